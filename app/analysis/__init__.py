@@ -1,0 +1,1 @@
+"""From totals to the readout that people and programs act on."""

@@ -1,0 +1,1 @@
+"""What every feature stands on: errors, limits, settings, engines and loops."""

@@ -1,0 +1,132 @@
+"""What can go wrong, as exceptions that carry their own answer (RFC 9457).
+
+WaldError
+├── InvalidInput        400  the request cannot be read, or a field is out of its bounds
+├── Unauthorized        401  no key, or one that is not known
+├── Forbidden           403  a known key without the scope
+├── NotFound            404
+├── Conflict            409  the state does not allow it
+├── Gone                410
+├── TooLarge            413
+├── UnprocessableInput  422  well-formed, but contradicts what is stored
+└── Unavailable         503  an engine is away; carries Retry-After
+"""
+
+from typing import ClassVar
+
+import msgspec
+
+
+class FieldError(msgspec.Struct, frozen=True):
+    """One field and what is wrong with it."""
+
+    field: str
+    reason: str
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The body of every error answer: `application/problem+json`, RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: tuple[FieldError, ...] = ()
+
+
+class WaldError(Exception):
+    """The root. `kind` is the stable last part of the problem's type, `status` its HTTP status."""
+
+    status: ClassVar[int] = 500
+    kind: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+    headers: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, detail: str, *, field: str | None = None, errors: tuple[FieldError, ...] = ()) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = errors or ((FieldError(field, detail),) if field is not None else ())
+
+    def problem(self) -> Problem:
+        """Its RFC 9457 body."""
+        return Problem(
+            type=f"/problems/{self.kind}",
+            title=self.title,
+            status=self.status,
+            detail=self.detail,
+            errors=self.errors,
+        )
+
+
+class InvalidInput(WaldError):
+    """The request cannot be read, or a field is out of its bounds."""
+
+    status = 400
+    kind = "invalid-input"
+    title = "Invalid input"
+
+
+class Unauthorized(WaldError):
+    """No API key, or one that is not known, revoked or expired."""
+
+    status = 401
+    kind = "unauthorized"
+    title = "Unauthorized"
+    headers: ClassVar[dict[str, str]] = {"WWW-Authenticate": "Bearer"}
+
+
+class Forbidden(WaldError):
+    """A known key that lacks the scope."""
+
+    status = 403
+    kind = "forbidden"
+    title = "Forbidden"
+
+
+class NotFound(WaldError):
+    """Nothing has this name."""
+
+    status = 404
+    kind = "not-found"
+    title = "Not found"
+
+
+class Conflict(WaldError):
+    """The present state does not allow it."""
+
+    status = 409
+    kind = "conflict"
+    title = "Conflict"
+
+
+class Gone(WaldError):
+    """It was there, and its time has passed."""
+
+    status = 410
+    kind = "gone"
+    title = "Gone"
+
+
+class TooLarge(WaldError):
+    """A body, batch or field over its limit."""
+
+    status = 413
+    kind = "too-large"
+    title = "Too large"
+
+
+class UnprocessableInput(WaldError):
+    """Well-formed, but it contradicts what is stored."""
+
+    status = 422
+    kind = "unprocessable"
+    title = "Unprocessable"
+
+
+class Unavailable(WaldError):
+    """An engine is away; the same request will work later."""
+
+    status = 503
+    kind = "unavailable"
+    title = "Unavailable"
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}

@@ -1,0 +1,57 @@
+"""Every bound of the system in one place: sizes of bodies, batches, queues, retries and waits.
+
+A bound that a user may reasonably want to change is a setting (`core/settings.py`); these are not.
+"""
+
+from typing import Final
+
+# Words
+KEY_PATTERN: Final = r"^[A-Za-z0-9._-]{1,128}$"
+UNIT_LENGTH_MAX: Final = 256
+EVENT_ID_LENGTH_MAX: Final = 255
+DESCRIPTION_LENGTH_MAX: Final = 4_096
+
+# Definitions
+VARIANTS_MAX: Final = 50
+VARIANTS_MIN: Final = 2
+PAYLOAD_BYTES_MAX: Final = 16_384
+REWARD_SIGNALS_MAX: Final = 64
+OVERRIDES_MAX: Final = 1_000
+CONDITIONS_MAX: Final = 32
+HORIZON_S_MAX: Final = 90 * 86_400
+EXPERIMENTS_MAX: Final = 20_000
+
+# Requests
+BODY_BYTES_MAX: Final = 1_048_576
+FEEDBACK_BODY_BYTES_MAX: Final = 4_194_304
+FEEDBACK_BATCH_MAX: Final = 10_000
+ASSIGN_EXPERIMENTS_MAX: Final = 100
+CONTEXT_ENTRIES_MAX: Final = 64
+CONTEXT_BYTES_MAX: Final = 8_192
+JSON_DEPTH_MAX: Final = 64
+PAGE_SIZE_MAX: Final = 500
+
+# Hot path
+EXPOSURES_PENDING_MAX: Final = 10_000
+EXPOSURES_FLUSH_MAX: Final = 2_000
+EXPOSURE_DEADLINE_S: Final = 0.5  # after which the answer goes out unrecorded
+FEEDBACK_DEADLINE_S: Final = 5.0
+
+# Assignment ids are accepted this long after the horizon of their experiment has passed.
+ASSIGNMENT_ID_GRACE_S: Final = 30 * 86_400
+
+# Ledger
+LEDGER_BATCH_EVENTS_MAX: Final = 10_000
+LEDGER_BATCH_WAIT_MS: Final = 200
+LEDGER_ENTRY_RETRIES_MAX: Final = 3
+LEASE_S: Final = 10.0
+SWEEP_ASSIGNMENTS_MAX: Final = 10_000
+
+# Publication
+REALLOCATION_INTERVAL_S: Final = 0.25
+SNAPSHOT_POLL_S: Final = 1.0
+KEYS_POLL_S: Final = 2.0
+
+# Life of processes
+SHUTDOWN_GRACE_S: Final = 10.0
+RESTART_BACKOFF_S_MAX: Final = 10.0

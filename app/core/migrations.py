@@ -1,0 +1,64 @@
+"""Bring a database to the schema this version of the code needs."""
+
+from pathlib import Path
+from typing import Final
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine, text
+
+from app.core.postgres import sqlalchemy_url
+
+_FOLDER: Final = Path(__file__).parents[2] / "migrations"
+_LOCK: Final = 0x57414C44  # "WALD": two servers that start at once migrate one after the other
+
+
+def upgrade(database_url: str, revision: str = "head") -> str:
+    """Migrate to `revision` and return it; safe to run from several processes at once."""
+    with _connection(database_url) as connection:
+        command.upgrade(_config(connection), revision)
+        connection.commit()
+        return current(connection) or ""
+
+
+def downgrade(database_url: str, revision: str) -> None:
+    """Go back to `revision` (`base`: an empty schema)."""
+    with _connection(database_url) as connection:
+        command.downgrade(_config(connection), revision)
+        connection.commit()
+
+
+def head() -> str:
+    """The revision this code needs."""
+    return ScriptDirectory(str(_FOLDER)).get_current_head() or ""
+
+
+def current(connection: Connection) -> str | None:
+    """The revision a database is at; None when it is empty."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _config(connection: Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_FOLDER))
+    config.attributes["connection"] = connection
+    return config
+
+
+class _connection:  # noqa: N801
+    """A connection that holds the migration lock."""
+
+    def __init__(self, database_url: str) -> None:
+        self._engine = create_engine(sqlalchemy_url(database_url), connect_args={"connect_timeout": 10})
+
+    def __enter__(self) -> Connection:
+        self._connection = self._engine.connect()
+        self._connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": _LOCK})
+        self._connection.commit()
+        return self._connection
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()  # ends the session, and with it the lock
+        self._engine.dispose()

@@ -1,0 +1,43 @@
+"""PostgreSQL: the schema's metadata, the connection pool, and how a transaction is opened."""
+
+from typing import Final
+
+from sqlalchemy import URL, MetaData, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+METADATA: Final = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_OPTIONS: Final = (
+    "-c statement_timeout=30000 -c lock_timeout=10000 -c idle_in_transaction_session_timeout=60000 -c timezone=UTC"
+)
+
+
+def sqlalchemy_url(url: str) -> URL:
+    """The URL with the psycopg 3 driver named, whatever spelling of `postgresql` it came with."""
+    return make_url(url).set(drivername="postgresql+psycopg")
+
+
+def psycopg_dsn(url: str) -> str:
+    """The URL as libpq understands it."""
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def create_engine(url: str, *, pool_size: int = 4) -> AsyncEngine:
+    """A pool that notices when PostgreSQL was away and comes back by itself."""
+    return create_async_engine(
+        sqlalchemy_url(url),
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_pre_ping=True,
+        pool_recycle=1_800,
+        pool_timeout=5,
+        connect_args={"connect_timeout": 5, "options": _OPTIONS},
+    )

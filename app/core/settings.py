@@ -1,0 +1,56 @@
+"""Configuration: `WALD_*` environment variables, overridden by command-line flags."""
+
+import os
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import msgspec
+
+from app.core.errors import InvalidInput
+
+
+class Durability(StrEnum):
+    """What an acknowledged exposure survives."""
+
+    ACCEPTED = "accepted"  # in the memory of the server that answered
+    DURABLE = "durable"  # written and synced by Valkey before the answer
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All of it. An unset URL means the embedded engine in `data_dir`."""
+
+    data_dir: Path = Path(".wald")
+    valkey_url: str | None = None
+    database_url: str | None = None
+    host: str = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8000
+    workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
+    stream_shards: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
+    durability: Durability = Durability.DURABLE
+    admin_key: Annotated[str, msgspec.Meta(min_length=8, max_length=200, pattern=r"^[!-~]+$")] | None = None
+    log_level: str = "info"
+
+    @classmethod
+    def load(cls, environment: Mapping[str, str] = os.environ, **flags: Any) -> Self:
+        """Read `WALD_*` from `environment`; a flag that is not None wins.
+
+        Raises InvalidInput naming the variable and the bound it broke.
+        """
+        values: dict[str, Any] = {}
+        for name in cls.__struct_fields__:
+            variable = f"WALD_{name.upper()}"
+            if environment.get(variable):
+                values[name] = environment[variable]
+        values.update({name: value for name, value in flags.items() if value is not None})
+        try:
+            return msgspec.convert(values, cls, strict=False, dec_hook=_decode)
+        except msgspec.ValidationError as error:
+            raise InvalidInput(f"configuration: {error}") from error
+
+
+def _decode(kind: type, value: Any) -> Any:
+    if kind is Path:
+        return Path(value)
+    raise NotImplementedError(kind)

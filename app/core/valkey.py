@@ -1,0 +1,37 @@
+"""Valkey: one client, with the retries of redis-py switched off where they would repeat a write."""
+
+from typing import Any, Final
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+KEY_PREFIX: Final = "wald"
+
+
+def create_client(url: str, **options: Any) -> Redis:
+    """A client that runs each command at most once and never waits longer than five seconds.
+
+    `url` is `redis://`, `rediss://` or `unix://`. Pass `socket_timeout=None` for blocking reads.
+    """
+    defaults: dict[str, Any] = {
+        "protocol": 2,
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": 5.0,
+        "socket_connect_timeout": 2.0,
+        "health_check_interval": 0,
+    }
+    return Redis.from_url(url, **(defaults | options))
+
+
+def shard_key(shard: int, name: str) -> str:
+    """A key of one stream shard; the hash tag keeps a shard's keys in one cluster slot."""
+    return f"{KEY_PREFIX}:{{{shard}}}:{name}"
+
+
+def registry_key(name: str) -> str:
+    """A key of what every server loads: published experiments and access."""
+    return f"{KEY_PREFIX}:{{registry}}:{name}"
+
+
+CHANGES_CHANNEL: Final = f"{KEY_PREFIX}:changes"

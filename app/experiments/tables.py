@@ -1,0 +1,50 @@
+"""Tables of experiments: the definition with its state, and the epochs of its allocation rule."""
+
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from app.core.postgres import METADATA
+
+experiments = Table(
+    "experiments",
+    METADATA,
+    Column("id", Integer, Identity(), primary_key=True),
+    Column("key", Text, nullable=False, unique=True),
+    Column("definition", JSONB, nullable=False),
+    Column("state", JSONB, nullable=False, comment="{kind: draft | running | paused | stopped | archived, ...}"),
+    Column("salt", LargeBinary, nullable=False, comment="of the bucketing hash; never changes"),
+    Column("epoch", Integer, nullable=False, server_default=text("1")),
+    Column("revision", Integer, nullable=False, server_default=text("1"), comment="+1 with every change"),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("key ~ '^[A-Za-z0-9._-]{1,128}$'", name="key_is_url_safe"),
+    CheckConstraint("definition ->> 'key' = key", name="definition_has_its_key"),
+    CheckConstraint(
+        "state ->> 'kind' IN ('draft', 'running', 'paused', 'stopped', 'archived')", name="state_is_known"
+    ),
+    Index("ix_experiments_state", text("(state ->> 'kind')")),
+)
+
+epochs = Table(
+    "epochs",
+    METADATA,
+    Column("experiment_id", ForeignKey(experiments.c.id, ondelete="CASCADE"), nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("policy", JSONB, nullable=False, comment="the allocation rule in force"),
+    Column("started_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    PrimaryKeyConstraint("experiment_id", "epoch"),
+)

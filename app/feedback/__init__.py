@@ -1,0 +1,1 @@
+"""What happened next: signals accepted durably, then entered once into the ledger."""

@@ -1,0 +1,131 @@
+"""Tables of the ledger: the log of assignments and signals, the totals, and the position in each stream.
+
+Rewards are whole numbers of a billionth ("nano"), so that totals are exact sums whatever the order of events.
+No foreign keys on the log: it is written by bulk COPY and may be partitioned.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Double,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    Numeric,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from app.core.postgres import METADATA
+
+assignments = Table(
+    "assignments",
+    METADATA,
+    Column("experiment_id", Integer, nullable=False),
+    Column("unit_hash", BigInteger, nullable=False),
+    Column("id", Uuid, nullable=False, comment="UUIDv7: begins with the time of the assignment"),
+    Column("unit", Text, comment="null until the exposure itself has arrived"),
+    Column("assigned_at", DateTime(timezone=True), nullable=False),
+    Column("deadline", DateTime(timezone=True), nullable=False, comment="assigned_at + horizon"),
+    Column("epoch", Integer, nullable=False),
+    Column("policy_version", Integer, nullable=False),
+    Column("variant", SmallInteger, nullable=False, comment="position in the definition's variants"),
+    Column("propensity", Double, nullable=False),
+    Column("context", JSONB),
+    Column("exposed", Boolean, nullable=False, comment="false: so far only its feedback has arrived"),
+    Column(
+        "outcome",
+        SmallInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="0 pending -> 1 rewarded by signals | 2 silent, the default reward | 3 silent, censored",
+    ),
+    Column("reward", Integer, comment="nano; null while pending or censored"),
+    PrimaryKeyConstraint("experiment_id", "unit_hash", "id"),
+    CheckConstraint("outcome BETWEEN 0 AND 3", name="outcome_is_known"),
+    CheckConstraint("(reward IS NOT NULL) = (outcome IN (1, 2))", name="reward_iff_resolved"),
+    CheckConstraint("reward BETWEEN 0 AND 1000000000", name="reward_in_unit_interval"),
+    # What the horizon sweep reads: silence is resolved only when the deadline has passed.
+    Index("ix_assignments_pending", "deadline", postgresql_where=text("outcome = 0 AND exposed")),
+)
+
+signals = Table(
+    "signals",
+    METADATA,
+    Column("assignment_id", Uuid, nullable=False),
+    Column("event_key", Text, nullable=False, comment="the client's id, or signal and source when it sent none"),
+    Column("experiment_id", Integer, nullable=False),
+    Column("unit_hash", BigInteger, nullable=False),
+    Column("signal", Text, nullable=False),
+    Column("source", SmallInteger, nullable=False, comment="0 implicit, 1 explicit, 2 automated, 3 human"),
+    Column("value", Double, nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False, comment="when it happened, never after received_at"),
+    Column("received_at", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("assignment_id", "event_key"),
+    CheckConstraint("source BETWEEN 0 AND 3", name="source_is_known"),
+)
+
+unit_signals = Table(
+    "unit_signals",
+    METADATA,
+    Column("experiment_id", Integer, nullable=False),
+    Column("unit_hash", BigInteger, nullable=False),
+    Column("event_key", Text, nullable=False),
+    Column("signal", Text, nullable=False),
+    Column("source", SmallInteger, nullable=False),
+    Column("value", Double, nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False),
+    Column("received_at", DateTime(timezone=True), nullable=False),
+    Column("assignment_id", Uuid, comment="the unit's latest assignment not after `at`; null: none yet"),
+    PrimaryKeyConstraint("experiment_id", "unit_hash", "event_key"),
+)
+
+totals = Table(
+    "totals",
+    METADATA,
+    Column("experiment_id", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("variant", SmallInteger, nullable=False),
+    Column("assignments", BigInteger, nullable=False, server_default=text("0"), comment="exposed ones"),
+    Column("rewards", BigInteger, nullable=False, server_default=text("0"), comment="exposed and resolved"),
+    Column("censored", BigInteger, nullable=False, server_default=text("0")),
+    Column("reward_sum", BigInteger, nullable=False, server_default=text("0"), comment="nano"),
+    Column("reward_square_sum", Numeric(38, 0), nullable=False, server_default=text("0"), comment="nano squared"),
+    PrimaryKeyConstraint("experiment_id", "epoch", "variant"),
+    CheckConstraint("rewards + censored <= assignments", name="resolved_at_most_assigned"),
+)
+
+stream_positions = Table(
+    "stream_positions",
+    METADATA,
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    Column("position", Text, nullable=False, server_default=text("'0-0'"), comment="the last stream entry applied"),
+    Column("applied", BigInteger, nullable=False, server_default=text("0"), comment="events up to there"),
+    Column("watermark", DateTime(timezone=True), comment="everything acknowledged before it is in the log"),
+    Column("owner", Text),
+    Column("fence", BigInteger, nullable=False, server_default=text("0"), comment="+1 with every new owner"),
+    Column("lease_until", DateTime(timezone=True)),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
+dead_letters = Table(
+    "dead_letters",
+    METADATA,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("shard", SmallInteger, nullable=False),
+    Column("stream_id", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Index("uq_dead_letters_shard_stream_id", "shard", "stream_id", unique=True),
+)
