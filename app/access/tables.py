@@ -1,6 +1,17 @@
 """Tables of access: API keys (hashed) and the secrets that sign assignment ids."""
 
-from sqlalchemy import CheckConstraint, Column, DateTime, Identity, Integer, LargeBinary, SmallInteger, Table, Text, func
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    DateTime,
+    Identity,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    Table,
+    Text,
+    func,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from app.core.postgres import METADATA
@@ -23,7 +34,9 @@ api_keys = Table(
 signing_keys = Table(
     "signing_keys",
     METADATA,
-    Column("id", SmallInteger, primary_key=True, autoincrement=False, comment="stands in every assignment id"),
+    Column(
+        "id", SmallInteger, primary_key=True, autoincrement=False, comment="stands in every assignment id"
+    ),
     Column("secret", LargeBinary, nullable=False, comment="AES-128 key of the CMAC"),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("retired_at", DateTime(timezone=True), comment="from then on its signatures are refused"),

@@ -36,7 +36,9 @@ class FixedPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
     weights: dict[Key, Share]
 
 
-class ThompsonPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="thompson"):
+class ThompsonPolicy(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="thompson"
+):
     """Thompson sampling by probability matching on a Beta posterior of rewards in [0, 1].
 
     Each variant's share is `(1 - exploration_floor) P(best) + exploration_floor / K`.
@@ -204,12 +206,16 @@ def _reward_errors(reward: Reward) -> list[FieldError]:
     low, high = reward.range
     errors = []
     if not low < high:
-        errors.append(FieldError("reward.range", f"must be [low, high] with low < high, got [{low:g}, {high:g}]"))
+        errors.append(
+            FieldError("reward.range", f"must be [low, high] with low < high, got [{low:g}, {high:g}]")
+        )
     if not 1 <= len(reward.signals) <= limits.REWARD_SIGNALS_MAX:
         errors.append(FieldError("reward.signals", f"must be 1 to {limits.REWARD_SIGNALS_MAX}"))
     if reward.combine != "sum":
         errors += [
-            FieldError(f"reward.signals.{name}", f"must be within the range [{low:g}, {high:g}], got {value:g}")
+            FieldError(
+                f"reward.signals.{name}", f"must be within the range [{low:g}, {high:g}], got {value:g}"
+            )
             for name, value in reward.signals.items()
             if not low <= value <= high
         ]

@@ -1,6 +1,7 @@
-"""Tables of experiments: the definition with its state, and the epochs of its allocation rule."""
+"""Tables of experiments: definition and state, the epochs of the allocation rule, and what is due for publication."""
 
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
     Column,
     DateTime,
@@ -25,7 +26,9 @@ experiments = Table(
     Column("id", Integer, Identity(), primary_key=True),
     Column("key", Text, nullable=False, unique=True),
     Column("definition", JSONB, nullable=False),
-    Column("state", JSONB, nullable=False, comment="{kind: draft | running | paused | stopped | archived, ...}"),
+    Column(
+        "state", JSONB, nullable=False, comment="{kind: draft | running | paused | stopped | archived, ...}"
+    ),
     Column("salt", LargeBinary, nullable=False, comment="of the bucketing hash; never changes"),
     Column("epoch", Integer, nullable=False, server_default=text("1")),
     Column("revision", Integer, nullable=False, server_default=text("1"), comment="+1 with every change"),
@@ -47,4 +50,26 @@ epochs = Table(
     Column("policy", JSONB, nullable=False, comment="the allocation rule in force"),
     Column("started_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     PrimaryKeyConstraint("experiment_id", "epoch"),
+)
+
+publications = Table(
+    "publications",
+    METADATA,
+    Column("experiment_id", ForeignKey(experiments.c.id, ondelete="CASCADE"), primary_key=True),
+    Column(
+        "wanted",
+        BigInteger,
+        nullable=False,
+        server_default=text("1"),
+        comment="+1 when totals or definition change",
+    ),
+    Column(
+        "published",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="the `wanted` last published",
+    ),
+    # What the reallocation loop looks for.
+    Index("ix_publications_due", "experiment_id", postgresql_where=text("published < wanted")),
 )

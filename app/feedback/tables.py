@@ -63,13 +63,17 @@ signals = Table(
     "signals",
     METADATA,
     Column("assignment_id", Uuid, nullable=False),
-    Column("event_key", Text, nullable=False, comment="the client's id, or signal and source when it sent none"),
+    Column(
+        "event_key", Text, nullable=False, comment="the client's id, or signal and source when it sent none"
+    ),
     Column("experiment_id", Integer, nullable=False),
     Column("unit_hash", BigInteger, nullable=False),
     Column("signal", Text, nullable=False),
     Column("source", SmallInteger, nullable=False, comment="0 implicit, 1 explicit, 2 automated, 3 human"),
     Column("value", Double, nullable=False),
-    Column("at", DateTime(timezone=True), nullable=False, comment="when it happened, never after received_at"),
+    Column(
+        "at", DateTime(timezone=True), nullable=False, comment="when it happened, never after received_at"
+    ),
     Column("received_at", DateTime(timezone=True), nullable=False),
     PrimaryKeyConstraint("assignment_id", "event_key"),
     CheckConstraint("source BETWEEN 0 AND 3", name="source_is_known"),
@@ -100,7 +104,9 @@ totals = Table(
     Column("rewards", BigInteger, nullable=False, server_default=text("0"), comment="exposed and resolved"),
     Column("censored", BigInteger, nullable=False, server_default=text("0")),
     Column("reward_sum", BigInteger, nullable=False, server_default=text("0"), comment="nano"),
-    Column("reward_square_sum", Numeric(38, 0), nullable=False, server_default=text("0"), comment="nano squared"),
+    Column(
+        "reward_square_sum", Numeric(38, 0), nullable=False, server_default=text("0"), comment="nano squared"
+    ),
     PrimaryKeyConstraint("experiment_id", "epoch", "variant"),
     CheckConstraint("rewards + censored <= assignments", name="resolved_at_most_assigned"),
 )
@@ -109,7 +115,13 @@ stream_positions = Table(
     "stream_positions",
     METADATA,
     Column("shard", SmallInteger, primary_key=True, autoincrement=False),
-    Column("position", Text, nullable=False, server_default=text("'0-0'"), comment="the last stream entry applied"),
+    Column(
+        "position",
+        Text,
+        nullable=False,
+        server_default=text("'0-0'"),
+        comment="the last stream entry applied",
+    ),
     Column("applied", BigInteger, nullable=False, server_default=text("0"), comment="events up to there"),
     Column("watermark", DateTime(timezone=True), comment="everything acknowledged before it is in the log"),
     Column("owner", Text),
