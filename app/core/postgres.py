@@ -15,7 +15,10 @@ METADATA: Final = MetaData(
     }
 )
 
-_OPTIONS: Final = "-c statement_timeout=30000 -c lock_timeout=10000 -c idle_in_transaction_session_timeout=60000 -c timezone=UTC"
+_OPTIONS: Final = (
+    "-c statement_timeout=30000 -c lock_timeout=10000"
+    " -c idle_in_transaction_session_timeout=60000 -c timezone=UTC"
+)
 
 
 def sqlalchemy_url(url: str) -> URL:

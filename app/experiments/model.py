@@ -1,4 +1,4 @@
-"""The words of an experiment: definition, reward, policy and life cycle. Pure; validated once, at `define`."""
+"""The words of an experiment: reward, policy and life cycle. Pure; checked as a whole by `check`."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal, NewType

@@ -1,4 +1,4 @@
-"""Tables of experiments: definition and state, the epochs of the allocation rule, and what is due for publication."""
+"""Tables of experiments: definitions, the epochs of the allocation rule, and what is due for publication."""
 
 from sqlalchemy import (
     BigInteger,
