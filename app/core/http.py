@@ -1,0 +1,82 @@
+"""Every error as `application/problem+json` (RFC 9457): from our code, msgspec or the framework."""
+
+from typing import Any, Final
+
+import msgspec
+import structlog
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.types import ExceptionHandlersMap
+
+from app.core.errors import FieldError, InvalidInput, Problem, WaldError
+
+PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
+_LOG = structlog.get_logger(__name__)
+_KINDS: Final = {
+    404: ("not-found", "Not found"),
+    405: ("method-not-allowed", "Method not allowed"),
+    413: ("too-large", "Too large"),
+    415: ("unsupported-media-type", "Unsupported media type"),
+    500: ("internal", "Internal error"),
+}
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def problem_response(problem: Problem, headers: dict[str, str] | None = None) -> Response[bytes]:
+    """The answer that carries a problem."""
+    return Response(
+        content=_encode(problem),
+        status_code=problem.status,
+        media_type=PROBLEM_MEDIA_TYPE,
+        headers=headers or {},
+    )
+
+
+def _wald_error(_: Request[Any, Any, Any], error: WaldError) -> Response[bytes]:
+    return problem_response(error.problem(), error.headers)
+
+
+def _validation(_: Request[Any, Any, Any], error: ValidationException) -> Response[bytes]:
+    extra = error.extra if isinstance(error.extra, list) else []
+    errors = tuple(
+        FieldError(str(item.get("key", "body")), str(item.get("message", "")))
+        for item in extra
+        if isinstance(item, dict)
+    )
+    detail = "; ".join(f"{one.field}: {one.reason}" for one in errors) or error.detail
+    return problem_response(InvalidInput(detail, errors=errors).problem())
+
+
+def _framework_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    kind, title = _KINDS.get(error.status_code, ("invalid-input", "Invalid input"))
+    problem = Problem(f"/problems/{kind}", title, error.status_code, error.detail or title)
+    return problem_response(problem, dict(error.headers or {}))
+
+
+def _undecodable(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    reason = "not valid UTF-8" if isinstance(error, UnicodeError) else "nested too deeply"
+    return problem_response(InvalidInput(f"the request is {reason}", field="body").problem())
+
+
+def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    _LOG.error("request_failed", path=request.url.path, method=request.method, exc_info=error)
+    return problem_response(Problem("/problems/internal", "Internal error", 500, "unexpected; it was logged"))
+
+
+EXCEPTION_HANDLERS: Final[ExceptionHandlersMap] = {
+    WaldError: _wald_error,
+    ValidationException: _validation,
+    HTTPException: _framework_error,
+    UnicodeError: _undecodable,
+    RecursionError: _undecodable,
+    Exception: _unexpected,
+}
+
+
+def require_json(request: Request[Any, Any, Any]) -> None:
+    """A Litestar `before_request` hook: a body that says it is something else than JSON is refused with 415."""
+    declared = request.headers.get("content-type")
+    if request.method in {"POST", "PUT", "PATCH"} and declared is not None:
+        media_type = declared.partition(";")[0].strip().lower()
+        if media_type != "application/json" and not media_type.endswith("+json"):
+            raise HTTPException(status_code=415, detail=f"content-type must be JSON, got {media_type}")
