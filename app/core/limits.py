@@ -37,8 +37,15 @@ EXPOSURES_FLUSH_MAX: Final = 2_000
 EXPOSURE_DEADLINE_S: Final = 0.5  # after which the answer goes out unrecorded
 FEEDBACK_DEADLINE_S: Final = 5.0
 
+# Feedback
+SIGNAL_VALUE_MAX: Final = 1e9  # in size, of a value in a sum or outside the catalogue
+CLOCK_SKEW_S_MAX: Final = 86_400  # how far ahead of ours a caller's clock may be
+FEEDBACK_ENTRY_EVENTS_MAX: Final = 1_000  # in one stream entry
+FEEDBACK_PENDING_MAX: Final = 100_000  # events that wait for their acknowledgement
+
 # Assignment ids are accepted this long after the horizon of their experiment has passed.
 ASSIGNMENT_ID_GRACE_S: Final = 30 * 86_400
+FEEDBACK_AGE_S_MAX: Final = HORIZON_S_MAX + ASSIGNMENT_ID_GRACE_S
 
 # Ledger
 LEDGER_BATCH_EVENTS_MAX: Final = 10_000
