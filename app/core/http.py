@@ -79,4 +79,5 @@ def require_json(request: Request[Any, Any, Any]) -> None:
     if request.method in {"POST", "PUT", "PATCH"} and declared is not None:
         media_type = declared.partition(";")[0].strip().lower()
         if media_type != "application/json" and not media_type.endswith("+json"):
-            raise HTTPException(status_code=415, detail=f"content-type must be JSON, got {media_type}")
+            detail = f"content-type must be application/json, got {media_type}"
+            raise HTTPException(status_code=415, detail=detail)

@@ -1,7 +1,7 @@
 """Prometheus metrics of all processes on this machine, behind one `/metrics`.
 
-Processes started together share `PROMETHEUS_MULTIPROC_DIR`, so that a scrape of any of them sees them all and counters
-outlive a process that died. The hot path counts in plain integers; `FastCounter` moves them here once a second.
+Processes started together share `PROMETHEUS_MULTIPROC_DIR`, so that a scrape of any of them sees them all and
+counters outlive a process that died. The hot path counts in plain integers; `FastCounter` moves them here.
 """
 
 import os
@@ -37,7 +37,7 @@ WATERMARK_AGE: Final = Gauge(
 )
 SNAPSHOT_AGE: Final = Gauge(
     "wald_snapshot_age_seconds",
-    "Time since the snapshot was last known to be current.",
+    "Time since the snapshot was last known current.",
     multiprocess_mode="livemax",
 )
 ALLOCATION: Final = Gauge(
@@ -77,5 +77,5 @@ def exposition() -> bytes:
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return generate_latest()
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return generate_latest(registry)
