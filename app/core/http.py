@@ -74,7 +74,7 @@ EXCEPTION_HANDLERS: Final[ExceptionHandlersMap] = {
 
 
 def require_json(request: Request[Any, Any, Any]) -> None:
-    """A Litestar `before_request` hook: a body that says it is something else than JSON is refused with 415."""
+    """Refuse, with 415, a body that says it is not JSON. A Litestar `before_request` hook."""
     declared = request.headers.get("content-type")
     if request.method in {"POST", "PUT", "PATCH"} and declared is not None:
         media_type = declared.partition(";")[0].strip().lower()

@@ -52,7 +52,7 @@ DEGRADED: Final = Gauge(
 
 
 class FastCounter:
-    """Counts by label values in a plain dict; `flush` adds what came since the last one to a Prometheus counter.
+    """Counts by label values in a plain dict; `flush` adds what has come to a Prometheus counter.
 
     For paths where a Prometheus counter (about a microsecond each) would be a visible share of the work.
     """
