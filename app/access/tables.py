@@ -1,6 +1,7 @@
-"""Tables of access: API keys (hashed) and the secrets that sign assignment ids."""
+"""Tables of access: API keys (hashed), the secrets that sign assignment ids, the count of changes to both."""
 
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
     Column,
     DateTime,
@@ -21,6 +22,7 @@ api_keys = Table(
     METADATA,
     Column("id", Integer, Identity(), primary_key=True),
     Column("name", Text, nullable=False),
+    Column("kind", Text, nullable=False, comment="where it may be held: cli | srv | adm"),
     Column("hint", Text, nullable=False, comment="its first letters and last four, to tell keys apart"),
     Column("digest", LargeBinary, nullable=False, unique=True, comment="SHA-256 of the key"),
     Column("scopes", ARRAY(Text), nullable=False),
@@ -28,6 +30,7 @@ api_keys = Table(
     Column("expires_at", DateTime(timezone=True)),
     Column("revoked_at", DateTime(timezone=True)),
     CheckConstraint("octet_length(digest) = 32", name="digest_is_sha256"),
+    CheckConstraint("kind IN ('cli', 'srv', 'adm')", name="kind_is_known"),
     CheckConstraint("scopes <@ ARRAY['assign', 'feedback', 'read', 'admin']", name="scopes_are_known"),
 )
 
@@ -42,4 +45,12 @@ signing_keys = Table(
     Column("retired_at", DateTime(timezone=True), comment="from then on its signatures are refused"),
     CheckConstraint("id BETWEEN 1 AND 255", name="id_fits_a_byte"),
     CheckConstraint("octet_length(secret) = 16", name="secret_is_aes128"),
+)
+
+access_changes = Table(
+    "access_changes",
+    METADATA,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False, comment="1: there is one row"),
+    Column("revision", BigInteger, nullable=False, comment="+1 with every change; its lock orders them"),
+    CheckConstraint("id = 1", name="one_row"),
 )

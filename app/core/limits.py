@@ -54,6 +54,12 @@ LEDGER_ENTRY_RETRIES_MAX: Final = 3
 LEASE_S: Final = 10.0
 SWEEP_ASSIGNMENTS_MAX: Final = 10_000
 
+# Access
+API_KEYS_MAX: Final = 1_000
+API_KEY_NAME_LENGTH_MAX: Final = 128
+SEEN_HEADERS_MAX: Final = 4_096
+ACCESS_PROPAGATION_MS: Final = 10_000  # after which every server has loaded a new signing key
+
 # Publication
 REALLOCATION_INTERVAL_S: Final = 0.25
 SNAPSHOT_POLL_S: Final = 1.0

@@ -16,7 +16,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import JSON, JSONB
 
 from app.core.postgres import METADATA
 
@@ -25,7 +25,8 @@ experiments = Table(
     METADATA,
     Column("id", Integer, Identity(), primary_key=True),
     Column("key", Text, nullable=False, unique=True),
-    Column("definition", JSONB, nullable=False),
+    # JSON, not JSONB: numbers and the order of keys in payloads come back exactly as they were given.
+    Column("definition", JSON, nullable=False),
     Column(
         "state", JSONB, nullable=False, comment="{kind: draft | running | paused | stopped | archived, ...}"
     ),

@@ -1,0 +1,200 @@
+"""The words of access: scopes, API keys, signing keys, and who may do what. Pure.
+
+An API key reads `wald_{kind}_{32 base62 characters}{6 base62 characters of CRC-32}`: 190 random bits, so a
+plain SHA-256 is a safe way to store it. The checksum only tells a mistyped key from an unknown one.
+"""
+
+import re
+import string
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from enum import StrEnum
+from hashlib import sha256
+from typing import Final
+from zlib import crc32
+
+import msgspec
+
+from app.core import limits
+from app.core.errors import Forbidden, Unauthorized, Unavailable
+
+
+class Scope(StrEnum):
+    """What a key may do."""
+
+    ASSIGN = "assign"
+    FEEDBACK = "feedback"
+    READ = "read"
+    ADMIN = "admin"
+
+
+class KeyKind(StrEnum):
+    """Where a key may be held."""
+
+    CLIENT = "cli"  # in a browser or an app: feedback only by signed assignment id
+    SERVER = "srv"
+    ADMIN = "adm"
+
+
+SCOPES: Final = {
+    KeyKind.CLIENT: frozenset({Scope.ASSIGN, Scope.FEEDBACK}),
+    KeyKind.SERVER: frozenset({Scope.ASSIGN, Scope.FEEDBACK, Scope.READ}),
+    KeyKind.ADMIN: frozenset(Scope),
+}
+"""The scopes of each kind of key, which a key may be given fewer of but never more."""
+
+
+class ApiKey(msgspec.Struct, frozen=True):
+    """A key as servers know it: by its SHA-256 digest."""
+
+    id: int
+    kind: KeyKind
+    digest: bytes
+    scopes: frozenset[Scope]
+    expires_at_ms: int | None = None
+
+    @property
+    def client(self) -> bool:
+        """Held where users can read it: it may name assignments only by their signed ids."""
+        return self.kind is KeyKind.CLIENT
+
+
+class SigningKey(msgspec.Struct, frozen=True):
+    """An AES-128 secret (16 bytes) that signs assignment ids; `id`, 1 to 255, stands in each of them."""
+
+    id: int
+    secret: bytes
+    created_at_ms: int
+
+
+class AccessSnapshot(msgspec.Struct, frozen=True):
+    """What servers load: the API keys in force and the signing keys that verify, newest first."""
+
+    revision: int
+    api_keys: tuple[ApiKey, ...] = ()
+    signing_keys: tuple[SigningKey, ...] = ()
+
+
+class StoredKey(msgspec.Struct, frozen=True):
+    """A key as its administrators know it."""
+
+    id: int
+    name: str
+    kind: KeyKind
+    scopes: frozenset[Scope]
+    hint: str
+    created_at: datetime
+    expires_at: datetime | None
+
+
+class KeyRing:
+    """Who holds which key, as of one snapshot; a newer snapshot makes a new key ring."""
+
+    def __init__(self, snapshot: AccessSnapshot) -> None:
+        self.revision = snapshot.revision
+        self.signing_keys: Sequence[SigningKey] = snapshot.signing_keys
+        self._by_digest = {key.digest: key for key in snapshot.api_keys}
+        self._seen: dict[bytes, ApiKey] = {}
+
+    def authenticate(self, authorization: bytes | None, scope: Scope, now_ms: int) -> ApiKey:
+        """The key in the value of an `Authorization` header, if it has the scope.
+
+        Raises Unauthorized when there is no key, or it is malformed, unknown, revoked or expired; Forbidden
+        when it lacks the scope. A header that was seen before costs one dictionary look-up.
+        """
+        key = None if authorization is None else self._seen.get(authorization)
+        if key is None:
+            key = self._identify(authorization)
+        if key.expires_at_ms is not None and key.expires_at_ms <= now_ms:
+            raise Unauthorized("this API key has expired")
+        if scope not in key.scopes:
+            allowed = ", ".join(sorted(key.scopes)) or "none"
+            raise Forbidden(f"this API key lacks the scope {scope}; it has {allowed}")
+        return key
+
+    def signing_key(self, now_ms: int) -> SigningKey:
+        """The key to sign with: the newest that every server has had the time to load.
+
+        Raises Unavailable when none has been published yet.
+        """
+        for key in self.signing_keys:
+            if key.created_at_ms + limits.ACCESS_PROPAGATION_MS <= now_ms:
+                return key
+        if not self.signing_keys:
+            raise Unavailable("no key to sign assignment ids with has been published yet")
+        return self.signing_keys[-1]
+
+    def _identify(self, authorization: bytes | None) -> ApiKey:
+        if authorization is None:
+            raise Unauthorized("no API key: send it as `Authorization: Bearer KEY`")
+        scheme, _, text = authorization.partition(b" ")
+        secret = text.strip()
+        if scheme.lower() != b"bearer" or not secret:
+            raise Unauthorized("the Authorization header must be `Bearer KEY`")
+        key = self._by_digest.get(sha256(secret).digest())
+        if key is None:
+            mistyped = is_mistyped(secret.decode("ascii", "replace"))
+            raise Unauthorized(
+                "this API key is mistyped: its checksum does not match" if mistyped else "unknown API key"
+            )
+        if len(self._seen) >= limits.SEEN_HEADERS_MAX:
+            self._seen.clear()
+        self._seen[authorization] = key
+        return key
+
+
+def credential(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    """The value for `KeyRing.authenticate` from ASGI headers; None where they carry no key.
+
+    `X-API-Key: KEY` wins over `Authorization`, which a proxy on the way may have filled with its own.
+    """
+    authorization = None
+    for name, value in headers:
+        if name == b"x-api-key":
+            return b"Bearer " + value
+        if name == b"authorization":
+            authorization = value
+    return authorization
+
+
+def plaintext(kind: KeyKind, random: bytes) -> str:
+    """The key made of `random`: at least 24 bytes, from a cryptographic source."""
+    body = f"wald_{kind}_{_base62(int.from_bytes(random, 'big'), 32)}"
+    return body + _checksum(body)
+
+
+def is_mistyped(key: str) -> bool:
+    """Whether it begins like one of our keys and is not one that we could have made."""
+    if not key.startswith("wald_"):
+        return False
+    return _KEY.fullmatch(key) is None or _checksum(key[:-6]) != key[-6:]
+
+
+def digest(key: str) -> bytes:
+    """What is stored of a key."""
+    return sha256(key.encode()).digest()
+
+
+def hint(key: str) -> str:
+    """What of a key may be shown, to tell keys apart: kind and last four of ours, nothing of a short one."""
+    if len(key) < 24:
+        return "…"
+    head = key[:9] if _KEY.fullmatch(key) else ""
+    return f"{head}…{key[-4:]}"
+
+
+_ALPHABET: Final = string.digits + string.ascii_uppercase + string.ascii_lowercase
+_KEY: Final = re.compile(r"wald_(cli|srv|adm)_[0-9A-Za-z]{38}")
+
+
+def _base62(number: int, length: int) -> str:
+    """The last `length` digits of `number` in base 62."""
+    digits = []
+    for _ in range(length):
+        number, digit = divmod(number, 62)
+        digits.append(_ALPHABET[digit])
+    return "".join(reversed(digits))
+
+
+def _checksum(body: str) -> str:
+    return _base62(crc32(body.encode()), 6)

@@ -1,0 +1,221 @@
+"""Where access is kept: keys and secrets in PostgreSQL, and what servers load of them in Valkey."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
+from enum import IntEnum
+from importlib.resources import files
+from typing import Final, cast
+
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from sqlalchemy import Row, func, select, update
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.access.model import AccessSnapshot, ApiKey, KeyKind, Scope, SigningKey, StoredKey
+from app.access.tables import access_changes, api_keys, signing_keys
+from app.core.errors import Unavailable
+from app.core.valkey import CHANGES_CHANNEL, registry_key
+
+ANNOUNCEMENT: Final = "@access"
+"""The message on the channel of changes."""
+
+_PUBLISH_ACCESS: Final = files(__package__).joinpath("lua/publish_access.lua").read_text()
+_ACCESS_KEY: Final = registry_key("access")
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(AccessSnapshot).decode
+
+_IN_FORCE: Final = api_keys.c.revoked_at.is_(None)
+_VERIFIES: Final = signing_keys.c.retired_at.is_(None)
+
+
+class Publication(IntEnum):
+    """What `publish_access.lua` answers."""
+
+    REFUSED = -1
+    KEPT_NEWER = 0
+    PUBLISHED = 1
+
+
+class AccessStore:
+    """SQL and Lua of access. Methods that write take the connection of `change`."""
+
+    def __init__(self, engine: AsyncEngine, valkey: Redis) -> None:
+        self._engine = engine
+        self._valkey = valkey
+        self._publish_access = valkey.register_script(_PUBLISH_ACCESS)
+
+    @asynccontextmanager
+    async def change(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that is a new revision of access; such transactions run one after the other."""
+        statement = postgresql.insert(access_changes).values(id=1, revision=1)
+        statement = statement.on_conflict_do_update(
+            index_elements=[access_changes.c.id], set_={"revision": access_changes.c.revision + 1}
+        )
+        async with self._engine.begin() as connection:
+            await connection.execute(statement)
+            yield connection
+
+    async def insert_key(
+        self,
+        connection: AsyncConnection,
+        *,
+        name: str,
+        kind: KeyKind,
+        scopes: frozenset[Scope],
+        digest: bytes,
+        hint: str,
+        expires_at: datetime | None,
+    ) -> StoredKey | None:
+        """The stored key; None if this very key is there already, in force or revoked."""
+        statement = (
+            postgresql.insert(api_keys)
+            .values(
+                name=name,
+                kind=kind,
+                scopes=sorted(scopes),
+                digest=digest,
+                hint=hint,
+                expires_at=expires_at,
+            )
+            .on_conflict_do_nothing(index_elements=[api_keys.c.digest])
+            .returning(api_keys)
+        )
+        row = (await connection.execute(statement)).one_or_none()
+        return None if row is None else _stored_key(row)
+
+    async def count_keys(self, connection: AsyncConnection, scope: Scope | None = None) -> int:
+        """How many keys are neither revoked nor expired; with `scope`: of those that have it."""
+        statement = select(func.count()).where(
+            _IN_FORCE,
+            func.coalesce(api_keys.c.expires_at > func.now(), True),
+        )
+        if scope is not None:
+            statement = statement.where(api_keys.c.scopes.contains([scope]))
+        return int((await connection.execute(statement)).scalar_one())
+
+    async def keys(self) -> list[StoredKey]:
+        """All that are not revoked, oldest first."""
+        async with self._engine.connect() as connection:
+            rows = await connection.execute(select(api_keys).where(_IN_FORCE).order_by(api_keys.c.id))
+            return [_stored_key(row) for row in rows]
+
+    async def revoke_key(self, connection: AsyncConnection, key_id: int) -> bool:
+        """Whether there is such a key. Revoking it again changes nothing."""
+        statement = (
+            update(api_keys)
+            .where(api_keys.c.id == key_id)
+            .values(revoked_at=func.coalesce(api_keys.c.revoked_at, func.now()))
+        )
+        return (await connection.execute(statement)).rowcount == 1
+
+    async def signing_key_ids(self, connection: AsyncConnection) -> tuple[list[int], list[int]]:
+        """Ids of the keys that verify, newest first, and of the retired ones, longest retired first."""
+        verifying = select(signing_keys.c.id).where(_VERIFIES)
+        retired = select(signing_keys.c.id).where(~_VERIFIES).order_by(signing_keys.c.retired_at)
+        newest_first = verifying.order_by(signing_keys.c.created_at.desc(), signing_keys.c.id.desc())
+        return (
+            list((await connection.execute(newest_first)).scalars()),
+            list((await connection.execute(retired)).scalars()),
+        )
+
+    async def put_signing_key(self, connection: AsyncConnection, key_id: int, secret: bytes) -> None:
+        """Store a secret under an id that is unused or retired."""
+        fresh = {"secret": secret, "created_at": func.clock_timestamp(), "retired_at": None}
+        statement = postgresql.insert(signing_keys).values(id=key_id, **fresh)
+        await connection.execute(
+            statement.on_conflict_do_update(index_elements=[signing_keys.c.id], set_=fresh, where=~_VERIFIES)
+        )
+
+    async def retire_signing_key(self, connection: AsyncConnection, key_id: int) -> None:
+        """From the next revision on its signatures are refused."""
+        await connection.execute(
+            update(signing_keys).where(signing_keys.c.id == key_id).values(retired_at=func.clock_timestamp())
+        )
+
+    async def snapshot(self) -> AccessSnapshot:
+        """What servers have to know, all of it as of one revision."""
+        async with self._engine.connect() as connection:
+            await connection.execution_options(isolation_level="REPEATABLE READ")
+            revision = (await connection.execute(select(access_changes.c.revision))).scalar_one_or_none()
+            keys = await connection.execute(select(api_keys).where(_IN_FORCE).order_by(api_keys.c.id))
+            secrets = await connection.execute(
+                select(signing_keys)
+                .where(_VERIFIES)
+                .order_by(signing_keys.c.created_at.desc(), signing_keys.c.id.desc())
+            )
+            return AccessSnapshot(
+                revision=revision or 0,
+                api_keys=tuple(_api_key(row) for row in keys),
+                signing_keys=tuple(
+                    SigningKey(row.id, row.secret, _milliseconds(row.created_at)) for row in secrets
+                ),
+            )
+
+    async def publish(self, snapshot: AccessSnapshot) -> Publication:
+        """Give it to all servers, unless they were given a newer one. Raises Unavailable without Valkey."""
+        with _valkey_needed():
+            answer = await self._publish_access(
+                keys=[_ACCESS_KEY, registry_key("revision")],
+                args=[snapshot.revision, _encode(snapshot), CHANGES_CHANNEL, ANNOUNCEMENT],
+            )
+        return Publication(answer)
+
+    async def revision(self) -> int:
+        """How many changes there were; 0 in an empty database."""
+        async with self._engine.connect() as connection:
+            found = (await connection.execute(select(access_changes.c.revision))).scalar_one_or_none()
+            return found or 0
+
+    async def published_revision(self) -> int:
+        """The revision servers were given last; 0 when Valkey lost it."""
+        with _valkey_needed():
+            return int(await self._valkey.hget(_ACCESS_KEY, "revision") or 0)
+
+    async def unpublish(self) -> None:
+        """Forget what servers were given; they go on with what they have until something is published."""
+        with _valkey_needed():
+            await self._valkey.delete(_ACCESS_KEY)
+
+
+async def load(valkey: Redis) -> AccessSnapshot | None:
+    """What was last published; None when nothing is there."""
+    body = await valkey.hget(_ACCESS_KEY, "body")
+    return None if body is None else _decode(cast("bytes", body))
+
+
+@contextmanager
+def _valkey_needed() -> Iterator[None]:
+    """Raise Unavailable when Valkey does not answer."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise Unavailable(f"Valkey does not answer: {error}") from error
+
+
+def _stored_key(row: Row[tuple[object, ...]]) -> StoredKey:
+    return StoredKey(
+        id=row.id,
+        name=row.name,
+        kind=KeyKind(row.kind),
+        scopes=frozenset(Scope(scope) for scope in row.scopes),
+        hint=row.hint,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+    )
+
+
+def _api_key(row: Row[tuple[object, ...]]) -> ApiKey:
+    return ApiKey(
+        id=row.id,
+        kind=KeyKind(row.kind),
+        digest=row.digest,
+        scopes=frozenset(Scope(scope) for scope in row.scopes),
+        expires_at_ms=None if row.expires_at is None else _milliseconds(row.expires_at),
+    )
+
+
+def _milliseconds(at: datetime) -> int:
+    return round(at.timestamp() * 1_000)

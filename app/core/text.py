@@ -1,0 +1,55 @@
+"""Which decoded JSON values the engines can hold and give back unchanged."""
+
+import math
+from collections.abc import Iterator
+from typing import Any, Final
+
+from app.core import limits
+from app.core.errors import FieldError, InvalidInput
+
+_INTEGERS: Final = range(-(2**63), 2**64)
+_NAME_LENGTH_MAX: Final = 64
+
+
+def check_storable(value: Any, field: str) -> None:
+    """Raise InvalidInput naming the first place in `value` that `unstorable` objects to."""
+    error = unstorable(value, field)
+    if error is not None:
+        raise InvalidInput(f"{error.field}: {error.reason}", errors=(error,))
+
+
+def unstorable(value: Any, field: str) -> FieldError | None:
+    """The first place in a decoded JSON value that could not be stored, or None.
+
+    PostgreSQL refuses U+0000, UTF-8 lone surrogates, MessagePack integers beyond 64 bits, JSON infinities;
+    and nesting ends at `JSON_DEPTH_MAX`.
+    """
+    return next(_errors(value, field, 0), None)
+
+
+def _errors(value: Any, field: str, depth: int) -> Iterator[FieldError]:
+    match value:
+        case str():
+            yield from _text_errors(value, field)
+        case float() if not math.isfinite(value):
+            yield FieldError(field, "must be finite")
+        case int() if value not in _INTEGERS:
+            yield FieldError(field, "integers must fit 64 bits")
+        case list() | tuple() | dict() if depth >= limits.JSON_DEPTH_MAX:
+            yield FieldError(field, f"nested deeper than {limits.JSON_DEPTH_MAX}")
+        case list() | tuple():
+            for index, item in enumerate(value):
+                yield from _errors(item, f"{field}[{index}]", depth + 1)
+        case dict():
+            for name, item in value.items():
+                yield from _text_errors(name, field)
+                yield from _errors(item, f"{field}.{name[:_NAME_LENGTH_MAX]}", depth + 1)
+
+
+def _text_errors(text: str, field: str) -> Iterator[FieldError]:
+    if "\0" in text:
+        yield FieldError(field, "must not contain U+0000")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        yield FieldError(field, "must not contain lone surrogates")
