@@ -1,0 +1,217 @@
+"""A small typed client of the HTTP API, which repeats what is safe to repeat.
+
+ClientError
+├── Unreachable  no answer, or only 503, until the patience ran out
+└── Refused      any other error answer; carries its status and problem
+"""
+
+import asyncio
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+import httpx2
+import msgspec
+
+from app.core.errors import Problem
+from app.experiments.model import Definition
+
+RETRY_PAUSE_S: Final = 0.1
+RETRY_PAUSE_S_MAX: Final = 2.0
+STATUS_POLL_S: Final = 0.2
+POLICY_QUIET_S: Final = 1.0
+REQUEST_TIMEOUT_S: Final = 10.0
+
+Source = Literal["implicit", "explicit", "automated", "human"]
+
+
+class Assignment(msgspec.Struct, frozen=True):
+    """What `/assign` answered."""
+
+    experiment: str
+    variant: str
+    assignment_id: str
+    propensity: float
+    policy_version: int
+    reason: str
+    payload: Any = None
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One signal for `/feedback`. The same `id` sent twice counts once."""
+
+    assignment_id: str
+    signal: str
+    value: float | None = None
+    source: Source = "explicit"
+    id: str | None = None
+
+
+class Rejection(msgspec.Struct, frozen=True):
+    """An event of a batch that does not count, by its position, and why."""
+
+    index: int
+    error: Any
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """The verdict on a batch of feedback."""
+
+    accepted: int
+    rejected: tuple[Rejection, ...] = ()
+
+
+class VariantStatus(msgspec.Struct, frozen=True):
+    """One variant now. What is not known yet is None."""
+
+    key: str
+    control: bool
+    assignments: int
+    rewards: int
+    pending: int
+    mean: float | None = None
+    interval: tuple[float, float] | None = None
+    probability_best: float | None = None
+    allocation: float | None = None
+
+
+class Status(msgspec.Struct, frozen=True):
+    """An experiment now."""
+
+    key: str
+    state: str
+    policy_version: int | None
+    lag_events: int | None
+    variants: tuple[VariantStatus, ...]
+
+
+class ClientError(Exception):
+    """The server did not do what was asked. The message says what and why."""
+
+
+class Unreachable(ClientError):
+    """No answer, or only 503, until the patience ran out."""
+
+
+class Refused(ClientError):
+    """The server answered with an error that repeating would not cure."""
+
+    def __init__(self, request: str, status: int, problem: Problem) -> None:
+        fields = "".join(f"\n  {error.field}: {error.reason}" for error in problem.errors)
+        super().__init__(f"{request} answered {status}: {problem.detail or problem.title}{fields}")
+        self.status = status
+        self.problem = problem
+
+
+class WaldClient:
+    """A pool of connections to one server. Use it as an asynchronous context manager.
+
+    Connection errors and 503 are repeated with a growing pause for `patience_s`. That is harmless: a
+    repeated feedback event is dropped by its id or natural key, a repeated assignment whose first answer
+    was lost stays without feedback, and life cycle calls are absolute. `retries` counts the repetitions.
+    """
+
+    def __init__(self, url: str, key: str, *, connections: int = 16, patience_s: float = 30.0) -> None:
+        self.url = url.rstrip("/")
+        self.retries = 0
+        self._patience_s = patience_s
+        self._http = httpx2.AsyncClient(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {key}"},
+            limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections),
+            timeout=REQUEST_TIMEOUT_S,
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    async def define(self, definition: Definition) -> None:
+        """Create a draft experiment. Refused with status 409 when its key is taken."""
+        await self._call("POST", "/experiments", definition)
+
+    async def start(self, experiment: str) -> None:
+        """Start a draft, or refuse with status 409."""
+        await self._call("POST", f"/experiments/{experiment}/start")
+
+    async def assign(self, experiment: str, unit: str) -> Assignment:
+        """Ask which variant serves `unit`."""
+        body = await self._call("GET", "/assign", params={"experiment": experiment, "unit": unit})
+        return _ASSIGNMENT.decode(body)
+
+    async def feedback(self, events: Sequence[Event]) -> Receipt:
+        """Send events; when this returns, the accepted ones are durable."""
+        return _RECEIPT.decode(await self._call("POST", "/feedback", events))
+
+    async def status(self, experiment: str) -> Status:
+        """The experiment now. Refused with status 404 when there is none."""
+        return _STATUS.decode(await self._call("GET", f"/experiments/{experiment}/status"))
+
+    async def settled(self, experiment: str, *, rewards: int, within_s: float) -> Status:
+        """The status once `rewards` of them are in the totals and the policy has seen them.
+
+        Less than that is enough when nothing is left to apply. The policy has seen them when its version
+        has not moved for a second. Raises ClientError when all that takes longer than `within_s`.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + within_s
+        quiet_since, version = loop.time(), None
+        while (now := loop.time()) < deadline:
+            status = await self.status(experiment)
+            applied = sum(variant.rewards for variant in status.variants) >= rewards
+            if not (applied or status.lag_events == 0) or status.policy_version != version:
+                quiet_since, version = now, status.policy_version
+            elif now - quiet_since >= POLICY_QUIET_S:
+                return status
+            await asyncio.sleep(STATUS_POLL_S)
+        raise ClientError(f"{experiment}: the totals did not settle within {within_s:g} s")
+
+    async def _call(
+        self, method: str, path: str, body: Any = None, *, params: dict[str, str] | None = None
+    ) -> bytes:
+        """One request, repeated while the server is away. Raises Refused and Unreachable."""
+        content = None if body is None else msgspec.json.encode(body)
+        headers = {"Content-Type": "application/json"} if content is not None else None
+        loop = asyncio.get_running_loop()
+        deadline, pause = loop.time() + self._patience_s, RETRY_PAUSE_S
+        while True:
+            try:
+                answer = await self._http.request(
+                    method, path, content=content, headers=headers, params=params
+                )
+            except httpx2.TransportError as error:
+                reason = str(error) or type(error).__name__
+            else:
+                if answer.is_success:
+                    return answer.content
+                if answer.status_code != httpx2.codes.SERVICE_UNAVAILABLE:
+                    raise Refused(f"{method} {path}", answer.status_code, _problem(answer))
+                reason = _problem(answer).detail
+            if loop.time() + pause > deadline:
+                raise Unreachable(f"{self.url} is away: {reason}")
+            self.retries += 1
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, RETRY_PAUSE_S_MAX)
+
+
+_ASSIGNMENT: Final = msgspec.json.Decoder(Assignment)
+_RECEIPT: Final = msgspec.json.Decoder(Receipt)
+_STATUS: Final = msgspec.json.Decoder(Status)
+
+
+def _problem(answer: httpx2.Response) -> Problem:
+    """The problem of an error answer, also when something else than a Wald server wrote it."""
+    try:
+        return msgspec.json.decode(answer.content, type=Problem)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return Problem(
+            type="about:blank",
+            title=answer.reason_phrase,
+            status=answer.status_code,
+            detail=answer.text[:200] or answer.reason_phrase,
+        )

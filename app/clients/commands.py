@@ -1,0 +1,275 @@
+"""The commands `wald demo` and `wald replay`."""
+
+import asyncio
+import re
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import rich_click as click
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from app.clients import demo, display, logged
+from app.clients.client import ClientError, Status, WaldClient
+from app.clients.replay import replay
+
+REFRESH_S = 0.5
+SETTLE_S = 30.0
+
+_URL = click.option(
+    "--url",
+    default="http://127.0.0.1:8000",
+    envvar="WALD_URL",
+    show_default=True,
+    show_envvar=True,
+    help="Where the server is.",
+)
+_KEY = click.option(
+    "--key",
+    required=True,
+    envvar=["WALD_API_KEY", "WALD_ADMIN_KEY"],
+    show_envvar=True,
+    help="An API key with the scopes assign, feedback, read and admin (it defines an experiment).",
+)
+
+
+class Scale(click.ParamType[tuple[float, float]]):
+    """LOW:HIGH, two numbers, low < high."""
+
+    name = "LOW:HIGH"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float]:
+        """Read `1:10`."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            low, high = (float(part) for part in str(value).split(":"))
+        except ValueError:
+            self.fail(f"must be LOW:HIGH, as in 1:10, got {value!r}", param, ctx)
+        if not low < high:
+            self.fail(f"LOW must be below HIGH, got {value}", param, ctx)
+        return low, high
+
+
+class Condition(click.ParamType[tuple[str, str]]):
+    """COLUMN=VALUE."""
+
+    name = "COL=VALUE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """Read `judge=gpt-4o`."""
+        if isinstance(value, tuple):
+            return value
+        column, equals, wanted = str(value).partition("=")
+        if not (column and equals):
+            self.fail(f"must be COL=VALUE, got {value!r}", param, ctx)
+        return column, wanted
+
+
+@click.command("demo")
+@_URL
+@_KEY
+@click.option(
+    "--requests",
+    type=click.IntRange(1, 10_000_000),
+    default=3_000,
+    show_default=True,
+    help="How many requests to serve.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(0.1, 10_000),
+    default=100,
+    show_default=True,
+    help="Requests a second; fewer arrive when the server is slower.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the users; the server draws."
+)
+@click.option(
+    "--experiment", default=demo.EXPERIMENT, show_default=True, help="Its key; created when it is not there."
+)
+def demo_command(*, url: str, key: str, requests: int, rate: float, seed: int, experiment: str) -> None:
+    """Watch a running server learn from simulated users.
+
+    A simulated product asks `/assign` which of three prompts serves each request. Users copy answers, ask for
+    another one, give a thumb some seconds later, or stay silent. The table shows the shares of traffic
+    moving to the best prompt while the server hears from them.
+
+    Start a server first, then run the demo in a second terminal:
+
+        wald up
+
+        wald demo --key KEY
+
+    Run it again to go on with the same experiment, or begin another: wald demo --experiment demo-2
+    """
+    _run(_demo(url, key, requests=requests, rate=rate, seed=seed, experiment=experiment))
+
+
+async def _demo(url: str, key: str, *, requests: int, rate: float, seed: int, experiment: str) -> None:
+    console = Console()
+    async with WaldClient(url, key, connections=demo.USERS_AT_ONCE + 2) as client:
+        await demo.ensure_running(client, experiment)
+        traffic = demo.Traffic(client, experiment, rate=rate, seed=seed, requests=requests)
+        status = await client.status(experiment)
+        rewards_before = _rewards(status)
+        running = asyncio.create_task(traffic.run())
+        try:
+            with Live(console=console, auto_refresh=False) as live:
+                while not running.done():
+                    status = await client.status(experiment)
+                    served = sum(traffic.served.values())
+                    view = display.demo_progress(
+                        status, served=served, requests=requests, waiting=traffic.waiting
+                    )
+                    live.update(view, refresh=True)
+                    await asyncio.wait([running], timeout=REFRESH_S)
+            await running
+        finally:
+            running.cancel()
+        rewards = rewards_before + len(traffic.rewards)
+        status = await client.settled(experiment, rewards=rewards, within_s=SETTLE_S)
+    console.print(display.demo_summary(status, served=traffic.served, rewards=traffic.rewards))
+    console.print(f"\nSee it at [bold]{url}/[/]. Next, replay your own logged scores: wald replay --help")
+
+
+def _rewards(status: Status) -> int:
+    return sum(variant.rewards for variant in status.variants)
+
+
+@click.command("replay")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_URL
+@_KEY
+@click.option(
+    "--variant", "variant_column", metavar="COL", required=True, help="The column naming the variant."
+)
+@click.option("--reward", "reward_column", metavar="COL", required=True, help="The column with the score.")
+@click.option(
+    "--task",
+    "task_column",
+    metavar="COL",
+    help="The column naming the task; without it the n-th rows of all variants make a task.",
+)
+@click.option("--where", type=Condition(), multiple=True, help="Only rows with this value; may be repeated.")
+@click.option(
+    "--scale",
+    type=Scale(),
+    default="0:1",
+    show_default=True,
+    help="The worst and the best possible score; a score off it is an error.",
+)
+@click.option(
+    "--passes",
+    type=click.IntRange(1, 10_000),
+    default=1,
+    show_default=True,
+    help="How often every task is served.",
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 512),
+    default=16,
+    show_default=True,
+    help="How many tasks are in flight at once.",
+)
+@click.option(
+    "--policy",
+    type=click.Choice(["thompson", "fixed"]),
+    default="thompson",
+    show_default=True,
+    help="Learn while serving, or keep equal shares.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the order of tasks.")
+@click.option("--experiment", help="The key of the experiment to create. [default: from file and time]")
+def replay_command(
+    *,
+    file: Path,
+    url: str,
+    key: str,
+    variant_column: str,
+    reward_column: str,
+    task_column: str | None,
+    where: tuple[tuple[str, str], ...],
+    scale: tuple[float, float],
+    passes: int,
+    concurrency: int,
+    policy: Literal["thompson", "fixed"],
+    seed: int,
+    experiment: str | None,
+) -> None:
+    """Replay logged scores as if they came in live, to see what adaptive allocation would have earned.
+
+    FILE is CSV with a header. Every task is asked of `/assign` and the logged score of the drawn variant is
+    sent to `/feedback`, through the same HTTP API that a product uses. Tasks on which some variant has no
+    score are left out, so that every draw can be answered and uniform and best are known exactly.
+
+    With nine models judged on a scale of 1 to 10:
+
+        wald replay scores.csv --variant model --reward score --task task_id
+        --where judge=gpt-4o --scale 1:10 --passes 20
+    """
+    columns = logged.Columns(variant=variant_column, reward=reward_column, task=task_column, where=where)
+    try:
+        log = logged.read(file, columns, scale=scale)
+    except (logged.UnreadableLog, OSError) as error:
+        raise click.ClickException(f"{file}: {error}") from error
+    name = experiment or _experiment_key(file)
+    _run(_replay(url, key, log, name, policy=policy, passes=passes, concurrency=concurrency, seed=seed))
+
+
+async def _replay(
+    url: str,
+    key: str,
+    log: logged.LoggedRewards,
+    experiment: str,
+    *,
+    policy: Literal["thompson", "fixed"],
+    passes: int,
+    concurrency: int,
+    seed: int,
+) -> None:
+    console = Console()
+    left_out = f", {log.incomplete:,} incomplete ones left out" if log.incomplete else ""
+    console.print(f"{experiment}: {len(log.variants)} variants on {len(log.tasks):,} tasks{left_out}")
+    bar = Progress(
+        TextColumn("replaying"), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+    )
+    async with WaldClient(url, key, connections=concurrency) as client:
+        with bar:
+            task = bar.add_task("replaying", total=passes * len(log.tasks))
+            result = await replay(
+                client,
+                log,
+                experiment=experiment,
+                policy=policy,
+                passes=passes,
+                concurrency=concurrency,
+                seed=seed,
+                progress=lambda done: bar.advance(task, done),
+            )
+    console.print(display.replay_report(result))
+    if result.errors:
+        raise click.ClickException(f"the server rejected {result.errors} of {len(result.draws)} rewards")
+
+
+def _experiment_key(file: Path) -> str:
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem)[:80]
+    return f"replay-{stem}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        asyncio.run(work)
+    except ClientError as error:
+        raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        raise click.Abort from None
