@@ -47,11 +47,19 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     id: str | None = None
 
 
+class ItemError(msgspec.Struct, frozen=True):
+    """Why an event does not count."""
+
+    kind: str
+    field: str
+    reason: str
+
+
 class Rejection(msgspec.Struct, frozen=True):
     """An event of a batch that does not count, by its position, and why."""
 
     index: int
-    error: Any
+    error: ItemError
 
 
 class Receipt(msgspec.Struct, frozen=True):
