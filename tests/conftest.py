@@ -1,0 +1,68 @@
+"""Real engines for every test: started once, each test on its own database and an empty Valkey."""
+
+import itertools
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.sql import SQL, Identifier
+from sqlalchemy import make_url
+
+from app.core import migrations
+from app.core.engines import EmbeddedEngines
+from app.core.postgres import psycopg_dsn
+from app.core.valkey import create_client
+
+_TEMPLATE = "wald_template"
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+async def engines(anyio_backend: str) -> AsyncIterator[EmbeddedEngines]:
+    """Both engines, shared by all tests. A test that kills an engine starts its own."""
+    # Not pytest's own folder: that one is closed again to other accounts by every new run of pytest.
+    with tempfile.TemporaryDirectory(prefix="wald-test-") as folder:
+        async with EmbeddedEngines(Path(folder) / "data") as running:
+            yield running
+
+
+@pytest.fixture(scope="session")
+async def _migrated(engines: EmbeddedEngines) -> str:
+    """The name of a migrated database to copy."""
+    await _execute(engines.database_url, "CREATE DATABASE {}", _TEMPLATE)
+    migrations.upgrade(_with_database(engines.database_url, _TEMPLATE))
+    return _TEMPLATE
+
+
+@pytest.fixture
+async def database_url(engines: EmbeddedEngines, _migrated: str) -> AsyncIterator[str]:
+    """A fresh, migrated database."""
+    name = f"wald_{next(_numbers)}"
+    await _execute(engines.database_url, "CREATE DATABASE {} TEMPLATE {}", name, _migrated)
+    yield _with_database(engines.database_url, name)
+    await _execute(engines.database_url, "DROP DATABASE {} WITH (FORCE)", name)
+
+
+@pytest.fixture
+async def valkey_url(engines: EmbeddedEngines) -> str:
+    """An empty Valkey."""
+    client = create_client(engines.valkey_url)
+    await client.flushall()
+    await client.aclose()
+    return engines.valkey_url
+
+
+def _with_database(url: str, name: str) -> str:
+    return make_url(url).set(database=name).render_as_string(hide_password=False)
+
+
+async def _execute(url: str, statement: str, *names: str) -> None:
+    async with await psycopg.AsyncConnection.connect(psycopg_dsn(url), autocommit=True) as connection:
+        await connection.execute(SQL(statement).format(*map(Identifier, names)))
