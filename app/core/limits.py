@@ -66,5 +66,9 @@ SNAPSHOT_POLL_S: Final = 1.0
 KEYS_POLL_S: Final = 2.0
 
 # Life of processes
+WORKER_BEAT_S: Final = 1.0
+WORKER_SILENT_S: Final = 5.0  # then `/ready` says that no worker is there
+WORKER_GONE_S: Final = 60.0
+READY_CHECK_S: Final = 1.0
 SHUTDOWN_GRACE_S: Final = 10.0
 RESTART_BACKOFF_S_MAX: Final = 10.0

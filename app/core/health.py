@@ -1,0 +1,93 @@
+"""What `/ready` says: every part that is looked at, whether it works, and what is wrong with it.
+
+Workers have no users to tell: they leave a heartbeat with the state of their loops in Valkey, for servers to
+report.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal, cast
+
+import msgspec
+from redis.asyncio import Redis
+
+from app.core import limits
+from app.core.clock import Clock
+from app.core.valkey import registry_key
+
+HEARTBEATS: Final = registry_key("workers")
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One part. While a `critical` one fails, the process should get no traffic."""
+
+    name: str
+    ok: bool
+    critical: bool = False
+    detail: str = ""
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """The body of `/ready`: 503 when `unready`, else 200."""
+
+    status: Literal["ready", "degraded", "unready"]
+    checks: tuple[Check, ...]
+
+    @classmethod
+    def of(cls, checks: Sequence[Check]) -> "Readiness":
+        """Unready if a critical check fails, degraded if another does."""
+        failed = [check for check in checks if not check.ok]
+        status: Literal["ready", "degraded", "unready"] = "ready"
+        if failed:
+            status = "unready" if any(check.critical for check in failed) else "degraded"
+        return cls(status, tuple(checks))
+
+
+class Heartbeat(msgspec.Struct, frozen=True):
+    """One worker's: when, and the errors of its loops (empty: all is well)."""
+
+    at_ms: int
+    errors: dict[str, str]
+
+
+async def beat(valkey: Redis, name: str, errors: Mapping[str, str], clock: Clock) -> None:
+    """Say that worker `name` is alive, and sweep away workers that have not said so for long."""
+    now_ms = clock.now_ms()
+    mine = msgspec.msgpack.encode(Heartbeat(now_ms, dict(errors)))
+    await valkey.hset(HEARTBEATS, name, mine)
+    gone = [
+        other
+        for other, beat in (await _heartbeats(valkey)).items()
+        if _silent_s(beat, now_ms) > limits.WORKER_GONE_S
+    ]
+    if gone:
+        await valkey.hdel(HEARTBEATS, *gone)
+
+
+async def worker_checks(valkey: Redis, clock: Clock) -> list[Check]:
+    """One check per live worker; a failed one when there is none."""
+    now_ms = clock.now_ms()
+    alive = {
+        name: beat
+        for name, beat in (await _heartbeats(valkey)).items()
+        if _silent_s(beat, now_ms) <= limits.WORKER_SILENT_S
+    }
+    if not alive:
+        detail = f"no worker has been heard of for {limits.WORKER_SILENT_S:g} s: events wait in the streams"
+        return [Check("worker", ok=False, detail=detail)]
+    return [
+        Check(
+            f"worker {name}",
+            ok=not beat.errors,
+            detail="; ".join(f"{loop}: {error}" for loop, error in beat.errors.items()),
+        )
+        for name, beat in sorted(alive.items())
+    ]
+
+
+async def _heartbeats(valkey: Redis) -> dict[str, Heartbeat]:
+    stored = cast("dict[bytes, bytes]", await valkey.hgetall(HEARTBEATS))
+    return {name.decode(): msgspec.msgpack.decode(beat, type=Heartbeat) for name, beat in stored.items()}
+
+
+def _silent_s(beat: Heartbeat, now_ms: int) -> float:
+    return (now_ms - beat.at_ms) / 1_000

@@ -1,0 +1,120 @@
+"""A whole Wald, as a user starts it: `wald up` in its own process, on its own data folder and port."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx2
+import psutil
+
+ADMIN_KEY = "an-admin-key-of-the-tests"
+START_S = 60
+
+
+class Up(NamedTuple):
+    """A running `wald up`."""
+
+    url: str
+    key: str
+    process: psutil.Process
+    data_dir: Path
+
+    def client(self, **options: Any) -> httpx2.Client:
+        """A client with the admin key."""
+        headers = {"Authorization": f"Bearer {self.key}"}
+        return httpx2.Client(base_url=self.url, headers=headers, timeout=10, **options)
+
+    def async_client(self, **options: Any) -> httpx2.AsyncClient:
+        """The same, for asyncio."""
+        headers = {"Authorization": f"Bearer {self.key}"}
+        return httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=10, **options)
+
+    def part(self, name: str) -> list[psutil.Process]:
+        """Its processes of one kind: `serve`, `worker`, `valkey-server` or `postgres` (the postmaster)."""
+        found = []
+        for child in self.process.children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                line = child.cmdline()
+                if name in {"serve", "worker"}:
+                    matches = "app.cli" in line and name in line
+                elif name == "postgres":
+                    matches = child.name() == "postgres" and child.parent().name() != "postgres"
+                else:
+                    matches = child.name() == name
+                if matches and child.status() != psutil.STATUS_ZOMBIE:
+                    found.append(child)
+        return found
+
+    def wait_ready(self, timeout_s: float = START_S) -> None:
+        """Until `/ready` answers 200; the last answer stands in the error."""
+        deadline, last = time.monotonic() + timeout_s, "no answer"
+        while time.monotonic() < deadline:
+            with suppress(httpx2.HTTPError):
+                answer = httpx2.get(f"{self.url}/ready", timeout=2)
+                if answer.status_code == 200:
+                    return
+                last = f"{answer.status_code} {answer.text}"
+            if not self.process.is_running() or self.process.status() == psutil.STATUS_ZOMBIE:
+                raise AssertionError("`wald up` has ended")
+            time.sleep(0.05)
+        raise AssertionError(f"not ready within {timeout_s} s: {last}")
+
+    def wait_no_lag(self, experiment: str, timeout_s: float = 60) -> dict[str, Any]:
+        """Until the ledger holds everything acknowledged; the experiment's status then."""
+        deadline = time.monotonic() + timeout_s
+        with self.client() as client:
+            while True:
+                status: dict[str, Any] = (
+                    client.get(f"/experiments/{experiment}/status").raise_for_status().json()
+                )
+                if status["lag_events"] == 0:
+                    return status
+                if time.monotonic() > deadline:
+                    raise AssertionError(f"lag is still {status['lag_events']} after {timeout_s} s")
+                time.sleep(0.05)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def up(
+    data_dir: Path, *arguments: str, workers: int = 1, environment: dict[str, str] | None = None
+) -> Iterator[Up]:
+    """Run `wald up` until the block ends, then stop it in order. Its log is `data_dir/../up.log`."""
+    port = free_port()
+    command = [sys.executable, "-m", "app.cli", "up", "--data-dir", str(data_dir), "--port", str(port)]
+    with (data_dir.parent / "up.log").open("ab") as log:
+        process = subprocess.Popen(
+            [*command, "--workers", str(workers), *arguments],
+            env=os.environ | {"WALD_ADMIN_KEY": ADMIN_KEY} | (environment or {}),
+            cwd=Path(__file__).parents[2],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        running = Up(f"http://127.0.0.1:{port}", ADMIN_KEY, psutil.Process(process.pid), data_dir)
+        try:
+            running.wait_ready()
+            yield running
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.wait(30)
+                except subprocess.TimeoutExpired:
+                    for child in running.process.children(recursive=True):
+                        child.kill()
+                    process.kill()
+                    process.wait()
+                    raise
