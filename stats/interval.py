@@ -1,0 +1,33 @@
+"""Intervals, and the credible interval of a proportion."""
+
+import math
+
+import msgspec
+from scipy import special
+
+
+class Interval(msgspec.Struct, frozen=True):
+    """Bounds in the unit of what they bound."""
+
+    lower: float
+    upper: float
+
+
+def beta_interval(alpha: float, beta: float, *, level: float = 0.95) -> Interval:
+    """The equal-tailed credible interval of Beta(alpha, beta): each tail holds `(1 - level) / 2`.
+
+    A fixed-time statement about a posterior; it promises no coverage to somebody who looks repeatedly.
+
+    Worked by hand: Beta(1, 1) is uniform, so its 95 % interval is [0.025, 0.975].
+
+    Raises ValueError if alpha or beta is not positive and finite, or level is not in (0, 1).
+    """
+    if not (0 < alpha < math.inf and 0 < beta < math.inf):
+        raise ValueError(f"alpha and beta must be positive and finite, got {alpha:g} and {beta:g}")
+    if not 0 < level < 1:
+        raise ValueError(f"level must be in (0, 1), got {level:g}")
+    tail = (1 - level) / 2
+    # The upper bound as the complement of the mirrored lower one keeps its digits when it is close to 1.
+    lower = float(special.betaincinv(alpha, beta, tail))
+    upper = 1 - float(special.betaincinv(beta, alpha, tail))
+    return Interval(lower, upper)

@@ -1,0 +1,207 @@
+"""P(best) and expected loss against closed forms, scipy's adaptive quadrature and simulation."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scipy import integrate, special, stats
+
+from bandits.arms import BetaArms
+from bandits.best import expected_loss, probability_best
+
+ACCURACY = 1e-6
+
+parameters = st.one_of(
+    st.floats(min_value=1e-3, max_value=2.0),
+    st.floats(min_value=0.0, max_value=9.0).map(lambda exponent: 10.0**exponent),
+)
+several_arms = st.lists(st.tuples(parameters, parameters), min_size=1, max_size=6)
+
+
+def arms_of(*pairs):
+    alpha, beta = np.array(pairs, dtype=np.float64).T
+    return BetaArms(alpha, beta)
+
+
+def second_is_better(alpha_1, beta_1, alpha_2, beta_2):
+    """P(Beta_2 > Beta_1) for a whole alpha_2, as a finite sum (E. Miller, Bayesian A/B formulas)."""
+    i = np.arange(alpha_2)
+    log_terms = (
+        special.betaln(alpha_1 + i, beta_1 + beta_2)
+        - np.log(beta_2 + i)
+        - special.betaln(1 + i, beta_2)
+        - special.betaln(alpha_1, beta_1)
+    )
+    return np.exp(log_terms).sum()
+
+
+def by_adaptive_quadrature(arms):
+    """The same integrals over [0, 1], from scipy's distribution functions and QUADPACK, cut at quantiles."""
+    betas = [stats.beta(alpha, beta) for alpha, beta in zip(arms.alpha, arms.beta, strict=True)]
+    tails = np.array([1e-12, 1e-6, 1e-3, 0.05, 0.3, 0.7, 0.95, 1 - 1e-3, 1 - 1e-6, 1 - 1e-12])
+    cuts = np.unique(np.concatenate([[0.0, 1.0], *(beta.ppf(tails).round(12) for beta in betas)]))
+    best, loss = [], []
+    for own in betas:
+        others = [beta for beta in betas if beta is not own]
+
+        def win(x, own=own, others=others):
+            return own.pdf(x) * np.prod([beta.cdf(x) for beta in others])
+
+        def lose(x, own=own, others=others):
+            return own.cdf(x) * (1 - np.prod([beta.cdf(x) for beta in others]))
+
+        best.append(sum(integrate.quad(win, a, b, epsabs=1e-10)[0] for a, b in pairwise(cuts)))
+        loss.append(sum(integrate.quad(lose, a, b, epsabs=1e-10)[0] for a, b in pairwise(cuts)))
+    return np.array(best), np.array(loss)
+
+
+def test_the_worked_cases_hold():
+    assert probability_best(arms_of((2, 1), (1, 1))) == pytest.approx([2 / 3, 1 / 3], abs=1e-12)
+    assert expected_loss(arms_of((1, 1), (1, 1))) == pytest.approx([1 / 6, 1 / 6], abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ((1, 1), (1, 1)),
+        ((3, 5), (7, 9)),
+        ((200, 300), (5, 8)),
+        ((1e4, 3e4), (2, 5)),
+        ((100, 10_000), (150, 10_000)),
+        ((0.01, 1), (1, 1)),
+        ((1e-3, 1e-3), (4, 4)),
+        ((1e-3, 1e6), (1, 1e6)),
+        ((0.5, 0.5), (3_000, 3)),
+    ],
+)
+def test_two_arms_agree_with_the_finite_sum(first, second):
+    expected = second_is_better(*first, *second)
+    assert probability_best(arms_of(first, second))[1] == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "arms",
+    [
+        arms_of((5, 15), (9, 11), (4, 4)),
+        arms_of((2, 3), (400, 600), (90_000, 110_000)),
+        arms_of((1.5, 1.2), (1.1, 2.0), (1, 1)),
+        arms_of((11, 31), (12, 32), (1_300, 3_300), (3, 9), (140_000, 350_000)),
+        arms_of((1, 3_000), (4, 9_000), (2, 2_000), (1, 1)),
+        arms_of((3_000, 1), (9_000, 4), (2_000, 2), (1, 1)),
+    ],
+)
+def test_arms_of_any_size_agree_with_adaptive_quadrature(arms):
+    best, loss = by_adaptive_quadrature(arms)
+    assert probability_best(arms) == pytest.approx(best, abs=1e-8)
+    assert expected_loss(arms) == pytest.approx(loss, abs=1e-8)
+
+
+def test_a_known_arm_against_an_unknown_one_is_the_tail_of_the_unknown():
+    """Beta(3e8, 7e8) is 0.3 but for 1.5e-5: the other is better with P(theta > 0.3)."""
+    unknown = stats.beta(2, 3)
+    arms = arms_of((3e8, 7e8), (2, 3))
+    assert probability_best(arms)[1] == pytest.approx(unknown.sf(0.3), abs=1e-8)
+    above = unknown.expect(lambda x: x - 0.3, lb=0.3)
+    below = unknown.expect(lambda x: 0.3 - x, ub=0.3)
+    assert expected_loss(arms) == pytest.approx([above, below], abs=1e-8)
+
+
+def test_two_large_arms_agree_with_the_normal_limit():
+    first, second = (5e8, 5e8), (500_020_000, 499_980_000)
+    z = (0.50002 - 0.5) / np.sqrt(2 * 0.25 / 1e9)
+    assert probability_best(arms_of(first, second))[1] == pytest.approx(stats.norm.cdf(z), abs=1e-6)
+
+
+@pytest.mark.parametrize("n_arms", [2, 7, 50])
+@pytest.mark.parametrize("size", [1e-3, 0.3, 1.0, 1e3, 1e9])
+def test_equal_arms_are_best_equally_often(n_arms, size):
+    arms = arms_of(*[(size, 2 * size)] * n_arms)
+    assert probability_best(arms) == pytest.approx(np.full(n_arms, 1 / n_arms), abs=1e-9)
+
+
+def test_fifty_arms_agree_with_simulation():
+    """Each share lies within the exact binomial bounds of 200,000 draws, missed with probability 1e-6."""
+    rng = np.random.default_rng(20260101)
+    sizes = 10.0 ** rng.uniform(0, 5, size=50)
+    rates = rng.uniform(0.3, 0.5, size=50)
+    arms = BetaArms(1 + sizes * rates, 1 + sizes * (1 - rates))
+    draws = 200_000
+    winners = rng.beta(arms.alpha, arms.beta, size=(draws, 50)).argmax(axis=1)
+    wins = np.bincount(winners, minlength=50)
+    probability = probability_best(arms)
+    tail = 1e-6 / 50 / 2
+    assert (wins >= stats.binom.ppf(tail, draws, probability)).all()
+    assert (wins <= stats.binom.isf(tail, draws, probability)).all()
+
+
+def test_one_arm_is_best():
+    assert probability_best(arms_of((3, 4))) == pytest.approx([1.0])
+    assert expected_loss(arms_of((3, 4))) == pytest.approx([0.0], abs=1e-12)
+
+
+@settings(max_examples=300, deadline=None)
+@given(several_arms)
+def test_probabilities_sum_to_one_and_losses_balance(pairs):
+    arms = arms_of(*pairs)
+    probability, loss = probability_best(arms), expected_loss(arms)
+    assert (probability >= 0).all()
+    assert probability.sum() == pytest.approx(1, abs=1e-12)
+    assert (loss >= -1e-12).all()
+    # loss_i + mean_i is E[max] for every arm.
+    assert loss + arms.mean == pytest.approx(np.full(len(pairs), (loss + arms.mean)[0]), abs=1e-8)
+
+
+@settings(max_examples=200, deadline=None)
+@given(several_arms, st.randoms(use_true_random=False))
+def test_permuting_the_arms_permutes_the_answer(pairs, random):
+    order = list(range(len(pairs)))
+    random.shuffle(order)
+    arms = arms_of(*pairs)
+    permuted = BetaArms(arms.alpha[order], arms.beta[order])
+    assert probability_best(permuted) == pytest.approx(probability_best(arms)[order], abs=1e-12)
+    assert expected_loss(permuted) == pytest.approx(expected_loss(arms)[order], abs=1e-12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(several_arms)
+def test_the_mirror_image_turns_best_of_two_around(pairs):
+    """1 - Beta(a, b) is Beta(b, a): the better of two arms is the worse of their mirror images."""
+    pairs = (pairs * 2)[:2]
+    arms = arms_of(*pairs)
+    mirrored = BetaArms(arms.beta, arms.alpha)
+    assert probability_best(mirrored) == pytest.approx(1 - probability_best(arms), abs=1e-8)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.tuples(parameters, parameters), st.integers(1, 40), st.tuples(parameters, parameters))
+def test_two_arms_agree_with_the_finite_sum_wherever_it_is_exact(first, alpha, second):
+    beta = second[1]
+    largest = max(*first, beta)
+    expected = second_is_better(*first, alpha, beta)
+    # The sum itself loses digits: log-beta of large arguments is a difference of numbers of their size.
+    tolerance = 1e-9 + 1e-14 * largest
+    assert probability_best(arms_of(first, (alpha, beta)))[1] == pytest.approx(expected, abs=tolerance)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.tuples(parameters, parameters), st.tuples(parameters, parameters))
+def test_two_arms_agree_with_a_dense_trapezoid(first, second):
+    """On the logit scale, where the trapezoid converges geometrically; scipy gives the other arm's tail."""
+    (alpha, beta), peak = first, np.log(first[0] / first[1])
+    gaussian = np.sqrt((alpha + beta) / alpha / beta)
+    left, right = 9 * gaussian + 40 / alpha, 9 * gaussian + 40 / beta
+    assume(left + right < 2_000)  # scipy takes x, and below exp(-745) there is no double
+    t = np.linspace(peak - left, peak + right, 20_001)
+    density = np.exp(log_density(t, alpha, beta) - log_density(peak, alpha, beta))
+    below_half = special.betaincc(*second, special.expit(t))
+    above_half = special.betainc(second[1], second[0], special.expit(-t))
+    above = np.where(t < 0, below_half, above_half)
+    expected = (density * above).sum() / density.sum()
+    got = probability_best(arms_of(first, second))[1]
+    assert got == pytest.approx(expected, abs=ACCURACY)
+
+
+def log_density(t, alpha, beta):
+    return -alpha * np.logaddexp(0, -t) - beta * np.logaddexp(0, t)
