@@ -6,7 +6,7 @@ A bound that a user may reasonably want to change is a setting (`core/settings.p
 from typing import Final
 
 # Words
-KEY_PATTERN: Final = r"^[A-Za-z0-9._-]{1,128}$"
+KEY_PATTERN: Final = r"^[A-Za-z0-9._-]{1,128}$(?!\n)"  # a bare $ would let one line break through
 UNIT_LENGTH_MAX: Final = 256
 EVENT_ID_LENGTH_MAX: Final = 255
 DESCRIPTION_LENGTH_MAX: Final = 4_096
@@ -18,6 +18,9 @@ PAYLOAD_BYTES_MAX: Final = 16_384
 REWARD_SIGNALS_MAX: Final = 64
 OVERRIDES_MAX: Final = 1_000
 CONDITIONS_MAX: Final = 32
+CONDITION_VALUES_MAX: Final = 1_000
+REWARD_VALUE_MAX: Final = 1e9
+FIELD_ERRORS_MAX: Final = 20
 HORIZON_S_MAX: Final = 90 * 86_400
 EXPERIMENTS_MAX: Final = 20_000
 
@@ -30,6 +33,7 @@ CONTEXT_ENTRIES_MAX: Final = 64
 CONTEXT_BYTES_MAX: Final = 8_192
 JSON_DEPTH_MAX: Final = 64
 PAGE_SIZE_MAX: Final = 500
+PAGE_SIZE: Final = 100
 
 # Hot path
 EXPOSURES_PENDING_MAX: Final = 10_000

@@ -29,7 +29,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     stream_shards: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
     durability: Durability = Durability.DURABLE
-    admin_key: Annotated[str, msgspec.Meta(min_length=8, max_length=200, pattern=r"^[!-~]+$")] | None = None
+    admin_key: (
+        Annotated[str, msgspec.Meta(min_length=8, max_length=200, pattern=r"^[!-~]+$(?!\n)")] | None
+    ) = None
     log_level: str = "info"
 
     @classmethod

@@ -1,18 +1,21 @@
-"""The words of an experiment: reward, policy and life cycle. Pure; checked as a whole by `check`."""
+"""The words of an experiment: variants, reward, policy, and the states of its life. Pure."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, NewType
+from typing import Annotated, Any, Literal, NewType, assert_never
 
 import msgspec
 
 from app.core import limits
-from app.core.errors import FieldError, InvalidInput
 
 ExperimentKey = NewType("ExperimentKey", str)
 VariantKey = NewType("VariantKey", str)
 
 Key = Annotated[str, msgspec.Meta(pattern=limits.KEY_PATTERN, description="1 to 128 of A-Z a-z 0-9 . _ -")]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Description = Annotated[str, msgspec.Meta(max_length=limits.DESCRIPTION_LENGTH_MAX)]
+Stickiness = Literal["none", "unit", "strict"]
+Unit = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.UNIT_LENGTH_MAX)]
+RewardValue = Annotated[float, msgspec.Meta(ge=-limits.REWARD_VALUE_MAX, le=limits.REWARD_VALUE_MAX)]
 
 
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,15 +63,20 @@ class Reward(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `silence` is the reward (in [0, 1]) of an assignment without signals at its horizon; null: censored.
     """
 
-    signals: dict[Key, float] = msgspec.field(default_factory=lambda: {"thumbs_up": 1.0, "thumbs_down": 0.0})
+    signals: dict[Key, RewardValue] = msgspec.field(
+        default_factory=lambda: {"thumbs_up": 1.0, "thumbs_down": 0.0}
+    )
     combine: Literal["last", "sum", "max"] = "last"
-    range: tuple[float, float] = (0.0, 1.0)
+    range: tuple[RewardValue, RewardValue] = (0.0, 1.0)
     horizon_s: Annotated[float, msgspec.Meta(gt=0, le=limits.HORIZON_S_MAX)] = 3_600.0
     silence: Share | None = None
 
 
 class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One requirement on the context: `attribute` compared with `values` (any of them for `in`)."""
+    """One requirement on the context, as `targeting.matches` reads it.
+
+    `values`: at least one for `in` and `not_in`, one number for `greater` and `less`, none for `exists`.
+    """
 
     attribute: Key
     operator: Literal["in", "not_in", "greater", "less", "exists"]
@@ -76,17 +84,20 @@ class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A question with two or more variants. Checked as a whole by `check`."""
+    """A question with two or more variants. Whether its parts fit together is for `checks.check` to say.
+
+    Takes part who meets all conditions of `targeting`; `overrides` gives single units a variant of their own.
+    """
 
     key: Key
-    description: Annotated[str, msgspec.Meta(max_length=limits.DESCRIPTION_LENGTH_MAX)] = ""
+    description: Description = ""
     variants: tuple[Variant, ...]
     unit: Key = "request"
-    stickiness: Literal["none", "unit", "strict"] = "none"
+    stickiness: Stickiness = "none"
     policy: Policy = ThompsonPolicy()
     reward: Reward = Reward()
     targeting: tuple[Condition, ...] = ()
-    overrides: dict[str, Key] = msgspec.field(default_factory=dict)
+    overrides: dict[Unit, Key] = msgspec.field(default_factory=dict)
 
     @property
     def control_index(self) -> int:
@@ -126,6 +137,24 @@ class Archived(msgspec.Struct, frozen=True, tag_field="kind", tag="archived"):
 
 
 State = Draft | Running | Paused | Stopped | Archived
+StateKind = Literal["draft", "running", "paused", "stopped", "archived"]
+
+
+def kind_of(state: State) -> StateKind:
+    """The name of a state."""
+    match state:
+        case Draft():
+            return "draft"
+        case Running():
+            return "running"
+        case Paused():
+            return "paused"
+        case Stopped():
+            return "stopped"
+        case Archived():
+            return "archived"
+        case _:
+            assert_never(state)
 
 
 class Experiment(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,79 +173,3 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     def key(self) -> ExperimentKey:
         """The definition's key."""
         return ExperimentKey(self.definition.key)
-
-
-def check(definition: Definition) -> Definition:
-    """The definition, if its parts fit together.
-
-    Raises InvalidInput with one error per field that does not.
-    """
-    errors = [*_variant_errors(definition), *_policy_errors(definition), *_reward_errors(definition.reward)]
-    keys = {variant.key for variant in definition.variants}
-    if len(definition.overrides) > limits.OVERRIDES_MAX:
-        errors.append(FieldError("overrides", f"at most {limits.OVERRIDES_MAX}"))
-    errors += [
-        FieldError(f"overrides.{unit}", f"no variant is called {key!r}")
-        for unit, key in definition.overrides.items()
-        if key not in keys
-    ]
-    if len(definition.targeting) > limits.CONDITIONS_MAX:
-        errors.append(FieldError("targeting", f"at most {limits.CONDITIONS_MAX} conditions"))
-    if errors:
-        detail = "; ".join(f"{error.field}: {error.reason}" for error in errors)
-        raise InvalidInput(detail, errors=tuple(errors))
-    return definition
-
-
-def _variant_errors(definition: Definition) -> list[FieldError]:
-    variants = definition.variants
-    errors = []
-    if not limits.VARIANTS_MIN <= len(variants) <= limits.VARIANTS_MAX:
-        bound = f"{limits.VARIANTS_MIN} to {limits.VARIANTS_MAX}"
-        errors.append(FieldError("variants", f"must be {bound}, got {len(variants)}"))
-    if len({variant.key for variant in variants}) != len(variants):
-        errors.append(FieldError("variants", "keys must differ"))
-    controls = sum(variant.control for variant in variants)
-    if controls != 1:
-        errors.append(FieldError("variants", f"exactly one must be the control, got {controls}"))
-    for index, variant in enumerate(variants):
-        size = len(msgspec.json.encode(variant.payload))
-        if size > limits.PAYLOAD_BYTES_MAX:
-            reason = f"at most {limits.PAYLOAD_BYTES_MAX} bytes of JSON, got {size}"
-            errors.append(FieldError(f"variants[{index}].payload", reason))
-    return errors
-
-
-def _policy_errors(definition: Definition) -> list[FieldError]:
-    policy = definition.policy
-    if not isinstance(policy, FixedPolicy):
-        return []
-    errors = []
-    expected, given = {variant.key for variant in definition.variants}, set(policy.weights)
-    if expected != given:
-        odd = ", ".join(sorted(expected ^ given))
-        errors.append(FieldError("policy.weights", f"must name every variant and no other; differs in {odd}"))
-    total = sum(policy.weights.values())
-    if abs(total - 1) > 1e-6:
-        errors.append(FieldError("policy.weights", f"must sum to 1, got {total:g}"))
-    return errors
-
-
-def _reward_errors(reward: Reward) -> list[FieldError]:
-    low, high = reward.range
-    errors = []
-    if not low < high:
-        errors.append(
-            FieldError("reward.range", f"must be [low, high] with low < high, got [{low:g}, {high:g}]")
-        )
-    if not 1 <= len(reward.signals) <= limits.REWARD_SIGNALS_MAX:
-        errors.append(FieldError("reward.signals", f"must be 1 to {limits.REWARD_SIGNALS_MAX}"))
-    if reward.combine != "sum":
-        errors += [
-            FieldError(
-                f"reward.signals.{name}", f"must be within the range [{low:g}, {high:g}], got {value:g}"
-            )
-            for name, value in reward.signals.items()
-            if not low <= value <= high
-        ]
-    return errors

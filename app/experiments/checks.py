@@ -1,0 +1,104 @@
+"""Whether the parts of a definition fit together. Pure."""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from app.core import limits
+from app.core.errors import FieldError, InvalidInput
+from app.core.text import unstorable
+from app.experiments.model import Condition, Definition, FixedPolicy, Reward, Variant
+
+
+def check(definition: Definition) -> Definition:
+    """The definition, if its parts fit together and can be stored.
+
+    Raises InvalidInput with one error per field that does not, the first `FIELD_ERRORS_MAX` of them.
+    """
+    errors = [
+        *_variant_errors(definition.variants),
+        *_policy_errors(definition),
+        *_reward_errors(definition.reward),
+        *_targeting_errors(definition.targeting),
+        *_override_errors(definition),
+        *_storage_errors(definition),
+    ][: limits.FIELD_ERRORS_MAX]
+    if errors:
+        detail = "; ".join(f"{error.field}: {error.reason}" for error in errors)
+        raise InvalidInput(detail, errors=tuple(errors))
+    return definition
+
+
+def _variant_errors(variants: tuple[Variant, ...]) -> Iterator[FieldError]:
+    if not limits.VARIANTS_MIN <= len(variants) <= limits.VARIANTS_MAX:
+        bound = f"{limits.VARIANTS_MIN} to {limits.VARIANTS_MAX}"
+        yield FieldError("variants", f"must be {bound}, got {len(variants)}")
+    if len({variant.key for variant in variants}) != len(variants):
+        yield FieldError("variants", "keys must differ")
+    controls = sum(variant.control for variant in variants)
+    if controls != 1:
+        yield FieldError("variants", f"exactly one must be the control, got {controls}")
+    for index, variant in enumerate(variants):
+        field = f"variants[{index}].payload"
+        if error := unstorable(variant.payload, field):
+            yield error
+        elif (size := len(msgspec.json.encode(variant.payload))) > limits.PAYLOAD_BYTES_MAX:
+            yield FieldError(field, f"at most {limits.PAYLOAD_BYTES_MAX} bytes of JSON, got {size}")
+
+
+def _policy_errors(definition: Definition) -> Iterator[FieldError]:
+    policy = definition.policy
+    if not isinstance(policy, FixedPolicy):
+        return
+    variants = {variant.key for variant in definition.variants}
+    if missing := sorted(variants - policy.weights.keys()):
+        yield FieldError("policy.weights", f"must name every variant; missing {', '.join(missing)}")
+    for key in policy.weights.keys() - variants:
+        yield FieldError(f"policy.weights.{key}", f"no variant is called {key!r}")
+    total = sum(policy.weights.values())
+    if abs(total - 1) > 1e-6:
+        yield FieldError("policy.weights", f"must sum to 1, got {total:g}")
+
+
+def _reward_errors(reward: Reward) -> Iterator[FieldError]:
+    low, high = reward.range
+    if not low < high:
+        yield FieldError("reward.range", f"must be [low, high] with low < high, got [{low:g}, {high:g}]")
+    if not 1 <= len(reward.signals) <= limits.REWARD_SIGNALS_MAX:
+        bound = f"1 to {limits.REWARD_SIGNALS_MAX}"
+        yield FieldError("reward.signals", f"must be {bound}, got {len(reward.signals)}")
+    if reward.combine == "sum":
+        return  # single values may lie outside a range that is the sum's
+    for name, value in reward.signals.items():
+        if not low <= value <= high:
+            reason = f"must be within the range [{low:g}, {high:g}], got {value:g}"
+            yield FieldError(f"reward.signals.{name}", reason)
+
+
+def _targeting_errors(conditions: tuple[Condition, ...]) -> Iterator[FieldError]:
+    if len(conditions) > limits.CONDITIONS_MAX:
+        yield FieldError("targeting", f"at most {limits.CONDITIONS_MAX} conditions, got {len(conditions)}")
+    for index, condition in enumerate(conditions):
+        field = f"targeting[{index}].values"
+        match condition.operator, condition.values:
+            case (("in" | "not_in"), values) if not 1 <= len(values) <= limits.CONDITION_VALUES_MAX:
+                yield FieldError(field, f"must be 1 to {limits.CONDITION_VALUES_MAX}, got {len(values)}")
+            case (("greater" | "less"), values) if [type(value) for value in values] != [float]:
+                yield FieldError(field, f"{condition.operator} takes one number")
+            case "exists", values if values:
+                yield FieldError(field, "exists takes no values")
+
+
+def _override_errors(definition: Definition) -> Iterator[FieldError]:
+    keys = {variant.key for variant in definition.variants}
+    if len(definition.overrides) > limits.OVERRIDES_MAX:
+        yield FieldError("overrides", f"at most {limits.OVERRIDES_MAX}, got {len(definition.overrides)}")
+    for unit, key in definition.overrides.items():
+        if key not in keys:
+            yield FieldError(f"overrides.{unit}", f"no variant is called {key!r}")
+
+
+def _storage_errors(definition: Definition) -> Iterator[FieldError]:
+    for field in ("description", "targeting", "overrides"):
+        if error := unstorable(msgspec.to_builtins(getattr(definition, field)), field):
+            yield error

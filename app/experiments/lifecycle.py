@@ -1,0 +1,188 @@
+"""The life of an experiment: which state follows which, and what may change in each. Pure.
+
+draft ──start──► running ◄──resume──┐
+  │                │ └──pause──► paused
+  │              stop              │
+  │                ▼               │
+  └──archive─┐  stopped ◄──stop────┘
+             ▼     │
+          archived ◄──archive
+"""
+
+from datetime import datetime
+from typing import Final, assert_never
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from app.core.errors import Conflict, FieldError, UnprocessableInput
+from app.experiments.checks import check
+from app.experiments.model import (
+    Archived,
+    Condition,
+    Definition,
+    Description,
+    Draft,
+    Experiment,
+    Key,
+    Paused,
+    Policy,
+    Reward,
+    Running,
+    State,
+    StateKind,
+    Stickiness,
+    Stopped,
+    Unit,
+    Variant,
+    kind_of,
+)
+
+ALLOWED: Final[dict[StateKind, tuple[str, ...]]] = {
+    "draft": ("start", "archive"),
+    "running": ("pause", "stop"),
+    "paused": ("resume", "stop"),
+    "stopped": ("archive",),
+    "archived": (),
+}
+"""The transitions out of each state."""
+
+_CHANGEABLE: Final[dict[StateKind, frozenset[str]]] = {
+    "draft": frozenset(Definition.__struct_fields__) - {"key"},
+    "running": frozenset({"description", "policy", "targeting", "overrides"}),
+    "paused": frozenset({"description", "policy", "targeting", "overrides"}),
+    "stopped": frozenset({"description"}),
+    "archived": frozenset(),
+}
+
+
+class DefinitionChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Fields of a definition to replace, each as a whole; fields that are left out stay."""
+
+    key: Key | UnsetType = UNSET
+    description: Description | UnsetType = UNSET
+    variants: tuple[Variant, ...] | UnsetType = UNSET
+    unit: Key | UnsetType = UNSET
+    stickiness: Stickiness | UnsetType = UNSET
+    policy: Policy | UnsetType = UNSET
+    reward: Reward | UnsetType = UNSET
+    targeting: tuple[Condition, ...] | UnsetType = UNSET
+    overrides: dict[Unit, Key] | UnsetType = UNSET
+
+
+def start(state: State, at: datetime) -> State:
+    """Begin to assign and learn. Raises Conflict unless it is a draft."""
+    match state:
+        case Draft():
+            return Running(at)
+        case Running() | Paused() | Stopped() | Archived():
+            raise _refusal("start", state)
+        case _:
+            assert_never(state)
+
+
+def pause(state: State, at: datetime) -> State:
+    """Answer the control for a while. Raises Conflict unless it is running."""
+    match state:
+        case Running(started_at):
+            return Paused(started_at, at)
+        case Draft() | Paused() | Stopped() | Archived():
+            raise _refusal("pause", state)
+        case _:
+            assert_never(state)
+
+
+def resume(state: State) -> State:
+    """Assign again. Raises Conflict unless it is paused."""
+    match state:
+        case Paused(started_at):
+            return Running(started_at)
+        case Draft() | Running() | Stopped() | Archived():
+            raise _refusal("resume", state)
+        case _:
+            assert_never(state)
+
+
+def stop(state: State, at: datetime, winner: Key | None) -> State:
+    """End it for good. Raises Conflict unless it is running or paused."""
+    match state:
+        case Running(started_at) | Paused(started_at):
+            return Stopped(started_at, at, winner)
+        case Draft() | Stopped() | Archived():
+            raise _refusal("stop", state)
+        case _:
+            assert_never(state)
+
+
+def archive(state: State, at: datetime) -> State:
+    """Put it out of sight. Raises Conflict unless it is a draft or stopped."""
+    match state:
+        case Draft() | Stopped():
+            return Archived(at)
+        case Running() | Paused() | Archived():
+            raise _refusal("archive", state)
+        case _:
+            assert_never(state)
+
+
+def check_winner(definition: Definition, winner: Key | None) -> None:
+    """Raise UnprocessableInput unless `winner` is one of the variants, or None."""
+    if winner is not None and all(variant.key != winner for variant in definition.variants):
+        keys = ", ".join(variant.key for variant in definition.variants)
+        raise UnprocessableInput(f"no variant is called {winner!r}; there are {keys}", field="winner")
+
+
+def change(experiment: Experiment, request: DefinitionChange) -> Experiment:
+    """The experiment with the requested fields; the very same object when nothing would differ.
+
+    A new policy in force opens a new epoch. Raises Conflict naming each field that must not change in this
+    state; InvalidInput where the changed definition does not fit together.
+    """
+    before = experiment.definition
+    requested = msgspec.structs.asdict(request).items()
+    different = {
+        field: value
+        for field, value in requested
+        if value is not UNSET and _as_json(value) != _as_json(getattr(before, field))
+    }
+    if not different:
+        return experiment
+    kind = kind_of(experiment.state)
+    if refused := different.keys() - _CHANGEABLE[kind]:
+        raise _unchangeable(kind, sorted(refused))
+    new_epoch = "policy" in different and isinstance(experiment.state, Running | Paused)
+    return msgspec.structs.replace(
+        experiment,
+        definition=check(msgspec.structs.replace(before, **different)),
+        epoch=experiment.epoch + new_epoch,
+    )
+
+
+def opens_epoch(before: Experiment, after: Experiment) -> bool:
+    """Whether the allocation rule of `after` comes into force with this change."""
+    started = isinstance(before.state, Draft) and isinstance(after.state, Running)
+    return started or after.epoch > before.epoch
+
+
+def _as_json(value: object) -> bytes:
+    """In which 1 and true differ, and the order of keys does not matter."""
+    return msgspec.json.encode(value, order="deterministic")
+
+
+def _refusal(action: str, state: State) -> Conflict:
+    kind = kind_of(state)
+    allowed = " or ".join(ALLOWED[kind]) or "nothing"
+    return Conflict(f"cannot {action} an experiment that is {kind}; allowed now: {allowed}", field="state")
+
+
+def _unchangeable(kind: StateKind, fields: list[str]) -> Conflict:
+    errors = []
+    for field in fields:
+        if field == "key":
+            reason = "cannot change: create a new experiment"
+        elif kind in {"running", "paused"}:
+            reason = f"cannot change while {kind}: stop it and create a new experiment"
+        else:
+            reason = f"cannot change once {kind}: create a new experiment"
+        errors.append(FieldError(field, reason))
+    return Conflict("; ".join(f"{error.field} {error.reason}" for error in errors), errors=tuple(errors))

@@ -1,0 +1,137 @@
+"""Definitions and their life over HTTP. Needs the dependency `experiments: ExperimentService`."""
+
+from datetime import datetime
+from typing import Annotated, Final, Self
+
+import msgspec
+from litestar import get, patch, post
+from litestar.params import Parameter
+
+from app.access.guards import requires
+from app.access.model import Scope
+from app.core import limits
+from app.experiments.lifecycle import DefinitionChange
+from app.experiments.model import Definition, Experiment, Key, StateKind, kind_of
+from app.experiments.service import ExperimentService
+
+
+class ExperimentView(Definition, frozen=True, kw_only=True):
+    """A definition and where it is in its life. Times that have not come are null."""
+
+    state: StateKind
+    started_at: datetime | None = None
+    paused_at: datetime | None = None
+    stopped_at: datetime | None = None
+    archived_at: datetime | None = None
+    winner: Key | None = None
+    epoch: int
+    revision: int
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Self:
+        """The view of a stored experiment; its salt stays secret."""
+        return cls(
+            **msgspec.structs.asdict(experiment.definition),
+            **msgspec.structs.asdict(experiment.state),
+            state=kind_of(experiment.state),
+            epoch=experiment.epoch,
+            revision=experiment.revision,
+            created_at=experiment.created_at,
+            updated_at=experiment.updated_at,
+        )
+
+
+class ExperimentPage(msgspec.Struct, frozen=True):
+    """Experiments in the order of their keys. `next`: the key to pass as `after`; null on the last page."""
+
+    experiments: list[ExperimentView]
+    next: str | None
+
+
+class StopRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`winner`: the variant to serve from now on; null: the control."""
+
+    winner: Key | None = None
+
+
+@post("/experiments", guards=[requires(Scope.ADMIN)], status_code=201)
+async def create_experiment(data: Definition, experiments: ExperimentService) -> ExperimentView:
+    """Define an experiment; it is a draft until it is started. 409 when the key is taken."""
+    return ExperimentView.of(await experiments.create(data))
+
+
+@get("/experiments", guards=[requires(Scope.READ)])
+async def list_experiments(
+    experiments: ExperimentService,
+    state: StateKind | None = None,
+    after: str | None = None,
+    limit: Annotated[int, Parameter(ge=1, le=limits.PAGE_SIZE_MAX)] = limits.PAGE_SIZE,
+) -> ExperimentPage:
+    """List experiments, a page at a time; archived ones only by `state=archived`."""
+    page, following = await experiments.list(state=state, after=after, limit=limit)
+    return ExperimentPage([ExperimentView.of(experiment) for experiment in page], following)
+
+
+@get("/experiments/{key:str}", guards=[requires(Scope.READ)])
+async def get_experiment(key: str, experiments: ExperimentService) -> ExperimentView:
+    """Read an experiment."""
+    return ExperimentView.of(await experiments.get(key))
+
+
+@patch("/experiments/{key:str}", guards=[requires(Scope.ADMIN)])
+async def change_experiment(
+    key: str, data: DefinitionChange, experiments: ExperimentService
+) -> ExperimentView:
+    """Replace fields of the definition, each as a whole.
+
+    A draft may change in all but its key; a running or paused experiment in description, policy (which
+    opens a new epoch), targeting and overrides; a stopped one in its description. 409 for anything else.
+    """
+    return ExperimentView.of(await experiments.change(key, data))
+
+
+@post("/experiments/{key:str}/start", guards=[requires(Scope.ADMIN)], status_code=200)
+async def start_experiment(key: str, experiments: ExperimentService) -> ExperimentView:
+    """Begin to assign and learn. 409 unless it is a draft."""
+    return ExperimentView.of(await experiments.start(key))
+
+
+@post("/experiments/{key:str}/pause", guards=[requires(Scope.ADMIN)], status_code=200)
+async def pause_experiment(key: str, experiments: ExperimentService) -> ExperimentView:
+    """Answer the control for a while, and go on learning. 409 unless it is running."""
+    return ExperimentView.of(await experiments.pause(key))
+
+
+@post("/experiments/{key:str}/resume", guards=[requires(Scope.ADMIN)], status_code=200)
+async def resume_experiment(key: str, experiments: ExperimentService) -> ExperimentView:
+    """Assign again. 409 unless it is paused."""
+    return ExperimentView.of(await experiments.resume(key))
+
+
+@post("/experiments/{key:str}/stop", guards=[requires(Scope.ADMIN)], status_code=200)
+async def stop_experiment(
+    key: str, experiments: ExperimentService, data: StopRequest | None = None
+) -> ExperimentView:
+    """End it for good, with a winner or none. 409 unless it is running or paused."""
+    return ExperimentView.of(await experiments.stop(key, None if data is None else data.winner))
+
+
+@post("/experiments/{key:str}/archive", guards=[requires(Scope.ADMIN)], status_code=200)
+async def archive_experiment(key: str, experiments: ExperimentService) -> ExperimentView:
+    """Put it out of sight; its log is kept. 409 unless it is a draft or stopped."""
+    return ExperimentView.of(await experiments.archive(key))
+
+
+ROUTES: Final = [
+    create_experiment,
+    list_experiments,
+    get_experiment,
+    change_experiment,
+    start_experiment,
+    pause_experiment,
+    resume_experiment,
+    stop_experiment,
+    archive_experiment,
+]

@@ -1,0 +1,120 @@
+"""Use cases of experiments: define, read, change, and lead through their life."""
+
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+from msgspec.structs import replace
+
+from app.core import limits
+from app.core.clock import Clock
+from app.core.errors import InvalidInput, NotFound
+from app.experiments import lifecycle
+from app.experiments.checks import check
+from app.experiments.lifecycle import DefinitionChange
+from app.experiments.model import Definition, Experiment, Key, State, StateKind
+from app.experiments.store import ExperimentStore
+
+_LOG = structlog.get_logger(__name__)
+_KEY: Final = re.compile(limits.KEY_PATTERN)
+_SALT_BYTES: Final = 16
+
+
+class ExperimentService:
+    """Each change is committed together with the note that it is to be published.
+
+    `on_change` is awaited with the experiment's id after the commit, to publish it at once. Should it fail,
+    the change stands and the worker publishes it later.
+    """
+
+    def __init__(
+        self, store: ExperimentStore, clock: Clock, on_change: Callable[[int], Awaitable[None]]
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._on_change = on_change
+
+    async def create(self, definition: Definition) -> Experiment:
+        """A new draft. Raises InvalidInput naming the fields; Conflict when the key is taken."""
+        check(definition)
+        salt = secrets.token_bytes(_SALT_BYTES)
+        experiment = await self._store.insert(definition, salt=salt, at=self._clock.now())
+        await self._announce(experiment)
+        return experiment
+
+    async def get(self, key: str) -> Experiment:
+        """The experiment of this name. Raises NotFound."""
+        return await self._store.find(_possible(key))
+
+    async def list(
+        self, *, state: StateKind | None = None, after: str | None = None, limit: int = limits.PAGE_SIZE
+    ) -> tuple[list[Experiment], str | None]:
+        """A page in the order of keys, and the key to continue `after`, or None on the last page.
+
+        Archived experiments are there only when asked for by `state`. Raises InvalidInput.
+        """
+        if not 1 <= limit <= limits.PAGE_SIZE_MAX:
+            raise InvalidInput(f"must be 1 to {limits.PAGE_SIZE_MAX}, got {limit}", field="limit")
+        if after is not None and not _KEY.match(after):
+            raise InvalidInput("must be the key of an experiment", field="after")
+        found = await self._store.page(state=state, after=after, limit=limit + 1)
+        return found[:limit], found[limit - 1].key if len(found) > limit else None
+
+    async def change(self, key: str, request: DefinitionChange) -> Experiment:
+        """Replace some fields of the definition; see `lifecycle.change` for what may change when."""
+        return await self._update(key, lambda experiment: lifecycle.change(experiment, request))
+
+    async def start(self, key: str) -> Experiment:
+        """Begin to assign and learn. Raises Conflict unless it is a draft."""
+        return await self._move(key, lambda state: lifecycle.start(state, self._clock.now()))
+
+    async def pause(self, key: str) -> Experiment:
+        """Answer the control for a while. Raises Conflict unless it is running."""
+        return await self._move(key, lambda state: lifecycle.pause(state, self._clock.now()))
+
+    async def resume(self, key: str) -> Experiment:
+        """Assign again. Raises Conflict unless it is paused."""
+        return await self._move(key, lifecycle.resume)
+
+    async def stop(self, key: str, winner: Key | None = None) -> Experiment:
+        """End it for good; from then on the winner is served, or the control where there is none.
+
+        Raises Conflict unless it is running or paused; UnprocessableInput for a winner that is no variant.
+        """
+
+        def stopped(experiment: Experiment) -> Experiment:
+            state = lifecycle.stop(experiment.state, self._clock.now(), winner)
+            lifecycle.check_winner(experiment.definition, winner)
+            return replace(experiment, state=state)
+
+        return await self._update(key, stopped)
+
+    async def archive(self, key: str) -> Experiment:
+        """Put it out of sight. Raises Conflict unless it is a draft or stopped."""
+        return await self._move(key, lambda state: lifecycle.archive(state, self._clock.now()))
+
+    async def _move(self, key: str, transition: Callable[[State], State]) -> Experiment:
+        return await self._update(
+            key, lambda experiment: replace(experiment, state=transition(experiment.state))
+        )
+
+    async def _update(self, key: str, change: Callable[[Experiment], Experiment]) -> Experiment:
+        experiment, written = await self._store.update(_possible(key), change, at=self._clock.now())
+        if written:
+            await self._announce(experiment)
+        return experiment
+
+    async def _announce(self, experiment: Experiment) -> None:
+        try:
+            await self._on_change(experiment.id)
+        except Exception as error:  # noqa: BLE001 - the change is committed, and its publication is due
+            _LOG.warning("publication_left_to_worker", experiment=experiment.key, reason=repr(error))
+
+
+def _possible(key: str) -> str:
+    """The key, if an experiment could have it. Raises NotFound."""
+    if not _KEY.match(key):
+        raise NotFound(f"no experiment is called {key[: limits.UNIT_LENGTH_MAX]!r}")
+    return key

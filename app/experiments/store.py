@@ -1,0 +1,128 @@
+"""Where experiments are kept: definitions, epochs, and that a publication is due, in PostgreSQL."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Row, func, insert, select, text, update
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.core import limits
+from app.core.errors import Conflict, NotFound
+from app.experiments.lifecycle import opens_epoch
+from app.experiments.model import Definition, Draft, Experiment, State, StateKind
+from app.experiments.tables import epochs, experiments, publications
+
+_state_kind = experiments.c.state["kind"].astext
+_CREATION_LOCK: Final = 0x57414C45  # creations run one after the other, so that their number is exact
+
+
+class ExperimentStore:
+    """SQL of experiments. Each method is one transaction."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def insert(self, definition: Definition, *, salt: bytes, at: datetime) -> Experiment:
+        """A new draft. Raises Conflict when its key is taken, or there are `EXPERIMENTS_MAX` already."""
+        async with self._engine.begin() as connection:
+            await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _CREATION_LOCK})
+            present = select(func.count()).where(_state_kind != "archived")
+            if (await connection.execute(present)).scalar_one() >= limits.EXPERIMENTS_MAX:
+                raise Conflict(f"there are {limits.EXPERIMENTS_MAX} experiments already: archive some first")
+            statement = (
+                postgresql.insert(experiments)
+                .values(
+                    key=definition.key,
+                    definition=msgspec.to_builtins(definition),
+                    state=msgspec.to_builtins(Draft()),
+                    salt=salt,
+                    created_at=at,
+                    updated_at=at,
+                )
+                .on_conflict_do_nothing(index_elements=[experiments.c.key])
+                .returning(experiments)
+            )
+            row = (await connection.execute(statement)).one_or_none()
+            if row is None:
+                raise Conflict(f"an experiment is called {definition.key!r} already", field="key")
+            await _want_publication(connection, row.id)
+            return experiment_of(row)
+
+    async def find(self, key: str) -> Experiment:
+        """The experiment of this name. Raises NotFound."""
+        async with self._engine.connect() as connection:
+            rows = await connection.execute(select(experiments).where(experiments.c.key == key))
+            return _found(key, rows.one_or_none())
+
+    async def page(self, *, state: StateKind | None, after: str | None, limit: int) -> list[Experiment]:
+        """At most `limit` experiments in the order of their keys; without `state` all but archived ones."""
+        statement = select(experiments).order_by(experiments.c.key).limit(limit)
+        statement = statement.where(_state_kind != "archived" if state is None else _state_kind == state)
+        if after is not None:
+            statement = statement.where(experiments.c.key > after)
+        async with self._engine.connect() as connection:
+            return [experiment_of(row) for row in await connection.execute(statement)]
+
+    async def update(
+        self, key: str, change: Callable[[Experiment], Experiment], *, at: datetime
+    ) -> tuple[Experiment, bool]:
+        """Apply `change` under the row's lock; the result, and whether anything was written.
+
+        Nothing is written when `change` returns the object it was given. Raises NotFound, and what it raises.
+        """
+        async with self._engine.begin() as connection:
+            locked = select(experiments).where(experiments.c.key == key).with_for_update()
+            before = _found(key, (await connection.execute(locked)).one_or_none())
+            changed = change(before)
+            if changed is before:
+                return before, False
+            after = msgspec.structs.replace(changed, revision=before.revision + 1, updated_at=at)
+            await connection.execute(
+                update(experiments)
+                .where(experiments.c.id == before.id)
+                .values(
+                    definition=msgspec.to_builtins(after.definition),
+                    state=msgspec.to_builtins(after.state),
+                    epoch=after.epoch,
+                    revision=after.revision,
+                    updated_at=at,
+                )
+            )
+            if opens_epoch(before, after):
+                policy = msgspec.to_builtins(after.definition.policy)
+                row = {"experiment_id": after.id, "epoch": after.epoch, "policy": policy, "started_at": at}
+                await connection.execute(insert(epochs).values(row))
+            await _want_publication(connection, after.id)
+            return after, True
+
+
+def experiment_of(row: Row[Any]) -> Experiment:
+    """The experiment in a row that holds all columns of `experiments`."""
+    return Experiment(
+        id=row.id,
+        definition=msgspec.convert(row.definition, Definition),
+        state=msgspec.convert(row.state, State),
+        salt=row.salt,
+        epoch=row.epoch,
+        revision=row.revision,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+def _found(key: str, row: Row[Any] | None) -> Experiment:
+    if row is None:
+        raise NotFound(f"no experiment is called {key!r}")
+    return experiment_of(row)
+
+
+async def _want_publication(connection: AsyncConnection, experiment_id: int) -> None:
+    statement = postgresql.insert(publications).values(experiment_id=experiment_id)
+    await connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=[publications.c.experiment_id], set_={"wanted": publications.c.wanted + 1}
+        )
+    )
