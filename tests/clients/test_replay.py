@@ -5,7 +5,7 @@ from app.clients.client import Status
 from app.clients.display import sparkline
 from app.clients.logged import LoggedRewards, Task
 from app.clients.replay import Draw, ReplayResult, definition_of
-from app.experiments.model import check
+from app.experiments.checks import check
 
 LOG = LoggedRewards(("a/1", "b"), (Task("t", (1.0, 4.0)), Task("u", (2.0, 5.0))), 0, 1.0, 5.0)
 

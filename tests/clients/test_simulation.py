@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from app.clients import simulation
-from app.experiments.model import check
+from app.experiments.checks import check
 
 USERS = 20_000
 
