@@ -1,0 +1,337 @@
+"""The command `wald`."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import msgspec
+import rich_click as click
+import structlog
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from app.access.model import KeyKind, Scope
+from app.access.service import AccessService, KeyRequest
+from app.access.store import AccessStore
+from app.clients.commands import demo_command, replay_command
+from app.core import logs, migrations
+from app.core.clock import SystemClock
+from app.core.engines import EmbeddedEngines
+from app.core.errors import WaldError
+from app.core.postgres import create_engine
+from app.core.settings import Durability, Settings
+from app.core.valkey import create_client
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+click.rich_click.TEXT_MARKUP = "markdown"
+click.rich_click.COMMAND_GROUPS = {
+    "wald": [
+        {"name": "Run", "commands": ["up", "serve", "worker"]},
+        {"name": "Operate", "commands": ["keys", "migrate", "rebuild", "doctor"]},
+        {"name": "Try", "commands": ["demo", "replay"]},
+    ]
+}
+
+_OUT = Console()
+_ERR = Console(stderr=True)
+
+
+def engine_options(command: Callable[P, T]) -> Callable[P, T]:
+    """The options that say where the engines are."""
+    options = (
+        click.option(
+            "--data-dir",
+            type=click.Path(path_type=Path, file_okay=False),
+            help="Folder of the embedded engines.  [env: WALD_DATA_DIR; default: .wald]",
+        ),
+        click.option(
+            "--valkey-url",
+            help="A Valkey or Redis 7+ of your own instead of the embedded one.  [env: WALD_VALKEY_URL]",
+        ),
+        click.option(
+            "--database-url",
+            help="A PostgreSQL 15+ of your own instead of the embedded one.  [env: WALD_DATABASE_URL]",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def serving_options(command: Callable[P, T]) -> Callable[P, T]:
+    """The options of whatever listens."""
+    options = (
+        click.option("--host", help="Address to listen on.  [env: WALD_HOST; default: 127.0.0.1]"),
+        click.option("--port", type=int, help="Port to listen on.  [env: WALD_PORT; default: 8000]"),
+        click.option(
+            "--log-level", help="debug, info, warning, error.  [env: WALD_LOG_LEVEL; default: info]"
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="wald", prog_name="wald")
+def main() -> None:
+    """Wald decides which variant of your LLM product serves each request, and learns from what happens next.
+
+    Start everything on this machine, with its own Valkey and PostgreSQL in one folder:
+
+        wald up --data-dir .wald --port 8000
+
+    Then watch it learn on a simulated product, in another terminal:
+
+        wald demo --key KEY
+
+    Every option can be set as an environment variable `WALD_...`; a flag wins.
+    """
+
+
+@main.command()
+@engine_options
+@serving_options
+@click.option("--workers", type=int, help="Number of serving processes.  [env: WALD_WORKERS; default: 1]")
+@click.option(
+    "--demo/--no-demo", default=False, help="Define a demo experiment and send it a trickle of traffic."
+)
+def up(**flags: Any) -> None:
+    """Run everything on this machine: engines, servers and worker, and restart what dies.
+
+    Engines that are not named by a URL run embedded, with their data in the data folder. The first start
+    prints an admin key, once; set WALD_ADMIN_KEY to choose it yourself.
+    """
+    from app import up as composition  # noqa: PLC0415  (each command loads only what it needs)
+
+    with_demo = flags.pop("demo")
+    settings = _settings(flags)
+    logs.configure(settings.log_level, process="up")
+    sys.exit(uvloop.run(composition.up(settings, demo=with_demo)))
+
+
+@main.command()
+@engine_options
+@serving_options
+@click.option(
+    "--durability",
+    type=click.Choice([level.value for level in Durability]),
+    help="What an answered assignment survives.  [env: WALD_DURABILITY; default: durable]",
+)
+def serve(**flags: Any) -> None:
+    """Answer HTTP from one process. Needs the engines by URL, or a running `wald up` on the data folder.
+
+    Run as many as you like behind a balancer, or on one port of one machine.
+    """
+    from app import server  # noqa: PLC0415
+
+    _run_process("serve", flags, server.serve)
+
+
+@main.command()
+@engine_options
+@serving_options
+def worker(**flags: Any) -> None:
+    """Do all that is not a request: ledger, horizons, allocation, publication.
+
+    Run one or several: they share the stream shards by leases. Its port answers /health, /ready and /metrics;
+    port 0, the default here, leaves that out.
+    """
+    from app import worker as composition  # noqa: PLC0415
+
+    flags["port"] = flags["port"] or 0
+    _run_process("worker", flags, composition.work)
+
+
+@main.command()
+@engine_options
+@click.option("--to", default="head", show_default=True, help="The revision to migrate to.")
+def migrate(to: str, **flags: Any) -> None:
+    """Bring the database to the schema of this version. Safe to run from several places at once."""
+
+    async def run(settings: Settings) -> None:
+        assert settings.database_url is not None
+        revision = await asyncio.to_thread(migrations.upgrade, settings.database_url, to)
+        _OUT.print(f"The database is at revision [bold]{revision}[/].")
+
+    _run_with_engines(flags, run)
+
+
+@main.group()
+def keys() -> None:
+    """Make, list and revoke API keys; rotate the secrets that sign assignment ids."""
+
+
+@keys.command("create")
+@engine_options
+@click.argument("name")
+@click.option(
+    "--kind",
+    type=click.Choice([kind.value for kind in KeyKind]),
+    default=KeyKind.SERVER.value,
+    show_default=True,
+    help="cli: may be in a browser or app, only assigns and gives feedback. srv: your servers. adm: everything.",
+)
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    type=click.Choice([scope.value for scope in Scope]),
+    help="Fewer scopes.",
+)
+@click.option(
+    "--expires-at", type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]), help="As in 2030-01-31T00:00:00+00:00."
+)
+def create_key(
+    name: str, kind: str, scopes: tuple[str, ...], expires_at: datetime | None, **flags: Any
+) -> None:
+    """Make a key and print it, once. For example:
+
+    wald keys create "summary service" --kind srv
+    """
+
+    async def run(access: AccessService) -> None:
+        chosen = frozenset(map(Scope, scopes)) or None
+        stored, plaintext = await access.create(
+            KeyRequest(name=name, kind=KeyKind(kind), scopes=chosen, expires_at=expires_at)
+        )
+        _ERR.print(f"Key {stored.id} ({', '.join(sorted(stored.scopes))}). It is shown only now:")
+        click.echo(plaintext)
+
+    _run_with_access(flags, run)
+
+
+@keys.command("list")
+@engine_options
+def list_keys(**flags: Any) -> None:
+    """Show the keys in force, never their text."""
+
+    async def run(access: AccessService) -> None:
+        table = Table("id", "name", "kind", "scopes", "looks like", "made", "expires", box=None)
+        for key in await access.list():
+            expires = key.expires_at.isoformat(" ", "minutes") if key.expires_at else "never"
+            made = key.created_at.isoformat(" ", "minutes")
+            scopes = " ".join(sorted(key.scopes))
+            table.add_row(str(key.id), key.name, key.kind, scopes, key.hint, made, expires)
+        _OUT.print(table)
+
+    _run_with_access(flags, run)
+
+
+@keys.command("revoke")
+@engine_options
+@click.argument("key_id", type=int)
+def revoke_key(key_id: int, **flags: Any) -> None:
+    """Take a key out of force on every server, within seconds and for good."""
+
+    async def run(access: AccessService) -> None:
+        await access.revoke(key_id)
+        _OUT.print(f"Key {key_id} is revoked.")
+
+    _run_with_access(flags, run)
+
+
+@keys.command("rotate-signing")
+@engine_options
+def rotate_signing(**flags: Any) -> None:
+    """Sign new assignment ids with a new secret; ids signed before stay good until their key is retired."""
+
+    async def run(access: AccessService) -> None:
+        key_id = await access.rotate_signing_key()
+        _OUT.print(f"Assignment ids are now signed with key {key_id}.")
+
+    _run_with_access(flags, run)
+
+
+@keys.command("retire-signing")
+@engine_options
+@click.argument("key_id", type=click.IntRange(1, 255))
+def retire_signing(key_id: int, **flags: Any) -> None:
+    """Refuse assignment ids signed with an old secret from now on."""
+
+    async def run(access: AccessService) -> None:
+        await access.retire_signing_key(key_id)
+        _OUT.print(f"Signing key {key_id} is retired.")
+
+    _run_with_access(flags, run)
+
+
+main.add_command(demo_command)
+main.add_command(replay_command)
+
+
+def _settings(flags: dict[str, Any]) -> Settings:
+    try:
+        return Settings.load(**flags)
+    except WaldError as error:
+        raise click.UsageError(error.detail) from error
+
+
+def _run_process(
+    name: str, flags: dict[str, Any], main: Callable[[Settings], Coroutine[Any, Any, None]]
+) -> None:
+    """Run one of the processes of a deployment until SIGTERM or SIGINT."""
+
+    async def run(settings: Settings) -> None:
+        logs.configure(settings.log_level, process=name)
+        await main(settings)
+
+    _run_with_engines(flags, run)
+
+
+def _run_with_access(
+    flags: dict[str, Any], use: Callable[[AccessService], Coroutine[Any, Any, None]]
+) -> None:
+    async def run(settings: Settings) -> None:
+        assert settings.database_url is not None
+        assert settings.valkey_url is not None
+        engine, valkey = create_engine(settings.database_url), create_client(settings.valkey_url)
+        try:
+            await use(AccessService(AccessStore(engine, valkey), SystemClock()))
+        finally:
+            await valkey.aclose()
+            await engine.dispose()
+
+    _run_with_engines(flags, run)
+
+
+def _run_with_engines(flags: dict[str, Any], use: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:
+    """Run `use` with both URLs known: as given, or of the engines of the data folder."""
+    settings = _settings(flags)
+
+    async def run() -> None:
+        async with AsyncExitStack() as stack:
+            await use(await connected(settings, stack))
+
+    try:
+        uvloop.run(run())
+    except WaldError as error:
+        structlog.get_logger().debug("command_failed", exc_info=error)
+        raise click.ClickException(error.detail) from error
+
+
+async def connected(settings: Settings, stack: AsyncExitStack) -> Settings:
+    """The settings with both URLs; engines that none names run embedded until `stack` closes."""
+    if settings.valkey_url and settings.database_url:
+        return settings
+    engines = await stack.enter_async_context(
+        EmbeddedEngines(
+            settings.data_dir, valkey=settings.valkey_url is None, postgres=settings.database_url is None
+        )
+    )
+    return msgspec.structs.replace(
+        settings,
+        valkey_url=settings.valkey_url or engines.valkey_url,
+        database_url=settings.database_url or engines.database_url,
+    )
+
+
+if __name__ == "__main__":
+    main()
