@@ -177,14 +177,14 @@ def keys() -> None:
     type=click.Choice([kind.value for kind in KeyKind]),
     default=KeyKind.SERVER.value,
     show_default=True,
-    help="cli: may be in a browser or app, only assigns and gives feedback. srv: your servers. adm: everything.",
+    help="cli: may be in a browser, assigns and gives feedback. srv: your servers. adm: everything.",
 )
 @click.option(
     "--scope",
     "scopes",
     multiple=True,
     type=click.Choice([scope.value for scope in Scope]),
-    help="Fewer scopes.",
+    help="Fewer.",
 )
 @click.option(
     "--expires-at", type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]), help="As in 2030-01-31T00:00:00+00:00."
@@ -192,7 +192,9 @@ def keys() -> None:
 def create_key(
     name: str, kind: str, scopes: tuple[str, ...], expires_at: datetime | None, **flags: Any
 ) -> None:
-    """Make a key and print it, once. For example:
+    """Make a key and print it, once.
+
+    For example:
 
     wald keys create "summary service" --kind srv
     """
