@@ -69,6 +69,10 @@ REALLOCATION_INTERVAL_S: Final = 0.25
 SNAPSHOT_POLL_S: Final = 1.0
 KEYS_POLL_S: Final = 2.0
 
+# Connections
+CONNECTIONS_WAITING_MAX: Final = 1_024
+REQUESTS_IN_FLIGHT_MAX: Final = 2_048
+
 # Life of processes
 WORKER_BEAT_S: Final = 1.0
 WORKER_SILENT_S: Final = 5.0  # then `/ready` says that no worker is there
