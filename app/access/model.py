@@ -94,6 +94,7 @@ class KeyRing:
         self.revision = snapshot.revision
         self.signing_keys: Sequence[SigningKey] = snapshot.signing_keys
         self._by_digest = {key.digest: key for key in snapshot.api_keys}
+        self._by_id = {key.id: key for key in snapshot.api_keys}
         self._seen: dict[bytes, ApiKey] = {}
 
     def authenticate(self, authorization: bytes | None, scope: Scope, now_ms: int) -> ApiKey:
@@ -105,12 +106,14 @@ class KeyRing:
         key = None if authorization is None else self._seen.get(authorization)
         if key is None:
             key = self._identify(authorization)
-        if key.expires_at_ms is not None and key.expires_at_ms <= now_ms:
-            raise Unauthorized("this API key has expired")
-        if scope not in key.scopes:
-            allowed = ", ".join(sorted(key.scopes)) or "none"
-            raise Forbidden(f"this API key lacks the scope {scope}; it has {allowed}")
-        return key
+        return _permitted(key, scope, now_ms)
+
+    def by_id(self, key_id: int, scope: Scope, now_ms: int) -> ApiKey:
+        """The key of this id, for a caller who has proved to hold it. Raises as `authenticate` does."""
+        key = self._by_id.get(key_id)
+        if key is None:
+            raise Unauthorized("this API key is unknown or revoked")
+        return _permitted(key, scope, now_ms)
 
     def signing_key(self, now_ms: int) -> SigningKey:
         """The key to sign with: the newest that every server has had the time to load.
@@ -141,6 +144,15 @@ class KeyRing:
             self._seen.clear()
         self._seen[authorization] = key
         return key
+
+
+def _permitted(key: ApiKey, scope: Scope, now_ms: int) -> ApiKey:
+    if key.expires_at_ms is not None and key.expires_at_ms <= now_ms:
+        raise Unauthorized("this API key has expired")
+    if scope not in key.scopes:
+        allowed = ", ".join(sorted(key.scopes)) or "none"
+        raise Forbidden(f"this API key lacks the scope {scope}; it has {allowed}")
+    return key
 
 
 def credential(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
