@@ -1,7 +1,7 @@
 """Where access is kept: keys and secrets in PostgreSQL, and what servers load of them in Valkey."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 from enum import IntEnum
 from importlib.resources import files
@@ -9,15 +9,13 @@ from typing import Final, cast
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 from sqlalchemy import Row, func, select, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.access.model import AccessSnapshot, ApiKey, KeyKind, Scope, SigningKey, StoredKey
 from app.access.tables import access_changes, api_keys, signing_keys
-from app.core.errors import Unavailable
-from app.core.valkey import CHANGES_CHANNEL, registry_key
+from app.core.valkey import CHANGES_CHANNEL, registry_key, valkey_needed
 
 ANNOUNCEMENT: Final = "@access"
 """The message on the channel of changes."""
@@ -156,7 +154,7 @@ class AccessStore:
 
     async def publish(self, snapshot: AccessSnapshot) -> Publication:
         """Give it to all servers, unless they were given a newer one. Raises Unavailable without Valkey."""
-        with _valkey_needed():
+        with valkey_needed():
             answer = await self._publish_access(
                 keys=[_ACCESS_KEY, registry_key("revision")],
                 args=[snapshot.revision, _encode(snapshot), CHANGES_CHANNEL, ANNOUNCEMENT],
@@ -171,12 +169,12 @@ class AccessStore:
 
     async def published_revision(self) -> int:
         """The revision servers were given last; 0 when Valkey lost it."""
-        with _valkey_needed():
+        with valkey_needed():
             return int(await self._valkey.hget(_ACCESS_KEY, "revision") or 0)
 
     async def unpublish(self) -> None:
         """Forget what servers were given; they go on with what they have until something is published."""
-        with _valkey_needed():
+        with valkey_needed():
             await self._valkey.delete(_ACCESS_KEY)
 
 
@@ -184,15 +182,6 @@ async def load(valkey: Redis) -> AccessSnapshot | None:
     """What was last published; None when nothing is there."""
     body = await valkey.hget(_ACCESS_KEY, "body")
     return None if body is None else _decode(cast("bytes", body))
-
-
-@contextmanager
-def _valkey_needed() -> Iterator[None]:
-    """Raise Unavailable when Valkey does not answer."""
-    try:
-        yield
-    except (RedisError, OSError) as error:
-        raise Unavailable(f"Valkey does not answer: {error}") from error
 
 
 def _stored_key(row: Row[tuple[object, ...]]) -> StoredKey:

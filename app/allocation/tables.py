@@ -4,8 +4,8 @@ from sqlalchemy import (
     BigInteger,
     Column,
     DateTime,
-    Double,
     ForeignKey,
+    Index,
     Integer,
     PrimaryKeyConstraint,
     Table,
@@ -22,11 +22,11 @@ allocations = Table(
     Column("experiment_id", ForeignKey(experiments.c.id, ondelete="CASCADE"), nullable=False),
     Column("version", Integer, nullable=False, comment="the policy_version of assignments"),
     Column("epoch", Integer, nullable=False),
-    Column("revision", BigInteger, nullable=False, comment="publications.wanted it was computed at"),
     Column(
         "weights", ARRAY(BigInteger), nullable=False, comment="parts of 2**32, in the order of the variants"
     ),
-    Column("probability_best", ARRAY(Double), comment="null where the policy does not use it"),
-    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
     PrimaryKeyConstraint("experiment_id", "version"),
+    # What thinning reads.
+    Index(None, "created_at"),
 )

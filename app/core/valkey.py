@@ -1,10 +1,15 @@
 """Valkey: one client, with the retries of redis-py switched off where they would repeat a write."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from app.core.errors import Unavailable
 
 KEY_PREFIX: Final = "wald"
 
@@ -22,6 +27,15 @@ def create_client(url: str, **options: Any) -> Redis:
         "health_check_interval": 0,
     }
     return Redis.from_url(url, **(defaults | options))
+
+
+@contextmanager
+def valkey_needed() -> Iterator[None]:
+    """Raise Unavailable when Valkey does not answer."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise Unavailable(f"Valkey does not answer: {error}") from error
 
 
 def shard_key(shard: int, name: str) -> str:

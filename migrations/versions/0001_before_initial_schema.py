@@ -281,21 +281,17 @@ def upgrade() -> None:
         sa.Column("version", sa.Integer(), nullable=False, comment="the policy_version of assignments"),
         sa.Column("epoch", sa.Integer(), nullable=False),
         sa.Column(
-            "revision", sa.BigInteger(), nullable=False, comment="publications.wanted it was computed at"
-        ),
-        sa.Column(
             "weights",
             postgresql.ARRAY(sa.BigInteger()),
             nullable=False,
             comment="parts of 2**32, in the order of the variants",
         ),
         sa.Column(
-            "probability_best",
-            postgresql.ARRAY(sa.Double()),
-            nullable=True,
-            comment="null where the policy does not use it",
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
         ),
-        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.ForeignKeyConstraint(
             ["experiment_id"],
             ["experiments.id"],
@@ -304,6 +300,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("experiment_id", "version", name=op.f("pk_allocations")),
     )
+    op.create_index("ix_allocations_created_at", "allocations", ["created_at"], unique=False)
     op.create_table(
         "epochs",
         sa.Column("experiment_id", sa.Integer(), nullable=False),
@@ -363,6 +360,7 @@ def downgrade() -> None:
     )
     op.drop_table("publications")
     op.drop_table("epochs")
+    op.drop_index("ix_allocations_created_at", table_name="allocations")
     op.drop_table("allocations")
     op.drop_table("unit_signals")
     op.drop_table("totals")

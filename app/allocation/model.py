@@ -1,0 +1,70 @@
+"""From an experiment's totals to its allocation. Pure."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final, assert_never
+
+import msgspec
+
+from app.assignment import bucketing
+from app.experiments.model import Definition, FixedPolicy, ThompsonPolicy
+from bandits.allocation import fixed, thompson
+from bandits.arms import BetaArms
+from stats.totals import RewardTotals
+
+NANO: Final = 1_000_000_000
+
+
+class VariantTotals(msgspec.Struct, frozen=True):
+    """What the ledger knows of one variant, over all epochs. Rewards in nanos, so sums are exact."""
+
+    assignments: int = 0
+    rewards: int = 0
+    censored: int = 0
+    reward_sum: int = 0
+    reward_square_sum: int = 0
+
+    @property
+    def pending(self) -> int:
+        """Assignments whose horizon has not passed and that have no reward yet."""
+        return self.assignments - self.rewards - self.censored
+
+    @property
+    def reward_totals(self) -> RewardTotals:
+        """The sufficient statistics of rewards in [0, 1]."""
+        return RewardTotals(self.rewards, self.reward_sum / NANO, self.reward_square_sum / NANO**2)
+
+
+class AllocationPoint(msgspec.Struct, frozen=True):
+    """One version of an experiment's allocation."""
+
+    version: int
+    epoch: int
+    at: datetime
+    weights: tuple[int, ...]
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The weights as exact binary fractions that sum to 1."""
+        return tuple(weight / bucketing.WHOLE for weight in self.weights)
+
+
+def posteriors(definition: Definition, totals: Sequence[VariantTotals]) -> BetaArms:
+    """The Beta posteriors of the variants' mean rewards; a policy without a prior gets the uniform one."""
+    rewards = [total.reward_totals for total in totals]
+    if not isinstance(definition.policy, ThompsonPolicy):
+        return BetaArms.from_totals(rewards)
+    prior = definition.policy.prior
+    return BetaArms.from_totals(rewards, prior_alpha=prior.alpha, prior_beta=prior.beta)
+
+
+def allocate(definition: Definition, totals: Sequence[VariantTotals]) -> tuple[int, ...]:
+    """The policy's weights in parts of 2**32, in the order of the variants. Equal totals, equal bits."""
+    match definition.policy:
+        case FixedPolicy(weights=weights):
+            allocation = fixed([weights[variant.key] for variant in definition.variants])
+        case ThompsonPolicy(exploration_floor=floor):
+            allocation = thompson(posteriors(definition, totals), exploration_floor=floor)
+        case policy:
+            assert_never(policy)
+    return bucketing.parts(allocation.shares.tolist())

@@ -1,0 +1,206 @@
+"""Where allocation reads and writes: totals and history in PostgreSQL, what servers load in Valkey."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from enum import IntEnum
+from importlib.resources import files
+from typing import Any, Final, cast
+
+import msgspec
+from redis.asyncio import Redis
+from sqlalchemy import Row, Select, func, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.allocation.model import AllocationPoint, VariantTotals
+from app.allocation.tables import allocations
+from app.assignment import snapshot
+from app.assignment.snapshot import PublishedExperiment
+from app.core import limits
+from app.core.valkey import CHANGES_CHANNEL, registry_key, valkey_needed
+from app.experiments.model import Experiment
+from app.experiments.store import experiment_of
+from app.experiments.tables import experiments, publications
+from app.feedback.tables import totals
+
+_FOLDER: Final = files(__package__)
+_PUBLISH_EXPERIMENT: Final = _FOLDER.joinpath("lua/publish_experiment.lua").read_text()
+_HISTORY: Final = text(_FOLDER.joinpath("sql/history.sql").read_text())
+_THIN: Final = text(_FOLDER.joinpath("sql/thin.sql").read_text())
+_EXPERIMENTS_KEY: Final = registry_key("experiments")
+_VERSIONS_KEY: Final = registry_key("versions")
+_REVISION_KEY: Final = registry_key("revision")
+
+
+class Publication(IntEnum):
+    """What `publish_experiment.lua` answers."""
+
+    REFUSED = -1
+    KEPT_NEWER = 0
+    PUBLISHED = 1
+    UNCHANGED = 2
+
+
+class Due(msgspec.Struct, frozen=True):
+    """An experiment whose publication row is locked, as of the totals committed before."""
+
+    experiment: Experiment
+    totals: tuple[VariantTotals, ...]
+    latest: AllocationPoint | None
+    wanted: int
+
+
+class AllocationStore:
+    """SQL and Lua of allocation."""
+
+    def __init__(self, engine: AsyncEngine, valkey: Redis) -> None:
+        self._engine = engine
+        self._valkey = valkey
+        self._publish_experiment = valkey.register_script(_PUBLISH_EXPERIMENT)
+
+    async def due(self) -> list[int]:
+        """At most `REALLOCATION_BATCH_MAX` ids of experiments that have to be computed and published."""
+        statement = (
+            select(publications.c.experiment_id)
+            .where(publications.c.published < publications.c.wanted)
+            .order_by(func.random())  # one that cannot be published does not stand before the others
+            .limit(limits.REALLOCATION_BATCH_MAX)
+        )
+        async with self._engine.connect() as connection:
+            return list((await connection.execute(statement)).scalars())
+
+    @asynccontextmanager
+    async def locked(self, experiment_id: int) -> AsyncIterator[tuple[AsyncConnection, Due | None]]:
+        """A transaction in which nobody else reallocates the experiment or moves its totals.
+
+        Whoever changes totals or definition raises `publications.wanted` in the same transaction, and
+        waits for this lock to do so: what is read here is exactly what `wanted` counts.
+        """
+        async with self._engine.begin() as connection:
+            lock = select(publications.c.wanted).where(publications.c.experiment_id == experiment_id)
+            wanted = (await connection.execute(lock.with_for_update())).scalar_one_or_none()
+            if wanted is None:
+                yield connection, None
+                return
+            chosen = select(experiments).where(experiments.c.id == experiment_id)
+            experiment = experiment_of((await connection.execute(chosen)).one())
+            latest = (await connection.execute(_latest(experiment_id))).one_or_none()
+            yield (
+                connection,
+                Due(
+                    experiment=experiment,
+                    totals=await read_totals(connection, experiment),
+                    latest=None if latest is None else _point(latest),
+                    wanted=wanted,
+                ),
+            )
+
+    async def insert(
+        self, connection: AsyncConnection, experiment: Experiment, *, version: int, weights: Sequence[int]
+    ) -> None:
+        """A new version of the allocation."""
+        await connection.execute(
+            insert(allocations).values(
+                experiment_id=experiment.id, version=version, epoch=experiment.epoch, weights=list(weights)
+            )
+        )
+
+    async def publish(self, published: PublishedExperiment, *, disowned: int = 0) -> Publication:
+        """Give it to all servers, unless they were given a newer one. Raises Unavailable without Valkey.
+
+        `disowned` is the version of a newer one that is to be replaced all the same.
+        """
+        body = snapshot.encode(published)
+        with valkey_needed():
+            answer = await self._publish_experiment(
+                keys=[_EXPERIMENTS_KEY, _VERSIONS_KEY, _REVISION_KEY],
+                args=[published.key, published.version, body, CHANGES_CHANNEL, disowned],
+            )
+        return Publication(answer)
+
+    async def published_version(self, key: str) -> int:
+        """The version that servers were given last; 0 when Valkey has none."""
+        with valkey_needed():
+            return int(await self._valkey.hget(_VERSIONS_KEY, key) or 0)
+
+    async def published_bodies(self) -> dict[str, bytes]:
+        """What servers load, by the experiments' keys."""
+        with valkey_needed():
+            bodies = await self._valkey.hgetall(_EXPERIMENTS_KEY)
+        return {cast("bytes", key).decode(): cast("bytes", body) for key, body in bodies.items()}
+
+    async def newest_version(self, experiment_id: int) -> int:
+        """The greatest version that can have been published from what is committed."""
+        statement = select(experiments.c.revision + _latest(experiment_id).subquery().c.version).where(
+            experiments.c.id == experiment_id
+        )
+        async with self._engine.connect() as connection:
+            return (await connection.execute(statement)).scalar_one_or_none() or 0
+
+    async def mark_published(self, experiment_id: int, wanted: int) -> None:
+        """Whatever was wanted up to then has been published."""
+        statement = (
+            update(publications)
+            .where(publications.c.experiment_id == experiment_id)
+            .values(published=func.greatest(publications.c.published, wanted))
+        )
+        async with self._engine.begin() as connection:
+            await connection.execute(statement)
+
+    async def registry_is_lost(self) -> bool:
+        """Whether Valkey has nothing for servers to load. Raises Unavailable."""
+        with valkey_needed():
+            return not await self._valkey.exists(_REVISION_KEY)
+
+    async def want_all(self) -> None:
+        """Every experiment has to be published again."""
+        statement = update(publications).values(published=0).where(publications.c.published > 0)
+        async with self._engine.begin() as connection:
+            await connection.execute(statement)
+
+    async def totals(self, experiment: Experiment) -> tuple[VariantTotals, ...]:
+        """The totals of its variants, in their order."""
+        async with self._engine.connect() as connection:
+            return await read_totals(connection, experiment)
+
+    async def latest(self, experiment_id: int) -> AllocationPoint | None:
+        """The allocation in force; None before the first."""
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(_latest(experiment_id))).one_or_none()
+            return None if row is None else _point(row)
+
+    async def history(self, experiment_id: int, points_max: int) -> list[AllocationPoint]:
+        """At most `points_max` versions, evenly over time, from the first to the last."""
+        parameters = {"experiment_id": experiment_id, "buckets": points_max - 1}
+        async with self._engine.connect() as connection:
+            return [_point(row) for row in await connection.execute(_HISTORY, parameters)]
+
+    async def thin(self) -> int:
+        """Of versions older than `HISTORY_DENSE_S` keep each minute's last; how many rows went."""
+        parameters = {"dense_s": limits.HISTORY_DENSE_S, "rows_max": limits.HISTORY_THIN_ROWS_MAX}
+        async with self._engine.begin() as connection:
+            return (await connection.execute(_THIN, parameters)).rowcount
+
+
+async def read_totals(connection: AsyncConnection, experiment: Experiment) -> tuple[VariantTotals, ...]:
+    """The totals of the experiment's variants over all epochs, in their order."""
+    names = VariantTotals.__struct_fields__
+    sums = (func.sum(totals.c[name]) for name in names)  # of bigint: numeric, so they stay exact
+    statement = (
+        select(totals.c.variant, *sums)
+        .where(totals.c.experiment_id == experiment.id)
+        .group_by(totals.c.variant)
+    )
+    found = {
+        row.variant: VariantTotals(*(int(value) for value in row[1:]))
+        for row in await connection.execute(statement)
+    }
+    return tuple(found.get(index, VariantTotals()) for index in range(len(experiment.definition.variants)))
+
+
+def _latest(experiment_id: int) -> Select[Any]:
+    statement = select(allocations).where(allocations.c.experiment_id == experiment_id)
+    return statement.order_by(allocations.c.version.desc()).limit(1)
+
+
+def _point(row: Row[Any]) -> AllocationPoint:
+    return AllocationPoint(row.version, row.epoch, row.created_at, tuple(row.weights))
