@@ -80,6 +80,9 @@ KEYS_POLL_S: Final = 2.0
 # Connections
 CONNECTIONS_WAITING_MAX: Final = 1_024
 REQUESTS_IN_FLIGHT_MAX: Final = 2_048
+HANDSHAKE_S: Final = 2.0
+RECONNECT_S_MIN: Final = 0.05
+RECONNECT_S_MAX: Final = 0.5
 
 # Life of processes
 WORKER_BEAT_S: Final = 1.0

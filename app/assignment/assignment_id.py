@@ -1,0 +1,258 @@
+"""The assignment id: a signed token that explains its assignment by itself. Format: ARCHITECTURE.md.
+
+Signatures are AES-CMAC (NIST SP 800-38B, RFC 4493) cut to 96 bits. A body is exactly three AES blocks, so its
+CMAC is a CBC chain whose last block is first combined with the subkey K1, and a batch is verified block by
+block: three AES-ECB calls over all its ids, whatever their number.
+"""
+
+import struct
+from base64 import urlsafe_b64encode
+from binascii import a2b_base64
+from collections.abc import Sequence
+from enum import IntEnum, IntFlag
+from hmac import compare_digest
+from typing import Final, NamedTuple
+from uuid import UUID
+
+import msgspec
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES128
+from cryptography.hazmat.primitives.ciphers.modes import ECB
+from numpy.typing import NDArray
+
+from app.core.errors import InvalidInput
+
+FORMAT: Final = 1
+BODY_BYTES: Final = 48
+TAG_BYTES: Final = 12
+TOKEN_LENGTH: Final = 80
+RANDOM_BITS: Final = 74
+
+BODY: Final = np.dtype(
+    [
+        ("format", "u1"),
+        ("key_id", "u1"),
+        ("flags", "u1"),
+        ("variant", "u1"),
+        ("experiment_id", ">u4"),
+        ("epoch", ">u4"),
+        ("policy_version", ">u4"),
+        ("id", "V16"),
+        ("propensity", ">f8"),
+        ("unit_hash", ">i8"),
+    ]
+)
+"""A body as one element of a numpy array."""
+
+_BODY: Final = struct.Struct(">BBBBIII16sdq")
+_BLOCK: Final = 16
+_RAW_BYTES: Final = BODY_BYTES + TAG_BYTES
+_URL_SAFE: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+_STANDARD: Final = _URL_SAFE[:-2] + b"+/"
+_FOREIGN: Final = b"*"
+# From the URL-safe alphabet to the standard one; any other character becomes `*`, which is in neither.
+_TO_STANDARD: Final = bytes(
+    _STANDARD[_URL_SAFE.index(code)] if code in _URL_SAFE else _FOREIGN[0] for code in range(256)
+)
+_PLACEHOLDER: Final = "*" * TOKEN_LENGTH
+
+
+class Flag(IntFlag):
+    """What else is known about an assignment."""
+
+    UNRECORDED = 1  # no exposure was stored; left out of analysis
+
+
+class Verdict(IntEnum):
+    """What verification found."""
+
+    VALID = 0
+    MALFORMED = 1  # not 80 characters of URL-safe base64, or of another format
+    UNKNOWN_KEY = 2  # signed under a key that was never made here, or is retired
+    FORGED = 3  # the signature is not that of the body
+
+
+class InvalidAssignmentId(InvalidInput):
+    """A token that is not an assignment id of ours; `verdict` says why."""
+
+    kind = "invalid-assignment-id"
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(REASONS[verdict], field="assignment_id")
+        self.verdict = verdict
+
+
+REASONS: Final = {
+    Verdict.MALFORMED: "not an assignment id: must be 80 characters of URL-safe base64 as given by /assign",
+    Verdict.UNKNOWN_KEY: "signed under a key that is unknown or retired",
+    Verdict.FORGED: "the signature does not match",
+}
+"""What each verdict but VALID means, for the caller."""
+
+
+class AssignmentId(msgspec.Struct, frozen=True):
+    """What a token says. `id` is a UUIDv7; `propensity` the probability the variant was drawn with."""
+
+    key_id: int
+    flags: Flag
+    variant: int
+    experiment_id: int
+    epoch: int
+    policy_version: int
+    id: UUID
+    propensity: float
+    unit_hash: int
+
+    @classmethod
+    def from_body(cls, body: bytes) -> "AssignmentId":
+        """Read the 48 bytes of a body that was verified or comes from our own stream."""
+        _, key_id, flags, variant, experiment_id, epoch, version, raw, propensity, unit_hash = _BODY.unpack(
+            body
+        )
+        return cls(
+            key_id,
+            Flag(flags),
+            variant,
+            experiment_id,
+            epoch,
+            version,
+            UUID(bytes=raw),
+            propensity,
+            unit_hash,
+        )
+
+    @property
+    def assigned_at_ms(self) -> int:
+        """Milliseconds since the epoch."""
+        return self.id.int >> 80
+
+
+class VerifiedBatch(NamedTuple):
+    """Of N tokens, in their order. A body means nothing where its verdict is not VALID."""
+
+    bodies: NDArray[np.void]  # (N,) of BODY
+    verdicts: NDArray[np.uint8]  # (N,) of Verdict
+
+
+def uuid7(now_ms: int, random74: int) -> bytes:
+    """A UUIDv7 (RFC 9562, section 5.7) of a time and 74 random bits."""
+    high = now_ms << 16 | 0x7000 | random74 >> 62
+    return (high << 64 | 1 << 63 | random74 & 0x3FFF_FFFF_FFFF_FFFF).to_bytes(16, "big")
+
+
+def body(
+    *,
+    key_id: int,
+    flags: int,
+    variant: int,
+    experiment_id: int,
+    epoch: int,
+    policy_version: int,
+    id: bytes,  # noqa: A002 - the field's name in the format
+    propensity: float,
+    unit_hash: int,
+) -> bytes:
+    """The 48 bytes that are signed."""
+    return _BODY.pack(
+        FORMAT, key_id, flags, variant, experiment_id, epoch, policy_version, id, propensity, unit_hash
+    )
+
+
+class Signer:
+    """Signs under one key, verifies under all of them.
+
+    `keys` are (id, secret) pairs, at least one; the first signs unless `signing` names another.
+    Safe to share: it keeps no state between calls.
+    """
+
+    def __init__(self, keys: Sequence[tuple[int, bytes]], signing: int | None = None) -> None:
+        self._macs = {key_id: _Mac(secret) for key_id, secret in keys}
+        self.key_id = keys[0][0] if signing is None else signing
+        """The key to put into a body that is to be signed."""
+        self._tag = self._macs[self.key_id].tag
+
+    def sign(self, body: bytes) -> str:
+        """The token of 48 bytes made by `body` with this signer's `key_id`."""
+        return urlsafe_b64encode(body + self._tag(body)[:TAG_BYTES]).decode("ascii")
+
+    def verify(self, token: str) -> AssignmentId:
+        """What the token says. Raises InvalidAssignmentId."""
+        if len(token) != TOKEN_LENGTH:
+            raise InvalidAssignmentId(Verdict.MALFORMED)
+        raw = _standard([token])
+        if _FOREIGN in raw or (raw := a2b_base64(raw))[0] != FORMAT:
+            raise InvalidAssignmentId(Verdict.MALFORMED)
+        body = raw[:BODY_BYTES]
+        mac = self._macs.get(body[1])
+        if mac is None:
+            raise InvalidAssignmentId(Verdict.UNKNOWN_KEY)
+        if not compare_digest(mac.tag(body)[:TAG_BYTES], raw[BODY_BYTES:]):
+            raise InvalidAssignmentId(Verdict.FORGED)
+        return AssignmentId.from_body(body)
+
+    def verify_batch(self, tokens: Sequence[str]) -> VerifiedBatch:
+        """The bodies of N tokens and a verdict on each, the same that `verify` gives."""
+        n = len(tokens)
+        if set(map(len, tokens)) - {TOKEN_LENGTH}:
+            tokens = [token if len(token) == TOKEN_LENGTH else _PLACEHOLDER for token in tokens]
+        text = _standard(tokens)
+        verdicts = np.full(n, Verdict.UNKNOWN_KEY, dtype=np.uint8)
+        malformed = None
+        if _FOREIGN in text:
+            characters = np.frombuffer(text, np.uint8).reshape(n, TOKEN_LENGTH)
+            malformed = (characters == _FOREIGN[0]).any(axis=1)
+            text = text.replace(_FOREIGN, b"A")
+        raw = np.frombuffer(a2b_base64(text), np.uint8).reshape(n, _RAW_BYTES)
+        bodies = np.ascontiguousarray(raw[:, :BODY_BYTES])
+        for key_id, mac in self._macs.items():
+            signed = bodies[:, 1] == key_id
+            if signed.all():
+                verdicts = _compare(mac.tags(bodies), raw)
+            elif signed.any():
+                verdicts[signed] = _compare(mac.tags(bodies[signed]), raw[signed])
+        verdicts[bodies[:, 0] != FORMAT] = Verdict.MALFORMED
+        if malformed is not None:
+            verdicts[malformed] = Verdict.MALFORMED
+        return VerifiedBatch(bodies.view(BODY).reshape(n), verdicts)
+
+
+class _Mac:
+    """AES-CMAC of messages of exactly three blocks."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._encrypt = Cipher(AES128(secret), ECB()).encryptor().update  # noqa: S305 - the bare block cipher
+        doubled = int.from_bytes(self._encrypt(bytes(_BLOCK)), "big") << 1
+        self._k1 = doubled & (1 << 128) - 1 ^ (0x87 if doubled >> 128 else 0)
+        self._k1_words = np.frombuffer(self._k1.to_bytes(_BLOCK, "big"), np.uint64)
+
+    def tag(self, body: bytes) -> bytes:
+        """The 16 bytes for one message."""
+        encrypt, number = self._encrypt, int.from_bytes
+        chained = number(encrypt(body[:16]), "big") ^ number(body[16:32], "big")
+        chained = number(encrypt(chained.to_bytes(16, "big")), "big") ^ number(body[32:], "big") ^ self._k1
+        return encrypt(chained.to_bytes(16, "big"))
+
+    def tags(self, bodies: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(N, 16) for (N, 48) bytes in one piece."""
+        words = bodies.view(np.uint64)
+        first = self._encrypt_blocks(words[:, :2])
+        second = self._encrypt_blocks(first ^ words[:, 2:4])
+        return self._encrypt_blocks(second ^ words[:, 4:] ^ self._k1_words).view(np.uint8)
+
+    def _encrypt_blocks(self, words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        return np.frombuffer(self._encrypt(words.tobytes()), np.uint64).reshape(-1, 2)
+
+
+def _standard(tokens: Sequence[str]) -> bytes:
+    """The tokens in one piece and the standard alphabet, `*` for each character that is not of ours.
+
+    80 characters of the alphabet are 60 bytes without a bit to spare: each has one spelling only.
+    """
+    return "".join(tokens).encode("ascii", "replace").translate(_TO_STANDARD)
+
+
+def _compare(tags: NDArray[np.uint8], raw: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """VALID or FORGED for each of N, in time that does not depend on where tags differ."""
+    difference = np.bitwise_or.reduce(tags[:, :TAG_BYTES] ^ raw[:, BODY_BYTES:], axis=1)
+    return np.where(difference == 0, Verdict.VALID, Verdict.FORGED).astype(np.uint8)

@@ -1,0 +1,137 @@
+"""From chance or a unit to a variant, in whole numbers only, so that every language gets the same answer.
+
+Shares are whole parts of 2**32. A fresh draw compares 32 random bits with their running sums. A sticky one
+is weighted rendezvous hashing by exponential clocks: each variant's clock rings at -ln(u) / weight, where u
+comes from the unit and the variant alone, and the first to ring wins. P(variant) is its weight, and when
+weights move a unit goes from i to j only if j's weight grew relative to i's.
+
+Source: the minimum of independent exponentials; Schindelhauer & Schomaker (2005), "Weighted distributed hash
+tables"; the finaliser of SplitMix64 from Steele, Lea & Flood (2014), OOPSLA.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from fractions import Fraction
+from hashlib import blake2b
+from itertools import accumulate
+from math import isfinite
+from typing import Final
+
+WHOLE: Final = 2**32
+"""How many parts a share of 1 has."""
+
+_MASK: Final = 2**64 - 1
+_SCALE_BITS: Final = 72  # of -ln(u); products with a weight then fit 128 bits
+_INDEX_BITS: Final = 10  # of the table of logarithms
+
+
+def parts(shares: Sequence[float]) -> tuple[int, ...]:
+    """Shares as whole parts of 2**32 that sum to exactly 2**32, by largest remainder.
+
+    Shares are taken relative to their sum. Zero stays zero, and a positive share gets at least one part.
+    Raises ValueError if a share is negative or not finite, or none is positive.
+    """
+    if not all(isfinite(share) and share >= 0 for share in shares) or not any(shares):
+        raise ValueError(f"shares must be finite, >= 0 and not all 0, got {list(shares)}")
+    exact = [Fraction(share) for share in shares]
+    scale = WHOLE / sum(exact)
+    quotas = [share * scale for share in exact]
+    whole = [max(int(quota), int(quota > 0)) for quota in quotas]
+    missing = WHOLE - sum(whole)
+    if missing < 0:  # what lifted the smallest to one part is taken from the largest
+        whole[whole.index(max(whole))] += missing
+    else:
+        by_remainder = sorted(range(len(whole)), key=lambda i: whole[i] - quotas[i])
+        for index in by_remainder[:missing]:
+            whole[index] += 1
+    return tuple(whole)
+
+
+def cumulative(weights: Sequence[int]) -> tuple[int, ...]:
+    """Running sums of weights, for `draw`. Raises ValueError if they do not sum to 2**32."""
+    sums = tuple(accumulate(weights))
+    if not sums or sums[-1] != WHOLE or min(weights) < 0:
+        raise ValueError(f"weights must be >= 0 and sum to 2**32, got {list(weights)}")
+    return sums
+
+
+def draw(random32: int, cumulative: Sequence[int]) -> int:
+    """The index that 32 random bits fall on, with probability exactly its weight / 2**32."""
+    return bisect_right(cumulative, random32)
+
+
+def unit_hash(salt: bytes, unit: str) -> int:
+    """Signed 64 bits: BLAKE2b of the unit's UTF-8, keyed with the experiment's salt (at most 64 bytes)."""
+    return int.from_bytes(blake2b(unit.encode(), digest_size=8, key=salt).digest(), "big", signed=True)
+
+
+def variant_seed(salt: bytes, variant_key: str) -> int:
+    """64 bits for `rendezvous`, from the variant's key and not its position."""
+    return int.from_bytes(
+        blake2b(variant_key.encode(), digest_size=8, key=salt, person=b"variant").digest(), "big"
+    )
+
+
+def rendezvous(unit_hash: int, seeds: Sequence[int], weights: Sequence[int]) -> int:
+    """The index whose clock rings first. A weight of zero never wins; at least one must be positive.
+
+    -ln(u) is computed to a relative error below 1e-9, by a table of 1,024 logarithms and three terms of the
+    series of -ln(1 - d); a variant's probability therefore differs from its weight / 2**32 by less than
+    1e-8 of it.
+    """
+    winner, best, best_weight = -1, 0, 0
+    for index, weight in enumerate(weights):
+        if not weight:
+            continue
+        u = 2 * _mix(unit_hash & _MASK ^ seeds[index]) + 1  # over 2**65: never 0, never 1
+        # -ln(u) >= 1 - u, which alone decides most of the losers.
+        if winner >= 0 and ((2**65 - u) << 7) * best_weight >= best * weight:
+            continue
+        clock = _minus_ln(u)
+        if winner < 0 or clock * best_weight < best * weight:
+            winner, best, best_weight = index, clock, weight
+    return winner
+
+
+def _mix(number: int) -> int:
+    """SplitMix64's finaliser: 64 bits to 64 bits, one to one."""
+    number = ((number ^ number >> 30) * 0xBF58476D1CE4E5B9) & _MASK
+    number = ((number ^ number >> 27) * 0x94D049BB133111EB) & _MASK
+    return number ^ number >> 31
+
+
+def _minus_ln(u: int) -> int:
+    """-ln(u / 2**65) times 2**72, for odd u below 2**65."""
+    zeros = 65 - u.bit_length()
+    u <<= zeros
+    index = u >> 54  # 1,024 to 2,047
+    above = (index + 1) << 54
+    d = ((above - u) << _SCALE_BITS) // above
+    square = d * d >> _SCALE_BITS
+    cube = square * d >> _SCALE_BITS
+    return zeros * _LN2 + _TABLE[index - 1_024] + d + (square >> 1) + cube // 3
+
+
+def _logarithms(guard_bits: int = 24) -> tuple[int, ...]:
+    """-ln((1,025 + i) / 2,048) times 2**72, rounded, for i = 0 to 1,023; in whole numbers."""
+    unit = 1 << _SCALE_BITS + guard_bits
+    size = 1 << _INDEX_BITS
+    exact = [0]
+    for number in range(2 * size - 1, size - 1, -1):
+        exact.append(exact[-1] + _ln_ratio(number, unit))
+    rounded = [(value + (1 << guard_bits - 1)) >> guard_bits for value in exact]
+    return tuple(reversed(rounded))
+
+
+def _ln_ratio(number: int, unit: int) -> int:
+    """ln((number + 1) / number) times `unit`: 2 atanh(1 / (2 number + 1)) by its series."""
+    base = 2 * number + 1
+    power, total, odd = unit // base, 0, 1
+    while power:
+        total += power // odd
+        power //= base * base
+        odd += 2
+    return 2 * total
+
+
+_LN2, *_TABLE = _logarithms()
