@@ -8,10 +8,9 @@ import msgspec
 from app.access.model import KeyRing
 from app.assignment import bucketing
 from app.assignment.assignment_id import Signer
-from app.experiments.model import Condition, Experiment, Reward, Stopped
+from app.experiments.model import Condition, Experiment, Reward, StateKind, Stopped, kind_of
 
 Stickiness = Literal["none", "unit", "strict"]
-StateKind = Literal["draft", "running", "paused", "stopped", "archived"]
 
 
 class PublishedVariant(msgspec.Struct, frozen=True, array_like=True):
@@ -63,7 +62,7 @@ def published(experiment: Experiment, policy_version: int, weights: Sequence[int
         epoch=experiment.epoch,
         policy_version=policy_version,
         salt=experiment.salt,
-        state=msgspec.to_builtins(state)["kind"],
+        state=kind_of(state),
         winner=None if winner is None else positions[winner],
         variants=tuple(
             PublishedVariant(variant.key, msgspec.json.encode(variant.payload))
