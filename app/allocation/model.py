@@ -67,4 +67,5 @@ def allocate(definition: Definition, totals: Sequence[VariantTotals]) -> tuple[i
             allocation = thompson(posteriors(definition, totals), exploration_floor=floor)
         case policy:
             assert_never(policy)
-    return bucketing.parts(allocation.shares.tolist())
+    shares: list[float] = allocation.shares.tolist()
+    return bucketing.parts(shares)

@@ -2,12 +2,11 @@
 
 import structlog
 
-from app.allocation.model import AllocationPoint, allocate
+from app.allocation.model import allocate
 from app.allocation.store import AllocationStore, Publication
 from app.assignment.bucketing import WHOLE
 from app.assignment.snapshot import PublishedExperiment, published
-from app.core import limits, telemetry
-from app.core.errors import InvalidInput
+from app.core import telemetry
 
 _LOG = structlog.get_logger(__name__)
 
@@ -55,19 +54,6 @@ class AllocationService:
             return False
         await self._store.want_all()
         return True
-
-    async def latest(self, experiment_id: int) -> AllocationPoint | None:
-        """The allocation in force; None before the first."""
-        return await self._store.latest(experiment_id)
-
-    async def history(
-        self, experiment_id: int, points_max: int = limits.HISTORY_POINTS
-    ) -> list[AllocationPoint]:
-        """At most `points_max` versions, evenly over time, from the first to the last."""
-        if not 2 <= points_max <= limits.HISTORY_POINTS_MAX:
-            bound = f"2 to {limits.HISTORY_POINTS_MAX}"
-            raise InvalidInput(f"must be {bound}, got {points_max}", field="points_max")
-        return await self._store.history(experiment_id, points_max)
 
     async def thin_history(self) -> int:
         """Of versions older than `HISTORY_DENSE_S` keep each minute's last; how many rows went."""

@@ -83,16 +83,8 @@ class AllocationStore:
                 return
             chosen = select(experiments).where(experiments.c.id == experiment_id)
             experiment = experiment_of((await connection.execute(chosen)).one())
-            latest = (await connection.execute(_latest(experiment_id))).one_or_none()
-            yield (
-                connection,
-                Due(
-                    experiment=experiment,
-                    totals=await read_totals(connection, experiment),
-                    latest=None if latest is None else _point(latest),
-                    wanted=wanted,
-                ),
-            )
+            totals = await read_totals(connection, experiment)
+            yield connection, Due(experiment, totals, await read_latest(connection, experiment_id), wanted)
 
     async def insert(
         self, connection: AsyncConnection, experiment: Experiment, *, version: int, weights: Sequence[int]
@@ -157,23 +149,6 @@ class AllocationStore:
         async with self._engine.begin() as connection:
             await connection.execute(statement)
 
-    async def totals(self, experiment: Experiment) -> tuple[VariantTotals, ...]:
-        """The totals of its variants, in their order."""
-        async with self._engine.connect() as connection:
-            return await read_totals(connection, experiment)
-
-    async def latest(self, experiment_id: int) -> AllocationPoint | None:
-        """The allocation in force; None before the first."""
-        async with self._engine.connect() as connection:
-            row = (await connection.execute(_latest(experiment_id))).one_or_none()
-            return None if row is None else _point(row)
-
-    async def history(self, experiment_id: int, points_max: int) -> list[AllocationPoint]:
-        """At most `points_max` versions, evenly over time, from the first to the last."""
-        parameters = {"experiment_id": experiment_id, "buckets": points_max - 1}
-        async with self._engine.connect() as connection:
-            return [_point(row) for row in await connection.execute(_HISTORY, parameters)]
-
     async def thin(self) -> int:
         """Of versions older than `HISTORY_DENSE_S` keep each minute's last; how many rows went."""
         parameters = {"dense_s": limits.HISTORY_DENSE_S, "rows_max": limits.HISTORY_THIN_ROWS_MAX}
@@ -195,6 +170,20 @@ async def read_totals(connection: AsyncConnection, experiment: Experiment) -> tu
         for row in await connection.execute(statement)
     }
     return tuple(found.get(index, VariantTotals()) for index in range(len(experiment.definition.variants)))
+
+
+async def read_latest(connection: AsyncConnection, experiment_id: int) -> AllocationPoint | None:
+    """The allocation in force; None before the first."""
+    row = (await connection.execute(_latest(experiment_id))).one_or_none()
+    return None if row is None else _point(row)
+
+
+async def read_history(
+    connection: AsyncConnection, experiment_id: int, points_max: int = limits.HISTORY_POINTS
+) -> list[AllocationPoint]:
+    """At most `points_max` versions, evenly over time, from the first to the last."""
+    parameters = {"experiment_id": experiment_id, "buckets": points_max - 1}
+    return [_point(row) for row in await connection.execute(_HISTORY, parameters)]
 
 
 def _latest(experiment_id: int) -> Select[Any]:

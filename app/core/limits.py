@@ -70,7 +70,6 @@ REALLOCATION_POLL_S: Final = 0.5
 REALLOCATION_BATCH_MAX: Final = 1_000
 PUBLICATION_CHECK_S: Final = 1.0  # how soon a Valkey that lost everything is noticed
 HISTORY_POINTS: Final = 200
-HISTORY_POINTS_MAX: Final = 1_000
 HISTORY_DENSE_S: Final = 3_600  # older allocations are thinned to one a minute
 HISTORY_THIN_INTERVAL_S: Final = 60.0
 HISTORY_THIN_ROWS_MAX: Final = 10_000
