@@ -9,7 +9,7 @@ from app.experiments.service import ExperimentService
 
 
 class AnalysisService:
-    """`lag` counts acknowledged events that are not in the totals yet; it raises Unavailable without Valkey."""
+    """`lag` counts acknowledged events not yet in the totals, and raises Unavailable without Valkey."""
 
     def __init__(
         self, experiments: ExperimentService, store: AnalysisStore, lag: Callable[[], Awaitable[int]]
