@@ -25,6 +25,7 @@ _ACCESS_KEY: Final = registry_key("access")
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(AccessSnapshot).decode
 
+_IDS: Final = range(1, 2**31)
 _IN_FORCE: Final = api_keys.c.revoked_at.is_(None)
 _VERIFIES: Final = signing_keys.c.retired_at.is_(None)
 
@@ -102,6 +103,8 @@ class AccessStore:
 
     async def revoke_key(self, connection: AsyncConnection, key_id: int) -> bool:
         """Whether there is such a key. Revoking it again changes nothing."""
+        if key_id not in _IDS:
+            return False
         statement = (
             update(api_keys)
             .where(api_keys.c.id == key_id)

@@ -7,8 +7,11 @@ import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ExceptionHandlersMap
+from redis.exceptions import RedisError
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from app.core.errors import FieldError, InvalidInput, Problem, WaldError
+from app.core.errors import FieldError, InvalidInput, Problem, Unavailable, WaldError
 
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
 _LOG = structlog.get_logger(__name__)
@@ -58,6 +61,12 @@ def _undecodable(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]
     return problem_response(InvalidInput(f"the request is {reason}", field="body").problem())
 
 
+def _engine_away(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    _LOG.warning("engine_away", path=request.url.path, method=request.method, reason=repr(error))
+    problem = Unavailable("an engine does not answer; try again").problem()
+    return problem_response(problem, Unavailable.headers)
+
+
 def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     _LOG.error("request_failed", path=request.url.path, method=request.method, exc_info=error)
     return problem_response(Problem("/problems/internal", "Internal error", 500, "unexpected; it was logged"))
@@ -69,6 +78,10 @@ EXCEPTION_HANDLERS: Final[ExceptionHandlersMap] = {
     HTTPException: _framework_error,
     UnicodeError: _undecodable,
     RecursionError: _undecodable,
+    OperationalError: _engine_away,
+    InterfaceError: _engine_away,
+    PoolTimeout: _engine_away,
+    RedisError: _engine_away,
     Exception: _unexpected,
 }
 

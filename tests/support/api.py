@@ -1,0 +1,54 @@
+"""Some of the routes in an application of their own, called in process."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import httpx2
+from litestar import Litestar
+from litestar.datastructures import State
+from litestar.di import Provide
+
+from app.access.model import AccessSnapshot, ApiKey, KeyKind, KeyRing, Scope, digest
+from app.core.http import EXCEPTION_HANDLERS, require_json
+
+KEYS = {scope: f"a-key-that-may-{scope}" for scope in Scope}
+
+
+def keyring_of_scopes() -> KeyRing:
+    """One key per scope, `KEYS`."""
+    keys = (
+        ApiKey(number, KeyKind.ADMIN, digest(key), frozenset({scope}))
+        for number, (scope, key) in enumerate(KEYS.items(), start=1)
+    )
+    return KeyRing(AccessSnapshot(1, tuple(keys)))
+
+
+@asynccontextmanager
+async def api(
+    routes: Sequence[Any], dependencies: Mapping[str, Any], keyring: KeyRing | None
+) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client of `routes`, each dependency being provided as the object given."""
+    app = Litestar(
+        list(routes),
+        dependencies={name: _provide(value) for name, value in dependencies.items()},
+        exception_handlers=EXCEPTION_HANDLERS,
+        before_request=require_json,
+        state=State({"access": SimpleNamespace(keyring=keyring)}),
+    )
+    transport = httpx2.ASGITransport(app=app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://wald") as client:
+        yield client
+
+
+def bearer(key: str) -> dict[str, str]:
+    """The header that carries a key."""
+    return {"Authorization": f"Bearer {key}"}
+
+
+def _provide(value: Any) -> Provide:
+    def the_value() -> Any:
+        return value
+
+    return Provide(the_value, sync_to_thread=False)
