@@ -32,9 +32,7 @@ def ring(*keys: tuple[str, ApiKey], signing: tuple[SigningKey, ...] = ()) -> Key
     return KeyRing(AccessSnapshot(1, tuple(key for _, key in keys), signing))
 
 
-def held(
-    key: str, kind: KeyKind = KeyKind.ADMIN, expires_at_ms: int | None = None
-) -> tuple[str, ApiKey]:
+def held(key: str, kind: KeyKind = KeyKind.ADMIN, expires_at_ms: int | None = None) -> tuple[str, ApiKey]:
     return key, ApiKey(1, kind, digest(key), SCOPES[kind], expires_at_ms)
 
 

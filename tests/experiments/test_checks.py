@@ -1,0 +1,213 @@
+"""Definitions that do not fit together are refused, naming field and reason."""
+
+import msgspec
+import pytest
+
+from app.core import limits
+from app.core.errors import InvalidInput
+from app.experiments.checks import check
+from app.experiments.model import Definition
+
+TWO = [{"key": "control", "control": True}, {"key": "short"}]
+
+
+def definition(**fields) -> Definition:
+    return msgspec.convert({"key": "summary-prompt", "variants": TWO} | fields, Definition)
+
+
+def errors_of(**fields) -> dict[str, str]:
+    with pytest.raises(InvalidInput) as caught:
+        check(definition(**fields))
+    for error in caught.value.errors:
+        assert f"{error.field}: {error.reason}" in caught.value.detail
+    return {error.field: error.reason for error in caught.value.errors}
+
+
+def nested(depth: int) -> object:
+    value: object = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def test_the_example_of_the_reference_is_fine():
+    example = definition(
+        variants=[
+            {"key": "control", "control": True, "payload": {"model": "m-large", "prompt": "v1"}},
+            {"key": "short", "payload": {"model": "m-small", "prompt": "v2"}},
+        ],
+        stickiness="none",
+        policy={"kind": "thompson", "exploration_floor": 0.05},
+        reward={
+            "signals": {"thumbs_up": 1.0, "thumbs_down": 0.0},
+            "combine": "last",
+            "horizon_s": 3600,
+            "silence": None,
+        },
+    )
+    assert check(example) is example
+    assert example.control_index == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "reason"),
+    [
+        ({"variants": TWO[:1]}, "variants", "must be 2 to 50, got 1"),
+        (
+            {"variants": [TWO[0], *({"key": f"v{n}"} for n in range(50))]},
+            "variants",
+            "must be 2 to 50, got 51",
+        ),
+        ({"variants": [*TWO, {"key": "short"}]}, "variants", "keys must differ"),
+        ({"variants": [{"key": "a"}, {"key": "b"}]}, "variants", "exactly one must be the control, got 0"),
+        (
+            {"variants": [{"key": "a", "control": True}, {"key": "b", "control": True}]},
+            "variants",
+            "exactly one must be the control, got 2",
+        ),
+        (
+            {"variants": [TWO[0], {"key": "b", "payload": "x" * 16_383}]},
+            "variants[1].payload",
+            "at most 16384 bytes of JSON, got 16385",
+        ),
+        (
+            {"variants": [TWO[0], {"key": "b", "payload": {"a": ["\0"]}}]},
+            "variants[1].payload.a[0]",
+            "must not contain U+0000",
+        ),
+        (
+            {"variants": [TWO[0], {"key": "b", "payload": {"\0": 1}}]},
+            "variants[1].payload",
+            "must not contain U+0000",
+        ),
+        (
+            {"variants": [TWO[0], {"key": "b", "payload": "\ud800"}]},
+            "variants[1].payload",
+            "must not contain lone surrogates",
+        ),
+        (
+            {"variants": [TWO[0], {"key": "b", "payload": {"n": 2**64}}]},
+            "variants[1].payload.n",
+            "integers must fit 64 bits",
+        ),
+        ({"description": "\0"}, "description", "must not contain U+0000"),
+        (
+            {"policy": {"kind": "fixed", "weights": {"control": 1}}},
+            "policy.weights",
+            "must name every variant; missing short",
+        ),
+        (
+            {"policy": {"kind": "fixed", "weights": {"control": 0.5, "short": 0.5, "long": 0}}},
+            "policy.weights.long",
+            "no variant is called 'long'",
+        ),
+        (
+            {"policy": {"kind": "fixed", "weights": {"control": 0.5, "short": 0.4}}},
+            "policy.weights",
+            "must sum to 1, got 0.9",
+        ),
+        (
+            {"reward": {"range": [1, 1]}},
+            "reward.range",
+            "must be [low, high] with low < high, got [1, 1]",
+        ),
+        ({"reward": {"signals": {}}}, "reward.signals", "must be 1 to 64, got 0"),
+        (
+            {"reward": {"signals": {"stars": 5}}},
+            "reward.signals.stars",
+            "must be within the range [0, 1], got 5",
+        ),
+        (
+            {"targeting": [{"attribute": "a", "operator": "exists"}] * 33},
+            "targeting",
+            "at most 32 conditions, got 33",
+        ),
+        (
+            {"targeting": [{"attribute": "a", "operator": "in"}]},
+            "targeting[0].values",
+            "must be 1 to 1000, got 0",
+        ),
+        (
+            {"targeting": [{"attribute": "a", "operator": "greater", "values": ["7"]}]},
+            "targeting[0].values",
+            "greater takes one number",
+        ),
+        (
+            {"targeting": [{"attribute": "a", "operator": "less", "values": [True]}]},
+            "targeting[0].values",
+            "less takes one number",
+        ),
+        (
+            {"targeting": [{"attribute": "a", "operator": "greater", "values": [1, 2]}]},
+            "targeting[0].values",
+            "greater takes one number",
+        ),
+        (
+            {"targeting": [{"attribute": "a", "operator": "exists", "values": [1]}]},
+            "targeting[0].values",
+            "exists takes no values",
+        ),
+        (
+            {"targeting": [{"attribute": "a", "operator": "in", "values": ["\0"]}]},
+            "targeting[0].values[0]",
+            "must not contain U+0000",
+        ),
+        ({"overrides": {"u": "long"}}, "overrides.u", "no variant is called 'long'"),
+        ({"overrides": {f"u{n}": "short" for n in range(1_001)}}, "overrides", "at most 1000, got 1001"),
+        ({"overrides": {"a\0": "short"}}, "overrides", "must not contain U+0000"),
+    ],
+)
+def test_a_part_that_does_not_fit_is_named_with_the_reason(fields, field, reason):
+    assert errors_of(**fields)[field] == reason
+
+
+@pytest.mark.parametrize(
+    ("fields", "place"),
+    [
+        ({"key": ""}, "$.key"),
+        ({"key": "a b"}, "$.key"),
+        ({"key": "a\n"}, "$.key"),
+        ({"key": "x" * 129}, "$.key"),
+        ({"variants": [{"key": "a/b"}]}, "$.variants[0].key"),
+        ({"unit": ""}, "$.unit"),
+        ({"stickiness": "sometimes"}, "$.stickiness"),
+        ({"policy": {"kind": "magic"}}, "$.policy.kind"),
+        ({"policy": {"kind": "fixed", "weights": {"control": -0.1}}}, "$.policy.weights"),
+        ({"policy": {"kind": "thompson", "exploration_floor": 1.1}}, "$.policy.exploration_floor"),
+        ({"policy": {"kind": "thompson", "prior": {"alpha": 0}}}, "$.policy.prior.alpha"),
+        ({"reward": {"combine": "mean"}}, "$.reward.combine"),
+        ({"reward": {"horizon_s": 0}}, "$.reward.horizon_s"),
+        ({"reward": {"horizon_s": 90 * 86_400 + 1}}, "$.reward.horizon_s"),
+        ({"reward": {"silence": 1.5}}, "$.reward.silence"),
+        ({"reward": {"range": [0, 1e308]}}, "$.reward.range[1]"),
+        ({"reward": {"signals": {"cost": -1e300}}}, "$.reward.signals"),
+        ({"overrides": {"": "short"}}, "$.overrides"),
+        ({"overrides": {"u" * 257: "short"}}, "$.overrides"),
+        ({"description": "x" * 4_097}, "$.description"),
+        ({"salt": "mine"}, "salt"),
+    ],
+)
+def test_a_value_out_of_its_bounds_is_named_with_its_place(fields, place):
+    with pytest.raises(msgspec.ValidationError) as caught:
+        definition(**fields)
+    assert place in str(caught.value)
+
+
+def test_depth_ends_at_its_limit():
+    def payload(value):
+        return [TWO[0], {"key": "b", "payload": value}]
+
+    check(definition(variants=payload(nested(limits.JSON_DEPTH_MAX))))
+    (reason,) = errors_of(variants=payload(nested(limits.JSON_DEPTH_MAX + 1))).values()
+    assert reason == f"nested deeper than {limits.JSON_DEPTH_MAX}"
+
+
+def test_a_sum_may_have_parts_outside_its_range():
+    check(definition(reward={"signals": {"click": 1, "complaint": -3}, "combine": "sum", "range": [-3, 5]}))
+
+
+def test_all_errors_come_at_once_up_to_a_bound():
+    found = errors_of(variants=[{"key": "a"}], overrides={"u": "nobody"}, reward={"range": [2, 1]})
+    assert {"variants", "overrides.u", "reward.range"} <= found.keys()
+    many = errors_of(overrides={f"u{number}": "nobody" for number in range(500)})
+    assert len(many) == limits.FIELD_ERRORS_MAX
