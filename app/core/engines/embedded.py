@@ -44,7 +44,15 @@ class EmbeddedEngines:
         """Of the embedded PostgreSQL; the same after every restart."""
         return self.postgres.url
 
+    @property
+    def holder_pid(self) -> int | None:
+        """The process that runs the engines."""
+        holder = self._folder.holder()
+        return None if holder is None else holder.pid
+
     async def __aenter__(self) -> Self:
+        if not self.wanted:
+            return self
         self.attached = not await self._lock_or_find_running()
         if not self.attached:
             try:
@@ -56,7 +64,7 @@ class EmbeddedEngines:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if not self.attached:
+        if self.wanted and not self.attached:
             await asyncio.gather(*(engine.stop() for engine in self.wanted))
             self._folder.unlock()
 

@@ -83,7 +83,7 @@ class PostgresServer:
         account = _account(self._data)
         if account is not None:
             for opened in open_way(self._data, account) + open_way(programs / "postgres", account):
-                _LOG.warning("PostgreSQL cannot run as root: folder opened for passing", folder=str(opened))
+                _LOG.warning("folder_opened_for_postgres", folder=str(opened))
         with os.fdopen(self._folder.open_log(self.name), "wb") as log:
             if not self._data.exists():
                 await self._create(programs, account, log)

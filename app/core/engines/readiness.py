@@ -31,7 +31,7 @@ async def until_ready(
             raise Unavailable(f"{name} ended with status {await process.wait()}; {log} says:\n{_tail(log)}")
         if time.monotonic() - told_at > _PATIENCE_S:
             told_at = time.monotonic()
-            _LOG.info("engine is still starting", engine=name, waited_s=round(told_at - waiting_since))
+            _LOG.info("engine_still_starting", engine=name, waited_s=round(told_at - waiting_since))
         await asyncio.sleep(poll_s)
         poll_s = min(_POLL_S_MAX, poll_s * 1.5)
 

@@ -1,0 +1,103 @@
+"""Keeping services alive: whatever ends is started again."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+from typing import Protocol
+
+import structlog
+from prometheus_client.multiprocess import mark_process_dead
+
+from app.core.backoff import Backoff
+from app.core.errors import WaldError
+from app.core.limits import RESTART_BACKOFF_S_MAX, SHUTDOWN_GRACE_S
+from app.core.process import ChildProcess
+
+_LOG = structlog.get_logger(__name__)
+
+
+class Service(Protocol):
+    """What can be supervised: an embedded engine, or one of our own programs."""
+
+    @property
+    def name(self) -> str:
+        """For the log."""
+        ...
+
+    async def start(self) -> None:
+        """Start it. Raises WaldError or OSError when it cannot start."""
+        ...
+
+    async def wait(self) -> int:
+        """Wait for its end; its exit status, or minus the signal that ended it."""
+        ...
+
+    async def stop(self) -> None:
+        """End it in order, by force when it takes too long."""
+        ...
+
+
+class Program:
+    """A program of ours as a service; SIGTERM asks it to end."""
+
+    def __init__(self, name: str, command: Sequence[str | Path], environment: Mapping[str, str]) -> None:
+        self.name = name
+        self._command = command
+        self._environment = environment
+        self.process: ChildProcess | None = None
+
+    async def start(self) -> None:
+        """Start it. Raises OSError when there is no such program."""
+        if self.process is not None and (metrics := self._environment.get("PROMETHEUS_MULTIPROC_DIR")):
+            mark_process_dead(self.process.pid, metrics)  # type: ignore[no-untyped-call]
+        self.process = ChildProcess(self._command, environment=self._environment)
+
+    async def wait(self) -> int:
+        """Wait for its end; its exit status, or minus the signal that ended it."""
+        if self.process is None:
+            raise RuntimeError(f"{self.name} was not started")
+        return await self.process.wait()
+
+    async def stop(self) -> None:
+        """Let it finish what it is doing."""
+        if self.process is not None:
+            await self.process.stop(signal.SIGTERM, grace_s=SHUTDOWN_GRACE_S)
+
+
+@asynccontextmanager
+async def started(services: Sequence[Service]) -> AsyncIterator[None]:
+    """Start services, and stop them, all at once, at the end."""
+    try:
+        for service in services:
+            await service.start()
+        yield
+    finally:
+        await asyncio.gather(*(service.stop() for service in services))
+
+
+async def keep_running(service: Service, random: Random) -> None:
+    """Start a service again whenever it ends, at growing intervals while it does not last. For ever."""
+    backoff = Backoff(random)
+    while True:
+        running_since = time.monotonic()
+        status = await service.wait()
+        if time.monotonic() - running_since > RESTART_BACKOFF_S_MAX:
+            backoff.reset()
+        _LOG.error("service_ended", service=service.name, status=status)
+        await _start_again(service, backoff)
+
+
+async def _start_again(service: Service, backoff: Backoff) -> None:
+    while True:
+        await asyncio.sleep(backoff.next_s())
+        try:
+            await service.start()
+        except (WaldError, OSError) as error:
+            _LOG.error("service_does_not_start", service=service.name, error=str(error))
+        else:
+            _LOG.info("service_restarted", service=service.name)
+            return

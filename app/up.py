@@ -1,0 +1,146 @@
+"""`wald up`: everything on one machine, under one process that restarts what dies."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from random import Random
+from typing import Any, Final
+
+import httpx2
+import msgspec
+
+from app.core import migrations
+from app.core.engines import EmbeddedEngines
+from app.core.errors import Conflict
+from app.core.limits import SHUTDOWN_GRACE_S
+from app.core.settings import Settings
+from app.core.supervisor import Program, keep_running, started
+
+_PROGRAM: Final = (sys.executable, "-m", "app.cli")
+_READY_POLL_S: Final = 0.1
+_READY_TIMEOUT_S: Final = 2.0
+_STOP_S_MAX: Final = 3 * SHUTDOWN_GRACE_S  # servers, worker, engines
+_FORCED_STATUS: Final = 128 + signal.SIGINT
+
+
+async def _nothing(_: str) -> None:
+    return None
+
+
+async def run(
+    settings: Settings,
+    *,
+    on_engines_ready: Callable[[str, str], Awaitable[None]],
+    on_ready: Callable[[str], Awaitable[None]] = _nothing,
+    program: Sequence[str] = _PROGRAM,
+) -> None:
+    """Run engines that have no URL, `settings.workers` servers and a worker until SIGTERM or SIGINT.
+
+    The end is in order: servers answer what is in flight, then the worker, then the engines. A second signal
+    forces it, and so does the clock after `_STOP_S_MAX` seconds: we die at once, and what we started with us.
+
+    `on_engines_ready(valkey_url, database_url)` is awaited with the schema migrated and no server running
+    yet; `on_ready(url)` runs once the servers say they are ready, and is cancelled at the end.
+
+    Raises Conflict when the port is taken or another `wald up` holds the data folder, Unavailable when an
+    engine cannot start.
+    """
+    me = asyncio.current_task()
+    if me is None:
+        raise RuntimeError("to be awaited in a task")
+    loop = asyncio.get_running_loop()
+    last_resort: asyncio.TimerHandle | None = None
+
+    def stop() -> None:
+        nonlocal last_resort
+        if last_resort is not None:
+            os._exit(_FORCED_STATUS)
+        last_resort = loop.call_later(_STOP_S_MAX, os._exit, 1)
+        me.cancel()
+
+    for signaled in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signaled, stop)
+    try:
+        await _run(settings, on_engines_ready, on_ready, program)
+    except asyncio.CancelledError:
+        if last_resort is None:
+            raise
+        me.uncancel()
+    finally:
+        if last_resort is not None:
+            last_resort.cancel()
+        for signaled in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(signaled)
+
+
+async def _run(
+    settings: Settings,
+    on_engines_ready: Callable[[str, str], Awaitable[None]],
+    on_ready: Callable[[str], Awaitable[None]],
+    program: Sequence[str],
+) -> None:
+    settings = msgspec.structs.replace(settings, port=_free_port(settings.host, settings.port))
+    async with EmbeddedEngines(
+        settings.data_dir, valkey=settings.valkey_url is None, postgres=settings.database_url is None
+    ) as engines:
+        if engines.attached:
+            raise Conflict(
+                f"{settings.data_dir} is in use by another `wald up`, process {engines.holder_pid}"
+            )
+        valkey_url = settings.valkey_url or engines.valkey_url
+        database_url = settings.database_url or engines.database_url
+        settings = msgspec.structs.replace(settings, valkey_url=valkey_url, database_url=database_url)
+        await asyncio.to_thread(migrations.upgrade, database_url)
+        await on_engines_ready(valkey_url, database_url)
+        with tempfile.TemporaryDirectory(prefix="wald-metrics-") as metrics:
+            environment = _environment(settings, metrics)
+            worker = Program("worker", [*program, "worker"], environment | {"WALD_PORT": "0"})
+            serve = [*program, "serve", "--port", str(settings.port)]
+            servers = [Program(f"serve-{n}", serve, environment) for n in range(1, settings.workers + 1)]
+            async with started([worker]), started(servers), asyncio.TaskGroup() as tasks:
+                for service in (*engines.wanted, worker, *servers):
+                    tasks.create_task(keep_running(service, Random()))  # noqa: S311  (jitter)
+                url = await _ready(settings)
+                await on_ready(url)
+
+
+def _free_port(host: str, port: int) -> int:
+    """Check that `port` is free; choose one when it is 0. Raises Conflict, naming the port."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise Conflict(
+                f"cannot listen on {host}:{port}: {error.strerror}; choose another --port"
+            ) from error
+        chosen: int = probe.getsockname()[1]
+        return chosen
+
+
+def _environment(settings: Settings, metrics: str) -> dict[str, str]:
+    """What children are told: the settings in effect, less what only we need."""
+    values: dict[str, Any] = msgspec.structs.asdict(settings) | {"workers": 1, "admin_key": None}
+    return {name: value for name, value in os.environ.items() if name != "WALD_ADMIN_KEY"} | {
+        "PROMETHEUS_MULTIPROC_DIR": metrics,
+        **{f"WALD_{name.upper()}": str(value) for name, value in values.items() if value is not None},
+    }
+
+
+async def _ready(settings: Settings) -> str:
+    """Wait until `/ready` says so; the address people open."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104  (not bound)
+    url = f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+    async with httpx2.AsyncClient(timeout=_READY_TIMEOUT_S, trust_env=False) as client:
+        while True:
+            try:
+                if (await client.get(f"{url}/ready")).is_success:
+                    return url
+            except httpx2.HTTPError:
+                pass
+            await asyncio.sleep(_READY_POLL_S)

