@@ -18,12 +18,12 @@ from app.core.engines import EmbeddedEngines
 from app.core.errors import Conflict
 from app.core.limits import SHUTDOWN_GRACE_S
 from app.core.settings import Settings
-from app.core.supervisor import Program, keep_running, started
+from app.core.supervisor import KILL_AFTER_S, Program, keep_running, started
 
 _PROGRAM: Final = (sys.executable, "-m", "app.cli")
 _READY_POLL_S: Final = 0.1
 _READY_TIMEOUT_S: Final = 2.0
-_STOP_S_MAX: Final = 3 * SHUTDOWN_GRACE_S  # servers, worker, engines
+_STOP_S_MAX: Final = 2 * KILL_AFTER_S + SHUTDOWN_GRACE_S  # servers, worker, engines
 _FORCED_STATUS: Final = 128 + signal.SIGINT
 
 

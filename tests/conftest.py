@@ -1,6 +1,7 @@
 """Real engines for every test: started once, each test on its own database and an empty Valkey."""
 
 import itertools
+import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from app.core import migrations
 from app.core.engines import EmbeddedEngines
 from app.core.postgres import psycopg_dsn
 from app.core.valkey import create_client
+from tests.support.processes import eventually, servers_on
 
 _TEMPLATE = "wald_template"
 _numbers = itertools.count(1)
@@ -57,6 +59,16 @@ async def valkey_url(engines: EmbeddedEngines) -> str:
     await client.flushall()
     await client.aclose()
     return engines.valkey_url
+
+
+@pytest.fixture
+async def folder(anyio_backend: str) -> AsyncIterator[Path]:
+    """A data folder for a test's own engines. (pytest's `tmp_path` is closed to PostgreSQL's account.)"""
+    path = Path(tempfile.mkdtemp(prefix="wald-test-"))
+    path.chmod(0o711)  # noqa: ASYNC240
+    yield path / "data"
+    await eventually(lambda: not any(servers_on(path).values()), within_s=5)
+    shutil.rmtree(path)
 
 
 def _with_database(url: str, name: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 from prometheus_client.multiprocess import mark_process_dead
@@ -18,6 +18,8 @@ from app.core.limits import RESTART_BACKOFF_S_MAX, SHUTDOWN_GRACE_S
 from app.core.process import ChildProcess
 
 _LOG = structlog.get_logger(__name__)
+# A program takes up to `SHUTDOWN_GRACE_S` to answer what is in flight, and then has to close what it holds.
+KILL_AFTER_S: Final = 1.5 * SHUTDOWN_GRACE_S
 
 
 class Service(Protocol):
@@ -65,7 +67,7 @@ class Program:
     async def stop(self) -> None:
         """Let it finish what it is doing."""
         if self.process is not None:
-            await self.process.stop(signal.SIGTERM, grace_s=SHUTDOWN_GRACE_S)
+            await self.process.stop(signal.SIGTERM, grace_s=KILL_AFTER_S)
 
 
 @asynccontextmanager

@@ -249,9 +249,10 @@ async def test_acknowledged_writes_survive_a_kill_during_a_slow_fsync(
         writers = [asyncio.create_task(write_for_ever(client, f"{n}", acknowledged)) for n in range(20)]
         await eventually(lambda: len(acknowledged) >= 40, within_s=20)
         if loses:
-            async with asyncio.timeout(3):  # until writes are held back behind an fsync that still runs
-                while (await client.info("persistence"))["aof_delayed_fsync"] == 0:
-                    await asyncio.sleep(0.01)
+            while not (await client.info("persistence"))["aof_pending_bio_fsync"]:
+                pass
+            held_back = len(acknowledged) + 40
+            await eventually(lambda: len(acknowledged) >= held_back, within_s=5)
         engines.valkey.process.send(signal.SIGKILL)
         await engines.valkey.wait()
         await asyncio.gather(*writers)
