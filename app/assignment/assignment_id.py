@@ -159,22 +159,36 @@ def body(
     )
 
 
+def variant(body: bytes) -> int:
+    """The position of the variant."""
+    return body[3]
+
+
+def unrecorded(body: bytes) -> bytes:
+    """The same body with the flag that no exposure was stored."""
+    return body[:2] + bytes([body[2] | Flag.UNRECORDED]) + body[3:]
+
+
 class Signer:
-    """Signs under one key, verifies under all of them.
+    """Signs new ids under one key, verifies them under all.
 
     `keys` are (id, secret) pairs, at least one; the first signs unless `signing` names another.
     Safe to share: it keeps no state between calls.
     """
 
     def __init__(self, keys: Sequence[tuple[int, bytes]], signing: int | None = None) -> None:
-        self._macs = {key_id: _Mac(secret) for key_id, secret in keys}
+        self.keys = tuple(keys)
         self.key_id = keys[0][0] if signing is None else signing
-        """The key to put into a body that is to be signed."""
-        self._tag = self._macs[self.key_id].tag
+        """The key to put into a new body."""
+        self._macs = {key_id: _Mac(secret) for key_id, secret in keys}
 
     def sign(self, body: bytes) -> str:
-        """The token of 48 bytes made by `body` with this signer's `key_id`."""
-        return urlsafe_b64encode(body + self._tag(body)[:TAG_BYTES]).decode("ascii")
+        """The token of 48 bytes, under the key they name, or our own once that one is retired."""
+        mac = self._macs.get(body[1])
+        if mac is None:
+            body = body[:1] + bytes([self.key_id]) + body[2:]
+            mac = self._macs[self.key_id]
+        return urlsafe_b64encode(body + mac.tag(body)[:TAG_BYTES]).decode("ascii")
 
     def verify(self, token: str) -> AssignmentId:
         """What the token says. Raises InvalidAssignmentId."""

@@ -95,13 +95,15 @@ def decode(value: bytes) -> PublishedExperiment:
 class PreparedExperiment:
     """A published experiment with all that does not depend on the request worked out."""
 
-    __slots__ = ("cumulative", "propensities", "published", "running", "seeds", "serves")
+    __slots__ = ("answers", "cumulative", "propensities", "published", "running", "seeds", "serves")
 
     def __init__(self, published: PublishedExperiment) -> None:
         self.published = published
         self.running = published.state == "running"
         self.serves = published.control if published.winner is None else published.winner
         """The variant given to those who are not drawn for."""
+        self.answers: dict[object, tuple[bytes, bytes]] = {}
+        """Answers already written out, by decision; bounded by variants times reasons."""
         self.cumulative = bucketing.cumulative(published.weights)
         self.propensities = tuple(weight / bucketing.WHOLE for weight in published.weights)
         self.seeds = tuple(

@@ -31,6 +31,7 @@ FEEDBACK_BATCH_MAX: Final = 10_000
 ASSIGN_EXPERIMENTS_MAX: Final = 100
 CONTEXT_ENTRIES_MAX: Final = 64
 CONTEXT_BYTES_MAX: Final = 8_192
+QUERY_BYTES_MAX: Final = 16_384
 JSON_DEPTH_MAX: Final = 64
 PAGE_SIZE_MAX: Final = 500
 PAGE_SIZE: Final = 100
@@ -74,6 +75,11 @@ HISTORY_DENSE_S: Final = 3_600  # older allocations are thinned to one a minute
 HISTORY_THIN_INTERVAL_S: Final = 60.0
 HISTORY_THIN_ROWS_MAX: Final = 10_000
 SNAPSHOT_POLL_S: Final = 1.0
+SNAPSHOT_LOAD_MAX: Final = 500  # experiments in one command
+SNAPSHOT_PREPARE_MAX: Final = 100  # experiments between two looks at requests
+SNAPSHOT_REFRESH_S: Final = 10.0
+REFRESH_SPACING_S: Final = 0.05
+REFRESH_WAIT_S: Final = 0.5
 KEYS_POLL_S: Final = 2.0
 
 # Connections

@@ -5,6 +5,7 @@ counters outlive a process that died. The hot path counts in plain integers; `Fa
 """
 
 import os
+from bisect import bisect_left
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -70,6 +71,30 @@ class FastCounter:
         counts, self.counts = self.counts, {}
         for labels, amount in counts.items():
             self._counter.labels(*labels).inc(amount)
+
+
+class FastHistogram:
+    """Observations counted in a plain list of buckets; `flush` adds them to a Prometheus histogram."""
+
+    def __init__(self, histogram: Histogram) -> None:
+        self._histogram = histogram
+        self._bounds = histogram._upper_bounds  # noqa: SLF001 - the library has no bulk interface
+        self._counts = [0] * len(self._bounds)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one observation."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def flush(self) -> None:
+        """Move all observations to Prometheus."""
+        counts, self._counts = self._counts, [0] * len(self._bounds)
+        total, self._sum = self._sum, 0.0
+        self._histogram._sum.inc(total)  # noqa: SLF001
+        for bucket, count in zip(self._histogram._buckets, counts, strict=True):  # noqa: SLF001
+            if count:
+                bucket.inc(count)
 
 
 def exposition() -> bytes:

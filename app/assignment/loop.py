@@ -1,0 +1,165 @@
+"""The loop that keeps a server's snapshot current: it listens for changes, polls, and swaps the whole."""
+
+import asyncio
+from contextlib import suppress
+from time import monotonic
+from typing import Final
+
+import msgspec
+import structlog
+from redis.exceptions import RedisError
+
+from app.access.model import KeyRing
+from app.assignment.assignment_id import Signer
+from app.assignment.snapshot import PreparedExperiment, Snapshot, decode
+from app.assignment.store import RegistryStore
+from app.core import limits
+from app.core.clock import Clock
+from app.core.errors import WaldError
+from app.core.valkey import CHANGES_CHANNEL, create_client
+
+_LOG: Final = structlog.get_logger(__name__)
+
+
+class SnapshotKeeper:
+    """Holds the newest snapshot. Without Valkey, or when Valkey has lost everything, the last one stays.
+
+    `error` says what is wrong with the last refresh, if anything.
+    """
+
+    def __init__(self, valkey_url: str, clock: Clock) -> None:
+        self.snapshot = Snapshot()
+        self.error: str | None = "nothing loaded yet"
+        self._clock = clock
+        self._valkey = create_client(valkey_url, socket_timeout=limits.SNAPSHOT_POLL_S)
+        self._listener = create_client(valkey_url, socket_timeout=None)
+        self._store = RegistryStore(self._valkey)
+        self._versions: dict[str, int] = {}
+        self._revision: int | None = None
+        self._refreshed_at = monotonic()
+        self._wanted = asyncio.Event()
+        self._next = asyncio.get_running_loop().create_future()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def keyring(self) -> KeyRing | None:
+        """Who holds which key; None before the first was loaded."""
+        return self.snapshot.keyring
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the snapshot was last known to be current."""
+        return monotonic() - self._refreshed_at
+
+    async def start(self) -> None:
+        """Load everything once, successfully or not, and go on from there."""
+        await self._refresh()
+        self._tasks = [
+            asyncio.create_task(self._keep(), name="snapshot"),
+            asyncio.create_task(self._listen(), name="snapshot-listener"),
+        ]
+
+    async def stop(self) -> None:
+        """End; the snapshot stays."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._finish()
+        await self._valkey.aclose()
+        await self._listener.aclose()
+
+    async def refresh_soon(self) -> None:
+        """Wait for a refresh that begins after this call; all who wait share it.
+
+        Waits no longer than `REFRESH_WAIT_S`, and not at all while refreshes fail.
+        """
+        if self.error is not None:
+            return
+        self._wanted.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limits.REFRESH_WAIT_S):
+                await asyncio.shield(self._next)
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(limits.REFRESH_SPACING_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(limits.SNAPSHOT_POLL_S):
+                    await self._wanted.wait()
+            self._wanted.clear()
+            await self._refresh()
+
+    async def _refresh(self) -> None:
+        waited_for, self._next = self._next, asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(limits.SNAPSHOT_REFRESH_S):
+                await self._load_changes()
+        except (RedisError, OSError, TimeoutError, WaldError, msgspec.DecodeError) as error:
+            if self.error is None:
+                _LOG.warning("snapshot_refresh_failed", error=str(error) or type(error).__name__)
+            self.error = str(error) or type(error).__name__
+        finally:
+            waited_for.set_result(None)
+
+    async def _load_changes(self) -> None:
+        revision = await self._store.revision()
+        if revision is None:
+            self.error = "Valkey has no published experiments and keys; waiting for the worker"
+            return
+        if revision != self._revision:
+            await self._load(revision)
+        self._choose_signer()
+        self.error = None
+        self._refreshed_at = monotonic()
+
+    async def _load(self, revision: int) -> None:
+        """Load what has another version than ours. What Valkey does not know is kept."""
+        versions = await self._store.versions()
+        changed = [key for key, version in versions.items() if self._versions.get(key) != version]
+        experiments = dict(self.snapshot.by_key)
+        for number, value in enumerate(await self._store.experiments(changed)):
+            self._put(experiments, value)
+            if number % limits.SNAPSHOT_PREPARE_MAX == 0:
+                await asyncio.sleep(0)  # let requests in between
+        access = await self._store.access()
+        keyring = self.snapshot.keyring
+        if access is not None and (keyring is None or keyring.revision != access.revision):
+            keyring = KeyRing(access)
+        self.snapshot = Snapshot(experiments.values(), keyring, self.snapshot.signer)
+        self._versions = {key: experiment.published.version for key, experiment in experiments.items()}
+        self._revision = revision
+
+    def _put(self, experiments: dict[str, PreparedExperiment], value: bytes) -> None:
+        """Add one; one that cannot be read does not keep the others from being loaded."""
+        try:
+            published = decode(value)
+            experiments[published.key] = PreparedExperiment(published)
+        except (msgspec.DecodeError, ValueError) as error:
+            _LOG.error("published_experiment_unreadable", error=str(error), value=value[:200])
+
+    def _choose_signer(self) -> None:
+        """Follow the key ring: which key signs also depends on the time."""
+        snapshot = self.snapshot
+        keyring = snapshot.keyring
+        if keyring is None or not keyring.signing_keys:
+            return
+        keys = tuple((key.id, key.secret) for key in keyring.signing_keys)
+        signing = keyring.signing_key(self._clock.now_ms()).id
+        signer = snapshot.signer
+        if signer is None or signer.keys != keys or signer.key_id != signing:
+            self.snapshot = Snapshot(snapshot.by_key.values(), keyring, Signer(keys, signing))
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async with self._listener.pubsub() as channel:
+                    await channel.subscribe(CHANGES_CHANNEL)
+                    async for _ in channel.listen():  # the first message confirms the subscription
+                        self._wanted.set()
+            except (RedisError, OSError) as error:
+                _LOG.debug("changes_not_heard", error=str(error))
+            await asyncio.sleep(limits.RECONNECT_S_MAX)
+
+    def _finish(self) -> None:
+        if not self._next.done():
+            self._next.set_result(None)

@@ -1,0 +1,239 @@
+"""One assignment: decide, record, sign."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from random import Random
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from app.assignment import assignment_id, bucketing
+from app.assignment.assignment_id import RANDOM_BITS, AssignmentId, Flag
+from app.assignment.commit import ExposureCommit
+from app.assignment.loop import SnapshotKeeper
+from app.assignment.snapshot import PreparedExperiment
+from app.assignment.store import StickyStore
+from app.core import limits
+from app.core.clock import Clock
+from app.core.errors import InvalidInput, NotFound, Unavailable
+from app.core.settings import Durability
+from app.core.telemetry import ASSIGNMENTS, FastCounter
+from app.experiments import targeting
+
+_RANDOM_MASK: Final = (1 << RANDOM_BITS) - 1
+_PLACEHOLDER: Final = "~" * assignment_id.TOKEN_LENGTH
+_RECORDED_LABELS: Final = {True: "true", False: "false"}
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Reason(StrEnum):
+    """Why a variant was given. Only drawn ones (SPLIT, TARGETING_MATCH, STICKY) are recorded and analysed."""
+
+    SPLIT = "SPLIT"  # drawn
+    TARGETING_MATCH = "TARGETING_MATCH"  # drawn, among those the targeting admits
+    STICKY = "STICKY"  # the unit's first assignment again, with its id (strict stickiness)
+    NOT_TARGETED = "NOT_TARGETED"  # the context does not meet the targeting: the control
+    FORCED = "FORCED"  # by an override of the definition
+    DISABLED = "DISABLED"  # not running: the winner of a stopped experiment, or the control
+
+    @property
+    def recorded(self) -> bool:
+        """Whether there was a draw to learn from."""
+        return self in _RECORDED
+
+
+_RECORDED: Final = frozenset({Reason.SPLIT, Reason.TARGETING_MATCH, Reason.STICKY})
+
+
+class AssignmentView(msgspec.Struct, frozen=True):
+    """Which variant serves. Send `assignment_id` along with feedback."""
+
+    experiment: str
+    variant: str
+    payload: Any
+    assignment_id: str
+    propensity: float
+    policy_version: int
+    reason: Reason
+
+
+class Decision(NamedTuple):
+    """A variant by its position, the probability it was drawn with (1 if it was not drawn), and why."""
+
+    variant: int
+    propensity: float
+    reason: Reason
+
+
+class Assignment(NamedTuple):
+    """A decision that was signed. `id` is the token."""
+
+    experiment: PreparedExperiment
+    decision: Decision
+    policy_version: int
+    id: str
+
+    def view(self) -> AssignmentView:
+        """The answer."""
+        return _view(self.experiment, self.decision, self.policy_version, self.id)
+
+    def json(self) -> bytes:
+        """The answer as JSON, the same that encoding `view` gives."""
+        experiment, decision = self.experiment, self.decision
+        if decision.reason is Reason.STICKY:
+            return _encode(self.view())
+        before, after = experiment.answers.get(decision) or _answer(experiment, decision)
+        return before + self.id.encode("ascii") + after
+
+
+def decide(
+    experiment: PreparedExperiment,
+    unit: str,
+    unit_hash: int,
+    context: Mapping[str, Any],
+    random32: int,
+) -> Decision:
+    """Which variant this unit gets. Pure: chance comes in as 32 random bits, used without stickiness only."""
+    published = experiment.published
+    if not experiment.running:
+        return Decision(experiment.serves, 1.0, Reason.DISABLED)
+    if unit in published.overrides:
+        return Decision(published.overrides[unit], 1.0, Reason.FORCED)
+    reason = Reason.SPLIT
+    if published.targeting:
+        if not targeting.matches(published.targeting, context):
+            return Decision(published.control, 1.0, Reason.NOT_TARGETED)
+        reason = Reason.TARGETING_MATCH
+    if published.stickiness == "none":
+        variant = bucketing.draw(random32, experiment.cumulative)
+    else:
+        variant = bucketing.rendezvous(unit_hash, experiment.seeds, published.weights)
+    return Decision(variant, experiment.propensities[variant], reason)
+
+
+class Assigner:
+    """Assigns from the newest snapshot; exposures go through `commit`, first draws through `sticky`.
+
+    `rng` is seeded from the system's entropy in production: assignment ids must differ between processes.
+    """
+
+    def __init__(
+        self,
+        keeper: SnapshotKeeper,
+        commit: ExposureCommit,
+        sticky: StickyStore,
+        *,
+        clock: Clock,
+        rng: Random,
+        durability: Durability = Durability.DURABLE,
+    ) -> None:
+        self.keeper = keeper
+        self.clock = clock
+        self.counter = FastCounter(ASSIGNMENTS)
+        self._commit = commit
+        self._sticky = sticky
+        self._rng = rng
+        self._waits = durability is Durability.DURABLE
+
+    async def experiment(self, key: str) -> PreparedExperiment:
+        """The experiment of this key, newly published ones included. Raises NotFound; archived ones are."""
+        experiment = self.keeper.snapshot.by_key.get(key)
+        if experiment is None or experiment.published.state == "draft":
+            await self.keeper.refresh_soon()
+            experiment = self.keeper.snapshot.by_key.get(key)
+        if experiment is None or experiment.published.state == "archived":
+            raise NotFound(f"no experiment has the key {key!r}", field="experiment")
+        return experiment
+
+    def running(self) -> list[PreparedExperiment]:
+        """All that are running. Raises InvalidInput when they are too many for one request."""
+        found = [one for one in self.keeper.snapshot.by_key.values() if one.running]
+        if len(found) > limits.ASSIGN_EXPERIMENTS_MAX:
+            detail = f"{len(found)} experiments are running: name at most {limits.ASSIGN_EXPERIMENTS_MAX}"
+            raise InvalidInput(detail, field="experiments")
+        return found
+
+    async def assign_all(
+        self, keys: Sequence[str] | None, unit: str, context: dict[str, Any] | None
+    ) -> list[Assignment]:
+        """One assignment per key, in their order; without keys, for every running experiment."""
+        experiments = self.running() if keys is None else [await self.experiment(key) for key in keys]
+        return list(await asyncio.gather(*(self.assign(one, unit, context) for one in experiments)))
+
+    async def assign(
+        self, experiment: PreparedExperiment, unit: str, context: dict[str, Any] | None
+    ) -> Assignment:
+        """Assign one unit. Raises Unavailable while there is no key to sign with."""
+        published = experiment.published
+        signer = self.keeper.snapshot.signer
+        if signer is None:
+            raise Unavailable("no key to sign assignment ids with has been published yet")
+        bits = self._rng.getrandbits(32 + RANDOM_BITS)
+        unit_hash = bucketing.unit_hash(published.salt, unit)
+        decision = decide(experiment, unit, unit_hash, context or {}, bits >> RANDOM_BITS)
+        body = assignment_id.body(
+            key_id=signer.key_id,
+            flags=0 if decision.reason.recorded else Flag.UNRECORDED,
+            variant=decision.variant,
+            experiment_id=published.id,
+            epoch=published.epoch,
+            policy_version=published.policy_version,
+            id=assignment_id.uuid7(self.clock.now_ms(), bits & _RANDOM_MASK),
+            propensity=decision.propensity,
+            unit_hash=unit_hash,
+        )
+        version = published.policy_version
+        recorded = decision.reason.recorded
+        if recorded and published.stickiness == "strict":
+            first = await self._first(experiment, unit_hash, body)
+            if first is None:
+                body, recorded = assignment_id.unrecorded(body), False
+            elif first != body:
+                body, said = first, AssignmentId.from_body(first)
+                decision, version = (
+                    Decision(said.variant, said.propensity, Reason.STICKY),
+                    said.policy_version,
+                )
+        token = signer.sign(body)
+        if recorded:
+            written = self._commit.add((body, unit, context))
+            # A repeated first assignment is recorded again: the log drops it, unless the first was lost.
+            if (self._waits or written.done()) and not await written:
+                token, recorded = signer.sign(assignment_id.unrecorded(body)), False
+        keys = published.key, published.variants[decision.variant].key
+        self.counter.add((*keys, decision.reason.value, _RECORDED_LABELS[recorded]))
+        return Assignment(experiment, decision, version, token)
+
+    async def _first(self, experiment: PreparedExperiment, unit_hash: int, body: bytes) -> bytes | None:
+        """The unit's first assignment, now or within the horizon; None when Valkey cannot tell."""
+        published = experiment.published
+        try:
+            first = await self._sticky.first(
+                published.id, unit_hash, body, expiry_s=published.reward.horizon_s
+            )
+        except Unavailable:
+            return None
+        return first if assignment_id.variant(first) < len(published.variants) else None
+
+
+def _view(experiment: PreparedExperiment, decision: Decision, version: int, token: str) -> AssignmentView:
+    variant = experiment.published.variants[decision.variant]
+    return AssignmentView(
+        experiment.published.key,
+        variant.key,
+        msgspec.Raw(variant.payload),
+        token,
+        decision.propensity,
+        version,
+        decision.reason,
+    )
+
+
+def _answer(experiment: PreparedExperiment, decision: Decision) -> tuple[bytes, bytes]:
+    """What stands before and after the id in the answer to a decision, kept for the next time."""
+    version = experiment.published.policy_version
+    text = _encode(_view(experiment, decision, version, _PLACEHOLDER))
+    before, _, after = text.rpartition(_PLACEHOLDER.encode())  # the payload, which may hold it too, is before
+    experiment.answers[decision] = before, after
+    return before, after

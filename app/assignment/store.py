@@ -1,0 +1,68 @@
+"""What assignment reads of Valkey: what was published, and the first draws of strict stickiness."""
+
+from collections.abc import Sequence
+from typing import Final, cast
+
+import hiredis
+from redis.asyncio import Redis
+
+from app.access import store as access_store
+from app.access.model import AccessSnapshot
+from app.core import limits
+from app.core.errors import Unavailable
+from app.core.multiplex import MultiplexedConnection
+from app.core.valkey import KEY_PREFIX, registry_key
+
+_EXPERIMENTS: Final = registry_key("experiments")
+_VERSIONS: Final = registry_key("versions")
+_REVISION: Final = registry_key("revision")
+
+
+class RegistryStore:
+    """What servers load. Raises what the client raises."""
+
+    def __init__(self, valkey: Redis) -> None:
+        self._valkey = valkey
+
+    async def revision(self) -> int | None:
+        """Grows with every publication; None when Valkey has lost it."""
+        found = cast("bytes | None", await self._valkey.get(_REVISION))
+        return None if found is None else int(found)
+
+    async def versions(self) -> dict[str, int]:
+        """The version of each published experiment, by its key."""
+        found = cast("dict[bytes, bytes]", await self._valkey.hgetall(_VERSIONS))
+        return {key.decode(): int(version) for key, version in found.items()}
+
+    async def experiments(self, keys: Sequence[str]) -> list[bytes]:
+        """Those of them that are there, encoded."""
+        found: list[bytes] = []
+        for start in range(0, len(keys), limits.SNAPSHOT_LOAD_MAX):
+            some = list(keys[start : start + limits.SNAPSHOT_LOAD_MAX])
+            values = cast("list[bytes | None]", await self._valkey.hmget(_EXPERIMENTS, some))
+            found += [value for value in values if value is not None]
+        return found
+
+    async def access(self) -> AccessSnapshot | None:
+        """Keys in force; None when Valkey has lost them."""
+        return await access_store.load(self._valkey)
+
+
+class StickyStore:
+    """The first assignment of each unit, kept until its horizon."""
+
+    def __init__(self, connection: MultiplexedConnection) -> None:
+        self._connection = connection
+
+    async def first(self, experiment_id: int, unit_hash: int, body: bytes, *, expiry_s: float) -> bytes:
+        """The body kept for this unit: `body` if there was none. Asking twice gives the same answer.
+
+        Raises Unavailable.
+        """
+        key = f"{KEY_PREFIX}:{{{experiment_id}:{unit_hash}}}:sticky"
+        expiry_ms = max(1, round(expiry_s * 1_000))
+        try:
+            kept = await self._connection.ask("SET", key, body, "NX", "GET", "PX", expiry_ms)
+        except hiredis.ReplyError as error:
+            raise Unavailable(f"Valkey: {error}") from error
+        return body if kept is None else cast("bytes", kept)
