@@ -1,5 +1,7 @@
 """Every error as `application/problem+json` (RFC 9457): from our code, msgspec or the framework."""
 
+import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -11,6 +13,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from app.core import limits
 from app.core.errors import FieldError, InvalidInput, Problem, Unavailable, WaldError
 
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
@@ -22,6 +25,9 @@ _KINDS: Final = {
     415: ("unsupported-media-type", "Unsupported media type"),
     500: ("internal", "Internal error"),
 }
+_NAMED_FIELD: Final = re.compile(
+    r"Object (contains (?P<unknown>unknown)|missing required) field `(?P<name>.*)`", re.DOTALL
+)
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -41,13 +47,22 @@ def _wald_error(_: Request[Any, Any, Any], error: WaldError) -> Response[bytes]:
 
 def _validation(_: Request[Any, Any, Any], error: ValidationException) -> Response[bytes]:
     extra = error.extra if isinstance(error.extra, list) else []
-    errors = tuple(
-        FieldError(str(item.get("key", "body")), str(item.get("message", "")))
-        for item in extra
-        if isinstance(item, dict)
-    )
+    errors = tuple(_field_error(item) for item in extra if isinstance(item, dict))
     detail = "; ".join(f"{one.field}: {one.reason}" for one in errors) or error.detail
     return problem_response(InvalidInput(detail, errors=errors).problem())
+
+
+def _field_error(item: Mapping[str, Any]) -> FieldError:
+    """What Litestar reports of one field, in words that do not need its documentation."""
+    place, message = str(item.get("key", "data")), str(item.get("message", ""))
+    if message == "'data'":
+        return FieldError("body", "is required")
+    if named := _NAMED_FIELD.fullmatch(message):
+        name = named["name"] if place == "data" else f"{place}.{named['name']}"
+        return FieldError(name, "unknown field" if named["unknown"] else "is required")
+    if repr(limits.KEY_PATTERN) in message:
+        message = "must be 1 to 128 of A-Z a-z 0-9 . _ -"
+    return FieldError("body" if place == "data" else place, message)
 
 
 def _framework_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:

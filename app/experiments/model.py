@@ -1,7 +1,7 @@
 """The words of an experiment: variants, reward, policy, and the states of its life. Pure."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, NewType, assert_never
+from typing import Annotated, Any, Final, Literal, NewType, assert_never, get_args
 
 import msgspec
 
@@ -95,7 +95,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     unit: Key = "request"
     stickiness: Stickiness = "none"
     policy: Policy = ThompsonPolicy()
-    reward: Reward = Reward()
+    reward: Reward = msgspec.field(default_factory=Reward)
     targeting: tuple[Condition, ...] = ()
     overrides: dict[Unit, Key] = msgspec.field(default_factory=dict)
 
@@ -138,6 +138,7 @@ class Archived(msgspec.Struct, frozen=True, tag_field="kind", tag="archived"):
 
 State = Draft | Running | Paused | Stopped | Archived
 StateKind = Literal["draft", "running", "paused", "stopped", "archived"]
+STATE_KINDS: Final[tuple[StateKind, ...]] = get_args(StateKind)
 
 
 def kind_of(state: State) -> StateKind:

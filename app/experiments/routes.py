@@ -11,7 +11,7 @@ from app.access.guards import requires
 from app.access.model import Scope
 from app.core import limits
 from app.experiments.lifecycle import DefinitionChange
-from app.experiments.model import Definition, Experiment, Key, StateKind, kind_of
+from app.experiments.model import STATE_KINDS, Definition, Experiment, Key, StateKind, kind_of
 from app.experiments.service import ExperimentService
 
 
@@ -65,12 +65,14 @@ async def create_experiment(data: Definition, experiments: ExperimentService) ->
 @get("/experiments", guards=[requires(Scope.READ)])
 async def list_experiments(
     experiments: ExperimentService,
-    state: StateKind | None = None,
+    in_state: Annotated[
+        str | None, Parameter(query="state", schema_extra={"enum": list(STATE_KINDS)})
+    ] = None,
     after: str | None = None,
     limit: Annotated[int, Parameter(ge=1, le=limits.PAGE_SIZE_MAX)] = limits.PAGE_SIZE,
 ) -> ExperimentPage:
     """List experiments, a page at a time; archived ones only by `state=archived`."""
-    page, following = await experiments.list(state=state, after=after, limit=limit)
+    page, following = await experiments.list(state=in_state, after=after, limit=limit)
     return ExperimentPage([ExperimentView.of(experiment) for experiment in page], following)
 
 

@@ -14,7 +14,7 @@ from app.core.errors import InvalidInput, NotFound
 from app.experiments import lifecycle
 from app.experiments.checks import check
 from app.experiments.lifecycle import DefinitionChange
-from app.experiments.model import Definition, Experiment, Key, State, StateKind
+from app.experiments.model import STATE_KINDS, Definition, Experiment, Key, State
 from app.experiments.store import ExperimentStore
 
 _LOG = structlog.get_logger(__name__)
@@ -49,7 +49,7 @@ class ExperimentService:
         return await self._store.find(_possible(key))
 
     async def list(
-        self, *, state: StateKind | None = None, after: str | None = None, limit: int = limits.PAGE_SIZE
+        self, *, state: str | None = None, after: str | None = None, limit: int = limits.PAGE_SIZE
     ) -> tuple[list[Experiment], str | None]:
         """A page in the order of keys, and the key to continue `after`, or None on the last page.
 
@@ -57,6 +57,8 @@ class ExperimentService:
         """
         if not 1 <= limit <= limits.PAGE_SIZE_MAX:
             raise InvalidInput(f"must be 1 to {limits.PAGE_SIZE_MAX}, got {limit}", field="limit")
+        if state is not None and state not in STATE_KINDS:
+            raise InvalidInput(f"must be one of {', '.join(STATE_KINDS)}, got {state!r}", field="state")
         if after is not None and not _KEY.match(after):
             raise InvalidInput("must be the key of an experiment", field="after")
         found = await self._store.page(state=state, after=after, limit=limit + 1)

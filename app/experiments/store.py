@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.core import limits
 from app.core.errors import Conflict, NotFound
 from app.experiments.lifecycle import opens_epoch
-from app.experiments.model import Definition, Draft, Experiment, State, StateKind
+from app.experiments.model import Definition, Draft, Experiment, State
 from app.experiments.tables import epochs, experiments, publications
 
 _state_kind = experiments.c.state["kind"].astext
@@ -57,7 +57,7 @@ class ExperimentStore:
             rows = await connection.execute(select(experiments).where(experiments.c.key == key))
             return _found(key, rows.one_or_none())
 
-    async def page(self, *, state: StateKind | None, after: str | None, limit: int) -> list[Experiment]:
+    async def page(self, *, state: str | None, after: str | None, limit: int) -> list[Experiment]:
         """At most `limit` experiments in the order of their keys; without `state` all but archived ones."""
         statement = select(experiments).order_by(experiments.c.key).limit(limit)
         statement = statement.where(_state_kind != "archived" if state is None else _state_kind == state)

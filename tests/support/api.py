@@ -14,13 +14,15 @@ from app.access.model import AccessSnapshot, ApiKey, KeyKind, KeyRing, Scope, di
 from app.core.http import EXCEPTION_HANDLERS, require_json
 
 KEYS = {scope: f"a-key-that-may-{scope}" for scope in Scope}
+MASTER_KEY = "a-key-that-may-do-everything"
 
 
 def keyring_of_scopes() -> KeyRing:
-    """One key per scope, `KEYS`."""
+    """One key per scope, `KEYS`, and one with all of them, `MASTER_KEY`."""
+    scopes = {key: frozenset({scope}) for scope, key in KEYS.items()} | {MASTER_KEY: frozenset(Scope)}
     keys = (
-        ApiKey(number, KeyKind.ADMIN, digest(key), frozenset({scope}))
-        for number, (scope, key) in enumerate(KEYS.items(), start=1)
+        ApiKey(number, KeyKind.ADMIN, digest(key), held)
+        for number, (key, held) in enumerate(scopes.items(), start=1)
     )
     return KeyRing(AccessSnapshot(1, tuple(keys)))
 
