@@ -51,18 +51,24 @@ class AllocationLoop:
                 await work()
                 self.errors.pop(name, None)
             except _ENGINES_AWAY as error:
-                if name not in self.errors:
-                    _LOG.warning("allocation_loop_waits", loop=name, reason=str(error))
-                self.errors[name] = str(error)
+                self._note(name, error)
             await pause()
+
+    def _note(self, name: str, error: Exception) -> None:
+        """Tell the log when it begins, and `/ready` as long as it lasts."""
+        if name not in self.errors:
+            _LOG.warning("allocation_waits", part=name, reason=str(error))
+        self.errors[name] = str(error)
 
     async def _reallocate_due(self) -> None:
         self._wake.clear()
         for experiment_id in await self._allocation.due():
+            name = f"experiment {experiment_id}"
             try:
                 await self._allocation.reallocate(experiment_id)
+                self.errors.pop(name, None)
             except _UNUSABLE as error:  # the others must not wait for one that a newer version wrote
-                _LOG.exception("experiment_not_allocated", experiment_id=experiment_id, reason=str(error))
+                self._note(name, error)
 
     async def _until_due(self) -> None:
         """The first pause keeps every experiment's interval; a commit of the ledger ends the second."""

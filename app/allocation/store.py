@@ -122,9 +122,9 @@ class AllocationStore:
 
     async def newest_version(self, experiment_id: int) -> int:
         """The greatest version that can have been published from what is committed."""
-        statement = select(experiments.c.revision + _latest(experiment_id).subquery().c.version).where(
-            experiments.c.id == experiment_id
-        )
+        newest = func.max(allocations.c.version) + experiments.c.revision
+        statement = select(newest).select_from(allocations).join(experiments).group_by(experiments.c.revision)
+        statement = statement.where(experiments.c.id == experiment_id)
         async with self._engine.connect() as connection:
             return (await connection.execute(statement)).scalar_one_or_none() or 0
 

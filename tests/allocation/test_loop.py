@@ -1,0 +1,100 @@
+"""The worker's loop, from a commit to the message that servers hear."""
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+
+from app.assignment import snapshot
+from app.core.valkey import CHANGES_CHANNEL, registry_key
+from app.experiments.model import Definition, Variant
+from tests.support.totals import record
+
+pytestmark = pytest.mark.anyio
+
+VARIANTS = (Variant("control", control=True), Variant("short"))
+PATIENCE_S = 20
+
+
+@asynccontextmanager
+async def running(loop):
+    task = asyncio.create_task(loop.run())
+    yield
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+@asynccontextmanager
+async def listening(valkey):
+    """A function that waits for a message about a key."""
+    async with valkey.pubsub() as changes:
+        await changes.subscribe(CHANGES_CHANNEL)
+
+        async def heard(key):
+            async with asyncio.timeout(PATIENCE_S):
+                async for message in changes.listen():
+                    if message["type"] == "message" and message["data"] == key.encode():
+                        return
+
+        yield heard
+
+
+async def test_a_commit_is_heard_by_servers(loop, experiments, engine, valkey):
+    experiment = await experiments.create(Definition(key="summary", variants=VARIANTS))
+    async with running(loop), listening(valkey) as heard:
+        await heard("summary")
+        await record(engine, experiment, (50, 10), (50, 40))
+        loop.on_commit([experiment.id])
+        await heard("summary")
+    now = snapshot.decode(await valkey.hget(registry_key("experiments"), "summary"))
+    assert now.policy_version == 2
+    assert now.weights[1] > now.weights[0]
+
+
+async def test_what_another_process_made_due_is_found(loop, experiments, valkey):
+    async with running(loop), listening(valkey) as heard:
+        await experiments.create(Definition(key="silent", variants=VARIANTS))
+        await heard("silent")
+
+
+async def test_a_valkey_that_lost_everything_gets_it_back_with_access(loop, experiments, valkey):
+    await experiments.create(Definition(key="summary", variants=VARIANTS))
+    async with running(loop):
+        async with listening(valkey) as heard:
+            await heard("summary")
+        before = await valkey.hgetall(registry_key("experiments"))
+        async with listening(valkey) as heard:
+            await valkey.flushall()
+            await heard("summary")
+    assert await valkey.hgetall(registry_key("experiments")) == before
+
+
+async def test_an_experiment_that_cannot_be_read_does_not_stop_the_others(loop, experiments, engine, valkey):
+    broken = await experiments.create(Definition(key="broken", variants=VARIANTS))
+    async with engine.begin() as connection:
+        unknown = """jsonb_set(definition::jsonb, '{policy,kind}', '"of a newer version"')"""
+        await connection.exec_driver_sql(
+            f"UPDATE experiments SET definition = {unknown} WHERE id = {broken.id}"
+        )
+    await experiments.create(Definition(key="sound", variants=VARIANTS))
+    async with running(loop), listening(valkey) as heard:
+        await heard("sound")
+    assert await valkey.hget(registry_key("experiments"), "broken") is None
+
+
+async def test_the_loop_says_what_it_waits_for_and_goes_on(loop, experiments, engine, valkey):
+    experiment = await experiments.create(Definition(key="summary", variants=VARIANTS))
+    async with running(loop), listening(valkey) as heard:
+        await heard("summary")
+        await valkey.config_set("maxmemory", "1")
+        try:
+            await record(engine, experiment, (50, 10), (50, 40))
+            loop.on_commit([experiment.id])
+            async with asyncio.timeout(PATIENCE_S):
+                while "reallocation" not in loop.errors:  # noqa: ASYNC110 - no event tells of an error
+                    await asyncio.sleep(0.02)
+        finally:
+            await valkey.config_set("maxmemory", "0")
+        await heard("summary")
+    assert "memory" in loop.errors.get("reallocation", "memory")

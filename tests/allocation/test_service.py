@@ -1,0 +1,252 @@
+"""Totals become published weights: in order, once per change, and again after whatever died."""
+
+import asyncio
+import itertools
+
+import pytest
+from sqlalchemy import func, select
+
+from app.allocation.service import AllocationService
+from app.allocation.store import AllocationStore, Publication, read_latest
+from app.allocation.tables import allocations
+from app.assignment import snapshot
+from app.assignment.bucketing import WHOLE
+from app.assignment.snapshot import published
+from app.core.errors import Unavailable
+from app.core.postgres import create_engine
+from app.core.valkey import CHANGES_CHANNEL, registry_key
+from app.experiments.lifecycle import DefinitionChange
+from app.experiments.model import Definition, FixedPolicy, Variant
+from tests.support.totals import record
+
+pytestmark = pytest.mark.anyio
+
+VARIANTS = (Variant("control", control=True), Variant("short", payload={"model": "m-small"}))
+EVEN = (WHOLE // 2, WHOLE // 2)
+
+
+@pytest.fixture
+async def experiment(experiments):
+    await experiments.create(Definition(key="summary", variants=VARIANTS))
+    return await experiments.start("summary")
+
+
+async def served(valkey, key="summary"):
+    """What servers load."""
+    body = await valkey.hget(registry_key("experiments"), key)
+    return None if body is None else snapshot.decode(body)
+
+
+async def versions(engine, experiment):
+    async with engine.connect() as connection:
+        mine = select(allocations.c.version).where(allocations.c.experiment_id == experiment.id)
+        return sorted((await connection.execute(mine)).scalars())
+
+
+async def latest(engine, experiment):
+    async with engine.connect() as connection:
+        return await read_latest(connection, experiment.id)
+
+
+async def test_a_new_experiment_is_due_and_published_with_an_even_split(allocation, valkey, experiment):
+    assert await allocation.due() == [experiment.id]
+    await allocation.reallocate(experiment.id)
+    assert await served(valkey) == published(experiment, 1, EVEN)
+    assert int(await valkey.hget(registry_key("versions"), "summary")) == 1 + experiment.revision
+    assert await allocation.due() == []
+
+
+async def test_better_totals_get_more_traffic_under_a_new_version(allocation, engine, valkey, experiment):
+    await allocation.reallocate(experiment.id)
+    await record(engine, experiment, (100, 30), (100, 60))
+    assert await allocation.due() == [experiment.id]
+    await allocation.reallocate(experiment.id)
+    now = await served(valkey)
+    assert now.policy_version == 2
+    assert now.weights[1] > 0.9 * WHOLE
+    assert sum(now.weights) == WHOLE
+    assert (await latest(engine, experiment)).weights == now.weights
+
+
+async def test_totals_are_summed_over_epochs(allocation, engine, valkey, experiment):
+    await record(engine, experiment, (100, 30), (100, 60), epoch=1)
+    await record(engine, experiment, (100, 60), (100, 30), epoch=2)
+    await allocation.reallocate(experiment.id)
+    assert (await served(valkey)).weights == pytest.approx(EVEN, abs=WHOLE * 1e-9)
+
+
+async def test_what_does_not_move_the_weights_makes_no_version(allocation, engine, valkey, experiment):
+    await allocation.reallocate(experiment.id)
+    body = await valkey.hget(registry_key("experiments"), "summary")
+    await record(engine, experiment, (0, 0), (0, 0), pending=7)
+    await allocation.reallocate(experiment.id)
+    assert await versions(engine, experiment) == [1]
+    assert await valkey.hget(registry_key("experiments"), "summary") == body
+    assert await allocation.due() == []
+
+
+async def test_a_pause_reaches_the_servers_without_a_new_version(
+    allocation, experiments, engine, valkey, experiment
+):
+    await allocation.reallocate(experiment.id)
+    await experiments.pause("summary")
+    await allocation.reallocate(experiment.id)
+    now = await served(valkey)
+    assert (now.state, now.policy_version) == ("paused", 1)
+    assert await versions(engine, experiment) == [1]
+
+
+async def test_new_fixed_weights_open_an_epoch_and_are_published(
+    allocation, experiments, engine, valkey, experiment
+):
+    await allocation.reallocate(experiment.id)
+    policy = FixedPolicy({"control": 0.25, "short": 0.75})
+    await experiments.change("summary", DefinitionChange(policy=policy))
+    await record(engine, experiment, (100, 90), (100, 10))
+    await allocation.reallocate(experiment.id)
+    now = await served(valkey)
+    assert (now.epoch, now.policy_version, now.weights) == (2, 2, (WHOLE // 4, 3 * WHOLE // 4))
+
+
+async def test_an_experiment_that_is_gone_is_passed_over(allocation):
+    await allocation.reallocate(999)
+
+
+async def test_every_order_of_publications_ends_with_the_newest(store, valkey, experiment):
+    """All interleavings of three publications, each of which may be repeated after any other."""
+    states = [published(experiment, version, (WHOLE - version, version)) for version in (1, 2, 3)]
+    for order in itertools.permutations([*states, *states]):
+        await valkey.flushall()
+        newest = 0
+        for state in order:
+            answer = await store.publish(state)
+            if state.policy_version < newest:
+                assert answer is Publication.KEPT_NEWER
+            elif state.policy_version == newest:
+                assert answer is Publication.UNCHANGED
+            else:
+                assert answer is Publication.PUBLISHED
+                newest = state.policy_version
+        assert await served(valkey) == states[-1]
+
+
+async def test_each_publication_is_announced_once(store, valkey, experiment):
+    async with valkey.pubsub() as changes:
+        await changes.subscribe(CHANGES_CHANNEL)
+        for version in (2, 1, 2, 3):
+            await store.publish(published(experiment, version, EVEN))
+        await valkey.publish(CHANGES_CHANNEL, "end")
+        heard = []
+        async with asyncio.timeout(10):
+            async for message in changes.listen():
+                if message["type"] == "message":
+                    heard.append(message["data"].decode())
+                if heard[-1:] == ["end"]:
+                    break
+    assert heard == ["summary", "summary", "end"]
+    assert int(await valkey.get(registry_key("revision"))) == 2
+
+
+async def test_without_valkey_the_version_is_kept_and_published_later(
+    allocation, unreachable, engine, valkey, experiment
+):
+    await record(engine, experiment, (100, 30), (100, 60))
+    with pytest.raises(Unavailable):
+        await unreachable.reallocate(experiment.id)
+    committed = await latest(engine, experiment)
+    assert await served(valkey) is None
+    assert await allocation.due() == [experiment.id]
+    await allocation.reallocate(experiment.id)
+    assert await versions(engine, experiment) == [1]
+    assert (await served(valkey)).weights == committed.weights
+    assert await allocation.due() == []
+
+
+async def test_dying_at_any_step_loses_nothing_and_skips_no_version(allocation, engine, valkey, experiment):
+    """A reallocation is cancelled after ever more turns of the loop, until one gets through."""
+    for turns in range(10_000):
+        await record(engine, experiment, (10, 3), (10, 4 + turns % 3))
+        task = asyncio.create_task(allocation.reallocate(experiment.id))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        finished = task.done()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        for due in await allocation.due():
+            await allocation.reallocate(due)
+        now, committed = await served(valkey), await latest(engine, experiment)
+        assert (now.policy_version, now.weights) == (committed.version, committed.weights)
+        assert await allocation.due() == []
+        if finished:
+            break
+    history = await versions(engine, experiment)
+    assert history == list(range(1, len(history) + 1))
+
+
+async def test_two_workers_make_one_sequence_of_versions(
+    allocation, database_url, engine, valkey, experiment
+):
+    other_engine = create_engine(database_url)
+    other = AllocationService(AllocationStore(other_engine, valkey))
+    for round_number in range(20):
+        await asyncio.gather(
+            record(engine, experiment, (10, 4), (10, 4 + round_number % 2)),
+            *(worker.reallocate(experiment.id) for worker in (allocation, other, allocation, other)),
+        )
+    for due in await allocation.due():
+        await other.reallocate(due)
+    await other_engine.dispose()
+    history, now, committed = (
+        await versions(engine, experiment),
+        await served(valkey),
+        await latest(engine, experiment),
+    )
+    assert history == list(range(1, len(history) + 1))
+    assert (now.policy_version, now.weights) == (history[-1], committed.weights)
+
+
+async def test_what_valkey_lost_comes_back_with_equal_bytes(
+    allocation, experiments, engine, valkey, experiment
+):
+    await experiments.create(Definition(key="other", variants=VARIANTS))
+    await record(engine, experiment, (100, 30), (100, 37))
+    for due in await allocation.due():
+        await allocation.reallocate(due)
+    assert not await allocation.want_all_if_lost()
+    before = await valkey.hgetall(registry_key("experiments"))
+    await valkey.flushall()
+    assert await allocation.want_all_if_lost()
+    for due in await allocation.due():
+        await allocation.reallocate(due)
+    assert await valkey.hgetall(registry_key("experiments")) == before
+    assert set(before) == {b"summary", b"other"}
+    assert not await allocation.want_all_if_lost()
+
+
+async def test_a_version_postgresql_never_knew_gives_way(allocation, store, engine, valkey, experiment):
+    """PostgreSQL was put back to a backup; servers must not stay with what came after it."""
+    await store.publish(published(experiment, 50, (1, WHOLE - 1)))
+    await allocation.reallocate(experiment.id)
+    now = await served(valkey)
+    assert (now.policy_version, now.weights) == (1, EVEN)
+
+
+async def test_a_version_from_a_colleague_does_not_give_way(allocation, store, engine, valkey, experiment):
+    """Somebody else was faster between our commit and our publication."""
+    await allocation.reallocate(experiment.id)
+    old = await served(valkey)
+    await record(engine, experiment, (100, 30), (100, 60))
+    await allocation.reallocate(experiment.id)
+    assert await store.publish(old) is Publication.KEPT_NEWER
+    assert (await served(valkey)).policy_version == 2
+
+
+async def test_the_count_of_due_experiments_is_bounded_by_a_batch_and_none_starves(
+    allocation, experiments, engine
+):
+    for number in range(5):
+        await experiments.create(Definition(key=f"e{number}", variants=VARIANTS))
+    async with engine.connect() as connection:
+        known = (await connection.execute(select(func.count()).select_from(allocations))).scalar_one()
+    assert known == 0
+    assert len(await allocation.due()) == 5
