@@ -1,0 +1,152 @@
+"""The status API: what is known of an experiment, and what is not."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from scipy import stats
+
+from app.access.model import Scope
+from app.core.errors import Unavailable
+from app.experiments.lifecycle import DefinitionChange
+from app.experiments.model import BetaPrior, Definition, FixedPolicy, ThompsonPolicy, Variant
+from app.feedback.tables import stream_positions
+from tests.support.api import KEYS, bearer
+from tests.support.totals import record
+
+pytestmark = pytest.mark.anyio
+
+VARIANTS = (Variant("control", control=True), Variant("short"))
+PATH = "/experiments/summary/status"
+
+
+@pytest.fixture
+async def experiment(experiments):
+    await experiments.create(Definition(key="summary", variants=VARIANTS))
+    return await experiments.start("summary")
+
+
+async def status(client):
+    answer = await client.get(PATH)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def test_before_the_first_reward_nothing_is_claimed(client, experiment):
+    body = await status(client)
+    history = body.pop("allocation_history")
+    assert datetime.fromisoformat(body.pop("updated_at")) <= datetime.now(UTC)
+    unknown = {"assignments": 0, "rewards": 0, "pending": 0, "censored": 0, "mean": None, "interval": None}
+    even = {"probability_best": 0.5, "expected_loss": pytest.approx(1 / 6), "allocation": 0.5}
+    assert body == {
+        "key": "summary",
+        "state": "running",
+        "winner": None,
+        "revision": 2,
+        "epoch": 1,
+        "policy_version": 1,
+        "totals_as_of": None,
+        "lag_events": 0,
+        "warnings": [],
+        "variants": [
+            {"key": "control", "control": True, **unknown, **even},
+            {"key": "short", "control": False, **unknown, **even},
+        ],
+    }
+    assert [(point["policy_version"], point["epoch"], point["shares"]) for point in history] == [
+        (1, 1, [0.5, 0.5])
+    ]
+
+
+async def test_totals_become_means_intervals_and_chances(client, engine, allocation, experiment):
+    await record(engine, experiment, (100, 30), (100, 60), pending=5, censored=2)
+    await allocation.reallocate(experiment.id)
+    body = await status(client)
+    control, short = body["variants"]
+    assert (short["assignments"], short["rewards"], short["pending"], short["censored"]) == (107, 100, 5, 2)
+    assert (control["mean"], short["mean"]) == (0.3, 0.6)
+    assert short["interval"] == pytest.approx(stats.beta(61, 41).interval(0.95))
+    assert short["probability_best"] > 0.999
+    assert short["expected_loss"] < 1e-4 < control["expected_loss"]
+    assert short["allocation"] == pytest.approx(0.975, abs=1e-3)
+    assert control["allocation"] + short["allocation"] == 1
+    assert [point["shares"] for point in body["allocation_history"]] == [
+        [0.5, 0.5],
+        [control["allocation"], short["allocation"]],
+    ]
+
+
+async def test_the_prior_of_the_policy_counts(client, experiments, engine, experiment):
+    policy = ThompsonPolicy(prior=BetaPrior(10, 10))
+    await experiments.change("summary", DefinitionChange(policy=policy))
+    await record(engine, experiment, (4, 4), (0, 0))
+    control, short = (await status(client))["variants"]
+    assert control["interval"] == pytest.approx(stats.beta(14, 10).interval(0.95))
+    assert control["mean"] == 1.0
+    assert short["interval"] is None
+
+
+async def test_a_fixed_policy_shows_the_chances_it_does_not_use(client, experiments, engine, experiment):
+    await experiments.change("summary", DefinitionChange(policy=FixedPolicy({"control": 0.9, "short": 0.1})))
+    await record(engine, experiment, (100, 30), (100, 60))
+    body = await status(client)
+    assert [variant["allocation"] for variant in body["variants"]] == pytest.approx([0.9, 0.1])
+    assert body["variants"][1]["probability_best"] > 0.999
+    assert (body["epoch"], body["policy_version"]) == (2, 2)
+
+
+async def test_the_lag_is_told_and_unknown_without_valkey(client, lag, experiment):
+    lag.answer = 17
+    assert (await status(client))["lag_events"] == 17
+    lag.answer = Unavailable("Valkey does not answer: gone")
+    body = await status(client)
+    assert body["lag_events"] is None
+    assert body["warnings"] == ["lag_events is not known: Valkey does not answer: gone"]
+
+
+async def test_totals_are_as_old_as_the_slowest_shard(client, engine, experiment):
+    now = datetime.now(UTC)
+    async with engine.begin() as connection:
+        await connection.execute(stream_positions.delete())
+        rows = [{"shard": shard, "watermark": now - timedelta(seconds=shard)} for shard in range(2)]
+        await connection.execute(stream_positions.insert(), rows)
+    assert datetime.fromisoformat((await status(client))["totals_as_of"]) == now - timedelta(seconds=1)
+    async with engine.begin() as connection:
+        await connection.execute(stream_positions.insert(), {"shard": 2})
+    assert (await status(client))["totals_as_of"] is None
+
+
+async def test_a_draft_and_a_stopped_experiment_have_a_status(client, experiments):
+    await experiments.create(Definition(key="summary", variants=VARIANTS))
+    assert (await status(client))["state"] == "draft"
+    await experiments.start("summary")
+    await experiments.stop("summary", "short")
+    body = await status(client)
+    assert (body["state"], body["winner"]) == ("stopped", "short")
+
+
+async def test_a_draft_that_changed_its_variants_shows_the_history_of_the_present_ones(client, experiments):
+    await experiments.create(Definition(key="summary", variants=VARIANTS))
+    await experiments.change("summary", DefinitionChange(variants=(*VARIANTS, Variant("long"))))
+    body = await status(client)
+    assert len(body["variants"]) == 3
+    assert [len(point["shares"]) for point in body["allocation_history"]] == [3]
+
+
+async def test_before_anything_is_published_there_is_no_allocation(client, engine, experiments, experiment):
+    async with engine.begin() as connection:
+        await connection.exec_driver_sql("DELETE FROM allocations")
+    body = await status(client)
+    assert (body["policy_version"], body["updated_at"], body["allocation_history"]) == (None, None, [])
+    assert [variant["allocation"] for variant in body["variants"]] == [None, None]
+
+
+@pytest.mark.parametrize("key", ["nobody", "a%00b", "%FF", "x" * 200])
+async def test_what_has_no_status_is_not_found(client, key):
+    answer = await client.get(f"/experiments/{key}/status")
+    assert answer.status_code in {400, 404}
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_only_readers_may_ask(client, experiment):
+    assert (await client.get(PATH, headers=bearer(KEYS[Scope.ASSIGN]))).status_code == 403
+    assert (await client.get(PATH, headers=bearer("unknown"))).status_code == 401
