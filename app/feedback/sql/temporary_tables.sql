@@ -1,0 +1,22 @@
+-- What a session stages for one transaction; empty again after each commit. Column order is that of the COPY in
+-- batch.py: fixed widths first, texts last.
+CREATE TEMPORARY TABLE staged_assignments (
+    experiment_id integer, unit_hash bigint, id uuid, assigned_at timestamptz, epoch integer,
+    policy_version integer, variant smallint, propensity double precision, exposed boolean,
+    unit text, context jsonb
+) ON COMMIT DELETE ROWS;
+
+CREATE TEMPORARY TABLE staged_signals (
+    experiment_id integer, unit_hash bigint, assignment_id uuid, source smallint, value double precision,
+    at timestamptz, received_at timestamptz, signal text, event_key text
+) ON COMMIT DELETE ROWS;
+
+CREATE TEMPORARY TABLE staged_unit_signals (
+    experiment_id integer, unit_hash bigint, source smallint, value double precision,
+    at timestamptz, received_at timestamptz, signal text, event_key text
+) ON COMMIT DELETE ROWS;
+
+-- Assignments whose reward may have changed. counted: the stored outcome is part of the totals already.
+CREATE TEMPORARY TABLE affected (
+    experiment_id integer, unit_hash bigint, id uuid, counted boolean
+) ON COMMIT DELETE ROWS;
