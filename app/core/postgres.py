@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from psycopg import AsyncConnection
 from sqlalchemy import URL, MetaData, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -18,6 +19,8 @@ METADATA: Final = MetaData(
 _OPTIONS: Final = (
     "-c statement_timeout=30000 -c lock_timeout=10000"
     " -c idle_in_transaction_session_timeout=60000 -c timezone=UTC"
+    # Our statements are short; compiling one takes longer than running it.
+    " -c jit=off"
 )
 
 
@@ -41,4 +44,14 @@ def create_engine(url: str, *, pool_size: int = 4) -> AsyncEngine:
         pool_recycle=1_800,
         pool_timeout=5,
         connect_args={"connect_timeout": 5, "options": _OPTIONS},
+    )
+
+
+async def connect(url: str) -> AsyncConnection:
+    """A connection of its own, in autocommit mode, for COPY and temporary tables.
+
+    Statements are planned anew each time: a plan made for an empty table would stay while the table grows.
+    """
+    return await AsyncConnection.connect(
+        psycopg_dsn(url), autocommit=True, prepare_threshold=None, connect_timeout=5, options=_OPTIONS
     )

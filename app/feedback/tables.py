@@ -108,7 +108,6 @@ totals = Table(
         "reward_square_sum", Numeric(38, 0), nullable=False, server_default=text("0"), comment="nano squared"
     ),
     PrimaryKeyConstraint("experiment_id", "epoch", "variant"),
-    CheckConstraint("rewards + censored <= assignments", name="resolved_at_most_assigned"),
 )
 
 stream_positions = Table(

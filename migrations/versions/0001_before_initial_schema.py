@@ -252,9 +252,6 @@ def upgrade() -> None:
             nullable=False,
             comment="nano squared",
         ),
-        sa.CheckConstraint(
-            "rewards + censored <= assignments", name=op.f("ck_totals_resolved_at_most_assigned")
-        ),
         sa.PrimaryKeyConstraint("experiment_id", "epoch", "variant", name=op.f("pk_totals")),
     )
     op.create_table(

@@ -16,7 +16,18 @@ CREATE TEMPORARY TABLE staged_unit_signals (
     at timestamptz, received_at timestamptz, signal text, event_key text
 ) ON COMMIT DELETE ROWS;
 
--- Assignments whose reward may have changed. counted: the stored outcome is part of the totals already.
+-- Assignments that this transaction exposes: no part of them is in the totals yet.
+CREATE TEMPORARY TABLE newly_exposed (
+    experiment_id integer, unit_hash bigint, id uuid, epoch integer, variant smallint
+) ON COMMIT DELETE ROWS;
+
+-- Assignments whose reward may change, some of them several times.
 CREATE TEMPORARY TABLE affected (
-    experiment_id integer, unit_hash bigint, id uuid, counted boolean
+    experiment_id integer, unit_hash bigint, id uuid
+) ON COMMIT DELETE ROWS;
+
+-- The affected assignments as stored. Locked, so their place stays theirs until the end of the transaction.
+CREATE TEMPORARY TABLE locked (
+    place tid, experiment_id integer, unit_hash bigint, id uuid, assigned_at timestamptz, deadline timestamptz,
+    epoch integer, variant smallint, exposed boolean, outcome smallint, reward integer, counted boolean
 ) ON COMMIT DELETE ROWS;

@@ -1,5 +1,4 @@
 -- Log staged signals. Without a client id (#) the newest replaces what is stored; with one (=) the first stays.
--- Assignments whose set of signals changed are affected.
 WITH changed AS (
     INSERT INTO signals AS stored (
         assignment_id, event_key, experiment_id, unit_hash, signal, source, value, at, received_at
@@ -13,6 +12,5 @@ WITH changed AS (
     RETURNING experiment_id, unit_hash, assignment_id
 )
 INSERT INTO affected
-SELECT DISTINCT experiment_id, unit_hash, assignment_id, true
+SELECT experiment_id, unit_hash, assignment_id
 FROM changed
-WHERE assignment_id NOT IN (SELECT id FROM affected)

@@ -12,7 +12,7 @@ WITH changed AS (
     RETURNING experiment_id, unit_hash, at
 )
 INSERT INTO affected
-SELECT DISTINCT latest.experiment_id, latest.unit_hash, latest.id, true
+SELECT latest.experiment_id, latest.unit_hash, latest.id
 FROM changed
 CROSS JOIN LATERAL (
     SELECT experiment_id, unit_hash, id
@@ -22,4 +22,3 @@ CROSS JOIN LATERAL (
     ORDER BY id DESC
     LIMIT 1
 ) AS latest
-WHERE latest.id NOT IN (SELECT id FROM affected)
