@@ -1,7 +1,7 @@
 """From stream entries to rows: what one ledger transaction stages, as PostgreSQL's binary COPY format. Pure.
 
 Rows are laid out by numpy: a column of fixed width is written for all rows at once, and only texts are
-visited one by one. Repeats inside a batch are dropped here, so that each staged row touches its own stored row.
+visited one by one. Repeats inside a batch are dropped here: each staged row has a stored row of its own.
 """
 
 from collections.abc import Iterable, Sequence
@@ -39,9 +39,9 @@ class UndecodableEntry(Exception):
 
 
 class Rows(NamedTuple):
-    """`count` rows in binary COPY format, header and trailer included."""
+    """`n` rows in binary COPY format, header and trailer included."""
 
-    count: int
+    n: int
     data: bytes
 
 
@@ -123,7 +123,7 @@ def _assignments(bodies: NDArray[np.void], exposed: Sequence[exposure.Exposure])
 
 
 def _signals(bodies: NDArray[np.void], columns: Sequence[SignalsEntry]) -> Rows:
-    """One row per (assignment, event key): the newest of those without a client id, the first of those with."""
+    """One row per (assignment, event key): the newest of those without a client's id, else the first."""
     signals = list(chain.from_iterable(column.signals for column in columns))
     sources = np.frombuffer(b"".join(column.sources for column in columns), np.uint8)
     values = np.frombuffer(b"".join(column.values for column in columns), signals_entry.VALUES)
@@ -175,10 +175,7 @@ def _unit_signals(signals: Sequence[UnitSignal], received_ms: Sequence[int]) -> 
         f"={one.id}" if one.id is not None else f"#{one.signal}/{one.source}@{one.at_us}" for one in signals
     ]
     kept = _newest_or_first(
-        (
-            ((one.experiment_id, one.unit_hash), key)
-            for one, key in zip(signals, keys, strict=True)
-        ),
+        (((one.experiment_id, one.unit_hash), key) for one, key in zip(signals, keys, strict=True)),
         [one.at_us for one in signals],
         [one.value for one in signals],
     )
@@ -205,9 +202,14 @@ def _newest_or_first(
     kept: dict[tuple[Any, str], int] = {}
     for index, key in enumerate(keys):
         stands = kept.setdefault(key, index)
-        if stands != index and key[1][0] == "#" and (times[index], values[index]) > (
-            times[stands],
-            values[stands],
+        if (
+            stands != index
+            and key[1][0] == "#"
+            and (times[index], values[index])
+            > (
+                times[stands],
+                values[stands],
+            )
         ):
             kept[key] = index
     return list(kept.values())

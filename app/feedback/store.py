@@ -1,6 +1,6 @@
 """The ledger in PostgreSQL: log, totals and stream position change together, or not at all."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from importlib.resources import files
@@ -14,7 +14,7 @@ from app.feedback.batch import Batch, Rows, StreamEntry
 
 
 def _sql(name: str) -> LiteralString:
-    return cast(LiteralString, files(__package__).joinpath(f"sql/{name}.sql").read_text())
+    return cast("LiteralString", files(__package__).joinpath(f"sql/{name}.sql").read_text())
 
 
 _TEMPORARY_TABLES: Final = _sql("temporary_tables")
@@ -44,6 +44,12 @@ class Lease(NamedTuple):
     position: str
     applied: int
 
+    def moved(self, entries: Sequence[StreamEntry]) -> "Lease":
+        """Behind the last of `entries`."""
+        return self._replace(
+            position=entries[-1].id, applied=self.applied + sum(entry.n for entry in entries)
+        )
+
 
 class Fenced(Exception):
     """The lease has gone to another owner: nothing was written."""
@@ -60,7 +66,7 @@ class LedgerStore:
     async def open(cls, database_url: str) -> AsyncIterator["LedgerStore"]:
         """Connect and prepare the session."""
         async with await connect(database_url) as connection:
-            # A batch is sorted in memory, and looks its rows up one by one however small the tables still are.
+            # A batch is sorted in memory, and looks its rows up one by one even while the tables are small.
             await connection.execute("SET work_mem = '32MB'")
             await connection.execute("SET random_page_cost = 1.1")
             await connection.execute(_TEMPORARY_TABLES)
@@ -88,14 +94,14 @@ class LedgerStore:
         """
         async with self._connection.transaction(), self._connection.cursor() as cursor:
             await _check_fence(cursor, lease)
-            await _move(cursor, lease, lease.position, 0, watermark)
+            await _move(cursor, lease, watermark)
 
     async def apply(
-        self, lease: Lease, batch: Batch, position: str, n_events: int, watermark: datetime
-    ) -> list[int]:
-        """Take a batch into log and totals and move to `position`; returns experiments whose totals changed.
+        self, lease: Lease, batch: Batch, entries: Sequence[StreamEntry], watermark: datetime
+    ) -> tuple[Lease, list[int]]:
+        """Take `batch`, the staged `entries`, into log and totals and move behind the last of them.
 
-        Raises Fenced.
+        Returns the lease at its new position and the experiments whose totals changed. Raises Fenced.
         """
         async with self._connection.transaction(), self._connection.cursor() as cursor:
             await _check_fence(cursor, lease)
@@ -107,10 +113,11 @@ class LedgerStore:
             await cursor.execute(_UPSERT_UNIT_SIGNALS)
             await cursor.execute(_AFFECT_BY_UNIT)
             changed = await _resolve(cursor, _NEVER)
-            await _move(cursor, lease, position, n_events, watermark)
-        return changed
+            moved = lease.moved(entries)
+            await _move(cursor, moved, watermark)
+        return moved, changed
 
-    async def bury(self, lease: Lease, entry: StreamEntry, error: str, watermark: datetime) -> None:
+    async def bury(self, lease: Lease, entry: StreamEntry, error: str, watermark: datetime) -> Lease:
         """Put an entry that cannot be applied aside and move on. Raises Fenced."""
         async with self._connection.transaction(), self._connection.cursor() as cursor:
             await _check_fence(cursor, lease)
@@ -119,7 +126,9 @@ class LedgerStore:
                 " ON CONFLICT (shard, stream_id) DO NOTHING",
                 (lease.shard, entry.id, entry.body, error[: limits.DEAD_LETTER_ERROR_LENGTH_MAX]),
             )
-            await _move(cursor, lease, entry.id, entry.n, watermark)
+            moved = lease.moved([entry])
+            await _move(cursor, moved, watermark)
+        return moved
 
     async def resolve_silence(self) -> tuple[int, list[int]]:
         """Resolve a bounded number of assignments whose horizon passed in silence.
@@ -128,10 +137,13 @@ class LedgerStore:
         Returns how many there were, and the experiments whose totals changed.
         """
         async with self._connection.transaction(), self._connection.cursor() as cursor:
-            await cursor.execute("SELECT CASE WHEN count(*) = count(watermark) THEN min(watermark) END FROM stream_positions")
-            watermark = cast(tuple[datetime | None], await cursor.fetchone())[0]
-            if watermark is None:
+            await cursor.execute(
+                "SELECT min(watermark) FROM stream_positions HAVING count(*) = count(watermark)"
+            )
+            row = await cursor.fetchone()
+            if row is None or row[0] is None:
                 return 0, []
+            watermark = row[0]
             await cursor.execute(_AFFECT_SILENT, (watermark, limits.SWEEP_ASSIGNMENTS_MAX))
             count = cursor.rowcount
             return count, await _resolve(cursor, watermark)
@@ -147,12 +159,12 @@ async def _check_fence(cursor: AsyncCursor, lease: Lease) -> None:
         raise Fenced(f"shard {lease.shard} has another owner than that of fence {lease.fence}")
 
 
-async def _move(cursor: AsyncCursor, lease: Lease, position: str, n_events: int, watermark: datetime) -> None:
+async def _move(cursor: AsyncCursor, lease: Lease, watermark: datetime) -> None:
     await cursor.execute(
-        "UPDATE stream_positions SET position = %s, applied = applied + %s, updated_at = now(),"
+        "UPDATE stream_positions SET position = %s, applied = %s, updated_at = now(),"
         " watermark = greatest(watermark, %s), lease_until = now() + %s * interval '1 second'"
         " WHERE shard = %s",
-        (position, n_events, watermark, limits.LEASE_S, lease.shard),
+        (lease.position, lease.applied, watermark, limits.LEASE_S, lease.shard),
     )
 
 
@@ -174,7 +186,7 @@ async def _stage(cursor: AsyncCursor, batch: Batch) -> None:
 
 
 async def _copy(cursor: AsyncCursor, statement: LiteralString, rows: Rows) -> None:
-    if rows.count:
+    if rows.n:
         async with cursor.copy(statement) as copy:
             await copy.write(rows.data)
 

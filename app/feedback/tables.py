@@ -64,7 +64,7 @@ signals = Table(
     METADATA,
     Column("assignment_id", Uuid, nullable=False),
     Column(
-        "event_key", Text, nullable=False, comment="the client's id, or signal and source when it sent none"
+        "event_key", Text, nullable=False, comment="=id of the client, or #signal/source when it sent none"
     ),
     Column("experiment_id", Integer, nullable=False),
     Column("unit_hash", BigInteger, nullable=False),
@@ -79,19 +79,21 @@ signals = Table(
     CheckConstraint("source BETWEEN 0 AND 3", name="source_is_known"),
 )
 
+# A signal here belongs to the unit's latest exposed assignment that is not after it. Which one that is, is worked
+# out when a reward is resolved and stored nowhere: an exposure may still come between.
 unit_signals = Table(
     "unit_signals",
     METADATA,
     Column("experiment_id", Integer, nullable=False),
     Column("unit_hash", BigInteger, nullable=False),
-    Column("event_key", Text, nullable=False),
+    Column("event_key", Text, nullable=False, comment="=id of the client, or #signal/source@at"),
     Column("signal", Text, nullable=False),
     Column("source", SmallInteger, nullable=False),
     Column("value", Double, nullable=False),
     Column("at", DateTime(timezone=True), nullable=False),
     Column("received_at", DateTime(timezone=True), nullable=False),
-    Column("assignment_id", Uuid, comment="the unit's latest assignment not after `at`; null: none yet"),
     PrimaryKeyConstraint("experiment_id", "unit_hash", "event_key"),
+    CheckConstraint("source BETWEEN 0 AND 3", name="source_is_known"),
 )
 
 totals = Table(

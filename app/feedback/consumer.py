@@ -1,0 +1,113 @@
+"""The ledger's consumers: one owner per shard at a time applies its entries in order."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from time import perf_counter
+from typing import Final
+
+import psycopg
+import structlog
+from redis.asyncio import Redis
+
+from app.core import limits
+from app.core.clock import Clock
+from app.core.telemetry import LEDGER_BATCH_SECONDS, LEDGER_EVENTS
+from app.feedback.batch import StreamEntry, UndecodableEntry, stage
+from app.feedback.loop import LedgerLoop, OnCommit
+from app.feedback.store import POISON, Fenced, Lease, LedgerStore
+from app.feedback.stream import ShardStream
+
+_LOG: Final = structlog.get_logger(__name__)
+
+
+class ShardConsumer(LedgerLoop):
+    """Takes one shard's events into log and totals while it holds the lease, and waits for it otherwise.
+
+    `owner` is the name of this process, different from that of every other.
+    """
+
+    def __init__(
+        self, shard: int, *, owner: str, database_url: str, valkey: Redis, clock: Clock, on_commit: OnCommit
+    ) -> None:
+        super().__init__(f"shard {shard}", database_url)
+        self._shard = shard
+        self._owner = owner
+        self._stream = ShardStream(valkey, shard)
+        self._clock = clock
+        self._on_commit = on_commit
+
+    async def _work(self, store: LedgerStore) -> None:
+        while True:
+            lease = await store.acquire(self._shard, self._owner)
+            self.error = None
+            if lease is None:
+                await asyncio.sleep(limits.LEASE_S / 4)
+                continue
+            try:
+                await self._consume(store, lease)
+            except Fenced as error:
+                _LOG.warning("ledger_fenced", error=str(error))
+            finally:
+                with suppress(psycopg.Error):
+                    await store.release(lease)
+
+    async def _consume(self, store: LedgerStore, lease: Lease) -> None:
+        await self._stream.advance(lease.position, lease.applied)
+        while True:
+            began = self._clock.now()
+            entries = await self._stream.read(lease.position, wait_ms=limits.LEDGER_IDLE_MS)
+            if not entries:
+                await store.renew(lease, began)
+            elif len(entries) < limits.LEDGER_READ_ENTRIES_MAX:
+                await asyncio.sleep(limits.LEDGER_BATCH_WAIT_MS / 1_000)  # a batch gathers
+                entries += await self._stream.read(entries[-1].id)
+            for batch in _batches(entries):
+                lease = await self._apply(store, lease, batch)
+            await self._stream.advance(lease.position, lease.applied)
+            self.error = None
+
+    async def _apply(self, store: LedgerStore, lease: Lease, entries: Sequence[StreamEntry]) -> Lease:
+        """Apply entries in one transaction; halve them until what cannot be applied stands alone."""
+        for attempts_left in reversed(range(limits.LEDGER_ENTRY_RETRIES_MAX)):
+            try:
+                return await self._commit(store, lease, entries)
+            except (UndecodableEntry, *POISON) as error:
+                _LOG.warning("ledger_batch_failed", first=entries[0].id, n=len(entries), error=str(error))
+                if len(entries) > 1:
+                    middle = len(entries) // 2
+                    lease = await self._apply(store, lease, entries[:middle])
+                    return await self._apply(store, lease, entries[middle:])
+                if not attempts_left:
+                    lease = await store.bury(lease, entries[0], str(error), _time(entries[0]))
+                    LEDGER_EVENTS.labels("dead_letter").inc(entries[0].n)
+        return lease
+
+    async def _commit(self, store: LedgerStore, lease: Lease, entries: Sequence[StreamEntry]) -> Lease:
+        began = perf_counter()
+        lease, changed = await store.apply(lease, stage(entries), entries, _time(entries[-1]))
+        LEDGER_BATCH_SECONDS.observe(perf_counter() - began)
+        LEDGER_EVENTS.labels("applied").inc(sum(entry.n for entry in entries))
+        if changed:
+            self._on_commit(changed)
+        return lease
+
+
+def _batches(entries: Sequence[StreamEntry]) -> Iterator[list[StreamEntry]]:
+    """Entries in order, cut so that a batch stays within `LEDGER_BATCH_EVENTS_MAX` or is a single entry."""
+    batch: list[StreamEntry] = []
+    n = 0
+    for entry in entries:
+        if batch and n + entry.n > limits.LEDGER_BATCH_EVENTS_MAX:
+            yield batch
+            batch, n = [], 0
+        batch.append(entry)
+        n += entry.n
+    if batch:
+        yield batch
+
+
+def _time(entry: StreamEntry) -> datetime:
+    """When Valkey took the entry: all that was acknowledged earlier stands before it."""
+    return datetime.fromtimestamp(int(entry.id.partition("-")[0]) / 1_000, UTC)

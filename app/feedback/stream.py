@@ -1,0 +1,53 @@
+"""The ledger's side of the event streams: read behind a position, and say how far the ledger is."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any, Final, cast
+
+from redis.asyncio import Redis
+
+from app.core import limits
+from app.core.valkey import shard_key
+from app.feedback.batch import StreamEntry
+
+_ADVANCE: Final = files(__package__).joinpath("lua/advance.lua").read_text()
+
+
+class ShardStream:
+    """One shard's stream. Nothing in Valkey says where its reader is: the position is the ledger's."""
+
+    def __init__(self, valkey: Redis, shard: int) -> None:
+        self._valkey = valkey
+        self._events = shard_key(shard, "events")
+        self._appended = shard_key(shard, "appended")
+        self._advance = valkey.register_script(_ADVANCE)
+
+    async def read(self, after: str, *, wait_ms: int | None = None) -> list[StreamEntry]:
+        """At most `LEDGER_READ_ENTRIES_MAX` entries behind `after`; with `wait_ms`, waits for the first."""
+        reply: Any = await self._valkey.xread(
+            {self._events: after}, count=limits.LEDGER_READ_ENTRIES_MAX, block=wait_ms
+        )
+        return [_entry(*item) for item in reply[0][1]] if reply else []
+
+    async def advance(self, position: str, applied: int) -> None:
+        """Let go of what is applied; harmless when repeated."""
+        await self._advance(keys=[self._events, self._appended], args=[position, applied])
+
+    async def waiting(self, position: str, applied: int) -> int:
+        """Events behind the position; at least 1 while there is an entry."""
+        async with self._valkey.pipeline(transaction=True) as pipeline:
+            pipeline.get(self._appended)
+            pipeline.xrange(self._events, f"({position}", "+", count=1)
+            appended, beyond = cast("Sequence[Any]", await pipeline.execute())
+        return max(int(appended or 0) - applied, len(beyond)) if beyond else 0
+
+
+def _entry(raw_id: bytes, fields: dict[bytes, bytes]) -> StreamEntry:
+    """Fields that are missing or unreadable give an entry of no known kind."""
+    n = fields.get(b"n", b"")
+    return StreamEntry(
+        raw_id.decode(),
+        fields.get(b"k", b"").decode("utf-8", "replace"),
+        int(n) if n.isdigit() else 0,
+        fields.get(b"b", b""),
+    )
