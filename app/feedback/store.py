@@ -14,7 +14,7 @@ from app.feedback.batch import Batch, Rows, StreamEntry
 
 
 def _sql(name: str) -> LiteralString:
-    return cast("LiteralString", files(__package__).joinpath(f"sql/{name}.sql").read_text())
+    return files(__package__).joinpath(f"sql/{name}.sql").read_text()
 
 
 _TEMPORARY_TABLES: Final = _sql("temporary_tables")

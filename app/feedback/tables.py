@@ -79,8 +79,8 @@ signals = Table(
     CheckConstraint("source BETWEEN 0 AND 3", name="source_is_known"),
 )
 
-# A signal here belongs to the unit's latest exposed assignment that is not after it. Which one that is, is worked
-# out when a reward is resolved and stored nowhere: an exposure may still come between.
+# A signal here belongs to the unit's latest exposed assignment that is not after it. Which one that is, is
+# worked out when a reward is resolved and stored nowhere: an exposure may still come between.
 unit_signals = Table(
     "unit_signals",
     METADATA,
