@@ -13,16 +13,17 @@ from redis.asyncio import Redis
 
 from app.core import limits
 from app.core.clock import Clock
+from app.core.loops import Loop
 from app.core.telemetry import LEDGER_BATCH_SECONDS, LEDGER_EVENTS
 from app.feedback.batch import StreamEntry, UndecodableEntry, stage
-from app.feedback.loop import LedgerLoop, OnCommit
+from app.feedback.loop import Horizons, OnCommit
 from app.feedback.store import POISON, Fenced, Lease, LedgerStore
 from app.feedback.stream import ShardStream
 
 _LOG: Final = structlog.get_logger(__name__)
 
 
-class ShardConsumer(LedgerLoop):
+class ShardConsumer:
     """Takes one shard's events into log and totals while it holds the lease, and waits for it otherwise.
 
     `owner` is the name of this process, different from that of every other.
@@ -31,27 +32,28 @@ class ShardConsumer(LedgerLoop):
     def __init__(
         self, shard: int, *, owner: str, database_url: str, valkey: Redis, clock: Clock, on_commit: OnCommit
     ) -> None:
-        super().__init__(f"shard {shard}", database_url)
         self._shard = shard
         self._owner = owner
+        self._database_url = database_url
         self._stream = ShardStream(valkey, shard)
         self._clock = clock
         self._on_commit = on_commit
 
-    async def _work(self, store: LedgerStore) -> None:
-        while True:
-            lease = await store.acquire(self._shard, self._owner)
-            self.error = None
-            if lease is None:
-                await asyncio.sleep(limits.LEASE_S / 4)
-                continue
-            try:
-                await self._consume(store, lease)
-            except Fenced as error:
-                _LOG.warning("ledger_fenced", error=str(error))
-            finally:
-                with suppress(psycopg.Error):
-                    await store.release(lease)
+    async def run(self) -> None:
+        """Until an engine fails; the next run starts at the stored position."""
+        async with LedgerStore.open(self._database_url) as store:
+            while True:
+                lease = await store.acquire(self._shard, self._owner)
+                if lease is None:
+                    await asyncio.sleep(limits.LEASE_S / 4)
+                    continue
+                try:
+                    await self._consume(store, lease)
+                except Fenced as error:
+                    _LOG.warning("ledger_fenced", error=str(error))
+                finally:
+                    with suppress(psycopg.Error):
+                        await store.release(lease)
 
     async def _consume(self, store: LedgerStore, lease: Lease) -> None:
         await self._stream.advance(lease.position, lease.applied)
@@ -66,7 +68,6 @@ class ShardConsumer(LedgerLoop):
             for batch in _batches(entries):
                 lease = await self._apply(store, lease, batch)
             await self._stream.advance(lease.position, lease.applied)
-            self.error = None
 
     async def _apply(self, store: LedgerStore, lease: Lease, entries: Sequence[StreamEntry]) -> Lease:
         """Apply entries in one transaction; halve them until what cannot be applied stands alone."""
@@ -111,3 +112,19 @@ def _batches(entries: Sequence[StreamEntry]) -> Iterator[list[StreamEntry]]:
 def _time(entry: StreamEntry) -> datetime:
     """When Valkey took the entry: all that was acknowledged earlier stands before it."""
     return datetime.fromtimestamp(int(entry.id.partition("-")[0]) / 1_000, UTC)
+
+
+def ledger_loops(
+    *, shards: int, owner: str, database_url: str, valkey: Redis, clock: Clock, on_commit: OnCommit
+) -> list[Loop]:
+    """All that keeps the ledger of a worker going: a consumer for each shard, and the horizons."""
+    consumers = [
+        ShardConsumer(
+            shard, owner=owner, database_url=database_url, valkey=valkey, clock=clock, on_commit=on_commit
+        )
+        for shard in range(shards)
+    ]
+    return [
+        *(Loop(f"ledger shard {shard}", consumer.run) for shard, consumer in enumerate(consumers)),
+        Loop("horizons", Horizons(database_url, on_commit).run),
+    ]

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from importlib.resources import files
-from typing import Final, LiteralString, NamedTuple, cast
+from typing import Final, LiteralString, NamedTuple
 
 from psycopg import AsyncConnection, AsyncCursor, DataError, IntegrityError
 

@@ -1,0 +1,34 @@
+"""How far the ledger is behind what was acknowledged."""
+
+from redis.asyncio import Redis
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.core.valkey import valkey_needed
+from app.feedback.stream import ShardStream
+from app.feedback.tables import stream_positions
+
+
+class LedgerLag:
+    """Counts acknowledged events that are not in the totals yet."""
+
+    def __init__(self, engine: AsyncEngine, valkey: Redis, *, shards: int) -> None:
+        self._engine = engine
+        self._streams = [ShardStream(valkey, shard) for shard in range(shards)]
+
+    async def events(self) -> int:
+        """Over all shards; 0 only when everything acknowledged before the call is in the totals.
+
+        Raises Unavailable without Valkey, and what SQLAlchemy raises without PostgreSQL.
+        """
+        columns = stream_positions.c
+        async with self._engine.connect() as connection:
+            rows = await connection.execute(select(columns.shard, columns.position, columns.applied))
+            positions = {row.shard: (row.position, row.applied) for row in rows}
+        with valkey_needed():
+            return sum(
+                [
+                    await stream.waiting(*positions.get(shard, ("0-0", 0)))
+                    for shard, stream in enumerate(self._streams)
+                ]
+            )
