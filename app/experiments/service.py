@@ -3,6 +3,7 @@
 import re
 import secrets
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Final
 
 import structlog
@@ -66,19 +67,19 @@ class ExperimentService:
 
     async def change(self, key: str, request: DefinitionChange) -> Experiment:
         """Replace some fields of the definition; see `lifecycle.change` for what may change when."""
-        return await self._update(key, lambda experiment: lifecycle.change(experiment, request))
+        return await self._update(key, lambda experiment, _: lifecycle.change(experiment, request))
 
     async def start(self, key: str) -> Experiment:
         """Begin to assign and learn. Raises Conflict unless it is a draft."""
-        return await self._move(key, lambda state: lifecycle.start(state, self._clock.now()))
+        return await self._move(key, lifecycle.start)
 
     async def pause(self, key: str) -> Experiment:
         """Answer the control for a while. Raises Conflict unless it is running."""
-        return await self._move(key, lambda state: lifecycle.pause(state, self._clock.now()))
+        return await self._move(key, lifecycle.pause)
 
     async def resume(self, key: str) -> Experiment:
         """Assign again. Raises Conflict unless it is paused."""
-        return await self._move(key, lifecycle.resume)
+        return await self._move(key, lambda state, _: lifecycle.resume(state))
 
     async def stop(self, key: str, winner: Key | None = None) -> Experiment:
         """End it for good; from then on the winner is served, or the control where there is none.
@@ -86,8 +87,8 @@ class ExperimentService:
         Raises Conflict unless it is running or paused; UnprocessableInput for a winner that is no variant.
         """
 
-        def stopped(experiment: Experiment) -> Experiment:
-            state = lifecycle.stop(experiment.state, self._clock.now(), winner)
+        def stopped(experiment: Experiment, at: datetime) -> Experiment:
+            state = lifecycle.stop(experiment.state, at, winner)
             lifecycle.check_winner(experiment.definition, winner)
             return replace(experiment, state=state)
 
@@ -95,15 +96,15 @@ class ExperimentService:
 
     async def archive(self, key: str) -> Experiment:
         """Put it out of sight. Raises Conflict unless it is a draft or stopped."""
-        return await self._move(key, lambda state: lifecycle.archive(state, self._clock.now()))
+        return await self._move(key, lifecycle.archive)
 
-    async def _move(self, key: str, transition: Callable[[State], State]) -> Experiment:
+    async def _move(self, key: str, transition: Callable[[State, datetime], State]) -> Experiment:
         return await self._update(
-            key, lambda experiment: replace(experiment, state=transition(experiment.state))
+            key, lambda experiment, at: replace(experiment, state=transition(experiment.state, at))
         )
 
-    async def _update(self, key: str, change: Callable[[Experiment], Experiment]) -> Experiment:
-        experiment, written = await self._store.update(_possible(key), change, at=self._clock.now())
+    async def _update(self, key: str, change: Callable[[Experiment, datetime], Experiment]) -> Experiment:
+        experiment, written = await self._store.update(_possible(key), change, self._clock)
         if written:
             await self._announce(experiment)
         return experiment

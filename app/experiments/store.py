@@ -10,6 +10,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.core import limits
+from app.core.clock import Clock
 from app.core.errors import Conflict, NotFound
 from app.experiments.lifecycle import opens_epoch
 from app.experiments.model import Definition, Draft, Experiment, State
@@ -67,16 +68,19 @@ class ExperimentStore:
             return [experiment_of(row) for row in await connection.execute(statement)]
 
     async def update(
-        self, key: str, change: Callable[[Experiment], Experiment], *, at: datetime
+        self, key: str, change: Callable[[Experiment, datetime], Experiment], clock: Clock
     ) -> tuple[Experiment, bool]:
         """Apply `change` under the row's lock; the result, and whether anything was written.
 
         Nothing is written when `change` returns the object it was given. Raises NotFound, and what it raises.
         """
         async with self._engine.begin() as connection:
-            locked = select(experiments).where(experiments.c.key == key).with_for_update()
+            # FOR NO KEY UPDATE: does not stand against the foreign keys of allocations, whose writer holds
+            # the lock on `publications` that is taken below.
+            locked = select(experiments).where(experiments.c.key == key).with_for_update(key_share=True)
             before = _found(key, (await connection.execute(locked)).one_or_none())
-            changed = change(before)
+            at = clock.now()
+            changed = change(before, at)
             if changed is before:
                 return before, False
             after = msgspec.structs.replace(changed, revision=before.revision + 1, updated_at=at)

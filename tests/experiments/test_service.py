@@ -242,3 +242,34 @@ async def test_on_change_is_called_after_the_commit(engine):
     made = await experiments.create(definition())
     await experiments.start(made.key)
     assert seen == [1, 2]
+
+
+async def test_a_change_and_the_writer_of_allocations_never_wait_for_each_other(experiments, engine):
+    """Who allocates locks the publication, then by foreign key the experiment; a change the reverse."""
+    made = await experiments.create(definition())
+    allocate = text(
+        "INSERT INTO allocations (experiment_id, version, epoch, weights)"
+        " VALUES (:id, :version, 1, ARRAY[0, 4294967296])"
+    )
+    for version in range(1, 4):
+        async with engine.begin() as connection:
+            lock = select(publications).where(publications.c.experiment_id == made.id).with_for_update()
+            await connection.execute(lock)
+            change = asyncio.create_task(
+                experiments.change(made.key, DefinitionChange(description=f"number {version}"))
+            )
+            await until_somebody_waits_for_a_lock(engine)
+            await connection.execute(allocate, {"id": made.id, "version": version})
+        await change
+    assert (await experiments.get(made.key)).revision == 4
+
+
+async def until_somebody_waits_for_a_lock(engine) -> None:
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    async with asyncio.timeout(10), engine.connect() as connection:
+        while (await connection.execute(waiting)).scalar_one() == 0:
+            await connection.rollback()  # a transaction would see the same activity again
+            await asyncio.sleep(0.01)
