@@ -15,7 +15,6 @@ from app.assignment import query
 from app.assignment.service import Assigner, AssignmentView
 from app.core import limits
 from app.core.errors import InvalidInput
-from app.core.http import require_json
 from app.core.text import check_storable
 from app.experiments.model import Key
 
@@ -60,7 +59,7 @@ async def assign_one(
     return (await assigner.assign(found, unit, context)).view()
 
 
-@post("/assign", guards=[requires(Scope.ASSIGN)], before_request=require_json, status_code=200)
+@post("/assign", guards=[requires(Scope.ASSIGN)], status_code=200)
 async def assign_several(data: AssignRequest, assigner: Assigner) -> AssignmentList:
     """Which variants serve this unit, in several experiments or in all that are running.
 
