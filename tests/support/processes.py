@@ -38,7 +38,7 @@ def gone(pid: int) -> bool:
         return True
 
 
-async def eventually(condition: Callable[[], bool], *, within_s: float) -> None:
+async def eventually(condition: Callable[[], object], *, within_s: float) -> None:
     """Wait until it holds; AssertionError when it does not in time."""
     deadline = time.monotonic() + within_s
     while not condition():

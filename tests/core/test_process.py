@@ -1,0 +1,58 @@
+"""Child processes: awaited, stopped by force if need be, and bound to our life."""
+
+import asyncio
+import signal
+import sys
+import threading
+
+import pytest
+
+from app.core.process import ChildProcess
+from tests.support.processes import eventually
+
+pytestmark = pytest.mark.anyio
+STUBBORN = "import signal, sys; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); signal.pause()"
+
+
+async def test_everybody_who_waits_learns_the_exit_status():
+    child = ChildProcess([sys.executable, "-c", "raise SystemExit(7)"])
+    assert await asyncio.gather(child.wait(), child.wait()) == [7, 7]
+    assert await child.wait() == 7
+    assert not child.running
+
+
+async def test_a_child_that_does_not_listen_is_killed_after_its_grace(tmp_path):
+    with (tmp_path / "output").open("wb") as output:
+        child = ChildProcess([sys.executable, "-c", STUBBORN], output=output)
+    await eventually((tmp_path / "output").read_text, within_s=5)
+    assert await child.stop(signal.SIGTERM, grace_s=0.05) == -signal.SIGKILL
+
+
+async def test_stopping_what_has_ended_is_harmless():
+    child = ChildProcess([sys.executable, "-c", ""])
+    await child.wait()
+    assert await child.stop(signal.SIGTERM, grace_s=1) == 0
+
+
+async def test_a_waiter_that_gives_up_leaves_the_child_running():
+    child = ChildProcess([sys.executable, "-c", "import signal; signal.pause()"])
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await child.wait()
+    assert child.running
+    await child.stop(signal.SIGKILL, grace_s=1)
+
+
+async def test_a_thread_cannot_start_children_for_they_would_die_with_it():
+    errors = []
+
+    def start() -> None:
+        try:
+            ChildProcess([sys.executable, "-c", ""])
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    assert errors == ["children are started from the main thread, with which they die"]
