@@ -17,6 +17,7 @@ from app.core import migrations
 from app.core.engines import EmbeddedEngines
 from app.core.errors import Conflict
 from app.core.limits import SHUTDOWN_GRACE_S
+from app.core.process import raise_descriptor_limit
 from app.core.settings import Settings
 from app.core.supervisor import KILL_AFTER_S, Program, keep_running, started
 
@@ -52,6 +53,7 @@ async def run(
     me = asyncio.current_task()
     if me is None:
         raise RuntimeError("to be awaited in a task")
+    raise_descriptor_limit()
     loop = asyncio.get_running_loop()
     last_resort: asyncio.TimerHandle | None = None
 
