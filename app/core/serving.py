@@ -1,4 +1,4 @@
-"""One process that answers HTTP: granian inside our own event loop, so that we decide when and how it ends."""
+"""A process that answers HTTP: granian inside our own event loop, so that we decide when and how it ends."""
 
 import asyncio
 import gc
