@@ -45,7 +45,7 @@ class Ending:
         await self._begun.wait()
 
 
-async def serve(app: ASGIApp, *, host: str, port: int, ending: Ending) -> None:
+async def serve_http(app: ASGIApp, *, host: str, port: int, ending: Ending) -> None:
     """Listen until `ending` begins; then finish what is in flight, for at most `SHUTDOWN_GRACE_S`.
 
     Several processes may listen on one port of one machine; the kernel spreads connections over them.
