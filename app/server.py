@@ -1,10 +1,10 @@
 """Composition of `wald serve`: one process that answers HTTP."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+import random
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib.metadata import version
-from random import SystemRandom
 from typing import Any, Final
 
 from litestar import Litestar, Router
@@ -24,8 +24,12 @@ from app.access.service import AccessService
 from app.access.store import AccessStore
 from app.allocation.service import AllocationService
 from app.allocation.store import AllocationStore
+from app.analysis.routes import ROUTES as ANALYSIS_ROUTES
+from app.analysis.service import AnalysisService
+from app.analysis.store import AnalysisStore
+from app.assignment.loop import SnapshotKeeper
 from app.core import limits, operations, telemetry
-from app.core.clock import SystemClock
+from app.core.clock import Clock, SystemClock
 from app.core.health import Check, Readiness, worker_checks
 from app.core.http import EXCEPTION_HANDLERS, require_json
 from app.core.loops import Loop, Loops
@@ -36,6 +40,8 @@ from app.core.valkey import create_client
 from app.experiments.routes import ROUTES as EXPERIMENT_ROUTES
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
+
+_JSON_ROUTES: Final = (*ACCESS_ROUTES, *EXPERIMENT_ROUTES, *ANALYSIS_ROUTES)
 
 
 async def serve(settings: Settings) -> None:
@@ -48,7 +54,7 @@ async def serve(settings: Settings) -> None:
 
 @asynccontextmanager
 async def application(settings: Settings, ending: Ending) -> AsyncIterator[ASGIApp]:
-    """The whole HTTP application on engines that are named by `settings`, running until the block ends."""
+    """The whole HTTP application on the engines named by `settings`, running until the block ends."""
     assert settings.database_url is not None
     assert settings.valkey_url is not None
     clock = SystemClock()
@@ -57,7 +63,103 @@ async def application(settings: Settings, ending: Ending) -> AsyncIterator[ASGIA
         stack.push_async_callback(engine.dispose)
         valkey = create_client(settings.valkey_url)
         stack.push_async_callback(valkey.aclose)
+        keeper = SnapshotKeeper(settings.valkey_url, clock)
+        await keeper.start()
+        stack.push_async_callback(keeper.stop)
+        loops = Loops([Loop("metrics", _gauges(keeper), pause_s=1)], clock=clock, random=random.Random())
+        await stack.enter_async_context(loops)
 
         access = AccessService(AccessStore(engine, valkey), clock)
         allocation = AllocationService(AllocationStore(engine, valkey))
         experiments = ExperimentService(ExperimentStore(engine), clock, allocation.reallocate)
+        analysis = AnalysisService(experiments, AnalysisStore(engine), lag)
+
+        async def readiness() -> Readiness:
+            return Readiness.of(
+                [
+                    _snapshot_check(keeper),
+                    *await _engine_checks(engine, valkey, clock),
+                    *(Check(f"loop {name}", not loop.error, detail=loop.error or "") for name, loop in loops.health().items()),
+                ]
+            )
+
+        yield _framework(
+            State({"access": keeper, "ending": ending}),
+            access=access,
+            experiments=experiments,
+            analysis=analysis,
+            readiness=readiness,
+        )
+
+
+def _framework(state: State, **dependencies: Any) -> Litestar:
+    """Litestar with every documented route; a dependency that is a function is called for each request."""
+    return Litestar(
+        [
+            Router("/", route_handlers=_JSON_ROUTES, before_request=require_json),
+            Router("/", route_handlers=operations.ROUTES, security=[{}], tags=["operations"]),
+        ],
+        state=state,
+        dependencies={name: _provided(dependency) for name, dependency in dependencies.items()},
+        exception_handlers=EXCEPTION_HANDLERS,
+        request_max_body_size=limits.BODY_BYTES_MAX,
+        logging_config=None,
+        openapi_config=OpenAPIConfig(
+            title="Wald",
+            version=version("wald"),
+            description="Experimentation and bandit allocation for online evaluation of LLM outputs.",
+            path="/openapi",
+            render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+            components=Components(
+                security_schemes={"key": SecurityScheme(type="http", scheme="bearer", description="An API key.")}
+            ),
+            security=[{"key": []}],
+        ),
+    )
+
+
+def _provided(dependency: Any) -> Provide:
+    if asyncio.iscoroutinefunction(dependency):
+        return Provide(dependency)
+    return Provide(lambda: dependency, sync_to_thread=False)
+
+
+def _snapshot_check(keeper: SnapshotKeeper) -> Check:
+    """Critical until something was loaded; an old snapshot still serves."""
+    loaded = keeper.snapshot.signer is not None and keeper.keyring is not None
+    detail = f"{keeper.error}; last current {keeper.age_s:.1f} s ago" if keeper.error else ""
+    return Check("snapshot", loaded and not keeper.error, critical=not loaded, detail=detail)
+
+
+async def _engine_checks(engine: AsyncEngine, valkey: Redis, clock: Clock) -> list[Check]:
+    """Without Valkey feedback is refused, which is critical; without PostgreSQL the streams hold it."""
+    return [
+        *await asyncio.gather(_check("valkey", _ping(valkey), critical=True), _check("postgres", _select(engine))),
+        *await _worker_checks(valkey, clock),
+    ]
+
+
+async def _check(name: str, attempt: Awaitable[object], *, critical: bool = False) -> Check:
+    try:
+        async with asyncio.timeout(limits.READY_CHECK_S):
+            await attempt
+    except (RedisError, SQLAlchemyError, OSError, TimeoutError) as error:
+        detail = str(error).partition("\n")[0] or f"no answer within {limits.READY_CHECK_S:g} s"
+        return Check(name, ok=False, critical=critical, detail=detail)
+    return Check(name, ok=True, critical=critical)
+
+
+async def _ping(valkey: Redis) -> None:
+    await valkey.ping()
+
+
+async def _select(engine: AsyncEngine) -> None:
+    async with engine.connect() as connection:
+        await connection.execute(text("SELECT 1"))
+
+
+async def _worker_checks(valkey: Redis, clock: Clock) -> list[Check]:
+    with suppress(RedisError, OSError, TimeoutError):
+        async with asyncio.timeout(limits.READY_CHECK_S):
+            return await worker_checks(valkey, clock)
+    return [Check("worker", ok=False, detail="not known without Valkey")]
