@@ -1,16 +1,15 @@
 """The command `wald`."""
 
 import asyncio
-import sys
-from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 import rich_click as click
-import structlog
 import uvloop
 from rich.console import Console
 from rich.table import Table
@@ -110,11 +109,21 @@ def up(**flags: Any) -> None:
     prints an admin key, once; set WALD_ADMIN_KEY to choose it yourself.
     """
     from app import up as composition  # noqa: PLC0415  (each command loads only what it needs)
+    from app import welcome  # noqa: PLC0415
 
     with_demo = flags.pop("demo")
     settings = _settings(flags)
     logs.configure(settings.log_level, process="up")
-    sys.exit(uvloop.run(composition.up(settings, demo=with_demo)))
+
+    async def run() -> None:
+        await composition.run(
+            settings,
+            on_engines_ready=partial(welcome.ensure_keys, settings),
+            on_ready=partial(welcome.greet, settings, demo=with_demo),
+        )
+
+    with _errors_told():
+        uvloop.run(run())
 
 
 @main.command()
@@ -312,10 +321,16 @@ def _run_with_engines(flags: dict[str, Any], use: Callable[[Settings], Coroutine
         async with AsyncExitStack() as stack:
             await use(await connected(settings, stack))
 
-    try:
+    with _errors_told():
         uvloop.run(run())
+
+
+@contextmanager
+def _errors_told() -> Iterator[None]:
+    """What can go wrong in words, and exit status 1; anything else is a bug and keeps its traceback."""
+    try:
+        yield
     except WaldError as error:
-        structlog.get_logger().debug("command_failed", exc_info=error)
         raise click.ClickException(error.detail) from error
 
 

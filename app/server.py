@@ -79,7 +79,10 @@ async def application(settings: Settings, ending: Ending) -> AsyncIterator[ASGIA
                 [
                     _snapshot_check(keeper),
                     *await _engine_checks(engine, valkey, clock),
-                    *(Check(f"loop {name}", not loop.error, detail=loop.error or "") for name, loop in loops.health().items()),
+                    *(
+                        Check(f"loop {name}", not loop.error, detail=loop.error or "")
+                        for name, loop in loops.health().items()
+                    ),
                 ]
             )
 
@@ -111,7 +114,9 @@ def _framework(state: State, **dependencies: Any) -> Litestar:
             path="/openapi",
             render_plugins=[JsonRenderPlugin(path="/openapi.json")],
             components=Components(
-                security_schemes={"key": SecurityScheme(type="http", scheme="bearer", description="An API key.")}
+                security_schemes={
+                    "key": SecurityScheme(type="http", scheme="bearer", description="An API key.")
+                }
             ),
             security=[{"key": []}],
         ),
@@ -134,7 +139,9 @@ def _snapshot_check(keeper: SnapshotKeeper) -> Check:
 async def _engine_checks(engine: AsyncEngine, valkey: Redis, clock: Clock) -> list[Check]:
     """Without Valkey feedback is refused, which is critical; without PostgreSQL the streams hold it."""
     return [
-        *await asyncio.gather(_check("valkey", _ping(valkey), critical=True), _check("postgres", _select(engine))),
+        *await asyncio.gather(
+            _check("valkey", _ping(valkey), critical=True), _check("postgres", _select(engine))
+        ),
         *await _worker_checks(valkey, clock),
     ]
 

@@ -1,0 +1,86 @@
+"""What the first start of `wald up` makes, and what every start tells: where the page is, and what to paste."""
+
+from pathlib import Path
+from typing import Final
+
+import rich_click as click
+from rich.console import Console
+
+from app.access.service import AccessService
+from app.access.store import AccessStore
+from app.clients.client import WaldClient
+from app.clients.demo import TRICKLE_EXPERIMENT, trickle
+from app.core.clock import SystemClock
+from app.core.postgres import create_engine
+from app.core.settings import Settings
+from app.core.valkey import create_client
+
+KEY_FILE: Final = "admin-key"
+_ERR: Final = Console(stderr=True, highlight=False)
+
+
+async def ensure_keys(settings: Settings, valkey_url: str, database_url: str) -> None:
+    """See to it that there are keys to sign with and an admin key, which is kept in the data folder, for its owner.
+
+    A key that had to be made is printed, this once.
+    """
+    engine, valkey = create_engine(database_url), create_client(valkey_url)
+    try:
+        access = AccessService(AccessStore(engine, valkey), SystemClock())
+        await access.ensure_signing_key()
+        made = await access.ensure_admin_key(settings.admin_key)
+    finally:
+        await valkey.aclose()
+        await engine.dispose()
+    if made is not None:
+        _ERR.print(f"\n[bold]Admin key[/], shown only now: [bold green]{made}[/]")
+    if (key := made or settings.admin_key) is not None:
+        _keep(settings.data_dir / KEY_FILE, key)
+
+
+def _keep(path: Path, key: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(f"{key}\n")
+
+
+def kept_key(settings: Settings) -> str | None:
+    """The admin key of this data folder, if it is there."""
+    path = settings.data_dir / KEY_FILE
+    return path.read_text().strip() if path.is_file() else None
+
+
+async def greet(settings: Settings, url: str, *, demo: bool) -> None:
+    """Print the addresses, and lines that work when pasted; then send demo traffic, for ever, where wanted."""
+    key = kept_key(settings)
+    experiment = TRICKLE_EXPERIMENT if demo and key else "my-experiment"
+    login = f"{url}/login#{key}" if key else f"{url}/"
+    _ERR.print(f"\nWald is ready. The page: [bold]{login}[/]\n", soft_wrap=True)
+    for line in _lines(
+        url, settings.data_dir / KEY_FILE if key else None, experiment, define=not (demo and key)
+    ):
+        click.echo(line)
+    _ERR.print("\nCtrl-C ends everything in order.")
+    if demo and key:
+        async with WaldClient(url, key) as client:
+            await trickle(client)
+    elif demo:
+        _ERR.print(f"No demo: {settings.data_dir / KEY_FILE} is missing; run `wald demo --key KEY`.")
+
+
+def _lines(url: str, key_file: Path | None, experiment: str, *, define: bool) -> list[str]:
+    """Three calls: with the demo running assign, tell, look; else define, start, assign."""
+    key = f"$(cat {key_file.resolve()})" if key_file else "$WALD_KEY"
+    curl = f'curl -s -H "Authorization: Bearer {key}"'
+    if define:
+        definition = f'{{"key": "{experiment}", "variants": [{{"key": "control", "control": true}}, {{"key": "new"}}]}}'
+        return [
+            f"{curl} -H 'Content-Type: application/json' {url}/experiments -d '{definition}'",
+            f"{curl} -X POST {url}/experiments/{experiment}/start",
+            f"{curl} '{url}/assign?experiment={experiment}&unit=user-1'",
+        ]
+    return [
+        f"{curl} '{url}/assign?experiment={experiment}&unit=user-1'",
+        f"{curl} -H 'Content-Type: application/json' {url}/feedback"
+        f' -d \'{{"experiment": "{experiment}", "unit": "user-1", "signal": "thumbs_up"}}\'',
+        f"{curl} {url}/experiments/{experiment}/status",
+    ]
