@@ -28,7 +28,7 @@ from app.analysis.routes import ROUTES as ANALYSIS_ROUTES
 from app.analysis.service import AnalysisService
 from app.analysis.store import AnalysisStore
 from app.assignment.loop import SnapshotKeeper
-from app.core import limits, operations, telemetry
+from app.core import limits, operations
 from app.core.clock import Clock, SystemClock
 from app.core.health import Check, Readiness, worker_checks
 from app.core.http import EXCEPTION_HANDLERS, require_json
@@ -36,10 +36,12 @@ from app.core.loops import Loop, Loops
 from app.core.postgres import create_engine
 from app.core.serving import ASGIApp, Ending, serve_http
 from app.core.settings import Settings
+from app.core.telemetry import SNAPSHOT_AGE
 from app.core.valkey import create_client
 from app.experiments.routes import ROUTES as EXPERIMENT_ROUTES
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
+from app.feedback.lag import LedgerLag
 
 _JSON_ROUTES: Final = (*ACCESS_ROUTES, *EXPERIMENT_ROUTES, *ANALYSIS_ROUTES)
 
@@ -66,13 +68,19 @@ async def application(settings: Settings, ending: Ending) -> AsyncIterator[ASGIA
         keeper = SnapshotKeeper(settings.valkey_url, clock)
         await keeper.start()
         stack.push_async_callback(keeper.stop)
-        loops = Loops([Loop("metrics", _gauges(keeper), pause_s=1)], clock=clock, random=random.Random())
+
+        async def measure() -> None:
+            SNAPSHOT_AGE.set(keeper.age_s)
+
+        chance = random.Random()  # noqa: S311  (of pauses)
+        loops = Loops([Loop("metrics", measure, pause_s=limits.METRICS_S)], clock=clock, random=chance)
         await stack.enter_async_context(loops)
 
         access = AccessService(AccessStore(engine, valkey), clock)
         allocation = AllocationService(AllocationStore(engine, valkey))
         experiments = ExperimentService(ExperimentStore(engine), clock, allocation.reallocate)
-        analysis = AnalysisService(experiments, AnalysisStore(engine), lag)
+        lag = LedgerLag(engine, valkey, shards=settings.stream_shards)
+        analysis = AnalysisService(experiments, AnalysisStore(engine), lag.events)
 
         async def readiness() -> Readiness:
             return Readiness.of(
@@ -113,11 +121,7 @@ def _framework(state: State, **dependencies: Any) -> Litestar:
             description="Experimentation and bandit allocation for online evaluation of LLM outputs.",
             path="/openapi",
             render_plugins=[JsonRenderPlugin(path="/openapi.json")],
-            components=Components(
-                security_schemes={
-                    "key": SecurityScheme(type="http", scheme="bearer", description="An API key.")
-                }
-            ),
+            components=Components(security_schemes={"key": SecurityScheme(type="http", scheme="bearer")}),
             security=[{"key": []}],
         ),
     )

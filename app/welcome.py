@@ -1,4 +1,4 @@
-"""What the first start of `wald up` makes, and what every start tells: where the page is, and what to paste."""
+"""What the first start of `wald up` makes, and what every start tells: the page, and lines to paste."""
 
 from pathlib import Path
 from typing import Final
@@ -20,7 +20,7 @@ _ERR: Final = Console(stderr=True, highlight=False)
 
 
 async def ensure_keys(settings: Settings, valkey_url: str, database_url: str) -> None:
-    """See to it that there are keys to sign with and an admin key, which is kept in the data folder, for its owner.
+    """See to it that there are keys to sign with, and an admin key, kept in the data folder for its owner.
 
     A key that had to be made is printed, this once.
     """
@@ -78,9 +78,9 @@ def _lines(url: str, key_file: Path | None, experiment: str, *, define: bool) ->
             f"{curl} -X POST {url}/experiments/{experiment}/start",
             f"{curl} '{url}/assign?experiment={experiment}&unit=user-1'",
         ]
+    event = f'{{"experiment": "{experiment}", "unit": "user-1", "signal": "thumbs_up"}}'
     return [
         f"{curl} '{url}/assign?experiment={experiment}&unit=user-1'",
-        f"{curl} -H 'Content-Type: application/json' {url}/feedback"
-        f' -d \'{{"experiment": "{experiment}", "unit": "user-1", "signal": "thumbs_up"}}\'',
+        f"{curl} -H 'Content-Type: application/json' {url}/feedback -d '{event}'",
         f"{curl} {url}/experiments/{experiment}/status",
     ]

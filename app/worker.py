@@ -2,6 +2,7 @@
 
 import os
 import random
+import secrets
 import socket
 from contextlib import AsyncExitStack
 from typing import Final
@@ -22,6 +23,78 @@ from app.core.loops import Loop, Loops
 from app.core.postgres import create_engine
 from app.core.serving import Ending, serve_http
 from app.core.settings import Settings
+from app.core.telemetry import STREAM_LAG
 from app.core.valkey import create_client
+from app.feedback.consumer import ledger_loops
+from app.feedback.lag import LedgerLag
 
-NAME: Final = f"{socket.gethostname()}:{os.getpid()}"
+NAME: Final = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+"""Of this process, different from that of every other."""
+
+
+async def work(settings: Settings) -> None:
+    """Run every loop until SIGTERM or SIGINT; answer operators where `settings.port` is not 0."""
+    assert settings.database_url is not None
+    assert settings.valkey_url is not None
+    clock = SystemClock()
+    ending = Ending()
+    ending.listen()
+    async with AsyncExitStack() as stack:
+        engine = create_engine(settings.database_url)
+        stack.push_async_callback(engine.dispose)
+        valkey = create_client(settings.valkey_url, socket_timeout=None)
+        stack.push_async_callback(valkey.aclose)
+        access = AccessService(AccessStore(engine, valkey), clock)
+        allocation = AllocationLoop(AllocationService(AllocationStore(engine, valkey)), access)
+        chance = random.Random()  # noqa: S311  (of pauses)
+        lag = LedgerLag(engine, valkey, shards=settings.stream_shards)
+
+        async def measure() -> None:
+            STREAM_LAG.set(await lag.events())
+
+        loops = Loops(
+            [
+                *ledger_loops(
+                    shards=settings.stream_shards,
+                    owner=NAME,
+                    database_url=settings.database_url,
+                    valkey=valkey,
+                    clock=clock,
+                    on_commit=allocation.on_commit,
+                ),
+                Loop("allocation", allocation.run),
+                Loop("lag", measure, pause_s=limits.WORKER_BEAT_S),
+            ],
+            clock=clock,
+            random=chance,
+        )
+
+        def errors() -> dict[str, str]:
+            failing = {name: loop.error for name, loop in loops.health().items() if loop.error}
+            return failing | allocation.errors
+
+        async def heartbeat() -> None:
+            await beat(valkey, NAME, errors(), clock)
+
+        pulse = Loop("heartbeat", heartbeat, pause_s=limits.WORKER_BEAT_S)
+        await stack.enter_async_context(loops)
+        await stack.enter_async_context(Loops([pulse], clock=clock, random=chance))
+        if not settings.port:
+            await ending.wait()
+            return
+
+        def readiness() -> Readiness:
+            failing = errors()
+            names = loops.health().keys() | failing.keys()
+            return Readiness.of(
+                [Check(name, name not in failing, detail=failing.get(name, "")) for name in sorted(names)]
+            )
+
+        app = Litestar(
+            operations.ROUTES,
+            dependencies={"readiness": Provide(readiness, sync_to_thread=False)},
+            exception_handlers=EXCEPTION_HANDLERS,
+            logging_config=None,
+            openapi_config=None,
+        )
+        await serve_http(app, host=settings.host, port=settings.port, ending=ending)

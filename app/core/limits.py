@@ -98,5 +98,6 @@ WORKER_BEAT_S: Final = 1.0
 WORKER_SILENT_S: Final = 5.0  # then `/ready` says that no worker is there
 WORKER_GONE_S: Final = 60.0
 READY_CHECK_S: Final = 1.0
+METRICS_S: Final = 1.0
 SHUTDOWN_GRACE_S: Final = 10.0
 RESTART_BACKOFF_S_MAX: Final = 10.0

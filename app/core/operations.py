@@ -1,7 +1,7 @@
 """What operators and their tools ask of any process: `/health`, `/ready`, `/metrics`.
 
-Needs the dependency `readiness: Readiness`, made anew for each request. No API key: bind to an address that only
-the cluster reaches, or have the proxy leave these paths out.
+Needs the dependency `readiness: Readiness`, made anew for each request. No API key is asked for: bind to an
+address that only the cluster reaches, or have the proxy leave these paths out.
 """
 
 from typing import Final

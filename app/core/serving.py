@@ -71,7 +71,7 @@ async def serve_http(app: ASGIApp, *, host: str, port: int, ending: Ending) -> N
         waiting.cancel()
         reason = str(serving.exception() or "it stopped by itself").partition("\n")[0]
         raise Unavailable(f"cannot listen on {host}:{port}: {reason}")
-    server.stop()
+    server.stop()  # type: ignore[no-untyped-call]
     try:
         async with asyncio.timeout(limits.SHUTDOWN_GRACE_S):
             await serving
