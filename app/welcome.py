@@ -50,7 +50,7 @@ def kept_key(settings: Settings) -> str | None:
 
 
 async def greet(settings: Settings, url: str, *, demo: bool) -> None:
-    """Print the addresses, and lines that work when pasted; then send demo traffic, for ever, where wanted."""
+    """Print the address and lines that work when pasted; then send demo traffic, for ever, where wanted."""
     key = kept_key(settings)
     experiment = TRICKLE_EXPERIMENT if demo and key else "my-experiment"
     login = f"{url}/login#{key}" if key else f"{url}/"
@@ -72,7 +72,8 @@ def _lines(url: str, key_file: Path | None, experiment: str, *, define: bool) ->
     key = f"$(cat {key_file.resolve()})" if key_file else "$WALD_KEY"
     curl = f'curl -s -H "Authorization: Bearer {key}"'
     if define:
-        definition = f'{{"key": "{experiment}", "variants": [{{"key": "control", "control": true}}, {{"key": "new"}}]}}'
+        variants = '[{"key": "control", "control": true}, {"key": "new"}]'
+        definition = f'{{"key": "{experiment}", "variants": {variants}}}'
         return [
             f"{curl} -H 'Content-Type: application/json' {url}/experiments -d '{definition}'",
             f"{curl} -X POST {url}/experiments/{experiment}/start",
