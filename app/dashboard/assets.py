@@ -1,0 +1,63 @@
+"""Files that pages load, under addresses that change with their contents, so that caches keep them for good.
+
+plotly.min.js comes from the installed plotly wheel; nothing loads from elsewhere.
+"""
+
+import gzip
+from functools import cache
+from hashlib import blake2b
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Final
+
+import msgspec
+
+from app.core.errors import NotFound
+
+PATH: Final = "/dashboard/assets"
+
+_MEDIA_TYPES: Final = {
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+_SOURCES: Final = {
+    **{
+        name: ("app.dashboard", f"assets/{name}")
+        for name in ("dashboard.css", "live.js", "login.js", "wald.svg")
+    },
+    "plotly.min.js": ("plotly", "package_data/plotly.min.js"),
+}
+
+
+class Asset(msgspec.Struct, frozen=True):
+    """One file, plain and compressed."""
+
+    media_type: str
+    plain: bytes
+    zipped: bytes
+
+
+@cache
+def address(name: str) -> str:
+    """The path under which the page finds a file."""
+    return f"{PATH}/{_fingerprint(name)}/{name}"
+
+
+@cache
+def load(fingerprint: str, name: str) -> Asset:
+    """The file at an address, compressed when it is first asked for. Raises NotFound for any other."""
+    if name not in _SOURCES or fingerprint != _fingerprint(name):
+        raise NotFound(f"no file {name!r} of this version")
+    plain = _source(name).read_bytes()
+    return Asset(_MEDIA_TYPES[name.rpartition(".")[2]], plain, gzip.compress(plain, 9, mtime=0))
+
+
+@cache
+def _fingerprint(name: str) -> str:
+    return blake2b(_source(name).read_bytes(), digest_size=8).hexdigest()
+
+
+def _source(name: str) -> Traversable:
+    package, path = _SOURCES[name]
+    return files(package).joinpath(path)

@@ -1,0 +1,181 @@
+"""One experiment as its card shows it. Pure: a definition and a status in, words and numbers out."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import accumulate
+from typing import Final, Self, assert_never
+
+import msgspec
+
+from app.analysis.model import AllocationAt, Status, VariantStatus
+from app.experiments.model import Definition, Draft, Experiment, FixedPolicy, Reward, Stopped, ThompsonPolicy
+
+PAYLOAD_SHOWN_MAX: Final = 500
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One variant. What is not known is None, and shown as missing."""
+
+    key: str
+    control: bool
+    payload: str
+    assignments: int
+    rewards: int
+    pending: int
+    mean: float | None
+    interval: tuple[float, float] | None
+    probability_best: float | None
+    allocation: float | None
+    offset: float  # the sum of the shares above it
+
+
+class Scale(msgspec.Struct, frozen=True):
+    """The common axis of all intervals of a card."""
+
+    low: float
+    high: float
+
+    def place(self, value: float) -> float:
+        """Where a value stands, 0 to 100."""
+        return 100 * (value - self.low) / (self.high - self.low)
+
+
+class History(msgspec.Struct, frozen=True):
+    """Shares over time: one row of `shares` per variant, one column per time (ms)."""
+
+    variants: list[str]
+    times: list[int]
+    shares: list[list[float]]
+
+    @classmethod
+    def of(cls, experiment: Experiment, status: Status, now: datetime) -> Self:
+        """The shares since the start, until `now` or until the experiment was stopped."""
+        variants = [variant.key for variant in status.variants]
+        points: Sequence[AllocationAt] = status.allocation_history
+        if not points or isinstance(experiment.state, Draft):
+            return cls(variants, [], [[] for _ in variants])
+        times = [_ms(point.at) for point in points]
+        shares = [list(column) for column in zip(*(point.shares for point in points), strict=True)]
+        end = experiment.state.stopped_at if isinstance(experiment.state, Stopped) else now
+        times.append(max(_ms(end), times[-1]))
+        for column in shares:
+            column.append(column[-1])
+        return cls(variants, times, shares)
+
+
+class Card(msgspec.Struct, frozen=True):
+    """What the template of a card reads."""
+
+    key: str
+    description: str
+    state: str
+    policy: str
+    silence: str
+    policy_version: int | None
+    lag_events: int | None
+    warnings: list[str]
+    winner: str | None
+    rows: list[Row]
+    leader: Row | None  # None until there are rewards
+    scale: Scale | None
+    history: History
+
+    @classmethod
+    def of(cls, experiment: Experiment, status: Status, now: datetime) -> Self:
+        """The card of an experiment as of its status."""
+        definition = experiment.definition
+        rows = _rows(definition, status.variants)
+        compared = [row for row in rows if row.probability_best is not None]
+        return cls(
+            key=status.key,
+            description=definition.description,
+            state=status.state,
+            policy=_policy(definition),
+            silence=_silence(definition.reward),
+            policy_version=status.policy_version,
+            lag_events=status.lag_events,
+            warnings=status.warnings,
+            winner=status.winner,
+            rows=rows,
+            leader=max(compared, key=lambda row: row.probability_best or 0, default=None),
+            scale=_scale(rows),
+            history=History.of(experiment, status, now),
+        )
+
+    @property
+    def assignments(self) -> int:
+        """Of all variants."""
+        return sum(row.assignments for row in self.rows)
+
+    @property
+    def rewards(self) -> int:
+        """Of all variants."""
+        return sum(row.rewards for row in self.rows)
+
+    @property
+    def share_heading(self) -> str:
+        """Whose share it is: only a running experiment serves by its shares."""
+        return {"running": "share now", "draft": "first share"}.get(self.state, "last share")
+
+
+def _rows(definition: Definition, variants: Sequence[VariantStatus]) -> list[Row]:
+    """Rows in the order of the variants. Before the first reward P(best) says nothing, and is left out."""
+    learned = any(variant.rewards for variant in variants)
+    offsets = accumulate((variant.allocation or 0.0 for variant in variants), initial=0.0)
+    return [
+        Row(
+            key=variant.key,
+            control=variant.control,
+            payload=_shown(defined.payload),
+            assignments=variant.assignments,
+            rewards=variant.rewards,
+            pending=variant.pending,
+            mean=variant.mean,
+            interval=variant.interval,
+            probability_best=variant.probability_best if learned else None,
+            allocation=variant.allocation,
+            offset=offset,
+        )
+        for defined, variant, offset in zip(definition.variants, variants, offsets, strict=False)
+    ]
+
+
+def _scale(rows: Sequence[Row]) -> Scale | None:
+    """Around all intervals, with a little room."""
+    intervals = [row.interval for row in rows if row.interval is not None]
+    if not intervals:
+        return None
+    low, high = min(interval[0] for interval in intervals), max(interval[1] for interval in intervals)
+    room = (high - low) / 20
+    return Scale(max(0.0, low - room), min(1.0, high + room))
+
+
+def _policy(definition: Definition) -> str:
+    match definition.policy:
+        case FixedPolicy():
+            return "fixed"
+        case ThompsonPolicy(exploration_floor=floor):
+            return f"thompson, exploration floor {floor:.0%}"
+        case policy:
+            assert_never(policy)
+
+
+def _silence(reward: Reward) -> str:
+    counted = "does not count" if reward.silence is None else f"counts as {reward.silence:g}"
+    return f"{counted} after {_duration(reward.horizon_s)}"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:g} {unit}"
+    return f"{seconds:g} s"
+
+
+def _shown(payload: object) -> str:
+    text = msgspec.json.encode(payload).decode()
+    return text if len(text) <= PAYLOAD_SHOWN_MAX else f"{text[:PAYLOAD_SHOWN_MAX]} …"
+
+
+def _ms(at: datetime) -> int:
+    return round(at.timestamp() * 1_000)

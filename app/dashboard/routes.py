@@ -1,0 +1,150 @@
+"""The pages. Needs the dependencies `experiments: ExperimentService` and `analysis: AnalysisService`.
+
+Whoever reads signs in with an API key that has the scope `read`, or sends it as `Authorization: Bearer`.
+"""
+
+import asyncio
+from typing import Annotated, Any, Final
+
+import msgspec
+from litestar import Request, Response, get, post
+from litestar.connection import ASGIConnection
+from litestar.datastructures import Cookie
+from litestar.enums import RequestEncodingType
+from litestar.handlers import BaseRouteHandler
+from litestar.params import Body
+from litestar.response import Redirect
+
+from app.access.model import KeyRing, Scope, credential
+from app.analysis.service import AnalysisService
+from app.core.clock import SystemClock
+from app.core.errors import Forbidden, Unauthorized, Unavailable, WaldError
+from app.dashboard import assets, session
+from app.dashboard.card import Card
+from app.dashboard.pages import PAGE_HEADERS, first_steps, page
+from app.experiments.model import Experiment
+from app.experiments.service import ExperimentService
+
+CARDS_PER_PAGE: Final = 20
+FORM_BYTES_MAX: Final = 4_096
+ASSET_HEADERS: Final = {
+    "Cache-Control": "public, max-age=31536000, immutable",
+    "Vary": "Accept-Encoding",
+    "X-Content-Type-Options": "nosniff",
+}
+
+_CLOCK: Final = SystemClock()
+AnyRequest = Request[Any, Any, Any]
+
+
+class LoginForm(msgspec.Struct, frozen=True):
+    """What `/login` is sent."""
+
+    key: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+
+
+def reads(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    """A guard: a session, or an API key, that may read. Raises Unauthorized and Forbidden."""
+    keyring, token = _keyring(connection), connection.cookies.get(session.COOKIE)
+    header = credential(connection.scope["headers"])
+    if header is None and token is not None:
+        session.authenticate(token, keyring, _CLOCK.now_ms())
+    else:
+        keyring.authenticate(header, Scope.READ, _CLOCK.now_ms())
+
+
+def same_site(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    """A guard: forms of other sites may not sign anybody in or out. Raises Forbidden."""
+    if connection.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
+        raise Forbidden("this form was sent from another site")
+
+
+def problem_page(request: AnyRequest, error: WaldError) -> Response[str]:
+    """An error as a page; where it is about who calls, the page to sign in."""
+    if isinstance(error, Unauthorized | Forbidden):
+        knocked = session.COOKIE in request.cookies or request.method == "POST"
+        problem = error.detail if knocked or isinstance(error, Forbidden) else None
+        return page("login.html", status_code=error.status, problem=problem)
+    return page("problem.html", status_code=error.status, problem=error.problem())
+
+
+_PAGE: Final[dict[str, Any]] = {
+    "include_in_schema": False,
+    "exception_handlers": {WaldError: problem_page},
+}
+
+
+@get("/", guards=[reads], **_PAGE)
+async def first_page(
+    request: AnyRequest,
+    experiments: ExperimentService,
+    analysis: AnalysisService,
+    after: str | None = None,
+) -> Response[str]:
+    """Experiments in the order of their keys, each with its chart and table."""
+    found, following = await experiments.list(after=after, limit=CARDS_PER_PAGE)
+    cards = await asyncio.gather(*(_card(experiment, analysis) for experiment in found))
+    return page(
+        "index.html", cards=cards, after=after, following=following, first_steps=first_steps(request.base_url)
+    )
+
+
+@get("/dashboard/cards/{key:str}", guards=[reads], **_PAGE)
+async def card(key: str, experiments: ExperimentService, analysis: AnalysisService) -> Response[str]:
+    """The card of one experiment, for the page that shows it already."""
+    return page("card.html", card=await _card(await experiments.get(key), analysis))
+
+
+@get("/login", **_PAGE)
+async def login_form() -> Response[str]:
+    """The form. `/login#KEY` fills and sends itself; what stands behind the # is not sent to the server."""
+    return page("login.html", problem=None)
+
+
+@post("/login", guards=[same_site], request_max_body_size=FORM_BYTES_MAX, status_code=303, **_PAGE)
+async def login(
+    request: AnyRequest, data: Annotated[LoginForm, Body(media_type=RequestEncodingType.URL_ENCODED)]
+) -> Redirect:
+    """Begin a session of the holder of an API key. 401 and 403 answer the form again."""
+    keyring, now_ms = _keyring(request), _CLOCK.now_ms()
+    key = keyring.authenticate(b"Bearer " + data.key.strip().encode(), Scope.READ, now_ms)
+    cookie = Cookie(
+        key=session.COOKIE,
+        value=session.issue(key, keyring, now_ms),
+        max_age=session.SESSION_S,
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+    )
+    return Redirect("/", status_code=303, cookies=[cookie], headers=PAGE_HEADERS)
+
+
+@post("/logout", guards=[same_site], request_max_body_size=FORM_BYTES_MAX, status_code=303, **_PAGE)
+async def logout() -> Redirect:
+    """End the session in this browser."""
+    gone = Cookie(key=session.COOKIE, value="", max_age=0, httponly=True, samesite="strict")
+    return Redirect("/login", status_code=303, cookies=[gone], headers=PAGE_HEADERS)
+
+
+@get(f"{assets.PATH}/{{fingerprint:str}}/{{name:str}}", include_in_schema=False)
+async def asset(request: AnyRequest, fingerprint: str, name: str) -> Response[bytes]:
+    """A file of the pages; its address changes with its contents. 404 for any other address."""
+    found = await asyncio.to_thread(assets.load, fingerprint, name)
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        headers = ASSET_HEADERS | {"Content-Encoding": "gzip"}
+        return Response(found.zipped, media_type=found.media_type, headers=headers)
+    return Response(found.plain, media_type=found.media_type, headers=ASSET_HEADERS)
+
+
+async def _card(experiment: Experiment, analysis: AnalysisService) -> Card:
+    return Card.of(experiment, await analysis.status(experiment.key), _CLOCK.now())
+
+
+def _keyring(connection: ASGIConnection[Any, Any, Any, Any]) -> KeyRing:
+    keyring: KeyRing | None = connection.app.state.access.keyring
+    if keyring is None:
+        raise Unavailable("API keys are not loaded yet")
+    return keyring
+
+
+ROUTES: Final = [first_page, card, login_form, login, logout, asset]

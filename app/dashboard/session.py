@@ -1,0 +1,54 @@
+"""Sessions of the pages: a cookie that names an API key and cannot be forged. Pure.
+
+A token is the id of the key (4 bytes), the end of the session (8 bytes, ms) and the first 16 bytes of an
+HMAC-SHA256 of both and of the key's digest, under a signing secret of the server: 28 bytes, URL-safe base64.
+Every request looks the key up again, so a session ends with its key. Retiring a signing secret ends
+the sessions under it as well.
+"""
+
+import hmac
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from struct import Struct
+from struct import error as StructError  # noqa: N812 - it is an exception
+from typing import Final
+
+from app.access.model import ApiKey, KeyRing, Scope, SigningKey
+from app.core.errors import Unauthorized
+
+COOKIE: Final = "wald_session"
+SESSION_S: Final = 12 * 3_600
+
+_BODY: Final = Struct(">IQ")
+_MAC_BYTES: Final = 16
+_PURPOSE: Final = b"wald session 1"
+
+
+def issue(key: ApiKey, keyring: KeyRing, now_ms: int) -> str:
+    """A token for the holder of `key`, good for `SESSION_S`. Raises Unavailable without a signing secret."""
+    body = _BODY.pack(key.id, now_ms + SESSION_S * 1_000)
+    token = body + _mac(keyring.signing_key(now_ms), body, key)
+    return urlsafe_b64encode(token).rstrip(b"=").decode()
+
+
+def authenticate(token: str, keyring: KeyRing, now_ms: int) -> ApiKey:
+    """The key of a session that still holds and may read.
+
+    Raises Unauthorized when the token is malformed, forged or over, or its key revoked or expired; Forbidden
+    when the key lacks the scope `read`.
+    """
+    try:
+        raw = urlsafe_b64decode(token + "=" * (-len(token) % 4))
+        body, mac = raw[: _BODY.size], raw[_BODY.size :]
+        key_id, ends_at_ms = _BODY.unpack(body)
+    except (ValueError, StructError) as error:
+        raise Unauthorized("the session cannot be read: sign in again") from error
+    if ends_at_ms <= now_ms:
+        raise Unauthorized("the session is over: sign in again")
+    key = keyring.by_id(key_id, Scope.READ, now_ms)
+    if not any(hmac.compare_digest(mac, _mac(secret, body, key)) for secret in keyring.signing_keys):
+        raise Unauthorized("the session is not one of this server: sign in again")
+    return key
+
+
+def _mac(secret: SigningKey, body: bytes, key: ApiKey) -> bytes:
+    return hmac.digest(secret.secret, _PURPOSE + body + key.digest, "sha256")[:_MAC_BYTES]
