@@ -56,9 +56,10 @@ class AllocationLoop:
 
     def _note(self, name: str, error: Exception) -> None:
         """Tell the log when it begins, and `/ready` as long as it lasts."""
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         if name not in self.errors:
-            _LOG.warning("allocation_waits", part=name, reason=str(error))
-        self.errors[name] = str(error)
+            _LOG.warning("allocation_waits", part=name, reason=reason)
+        self.errors[name] = reason
 
     async def _reallocate_due(self) -> None:
         self._wake.clear()

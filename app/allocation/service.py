@@ -1,14 +1,29 @@
-"""Use cases of allocation: recompute and publish an experiment, rebuild, and tell the history."""
+"""Use cases of allocation: recompute and publish an experiment, or all there is."""
 
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
 import structlog
 
 from app.allocation.model import allocate
 from app.allocation.store import AllocationStore, Publication
 from app.assignment.bucketing import WHOLE
 from app.assignment.snapshot import PublishedExperiment, published
-from app.core import telemetry
+from app.core import limits, telemetry
 
 _LOG = structlog.get_logger(__name__)
+
+
+class Rebuilt(msgspec.Struct, frozen=True):
+    """Ids of experiments whose totals or weights came out different; none: equal bit for bit."""
+
+    totals_differ: tuple[int, ...]
+    weights_differ: tuple[int, ...]
+
+    @property
+    def equal(self) -> bool:
+        """Whether everything came out as it was."""
+        return not (self.totals_differ or self.weights_differ)
 
 
 class AllocationService:
@@ -22,17 +37,18 @@ class AllocationService:
         self._store = store
 
     async def due(self) -> list[int]:
-        """Ids of experiments whose totals or definition were changed since they were published."""
-        return await self._store.due()
+        """At most `REALLOCATION_BATCH_MAX` ids of experiments with changes that are not published."""
+        return await self._store.due(limits.REALLOCATION_BATCH_MAX)
 
-    async def reallocate(self, experiment_id: int) -> None:
+    async def reallocate(self, experiment_id: int) -> bool:
         """Compute the allocation from the totals committed so far, and give it to all servers.
 
-        An experiment that is gone is passed over. Raises Unavailable without Valkey, which leaves it due.
+        Whether that made a new version. An experiment that is gone is passed over. Raises Unavailable without
+        Valkey, which leaves the experiment due.
         """
         async with self._store.locked(experiment_id) as (connection, due):
             if due is None:
-                return
+                return False
             experiment, latest = due.experiment, due.latest
             weights = allocate(experiment.definition, due.totals)
             unchanged = latest is not None and (latest.epoch, latest.weights) == (experiment.epoch, weights)
@@ -44,6 +60,20 @@ class AllocationService:
         telemetry.REALLOCATIONS.labels("unchanged" if unchanged else "changed").inc()
         for variant, weight in zip(experiment.definition.variants, weights, strict=True):
             telemetry.ALLOCATION.labels(experiment.key, variant.key).set(weight / WHOLE)
+        return not unchanged
+
+    async def rebuild(self, rebuild_totals: Callable[[], Awaitable[Sequence[int]]]) -> Rebuilt:
+        """Make everything anew: totals from the log, weights from totals, and from those what servers load.
+
+        `rebuild_totals` does the first part, and returns the experiments whose totals differed. What is due
+        is allocated before, so that on a server without traffic the answer is exact.
+        """
+        for experiment_id in await self._store.due(limits.EXPERIMENTS_MAX):
+            await self.reallocate(experiment_id)
+        totals_differ = await rebuild_totals()
+        every_id = await self._store.experiment_ids()
+        weights_differ = [experiment_id for experiment_id in every_id if await self.reallocate(experiment_id)]
+        return Rebuilt(tuple(totals_differ), tuple(weights_differ))
 
     async def want_all_if_lost(self) -> bool:
         """When Valkey has lost what servers load, make every experiment due; whether that was so.

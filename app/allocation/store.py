@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from enum import IntEnum
 from importlib.resources import files
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 from redis.asyncio import Redis
@@ -57,15 +57,21 @@ class AllocationStore:
         self._valkey = valkey
         self._publish_experiment = valkey.register_script(_PUBLISH_EXPERIMENT)
 
-    async def due(self) -> list[int]:
-        """At most `REALLOCATION_BATCH_MAX` ids of experiments that have to be computed and published."""
+    async def due(self, limit: int) -> list[int]:
+        """At most `limit` ids of experiments that have to be computed and published."""
         statement = (
             select(publications.c.experiment_id)
             .where(publications.c.published < publications.c.wanted)
             .order_by(func.random())  # one that cannot be published does not stand before the others
-            .limit(limits.REALLOCATION_BATCH_MAX)
+            .limit(limit)
         )
         async with self._engine.connect() as connection:
+            return list((await connection.execute(statement)).scalars())
+
+    async def experiment_ids(self) -> list[int]:
+        """Of all experiments."""
+        async with self._engine.connect() as connection:
+            statement = select(publications.c.experiment_id).order_by(publications.c.experiment_id)
             return list((await connection.execute(statement)).scalars())
 
     @asynccontextmanager
@@ -113,12 +119,6 @@ class AllocationStore:
         """The version that servers were given last; 0 when Valkey has none."""
         with valkey_needed():
             return int(await self._valkey.hget(_VERSIONS_KEY, key) or 0)
-
-    async def published_bodies(self) -> dict[str, bytes]:
-        """What servers load, by the experiments' keys."""
-        with valkey_needed():
-            bodies = await self._valkey.hgetall(_EXPERIMENTS_KEY)
-        return {cast("bytes", key).decode(): cast("bytes", body) for key, body in bodies.items()}
 
     async def newest_version(self, experiment_id: int) -> int:
         """The greatest version that can have been published from what is committed."""

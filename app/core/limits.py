@@ -72,7 +72,7 @@ ACCESS_PROPAGATION_MS: Final = 10_000  # after which every server has loaded a n
 # Publication
 REALLOCATION_INTERVAL_S: Final = 0.25
 REALLOCATION_POLL_S: Final = 0.5
-REALLOCATION_BATCH_MAX: Final = 1_000
+REALLOCATION_BATCH_MAX: Final = 200  # about a second of work, after which new commits get their turn
 PUBLICATION_CHECK_S: Final = 1.0  # how soon a Valkey that lost everything is noticed
 HISTORY_POINTS: Final = 200
 HISTORY_DENSE_S: Final = 3_600  # older allocations are thinned to one a minute

@@ -31,7 +31,7 @@ class ExperimentService:
     """
 
     def __init__(
-        self, store: ExperimentStore, clock: Clock, on_change: Callable[[int], Awaitable[None]]
+        self, store: ExperimentStore, clock: Clock, on_change: Callable[[int], Awaitable[object]]
     ) -> None:
         self._store = store
         self._clock = clock

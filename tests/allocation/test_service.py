@@ -4,7 +4,7 @@ import asyncio
 import itertools
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from app.allocation.service import AllocationService
 from app.allocation.store import AllocationStore, Publication, read_latest
@@ -29,6 +29,11 @@ EVEN = (WHOLE // 2, WHOLE // 2)
 async def experiment(experiments):
     await experiments.create(Definition(key="summary", variants=VARIANTS))
     return await experiments.start("summary")
+
+
+async def reallocate_due(allocation):
+    for experiment_id in await allocation.due():
+        await allocation.reallocate(experiment_id)
 
 
 async def served(valkey, key="summary"):
@@ -172,8 +177,7 @@ async def test_dying_at_any_step_loses_nothing_and_skips_no_version(allocation, 
         finished = task.done()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        for due in await allocation.due():
-            await allocation.reallocate(due)
+        await reallocate_due(allocation)
         now, committed = await served(valkey), await latest(engine, experiment)
         assert (now.policy_version, now.weights) == (committed.version, committed.weights)
         assert await allocation.due() == []
@@ -193,8 +197,7 @@ async def test_two_workers_make_one_sequence_of_versions(
             record(engine, experiment, (10, 4), (10, 4 + round_number % 2)),
             *(worker.reallocate(experiment.id) for worker in (allocation, other, allocation, other)),
         )
-    for due in await allocation.due():
-        await other.reallocate(due)
+    await reallocate_due(other)
     await other_engine.dispose()
     history, now, committed = (
         await versions(engine, experiment),
@@ -210,14 +213,12 @@ async def test_what_valkey_lost_comes_back_with_equal_bytes(
 ):
     await experiments.create(Definition(key="other", variants=VARIANTS))
     await record(engine, experiment, (100, 30), (100, 37))
-    for due in await allocation.due():
-        await allocation.reallocate(due)
+    await reallocate_due(allocation)
     assert not await allocation.want_all_if_lost()
     before = await valkey.hgetall(registry_key("experiments"))
     await valkey.flushall()
     assert await allocation.want_all_if_lost()
-    for due in await allocation.due():
-        await allocation.reallocate(due)
+    await reallocate_due(allocation)
     assert await valkey.hgetall(registry_key("experiments")) == before
     assert set(before) == {b"summary", b"other"}
     assert not await allocation.want_all_if_lost()
@@ -241,12 +242,42 @@ async def test_a_version_from_a_colleague_does_not_give_way(allocation, store, e
     assert (await served(valkey)).policy_version == 2
 
 
-async def test_the_count_of_due_experiments_is_bounded_by_a_batch_and_none_starves(
-    allocation, experiments, engine
+async def test_a_rebuild_of_sound_totals_changes_no_bit(allocation, experiments, engine, valkey, experiment):
+    await experiments.create(Definition(key="other", variants=VARIANTS))
+    await record(engine, experiment, (100, 30), (100, 37))
+
+    async def nothing_differs():
+        return []
+
+    await reallocate_due(allocation)
+    before = await valkey.hgetall(registry_key("experiments"))
+    await valkey.flushall()
+    assert (await allocation.rebuild(nothing_differs)).equal
+    assert await valkey.hgetall(registry_key("experiments")) == before
+
+
+async def test_a_rebuild_tells_which_totals_and_weights_were_wrong(
+    allocation, experiments, engine, valkey, experiment
 ):
-    for number in range(5):
-        await experiments.create(Definition(key=f"e{number}", variants=VARIANTS))
-    async with engine.connect() as connection:
-        known = (await connection.execute(select(func.count()).select_from(allocations))).scalar_one()
-    assert known == 0
-    assert len(await allocation.due()) == 5
+    await experiments.create(Definition(key="other", variants=VARIANTS))
+
+    async def totals_were_short():
+        await record(engine, experiment, (100, 30), (100, 60))
+        return [experiment.id]
+
+    rebuilt = await allocation.rebuild(totals_were_short)
+    assert (rebuilt.totals_differ, rebuilt.weights_differ) == ((experiment.id,), (experiment.id,))
+    assert (await served(valkey)).weights[1] > 0.9 * WHOLE
+
+
+async def test_a_weight_changed_behind_our_back_is_told_and_replaced(allocation, engine, valkey, experiment):
+    await allocation.reallocate(experiment.id)
+    async with engine.begin() as connection:
+        await connection.execute(allocations.update().values(weights=[1, WHOLE - 1]))
+
+    async def nothing_differs():
+        return []
+
+    rebuilt = await allocation.rebuild(nothing_differs)
+    assert (rebuilt.totals_differ, rebuilt.weights_differ) == ((), (experiment.id,))
+    assert (await served(valkey)).weights == EVEN
