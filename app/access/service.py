@@ -12,7 +12,7 @@ from app.access.model import SCOPES, KeyKind, Scope, StoredKey, digest, hint, pl
 from app.access.store import AccessStore
 from app.core import limits
 from app.core.clock import Clock
-from app.core.errors import Conflict, InvalidInput, NotFound, Unavailable
+from app.core.errors import Conflict, InvalidInput, NotFound
 from app.core.text import check_storable
 
 _LOG = structlog.get_logger(__name__)
@@ -155,8 +155,8 @@ class AccessService:
     async def _publish_or_leave_it_due(self) -> None:
         try:
             await self.publish()
-        except Unavailable as error:
-            _LOG.warning("access_not_published", reason=error.detail, then="the worker publishes it later")
+        except Exception as error:  # noqa: BLE001 - the change is committed; its caller must hear of it
+            _LOG.warning("access_left_to_worker", reason=repr(error))
 
 
 def _kind_and_scopes(request: KeyRequest) -> tuple[KeyKind, frozenset[Scope]]:
