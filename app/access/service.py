@@ -41,7 +41,7 @@ class AccessService:
         """The new key and its plaintext, which exists nowhere else.
 
         Raises InvalidInput for scopes beyond the kind's or an expiry that has passed; Conflict when there
-        are `API_KEYS_MAX` keys already.
+        are `API_KEYS_MAX` keys that are not revoked, expired ones included.
         """
         kind, scopes = _kind_and_scopes(request)
         check_storable(request.name, "name")
@@ -85,7 +85,7 @@ class AccessService:
         """
         key = preset or plaintext(KeyKind.ADMIN, secrets.token_bytes(32))
         async with self._store.change() as connection:
-            needed = preset is not None or await self._store.count_keys(connection, Scope.ADMIN) == 0
+            needed = preset is not None or not await self._store.has_key(connection, Scope.ADMIN)
             if needed:
                 await self._store.insert_key(
                     connection,

@@ -9,7 +9,7 @@ from typing import Final, cast
 
 import msgspec
 from redis.asyncio import Redis
-from sqlalchemy import Row, func, select, update
+from sqlalchemy import Row, exists, func, select, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -26,7 +26,7 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(AccessSnapshot).decode
 
 _IDS: Final = range(1, 2**31)
-_IN_FORCE: Final = api_keys.c.revoked_at.is_(None)
+_NOT_REVOKED: Final = api_keys.c.revoked_at.is_(None)
 _VERIFIES: Final = signing_keys.c.retired_at.is_(None)
 
 
@@ -85,20 +85,21 @@ class AccessStore:
         row = (await connection.execute(statement)).one_or_none()
         return None if row is None else _stored_key(row)
 
-    async def count_keys(self, connection: AsyncConnection, scope: Scope | None = None) -> int:
-        """How many keys are neither revoked nor expired; with `scope`: of those that have it."""
-        statement = select(func.count()).where(
-            _IN_FORCE,
-            func.coalesce(api_keys.c.expires_at > func.now(), True),
-        )
-        if scope is not None:
-            statement = statement.where(api_keys.c.scopes.contains([scope]))
+    async def count_keys(self, connection: AsyncConnection) -> int:
+        """How many keys are not revoked."""
+        statement = select(func.count()).where(_NOT_REVOKED)
         return int((await connection.execute(statement)).scalar_one())
+
+    async def has_key(self, connection: AsyncConnection, scope: Scope) -> bool:
+        """Whether some key has the scope now."""
+        lasting = func.coalesce(api_keys.c.expires_at > func.now(), True)
+        statement = select(exists().where(_NOT_REVOKED, lasting, api_keys.c.scopes.contains([scope])))
+        return bool((await connection.execute(statement)).scalar_one())
 
     async def keys(self) -> list[StoredKey]:
         """All that are not revoked, oldest first."""
         async with self._engine.connect() as connection:
-            rows = await connection.execute(select(api_keys).where(_IN_FORCE).order_by(api_keys.c.id))
+            rows = await connection.execute(select(api_keys).where(_NOT_REVOKED).order_by(api_keys.c.id))
             return [_stored_key(row) for row in rows]
 
     async def revoke_key(self, connection: AsyncConnection, key_id: int) -> bool:
@@ -141,7 +142,7 @@ class AccessStore:
         async with self._engine.connect() as connection:
             await connection.execution_options(isolation_level="REPEATABLE READ")
             revision = (await connection.execute(select(access_changes.c.revision))).scalar_one_or_none()
-            keys = await connection.execute(select(api_keys).where(_IN_FORCE).order_by(api_keys.c.id))
+            keys = await connection.execute(select(api_keys).where(_NOT_REVOKED).order_by(api_keys.c.id))
             secrets = await connection.execute(
                 select(signing_keys)
                 .where(_VERIFIES)
