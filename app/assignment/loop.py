@@ -10,6 +10,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from app.access.model import KeyRing
+from app.access.store import ANNOUNCEMENT
 from app.assignment.assignment_id import Signer
 from app.assignment.snapshot import PreparedExperiment, Snapshot, decode
 from app.assignment.store import RegistryStore
@@ -34,8 +35,10 @@ class SnapshotKeeper:
         self._valkey = create_client(valkey_url, socket_timeout=limits.SNAPSHOT_POLL_S)
         self._listener = create_client(valkey_url, socket_timeout=None)
         self._store = RegistryStore(self._valkey)
-        self._versions: dict[str, int] = {}
-        self._revision: int | None = None
+        self._revision: int | None = None  # at which all versions were last compared
+        self._compare_at = 0.0  # not before, unless somebody waits: with many experiments it takes time
+        self._compare = True
+        self._announced: set[str] = set()
         self._refreshed_at = monotonic()
         self._wanted = asyncio.Event()
         self._next = asyncio.get_running_loop().create_future()
@@ -64,7 +67,8 @@ class SnapshotKeeper:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._finish()
+        if not self._next.done():
+            self._next.set_result(None)
         await self._valkey.aclose()
         await self._listener.aclose()
 
@@ -75,6 +79,7 @@ class SnapshotKeeper:
         """
         if self.error is not None:
             return
+        self._compare = True
         self._wanted.set()
         with suppress(TimeoutError):
             async with asyncio.timeout(limits.REFRESH_WAIT_S):
@@ -95,6 +100,7 @@ class SnapshotKeeper:
             async with asyncio.timeout(limits.SNAPSHOT_REFRESH_S):
                 await self._load_changes()
         except (RedisError, OSError, TimeoutError, WaldError, msgspec.DecodeError) as error:
+            self._revision, self._compare = None, True
             if self.error is None:
                 _LOG.warning("snapshot_refresh_failed", error=str(error) or type(error).__name__)
             self.error = str(error) or type(error).__name__
@@ -102,64 +108,73 @@ class SnapshotKeeper:
             waited_for.set_result(None)
 
     async def _load_changes(self) -> None:
+        announced, self._announced = self._announced, set()
+        compare, self._compare = self._compare, False
         revision = await self._store.revision()
         if revision is None:
+            self._revision = None
             self.error = "Valkey has no published experiments and keys; waiting for the worker"
             return
-        if revision != self._revision:
-            await self._load(revision)
-        self._choose_signer()
+        keys, access_too = announced - {ANNOUNCEMENT}, ANNOUNCEMENT in announced
+        if revision != self._revision and (compare or monotonic() >= self._compare_at):
+            keys, access_too = keys | await self._outdated(), True
+            self._revision, self._compare_at = revision, monotonic() + limits.SNAPSHOT_POLL_S
+        await self._load(keys, access_too=access_too)
         self.error = None
         self._refreshed_at = monotonic()
 
-    async def _load(self, revision: int) -> None:
-        """Load what has another version than ours. What Valkey does not know is kept."""
-        versions = await self._store.versions()
-        changed = [key for key, version in versions.items() if self._versions.get(key) != version]
-        experiments = dict(self.snapshot.by_key)
-        for number, value in enumerate(await self._store.experiments(changed)):
-            self._put(experiments, value)
-            if number % limits.SNAPSHOT_PREPARE_MAX == 0:
-                await asyncio.sleep(0)  # let requests in between
-        access = await self._store.access()
+    async def _outdated(self) -> set[str]:
+        """Keys of experiments whose version is not the one we have. What Valkey does not know stays."""
+        ours = self.snapshot.by_key
+        return {
+            key
+            for key, version in (await self._store.versions()).items()
+            if key not in ours or ours[key].published.version != version
+        }
+
+    async def _load(self, keys: set[str], *, access_too: bool) -> None:
+        experiments = []
+        if keys:
+            for number, value in enumerate(await self._store.experiments(list(keys)), start=1):
+                experiments += _prepared(value)
+                if number % limits.SNAPSHOT_PREPARE_MAX == 0:
+                    await asyncio.sleep(0)  # let requests in between
         keyring = self.snapshot.keyring
-        if access is not None and (keyring is None or keyring.revision != access.revision):
+        if access_too and (access := await self._store.access()) is not None:
             keyring = KeyRing(access)
-        self.snapshot = Snapshot(experiments.values(), keyring, self.snapshot.signer)
-        self._versions = {key: experiment.published.version for key, experiment in experiments.items()}
-        self._revision = revision
+        signer = self._signer(keyring)
+        if experiments or keyring is not self.snapshot.keyring or signer is not self.snapshot.signer:
+            self.snapshot = self.snapshot.changed(experiments, keyring, signer)
 
-    def _put(self, experiments: dict[str, PreparedExperiment], value: bytes) -> None:
-        """Add one; one that cannot be read does not keep the others from being loaded."""
-        try:
-            published = decode(value)
-            experiments[published.key] = PreparedExperiment(published)
-        except (msgspec.DecodeError, ValueError) as error:
-            _LOG.error("published_experiment_unreadable", error=str(error), value=value[:200])
-
-    def _choose_signer(self) -> None:
-        """Follow the key ring: which key signs also depends on the time."""
-        snapshot = self.snapshot
-        keyring = snapshot.keyring
+    def _signer(self, keyring: KeyRing | None) -> Signer | None:
+        """The signer of the key ring; which of its keys signs depends on the time."""
+        signer = self.snapshot.signer
         if keyring is None or not keyring.signing_keys:
-            return
+            return signer
         keys = tuple((key.id, key.secret) for key in keyring.signing_keys)
         signing = keyring.signing_key(self._clock.now_ms()).id
-        signer = snapshot.signer
-        if signer is None or signer.keys != keys or signer.key_id != signing:
-            self.snapshot = Snapshot(snapshot.by_key.values(), keyring, Signer(keys, signing))
+        if signer is not None and (signer.keys, signer.key_id) == (keys, signing):
+            return signer
+        return Signer(keys, signing)
 
     async def _listen(self) -> None:
         while True:
             try:
                 async with self._listener.pubsub() as channel:
                     await channel.subscribe(CHANGES_CHANNEL)
-                    async for _ in channel.listen():  # the first message confirms the subscription
-                        self._wanted.set()
+                    async for message in channel.listen():
+                        if message["type"] == "message":
+                            self._announced.add(message["data"].decode())
+                            self._wanted.set()
             except (RedisError, OSError) as error:
                 _LOG.debug("changes_not_heard", error=str(error))
             await asyncio.sleep(limits.RECONNECT_S_MAX)
 
-    def _finish(self) -> None:
-        if not self._next.done():
-            self._next.set_result(None)
+
+def _prepared(value: bytes) -> list[PreparedExperiment]:
+    """The experiment; none if it cannot be read, which does not keep the others from being loaded."""
+    try:
+        return [PreparedExperiment(decode(value))]
+    except (msgspec.DecodeError, ValueError) as error:
+        _LOG.exception("published_experiment_unreadable", error=str(error), value=value[:200])
+        return []

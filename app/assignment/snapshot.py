@@ -1,6 +1,6 @@
 """What servers load to assign: published experiments, and the snapshot made of them. Pure and immutable."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -114,13 +114,18 @@ class PreparedExperiment:
 class Snapshot:
     """Experiments and keys as of one moment. A change makes a new one that shares what did not change."""
 
-    def __init__(
-        self,
-        experiments: Iterable[PreparedExperiment] = (),
-        keyring: KeyRing | None = None,
-        signer: Signer | None = None,
-    ) -> None:
-        self.by_key = {experiment.published.key: experiment for experiment in experiments}
-        self.by_id = {experiment.published.id: experiment for experiment in self.by_key.values()}
-        self.keyring = keyring
-        self.signer = signer
+    def __init__(self) -> None:
+        self.by_key: dict[str, PreparedExperiment] = {}
+        self.by_id: dict[int, PreparedExperiment] = {}
+        self.keyring: KeyRing | None = None
+        self.signer: Signer | None = None
+
+    def changed(
+        self, experiments: Sequence[PreparedExperiment], keyring: KeyRing | None, signer: Signer | None
+    ) -> "Snapshot":
+        """This one with some experiments replaced or added, and other keys."""
+        new = Snapshot()
+        new.by_key = self.by_key | {one.published.key: one for one in experiments}
+        new.by_id = self.by_id | {one.published.id: one for one in experiments}
+        new.keyring, new.signer = keyring, signer
+        return new
