@@ -1,6 +1,7 @@
 """The command `wald`."""
 
 import asyncio
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from datetime import datetime
@@ -169,6 +170,24 @@ def migrate(to: str, **flags: Any) -> None:
         assert settings.database_url is not None
         revision = await asyncio.to_thread(migrations.upgrade, settings.database_url, to)
         _OUT.print(f"The database is at revision [bold]{revision}[/].")
+
+    _run_with_engines(flags, run)
+
+
+@main.command("doctor")
+@engine_options
+def examine_all(**flags: Any) -> None:
+    """Check engines, versions, durability, schema, clocks, disk and memory, and say what to do.
+
+    Exit status 1 if something does not work or may lose what was acknowledged.
+    """
+    from app import doctor  # noqa: PLC0415
+
+    async def run(settings: Settings) -> None:
+        findings = await doctor.examine(settings, SystemClock())
+        _OUT.print(doctor.table(findings))
+        if doctor.verdict(findings) is doctor.Verdict.FAIL:
+            sys.exit(1)
 
     _run_with_engines(flags, run)
 
