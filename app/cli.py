@@ -212,7 +212,7 @@ def keys() -> None:
     "scopes",
     multiple=True,
     type=click.Choice([scope.value for scope in Scope]),
-    help="Fewer.",
+    help="Only this scope of the kind; may be repeated.",
 )
 @click.option(
     "--expires-at", type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]), help="As in 2030-01-31T00:00:00+00:00."
