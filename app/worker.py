@@ -12,7 +12,7 @@ from litestar.di import Provide
 
 from app.access.service import AccessService
 from app.access.store import AccessStore
-from app.allocation.loop import AllocationLoop
+from app.allocation.loop import AllocationLoops
 from app.allocation.service import AllocationService
 from app.allocation.store import AllocationStore
 from app.core import limits, operations
@@ -42,10 +42,12 @@ async def work(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         engine = create_engine(settings.database_url)
         stack.push_async_callback(engine.dispose)
-        valkey = create_client(settings.valkey_url, socket_timeout=None)
+        valkey = create_client(settings.valkey_url)
         stack.push_async_callback(valkey.aclose)
+        blocking = create_client(settings.valkey_url, socket_timeout=None)
+        stack.push_async_callback(blocking.aclose)
         access = AccessService(AccessStore(engine, valkey), clock)
-        allocation = AllocationLoop(AllocationService(AllocationStore(engine, valkey)), access)
+        allocation = AllocationLoops(AllocationService(AllocationStore(engine, valkey)), access)
         chance = random.Random()  # noqa: S311  (of pauses)
         lag = LedgerLag(engine, valkey, shards=settings.stream_shards)
 
@@ -58,11 +60,11 @@ async def work(settings: Settings) -> None:
                     shards=settings.stream_shards,
                     owner=NAME,
                     database_url=settings.database_url,
-                    valkey=valkey,
+                    valkey=blocking,
                     clock=clock,
                     on_commit=allocation.on_commit,
                 ),
-                Loop("allocation", allocation.run),
+                *allocation.all(),
                 Loop("lag", measure, pause_s=limits.WORKER_BEAT_S),
             ],
             clock=clock,

@@ -85,9 +85,9 @@ class AllocationService:
         await self._store.want_all()
         return True
 
-    async def thin_history(self) -> int:
-        """Of versions older than `HISTORY_DENSE_S` keep each minute's last; how many rows went."""
-        return await self._store.thin()
+    async def thin_history(self) -> None:
+        """Of versions older than `HISTORY_DENSE_S` keep each minute's last; a bounded part of the work."""
+        await self._store.thin()
 
     async def _publish(self, experiment: PublishedExperiment) -> None:
         """Publish it, unless servers have a newer one that PostgreSQL knows.

@@ -71,7 +71,7 @@ ACCESS_PROPAGATION_MS: Final = 10_000  # after which every server has loaded a n
 
 # Publication
 REALLOCATION_INTERVAL_S: Final = 0.25
-REALLOCATION_POLL_S: Final = 0.5
+REALLOCATION_POLL_S: Final = 0.25  # how often it is looked for what another process made due
 REALLOCATION_BATCH_MAX: Final = 200  # about a second of work, after which new commits get their turn
 PUBLICATION_CHECK_S: Final = 1.0  # how soon a Valkey that lost everything is noticed
 HISTORY_POINTS: Final = 200

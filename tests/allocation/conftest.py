@@ -6,7 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.access.service import AccessService
 from app.access.store import AccessStore
-from app.allocation.loop import AllocationLoop
+from app.allocation.loop import AllocationLoops
 from app.allocation.service import AllocationService
 from app.allocation.store import AllocationStore
 from app.core.clock import SystemClock
@@ -41,8 +41,8 @@ def allocation(store: AllocationStore) -> AllocationService:
 
 
 @pytest.fixture
-def loop(allocation: AllocationService, engine: AsyncEngine, valkey: Redis) -> AllocationLoop:
-    return AllocationLoop(allocation, AccessService(AccessStore(engine, valkey), SystemClock()))
+def allocation_loops(allocation: AllocationService, engine: AsyncEngine, valkey: Redis) -> AllocationLoops:
+    return AllocationLoops(allocation, AccessService(AccessStore(engine, valkey), SystemClock()))
 
 
 @pytest.fixture

@@ -67,22 +67,20 @@ async def test_versions_of_one_moment_are_no_trouble(engine, experiment):
     assert [point.version for point in await history(engine, experiment, 10)] == [1, 3]
 
 
-async def test_after_an_hour_one_version_a_minute_is_kept(allocation, engine, experiment):
+async def test_after_an_hour_one_version_a_minute_is_kept(store, engine, experiment):
     hours_ago = NOW - timedelta(hours=3)
     await write(engine, experiment, [hours_ago + timedelta(seconds=second) for second in range(0, 180, 10)])
     young = [NOW - timedelta(seconds=second) for second in (30, 20, 10)]
     await write(engine, experiment, young, first_version=19)
-    assert await allocation.thin_history() == 15
+    assert await store.thin() == 15
     assert [point.version for point in await history(engine, experiment, 20_000)] == [6, 12, 18, 19, 20, 21]
-    assert await allocation.thin_history() == 0
+    assert await store.thin() == 0
 
 
-async def test_the_allocation_in_force_and_the_last_of_an_epoch_are_never_thinned(
-    allocation, engine, experiment
-):
+async def test_the_allocation_in_force_and_the_last_of_an_epoch_are_never_thinned(store, engine, experiment):
     hours_ago = NOW - timedelta(hours=3)
     await write(engine, experiment, [hours_ago + timedelta(seconds=second) for second in range(3)])
     later = [hours_ago + timedelta(seconds=second) for second in (3, 4)]
     await write(engine, experiment, later, epoch=2, first_version=4)
-    assert await allocation.thin_history() == 3
+    assert await store.thin() == 3
     assert [point.version for point in await history(engine, experiment, 100)] == [3, 5]

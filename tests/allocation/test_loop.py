@@ -1,11 +1,14 @@
 """The worker's loop, from a commit to the message that servers hear."""
 
 import asyncio
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from random import Random
 
 import pytest
 
 from app.assignment import snapshot
+from app.core.clock import SystemClock
+from app.core.loops import Loops
 from app.core.valkey import CHANGES_CHANNEL, registry_key
 from app.experiments.model import Definition, Variant
 from tests.support.totals import record
@@ -16,13 +19,9 @@ VARIANTS = (Variant("control", control=True), Variant("short"))
 PATIENCE_S = 20
 
 
-@asynccontextmanager
-async def running(loop):
-    task = asyncio.create_task(loop.run())
-    yield
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+@pytest.fixture
+def loops(allocation_loops):
+    return Loops(allocation_loops.all(), clock=SystemClock(), random=Random(20260101))
 
 
 @asynccontextmanager
@@ -40,27 +39,29 @@ async def listening(valkey):
         yield heard
 
 
-async def test_a_commit_is_heard_by_servers(loop, experiments, engine, valkey):
+async def test_a_commit_is_heard_by_servers(allocation_loops, loops, experiments, engine, valkey):
     experiment = await experiments.create(Definition(key="summary", variants=VARIANTS))
-    async with running(loop), listening(valkey) as heard:
+    async with loops, listening(valkey) as heard:
         await heard("summary")
         await record(engine, experiment, (50, 10), (50, 40))
-        loop.on_commit([experiment.id])
+        allocation_loops.on_commit([experiment.id])
         await heard("summary")
     now = snapshot.decode(await valkey.hget(registry_key("experiments"), "summary"))
     assert now.policy_version == 2
     assert now.weights[1] > now.weights[0]
 
 
-async def test_what_another_process_made_due_is_found(loop, experiments, valkey):
-    async with running(loop), listening(valkey) as heard:
+async def test_what_another_process_made_due_is_found(allocation_loops, loops, experiments, valkey):
+    async with loops, listening(valkey) as heard:
         await experiments.create(Definition(key="silent", variants=VARIANTS))
         await heard("silent")
 
 
-async def test_a_valkey_that_lost_everything_gets_it_back_with_access(loop, experiments, valkey):
+async def test_a_valkey_that_lost_everything_gets_it_back_with_access(
+    allocation_loops, loops, experiments, valkey
+):
     await experiments.create(Definition(key="summary", variants=VARIANTS))
-    async with running(loop):
+    async with loops:
         async with listening(valkey) as heard:
             await heard("summary")
         before = await valkey.hgetall(registry_key("experiments"))
@@ -70,7 +71,9 @@ async def test_a_valkey_that_lost_everything_gets_it_back_with_access(loop, expe
     assert await valkey.hgetall(registry_key("experiments")) == before
 
 
-async def test_an_experiment_that_cannot_be_read_does_not_stop_the_others(loop, experiments, engine, valkey):
+async def test_an_experiment_that_cannot_be_read_does_not_stop_the_others(
+    allocation_loops, loops, experiments, engine, valkey
+):
     broken = await experiments.create(Definition(key="broken", variants=VARIANTS))
     async with engine.begin() as connection:
         unknown = """jsonb_set(definition::jsonb, '{policy,kind}', '"of a newer version"')"""
@@ -78,23 +81,25 @@ async def test_an_experiment_that_cannot_be_read_does_not_stop_the_others(loop, 
             f"UPDATE experiments SET definition = {unknown} WHERE id = {broken.id}"
         )
     await experiments.create(Definition(key="sound", variants=VARIANTS))
-    async with running(loop), listening(valkey) as heard:
+    async with loops, listening(valkey) as heard:
         await heard("sound")
     assert await valkey.hget(registry_key("experiments"), "broken") is None
+    assert list(allocation_loops.errors) == [f"experiment {broken.id}"]
 
 
-async def test_the_loop_says_what_it_waits_for_and_goes_on(loop, experiments, engine, valkey):
+async def test_a_publication_that_valkey_refuses_is_made_when_it_can(
+    allocation_loops, loops, experiments, engine, valkey
+):
     experiment = await experiments.create(Definition(key="summary", variants=VARIANTS))
-    async with running(loop), listening(valkey) as heard:
+    async with loops, listening(valkey) as heard:
         await heard("summary")
         await valkey.config_set("maxmemory", "1")
         try:
             await record(engine, experiment, (50, 10), (50, 40))
-            loop.on_commit([experiment.id])
+            allocation_loops.on_commit([experiment.id])
             async with asyncio.timeout(PATIENCE_S):
-                while "reallocation" not in loop.errors:  # noqa: ASYNC110 - no event tells of an error
+                while not loops.health()["reallocation"].error:  # noqa: ASYNC110 - no event tells of an error
                     await asyncio.sleep(0.02)
         finally:
             await valkey.config_set("maxmemory", "0")
         await heard("summary")
-    assert "memory" in loop.errors.get("reallocation", "memory")
