@@ -1,0 +1,32 @@
+"""A revoked key is refused by every server within seconds."""
+
+import time
+from pathlib import Path
+
+import httpx2
+
+from tests.support.server import up
+
+REVOKED_WITHIN_S = 5
+
+
+def test_a_revoked_key_is_refused_by_all_servers_within_five_seconds(tmp_path: Path):
+    with up(tmp_path / "data", workers=2) as wald, wald.client() as client:
+        made = client.post("/keys", json={"name": "to be revoked", "kind": "srv"}).raise_for_status().json()
+        header = {"Authorization": f"Bearer {made['secret']}"}
+
+        def status() -> int:
+            """Of a new connection, which any of the servers may take."""
+            return httpx2.get(f"{wald.url}/experiments", headers=header, timeout=5).status_code
+
+        wait_until(lambda: {status() for _ in range(10)} == {200})
+        client.delete(f"/keys/{made['key']['id']}").raise_for_status()
+        wait_until(lambda: {status() for _ in range(10)} == {401})
+        assert {status() for _ in range(50)} == {401}
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + REVOKED_WITHIN_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
