@@ -27,6 +27,7 @@ from app.allocation.store import AllocationStore
 from app.analysis.routes import ROUTES as ANALYSIS_ROUTES
 from app.analysis.service import AnalysisService
 from app.analysis.store import AnalysisStore
+from app.assignment.changes import ROUTES as CHANGES_ROUTES
 from app.assignment.loop import SnapshotKeeper
 from app.core import limits, operations
 from app.core.clock import Clock, SystemClock
@@ -43,7 +44,7 @@ from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
 from app.feedback.lag import LedgerLag
 
-_JSON_ROUTES: Final = (*ACCESS_ROUTES, *EXPERIMENT_ROUTES, *ANALYSIS_ROUTES)
+_JSON_ROUTES: Final = (*ACCESS_ROUTES, *EXPERIMENT_ROUTES, *CHANGES_ROUTES, *ANALYSIS_ROUTES)
 
 
 async def serve(settings: Settings) -> None:
@@ -95,7 +96,9 @@ async def application(settings: Settings, ending: Ending) -> AsyncIterator[ASGIA
             )
 
         yield _framework(
-            State({"access": keeper, "ending": ending}),
+            State({"access": keeper}),
+            snapshots=keeper,
+            ending=ending,
             access=access,
             experiments=experiments,
             analysis=analysis,

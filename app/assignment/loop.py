@@ -42,6 +42,7 @@ class SnapshotKeeper:
         self._refreshed_at = monotonic()
         self._wanted = asyncio.Event()
         self._next = asyncio.get_running_loop().create_future()
+        self._swapped = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -84,6 +85,11 @@ class SnapshotKeeper:
         with suppress(TimeoutError):
             async with asyncio.timeout(limits.REFRESH_WAIT_S):
                 await asyncio.shield(self._next)
+
+    async def swapped(self) -> Snapshot:
+        """Wait until the snapshot is another one."""
+        await asyncio.shield(self._swapped)
+        return self.snapshot
 
     async def _keep(self) -> None:
         while True:
@@ -145,6 +151,8 @@ class SnapshotKeeper:
         signer = self._signer(keyring)
         if experiments or keyring is not self.snapshot.keyring or signer is not self.snapshot.signer:
             self.snapshot = self.snapshot.changed(experiments, keyring, signer)
+            swapped, self._swapped = self._swapped, asyncio.get_running_loop().create_future()
+            swapped.set_result(None)
 
     def _signer(self, keyring: KeyRing | None) -> Signer | None:
         """The signer of the key ring; which of its keys signs depends on the time."""

@@ -93,6 +93,8 @@ HANDSHAKE_S: Final = 2.0
 RECONNECT_S_MIN: Final = 0.05
 RECONNECT_S_MAX: Final = 0.5
 
+STREAM_QUIET_S: Final = 10.0
+
 # Life of processes
 WORKER_BEAT_S: Final = 1.0
 WORKER_SILENT_S: Final = 5.0  # then `/ready` says that no worker is there
