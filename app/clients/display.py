@@ -115,7 +115,8 @@ def replay_report(result: ReplayResult) -> RenderableType:
         f"total reward {result.reward:,.1f}; uniform {result.uniform:,.1f} ({gain:+.1%}); "
         f"best variant alone {result.best:,.1f}",
         f"regret {result.best - result.reward:,.1f}; uniform {result.best - result.uniform:,.1f}",
-        f"errors {result.errors}, repeated requests {result.retries}",
+        f"errors {result.errors}, unrecorded assignments {result.unrecorded}, "
+        f"repeated requests {result.retries}",
     )
 
 

@@ -54,6 +54,11 @@ class ReplayResult(msgspec.Struct, frozen=True):
         """What serving the best variant alone earns on these tasks."""
         return len(self.draws) * max(self.log.means)
 
+    @property
+    def unrecorded(self) -> int:
+        """Draws that are in no totals, because Valkey was away when they were made."""
+        return max(0, len(self.draws) - sum(variant.assignments for variant in self.status.variants))
+
     def assigned(self) -> tuple[int, ...]:
         """How often each variant was drawn."""
         counts = np.bincount([draw.variant for draw in self.draws], minlength=len(self.keys))

@@ -1,0 +1,85 @@
+"""What the documentation says is what happens: blocks marked `sh` run as pasted, tables are complete."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from app.assignment.service import Reason
+from app.core.settings import Settings
+from app.experiments.model import Definition
+from tests.support.server import Up, up
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTED_URL = "http://127.0.0.1:8000"
+BLOCK_S = 30
+
+
+def blocks(page: str, language: str = "sh") -> str:
+    """All fenced blocks of a language, in their order: later ones build on earlier ones."""
+    return "\n".join(
+        re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    )
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Up:
+    with up(tmp_path_factory.mktemp("docs") / "data") as server:
+        yield server
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
+def test_shell_blocks_run_as_pasted(page, running):
+    script = blocks(page).replace(DOCUMENTED_URL, running.url)
+    assert "curl" in script
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail"],
+        input=script.replace("curl -s", "curl --fail -sS"),
+        env=os.environ | {"KEY": running.key},
+        capture_output=True,
+        text=True,
+        timeout=BLOCK_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert '"title"' not in done.stdout  # no problem was answered
+
+
+def test_the_tutorial_ends_with_the_winner_it_names(running):
+    with running.client() as client:
+        answer = client.get("/assign", params={"experiment": "summary-prompt", "unit": "anybody"})
+    assert (answer.json()["variant"], answer.json()["reason"]) == ("short", "DISABLED")
+
+
+def test_every_link_between_pages_leads_somewhere():
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    links = [
+        (page, link) for page in pages for link in re.findall(r"\]\(([^)#:]+)[^):]*\)", page.read_text())
+    ]
+    assert [f"{page}: {link}" for page, link in links if not (page.parent / link).exists()] == []
+
+
+def test_every_setting_is_documented():
+    page = (ROOT / "docs/reference/configuration.md").read_text()
+    assert set(re.findall(r"^\| `(WALD_\w+)`", page, re.MULTILINE)) == {
+        f"WALD_{name.upper()}" for name in Settings.__struct_fields__
+    }
+
+
+def test_every_field_of_a_definition_is_documented():
+    page = (ROOT / "docs/reference/experiments.md").read_text()
+    assert set(Definition.__struct_fields__) <= set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+
+
+def test_every_reason_of_an_assignment_is_documented():
+    page = (ROOT / "docs/reference/http-api.md").read_text()
+    assert set(re.findall(r"^\| `([A-Z_]+)` \|", page, re.MULTILINE)) == set(Reason)
+
+
+def test_json_of_the_reference_is_json():
+    for page in ("docs/reference/http-api.md", "docs/reference/rewards.md"):
+        for block in re.findall(r"^```json\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL):
+            json.loads(block)
