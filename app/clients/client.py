@@ -6,7 +6,7 @@ ClientError
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
@@ -153,8 +153,9 @@ class WaldClient:
         return _ASSIGNMENT.decode(body)
 
     async def feedback(self, events: Sequence[Event]) -> Receipt:
-        """Send events; when this returns, the accepted ones are durable."""
-        return _RECEIPT.decode(await self._call("POST", "/feedback", events))
+        """Send events; when this returns, the accepted ones are durable, be they all or none."""
+        none_accepted = httpx2.codes.UNPROCESSABLE_ENTITY
+        return _RECEIPT.decode(await self._call("POST", "/feedback", events, answers={none_accepted}))
 
     async def status(self, experiment: str) -> Status:
         """The experiment now. Refused with status 404 when there is none."""
@@ -180,9 +181,18 @@ class WaldClient:
         raise ClientError(f"{experiment}: the totals did not settle within {within_s:g} s")
 
     async def _call(
-        self, method: str, path: str, body: Any = None, *, params: dict[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        params: dict[str, str] | None = None,
+        answers: Set[int] = frozenset(),
     ) -> bytes:
-        """One request, repeated while the server is away. Raises Refused and Unreachable."""
+        """One request, repeated while the server is away. Raises Refused and Unreachable.
+
+        `answers` are statuses that are answers to it as well as those of success.
+        """
         content = None if body is None else msgspec.json.encode(body)
         headers = {"Content-Type": "application/json"} if content is not None else None
         loop = asyncio.get_running_loop()
@@ -195,7 +205,7 @@ class WaldClient:
             except httpx2.TransportError as error:
                 reason = str(error) or type(error).__name__
             else:
-                if answer.is_success:
+                if answer.is_success or answer.status_code in answers:
                     return answer.content
                 if answer.status_code != httpx2.codes.SERVICE_UNAVAILABLE:
                     raise Refused(f"{method} {path}", answer.status_code, _problem(answer))

@@ -20,9 +20,8 @@ BLOCK_S = 30
 
 def blocks(page: str, language: str = "sh") -> str:
     """All fenced blocks of a language, in their order: later ones build on earlier ones."""
-    return "\n".join(
-        re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
-    )
+    fenced = re.compile(rf"^```{language}\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    return "\n".join(fenced.findall((ROOT / page).read_text()))
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +55,8 @@ def test_the_tutorial_ends_with_the_winner_it_names(running):
 
 def test_every_link_between_pages_leads_somewhere():
     pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
-    links = [
-        (page, link) for page in pages for link in re.findall(r"\]\(([^)#:]+)[^):]*\)", page.read_text())
-    ]
+    local = re.compile(r"\]\(([^)#:]+)[^):]*\)")
+    links = [(page, link) for page in pages for link in local.findall(page.read_text())]
     assert [f"{page}: {link}" for page, link in links if not (page.parent / link).exists()] == []
 
 
