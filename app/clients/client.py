@@ -6,9 +6,9 @@ ClientError
 """
 
 import asyncio
-from collections.abc import Sequence, Set
+from collections.abc import Collection, Sequence
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, TypeVar
 
 import httpx2
 import msgspec
@@ -22,6 +22,7 @@ STATUS_POLL_S: Final = 0.2
 POLICY_QUIET_S: Final = 1.0
 REQUEST_TIMEOUT_S: Final = 10.0
 
+T = TypeVar("T")
 Source = Literal["implicit", "explicit", "automated", "human"]
 
 
@@ -117,9 +118,14 @@ class WaldClient:
     Connection errors and 503 are repeated with a growing pause for `patience_s`. That is harmless: a
     repeated feedback event is dropped by its id or natural key, a repeated assignment whose first answer
     was lost stays without feedback, and life cycle calls are absolute. `retries` counts the repetitions.
+    Raises ClientError for a URL or key that no server can have.
     """
 
     def __init__(self, url: str, key: str, *, connections: int = 16, patience_s: float = 30.0) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ClientError(f"the URL must begin with http:// or https://, got {url!r}")
+        if not (key.isascii() and key.isprintable()):
+            raise ClientError("the API key must be printable ASCII")
         self.url = url.rstrip("/")
         self.retries = 0
         self._patience_s = patience_s
@@ -150,16 +156,16 @@ class WaldClient:
     async def assign(self, experiment: str, unit: str) -> Assignment:
         """Ask which variant serves `unit`."""
         body = await self._call("GET", "/assign", params={"experiment": experiment, "unit": unit})
-        return _ASSIGNMENT.decode(body)
+        return _read(_ASSIGNMENT, body)
 
     async def feedback(self, events: Sequence[Event]) -> Receipt:
         """Send events; when this returns, the accepted ones are durable, be they all or none."""
         none_accepted = httpx2.codes.UNPROCESSABLE_ENTITY
-        return _RECEIPT.decode(await self._call("POST", "/feedback", events, answers={none_accepted}))
+        return _read(_RECEIPT, await self._call("POST", "/feedback", events, answers=(none_accepted,)))
 
     async def status(self, experiment: str) -> Status:
         """The experiment now. Refused with status 404 when there is none."""
-        return _STATUS.decode(await self._call("GET", f"/experiments/{experiment}/status"))
+        return _read(_STATUS, await self._call("GET", f"/experiments/{experiment}/status"))
 
     async def settled(self, experiment: str, *, rewards: int, within_s: float) -> Status:
         """The status once `rewards` of them are in the totals and the policy has seen them.
@@ -187,7 +193,7 @@ class WaldClient:
         body: Any = None,
         *,
         params: dict[str, str] | None = None,
-        answers: Set[int] = frozenset(),
+        answers: Collection[int] = (),
     ) -> bytes:
         """One request, repeated while the server is away. Raises Refused and Unreachable.
 
@@ -204,6 +210,8 @@ class WaldClient:
                 )
             except httpx2.TransportError as error:
                 reason = str(error) or type(error).__name__
+            except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+                raise ClientError(f"{method} {self.url}{path}: {error}") from error
             else:
                 if answer.is_success or answer.status_code in answers:
                     return answer.content
@@ -220,6 +228,13 @@ class WaldClient:
 _ASSIGNMENT: Final = msgspec.json.Decoder(Assignment)
 _RECEIPT: Final = msgspec.json.Decoder(Receipt)
 _STATUS: Final = msgspec.json.Decoder(Status)
+
+
+def _read(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    try:
+        return decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ClientError(f"this is not the answer of a Wald server: {error}") from error
 
 
 def _problem(answer: httpx2.Response) -> Problem:

@@ -176,6 +176,12 @@ def test_the_client_gives_up_on_a_server_that_stays_away():
     asyncio.run(call())
 
 
+@pytest.mark.parametrize(("url", "key"), [("127.0.0.1:8000", "k"), ("http://127.0.0.1", "né"), ("", "k")])
+def test_the_client_refuses_what_no_server_can_have(url, key):
+    with pytest.raises(ClientError):
+        WaldClient(url, key)
+
+
 def test_the_truth_of_the_demo_has_one_best_prompt():
     means = sorted(prompt.mean_reward for prompt in simulation.PROMPTS)
     assert means[-1] - means[-2] > 0.1
