@@ -146,19 +146,20 @@ class Assigner:
             raise NotFound(f"no experiment has the key {key!r}", field="experiment")
         return experiment
 
-    def running(self) -> list[PreparedExperiment]:
-        """All that are running. Raises InvalidInput when they are too many for one request."""
-        found = [one for one in self.keeper.snapshot.by_key.values() if one.running]
-        if len(found) > limits.ASSIGN_EXPERIMENTS_MAX:
-            detail = f"{len(found)} experiments are running: name at most {limits.ASSIGN_EXPERIMENTS_MAX}"
-            raise InvalidInput(detail, field="experiments")
-        return found
-
     async def assign_all(
         self, keys: Sequence[str] | None, unit: str, context: dict[str, Any] | None
     ) -> list[Assignment]:
-        """One assignment per key, in their order; without keys, for every running experiment."""
-        experiments = self.running() if keys is None else [await self.experiment(key) for key in keys]
+        """One assignment per key, in their order; without keys, for every running experiment.
+
+        Raises NotFound; InvalidInput when they are too many.
+        """
+        if keys is None:
+            experiments = self.keeper.snapshot.running
+        else:
+            experiments = tuple([await self.experiment(key) for key in keys])
+        if len(experiments) > limits.ASSIGN_EXPERIMENTS_MAX:
+            detail = f"{len(experiments)} are running: name at most {limits.ASSIGN_EXPERIMENTS_MAX} of them"
+            raise InvalidInput(detail, field="experiments")
         return list(await asyncio.gather(*(self.assign(one, unit, context) for one in experiments)))
 
     async def assign(

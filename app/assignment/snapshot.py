@@ -1,6 +1,7 @@
 """What servers load to assign: published experiments, and the snapshot made of them. Pure and immutable."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Final, Literal
 
 import msgspec
@@ -119,6 +120,11 @@ class Snapshot:
         self.by_id: dict[int, PreparedExperiment] = {}
         self.keyring: KeyRing | None = None
         self.signer: Signer | None = None
+
+    @cached_property
+    def running(self) -> tuple[PreparedExperiment, ...]:
+        """Experiments that are running, in the order of their keys."""
+        return tuple(self.by_key[key] for key in sorted(self.by_key) if self.by_key[key].running)
 
     def changed(
         self, experiments: Sequence[PreparedExperiment], keyring: KeyRing | None, signer: Signer | None
