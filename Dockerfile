@@ -10,7 +10,7 @@ COPY app app
 COPY bandits bandits
 COPY stats stats
 COPY migrations migrations
-RUN pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation .
+RUN pip install --no-cache-dir --disable-pip-version-check --no-deps .
 
 FROM python:3.11-slim-bookworm
 RUN useradd --system --uid 10001 --create-home wald && install -d -o wald /data
