@@ -28,7 +28,12 @@ from app.analysis.routes import ROUTES as ANALYSIS_ROUTES
 from app.analysis.service import AnalysisService
 from app.analysis.store import AnalysisStore
 from app.assignment.changes import ROUTES as CHANGES_ROUTES
+from app.assignment.commit import ExposureCommit
+from app.assignment.hot import HotAssign
 from app.assignment.loop import SnapshotKeeper
+from app.assignment.routes import ROUTES as ASSIGNMENT_ROUTES
+from app.assignment.service import Assigner
+from app.assignment.store import StickyStore
 from app.core import limits, operations
 from app.core.clock import Clock, SystemClock
 from app.core.health import Check, Readiness, worker_checks
@@ -37,6 +42,7 @@ from app.core.loops import Loop, Loops
 from app.core.postgres import create_engine
 from app.core.serving import ASGIApp, Ending, serve_http
 from app.core.settings import Settings
+from app.core.stream import StreamAppender
 from app.core.telemetry import SNAPSHOT_AGE
 from app.core.valkey import create_client
 from app.experiments.routes import ROUTES as EXPERIMENT_ROUTES
@@ -44,7 +50,13 @@ from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
 from app.feedback.lag import LedgerLag
 
-_JSON_ROUTES: Final = (*ACCESS_ROUTES, *EXPERIMENT_ROUTES, *CHANGES_ROUTES, *ANALYSIS_ROUTES)
+_JSON_ROUTES: Final = (
+    *ACCESS_ROUTES,
+    *EXPERIMENT_ROUTES,
+    *ASSIGNMENT_ROUTES,
+    *CHANGES_ROUTES,
+    *ANALYSIS_ROUTES,
+)
 
 
 async def serve(settings: Settings) -> None:
@@ -69,14 +81,15 @@ async def application(settings: Settings, ending: Ending) -> AsyncIterator[ASGIA
         keeper = SnapshotKeeper(settings.valkey_url, clock)
         await keeper.start()
         stack.push_async_callback(keeper.stop)
-
-        async def measure() -> None:
-            SNAPSHOT_AGE.set(keeper.age_s)
-
-        chance = random.Random()  # noqa: S311  (of pauses)
-        loops = Loops([Loop("metrics", measure, pause_s=limits.METRICS_S)], clock=clock, random=chance)
-        await stack.enter_async_context(loops)
-
+        exposures = StreamAppender(settings.valkey_url, deadline_s=limits.EXPOSURE_DEADLINE_S)
+        await exposures.start()
+        stack.push_async_callback(exposures.stop)
+        commit = ExposureCommit(exposures, shards=settings.stream_shards)
+        stack.push_async_callback(commit.drain)
+        chance = random.Random()  # noqa: S311  (of draws: seeded by the system, and as fast as it gets)
+        assigner = Assigner(
+            keeper, commit, StickyStore(exposures), clock=clock, rng=chance, durability=settings.durability
+        )
         access = AccessService(AccessStore(engine, valkey), clock)
         allocation = AllocationService(AllocationStore(engine, valkey))
         experiments = ExperimentService(ExperimentStore(engine), clock, allocation.reallocate)
@@ -95,15 +108,28 @@ async def application(settings: Settings, ending: Ending) -> AsyncIterator[ASGIA
                 ]
             )
 
-        yield _framework(
+        framework = _framework(
             State({"access": keeper}),
             snapshots=keeper,
             ending=ending,
             access=access,
+            assigner=assigner,
             experiments=experiments,
             analysis=analysis,
             readiness=readiness,
         )
+        hot = HotAssign(framework, assigner)
+
+        async def measure() -> None:
+            SNAPSHOT_AGE.set(keeper.age_s)
+            assigner.counter.flush()
+            hot.durations.flush()
+
+        loops = Loops([Loop("metrics", measure, pause_s=limits.METRICS_S)], clock=clock, random=chance)
+        stack.push_async_callback(measure)
+        await stack.enter_async_context(loops)
+
+        yield hot
 
 
 def _framework(state: State, **dependencies: Any) -> Litestar:
