@@ -45,6 +45,7 @@ from app.core.settings import Settings
 from app.core.stream import StreamAppender
 from app.core.telemetry import SNAPSHOT_AGE
 from app.core.valkey import create_client
+from app.dashboard.routes import ROUTES as DASHBOARD_ROUTES
 from app.experiments.routes import ROUTES as EXPERIMENT_ROUTES
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
@@ -138,6 +139,7 @@ def _framework(state: State, **dependencies: Any) -> Litestar:
         [
             Router("/", route_handlers=_JSON_ROUTES, before_request=require_json),
             Router("/", route_handlers=operations.ROUTES, security=[{}], tags=["operations"]),
+            *DASHBOARD_ROUTES,
         ],
         state=state,
         dependencies={name: _provided(dependency) for name, dependency in dependencies.items()},
