@@ -137,6 +137,7 @@ async def _demo(url: str, key: str, *, requests: int, rate: float, seed: int, ex
             running.cancel()
         rewards = rewards_before + len(traffic.rewards)
         status = await client.settled(experiment, rewards=rewards, within_s=SETTLE_S)
+    console.print()
     console.print(display.demo_summary(status, served=traffic.served, rewards=traffic.rewards))
     console.print(f"\nSee it at [bold]{url}/[/]. Next, replay your own logged scores: wald replay --help")
 
@@ -177,7 +178,7 @@ def _rewards(status: Status) -> int:
 @click.option(
     "--concurrency",
     type=click.IntRange(1, 512),
-    default=16,
+    default=32,
     show_default=True,
     help="How many tasks are in flight at once.",
 )

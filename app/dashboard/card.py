@@ -22,6 +22,7 @@ class Row(msgspec.Struct, frozen=True):
     assignments: int
     rewards: int
     pending: int
+    censored: int
     mean: float | None
     interval: tuple[float, float] | None
     probability_best: float | None
@@ -130,6 +131,7 @@ def _rows(definition: Definition, variants: Sequence[VariantStatus]) -> list[Row
             assignments=variant.assignments,
             rewards=variant.rewards,
             pending=variant.pending,
+            censored=variant.censored,
             mean=variant.mean,
             interval=variant.interval,
             probability_best=variant.probability_best if learned else None,
