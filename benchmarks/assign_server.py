@@ -19,7 +19,7 @@ from app.assignment.store import StickyStore
 from app.core.clock import SystemClock
 from app.core.http import EXCEPTION_HANDLERS
 from app.core.limits import EXPOSURE_DEADLINE_S
-from app.core.serving import Ending, serve
+from app.core.serving import Ending, serve_http
 from app.core.settings import Durability
 from app.core.stream import StreamAppender
 from app.core.valkey import create_client
@@ -75,7 +75,7 @@ VIEW = msgspec.convert(
 
 async def main(port: int, kind: str, url: str, durability: str = "durable") -> None:
     app = await (plain(url) if kind == "plain" else hot(url, durability))
-    await serve(app, host="127.0.0.1", port=port, ending=Ending())
+    await serve_http(app, host="127.0.0.1", port=port, ending=Ending())
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 import uvicorn
 import uvloop
 
-from app.core.serving import Ending, serve
+from app.core.serving import Ending, serve_http
 
 BODY = b'{"hello":"you"}'
 HEADERS = [(b"content-type", b"application/json"), (b"content-length", str(len(BODY)).encode())]
@@ -22,7 +22,7 @@ async def app(scope: Any, _receive: Any, send: Any) -> None:
 
 async def main(port: int, kind: str) -> None:
     if kind == "granian":
-        await serve(app, host="127.0.0.1", port=port, ending=Ending())
+        await serve_http(app, host="127.0.0.1", port=port, ending=Ending())
     else:
         config = uvicorn.Config(app, port=port, log_level="error", lifespan="off", access_log=False)
         gc.collect()

@@ -6,7 +6,7 @@ and a flush is as large as Valkey is slow.
 
 import asyncio
 from collections import deque
-from typing import Any
+from typing import Any, Final
 
 from app.assignment import exposure
 from app.core import limits
@@ -16,6 +16,9 @@ from app.core.telemetry import EXPOSURE_FLUSHES
 
 ExposureRow = tuple[bytes, str, dict[str, Any] | None]
 """An `Exposure` as it is written: body, unit, context."""
+
+_WRITTEN: Final = EXPOSURE_FLUSHES.labels("written")
+_FAILED: Final = EXPOSURE_FLUSHES.labels("failed")
 
 
 class ExposureCommit:
@@ -74,9 +77,9 @@ class ExposureCommit:
         try:
             await self._appender.append(self._shard, exposure.KIND, len(rows), exposure.encode(rows))
         except (Unavailable, ValueError, TypeError, OverflowError):  # of Valkey, of the encoder
-            EXPOSURE_FLUSHES.labels("failed").inc()
+            _FAILED.inc()
             return False
-        EXPOSURE_FLUSHES.labels("written").inc()
+        _WRITTEN.inc()
         return True
 
 

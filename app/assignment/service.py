@@ -2,9 +2,8 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from random import Random
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -27,23 +26,18 @@ _RECORDED_LABELS: Final = {True: "true", False: "false"}
 _encode: Final = msgspec.json.Encoder().encode
 
 
-class Reason(StrEnum):
-    """Why a variant was given. Only drawn ones (SPLIT, TARGETING_MATCH, STICKY) are recorded and analysed."""
+Reason = Literal[
+    "SPLIT",  # drawn
+    "TARGETING_MATCH",  # drawn, among those the targeting admits
+    "STICKY",  # the unit's first assignment again, with its id (strict stickiness)
+    "NOT_TARGETED",  # the context does not meet the targeting: the control
+    "FORCED",  # by an override of the definition
+    "DISABLED",  # not running: the winner of a stopped experiment, or the control
+]
+"""Why a variant was given."""
 
-    SPLIT = "SPLIT"  # drawn
-    TARGETING_MATCH = "TARGETING_MATCH"  # drawn, among those the targeting admits
-    STICKY = "STICKY"  # the unit's first assignment again, with its id (strict stickiness)
-    NOT_TARGETED = "NOT_TARGETED"  # the context does not meet the targeting: the control
-    FORCED = "FORCED"  # by an override of the definition
-    DISABLED = "DISABLED"  # not running: the winner of a stopped experiment, or the control
-
-    @property
-    def recorded(self) -> bool:
-        """Whether there was a draw to learn from."""
-        return self in _RECORDED
-
-
-_RECORDED: Final = frozenset({Reason.SPLIT, Reason.TARGETING_MATCH, Reason.STICKY})
+RECORDED: Final = frozenset[Reason]({"SPLIT", "TARGETING_MATCH", "STICKY"})
+"""There was a draw to learn from: only these are recorded and analysed."""
 
 
 class AssignmentView(msgspec.Struct, frozen=True):
@@ -81,7 +75,7 @@ class Assignment(NamedTuple):
     def json(self) -> bytes:
         """The answer as JSON, the same that encoding `view` gives."""
         experiment, decision = self.experiment, self.decision
-        if decision.reason is Reason.STICKY:
+        if decision.reason == "STICKY":
             return _encode(self.view())
         before, after = experiment.answers.get(decision) or _answer(experiment, decision)
         return before + self.id.encode("ascii") + after
@@ -97,14 +91,14 @@ def decide(
     """Which variant this unit gets. Pure: chance comes in as 32 random bits, used without stickiness only."""
     published = experiment.published
     if not experiment.running:
-        return Decision(experiment.serves, 1.0, Reason.DISABLED)
+        return Decision(experiment.serves, 1.0, "DISABLED")
     if unit in published.overrides:
-        return Decision(published.overrides[unit], 1.0, Reason.FORCED)
-    reason = Reason.SPLIT
+        return Decision(published.overrides[unit], 1.0, "FORCED")
+    reason: Reason = "SPLIT"
     if published.targeting:
         if not targeting.matches(published.targeting, context):
-            return Decision(published.control, 1.0, Reason.NOT_TARGETED)
-        reason = Reason.TARGETING_MATCH
+            return Decision(published.control, 1.0, "NOT_TARGETED")
+        reason = "TARGETING_MATCH"
     if published.stickiness == "none":
         variant = bucketing.draw(random32, experiment.cumulative)
     else:
@@ -173,9 +167,10 @@ class Assigner:
         bits = self._rng.getrandbits(32 + RANDOM_BITS)
         unit_hash = bucketing.unit_hash(published.salt, unit)
         decision = decide(experiment, unit, unit_hash, context or {}, bits >> RANDOM_BITS)
+        recorded = decision.reason in RECORDED
         body = assignment_id.body(
             key_id=signer.key_id,
-            flags=0 if decision.reason.recorded else Flag.UNRECORDED,
+            flags=0 if recorded else Flag.UNRECORDED,
             variant=decision.variant,
             experiment_id=published.id,
             epoch=published.epoch,
@@ -185,7 +180,6 @@ class Assigner:
             unit_hash=unit_hash,
         )
         version = published.policy_version
-        recorded = decision.reason.recorded
         if recorded and published.stickiness == "strict":
             first = await self._first(experiment, unit_hash, body)
             if first is None:
@@ -193,7 +187,7 @@ class Assigner:
             elif first != body:
                 body, said = first, AssignmentId.from_body(first)
                 decision, version = (
-                    Decision(said.variant, said.propensity, Reason.STICKY),
+                    Decision(said.variant, said.propensity, "STICKY"),
                     said.policy_version,
                 )
         token = signer.sign(body)
@@ -203,7 +197,7 @@ class Assigner:
             if (self._waits or written.done()) and not await written:
                 token, recorded = signer.sign(assignment_id.unrecorded(body)), False
         keys = published.key, published.variants[decision.variant].key
-        self.counter.add((*keys, decision.reason.value, _RECORDED_LABELS[recorded]))
+        self.counter.add((*keys, decision.reason, _RECORDED_LABELS[recorded]))
         return Assignment(experiment, decision, version, token)
 
     async def _first(self, experiment: PreparedExperiment, unit_hash: int, body: bytes) -> bytes | None:

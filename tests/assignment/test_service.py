@@ -39,21 +39,21 @@ def said(server: Server, assignment: Assignment) -> AssignmentId:
 @pytest.mark.parametrize(
     ("changes", "context", "variant", "propensity", "reason"),
     [
-        ({"shares": [0.0, 1.0]}, {}, 1, 1.0, Reason.SPLIT),
-        ({"shares": [0.0, 1.0], "targeting": GOLD}, {"tier": "gold"}, 1, 1.0, Reason.TARGETING_MATCH),
-        ({"shares": [0.0, 1.0], "targeting": GOLD}, {"tier": "tin"}, 0, 1.0, Reason.NOT_TARGETED),
-        ({"shares": [0.0, 1.0], "targeting": GOLD}, {}, 0, 1.0, Reason.NOT_TARGETED),
-        ({"shares": [1.0, 0.0], "overrides": {"unit": "v1"}}, {}, 1, 1.0, Reason.FORCED),
-        ({"shares": [0.0, 1.0], "state": Draft()}, {}, 0, 1.0, Reason.DISABLED),
-        ({"shares": [0.0, 1.0], "state": Paused(START, START)}, {}, 0, 1.0, Reason.DISABLED),
-        ({"shares": [0.0, 1.0], "state": Stopped(START, START)}, {}, 0, 1.0, Reason.DISABLED),
-        ({"shares": [1.0, 0.0], "state": Stopped(START, START, "v1")}, {}, 1, 1.0, Reason.DISABLED),
+        ({"shares": [0.0, 1.0]}, {}, 1, 1.0, "SPLIT"),
+        ({"shares": [0.0, 1.0], "targeting": GOLD}, {"tier": "gold"}, 1, 1.0, "TARGETING_MATCH"),
+        ({"shares": [0.0, 1.0], "targeting": GOLD}, {"tier": "tin"}, 0, 1.0, "NOT_TARGETED"),
+        ({"shares": [0.0, 1.0], "targeting": GOLD}, {}, 0, 1.0, "NOT_TARGETED"),
+        ({"shares": [1.0, 0.0], "overrides": {"unit": "v1"}}, {}, 1, 1.0, "FORCED"),
+        ({"shares": [0.0, 1.0], "state": Draft()}, {}, 0, 1.0, "DISABLED"),
+        ({"shares": [0.0, 1.0], "state": Paused(START, START)}, {}, 0, 1.0, "DISABLED"),
+        ({"shares": [0.0, 1.0], "state": Stopped(START, START)}, {}, 0, 1.0, "DISABLED"),
+        ({"shares": [1.0, 0.0], "state": Stopped(START, START, "v1")}, {}, 1, 1.0, "DISABLED"),
         (
             {"shares": [1.0, 0.0], "state": Paused(START, START), "overrides": {"unit": "v1"}},
             {},
             0,
             1.0,
-            Reason.DISABLED,
+            "DISABLED",
         ),
     ],
 )
@@ -138,9 +138,9 @@ async def test_an_experiment_is_assigned_as_soon_as_it_is_published(valkey_url: 
     await publish(valkey_url)
     async with running_server(valkey_url) as server:
         await publish(valkey_url, experiment(state=Draft()))
-        assert (await assign(server)).decision.reason is Reason.DISABLED
+        assert (await assign(server)).decision.reason == "DISABLED"
         await publish(valkey_url, experiment(revision=2))
-        assert (await assign(server)).decision.reason is Reason.SPLIT
+        assert (await assign(server)).decision.reason == "SPLIT"
 
 
 async def test_without_a_signing_key_nothing_is_assigned(valkey_url: str):
@@ -172,8 +172,8 @@ async def test_a_thousand_first_assignments_of_a_unit_are_one(valkey_url: str):
         found = await asyncio.gather(*(assign(server) for _ in range(500) for server in (one, two)))
         assert len({assignment.id for assignment in found}) == 1
         assert Counter(assignment.decision.reason for assignment in found) == {
-            Reason.SPLIT: 1,
-            Reason.STICKY: 999,
+            "SPLIT": 1,
+            "STICKY": 999,
         }
         assert len({exposure.body for exposure in await recorded(valkey_url)}) == 1
 
@@ -187,7 +187,7 @@ async def test_strict_stickiness_outlives_a_change_of_weights_and_ends_with_the_
         )
         await until(lambda: server.keeper.snapshot.by_key["exp"].published.policy_version == 2)
         again = await assign(server)
-        assert (again.id, again.decision.variant, again.decision.reason) == (first.id, 0, Reason.STICKY)
+        assert (again.id, again.decision.variant, again.decision.reason) == (first.id, 0, "STICKY")
         assert again.view().policy_version == 1
         assert (await assign(server, "another unit")).decision.variant == 1
         keys = await valkey.keys("wald:*:sticky")
