@@ -103,3 +103,4 @@ READY_CHECK_S: Final = 1.0
 METRICS_S: Final = 1.0
 SHUTDOWN_GRACE_S: Final = 10.0
 RESTART_BACKOFF_S_MAX: Final = 10.0
+STEADY_S: Final = 5.0  # what ran this long has worked, and is started again without a long wait

@@ -4,19 +4,17 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from random import Random
-from typing import Final, Self
+from typing import Self
 
 import msgspec
 import structlog
 
 from app.core.backoff import Backoff
 from app.core.clock import Clock
-from app.core.limits import RESTART_BACKOFF_S_MAX, SHUTDOWN_GRACE_S
+from app.core.limits import SHUTDOWN_GRACE_S, STEADY_S
 from app.core.telemetry import DEGRADED
 
 _LOG = structlog.get_logger(__name__)
-# A run that lasts longer than the longest wait before it counts as working, even though it has not returned.
-_STEADY_S: Final = RESTART_BACKOFF_S_MAX
 
 
 class Loop(msgspec.Struct, frozen=True):
@@ -43,7 +41,7 @@ class Loops:
     """Runs loops side by side as an asynchronous context; at its end they are cancelled.
 
     A loop that raises is run again after a growing wait. Its error stays in `health` and in the metric
-    `wald_degraded{component="loop:NAME"}` until a run has returned, or has lasted.
+    `wald_degraded{component="loop:NAME"}` until a run has returned, or has lasted `STEADY_S`.
     """
 
     def __init__(self, loops: Sequence[Loop], *, clock: Clock, random: Random) -> None:
@@ -72,7 +70,7 @@ class Loops:
     async def _repeat(self, loop: Loop) -> None:
         backoff = Backoff(self._random)
         while True:
-            steady = asyncio.get_running_loop().call_later(_STEADY_S, self._works, loop.name, backoff)
+            steady = asyncio.get_running_loop().call_later(STEADY_S, self._works, loop.name, backoff)
             try:
                 await loop.run()
             except Exception as error:  # noqa: BLE001  (whatever it is, it is shown and the loop goes on)

@@ -14,7 +14,7 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from app.core.backoff import Backoff
 from app.core.errors import WaldError
-from app.core.limits import RESTART_BACKOFF_S_MAX, SHUTDOWN_GRACE_S
+from app.core.limits import SHUTDOWN_GRACE_S, STEADY_S
 from app.core.process import ChildProcess
 
 _LOG = structlog.get_logger(__name__)
@@ -87,7 +87,7 @@ async def keep_running(service: Service, random: Random) -> None:
     while True:
         running_since = time.monotonic()
         status = await service.wait()
-        if time.monotonic() - running_since > RESTART_BACKOFF_S_MAX:
+        if time.monotonic() - running_since > STEADY_S:
             backoff.reset()
         _LOG.error("service_ended", service=service.name, status=status)
         await _start_again(service, backoff)

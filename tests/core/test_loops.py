@@ -81,7 +81,7 @@ async def test_a_run_that_returns_after_a_failure_clears_the_error_and_keeps_the
 
 
 async def test_a_run_that_lasts_clears_the_error_without_returning(monkeypatch):
-    monkeypatch.setattr(loops_module, "_STEADY_S", 0.05)
+    monkeypatch.setattr(loops_module, "STEADY_S", 0.05)
     run = Scripted(ValueError("once"))
     async with running(Loop("consumer", run)) as loops:
         await run.exhausted.wait()

@@ -75,8 +75,9 @@ class EmbeddedEngines:
         """
         deadline = time.monotonic() + _LOCK_WAIT_S
         while not self._folder.try_lock():
+            answered = await self._all_answer()
             holder = self._folder.holder()
-            if holder is not None and holder.alive and await self._all_answer():
+            if answered and holder is not None and holder.alive:  # now, else they are about to end with it
                 return False
             if time.monotonic() > deadline:
                 raise Conflict(

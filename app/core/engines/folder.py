@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 import psutil
 
-from app.core.errors import Conflict
+from app.core.errors import Conflict, Unavailable
 from app.core.process import Account
 
 _SOCKET_PATH_BYTES_MAX: Final = 107
@@ -55,16 +55,18 @@ class DataFolder:
         return self._lock
 
     def try_lock(self) -> bool:
-        """Take the lock unless somebody has it."""
-        self.path.mkdir(
-            parents=True, exist_ok=True, mode=0o711
-        )  # passed through by the account of PostgreSQL
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """Take the lock unless somebody has it. Raises Unavailable when the folder is not ours to use."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o711)  # PostgreSQL's account passes through
+            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise Unavailable(f"cannot keep data in {self.path}: {error}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
             return False
+        sync_folder(self.path.parent)
         os.ftruncate(descriptor, 0)
         me = psutil.Process()
         os.pwrite(descriptor, f"{me.pid} {me.create_time()!r}\n".encode(), 0)
@@ -121,6 +123,16 @@ def make_private(folder: Path, account: Account) -> None:
     if status.st_uid != account.uid:
         os.chown(folder, account.uid, account.gid)
     folder.chmod(0o700)
+    sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` survive a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def open_way(path: Path, account: Account) -> list[Path]:

@@ -5,7 +5,7 @@ import pwd
 import shutil
 import signal
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 from urllib.parse import quote
 
 import psutil
@@ -14,8 +14,8 @@ import structlog
 from psycopg.sql import SQL, Identifier
 
 from app.core.engines import binaries
-from app.core.engines.folder import DataFolder, make_private, open_way
-from app.core.engines.readiness import until_ready
+from app.core.engines.folder import DataFolder, make_private, open_way, sync_folder
+from app.core.engines.readiness import tail, until_ready
 from app.core.errors import Conflict, Unavailable
 from app.core.limits import SHUTDOWN_GRACE_S
 from app.core.process import Account, ChildProcess
@@ -79,30 +79,14 @@ class PostgresServer:
 
         Raises Unavailable when it cannot start, Conflict when somebody else's PostgreSQL runs on this folder.
         """
-        programs = binaries.postgres_programs()
-        account = _account(self._data)
-        if account is not None:
-            for opened in open_way(self._data, account) + open_way(programs / "postgres", account):
-                _LOG.warning("folder_opened_for_postgres", folder=str(opened))
-        with os.fdopen(self._folder.open_log(self.name), "wb") as log:
-            if not self._data.exists():
-                await self._create(programs, account, log)
-            self._clear_remains()
-            make_private(self._socket_folder, account or Account(os.geteuid(), os.getegid()))
-            settings = _SETTINGS | {"unix_socket_directories": str(self._socket_folder)}
-            self.process = ChildProcess(
-                [
-                    programs / "postgres",
-                    "-D",
-                    self._data,
-                    *(word for key, value in settings.items() for word in ("-c", f"{key}={value}")),
-                ],
-                death_signal=signal.SIGQUIT,  # immediate shutdown: it takes its own children with it
-                folder=self._data,
-                output=log,
-                account=account,
-                inherit=[self._folder.lock_descriptor],
-            )
+        if not self._data.exists():
+            await self._create()
+        self._clear_remains()
+        make_private(self._socket_folder, _account(self._data) or Account(os.geteuid(), os.getegid()))
+        settings = _SETTINGS | {"unix_socket_directories": str(self._socket_folder)}
+        options = (word for name, value in settings.items() for word in ("-c", f"{name}={value}"))
+        # SIGQUIT is the immediate shutdown: it takes its own children with it.
+        self.process = self._spawn("postgres", self._data, *options, death_signal=signal.SIGQUIT)
         await until_ready(self.name, self.process, self._started, self._folder.log_path(self.name))
         await self._ensure_database()
 
@@ -128,25 +112,41 @@ class PostgresServer:
     def _url(self, database: str) -> str:
         return f"postgresql://postgres@/{database}?host={quote(str(self._socket_folder), safe='')}"
 
-    async def _create(self, programs: Path, account: Account | None, log: IO[bytes]) -> None:
+    async def _create(self) -> None:
         """Make an empty cluster under another name first: an interrupted beginning leaves nothing behind."""
         unfinished = self._data.with_suffix(".new")
         shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(mode=0o700)
-        if account is not None:
-            os.chown(unfinished, account.uid, account.gid)
-        initdb = ChildProcess(
-            [programs / "initdb", "-D", unfinished, *_CLUSTER],
-            folder=unfinished,
-            output=log,
-            account=account,
-            inherit=[self._folder.lock_descriptor],
-        )
-        if status := await initdb.wait():
-            raise Unavailable(
-                f"initdb ended with status {status}; {self._folder.log_path(self.name)} says why"
-            )
+        make_private(unfinished, _account(self._data) or Account(os.geteuid(), os.getegid()))
+        self.process = self._spawn("initdb", unfinished, *_CLUSTER)
+        if status := await self.process.wait():
+            log = self._folder.log_path(self.name)
+            raise Unavailable(f"initdb ended with status {status}; {log} says:\n{tail(log)}")
         unfinished.rename(self._data)
+        sync_folder(self._folder.path)
+
+    def _spawn(
+        self, program: str, data: Path, *options: str, death_signal: signal.Signals = signal.SIGKILL
+    ) -> ChildProcess:
+        path = binaries.postgres_programs() / program
+        account = _account(data)
+        if account is not None:
+            for opened in open_way(data, account) + open_way(path, account):
+                _LOG.warning("folder_opened_for_postgres", folder=str(opened))
+        with os.fdopen(self._folder.open_log(self.name), "wb") as log:
+            try:
+                return ChildProcess(
+                    [path, "-D", data, *options],
+                    death_signal=death_signal,
+                    folder=data,
+                    output=log,
+                    account=account,
+                    inherit=[self._folder.lock_descriptor],
+                )
+            except PermissionError as error:
+                whom = (
+                    "we" if account is None else f"user id {account.uid} (PostgreSQL refuses to run as root)"
+                )
+                raise Unavailable(f"{whom} cannot run {path} on {data}: {error}") from error
 
     def _clear_remains(self) -> None:
         """Remove what a PostgreSQL that was killed left behind: its last children and its lock files.
@@ -188,7 +188,7 @@ class PostgresServer:
 
 
 def _account(data: Path) -> Account | None:
-    """Whom to run as; None: as ourselves, since we are not root."""
+    """Whom to run as: the owner of `data` if it has one. None: as ourselves, since we are not root."""
     if os.geteuid() != 0:
         return None
     if data.exists() and (owner := data.stat()).st_uid != 0:

@@ -28,7 +28,7 @@ async def until_ready(
     poll_s, waiting_since, told_at = _POLL_S, time.monotonic(), time.monotonic()
     while not await answers():
         if not process.running:
-            raise Unavailable(f"{name} ended with status {await process.wait()}; {log} says:\n{_tail(log)}")
+            raise Unavailable(f"{name} ended with status {await process.wait()}; {log} says:\n{tail(log)}")
         if time.monotonic() - told_at > _PATIENCE_S:
             told_at = time.monotonic()
             _LOG.info("engine_still_starting", engine=name, waited_s=round(told_at - waiting_since))
@@ -36,7 +36,8 @@ async def until_ready(
         poll_s = min(_POLL_S_MAX, poll_s * 1.5)
 
 
-def _tail(log: Path) -> str:
+def tail(log: Path) -> str:
+    """The last lines of a log."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
         return file.read().decode(errors="replace").strip()
