@@ -6,6 +6,8 @@ import shutil
 import signal
 import stat
 import subprocess
+import tempfile
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import pytest
 from redis.exceptions import RedisError
 from structlog.testing import capture_logs
 
-from app.core.engines import EmbeddedEngines, binaries
+from app.core.engines import EmbeddedEngines, PostgresServer, ValkeyServer, binaries
 from app.core.errors import Conflict, Unavailable
 from app.core.postgres import psycopg_dsn
 from app.core.valkey import create_client
@@ -23,6 +25,14 @@ from tests.support.processes import eventually, gone, next_line, python, servers
 
 pytestmark = pytest.mark.anyio
 HOLD = "tests.support.hold_engines"
+
+
+@pytest.fixture(scope="module")
+async def own(anyio_backend: str) -> AsyncIterator[EmbeddedEngines]:
+    """Engines of this module, for its tests to kill; each leaves them running."""
+    with tempfile.TemporaryDirectory(prefix="wald-test-") as path:
+        async with EmbeddedEngines(Path(path) / "data") as engines:
+            yield engines
 
 
 async def test_a_fresh_folder_gives_both_engines_with_nothing_less_than_full_durability(folder):
@@ -70,32 +80,23 @@ async def test_killing_us_leaves_no_engine_and_the_next_start_has_every_acknowle
                 assert [len(pids) for pids in servers_on(folder).values()] == [1, 1]
                 expected = {f"round {n}" for n in range(round_ + 1)}
                 assert await read(engines) == (expected, expected)
-                await engines.postgres.stop()
-            await eventually(lambda: not any(servers_on(folder).values()), within_s=2)
 
 
-async def test_no_engine_is_left_two_seconds_after_we_were_killed(folder):
-    with python(HOLD, str(folder)) as holder:
-        pids = next_line(holder)
-        holder.kill()
-        await eventually(lambda: gone(pids["valkey"]) and gone(pids["postgres"]), within_s=2)
-        await eventually(lambda: not any(servers_on(folder).values()), within_s=2)
+async def test_a_second_starter_attaches_and_leaves_the_engines_running(own):
+    before = servers_on(own.data_dir)
+    async with EmbeddedEngines(own.data_dir) as second:
+        assert second.attached
+        assert second.holder_pid == os.getpid()
+        assert (second.valkey_url, second.database_url) == (own.valkey_url, own.database_url)
+        assert servers_on(own.data_dir) == before
+    assert servers_on(own.data_dir) == before
+    assert await own.valkey.answers()
+    assert await own.postgres.answers()
 
 
-async def test_a_second_starter_attaches_and_leaves_the_engines_running(folder):
-    async with EmbeddedEngines(folder) as first:
-        before = servers_on(folder)
-        async with EmbeddedEngines(folder) as second:
-            assert second.attached
-            assert second.holder_pid == os.getpid()
-            assert (second.valkey_url, second.database_url) == (first.valkey_url, first.database_url)
-            assert servers_on(folder) == before
-        assert servers_on(folder) == before
-        assert await first.valkey.answers()
-        assert await first.postgres.answers()
-
-
-async def test_many_starters_at_once_end_up_with_one_server_of_each_kind(folder):
+async def test_many_starters_at_once_share_one_server_of_each_kind_that_ends_within_two_seconds_of_them(
+    folder,
+):
     with (
         python(HOLD, str(folder)) as one,
         python(HOLD, str(folder)) as two,
@@ -104,6 +105,9 @@ async def test_many_starters_at_once_end_up_with_one_server_of_each_kind(folder)
         told = [await asyncio.to_thread(next_line, holder) for holder in (one, two, three)]
         assert sorted(line["attached"] for line in told) == [False, True, True]
         assert [len(pids) for pids in servers_on(folder).values()] == [1, 1]
+        for holder in (one, two, three):
+            holder.kill()
+        await eventually(lambda: not any(servers_on(folder).values()), within_s=2)
 
 
 async def test_a_locked_folder_without_answering_engines_names_the_holder(folder, monkeypatch):
@@ -115,63 +119,55 @@ async def test_a_locked_folder_without_answering_engines_names_the_holder(folder
 
 
 @pytest.mark.parametrize("engine", ["valkey", "postgres"])
-async def test_a_killed_engine_comes_back_at_the_same_url_with_every_acknowledged_write(folder, engine):
-    async with EmbeddedEngines(folder) as engines:
-        await write(engines, "kept")
-        service = getattr(engines, engine)
-        url = service.url
-        service.process.send(signal.SIGKILL)
-        assert await service.wait() == -signal.SIGKILL
-        await service.start()
-        assert service.url == url
-        assert await read(engines) == ({"kept"}, {"kept"})
+async def test_a_killed_engine_comes_back_at_the_same_url_with_every_acknowledged_write(own, engine):
+    await write(own, f"kept by {engine}")
+    service = getattr(own, engine)
+    url = service.url
+    await kill(service)
+    await service.start()
+    assert service.url == url
+    assert all(f"kept by {engine}" in kept for kept in await read(own))
 
 
-async def test_postgres_restarts_although_a_busy_backend_outlived_its_postmaster(folder):
-    async with EmbeddedEngines(folder, valkey=False) as engines:
-        busy = await psycopg.AsyncConnection.connect(psycopg_dsn(engines.database_url), autocommit=True)
-        backend = busy.info.backend_pid
-        endless = asyncio.create_task(busy.execute("SELECT count(*) FROM generate_series(1, 100000000000)"))
-        await eventually_busy(engines.database_url, backend)
-        engines.postgres.process.send(signal.SIGKILL)
-        await engines.postgres.wait()
-        assert not gone(backend)
-        await engines.postgres.start()
-        assert gone(backend)
-        assert await engines.postgres.answers()
-        with pytest.raises(psycopg.OperationalError):
-            await endless
-        await busy.close()
+async def test_postgres_restarts_although_a_busy_backend_outlived_its_postmaster(own):
+    busy = await psycopg.AsyncConnection.connect(psycopg_dsn(own.database_url), autocommit=True)
+    backend = busy.info.backend_pid
+    endless = asyncio.create_task(busy.execute("SELECT count(*) FROM generate_series(1, 100000000000)"))
+    await eventually_busy(own.database_url, backend)
+    await kill(own.postgres)
+    assert not gone(backend)
+    await own.postgres.start()
+    assert gone(backend)
+    assert await own.postgres.answers()
+    with pytest.raises(psycopg.OperationalError):
+        await endless
+    await busy.close()
 
 
 @pytest.mark.parametrize("pid", [1, os.getpid()])
-async def test_lock_files_that_name_a_living_stranger_do_not_keep_postgres_from_starting(folder, pid):
-    async with EmbeddedEngines(folder, valkey=False) as engines:
-        engines.postgres.process.send(signal.SIGKILL)
-        await engines.postgres.wait()
-        for name in ("postmaster.pid", ".s.PGSQL.5432.lock"):
-            file = folder / "postgres" / name
-            _, *rest = file.read_text().splitlines(keepends=True)
-            file.write_text("".join([f"{pid}\n", *rest]))
-        await engines.postgres.start()
-        assert await engines.postgres.answers()
+async def test_lock_files_that_name_a_living_stranger_do_not_keep_postgres_from_starting(own, pid):
+    await kill(own.postgres)
+    for name in ("postmaster.pid", ".s.PGSQL.5432.lock"):
+        file = own.data_dir / "postgres" / name
+        _, *rest = file.read_text().splitlines(keepends=True)
+        file.write_text("".join([f"{pid}\n", *rest]))
+    await own.postgres.start()
+    assert await own.postgres.answers()
 
 
-async def test_a_long_recovery_is_waited_for_and_told(folder, monkeypatch):
+async def test_a_long_recovery_is_waited_for_and_told(own, monkeypatch):
     monkeypatch.setattr("app.core.engines.readiness._PATIENCE_S", 0.05)
-    async with EmbeddedEngines(folder, valkey=False) as engines:
-        killed = engines.postgres.process
-        killed.send(signal.SIGKILL)
-        await engines.postgres.wait()
-        with capture_logs() as logs:
-            start = asyncio.create_task(engines.postgres.start())
-            await eventually(lambda: engines.postgres.process is not killed, within_s=5)
-            engines.postgres.process.send(signal.SIGSTOP)  # as if it had very much to replay
-            await eventually(lambda: "engine_still_starting" in [log["event"] for log in logs], within_s=5)
-            assert not start.done()
-            engines.postgres.process.send(signal.SIGCONT)
-            await start
-        assert await engines.postgres.answers()
+    await kill(own.postgres)
+    killed = own.postgres.process
+    with capture_logs() as logs:
+        start = asyncio.create_task(own.postgres.start())
+        await eventually(lambda: own.postgres.process is not killed, within_s=5)
+        own.postgres.process.send(signal.SIGSTOP)  # as if it had very much to replay
+        await eventually(lambda: "engine_still_starting" in [log["event"] for log in logs], within_s=5)
+        assert not start.done()
+        own.postgres.process.send(signal.SIGCONT)
+        await start
+    assert await own.postgres.answers()
 
 
 async def test_a_postgres_that_somebody_else_runs_on_the_folder_is_left_alone(folder):
@@ -291,14 +287,18 @@ async def test_acknowledged_writes_survive_a_kill_during_a_slow_fsync(
                 pass
             held_back = len(acknowledged) + 40
             await eventually(lambda: len(acknowledged) >= held_back, within_s=5)
-        engines.valkey.process.send(signal.SIGKILL)
-        await engines.valkey.wait()
+        await kill(engines.valkey)
         await asyncio.gather(*writers)
         await client.aclose()
         monkeypatch.delenv("LD_PRELOAD")
         await engines.valkey.start()
         lost = acknowledged - await read_valkey(engines.valkey_url)
     assert bool(lost) is loses
+
+
+async def kill(service: ValkeyServer | PostgresServer) -> None:
+    service.process.send(signal.SIGKILL)
+    assert await service.wait() == -signal.SIGKILL
 
 
 async def write_for_ever(client, writer: str, acknowledged: set[str]) -> None:

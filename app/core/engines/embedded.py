@@ -35,6 +35,11 @@ class EmbeddedEngines:
         self.attached = False
 
     @property
+    def data_dir(self) -> Path:
+        """The folder, as an absolute path."""
+        return self._folder.path
+
+    @property
     def valkey_url(self) -> str:
         """Of the embedded Valkey; the same after every restart."""
         return self.valkey.url
