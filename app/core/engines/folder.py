@@ -57,7 +57,11 @@ class DataFolder:
     def try_lock(self) -> bool:
         """Take the lock unless somebody has it. Raises Unavailable when the folder is not ours to use."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True, mode=0o711)  # PostgreSQL's account passes through
+            if not self.path.exists():
+                self.path.mkdir(
+                    parents=True, exist_ok=True, mode=0o711
+                )  # PostgreSQL's account passes through
+                sync_folder(self.path.parent)
             descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise Unavailable(f"cannot keep data in {self.path}: {error}") from error
@@ -66,7 +70,6 @@ class DataFolder:
         except BlockingIOError:
             os.close(descriptor)
             return False
-        sync_folder(self.path.parent)
         os.ftruncate(descriptor, 0)
         me = psutil.Process()
         os.pwrite(descriptor, f"{me.pid} {me.create_time()!r}\n".encode(), 0)
@@ -92,9 +95,8 @@ class DataFolder:
         A socket's path has at most 107 bytes, and libpq reads a comma as a list: then it is a private
         folder under /tmp that is named after the data folder, so that every process finds the same.
         """
-        if len(os.fsencode(self.path)) + _SOCKET_NAME_BYTES_MAX <= _SOCKET_PATH_BYTES_MAX and (
-            "," not in str(self.path)
-        ):
+        length = len(os.fsencode(self.path)) + _SOCKET_NAME_BYTES_MAX
+        if length <= _SOCKET_PATH_BYTES_MAX and "," not in str(self.path):
             return self.path / engine
         digest = hashlib.blake2b(os.fsencode(self.path), digest_size=10).hexdigest()
         return Path(f"/tmp/wald-{engine}-{digest}")  # noqa: S108  (checked in make_private)

@@ -129,11 +129,11 @@ class PostgresServer:
     ) -> ChildProcess:
         path = binaries.postgres_programs() / program
         account = _account(data)
-        if account is not None:
-            for opened in open_way(data, account) + open_way(path, account):
-                _LOG.warning("folder_opened_for_postgres", folder=str(opened))
-        with os.fdopen(self._folder.open_log(self.name), "wb") as log:
-            try:
+        try:
+            if account is not None:
+                for opened in open_way(data, account) + open_way(path, account):
+                    _LOG.warning("folder_opened_for_postgres", folder=str(opened))
+            with os.fdopen(self._folder.open_log(self.name), "wb") as log:
                 return ChildProcess(
                     [path, "-D", data, *options],
                     death_signal=death_signal,
@@ -142,11 +142,9 @@ class PostgresServer:
                     account=account,
                     inherit=[self._folder.lock_descriptor],
                 )
-            except PermissionError as error:
-                whom = (
-                    "we" if account is None else f"user id {account.uid} (PostgreSQL refuses to run as root)"
-                )
-                raise Unavailable(f"{whom} cannot run {path} on {data}: {error}") from error
+        except PermissionError as error:
+            whom = "we" if account is None else f"user id {account.uid} (PostgreSQL refuses to run as root)"
+            raise Unavailable(f"{whom} cannot run {path} on {data}: {error}") from error
 
     def _clear_remains(self) -> None:
         """Remove what a PostgreSQL that was killed left behind: its last children and its lock files.
