@@ -37,7 +37,7 @@ class MultiplexedConnection:
     @property
     def connected(self) -> bool:
         """Whether a command would be sent."""
-        return self._replies is not None
+        return self._replies is not None and not self._replies.closed.done()
 
     async def start(self) -> None:
         """Connect, and stay connected from now on. Returns after the first attempt, failed or not."""
@@ -59,7 +59,7 @@ class MultiplexedConnection:
         whether the command ran.
         """
         outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        if self._replies is None:
+        if self._replies is None or self._replies.closed.done():
             outcome.set_exception(Unavailable("not connected to Valkey"))
         else:
             self._replies.send(command, outcome, self._deadline_s)
