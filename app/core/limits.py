@@ -48,6 +48,8 @@ CLOCK_SKEW_S_MAX: Final = 86_400  # how far ahead of ours a caller's clock may b
 FEEDBACK_ENTRY_EVENTS_MAX: Final = 1_000  # in one stream entry
 FEEDBACK_PENDING_MAX: Final = 100_000  # events that wait for their acknowledgement
 
+ASSIGNMENT_ID_AHEAD_S_MAX: Final = 60  # how far the clocks of two servers may differ
+
 # Assignment ids are accepted this long after the horizon of their experiment has passed.
 ASSIGNMENT_ID_GRACE_S: Final = 30 * 86_400
 FEEDBACK_AGE_S_MAX: Final = HORIZON_S_MAX + ASSIGNMENT_ID_GRACE_S

@@ -4,10 +4,15 @@ Columns, because a thousand events are then a few strings of bytes that numpy re
 thousand small arrays.
 """
 
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Final
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
+
+from app.assignment.assignment_id import BODY, BODY_BYTES
 
 KIND: Final = "s"
 
@@ -48,6 +53,21 @@ class SignalsEntry(msgspec.Struct, frozen=True, array_like=True):
         """How many events."""
         return len(self.signals) + len(self.units)
 
+    def without(self, refused: NDArray[np.bool_]) -> "SignalsEntry":
+        """Its signals by assignment id but for those that are `refused`, and those by unit."""
+        kept = np.flatnonzero(~refused)
+        chosen = kept.tolist()
+        return SignalsEntry(
+            self.received_at_ms,
+            np.frombuffer(self.bodies, BODY)[kept].tobytes(),
+            [self.signals[index] for index in chosen],
+            bytes([self.sources[index] for index in chosen]),
+            np.frombuffer(self.values, VALUES)[kept].tobytes(),
+            np.frombuffer(self.at_us, TIMES)[kept].tobytes(),
+            [self.ids[index] for index in chosen],
+            self.units,
+        )
+
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(SignalsEntry)
@@ -68,10 +88,58 @@ def decode(body: bytes) -> SignalsEntry:
     lengths = {
         len(entry.sources),
         len(entry.ids),
-        len(entry.bodies) / 48,
+        len(entry.bodies) / BODY_BYTES,
         len(entry.values) / VALUES.itemsize,
         len(entry.at_us) / TIMES.itemsize,
     }
     if lengths != {n}:
         raise ValueError(f"columns of {n} signals have lengths {sorted(lengths)}")
     return entry
+
+
+def chunks(parts: Sequence[SignalsEntry], events_max: int) -> Iterator[SignalsEntry]:
+    """The same signals in entries of at most `events_max`: small parts put together, large ones cut."""
+    together: list[SignalsEntry] = []
+    n = 0
+    for part in parts:
+        for piece in [part] if part.n <= events_max else _cut(part, events_max):
+            if n + piece.n > events_max:
+                yield _merge(together)
+                together, n = [], 0
+            together.append(piece)
+            n += piece.n
+    if together:
+        yield _merge(together)
+
+
+def _cut(entry: SignalsEntry, size: int) -> Iterator[SignalsEntry]:
+    for start in range(0, len(entry.signals), size):
+        end = start + size
+        yield SignalsEntry(
+            entry.received_at_ms,
+            entry.bodies[start * BODY_BYTES : end * BODY_BYTES],
+            entry.signals[start:end],
+            entry.sources[start:end],
+            entry.values[start * VALUES.itemsize : end * VALUES.itemsize],
+            entry.at_us[start * TIMES.itemsize : end * TIMES.itemsize],
+            entry.ids[start:end],
+        )
+    for start in range(0, len(entry.units), size):
+        yield SignalsEntry(
+            entry.received_at_ms, b"", [], b"", b"", b"", [], entry.units[start : start + size]
+        )
+
+
+def _merge(parts: Sequence[SignalsEntry]) -> SignalsEntry:
+    if len(parts) == 1:
+        return parts[0]
+    return SignalsEntry(
+        max(part.received_at_ms for part in parts),
+        b"".join(part.bodies for part in parts),
+        list(chain.from_iterable(part.signals for part in parts)),
+        b"".join(part.sources for part in parts),
+        b"".join(part.values for part in parts),
+        b"".join(part.at_us for part in parts),
+        list(chain.from_iterable(part.ids for part in parts)),
+        list(chain.from_iterable(part.units for part in parts)),
+    )

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import IntEnum
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -58,10 +58,9 @@ class Verdict(IntEnum):
     ADDRESS = 12
     UNIT_BY_CLIENT_KEY = 13
     ID_REUSED = 14
-    MALFORMED = 15
 
 
-class Reason(msgspec.Struct, frozen=True):
+class Reason(NamedTuple):
     """Why an event was refused: the error it would be on its own, the field and what is allowed."""
 
     error: type[WaldError]
@@ -69,7 +68,7 @@ class Reason(msgspec.Struct, frozen=True):
     reason: str
 
 
-REASONS = {
+REASONS: Final = {
     Verdict.MALFORMED_ID: Reason(
         InvalidInput, "assignment_id", "must be 80 characters of URL-safe base64 as given by /assign"
     ),
@@ -112,7 +111,6 @@ REASONS = {
     Verdict.ID_REUSED: Reason(
         Conflict, "id", "another event of this batch has this id and says something else"
     ),
-    Verdict.MALFORMED: Reason(InvalidInput, "event", "is not a feedback event"),
 }
 """Every verdict but ACCEPTED."""
 

@@ -1,0 +1,247 @@
+"""Which events of a request are accepted: all are judged together, column by column. Pure."""
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.assignment.assignment_id import Verdict as TokenVerdict
+from app.assignment.bucketing import unit_hash
+from app.assignment.snapshot import PreparedExperiment, Snapshot
+from app.core import limits
+from app.core.errors import Unavailable
+from app.feedback.entry import TIMES, VALUES, SignalsEntry, UnitSignal
+from app.feedback.model import Event, Source, Verdict
+
+_is_key: Final = re.compile(limits.KEY_PATTERN).fullmatch
+_SOURCES: Final = {source.name.lower(): source.value for source in Source}
+_OF_TOKEN: Final = np.zeros(256, np.uint8)
+_OF_TOKEN[TokenVerdict.MALFORMED] = Verdict.MALFORMED_ID
+_OF_TOKEN[TokenVerdict.UNKNOWN_KEY] = Verdict.UNKNOWN_SIGNING_KEY
+_OF_TOKEN[TokenVerdict.FORGED] = Verdict.FORGED_ID
+
+Verdicts = NDArray[np.uint8]
+Flags = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+class Judged(NamedTuple):
+    """A verdict on each event, in order, and the entry of those that are accepted."""
+
+    verdicts: Verdicts
+    entry: SignalsEntry
+
+
+class _Rule(NamedTuple):
+    """What holds for a signal of an experiment: the value it has when none is sent, its bounds, life of ids."""
+
+    default: float
+    low: float
+    high: float
+    life_ms: float
+    known: bool
+
+
+class _Facts(NamedTuple):
+    """What was worked out of a group of events; means something where the verdict is ACCEPTED."""
+
+    verdicts: Verdicts
+    values: Floats
+    at_us: Integers
+    sources: bytes
+
+
+def judge(events: Sequence[Event], snapshot: Snapshot, now_ms: int, *, by_unit: bool) -> Judged:
+    """Judge the events of one request. `by_unit`: the caller may name assignments by their unit.
+
+    Events without a time happened now, each a microsecond after the one before: their order counts.
+    Raises Unavailable while no signing key is known.
+    """
+    now_us = now_ms * 1_000 + np.arange(len(events))
+    direct = [
+        event.assignment_id is not None and event.experiment is None and event.unit is None
+        for event in events
+    ]
+    if all(direct):
+        return _judge_direct(events, now_us, snapshot)
+    named = [
+        event.assignment_id is None and event.experiment is not None and event.unit is not None
+        for event in events
+    ]
+    verdicts = np.full(len(events), Verdict.ADDRESS, np.uint8)
+    verdicts[direct], entry = _judge_direct(_picked(events, direct), now_us[direct], snapshot)
+    if by_unit:
+        verdicts[named], units = _judge_named(_picked(events, named), now_us[named], snapshot)
+        entry.units.extend(units)
+    else:
+        verdicts[named] = Verdict.UNIT_BY_CLIENT_KEY
+    return Judged(verdicts, entry)
+
+
+def _judge_direct(events: Sequence[Event], now_us: Integers, snapshot: Snapshot) -> Judged:
+    """Events by assignment id."""
+    if snapshot.signer is None:
+        raise Unavailable("no key to verify assignment ids with has been loaded yet")
+    tokens = [event.assignment_id or "" for event in events]
+    bodies, token_verdicts = snapshot.signer.verify_batch(tokens)
+    assigned_ms = (bodies["id"].copy().view(">u8")[::2] >> 16).astype(np.int64)  # UUIDv7: its first 48 bits
+    experiment_ids = bodies["experiment_id"].astype(np.int64)
+    verdicts = _OF_TOKEN[token_verdicts]
+    facts = _check(
+        events,
+        now_us,
+        verdicts,
+        experiment_ids=experiment_ids,
+        assigned_ms=assigned_ms,
+        find=snapshot.by_id.get,
+    )
+    signals, ids = [event.signal for event in events], [event.id for event in events]
+    _refuse_reused(facts.verdicts, events, tokens, ids)
+    entry = SignalsEntry(
+        received_at_ms=int(now_us[0]) // 1_000 if events else 0,
+        bodies=bodies.tobytes(),
+        signals=signals,
+        sources=facts.sources,
+        values=facts.values.astype(VALUES, copy=False).tobytes(),
+        at_us=facts.at_us.astype(TIMES, copy=False).tobytes(),
+        ids=ids,
+    )
+    refused = facts.verdicts != Verdict.ACCEPTED
+    return Judged(facts.verdicts, entry.without(refused) if refused.any() else entry)
+
+
+def _judge_named(
+    events: Sequence[Event], now_us: Integers, snapshot: Snapshot
+) -> tuple[Verdicts, list[UnitSignal]]:
+    """Events by experiment and unit."""
+    units = [event.unit or "" for event in events]
+    experiments = [snapshot.by_key.get(event.experiment or "") for event in events]
+    verdicts = np.array(
+        [0 if _is_text(unit, limits.UNIT_LENGTH_MAX) else Verdict.UNIT for unit in units], np.uint8
+    )
+    experiment_ids = np.array([-1 if one is None else one.published.id for one in experiments], np.int64)
+    facts = _check(
+        events,
+        now_us,
+        verdicts,
+        experiment_ids=experiment_ids,
+        assigned_ms=now_us // 1_000,
+        find=snapshot.by_id.get,
+    )
+    owners = [(event.experiment, event.unit) for event in events]
+    _refuse_reused(facts.verdicts, events, owners, [event.id for event in events])
+    return facts.verdicts, [
+        UnitSignal(
+            experiment.published.id,
+            unit_hash(experiment.published.salt, unit),
+            event.signal,
+            facts.sources[index],
+            float(facts.values[index]),
+            int(facts.at_us[index]),
+            event.id,
+        )
+        for index, (event, experiment, unit) in enumerate(zip(events, experiments, units, strict=True))
+        if facts.verdicts[index] == Verdict.ACCEPTED and experiment is not None
+    ]
+
+
+def _check(
+    events: Sequence[Event],
+    now_us: Integers,
+    verdicts: Verdicts,
+    *,
+    experiment_ids: Integers,
+    assigned_ms: Integers,
+    find: Callable[[int], PreparedExperiment | None],
+) -> _Facts:
+    """What both kinds of events have in common. The first thing that is wrong is the verdict."""
+
+    def refuse(verdict: Verdict, wrong: Flags) -> None:
+        if wrong.any():
+            verdicts[wrong & (verdicts == Verdict.ACCEPTED)] = verdict
+
+    signals = [event.signal for event in events]
+    names = list(dict.fromkeys(signals))
+    position = {name: number for number, name in enumerate(names)}
+    numbers = np.array([position[signal] for signal in signals], np.int64)
+    pairs, pair_of = np.unique(experiment_ids * len(names) + numbers, return_inverse=True)
+    rules = [_rule(find(pair // len(names)), names[pair % len(names)]) for pair in pairs.tolist()]
+    default, low, high, life_ms, known = (
+        np.array(rules, np.float64).reshape(-1, len(_Rule._fields)).T[:, pair_of]
+    )
+    refuse(Verdict.UNKNOWN_EXPERIMENT, known == 0)
+    ages_ms = now_us // 1_000 - assigned_ms
+    refuse(Verdict.ID_FROM_THE_FUTURE, ages_ms < -limits.ASSIGNMENT_ID_AHEAD_S_MAX * 1_000)
+    refuse(Verdict.EXPIRED_ID, ages_ms > life_ms)
+    if wrong := [number for number, name in enumerate(names) if not _is_key(name)]:
+        refuse(Verdict.SIGNAL, np.isin(numbers, wrong))
+    values = _filled([event.value for event in events], default)
+    refuse(Verdict.VALUE, ~((values >= low) & (values <= high)))
+    at_us, untimely = _times([event.at for event in events], now_us)
+    refuse(Verdict.TIME, untimely)
+    return _Facts(verdicts, values, at_us, bytes([_SOURCES[event.source] for event in events]))
+
+
+def _rule(experiment: PreparedExperiment | None, signal: str) -> _Rule:
+    bound = limits.SIGNAL_VALUE_MAX
+    if experiment is None:
+        return _Rule(1.0, -bound, bound, 0.0, known=False)
+    reward = experiment.published.reward
+    life_ms = (reward.horizon_s + limits.ASSIGNMENT_ID_GRACE_S) * 1_000
+    if signal not in reward.signals:
+        return _Rule(1.0, -bound, bound, life_ms, known=True)
+    low, high = (-bound, bound) if reward.combine == "sum" else reward.range
+    return _Rule(reward.signals[signal], low, high, life_ms, known=True)
+
+
+def _filled(given: Sequence[float | None], default: Floats) -> Floats:
+    """The values, with those of the catalogue where there is none."""
+    n_absent = given.count(None)
+    if n_absent == len(given):
+        return default
+    values = np.array(given, np.float64)
+    if n_absent:
+        absent = np.array([value is None for value in given])
+        values = np.where(absent, default, values)
+    return values
+
+
+def _times(given: Sequence[datetime | float | None], now_us: Integers) -> tuple[Integers, Flags]:
+    """When each happened, in microseconds; which times are out of bounds."""
+    if given.count(None) == len(given):
+        return now_us, np.zeros(len(given), np.bool_)
+    absent = np.array([one is None for one in given])
+    seconds = np.array([one.timestamp() if isinstance(one, datetime) else one for one in given], np.float64)
+    ahead_s = seconds - now_us / 1e6
+    fits = (ahead_s <= limits.CLOCK_SKEW_S_MAX) & (ahead_s >= -limits.FEEDBACK_AGE_S_MAX)
+    stated = np.rint(np.where(fits, seconds, 0.0) * 1e6).astype(np.int64)
+    return np.where(absent, now_us, np.minimum(stated, now_us)), ~(absent | fits)
+
+
+def _refuse_reused(
+    verdicts: Verdicts, events: Sequence[Event], owners: Sequence[Any], ids: Sequence[str | None]
+) -> None:
+    """Refuse ids that are no text, or that an earlier event of the assignment has which says another thing."""
+    if ids.count(None) == len(ids):
+        return
+    first: dict[tuple[Any, str], tuple[str, str, float | None]] = {}
+    for index, (event, owner) in enumerate(zip(events, owners, strict=True)):
+        if event.id is None or verdicts[index] != Verdict.ACCEPTED:
+            continue
+        content = (event.signal, event.source, event.value)
+        if not _is_text(event.id, limits.EVENT_ID_LENGTH_MAX):
+            verdicts[index] = Verdict.EVENT_ID
+        elif first.setdefault((owner, event.id), content) != content:
+            verdicts[index] = Verdict.ID_REUSED
+
+
+def _is_text(text: str, length_max: int) -> bool:
+    return 0 < len(text) <= length_max and "\0" not in text
+
+
+def _picked(events: Sequence[Event], flags: Sequence[bool]) -> list[Event]:
+    return [event for event, flag in zip(events, flags, strict=True) if flag]

@@ -1,0 +1,78 @@
+"""Feedback over HTTP. Needs the dependency `feedback: FeedbackService`."""
+
+from typing import Any, Final
+
+import msgspec
+from litestar import Request, Response, post
+from litestar.exceptions import HTTPException
+
+from app.access.guards import requires
+from app.access.model import Scope
+from app.core import limits
+from app.core.errors import TooLarge
+from app.feedback.decode import MediaType
+from app.feedback.service import FeedbackService
+
+_MEDIA_TYPES: Final = {
+    "": MediaType.JSON,
+    "application/json": MediaType.JSON,
+    "text/plain": MediaType.JSON,  # what a browser's sendBeacon sends
+    "application/x-ndjson": MediaType.NDJSON,
+    "application/ndjson": MediaType.NDJSON,
+    "application/jsonl": MediaType.NDJSON,
+    "application/msgpack": MediaType.MSGPACK,
+    "application/x-msgpack": MediaType.MSGPACK,
+    "application/vnd.msgpack": MediaType.MSGPACK,
+}
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def _any_media_type(_: Request[Any, Any, Any]) -> None:
+    """In place of the application's own hook, which lets only JSON pass."""
+
+
+@post(
+    "/feedback",
+    guards=[requires(Scope.FEEDBACK)],
+    before_request=_any_media_type,
+    status_code=202,
+    request_max_body_size=limits.FEEDBACK_BODY_BYTES_MAX,
+)
+async def give_feedback(request: Request[Any, Any, Any], feedback: FeedbackService) -> Response[bytes]:
+    """Send signals: one event, an array, newline-delimited JSON or MessagePack.
+
+    Event: `{assignment_id | (experiment, unit), signal, value?, source?, id?, at?}`. 202 means that the
+    accepted events are durable: they will count, and once, however often they are sent. Of several, each gets
+    its own verdict: `{accepted, rejected: [{index, error: {kind, field, reason}}]}`, with 422 when none
+    was accepted. One event alone is answered as such: 400 when it is malformed or out of bounds, 404 for an
+    unknown experiment, 410 when its assignment has expired, 422 for an assignment id that is forged or signed
+    elsewhere. 503 with Retry-After while events cannot be made durable; sending them again is safe.
+    """
+    media_type = _media_type(request)
+    body = await _body(request)
+    receipt = await feedback.accept(body, media_type, by_unit=not request.state.api_key.client)
+    return Response(
+        _encode(receipt), media_type="application/json", status_code=202 if receipt.accepted else 422
+    )
+
+
+def _media_type(request: Request[Any, Any, Any]) -> MediaType:
+    declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if declared not in _MEDIA_TYPES:
+        raise HTTPException(
+            status_code=415, detail=f"content-type must be one of {', '.join(MediaType)}, got {declared}"
+        )
+    return _MEDIA_TYPES[declared]
+
+
+async def _body(request: Request[Any, Any, Any]) -> bytes:
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limits.FEEDBACK_BODY_BYTES_MAX:
+            raise TooLarge(f"at most {limits.FEEDBACK_BODY_BYTES_MAX} bytes", field="body")
+        parts.append(part)
+    return b"".join(parts)
+
+
+ROUTES: Final = [give_feedback]

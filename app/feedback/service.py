@@ -1,0 +1,69 @@
+"""Accepting feedback: decode, judge, make durable."""
+
+import re
+from collections import Counter
+from typing import Final, Protocol
+
+from app.assignment.snapshot import Snapshot
+from app.core.clock import Clock
+from app.core.errors import FieldError, InvalidInput, WaldError
+from app.core.telemetry import FEEDBACK
+from app.feedback.commit import SignalsCommit
+from app.feedback.decode import Decoded, MediaType, decode
+from app.feedback.judge import judge
+from app.feedback.model import REASONS, ItemError, Receipt, Rejection, Verdict
+
+_FIELD: Final = re.compile(r"(?:field `|\$\.)(\w+)")
+
+
+class Snapshots(Protocol):
+    """Who holds the newest snapshot."""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The newest."""
+        ...
+
+
+class FeedbackService:
+    """The use case of `/feedback`."""
+
+    def __init__(self, snapshots: Snapshots, commit: SignalsCommit, clock: Clock) -> None:
+        self._snapshots = snapshots
+        self._commit = commit
+        self._clock = clock
+
+    async def accept(self, body: bytes, media_type: MediaType, *, by_unit: bool) -> Receipt:
+        """Take in the events of a request; returns when the accepted ones are durable.
+
+        `by_unit`: the caller may name assignments by experiment and unit. A request that is one event and not
+        a list raises what is wrong with it; in a list it is part of the receipt.
+        Raises InvalidInput or TooLarge if the body as a whole cannot be taken, Unavailable without Valkey.
+        """
+        decoded = decode(body, media_type)
+        judged = judge(decoded.events, self._snapshots.snapshot, self._clock.now_ms(), by_unit=by_unit)
+        verdicts = [Verdict(code) for code in judged.verdicts.tolist()] if judged.verdicts.any() else []
+        if judged.entry.n:
+            await self._commit.append(judged.entry)
+        FEEDBACK.labels("accepted").inc(judged.entry.n)
+        return Receipt(judged.entry.n, _rejections(decoded, verdicts))
+
+
+def _rejections(decoded: Decoded, verdicts: list[Verdict]) -> tuple[Rejection, ...]:
+    """What was refused, in the order of the request, and counted. Raises it if the request was one event."""
+    refused: dict[int, tuple[type[WaldError], str, str]] = {}
+    for place, message in decoded.malformed.items():
+        named = _FIELD.search(message)
+        refused[place] = (InvalidInput, named[1] if named else "event", message)
+    for place, verdict in zip(decoded.places, verdicts, strict=False):
+        if verdict is not Verdict.ACCEPTED:
+            refused[place] = REASONS[verdict]
+    for error, count in Counter(error for error, _, _ in refused.values()).items():
+        FEEDBACK.labels(error.kind).inc(count)
+    if decoded.single:
+        for error, field, reason in refused.values():
+            raise error(f"{field}: {reason}", errors=(FieldError(field, reason),))
+    return tuple(
+        Rejection(place, ItemError(error.kind, field, reason))
+        for place, (error, field, reason) in sorted(refused.items())
+    )
