@@ -37,7 +37,7 @@ class Judged(NamedTuple):
 
 
 class _Rule(NamedTuple):
-    """What holds for a signal of an experiment: the value it has when none is sent, its bounds, life of ids."""
+    """What holds for a signal of an experiment: its value when none is sent, its bounds, the life of ids."""
 
     default: float
     low: float
@@ -225,7 +225,7 @@ def _times(given: Sequence[datetime | float | None], now_us: Integers) -> tuple[
 def _refuse_reused(
     verdicts: Verdicts, events: Sequence[Event], owners: Sequence[Any], ids: Sequence[str | None]
 ) -> None:
-    """Refuse ids that are no text, or that an earlier event of the assignment has which says another thing."""
+    """Refuse ids that are no text, and those of an earlier event of the assignment that says another thing."""
     if ids.count(None) == len(ids):
         return
     first: dict[tuple[Any, str], tuple[str, str, float | None]] = {}
