@@ -1,7 +1,7 @@
 """From stream entries to rows: what one ledger transaction stages, as PostgreSQL's binary COPY format. Pure.
 
 Rows are laid out by numpy: a column of fixed width is written for all rows at once, and only texts are
-visited one by one. Repeats inside a batch are dropped here: each staged row has a stored row of its own.
+visited one by one.
 """
 
 from collections.abc import Iterable, Sequence
@@ -100,14 +100,13 @@ def _assignments(bodies: NDArray[np.void], exposed: Sequence[exposure.Exposure])
         first = np.r_[True, (ordered[1:] != ordered[:-1]).any(axis=1)]
         order = order[first]
     chosen = bodies[order]
-    assigned_ms = (ids[order, 0] >> 16).astype(np.int64)
     fixed = _fixed(
         len(order),
         n_varying=2,
         experiment_id=(">i4", chosen["experiment_id"]),
         unit_hash=(">i8", chosen["unit_hash"]),
         id=("V16", chosen["id"]),
-        assigned_at=(">i8", (assigned_ms - _POSTGRES_EPOCH_MS) * 1_000),
+        assigned_at=(">i8", _assigned_at(chosen)),
         epoch=(">i4", chosen["epoch"]),
         policy_version=(">i4", chosen["policy_version"]),
         variant=(">i2", chosen["variant"]),
@@ -123,7 +122,7 @@ def _assignments(bodies: NDArray[np.void], exposed: Sequence[exposure.Exposure])
 
 
 def _signals(bodies: NDArray[np.void], columns: Sequence[SignalsEntry]) -> Rows:
-    """One row per (assignment, event key): the newest of those without a client's id, else the first."""
+    """One row per signal; of those with a client's id, the first."""
     signals = list(chain.from_iterable(column.signals for column in columns))
     sources = np.frombuffer(b"".join(column.sources for column in columns), np.uint8)
     values = np.frombuffer(b"".join(column.values for column in columns), signals_entry.VALUES)
@@ -148,7 +147,7 @@ def _signals(bodies: NDArray[np.void], columns: Sequence[SignalsEntry]) -> Rows:
     ]
     raw = bodies["id"].tobytes()
     owners = [raw[start : start + 16] for start in range(0, len(raw), 16)]
-    kept = _newest_or_first(zip(owners, keys, strict=True), times.tolist(), values.tolist())
+    kept = _first(zip(owners, keys, strict=True))
     order = np.array(kept, np.int64)
     fixed = _fixed(
         len(order),
@@ -156,6 +155,7 @@ def _signals(bodies: NDArray[np.void], columns: Sequence[SignalsEntry]) -> Rows:
         experiment_id=(">i4", bodies["experiment_id"][order]),
         unit_hash=(">i8", bodies["unit_hash"][order]),
         assignment_id=("V16", bodies["id"][order]),
+        assigned_at=(">i8", _assigned_at(bodies)[order]),
         source=(">i2", sources[order]),
         value=(">f8", values[order]),
         at=(">i8", times[order] - _POSTGRES_EPOCH_MS * 1_000),
@@ -166,7 +166,7 @@ def _signals(bodies: NDArray[np.void], columns: Sequence[SignalsEntry]) -> Rows:
 
 
 def _unit_signals(signals: Sequence[UnitSignal], received_ms: Sequence[int]) -> Rows:
-    """One row per (experiment, unit, event key); without a client id, the time is part of the key.
+    """One row per signal; of those with a client's id, the first. Without one, the time is part of the key.
 
     A unit may have several assignments, each with its own value of the same signal, and which of them a
     signal belongs to is known only when all exposures have arrived: so every time is kept.
@@ -174,11 +174,7 @@ def _unit_signals(signals: Sequence[UnitSignal], received_ms: Sequence[int]) -> 
     keys = [
         f"={one.id}" if one.id is not None else f"#{one.signal}/{one.source}@{one.at_us}" for one in signals
     ]
-    kept = _newest_or_first(
-        (((one.experiment_id, one.unit_hash), key) for one, key in zip(signals, keys, strict=True)),
-        [one.at_us for one in signals],
-        [one.value for one in signals],
-    )
+    kept = _first(((one.experiment_id, one.unit_hash), key) for one, key in zip(signals, keys, strict=True))
     chosen = [signals[index] for index in kept]
     at = np.array([one.at_us for one in chosen], np.int64)
     received = np.array([received_ms[index] for index in kept], np.int64)
@@ -195,24 +191,23 @@ def _unit_signals(signals: Sequence[UnitSignal], received_ms: Sequence[int]) -> 
     return _rows(fixed, [_text(one.signal) for one in chosen], [_text(keys[index]) for index in kept])
 
 
-def _newest_or_first(
-    keys: Iterable[tuple[Any, str]], times: Sequence[int], values: Sequence[float]
-) -> list[int]:
-    """Which events stay: of those with one key, the first with a client's id (`=`), else the newest."""
-    kept: dict[tuple[Any, str], int] = {}
+def _assigned_at(bodies: NDArray[np.void]) -> NDArray[np.int64]:
+    """The time in each UUIDv7, its first 48 bits, as PostgreSQL counts it."""
+    ms = (bodies["id"].copy().view(">u8")[::2] >> 16).astype(np.int64)
+    return (ms - _POSTGRES_EPOCH_MS) * 1_000
+
+
+def _first(keys: Iterable[tuple[Any, str]]) -> list[int]:
+    """Which events stay: of those with a client's id (`=`), the first of each; all others."""
+    seen: set[tuple[Any, str]] = set()
+    kept = []
     for index, key in enumerate(keys):
-        stands = kept.setdefault(key, index)
-        if (
-            stands != index
-            and key[1][0] == "#"
-            and (times[index], values[index])
-            > (
-                times[stands],
-                values[stands],
-            )
-        ):
-            kept[key] = index
-    return list(kept.values())
+        if key[1][0] == "=":
+            if key in seen:
+                continue
+            seen.add(key)
+        kept.append(index)
+    return kept
 
 
 def _fixed(n: int, *, n_varying: int, **columns: tuple[str, Any]) -> NDArray[np.void]:

@@ -225,7 +225,7 @@ def _times(given: Sequence[datetime | float | None], now_us: Integers) -> tuple[
 def _refuse_reused(
     verdicts: Verdicts, events: Sequence[Event], owners: Sequence[Any], ids: Sequence[str | None]
 ) -> None:
-    """Refuse ids that are no text, and those of an earlier event of the assignment that says another thing."""
+    """Refuse ids that are no text, and those that an earlier, different event of the assignment has."""
     if ids.count(None) == len(ids):
         return
     first: dict[tuple[Any, str], tuple[str, str, float | None]] = {}

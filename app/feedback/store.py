@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from importlib.resources import files
 from typing import Final, LiteralString, NamedTuple
+from uuid import UUID
 
 from psycopg import AsyncConnection, AsyncCursor, DataError, IntegrityError
 
@@ -26,6 +27,8 @@ _UPSERT_UNIT_SIGNALS: Final = _sql("upsert_unit_signals")
 _AFFECT_BY_UNIT: Final = _sql("affect_by_unit")
 _LOCK_AFFECTED: Final = _sql("lock_affected")
 _AFFECT_SILENT: Final = _sql("affect_silent")
+_AFFECT_RANGE: Final = _sql("affect_range")
+_REBUILD_TOTALS: Final = _sql("rebuild_totals")
 _RESOLVE_REWARDS: Final = _sql("resolve_rewards")
 
 POISON: Final = (DataError, IntegrityError)
@@ -147,6 +150,41 @@ class LedgerStore:
             await cursor.execute(_AFFECT_SILENT, (watermark, limits.SWEEP_ASSIGNMENTS_MAX))
             count = cursor.rowcount
             return count, await _resolve(cursor, watermark)
+
+    async def experiment_ids(self) -> list[int]:
+        """Of all experiments."""
+        cursor = await self._connection.execute("SELECT id FROM experiments ORDER BY id")
+        return [row[0] for row in await cursor.fetchall()]
+
+    async def resolve_again(
+        self, experiment_id: int, *, after: tuple[int, UUID]
+    ) -> tuple[tuple[int, UUID] | None, bool]:
+        """Recompute the rewards of a bounded number of assignments behind (unit hash, id).
+
+        Returns the last of them, None if there were none, and whether totals changed.
+        """
+        parameters = {
+            "experiment_id": experiment_id,
+            "unit_hash": after[0],
+            "id": after[1],
+            "rows_max": limits.SWEEP_ASSIGNMENTS_MAX,
+        }
+        async with self._connection.transaction(), self._connection.cursor() as cursor:
+            await cursor.execute(_AFFECT_RANGE, parameters)
+            keys: list[tuple[int, UUID]] = await cursor.fetchall()
+            changed = await _resolve(cursor, _NEVER)
+        return max(keys, default=None), bool(changed)
+
+    async def recount(self, experiment_id: int) -> list[tuple[int, int, tuple[int, ...], tuple[int, ...]]]:
+        """Set an experiment's totals to what its log says; returns (epoch, variant, before, after)."""
+        async with self._connection.transaction(), self._connection.cursor() as cursor:
+            await cursor.execute("SET LOCAL statement_timeout = 0")  # it reads the whole log of an experiment
+            await cursor.execute("LOCK TABLE totals IN SHARE ROW EXCLUSIVE MODE")
+            await cursor.execute(_REBUILD_TOTALS, {"experiment_id": experiment_id})
+            return [
+                (epoch, variant, tuple(map(int, before)), tuple(map(int, after)))
+                for epoch, variant, before, after in await cursor.fetchall()
+            ]
 
 
 async def _check_fence(cursor: AsyncCursor, lease: Lease) -> None:

@@ -64,7 +64,10 @@ signals = Table(
     METADATA,
     Column("assignment_id", Uuid, nullable=False),
     Column(
-        "event_key", Text, nullable=False, comment="=id of the client, or #signal/source when it sent none"
+        "event_key",
+        Text,
+        nullable=False,
+        comment="=id of the client; without one #signal/source, after the deadline +signal/source",
     ),
     Column("experiment_id", Integer, nullable=False),
     Column("unit_hash", BigInteger, nullable=False),

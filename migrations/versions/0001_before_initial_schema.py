@@ -146,7 +146,7 @@ def upgrade() -> None:
             "event_key",
             sa.Text(),
             nullable=False,
-            comment="=id of the client, or #signal/source when it sent none",
+            comment="=id of the client; without one #signal/source, after the deadline +signal/source",
         ),
         sa.Column("experiment_id", sa.Integer(), nullable=False),
         sa.Column("unit_hash", sa.BigInteger(), nullable=False),

@@ -7,13 +7,13 @@ CREATE TEMPORARY TABLE staged_assignments (
 ) ON COMMIT DELETE ROWS;
 
 CREATE TEMPORARY TABLE staged_signals (
-    experiment_id integer, unit_hash bigint, assignment_id uuid, source smallint, value double precision,
-    at timestamptz, received_at timestamptz, signal text, event_key text
+    experiment_id integer, unit_hash bigint, assignment_id uuid, assigned_at timestamptz, source smallint,
+    value double precision, at timestamptz, received_at timestamptz, signal text, event_key text COLLATE "C"
 ) ON COMMIT DELETE ROWS;
 
 CREATE TEMPORARY TABLE staged_unit_signals (
     experiment_id integer, unit_hash bigint, source smallint, value double precision,
-    at timestamptz, received_at timestamptz, signal text, event_key text
+    at timestamptz, received_at timestamptz, signal text, event_key text COLLATE "C"
 ) ON COMMIT DELETE ROWS;
 
 -- Assignments that this transaction exposes: no part of them is in the totals yet.

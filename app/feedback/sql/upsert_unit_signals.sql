@@ -3,9 +3,10 @@ WITH changed AS (
     INSERT INTO unit_signals AS stored (
         experiment_id, unit_hash, event_key, signal, source, value, at, received_at
     )
-    SELECT experiment_id, unit_hash, event_key, signal, source, value, at, received_at
+    SELECT DISTINCT ON (experiment_id, unit_hash, event_key)
+        experiment_id, unit_hash, event_key, signal, source, value, at, received_at
     FROM staged_unit_signals
-    ORDER BY experiment_id, unit_hash, event_key COLLATE "C"
+    ORDER BY experiment_id, unit_hash, event_key, value DESC
     ON CONFLICT (experiment_id, unit_hash, event_key) DO UPDATE
         SET value = excluded.value, received_at = excluded.received_at
         WHERE stored.event_key ^@ '#' AND excluded.value > stored.value

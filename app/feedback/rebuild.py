@@ -1,0 +1,55 @@
+"""Totals from the log alone: what `wald rebuild` does, and proves."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+import msgspec
+
+from app.feedback.store import LedgerStore
+
+TotalsRow = tuple[int, ...]
+"""Assignments, rewards, censored, sum of rewards (nano), sum of their squares."""
+
+
+class TotalsDifference(msgspec.Struct, frozen=True):
+    """Totals of a variant in an epoch that were not what the log says, and are now."""
+
+    experiment_id: int
+    epoch: int
+    variant: int
+    before: TotalsRow
+    after: TotalsRow
+
+
+class Rebuilt(msgspec.Struct, frozen=True):
+    """What a rebuild found wrong; both empty when log and totals agreed bit for bit."""
+
+    totals: tuple[TotalsDifference, ...]
+    rewards: tuple[int, ...]
+    """Experiments in which a stored reward was not what the signals give."""
+
+
+async def rebuild_totals(database_url: str, experiment_ids: Sequence[int] | None = None) -> Rebuilt:
+    """Recompute every reward from the signals and all totals from the assignments; None: of all experiments.
+
+    May run beside the ledger, which waits for a moment per experiment while its totals are added up.
+    """
+    differences: list[TotalsDifference] = []
+    corrected = []
+    async with LedgerStore.open(database_url) as store:
+        for experiment_id in experiment_ids if experiment_ids is not None else await store.experiment_ids():
+            for epoch, variant, before, after in await store.recount(experiment_id):
+                differences.append(TotalsDifference(experiment_id, epoch, variant, before, after))
+            if await _resolve_all(store, experiment_id):
+                corrected.append(experiment_id)
+    return Rebuilt(tuple(differences), tuple(corrected))
+
+
+async def _resolve_all(store: LedgerStore, experiment_id: int) -> bool:
+    """Resolve all assignments again, a bounded number at a time; whether any reward changed."""
+    changed = False
+    last: tuple[int, UUID] | None = (-(2**63), UUID(int=0))
+    while last is not None:
+        last, differed = await store.resolve_again(experiment_id, after=last)
+        changed |= differed
+    return changed

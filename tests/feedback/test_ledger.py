@@ -1,0 +1,165 @@
+"""The ledger on real PostgreSQL: whatever the order, repeats and batches, totals are those of the model."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
+from random import Random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.experiments.model import Reward
+from app.feedback.batch import StreamEntry, stage
+from app.feedback.model import Source
+from app.feedback.rebuild import Rebuilt, rebuild_totals
+from app.feedback.store import LedgerStore
+from tests.feedback.support import (
+    T0_MS,
+    Assigned,
+    Model,
+    Said,
+    create_experiment,
+    execute,
+    exposures,
+    numbered,
+    shuffled,
+    signals,
+    stored_totals,
+)
+
+pytestmark = pytest.mark.anyio
+
+REWARDS = {
+    1: Reward(signals={"up": 1.0, "down": 0.0}, combine="last", horizon_s=0.05, silence=None),
+    2: Reward(
+        signals={"up": 3.0, "down": -1.5}, combine="sum", range=(-2.0, 5.0), horizon_s=0.1, silence=0.25
+    ),
+    3: Reward(signals={"up": 7.0, "down": 2.0}, combine="max", range=(1.0, 8.0), horizon_s=0.02, silence=0.0),
+}
+VALUES = {"last": [0.0, 0.25, 0.3, 1.0], "sum": [-3.0, -0.1, 0.7, 9.9, 100.0], "max": [1.0, 2.2, 7.75]}
+
+
+def moment(ms: int) -> datetime:
+    return datetime.fromtimestamp(T0_MS / 1_000, UTC) + timedelta(milliseconds=ms)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[list[Assigned], list[Said], Random]:
+    """Assignments of a few units in three experiments, and what was said about them."""
+    assigned = [
+        Assigned(
+            experiment_id=draw(st.integers(1, 3)),
+            unit=draw(st.integers(-2, 2)),
+            number=number,
+            at_ms=draw(st.integers(0, 120)),
+            variant=draw(st.integers(0, 1)),
+            epoch=draw(st.integers(1, 2)),
+        )
+        for number in range(draw(st.integers(1, 12)))
+    ]
+    said = []
+    for number in range(draw(st.integers(0, 25))):
+        target = draw(st.sampled_from(assigned))
+        reward = REWARDS[target.experiment_id]
+        said.append(
+            Said(
+                about=draw(st.sampled_from([target, target, target.unit])),
+                experiment_id=target.experiment_id,
+                signal=draw(st.sampled_from(["up", "down", "latency"])),
+                source=draw(st.sampled_from([Source.EXPLICIT, Source.AUTOMATED])),
+                value=draw(st.sampled_from(VALUES[reward.combine])),
+                at_ms=target.at_ms + draw(st.integers(-10, 120)),
+                id=draw(st.sampled_from([None, None, f"id-{number}"])),
+            )
+        )
+    return assigned, said, Random(draw(st.integers(0, 2**32)))
+
+
+def delivered(assigned: Sequence[Assigned], said: Sequence[Said], random: Random) -> list[StreamEntry]:
+    """Every event once or twice, in any order, cut anyhow."""
+    events = [*assigned, *said]
+    entries = []
+    waiting = shuffled(events + [one for one in events if random.random() < 0.4], random)
+    while waiting:
+        size = random.randint(1, 6)
+        taken, waiting = waiting[:size], waiting[size:]
+        if exposed := [one for one in taken if isinstance(one, Assigned)]:
+            entries.append(exposures(exposed))
+        if spoken := [one for one in taken if isinstance(one, Said)]:
+            entries.append(signals(spoken))
+    return numbered(entries)
+
+
+async def deliver(store: LedgerStore, shard: int, entries: Sequence[StreamEntry], random: Random) -> None:
+    lease = await store.acquire(shard, "test")
+    assert lease is not None
+    entries = list(entries)
+    while entries:
+        size = random.randint(1, 4)
+        batch, entries = entries[:size], entries[size:]
+        lease, _ = await store.apply(lease, stage(batch), batch, moment(random.randint(0, 150)))
+        if random.random() < 0.3:
+            await store.resolve_silence()
+    await store.renew(lease, moment(150))
+
+
+async def forget_everything(store: LedgerStore) -> None:
+    await store._connection.execute(
+        "TRUNCATE assignments, signals, unit_signals, totals, stream_positions, dead_letters, publications"
+    )
+
+
+@pytest.fixture
+async def stores(database_url: str) -> AsyncIterator[tuple[LedgerStore, LedgerStore]]:
+    """Two sessions, as of two consumers."""
+    for number, reward in REWARDS.items():
+        assert create_experiment(database_url, f"experiment-{number}", reward) == number
+    async with LedgerStore.open(database_url) as first, LedgerStore.open(database_url) as second:
+        yield first, second
+
+
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(history=histories(), never_exposed=st.sets(st.integers(0, 11), max_size=3))
+async def test_totals_do_not_depend_on_order_repeats_batches_or_shards(
+    database_url: str,
+    stores: tuple[LedgerStore, LedgerStore],
+    history: tuple[list[Assigned], list[Said], Random],
+    never_exposed: set[int],
+) -> None:
+    assigned, said, random = history
+    exposed = [one for one in assigned if one.number not in never_exposed]
+    await forget_everything(stores[0])
+    entries = delivered(exposed, said, random)
+    shards: tuple[list[StreamEntry], list[StreamEntry]] = [], []
+    for entry in entries:
+        random.choice(shards).append(entry)
+    await asyncio.gather(
+        *(deliver(store, shard, shards[shard], Random(random.random())) for shard, store in enumerate(stores))
+    )
+    while (await stores[0].resolve_silence())[0]:
+        pass
+    assert stored_totals(database_url) == Model(REWARDS).totals(exposed, said, silent_until_ms=150)
+    assert await rebuild_totals(database_url) == Rebuilt((), ())
+
+
+async def test_a_rebuild_finds_and_mends_what_is_wrong(
+    database_url: str, stores: tuple[LedgerStore, LedgerStore]
+) -> None:
+    one = Assigned(experiment_id=1, unit=1, number=1, at_ms=0, variant=0)
+    said = [Said(one, 1, "up", Source.EXPLICIT, 1.0, at_ms=1)]
+    await deliver(stores[0], 0, numbered([exposures([one]), signals(said)]), Random(1))
+    right = stored_totals(database_url)
+    execute(database_url, "UPDATE assignments SET reward = 5")
+    execute(database_url, "UPDATE totals SET rewards = 7, reward_sum = 8")
+
+    rebuilt = await rebuild_totals(database_url)
+
+    assert rebuilt.rewards == (1,)
+    assert [difference.before[:4] for difference in rebuilt.totals] == [(1, 7, 0, 8)]
+    assert stored_totals(database_url) == right
+    assert await rebuild_totals(database_url, [1]) == Rebuilt((), ())
