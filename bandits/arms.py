@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +11,17 @@ from stats.totals import RewardTotals
 
 FloatArray = NDArray[np.float64]
 
+PARAMETER_MIN: Final = 1e-3
+PARAMETER_MAX: Final = 1e12
+"""Between them all that is computed from a posterior keeps its stated accuracy."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BetaArms:
     """Independent Beta(alpha, beta) posteriors of the arms' mean rewards; arrays of shape (n_arms,).
 
-    Raises ValueError unless the shapes agree, there is an arm, and every parameter is positive and finite.
+    Raises ValueError unless the shapes agree, there is an arm, and every parameter is within
+    [`PARAMETER_MIN`, `PARAMETER_MAX`].
     """
 
     alpha: FloatArray
@@ -26,8 +32,8 @@ class BetaArms:
             shapes = f"{self.alpha.shape} and {self.beta.shape}"
             raise ValueError(f"alpha and beta must both have the shape (n_arms,), got {shapes}")
         parameters = np.concatenate((self.alpha, self.beta))
-        if not (np.isfinite(parameters).all() and (parameters > 0).all()):
-            raise ValueError("alpha and beta must be positive and finite")
+        if not ((parameters >= PARAMETER_MIN) & (parameters <= PARAMETER_MAX)).all():
+            raise ValueError(f"alpha and beta must be within [{PARAMETER_MIN:g}, {PARAMETER_MAX:g}]")
 
     @classmethod
     def from_totals(

@@ -29,8 +29,8 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class BetaPrior(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Beta(alpha, beta): as if alpha successes and beta failures had been seen before the start."""
 
-    alpha: Annotated[float, msgspec.Meta(gt=0, le=1e6)] = 1.0
-    beta: Annotated[float, msgspec.Meta(gt=0, le=1e6)] = 1.0
+    alpha: Annotated[float, msgspec.Meta(ge=1e-3, le=1e6)] = 1.0
+    beta: Annotated[float, msgspec.Meta(ge=1e-3, le=1e6)] = 1.0
 
 
 class FixedPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="fixed"):

@@ -26,7 +26,7 @@ def test_totals_of_rewards_outside_the_unit_interval_are_refused():
 
 @pytest.mark.parametrize(
     ("alpha", "beta"),
-    [([1.0], [1.0, 2.0]), ([], []), ([0.0], [1.0]), ([1.0], [float("inf")]), ([float("nan")], [1.0])],
+    [([1.0], [1.0, 2.0]), ([], []), ([1e-4], [1.0]), ([1.0], [float("inf")]), ([float("nan")], [1.0])],
 )
 def test_what_is_no_beta_is_refused(alpha, beta):
     with pytest.raises(ValueError, match="alpha and beta must"):
