@@ -16,7 +16,6 @@ from app.assignment.snapshot import PreparedExperiment, Snapshot, decode
 from app.assignment.store import RegistryStore
 from app.core import limits
 from app.core.clock import Clock
-from app.core.errors import WaldError
 from app.core.valkey import CHANGES_CHANNEL, create_client
 
 _LOG: Final = structlog.get_logger(__name__)
@@ -105,7 +104,7 @@ class SnapshotKeeper:
         try:
             async with asyncio.timeout(limits.SNAPSHOT_REFRESH_S):
                 await self._load_changes()
-        except (RedisError, OSError, TimeoutError, WaldError, msgspec.DecodeError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the last snapshot goes on serving
             self._revision, self._compare = None, True
             if self.error is None:
                 _LOG.warning("snapshot_refresh_failed", error=str(error) or type(error).__name__)
@@ -172,7 +171,7 @@ class SnapshotKeeper:
                     await channel.subscribe(CHANGES_CHANNEL)
                     async for message in channel.listen():
                         if message["type"] == "message":
-                            self._announced.add(message["data"].decode())
+                            self._announced.add(message["data"].decode(errors="replace"))
                             self._wanted.set()
             except (RedisError, OSError) as error:
                 _LOG.debug("changes_not_heard", error=str(error))
