@@ -1,6 +1,6 @@
 """Use cases of allocation: recompute and publish an experiment, or all there is."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 import msgspec
 import structlog
@@ -10,20 +10,21 @@ from app.allocation.store import AllocationStore, Publication
 from app.assignment.bucketing import WHOLE
 from app.assignment.snapshot import PublishedExperiment, published
 from app.core import limits, telemetry
+from app.feedback.rebuild import Rebuilt as RebuiltLedger
 
 _LOG = structlog.get_logger(__name__)
 
 
 class Rebuilt(msgspec.Struct, frozen=True):
-    """Ids of experiments whose totals or weights came out different; none: equal bit for bit."""
+    """What a rebuild found wrong: in log and totals, and the ids of experiments whose weights were."""
 
-    totals_differ: tuple[int, ...]
-    weights_differ: tuple[int, ...]
+    ledger: RebuiltLedger
+    weights: tuple[int, ...]
 
     @property
     def equal(self) -> bool:
-        """Whether everything came out as it was."""
-        return not (self.totals_differ or self.weights_differ)
+        """Whether everything came out as it was, bit for bit."""
+        return not (self.ledger.totals or self.ledger.rewards or self.weights)
 
 
 class AllocationService:
@@ -62,18 +63,17 @@ class AllocationService:
             telemetry.ALLOCATION.labels(experiment.key, variant.key).set(weight / WHOLE)
         return not unchanged
 
-    async def rebuild(self, rebuild_totals: Callable[[], Awaitable[Sequence[int]]]) -> Rebuilt:
+    async def rebuild(self, rebuild_ledger: Callable[[], Awaitable[RebuiltLedger]]) -> Rebuilt:
         """Make everything anew: totals from the log, weights from totals, and from those what servers load.
 
-        `rebuild_totals` does the first part, and returns the experiments whose totals differed. What is due
-        is allocated before, so that on a server without traffic the answer is exact.
+        `rebuild_ledger` does the first part. What is due is allocated before, so that on a server without
+        traffic the answer is exact; with traffic, weights that moved meanwhile are among those that differ.
         """
         for experiment_id in await self._store.due(limits.EXPERIMENTS_MAX):
             await self.reallocate(experiment_id)
-        totals_differ = await rebuild_totals()
+        ledger = await rebuild_ledger()
         every_id = await self._store.experiment_ids()
-        weights_differ = [experiment_id for experiment_id in every_id if await self.reallocate(experiment_id)]
-        return Rebuilt(tuple(totals_differ), tuple(weights_differ))
+        return Rebuilt(ledger, tuple([one for one in every_id if await self.reallocate(one)]))
 
     async def want_all_if_lost(self) -> bool:
         """When Valkey has lost what servers load, make every experiment due; whether that was so.

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from functools import partial
 
 import pytest
 from sqlalchemy import select
@@ -17,6 +18,7 @@ from app.core.postgres import create_engine
 from app.core.valkey import CHANGES_CHANNEL, registry_key
 from app.experiments.lifecycle import DefinitionChange
 from app.experiments.model import Definition, FixedPolicy, Variant
+from app.feedback.rebuild import rebuild_totals
 from tests.support.totals import record
 
 pytestmark = pytest.mark.anyio
@@ -242,42 +244,39 @@ async def test_a_version_from_a_colleague_does_not_give_way(allocation, store, e
     assert (await served(valkey)).policy_version == 2
 
 
-async def test_a_rebuild_of_sound_totals_changes_no_bit(allocation, experiments, engine, valkey, experiment):
+async def test_a_rebuild_of_what_is_sound_changes_no_bit(
+    allocation, experiments, database_url, valkey, experiment
+):
     await experiments.create(Definition(key="other", variants=VARIANTS))
-    await record(engine, experiment, (100, 30), (100, 37))
-
-    async def nothing_differs():
-        return []
-
     await reallocate_due(allocation)
     before = await valkey.hgetall(registry_key("experiments"))
     await valkey.flushall()
-    assert (await allocation.rebuild(nothing_differs)).equal
+    rebuilt = await allocation.rebuild(partial(rebuild_totals, database_url))
+    assert rebuilt.equal, rebuilt
     assert await valkey.hgetall(registry_key("experiments")) == before
 
 
-async def test_a_rebuild_tells_which_totals_and_weights_were_wrong(
-    allocation, experiments, engine, valkey, experiment
+async def test_a_rebuild_tells_what_was_wrong_and_rights_it(
+    allocation, experiments, database_url, engine, valkey, experiment
 ):
+    """Totals of which the log knows nothing had moved the weights."""
     await experiments.create(Definition(key="other", variants=VARIANTS))
+    await record(engine, experiment, (100, 30), (100, 60))
+    await reallocate_due(allocation)
+    assert (await served(valkey)).weights != EVEN
+    rebuilt = await allocation.rebuild(partial(rebuild_totals, database_url))
+    assert not rebuilt.equal
+    assert {difference.experiment_id for difference in rebuilt.ledger.totals} == {experiment.id}
+    assert rebuilt.weights == (experiment.id,)
+    assert (await served(valkey)).weights == EVEN
 
-    async def totals_were_short():
-        await record(engine, experiment, (100, 30), (100, 60))
-        return [experiment.id]
 
-    rebuilt = await allocation.rebuild(totals_were_short)
-    assert (rebuilt.totals_differ, rebuilt.weights_differ) == ((experiment.id,), (experiment.id,))
-    assert (await served(valkey)).weights[1] > 0.9 * WHOLE
-
-
-async def test_a_weight_changed_behind_our_back_is_told_and_replaced(allocation, engine, valkey, experiment):
+async def test_a_rebuild_rights_weights_that_were_changed_behind_our_back(
+    allocation, database_url, engine, valkey, experiment
+):
     await allocation.reallocate(experiment.id)
     async with engine.begin() as connection:
         await connection.execute(allocations.update().values(weights=[1, WHOLE - 1]))
-
-    async def nothing_differs():
-        return []
-
-    rebuilt = await allocation.rebuild(nothing_differs)
-    assert (rebuilt.totals_differ, rebuilt.weights_differ) == ((), (experiment.id,))
+    rebuilt = await allocation.rebuild(partial(rebuild_totals, database_url))
+    assert (rebuilt.ledger.totals, rebuilt.weights) == ((), (experiment.id,))
     assert (await served(valkey)).weights == EVEN
