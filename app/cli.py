@@ -18,6 +18,8 @@ from rich.table import Table
 from app.access.model import KeyKind, Scope
 from app.access.service import AccessService, KeyRequest
 from app.access.store import AccessStore
+from app.allocation.service import AllocationService
+from app.allocation.store import AllocationStore
 from app.clients.commands import demo_command, replay_command
 from app.core import logs, migrations
 from app.core.clock import SystemClock
@@ -26,6 +28,7 @@ from app.core.errors import WaldError
 from app.core.postgres import create_engine
 from app.core.settings import Durability, Settings
 from app.core.valkey import create_client
+from app.feedback.rebuild import Rebuilt, rebuild_totals
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -170,6 +173,41 @@ def migrate(to: str, **flags: Any) -> None:
         assert settings.database_url is not None
         revision = await asyncio.to_thread(migrations.upgrade, settings.database_url, to)
         _OUT.print(f"The database is at revision [bold]{revision}[/].")
+
+    _run_with_engines(flags, run)
+
+
+@main.command()
+@engine_options
+def rebuild(**flags: Any) -> None:
+    """Compute everything anew from the log: rewards, totals, shares, and what servers load.
+
+    Harmless at any time. Says what was not as the log has it; exit status 1 if there was anything.
+    """
+
+    async def run(settings: Settings) -> None:
+        assert settings.database_url is not None
+        assert settings.valkey_url is not None
+        engine, valkey = create_engine(settings.database_url), create_client(settings.valkey_url)
+        found: list[Rebuilt] = []
+
+        async def from_log() -> list[int]:
+            found.append(await rebuild_totals(str(settings.database_url)))
+            return sorted({*found[0].rewards, *(total.experiment_id for total in found[0].totals)})
+
+        try:
+            with _ERR.status("Reading the log"):
+                rebuilt = await AllocationService(AllocationStore(engine, valkey)).rebuild(from_log)
+            await AccessService(AccessStore(engine, valkey), SystemClock()).publish()
+        finally:
+            await valkey.aclose()
+            await engine.dispose()
+        for total in found[0].totals:
+            where = f"experiment {total.experiment_id}, epoch {total.epoch}, variant {total.variant}"
+            _OUT.print(f"{where}: totals were {total.before}, are now {total.after}")
+        if not rebuilt.equal:
+            sys.exit(1)
+        _OUT.print("Log, totals and shares agree bit for bit; everything is published.")
 
     _run_with_engines(flags, run)
 

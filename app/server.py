@@ -49,13 +49,17 @@ from app.dashboard.routes import ROUTES as DASHBOARD_ROUTES
 from app.experiments.routes import ROUTES as EXPERIMENT_ROUTES
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
+from app.feedback.commit import SignalsCommit
 from app.feedback.lag import LedgerLag
+from app.feedback.routes import ROUTES as FEEDBACK_ROUTES
+from app.feedback.service import FeedbackService
 
 _JSON_ROUTES: Final = (
     *ACCESS_ROUTES,
     *EXPERIMENT_ROUTES,
     *ASSIGNMENT_ROUTES,
     *CHANGES_ROUTES,
+    *FEEDBACK_ROUTES,
     *ANALYSIS_ROUTES,
 )
 
@@ -87,6 +91,11 @@ async def application(settings: Settings, ending: Ending) -> AsyncIterator[ASGIA
         stack.push_async_callback(exposures.stop)
         commit = ExposureCommit(exposures, shards=settings.stream_shards)
         stack.push_async_callback(commit.drain)
+        signals = StreamAppender(settings.valkey_url, deadline_s=limits.FEEDBACK_DEADLINE_S)
+        await signals.start()
+        stack.push_async_callback(signals.stop)
+        signals_commit = SignalsCommit(signals, shards=settings.stream_shards)
+        stack.push_async_callback(signals_commit.drain)
         chance = random.Random()  # noqa: S311  (of draws: seeded by the system, and as fast as it gets)
         assigner = Assigner(
             keeper, commit, StickyStore(exposures), clock=clock, rng=chance, durability=settings.durability
@@ -116,6 +125,7 @@ async def application(settings: Settings, ending: Ending) -> AsyncIterator[ASGIA
             access=access,
             assigner=assigner,
             experiments=experiments,
+            feedback=FeedbackService(keeper, signals_commit, clock),
             analysis=analysis,
             readiness=readiness,
         )
