@@ -2,11 +2,14 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from random import Random
 from typing import Any, Final
 
@@ -15,9 +18,10 @@ import msgspec
 
 from app.core import migrations
 from app.core.engines import EmbeddedEngines
+from app.core.engines.folder import make_private
 from app.core.errors import Conflict
 from app.core.limits import SHUTDOWN_GRACE_S
-from app.core.process import raise_descriptor_limit
+from app.core.process import Account, raise_descriptor_limit
 from app.core.settings import Settings
 from app.core.supervisor import KILL_AFTER_S, Program, keep_running, started
 
@@ -98,7 +102,7 @@ async def _run(
         settings = msgspec.structs.replace(settings, valkey_url=valkey_url, database_url=database_url)
         await asyncio.to_thread(migrations.upgrade, database_url)
         await on_engines_ready(valkey_url, database_url)
-        with tempfile.TemporaryDirectory(prefix="wald-metrics-") as metrics:
+        with _metrics_folder(settings.port) as metrics:
             environment = _environment(settings, metrics)
             worker = Program("worker", [*program, "worker"], environment | {"WALD_PORT": "0"})
             serve = [*program, "serve", "--port", str(settings.port)]
@@ -123,6 +127,18 @@ def _free_port(host: str, port: int) -> int:
             ) from error
         chosen: int = probe.getsockname()[1]
         return chosen
+
+
+@contextmanager
+def _metrics_folder(port: int) -> Iterator[str]:
+    """Where our programs share their metrics. It begins empty: whoever had the port may have been killed."""
+    folder = Path(tempfile.gettempdir()) / f"wald-metrics-{port}"
+    shutil.rmtree(folder, ignore_errors=True)
+    make_private(folder, Account(os.geteuid(), os.getegid()))
+    try:
+        yield str(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _environment(settings: Settings, metrics: str) -> dict[str, str]:

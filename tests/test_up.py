@@ -22,7 +22,12 @@ RUN_UP = "tests.support.run_up"
 @contextmanager
 def up(folder: Path, **variables: str) -> Iterator[subprocess.Popen[str]]:
     """`wald up` on `folder`, on a port of its own choice."""
-    settings = {"WALD_DATA_DIR": str(folder), "WALD_PORT": "0", "JOURNAL": str(folder.parent / "journal")}
+    settings = {
+        "WALD_DATA_DIR": str(folder),
+        "WALD_PORT": "0",
+        "TMPDIR": str(folder.parent),
+        "JOURNAL": str(folder.parent / "journal"),
+    }
     with python(RUN_UP, environment=os.environ | settings | variables) as process:
         yield process
 
@@ -52,6 +57,7 @@ async def test_it_says_when_all_is_ready_and_ends_in_order_with_status_zero(fold
         assert process.wait() == 0
         assert all(gone(pid) for pid in children.values())
         assert (folder.parent / "journal").read_text().split() == ["serve", "worker"]
+        assert {path.name for path in folder.parent.iterdir()} == {"data", "journal"}
 
 
 async def test_whatever_is_killed_comes_back_without_hands_in_less_than_ten_seconds(folder):

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import shutil
 import stat
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -78,6 +79,9 @@ class DataFolder:
 
     def unlock(self) -> None:
         """Give the lock back; it stays taken while an engine that inherited it lives."""
+        for sockets in map(self.socket_folder, ("valkey", "postgres")):
+            if sockets.parent != self.path:
+                shutil.rmtree(sockets, ignore_errors=True)
         os.close(self.lock_descriptor)
         self._lock = None
 
