@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from random import Random
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -52,7 +52,7 @@ class AssignmentView(msgspec.Struct, frozen=True):
     reason: Reason
 
 
-class Decision(NamedTuple):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """A variant by its position, the probability it was drawn with (1 if it was not drawn), and why."""
 
     variant: int
@@ -60,7 +60,7 @@ class Decision(NamedTuple):
     reason: Reason
 
 
-class Assignment(NamedTuple):
+class Assignment(msgspec.Struct, frozen=True, gc=False):
     """A decision that was signed. `id` is the token."""
 
     experiment: PreparedExperiment
@@ -186,10 +186,8 @@ class Assigner:
                 body, recorded = assignment_id.unrecorded(body), False
             elif first != body:
                 body, said = first, AssignmentId.from_body(first)
-                decision, version = (
-                    Decision(said.variant, said.propensity, "STICKY"),
-                    said.policy_version,
-                )
+                decision = Decision(said.variant, said.propensity, "STICKY")
+                version = said.policy_version
         token = signer.sign(body)
         if recorded:
             written = self._commit.add((body, unit, context))

@@ -12,7 +12,7 @@ from scipy.stats import chi2
 
 from app.assignment import bucketing
 from app.assignment.assignment_id import AssignmentId, Flag
-from app.assignment.service import Assignment, Reason, decide
+from app.assignment.service import Assignment, Decision, Reason, decide
 from app.assignment.snapshot import PreparedExperiment
 from app.core.engines import ValkeyServer
 from app.core.engines.folder import DataFolder
@@ -59,21 +59,23 @@ def said(server: Server, assignment: Assignment) -> AssignmentId:
 )
 def test_decisions(changes: dict, context: dict, variant: int, propensity: float, reason: Reason):
     prepared = PreparedExperiment(experiment(**changes))
-    assert decide(prepared, "unit", 12345, context, 2**31) == (variant, propensity, reason)
+    assert decide(prepared, "unit", 12345, context, 2**31) == Decision(variant, propensity, reason)
 
 
 def test_the_propensity_is_the_exact_share_of_the_variant_drawn():
     prepared = PreparedExperiment(experiment(shares=[0.1, 0.2, 0.7]))
     for number in (0, 2**30, 2**31, 2**32 - 1):
-        variant, propensity, _ = decide(prepared, "unit", 0, {}, number)
-        assert propensity * 2**32 == prepared.published.weights[variant]
+        decision = decide(prepared, "unit", 0, {}, number)
+        assert decision.propensity * 2**32 == prepared.published.weights[decision.variant]
 
 
 def test_a_sticky_unit_gets_the_same_variant_whatever_chance_says():
     prepared = PreparedExperiment(experiment(stickiness="unit"))
     for unit in range(100):
         number = bucketing.unit_hash(b"salt", str(unit))
-        assert len({decide(prepared, str(unit), number, {}, chance)[0] for chance in (0, 2**32 - 1)}) == 1
+        assert (
+            len({decide(prepared, str(unit), number, {}, chance).variant for chance in (0, 2**32 - 1)}) == 1
+        )
 
 
 async def test_the_id_says_everything_and_the_exposure_is_on_the_stream(valkey_url: str):
