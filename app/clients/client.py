@@ -160,7 +160,7 @@ class WaldClient:
 
     async def feedback(self, events: Sequence[Event]) -> Receipt:
         """Send events; when this returns, the accepted ones are durable, be they all or none."""
-        none_accepted = httpx2.codes.UNPROCESSABLE_ENTITY
+        none_accepted = httpx2.codes.UNPROCESSABLE_CONTENT
         return _read(_RECEIPT, await self._call("POST", "/feedback", events, answers=(none_accepted,)))
 
     async def status(self, experiment: str) -> Status:
