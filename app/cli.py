@@ -28,7 +28,7 @@ from app.core.errors import WaldError
 from app.core.postgres import create_engine
 from app.core.settings import Durability, Settings
 from app.core.valkey import create_client
-from app.feedback.rebuild import Rebuilt, rebuild_totals
+from app.feedback.rebuild import rebuild_totals
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -189,20 +189,15 @@ def rebuild(**flags: Any) -> None:
         assert settings.database_url is not None
         assert settings.valkey_url is not None
         engine, valkey = create_engine(settings.database_url), create_client(settings.valkey_url)
-        found: list[Rebuilt] = []
-
-        async def from_log() -> list[int]:
-            found.append(await rebuild_totals(str(settings.database_url)))
-            return sorted({*found[0].rewards, *(total.experiment_id for total in found[0].totals)})
-
+        allocation = AllocationService(AllocationStore(engine, valkey))
         try:
             with _ERR.status("Reading the log"):
-                rebuilt = await AllocationService(AllocationStore(engine, valkey)).rebuild(from_log)
+                rebuilt = await allocation.rebuild(partial(rebuild_totals, settings.database_url))
             await AccessService(AccessStore(engine, valkey), SystemClock()).publish()
         finally:
             await valkey.aclose()
             await engine.dispose()
-        for total in found[0].totals:
+        for total in rebuilt.ledger.totals:
             where = f"experiment {total.experiment_id}, epoch {total.epoch}, variant {total.variant}"
             _OUT.print(f"{where}: totals were {total.before}, are now {total.after}")
         if not rebuilt.equal:

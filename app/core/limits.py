@@ -39,7 +39,7 @@ PAGE_SIZE: Final = 100
 # Hot path
 EXPOSURES_PENDING_MAX: Final = 10_000
 EXPOSURES_FLUSH_MAX: Final = 2_000
-EXPOSURE_DEADLINE_S: Final = 0.5  # after which the answer goes out unrecorded
+EXPOSURE_DEADLINE_S: Final = 1.0  # after which the answer goes out unrecorded
 FEEDBACK_DEADLINE_S: Final = 5.0
 
 # Feedback
