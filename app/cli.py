@@ -200,6 +200,10 @@ def rebuild(**flags: Any) -> None:
         for total in rebuilt.ledger.totals:
             where = f"experiment {total.experiment_id}, epoch {total.epoch}, variant {total.variant}"
             _OUT.print(f"{where}: totals were {total.before}, are now {total.after}")
+        for experiment_id in rebuilt.ledger.rewards:
+            _OUT.print(f"experiment {experiment_id}: a stored reward was not what its signals give")
+        for experiment_id in rebuilt.weights:
+            _OUT.print(f"experiment {experiment_id}: its shares were not what its totals give")
         if not rebuilt.equal:
             sys.exit(1)
         _OUT.print("Log, totals and shares agree bit for bit; everything is published.")
