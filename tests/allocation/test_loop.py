@@ -83,6 +83,9 @@ async def test_an_experiment_that_cannot_be_read_does_not_stop_the_others(
     await experiments.create(Definition(key="sound", variants=VARIANTS))
     async with loops, listening(valkey) as heard:
         await heard("sound")
+        async with asyncio.timeout(PATIENCE_S):
+            while not allocation_loops.errors:  # noqa: ASYNC110 - no event tells of an error
+                await asyncio.sleep(0.02)
     assert await valkey.hget(registry_key("experiments"), "broken") is None
     assert list(allocation_loops.errors) == [f"experiment {broken.id}"]
 
