@@ -175,11 +175,12 @@ class WaldClient:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + within_s
-        quiet_since, version = loop.time(), None
+        quiet_since, version, applied = loop.time(), None, False
         while (now := loop.time()) < deadline:
             status = await self.status(experiment)
-            applied = sum(variant.rewards for variant in status.variants) >= rewards
-            if not (applied or status.lag_events == 0) or status.policy_version != version:
+            n_rewards = sum(variant.rewards for variant in status.variants)
+            applied = applied or n_rewards >= rewards or status.lag_events == 0
+            if not applied or status.policy_version != version:
                 quiet_since, version = now, status.policy_version
             elif now - quiet_since >= POLICY_QUIET_S:
                 return status

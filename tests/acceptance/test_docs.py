@@ -12,6 +12,7 @@ import pytest
 from app.assignment.service import Reason
 from app.core.settings import Settings
 from app.experiments.model import Definition
+from app.feedback.model import REASONS
 from tests.support.server import Up, up
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +77,16 @@ def test_every_field_of_a_definition_is_documented():
 def test_every_reason_of_an_assignment_is_documented():
     page = (ROOT / "docs/reference/http-api.md").read_text()
     assert set(re.findall(r"^\| `([A-Z_]+)` \|", page, re.MULTILINE)) == set(get_args(Reason))
+
+
+def test_every_refusal_of_an_event_is_documented():
+    page = (ROOT / "docs/reference/http-api.md").read_text()
+    rows = re.findall(r"^\|[^|]*\| (`\w+`(?:, `\w+`)*) \| `([\w-]+)`, (\d+) \|$", page, re.MULTILINE)
+    documented = {
+        (field, kind, int(status)) for names, kind, status in rows for field in re.findall(r"\w+", names)
+    }
+    refusals = {(one.field, one.error.kind, one.error.status) for one in REASONS.values()}
+    assert refusals <= documented
 
 
 def test_json_of_the_reference_is_json():
