@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import rich_click as click
 from rich.console import Console
@@ -53,7 +54,7 @@ async def greet(settings: Settings, url: str, *, demo: bool) -> None:
     """Print the address and lines that work when pasted; then send demo traffic, for ever, where wanted."""
     key = kept_key(settings)
     experiment = TRICKLE_EXPERIMENT if demo and key else "my-experiment"
-    login = f"{url}/login#{key}" if key else f"{url}/"
+    login = f"{url}/login#{quote(key, safe='')}" if key else f"{url}/"
     _ERR.print(f"\nWald is ready. The page: [bold]{login}[/]\n", soft_wrap=True)
     for line in _lines(
         url, settings.data_dir / KEY_FILE if key else None, experiment, define=not (demo and key)
