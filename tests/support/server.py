@@ -71,13 +71,12 @@ class Up(NamedTuple):
         deadline = time.monotonic() + timeout_s
         with self.client() as client:
             while True:
-                status: dict[str, Any] = (
-                    client.get(f"/experiments/{experiment}/status").raise_for_status().json()
-                )
-                if status["lag_events"] == 0:
+                answer = client.get(f"/experiments/{experiment}/status")
+                if answer.is_success and answer.json()["lag_events"] == 0:
+                    status: dict[str, Any] = answer.json()
                     return status
                 if time.monotonic() > deadline:
-                    raise AssertionError(f"lag is still {status['lag_events']} after {timeout_s} s")
+                    raise AssertionError(f"lag after {timeout_s} s: {answer.status_code} {answer.text}")
                 time.sleep(0.05)
 
 
