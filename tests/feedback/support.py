@@ -3,6 +3,7 @@
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from random import Random
 from typing import Any, NamedTuple
@@ -21,6 +22,11 @@ from app.feedback.model import Source
 
 T0_MS = 1_790_000_000_000
 SALT = bytes(16)
+
+
+def moment(ms: int) -> datetime:
+    """`ms` after T0."""
+    return datetime.fromtimestamp(T0_MS / 1_000, UTC) + timedelta(milliseconds=ms)
 
 
 class Assigned(NamedTuple):

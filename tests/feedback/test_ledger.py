@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime, timedelta
 from random import Random
 
 import pytest
@@ -15,13 +14,13 @@ from app.feedback.model import Source
 from app.feedback.rebuild import Rebuilt, rebuild_totals
 from app.feedback.store import LedgerStore
 from tests.feedback.support import (
-    T0_MS,
     Assigned,
     Model,
     Said,
     create_experiment,
     execute,
     exposures,
+    moment,
     numbered,
     shuffled,
     signals,
@@ -38,10 +37,6 @@ REWARDS = {
     3: Reward(signals={"up": 7.0, "down": 2.0}, combine="max", range=(1.0, 8.0), horizon_s=0.02, silence=0.0),
 }
 VALUES = {"last": [0.0, 0.25, 0.3, 1.0], "sum": [-3.0, -0.1, 0.7, 9.9, 100.0], "max": [1.0, 2.2, 7.75]}
-
-
-def moment(ms: int) -> datetime:
-    return datetime.fromtimestamp(T0_MS / 1_000, UTC) + timedelta(milliseconds=ms)
 
 
 @st.composite
