@@ -42,18 +42,23 @@ class ShardConsumer:
     async def run(self) -> None:
         """Until an engine fails; the next run starts at the stored position."""
         async with LedgerStore.open(self._database_url) as store:
-            while True:
-                lease = await store.acquire(self._shard, self._owner)
-                if lease is None:
-                    await asyncio.sleep(limits.LEASE_S / 4)
-                    continue
-                try:
-                    await self._consume(store, lease)
-                except Fenced as error:
-                    _LOG.warning("ledger_fenced", error=str(error))
-                finally:
-                    with suppress(psycopg.Error):
-                        await store.release(lease)
+            try:
+                while True:
+                    await self._own(store)
+            finally:
+                with suppress(psycopg.Error):
+                    await store.release(self._shard, self._owner)
+
+    async def _own(self, store: LedgerStore) -> None:
+        """Consume for as long as the shard is ours; wait a while if it is somebody else's."""
+        lease = await store.acquire(self._shard, self._owner)
+        if lease is None:
+            await asyncio.sleep(limits.LEASE_S / 4)
+            return
+        try:
+            await self._consume(store, lease)
+        except Fenced as error:
+            _LOG.warning("ledger_fenced", error=str(error))
 
     async def _consume(self, store: LedgerStore, lease: Lease) -> None:
         await self._stream.advance(lease.position, lease.applied)

@@ -83,11 +83,11 @@ class LedgerStore:
         row = await cursor.fetchone()
         return None if row is None else Lease(shard, *row)
 
-    async def release(self, lease: Lease) -> None:
+    async def release(self, shard: int, owner: str) -> None:
         """Let the next owner in without waiting for the lease to end."""
         await self._connection.execute(
-            "UPDATE stream_positions SET owner = NULL, lease_until = NULL WHERE shard = %s AND fence = %s",
-            (lease.shard, lease.fence),
+            "UPDATE stream_positions SET owner = NULL, lease_until = NULL WHERE shard = %s AND owner = %s",
+            (shard, owner),
         )
 
     async def renew(self, lease: Lease, watermark: datetime) -> None:

@@ -228,7 +228,7 @@ async def test_after_a_loss_of_valkeys_data_new_events_are_behind_the_position(
         assert lease is not None
         entry = exposures([one])._replace(id=position)
         await store.apply(lease, stage([entry]), [entry], moment(0))
-        await store.release(lease)
+        await store.release(0, "one")
     await valkey.flushall()
     async with running(consumer(database_url, valkey).run):
         await until(lambda: valkey.exists(shard_key(0, "events")))
