@@ -28,6 +28,17 @@ class Loop(msgspec.Struct, frozen=True):
     pause_s: float = 0.0
 
 
+def stop_if_cancelled() -> None:
+    """Raise CancelledError if this task was cancelled and has not noticed; for loops that never end.
+
+    `asyncio.wait_for` before Python 3.12, which psycopg waits with, returns as if nothing had happened when
+    it is cancelled at the moment its result arrives.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 class LoopHealth(msgspec.Struct, frozen=True):
     """How a loop is doing. `error` is None while it works; `since` says since when it is as it is."""
 
@@ -70,6 +81,7 @@ class Loops:
     async def _repeat(self, loop: Loop) -> None:
         backoff = Backoff(self._random)
         while True:
+            stop_if_cancelled()
             steady = asyncio.get_running_loop().call_later(STEADY_S, self._works, loop.name, backoff)
             try:
                 await loop.run()

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from app.core import limits
 from app.core.clock import Clock
-from app.core.loops import Loop
+from app.core.loops import Loop, stop_if_cancelled
 from app.core.telemetry import LEDGER_BATCH_SECONDS, LEDGER_EVENTS
 from app.feedback.batch import StreamEntry, UndecodableEntry, stage
 from app.feedback.loop import Horizons, OnCommit
@@ -44,6 +44,7 @@ class ShardConsumer:
         async with LedgerStore.open(self._database_url) as store:
             try:
                 while True:
+                    stop_if_cancelled()
                     await self._own(store)
             finally:
                 with suppress(psycopg.Error):
@@ -63,6 +64,7 @@ class ShardConsumer:
     async def _consume(self, store: LedgerStore, lease: Lease) -> None:
         await self._stream.advance(lease.position, lease.applied)
         while True:
+            stop_if_cancelled()
             began = self._clock.now()
             entries = await self._stream.read(lease.position, wait_ms=limits.LEDGER_IDLE_MS)
             if not entries:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from app.core import limits
+from app.core.loops import stop_if_cancelled
 from app.feedback.store import LedgerStore
 
 OnCommit = Callable[[Sequence[int]], None]
@@ -21,6 +22,7 @@ class Horizons:
         """Until PostgreSQL fails."""
         async with LedgerStore.open(self._database_url) as store:
             while True:
+                stop_if_cancelled()
                 resolved, changed = await store.resolve_silence()
                 if changed:
                     self._on_commit(changed)
