@@ -29,7 +29,7 @@ from app.analysis.service import AnalysisService
 from app.analysis.store import AnalysisStore
 from app.assignment.changes import ROUTES as CHANGES_ROUTES
 from app.assignment.commit import ExposureCommit
-from app.assignment.hot import HotAssign
+from app.assignment.hot import HotAssign, HotProtocol
 from app.assignment.loop import SnapshotKeeper
 from app.assignment.routes import ROUTES as ASSIGNMENT_ROUTES
 from app.assignment.service import Assigner
@@ -68,13 +68,14 @@ async def serve(settings: Settings) -> None:
     """Answer HTTP on `settings.host` and `settings.port` until SIGTERM or SIGINT."""
     ending = Ending()
     ending.listen()
-    async with application(settings, ending) as app:
-        await serve_http(app, host=settings.host, port=settings.port, ending=ending)
+    async with application(settings, ending) as (app, hot):
+        protocol = type("Protocol", (HotProtocol,), {"hot": hot})
+        await serve_http(app, host=settings.host, port=settings.port, ending=ending, protocol=protocol)
 
 
 @asynccontextmanager
-async def application(settings: Settings, ending: Ending) -> AsyncIterator[ASGIApp]:
-    """The whole HTTP application on the engines named by `settings`, running until the block ends."""
+async def application(settings: Settings, ending: Ending) -> AsyncIterator[tuple[ASGIApp, HotAssign]]:
+    """The HTTP application and its short way, on the engines named by `settings`, until the block ends."""
     assert settings.database_url is not None
     assert settings.valkey_url is not None
     clock = SystemClock()
@@ -129,7 +130,7 @@ async def application(settings: Settings, ending: Ending) -> AsyncIterator[ASGIA
             analysis=analysis,
             readiness=readiness,
         )
-        hot = HotAssign(framework, assigner)
+        hot = HotAssign(assigner)
 
         async def measure() -> None:
             SNAPSHOT_AGE.set(keeper.age_s)
@@ -140,7 +141,7 @@ async def application(settings: Settings, ending: Ending) -> AsyncIterator[ASGIA
         stack.push_async_callback(measure)
         await stack.enter_async_context(loops)
 
-        yield hot
+        yield framework, hot
 
 
 def _framework(state: State, **dependencies: Any) -> Litestar:

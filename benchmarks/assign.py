@@ -78,11 +78,11 @@ def _servers(urls: dict[str, str]) -> Iterator[dict[str, int]]:
     commands = {
         "floor granian": ("benchmarks.floor", "granian"),
         "floor uvicorn": ("benchmarks.floor", "uvicorn"),
-        "durable": (SERVER, "hot", few, "durable"),
-        "accepted": (SERVER, "hot", few, "accepted"),
+        "durable": (SERVER, "wald", few, "durable"),
+        "accepted": (SERVER, "wald", few, "accepted"),
         "plain": (SERVER, "plain", few),
-        "10,000 experiments": (SERVER, "hot", urls["many"], "durable"),
-        **{name: (SERVER, "hot", urls[name], "durable") for name in REGISTRIES if name.startswith("sticky")},
+        "10,000 experiments": (SERVER, "wald", urls["many"], "durable"),
+        **{name: (SERVER, "wald", urls[name], "durable") for name in REGISTRIES if name.startswith("sticky")},
     }
     with ExitStack() as stack:
         yield {name: stack.enter_context(harness.server(*command)) for name, command in commands.items()}

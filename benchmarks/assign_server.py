@@ -1,50 +1,17 @@
-"""Servers to compare. `python -m benchmarks.assign_server PORT hot|plain VALKEY_URL [accepted|durable]`."""
+"""Servers to compare. `python -m benchmarks.assign_server PORT wald|plain VALKEY_URL [accepted|durable]`."""
 
 import sys
-from random import Random
 from typing import Any
 
 import msgspec
 import uvloop
 from litestar import Litestar, get
-from litestar.datastructures import State
-from litestar.di import Provide
 
-from app.assignment.commit import ExposureCommit
-from app.assignment.hot import HotAssign
-from app.assignment.loop import SnapshotKeeper
-from app.assignment.routes import ROUTES
-from app.assignment.service import Assigner, AssignmentView
-from app.assignment.store import StickyStore
-from app.core.clock import SystemClock
-from app.core.http import EXCEPTION_HANDLERS
-from app.core.limits import EXPOSURE_DEADLINE_S
+from app.assignment.service import AssignmentView
 from app.core.serving import Ending, serve_http
-from app.core.settings import Durability
-from app.core.stream import StreamAppender
+from app.core.settings import Durability, Settings
 from app.core.valkey import create_client
-
-
-async def hot(url: str, durability: str) -> Any:
-    """Ours: the hot path over the framework."""
-    clock = SystemClock()
-    keeper = SnapshotKeeper(url, clock)
-    await keeper.start()
-    appender = StreamAppender(url, deadline_s=EXPOSURE_DEADLINE_S)
-    await appender.start()
-    commit = ExposureCommit(appender, shards=2)
-    assigner = Assigner(
-        keeper, commit, StickyStore(appender), clock=clock, rng=Random(), durability=Durability(durability)
-    )
-    framework = Litestar(
-        ROUTES,
-        dependencies={"assigner": Provide(lambda: assigner, sync_to_thread=False)},
-        exception_handlers=EXCEPTION_HANDLERS,
-        state=State({"access": keeper}),
-        logging_config=None,
-        openapi_config=None,
-    )
-    return HotAssign(framework, assigner)
+from app.server import serve
 
 
 async def plain(url: str) -> Any:
@@ -74,8 +41,11 @@ VIEW = msgspec.convert(
 
 
 async def main(port: int, kind: str, url: str, durability: str = "durable") -> None:
-    app = await (plain(url) if kind == "plain" else hot(url, durability))
-    await serve_http(app, host="127.0.0.1", port=port, ending=Ending())
+    if kind == "plain":
+        await serve_http(await plain(url), host="127.0.0.1", port=port, ending=Ending())
+    # PostgreSQL is not needed to serve, and is away here.
+    nowhere = "postgresql://nobody@127.0.0.1:1/nothing"
+    await serve(Settings(valkey_url=url, database_url=nowhere, port=port, durability=Durability(durability)))
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def run(port: int, requests: Sequence[bytes], *, connections: int, seconds: floa
             connection.sendall(next(following))
         while (now := perf_counter()) < begun + seconds:
             for number, _ in poll.poll(1):
-                received = sockets[number].recv(262_144)
+                received = sockets[number].recv(16_384)
                 if not received:
                     raise ConnectionResetError("the server closed a connection")
                 if number in partial:

@@ -45,7 +45,7 @@ async def client(database_url: str, valkey_url: str) -> AsyncIterator[httpx2.Asy
     await access.ensure_signing_key()
     await access.ensure_admin_key(ADMIN_KEY)
     settings = Settings(valkey_url=valkey_url, database_url=database_url)
-    async with application(settings, Ending()) as app:
+    async with application(settings, Ending()) as (app, _):
         transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
         headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
         async with httpx2.AsyncClient(transport=transport, base_url="http://wald", headers=headers) as client:

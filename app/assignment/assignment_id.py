@@ -159,11 +159,6 @@ def body(
     )
 
 
-def variant(body: bytes) -> int:
-    """The position of the variant."""
-    return body[3]
-
-
 def unrecorded(body: bytes) -> bytes:
     """The same body with the flag that no exposure was stored."""
     return body[:2] + bytes([body[2] | Flag.UNRECORDED]) + body[3:]

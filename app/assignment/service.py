@@ -1,14 +1,14 @@
 """One assignment: decide, record, sign."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from app.assignment import assignment_id, bucketing
-from app.assignment.assignment_id import RANDOM_BITS, AssignmentId, Flag
+from app.assignment.assignment_id import RANDOM_BITS, AssignmentId, Signer
 from app.assignment.commit import ExposureCommit
 from app.assignment.loop import SnapshotKeeper
 from app.assignment.snapshot import PreparedExperiment
@@ -160,6 +160,46 @@ class Assigner:
         self, experiment: PreparedExperiment, unit: str, context: dict[str, Any] | None
     ) -> Assignment:
         """Assign one unit. Raises Unavailable while there is no key to sign with."""
+        proposal = self._propose(experiment, unit, context)
+        if proposal.decision.reason not in RECORDED:
+            return self._settle(proposal, recorded=False)
+        if experiment.published.stickiness == "strict":
+            first = await self._first(proposal)
+            if first is None:
+                return self._settle(proposal, recorded=False)
+            proposal = first
+        # A repeated first assignment is recorded again: the log drops it, unless the first was lost.
+        written = self._commit.add((proposal.body, unit, context))
+        if self._waits or written.done():
+            return self._settle(proposal, recorded=await written)
+        return self._settle(proposal, recorded=True)
+
+    def assign_soon(
+        self,
+        experiment: PreparedExperiment,
+        unit: str,
+        context: dict[str, Any] | None,
+        then: Callable[[Assignment], None],
+    ) -> None:
+        """The same for experiments that are not strict, without a task: `then` gets the assignment.
+
+        Raises Unavailable while there is no key to sign with.
+        """
+        proposal = self._propose(experiment, unit, context)
+        if proposal.decision.reason not in RECORDED:
+            then(self._settle(proposal, recorded=False))
+            return
+        written = self._commit.add((proposal.body, unit, context))
+        if written.done():
+            then(self._settle(proposal, recorded=written.result()))
+        elif self._waits:
+            written.add_done_callback(lambda done: then(self._settle(proposal, recorded=done.result())))
+        else:
+            then(self._settle(proposal, recorded=True))
+
+    def _propose(
+        self, experiment: PreparedExperiment, unit: str, context: dict[str, Any] | None
+    ) -> "_Proposal":
         published = experiment.published
         signer = self.keeper.snapshot.signer
         if signer is None:
@@ -167,10 +207,9 @@ class Assigner:
         bits = self._rng.getrandbits(32 + RANDOM_BITS)
         unit_hash = bucketing.unit_hash(published.salt, unit)
         decision = decide(experiment, unit, unit_hash, context or {}, bits >> RANDOM_BITS)
-        recorded = decision.reason in RECORDED
         body = assignment_id.body(
             key_id=signer.key_id,
-            flags=0 if recorded else Flag.UNRECORDED,
+            flags=0,
             variant=decision.variant,
             experiment_id=published.id,
             epoch=published.epoch,
@@ -179,35 +218,43 @@ class Assigner:
             propensity=decision.propensity,
             unit_hash=unit_hash,
         )
-        version = published.policy_version
-        if recorded and published.stickiness == "strict":
-            first = await self._first(experiment, unit_hash, body)
-            if first is None:
-                body, recorded = assignment_id.unrecorded(body), False
-            elif first != body:
-                body, said = first, AssignmentId.from_body(first)
-                decision = Decision(said.variant, said.propensity, "STICKY")
-                version = said.policy_version
-        token = signer.sign(body)
-        if recorded:
-            written = self._commit.add((body, unit, context))
-            # A repeated first assignment is recorded again: the log drops it, unless the first was lost.
-            if (self._waits or written.done()) and not await written:
-                token, recorded = signer.sign(assignment_id.unrecorded(body)), False
+        return _Proposal(experiment, decision, published.policy_version, body, signer)
+
+    def _settle(self, proposal: "_Proposal", *, recorded: bool) -> Assignment:
+        experiment, decision, version, body, signer = proposal
+        token = signer.sign(body if recorded else assignment_id.unrecorded(body))
+        published = experiment.published
         keys = published.key, published.variants[decision.variant].key
         self.counter.add((*keys, decision.reason, _RECORDED_LABELS[recorded]))
         return Assignment(experiment, decision, version, token)
 
-    async def _first(self, experiment: PreparedExperiment, unit_hash: int, body: bytes) -> bytes | None:
+    async def _first(self, proposal: "_Proposal") -> "_Proposal | None":
         """The unit's first assignment, now or within the horizon; None when Valkey cannot tell."""
-        published = experiment.published
+        published = proposal.experiment.published
+        said = AssignmentId.from_body(proposal.body)
         try:
             first = await self._sticky.first(
-                published.id, unit_hash, body, expiry_s=published.reward.horizon_s
+                published.id, said.unit_hash, proposal.body, expiry_s=published.reward.horizon_s
             )
         except Unavailable:
             return None
-        return first if assignment_id.variant(first) < len(published.variants) else None
+        if first == proposal.body:
+            return proposal
+        said = AssignmentId.from_body(first)
+        if said.variant >= len(published.variants):
+            return None
+        decision = Decision(said.variant, said.propensity, "STICKY")
+        return proposal._replace(decision=decision, version=said.policy_version, body=first)
+
+
+class _Proposal(NamedTuple):
+    """A decision on its way: the body of its id, and who will sign it."""
+
+    experiment: PreparedExperiment
+    decision: Decision
+    version: int
+    body: bytes
+    signer: Signer
 
 
 def _view(experiment: PreparedExperiment, decision: Decision, version: int, token: str) -> AssignmentView:

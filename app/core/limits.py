@@ -90,7 +90,8 @@ KEYS_POLL_S: Final = 2.0
 
 # Connections
 CONNECTIONS_WAITING_MAX: Final = 1_024
-REQUESTS_IN_FLIGHT_MAX: Final = 2_048
+CONNECTIONS_MAX: Final = 8_192
+KEEP_ALIVE_S: Final = 75
 HANDSHAKE_S: Final = 2.0
 RECONNECT_S_MIN: Final = 0.05
 RECONNECT_S_MAX: Final = 0.5
@@ -103,6 +104,6 @@ WORKER_SILENT_S: Final = 5.0  # then `/ready` says that no worker is there
 WORKER_GONE_S: Final = 60.0
 READY_CHECK_S: Final = 1.0
 METRICS_S: Final = 1.0
-SHUTDOWN_GRACE_S: Final = 10.0
+SHUTDOWN_GRACE_S: Final = 10
 RESTART_BACKOFF_S_MAX: Final = 10.0
 STEADY_S: Final = 5.0  # what ran this long has worked, and is started again without a long wait

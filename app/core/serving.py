@@ -1,14 +1,16 @@
-"""A process that answers HTTP: granian inside our own event loop, so that we decide when and how it ends."""
+"""A process that answers HTTP: uvicorn inside our own event loop, so that we decide when and how it ends."""
 
 import asyncio
 import gc
 import signal
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import structlog
-from granian.constants import HTTPModes, Interfaces
-from granian.server.embed import Server
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.core import limits
 from app.core.errors import Unavailable
@@ -35,45 +37,68 @@ class Ending:
         """Tell everybody who waits."""
         self._begun.set()
 
-    @property
-    def begun(self) -> bool:
-        """Whether it has."""
-        return self._begun.is_set()
-
     async def wait(self) -> None:
         """Until it begins."""
         await self._begun.wait()
 
 
-async def serve_http(app: ASGIApp, *, host: str, port: int, ending: Ending) -> None:
+class _Server(uvicorn.Server):
+    """Leaves signals to `Ending`."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Of uvicorn; captures none."""
+        yield
+
+
+async def serve_http(
+    app: ASGIApp,
+    *,
+    host: str,
+    port: int,
+    ending: Ending,
+    protocol: type[HttpToolsProtocol] = HttpToolsProtocol,
+) -> None:
     """Listen until `ending` begins; then finish what is in flight, for at most `SHUTDOWN_GRACE_S`.
 
     Several processes may listen on one port of one machine; the kernel spreads connections over them.
     Raises Unavailable when the address cannot be listened on.
     """
-    server = Server(
+    config = uvicorn.Config(
         app,
-        address=host,
-        port=port,
-        interface=Interfaces.ASGI,
-        http=HTTPModes.http1,
-        websockets=False,
+        http=protocol,
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
         backlog=limits.CONNECTIONS_WAITING_MAX,
-        backpressure=limits.REQUESTS_IN_FLIGHT_MAX,
-        log_enabled=False,
+        limit_concurrency=limits.CONNECTIONS_MAX,
+        timeout_keep_alive=limits.KEEP_ALIVE_S,
+        timeout_graceful_shutdown=limits.SHUTDOWN_GRACE_S,
     )
-    serving = asyncio.create_task(server.serve(), name="http")
-    waiting = asyncio.create_task(ending.wait(), name="ending")
-    gc.collect()
-    gc.freeze()  # a full collection of all that lives for good would stall requests for tens of milliseconds
-    await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    if serving.done():
+    server = _Server(config)
+    with _listening(host, port) as listener:
+        serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+        waiting = asyncio.create_task(ending.wait(), name="ending")
+        gc.collect()
+        gc.freeze()  # a collection of all that lives for good would stall requests for tens of milliseconds
+        await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
-        reason = str(serving.exception() or "it stopped by itself").partition("\n")[0]
-        raise Unavailable(f"cannot listen on {host}:{port}: {reason}")
-    server.stop()  # type: ignore[no-untyped-call]
-    try:
-        async with asyncio.timeout(limits.SHUTDOWN_GRACE_S):
-            await serving
-    except TimeoutError:
-        _LOG.warning("requests_cut_off", after_s=limits.SHUTDOWN_GRACE_S)
+        server.should_exit = True
+        await serving
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            raise Unavailable(f"cannot listen on {host}:{port}: {error.strerror}") from error
+        listener.setblocking(False)  # noqa: FBT003
+        yield listener
