@@ -23,7 +23,8 @@ def requires(scope: Scope, clock: Clock = SystemClock()) -> Guard:  # noqa: B008
     Its refusals are those of `KeyRing.authenticate`; Unavailable before the first key ring is loaded.
     """
 
-    def guard(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    # Asynchronous, or Litestar would run it in a thread.
+    async def guard(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
         access: Access = connection.app.state.access
         if access.keyring is None:
             raise Unavailable("API keys are not loaded yet")

@@ -17,7 +17,7 @@ from app.feedback.entry import TIMES, VALUES, SignalsEntry, UnitSignal
 from app.feedback.model import Event, Source, Verdict
 
 _is_key: Final = re.compile(limits.KEY_PATTERN).fullmatch
-_SOURCES: Final = {source.name.lower(): source.value for source in Source}
+_source: Final = {source.name.lower(): source.value for source in Source}.__getitem__
 _OF_TOKEN: Final = np.zeros(256, np.uint8)
 _OF_TOKEN[TokenVerdict.MALFORMED] = Verdict.MALFORMED_ID
 _OF_TOKEN[TokenVerdict.UNKNOWN_KEY] = Verdict.UNKNOWN_SIGNING_KEY
@@ -50,6 +50,7 @@ class _Facts(NamedTuple):
     """What was worked out of a group of events; means something where the verdict is ACCEPTED."""
 
     verdicts: Verdicts
+    signals: list[str]
     values: Floats
     at_us: Integers
     sources: bytes
@@ -62,12 +63,14 @@ def judge(events: Sequence[Event], snapshot: Snapshot, now_ms: int, *, by_unit: 
     Raises Unavailable while no signing key is known.
     """
     now_us = now_ms * 1_000 + np.arange(len(events))
+    tokens = [event.assignment_id for event in events]
+    by_name = [event.experiment for event in events] + [event.unit for event in events]
+    if None not in tokens and by_name.count(None) == len(by_name):
+        return _judge_direct(events, now_us, snapshot)
     direct = [
         event.assignment_id is not None and event.experiment is None and event.unit is None
         for event in events
     ]
-    if all(direct):
-        return _judge_direct(events, now_us, snapshot)
     named = [
         event.assignment_id is None and event.experiment is not None and event.unit is not None
         for event in events
@@ -99,12 +102,12 @@ def _judge_direct(events: Sequence[Event], now_us: Integers, snapshot: Snapshot)
         assigned_ms=assigned_ms,
         find=snapshot.by_id.get,
     )
-    signals, ids = [event.signal for event in events], [event.id for event in events]
+    ids = [event.id for event in events]
     _refuse_reused(facts.verdicts, events, tokens, ids)
     entry = SignalsEntry(
         received_at_ms=int(now_us[0]) // 1_000 if events else 0,
         bodies=bodies.tobytes(),
-        signals=signals,
+        signals=facts.signals,
         sources=facts.sources,
         values=facts.values.astype(VALUES, copy=False).tobytes(),
         at_us=facts.at_us.astype(TIMES, copy=False).tobytes(),
@@ -167,7 +170,7 @@ def _check(
     signals = [event.signal for event in events]
     names = list(dict.fromkeys(signals))
     position = {name: number for number, name in enumerate(names)}
-    numbers = np.array([position[signal] for signal in signals], np.int64)
+    numbers = np.fromiter(map(position.__getitem__, signals), np.int64, len(signals))
     pairs, pair_of = np.unique(experiment_ids * len(names) + numbers, return_inverse=True)
     rules = [_rule(find(pair // len(names)), names[pair % len(names)]) for pair in pairs.tolist()]
     default, low, high, life_ms, known = (
@@ -183,7 +186,7 @@ def _check(
     refuse(Verdict.VALUE, ~((values >= low) & (values <= high)))
     at_us, untimely = _times([event.at for event in events], now_us)
     refuse(Verdict.TIME, untimely)
-    return _Facts(verdicts, values, at_us, bytes([_SOURCES[event.source] for event in events]))
+    return _Facts(verdicts, signals, values, at_us, bytes(map(_source, [event.source for event in events])))
 
 
 def _rule(experiment: PreparedExperiment | None, signal: str) -> _Rule:

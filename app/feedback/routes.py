@@ -27,7 +27,7 @@ _MEDIA_TYPES: Final = {
 _encode: Final = msgspec.json.Encoder().encode
 
 
-def _any_media_type(_: Request[Any, Any, Any]) -> None:
+async def _any_media_type(_: Request[Any, Any, Any]) -> None:
     """In place of the application's own hook, which lets only JSON pass."""
 
 
