@@ -6,7 +6,7 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import assign, harness
+from benchmarks import assign, feedback, harness, ingest
 
 BASELINE = Path(__file__).parent / "baseline.json"
 
@@ -20,6 +20,8 @@ def main() -> None:
         "commit": commit.stdout.strip(),
         "machine": f"{platform.machine()}, {len(harness.CORES)} cores, Python {platform.python_version()}",
         "assign": assign.measure(),
+        "feedback": feedback.measure(),
+        "ingest": ingest.measure(),
     }
     BASELINE.write_text(json.dumps(figures, indent=2) + "\n")
 

@@ -1,0 +1,178 @@
+"""The ledger: events a second from stream entries to totals, against a bare COPY of the same rows.
+
+Half of the events are exposures, half are signals about them, some batches later, on two shards. The floor is
+binary COPY on one connection, in batches of the same size, of the rows that the ledger stored, into empty copies
+of its tables with all their indexes: no repeats to drop, no rewards, no totals. Expected is 0.15 or more of it
+with two shards; a single shard has about two thirds of that. Entries come from memory: reading them from Valkey
+is not part of either. An argument sets the number of assignments.
+"""
+
+import asyncio
+import resource
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import psycopg
+
+from app.assignment import exposure
+from app.assignment.assignment_id import BODY, uuid7
+from app.assignment.exposure import Exposure
+from app.core import limits, migrations
+from app.core.clock import SystemClock
+from app.core.engines import EmbeddedEngines
+from app.core.postgres import psycopg_dsn
+from app.experiments.model import Reward
+from app.feedback import entry
+from app.feedback.batch import StreamEntry, stage
+from app.feedback.entry import SignalsEntry
+from app.feedback.store import LedgerStore
+from benchmarks import harness
+from tests.feedback.support import create_experiment
+
+ASSIGNMENTS = 100_000
+ENTRY_EVENTS = 1_000
+BATCHES_AT_ONCE = 20
+ROUNDS = 3
+_HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
+_TRAILER = b"\xff\xff"
+
+
+def entries(n: int, seed: int) -> Iterator[list[StreamEntry]]:
+    """Batches: ten entries of exposures, then, ten batches later, the signals about them."""
+    rng = np.random.default_rng(seed)
+    now_ms = SystemClock().now_ms()
+    waiting: list[list[StreamEntry]] = []
+    per_batch = limits.LEDGER_BATCH_EVENTS_MAX
+    for start in range(0, n, per_batch):
+        bodies = np.zeros(min(per_batch, n - start), BODY)
+        bodies["format"] = bodies["key_id"] = bodies["experiment_id"] = bodies["epoch"] = 1
+        bodies["variant"] = rng.integers(0, 2, len(bodies))
+        bodies["propensity"] = 0.5
+        bodies["unit_hash"] = rng.integers(-(2**63), 2**63 - 1, len(bodies))
+        ids = [uuid7(now_ms, int(number)) for number in rng.integers(0, 2**62, len(bodies))]
+        bodies["id"] = np.frombuffer(b"".join(ids), "V16")
+        parts = [bodies[first : first + ENTRY_EVENTS] for first in range(0, len(bodies), ENTRY_EVENTS)]
+        yield [_exposures(part) for part in parts]
+        waiting.append([_signals(part, now_ms, rng) for part in parts])
+        if len(waiting) > 10:
+            yield waiting.pop(0)
+    yield from waiting
+
+
+def _exposures(bodies: np.ndarray) -> StreamEntry:
+    rows = [Exposure(bodies[i].tobytes(), f"user-{i}", {"plan": "pro"}) for i in range(len(bodies))]
+    return StreamEntry("1-0", exposure.KIND, len(rows), exposure.encode(rows))
+
+
+def _signals(bodies: np.ndarray, now_ms: int, rng: np.random.Generator) -> StreamEntry:
+    n = len(bodies)
+    values = rng.integers(0, 2, n)
+    made = SignalsEntry(
+        received_at_ms=now_ms,
+        bodies=bodies.tobytes(),
+        signals=[("thumbs_down", "thumbs_up")[value] for value in values],
+        sources=bytes([1]) * n,
+        values=values.astype(entry.VALUES).tobytes(),
+        at_us=(now_ms * 1_000 + np.arange(n)).astype(entry.TIMES).tobytes(),
+        ids=[None] * n,
+    )
+    return StreamEntry("1-0", entry.KIND, n, entry.encode(made))
+
+
+async def ledger_rate(database_url: str, n_assignments: int, seed: int = 1) -> float:
+    """Events a second, from entries to committed totals, by the consumers of two shards as in a worker."""
+    spent, n_events = 0.0, 0
+    making = entries(n_assignments, seed)
+    async with AsyncExitStack() as stack:
+        stores = [await stack.enter_async_context(LedgerStore.open(database_url)) for _ in range(2)]
+        while batches := list(islice(making, BATCHES_AT_ONCE)):
+            begun = perf_counter()
+            await asyncio.gather(
+                *(_apply(store, shard, batches[shard::2]) for shard, store in enumerate(stores))
+            )
+            spent += perf_counter() - begun
+            n_events += sum(one.n for batch in batches for one in batch)
+    return n_events / spent
+
+
+async def _apply(store: LedgerStore, shard: int, batches: Sequence[list[StreamEntry]]) -> None:
+    lease = await store.acquire(shard, "benchmark")
+    assert lease is not None
+    for batch in batches:
+        lease, _ = await store.apply(lease, stage(batch), batch, SystemClock().now())
+
+
+def copy_rate(database_url: str) -> float:
+    """Rows a second of a bare COPY of what the ledger stored, into copies of its tables."""
+    spent, n_rows = 0.0, 0
+    with psycopg.connect(psycopg_dsn(database_url), autocommit=True) as connection:
+        for table in ("assignments", "signals"):
+            connection.execute(f"DROP TABLE IF EXISTS floor_{table}")
+            connection.execute(f"CREATE TABLE floor_{table} (LIKE {table} INCLUDING ALL)")
+            for rows in _stored(connection, table):
+                begun = perf_counter()
+                with connection.cursor().copy(f"COPY floor_{table} FROM STDIN (FORMAT BINARY)") as copy:
+                    copy.write(b"".join([_HEADER, *rows, _TRAILER]))
+                spent += perf_counter() - begun
+                n_rows += len(rows)
+    return n_rows / spent
+
+
+def _stored(connection: psycopg.Connection, table: str) -> Iterator[Sequence[bytes]]:
+    """The stored rows in the order they came, as COPY gives them, in batches."""
+    batch: list[bytes] = []
+    with connection.cursor().copy(f"COPY {table} TO STDOUT (FORMAT BINARY)") as copy:
+        for data in copy:
+            row = bytes(data).removeprefix(_HEADER)
+            if row and row != _TRAILER:
+                batch.append(row)
+    for start in range(0, len(batch), limits.LEDGER_BATCH_EVENTS_MAX):
+        yield batch[start : start + limits.LEDGER_BATCH_EVENTS_MAX]
+
+
+async def _measure(data: Path, n_assignments: int, rounds: int) -> dict[str, float]:
+    ours, floors = [], []
+    async with EmbeddedEngines(data) as engines:
+        migrations.upgrade(engines.database_url)
+        create_experiment(engines.database_url, "benchmark", Reward(horizon_s=86_400))
+        for number in range(rounds):
+            _truncate(engines.database_url)
+            ours.append(await ledger_rate(engines.database_url, n_assignments, seed=number))
+            floors.append(copy_rate(engines.database_url))
+    return {
+        "floor_rows_s": harness.middle(floors),
+        "ledger_events_s": harness.middle(ours),
+        "ratio": harness.middle([one / floor for one, floor in zip(ours, floors, strict=True)]),
+        "memory_mb_max": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1_024,
+    }
+
+
+def _truncate(database_url: str) -> None:
+    with psycopg.connect(psycopg_dsn(database_url), autocommit=True) as connection:
+        connection.execute("TRUNCATE assignments, signals, unit_signals, totals")
+        connection.execute("CHECKPOINT")
+
+
+def measure(n_assignments: int = ASSIGNMENTS, rounds: int = ROUNDS) -> dict[str, float]:
+    """Print the table and give the figures for `baseline.json`."""
+    with tempfile.TemporaryDirectory(prefix="wald-bench-") as folder:
+        figures = asyncio.run(_measure(Path(folder) / "data", n_assignments, rounds))
+    harness.show(
+        f"Ledger, {2 * n_assignments:,} events",
+        ["", "rows/s", "of the floor"],
+        [
+            ["bare COPY", f"{figures['floor_rows_s']:,.0f}", "1.000"],
+            ["ledger", f"{figures['ledger_events_s']:,.0f}", f"{figures['ratio']:.3f}"],
+        ],
+    )
+    return figures
+
+
+if __name__ == "__main__":
+    measure(int(sys.argv[1]) if len(sys.argv) > 1 else ASSIGNMENTS)
