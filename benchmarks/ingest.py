@@ -1,10 +1,10 @@
 """The ledger: events a second from stream entries to totals, against a bare COPY of the same rows.
 
-Half of the events are exposures, half are signals about them, some batches later, on two shards. The floor is
-binary COPY on one connection, in batches of the same size, of the rows that the ledger stored, into empty copies
-of its tables with all their indexes: no repeats to drop, no rewards, no totals. Expected is 0.15 or more of it
-with two shards; a single shard has about two thirds of that. Entries come from memory: reading them from Valkey
-is not part of either. An argument sets the number of assignments.
+Half of the events are exposures, half are signals about them, some batches later, on two shards. The floor
+is binary COPY on one connection, in batches of the same size, of the rows that the ledger stored, into empty
+copies of its tables with all their indexes: no repeats to drop, no rewards, no totals. Expected is 0.15 or
+more of it with two shards; a single shard has about two thirds of that. Entries come from memory: reading
+them from Valkey is not part of either. An argument sets the number of assignments.
 """
 
 import asyncio

@@ -1,17 +1,21 @@
 """The ledger in PostgreSQL: log, totals and stream position change together, or not at all."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from importlib.resources import files
-from typing import Final, LiteralString, NamedTuple
+from typing import Final, LiteralString, NamedTuple, TypeVar
 from uuid import UUID
 
 from psycopg import AsyncConnection, AsyncCursor, DataError, IntegrityError
+from psycopg.errors import DeadlockDetected
 
 from app.core import limits
 from app.core.postgres import connect
 from app.feedback.batch import Batch, Rows, StreamEntry
+
+
+_T = TypeVar("_T")
 
 
 def _sql(name: str) -> LiteralString:
@@ -106,7 +110,8 @@ class LedgerStore:
 
         Returns the lease at its new position and the experiments whose totals changed. Raises Fenced.
         """
-        async with self._connection.transaction(), self._connection.cursor() as cursor:
+
+        async def work(cursor: AsyncCursor) -> tuple[Lease, list[int]]:
             await _check_fence(cursor, lease)
             await _lock_units(cursor, batch)
             await _stage(cursor, batch)
@@ -118,7 +123,9 @@ class LedgerStore:
             changed = await _resolve(cursor, _NEVER)
             moved = lease.moved(entries)
             await _move(cursor, moved, watermark)
-        return moved, changed
+            return moved, changed
+
+        return await self._transact(work)
 
     async def bury(self, lease: Lease, entry: StreamEntry, error: str, watermark: datetime) -> Lease:
         """Put an entry that cannot be applied aside and move on. Raises Fenced."""
@@ -139,7 +146,8 @@ class LedgerStore:
         Silent as of the watermark that all shards have reached, so that no acknowledged signal is overtaken.
         Returns how many there were, and the experiments whose totals changed.
         """
-        async with self._connection.transaction(), self._connection.cursor() as cursor:
+
+        async def work(cursor: AsyncCursor) -> tuple[int, list[int]]:
             await cursor.execute(
                 "SELECT min(watermark) FROM stream_positions HAVING count(*) = count(watermark)"
             )
@@ -150,6 +158,8 @@ class LedgerStore:
             await cursor.execute(_AFFECT_SILENT, (watermark, limits.SWEEP_ASSIGNMENTS_MAX))
             count = cursor.rowcount
             return count, await _resolve(cursor, watermark)
+
+        return await self._transact(work)
 
     async def experiment_ids(self) -> list[int]:
         """Of all experiments."""
@@ -169,11 +179,14 @@ class LedgerStore:
             "id": after[1],
             "rows_max": limits.SWEEP_ASSIGNMENTS_MAX,
         }
-        async with self._connection.transaction(), self._connection.cursor() as cursor:
+
+        async def work(cursor: AsyncCursor) -> tuple[tuple[int, UUID] | None, bool]:
             await cursor.execute(_AFFECT_RANGE, parameters)
             keys: list[tuple[int, UUID]] = await cursor.fetchall()
             changed = await _resolve(cursor, _NEVER)
-        return max(keys, default=None), bool(changed)
+            return max(keys, default=None), bool(changed)
+
+        return await self._transact(work)
 
     async def recount(self, experiment_id: int) -> list[tuple[int, int, tuple[int, ...], tuple[int, ...]]]:
         """Set an experiment's totals to what its log says; returns (epoch, variant, before, after)."""
@@ -185,6 +198,17 @@ class LedgerStore:
                 (epoch, variant, tuple(map(int, before)), tuple(map(int, after)))
                 for epoch, variant, before, after in await cursor.fetchall()
             ]
+
+    async def _transact(self, work: Callable[[AsyncCursor], Awaitable[_T]]) -> _T:
+        """Run `work` as one transaction; again if it was chosen to end a deadlock, as then it wrote nothing."""
+        for attempts_left in reversed(range(limits.LEDGER_DEADLOCKS_MAX)):
+            try:
+                async with self._connection.transaction(), self._connection.cursor() as cursor:
+                    return await work(cursor)
+            except DeadlockDetected:
+                if not attempts_left:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
 
 
 async def _check_fence(cursor: AsyncCursor, lease: Lease) -> None:
