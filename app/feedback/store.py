@@ -14,7 +14,6 @@ from app.core import limits
 from app.core.postgres import connect
 from app.feedback.batch import Batch, Rows, StreamEntry
 
-
 _T = TypeVar("_T")
 
 
@@ -200,7 +199,7 @@ class LedgerStore:
             ]
 
     async def _transact(self, work: Callable[[AsyncCursor], Awaitable[_T]]) -> _T:
-        """Run `work` as one transaction; again if it was chosen to end a deadlock, as then it wrote nothing."""
+        """Run `work` as one transaction; again if it was chosen to end a deadlock: then it wrote nothing."""
         for attempts_left in reversed(range(limits.LEDGER_DEADLOCKS_MAX)):
             try:
                 async with self._connection.transaction(), self._connection.cursor() as cursor:
