@@ -29,7 +29,7 @@ from app.analysis.service import AnalysisService
 from app.analysis.store import AnalysisStore
 from app.assignment.changes import ROUTES as CHANGES_ROUTES
 from app.assignment.commit import ExposureCommit
-from app.assignment.hot import HotAssign, HotProtocol
+from app.assignment.hot import HotAssign
 from app.assignment.loop import SnapshotKeeper
 from app.assignment.routes import ROUTES as ASSIGNMENT_ROUTES
 from app.assignment.service import Assigner
@@ -42,6 +42,7 @@ from app.core.loops import Loop, Loops
 from app.core.postgres import create_engine
 from app.core.serving import ASGIApp, Ending, serve_http
 from app.core.settings import Settings
+from app.core.shortcut import ShortcutProtocol, with_shortcuts
 from app.core.stream import StreamAppender
 from app.core.telemetry import SNAPSHOT_AGE
 from app.core.valkey import create_client
@@ -50,6 +51,7 @@ from app.experiments.routes import ROUTES as EXPERIMENT_ROUTES
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
 from app.feedback.commit import SignalsCommit
+from app.feedback.hot import HotFeedback
 from app.feedback.lag import LedgerLag
 from app.feedback.routes import ROUTES as FEEDBACK_ROUTES
 from app.feedback.service import FeedbackService
@@ -68,14 +70,15 @@ async def serve(settings: Settings) -> None:
     """Answer HTTP on `settings.host` and `settings.port` until SIGTERM or SIGINT."""
     ending = Ending()
     ending.listen()
-    async with application(settings, ending) as (app, hot):
-        protocol = type("Protocol", (HotProtocol,), {"hot": hot})
+    async with application(settings, ending) as (app, protocol):
         await serve_http(app, host=settings.host, port=settings.port, ending=ending, protocol=protocol)
 
 
 @asynccontextmanager
-async def application(settings: Settings, ending: Ending) -> AsyncIterator[tuple[ASGIApp, HotAssign]]:
-    """The HTTP application and its short way, on the engines named by `settings`, until the block ends."""
+async def application(
+    settings: Settings, ending: Ending
+) -> AsyncIterator[tuple[ASGIApp, type[ShortcutProtocol]]]:
+    """The HTTP application and the protocol with its shortcuts, running until the block ends."""
     assert settings.database_url is not None
     assert settings.valkey_url is not None
     clock = SystemClock()
@@ -92,10 +95,13 @@ async def application(settings: Settings, ending: Ending) -> AsyncIterator[tuple
         stack.push_async_callback(exposures.stop)
         commit = ExposureCommit(exposures, shards=settings.stream_shards)
         stack.push_async_callback(commit.drain)
-        signals = StreamAppender(settings.valkey_url, deadline_s=limits.FEEDBACK_DEADLINE_S)
-        await signals.start()
-        stack.push_async_callback(signals.stop)
-        signals_commit = SignalsCommit(signals, shards=settings.stream_shards)
+        signals = []
+        for _ in range(settings.stream_shards):
+            appender = StreamAppender(settings.valkey_url, deadline_s=limits.FEEDBACK_DEADLINE_S)
+            await appender.start()
+            stack.push_async_callback(appender.stop)
+            signals.append(appender)
+        signals_commit = SignalsCommit(signals)
         stack.push_async_callback(signals_commit.drain)
         chance = random.Random()  # noqa: S311  (of draws: seeded by the system, and as fast as it gets)
         assigner = Assigner(
@@ -104,6 +110,7 @@ async def application(settings: Settings, ending: Ending) -> AsyncIterator[tuple
         access = AccessService(AccessStore(engine, valkey), clock)
         allocation = AllocationService(AllocationStore(engine, valkey))
         experiments = ExperimentService(ExperimentStore(engine), clock, allocation.reallocate)
+        feedback = FeedbackService(keeper, signals_commit, clock)
         lag = LedgerLag(engine, valkey, shards=settings.stream_shards)
         analysis = AnalysisService(experiments, AnalysisStore(engine), lag.events)
 
@@ -126,22 +133,22 @@ async def application(settings: Settings, ending: Ending) -> AsyncIterator[tuple
             access=access,
             assigner=assigner,
             experiments=experiments,
-            feedback=FeedbackService(keeper, signals_commit, clock),
+            feedback=feedback,
             analysis=analysis,
             readiness=readiness,
         )
-        hot = HotAssign(assigner)
+        assign = HotAssign(assigner)
 
         async def measure() -> None:
             SNAPSHOT_AGE.set(keeper.age_s)
             assigner.counter.flush()
-            hot.durations.flush()
+            assign.durations.flush()
 
         loops = Loops([Loop("metrics", measure, pause_s=limits.METRICS_S)], clock=clock, random=chance)
         stack.push_async_callback(measure)
         await stack.enter_async_context(loops)
 
-        yield framework, hot
+        yield framework, with_shortcuts(assign, HotFeedback(feedback, keeper, clock))
 
 
 def _framework(state: State, **dependencies: Any) -> Litestar:

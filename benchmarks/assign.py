@@ -23,7 +23,7 @@ from tests.support.registry import API_KEY, experiment, publish
 ROUNDS = 3
 SECONDS = 3.0
 CONNECTIONS = (64, 16)
-SERVER = "benchmarks.assign_server"
+SERVER = "benchmarks.server"
 
 
 class Registry(NamedTuple):

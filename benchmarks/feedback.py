@@ -26,7 +26,7 @@ from tests.support import registry
 EVENTS = 1_000
 ROUNDS = 3
 SECONDS = 4.0
-CONNECTIONS = 8
+CONNECTIONS = 16
 
 
 def batch(number: int) -> bytes:
@@ -84,7 +84,7 @@ async def _measure(data: Path) -> dict[str, float]:
         await registry.publish(engines.valkey_url, registry.experiment("exp", id=1))
         bodies = [batch(number) for number in range(8)]
         requests = [load.request("POST", "/feedback", key=registry.API_KEY, body=body) for body in bodies]
-        with harness.server("benchmarks.feedback_server", engines.valkey_url) as port:
+        with harness.server("benchmarks.server", "wald", engines.valkey_url) as port:
 
             def ours() -> float:
                 done = load.run(port, requests, connections=CONNECTIONS, seconds=SECONDS)

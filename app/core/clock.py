@@ -16,6 +16,10 @@ class Clock(Protocol):
         """Milliseconds since the epoch."""
         ...
 
+    def now_us(self) -> int:
+        """Microseconds since the epoch."""
+        ...
+
 
 class SystemClock:
     """The machine's own clock."""
@@ -27,3 +31,7 @@ class SystemClock:
     def now_ms(self) -> int:
         """Milliseconds since the epoch."""
         return time.time_ns() // 1_000_000
+
+    def now_us(self) -> int:
+        """Microseconds since the epoch."""
+        return time.time_ns() // 1_000

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from app.assignment.assignment_id import BODY_BYTES
 from app.assignment.assignment_id import Verdict as TokenVerdict
 from app.assignment.bucketing import unit_hash
 from app.assignment.snapshot import PreparedExperiment, Snapshot
@@ -56,17 +57,18 @@ class _Facts(NamedTuple):
     sources: bytes
 
 
-def judge(events: Sequence[Event], snapshot: Snapshot, now_ms: int, *, by_unit: bool) -> Judged:
+def judge(events: Sequence[Event], snapshot: Snapshot, from_us: int, *, by_unit: bool) -> Judged:
     """Judge the events of one request. `by_unit`: the caller may name assignments by their unit.
 
-    Events without a time happened now, each a microsecond after the one before: their order counts.
+    Events without a time happened from `from_us` (microseconds since the epoch) on, each a microsecond after
+    the one before: their order counts.
     Raises Unavailable while no signing key is known.
     """
-    now_us = now_ms * 1_000 + np.arange(len(events))
-    tokens = [event.assignment_id for event in events]
-    by_name = [event.experiment for event in events] + [event.unit for event in events]
-    if None not in tokens and by_name.count(None) == len(by_name):
-        return _judge_direct(events, now_us, snapshot)
+    now_us = from_us + np.arange(len(events))
+    tokens = [event.assignment_id or "" for event in events]
+    names = [event.experiment or event.unit for event in events]
+    if names.count(None) == len(names) and "" not in tokens:
+        return _judge_direct(events, tokens, now_us, snapshot)
     direct = [
         event.assignment_id is not None and event.experiment is None and event.unit is None
         for event in events
@@ -76,7 +78,9 @@ def judge(events: Sequence[Event], snapshot: Snapshot, now_ms: int, *, by_unit: 
         for event in events
     ]
     verdicts = np.full(len(events), Verdict.ADDRESS, np.uint8)
-    verdicts[direct], entry = _judge_direct(_picked(events, direct), now_us[direct], snapshot)
+    picked = _picked(events, direct)
+    tokens = [event.assignment_id or "" for event in picked]
+    verdicts[direct], entry = _judge_direct(picked, tokens, now_us[direct], snapshot)
     if by_unit:
         verdicts[named], units = _judge_named(_picked(events, named), now_us[named], snapshot)
         entry.units.extend(units)
@@ -85,13 +89,15 @@ def judge(events: Sequence[Event], snapshot: Snapshot, now_ms: int, *, by_unit: 
     return Judged(verdicts, entry)
 
 
-def _judge_direct(events: Sequence[Event], now_us: Integers, snapshot: Snapshot) -> Judged:
-    """Events by assignment id."""
+def _judge_direct(
+    events: Sequence[Event], tokens: Sequence[str], now_us: Integers, snapshot: Snapshot
+) -> Judged:
+    """Events by assignment id: their `tokens`."""
     if snapshot.signer is None:
         raise Unavailable("no key to verify assignment ids with has been loaded yet")
-    tokens = [event.assignment_id or "" for event in events]
     bodies, token_verdicts = snapshot.signer.verify_batch(tokens)
-    assigned_ms = (bodies["id"].copy().view(">u8")[::2] >> 16).astype(np.int64)  # UUIDv7: its first 48 bits
+    words = bodies.view(">u8").reshape(-1, BODY_BYTES // 8)
+    assigned_ms = (words[:, 2] >> 16).astype(np.int64)  # the first 48 bits of the UUIDv7
     experiment_ids = bodies["experiment_id"].astype(np.int64)
     verdicts = _OF_TOKEN[token_verdicts]
     facts = _check(
@@ -164,29 +170,37 @@ def _check(
     """What both kinds of events have in common. The first thing that is wrong is the verdict."""
 
     def refuse(verdict: Verdict, wrong: Flags) -> None:
-        if wrong.any():
-            verdicts[wrong & (verdicts == Verdict.ACCEPTED)] = verdict
+        verdicts[wrong & (verdicts == Verdict.ACCEPTED)] = verdict
 
     signals = [event.signal for event in events]
     names = list(dict.fromkeys(signals))
     position = {name: number for number, name in enumerate(names)}
-    numbers = np.fromiter(map(position.__getitem__, signals), np.int64, len(signals))
+    numbers = np.array([position[signal] for signal in signals], np.int64)
     pairs, pair_of = _distinct(experiment_ids, numbers, len(names))
     rules = [_rule(find(pair // len(names)), names[pair % len(names)]) for pair in pairs.tolist()]
-    default, low, high, life_ms, known = (
-        np.array(rules, np.float64).reshape(-1, len(_Rule._fields)).T[:, pair_of]
-    )
-    refuse(Verdict.UNKNOWN_EXPERIMENT, known == 0)
-    ages_ms = now_us // 1_000 - assigned_ms
-    refuse(Verdict.ID_FROM_THE_FUTURE, ages_ms < -limits.ASSIGNMENT_ID_AHEAD_S_MAX * 1_000)
-    refuse(Verdict.EXPIRED_ID, ages_ms > life_ms)
+    # Most requests have nothing wrong: look at the extremes first, and at each event only if they say so.
+    if not all(rule.known for rule in rules):
+        refuse(Verdict.UNKNOWN_EXPERIMENT, ~np.array([rule.known for rule in rules])[pair_of])
+    if len(events):
+        now_ms = int(now_us[0]) // 1_000
+        latest_ms = now_ms + limits.ASSIGNMENT_ID_AHEAD_S_MAX * 1_000
+        if assigned_ms.max() > latest_ms:
+            refuse(Verdict.ID_FROM_THE_FUTURE, assigned_ms > latest_ms)
+        if assigned_ms.min() < now_ms - min(rule.life_ms for rule in rules):
+            lives_ms = np.array([rule.life_ms for rule in rules])[pair_of]
+            refuse(Verdict.EXPIRED_ID, assigned_ms < now_ms - lives_ms)
     if wrong := [number for number, name in enumerate(names) if not _is_key(name)]:
         refuse(Verdict.SIGNAL, np.isin(numbers, wrong))
-    values = _filled([event.value for event in events], default)
-    refuse(Verdict.VALUE, ~((values >= low) & (values <= high)))
+    values = np.array([rule.default for rule in rules])[pair_of]
+    given = [event.value for event in events]
+    if given.count(None) < len(given):
+        values = _filled(given, values)
+        low, high = np.array([(rule.low, rule.high) for rule in rules]).T[:, pair_of]
+        refuse(Verdict.VALUE, ~((values >= low) & (values <= high)))
     at_us, untimely = _times([event.at for event in events], now_us)
-    refuse(Verdict.TIME, untimely)
-    return _Facts(verdicts, signals, values, at_us, bytes(map(_source, [event.source for event in events])))
+    if untimely is not None:
+        refuse(Verdict.TIME, untimely)
+    return _Facts(verdicts, signals, values, at_us, _sources([event.source for event in events]))
 
 
 def _distinct(experiment_ids: Integers, numbers: Integers, n_names: int) -> tuple[Integers, Integers]:
@@ -210,26 +224,28 @@ def _rule(experiment: PreparedExperiment | None, signal: str) -> _Rule:
 
 def _filled(given: Sequence[float | None], default: Floats) -> Floats:
     """The values, with those of the catalogue where there is none."""
-    n_absent = given.count(None)
-    if n_absent == len(given):
-        return default
     values = np.array(given, np.float64)
-    if n_absent:
-        absent = np.array([value is None for value in given])
-        values = np.where(absent, default, values)
-    return values
+    absent = np.array([value is None for value in given])
+    return np.where(absent, default, values)
 
 
-def _times(given: Sequence[datetime | float | None], now_us: Integers) -> tuple[Integers, Flags]:
-    """When each happened, in microseconds; which times are out of bounds."""
+def _times(given: Sequence[datetime | float | None], now_us: Integers) -> tuple[Integers, Flags | None]:
+    """When each happened, in microseconds; which times are out of bounds, if any was given."""
     if given.count(None) == len(given):
-        return now_us, np.zeros(len(given), np.bool_)
+        return now_us, None
     absent = np.array([one is None for one in given])
     seconds = np.array([one.timestamp() if isinstance(one, datetime) else one for one in given], np.float64)
     ahead_s = seconds - now_us / 1e6
     fits = (ahead_s <= limits.CLOCK_SKEW_S_MAX) & (ahead_s >= -limits.FEEDBACK_AGE_S_MAX)
     stated = np.rint(np.where(fits, seconds, 0.0) * 1e6).astype(np.int64)
     return np.where(absent, now_us, np.minimum(stated, now_us)), ~(absent | fits)
+
+
+def _sources(given: Sequence[str]) -> bytes:
+    """One byte each."""
+    if given and given.count(given[0]) == len(given):
+        return bytes([_source(given[0])]) * len(given)
+    return bytes(map(_source, given))
 
 
 def _refuse_reused(

@@ -11,7 +11,7 @@ from app.access.model import Scope
 from app.core import limits
 from app.core.errors import TooLarge
 from app.feedback.decode import MediaType
-from app.feedback.service import FeedbackService
+from app.feedback.service import FeedbackService, receipt_status
 
 _MEDIA_TYPES: Final = {
     "": MediaType.JSON,
@@ -43,17 +43,16 @@ async def give_feedback(request: Request[Any, Any, Any], feedback: FeedbackServi
 
     Event: `{assignment_id | (experiment, unit), signal, value?, source?, id?, at?}`. 202 means that the
     accepted events are durable: they will count, and once, however often they are sent. Of several, each gets
-    its own verdict: `{accepted, rejected: [{index, error: {kind, field, reason}}]}`, with 422 when none
-    was accepted. One event alone is answered as such: 400 when it is malformed or out of bounds, 404 for an
+    its own verdict: `{accepted, rejected: [{index, error: {kind, field, reason}}]}`, with 422 when none was
+    accepted. One event alone is answered as such: 400 when it is malformed or out of bounds, 404 for an
     unknown experiment, 410 when its assignment has expired, 422 for an assignment id that is forged or signed
     elsewhere. 503 with Retry-After while events cannot be made durable; sending them again is safe.
     """
     media_type = _media_type(request)
     body = await _body(request)
     receipt = await feedback.accept(body, media_type, by_unit=not request.state.api_key.client)
-    return Response(
-        _encode(receipt), media_type="application/json", status_code=202 if receipt.accepted else 422
-    )
+    status = receipt_status(receipt)
+    return Response(_encode(receipt), media_type="application/json", status_code=status)
 
 
 def _media_type(request: Request[Any, Any, Any]) -> MediaType:

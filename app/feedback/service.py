@@ -1,5 +1,6 @@
 """Accepting feedback: decode, judge, make durable."""
 
+import asyncio
 import re
 from collections import Counter
 from typing import Final, Protocol
@@ -32,6 +33,7 @@ class FeedbackService:
         self._snapshots = snapshots
         self._commit = commit
         self._clock = clock
+        self._next_us = 0
 
     async def accept(self, body: bytes, media_type: MediaType, *, by_unit: bool) -> Receipt:
         """Take in the events of a request; returns when the accepted ones are durable.
@@ -40,13 +42,30 @@ class FeedbackService:
         a list raises what is wrong with it; in a list it is part of the receipt.
         Raises InvalidInput or TooLarge if the body as a whole cannot be taken, Unavailable without Valkey.
         """
+        receipt, written = self.take(body, media_type, by_unit=by_unit)
+        if written is not None:
+            await written
+        return receipt
+
+    def take(
+        self, body: bytes, media_type: MediaType, *, by_unit: bool
+    ) -> tuple[Receipt, asyncio.Future[None] | None]:
+        """The same without waiting: the receipt holds when the future is done; None: nothing was accepted."""
         decoded = decode(body, media_type)
-        judged = judge(decoded.events, self._snapshots.snapshot, self._clock.now_ms(), by_unit=by_unit)
+        # No two events share a microsecond, so that those without a time have the order of their arrival.
+        self._next_us = max(self._next_us, self._clock.now_us())
+        judged = judge(decoded.events, self._snapshots.snapshot, self._next_us, by_unit=by_unit)
+        self._next_us += len(decoded.events)
         verdicts = [Verdict(code) for code in judged.verdicts.tolist()] if judged.verdicts.any() else []
-        if judged.entry.n:
-            await self._commit.append(judged.entry)
+        rejections = _rejections(decoded, verdicts)
         FEEDBACK.labels("accepted").inc(judged.entry.n)
-        return Receipt(judged.entry.n, _rejections(decoded, verdicts))
+        written = self._commit.append(judged.entry) if judged.entry.n else None
+        return Receipt(judged.entry.n, rejections), written
+
+
+def receipt_status(receipt: Receipt) -> int:
+    """202, or 422 when there was nothing to accept."""
+    return 202 if receipt.accepted else 422
 
 
 def _rejections(decoded: Decoded, verdicts: list[Verdict]) -> tuple[Rejection, ...]:

@@ -63,12 +63,15 @@ class Apps:
     async def short(self, query: bytes, headers: list[tuple[bytes, bytes]]) -> Any:
         """What a client gets that comes by the short way."""
         self._assigner._rng = Random(7)
-        body: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        if not self.hot.answer(query, headers, body.set_result):
+        answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if not (
+            self.hot.admits(headers)
+            and self.hot.answer(query, headers, b"", lambda *response: answered.set_result(response))
+        ):
             self.passed_on += 1
             return await self.get(self.framework, query, headers)
-        found = {b"content-type": b"application/json", b"content-length": b"%d" % len(await body)}
-        return 200, found, await body
+        status, found, body = await answered
+        return status, {**dict(found), b"content-length": b"%d" % len(body)}, body
 
     async def get(self, app: Any, query: bytes, headers: list[tuple[bytes, bytes]]) -> Any:
         """Status, headers that matter, body; with the same chance each time."""

@@ -10,10 +10,11 @@ from litestar import Litestar
 from litestar.datastructures import State
 from litestar.di import Provide
 
-from app.assignment.hot import HotAssign, HotProtocol
+from app.assignment.hot import HotAssign
 from app.assignment.routes import ROUTES
 from app.core.http import EXCEPTION_HANDLERS
 from app.core.serving import Ending, serve_http
+from app.core.shortcut import with_shortcuts
 from tests.assignment.conftest import running_server
 from tests.support.registry import API_KEY, experiment, publish
 from tests.support.server import free_port
@@ -53,7 +54,7 @@ async def running(valkey_url: str) -> AsyncIterator[Any]:
             openapi_config=None,
         )
         ending, port = Ending(), free_port()
-        protocol = type("Protocol", (HotProtocol,), {"hot": HotAssign(server.assigner)})
+        protocol = with_shortcuts(HotAssign(server.assigner))
         serving = asyncio.create_task(
             serve_http(framework, host="127.0.0.1", port=port, ending=ending, protocol=protocol)
         )

@@ -1,4 +1,4 @@
-"""Servers to compare. `python -m benchmarks.assign_server PORT wald|plain VALKEY_URL [accepted|durable]`."""
+"""Servers to compare. `python -m benchmarks.server PORT wald|plain VALKEY_URL [accepted|durable]`."""
 
 import sys
 from typing import Any

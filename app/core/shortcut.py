@@ -1,0 +1,168 @@
+"""A short way for the busiest requests: from parsed HTTP to written bytes, without ASGI and the framework.
+
+uvicorn's configuration lets its HTTP protocol be replaced; `ShortcutProtocol` is that protocol with shortcuts
+inside. What a shortcut does not admit or answer goes to the framework as if it had come there first.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Final, Protocol
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+Headers = Sequence[tuple[bytes, bytes]]
+Reply = Callable[[int, Headers, bytes], None]
+"""Takes the status, the headers but date and length, and the body of a response; to be called once."""
+
+
+class Shortcut(Protocol):
+    """Answers requests of one method and path."""
+
+    method: bytes
+    path: bytes
+    body_bytes_max: int
+
+    def admits(self, headers: Headers) -> bool:
+        """Whether to read the request's body, and then to try."""
+        ...
+
+    def answer(self, query: bytes, headers: Headers, body: bytes, reply: Reply) -> bool:
+        """Give `reply` the response, now or later. False: the framework has to answer."""
+        ...
+
+
+class ShortcutProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 with `shortcuts`, by their path.
+
+    A pipelined request waits for its turn as any other, and is then answered by the framework.
+    """
+
+    shortcuts: ClassVar[dict[bytes, Shortcut]] = {}
+    _turn: "_Turn | None" = None
+
+    def on_message_begin(self) -> None:
+        """Of the parser. The scope, which a shortcut does not need, is made in `_give_to_framework`."""
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+
+    def on_headers_complete(self) -> None:
+        """Of the parser."""
+        path, _, query = self.url.partition(b"?")
+        shortcut = self.shortcuts.get(path)
+        if shortcut is None or not self._takes(shortcut, query):
+            self._give_to_framework()
+
+    def on_body(self, body: bytes) -> None:
+        """Of the parser."""
+        turn = self._turn
+        if turn is None or self._current() is not turn or turn.shortcut is None:
+            super().on_body(body)
+        elif turn.n_bytes + len(body) <= turn.shortcut.body_bytes_max:
+            turn.parts.append(body)
+            turn.n_bytes += len(body)
+        else:
+            self._give_up(turn)
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Of the parser."""
+        turn = self._turn
+        if turn is None or self._current() is not turn or turn.shortcut is None:
+            super().on_message_complete()
+        elif not turn.shortcut.answer(turn.query, self.headers, b"".join(turn.parts), turn.reply):
+            self._give_up(turn)
+            super().on_message_complete()
+
+    def _takes(self, shortcut: Shortcut, query: bytes) -> bool:
+        """Whether the request is the shortcut's, for now; then it is its turn."""
+        parser, before = self.parser, self._current()
+        if before is not None and not before.response_complete:
+            return False
+        if parser.get_method() != shortcut.method or parser.get_http_version() != "1.1":
+            return False
+        if self.expect_100_continue or parser.should_upgrade() or b"#" in query:
+            return False
+        if not shortcut.admits(self.headers):
+            return False
+        turn = self._turn
+        if turn is None:
+            turn = self._turn = _Turn(self)
+        turn.begin(shortcut, query, keep_alive=parser.should_keep_alive())
+        self.cycle = turn  # type: ignore[assignment]
+        return True
+
+    def _give_up(self, turn: "_Turn") -> None:
+        """Let the framework have the request after all, and what of its body has come."""
+        turn.response_complete = True
+        turn.shortcut = None
+        self._give_to_framework()
+        for part in turn.parts:
+            super().on_body(part)
+
+    def _give_to_framework(self) -> None:
+        url, headers, expect_100_continue = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expect_100_continue
+        self.headers += headers  # the list that is in the scope
+        super().on_headers_complete()
+
+    def _current(self) -> "RequestResponseCycle | _Turn | None":
+        """Whose request the parser is at: uvicorn's cycle, our turn, or nobody's yet."""
+        return self.cycle
+
+
+class _Turn:
+    """The part of uvicorn's request-response cycle that its protocol looks at; one serves a connection."""
+
+    disconnected = False
+
+    def __init__(self, protocol: ShortcutProtocol) -> None:
+        self._protocol = protocol
+        self._transport = protocol.transport
+        self.message_event = _Nobody()
+        self.response_complete = True
+        self.keep_alive = True
+        self.shortcut: Shortcut | None = None
+        self.query = b""
+        self.parts: list[bytes] = []
+        self.n_bytes = 0
+
+    def begin(self, shortcut: Shortcut, query: bytes, *, keep_alive: bool) -> None:
+        """Another request."""
+        self.shortcut = shortcut
+        self.query = query
+        self.keep_alive = keep_alive
+        self.response_complete = False
+        if self.parts:
+            self.parts = []
+        self.n_bytes = 0
+
+    def reply(self, status: int, headers: Headers, body: bytes) -> None:
+        """Write the response, and let the connection go on."""
+        self.response_complete = True
+        protocol, transport = self._protocol, self._transport
+        if self.disconnected or transport.is_closing():
+            return
+        head = [STATUS_LINE[status]]
+        for name, value in (*protocol.server_state.default_headers, *headers):
+            head += (name, b": ", value, b"\r\n")
+        if not self.keep_alive:
+            head.append(b"connection: close\r\n")
+        head.append(b"content-length: %d\r\n\r\n" % len(body))
+        transport.write(b"".join((*head, body)))
+        if not self.keep_alive:
+            transport.close()
+        protocol.on_response_complete()
+
+
+class _Nobody:
+    """In place of the event that a cycle's application waits for."""
+
+    def set(self) -> None:
+        """Of asyncio.Event."""
+
+
+def with_shortcuts(*shortcuts: Shortcut) -> type[ShortcutProtocol]:
+    """The protocol class of a server with these shortcuts."""
+    by_path: Final = {shortcut.path: shortcut for shortcut in shortcuts}
+    return type("Shortcuts", (ShortcutProtocol,), {"shortcuts": by_path})
