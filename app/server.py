@@ -96,12 +96,12 @@ async def application(
         commit = ExposureCommit(exposures, shards=settings.stream_shards)
         stack.push_async_callback(commit.drain)
         signals = []
-        for _ in range(settings.stream_shards):
+        for _ in range(limits.FEEDBACK_FLUSHES_MAX):
             appender = StreamAppender(settings.valkey_url, deadline_s=limits.FEEDBACK_DEADLINE_S)
             await appender.start()
             stack.push_async_callback(appender.stop)
             signals.append(appender)
-        signals_commit = SignalsCommit(signals)
+        signals_commit = SignalsCommit(signals, shards=settings.stream_shards)
         stack.push_async_callback(signals_commit.drain)
         chance = random.Random()  # noqa: S311  (of draws: seeded by the system, and as fast as it gets)
         assigner = Assigner(

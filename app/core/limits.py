@@ -41,7 +41,7 @@ EXPOSURES_PENDING_MAX: Final = 10_000
 EXPOSURES_FLUSH_MAX: Final = 2_000
 EXPOSURE_DEADLINE_S: Final = 1.0  # after which the answer goes out unrecorded
 FEEDBACK_DEADLINE_S: Final = 5.0
-FEEDBACK_FLUSHES_MAX: Final = 4
+FEEDBACK_FLUSHES_MAX: Final = 8
 
 # Feedback
 SIGNAL_VALUE_MAX: Final = 1e9  # in size, of a value in a sum or outside the catalogue

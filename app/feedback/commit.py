@@ -17,13 +17,14 @@ from app.feedback.entry import SignalsEntry
 class SignalsCommit:
     """The signals of one server on their way to Valkey, at most `FEEDBACK_PENDING_MAX` of them.
 
-    A connection for each shard: Valkey syncs once for what several connections bring, but takes large entries
-    from one connection one at a time.
+    Entries go by several connections: Valkey syncs once for what they bring at a time, but takes the large
+    entries of one connection one by one.
     """
 
-    def __init__(self, appenders: Sequence[StreamAppender]) -> None:
+    def __init__(self, appenders: Sequence[StreamAppender], *, shards: int) -> None:
         self._appenders = appenders
-        self._shard = 0
+        self._shards = shards
+        self._turn = 0
         self._waiting: list[tuple[SignalsEntry, asyncio.Future[None]]] = []
         self._pending = 0
         self._flushes: set[asyncio.Task[None]] = set()
@@ -73,8 +74,9 @@ class SignalsCommit:
     async def _write(self, parts: list[SignalsEntry]) -> None:
         appending = []
         for chunk in entry.chunks(parts, limits.FEEDBACK_ENTRY_EVENTS_MAX):
-            shard = self._shard = (self._shard + 1) % len(self._appenders)
-            appender = self._appenders[shard]
+            self._turn += 1
+            appender = self._appenders[self._turn % len(self._appenders)]
+            shard = self._turn % self._shards
             appending.append(appender.append(shard, entry.KIND, chunk.n, entry.encode(chunk)))
         # All of them are waited for: one that fails must not leave others under way.
         for outcome in await asyncio.gather(*appending, return_exceptions=True):

@@ -100,7 +100,7 @@ class Feedback:
 async def feedback(valkey_url: str) -> AsyncIterator[Feedback]:
     appender = StreamAppender(valkey_url, deadline_s=5)
     await appender.start()
-    commit = SignalsCommit([appender] * 2)
+    commit = SignalsCommit([appender], shards=2)
     service = FeedbackService(SimpleNamespace(snapshot=SNAPSHOT), commit, SystemClock())
     async with api(ROUTES, {"feedback": service}, KEYRING) as client:
         yield Feedback(client, valkey_url)
@@ -310,7 +310,7 @@ async def test_without_valkey_nothing_is_acknowledged() -> None:
     appender = StreamAppender("unix:///nowhere/valkey.sock", deadline_s=1)
     await appender.start()
     service = FeedbackService(
-        SimpleNamespace(snapshot=SNAPSHOT), SignalsCommit([appender] * 2), SystemClock()
+        SimpleNamespace(snapshot=SNAPSHOT), SignalsCommit([appender], shards=2), SystemClock()
     )
     async with api(ROUTES, {"feedback": service}, KEYRING) as client:
         answer = await client.post("/feedback", json=[event()], headers=bearer(SERVER))
@@ -324,7 +324,7 @@ async def test_a_failure_nobody_expects_reaches_those_who_wait() -> None:
         async def append(self, *_: object) -> None:
             raise Unavailable("this one only")
 
-    commit = SignalsCommit([Broken()])  # type: ignore[list-item]
+    commit = SignalsCommit([Broken()], shards=1)  # type: ignore[list-item]
     signals = SignalsEntry(0, bytes(48), ["s"], b"\0", bytes(8), bytes(8), [None])
     outcomes = await asyncio.gather(*(commit.append(signals) for _ in range(3)), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [Unavailable] * 3
