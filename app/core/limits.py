@@ -106,6 +106,7 @@ WORKER_SILENT_S: Final = 5.0  # then `/ready` says that no worker is there
 WORKER_GONE_S: Final = 60.0
 READY_CHECK_S: Final = 1.0
 METRICS_S: Final = 1.0
+LABEL_SETS_MAX: Final = 2_000
 SHUTDOWN_GRACE_S: Final = 10
 RESTART_BACKOFF_S_MAX: Final = 10.0
 STEADY_S: Final = 5.0  # what ran this long has worked, and is started again without a long wait

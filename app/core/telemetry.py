@@ -11,6 +11,8 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from app.core.limits import LABEL_SETS_MAX
+
 CONTENT_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8"
 
 ASSIGNMENTS: Final = Counter(
@@ -55,12 +57,14 @@ DEGRADED: Final = Gauge(
 class FastCounter:
     """Counts by label values in a plain dict; `flush` adds what has come to a Prometheus counter.
 
-    For paths where a Prometheus counter (about a microsecond each) would be a visible share of the work.
+    For paths where a Prometheus counter (about a microsecond each) would be a visible share of the work. The
+    first `LABEL_SETS_MAX` label values get a series each, all others share one called `other`.
     """
 
     def __init__(self, counter: Counter) -> None:
         self.counts: dict[tuple[str, ...], int] = {}
         self._counter = counter
+        self._series: dict[tuple[str, ...], Counter] = {}
 
     def add(self, labels: tuple[str, ...], amount: int = 1) -> None:
         """Count `amount` more under these label values."""
@@ -69,8 +73,17 @@ class FastCounter:
     def flush(self) -> None:
         """Move all counts to Prometheus."""
         counts, self.counts = self.counts, {}
+        others = 0
         for labels, amount in counts.items():
-            self._counter.labels(*labels).inc(amount)
+            series = self._series.get(labels)
+            if series is None and len(self._series) < LABEL_SETS_MAX:
+                series = self._series[labels] = self._counter.labels(*labels)
+            if series is None:
+                others += amount
+            else:
+                series.inc(amount)
+        if others:
+            self._counter.labels(*["other"] * len(labels)).inc(others)
 
 
 class FastHistogram:

@@ -33,3 +33,17 @@ def test_a_fast_counter_ends_as_the_slow_one():
     fast.flush()
     fast.flush()
     assert samples(fast_registry) == samples(slow_registry)
+
+
+def test_label_values_beyond_the_limit_share_a_series(monkeypatch):
+    monkeypatch.setattr("app.core.telemetry.LABEL_SETS_MAX", 2)
+    registry = CollectorRegistry()
+    fast = FastCounter(Counter("events", "Events.", ["kind"], registry=registry))
+    for round_ in (1, 2):
+        for kind in "abcd":
+            fast.add((kind,), round_)
+        fast.flush()
+    found = {
+        kind: registry.get_sample_value("events_total", {"kind": kind}) for kind in ("a", "b", "c", "other")
+    }
+    assert found == {"a": 3, "b": 3, "c": None, "other": 6}
