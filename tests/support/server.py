@@ -1,5 +1,6 @@
 """A whole Wald, as a user starts it: `wald up` in its own process, on its own data folder and port."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -85,6 +86,18 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+async def listening(port: int) -> None:
+    """Until somebody listens on a port of this machine."""
+    while True:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except ConnectionRefusedError:
+            await asyncio.sleep(0.01)
+        else:
+            writer.close()
+            return
 
 
 @contextmanager
