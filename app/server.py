@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib.metadata import version
 from typing import Any, Final
 
+import psycopg
 from litestar import Litestar, Router
 from litestar.datastructures import State
 from litestar.di import Provide
@@ -15,9 +16,6 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
-from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.access.routes import ROUTES as ACCESS_ROUTES
 from app.access.service import AccessService
@@ -39,7 +37,7 @@ from app.core.clock import Clock, SystemClock
 from app.core.health import Check, Readiness, worker_checks
 from app.core.http import EXCEPTION_HANDLERS, require_json
 from app.core.loops import Loop, Loops
-from app.core.postgres import create_engine
+from app.core.postgres import connect, create_engine
 from app.core.serving import ASGIApp, Ending, serve_http
 from app.core.settings import Settings
 from app.core.shortcut import ShortcutProtocol, with_shortcuts
@@ -79,11 +77,12 @@ async def application(
     settings: Settings, ending: Ending
 ) -> AsyncIterator[tuple[ASGIApp, type[ShortcutProtocol]]]:
     """The HTTP application and the protocol with its shortcuts, running until the block ends."""
-    assert settings.database_url is not None
+    database_url = settings.database_url
+    assert database_url is not None
     assert settings.valkey_url is not None
     clock = SystemClock()
     async with AsyncExitStack() as stack:
-        engine = create_engine(settings.database_url)
+        engine = create_engine(database_url)
         stack.push_async_callback(engine.dispose)
         valkey = create_client(settings.valkey_url)
         stack.push_async_callback(valkey.aclose)
@@ -118,7 +117,7 @@ async def application(
             return Readiness.of(
                 [
                     _snapshot_check(keeper),
-                    *await _engine_checks(engine, valkey, clock),
+                    *await _engine_checks(database_url, valkey, clock),
                     *(
                         Check(f"loop {name}", not loop.error, detail=loop.error or "")
                         for name, loop in loops.health().items()
@@ -189,11 +188,11 @@ def _snapshot_check(keeper: SnapshotKeeper) -> Check:
     return Check("snapshot", loaded and not keeper.error, critical=not loaded, detail=detail)
 
 
-async def _engine_checks(engine: AsyncEngine, valkey: Redis, clock: Clock) -> list[Check]:
+async def _engine_checks(database_url: str, valkey: Redis, clock: Clock) -> list[Check]:
     """Without Valkey feedback is refused, which is critical; without PostgreSQL the streams hold it."""
     return [
         *await asyncio.gather(
-            _check("valkey", _ping(valkey), critical=True), _check("postgres", _select(engine))
+            _check("valkey", _ping(valkey), critical=True), _check("postgres", _connect(database_url))
         ),
         *await _worker_checks(valkey, clock),
     ]
@@ -203,7 +202,7 @@ async def _check(name: str, attempt: Awaitable[object], *, critical: bool = Fals
     try:
         async with asyncio.timeout(limits.READY_CHECK_S):
             await attempt
-    except (RedisError, SQLAlchemyError, OSError, TimeoutError) as error:
+    except (RedisError, psycopg.Error, OSError, TimeoutError) as error:
         detail = str(error).partition("\n")[0] or f"no answer within {limits.READY_CHECK_S:g} s"
         return Check(name, ok=False, critical=critical, detail=detail)
     return Check(name, ok=True, critical=critical)
@@ -213,9 +212,9 @@ async def _ping(valkey: Redis) -> None:
     await valkey.ping()
 
 
-async def _select(engine: AsyncEngine) -> None:
-    async with engine.connect() as connection:
-        await connection.execute(text("SELECT 1"))
+async def _connect(database_url: str) -> None:
+    """On a connection of its own: giving up a query on one of the pool takes seconds."""
+    await (await connect(database_url)).close()
 
 
 async def _worker_checks(valkey: Redis, clock: Clock) -> list[Check]:

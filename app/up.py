@@ -6,9 +6,7 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -18,10 +16,9 @@ import msgspec
 
 from app.core import migrations
 from app.core.engines import EmbeddedEngines
-from app.core.engines.folder import make_private
-from app.core.errors import Conflict
+from app.core.errors import Conflict, Unavailable
 from app.core.limits import SHUTDOWN_GRACE_S
-from app.core.process import Account, raise_descriptor_limit
+from app.core.process import raise_descriptor_limit
 from app.core.settings import Settings
 from app.core.supervisor import KILL_AFTER_S, Program, keep_running, started
 
@@ -52,7 +49,7 @@ async def run(
     yet; `on_ready(url)` runs once the servers say they are ready, and is cancelled at the end.
 
     Raises Conflict when the port is taken or another `wald up` holds the data folder, Unavailable when an
-    engine cannot start.
+    engine cannot start or the data folder cannot be written.
     """
     me = asyncio.current_task()
     if me is None:
@@ -102,16 +99,15 @@ async def _run(
         settings = msgspec.structs.replace(settings, valkey_url=valkey_url, database_url=database_url)
         await asyncio.to_thread(migrations.upgrade, database_url)
         await on_engines_ready(valkey_url, database_url)
-        with _metrics_folder(settings.port) as metrics:
-            environment = _environment(settings, metrics)
-            worker = Program("worker", [*program, "worker"], environment | {"WALD_PORT": "0"})
-            serve = [*program, "serve", "--port", str(settings.port)]
-            servers = [Program(f"serve-{n}", serve, environment) for n in range(1, settings.workers + 1)]
-            async with started([worker]), started(servers), asyncio.TaskGroup() as tasks:
-                for service in (*engines.wanted, worker, *servers):
-                    tasks.create_task(keep_running(service, Random()))  # noqa: S311  (jitter)
-                url = await _ready(settings)
-                await on_ready(url)
+        environment = _environment(settings, _empty_metrics_folder(settings.data_dir))
+        worker = Program("worker", [*program, "worker"], environment | {"WALD_PORT": "0"})
+        serve = [*program, "serve", "--port", str(settings.port)]
+        servers = [Program(f"serve-{n}", serve, environment) for n in range(1, settings.workers + 1)]
+        async with started([worker]), started(servers), asyncio.TaskGroup() as tasks:
+            for service in (*engines.wanted, worker, *servers):
+                tasks.create_task(keep_running(service, Random()))  # noqa: S311  (jitter)
+            url = await _ready(settings)
+            await on_ready(url)
 
 
 def _free_port(host: str, port: int) -> int:
@@ -129,23 +125,25 @@ def _free_port(host: str, port: int) -> int:
         return chosen
 
 
-@contextmanager
-def _metrics_folder(port: int) -> Iterator[str]:
-    """Where our programs share their metrics. It begins empty: whoever had the port may have been killed."""
-    folder = Path(tempfile.gettempdir()) / f"wald-metrics-{port}"
+def _empty_metrics_folder(data_dir: Path) -> Path:
+    """Where our programs share their metrics, emptied of those of an earlier run.
+
+    Raises Unavailable when the data folder is not ours to write to.
+    """
+    folder = data_dir.resolve() / "metrics"
     shutil.rmtree(folder, ignore_errors=True)
-    make_private(folder, Account(os.geteuid(), os.getegid()))
     try:
-        yield str(folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, mode=0o700)
+    except OSError as error:
+        raise Unavailable(f"cannot keep metrics in {folder}: {error}") from error
+    return folder
 
 
-def _environment(settings: Settings, metrics: str) -> dict[str, str]:
+def _environment(settings: Settings, metrics: Path) -> dict[str, str]:
     """What children are told: the settings in effect, less what only we need."""
     values: dict[str, Any] = msgspec.structs.asdict(settings) | {"workers": 1, "admin_key": None}
     return {name: value for name, value in os.environ.items() if name != "WALD_ADMIN_KEY"} | {
-        "PROMETHEUS_MULTIPROC_DIR": metrics,
+        "PROMETHEUS_MULTIPROC_DIR": str(metrics),
         **{f"WALD_{name.upper()}": str(value) for name, value in values.items() if value is not None},
     }
 

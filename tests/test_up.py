@@ -137,7 +137,18 @@ async def test_engines_given_by_url_are_used_and_left_alone(folder, engines):
         process.send_signal(signal.SIGTERM)
         assert process.wait() == 0
     assert await engines.valkey.answers()
-    assert not folder.exists()
+    assert [path.name for path in folder.iterdir()] == ["metrics"]
+
+
+async def test_metrics_of_an_earlier_run_are_wiped(folder):
+    stale = folder / "metrics/counter_1.db"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    with up(folder) as process:
+        next_line(process)
+        next_line(process)
+        assert stale.parent.is_dir()
+        assert not stale.exists()
 
 
 def answers(url: str) -> bool:

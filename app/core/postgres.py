@@ -1,6 +1,6 @@
 """PostgreSQL: the schema's metadata, the connection pool, and how a transaction is opened."""
 
-from typing import Final
+from typing import Any, Final
 
 from psycopg import AsyncConnection
 from sqlalchemy import URL, MetaData, make_url
@@ -23,6 +23,15 @@ _OPTIONS: Final = (
     " -c jit=off"
 )
 
+# Over a network, a server that does not answer any more is given up after about 10 s, not after minutes.
+_LIVENESS: Final[dict[str, Any]] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+
 
 def sqlalchemy_url(url: str) -> URL:
     """The URL with the psycopg 3 driver named, whatever spelling of `postgresql` it came with."""
@@ -43,7 +52,7 @@ def create_engine(url: str, *, pool_size: int = 4) -> AsyncEngine:
         pool_pre_ping=True,
         pool_recycle=1_800,
         pool_timeout=5,
-        connect_args={"connect_timeout": 5, "options": _OPTIONS},
+        connect_args={"options": _OPTIONS} | _LIVENESS,
     )
 
 
@@ -53,5 +62,5 @@ async def connect(url: str) -> AsyncConnection:
     Statements are planned anew each time: a plan made for an empty table would stay while the table grows.
     """
     return await AsyncConnection.connect(
-        psycopg_dsn(url), autocommit=True, prepare_threshold=None, connect_timeout=5, options=_OPTIONS
+        psycopg_dsn(url), autocommit=True, prepare_threshold=None, options=_OPTIONS, **_LIVENESS
     )

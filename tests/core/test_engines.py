@@ -129,6 +129,21 @@ async def test_a_killed_engine_comes_back_at_the_same_url_with_every_acknowledge
     assert all(f"kept by {engine}" in kept for kept in await read(own))
 
 
+@pytest.mark.parametrize("engine", ["valkey", "postgres"])
+async def test_an_engine_whose_data_has_vanished_is_not_replaced_by_an_empty_one(folder, engine):
+    async with EmbeddedEngines(folder) as engines:
+        await write(engines, "kept")
+        service = getattr(engines, engine)
+        await kill(service)
+        away = (folder / engine).rename(folder / "away")
+        with pytest.raises(Unavailable, match=f"{engine} has vanished"):
+            await service.start()
+        assert not (folder / engine).exists()
+        away.rename(folder / engine)
+        await service.start()
+        assert await read(engines) == ({"kept"}, {"kept"})
+
+
 async def test_postgres_restarts_although_a_busy_backend_outlived_its_postmaster(own):
     busy = await psycopg.AsyncConnection.connect(psycopg_dsn(own.database_url), autocommit=True)
     backend = busy.info.backend_pid

@@ -105,6 +105,12 @@ class DataFolder:
         digest = hashlib.blake2b(os.fsencode(self.path), digest_size=10).hexdigest()
         return Path(f"/tmp/wald-{engine}-{digest}")  # noqa: S108  (checked in make_private)
 
+    def check_still_there(self, engine: str) -> None:
+        """Raise Unavailable when the data of an engine that has run is gone, lest an empty one replace it."""
+        data = self.path / engine
+        if not data.exists():
+            raise Unavailable(f"{data} has vanished; put it back, or stop and start anew without its data")
+
     def open_log(self, engine: str) -> int:
         """Open the log of an engine to append to; one earlier log of bounded size is kept."""
         log = self.log_path(engine)

@@ -75,11 +75,13 @@ class PostgresServer:
         self.process: ChildProcess | None = None
 
     async def start(self) -> None:
-        """Start it and wait until it has recovered.
+        """Start it and wait until it has recovered. Only the first start makes a cluster where there is none.
 
         Raises Unavailable when it cannot start, Conflict when somebody else's PostgreSQL runs on this folder.
         """
-        if not self._data.exists():
+        if self.process is not None:
+            self._folder.check_still_there(self.name)
+        elif not self._data.exists():
             await self._create()
         self._clear_remains()
         make_private(self._socket_folder, _account(self._data) or Account(os.geteuid(), os.getegid()))

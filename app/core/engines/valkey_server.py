@@ -40,6 +40,8 @@ class ValkeyServer:
 
     async def start(self) -> None:
         """Start it and wait until it has loaded its data. Raises Unavailable when it cannot start."""
+        if self.process is not None:
+            self._folder.check_still_there(self.name)
         data = self._folder.path / self.name
         owner = Account(os.geteuid(), os.getegid())
         make_private(data, owner)
