@@ -88,7 +88,6 @@ SNAPSHOT_PREPARE_MAX: Final = 100  # experiments between two looks at requests
 SNAPSHOT_REFRESH_S: Final = 10.0
 REFRESH_SPACING_S: Final = 0.05
 REFRESH_WAIT_S: Final = 0.5
-KEYS_POLL_S: Final = 2.0
 
 # Connections
 CONNECTIONS_WAITING_MAX: Final = 1_024

@@ -8,7 +8,6 @@ import msgspec
 from app.core import limits
 
 ExperimentKey = NewType("ExperimentKey", str)
-VariantKey = NewType("VariantKey", str)
 
 Key = Annotated[str, msgspec.Meta(pattern=limits.KEY_PATTERN, description="1 to 128 of A-Z a-z 0-9 . _ -")]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
