@@ -96,6 +96,7 @@ async def test_a_publication_that_valkey_refuses_is_made_when_it_can(
     experiment = await experiments.create(Definition(key="summary", variants=VARIANTS))
     async with loops, listening(valkey) as heard:
         await heard("summary")
+        before = (await valkey.config_get("maxmemory"))["maxmemory"]
         await valkey.config_set("maxmemory", "1")
         try:
             await record(engine, experiment, (50, 10), (50, 40))
@@ -104,5 +105,5 @@ async def test_a_publication_that_valkey_refuses_is_made_when_it_can(
                 while not loops.health()["reallocation"].error:  # noqa: ASYNC110 - no event tells of an error
                     await asyncio.sleep(0.02)
         finally:
-            await valkey.config_set("maxmemory", "0")
+            await valkey.config_set("maxmemory", before)
         await heard("summary")
