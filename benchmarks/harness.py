@@ -57,6 +57,12 @@ def middle(values: list[float]) -> float:
     return float(f"{median(values):.4g}")
 
 
+def rss_mib() -> float:
+    """Resident memory of this process now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGESIZE") / 2**20
+
+
 def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Print a table."""
     table = Table(title=title, title_justify="left")

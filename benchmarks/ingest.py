@@ -8,13 +8,12 @@ them from Valkey is not part of either. An argument sets the number of assignmen
 """
 
 import asyncio
-import resource
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack
 from itertools import islice
 from pathlib import Path
+from random import Random
 from time import perf_counter
 
 import numpy as np
@@ -26,18 +25,24 @@ from app.assignment.exposure import Exposure
 from app.core import limits, migrations
 from app.core.clock import SystemClock
 from app.core.engines import EmbeddedEngines
-from app.core.postgres import psycopg_dsn
+from app.core.loops import Loops
+from app.core.postgres import create_engine, psycopg_dsn
+from app.core.stream import StreamAppender
+from app.core.valkey import create_client
 from app.experiments.model import Reward
 from app.feedback import entry
-from app.feedback.batch import StreamEntry, stage
+from app.feedback.batch import StreamEntry
+from app.feedback.consumer import ledger_loops
 from app.feedback.entry import SignalsEntry
-from app.feedback.store import LedgerStore
+from app.feedback.lag import LedgerLag
 from benchmarks import harness
 from tests.feedback.support import create_experiment
 
-ASSIGNMENTS = 100_000
+ASSIGNMENTS = 128_000
 ENTRY_EVENTS = 1_000
-BATCHES_AT_ONCE = 20
+SLICE_ENTRIES = (
+    4 * limits.LEDGER_READ_ENTRIES_MAX
+)  # what Valkey holds at once; full reads for one or two shards
 ROUNDS = 3
 _HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _TRAILER = b"\xff\xff"
@@ -85,27 +90,60 @@ def _signals(bodies: np.ndarray, now_ms: int, rng: np.random.Generator) -> Strea
     return StreamEntry("1-0", entry.KIND, n, entry.encode(made))
 
 
-async def ledger_rate(database_url: str, n_assignments: int, seed: int = 1) -> float:
-    """Events a second, from entries to committed totals, by the consumers of two shards as in a worker."""
-    spent, n_events = 0.0, 0
-    making = entries(n_assignments, seed)
-    async with AsyncExitStack() as stack:
-        stores = [await stack.enter_async_context(LedgerStore.open(database_url)) for _ in range(2)]
-        while batches := list(islice(making, BATCHES_AT_ONCE)):
-            begun = perf_counter()
-            await asyncio.gather(
-                *(_apply(store, shard, batches[shard::2]) for shard, store in enumerate(stores))
-            )
-            spent += perf_counter() - begun
-            n_events += sum(one.n for batch in batches for one in batch)
+async def ledger_rate(
+    engines: EmbeddedEngines,
+    n_assignments: int,
+    *,
+    shards: int,
+    seed: int = 1,
+    rss: list[float] | None = None,
+) -> float:
+    """Events a second, from entries in Valkey to committed totals, by consumers as a worker runs them.
+
+    Appends the resident memory of this process in MiB to `rss` after each slice of the stream.
+    """
+    spent, n_events, committed_at = 0.0, 0, 0.0
+
+    def on_commit(_: object) -> None:
+        nonlocal committed_at
+        committed_at = perf_counter()
+
+    making = (one for batch in entries(n_assignments, seed) for one in batch)
+    engine, valkey = (
+        create_engine(engines.database_url),
+        create_client(engines.valkey_url, socket_timeout=None),
+    )
+    lag = LedgerLag(engine, valkey, shards=shards)
+    while part := list(islice(making, SLICE_ENTRIES)):
+        n_events += sum(one.n for one in part)
+        await _append(engines.valkey_url, part, shards)
+        del part
+        loops = ledger_loops(
+            shards=shards,
+            owner="benchmark",
+            database_url=engines.database_url,
+            valkey=valkey,
+            clock=SystemClock(),
+            on_commit=on_commit,
+        )
+        begun = perf_counter()
+        async with Loops(loops[:shards], clock=SystemClock(), random=Random(seed)):
+            while await lag.events():
+                await asyncio.sleep(0.05)
+        spent += committed_at - begun
+        if rss is not None:
+            rss.append(harness.rss_mib())
+    await valkey.aclose()
+    await engine.dispose()
     return n_events / spent
 
 
-async def _apply(store: LedgerStore, shard: int, batches: Sequence[list[StreamEntry]]) -> None:
-    lease = await store.acquire(shard, "benchmark")
-    assert lease is not None
-    for batch in batches:
-        lease, _ = await store.apply(lease, stage(batch), batch, SystemClock().now())
+async def _append(valkey_url: str, part: Sequence[StreamEntry], shards: int) -> None:
+    appender = StreamAppender(valkey_url, deadline_s=60)
+    await appender.start()
+    for number, one in enumerate(part):
+        await appender.append(number % shards, one.kind, one.n, one.body)
+    await appender.stop()
 
 
 def copy_rate(database_url: str) -> float:
@@ -137,19 +175,26 @@ def _stored(connection: psycopg.Connection, table: str) -> Iterator[Sequence[byt
 
 
 async def _measure(data: Path, n_assignments: int, rounds: int) -> dict[str, float]:
-    ours, floors = [], []
+    floors: list[float] = []
+    ours: dict[int, list[float]] = {1: [], 2: []}
+    rss: list[float] = []
     async with EmbeddedEngines(data) as engines:
         migrations.upgrade(engines.database_url)
         create_experiment(engines.database_url, "benchmark", Reward(horizon_s=86_400))
         for number in range(rounds):
-            _truncate(engines.database_url)
-            ours.append(await ledger_rate(engines.database_url, n_assignments, seed=number))
+            for shards, rates in ours.items():
+                _truncate(engines.database_url)
+                rates.append(await ledger_rate(engines, n_assignments, shards=shards, seed=number, rss=rss))
             floors.append(copy_rate(engines.database_url))
+    one, two = ours.values()
     return {
         "floor_rows_s": harness.middle(floors),
-        "ledger_events_s": harness.middle(ours),
-        "ratio": harness.middle([one / floor for one, floor in zip(ours, floors, strict=True)]),
-        "memory_mb_max": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1_024,
+        "one_shard_events_s": harness.middle(one),
+        "one_shard_ratio": harness.middle([rate / floor for rate, floor in zip(one, floors, strict=True)]),
+        "two_shards_events_s": harness.middle(two),
+        "two_shards_ratio": harness.middle([rate / floor for rate, floor in zip(two, floors, strict=True)]),
+        "rss_mib": harness.middle(rss),
+        "rss_growth_mib": rss[-1] - rss[len(rss) // 4],
     }
 
 
@@ -168,7 +213,8 @@ def measure(n_assignments: int = ASSIGNMENTS, rounds: int = ROUNDS) -> dict[str,
         ["", "rows/s", "of the floor"],
         [
             ["bare COPY", f"{figures['floor_rows_s']:,.0f}", "1.000"],
-            ["ledger", f"{figures['ledger_events_s']:,.0f}", f"{figures['ratio']:.3f}"],
+            ["one shard", f"{figures['one_shard_events_s']:,.0f}", f"{figures['one_shard_ratio']:.3f}"],
+            ["two shards", f"{figures['two_shards_events_s']:,.0f}", f"{figures['two_shards_ratio']:.3f}"],
         ],
     )
     return figures
