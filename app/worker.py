@@ -23,7 +23,7 @@ from app.core.loops import Loop, Loops
 from app.core.postgres import create_engine
 from app.core.serving import Ending, serve_http
 from app.core.settings import Settings
-from app.core.telemetry import STREAM_LAG
+from app.core.telemetry import STREAM_LAG, WATERMARK_AGE
 from app.core.valkey import create_client
 from app.feedback.consumer import ledger_loops
 from app.feedback.lag import LedgerLag
@@ -53,6 +53,7 @@ async def work(settings: Settings) -> None:
 
         async def measure() -> None:
             STREAM_LAG.set(await lag.events())
+            WATERMARK_AGE.set(await lag.watermark_age_s())
 
         loops = Loops(
             [

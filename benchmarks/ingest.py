@@ -1,10 +1,12 @@
-"""The ledger: events a second from stream entries to totals, against a bare COPY of the same rows.
+"""The ledger: events a second from streams to totals, against a bare COPY of the same rows.
 
-Half of the events are exposures, half are signals about them, some batches later, on two shards. The floor
-is binary COPY on one connection, in batches of the same size, of the rows that the ledger stored, into empty
-copies of its tables with all their indexes: no repeats to drop, no rewards, no totals. Expected is 0.15 or
-more of it with two shards; a single shard has about two thirds of that. Entries come from memory: reading
-them from Valkey is not part of either. An argument sets the number of assignments.
+Half of the events are exposures, half are signals about them, some batches later. The consumers of a worker
+take them from Valkey, with one shard and with two. The floor is binary COPY on one connection, in batches of
+the same size, of the rows that the ledger stored, into empty copies of its tables with all their indexes: no
+repeats to drop, no rewards, no totals. Expected is 0.15 or more of it on idle cores; a consumer reads and
+stages one batch while PostgreSQL applies another, which gains nothing where the two share a core.
+`rss_growth_mib` is the growth of this process over the last three quarters of the runs. An argument sets
+the number of assignments.
 """
 
 import asyncio
@@ -40,9 +42,8 @@ from tests.feedback.support import create_experiment
 
 ASSIGNMENTS = 128_000
 ENTRY_EVENTS = 1_000
-SLICE_ENTRIES = (
-    4 * limits.LEDGER_READ_ENTRIES_MAX
-)  # what Valkey holds at once; full reads for one or two shards
+SLICE_ENTRIES = 4 * limits.LEDGER_READ_ENTRIES_MAX
+"""What Valkey holds at once: so many that every read of one or two shards is full and none waits for more."""
 ROUNDS = 3
 _HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _TRAILER = b"\xff\xff"
@@ -128,7 +129,7 @@ async def ledger_rate(
         )
         begun = perf_counter()
         async with Loops(loops[:shards], clock=SystemClock(), random=Random(seed)):
-            while await lag.events():
+            while await lag.events():  # noqa: ASYNC110  (the database is what says so)
                 await asyncio.sleep(0.05)
         spent += committed_at - begun
         if rss is not None:

@@ -36,7 +36,9 @@ STREAM_LAG: Final = Gauge(
     "wald_stream_lag_events", "Acknowledged events not yet in the ledger.", multiprocess_mode="mostrecent"
 )
 WATERMARK_AGE: Final = Gauge(
-    "wald_apply_watermark_age_seconds", "Age of what the ledger has applied.", multiprocess_mode="mostrecent"
+    "wald_apply_watermark_age_seconds",
+    "Time since which acknowledged events may be missing from the ledger.",
+    multiprocess_mode="mostrecent",
 )
 SNAPSHOT_AGE: Final = Gauge(
     "wald_snapshot_age_seconds",

@@ -1,7 +1,7 @@
 """How far the ledger is behind what was acknowledged."""
 
 from redis.asyncio import Redis
-from sqlalchemy import select
+from sqlalchemy import Double, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.core.valkey import valkey_needed
@@ -32,3 +32,12 @@ class LedgerLag:
                     for shard, stream in enumerate(self._streams)
                 ]
             )
+
+    async def watermark_age_s(self) -> float:
+        """Age of the oldest watermark of a shard, by PostgreSQL's clock: since then events may be missing.
+
+        0.0 before the first watermark. Raises what SQLAlchemy raises without PostgreSQL.
+        """
+        age = func.extract("epoch", func.now() - func.min(stream_positions.c.watermark))
+        async with self._engine.connect() as connection:
+            return await connection.scalar(select(cast(age, Double))) or 0.0

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from random import Random
 
 import pytest
@@ -268,4 +269,19 @@ async def test_the_lag_is_never_zero_while_an_entry_waits(database_url: str, val
     assert await lag.events() == 1  # its count was lost
     await valkey.set(shard_key(1, "appended"), 3)
     assert await lag.events() == 3
+    await engine.dispose()
+
+
+async def test_the_age_of_the_watermark_is_that_of_the_shard_furthest_behind(
+    database_url: str, valkey: Redis
+) -> None:
+    engine = create_engine(database_url)
+    lag = LedgerLag(engine, valkey, shards=SHARDS)
+    assert await lag.watermark_age_s() == 0.0
+    async with LedgerStore.open(database_url) as store:
+        for shard, behind_s in enumerate((60, 7_200)):
+            lease = await store.acquire(shard, "one")
+            assert lease is not None
+            await store.renew(lease, SystemClock().now() - timedelta(seconds=behind_s))
+    assert 7_199 < await lag.watermark_age_s() < 7_260
     await engine.dispose()
