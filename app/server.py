@@ -131,7 +131,7 @@ async def application(
             ending=ending,
             access=access,
             assigner=assigner,
-            experiments=experiments,
+            experiment_service=experiments,
             feedback=feedback,
             analysis=analysis,
             readiness=readiness,
@@ -151,7 +151,10 @@ async def application(
 
 
 def _framework(state: State, **dependencies: Any) -> Litestar:
-    """Litestar with every documented route; a dependency that is a function is called for each request."""
+    """Litestar with every documented route; a dependency that is a function is called for each request.
+
+    No dependency may be called like a field of a body: Litestar would answer 500 where that field is wrong.
+    """
     return Litestar(
         [
             Router("/", route_handlers=_JSON_ROUTES, before_request=require_json),

@@ -107,6 +107,12 @@ async def test_a_body_that_is_not_what_it_should_be_is_400(client: httpx2.AsyncC
         assert_problem(await client.post(path, content=body, headers=JSON), 400)
 
 
+async def test_a_field_of_the_wrong_type_is_named(client: httpx2.AsyncClient) -> None:
+    answer = await client.post("/assign", json={"unit": "u", "experiments": 3})
+    assert_problem(answer, 400)
+    assert answer.json()["errors"][0]["field"] == "experiments"
+
+
 @pytest.mark.parametrize("path", ["/experiments", "/keys", "/feedback", "/assign"])
 async def test_a_body_over_its_limit_is_413(client: httpx2.AsyncClient, path: str) -> None:
     body = b'{"key": "' + b"a" * 10_000_000 + b'"}'

@@ -1,4 +1,4 @@
-"""The pages. Needs the dependencies `experiments: ExperimentService` and `analysis: AnalysisService`.
+"""The pages. Needs the dependencies `experiment_service: ExperimentService` and `analysis: AnalysisService`.
 
 Whoever reads signs in with an API key that has the scope `read`, or sends it as `Authorization: Bearer`.
 """
@@ -77,12 +77,12 @@ _PAGE: Final[dict[str, Any]] = {
 @get("/", guards=[reads], **_PAGE)
 async def first_page(
     request: AnyRequest,
-    experiments: ExperimentService,
+    experiment_service: ExperimentService,
     analysis: AnalysisService,
     after: str | None = None,
 ) -> Response[str]:
     """Experiments in the order of their keys, each with its chart and table."""
-    found, following = await experiments.list(after=after, limit=CARDS_PER_PAGE)
+    found, following = await experiment_service.list(after=after, limit=CARDS_PER_PAGE)
     cards = await asyncio.gather(*(_card(experiment, analysis) for experiment in found))
     return page(
         "index.html", cards=cards, after=after, following=following, first_steps=first_steps(request.base_url)
@@ -90,9 +90,9 @@ async def first_page(
 
 
 @get("/dashboard/cards/{key:str}", guards=[reads], **_PAGE)
-async def card(key: str, experiments: ExperimentService, analysis: AnalysisService) -> Response[str]:
+async def card(key: str, experiment_service: ExperimentService, analysis: AnalysisService) -> Response[str]:
     """The card of one experiment, for the page that shows it already."""
-    return page("card.html", card=await _card(await experiments.get(key), analysis))
+    return page("card.html", card=await _card(await experiment_service.get(key), analysis))
 
 
 @get("/login", **_PAGE)

@@ -1,4 +1,4 @@
-"""Definitions and their life over HTTP. Needs the dependency `experiments: ExperimentService`."""
+"""Definitions and their life over HTTP. Needs the dependency `experiment_service: ExperimentService`."""
 
 from datetime import datetime
 from typing import Annotated, Final, Self
@@ -57,14 +57,14 @@ class StopRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @post("/experiments", guards=[requires(Scope.ADMIN)], status_code=201)
-async def create_experiment(data: Definition, experiments: ExperimentService) -> ExperimentView:
+async def create_experiment(data: Definition, experiment_service: ExperimentService) -> ExperimentView:
     """Define an experiment; it is a draft until it is started. 409 when the key is taken."""
-    return ExperimentView.of(await experiments.create(data))
+    return ExperimentView.of(await experiment_service.create(data))
 
 
 @get("/experiments", guards=[requires(Scope.READ)])
 async def list_experiments(
-    experiments: ExperimentService,
+    experiment_service: ExperimentService,
     in_state: Annotated[
         str | None, Parameter(query="state", schema_extra={"enum": list(STATE_KINDS)})
     ] = None,
@@ -72,58 +72,58 @@ async def list_experiments(
     limit: Annotated[int, Parameter(ge=1, le=limits.PAGE_SIZE_MAX)] = limits.PAGE_SIZE,
 ) -> ExperimentPage:
     """List experiments, a page at a time; archived ones only by `state=archived`."""
-    page, following = await experiments.list(state=in_state, after=after, limit=limit)
+    page, following = await experiment_service.list(state=in_state, after=after, limit=limit)
     return ExperimentPage([ExperimentView.of(experiment) for experiment in page], following)
 
 
 @get("/experiments/{key:str}", guards=[requires(Scope.READ)])
-async def get_experiment(key: str, experiments: ExperimentService) -> ExperimentView:
+async def get_experiment(key: str, experiment_service: ExperimentService) -> ExperimentView:
     """Read an experiment."""
-    return ExperimentView.of(await experiments.get(key))
+    return ExperimentView.of(await experiment_service.get(key))
 
 
 @patch("/experiments/{key:str}", guards=[requires(Scope.ADMIN)])
 async def change_experiment(
-    key: str, data: DefinitionChange, experiments: ExperimentService
+    key: str, data: DefinitionChange, experiment_service: ExperimentService
 ) -> ExperimentView:
     """Replace fields of the definition, each as a whole.
 
     A draft may change in all but its key; a running or paused experiment in description, policy (which
     opens a new epoch), targeting and overrides; a stopped one in its description. 409 for anything else.
     """
-    return ExperimentView.of(await experiments.change(key, data))
+    return ExperimentView.of(await experiment_service.change(key, data))
 
 
 @post("/experiments/{key:str}/start", guards=[requires(Scope.ADMIN)], status_code=200)
-async def start_experiment(key: str, experiments: ExperimentService) -> ExperimentView:
+async def start_experiment(key: str, experiment_service: ExperimentService) -> ExperimentView:
     """Begin to assign and learn. 409 unless it is a draft."""
-    return ExperimentView.of(await experiments.start(key))
+    return ExperimentView.of(await experiment_service.start(key))
 
 
 @post("/experiments/{key:str}/pause", guards=[requires(Scope.ADMIN)], status_code=200)
-async def pause_experiment(key: str, experiments: ExperimentService) -> ExperimentView:
+async def pause_experiment(key: str, experiment_service: ExperimentService) -> ExperimentView:
     """Answer the control for a while, and go on learning. 409 unless it is running."""
-    return ExperimentView.of(await experiments.pause(key))
+    return ExperimentView.of(await experiment_service.pause(key))
 
 
 @post("/experiments/{key:str}/resume", guards=[requires(Scope.ADMIN)], status_code=200)
-async def resume_experiment(key: str, experiments: ExperimentService) -> ExperimentView:
+async def resume_experiment(key: str, experiment_service: ExperimentService) -> ExperimentView:
     """Assign again. 409 unless it is paused."""
-    return ExperimentView.of(await experiments.resume(key))
+    return ExperimentView.of(await experiment_service.resume(key))
 
 
 @post("/experiments/{key:str}/stop", guards=[requires(Scope.ADMIN)], status_code=200)
 async def stop_experiment(
-    key: str, experiments: ExperimentService, data: StopRequest | None = None
+    key: str, experiment_service: ExperimentService, data: StopRequest | None = None
 ) -> ExperimentView:
     """End it for good, with a winner or none. 409 unless it is running or paused."""
-    return ExperimentView.of(await experiments.stop(key, None if data is None else data.winner))
+    return ExperimentView.of(await experiment_service.stop(key, None if data is None else data.winner))
 
 
 @post("/experiments/{key:str}/archive", guards=[requires(Scope.ADMIN)], status_code=200)
-async def archive_experiment(key: str, experiments: ExperimentService) -> ExperimentView:
+async def archive_experiment(key: str, experiment_service: ExperimentService) -> ExperimentView:
     """Put it out of sight; its log is kept. 409 unless it is a draft or stopped."""
-    return ExperimentView.of(await experiments.archive(key))
+    return ExperimentView.of(await experiment_service.archive(key))
 
 
 ROUTES: Final = [

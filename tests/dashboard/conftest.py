@@ -63,7 +63,7 @@ async def site(database_url: str, valkey_url: str) -> AsyncIterator[Site]:
     app = Litestar(
         ROUTES,
         dependencies={
-            "experiments": Provide(lambda: experiments, sync_to_thread=False),
+            "experiment_service": Provide(lambda: experiments, sync_to_thread=False),
             "analysis": Provide(lambda: analysis, sync_to_thread=False),
         },
         state=State({"access": SimpleNamespace(keyring=None)}),

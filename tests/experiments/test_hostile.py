@@ -67,7 +67,7 @@ def with_part(value: Any, path: tuple[str | int, ...], part: Any) -> Any:
 
 @pytest.fixture
 async def client(experiments) -> AsyncIterator[httpx2.AsyncClient]:
-    async with api(ROUTES, {"experiments": experiments}, keyring_of_scopes()) as client:
+    async with api(ROUTES, {"experiment_service": experiments}, keyring_of_scopes()) as client:
         client.headers.update(bearer(MASTER_KEY))
         yield client
 

@@ -36,7 +36,7 @@ EXAMPLE = {
 
 @pytest.fixture
 async def client(experiments) -> AsyncIterator[httpx2.AsyncClient]:
-    async with api(ROUTES, {"experiments": experiments}, keyring_of_scopes()) as client:
+    async with api(ROUTES, {"experiment_service": experiments}, keyring_of_scopes()) as client:
         client.headers.update(bearer(MASTER_KEY))
         yield client
 
@@ -284,7 +284,7 @@ async def test_without_postgresql_the_answer_is_503(tmp_path):
     async def on_change(_: int) -> None: ...
 
     nowhere = ExperimentService(ExperimentStore(engine), SystemClock(), on_change)
-    async with api(ROUTES, {"experiments": nowhere}, keyring_of_scopes()) as client:
+    async with api(ROUTES, {"experiment_service": nowhere}, keyring_of_scopes()) as client:
         client.headers.update(bearer(MASTER_KEY))
         answers = [await client.get("/experiments/e"), await client.post("/experiments", json=EXAMPLE)]
     for answer in answers:
