@@ -42,6 +42,7 @@ class DataFolder:
     valkey/         append-only file
     postgres/       cluster
     valkey.log, postgres.log
+    metrics/        of the running processes (`wald up`)
     """
 
     def __init__(self, path: Path) -> None:
