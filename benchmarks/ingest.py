@@ -3,9 +3,7 @@
 Half of the events are exposures, half are signals about them, some batches later. The consumers of a worker
 take them from Valkey, with one shard and with two. The floor is binary COPY on one connection, in batches of
 the same size, of the rows that the ledger stored, into empty copies of its tables with all their indexes: no
-repeats to drop, no rewards, no totals. Seen on two cores shared with other work: 0.12 to 0.14 of it with one
-shard, 0.14 with two. A consumer reads and stages one batch while PostgreSQL applies another, which gains
-little where the two wait for the same cores. `rss_growth_mib` is the growth of this process, which also makes
+repeats to drop, no rewards, no totals. `rss_growth_mib` is the growth of this process, which also makes
 the events, over the second half of the runs. An argument sets the number of assignments.
 """
 

@@ -1,11 +1,10 @@
 """Background loops of a process: run again when they fail, and never failing unseen."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from random import Random
-from typing import Self, TypeVar
+from typing import Self
 
 import msgspec
 import structlog
@@ -16,7 +15,6 @@ from app.core.limits import SHUTDOWN_GRACE_S, STEADY_S
 from app.core.telemetry import DEGRADED
 
 _LOG = structlog.get_logger(__name__)
-_T = TypeVar("_T")
 
 
 class Loop(msgspec.Struct, frozen=True):
@@ -39,20 +37,6 @@ def stop_if_cancelled() -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
-
-
-async def one_ahead(items: AsyncGenerator[_T, None]) -> AsyncGenerator[_T, None]:
-    """The same items, none of which may be the last; the next is made while one is used. Closes `items`."""
-    async with aclosing(items):
-        upcoming = asyncio.ensure_future(anext(items))
-        try:
-            while True:
-                item = await upcoming
-                upcoming = asyncio.ensure_future(anext(items))
-                yield item
-        finally:
-            upcoming.cancel()
-            await asyncio.gather(upcoming, return_exceptions=True)
 
 
 class LoopHealth(msgspec.Struct, frozen=True):

@@ -1,11 +1,11 @@
 """The ledger's consumers: one owner per shard at a time applies its entries in order."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from time import perf_counter
-from typing import Final, NamedTuple
+from typing import Final
 
 import psycopg
 import structlog
@@ -13,22 +13,14 @@ from redis.asyncio import Redis
 
 from app.core import limits
 from app.core.clock import Clock
-from app.core.loops import Loop, one_ahead, stop_if_cancelled
+from app.core.loops import Loop, stop_if_cancelled
 from app.core.telemetry import LEDGER_BATCH_SECONDS, LEDGER_EVENTS
-from app.feedback.batch import Batch, StreamEntry, UndecodableEntry, stage
+from app.feedback.batch import StreamEntry, UndecodableEntry, stage
 from app.feedback.loop import Horizons, OnCommit
 from app.feedback.store import POISON, Fenced, Lease, LedgerStore
 from app.feedback.stream import ShardStream
 
 _LOG: Final = structlog.get_logger(__name__)
-
-
-class _Staged(NamedTuple):
-    """Entries to apply together, read at `began` or later; without `batch` they have to be taken apart."""
-
-    began: datetime
-    entries: Sequence[StreamEntry]
-    batch: Batch | None
 
 
 class ShardConsumer:
@@ -70,42 +62,25 @@ class ShardConsumer:
             _LOG.warning("ledger_fenced", error=str(error))
 
     async def _consume(self, store: LedgerStore, lease: Lease) -> None:
-        """PostgreSQL applies one batch while the next is read and staged."""
         await self._stream.advance(lease.position, lease.applied)
-        async with aclosing(one_ahead(self._staged(lease.position))) as batches:
-            async for began, entries, batch in batches:
-                if entries:
-                    lease = await self._apply(store, lease, entries, batch)
-                    await self._stream.advance(lease.position, lease.applied)
-                else:
-                    await store.renew(lease, began)
-                stop_if_cancelled()
-
-    async def _staged(self, position: str) -> AsyncGenerator[_Staged, None]:
-        """What stands behind `position`, without end; no entries when none came for a while."""
         while True:
+            stop_if_cancelled()
             began = self._clock.now()
-            entries = await self._stream.read(position, wait_ms=limits.LEDGER_IDLE_MS)
+            entries = await self._stream.read(lease.position, wait_ms=limits.LEDGER_IDLE_MS)
             if not entries:
-                yield _Staged(began, (), None)
-                continue
-            if len(entries) < limits.LEDGER_READ_ENTRIES_MAX:
+                await store.renew(lease, began)
+            elif len(entries) < limits.LEDGER_READ_ENTRIES_MAX:
                 await asyncio.sleep(limits.LEDGER_BATCH_WAIT_MS / 1_000)  # a batch gathers
                 entries += await self._stream.read(entries[-1].id)
-            position = entries[-1].id
-            for part in _batches(entries):
-                batch = None
-                with suppress(UndecodableEntry):
-                    batch = await asyncio.to_thread(stage, part)
-                yield _Staged(began, part, batch)
+            for batch in _batches(entries):
+                lease = await self._apply(store, lease, batch)
+            await self._stream.advance(lease.position, lease.applied)
 
-    async def _apply(
-        self, store: LedgerStore, lease: Lease, entries: Sequence[StreamEntry], batch: Batch | None = None
-    ) -> Lease:
+    async def _apply(self, store: LedgerStore, lease: Lease, entries: Sequence[StreamEntry]) -> Lease:
         """Apply entries in one transaction; halve them until what cannot be applied stands alone."""
         for attempts_left in reversed(range(limits.LEDGER_ENTRY_RETRIES_MAX)):
             try:
-                return await self._commit(store, lease, entries, batch or stage(entries))
+                return await self._commit(store, lease, entries)
             except (UndecodableEntry, *POISON) as error:
                 _LOG.warning("ledger_batch_failed", first=entries[0].id, n=len(entries), error=str(error))
                 if len(entries) > 1:
@@ -117,11 +92,9 @@ class ShardConsumer:
                     LEDGER_EVENTS.labels("dead_letter").inc(entries[0].n)
         return lease
 
-    async def _commit(
-        self, store: LedgerStore, lease: Lease, entries: Sequence[StreamEntry], batch: Batch
-    ) -> Lease:
+    async def _commit(self, store: LedgerStore, lease: Lease, entries: Sequence[StreamEntry]) -> Lease:
         began = perf_counter()
-        lease, changed = await store.apply(lease, batch, entries, _time(entries[-1]))
+        lease, changed = await store.apply(lease, stage(entries), entries, _time(entries[-1]))
         LEDGER_BATCH_SECONDS.observe(perf_counter() - began)
         LEDGER_EVENTS.labels("applied").inc(sum(entry.n for entry in entries))
         if changed:

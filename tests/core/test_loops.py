@@ -1,8 +1,6 @@
 """Background loops: failing is seen, never final, and never spreads."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from random import Random
 
@@ -13,7 +11,7 @@ from hypothesis import strategies as st
 from app.core import loops as loops_module
 from app.core.backoff import FIRST_S, Backoff
 from app.core.limits import RESTART_BACKOFF_S_MAX
-from app.core.loops import Loop, Loops, one_ahead
+from app.core.loops import Loop, Loops
 from app.core.telemetry import DEGRADED
 from tests.support.processes import eventually
 
@@ -116,69 +114,3 @@ def test_waits_grow_within_their_bounds_and_begin_anew_after_a_success(seed, att
         assert full_s / 2 <= backoff.next_s() <= full_s
     backoff.reset()
     assert backoff.next_s() <= FIRST_S
-
-
-class Numbers:
-    """Counts up; raises instead of giving `bad`; waits for ever instead of giving `stuck`."""
-
-    def __init__(self, *, bad: int = -1, stuck: int = -1) -> None:
-        self.made = 0
-        self.closed = False
-        self._bad = bad
-        self._stuck = stuck
-
-    async def all(self) -> AsyncGenerator[int, None]:
-        try:
-            while True:
-                if self.made == self._bad:
-                    raise ValueError("bad")
-                if self.made == self._stuck:
-                    await asyncio.Event().wait()
-                self.made += 1
-                yield self.made - 1
-        finally:
-            self.closed = True
-
-
-async def test_one_item_and_no_more_is_made_while_another_is_used() -> None:
-    numbers = Numbers()
-    async with aclosing(one_ahead(numbers.all())) as items:
-        for number in range(3):
-            assert await anext(items) == number
-            for _ in range(10):
-                await asyncio.sleep(0)
-            assert numbers.made == number + 2
-    assert numbers.closed
-
-
-async def test_what_fails_ahead_is_raised_at_its_turn() -> None:
-    numbers = Numbers(bad=1)
-    items = one_ahead(numbers.all())
-    assert await anext(items) == 0
-    with pytest.raises(ValueError, match="bad"):
-        await anext(items)
-    assert numbers.closed
-
-
-async def test_leaving_cancels_what_is_made_ahead() -> None:
-    numbers = Numbers(stuck=1)
-    async with aclosing(one_ahead(numbers.all())) as items:
-        assert await anext(items) == 0
-        await asyncio.sleep(0)
-    assert numbers.closed
-
-
-async def test_cancelling_the_user_cancels_what_it_waits_for() -> None:
-    numbers = Numbers(stuck=1)
-
-    async def use() -> None:
-        async with aclosing(one_ahead(numbers.all())) as items:
-            async for _ in items:
-                pass
-
-    task = asyncio.create_task(use())
-    await eventually(lambda: numbers.made == 1, within_s=5)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert numbers.closed
