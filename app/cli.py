@@ -15,6 +15,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from app import __version__
 from app.access.model import KeyKind, Scope
 from app.access.service import AccessService, KeyRequest
 from app.access.store import AccessStore
@@ -83,7 +84,7 @@ def serving_options(command: Callable[P, T]) -> Callable[P, T]:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="wald", prog_name="wald")
+@click.version_option(__version__, prog_name="wald")
 def main() -> None:
     """Wald decides which variant of your LLM product serves each request, and learns from what happens next.
 

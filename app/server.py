@@ -4,7 +4,6 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from importlib.metadata import version
 from typing import Any, Final
 
 import psycopg
@@ -17,6 +16,7 @@ from litestar.openapi.spec import Components, SecurityScheme
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from app import __version__
 from app.access.routes import ROUTES as ACCESS_ROUTES
 from app.access.service import AccessService
 from app.access.store import AccessStore
@@ -168,7 +168,7 @@ def _framework(state: State, **dependencies: Any) -> Litestar:
         logging_config=None,
         openapi_config=OpenAPIConfig(
             title="Wald",
-            version=version("wald"),
+            version=__version__,
             description="Experimentation and bandit allocation for online evaluation of LLM outputs.",
             path="/openapi",
             render_plugins=[JsonRenderPlugin(path="/openapi.json")],
