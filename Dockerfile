@@ -4,13 +4,13 @@ WORKDIR /build
 RUN python -m venv /opt/wald
 ENV PATH=/opt/wald/bin:$PATH
 COPY requirements.txt .
-RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.txt
+RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes --no-deps -r requirements.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
 COPY bandits bandits
 COPY stats stats
 COPY migrations migrations
-RUN pip install --no-cache-dir --disable-pip-version-check --no-deps .
+RUN pip install --no-cache-dir --disable-pip-version-check --no-deps . && pip check
 
 FROM python:3.11-slim-bookworm
 RUN useradd --system --uid 10001 --create-home wald && install -d -o wald /data

@@ -1,0 +1,41 @@
+"""Bounds of parameters, checked the same way everywhere. Each raises and names value, bound and parameter."""
+
+import math
+
+from stats.errors import InsufficientData, InvalidInput
+
+
+def open_unit(value: float, name: str) -> None:
+    """Raises InvalidInput unless `value` is in (0, 1)."""
+    if not 0 < value < 1:
+        raise InvalidInput(f"{name} must be in (0, 1), got {value:g}")
+
+
+def closed_unit(value: float, name: str) -> None:
+    """Raises InvalidInput unless `value` is in [0, 1]."""
+    if not 0 <= value <= 1:
+        raise InvalidInput(f"{name} must be in [0, 1], got {value:g}")
+
+
+def positive(value: float, name: str) -> None:
+    """Raises InvalidInput unless `value` is positive and finite."""
+    if not 0 < value < math.inf:
+        raise InvalidInput(f"{name} must be positive and finite, got {value:g}")
+
+
+def not_negative(value: float, name: str) -> None:
+    """Raises InvalidInput unless `value` is finite and at least 0."""
+    if not 0 <= value < math.inf:
+        raise InvalidInput(f"{name} must be at least 0 and finite, got {value:g}")
+
+
+def finite(value: float, name: str) -> None:
+    """Raises InvalidInput unless `value` is finite."""
+    if not math.isfinite(value):
+        raise InvalidInput(f"{name} must be finite, got {value:g}")
+
+
+def n_at_least(n: int, least: int, of: str) -> None:
+    """Raises InsufficientData if fewer than `least` of something were observed."""
+    if n < least:
+        raise InsufficientData(f"needs at least {least} {of}, has {n}")
