@@ -1,4 +1,4 @@
-"""What a statistic refuses. Both are ValueErrors: `InvalidInput` is the caller's, `InsufficientData` the data's."""
+"""What a statistic refuses: `InvalidInput` is about what the caller gave, `InsufficientData` about the data."""
 
 
 class InvalidInput(ValueError):
