@@ -1,4 +1,4 @@
-"""What a statistic refuses: `InvalidInput` is about what the caller gave, `InsufficientData` about the data."""
+"""What a statistic refuses: `InvalidInput` is about the parameters, `InsufficientData` about the data."""
 
 
 class InvalidInput(ValueError):
