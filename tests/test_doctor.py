@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from app import doctor
+from app.core import migrations
 from app.core.clock import SystemClock
 from app.core.postgres import psycopg_dsn
 from app.core.settings import Settings
@@ -65,7 +66,7 @@ async def test_engines_that_are_away_are_findings_with_a_fix(tmp_path):
 async def test_an_empty_database_needs_migration(valkey_url, engines):
     url = engines.database_url.replace("/wald?", "/postgres?")
     findings = await examine(settings(valkey_url=valkey_url, database_url=url), SystemClock())
-    assert Finding("Schema", Verdict.FAIL, "empty, needed is 0001", FIX_SCHEMA) in findings
+    assert Finding("Schema", Verdict.FAIL, f"empty, needed is {migrations.head()}", FIX_SCHEMA) in findings
 
 
 async def test_events_that_nobody_works_on_and_dead_letters_are_found(valkey_url, database_url):

@@ -1,13 +1,9 @@
-"""From stream entries to rows: what one ledger transaction stages, as PostgreSQL's binary COPY format. Pure.
-
-Rows are laid out by numpy: a column of fixed width is written for all rows at once, and only texts are
-visited one by one.
-"""
+"""From stream entries to what one ledger transaction takes into the log. Pure."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import chain
-from struct import Struct
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -15,14 +11,14 @@ from numpy.typing import NDArray
 
 from app.assignment import exposure
 from app.assignment.assignment_id import BODY
+from app.assignment.exposure import Exposure
 from app.feedback import entry as signals_entry
+from app.feedback import rows
 from app.feedback.entry import SignalsEntry, UnitSignal
+from app.feedback.rewards import ASSIGNMENT, GIVEN, NONE, Assignments, Given, Integers
+from app.feedback.rows import Rows
 
-_HEADER: Final = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
-_TRAILER: Final = b"\xff\xff"
-_NULL: Final = b"\xff\xff\xff\xff"
-_POSTGRES_EPOCH_MS: Final = 946_684_800_000
-_length: Final = Struct(">i").pack
+Flags = NDArray[np.bool_]
 
 
 class StreamEntry(NamedTuple):
@@ -38,29 +34,140 @@ class UndecodableEntry(Exception):
     """An entry that says something this version cannot read."""
 
 
-class Rows(NamedTuple):
-    """`n` rows in binary COPY format, header and trailer included."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """What one transaction logs: each assignment once, in key order, and the signals about them.
 
-    n: int
-    data: bytes
+    `bodies` are elements of BODY; `exposures` has null where only feedback has arrived. `given` and `ids`
+    are the signals by assignment id and the client's ids of these, `received_us` when they came.
+    """
 
-
-class Batch(NamedTuple):
-    """What one transaction stages. `experiment_ids` of all events, `unit_experiment_ids` of those by unit."""
-
-    assignments: Rows
-    signals: Rows
+    bodies: NDArray[np.void]
+    exposures: Sequence[Exposure | None]
+    given: Given
+    ids: Sequence[str | None]
+    received_us: Integers
     unit_signals: Rows
-    experiment_ids: frozenset[int]
     unit_experiment_ids: frozenset[int]
+
+    @property
+    def experiment_ids(self) -> frozenset[int]:
+        """Of all events."""
+        return frozenset(np.unique(self.bodies["experiment_id"]).tolist()) | self.unit_experiment_ids
+
+    @property
+    def exposed(self) -> Flags:
+        """Which assignments have their exposure here."""
+        return np.array([one is not None for one in self.exposures], np.bool_)
+
+    def only(self, experiment_ids: Iterable[int]) -> "Batch":
+        """The events by assignment id of these experiments alone, and all those by unit."""
+        kept = np.isin(self.bodies["experiment_id"], list(experiment_ids))
+        if kept.all():
+            return self
+        signals = self.given.signals[kept[self.given.signals["owner"]]]
+        chosen = np.flatnonzero(kept[self.given.signals["owner"]]).tolist()
+        signals["owner"] = (np.cumsum(kept) - 1)[signals["owner"]]
+        return Batch(
+            self.bodies[kept],
+            [one for one, keep in zip(self.exposures, kept.tolist(), strict=True) if keep],
+            Given(signals, self.given.names),
+            [self.ids[index] for index in chosen],
+            self.received_us[chosen],
+            self.unit_signals,
+            self.unit_experiment_ids,
+        )
+
+    def assignments(self, horizon_us: Integers) -> Assignments:
+        """As they are stored if they are new; `horizon_us` of each. Their places are not known."""
+        made = np.zeros(len(self.bodies), ASSIGNMENT)
+        for name in ("experiment_id", "unit_hash", "epoch", "variant"):
+            made[name] = self.bodies[name]
+        made["id"] = np.ascontiguousarray(self.bodies["id"]).view("S16")
+        made["assigned_us"] = _assigned_us(self.bodies)
+        made["deadline_us"] = made["assigned_us"] + horizon_us
+        made["exposed"] = self.exposed
+        made["reward"] = NONE
+        return made
+
+    def keys(self, numbers: Integers) -> Rows:
+        """Of the assignments with these numbers."""
+        chosen = self.bodies[numbers]
+        return rows.rows(
+            len(chosen),
+            number=(">i4", numbers),
+            experiment_id=(">i4", chosen["experiment_id"]),
+            unit_hash=(">i8", chosen["unit_hash"]),
+            id=("V16", chosen["id"]),
+        )
+
+    def assignment_rows(self, chosen: Flags, deadline_us: Integers) -> Rows:
+        """The `chosen` assignments as the log stores them."""
+        picked = [self.exposures[number] for number in np.flatnonzero(chosen).tolist()]
+        bodies = self.bodies[chosen]
+        return rows.rows(
+            len(bodies),
+            [rows.NULL if one is None else rows.text(one.unit) for one in picked],
+            [rows.NULL if one is None or not one.context else rows.json(one.context) for one in picked],
+            experiment_id=(">i4", bodies["experiment_id"]),
+            unit_hash=(">i8", bodies["unit_hash"]),
+            id=("V16", bodies["id"]),
+            assigned_at=rows.timestamps(_assigned_us(bodies)),
+            deadline=rows.timestamps(deadline_us[chosen]),
+            epoch=(">i4", bodies["epoch"]),
+            policy_version=(">i4", bodies["policy_version"]),
+            variant=(">i2", bodies["variant"]),
+            propensity=(">f8", bodies["propensity"]),
+            exposed=("u1", [one is not None for one in picked]),
+        )
+
+    def signal_rows(self, deadline_us: Integers) -> Rows:
+        """The signals by assignment id, each key once, in key order.
+
+        What comes after the deadline has a key of its own: it must not displace what counts. Of one key the
+        first stays where the client gave it an id, else the newest.
+        """
+        signals, names = self.given
+        late = signals["at_us"] > deadline_us[signals["owner"]]
+        kinds = (signals["name"] * 256 + signals["source"]) * 2 + late
+        distinct, kind_of = np.unique(kinds, return_inverse=True)
+        natural = [
+            f"{'+' if kind % 2 else '#'}{names[kind // 512]}/{kind // 2 % 256}" for kind in distinct.tolist()
+        ]
+        owners = self.bodies["id"][signals["owner"]]
+        own = np.array([one is not None for one in self.ids], np.bool_)
+        key_of = np.where(own, len(natural) + np.arange(len(signals)), kind_of)
+        halves = owners.view(">u8").reshape(-1, 2)
+        order = np.lexsort((signals["value"], signals["at_us"], key_of, halves[:, 1], halves[:, 0]))
+        owner, key = signals["owner"][order], key_of[order]
+        newest = np.ones(len(order), np.bool_)
+        newest[:-1] = (owner[1:] != owner[:-1]) | (key[1:] != key[:-1])
+        order = order[newest]
+        chosen = signals[order]
+        texts = [rows.text(name) for name in names]
+        keys = [rows.text(key) for key in natural]
+        bodies = self.bodies[chosen["owner"]]
+        picked = zip(kind_of[order].tolist(), map(self.ids.__getitem__, order.tolist()), strict=True)
+        return rows.rows(
+            len(chosen),
+            [texts[name] for name in chosen["name"].tolist()],
+            [keys[kind] if given is None else rows.text(f"={given}") for kind, given in picked],
+            assignment_id=("V16", bodies["id"]),
+            experiment_id=(">i4", bodies["experiment_id"]),
+            unit_hash=(">i8", bodies["unit_hash"]),
+            source=(">i2", chosen["source"]),
+            value=(">f8", chosen["value"]),
+            at=rows.timestamps(chosen["at_us"]),
+            received_at=rows.timestamps(self.received_us[order]),
+        )
 
 
 def stage(entries: Sequence[StreamEntry]) -> Batch:
-    """The rows of all events in `entries`.
+    """All events in `entries`.
 
     Raises UndecodableEntry if one of them cannot be read.
     """
-    exposed: list[exposure.Exposure] = []
+    exposed: list[Exposure] = []
     columns: list[SignalsEntry] = []
     for item in entries:
         try:
@@ -77,165 +184,94 @@ def stage(entries: Sequence[StreamEntry]) -> Batch:
     if len(tokens) % BODY.itemsize:
         raise UndecodableEntry(f"assignment bodies must have {BODY.itemsize} bytes")
     bodies = np.frombuffer(tokens, BODY)
+    chosen, number_of = _distinct(bodies)
+    given, ids, received_us = _signals(number_of[len(exposed) :], columns)
     units = [signal for column in columns for signal in column.units]
-    unit_received = [column.received_at_ms for column in columns for _ in column.units]
-    unit_experiments = frozenset(signal.experiment_id for signal in units)
+    unit_received = [column.received_at_ms * 1_000 for column in columns for _ in column.units]
     return Batch(
-        assignments=_assignments(bodies, exposed),
-        signals=_signals(bodies[len(exposed) :], columns),
+        bodies=bodies[chosen],
+        exposures=[exposed[index] if index < len(exposed) else None for index in chosen.tolist()],
+        given=given,
+        ids=ids,
+        received_us=received_us,
         unit_signals=_unit_signals(units, unit_received),
-        experiment_ids=frozenset(np.unique(bodies["experiment_id"]).tolist()) | unit_experiments,
-        unit_experiment_ids=unit_experiments,
+        unit_experiment_ids=frozenset(signal.experiment_id for signal in units),
     )
 
 
-def _assignments(bodies: NDArray[np.void], exposed: Sequence[exposure.Exposure]) -> Rows:
-    """One row per assignment, in key order; its exposure where there is one."""
-    n_exposed = len(exposed)
+def _distinct(bodies: NDArray[np.void]) -> tuple[Integers, Integers]:
+    """The first body of each assignment, by its index, in key order; and which of them each body is."""
     ids = bodies["id"].copy().view(">u8").reshape(-1, 2)
-    unexposed = np.arange(len(bodies)) >= n_exposed
-    order = np.lexsort((unexposed, ids[:, 1], ids[:, 0], bodies["unit_hash"], bodies["experiment_id"]))
-    if len(order):
-        ordered = ids[order]
-        first = np.r_[True, (ordered[1:] != ordered[:-1]).any(axis=1)]
-        order = order[first]
-    chosen = bodies[order]
-    fixed = _fixed(
-        len(order),
-        n_varying=2,
-        experiment_id=(">i4", chosen["experiment_id"]),
-        unit_hash=(">i8", chosen["unit_hash"]),
-        id=("V16", chosen["id"]),
-        assigned_at=(">i8", _assigned_at(chosen)),
-        epoch=(">i4", chosen["epoch"]),
-        policy_version=(">i4", chosen["policy_version"]),
-        variant=(">i2", chosen["variant"]),
-        propensity=(">f8", chosen["propensity"]),
-        exposed=("u1", order < n_exposed),
-    )
-    picked = [exposed[index] if index < n_exposed else None for index in order.tolist()]
-    return _rows(
-        fixed,
-        [_NULL if one is None else _text(one.unit) for one in picked],
-        [_NULL if one is None or not one.context else _json(one.context) for one in picked],
-    )
+    order = np.lexsort((ids[:, 1], ids[:, 0], bodies["unit_hash"], bodies["experiment_id"]))
+    ordered = ids[order]
+    first = np.ones(len(order), np.bool_)
+    first[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    number_of = np.empty(len(order), np.int64)
+    number_of[order] = np.cumsum(first) - 1
+    return order[first], number_of
 
 
-def _signals(bodies: NDArray[np.void], columns: Sequence[SignalsEntry]) -> Rows:
-    """One row per signal; of those with a client's id, the first."""
-    signals = list(chain.from_iterable(column.signals for column in columns))
-    sources = np.frombuffer(b"".join(column.sources for column in columns), np.uint8)
-    values = np.frombuffer(b"".join(column.values for column in columns), signals_entry.VALUES)
-    times = np.frombuffer(b"".join(column.at_us for column in columns), signals_entry.TIMES)
-    if not np.isfinite(values).all():
+def _signals(owners: Integers, columns: Sequence[SignalsEntry]) -> tuple[Given, list[str | None], Integers]:
+    """All signals by assignment id; of those with a client's id, the first."""
+    told = list(chain.from_iterable(column.signals for column in columns))
+    names = list(dict.fromkeys(told))
+    position = {name: number for number, name in enumerate(names)}
+    signals = np.empty(len(told), GIVEN)
+    signals["owner"] = owners
+    signals["name"] = [position[name] for name in told]
+    signals["source"] = np.frombuffer(b"".join(column.sources for column in columns), np.uint8)
+    signals["value"] = np.frombuffer(b"".join(column.values for column in columns), signals_entry.VALUES)
+    signals["at_us"] = np.frombuffer(b"".join(column.at_us for column in columns), signals_entry.TIMES)
+    if not np.isfinite(signals["value"]).all():
         raise UndecodableEntry("a value is not finite")
-    received = np.repeat(
-        np.array([column.received_at_ms for column in columns], np.int64),
+    received_us = np.repeat(
+        np.array([column.received_at_ms * 1_000 for column in columns], np.int64),
         [len(column.signals) for column in columns],
     )
-    natural = {
-        (signal, source): f"#{signal}/{source}"
-        for signal, source in set(zip(signals, sources.tolist(), strict=True))
-    }
-    keys = [
-        f"={given}" if given is not None else natural[pair]
-        for given, pair in zip(
-            chain.from_iterable(column.ids for column in columns),
-            zip(signals, sources.tolist(), strict=True),
-            strict=True,
-        )
-    ]
-    raw = bodies["id"].tobytes()
-    owners = [raw[start : start + 16] for start in range(0, len(raw), 16)]
-    kept = _first(zip(owners, keys, strict=True))
-    order = np.array(kept, np.int64)
-    fixed = _fixed(
-        len(order),
-        n_varying=2,
-        experiment_id=(">i4", bodies["experiment_id"][order]),
-        unit_hash=(">i8", bodies["unit_hash"][order]),
-        assignment_id=("V16", bodies["id"][order]),
-        assigned_at=(">i8", _assigned_at(bodies)[order]),
-        source=(">i2", sources[order]),
-        value=(">f8", values[order]),
-        at=(">i8", times[order] - _POSTGRES_EPOCH_MS * 1_000),
-        received_at=(">i8", (received[order] - _POSTGRES_EPOCH_MS) * 1_000),
-    )
-    texts = {signal: _text(signal) for signal in set(signals)}
-    return _rows(fixed, [texts[signals[index]] for index in kept], [_text(keys[index]) for index in kept])
+    ids = list(chain.from_iterable(column.ids for column in columns))
+    if ids.count(None) < len(ids):
+        kept = _first(zip(owners.tolist(), ids, strict=True))
+        return Given(signals[kept], names), [ids[index] for index in kept], received_us[kept]
+    return Given(signals, names), ids, received_us
 
 
-def _unit_signals(signals: Sequence[UnitSignal], received_ms: Sequence[int]) -> Rows:
+def _unit_signals(signals: Sequence[UnitSignal], received_us: Sequence[int]) -> Rows:
     """One row per signal; of those with a client's id, the first. Without one, the time is part of the key.
 
     A unit may have several assignments, each with its own value of the same signal, and which of them a
     signal belongs to is known only when all exposures have arrived: so every time is kept.
     """
-    keys = [
-        f"={one.id}" if one.id is not None else f"#{one.signal}/{one.source}@{one.at_us}" for one in signals
-    ]
-    kept = _first(((one.experiment_id, one.unit_hash), key) for one, key in zip(signals, keys, strict=True))
+    kept = _first(((one.experiment_id, one.unit_hash), one.id) for one in signals)
     chosen = [signals[index] for index in kept]
-    at = np.array([one.at_us for one in chosen], np.int64)
-    received = np.array([received_ms[index] for index in kept], np.int64)
-    fixed = _fixed(
+    keys = (
+        f"={one.id}" if one.id is not None else f"#{one.signal}/{one.source}@{one.at_us}" for one in chosen
+    )
+    return rows.rows(
         len(kept),
-        n_varying=2,
+        [rows.text(one.signal) for one in chosen],
+        [rows.text(key) for key in keys],
         experiment_id=(">i4", [one.experiment_id for one in chosen]),
         unit_hash=(">i8", [one.unit_hash for one in chosen]),
         source=(">i2", [one.source for one in chosen]),
         value=(">f8", [one.value for one in chosen]),
-        at=(">i8", at - _POSTGRES_EPOCH_MS * 1_000),
-        received_at=(">i8", (received - _POSTGRES_EPOCH_MS) * 1_000),
+        at=rows.timestamps(np.array([one.at_us for one in chosen], np.int64)),
+        received_at=rows.timestamps(np.array([received_us[index] for index in kept], np.int64)),
     )
-    return _rows(fixed, [_text(one.signal) for one in chosen], [_text(keys[index]) for index in kept])
 
 
-def _assigned_at(bodies: NDArray[np.void]) -> NDArray[np.int64]:
-    """The time in each UUIDv7, its first 48 bits, as PostgreSQL counts it."""
-    ms = (bodies["id"].copy().view(">u8")[::2] >> 16).astype(np.int64)
-    return (ms - _POSTGRES_EPOCH_MS) * 1_000
+def _assigned_us(bodies: NDArray[np.void]) -> Integers:
+    """The time in each UUIDv7, its first 48 bits."""
+    return (bodies["id"].copy().view(">u8")[::2] >> 16).astype(np.int64) * 1_000
 
 
-def _first(keys: Iterable[tuple[Any, str]]) -> list[int]:
-    """Which events stay: of those with a client's id (`=`), the first of each; all others."""
-    seen: set[tuple[Any, str]] = set()
+def _first(keys: Iterable[tuple[Any, str | None]]) -> list[int]:
+    """Which events stay: of those with a client's id, the first of each; all others."""
+    seen: set[tuple[Any, str | None]] = set()
     kept = []
     for index, key in enumerate(keys):
-        if key[1][0] == "=":
+        if key[1] is not None:
             if key in seen:
                 continue
             seen.add(key)
         kept.append(index)
     return kept
-
-
-def _fixed(n: int, *, n_varying: int, **columns: tuple[str, Any]) -> NDArray[np.void]:
-    """The columns of fixed width, each behind its length, as PostgreSQL reads a tuple."""
-    layout: list[tuple[str, str]] = [("n_columns", ">i2")]
-    for name, (kind, _) in columns.items():
-        layout += [(f"{name}_length", ">i4"), (name, kind)]
-    rows = np.empty(n, np.dtype(layout))
-    rows["n_columns"] = len(columns) + n_varying
-    for name, (_, values) in columns.items():
-        rows[f"{name}_length"] = rows.dtype[name].itemsize
-        rows[name] = values
-    return rows
-
-
-def _rows(fixed: NDArray[np.void], *texts: Sequence[bytes]) -> Rows:
-    """Each fixed part followed by its texts."""
-    raw, size = fixed.tobytes(), fixed.dtype.itemsize
-    parts = (raw[start : start + size] for start in range(0, len(raw), size))
-    body = chain.from_iterable(zip(parts, *texts, strict=True))
-    return Rows(len(fixed), b"".join([_HEADER, *body, _TRAILER]))
-
-
-def _text(value: str) -> bytes:
-    raw = value.encode()
-    return _length(len(raw)) + raw
-
-
-def _json(value: Any) -> bytes:
-    raw = b"\x01" + msgspec.json.encode(value)  # the version of jsonb's binary form
-    return _length(len(raw)) + raw

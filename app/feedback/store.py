@@ -1,18 +1,37 @@
 """The ledger in PostgreSQL: log, totals and stream position change together, or not at all."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from importlib.resources import files
-from typing import Final, LiteralString, NamedTuple, TypeVar
+from typing import Any, Final, LiteralString, NamedTuple, TypeVar
 from uuid import UUID
 
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
 from psycopg import AsyncConnection, AsyncCursor, DataError, IntegrityError
 from psycopg.errors import DeadlockDetected
+from psycopg.sql import SQL, Identifier
 
 from app.core import limits
 from app.core.postgres import connect
-from app.feedback.batch import Batch, Rows, StreamEntry
+from app.experiments.model import Reward
+from app.feedback import rows
+from app.feedback.batch import Batch, StreamEntry
+from app.feedback.rewards import (
+    ASSIGNMENT,
+    GIVEN,
+    PENDING,
+    Assignments,
+    Difference,
+    Given,
+    Rule,
+    differences,
+    resolve,
+)
+from app.feedback.rows import Rows
 
 _T = TypeVar("_T")
 
@@ -23,23 +42,57 @@ def _sql(name: str) -> LiteralString:
 
 _TEMPORARY_TABLES: Final = _sql("temporary_tables")
 _ACQUIRE_LEASE: Final = _sql("acquire_lease")
+_LOCK_STAGED: Final = _sql("lock_staged")
 _INSERT_ASSIGNMENTS: Final = _sql("insert_assignments")
 _EXPOSE_ASSIGNMENTS: Final = _sql("expose_assignments")
 _UPSERT_SIGNALS: Final = _sql("upsert_signals")
 _UPSERT_UNIT_SIGNALS: Final = _sql("upsert_unit_signals")
 _AFFECT_BY_UNIT: Final = _sql("affect_by_unit")
-_LOCK_AFFECTED: Final = _sql("lock_affected")
+_AFFECT_OVERDUE: Final = _sql("affect_overdue")
 _AFFECT_SILENT: Final = _sql("affect_silent")
 _AFFECT_RANGE: Final = _sql("affect_range")
+_LOCK_AFFECTED: Final = _sql("lock_affected")
+_READ_LOG: Final = _sql("read_log")
+_STORE_REWARDS: Final = _sql("store_rewards")
+_ADD_TO_TOTALS: Final = _sql("add_to_totals")
 _REBUILD_TOTALS: Final = _sql("rebuild_totals")
-_RESOLVE_REWARDS: Final = _sql("resolve_rewards")
+
+_RULES: Final = """
+    SELECT id, definition -> 'reward', EXISTS (SELECT FROM unit_signals WHERE experiment_id = experiments.id)
+    FROM experiments
+    WHERE id = ANY(%s)
+"""
 
 POISON: Final = (DataError, IntegrityError)
 """What PostgreSQL raises about the events themselves; any other error is about its own state."""
 
 _UNIT_LOCKS: Final = 64
 _LOCK_CLASS: Final = 0x57414C44  # "WALD"
-_NEVER: Final = "-infinity"
+
+# Columns of results that are one row of arrays.
+_PLACE: Final = ("place", "V6")
+_LOCKED: Final = (
+    ("number", ">i4"),
+    _PLACE,
+    ("deadline_us", ">i8"),
+    ("exposed", "u1"),
+    ("outcome", ">i2"),
+    ("reward", ">i4"),
+)
+_STORED: Final = (("id", "S16"), _PLACE)
+_AFFECTED: Final = (
+    _PLACE,
+    ("experiment_id", ">i4"),
+    ("unit_hash", ">i8"),
+    ("id", "S16"),
+    ("assigned_us", ">i8"),
+    ("deadline_us", ">i8"),
+    ("epoch", ">i4"),
+    ("variant", ">i2"),
+    ("exposed", "u1"),
+    ("outcome", ">i2"),
+    ("reward", ">i4"),
+)
 
 
 class Lease(NamedTuple):
@@ -72,9 +125,10 @@ class LedgerStore:
     async def open(cls, database_url: str) -> AsyncIterator["LedgerStore"]:
         """Connect and prepare the session."""
         async with await connect(database_url) as connection:
-            # A batch is sorted in memory, and looks its rows up one by one even while the tables are small.
+            # What a batch touches is looked up row by row, whatever the planner thinks of the sizes.
             await connection.execute("SET work_mem = '32MB'")
-            await connection.execute("SET random_page_cost = 1.1")
+            for way in ("hashjoin", "mergejoin", "bitmapscan"):
+                await connection.execute(SQL("SET {} = off").format(Identifier(f"enable_{way}")))
             await connection.execute(_TEMPORARY_TABLES)
             yield cls(connection)
 
@@ -111,15 +165,12 @@ class LedgerStore:
         """
 
         async def work(cursor: AsyncCursor) -> tuple[Lease, list[int]]:
-            await _check_fence(cursor, lease)
+            before = await _check_fence(cursor, lease)
             await _lock_units(cursor, batch)
-            await _stage(cursor, batch)
-            await cursor.execute(_INSERT_ASSIGNMENTS)
-            await cursor.execute(_EXPOSE_ASSIGNMENTS)
-            await cursor.execute(_UPSERT_SIGNALS)
-            await cursor.execute(_UPSERT_UNIT_SIGNALS)
-            await cursor.execute(_AFFECT_BY_UNIT)
-            changed = await _resolve(cursor, _NEVER)
+            rules = await _rules(cursor, batch.experiment_ids)
+            logged = await _log(cursor, batch.only(rules), rules)
+            reached = watermark if before is None else max(watermark, before)
+            changed = await _resolve(cursor, logged, rules, passed_us=reached.timestamp() * 1e6)
             moved = lease.moved(entries)
             await _move(cursor, moved, watermark)
             return moved, changed
@@ -143,20 +194,27 @@ class LedgerStore:
         """Resolve a bounded number of assignments whose horizon passed in silence.
 
         Silent as of the watermark that all shards have reached, so that no acknowledged signal is overtaken.
-        Returns how many there were, and the experiments whose totals changed.
+        Returns how many there were (`SWEEP_ASSIGNMENTS_MAX`: there may be more) and the experiments whose
+        totals changed.
         """
 
         async def work(cursor: AsyncCursor) -> tuple[int, list[int]]:
+            await cursor.execute("SELECT FROM horizons FOR UPDATE SKIP LOCKED")
+            if not cursor.rowcount:  # somebody else is at it
+                return 0, []
             await cursor.execute(
                 "SELECT min(watermark) FROM stream_positions HAVING count(*) = count(watermark)"
             )
             row = await cursor.fetchone()
             if row is None or row[0] is None:
                 return 0, []
-            watermark = row[0]
-            await cursor.execute(_AFFECT_SILENT, (watermark, limits.SWEEP_ASSIGNMENTS_MAX))
-            count = cursor.rowcount
-            return count, await _resolve(cursor, watermark)
+            bounds = {"watermark": row[0], "rows_max": limits.SWEEP_ASSIGNMENTS_MAX}
+            await cursor.execute(_AFFECT_SILENT, bounds)
+            n_silent = cursor.rowcount
+            await cursor.execute(_AFFECT_OVERDUE, bounds)
+            n_overdue = cursor.rowcount
+            changed = await _resolve_affected(cursor, silent_until_us=row[0].timestamp() * 1e6)
+            return max(n_silent, n_overdue), changed
 
         return await self._transact(work)
 
@@ -182,7 +240,7 @@ class LedgerStore:
         async def work(cursor: AsyncCursor) -> tuple[tuple[int, UUID] | None, bool]:
             await cursor.execute(_AFFECT_RANGE, parameters)
             keys: list[tuple[int, UUID]] = await cursor.fetchall()
-            changed = await _resolve(cursor, _NEVER)
+            changed = await _resolve_affected(cursor)
             return max(keys, default=None), bool(changed)
 
         return await self._transact(work)
@@ -191,6 +249,7 @@ class LedgerStore:
         """Set an experiment's totals to what its log says; returns (epoch, variant, before, after)."""
         async with self._connection.transaction(), self._connection.cursor() as cursor:
             await cursor.execute("SET LOCAL statement_timeout = 0")  # it reads the whole log of an experiment
+            await cursor.execute("SET LOCAL enable_hashjoin = on")
             await cursor.execute("LOCK TABLE totals IN SHARE ROW EXCLUSIVE MODE")
             await cursor.execute(_REBUILD_TOTALS, {"experiment_id": experiment_id})
             return [
@@ -210,14 +269,17 @@ class LedgerStore:
         raise AssertionError("the last attempt returns or raises")
 
 
-async def _check_fence(cursor: AsyncCursor, lease: Lease) -> None:
-    """Hold the position's row until the end of the transaction."""
+async def _check_fence(cursor: AsyncCursor, lease: Lease) -> datetime | None:
+    """Hold the position's row until the end of the transaction. Returns its watermark."""
     await cursor.execute(
-        "SELECT FROM stream_positions WHERE shard = %s AND fence = %s FOR NO KEY UPDATE",
+        "SELECT watermark FROM stream_positions WHERE shard = %s AND fence = %s FOR NO KEY UPDATE",
         (lease.shard, lease.fence),
     )
-    if cursor.rowcount != 1:
+    row = await cursor.fetchone()
+    if row is None:
         raise Fenced(f"shard {lease.shard} has another owner than that of fence {lease.fence}")
+    watermark: datetime | None = row[0]
+    return watermark
 
 
 async def _move(cursor: AsyncCursor, lease: Lease, watermark: datetime) -> None:
@@ -240,19 +302,234 @@ async def _lock_units(cursor: AsyncCursor, batch: Batch) -> None:
         await cursor.execute(f"SELECT pg_advisory_xact_lock{mode}(%s, %s)", (_LOCK_CLASS, number))
 
 
-async def _stage(cursor: AsyncCursor, batch: Batch) -> None:
-    await _copy(cursor, "COPY staged_assignments FROM STDIN (FORMAT BINARY)", batch.assignments)
-    await _copy(cursor, "COPY staged_signals FROM STDIN (FORMAT BINARY)", batch.signals)
-    await _copy(cursor, "COPY staged_unit_signals FROM STDIN (FORMAT BINARY)", batch.unit_signals)
+class Logged(NamedTuple):
+    """Assignments that a transaction has locked, some of which have to be resolved.
+
+    `resolving` says which. `given` is the whole log of those of them that are not `unread`.
+    """
+
+    assignments: Assignments
+    resolving: NDArray[np.bool_]
+    unread: NDArray[np.bool_]
+    given: Given
 
 
-async def _copy(cursor: AsyncCursor, statement: LiteralString, rows: Rows) -> None:
-    if rows.n:
-        async with cursor.copy(statement) as copy:
-            await copy.write(rows.data)
+async def _rules(cursor: AsyncCursor, experiment_ids: Collection[int]) -> dict[int, Rule]:
+    """Of the experiments that exist."""
+    await cursor.execute(_RULES, (list(experiment_ids),))
+    return {
+        experiment_id: Rule.of(msgspec.convert(reward, Reward), by_unit=by_unit)
+        for experiment_id, reward, by_unit in await cursor.fetchall()
+    }
 
 
-async def _resolve(cursor: AsyncCursor, silent_until: datetime | str) -> list[int]:
-    await cursor.execute(_LOCK_AFFECTED)
-    await cursor.execute(_RESOLVE_REWARDS, {"silent_until": silent_until})
-    return [row[0] for row in await cursor.fetchall()]
+async def _log(cursor: AsyncCursor, batch: Batch, rules: Mapping[int, Rule]) -> Logged:
+    """Take a batch into the log."""
+    horizons = [rules[one].horizon_us for one in batch.bodies["experiment_id"].tolist()]
+    assignments = batch.assignments(np.array(horizons, np.int64))
+    new, exposing = await _log_assignments(cursor, batch, assignments)
+    spoken = np.zeros(len(assignments), np.bool_)
+    spoken[batch.given.signals["owner"]] = True
+    # The log says nothing that counts about what is exposed and pending, or has just been stored.
+    unread = ~new & ~(assignments["exposed"] & (assignments["outcome"] == PENDING)) | exposing
+    if not await _log_signals(cursor, batch, assignments):
+        named = [one is not None for one in batch.ids]
+        unread[batch.given.signals["owner"][np.array(named, np.bool_)]] = True
+    resolving = spoken | exposing
+    elsewhere = await _log_unit_signals(cursor, batch, rules)
+    known = np.isin(assignments["id"], elsewhere["id"])
+    elsewhere = elsewhere[~np.isin(elsewhere["id"], assignments["id"])]
+    others = np.ones(len(elsewhere), np.bool_)
+    return Logged(
+        np.concatenate([assignments, elsewhere]),
+        np.concatenate([resolving | known, others]),
+        np.concatenate([unread | known, others]),
+        batch.given,
+    )
+
+
+async def _log_assignments(
+    cursor: AsyncCursor, batch: Batch, assignments: Assignments
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Store what is new and lock what is stored; `assignments` become as they stand then.
+
+    Returns which are new, and which of the others have their exposure only now.
+    """
+    new, locked = np.zeros((2, len(assignments)), np.bool_)
+    missing = batch.exposed  # very likely: what is only spoken of is stored by then
+    while not (new | locked).all():  # a third time if somebody else has stored some in between
+        if missing.any():
+            await _copy(
+                cursor, "staged_assignments", batch.assignment_rows(missing, assignments["deadline_us"])
+            )
+            stored = await _arrays(cursor, _INSERT_ASSIGNMENTS, _STORED)
+            place = _at(assignments, stored, missing)
+            assignments["place"][place] = stored["place"]
+            new[place] = True
+        unknown = ~(new | locked)
+        if unknown.any():
+            await _copy(cursor, "staged_keys", batch.keys(np.flatnonzero(unknown)))
+            found = await _arrays(cursor, _LOCK_STAGED, _LOCKED)
+            numbers = found["number"]
+            for name in ("place", "deadline_us", "exposed", "outcome", "reward"):
+                assignments[name][numbers] = found[name]
+            assignments["counted"][numbers] = found["exposed"]
+            locked[numbers] = True
+        missing = ~(new | locked)
+    exposing = batch.exposed & ~assignments["exposed"]
+    if exposing.any():
+        exposed = await _arrays(cursor, _EXPOSE_ASSIGNMENTS, _STORED)
+        assignments["place"][_at(assignments, exposed, exposing)] = exposed["place"]
+        assignments["exposed"][exposing] = True
+    return new, exposing
+
+
+def _at(assignments: Assignments, stored: NDArray[np.void], among: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Where in `assignments` those are that were stored; most often all that are `among` them, in order."""
+    numbers = np.flatnonzero(among)
+    if np.array_equal(assignments["id"][numbers], stored["id"]):
+        return numbers
+    position = dict(zip(assignments["id"][numbers].tolist(), numbers.tolist(), strict=True))
+    return np.array([position[one] for one in stored["id"].tolist()], np.intp)
+
+
+async def _log_signals(cursor: AsyncCursor, batch: Batch, assignments: Assignments) -> bool:
+    """Whether none of them was in the log before."""
+    if not len(batch.given.signals):
+        return True
+    signals = batch.signal_rows(assignments["deadline_us"])
+    await _copy(cursor, "staged_signals", signals)
+    await cursor.execute(_UPSERT_SIGNALS)
+    return cursor.rowcount == signals.n
+
+
+async def _log_unit_signals(cursor: AsyncCursor, batch: Batch, rules: Mapping[int, Rule]) -> Assignments:
+    """Log signals by unit; lock the assignments that they, or those logged before, may now belong to."""
+    if not batch.unit_signals.n and not any(rule.by_unit for rule in rules.values()):
+        return np.empty(0, ASSIGNMENT)
+    await _copy(cursor, "staged_unit_signals", batch.unit_signals)
+    await cursor.execute(_UPSERT_UNIT_SIGNALS)
+    await cursor.execute(_AFFECT_BY_UNIT)
+    return await _lock_affected(cursor)
+
+
+async def _lock_affected(cursor: AsyncCursor) -> Assignments:
+    found = await _arrays(cursor, _LOCK_AFFECTED, _AFFECTED)
+    affected = np.zeros(len(found), ASSIGNMENT)
+    for name, _ in _AFFECTED:
+        affected[name] = found[name]
+    affected["counted"] = affected["exposed"]
+    return affected
+
+
+async def _resolve_affected(cursor: AsyncCursor, *, silent_until_us: float = -math.inf) -> list[int]:
+    """Lock and resolve what stands in `affected`. Returns the experiments whose totals changed."""
+    assignments = await _lock_affected(cursor)
+    rules = await _rules(cursor, np.unique(assignments["experiment_id"]).tolist())
+    assignments = assignments[np.isin(assignments["experiment_id"], list(rules))]
+    every = np.ones(len(assignments), np.bool_)
+    logged = Logged(assignments, every, every, Given(np.empty(0, GIVEN), ()))
+    return await _resolve(cursor, logged, rules, silent_until_us=silent_until_us)
+
+
+async def _resolve(
+    cursor: AsyncCursor,
+    logged: Logged,
+    rules: Mapping[int, Rule],
+    *,
+    silent_until_us: float = -math.inf,
+    passed_us: float = math.inf,
+) -> list[int]:
+    """Store the rewards that the log gives and add what changed to the totals.
+
+    What becomes pending although its deadline is not after `passed_us`, so that the sweep may have passed
+    it, is left to the sweep as overdue. Returns the experiments whose totals changed.
+    """
+    before = logged.assignments
+    given = await _read_log(cursor, logged, logged.resolving & logged.unread)
+    resolved = resolve(before, given, rules, silent_until_us=silent_until_us)
+    after = np.where(logged.resolving, resolved, before)
+    changed = (after["outcome"] != before["outcome"]) | (after["reward"] != before["reward"])
+    await _copy(cursor, "staged_rewards", _reward_rows(after[changed]))
+    if changed.any():
+        await cursor.execute(_STORE_REWARDS)
+    pending = after["exposed"] & (after["outcome"] == PENDING) & (changed | ~before["counted"])
+    await _copy(
+        cursor, "overdue_assignments", _key_rows(after[pending & (after["deadline_us"] <= passed_us)])
+    )
+    return await _add_to_totals(cursor, differences(before, after))
+
+
+def _reward_rows(assignments: Assignments) -> Rows:
+    return rows.rows(
+        len(assignments),
+        place=("V6", assignments["place"]),
+        outcome=(">i2", assignments["outcome"]),
+        reward=(">i4", assignments["reward"]),
+    )
+
+
+def _key_rows(assignments: Assignments) -> Rows:
+    return rows.rows(
+        len(assignments),
+        experiment_id=(">i4", assignments["experiment_id"]),
+        unit_hash=(">i8", assignments["unit_hash"]),
+        id=("S16", assignments["id"]),
+    )
+
+
+async def _read_log(cursor: AsyncCursor, logged: Logged, unread: NDArray[np.bool_]) -> Given:
+    """What is given of those that are not unread, with the log of those that are."""
+    if not unread.any():
+        return logged.given
+    owners = np.flatnonzero(unread)
+    chosen = logged.assignments[owners]
+    await _copy(
+        cursor,
+        "unread",
+        rows.rows(
+            len(chosen),
+            owner=(">i4", owners),
+            experiment_id=(">i4", chosen["experiment_id"]),
+            unit_hash=(">i8", chosen["unit_hash"]),
+            id=("S16", chosen["id"]),
+            assigned_at=rows.timestamps(chosen["assigned_us"]),
+            deadline=rows.timestamps(chosen["deadline_us"]),
+            exposed=("u1", chosen["exposed"]),
+        ),
+    )
+    await cursor.execute(_READ_LOG)
+    found = await cursor.fetchall()
+    names = list(dict.fromkeys([*logged.given.names, *(row[4] for row in found)]))
+    position = {name: number for number, name in enumerate(names)}
+    read = np.empty(len(found), GIVEN)
+    for number, (owner, source, at_us, value, signal) in enumerate(found):
+        read[number] = (owner, position[signal], source, at_us, value)
+    given = logged.given.signals
+    return Given(np.concatenate([given[~unread[given["owner"]]], read]), names)
+
+
+async def _add_to_totals(cursor: AsyncCursor, found: Sequence[Difference]) -> list[int]:
+    if found:
+        columns = zip(Difference._fields, map(list, zip(*found, strict=True)), strict=True)
+        await cursor.execute(_ADD_TO_TOTALS, dict(columns))
+    return sorted({one.experiment_id for one in found})
+
+
+async def _copy(cursor: AsyncCursor, table: LiteralString, copied: Rows) -> None:
+    if copied.n:
+        async with cursor.copy("COPY " + table + " FROM STDIN (FORMAT BINARY)") as copy:
+            await copy.write(copied.data)
+
+
+async def _arrays(
+    cursor: AsyncCursor, statement: LiteralString, columns: Sequence[tuple[str, str]]
+) -> NDArray[np.void]:
+    """The arrays of a statement's one row, side by side; `_us`: microseconds since the Unix epoch."""
+    await cursor.execute(statement, binary=True)
+    result: Any = cursor.pgresult
+    read = [rows.array(result.get_value(0, number), kind) for number, (_, kind) in enumerate(columns)]
+    found = np.empty(len(read[0]), [(name, "i8" if name.endswith("_us") else kind) for name, kind in columns])
+    for (name, _), values in zip(columns, read, strict=True):
+        found[name] = rows.unix_us(values) if name.endswith("_us") else values
+    return found

@@ -55,8 +55,32 @@ assignments = Table(
     CheckConstraint("outcome BETWEEN 0 AND 3", name="outcome_is_known"),
     CheckConstraint("(reward IS NOT NULL) = (outcome IN (1, 2))", name="reward_iff_resolved"),
     CheckConstraint("reward BETWEEN 0 AND 1000000000", name="reward_in_unit_interval"),
-    # What the horizon sweep reads: silence is resolved only when the deadline has passed.
-    Index("ix_assignments_pending", "deadline", postgresql_where=text("outcome = 0 AND exposed")),
+    # What the horizon sweep reads. Without a condition on the outcome storing a reward changes no index,
+    # and the row's second version has room beside the first.
+    Index("ix_assignments_deadline", "deadline"),
+    postgresql_with={"fillfactor": 50},
+)
+
+horizons = Table(
+    "horizons",
+    METADATA,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False, comment="1: there is one row"),
+    Column(
+        "swept_until",
+        DateTime(timezone=True),
+        nullable=False,
+        server_default=text("'-infinity'"),
+        comment="silence up to these deadlines is resolved, but for what is overdue",
+    ),
+    CheckConstraint("id = 1", name="one_row"),
+)
+
+overdue_assignments = Table(
+    "overdue_assignments",
+    METADATA,
+    Column("experiment_id", Integer, nullable=False),
+    Column("unit_hash", BigInteger, nullable=False),
+    Column("id", Uuid, nullable=False, comment="became pending when the sweep may have passed its deadline"),
 )
 
 signals = Table(

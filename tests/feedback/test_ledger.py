@@ -101,8 +101,10 @@ async def deliver(store: LedgerStore, shard: int, entries: Sequence[StreamEntry]
 
 async def forget_everything(store: LedgerStore) -> None:
     await store._connection.execute(
-        "TRUNCATE assignments, signals, unit_signals, totals, stream_positions, dead_letters, publications"
+        "TRUNCATE assignments, signals, unit_signals, totals, stream_positions, dead_letters, publications,"
+        " overdue_assignments"
     )
+    await store._connection.execute("UPDATE horizons SET swept_until = '-infinity'")
 
 
 @pytest.fixture

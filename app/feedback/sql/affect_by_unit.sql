@@ -1,16 +1,16 @@
 -- A newly exposed assignment may have signals by unit, and takes later ones over from the one before it.
 INSERT INTO affected
 SELECT nearest.experiment_id, nearest.unit_hash, nearest.id
-FROM newly_exposed
+FROM staged_assignments AS staged
 CROSS JOIN LATERAL (
     SELECT experiment_id, unit_hash, id
     FROM assignments
-    WHERE experiment_id = newly_exposed.experiment_id AND unit_hash = newly_exposed.unit_hash
-        AND exposed AND id <= newly_exposed.id
+    WHERE experiment_id = staged.experiment_id AND unit_hash = staged.unit_hash
+        AND assignments.exposed AND id <= staged.id
     ORDER BY id DESC
     LIMIT 2
 ) AS nearest
-WHERE EXISTS (
+WHERE staged.exposed AND EXISTS (
     SELECT FROM unit_signals
-    WHERE experiment_id = newly_exposed.experiment_id AND unit_hash = newly_exposed.unit_hash
+    WHERE experiment_id = staged.experiment_id AND unit_hash = staged.unit_hash
 )

@@ -1,13 +1,19 @@
--- Exposed assignments still pending at their deadline, oldest first. Rows that a ledger batch holds are left to
--- the next round.
+-- Exposed assignments still pending at their deadline, from where the sweep was up to the watermark, oldest first.
+-- The sweep moves on. Its row is locked, so there is one at a time.
+WITH silent AS MATERIALIZED (
+    SELECT experiment_id, unit_hash, id, deadline
+    FROM assignments
+    WHERE deadline >= (SELECT swept_until FROM horizons) AND deadline <= %(watermark)s AND outcome = 0 AND exposed
+    ORDER BY deadline
+    LIMIT %(rows_max)s
+),
+moved AS (
+    UPDATE horizons
+    SET swept_until = CASE
+        WHEN (SELECT count(*) FROM silent) < %(rows_max)s THEN greatest(swept_until, %(watermark)s)
+        ELSE (SELECT max(deadline) FROM silent)
+    END
+)
 INSERT INTO affected
 SELECT experiment_id, unit_hash, id
-FROM (
-    SELECT experiment_id, unit_hash, assignments.id
-    FROM assignments
-    JOIN experiments ON experiments.id = experiment_id
-    WHERE outcome = 0 AND exposed AND deadline <= %s
-    ORDER BY deadline
-    LIMIT %s
-    FOR NO KEY UPDATE OF assignments SKIP LOCKED
-) AS silent
+FROM silent

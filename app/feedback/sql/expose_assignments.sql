@@ -1,26 +1,11 @@
--- Staged exposures of assignments whose feedback came first.
-WITH awaited AS (
-    SELECT assignments.experiment_id, assignments.unit_hash, assignments.id, staged.unit, staged.context
-    FROM staged_assignments AS staged
-    JOIN assignments USING (experiment_id, unit_hash, id)
-    WHERE staged.exposed AND NOT assignments.exposed
-    ORDER BY experiment_id, unit_hash, id
-    FOR NO KEY UPDATE OF assignments
-),
-exposed AS (
+-- Staged exposures of assignments whose feedback came first. One row of arrays: the ids, and the new places.
+WITH exposed AS (
     UPDATE assignments
-    SET exposed = true, unit = awaited.unit, context = awaited.context
-    FROM awaited
-    WHERE assignments.experiment_id = awaited.experiment_id AND assignments.unit_hash = awaited.unit_hash
-        AND assignments.id = awaited.id
-    RETURNING
-        assignments.experiment_id, assignments.unit_hash, assignments.id, assignments.epoch, assignments.variant
-),
-counted AS (
-    INSERT INTO newly_exposed
-    SELECT experiment_id, unit_hash, id, epoch, variant
-    FROM exposed
+    SET exposed = true, unit = staged.unit, context = staged.context
+    FROM staged_assignments AS staged
+    WHERE assignments.experiment_id = staged.experiment_id AND assignments.unit_hash = staged.unit_hash
+        AND assignments.id = staged.id AND staged.exposed AND NOT assignments.exposed
+    RETURNING assignments.id, assignments.ctid
 )
-INSERT INTO affected
-SELECT experiment_id, unit_hash, id
+SELECT array_agg(id), array_agg(ctid)
 FROM exposed

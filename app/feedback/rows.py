@@ -1,0 +1,79 @@
+"""PostgreSQL's binary formats: rows for COPY, and arrays as columns of a result. Pure.
+
+Rows are laid out by numpy: a column of fixed width is written for all rows at once, and only texts are
+visited one by one.
+"""
+
+from collections.abc import Sequence
+from itertools import chain
+from struct import Struct
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+_HEADER: Final = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
+_TRAILER: Final = b"\xff\xff"
+_ARRAY_HEADER_BYTES: Final = (
+    20  # dimensions, nulls, element type, then length and first index of the one dimension
+)
+_EPOCH_US: Final = 946_684_800_000_000  # PostgreSQL counts from 2000
+_length: Final = Struct(">i").pack
+
+NULL: Final = b"\xff\xff\xff\xff"
+
+
+class Rows(NamedTuple):
+    """`n` rows in binary COPY format, header and trailer included."""
+
+    n: int
+    data: bytes
+
+
+def rows(n: int, *texts: Sequence[bytes], **columns: tuple[str, Any]) -> Rows:
+    """`n` rows: columns of fixed width, each a numpy type and its values, then what `text` or `json` made."""
+    layout: list[tuple[str, str]] = [("n_columns", ">i2")]
+    for name, (kind, _) in columns.items():
+        layout += [(f"{name}_length", ">i4"), (name, kind)]
+    fixed = np.empty(n, np.dtype(layout))
+    fixed["n_columns"] = len(columns) + len(texts)
+    for name, (_, values) in columns.items():
+        fixed[f"{name}_length"] = fixed.dtype[name].itemsize
+        fixed[name] = values
+    raw, size = fixed.tobytes(), fixed.dtype.itemsize
+    if not texts:
+        return Rows(n, b"".join([_HEADER, raw, _TRAILER]))
+    parts = (raw[start : start + size] for start in range(0, len(raw), size))
+    body = chain.from_iterable(zip(parts, *texts, strict=True))
+    return Rows(n, b"".join([_HEADER, *body, _TRAILER]))
+
+
+def text(value: str) -> bytes:
+    """A value of type text, behind its length."""
+    raw = value.encode()
+    return _length(len(raw)) + raw
+
+
+def json(value: Any) -> bytes:
+    """A value of type jsonb, behind its length."""
+    raw = b"\x01" + msgspec.json.encode(value)  # the version of its binary form
+    return _length(len(raw)) + raw
+
+
+def timestamps(us: NDArray[np.int64]) -> tuple[str, NDArray[np.int64]]:
+    """A column of type timestamptz, of microseconds since the Unix epoch."""
+    return ">i8", us - _EPOCH_US
+
+
+def array(raw: bytes | None, kind: str) -> NDArray[Any]:
+    """An array in a binary result: values of fixed width, none of them null; empty if it is null itself."""
+    if raw is None:
+        return np.empty(0, kind)
+    element = np.dtype([("length", ">i4"), ("value", kind)])
+    return np.frombuffer(raw, element, offset=_ARRAY_HEADER_BYTES)["value"]
+
+
+def unix_us(timestamps: NDArray[np.int64]) -> NDArray[np.int64]:
+    """PostgreSQL's timestamps as microseconds since the Unix epoch."""
+    return timestamps.astype(np.int64) + _EPOCH_US

@@ -1,0 +1,20 @@
+-- All signals about the unread assignments, in time: those about themselves, and of those by unit each that belongs to
+-- the unit's latest exposed assignment that is not after it. A statement after the one that locked the assignments: only
+-- that sees what others committed while it waited.
+SELECT owner, logged.source, (extract(epoch FROM logged.at) * 1000000)::bigint, logged.value, logged.signal
+FROM unread
+CROSS JOIN LATERAL (
+    SELECT source, at, value, signal
+    FROM signals
+    WHERE assignment_id = unread.id AND at <= unread.deadline
+    UNION ALL
+    SELECT source, at, value, signal
+    FROM unit_signals
+    WHERE exposed AND experiment_id = unread.experiment_id AND unit_hash = unread.unit_hash
+        AND at BETWEEN unread.assigned_at AND unread.deadline
+        AND NOT EXISTS (
+            SELECT FROM assignments AS later
+            WHERE later.experiment_id = unread.experiment_id AND later.unit_hash = unread.unit_hash
+                AND later.id > unread.id AND later.exposed AND later.assigned_at <= unit_signals.at
+        )
+) AS logged

@@ -1,0 +1,5 @@
+-- Store staged rewards; -1 is none.
+UPDATE assignments
+SET outcome = staged.outcome, reward = nullif(staged.reward, -1)
+FROM staged_rewards AS staged
+WHERE assignments.ctid = place
