@@ -173,9 +173,9 @@ def _check(
         verdicts[wrong & (verdicts == Verdict.ACCEPTED)] = verdict
 
     signals = [event.signal for event in events]
-    names = list(dict.fromkeys(signals))
+    names = sorted(set(signals))
     position = {name: number for number, name in enumerate(names)}
-    numbers = np.array([position[signal] for signal in signals], np.int64)
+    numbers = np.fromiter(map(position.__getitem__, signals), np.int64, len(signals))
     pairs, pair_of = _distinct(experiment_ids, numbers, len(names))
     rules = [_rule(find(pair // len(names)), names[pair % len(names)]) for pair in pairs.tolist()]
     # Most requests have nothing wrong: look at the extremes first, and at each event only if they say so.
