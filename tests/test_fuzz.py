@@ -29,7 +29,6 @@ DEPENDENCIES = (
 )
 DOCUMENT = _framework(State(), **dict.fromkeys(DEPENDENCIES)).openapi_schema.to_schema()
 OUR_KEY_ID = 1  # not to be revoked
-EVENT = ("signal", "assignment_id", "experiment", "unit", "value", "source", "id", "at")
 Schema = dict[str, Any]
 
 TEXTS = st.text(max_size=8) | st.sampled_from(
@@ -74,7 +73,7 @@ def _fitting(schema: Schema, schemas: Schema) -> st.SearchStrategy[Any]:
             return st.sampled_from(allowed)
         case {"const": constant}:
             return st.just(constant)
-        case {"oneOf": choices}:
+        case {"oneOf": choices} | {"anyOf": choices}:
             return st.one_of([_fitting(choice, schemas) for choice in choices])
         case {"type": "object", "properties": properties}:
             required = schema["required"]
@@ -83,6 +82,8 @@ def _fitting(schema: Schema, schemas: Schema) -> st.SearchStrategy[Any]:
                 {name: part for name, part in parts.items() if name in required},
                 optional={name: part for name, part in parts.items() if name not in required},
             )
+        case {"type": "null"}:
+            return st.none()
         case {"type": "object"}:
             return st.dictionaries(TEXTS, values(schema.get("additionalProperties", {}), schemas), max_size=3)
         case {"type": "array"}:
@@ -113,9 +114,6 @@ def requests(draw: st.DrawFn, document: Schema) -> tuple[str, str, dict[str, Any
     rest: dict[str, Any] = {"params": query} if query else {}
     if "requestBody" in operation:
         body = values(operation["requestBody"]["content"]["application/json"]["schema"], schemas)
-    elif path == "/feedback":  # read as it comes, in several encodings
-        events = st.fixed_dictionaries({}, optional=dict.fromkeys(EVENT, SCALARS))
-        body = events | st.lists(events | JSON, max_size=3) | JSON
     else:
         return method, url, rest
     headers = {"Content-Type": "application/json"}

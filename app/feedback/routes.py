@@ -1,16 +1,19 @@
 """Feedback over HTTP. Needs the dependency `feedback: FeedbackService`."""
 
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
 from litestar import Request, Response, post
 from litestar.exceptions import HTTPException
+from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Schema
 
 from app.access.guards import requires
 from app.access.model import Scope
 from app.core import limits
 from app.core.errors import TooLarge
 from app.feedback.decode import MediaType
+from app.feedback.model import Event, Receipt
 from app.feedback.service import FeedbackService, receipt_status
 
 _MEDIA_TYPES: Final = {
@@ -24,7 +27,33 @@ _MEDIA_TYPES: Final = {
     "application/x-msgpack": MediaType.MSGPACK,
     "application/vnd.msgpack": MediaType.MSGPACK,
 }
-_encode: Final = msgspec.json.Encoder().encode
+
+
+@dataclass
+class _Written(Schema):
+    """JSON Schema as msgspec writes it, for a body that the framework does not decode."""
+
+    written: dict[str, Any] = field(default_factory=dict)
+
+    def to_schema(self) -> dict[str, Any]:
+        """Of litestar: what stands in the document."""
+        return self.written
+
+
+def _body_schema() -> _Written:
+    (reference,), components = msgspec.json.schema_components([Event])
+    one = components[reference["$ref"].rpartition("/")[2]]
+    many = {"type": "array", "items": one, "minItems": 1, "maxItems": limits.FEEDBACK_BATCH_MAX}
+    return _Written(written={"oneOf": [one, many]})
+
+
+@dataclass
+class _Feedback(Operation):
+    """The operation with its body."""
+
+    def __post_init__(self) -> None:
+        content = {media_type.value: OpenAPIMediaType(schema=_body_schema()) for media_type in MediaType}
+        self.request_body = RequestBody(content=content, required=True)
 
 
 async def _any_media_type(_: Request[Any, Any, Any]) -> None:
@@ -37,8 +66,9 @@ async def _any_media_type(_: Request[Any, Any, Any]) -> None:
     before_request=_any_media_type,
     status_code=202,
     request_max_body_size=limits.FEEDBACK_BODY_BYTES_MAX,
+    operation_class=_Feedback,
 )
-async def give_feedback(request: Request[Any, Any, Any], feedback: FeedbackService) -> Response[bytes]:
+async def give_feedback(request: Request[Any, Any, Any], feedback: FeedbackService) -> Response[Receipt]:
     """Send signals: one event, an array, newline-delimited JSON or MessagePack.
 
     Event: `{assignment_id | (experiment, unit), signal, value?, source?, id?, at?}`. 202 means that the
@@ -51,8 +81,7 @@ async def give_feedback(request: Request[Any, Any, Any], feedback: FeedbackServi
     media_type = _media_type(request)
     body = await _body(request)
     receipt = await feedback.accept(body, media_type, by_unit=not request.state.api_key.client)
-    status = receipt_status(receipt)
-    return Response(_encode(receipt), media_type="application/json", status_code=status)
+    return Response(receipt, status_code=receipt_status(receipt))
 
 
 def _media_type(request: Request[Any, Any, Any]) -> MediaType:
