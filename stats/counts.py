@@ -1,8 +1,8 @@
-"""Rare events: exact inference conditional on how many were seen in total. No approximation needs "enough" events.
+"""Rare events: exact inference, conditional on how many were seen in total.
 
 Conditioning removes the unknown base rate: given x + y events in the two arms, those of the treatment are
-binomial (events over exposures) or hypergeometric (successes among units). Being discrete, these methods err on
-the safe side: their true error is below alpha, by half when a handful of events was seen.
+binomial (events over exposures) or hypergeometric (successes among units). Being discrete, these methods err
+on the safe side: their true error is below alpha, by half when a handful of events was seen.
 """
 
 import math
@@ -39,10 +39,10 @@ def rate_interval(total: CountTotals, *, alpha: float) -> Interval:
 def rate_ratio_test(
     treatment: CountTotals, control: CountTotals, *, null: float = 1.0, alternative: Alternative = "two-sided"
 ) -> HypothesisTest:
-    """The exact conditional test of rate(treatment) / rate(control) = `null`. Two-sided: twice the smaller tail.
+    """The exact conditional test of rate(treatment) / rate(control) = `null`.
 
-    Its statistic is the number of the treatment's events. `null=1.2, alternative="less"` is a test that the
-    treatment raises the rate by less than 20 % (non-inferiority).
+    Two-sided: twice the smaller tail. Its statistic is the number of the treatment's events. `null=1.2,
+    alternative="less"` is a test that the treatment raises the rate by less than 20 % (non-inferiority).
 
     Worked by hand: 5 against 0 events at equal exposures: P(5 of 5) = 1/32 one-sided, 1/16 two-sided.
 
@@ -59,12 +59,14 @@ def rate_ratio_test(
 
 
 def rate_ratio_interval(treatment: CountTotals, control: CountTotals, *, alpha: float) -> Interval:
-    """The ratios that `rate_ratio_test` does not reject: Clopper and Pearson's interval of the share, as odds.
+    """The ratios of rates that `rate_ratio_test` does not reject, two-sided.
+
+    Clopper and Pearson's interval of the treatment's share of events, as odds.
 
     Worked by hand: 0 against 1 event at equal exposures: the share is in [0, 0.975], the ratio in [0, 39].
 
-    Raises InsufficientData if the control had no event (no ratio is too large then; `rate_difference_interval`
-    and the one-sided test still answer) or an arm no exposure.
+    Raises InsufficientData if the control had no event (no ratio is too large then;
+    `rate_difference_interval` and the one-sided test still answer) or an arm no exposure.
     """
     _share(treatment, control, 1.0)
     if not control.events:
@@ -78,13 +80,16 @@ def rate_ratio_interval(treatment: CountTotals, control: CountTotals, *, alpha: 
 
 
 def rate_difference_interval(treatment: CountTotals, control: CountTotals, *, alpha: float) -> Interval:
-    """The interval of rate(treatment) - rate(control), from the exact interval of each; bounded without events too.
+    """The interval of rate(treatment) - rate(control), from the exact interval of each.
+
+    Bounded without events too.
 
     Worked by hand: 0 against 0 events at exposure 1 give [-3.69, 3.69] at alpha 0.05.
 
     Raises InsufficientData if an arm had no exposure.
 
-    Source: Li, Tang & Wong (2011), Statistics in Medicine 30(15) (MOVER for rates). Not exact, and conservative.
+    Source: Li, Tang & Wong (2011), Statistics in Medicine 30(15) (MOVER for rates). Not exact, and
+    conservative.
     """
     ours, theirs = rate_interval(treatment, alpha=alpha), rate_interval(control, alpha=alpha)
     return difference_of_bounds(
@@ -97,8 +102,8 @@ def fisher_test(
 ) -> HypothesisTest:
     """Fisher's exact test that two proportions are equal. Two-sided: twice the smaller tail.
 
-    Its statistic is the number of the treatment's successes. scipy's and R's two-sided p-value adds all tables
-    that are no more likely than the one seen: equal in symmetric cases, smaller or larger in others.
+    Its statistic is the number of the treatment's successes. scipy's and R's two-sided p-value adds all
+    tables that are no more likely than the one seen: equal in symmetric cases, smaller or larger in others.
 
     Worked by hand: 3 of 3 against 0 of 3: P = 1 / C(6, 3) = 0.05 one-sided, 0.1 two-sided.
 
@@ -128,7 +133,7 @@ def _share(treatment: CountTotals, control: CountTotals, ratio: float) -> float:
 
 
 def _log_hypergeometric(k: int, draws: int, good: int, total: int) -> float:
-    """log P(at most k good ones among the draws), summed from k down to where nothing is left to add."""
+    """The logarithm of P(at most k good ones among the draws): a sum from k down to where nothing is left."""
     mean = draws * (good / total)
     deviation = math.sqrt(mean * (1 - good / total) * ((total - draws) / (total - 1)))
     lowest = max(0, draws + good - total, int(min(k, mean) - 40 * deviation - 40))

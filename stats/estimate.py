@@ -40,8 +40,9 @@ class Estimate(msgspec.Struct, frozen=True):
     """A value, its standard error, and the degrees of freedom of that error (infinite: normal).
 
     Interval and test are two sides of one rule: a two-sided test rejects a null at alpha exactly if the null
-    lies outside the interval. Both hold at one look that was fixed before the data were seen, and for means of
-    many units by the central limit theorem: degrees of freedom are Satterthwaite's and do not repair skewness.
+    lies outside the interval. Both hold at one look that was fixed before the data were seen, and for means
+    of many units by the central limit theorem: degrees of freedom are Satterthwaite's and do not repair
+    skewness.
 
     Worked by hand: 1.0 with standard error 0.5 has the normal interval 1 -+ 1.96 * 0.5 = [0.02, 1.98].
 
@@ -126,8 +127,8 @@ class Estimate(msgspec.Struct, frozen=True):
     def equivalence_test(self, *, lower: float, upper: float) -> HypothesisTest:
         """Two one-sided tests: a small p-value says that the truth is within (lower, upper).
 
-        The larger of the two one-sided p-values, with its statistic. It is below alpha exactly if the interval
-        at 2 alpha lies within the bounds. Raises InvalidInput unless lower < upper.
+        The larger of the two one-sided p-values, with its statistic. It is below alpha exactly if the
+        interval at 2 alpha lies within the bounds. Raises InvalidInput unless lower < upper.
 
         Source: Schuirmann (1987), Journal of Pharmacokinetics and Biopharmaceutics 15(6).
         """
@@ -138,9 +139,7 @@ class Estimate(msgspec.Struct, frozen=True):
         return max(above, below, key=lambda side: side.log_p_value)
 
 
-def tested(
-    statistic: float, alternative: Alternative, degrees_of_freedom: float = math.inf
-) -> HypothesisTest:
+def tested(statistic: float, alternative: Alternative, degrees_of_freedom: float) -> HypothesisTest:
     """The p-value of a standardised statistic: normal, or Student's t if degrees of freedom are finite.
 
     Raises InvalidInput if the statistic is not finite.
@@ -161,8 +160,9 @@ def tested(
 def both_tails(
     statistic: float, log_lower: float, log_upper: float, alternative: Alternative
 ) -> HypothesisTest:
-    """An exact test from the logarithms of P(at most what was seen) and P(at least what was seen) under the null.
+    """An exact test from its two tails.
 
+    They are the logarithms of P(at most what was seen) and P(at least what was seen) under the null.
     Two-sided means twice the smaller tail ("central"), the rule whose inversion is the equal-tailed interval.
     """
     match alternative:

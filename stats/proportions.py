@@ -2,7 +2,7 @@
 
 | question | use |
 |---|---|
-| how sure is one proportion | `wilson_interval`; `exact_interval` where coverage must never fall below 1 - alpha |
+| one proportion | `wilson_interval`; `exact_interval` if coverage must never fall below 1 - alpha |
 | difference of two, as an interval | `newcombe_interval`; `score_interval`, which agrees with the test |
 | difference of two, tested against 0 or a margin | `score_test` |
 | few events | `stats.counts` |
@@ -106,13 +106,15 @@ def score_test(
     The proportions under the null are the most likely ones whose difference is `null`. Asymptotic: with
     expected counts below about 5 under the null use `stats.counts`.
 
-    Worked by hand: 30 of 100 against 20 of 100 pool to 0.25, so z = 0.1 / sqrt(2 * 0.25 * 0.75 / 100) = 1.633.
+    Worked by hand: 30 of 100 against 20 of 100 pool to 0.25, so z = 0.1 / sqrt(2 * 0.25 * 0.75 / 100) =
+    1.633.
 
     Raises InsufficientData if an arm is empty, or the null leaves no variance (0 against 0 successes at 0);
     InvalidInput unless -1 <= null <= 1.
 
-    Source: Farrington & Manning (1990), Statistics in Medicine 9; Miettinen & Nurminen (1985), ibid. 4. We find the
-    root of the likelihood equation itself rather than by the papers' trigonometric formula, which loses digits.
+    Source: Farrington & Manning (1990), Statistics in Medicine 9; Miettinen & Nurminen (1985), ibid. 4. We
+    find the root of the likelihood equation itself rather than by the papers' trigonometric formula, which
+    loses digits.
     """
     statistic = _score(treatment, control, null, variance)
     if statistic is None:
@@ -120,7 +122,7 @@ def score_test(
             f"{treatment.successes} of {treatment.n} against {control.successes} of {control.n} "
             f"leave no variance at a difference of {null:g}"
         )
-    return tested(statistic, alternative)
+    return tested(statistic, alternative, math.inf)
 
 
 def score_interval(
@@ -186,7 +188,8 @@ def restricted_proportions(
         a / p - b / (1 - p) + c / q - d / (1 - q),
 
     falls strictly, so it has at most one root. Multiplied by the denominators of those terms that are there
-    it is a polynomial of degree 3 at most, finite at both ends, whose sign there says whether the root is inside.
+    it is a polynomial of degree 3 at most, finite at both ends, whose sign there says whether the root is
+    inside.
 
     Worked by hand: (0, n) against (0, n) at a difference of 0.1: nothing speaks against q = 0, so (0.1, 0).
 

@@ -1,8 +1,9 @@
 """Ratio and clustered metrics: sums of a numerator over sums of a denominator, with units of different size.
 
 Clicks per session when *users* are randomised; a mean over requests when each user sends many. The totals
-hold (numerator, denominator) per unit; a mean over clusters is the ratio of (sum, count) per cluster. Treating
-the denominators as independent instead rejects far too often (15 % of A/A tests in the example of the tests).
+hold (numerator, denominator) per unit; a mean over clusters is the ratio of (sum, count) per cluster.
+Treating the denominators as independent instead rejects far too often (15 % of A/A tests in the example of
+the tests).
 """
 
 import math
@@ -26,12 +27,13 @@ def ratio(total: JointTotals) -> Estimate:
     Worked by hand: units (1, 1), (1, 3): R = 2 / 4 = 0.5, residuals 0.5, -0.5 of variance 0.5, standard error
     sqrt(0.5 / 2) / 2 = 0.25.
 
-    Raises InsufficientData if n < 2, there is no spread, or the mean denominator is less than 3 standard errors
-    from 0 (then `stats.relative.fieller_interval` may still know something); InvalidInput unless the totals have
-    two values.
+    Raises InsufficientData if n < 2, there is no spread, or the mean denominator is less than 3 standard
+    errors from 0 (then `stats.relative.fieller_interval` may still know something); InvalidInput unless the
+    totals have two values.
 
-    Source: Cochran (1977), Sampling Techniques, eq. 6.13; Deng, Knoblich & Lu (2018), KDD, eq. 4 (delta method).
-    Needs many units (about 30), not many sessions; a few units with most of the sessions are few units.
+    Source: Cochran (1977), Sampling Techniques, eq. 6.13; Deng, Knoblich & Lu (2018), KDD, eq. 4 (delta
+    method). Needs many units (about 30), not many sessions; a few units with most of the sessions are few
+    units.
     """
     value, variance = _ratio(total)
     return Estimate.of_independent(value, [(variance, total.n - 1)])
@@ -51,7 +53,7 @@ def ratio_difference(treatment: JointTotals, control: JointTotals) -> Estimate:
 
 
 def design_effect(total: JointTotals) -> float:
-    """How many times larger the variance of a *proportion* over clustered items is than over independent ones.
+    """How many times larger clustering makes the variance of a proportion of items.
 
     `total` holds (successes, items) per unit. n items of clustered units are worth n / design_effect
     independent ones; `stats.quantiles.quantile_interval` takes it. At least 1: smaller is left to chance.

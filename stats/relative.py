@@ -1,8 +1,8 @@
 """Relative differences treatment / control - 1: what "3 % better" may claim.
 
-The control's mean is itself uncertain, so dividing an interval of the difference by it is too narrow. When the
-control's mean is not clearly away from 0 no bounded interval can have its coverage (Gleser & Hwang 1987), and
-these methods refuse instead of giving one.
+The control's mean is itself uncertain, so dividing an interval of the difference by it is too narrow. When
+the control's mean is not clearly away from 0 no bounded interval can have its coverage (Gleser & Hwang 1987),
+and these methods refuse instead of giving one.
 """
 
 import math
@@ -23,16 +23,17 @@ _ERRORS_MIN: Final = 3.0
 def fieller_interval(
     treatment: Estimate, control: Estimate, *, alpha: float, covariance: float = 0.0
 ) -> Interval:
-    """The interval of the relative difference treatment / control - 1; exact for normal means of known variance.
+    """The interval of treatment / control - 1: exact for normal means of known variance.
 
-    All ratios r for which treatment - r control is not significantly different from 0. `covariance` is that of
-    the two estimates (0 for two arms; for a ratio of two means of the same units it is not 0).
+    All ratios r for which treatment - r control is not significantly different from 0. `covariance` is that
+    of the two estimates (0 for two arms; for a ratio of two means of the same units it is not 0).
 
-    Worked by hand: 12 and 10, each with standard error 1, at a quantile of 2: (100 - 4) r^2 - 240 r + 140 = 0,
-    so r = (240 -+ sqrt(240^2 - 4 * 96 * 140)) / 192 = 0.927, 1.573 and the interval is [-0.073, 0.573].
+    Worked by hand: 12 and 10, each with standard error 1, at a quantile of 2: (100 - 4) r^2 - 240 r + 140 =
+    0, so r = (240 -+ sqrt(240^2 - 4 * 96 * 140)) / 192 = 0.927, 1.573 and the interval is [-0.073, 0.573].
 
-    Raises InsufficientData if the control's own interval contains 0: the set is then unbounded, and dividing has
-    no answer at this alpha. Raises InvalidInput if control is not positive: a share of it then means nothing.
+    Raises InsufficientData if the control's own interval contains 0: the set is then unbounded, and dividing
+    has no answer at this alpha. Raises InvalidInput if control is not positive: a share of it then means
+    nothing.
 
     Source: Fieller (1954), Journal of the Royal Statistical Society B 16(2). Degrees of freedom are
     Satterthwaite's at the estimated ratio, which is our approximation.
@@ -68,8 +69,8 @@ def log_ratio(treatment: Estimate, control: Estimate) -> Estimate:
     Worked by hand: 12 and 10 with standard errors 0.6 and 0.5 have log 1.2 = 0.182 and the standard error
     sqrt(0.05^2 + 0.05^2) = 0.0707.
 
-    Raises InsufficientData unless both means are at least 3 standard errors above 0; InvalidInput if control is
-    not positive.
+    Raises InsufficientData unless both means are at least 3 standard errors above 0; InvalidInput if control
+    is not positive.
     """
     _positive(control)
     for arm in (treatment, control):
@@ -82,7 +83,8 @@ def log_ratio(treatment: Estimate, control: Estimate) -> Estimate:
 def risk_ratio_interval(treatment: ProportionTotals, control: ProportionTotals, *, alpha: float) -> Interval:
     """The score interval of treatment / control - 1 for two proportions; right for few successes too.
 
-    All ratios that Pearson's chi-square does not reject, with the most likely proportions that have the ratio.
+    All ratios that Pearson's chi-square does not reject, with the most likely proportions that have the
+    ratio.
 
     Worked by hand: 0 of n against 1 of 1 is the ratio 0, so the lower bound is -1.
 

@@ -7,9 +7,9 @@ baseline drifts, the pooled arms met different mixtures of days, and may even di
 
 | weighting | of stratum | when |
 |---|---|---|
-| `mantel-haenszel` | n_t n_c / (n_t + n_c) | the default: near the smallest variance, and independent of the outcomes |
-| `sample-share` | n_t + n_c | the average effect on all who came, when the effect may differ between strata |
-| `inverse-variance` | 1 / variance | smallest variance; only with many units everywhere: weights then follow outcomes |
+| `mantel-haenszel` | n_t n_c / (n_t + n_c) | near the smallest variance, and independent of outcomes |
+| `sample-share` | n_t + n_c | the average effect on all who came, if effects differ between strata |
+| `inverse-variance` | 1 / variance | smallest variance; biased with few units: weights follow outcomes |
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,10 @@ class Stratum(msgspec.Struct, frozen=True):
 
 
 class StratifiedDifference(msgspec.Struct, frozen=True):
-    """The averaged effect; the weight of each stratum, summing to 1; the units of strata that could not be compared."""
+    """The averaged effect, the weights of the strata, and how many units could not be compared.
+
+    Weights sum to 1 and stand in the order of the strata.
+    """
 
     effect: Estimate
     weights: tuple[float, ...]
@@ -47,18 +50,19 @@ class StratifiedDifference(msgspec.Struct, frozen=True):
 def stratified_difference(strata: Sequence[Stratum], *, weighting: Weighting) -> StratifiedDifference:
     """The weighted average over strata of treatment - control.
 
-    The variance is the sum of squared weights times the variance within each stratum; strata where an arm has fewer
-    than 2 units have no comparison of their own: they get weight 0, and their units are counted in `n_left_out`.
-    Weights from counts are as good as fixed in advance when allocation does not depend on outcomes *within* a
-    stratum. If it does (a bandit inside an epoch), use the estimators for adaptive data.
+    The variance is the sum of squared weights times the variance within each stratum; strata where an arm has
+    fewer than 2 units have no comparison of their own: they get weight 0, and their units are counted in
+    `n_left_out`. Weights from counts are as good as fixed in advance when allocation does not depend on
+    outcomes *within* a stratum. If it does (a bandit inside an epoch), use the estimators for adaptive data.
 
     Worked by hand: 10 of 10 against 80 of 100, and 5 of 50 against 1 of 20 have differences 0.2 and 0.05, and
-    n_t n_c / n = 9.09 and 14.29: (9.09 * 0.2 + 14.29 * 0.05) / 23.38 = 0.108. Pooled, the treatment's 15 of 60
-    is far *below* the control's 81 of 120.
+    n_t n_c / n = 9.09 and 14.29: (9.09 * 0.2 + 14.29 * 0.05) / 23.38 = 0.108. Pooled, the treatment's 15 of
+    60 is far *below* the control's 81 of 120.
 
     Raises InsufficientData if no stratum can be compared, or there is no spread in any.
 
-    Source: Cochran (1954), Biometrics 10(4), section 8 (weights); Cochran (1977), Sampling Techniques, eq. 5.7.
+    Source: Cochran (1954), Biometrics 10(4), section 8 (weights); Cochran (1977), Sampling Techniques, eq.
+    5.7.
     """
     compared = [min(stratum.treatment.n, stratum.control.n) >= 2 for stratum in strata]
     if not any(compared):
@@ -74,14 +78,14 @@ def stratified_difference(strata: Sequence[Stratum], *, weighting: Weighting) ->
     for stratum, weight in zip(strata, weights, strict=True):
         if weight:
             value += weight * (stratum.treatment.mean - stratum.control.mean)
-            for arm in (stratum.treatment, stratum.control):
-                parts.append((weight**2 * arm.variance / arm.n, arm.n - 1))
+            arms = (stratum.treatment, stratum.control)
+            parts.extend((weight**2 * arm.variance / arm.n, arm.n - 1) for arm in arms)
     left_out = sum(stratum.n for stratum, usable in zip(strata, compared, strict=True) if not usable)
     return StratifiedDifference(Estimate.of_independent(value, parts), weights, left_out)
 
 
 def pooled(strata: Sequence[Stratum]) -> Stratum:
-    """Both arms merged over all strata, as if there were none: what must not be compared when allocation changed."""
+    """Both arms merged over all strata: what must not be compared when allocation changed."""
     return Stratum(
         sum((stratum.treatment for stratum in strata), MeanTotals()),
         sum((stratum.control for stratum in strata), MeanTotals()),

@@ -95,7 +95,7 @@ class MeanTotals(msgspec.Struct, frozen=True):
 
     @classmethod
     def from_observations(cls, observations: FloatArray) -> "MeanTotals":
-        """From the observations themselves, shape (n,), in two passes. Raises InvalidInput if one is not finite."""
+        """From the observations themselves, shape (n,), in two passes."""
         if not len(observations):
             return cls()
         mean = float(np.mean(observations))
@@ -174,8 +174,8 @@ class JointTotals(msgspec.Struct, frozen=True):
     ) -> "JointTotals":
         """From the d sums and the d (d + 1) / 2 sums of products (lower triangle, row by row).
 
-        Exact integers or fractions lose nothing before the last rounding. Raises InvalidInput if no sample can
-        have these sums.
+        Exact integers or fractions lose nothing before the last rounding. Raises InvalidInput if no sample
+        can have these sums.
         """
         if len(products) != _triangle(len(sums)):
             raise InvalidInput(f"{len(sums)} sums do not go with {len(products)} sums of products")

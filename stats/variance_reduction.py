@@ -1,7 +1,9 @@
-"""Narrower intervals from what is known before the treatment: CUPED, regression adjustment, post-stratification.
+"""Narrower intervals from what is known before the treatment.
 
-Covariates must not be changed by the treatment: use values from before the exposure. Then adjusting is free of
-bias for any coefficient; how much it gains is R^2 of the outcome on the covariates, and is reported.
+CUPED, regression adjustment and post-stratification.
+
+Covariates must not be changed by the treatment: use values from before the exposure. Then adjusting is free
+of bias for any coefficient; how much it gains is R^2 of the outcome on the covariates, and is reported.
 """
 
 from collections.abc import Sequence
@@ -30,21 +32,23 @@ class AdjustedDifference(msgspec.Struct, frozen=True):
 
 
 def cuped(treatment: JointTotals, control: JointTotals) -> AdjustedDifference:
-    """The difference of means of the outcome, less what the covariates explain, with one coefficient for both arms.
+    """The difference of means of the outcome, less what the covariates explain.
 
-    The totals hold the outcome first, then k >= 1 covariates. The coefficients are those of the regression within arms
-    (arms centred apart, then pooled). A covariate that does not vary, or repeats others, changes nothing.
+    The totals hold the outcome first, then k >= 1 covariates. The coefficients, one set for both arms, are
+    those of the regression within arms (arms centred apart, then pooled). A covariate that does not vary, or
+    repeats others, changes nothing.
 
-    Worked by hand: units (outcome, covariate) (1, 0), (3, 2), (2, 1) against (0, 0), (2, 2), (4, 1): within arms
-    the co-moments are 2 + 2 = 4 and the covariate's 2 + 2 = 4, so the coefficient is 1. Covariate means agree, so
-    the effect stays 2 - 2 = 0, and the residuals are 1, 1, 1 against 0, 0, 3.
+    Worked by hand: units (outcome, covariate) (1, 0), (3, 2), (2, 1) against (0, 0), (2, 2), (4, 1): within
+    arms the co-moments are 2 + 2 = 4 and the covariate's 2 + 2 = 4, so the coefficient is 1. Covariate means
+    agree, so the effect stays 2 - 2 = 0, and the residuals are 1, 1, 1 against 0, 0, 3.
 
-    Raises InsufficientData unless each arm has at least k + 2 units, or no spread is left; InvalidInput unless
-    both totals have the same number of values, at least 2.
+    Raises InsufficientData unless each arm has at least k + 2 units, or no spread is left; InvalidInput
+    unless both totals have the same number of values, at least 2.
 
-    Source: Deng, Xu, Kohavi & Walker (2013), WSDM, section 3. One coefficient for both arms is the most precise
-    only with equal arms or effects that do not depend on the covariates: else see `regression_adjustment`. The
-    coefficients are estimated from the same data; degrees of freedom lose k, and the remaining bias is of order 1/n.
+    Source: Deng, Xu, Kohavi & Walker (2013), WSDM, section 3. One coefficient for both arms is the most
+    precise only with equal arms or effects that do not depend on the covariates: else see
+    `regression_adjustment`. The coefficients are estimated from the same data; degrees of freedom lose k, and
+    the remaining bias is of order 1/n.
     """
     k = _covariates(treatment, control)
     coefficients = _coefficients(treatment.matrix + control.matrix)
@@ -60,22 +64,24 @@ def cuped(treatment: JointTotals, control: JointTotals) -> AdjustedDifference:
 
 
 def regression_adjustment(treatment: JointTotals, control: JointTotals) -> AdjustedDifference:
-    """The difference of means adjusted by a regression within each arm, both evaluated at the mean of all units.
+    """The difference of means adjusted by a regression within each arm.
 
-    The coefficient of the treatment in ordinary least squares with all interactions of treatment and centred
-    covariates. Asymptotically never less precise than the plain difference, whatever the allocation and however the
-    effect depends on the covariates. The totals hold the outcome first, then k >= 1 covariates.
+    Both regressions are evaluated at the mean of all units: the coefficient of the treatment in ordinary
+    least squares with all interactions of treatment and centred covariates. Asymptotically never less precise
+    than the plain difference, whatever the allocation and however the effect depends on the covariates. The
+    totals hold the outcome first, then k >= 1 covariates.
 
     The variance is that of the residuals in each arm plus that of evaluating at a sample mean of covariates
     when the arms' slopes differ: units are a sample from a population. (Lin's own sandwich leaves the second
     term out, because his units are the population.)
 
-    Worked by hand: in the example of `cuped` the slopes are 1 and 1, and both covariate means are 1: effect 0.
+    Worked by hand: in the example of `cuped` the slopes are 1 and 1, and both covariate means are 1: effect
+    0.
 
     Raises InsufficientData unless each arm has at least k + 2 units; InvalidInput as `cuped`.
 
-    Source: Lin (2013), Annals of Applied Statistics 7(1); Negi & Wooldridge (2021), Econometric Reviews 40(5) for
-    the second term.
+    Source: Lin (2013), Annals of Applied Statistics 7(1); Negi & Wooldridge (2021), Econometric Reviews 40(5)
+    for the second term.
     """
     k = _covariates(treatment, control)
     both = treatment + control
@@ -97,11 +103,11 @@ def regression_adjustment(treatment: JointTotals, control: JointTotals) -> Adjus
 
 
 def post_stratification(strata: Sequence[Stratum]) -> AdjustedDifference:
-    """The difference within strata of a covariate, averaged by their share of all units, beside the pooled difference.
+    """The difference within strata of a covariate, averaged by their share of all units.
 
-    For categories known before the exposure (country, plan), with the same allocation in all. Given the strata's
-    sizes it is unbiased. Strata must be few and large: those with fewer than 2 units in an arm are left out, which
-    changes the question, so merge them before.
+    For categories known before the exposure (country, plan), with the same allocation in all. Given the
+    strata's sizes it is unbiased. Strata must be few and large: those with fewer than 2 units in an arm are
+    left out, which changes the question, so merge them before.
 
     Worked by hand: two strata with effects 1 and 3 and 30 and 10 units give (30 * 1 + 10 * 3) / 40 = 1.5.
 
