@@ -6,7 +6,7 @@
 | two, ordered grades | `cohen_kappa` with weights: near misses count less |
 | any number, each item rated by the same number | `fleiss_kappa` |
 | any number, ratings missing, any scale | `krippendorff_alpha` |
-| one category far more frequent than others | `gwet_ac1` beside them: kappa is then low whatever the raters do |
+| one category far more frequent than others | `gwet_ac1` beside them: kappa is then low regardless |
 
 Closed-form errors take items as independent. Where several items belong to one unit (answers of one
 conversation) use `cluster_bootstrap`, which resamples units.
@@ -36,18 +36,21 @@ _GROUPS_MAX: Final = 400
 def cohen_kappa(table: IntArray, *, weights: Weights = "unweighted") -> Estimate:
     """Cohen's kappa of two raters, from the table of counts, shape (k, k): rows one rater, columns the other.
 
-    Weights give partial agreement 1 - |i - j| / (k - 1) (linear) or 1 - ((i - j) / (k - 1))^2 (quadratic). The
-    error is the asymptotic one, for at least about 50 items; its interval is about agreement in the population.
+    Weights give partial agreement 1 - |i - j| / (k - 1) (linear) or 1 - ((i - j) / (k - 1))^2 (quadratic).
+    The error is the asymptotic one, for at least about 50 items; its interval is about agreement in the
+    population.
 
     Worked by hand: [[20, 5], [10, 15]] agrees in 0.7, by chance in 0.5 * 0.6 + 0.5 * 0.4 = 0.5: kappa 0.4.
 
-    Raises InsufficientData if there is no item, or both raters use one category only; InvalidInput unless the table
-    is square with at least 2 categories and no negative count.
+    Raises InsufficientData if there is no item, or both raters use one category only; InvalidInput unless the
+    table is square with at least 2 categories and no negative count.
 
     Source: Cohen (1960; 1968); Fleiss, Cohen & Everitt (1969), Psychological Bulletin 72(5), eq. 7 (error).
     """
     if table.ndim != 2 or table.shape[0] != table.shape[1] or len(table) < 2 or (table < 0).any():
-        raise InvalidInput(f"needs a square table of counts of at least 2 categories, got shape {table.shape}")
+        raise InvalidInput(
+            f"needs a square table of counts of at least 2 categories, got shape {table.shape}"
+        )
     n = int(table.sum())
     checks.n_at_least(n, 2, "items")
     share = table / n
@@ -71,14 +74,16 @@ def fleiss_kappa(counts: IntArray) -> Estimate:
 
     Worked by hand: items (2, 0), (0, 2), (1, 1) agree in 2/3, by chance in 1/2: kappa 1/3.
 
-    Raises InsufficientData with fewer than 3 items or a single category in use; InvalidInput unless each item has
-    the same number of ratings, at least 2.
+    Raises InsufficientData with fewer than 3 items or a single category in use; InvalidInput unless each item
+    has the same number of ratings, at least 2.
 
     Source: Fleiss (1971), Psychological Bulletin 76(5).
     """
     ratings = counts.sum(axis=1) if counts.ndim == 2 else np.zeros(0)
     if not len(ratings) or ratings[0] < 2 or (ratings != ratings[0]).any() or (counts < 0).any():
-        raise InvalidInput("needs counts of shape (items, categories) with the same number >= 2 of ratings each")
+        raise InvalidInput(
+            "needs counts of shape (items, categories) with the same number >= 2 of ratings each"
+        )
     pairs = (counts * (counts - 1)).sum(axis=1) / (ratings * (ratings - 1))
     return _jackknife(_chance_corrected, (counts / ratings[:, None], pairs))
 
@@ -86,13 +91,14 @@ def fleiss_kappa(counts: IntArray) -> Estimate:
 def gwet_ac1(counts: IntArray) -> Estimate:
     """Gwet's AC1: as Fleiss' kappa, but with a chance agreement that stays small when one category dominates.
 
-    Chance is sum p (1 - p) / (k - 1) over the k categories of `counts`, shape (items, categories). Items need not
-    have equally many ratings; those with one say something of the categories, not of agreement. Jackknife error.
+    Chance is sum p (1 - p) / (k - 1) over the k categories of `counts`, shape (items, categories). Items need
+    not have equally many ratings; those with one say something of the categories, not of agreement. Jackknife
+    error.
 
     Worked by hand: items (2, 0), (0, 2), (1, 1) agree in 2/3, by chance in 2 * 1/4 / 1 = 1/2: AC1 1/3.
 
-    Raises InsufficientData with fewer than 3 items that have two ratings; InvalidInput for a negative count or
-    fewer than 2 categories.
+    Raises InsufficientData with fewer than 3 items that have two ratings; InvalidInput for a negative count
+    or fewer than 2 categories.
 
     Source: Gwet (2008), British Journal of Mathematical and Statistical Psychology 61(1).
     """
@@ -108,16 +114,17 @@ def gwet_ac1(counts: IntArray) -> Estimate:
 
 
 def krippendorff_alpha(ratings: FloatArray, *, scale: Scale) -> Estimate:
-    """Krippendorff's alpha, from ratings of shape (items, raters), NaN where missing, with the jackknife's error.
+    """Krippendorff's alpha of ratings of shape (items, raters), NaN where missing.
 
-    1 - observed / expected disagreement over pairs within an item and over all pairs. Disagreement is 0 or 1
-    (nominal), the squared difference of ranks (ordinal), or of values (interval).
+    With the jackknife's error. 1 - observed / expected disagreement over pairs within an item and over all
+    pairs. Disagreement is 0 or 1 (nominal), the squared difference of ranks (ordinal), or of values
+    (interval).
 
-    Worked by hand: nominal items (1, 1), (2, 2), (1, 2): 2 of 6 paired values disagree; of all pairs of 3 ones and 3
-    twos 18 of 30 do: alpha = 1 - (1/3) / (3/5) = 4/9.
+    Worked by hand: nominal items (1, 1), (2, 2), (1, 2): 2 of 6 paired values disagree; of all pairs of 3
+    ones and 3 twos 18 of 30 do: alpha = 1 - (1/3) / (3/5) = 4/9.
 
-    Raises InsufficientData with fewer than 3 items that have two ratings, or a single value; InvalidInput unless
-    the ratings are a matrix without infinities.
+    Raises InsufficientData with fewer than 3 items that have two ratings, or a single value; InvalidInput
+    unless the ratings are a matrix without infinities.
 
     Source: Krippendorff (2011), Computing Krippendorff's Alpha-Reliability, sections C to E.
     """
@@ -147,12 +154,12 @@ def cluster_bootstrap(
 ) -> Interval:
     """The percentile interval of a statistic of items, resampling whole clusters with replacement.
 
-    `statistic` gets positions of items, repeated as often as drawn; `clusters`, shape (items,), says which cluster
-    each item belongs to. Resamples on which it raises InsufficientData are drawn again, at most as many as resamples.
-    For at least about 30 clusters: with few the interval is too short.
+    `statistic` gets positions of items, repeated as often as drawn; `clusters`, shape (items,), says which
+    cluster each item belongs to. Resamples on which it raises InsufficientData are drawn again, at most as
+    many as resamples. For at least about 30 clusters: with few the interval is too short.
 
-    Raises InsufficientData with fewer than 10 clusters, or too many resamples without an answer; InvalidInput unless
-    resamples is at least 100.
+    Raises InsufficientData with fewer than 10 clusters, or too many resamples without an answer; InvalidInput
+    unless resamples is at least 100.
 
     Source: Davison & Hinkley (1997), Bootstrap Methods and their Application, sections 3.8 and 5.3.
     """
@@ -210,22 +217,22 @@ def _alpha(counts: FloatArray, scale: Literal["nominal", "ordinal"]) -> float:
     n = total.sum()
     difference = _squared_differences(total, scale)
     size = counts.sum(axis=1)
-    observed = float((((counts @ difference) * counts).sum(axis=1) / (size - 1)).sum() / n)
-    expected = float(total @ difference @ total) / (n * (n - 1))
+    observed = float((((counts @ difference) * counts).sum(axis=1) / (size - 1)).sum()) / float(n)
+    expected = float(total @ difference @ total) / float(n * (n - 1))
     if expected <= 0:
         raise InsufficientData("one value only was given: agreement beyond chance is undefined")
     return 1 - observed / expected
 
 
 def _item_sums(ratings: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Number, sum and sum of squares of each item's ratings, centred so that a large mean costs no digits."""
+    """Number, sum and sum of squares of each item's ratings, centred to lose no digits."""
     present = ~np.isnan(ratings)
     centred = np.where(present, ratings - ratings[present].mean(), 0.0)
     return present.sum(axis=1).astype(np.float64), centred.sum(axis=1), (centred**2).sum(axis=1)
 
 
 def _interval_alpha(size: FloatArray, total: FloatArray, squares: FloatArray) -> float:
-    """As `_alpha` for squared differences of values: all pairs of m values differ by m times their squares."""
+    """As `_alpha` for squared differences of values, which sums of squares give directly."""
     n = size.sum()
     observed = float(2 * ((size * squares - total**2) / (size - 1)).sum() / n)
     expected = float(2 * (n * squares.sum() - total.sum() ** 2) / (n * (n - 1)))
@@ -250,10 +257,11 @@ def _squared_differences(total: FloatArray, scale: Literal["nominal", "ordinal"]
 def _jackknife(statistic: Callable[..., float], columns: tuple[FloatArray, ...]) -> Estimate:
     """The statistic of all items, with its error from leaving out each in turn.
 
-    Beyond `_GROUPS_MAX` items, groups of them are left out, so that the work stays in proportion to the items.
+    Beyond `_GROUPS_MAX` items, groups of them are left out, so that the work stays in proportion to the
+    items.
 
-    Source: Efron & Tibshirani (1993), An Introduction to the Bootstrap, eq. 11.5; Shao & Tu (1995), The Jackknife and
-    Bootstrap, section 5.1.2, for groups.
+    Source: Efron & Tibshirani (1993), An Introduction to the Bootstrap, eq. 11.5; Shao & Tu (1995), The
+    Jackknife and Bootstrap, section 5.1.2, for groups.
     """
     n = len(columns[0])
     checks.n_at_least(n, 3, "items")

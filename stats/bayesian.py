@@ -1,13 +1,15 @@
-"""Posteriors, and what they say of two arms: who is better, what a wrong choice costs, where the difference lies.
+"""Posteriors of proportions and means, and what they say of two arms.
 
 A posterior is a fixed-time statement under its prior. Stopping as soon as P(better) passes 95 % declares a
-difference between equal arms far more often than in 5 % of experiments, so a comparison has a place for the e-value
-of the same data, from a sequential method (a mixture, betting or e-process), which may be looked at any time:
-that P(e-value ever >= 1 / alpha) <= alpha holds for equal arms, whatever the prior. It is required, not optional.
-Nor is a posterior more powerful for small n: with a flat prior its interval is close to the classical one.
+difference between equal arms far more often than in 5 % of experiments, so a comparison has a place for the
+e-value of the same data, from a sequential method (a mixture, betting or e-process), which may be looked at
+any time: that P(e-value ever >= 1 / alpha) <= alpha holds for equal arms, whatever the prior. It is required,
+not optional. Nor is a posterior more powerful for small n: with a flat prior its interval is close to the
+classical one.
 """
 
 import math
+from itertools import pairwise
 from typing import Final, Self
 
 import msgspec
@@ -29,7 +31,8 @@ _TAILS: Final = np.array([1e-14, 1e-10, 1e-7, 1e-5, 1e-3, 0.02, 0.1, 0.3])
 class BetaPosterior(msgspec.Struct, frozen=True):
     """Beta(alpha, beta): what is believed about a proportion.
 
-    Raises InvalidInput unless alpha and beta are in [0.1, 1e12], where the integrals here keep their accuracy.
+    Raises InvalidInput unless alpha and beta are in [0.1, 1e12], where the integrals here keep their
+    accuracy.
     """
 
     alpha: float
@@ -93,8 +96,8 @@ class BetaPosterior(msgspec.Struct, frozen=True):
     def difference_interval(self, other: Self, *, alpha: float) -> Interval:
         """The equal-tailed credible interval of self - other, by inverting `probability_above`.
 
-        Worked by hand: for two Beta(1, 1) the difference has the triangular density 1 - |d|, so at alpha 0.5 the
-        bounds are -+ (1 - sqrt(1/2)) = -+ 0.293.
+        Worked by hand: for two Beta(1, 1) the difference has the triangular density 1 - |d|, so at alpha 0.5
+        the bounds are -+ (1 - sqrt(1/2)) = -+ 0.293.
         """
         checks.open_unit(alpha, "alpha")
 
@@ -129,7 +132,8 @@ class NormalPosterior(msgspec.Struct, frozen=True):
     def from_estimate(cls, estimate: Estimate, *, prior_mean: float, prior_sd: float) -> "NormalPosterior":
         """After an estimate whose error is taken as normal with known variance: precisions add.
 
-        Ignores the degrees of freedom: with fewer than about 30 it is too sure. An infinite `prior_sd` is flat.
+        Ignores the degrees of freedom: with fewer than about 30 it is too sure. An infinite `prior_sd` is
+        flat.
 
         Worked by hand: the estimate 2 with standard error 1 under Normal(0, 1) gives Normal(1, 1/2).
 
@@ -161,7 +165,8 @@ class NormalPosterior(msgspec.Struct, frozen=True):
     def expected_shortfall(self) -> float:
         """E[max(-truth, 0)] of an effect: what choosing the treatment costs on average, being wrong included.
 
-        sd phi(z) - mean Phi(-z) with z = mean / sd. Worked by hand: mean 0 and sd 1 give 1 / sqrt(2 pi) = 0.399.
+        sd phi(z) - mean Phi(-z) with z = mean / sd. Worked by hand: mean 0 and sd 1 give 1 / sqrt(2 pi) =
+        0.399.
         """
         z = self.mean / self.sd
         if z > 5:
@@ -173,8 +178,8 @@ class NormalPosterior(msgspec.Struct, frozen=True):
 class BayesianComparison(msgspec.Struct, frozen=True):
     """What two posteriors say of treatment - control, beside the e-value of the same data.
 
-    `expected_loss` is what choosing the treatment costs on average where it is the worse one. `e_value` is the
-    evidence against equal arms that may be looked at any time (see the module).
+    `expected_loss` is what choosing the treatment costs on average where it is the worse one. `e_value` is
+    the evidence against equal arms that may be looked at any time (see the module).
     """
 
     probability_better: float
@@ -261,7 +266,7 @@ def _panels(edges: FloatArray) -> tuple[FloatArray, FloatArray]:
     # Long panels of flat tails are cut, so that each resolves the bend of the logistic scale.
     pieces = [
         np.linspace(low, high, 1 + max(1, min(64, math.ceil((high - low) / 3.0))))[:-1]
-        for low, high in zip(edges[:-1], edges[1:], strict=True)
+        for low, high in pairwise(edges.tolist())
     ]
     cut = np.concatenate((*pieces, edges[-1:]))
     half = 0.5 * np.diff(cut)[:, None]
@@ -274,7 +279,7 @@ def _normal_density(z: float) -> float:
 
 
 def _one_less_mills(z: float) -> float:
-    """1 - z R(z) with R the Mills ratio of the normal, for z > 5 by its continued fraction: no cancellation."""
+    """1 - z R(z), R the Mills ratio of the normal, for z > 5: by continued fraction, nothing cancels."""
     fraction = z
     for step in range(60, 1, -1):
         fraction = z + step / fraction

@@ -1,8 +1,8 @@
-"""Effects per declared segment: is there a difference between segments, and what is each one's effect?
+"""Effects per declared segment: whether they differ, and what each one is.
 
-The largest of many segment effects is large partly by luck. Partial pooling moves every segment towards the common
-effect, by as much as its own error warrants; the interaction test says whether the segments differ at all.
-Segments are declared before the start and are not changed by the treatment.
+The largest of many segment effects is large partly by luck. Partial pooling moves every segment towards the
+common effect, by as much as its own error warrants; the interaction test says whether the segments differ at
+all. Segments are declared before the start and are not changed by the treatment.
 """
 
 import math
@@ -25,8 +25,9 @@ BetweenVariance = Literal["reml", "dersimonian-laird"]
 class PartialPooling(msgspec.Struct, frozen=True):
     """Effects of segments, pooled as far as they agree.
 
-    `between_variance` is that of the true effects between segments, in the square of the metric's unit; `common` their
-    mean; `segments` the shrunken effect of each, in order; `interaction` the test that all true effects are equal.
+    `between_variance` is that of the true effects between segments, in the square of the metric's unit;
+    `common` their mean; `segments` the shrunken effect of each, in order; `interaction` the test that all
+    true effects are equal.
     """
 
     between_variance: float
@@ -43,10 +44,10 @@ class PartialPooling(msgspec.Struct, frozen=True):
 
 
 def interaction_test(effects: Sequence[Estimate]) -> HypothesisTest:
-    """Cochran's Q: are the true effects of independent segments all equal?
+    """Cochran's Q test that the true effects of independent segments are all equal.
 
-    Q = sum w (y - common)^2 with w = 1 / variance, chi-square with k - 1 degrees of freedom. Errors are taken as
-    normal with known variance: with fewer than about 30 units in a segment it rejects too often.
+    Q = sum w (y - common)^2 with w = 1 / variance, chi-square with k - 1 degrees of freedom. Errors are taken
+    as normal with known variance: with fewer than about 30 units in a segment it rejects too often.
 
     Worked by hand: effects 0 and 2 with standard errors 1 have the common effect 1 and Q = 2, p = 0.157.
 
@@ -64,18 +65,19 @@ def interaction_test(effects: Sequence[Estimate]) -> HypothesisTest:
 def partial_pooling(effects: Sequence[Estimate], *, method: BetweenVariance = "reml") -> PartialPooling:
     """The effect of each segment, shrunk towards the common one (empirical Bayes, normal random effects).
 
-    With variance t^2 between segments, a segment of variance v keeps the share b = t^2 / (t^2 + v) of its own effect.
-    Its squared error is b v + (1 - b)^2 var(common): that the common effect is estimated counts, that t^2 is estimated
-    does not. With few segments (below about 5) or t^2 estimated as 0, intervals are therefore too short; the
-    segments' unpooled intervals never are.
+    With variance t^2 between segments, a segment of variance v keeps the share b = t^2 / (t^2 + v) of its own
+    effect. Its squared error is b v + (1 - b)^2 var(common): that the common effect is estimated counts, that
+    t^2 is estimated does not. With few segments (below about 5) or t^2 estimated as 0, intervals are
+    therefore too short; the segments' unpooled intervals never are.
 
-    Worked by hand: effects 0 and 4 with standard errors 1: DerSimonian and Laird's t^2 = (8 - 1) / (2 - 1) = 7, so
-    b = 7/8, the common effect 2, and the segments are 0.25 and 3.75.
+    Worked by hand: effects 0 and 4 with standard errors 1: DerSimonian and Laird's t^2 = (8 - 1) / (2 - 1) =
+    7, so b = 7/8, the common effect 2, and the segments are 0.25 and 3.75.
 
     Raises InsufficientData with fewer than 2 segments.
 
-    Source: DerSimonian & Laird (1986), Controlled Clinical Trials 7(3); Viechtbauer (2005), Journal of Educational and
-    Behavioral Statistics 30(3) for REML; Raudenbush & Bryk (1985), ibid. 10(2) for the shrunken effects.
+    Source: DerSimonian & Laird (1986), Controlled Clinical Trials 7(3); Viechtbauer (2005), Journal of
+    Educational and Behavioral Statistics 30(3) for REML; Raudenbush & Bryk (1985), ibid. 10(2) for the
+    shrunken effects.
     """
     interaction = interaction_test(effects)
     y, variance = _arrays(effects)
@@ -98,7 +100,7 @@ def partial_pooling(effects: Sequence[Estimate], *, method: BetweenVariance = "r
 
 
 class SegmentFinding(msgspec.Struct, frozen=True):
-    """A segment's own effect, the same partially pooled, and its own p-value adjusted for the number of segments."""
+    """A segment's own effect, the same partially pooled, and the adjusted p-value of its own."""
 
     key: str
     effect: Estimate
@@ -122,7 +124,9 @@ def segment_readout(
     Raises InvalidInput unless keys are distinct and as many as effects; InsufficientData below 2 segments.
     """
     if len(set(keys)) != len(effects) or len(keys) != len(effects):
-        raise InvalidInput(f"needs one distinct key per effect, got {len(keys)} keys for {len(effects)} effects")
+        raise InvalidInput(
+            f"needs one distinct key per effect, got {len(keys)} keys for {len(effects)} effects"
+        )
     pooling = partial_pooling(effects)
     p_values = adjusted_p_values([effect.test().p_value for effect in effects], correction=correction)
     findings = tuple(
@@ -141,7 +145,7 @@ def _mean(y: FloatArray, weight: FloatArray) -> float:
 
 
 def _restricted_maximum_likelihood(y: FloatArray, variance: FloatArray) -> float:
-    """The variance between segments at which the slope of the restricted likelihood is 0, or 0 if it falls there."""
+    """The variance between segments of greatest restricted likelihood: where its slope is 0, or 0."""
     scale = float(variance.min())
 
     def slope(between: float) -> float:

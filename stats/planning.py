@@ -1,8 +1,9 @@
 """How many units, how long, and what could be seen: before an experiment starts.
 
-An `Outcome` says how much units vary; a `Plan` how they are compared. The same plan answers for units given an effect
-and power, for power given units, for the effect given both, and for weeks given traffic. All are normal approximations
-of the tests in `stats.proportions` (score), `stats.means` (Welch) and `stats.ratios`, checked by simulation.
+An `Outcome` says how much units vary; a `Plan` how they are compared. The same plan answers for units given
+an effect and power, for power given units, for the effect given both, and for weeks given traffic. All are
+normal approximations of the tests in `stats.proportions` (score), `stats.means` (Welch) and `stats.ratios`,
+checked by simulation.
 """
 
 import math
@@ -31,7 +32,10 @@ class ProportionOutcome(msgspec.Struct, frozen=True):
 
 
 class MeanOutcome(msgspec.Struct, frozen=True):
-    """A number per unit with this standard deviation in both arms. Raises InvalidInput unless it is positive."""
+    """A number per unit with this standard deviation in both arms.
+
+    Raises InvalidInput unless it is positive.
+    """
 
     sd: float
 
@@ -62,8 +66,8 @@ class RatioOutcome(msgspec.Struct, frozen=True):
     def sd(self) -> float:
         """What one unit contributes to the error of the ratio.
 
-        sqrt(var x - 2 R cov + R^2 var y) / mean y. Worked by hand: means 1 and 2, sds 1 and 1, correlation 0.5: R = 0.5,
-        so sqrt(1 - 0.5 + 0.25) / 2 = 0.433.
+        sqrt(var x - 2 R cov + R^2 var y) / mean y. Worked by hand: means 1 and 2, sds 1 and 1, correlation
+        0.5: R = 0.5, so sqrt(1 - 0.5 + 0.25) / 2 = 0.433.
         """
         ratio = self.numerator_mean / self.denominator_mean
         covariance = self.correlation * self.numerator_sd * self.denominator_sd
@@ -79,14 +83,13 @@ Outcome = ProportionOutcome | MeanOutcome | RatioOutcome
 class Plan(msgspec.Struct, frozen=True):
     """How variants are compared with the control, at a fixed horizon or by a sequential design.
 
-    * `allocation`: share of each variant, control first, summing to 1. Each other variant is compared with it, with
-      Bonferroni's correction for their number; the smallest share decides.
-    * `margin`: 0 is a two-sided test of a difference. Positive is one-sided non-inferiority: that treatment - control is
-      above -margin. Effects are then the true ones, usually 0.
-    * `inflation`: how many times more units the sequential design needs at most than a fixed test of the same alpha and
-      power (1 fixed; about 1.03 for O'Brien-Fleming, 1.23 for Pocock with 5 looks).
-    * `variance_reduction`: share of variance that covariates take away, in [0, 1). For a proportion it applies to the
-      adjusted difference.
+    * `allocation`: share of each variant, control first, summing to 1. Each other variant is compared with
+    it, with Bonferroni's correction for their number; the smallest share decides. * `margin`: 0 is a
+    two-sided test of a difference. Positive is one-sided non-inferiority: that treatment - control is above
+    -margin. Effects are then the true ones, usually 0. * `inflation`: how many times more units the
+    sequential design needs at most than a fixed test of the same alpha and power (1 fixed; about 1.03 for
+    O'Brien-Fleming, 1.23 for Pocock with 5 looks). * `variance_reduction`: share of variance that covariates
+    take away, in [0, 1). For a proportion it applies to the adjusted difference.
 
     Raises InvalidInput for what is out of these ranges.
     """
@@ -130,14 +133,15 @@ class Sample(msgspec.Struct, frozen=True):
 def sample_size(plan: Plan, effect: float) -> Sample:
     """The fewest units that find the absolute `effect` (treatment - control) with the plan's power.
 
-    Worked by hand: 10 % against 11 %, alpha 0.05, power 0.8: (1.960 sqrt(2 * 0.105 * 0.895) + 0.842 sqrt(0.09 + 0.0979))^2
-    / 0.01^2 = 14,751 per variant. One hundredth of an sd: 2 * (1.960 + 0.842)^2 / 0.01^2 = 156,978.
+    Worked by hand: 10 % against 11 %, alpha 0.05, power 0.8: (1.960 sqrt(2 * 0.105 * 0.895) + 0.842 sqrt(0.09
+    + 0.0979))^2 / 0.01^2 = 14,751 per variant. One hundredth of an sd: 2 * (1.960 + 0.842)^2 / 0.01^2 =
+    156,978.
 
-    Raises InvalidInput if the effect leads outside [0, 1], or there is nothing to find: effect 0 without a margin, or an
-    effect at or below -margin; or more than 1e15 units would be needed.
+    Raises InvalidInput if the effect leads outside [0, 1], or there is nothing to find: effect 0 without a
+    margin, or an effect at or below -margin; or more than 1e15 units would be needed.
 
-    Source: Fleiss, Levin & Paik (2003), Statistical Methods for Rates and Proportions, eq. 4.14; Farrington & Manning
-    (1990), Statistics in Medicine 9, for margins.
+    Source: Fleiss, Levin & Paik (2003), Statistical Methods for Rates and Proportions, eq. 4.14; Farrington &
+    Manning (1990), Statistics in Medicine 9, for margins.
     """
     _check_effect(plan, effect)
     least = _fixed_units(plan, effect)
@@ -149,8 +153,8 @@ def sample_size(plan: Plan, effect: float) -> Sample:
 def power(plan: Plan, effect: float, units: float) -> float:
     """The probability of finding `effect` with `units` of all variants together; `plan.power` plays no part.
 
-    Of the comparison with the smallest share. Two-sided power counts both tails. Sequential designs have the power
-    of a fixed test with units / inflation.
+    Of the comparison with the smallest share. Two-sided power counts both tails. Sequential designs have the
+    power of a fixed test with units / inflation.
 
     Worked by hand: with 0 effect and no margin it is alpha.
 
@@ -166,8 +170,8 @@ def power(plan: Plan, effect: float, units: float) -> float:
 def minimum_detectable_effect(plan: Plan, units: float) -> float:
     """The smallest improvement found with the plan's power in `units` of all variants together.
 
-    Positive; with a margin it may be negative: the smallest true effect that is still shown not to be inferior.
-    Raises InvalidInput if not even the largest possible effect would be found.
+    Positive; with a margin it may be negative: the smallest true effect that is still shown not to be
+    inferior. Raises InvalidInput if not even the largest possible effect would be found.
     """
     checks.positive(units, "units")
     fixed = units / plan.inflation
@@ -195,7 +199,7 @@ def minimum_detectable_effect(plan: Plan, units: float) -> float:
 
 
 class Feasible(msgspec.Struct, frozen=True, tag="feasible"):
-    """The experiment fits. `weeks` are whole ones, so that every weekday counts alike; `days` is 7 times that."""
+    """The experiment fits. `weeks` are whole, so that every weekday counts alike; `days` is 7 times that."""
 
     sample: Sample
     weeks: int
@@ -220,11 +224,13 @@ def duration(
 ) -> Feasible | TrafficTooLow:
     """How many whole weeks the units take, if `exposure_share` of `units_per_day` *new* units enter.
 
-    Units that come back are not new: give distinct units per day of a week's count, or weeks come out too short.
+    Units that come back are not new: give distinct units per day of a week's count, or weeks come out too
+    short.
 
     Worked by hand: 2 * 14,751 units at 5,000 a day, of which 80 % enter: 29,502 / 4,000 = 7.4 days, 2 weeks.
 
-    Raises InvalidInput as `sample_size`, or unless units_per_day is positive, exposure_share in (0, 1], weeks_max >= 1.
+    Raises InvalidInput as `sample_size`, or unless units_per_day is positive, exposure_share in (0, 1],
+    weeks_max >= 1.
     """
     checks.positive(units_per_day, "units_per_day")
     checks.closed_unit(exposure_share, "exposure_share")
@@ -249,12 +255,16 @@ def _advice(
     advice = []
     if units_per_day < UNITS_PER_DAY_MIN:
         advice.append(
-            f"{units_per_day:g} units a day are few for a test per unit (about {UNITS_PER_DAY_MIN:,} are usual): "
+            f"{units_per_day:g} units a day are few for a test per unit (usual: {UNITS_PER_DAY_MIN:,} or more): "
             "evaluate offline in weekly batches, with a judge and a few human labels."
         )
-        advice.append("Compare both variants on the same inputs (paired): differences vary far less than units.")
+        advice.append(
+            "Compare both variants on the same inputs: paired differences vary far less than units."
+        )
     if detectable is not None:
-        advice.append(f"Within the weeks allowed an effect of {detectable:.3g} could be found: test bolder changes.")
+        advice.append(
+            f"In the weeks allowed an effect of {detectable:.3g} could be found: test bolder changes."
+        )
     if exposure_share < 1:
         advice.append("Let more of the traffic into the experiment.")
     if plan.comparisons > 1:
@@ -267,7 +277,7 @@ def _advice(
 def _check_effect(plan: Plan, effect: float) -> None:
     _check_proportion(plan, effect)
     if plan.margin and effect <= -plan.margin:
-        raise InvalidInput(f"an effect of {effect:g} is inferior by the margin {plan.margin:g}: it cannot be shown not to be")
+        raise InvalidInput(f"an effect of {effect:g} is inferior by the margin {plan.margin:g}")
     if not plan.margin and not effect:
         raise InvalidInput("an effect of 0 cannot be found: give an effect, or a margin for non-inferiority")
 

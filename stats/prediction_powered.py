@@ -1,11 +1,11 @@
 """Prediction-powered inference: judge scores on every item, human labels on few, one honest interval.
 
-The mean of the human labels is what is wanted. The judge's mean over all items is precise and perhaps wrong; how
-wrong is estimated where both exist, and subtracted. A useless judge costs nothing, because how far it is trusted
-is estimated too.
+The mean of the human labels is what is wanted. The judge's mean over all items is precise and perhaps wrong;
+how wrong is estimated where both exist, and subtracted. A useless judge costs nothing, because how far it is
+trusted is estimated too.
 
-Each item may be chosen for labelling with its own known probability pi (harder ones more often): a labelled item
-stands for 1 / pi items. Needed of every item are four numbers, so totals suffice and merge.
+Each item may be chosen for labelling with its own known probability pi (harder ones more often): a labelled
+item stands for 1 / pi items. Needed of every item are four numbers, so totals suffice and merge.
 """
 
 from typing import Self
@@ -24,8 +24,8 @@ DIMENSION = 4
 class JudgedTotals(msgspec.Struct, frozen=True):
     """Totals over all judged items, of which `n_labelled` have a human label too.
 
-    `moments` are of (f, w, w f, w y) per item: judge score f, human label y, and weight w = 1 / pi if labelled, else 0.
-    Raises InvalidInput unless there are 4 values and 0 <= n_labelled <= n.
+    `moments` are of (f, w, w f, w y) per item: judge score f, human label y, and weight w = 1 / pi if
+    labelled, else 0. Raises InvalidInput unless there are 4 values and 0 <= n_labelled <= n.
     """
 
     moments: JointTotals
@@ -38,9 +38,7 @@ class JudgedTotals(msgspec.Struct, frozen=True):
             raise InvalidInput(f"n_labelled must be in [0, {self.moments.n}], got {self.n_labelled}")
 
     @classmethod
-    def from_observations(
-        cls, judge: FloatArray, human: FloatArray, inclusion: FloatArray
-    ) -> "JudgedTotals":
+    def from_observations(cls, judge: FloatArray, human: FloatArray, inclusion: FloatArray) -> "JudgedTotals":
         """From arrays of shape (n,): `human` is NaN where there is no label, `inclusion` is pi in (0, 1].
 
         Raises InvalidInput if a pi is not in (0, 1] or shapes differ.
@@ -75,21 +73,24 @@ class PredictionPoweredMean(msgspec.Struct, frozen=True):
 
 
 def prediction_powered_mean(total: JudgedTotals, *, trust: float | None = None) -> PredictionPoweredMean:
-    """The mean human label over all items: trust * mean(f) + weighted mean of (y - trust * f) over the labelled.
+    """The mean human label over all items, with the judge's help.
 
-    With `trust=None` it is the one of least variance, estimated. With a constant pi this is PPI++ with the labelled items
-    counted among the N that the judge scored. Weighted means are Hajek's (divided by the sum of weights), so only
-    differences between items add variance. The variance is that of the estimator's linear form
+    trust * mean(f) over all items + weighted mean of (y - trust * f) over the labelled.
+
+    With `trust=None` it is the one of least variance, estimated. With a constant pi this is PPI++ with the
+    labelled items counted among the N that the judge scored. Weighted means are Hajek's (divided by the sum
+    of weights), so only differences between items add variance. The variance is that of the estimator's
+    linear form
 
         trust (f - mean f) + w (y - trust f - mean of that),
 
     times n / (n - 1), or n / (n - 2) where trust was estimated, for n labels, with Student's t.
 
-    Worked by hand: labels 1, 0 of items with judge scores 1, 0 among four with 1, 0, 1, 0 and pi = 1/2: the residuals at
-    trust 1 are 0, 0, so the mean is that of the scores, 1/2.
+    Worked by hand: labels 1, 0 of items with judge scores 1, 0 among four with 1, 0, 1, 0 and pi = 1/2: the
+    residuals at trust 1 are 0, 0, so the mean is that of the scores, 1/2.
 
-    Not covered: labels missing for other reasons than the draw with pi; several labels of one item; items that
-    are clustered; a judge that was tuned on these labels.
+    Not covered: labels missing for other reasons than the draw with pi; several labels of one item; items
+    that are clustered; a judge that was tuned on these labels.
 
     Raises InsufficientData with fewer than 3 labels, or without spread among them.
 

@@ -143,7 +143,7 @@ def quantile_interval(
         raise InvalidInput(f"design_effect must be at least 1, got {design_effect:g}")
     checks.n_at_least(sketch.n, 1, "observations")
     effective = max(math.floor(sketch.n / design_effect), 1)
-    # Below: the largest rank with P(X < rank) <= alpha / 2; above: the smallest with P(X >= rank) <= alpha / 2.
+    # The largest rank with P(X < rank) <= alpha / 2, and the smallest with P(X >= rank) <= alpha / 2.
     lower = int(binom.ppf(alpha / 2, effective, q))
     upper = int(binom.isf(alpha / 2, effective, q)) + 1
     if lower < 1 or upper > effective:

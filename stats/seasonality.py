@@ -1,8 +1,9 @@
 """Series by the hour or minute: what is normal for this time, and before against after.
 
-A threshold of mean - 3 sd promises a false alarm in 741 points only with an endless history of independent points. With
-12 points it is one in 133 (`false_alarm_rate`), and when values follow each other, or the day has a shape, far more
-often. So: remove the shape (`fit_baseline`), allow for what is left of autocorrelation, and use Student's t.
+A threshold of mean - 3 sd promises a false alarm in 741 points only with an endless history of independent
+points. With 12 points it is one in 133 (`false_alarm_rate`), and when values follow each other, or the day
+has a shape, far more often. So: remove the shape (`fit_baseline`), allow for what is left of autocorrelation,
+and use Student's t.
 """
 
 import math
@@ -32,8 +33,8 @@ AUTOCORRELATION_MAX: Final = 0.95
 def false_alarm_rate(n: int, *, deviations: float = 3.0) -> float:
     """P(a new point is below mean - deviations * sd of n earlier ones), all independent and normal. Exact.
 
-    The new point errs by sd sqrt(1 + 1/n) around the mean, so it is P(T < -deviations / sqrt(1 + 1/n)) for Student's
-    t with n - 1 degrees of freedom.
+    The new point errs by sd sqrt(1 + 1/n) around the mean, so it is P(T < -deviations / sqrt(1 + 1/n)) for
+    Student's t with n - 1 degrees of freedom.
 
     Worked by hand: n = 2 and 3 deviations: t = 2.449 with 1 degree is 1/2 - atan(2.449) / pi = 0.123.
 
@@ -47,8 +48,8 @@ def false_alarm_rate(n: int, *, deviations: float = 3.0) -> float:
 def control_limits(history: MeanTotals, *, false_alarm: float) -> Interval:
     """Limits of which a new independent normal point passes each with probability `false_alarm`, exactly.
 
-    mean -+ t sd sqrt(1 + 1/n). As n grows it is mean -+ 3 sd for false_alarm = 0.00135. For a series with a season
-    or autocorrelation use `fit_baseline`.
+    mean -+ t sd sqrt(1 + 1/n). As n grows it is mean -+ 3 sd for false_alarm = 0.00135. For a series with a
+    season or autocorrelation use `fit_baseline`.
 
     Worked by hand: points 0, 2 have mean 1 and sd sqrt(2); at 0.25, t with 1 degree is 1: 1 -+ sqrt(3).
 
@@ -64,9 +65,10 @@ def control_limits(history: MeanTotals, *, false_alarm: float) -> Interval:
 class SeasonalBaseline(msgspec.Struct, frozen=True):
     """The normal level of a series: level + its hour's effect + its weekday's effect.
 
-    `hours` has 24 entries and `weekdays` 7, each averaging 0 over those that were observed; entries never observed are
-    None. `sd` is that of a point around its normal level, with `degrees_of_freedom`; `autocorrelation` that of
-    neighbouring residuals; `leverage` the error variance of the normal level over sd^2, on average over points.
+    `hours` has 24 entries and `weekdays` 7, each averaging 0 over those that were observed; entries never
+    observed are None. `sd` is that of a point around its normal level, with `degrees_of_freedom`;
+    `autocorrelation` that of neighbouring residuals; `leverage` the error variance of the normal level over
+    sd^2, on average over points.
     """
 
     level: float
@@ -87,8 +89,8 @@ class SeasonalBaseline(msgspec.Struct, frozen=True):
     def limits(self, hour: int, weekday: int, *, false_alarm: float) -> Interval:
         """Limits of which a normal point at that time passes each with probability about `false_alarm`.
 
-        Student's t, with the error of the normal level included. Per point: with autocorrelation alarms come in
-        runs. Raises InsufficientData as `expected`.
+        Student's t, with the error of the normal level included. Per point: with autocorrelation alarms come
+        in runs. Raises InsufficientData as `expected`.
         """
         checks.open_unit(2 * false_alarm, "2 * false_alarm")
         error = self.sd * math.sqrt(1 + self.leverage)
@@ -97,21 +99,22 @@ class SeasonalBaseline(msgspec.Struct, frozen=True):
 
 
 def fit_baseline(values: FloatArray, hours: IntArray, weekdays: IntArray) -> SeasonalBaseline:
-    """The seasonal baseline of a series in order of time: arrays of shape (n,), hours 0 to 23, weekdays 0 to 6.
+    """The seasonal baseline of a series in order of time.
 
-    Ordinary least squares on hour-of-day and day-of-week effects that add up. For a metric whose season multiplies, give
-    logarithms. The lag-one autocorrelation r of the residuals, corrected for its bias, stands for all dependence
-    (an autoregression of order one); from it follow what fitting took from the residuals' squares, the error of the
-    fitted level, and that n points tell of the sd as much as n (1 - r^2) / (1 + r^2) independent ones.
+    Arrays of shape (n,), hours 0 to 23, weekdays 0 to 6. Ordinary least squares on hour-of-day and
+    day-of-week effects that add up. For a metric whose season multiplies, give logarithms. The lag-one
+    autocorrelation r of the residuals, corrected for its bias, stands for all dependence (an autoregression
+    of order one); from it follow what fitting took from the residuals' squares, the error of the fitted
+    level, and that n points tell of the sd as much as n (1 - r^2) / (1 + r^2) independent ones.
 
-    Worked by hand: two days of hours 0, 1 with values 1, 3 and 1, 3 on the same weekday have the level 2, the effects
-    -1, +1, and no residual: refused. With 1, 3 and 3, 5 the residuals are -1, -1, 1, 1.
+    Worked by hand: two days of hours 0, 1 with values 1, 3 and 1, 3 on the same weekday have the level 2, the
+    effects -1, +1, and no residual: refused. With 1, 3 and 3, 5 the residuals are -1, -1, 1, 1.
 
     Raises InsufficientData unless some effective points are left beyond the parameters, and they have spread;
     InvalidInput for values that are not finite, or times out of range.
 
-    Source: Bartlett (1946), Journal of the Royal Statistical Society Supplement 8(1), eq. 7; Kendall (1954), Biometrika
-    41(3-4) for the bias -(1 + 3 r) / n of r around one mean.
+    Source: Bartlett (1946), Journal of the Royal Statistical Society Supplement 8(1), eq. 7; Kendall (1954),
+    Biometrika 41(3-4) for the bias -(1 + 3 r) / n of r around one mean.
     """
     if not values.shape == hours.shape == weekdays.shape or values.ndim != 1:
         raise InvalidInput(f"shapes differ: {values.shape}, {hours.shape}, {weekdays.shape}")
@@ -122,7 +125,7 @@ def fit_baseline(values: FloatArray, hours: IntArray, weekdays: IntArray) -> Sea
     columns = [_indicators(hours, HOURS, "hour"), _indicators(weekdays, WEEKDAYS, "weekday")]
     design = np.concatenate(columns, axis=1)
     level = float(values.mean())
-    # The least squares of smallest length: effects of times never observed are 0, the rest is identified below.
+    # The shortest least-squares solution: times never observed get 0, the rest is centred below.
     left, singular, _ = np.linalg.svd(design, full_matrices=False)
     basis = left[:, singular > 1e-9 * singular[0]]
     effects = np.linalg.lstsq(design, values - level, rcond=1e-9)[0]
@@ -143,8 +146,8 @@ def difference_in_differences(
 ) -> Estimate:
     """(after - before) of the treated less (after - before) of the control; each pair is (before, after).
 
-    What changed for everybody cancels. Different units before and after: four independent means. It rests on both groups
-    moving in parallel without the treatment, which data from before can contradict but not prove.
+    What changed for everybody cancels. Different units before and after: four independent means. It rests on
+    both groups moving in parallel without the treatment, which data from before can contradict but not prove.
 
     Worked by hand: 10 to 15 against 10 to 12 is an effect of 3.
 
@@ -158,11 +161,13 @@ def difference_in_differences(
 
 
 def paired_difference_in_differences(treated: JointTotals, control: JointTotals) -> Estimate:
-    """As `difference_in_differences` when the same units are seen before and after: totals of (before, after).
+    """As `difference_in_differences` when the same units are seen before and after.
 
-    Welch's difference of the units' own changes; what units bring with them cancels.
+    Totals are of (before, after). Welch's difference of the units' own changes; what units bring with them
+    cancels.
 
-    Worked by hand: treated units change by 1 and 3, control units by 0 and 2: the example of `mean_difference`, 1.
+    Worked by hand: treated units change by 1 and 3, control units by 0 and 2: the example of
+    `mean_difference`, 1.
 
     Raises InsufficientData as `mean_difference`; InvalidInput unless there are two values per unit.
     """
@@ -174,7 +179,8 @@ def series_mean(residuals: FloatArray) -> Estimate:
 
     Worked by hand: without autocorrelation it is the usual mean with sd / sqrt(n).
 
-    Raises InsufficientData with fewer than 4 points, or effective points, or no spread. Source: as `fit_baseline`.
+    Raises InsufficientData with fewer than 4 points, or effective points, or no spread. Source: as
+    `fit_baseline`.
     """
     checks.n_at_least(len(residuals), 4, "points")
     n = len(residuals)
@@ -186,8 +192,9 @@ def series_mean(residuals: FloatArray) -> Estimate:
 def _dependence(residuals: FloatArray, basis: FloatArray) -> tuple[float, float, float, float]:
     """The sd, autocorrelation, leverage and degrees of freedom, from residuals of a projection.
 
-    `basis`, shape (n, parameters), is an orthonormal basis of what was fitted. With R the matrix of correlations
-    r^|s - t|, fitting takes the trace of basis' R basis, in variances, from the squares of the residuals.
+    `basis`, shape (n, parameters), is an orthonormal basis of what was fitted. With R the matrix of
+    correlations r^|s - t|, fitting takes the trace of basis' R basis, in variances, from the squares of the
+    residuals.
     """
     n, parameters = basis.shape
     squares = float(residuals @ residuals)

@@ -6,6 +6,7 @@ treatment, and must have moved with the treated series before it; how well they 
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from scipy import optimize
 
 from stats import checks
@@ -18,8 +19,8 @@ from stats.totals import FloatArray
 class SeriesEffect(msgspec.Struct, frozen=True):
     """The mean effect per point after the start, the weight of each donor, and the fit before.
 
-    `variance_reduction` is the share of the treated series' variance before that the donors explain; negative if they
-    are worse than its own mean.
+    `variance_reduction` is the share of the treated series' variance before that the donors explain; negative
+    if they are worse than its own mean.
     """
 
     effect: Estimate
@@ -30,19 +31,19 @@ class SeriesEffect(msgspec.Struct, frozen=True):
 def synthetic_control(treated: FloatArray, donors: FloatArray, *, n_before: int) -> SeriesEffect:
     """Compare with the mixture of donors (weights >= 0, summing to 1) that fits best before.
 
-    `treated` has the shape (n,), `donors` (n, k), in order of time; the treatment starts at point `n_before`. Means before
-    are taken away first, so donors need to run in parallel, not at the same level.
+    `treated` has the shape (n,), `donors` (n, k), in order of time; the treatment starts at point `n_before`.
+    Means before are taken away first, so donors need to run in parallel, not at the same level.
 
-    Worked by hand: donors 0, 1, 0, 1 and 0, 0, 0, 0 and treated 5, 6, 7, 8 with 2 points before: the first donor fits
-    perfectly, and the gaps 5, 5, 7, 7 rise by 2 (with more points, or this is refused).
+    Worked by hand: donors 0, 1, 0, 1 and 0, 0, 0, 0 and treated 5, 6, 7, 8 with 2 points before: the first
+    donor fits perfectly, and the gaps 5, 5, 7, 7 rise by 2 (with more points, or this is refused).
 
-    The error is that of the mean gap after and before, with their autocorrelation: choosing weights on the same points
-    makes the gaps before a little too small, so use at least about 5 points per donor before.
+    The error is that of the mean gap after and before, with their autocorrelation: choosing weights on the
+    same points makes the gaps before a little too small, so use at least about 5 points per donor before.
 
     Raises InsufficientData with fewer than 4 points before or after; InvalidInput for shapes that do not fit.
 
-    Source: Abadie, Diamond & Hainmueller (2010), Journal of the American Statistical Association 105(490); Doudchenko & Imbens
-    (2016), NBER 22791, for the intercept.
+    Source: Abadie, Diamond & Hainmueller (2010), Journal of the American Statistical Association 105(490);
+    Doudchenko & Imbens (2016), NBER 22791, for the intercept.
     """
     _check(treated, donors, n_before)
     before, design = _centred(treated[:n_before]), _centred(donors[:n_before])
@@ -55,11 +56,12 @@ def synthetic_control(treated: FloatArray, donors: FloatArray, *, n_before: int)
 
 
 def covariate_series(treated: FloatArray, covariates: FloatArray, *, n_before: int) -> SeriesEffect:
-    """Compare with a regression on covariate series, fitted before: CUPED for a series. Weights may be negative.
+    """Compare with a regression on covariate series, fitted before: CUPED for a series.
 
-    Shapes, errors and sources as `synthetic_control`; for few covariates that stand in a known relation.
+    Weights may be negative.     Shapes, errors and sources as `synthetic_control`; for few covariates that stand in a known relation.
 
-    Worked by hand: treated = 2 * covariate before and 2 * covariate + 3 after has the weight 2 and the effect 3.
+    Worked by hand: treated = 2 * covariate before and 2 * covariate + 3 after has the weight 2 and the effect
+    3.
     """
     _check(treated, covariates, n_before)
     before, design = _centred(treated[:n_before]), _centred(covariates[:n_before])
@@ -81,7 +83,9 @@ def _centred(series: FloatArray) -> FloatArray:
     return centred
 
 
-def _effect(treated: FloatArray, donors: FloatArray, weights: FloatArray, n_before: int) -> SeriesEffect:
+def _effect(
+    treated: FloatArray, donors: FloatArray, weights: NDArray[np.floating], n_before: int
+) -> SeriesEffect:
     gaps = treated - donors @ weights
     effect = series_mean(gaps[n_before:]) - series_mean(gaps[:n_before])
     variance = float(np.var(treated[:n_before]))
