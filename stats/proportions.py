@@ -27,6 +27,8 @@ ScoreVariance = Literal["farrington-manning", "miettinen-nurminen"]
 
 _TIGHT: Final = 1e-300  # brentq then stops on relative precision, also for proportions of 1e-9
 
+_NO_DIFFERENCE: Final = 1e-15  # below it 1 - difference is 1, and both ends of the range are the same
+
 
 def wilson_interval(total: ProportionTotals, *, alpha: float) -> Interval:
     """Wilson's score interval of a proportion: good coverage on average, also for few successes.
@@ -198,7 +200,7 @@ def restricted_proportions(
     if not -1 <= difference <= 1:
         raise InvalidInput(f"a difference of proportions must be in [-1, 1], got {difference:g}")
     checks.n_at_least(math.ceil(min(sum(treatment), sum(control))), 1, "units per arm")
-    if not difference:
+    if abs(difference) < _NO_DIFFERENCE:
         pooled = (treatment[0] + control[0]) / (sum(treatment) + sum(control))
         return pooled, pooled
     slope = _likelihood_slope(treatment, control, difference)

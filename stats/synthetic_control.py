@@ -58,7 +58,8 @@ def synthetic_control(treated: FloatArray, donors: FloatArray, *, n_before: int)
 def covariate_series(treated: FloatArray, covariates: FloatArray, *, n_before: int) -> SeriesEffect:
     """Compare with a regression on covariate series, fitted before: CUPED for a series.
 
-    Weights may be negative.     Shapes, errors and sources as `synthetic_control`; for few covariates that stand in a known relation.
+    Weights may be negative. Shapes, errors and sources as `synthetic_control`; for few covariates that stand in
+    a known relation.
 
     Worked by hand: treated = 2 * covariate before and 2 * covariate + 3 after has the weight 2 and the effect
     3.
