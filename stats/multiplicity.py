@@ -48,7 +48,7 @@ def adjusted_p_values(p_values: Sequence[float], *, correction: Correction) -> t
     """
     for p_value in p_values:
         checks.closed_unit(p_value, "p_value")
-    if not p_values:
+    if len(p_values) == 0:
         return ()
     adjusted = multipletests(p_values, method=_STATSMODELS[correction])[1]
     return tuple(float(p_value) for p_value in adjusted)

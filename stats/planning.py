@@ -255,7 +255,7 @@ def _advice(
     advice = []
     if units_per_day < UNITS_PER_DAY_MIN:
         advice.append(
-            f"{units_per_day:g} units a day are few for a test per unit (usual: {UNITS_PER_DAY_MIN:,} and up): "
+            f"{units_per_day:g} units a day are few for a test per unit (from {UNITS_PER_DAY_MIN:,} on): "
             "evaluate offline in weekly batches, with a judge and a few human labels."
         )
         advice.append(

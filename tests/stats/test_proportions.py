@@ -135,9 +135,9 @@ def test_without_units_or_without_any_variance_there_is_no_answer():
 def test_the_non_inferiority_test_keeps_alpha_at_its_margin():
     """A treatment worse by exactly the margin: at most alpha of trials may call it not inferior.
 
-    Exact rejection probability by summing over all outcomes. The classical test with unrestricted variance
-    (a Wald z) must exceed the bound, or the gate could not see a bug. Farrington and Manning (1990) report up to 0.058
-    at alpha 0.05 for such sizes.
+    Exact rejection probability by summing over all outcomes. The classical test with unrestricted variance (a
+    Wald z) must exceed the bound, or the gate could not see a bug. Farrington and Manning (1990) report up to
+    0.058 at alpha 0.05 for such sizes.
     """
     n, p, margin = 30, 0.9, 0.1
 
