@@ -242,7 +242,8 @@ def _log_density(posterior: BetaPosterior, t: FloatArray) -> FloatArray:
 def _edges(first: BetaPosterior, second: BetaPosterior, margin: float) -> FloatArray:
     """Ends of panels on the scale of logit(second): quantiles of both, the first's moved by the margin."""
     own = _logit_quantiles(second)
-    moved = special.expit(_logit_quantiles(first)) - margin
+    # The first's own ends, 0 and 1, are moved too: its density may have poles there.
+    moved = np.append(special.expit(_logit_quantiles(first)), (0.0, 1.0)) - margin
     inside = moved[(moved > 0) & (moved < 1)]
     other = special.logit(inside) if margin else _logit_quantiles(first)
     edges: FloatArray = np.unique(np.concatenate((own, other)))

@@ -58,10 +58,10 @@ def synthetic_control(treated: FloatArray, donors: FloatArray, *, n_before: int)
 def covariate_series(treated: FloatArray, covariates: FloatArray, *, n_before: int) -> SeriesEffect:
     """Compare with a regression on covariate series, fitted before: CUPED for a series.
 
-    Weights may be negative. Shapes, errors and sources as `synthetic_control`; for few covariates that stand in
-    a known relation.
+    Weights may be negative. Shapes, errors and sources as `synthetic_control`; for few covariates that stand
+    in a known relation.
 
-    Worked by hand: treated = 2 * covariate before and 2 * covariate + 3 after has the weight 2 and the effect
+    Worked by hand: treated is 2 covariate before, and 2 covariate + 3 after: weight 2, effect
     3.
     """
     _check(treated, covariates, n_before)
