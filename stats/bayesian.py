@@ -241,13 +241,23 @@ def _log_density(posterior: BetaPosterior, t: FloatArray) -> FloatArray:
 
 def _edges(first: BetaPosterior, second: BetaPosterior, margin: float) -> FloatArray:
     """Ends of panels on the scale of logit(second): quantiles of both, the first's moved by the margin."""
-    own = _logit_quantiles(second)
-    # The first's own ends, 0 and 1, are moved too: its density may have poles there.
-    moved = np.append(special.expit(_logit_quantiles(first)), (0.0, 1.0)) - margin
-    inside = moved[(moved > 0) & (moved < 1)]
-    other = special.logit(inside) if margin else _logit_quantiles(first)
-    edges: FloatArray = np.unique(np.concatenate((own, other)))
-    return edges
+    own, other = _logit_quantiles(second), _cut(_logit_quantiles(first))
+    if margin:
+        # The first's own ends, 0 and 1, are moved too: its density may have poles there.
+        moved = np.append(special.expit(other), (0.0, 1.0)) - margin
+        other = special.logit(moved[(moved > 0) & (moved < 1)])
+    # Between two posteriors that are far apart lies a gap, where their distribution functions still count.
+    return _cut(np.unique(np.concatenate((own, other))))
+
+
+def _cut(edges: FloatArray) -> FloatArray:
+    """The same edges and more between them, so that each panel resolves the bend of the logistic scale."""
+    pieces = [
+        np.linspace(low, high, 1 + max(1, min(64, math.ceil((high - low) / 3.0))))[:-1]
+        for low, high in pairwise(edges.tolist())
+    ]
+    cut: FloatArray = np.concatenate((*pieces, edges[-1:]))
+    return cut
 
 
 def _logit_quantiles(posterior: BetaPosterior) -> FloatArray:
@@ -264,14 +274,8 @@ def _logit_quantiles(posterior: BetaPosterior) -> FloatArray:
 
 def _panels(edges: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Gauss-Legendre nodes and weights of all panels between neighbouring edges."""
-    # Long panels of flat tails are cut, so that each resolves the bend of the logistic scale.
-    pieces = [
-        np.linspace(low, high, 1 + max(1, min(64, math.ceil((high - low) / 3.0))))[:-1]
-        for low, high in pairwise(edges.tolist())
-    ]
-    cut = np.concatenate((*pieces, edges[-1:]))
-    half = 0.5 * np.diff(cut)[:, None]
-    nodes = cut[:-1, None] + half * (1 + _NODES)
+    half = 0.5 * np.diff(edges)[:, None]
+    nodes = edges[:-1, None] + half * (1 + _NODES)
     return nodes.ravel(), (half * _WEIGHTS).ravel()
 
 

@@ -126,9 +126,11 @@ def fit_baseline(values: FloatArray, hours: IntArray, weekdays: IntArray) -> Sea
     design = np.concatenate(columns, axis=1)
     level = float(values.mean())
     # The shortest least-squares solution: times never observed get 0, the rest is centred below.
-    left, singular, _ = np.linalg.svd(design, full_matrices=False)
-    basis = left[:, singular > 1e-9 * singular[0]]
-    effects = np.linalg.lstsq(design, values - level, rcond=1e-9)[0]
+    # Indicators are well conditioned, so their small matrix of counts is decomposed, not the long design.
+    size, axes = np.linalg.eigh(design.T @ design)
+    identified = size > 1e-9 * size[-1]
+    basis = design @ (axes[:, identified] / np.sqrt(size[identified]))
+    effects = axes[:, identified] @ ((basis.T @ (values - level)) / np.sqrt(size[identified]))
     residuals = values - level - design @ effects
     centres = [part.sum(axis=0) > 0 for part in columns]
     parts = (effects[:HOURS], effects[HOURS:])

@@ -32,7 +32,7 @@ def test_the_worked_cases_hold():
 
 
 def test_probability_has_its_closed_form_for_whole_parameters():
-    """Cook (2003), Numerical computation of stochastic inequality probabilities: a finite sum of beta functions."""
+    """Cook (2003), Numerical computation of stochastic inequality probabilities: a finite sum."""
     a, b, c, d = 13, 40, 9, 45
 
     def log_beta(x, y):

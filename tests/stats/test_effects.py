@@ -47,7 +47,7 @@ def test_the_worked_ratios_hold():
 
 
 def test_the_clustered_difference_is_cluster_robust_least_squares():
-    """Against statsmodels OLS with cov_type="cluster" without its small-sample correction, times G / (G - 1)."""
+    """Against statsmodels OLS, cov_type="cluster" without its own correction, times G / (G - 1)."""
     rng = np.random.default_rng(20260101 + 7)
     sizes = rng.integers(1, 9, size=80)
     cluster = np.repeat(np.arange(80), sizes)
@@ -117,9 +117,9 @@ ARMS = JointTotals.from_observations(ROWS[ARM]), JointTotals.from_observations(R
 
 
 def test_cuped_is_least_squares_with_a_common_slope():
-    """Against statsmodels OLS: the coefficient of the treatment, with the covariates' slopes common to both arms.
+    """Against statsmodels OLS: the coefficient of the treatment, covariates' slopes common to both arms.
 
-    The point differs by design: CUPED's slope is that regression's slope.
+    CUPED with slopes from within the arms is that regression; errors are Welch's here.
     """
     model = sm.OLS(Y, sm.add_constant(np.column_stack((ARM.astype(float), X / (1.0, 1e6))))).fit()
     result = cuped(*ARMS)

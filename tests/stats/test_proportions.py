@@ -55,8 +55,7 @@ def test_the_difference_agrees_with_statsmodels(treatment, control):
         assert (test.statistic, test.p_value) == pytest.approx((z, p), rel=1e-9, abs=1e-12)
 
 
-# Newcombe (1998), Statistics in Medicine 17, Table II, cases (a) to (h): method 10 and Miettinen-Nurminen (method 5
-# is Mee's, the same without N / (N - 1)).
+# Newcombe (1998), Statistics in Medicine 17, Table II: method 10, and method 5 (Mee's, without N / (N - 1)).
 @pytest.mark.parametrize(
     ("counts", "newcombe", "mee"),
     [
