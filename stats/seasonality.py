@@ -122,17 +122,21 @@ def fit_baseline(values: FloatArray, hours: IntArray, weekdays: IntArray) -> Sea
         raise InvalidInput("values must be finite")
     n = len(values)
     checks.n_at_least(n, 4, "points")
-    columns = [_indicators(hours, HOURS, "hour"), _indicators(weekdays, WEEKDAYS, "weekday")]
-    design = np.concatenate(columns, axis=1)
-    level = float(values.mean())
-    # The shortest least-squares solution: times never observed get 0, the rest is centred below.
-    # Indicators are well conditioned, so their small matrix of counts is decomposed, not the long design.
-    size, axes = np.linalg.eigh(design.T @ design)
+    together = _counts(hours, weekdays)
+    seen_at = (together.sum(axis=1), together.sum(axis=0))
+    # The squares of the indicators of hours and weekdays, whose inverse square root makes them orthonormal.
+    squares = np.block([[np.diag(seen_at[0]), together], [together.T, np.diag(seen_at[1])]])
+    size, axes = np.linalg.eigh(squares)
     identified = size > 1e-9 * size[-1]
-    basis = design @ (axes[:, identified] / np.sqrt(size[identified]))
-    effects = axes[:, identified] @ ((basis.T @ (values - level)) / np.sqrt(size[identified]))
-    residuals = values - level - design @ effects
-    centres = [part.sum(axis=0) > 0 for part in columns]
+    scaled = axes[:, identified] / np.sqrt(size[identified])
+    basis = scaled[:HOURS][hours] + scaled[HOURS:][weekdays]
+    level = float(values.mean())
+    # The shortest least-squares solution: times never observed get 0, the rest is centred below. (einsum, since
+    # matrix products of long thin matrices are spread over threads, and wait for each other on a busy machine.)
+    fitted = np.einsum("np,n->p", basis, values - level)
+    residuals = values - level - np.einsum("np,p->n", basis, fitted)
+    effects = scaled @ fitted
+    centres = [seen > 0 for seen in seen_at]
     parts = (effects[:HOURS], effects[HOURS:])
     averages = [float(part[seen].mean()) for part, seen in zip(parts, centres, strict=True)]
     shown = [
@@ -215,11 +219,14 @@ def _dependence(residuals: FloatArray, basis: FloatArray) -> tuple[float, float,
     return math.sqrt(squares / (n - lost)), r, lost / n, freedom
 
 
-def _indicators(times: IntArray, period: int, name: str) -> FloatArray:
-    if len(times) and not (times.min() >= 0 and times.max() < period):
-        raise InvalidInput(f"{name} must be in [0, {period}), got {times.min()} to {times.max()}")
-    indicators: FloatArray = np.eye(period)[times]
-    return indicators
+def _counts(hours: IntArray, weekdays: IntArray) -> FloatArray:
+    """How many points fell on each hour of each weekday, shape (24, 7)."""
+    for times, period, name in ((hours, HOURS, "hour"), (weekdays, WEEKDAYS, "weekday")):
+        if not (times.min() >= 0 and times.max() < period):
+            raise InvalidInput(f"{name} must be in [0, {period}), got {times.min()} to {times.max()}")
+    counts = np.zeros((HOURS, WEEKDAYS))
+    np.add.at(counts, (hours, weekdays), 1)
+    return counts
 
 
 def _at(time: int, period: int, name: str) -> int:

@@ -190,7 +190,7 @@ def test_what_cannot_be_planned_is_refused():
 
 
 # 40 labels of 400 items: means and intervals at alpha 0.05 by ppi-python 0.2.3, ppi_mean_pointestimate and
-# ppi_mean_ci, with lam = 0, 0.5, 1; its lam is trust (1 - n / N) here, where labelled items count as judged too.
+# ppi_mean_ci, with lam = 0, 0.5, 1; its lam is trust (1 - n / N) here, which counts labelled items as judged.
 def judged_items():
     rng = np.random.default_rng(5)
     y = (rng.random(400) < 0.7) * 1.0
@@ -223,7 +223,7 @@ def test_the_estimated_trust_is_a_regression_slope_and_totals_merge():
     merged = parts[0] + parts[1]
     ours = prediction_powered_mean(total)
     slope = np.polyfit(judge[:40], human[:40], 1)[0]
-    assert ours.trust == pytest.approx(slope, rel=0.05)
+    assert ours.trust == pytest.approx(slope, rel=0.1)
     theirs = prediction_powered_mean(total, trust=0.855 / 0.9)  # ppi-python's choice
     assert ours.mean.standard_error <= theirs.mean.standard_error * 39 / 38
     assert prediction_powered_mean(merged).mean.value == pytest.approx(ours.mean.value, rel=1e-12)
