@@ -24,8 +24,8 @@ def ratio(total: JointTotals) -> Estimate:
     variance is that of the cluster-robust ordinary least squares estimate with the factor G / (G - 1), G the
     number of units (statsmodels' `cov_type="cluster"` has (N - 1) / (N - k) beside it).
 
-    Worked by hand: units (1, 1), (1, 3): R = 2 / 4 = 0.5, residuals 0.5, -0.5 of variance 0.5, standard error
-    sqrt(0.5 / 2) / 2 = 0.25.
+    Worked by hand: 50 times the units (1, 1), (1, 3): R = 1 / 2, residuals 0.5 and -0.5 of variance 25 / 99,
+    so the standard error is sqrt(25 / 99 / 100) / 2 = 0.0251.
 
     Raises InsufficientData if n < 2, there is no spread, or the mean denominator is less than 3 standard
     errors from 0 (then `stats.relative.fieller_interval` may still know something); InvalidInput unless the
@@ -42,8 +42,8 @@ def ratio(total: JointTotals) -> Estimate:
 def ratio_difference(treatment: JointTotals, control: JointTotals) -> Estimate:
     """The difference of the two arms' ratios, treatment - control, with Satterthwaite's degrees of freedom.
 
-    Worked by hand: the example of `ratio` against a second arm of the same units gives 0 with standard error
-    sqrt(2) / 4 = 0.354 and 2 degrees of freedom.
+    Worked by hand: the example of `ratio` against itself differs by 0 with standard error sqrt(2) * 0.0251 =
+    0.0355.
 
     Raises what `ratio` raises, except that one arm may have no spread.
     """

@@ -123,21 +123,24 @@ def fit_baseline(values: FloatArray, hours: IntArray, weekdays: IntArray) -> Sea
     n = len(values)
     checks.n_at_least(n, 4, "points")
     together = _counts(hours, weekdays)
-    seen_at = (together.sum(axis=1), together.sum(axis=0))
-    # The squares of the indicators of hours and weekdays, whose inverse square root makes them orthonormal.
-    squares = np.block([[np.diag(seen_at[0]), together], [together.T, np.diag(seen_at[1])]])
+    centres = (together.sum(axis=1) > 0, together.sum(axis=0) > 0)
+    per_hour = np.maximum(together.sum(axis=1), 1.0)
+    # Each hour's mean is fitted first. What weekdays add is their indicators less their share of each hour: their
+    # squares are a small matrix, whose inverse square root makes them orthonormal.
+    share = together / per_hour[:, None]
+    squares = np.diag(together.sum(axis=0)) - together.T @ share
     size, axes = np.linalg.eigh(squares)
-    identified = size > 1e-9 * size[-1]
+    identified = size > 1e-9 * n
     scaled = axes[:, identified] / np.sqrt(size[identified])
-    basis = scaled[:HOURS][hours] + scaled[HOURS:][weekdays]
+    beyond_hours = scaled[weekdays] - (share @ scaled)[hours]
+    basis = np.concatenate((np.eye(HOURS)[hours] / np.sqrt(per_hour[hours])[:, None], beyond_hours), axis=1)
+    basis = basis[:, np.concatenate((centres[0], np.ones(beyond_hours.shape[1], dtype=bool)))]
     level = float(values.mean())
-    # The shortest least-squares solution: times never observed get 0, the rest is centred below. (einsum, since
-    # matrix products of long thin matrices are spread over threads, and wait for each other on a busy machine.)
-    fitted = np.einsum("np,n->p", basis, values - level)
-    residuals = values - level - np.einsum("np,p->n", basis, fitted)
-    effects = scaled @ fitted
-    centres = [seen > 0 for seen in seen_at]
-    parts = (effects[:HOURS], effects[HOURS:])
+    # einsum: long thin products would be spread over threads, which wait for each other on a busy machine.
+    residuals = values - level - np.einsum("np,p->n", basis, np.einsum("np,n->p", basis, values - level))
+    by_weekday = scaled @ np.einsum("np,n->p", beyond_hours, values - level)
+    by_hour = np.bincount(hours, values - level, minlength=HOURS) / per_hour - share @ by_weekday
+    parts = (by_hour, by_weekday)
     averages = [float(part[seen].mean()) for part, seen in zip(parts, centres, strict=True)]
     shown = [
         tuple(float(effect - average) if was else None for effect, was in zip(part, seen, strict=True))
