@@ -125,7 +125,7 @@ def fit_baseline(values: FloatArray, hours: IntArray, weekdays: IntArray) -> Sea
     together = _counts(hours, weekdays)
     centres = (together.sum(axis=1) > 0, together.sum(axis=0) > 0)
     per_hour = np.maximum(together.sum(axis=1), 1.0)
-    # Each hour's mean is fitted first. What weekdays add is their indicators less their share of each hour: their
+    # Hours are fitted first. What weekdays add is their indicators less their share of each hour: their
     # squares are a small matrix, whose inverse square root makes them orthonormal.
     share = together / per_hour[:, None]
     squares = np.diag(together.sum(axis=0)) - together.T @ share
