@@ -1,12 +1,17 @@
 """Mergeable totals: all that a statistic may read. `a + b` are the totals of both samples together."""
 
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Self
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from stats import checks
 from stats.errors import InvalidInput
+
+FloatArray = NDArray[np.float64]
 
 
 class RewardTotals(msgspec.Struct, frozen=True):
@@ -88,6 +93,14 @@ class MeanTotals(msgspec.Struct, frozen=True):
             )
         return cls(n, float(exact_total / n), max(float(m2), 0.0))
 
+    @classmethod
+    def from_observations(cls, observations: FloatArray) -> "MeanTotals":
+        """From the observations themselves, shape (n,), in two passes."""
+        if not len(observations):
+            return cls()
+        mean = float(np.mean(observations))
+        return cls(len(observations), mean, float(np.sum((observations - mean) ** 2)))
+
     def __add__(self, other: Self) -> "MeanTotals":
         n = self.n + other.n
         if not n:
@@ -101,3 +114,156 @@ class MeanTotals(msgspec.Struct, frozen=True):
         """The unbiased sample variance. Raises InsufficientData if n < 2."""
         checks.n_at_least(self.n, 2, "units")
         return self.m2 / (self.n - 1)
+
+
+class CountTotals(msgspec.Struct, frozen=True):
+    """`events` seen during `exposure`: requests, hours, whatever they are counted against.
+
+    Raises InvalidInput unless events >= 0 and exposure is finite and >= 0, with no events during no exposure.
+    """
+
+    events: int = 0
+    exposure: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks.not_negative(self.events, "events")
+        checks.not_negative(self.exposure, "exposure")
+        if self.events and not self.exposure:
+            raise InvalidInput(f"{self.events} events during no exposure")
+
+    def __add__(self, other: Self) -> "CountTotals":
+        return CountTotals(self.events + other.events, self.exposure + other.exposure)
+
+
+class JointTotals(msgspec.Struct, frozen=True):
+    """Number, means and co-moments of several values per unit: the vector form of `MeanTotals`.
+
+    `mean` has d entries. `comoments` is the lower triangle, row by row, of the matrix of sums of products of
+    deviations: d (d + 1) / 2 entries (0,0), (1,0), (1,1), (2,0), ... Tuples, so that totals are equal when
+    their numbers are, hash, cannot be changed and travel as they are.
+
+    Worked by hand: the units (0, 0) and (2, 4) have means (1, 2) and co-moments 2; 4, 8.
+
+    Raises InvalidInput unless the lengths agree, all is finite, the diagonal is not negative, and all is 0 if
+    n is 0; or, when merging, unless both have the same d.
+    """
+
+    n: int
+    mean: tuple[float, ...]
+    comoments: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        checks.not_negative(self.n, "n")
+        if not self.mean or len(self.comoments) != _triangle(self.dimension):
+            raise InvalidInput(f"{len(self.mean)} means do not go with {len(self.comoments)} co-moments")
+        for value in self.mean + self.comoments:
+            checks.finite(value, "a moment")
+        for row in range(self.dimension):
+            checks.not_negative(self.comoments[_triangle(row + 1) - 1], "a sum of squared deviations")
+        if self.n == 0 and any(self.mean + self.comoments):
+            raise InvalidInput("totals of no observations must be zero")
+
+    @classmethod
+    def none(cls, dimension: int) -> "JointTotals":
+        """The totals of no units."""
+        return cls(0, (0.0,) * dimension, (0.0,) * _triangle(dimension))
+
+    @classmethod
+    def from_sums(
+        cls, n: int, sums: Sequence[float | Fraction], products: Sequence[float | Fraction]
+    ) -> "JointTotals":
+        """From the d sums and the d (d + 1) / 2 sums of products (lower triangle, row by row).
+
+        Exact integers or fractions lose nothing before the last rounding. Raises InvalidInput if no sample
+        can have these sums.
+        """
+        if len(products) != _triangle(len(sums)):
+            raise InvalidInput(f"{len(sums)} sums do not go with {len(products)} sums of products")
+        if not n:
+            return cls(0, tuple(map(float, sums)), tuple(map(float, products)))
+        exact = [Fraction(total) for total in sums]
+        comoments: list[float] = []
+        for row in range(len(exact)):
+            start = _triangle(row)
+            comoments.extend(
+                float(Fraction(products[start + column]) - exact[row] * exact[column] / n)
+                for column in range(row)
+            )
+            # MeanTotals knows which sums of squares no sample has, and which only suffer from rounding.
+            comoments.append(MeanTotals.from_sums(n, sums[row], products[start + row]).m2)
+        return cls(n, tuple(float(total / n) for total in exact), tuple(comoments))
+
+    @classmethod
+    def from_observations(cls, observations: FloatArray) -> "JointTotals":
+        """From the observations themselves, shape (n, d), in two passes."""
+        if observations.ndim != 2:
+            raise InvalidInput(f"observations must have the shape (n, d), got {observations.shape}")
+        n, dimension = observations.shape
+        if not n:
+            return cls.none(dimension)
+        mean = observations.mean(axis=0)
+        deviations = observations - mean
+        return cls._of_matrix(n, mean, deviations.T @ deviations)
+
+    @classmethod
+    def _of_matrix(cls, n: int, mean: FloatArray, comoments: FloatArray) -> "JointTotals":
+        lower = comoments[np.tril_indices(len(mean))]
+        return cls(n, tuple(mean.tolist()), tuple(lower.tolist()))
+
+    @property
+    def dimension(self) -> int:
+        """d, the number of values per unit."""
+        return len(self.mean)
+
+    def __add__(self, other: Self) -> "JointTotals":
+        if self.dimension != other.dimension:
+            raise InvalidInput(f"totals of {self.dimension} and {other.dimension} values do not merge")
+        n = self.n + other.n
+        if not n:
+            return JointTotals.none(self.dimension)
+        step = np.subtract(other.mean, self.mean)
+        mean = (self.n * np.array(self.mean) + other.n * np.array(other.mean)) / n
+        between = np.outer(step, step) * (self.n * (other.n / n))
+        return self._of_matrix(n, mean, self.matrix + other.matrix + between)
+
+    @property
+    def matrix(self) -> FloatArray:
+        """The co-moments as a symmetric matrix, shape (d, d)."""
+        matrix = np.zeros((self.dimension, self.dimension))
+        matrix[np.tril_indices(self.dimension)] = self.comoments
+        symmetric: FloatArray = matrix + np.tril(matrix, -1).T
+        return symmetric
+
+    @property
+    def covariance(self) -> FloatArray:
+        """The unbiased sample covariance, shape (d, d). Raises InsufficientData if n < 2."""
+        checks.n_at_least(self.n, 2, "units")
+        covariance: FloatArray = self.matrix / (self.n - 1)
+        return covariance
+
+    def select(self, *positions: int) -> "JointTotals":
+        """The totals of the values at these positions alone, in this order."""
+        chosen = list(positions)
+        return self._of_matrix(self.n, np.array(self.mean)[chosen], self.matrix[np.ix_(chosen, chosen)])
+
+    def value(self, position: int) -> MeanTotals:
+        """The totals of the value at one position alone."""
+        return MeanTotals(self.n, self.mean[position], self.comoments[_triangle(position + 1) - 1])
+
+    def combine(self, weights: Sequence[float]) -> MeanTotals:
+        """The totals of the weighted sum of each unit's values: exactly what its observations would give.
+
+        Worked by hand: in the example above the differences second - first are 0 and 2, so weights (-1, 1)
+        give mean 1 and m2 = 2 - 2 * 4 + 8 = 2.
+        """
+        if len(weights) != self.dimension:
+            raise InvalidInput(f"{len(weights)} weights for {self.dimension} values")
+        vector = np.array(weights, dtype=np.float64)
+        return MeanTotals(
+            self.n, float(vector @ np.array(self.mean)), max(float(vector @ self.matrix @ vector), 0.0)
+        )
+
+
+def _triangle(rows: int) -> int:
+    """How many entries the first `rows` rows of a lower triangle have."""
+    return rows * (rows + 1) // 2

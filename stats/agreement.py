@@ -1,0 +1,271 @@
+"""Agreement between raters, such as a judge and a person, beyond what chance would give.
+
+| raters, scale | use |
+|---|---|
+| two, categories | `cohen_kappa` |
+| two, ordered grades | `cohen_kappa` with weights: near misses count less |
+| any number, each item rated by the same number | `fleiss_kappa` |
+| any number, ratings missing, any scale | `krippendorff_alpha` |
+| one category far more frequent than others | `gwet_ac1` beside them: kappa is then low regardless |
+
+Closed-form errors take items as independent. Where several items belong to one unit (answers of one
+conversation) use `cluster_bootstrap`, which resamples units.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Final, Literal, assert_never
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from stats import checks
+from stats.errors import InsufficientData, InvalidInput
+from stats.estimate import Estimate
+from stats.interval import Interval
+from stats.totals import FloatArray
+
+IntArray = NDArray[np.int64]
+Weights = Literal["unweighted", "linear", "quadratic"]
+Scale = Literal["nominal", "ordinal", "interval"]
+
+_GROUPS_MAX: Final = 400
+
+
+def cohen_kappa(table: IntArray, *, weights: Weights = "unweighted") -> Estimate:
+    """Cohen's kappa of two raters, from the table of counts, shape (k, k): rows one rater, columns the other.
+
+    Weights give partial agreement 1 - |i - j| / (k - 1) (linear) or 1 - ((i - j) / (k - 1))^2 (quadratic).
+    The error is the asymptotic one, for at least about 50 items; its interval is about agreement in the
+    population.
+
+    Worked by hand: [[20, 5], [10, 15]] agrees in 0.7, by chance in 0.5 * 0.6 + 0.5 * 0.4 = 0.5: kappa 0.4.
+
+    Raises InsufficientData if there is no item, or both raters use one category only; InvalidInput unless the
+    table is square with at least 2 categories and no negative count.
+
+    Source: Cohen (1960; 1968); Fleiss, Cohen & Everitt (1969), Psychological Bulletin 72(5), eq. 7 (error).
+    """
+    if table.ndim != 2 or table.shape[0] != table.shape[1] or len(table) < 2 or (table < 0).any():
+        raise InvalidInput(
+            f"needs a square table of counts of at least 2 categories, got shape {table.shape}"
+        )
+    n = int(table.sum())
+    checks.n_at_least(n, 2, "items")
+    share = table / n
+    row, column = share.sum(axis=1), share.sum(axis=0)
+    weight = _agreement_weights(len(table), weights)
+    observed, chance = float((weight * share).sum()), float(row @ weight @ column)
+    if chance >= 1:
+        raise InsufficientData("both raters used one category only: agreement beyond chance is undefined")
+    # Average weight of a row's category against the other rater's categories, and the other way round.
+    average = (weight @ column)[:, None] + (row @ weight)[None, :]
+    form = weight * (1 - chance) - average * (1 - observed)
+    centre = observed * chance - 2 * chance + observed
+    variance = (float((share * form**2).sum()) - centre**2) / (n * (1 - chance) ** 4)
+    return Estimate.of_independent((observed - chance) / (1 - chance), [(variance, math.inf)])
+
+
+def fleiss_kappa(counts: IntArray) -> Estimate:
+    """Fleiss' kappa, from how many raters put each item into each category, shape (items, categories).
+
+    The error is the jackknife's over items, which, unlike the formula of 1979, holds away from kappa = 0 too.
+
+    Worked by hand: items (2, 0), (0, 2), (1, 1) agree in 2/3, by chance in 1/2: kappa 1/3.
+
+    Raises InsufficientData with fewer than 3 items or a single category in use; InvalidInput unless each item
+    has the same number of ratings, at least 2.
+
+    Source: Fleiss (1971), Psychological Bulletin 76(5).
+    """
+    ratings = counts.sum(axis=1) if counts.ndim == 2 else np.zeros(0)
+    if not len(ratings) or ratings[0] < 2 or (ratings != ratings[0]).any() or (counts < 0).any():
+        raise InvalidInput(
+            "needs counts of shape (items, categories) with the same number >= 2 of ratings each"
+        )
+    pairs = (counts * (counts - 1)).sum(axis=1) / (ratings * (ratings - 1))
+    return _jackknife(_chance_corrected, (counts / ratings[:, None], pairs))
+
+
+def gwet_ac1(counts: IntArray) -> Estimate:
+    """Gwet's AC1: as Fleiss' kappa, but with a chance agreement that stays small when one category dominates.
+
+    Chance is sum p (1 - p) / (k - 1) over the k categories of `counts`, shape (items, categories). Items need
+    not have equally many ratings; those with one say something of the categories, not of agreement. Jackknife
+    error.
+
+    Worked by hand: items (2, 0), (0, 2), (1, 1) agree in 2/3, by chance in 2 * 1/4 / 1 = 1/2: AC1 1/3.
+
+    Raises InsufficientData with fewer than 3 items that have two ratings; InvalidInput for a negative count
+    or fewer than 2 categories.
+
+    Source: Gwet (2008), British Journal of Mathematical and Statistical Psychology 61(1).
+    """
+    if counts.ndim != 2 or counts.shape[1] < 2 or (counts < 0).any():
+        raise InvalidInput("needs counts of shape (items, categories) with at least 2 categories")
+    ratings = counts.sum(axis=1)
+    counts, ratings = counts[ratings > 0], ratings[ratings > 0]
+    twice = ratings >= 2
+    checks.n_at_least(int(twice.sum()), 3, "items with two ratings")
+    possible = np.where(twice, ratings * (ratings - 1), 1)
+    pairs = np.where(twice, (counts * (counts - 1)).sum(axis=1) / possible, np.nan)
+    return _jackknife(_ac1, (counts / ratings[:, None], pairs))
+
+
+def krippendorff_alpha(ratings: FloatArray, *, scale: Scale) -> Estimate:
+    """Krippendorff's alpha of ratings of shape (items, raters), NaN where missing.
+
+    With the jackknife's error. 1 - observed / expected disagreement over pairs within an item and over all
+    pairs. Disagreement is 0 or 1 (nominal), the squared difference of ranks (ordinal), or of values
+    (interval).
+
+    Worked by hand: nominal items (1, 1), (2, 2), (1, 2): 2 of 6 paired values disagree; of all pairs of 3
+    ones and 3 twos 18 of 30 do: alpha = 1 - (1/3) / (3/5) = 4/9.
+
+    Raises InsufficientData with fewer than 3 items that have two ratings, or a single value; InvalidInput
+    unless the ratings are a matrix without infinities.
+
+    Source: Krippendorff (2011), Computing Krippendorff's Alpha-Reliability, sections C to E.
+    """
+    if ratings.ndim != 2 or np.isinf(ratings).any():
+        raise InvalidInput("ratings must be a matrix (items, raters), NaN where missing")
+    usable = ratings[(~np.isnan(ratings)).sum(axis=1) >= 2]
+    checks.n_at_least(len(usable), 3, "items with two ratings")
+    if scale == "interval":
+        return _jackknife(_interval_alpha, _item_sums(usable))
+    values, codes = np.unique(usable[~np.isnan(usable)], return_inverse=True)
+    counts = np.zeros((len(usable), len(values)))
+    np.add.at(counts, (np.nonzero(~np.isnan(usable))[0], codes), 1)
+
+    def alpha(*columns: FloatArray) -> float:
+        return _alpha(columns[0], scale)
+
+    return _jackknife(alpha, (counts,))
+
+
+def cluster_bootstrap(
+    statistic: Callable[[IntArray], float],
+    clusters: IntArray,
+    *,
+    alpha: float,
+    resamples: int,
+    rng: Generator,
+) -> Interval:
+    """The percentile interval of a statistic of items, resampling whole clusters with replacement.
+
+    `statistic` gets positions of items, repeated as often as drawn; `clusters`, shape (items,), says which
+    cluster each item belongs to. Resamples on which it raises InsufficientData are drawn again, at most as
+    many as resamples. For at least about 30 clusters: with few the interval is too short.
+
+    Raises InsufficientData with fewer than 10 clusters, or too many resamples without an answer; InvalidInput
+    unless resamples is at least 100.
+
+    Source: Davison & Hinkley (1997), Bootstrap Methods and their Application, sections 3.8 and 5.3.
+    """
+    checks.open_unit(alpha, "alpha")
+    if resamples < 100:
+        raise InvalidInput(f"resamples must be at least 100, got {resamples}")
+    _, codes, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
+    checks.n_at_least(len(sizes), 10, "clusters")
+    members = np.split(np.argsort(codes, kind="stable"), np.cumsum(sizes)[:-1])
+    values: list[float] = []
+    for _ in range(2 * resamples):
+        drawn = rng.integers(len(members), size=len(members))
+        try:
+            values.append(statistic(np.concatenate([members[cluster] for cluster in drawn])))
+        except InsufficientData:
+            continue
+        if len(values) == resamples:
+            lower, upper = np.quantile(values, [alpha / 2, 1 - alpha / 2])
+            return Interval(float(lower), float(upper))
+    raise InsufficientData(f"only {len(values)} of {2 * resamples} resamples had an answer")
+
+
+def _agreement_weights(k: int, weights: Weights) -> FloatArray:
+    distance = np.abs(np.subtract.outer(np.arange(k), np.arange(k))) / (k - 1)
+    match weights:
+        case "unweighted":
+            return np.eye(k)
+        case "linear":
+            linear: FloatArray = 1 - distance
+            return linear
+        case "quadratic":
+            quadratic: FloatArray = 1 - distance**2
+            return quadratic
+        case _:
+            assert_never(weights)
+
+
+def _chance_corrected(shares: FloatArray, pairs: FloatArray) -> float:
+    """Fleiss' kappa from each item's shares of categories and its share of agreeing pairs."""
+    chance = float((shares.mean(axis=0) ** 2).sum())
+    if chance >= 1 - 1e-12:
+        raise InsufficientData("one category only was used: agreement beyond chance is undefined")
+    return (float(pairs.mean()) - chance) / (1 - chance)
+
+
+def _ac1(shares: FloatArray, pairs: FloatArray) -> float:
+    share = shares.mean(axis=0)
+    chance = float((share * (1 - share)).sum()) / (len(share) - 1)
+    return (float(np.nanmean(pairs)) - chance) / (1 - chance)
+
+
+def _alpha(counts: FloatArray, scale: Literal["nominal", "ordinal"]) -> float:
+    """1 - observed / expected, from how often each item got each value."""
+    total = counts.sum(axis=0)
+    n = total.sum()
+    difference = _squared_differences(total, scale)
+    size = counts.sum(axis=1)
+    observed = float((((counts @ difference) * counts).sum(axis=1) / (size - 1)).sum()) / float(n)
+    expected = float(total @ difference @ total) / float(n * (n - 1))
+    if expected <= 0:
+        raise InsufficientData("one value only was given: agreement beyond chance is undefined")
+    return 1 - observed / expected
+
+
+def _item_sums(ratings: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Number, sum and sum of squares of each item's ratings, centred to lose no digits."""
+    present = ~np.isnan(ratings)
+    centred = np.where(present, ratings - ratings[present].mean(), 0.0)
+    return present.sum(axis=1).astype(np.float64), centred.sum(axis=1), (centred**2).sum(axis=1)
+
+
+def _interval_alpha(size: FloatArray, total: FloatArray, squares: FloatArray) -> float:
+    """As `_alpha` for squared differences of values, which sums of squares give directly."""
+    n = size.sum()
+    observed = float(2 * ((size * squares - total**2) / (size - 1)).sum() / n)
+    expected = float(2 * (n * squares.sum() - total.sum() ** 2) / (n * (n - 1)))
+    if expected <= 0:
+        raise InsufficientData("one value only was given: agreement beyond chance is undefined")
+    return 1 - observed / expected
+
+
+def _squared_differences(total: FloatArray, scale: Literal["nominal", "ordinal"]) -> FloatArray:
+    match scale:
+        case "nominal":
+            return 1.0 - np.eye(len(total))
+        case "ordinal":
+            # Differences of mean ranks: half of both ends' ratings and all that lie between.
+            ranks = np.cumsum(total) - total / 2
+        case _:
+            assert_never(scale)
+    squared: FloatArray = np.subtract.outer(ranks, ranks) ** 2
+    return squared
+
+
+def _jackknife(statistic: Callable[..., float], columns: tuple[FloatArray, ...]) -> Estimate:
+    """The statistic of all items, with its error from leaving out each in turn.
+
+    Beyond `_GROUPS_MAX` items, groups of them are left out, so that the work stays in proportion to the
+    items.
+
+    Source: Efron & Tibshirani (1993), An Introduction to the Bootstrap, eq. 11.5; Shao & Tu (1995), The
+    Jackknife and Bootstrap, section 5.1.2, for groups.
+    """
+    n = len(columns[0])
+    checks.n_at_least(n, 3, "items")
+    groups = np.array_split(np.arange(n), min(n, _GROUPS_MAX))
+    left_out = [statistic(*(np.delete(column, group, axis=0) for column in columns)) for group in groups]
+    variance = (len(groups) - 1) * float(np.var(left_out))
+    return Estimate.of_independent(statistic(*columns), [(variance, len(groups) - 1)])

@@ -1,0 +1,161 @@
+"""Effects per declared segment: whether they differ, and what each one is.
+
+The largest of many segment effects is large partly by luck. Partial pooling moves every segment towards the
+common effect, by as much as its own error warrants; the interaction test says whether the segments differ at
+all. Segments are declared before the start and are not changed by the treatment.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, assert_never
+
+import msgspec
+import numpy as np
+from scipy import optimize
+
+from stats import checks, tails
+from stats.errors import InvalidInput
+from stats.estimate import Estimate, HypothesisTest
+from stats.multiplicity import Correction, adjusted_p_values
+from stats.totals import FloatArray
+
+BetweenVariance = Literal["reml", "dersimonian-laird"]
+
+
+class PartialPooling(msgspec.Struct, frozen=True):
+    """Effects of segments, pooled as far as they agree.
+
+    `between_variance` is that of the true effects between segments, in the square of the metric's unit;
+    `common` their mean; `segments` the shrunken effect of each, in order; `interaction` the test that all
+    true effects are equal.
+    """
+
+    between_variance: float
+    common: Estimate
+    segments: tuple[Estimate, ...]
+    interaction: HypothesisTest
+
+    @property
+    def inconsistency(self) -> float:
+        """I^2 in [0, 1): the share of the observed variation that is not chance, max(0, 1 - (k - 1) / Q)."""
+        freedom = len(self.segments) - 1
+        q = self.interaction.statistic
+        return max(0.0, 1 - freedom / q) if q > 0 else 0.0
+
+
+def interaction_test(effects: Sequence[Estimate]) -> HypothesisTest:
+    """Cochran's Q test that the true effects of independent segments are all equal.
+
+    Q = sum w (y - common)^2 with w = 1 / variance, chi-square with k - 1 degrees of freedom. Errors are taken
+    as normal with known variance: with fewer than about 30 units in a segment it rejects too often.
+
+    Worked by hand: effects 0 and 2 with standard errors 1 have the common effect 1 and Q = 2, p = 0.157.
+
+    Raises InsufficientData with fewer than 2 segments.
+
+    Source: Cochran (1954), Biometrics 10(1).
+    """
+    checks.n_at_least(len(effects), 2, "segments")
+    y, variance = _arrays(effects)
+    weight = 1 / variance
+    q = float(weight @ (y - _mean(y, weight)) ** 2)
+    return HypothesisTest(q, min(tails.log_chi_square_upper(q, len(effects) - 1), 0.0))
+
+
+def partial_pooling(effects: Sequence[Estimate], *, method: BetweenVariance = "reml") -> PartialPooling:
+    """The effect of each segment, shrunk towards the common one (empirical Bayes, normal random effects).
+
+    With variance t^2 between segments, a segment of variance v keeps the share b = t^2 / (t^2 + v) of its own
+    effect. Its squared error is b v + (1 - b)^2 var(common): that the common effect is estimated counts, that
+    t^2 is estimated does not. With few segments (below about 5) or t^2 estimated as 0, intervals are
+    therefore too short; the segments' unpooled intervals never are.
+
+    Worked by hand: effects 0 and 4 with standard errors 1: DerSimonian and Laird's t^2 = (8 - 1) / (2 - 1) =
+    7, so b = 7/8, the common effect 2, and the segments are 0.25 and 3.75.
+
+    Raises InsufficientData with fewer than 2 segments.
+
+    Source: DerSimonian & Laird (1986), Controlled Clinical Trials 7(3); Viechtbauer (2005), Journal of
+    Educational and Behavioral Statistics 30(3) for REML; Raudenbush & Bryk (1985), ibid. 10(2) for the
+    shrunken effects.
+    """
+    interaction = interaction_test(effects)
+    y, variance = _arrays(effects)
+    match method:
+        case "reml":
+            between = _restricted_maximum_likelihood(y, variance)
+        case "dersimonian-laird":
+            weight = 1 / variance
+            excess = interaction.statistic - (len(effects) - 1)
+            between = max(excess / float(weight.sum() - weight @ weight / weight.sum()), 0.0)
+        case _:
+            assert_never(method)
+    weight = 1 / (between + variance)
+    common = Estimate(_mean(y, weight), math.sqrt(1 / float(weight.sum())))
+    kept = between * weight
+    shrunken = kept * y + (1 - kept) * common.value
+    error = np.sqrt(kept * variance + (1 - kept) ** 2 * common.variance)
+    segments = tuple(Estimate(float(value), float(se)) for value, se in zip(shrunken, error, strict=True))
+    return PartialPooling(between, common, segments, interaction)
+
+
+class SegmentFinding(msgspec.Struct, frozen=True):
+    """A segment's own effect, the same partially pooled, and the adjusted p-value of its own."""
+
+    key: str
+    effect: Estimate
+    pooled: Estimate
+    p_value: float
+
+
+class SegmentReadout(msgspec.Struct, frozen=True):
+    """All segments of one metric. Read `interaction` first: without it the common effect is the answer."""
+
+    interaction: HypothesisTest
+    common: Estimate
+    segments: tuple[SegmentFinding, ...]
+
+
+def segment_readout(
+    keys: Sequence[str], effects: Sequence[Estimate], *, correction: Correction
+) -> SegmentReadout:
+    """Effects per segment with partial pooling (REML) and multiplicity, in the order given.
+
+    Raises InvalidInput unless keys are distinct and as many as effects; InsufficientData below 2 segments.
+    """
+    if len(set(keys)) != len(effects) or len(keys) != len(effects):
+        raise InvalidInput(
+            f"needs one distinct key per effect, got {len(keys)} keys for {len(effects)} effects"
+        )
+    pooling = partial_pooling(effects)
+    p_values = adjusted_p_values([effect.test().p_value for effect in effects], correction=correction)
+    findings = tuple(
+        SegmentFinding(key, effect, pooled, p_value)
+        for key, effect, pooled, p_value in zip(keys, effects, pooling.segments, p_values, strict=True)
+    )
+    return SegmentReadout(pooling.interaction, pooling.common, findings)
+
+
+def _arrays(effects: Sequence[Estimate]) -> tuple[FloatArray, FloatArray]:
+    return np.array([effect.value for effect in effects]), np.array([effect.variance for effect in effects])
+
+
+def _mean(y: FloatArray, weight: FloatArray) -> float:
+    return float(weight @ y / weight.sum())
+
+
+def _restricted_maximum_likelihood(y: FloatArray, variance: FloatArray) -> float:
+    """The variance between segments of greatest restricted likelihood: where its slope is 0, or 0."""
+    scale = float(variance.min())
+
+    def slope(between: float) -> float:
+        weight = scale / (between * scale + variance)
+        residual = (y - _mean(y, weight)) ** 2 / scale
+        return float(weight**2 @ residual - weight.sum() + weight @ weight / weight.sum())
+
+    if slope(0.0) <= 0:
+        return 0.0
+    highest = 1.0
+    while slope(highest) > 0:
+        highest *= 2
+    return scale * float(optimize.brentq(slope, 0.0, highest, xtol=1e-14, rtol=1e-12))

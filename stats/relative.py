@@ -1,0 +1,140 @@
+"""Relative differences treatment / control - 1: what "3 % better" may claim.
+
+The control's mean is itself uncertain, so dividing an interval of the difference by it is too narrow. When
+the control's mean is not clearly away from 0 no bounded interval can have its coverage (Gleser & Hwang 1987),
+and these methods refuse instead of giving one.
+"""
+
+import math
+from typing import Final
+
+from scipy import optimize, special
+
+from stats import checks
+from stats.errors import InsufficientData, InvalidInput
+from stats.estimate import Estimate
+from stats.interval import Interval
+from stats.totals import ProportionTotals
+
+_ERRORS_MIN: Final = 3.0
+"""A logarithm is near enough to its tangent when the mean is this many standard errors above 0."""
+
+
+def fieller_interval(
+    treatment: Estimate, control: Estimate, *, alpha: float, covariance: float = 0.0
+) -> Interval:
+    """The interval of treatment / control - 1: exact for normal means of known variance.
+
+    All ratios r for which treatment - r control is not significantly different from 0. `covariance` is that
+    of the two estimates (0 for two arms; for a ratio of two means of the same units it is not 0).
+
+    Worked by hand: 12 and 10, each with standard error 1, at a quantile of 2: (100 - 4) r^2 - 240 r + 140 =
+    0, so r = (240 -+ sqrt(240^2 - 4 * 96 * 140)) / 192 = 0.927, 1.573 and the interval is [-0.073, 0.573].
+
+    Raises InsufficientData if the control's own interval contains 0: the set is then unbounded, and dividing
+    has no answer at this alpha. Raises InvalidInput if control is not positive: a share of it then means
+    nothing.
+
+    Source: Fieller (1954), Journal of the Royal Statistical Society B 16(2). Degrees of freedom are
+    Satterthwaite's at the estimated ratio, which is our approximation.
+    """
+    checks.open_unit(alpha, "alpha")
+    _positive(control)
+    ratio = treatment.value / control.value
+    scaled = Estimate.of_independent(
+        0.0,
+        [
+            (treatment.variance, treatment.degrees_of_freedom),
+            (ratio**2 * control.variance, control.degrees_of_freedom),
+        ],
+    )
+    square = scaled.quantile(alpha / 2) ** 2
+    # In units of the control's mean, so that no scale overflows.
+    error, spread = treatment.variance / control.value**2, control.variance / control.value**2
+    leading = 1 - square * spread
+    if leading <= 0:
+        raise InsufficientData(
+            "the control is not distinguishable from 0: the relative difference is unbounded"
+        )
+    middle = ratio - square * covariance / control.value**2
+    root = math.sqrt(max(middle**2 - leading * (ratio**2 - square * error), 0.0))
+    return Interval((middle - root) / leading - 1, (middle + root) / leading - 1)
+
+
+def log_ratio(treatment: Estimate, control: Estimate) -> Estimate:
+    """log(treatment / control) by the delta method: `math.expm1` of its bounds are relative differences.
+
+    Symmetric in the arms, and its test is on the scale on which effects multiply. Independent arms.
+
+    Worked by hand: 12 and 10 with standard errors 0.6 and 0.5 have log 1.2 = 0.182 and the standard error
+    sqrt(0.05^2 + 0.05^2) = 0.0707.
+
+    Raises InsufficientData unless both means are at least 3 standard errors above 0; InvalidInput if control
+    is not positive.
+    """
+    _positive(control)
+    for arm in (treatment, control):
+        if arm.value < _ERRORS_MIN * arm.standard_error:
+            raise InsufficientData(f"{arm.value:g} is not 3 standard errors above 0, so it has no logarithm")
+    parts = [(arm.variance / arm.value**2, arm.degrees_of_freedom) for arm in (treatment, control)]
+    return Estimate.of_independent(math.log(treatment.value / control.value), parts)
+
+
+def risk_ratio_interval(treatment: ProportionTotals, control: ProportionTotals, *, alpha: float) -> Interval:
+    """The score interval of treatment / control - 1 for two proportions; right for few successes too.
+
+    All ratios that Pearson's chi-square does not reject, with the most likely proportions that have the
+    ratio.
+
+    Worked by hand: 0 of n against 1 of 1 is the ratio 0, so the lower bound is -1.
+
+    Raises InsufficientData if an arm is empty, or the control has no success: there is then no upper bound
+    (`stats.counts.fisher_test` or `stats.proportions.newcombe_interval` still answer).
+
+    Source: Koopman (1984), Biometrics 40(2).
+    """
+    checks.open_unit(alpha, "alpha")
+    checks.n_at_least(min(treatment.n, control.n), 1, "units per arm")
+    if not control.successes:
+        raise InsufficientData("the control has no success: the relative difference has no upper bound")
+    quantile = -float(special.ndtri(alpha / 2))
+    # Without a success in the treatment the estimate is 0, whose logarithm is far below any bound.
+    successes = treatment.successes or 1e-9
+    estimate = math.log(successes / treatment.n) - math.log(control.mean)
+
+    def bound(direction: float) -> float:
+        def excess(distance: float) -> float:
+            ratio = math.exp(estimate + direction * distance)
+            return -direction * _ratio_score(treatment, control, ratio) - quantile
+
+        farthest = 1.0
+        while excess(farthest) < 0:
+            farthest *= 2
+        distance = optimize.brentq(excess, 0.0, farthest, xtol=1e-15, rtol=1e-12)
+        return math.expm1(estimate + direction * float(distance))
+
+    return Interval(bound(-1.0) if treatment.successes else -1.0, bound(1.0))
+
+
+def _ratio_score(treatment: ProportionTotals, control: ProportionTotals, ratio: float) -> float:
+    """Koopman's standardised distance from the ratio of the arms' proportions."""
+    a = (treatment.n + control.n) * ratio
+    b = ratio * (treatment.n + control.successes) + treatment.successes + control.n
+    c = treatment.successes + control.successes
+    # The smaller root of a q^2 - b q + c, in the form that loses no digits.
+    q = min(2 * c / (b + math.sqrt(max(b * b - 4 * a * c, 0.0))), 1.0)
+    p = min(ratio * q, 1.0)
+    ours, theirs = treatment.successes - treatment.n * p, control.successes - control.n * q
+    square = 0.0
+    for residual, n, share in ((ours, treatment.n, p), (theirs, control.n, q)):
+        if residual:
+            spread = n * share * (1 - share)
+            square += residual**2 / spread if spread > 0 else 0.0
+    return math.copysign(math.sqrt(square), ours - theirs)
+
+
+def _positive(control: Estimate) -> None:
+    if control.value <= 0:
+        raise InvalidInput(
+            f"a difference relative to {control.value:g} means nothing: control must be positive"
+        )
