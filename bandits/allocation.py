@@ -54,14 +54,14 @@ def greedy(score: FloatArray, *, exploration_floor: float) -> Allocation:
 
 
 def greatest(score: FloatArray) -> FloatArray:
-    """1 for the greatest score, or even parts of it for those that tie, shape (n_arms,); else 0.
+    """1 for the greatest score, or even parts of it for those that tie; else 0. Shape (..., n_arms).
 
     Raises InvalidInput if a score is not a number.
     """
     if np.isnan(score).any():
         raise InvalidInput("scores must be numbers")
-    best = score == score.max()
-    shares: FloatArray = best / best.sum()
+    best = score == score.max(axis=-1, keepdims=True)
+    shares: FloatArray = best / best.sum(axis=-1, keepdims=True)
     return shares
 
 

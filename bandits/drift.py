@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
 from bandits.totals import ArmTotals, FloatArray
@@ -16,15 +17,15 @@ _JEFFREYS: Final = 0.5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drift:
-    """What each arm's buckets say, shape (n_arms,): has it changed, the evidence (log), and since which bucket.
+    """What each arm's buckets say, shape (n_arms,): has it changed, with what evidence (log), since when.
 
     `since` is the number of buckets before the likeliest change; meaningless for an arm that did not.
     """
 
-    changed: FloatArray
+    changed: NDArray[np.bool_]
     log_evidence: FloatArray
     log_threshold: float
-    since: FloatArray
+    since: NDArray[np.int_]
 
     @property
     def any(self) -> bool:

@@ -18,8 +18,8 @@ FloatArray = NDArray[np.float64]
 class ArmTotals:
     """Number of rewards, their sum and sum of squares, and pulls whose reward is still pending, by arm.
 
-    Arrays of shape (n_arms,). `n` need not be whole: forgetting leaves an effective number. Totals merge by
-    addition.
+    Arrays of shape (n_arms,), or (..., n_arms) where many runs are simulated at once. `n` need not be whole:
+    forgetting leaves an effective number. Totals merge by addition.
 
     Raises InvalidInput unless the shapes agree, there is an arm, everything is finite, and nothing but
     `sum` is negative.
@@ -32,8 +32,8 @@ class ArmTotals:
 
     def __post_init__(self) -> None:
         fields = (self.n, self.sum, self.sum_squares, self.pending)
-        if self.n.ndim != 1 or not self.n.size or any(field.shape != self.n.shape for field in fields):
-            raise InvalidInput("n, sum, sum_squares and pending must all have the shape (n_arms,)")
+        if not self.n.ndim or not self.n.size or any(field.shape != self.n.shape for field in fields):
+            raise InvalidInput("n, sum, sum_squares and pending must all have the shape (..., n_arms)")
         if not all(np.isfinite(field).all() for field in fields):
             raise InvalidInput("totals must be finite")
         if not ((self.n >= 0).all() and (self.sum_squares >= 0).all() and (self.pending >= 0).all()):
@@ -66,7 +66,7 @@ class ArmTotals:
     @property
     def n_arms(self) -> int:
         """The number of arms."""
-        return len(self.n)
+        return int(self.n.shape[-1])
 
     @property
     def mean(self) -> FloatArray:

@@ -58,9 +58,7 @@ def kl_ucb_index(totals: ArmTotals) -> FloatArray:
     Source: Garivier & Cappe (2011), COLT, algorithm 1 with c = 0.
     """
     totals.check_unit_rewards()
-    return _bound(
-        totals, lambda mean, pulls, log_t: _kl_upper(mean, np.broadcast_to(log_t, mean.shape) / pulls)
-    )
+    return _bound(totals, lambda mean, pulls, log_t: _kl_upper(mean, log_t / pulls))
 
 
 def kl_ucb_plus_index(totals: ArmTotals) -> FloatArray:
@@ -88,15 +86,23 @@ def upper_bound(
 
     Raises InvalidInput if rounds_ahead < 1 or exploration_floor is not in [0, 1].
     """
+    return with_floor(shares_ahead(index, totals, rounds_ahead), exploration_floor)
+
+
+def shares_ahead(index: Index, totals: ArmTotals, rounds_ahead: int) -> FloatArray:
+    """What parts of the next `rounds_ahead` pulls the index gives to each arm, shape (..., n_arms).
+
+    Raises InvalidInput if rounds_ahead < 1.
+    """
     if rounds_ahead < 1:
         raise InvalidInput(f"rounds_ahead must be at least 1, got {rounds_ahead}")
     steps = min(rounds_ahead, _STEPS_MAX)
-    shares = np.zeros(totals.n_arms)
+    shares = np.zeros_like(totals.n)
     for _ in range(steps):
         step = greatest(index(totals)) / steps
         shares += step
         totals = replace(totals, pending=totals.pending + step * rounds_ahead)
-    return with_floor(shares, exploration_floor)
+    return shares
 
 
 def ucb1(totals: ArmTotals, *, exploration_floor: float, rounds_ahead: int = 1) -> Allocation:
@@ -131,13 +137,13 @@ def bernoulli_divergence(p: FloatArray, q: FloatArray) -> FloatArray:
     return divergence
 
 
-def _bound(totals: ArmTotals, of: Callable[[FloatArray, FloatArray, float], FloatArray]) -> FloatArray:
+def _bound(totals: ArmTotals, of: Callable[[FloatArray, FloatArray, FloatArray], FloatArray]) -> FloatArray:
     """`of(mean, pulls, ln t)`; infinite for an arm never pulled.
 
     An arm whose rewards are all pending counts as if its average were 1/2.
     """
     pulls = totals.n + totals.pending
-    log_t = float(np.log(max(pulls.sum(), 1.0)))
+    log_t = np.log(np.maximum(pulls.sum(axis=-1, keepdims=True), 1.0))
     mean = np.where(totals.n > 0, totals.mean, 0.5)
     return np.where(pulls > 0, of(mean, np.where(pulls > 0, pulls, 1.0), log_t), np.inf)
 
