@@ -39,10 +39,10 @@ _POLYNOMIAL_END: Final = 8 * np.log(10.0)
 class Arms(Protocol):
     """Independent posteriors of the arms' mean rewards, on a scale t shared by all of them.
 
-    `edges` are the points, ascending, shape (n_arms, odd), where each arm's panels begin and end: the peak
-    of its density of t in the middle, no mass worth counting outside, and between two of them a density
-    that a polynomial of degree 9 follows. `value` maps t to the mean reward and `slope` is its derivative;
-    `bends` are the points between which `value` needs panels of its own.
+    `edges` are the points, ascending, shape (n_arms, odd), where each arm's panels begin and end: in the
+    middle the peak of its density of t, which stands at its mean, no mass worth counting outside, and
+    between two of them a density that a polynomial of degree 9 follows. `value` maps t to the mean reward
+    and `slope` is its derivative; `bends` are points between which `value` needs panels of its own.
     """
 
     @property

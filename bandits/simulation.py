@@ -20,12 +20,13 @@ from bandits import ucb
 from bandits.allocation import Allocation, greatest
 from bandits.arms import BetaArms, NormalArms
 from bandits.exp3 import learning_rate
-from bandits.thompson import top_two
+from bandits.thompson import DEFAULT_SAMPLING, top_two
 from bandits.totals import ArmTotals, FloatArray
 from stats.errors import InvalidInput
 
 _DRAWS_MAX: Final = 2_000_000
 """Posterior draws held in memory at a time."""
+_TIE_BREAK: Final = 1e-13
 _VALUES_MAX: Final = 1_000
 
 
@@ -307,6 +308,19 @@ def thompson_pulls(totals: ArmTotals, size: int, rng: Generator) -> FloatArray:
     return _times_greatest(lambda shape: rng.beta(alpha, beta, size=shape), totals, size)
 
 
+def optimistic_pulls(totals: ArmTotals, size: int, rng: Generator) -> FloatArray:
+    """As `bandits.thompson.optimistic_thompson`: means, or draws where they are greater and made at all."""
+    alpha, beta = (1 + totals.sum)[:, None], (1 + totals.n - totals.sum)[:, None]
+    mean = alpha / (alpha + beta)
+
+    def draw(shape: tuple[int, int, int]) -> FloatArray:
+        drawn = np.where(rng.random(shape) < DEFAULT_SAMPLING, rng.beta(alpha, beta, size=shape), 0.0)
+        # Noise below the resolution of any posterior breaks ties of means at random.
+        return np.maximum(drawn, mean) + _TIE_BREAK * rng.random(shape)
+
+    return _times_greatest(draw, totals, size)
+
+
 def normal_pulls(totals: ArmTotals, size: int, rng: Generator) -> FloatArray:
     """Draws from the posteriors of `NormalArms`, the greatest of which is pulled."""
     n = totals.n
@@ -376,6 +390,7 @@ def policies(*, horizon: int) -> dict[str, Policy]:
     return {
         "even": FromTotals(even_pulls),
         "thompson": FromTotals(thompson_pulls),
+        "optimistic_thompson": FromTotals(optimistic_pulls),
         "normal_thompson": FromTotals(normal_pulls),
         "top_two": FromTotals(exact_top_two),
         "ucb1": FromTotals(index_pulls(ucb.ucb1_index)),
