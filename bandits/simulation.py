@@ -14,12 +14,14 @@ from typing import Final, Protocol
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 from scipy import stats
 
 from bandits import ucb
 from bandits.allocation import Allocation, greatest
 from bandits.arms import BetaArms, NormalArms
 from bandits.exp3 import learning_rate
+from bandits.identification import Decision, Winner
 from bandits.thompson import DEFAULT_SAMPLING, top_two
 from bandits.totals import ArmTotals, FloatArray
 from stats.errors import InvalidInput
@@ -86,7 +88,7 @@ class Stationary(_Bernoulli):
 
 @dataclass(frozen=True, slots=True)
 class Changing(_Bernoulli):
-    """Bernoulli arms whose means jump: `arm_means[i]` hold from round `starts[i]` on; the first start is 0."""
+    """Bernoulli arms whose means jump: `arm_means[i]` hold from round `starts[i]` on, the first from 0."""
 
     starts: tuple[int, ...]
     arm_means: tuple[tuple[float, ...], ...]
@@ -192,15 +194,19 @@ class Tables:
     def __init__(self, arm_means: Sequence[float], *, rounds: int, runs: int, rng: Generator) -> None:
         _check_means(arm_means)
         self._means = np.array(arm_means)
-        shape = (runs, len(arm_means), rounds)
-        self._sums = np.zeros((runs, len(arm_means), rounds + 1), dtype=np.int32)
-        wins = rng.random(shape, dtype=np.float32) < self._means[:, None]
-        np.cumsum(wins, axis=2, out=self._sums[:, :, 1:])
+        small = rounds <= np.iinfo(np.int16).max
+        self._sums = np.zeros((runs, len(arm_means), rounds + 1), dtype=np.int16 if small else np.int32)
+        for run in self._sums:
+            np.cumsum(rng.random(run[:, 1:].shape) < self._means[:, None], axis=1, out=run[:, 1:])
 
     @property
     def n_arms(self) -> int:
         """The number of arms."""
         return len(self._means)
+
+    def of_run(self, run: int) -> FloatArray:
+        """The rewards of one run by arm and number of the pull, shape (n_arms, rounds)."""
+        return np.diff(self._sums[run].astype(np.float64), axis=1)
 
     def means(self, rounds: FloatArray) -> FloatArray:
         """The same in every round."""
@@ -213,7 +219,7 @@ class Tables:
             np.take_along_axis(self._sums, index.astype(np.int64)[:, :, None], axis=2)[:, :, 0]
             for index in (before, before + pulls)
         )
-        wins = (end - start).astype(np.float64)
+        wins = end.astype(np.float64) - start
         return Rewards(wins, wins)
 
 
@@ -398,7 +404,7 @@ def policies(*, horizon: int) -> dict[str, Policy]:
         "kl_ucb": FromTotals(index_pulls(ucb.kl_ucb_index)),
         "kl_ucb_plus": FromTotals(index_pulls(ucb.kl_ucb_plus_index)),
         "epsilon_greedy": FromTotals(epsilon_greedy_pulls(0.1)),
-        "discounted_thompson": FromTotals(thompson_pulls, memory=0.999),
+        "discounted_thompson": FromTotals(thompson_pulls, memory=0.9995),
         "exp3_ix": Exp3Ix(horizon),
     }
 
@@ -510,6 +516,49 @@ def recommend(results: dict[str, Regret]) -> Recommendation:
     return Recommendation(
         ranked[0], ranked[1], margin, float(np.hypot(first.standard_error, second.standard_error))
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Identification:
+    """For each run the round at which an arm was declared best, and which; both of shape (runs,).
+
+    A run that was undecided at the end has infinity and -1.
+    """
+
+    rounds: FloatArray
+    arm: NDArray[np.int_]
+
+
+def identify(
+    environment: Environment,
+    allocate: Callable[[ArmTotals], Allocation],
+    stop: Callable[[ArmTotals, Decision | None], Decision],
+    *,
+    rounds_max: int,
+    batch: int,
+    runs: int,
+    rng: Generator,
+) -> Identification:
+    """Lets a policy and a stopping rule look after every `batch` rounds until an arm is declared best.
+
+    Raises InvalidInput if batch or runs < 1 or rounds_max < batch.
+    """
+    if batch < 1 or runs < 1 or rounds_max < batch:
+        raise InvalidInput("needs batch >= 1, runs >= 1 and rounds_max >= batch")
+    rounds, arm = np.full(runs, np.inf), np.full(runs, -1)
+    zero = np.zeros(environment.n_arms)
+    for run in range(runs):
+        totals, decision = ArmTotals(zero, zero, zero, zero), None
+        for first in range(0, rounds_max, batch):
+            pulls = rng.multinomial(batch, allocate(totals).shares).astype(np.float64)[None]
+            mean = environment.means(np.arange(first, first + batch, dtype=np.float64)).mean(axis=0)
+            rewards = environment.rewards(rng, mean, pulls, totals.n[None])
+            totals = totals + ArmTotals(pulls[0], rewards.sum[0], rewards.sum_squares[0], zero)
+            decision = stop(totals, decision)
+            if isinstance(decision, Winner):
+                rounds[run], arm[run] = first + batch, decision.arm
+                break
+    return Identification(rounds, arm)
 
 
 def _leads(n: FloatArray, total: FloatArray, arm: int) -> FloatArray:
