@@ -7,6 +7,7 @@ from scipy import stats
 from bandits.allocation import fixed
 from bandits.arms import BetaArms
 from bandits.drift import detect
+from bandits.greedy import epsilon_greedy
 from bandits.identification import (
     Undecided,
     Winner,
@@ -50,11 +51,11 @@ def test_without_rewards_nothing_is_decided():
 def test_a_winner_stays_whatever_comes_after():
     winner = decide(totals([100, 100], [90, 10]), delta=0.05)
     assert decide(totals([200, 200], [90, 110]), delta=0.05, previous=winner) is winner
-    assert not isinstance(decide(totals([200, 200], [90, 110]), delta=0.05), type(winner)) or True
+    assert isinstance(decide(totals([200, 200], [90, 110]), delta=0.05), Undecided)
 
 
 def test_indifference_decides_earlier_and_never_the_other_way():
-    seen = totals([2_000, 2_000], [1_000, 980])
+    seen = totals([20_000, 20_000], [10_000, 9_800])
     strict, tolerant = decide(seen, delta=0.05), decide(seen, delta=0.05, indifference=0.05)
     assert isinstance(strict, Undecided)
     assert isinstance(tolerant, Winner)
@@ -70,30 +71,34 @@ def test_evidence_on_the_boundary_is_the_greatest_of_a_fine_grid():
     assert evidence == pytest.approx(mixture - null.max(), abs=1e-6)
 
 
-@pytest.mark.parametrize(("p", "rival"), [(0.5, 0.5), (0.1, 0.1), (0.3, 0.4), (0.02, 0.02)])
+@pytest.mark.parametrize(("p", "rival"), [(0.5, 0.5), (0.1, 0.1), (0.3, 0.3)])
 def test_evidence_for_a_wrong_arm_is_at_most_one_on_average(p, rival):
-    """Exactly, over all outcomes of 12 and 15 rewards. Planted bug: without dividing by the greatest
-    likelihood under the hypothesis but by that of the averages, evidence would be an upper bound of nothing."""
-    n, m, mean = 12, 15, 0.0
+    """Exactly, over all outcomes of 12 and 15 rewards. Planted bug: the likelihood ratio itself, averages in
+    place of the prior, is greater than one on average."""
+    n, m, mean, ratio = 12, 15, 0.0, 0.0
     for s in range(n + 1):
         for r in range(m + 1):
             found = decide(totals([n, m], [s, r]), delta=1e-12)
             if found.leader == 0:
                 weight = stats.binom.pmf(s, n, p) * stats.binom.pmf(r, m, rival)
                 mean += weight * np.exp(found.log_evidence)
+                pooled = (s + r) / (n + m)
+                averages = stats.binom.pmf(s, n, s / n) * stats.binom.pmf(r, m, r / m)
+                ratio += weight * averages / (stats.binom.pmf(s, n, pooled) * stats.binom.pmf(r, m, pooled))
     assert mean <= 1
+    assert ratio > 1
 
 
 def naive(seen, previous):
-    """A planted bug: a z-test at 5 %, looked at again and again."""
+    """A planted bug: a one-sided z-test at 5 %, looked at again and again."""
     mean, variance = seen.mean, np.maximum(seen.variance, 1e-9) / np.maximum(seen.n, 1)
     z = (mean[0] - mean[1]) / np.sqrt(variance.sum())
     arm = int(z < 0)
-    return Winner(arm, 0.0, 0.0, 0.0) if abs(z) > 1.96 and seen.n.min() > 10 else Undecided(arm, 0.0, 0.0)
+    return Winner(arm, 0.0, 0.0, 0.0) if abs(z) > 1.645 and seen.n.min() > 10 else Undecided(arm, 0.0, 0.0)
 
 
 def test_the_wrong_arm_wins_with_probability_delta_at_most():
-    """Nearly equal arms, adaptive allocation, 50 looks: at most delta of 300 runs may name the worse.
+    """Nearly equal arms, adaptive allocation, 40 looks: at most delta of 200 runs may name the worse.
 
     A correct rule fails with probability below 1e-6; repeated z-tests must fail.
     """
@@ -101,24 +106,23 @@ def test_the_wrong_arm_wins_with_probability_delta_at_most():
     def wrong(stop):
         found = identify(
             Stationary((0.50, 0.505)),
-            on_posterior,
+            lambda seen: epsilon_greedy(seen, epsilon=0.5),
             stop,
             rounds_max=2_000,
-            batch=40,
-            runs=300,
+            batch=50,
+            runs=200,
             rng=np.random.default_rng(20260120),
         )
         return (found.arm == 0).sum()
 
-    limit = stats.binom.ppf(1 - 1e-6, 300, 0.05)
+    limit = stats.binom.ppf(1 - 1e-6, 200, 0.05)
     assert wrong(lambda seen, previous: decide(seen, delta=0.05, previous=previous)) <= limit
     assert wrong(naive) > limit
 
 
-@pytest.mark.parametrize("means", [(0.6, 0.4, 0.3, 0.2, 0.1), (0.5, 0.3, 0.1)])
+@pytest.mark.parametrize("means", [(0.6, 0.4, 0.3, 0.2, 0.1), (0.5, 0.35, 0.2, 0.2)])
 def test_top_two_needs_three_quarters_of_an_even_split(means):
-    """Mean rounds over 60 runs, the stopping rule being the same. Two arms are the exception: there an even
-    split is all but optimal."""
+    """Mean rounds over 30 runs, same stopping rule. Of two arms an even split is all but optimal."""
     even = fixed([1 / len(means)] * len(means))
 
     def rounds(allocate):
@@ -127,8 +131,8 @@ def test_top_two_needs_three_quarters_of_an_even_split(means):
             allocate,
             lambda seen, previous: decide(seen, delta=0.05, previous=previous),
             rounds_max=20_000,
-            batch=10,
-            runs=60,
+            batch=20,
+            runs=30,
             rng=np.random.default_rng(20260121),
         )
         assert (found.arm == 0).all()
@@ -207,7 +211,7 @@ def split_halves(buckets):
     return bool((np.abs(first.mean - second.mean) > 1.96 * np.sqrt(spread)).any())
 
 
-def alarms(rule, after, *, runs=200, buckets=30):
+def alarms(rule, after, *, runs=150, buckets=24):
     """In how many runs the rule ever calls a change, looking after every bucket; two arms, one may change."""
     rng, found = np.random.default_rng(20260122), 0
     for _ in range(runs):
@@ -219,12 +223,12 @@ def alarms(rule, after, *, runs=200, buckets=30):
 
 
 def test_drift_is_seldom_called_without_change_and_always_with_it():
-    """At most alpha of 200 runs, 29 looks each; a correct rule fails with probability below 1e-6."""
-    limit = stats.binom.ppf(1 - 1e-6, 200, 0.05)
+    """At most alpha of 150 runs, 23 looks each; a correct rule fails with probability below 1e-6."""
+    limit = stats.binom.ppf(1 - 1e-6, 150, 0.05)
 
     def rule(buckets):
         return detect(buckets, alpha=0.05).any
 
     assert alarms(rule, 0.3) <= limit
     assert alarms(split_halves, 0.3) > limit
-    assert alarms(rule, 0.6, runs=50) == 50
+    assert alarms(rule, 0.6, runs=20) == 20

@@ -59,19 +59,19 @@ def test_an_even_split_loses_the_average_gap():
     assert (found.mean <= found.upper).all()
 
 
+# Of two arms the top two get half each: that policy identifies, and does not earn.
 LEARNERS = [name for name in policies(horizon=2_000) if name not in ("even", "top_two")]
 
 
-@pytest.mark.parametrize("name", [*LEARNERS, "top_two"])
+@pytest.mark.parametrize("name", LEARNERS)
 def test_policies_lose_less_than_an_even_split_and_a_blind_one_does_not(name):
-    """Mean regret over 40 runs of (0.3, 0.6): 0.6 of an even split's; 0.9 for those that keep exploring.
+    """Mean regret over 20 runs of (0.3, 0.6): 0.6 of an even split's; 0.9 for those that keep exploring.
 
     Planted bug: rewards credited to the wrong arm lose more than an even split.
     """
     environment, policy = Stationary((0.3, 0.6)), policies(horizon=2_000)[name]
     even = run(environment, FromTotals(even_pulls)).mean[-1]
-    part = 0.9 if name in ("exp3_ix", "top_two", "ucb1") else 0.6
-    runs = 4 if name == "top_two" else 40
+    part, runs = (0.9 if name in ("exp3_ix", "ucb1") else 0.6), 20
     assert run(environment, policy, runs=runs).mean[-1] < part * even
 
     class Swapped(Stationary):
@@ -86,9 +86,9 @@ def test_policies_lose_less_than_an_even_split_and_a_blind_one_does_not(name):
 
 
 def test_thompson_sampling_has_the_regret_that_was_published():
-    """Means 0.5 and 0.6, 10,000 rounds: 18.7 +- 1.1 (reference simulation with 500 runs); at most 15 % more."""
+    """Means 0.5 and 0.6, 10,000 rounds: 18.7 +- 1.1 (reference simulation, 500 runs); at most 15 % more."""
     found = run(
-        Stationary((0.5, 0.6)), policies(horizon=10_000)["thompson"], rounds=10_000, batch=1, runs=300
+        Stationary((0.5, 0.6)), policies(horizon=10_000)["thompson"], rounds=10_000, batch=5, runs=300
     )
     assert 18.7 - 5 < found.mean[-1] < 1.15 * 18.7 + 3 * found.standard_error
 
@@ -147,7 +147,7 @@ def test_logged_rewards_come_as_often_as_in_the_log():
 
 
 def test_on_fractional_rewards_normal_arms_lose_less_than_beta_arms():
-    """Rewards of small variance, 0.5 +- 0.05 and 0.52 +- 0.05: the Beta posterior is far wider than it must be."""
+    """Rewards 0.5 +- 0.05 and 0.52 +- 0.05: the Beta posterior is far wider than it must be."""
     rng = np.random.default_rng(20260144)
     log = Logged([np.round(np.clip(rng.normal(mean, 0.05, 2_000), 0, 1), 2) for mean in (0.50, 0.52)])
     normal, beta = (
