@@ -132,9 +132,15 @@ def kl_ucb_plus(totals: ArmTotals, *, exploration_floor: float, rounds_ahead: in
 
 
 def bernoulli_divergence(p: FloatArray, q: FloatArray) -> FloatArray:
-    """kl(p, q) = p ln(p / q) + (1 - p) ln((1 - p) / (1 - q)) of Bernoulli means; may be infinite."""
-    divergence: FloatArray = special.rel_entr(p, q) + special.rel_entr(1 - p, 1 - q)
-    return divergence
+    """The divergence p ln(p / q) + (1 - p) ln((1 - p) / (1 - q)) of Bernoulli means; it may be infinite.
+
+    Of p and q that agree in k digits it keeps about 16 - k.
+
+    Worked by hand: p = 0.5, q = 0.25: 0.5 ln 2 + 0.5 ln(2/3) = 0.1438.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        divergence = special.xlog1py(p, (p - q) / q) + special.xlog1py(1 - p, (q - p) / (1 - q))
+    return np.where(p == q, 0.0, divergence)
 
 
 def _bound(totals: ArmTotals, of: Callable[[FloatArray, FloatArray, FloatArray], FloatArray]) -> FloatArray:

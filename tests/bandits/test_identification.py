@@ -149,6 +149,7 @@ def test_top_two_needs_three_quarters_of_an_even_split(means):
         ((0.3, 0.21, 0.2, 0.19, 0.18), (0.336, 0.251, 0.177, 0.132, 0.104)),
         ((0.4, 0.6), (0.5, 0.5)),
         ((0.6, 0.6, 0.2), (0.5, 0.5, 0.0)),
+        ((0.1, 0.1 + 1e-9), (0.5, 0.5)),
     ],
 )
 def test_optimal_shares_are_the_published_ones(means, expected):
