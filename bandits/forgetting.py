@@ -62,7 +62,7 @@ def warm_start(logged: ArmTotals, *, discount: float, n_max: float) -> ArmTotals
     """
     checks.closed_unit(discount, "discount")
     checks.not_negative(n_max, "n_max")
-    weight = np.minimum(discount, n_max / np.maximum(logged.n, 1e-300))
+    weight = np.minimum(discount, n_max / np.where(logged.n > 0, logged.n, 1.0))
     return replace(
         logged,
         n=weight * logged.n,
