@@ -1,4 +1,4 @@
-"""Allocations: the share of traffic that each arm gets."""
+"""Allocations: the share of traffic that each arm gets, and what any policy may do with one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,8 +6,9 @@ from typing import Final
 
 import numpy as np
 
-from bandits.arms import BetaArms, FloatArray
-from bandits.best import probability_best
+from bandits.totals import FloatArray
+from stats import checks
+from stats.errors import InvalidInput
 
 _TOLERANCE: Final = 1e-6
 
@@ -23,9 +24,9 @@ class Allocation:
 
     def __post_init__(self) -> None:
         if self.shares.ndim != 1 or not (self.shares >= 0).all():
-            raise ValueError(f"shares must be a vector of non-negative numbers, got {self.shares}")
+            raise InvalidInput(f"shares must be a vector of non-negative numbers, got {self.shares}")
         if not abs(self.shares.sum() - 1) <= _TOLERANCE:
-            raise ValueError(f"shares must sum to 1, got {self.shares.sum():g}")
+            raise InvalidInput(f"shares must sum to 1, got {self.shares.sum():g}")
 
 
 def fixed(weights: Sequence[float]) -> Allocation:
@@ -33,21 +34,89 @@ def fixed(weights: Sequence[float]) -> Allocation:
     return Allocation(np.array(weights, dtype=np.float64))
 
 
-def thompson(arms: BetaArms, *, exploration_floor: float) -> Allocation:
-    """Thompson sampling by probability matching: each arm's share is the probability that it is best.
+def with_floor(shares: FloatArray, exploration_floor: float) -> Allocation:
+    """Shares mixed with an even split: (1 - eps) shares + eps / n_arms, so every arm stays observed.
 
-    `exploration_floor` (eps) keeps every arm observed: shares are (1 - eps) P(best) + eps / n_arms. With
-    eps = 0 drawing from the shares is Thompson sampling itself, its propensities known. What is proved
-    about Thompson sampling (logarithmic regret) assumes eps = 0 and an update after every reward; with a
-    floor, regret grows linearly at eps times the mean gap.
+    Raises InvalidInput if exploration_floor (eps) is not in [0, 1].
 
-    Worked by hand: two equal arms get 1/2 each; an arm that is certainly best gets 1 - eps / 2.
-
-    Raises ValueError if exploration_floor is not in [0, 1].
-
-    Source: Thompson (1933), Biometrika 25(3/4); Russo et al. (2018), A Tutorial on Thompson Sampling.
+    Worked by hand: shares 1 and 0 with a floor of 0.1 give 0.95 and 0.05.
     """
-    if not 0 <= exploration_floor <= 1:
-        raise ValueError(f"exploration_floor must be in [0, 1], got {exploration_floor:g}")
-    floor = exploration_floor / len(arms.alpha)
-    return Allocation((1 - exploration_floor) * probability_best(arms) + floor)
+    checks.closed_unit(exploration_floor, "exploration_floor")
+    return Allocation((1 - exploration_floor) * shares + exploration_floor / len(shares))
+
+
+def greedy(score: FloatArray, *, exploration_floor: float) -> Allocation:
+    """All traffic to the greatest score, ties split evenly, mixed with the floor.
+
+    Worked by hand: scores 1, 2, 2 with no floor give 0, 1/2, 1/2.
+    """
+    return with_floor(greatest(score), exploration_floor)
+
+
+def greatest(score: FloatArray) -> FloatArray:
+    """1 for the greatest score, or even parts of it for those that tie; else 0. Shape (..., n_arms).
+
+    Raises InvalidInput if a score is not a number.
+    """
+    if np.isnan(score).any():
+        raise InvalidInput("scores must be numbers")
+    best = score == score.max(axis=-1, keepdims=True)
+    shares: FloatArray = best / best.sum(axis=-1, keepdims=True)
+    return shares
+
+
+def limited(previous: Allocation, new: Allocation, *, step_max: float) -> Allocation:
+    """As far from `previous` towards `new` as no arm's share moves by more than `step_max`.
+
+    All shares move by the same part of their way, so what both keep (a floor, the order of two arms, a sum
+    of 1) stays kept. With delayed feedback a cap bounds what a posterior that rests on few of the
+    rewards still to come can do before they arrive; it also delays what is right.
+
+    Raises InvalidInput if step_max is not in (0, 1] or the allocations differ in their number of arms.
+
+    Worked by hand: from 1/2, 1/2 to 0.9, 0.1 with 0.1 at most: 0.6, 0.4.
+    """
+    if not 0 < step_max <= 1:
+        raise InvalidInput(f"step_max must be in (0, 1], got {step_max:g}")
+    move = _difference(previous, new)
+    furthest = np.abs(move).max()
+    if furthest <= step_max:
+        return new
+    # Rounding may leave a share that goes to 0 below it.
+    return Allocation(np.maximum(previous.shares + move * (step_max / furthest), 0.0))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Comparison:
+    """What another policy would have done with the same totals.
+
+    `moved` is the part of traffic that would have gone to another arm (total variation distance), `change`
+    the difference of each arm's share, shape (n_arms,), and `gain` the expected difference of the reward per
+    pull at the given means: an estimate on the means that the incumbent's data gave, not what an
+    experiment with the other policy would have found.
+    """
+
+    moved: float
+    change: FloatArray
+    gain: float
+
+
+def compare(current: Allocation, apprentice: Allocation, mean: FloatArray) -> Comparison:
+    """Apprentice mode: the apprentice sees what the current policy sees, serves nothing, and is compared.
+
+    Raises InvalidInput if the numbers of arms differ.
+
+    Worked by hand: 1/2, 1/2 against 0.8, 0.2 at means 0.3, 0.1: 0.3 of the traffic moves, and a pull
+    earns 0.3 x 0.3 - 0.3 x 0.1 = 0.06 more.
+    """
+    change = _difference(current, apprentice)
+    if mean.shape != change.shape:
+        raise InvalidInput("mean must have a number for each arm")
+    return Comparison(float(0.5 * np.abs(change).sum()), change, float(change @ mean))
+
+
+def _difference(first: Allocation, second: Allocation) -> FloatArray:
+    if first.shares.shape != second.shares.shape:
+        raise InvalidInput("allocations must have the same number of arms")
+    difference: FloatArray = second.shares - first.shares
+    return difference

@@ -1,24 +1,91 @@
-"""What a policy believes about the mean reward of each arm."""
+"""What a policy believes about the mean reward of each arm: independent posteriors of three families.
+
+Every family tells the quadrature of `bandits.best` the same few things about itself (`Arms`), on a scale t
+that is monotone in the mean reward and on which its densities are smooth and fall without end.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.random import Generator
+from scipy import special
 
-from stats.totals import RewardTotals
+from bandits.totals import ArmTotals, FloatArray
+from stats import checks
+from stats.errors import InvalidInput
+from stats.totals import MeanTotals, RewardTotals
 
-FloatArray = NDArray[np.float64]
+__all__ = ["Arms", "BetaArms", "FloatArray", "GammaArms", "NormalArms", "randomised_rounding"]
 
 PARAMETER_MIN: Final = 1e-3
 PARAMETER_MAX: Final = 1e12
 """Between them all that is computed from a posterior keeps its stated accuracy."""
 
+DEGREES_MIN: Final = 2.0
+"""Below, a Student t density has no variance, and hardly a mean."""
+
+# A density ends where it has fallen by exp(-25): what lies beyond is below 1e-10 of the mass.
+_FALL_END: Final = 25.0
+_FALLS: Final = _FALL_END * np.array([0.0625, 0.25, 0.5625, 1.0])
+# Where a small alpha or beta makes long tails, the bend between them still has the width of the logistic.
+_BEND: Final = np.array([2.0, 6.0, 20.0])
+# A Student t has polynomial tails: its panels may grow fourfold, and end where d f(d) is below 1e-8.
+_PANEL_GROWTH: Final = np.log(4.0)
+_POLYNOMIAL_END: Final = 8 * np.log(10.0)
+
+
+class Arms(Protocol):
+    """Independent posteriors of the arms' mean rewards, on a scale t shared by all of them.
+
+    `edges` are the points, ascending, shape (n_arms, odd), where each arm's panels begin and end: in the
+    middle the peak of its density of t, which stands at its mean, no mass worth counting outside, and
+    between two of them a density that a polynomial of degree 9 follows. `value` maps t to the mean reward
+    and `slope` is its derivative; `bends` are points between which `value` needs panels of its own.
+    """
+
+    @property
+    def mean(self) -> FloatArray:
+        """The posterior means, shape (n_arms,)."""
+
+    @property
+    def variance(self) -> FloatArray:
+        """The posterior variances of the mean rewards, shape (n_arms,)."""
+
+    @property
+    def bends(self) -> FloatArray:
+        """Points of t that panels must not straddle when `value` is integrated."""
+
+    def edges(self) -> FloatArray:
+        """Where each arm's panels begin and end, shape (n_arms, edges)."""
+
+    def log_density(self, t: FloatArray) -> FloatArray:
+        """Of t, relative to the peak; `t` of shape (p, n), or (k, p, n) for nodes of each arm."""
+
+    def value(self, t: FloatArray) -> FloatArray:
+        """The mean reward at t."""
+
+    def slope(self, t: FloatArray) -> FloatArray:
+        """The derivative of `value`."""
+
+    def probability_below(self, value: float) -> FloatArray:
+        """P(mean reward <= value), shape (n_arms,)."""
+
+    def draw(self, rng: Generator, size: int) -> FloatArray:
+        """Draws from the posteriors, shape (size, n_arms)."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BetaArms:
     """Independent Beta(alpha, beta) posteriors of the arms' mean rewards; arrays of shape (n_arms,).
+
+    On the scale t = log(x / (1 - x)) a Beta density is log-concave and smooth for every alpha and beta, with
+    exponential tails. Relative to its peak, at distance d = |t - peak|, its logarithm is exactly
+
+        -(c d + n log(1 + (c / n) (exp(-d) - 1))),   n = alpha + beta, c = alpha left of the peak, beta right,
+
+    a form that loses no digits when n is large and cannot overflow when it is small.
 
     Raises ValueError unless the shapes agree, there is an arm, and every parameter is within
     [`PARAMETER_MIN`, `PARAMETER_MAX`].
@@ -28,34 +95,374 @@ class BetaArms:
     beta: FloatArray
 
     def __post_init__(self) -> None:
-        if self.alpha.ndim != 1 or self.alpha.shape != self.beta.shape or not self.alpha.size:
-            shapes = f"{self.alpha.shape} and {self.beta.shape}"
-            raise ValueError(f"alpha and beta must both have the shape (n_arms,), got {shapes}")
-        parameters = np.concatenate((self.alpha, self.beta))
-        if not ((parameters >= PARAMETER_MIN) & (parameters <= PARAMETER_MAX)).all():
-            raise ValueError(f"alpha and beta must be within [{PARAMETER_MIN:g}, {PARAMETER_MAX:g}]")
+        _check_parameters(self.alpha, self.beta, "alpha and beta")
 
     @classmethod
     def from_totals(
-        cls, totals: Sequence[RewardTotals], *, prior_alpha: float = 1.0, prior_beta: float = 1.0
+        cls,
+        totals: Sequence[RewardTotals] | ArmTotals,
+        *,
+        prior_alpha: float | FloatArray = 1.0,
+        prior_beta: float | FloatArray = 1.0,
     ) -> "BetaArms":
         """The posteriors after rewards in [0, 1]: alpha = prior + sum, beta = prior + n - sum.
 
-        Exact for rewards of 0 and 1. A fractional reward r counts as r successes and 1 - r failures: what
-        a Bernoulli(r) coin tossed for it would add in expectation. Since no reward in [0, 1] has a larger
-        variance than the coin with its mean, the posterior is then never too narrow, but explores more
-        than it would have to. Guarantees proved for Bernoulli rewards are not inherited word for word.
+        A prior may differ by arm. Exact for rewards of 0 and 1. A fractional reward r counts as r successes
+        and 1 - r failures: what a Bernoulli(r) coin tossed for it would add in expectation. Since no reward
+        in [0, 1] has a larger variance than the coin with its mean, the posterior is then never too narrow,
+        but explores more than it would have to. Guarantees proved for Bernoulli rewards are not inherited
+        word for word: toss the coin (`randomised_rounding`) to inherit them, or use `NormalArms`, which
+        learns how large the variance is, to explore less.
 
         Worked by hand: three rewards 1, 0 and 0.5 under Beta(1, 1) give Beta(2.5, 2.5).
         """
-        n = np.array([total.n for total in totals], dtype=np.float64)
-        rewards = np.array([total.sum for total in totals], dtype=np.float64)
-        if not ((rewards >= 0) & (rewards <= n)).all():
-            raise ValueError("rewards must be in [0, 1], so a sum lies between 0 and n")
-        return cls(prior_alpha + rewards, prior_beta + (n - rewards))
+        arms = ArmTotals.of(totals)
+        arms.check_unit_rewards()
+        return cls(prior_alpha + arms.sum, prior_beta + (arms.n - arms.sum))
 
     @property
     def mean(self) -> FloatArray:
         """The posterior means, shape (n_arms,)."""
         mean: FloatArray = self.alpha / (self.alpha + self.beta)
         return mean
+
+    @property
+    def variance(self) -> FloatArray:
+        """The posterior variances, shape (n_arms,)."""
+        n = self.alpha + self.beta
+        variance: FloatArray = (self.alpha / n) * (self.beta / n) / (n + 1)
+        return variance
+
+    @property
+    def bends(self) -> FloatArray:
+        """The logistic function turns from one of its tails to the other around 0."""
+        return np.array([-12.0, -5.0, -2.0, 0.0, 2.0, 5.0, 12.0])
+
+    def edges(self) -> FloatArray:
+        """Where each arm's panels begin and end on the logit scale."""
+        peak = np.log(self.alpha / self.beta)[:, None]
+        left = _logit_distances(self.alpha, self.beta)
+        right = _logit_distances(self.beta, self.alpha)
+        return np.concatenate((peak - left[:, ::-1], peak, peak + right), axis=1)
+
+    def log_density(self, t: FloatArray) -> FloatArray:
+        """Of t = logit(theta), relative to the peak."""
+        alpha, beta = self.alpha[:, None, None], self.beta[:, None, None]
+        n = alpha + beta
+        distance = t - np.log(alpha / beta)
+        slope = np.where(distance < 0, alpha, beta)
+        distance = np.abs(distance)
+        density: FloatArray = -(slope * distance + n * np.log1p(slope / n * np.expm1(-distance)))
+        return density
+
+    def value(self, t: FloatArray) -> FloatArray:
+        """The logistic function."""
+        x: FloatArray = 0.5 * (1 + np.tanh(0.5 * t))
+        return x
+
+    def slope(self, t: FloatArray) -> FloatArray:
+        """The logistic density."""
+        x = self.value(-np.abs(t))
+        slope: FloatArray = x * (1 - x)
+        return slope
+
+    def probability_below(self, value: float) -> FloatArray:
+        """P(theta <= value), shape (n_arms,)."""
+        inside = min(max(value, 0.0), 1.0)
+        return np.asarray(special.betainc(self.alpha, self.beta, inside), dtype=np.float64)
+
+    def draw(self, rng: Generator, size: int) -> FloatArray:
+        """Draws from the posteriors, shape (size, n_arms)."""
+        return rng.beta(self.alpha, self.beta, size=(size, len(self.alpha)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NormalArms:
+    """Posteriors of means whose noise has an unknown variance: location + scale x Student t.
+
+    Arrays of shape (n_arms,).
+
+    The scale t is the mean reward itself, counted from the greatest location, so that a large common offset
+    costs no digits.
+
+    Raises InvalidInput unless the shapes agree, there is an arm, locations are finite, scales positive and
+    finite, and degrees of freedom within [`DEGREES_MIN`, `PARAMETER_MAX`].
+    """
+
+    location: FloatArray
+    scale: FloatArray
+    degrees: FloatArray
+
+    def __post_init__(self) -> None:
+        shapes = {self.location.shape, self.scale.shape, self.degrees.shape}
+        if len(shapes) != 1 or self.location.ndim != 1 or not self.location.size:
+            raise InvalidInput(f"location, scale and degrees must have the shape (n_arms,), got {shapes}")
+        if not np.isfinite(self.location).all():
+            raise InvalidInput("locations must be finite")
+        if not ((self.scale > 0) & np.isfinite(self.scale)).all():
+            raise InvalidInput("scales must be positive and finite")
+        if not ((self.degrees >= DEGREES_MIN) & (self.degrees <= PARAMETER_MAX)).all():
+            raise InvalidInput(f"degrees must be within [{DEGREES_MIN:g}, {PARAMETER_MAX:g}]")
+
+    @classmethod
+    def from_totals(
+        cls,
+        totals: Sequence[MeanTotals],
+        *,
+        prior_mean: float = 0.5,
+        prior_n: float = 1.0,
+        prior_shape: float = 1.0,
+        prior_scale: float = 0.25,
+    ) -> "NormalArms":
+        """The marginal posteriors of the means under a normal-inverse-gamma prior, for rewards of any range.
+
+        The noise variance is inverse-gamma(prior_shape, prior_scale), and the mean, given it, normal around
+        prior_mean with the weight of prior_n observations. The defaults suit rewards in [0, 1]: they expect
+        the largest variance such a reward can have. For metrics in other units give a prior in those units.
+        For rewards that are not normal the posterior of a mean is right in the limit of many observations
+        (Bernstein-von Mises), at the rate of the central limit theorem: with rare successes that is late.
+
+        Worked by hand: rewards 0 and 1 (mean 1/2, squared deviations 1/2) under the defaults: n = 3,
+        location 1/2, shape 2, scale 1/4 + 1/4 = 1/2, hence t with 4 degrees of freedom and scale
+        sqrt((1/2) / (2 x 3)) = 0.2887.
+
+        Source: Murphy (2007), Conjugate Bayesian analysis of the Gaussian distribution, eq. 85-89, 110.
+        """
+        n, mean, m2 = (
+            np.array([getattr(total, name) for total in totals], dtype=np.float64)
+            for name in ("n", "mean", "m2")
+        )
+        return cls.from_moments(
+            n, mean, m2,
+            prior_mean=prior_mean, prior_n=prior_n, prior_shape=prior_shape, prior_scale=prior_scale,
+        )  # fmt: skip
+
+    @classmethod
+    def from_moments(
+        cls,
+        n: FloatArray,
+        mean: FloatArray,
+        m2: FloatArray,
+        *,
+        prior_mean: float = 0.5,
+        prior_n: float = 1.0,
+        prior_shape: float = 1.0,
+        prior_scale: float = 0.25,
+    ) -> "NormalArms":
+        """As `from_totals`, from arrays; `n` may be an effective number, `m2` are squared deviations."""
+        checks.finite(prior_mean, "prior_mean")
+        for value, name in ((prior_n, "prior_n"), (prior_scale, "prior_scale")):
+            checks.positive(value, name)
+        if prior_shape < DEGREES_MIN / 2:
+            raise InvalidInput(f"prior_shape must be at least {DEGREES_MIN / 2:g}, got {prior_shape:g}")
+        weight = prior_n + n
+        location = prior_mean + (n / weight) * (mean - prior_mean)
+        shape = prior_shape + n / 2
+        spread = prior_scale + 0.5 * m2 + 0.5 * (prior_n * n / weight) * (mean - prior_mean) ** 2
+        return cls(location, np.sqrt(spread / (shape * weight)), 2 * shape)
+
+    @property
+    def mean(self) -> FloatArray:
+        """The posterior means, shape (n_arms,)."""
+        return self.location
+
+    @property
+    def variance(self) -> FloatArray:
+        """The posterior variances, shape (n_arms,); infinite at 2 degrees of freedom."""
+        with np.errstate(divide="ignore"):
+            variance: FloatArray = self.scale**2 * (1 + 2 / (self.degrees - 2))
+        return variance
+
+    @property
+    def bends(self) -> FloatArray:
+        """None: the scale is the mean itself."""
+        return np.empty(0)
+
+    def edges(self) -> FloatArray:
+        """Where each arm's panels begin and end.
+
+        With d = sqrt(degrees) sinh(u) a density is cosh(u)^-(degrees + 1): equal steps of u are equal steps
+        of d where it is nearly normal, and equal factors of d in its polynomial tails.
+        """
+        fall = np.maximum(_FALL_END, _POLYNOMIAL_END * (1 + 2 / (self.degrees - 1)))
+        end = np.arcsinh(np.sqrt(np.expm1(2 * fall / (self.degrees + 1))))
+        panels = max(len(_FALLS), int(np.ceil(end.max() / _PANEL_GROWTH)))
+        u = end[:, None] * np.linspace(-1, 1, 2 * panels + 1)
+        middle = (self.location - self.location.max())[:, None]
+        edges: FloatArray = middle + (self.scale * np.sqrt(self.degrees))[:, None] * np.sinh(u)
+        return edges
+
+    def log_density(self, t: FloatArray) -> FloatArray:
+        """Of the mean, relative to the peak."""
+        location, scale, degrees = (
+            array[:, None, None] for array in (self.location - self.location.max(), self.scale, self.degrees)
+        )
+        density: FloatArray = -0.5 * (degrees + 1) * np.log1p(((t - location) / scale) ** 2 / degrees)
+        return density
+
+    def value(self, t: FloatArray) -> FloatArray:
+        """The mean."""
+        value: FloatArray = self.location.max() + t
+        return value
+
+    def slope(self, t: FloatArray) -> FloatArray:
+        """One."""
+        return np.ones_like(t)
+
+    def probability_below(self, value: float) -> FloatArray:
+        """P(mean <= value), shape (n_arms,)."""
+        below: FloatArray = special.stdtr(self.degrees, (value - self.location) / self.scale)
+        return below
+
+    def draw(self, rng: Generator, size: int) -> FloatArray:
+        """Draws from the posteriors, shape (size, n_arms)."""
+        return self.location + self.scale * rng.standard_t(self.degrees, size=(size, len(self.location)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GammaArms:
+    """Independent Gamma(shape, rate) posteriors of mean counts per pull; arrays of shape (n_arms,).
+
+    On the scale t = log(mean) a density relative to its peak is exp(-shape (exp(d) - 1 - d)), d = t - peak.
+
+    Raises ValueError unless the shapes agree, there is an arm, and every parameter is within
+    [`PARAMETER_MIN`, `PARAMETER_MAX`].
+    """
+
+    shape: FloatArray
+    rate: FloatArray
+
+    def __post_init__(self) -> None:
+        _check_parameters(self.shape, self.rate, "shape and rate")
+
+    @classmethod
+    def from_totals(
+        cls, totals: ArmTotals, *, prior_shape: float | FloatArray = 0.5, prior_rate: float | FloatArray = 0.5
+    ) -> "GammaArms":
+        """The posteriors of Poisson means after counts: shape = prior + sum, rate = prior + n.
+
+        Exact for counts that are Poisson. Counts that vary more than that (clustered clicks) make it too
+        narrow: use `NormalArms` for those.
+
+        Worked by hand: counts 3, 0 and 1 under Gamma(0.5, 0.5) give Gamma(4.5, 3.5), with mean 9/7.
+
+        Source: Gelman et al., Bayesian Data Analysis, section 2.6.
+        """
+        if not (totals.sum >= 0).all():
+            raise InvalidInput("counts must not be negative")
+        return cls(prior_shape + totals.sum, prior_rate + totals.n)
+
+    @property
+    def mean(self) -> FloatArray:
+        """The posterior means, shape (n_arms,)."""
+        mean: FloatArray = self.shape / self.rate
+        return mean
+
+    @property
+    def variance(self) -> FloatArray:
+        """The posterior variances, shape (n_arms,)."""
+        variance: FloatArray = self.shape / self.rate**2
+        return variance
+
+    @property
+    def bends(self) -> FloatArray:
+        """None: the exponential function is smooth at any panel's length on which a density lives."""
+        return np.empty(0)
+
+    def edges(self) -> FloatArray:
+        """Where each arm's panels begin and end on the log scale."""
+        peak = np.log(self.shape / self.rate)[:, None]
+        left, right = _log_distances(self.shape)
+        return np.concatenate((peak - left[:, ::-1], peak, peak + right), axis=1)
+
+    def log_density(self, t: FloatArray) -> FloatArray:
+        """Of t = log(mean), relative to the peak."""
+        distance = t - np.log(self.shape / self.rate)[:, None, None]
+        density: FloatArray = -self.shape[:, None, None] * (np.expm1(distance) - distance)
+        return density
+
+    def value(self, t: FloatArray) -> FloatArray:
+        """The exponential function."""
+        value: FloatArray = np.exp(t)
+        return value
+
+    def slope(self, t: FloatArray) -> FloatArray:
+        """The exponential function."""
+        slope: FloatArray = np.exp(t)
+        return slope
+
+    def probability_below(self, value: float) -> FloatArray:
+        """P(mean <= value), shape (n_arms,)."""
+        below: FloatArray = special.gammainc(self.shape, self.rate * max(value, 0.0))
+        return below
+
+    def draw(self, rng: Generator, size: int) -> FloatArray:
+        """Draws from the posteriors, shape (size, n_arms)."""
+        return rng.gamma(self.shape, 1 / self.rate, size=(size, len(self.shape)))
+
+
+def randomised_rounding(reward: FloatArray, rng: Generator) -> FloatArray:
+    """Each reward in [0, 1] replaced by a coin that falls 1 with that probability; same shape.
+
+    Means stay what they are, and rewards become Bernoulli, so that every guarantee for Bernoulli rewards
+    holds, at the price of the coin's noise. The caller keeps what came up: tossing again for a reward that
+    was counted already would change the past.
+
+    Raises InvalidInput if a reward is outside [0, 1].
+
+    Source: Agrawal & Goyal (2012), Analysis of Thompson Sampling, algorithm 2.
+    """
+    if not ((reward >= 0) & (reward <= 1)).all():
+        raise InvalidInput("rewards must be in [0, 1]")
+    # random() < 1, so a reward of 1 always becomes 1 and a reward of 0 never does.
+    return (rng.random(reward.shape) < reward).astype(np.float64)
+
+
+def _check_parameters(first: FloatArray, second: FloatArray, names: str) -> None:
+    if first.ndim != 1 or first.shape != second.shape or not first.size:
+        raise InvalidInput(
+            f"{names} must both have the shape (n_arms,), got {first.shape} and {second.shape}"
+        )
+    parameters = np.concatenate((first, second))
+    if not ((parameters >= PARAMETER_MIN) & (parameters <= PARAMETER_MAX)).all():
+        raise InvalidInput(f"{names} must be within [{PARAMETER_MIN:g}, {PARAMETER_MAX:g}]")
+
+
+def _logit_distances(slope: FloatArray, other: FloatArray) -> FloatArray:
+    """Distances from the peak at which a Beta density has fallen by `_FALLS`, and its bend; ascending.
+
+    The first guess, a Gaussian's distance plus an exponential's, is never too short. Each step solves
+    the equation exactly for one of the two places in which the distance stands; two leave a fall that
+    is right within a factor of 1.6, which is all a panel needs.
+    """
+    slope, other = slope[:, None], other[:, None]
+    n = slope + other
+    distance = np.sqrt(2 * _FALLS * (n / slope) / other) + _FALLS / slope
+    for _ in range(2):
+        rise = (_FALLS + other * distance) / n
+        distance = np.minimum(distance, rise + np.log1p(-(slope / other) * np.expm1(-rise)))
+    bend = np.minimum(_BEND, distance[:, -1:])
+    return np.sort(np.concatenate((distance, bend), axis=1), axis=1)
+
+
+def _log_distances(shape: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Distances left and right of the peak at which a log-Gamma density has fallen by `_FALLS`; ascending.
+
+    Left the fall is shape (exp(-d) - 1 + d), right shape (exp(d) - 1 - d). Bounds that are never too short
+    and at most 1.5 times too long will do: left the Gaussian's distance plus 1.5 exponential's, right the
+    smaller of the Gaussian's and the fixed point of d = log(1 + fall / shape + d). With a small shape the
+    right side is flat until it ends abruptly: the bend stands before that end.
+    """
+    fall = _FALLS / shape[:, None]
+    left = np.sqrt(2 * fall) + fall
+    right = np.log1p(fall + np.sqrt(2 * fall))
+    for _ in range(4):
+        right = np.log1p(fall + right)
+    right = np.minimum(right, np.sqrt(2 * fall))
+    left_bend = np.minimum(_BEND, left[:, -1:])
+    right_bend = right[:, -1:] - _BEND
+    right_bend = np.where(right_bend > right[:, :1], right_bend, right[:, -1:])
+    return (
+        np.sort(np.concatenate((left, left_bend), axis=1), axis=1),
+        np.sort(np.concatenate((right, right_bend), axis=1), axis=1),
+    )

@@ -8,8 +8,9 @@ import msgspec
 
 from app.assignment import bucketing
 from app.experiments.model import Definition, FixedPolicy, ThompsonPolicy
-from bandits.allocation import fixed, thompson
+from bandits.allocation import fixed
 from bandits.arms import BetaArms
+from bandits.thompson import thompson
 from stats.totals import RewardTotals
 
 NANO: Final = 1_000_000_000

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bandits.allocation import Allocation, fixed, thompson
+from bandits.allocation import Allocation, fixed
 from bandits.arms import BetaArms
+from bandits.thompson import thompson
 from stats.totals import RewardTotals
 
 

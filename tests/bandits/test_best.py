@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
@@ -143,6 +143,8 @@ def test_one_arm_is_best():
 
 @settings(max_examples=300, deadline=None)
 @given(several_arms)
+# The logistic function bends where a panel of a density with a long tail used to straddle it.
+@example([(1.0, 1e6), (0.125, 0.001)])
 def test_probabilities_sum_to_one_and_losses_balance(pairs):
     arms = arms_of(*pairs)
     probability, loss = probability_best(arms), expected_loss(arms)
@@ -181,7 +183,7 @@ def test_two_arms_agree_with_the_finite_sum_wherever_it_is_exact(first, alpha, s
     largest = max(*first, beta)
     expected = second_is_better(*first, alpha, beta)
     # The sum itself loses digits: log-beta of large arguments is a difference of numbers of their size.
-    tolerance = 1e-9 + 1e-14 * largest
+    tolerance = 1e-9 + 1e-13 * largest
     assert probability_best(arms_of(first, (alpha, beta)))[1] == pytest.approx(expected, abs=tolerance)
 
 

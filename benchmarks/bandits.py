@@ -1,0 +1,351 @@
+"""Regret of the policies and of other libraries' on the same rewards, and what a decision costs.
+
+Rewards are drawn beforehand by run, arm and number of the pull, so that all policies have the same luck. The
+textbook Thompson sampler draws from Beta(1 + successes, 1 + failures); `exact` is what the server does:
+P(best) by quadrature, then a draw from that vector. The two are equal in distribution, so their ratio
+should be 1 within its error: that is the control. Expect nothing to be gained where a batch is half of all
+rounds: the first batch is blind, and no rule that treats arms alike can spend it better than evenly.
+
+Environments A, B and C were looked at when `optimistic_thompson` was chosen; those named `held out` were not.
+Libraries other than ours run if they are installed, on fewer runs, as they are slow.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from bandits.allocation import Allocation, fixed
+from bandits.arms import BetaArms
+from bandits.best import probability_best
+from bandits.identification import decide, track_and_stop
+from bandits.simulation import (
+    Changing,
+    FromTotals,
+    Policy,
+    Regret,
+    Stationary,
+    Tables,
+    exact_pulls,
+    identify,
+    policies,
+    simulate,
+)
+from bandits.thompson import optimistic_thompson, thompson, top_two
+from bandits.totals import ArmTotals
+from benchmarks import harness
+from benchmarks.figure import Curve, line_chart
+
+ROUNDS = 20_000
+RUNS = 1_000
+CHUNK = 250
+SEED = 20260101
+BATCHES = (1, 100, 2_000, 10_000)
+FIGURES = Path(__file__).parents[1] / "docs" / "figures"
+
+CHOSEN_ON = {"A": (0.10, 0.12), "B": (*[0.05] * 9, 0.06), "C": (0.5, 0.45, 0.4)}
+HELD_OUT = {
+    "D": (0.30, 0.33),
+    "E": (0.90, 0.88, 0.85, 0.80),
+    "F": (0.010, 0.015, 0.005, 0.005, 0.005),
+    "G": tuple(np.linspace(0.2, 0.4, 20).tolist()),
+}
+CHANGES = {
+    "best of 2 falls": ((0.10, 0.12), (0.14, 0.12)),
+    "order of 3 reversed": ((0.50, 0.45, 0.40), (0.40, 0.45, 0.50)),
+    "2 swapped": ((0.30, 0.20), (0.20, 0.30)),
+}
+IDENTIFIED = {
+    "C": (0.5, 0.45, 0.4),
+    "one of 10": (*[0.1] * 9, 0.2),
+    "5 steps": (0.2, 0.15, 0.1, 0.1, 0.05),
+    "A": (0.10, 0.12),
+}
+
+
+HELD_OUT_POLICIES = ("textbook thompson", "optimistic_thompson")
+
+
+class Contender(NamedTuple):
+    """A policy, with the batches it is fast enough for."""
+
+    policy: Policy
+    batches: tuple[int, ...] = BATCHES
+    runs: int = RUNS
+
+
+def contenders(runs: int) -> dict[str, Contender]:
+    named = policies(horizon=ROUNDS)
+    exact = FromTotals(
+        exact_pulls(lambda totals: thompson(BetaArms.from_totals(totals), exploration_floor=0))
+    )
+    optimistic = FromTotals(
+        exact_pulls(lambda totals: optimistic_thompson(BetaArms.from_totals(totals), exploration_floor=0))
+    )
+    return {
+        "textbook thompson": Contender(named["thompson"], runs=runs),
+        "exact thompson": Contender(exact, BATCHES[1:], runs),
+        "optimistic_thompson": Contender(named["optimistic_thompson"], runs=runs),
+        "exact optimistic": Contender(optimistic, BATCHES[1:], runs),
+        "kl_ucb_plus": Contender(named["kl_ucb_plus"], BATCHES[:1], min(runs, CHUNK)),
+    }
+
+
+def measure(*, runs: int = RUNS, only: Sequence[str] = ()) -> dict[str, Any]:
+    """Run the parts, print their tables, write their figures, and give the numbers for `baseline.json`."""
+    named = contenders(runs)
+    few = {
+        name: one._replace(batches=BATCHES[1:2]) for name, one in named.items() if name in HELD_OUT_POLICIES
+    }
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "decision": _decisions,
+        **{name: partial(_environment, name, means, named) for name, means in CHOSEN_ON.items()},
+        **{name: partial(_environment, name, means, few) for name, means in HELD_OUT.items()},
+        "change": partial(_changes, runs),
+        "identification": partial(_identification, max(20, runs // 5)),
+    }
+    return {name: part() for name, part in parts.items() if not only or name in only}
+
+
+def _environment(name: str, means: tuple[float, ...], found: dict[str, Contender]) -> dict[str, Any]:
+    rows, figures, curves = [], {}, []
+    for batch in BATCHES:
+        base: np.ndarray | None = None
+        for label, contender in found.items():
+            if batch not in contender.batches:
+                continue
+            regret = _over_chunks(means, contender, batch)
+            base = regret.final if base is None else base
+            figures[f"{label} / {batch}"] = harness.middle([regret.mean[-1]])
+            rows.append(_row(label, batch, regret.final, base))
+            if batch == BATCHES[1]:
+                curves.append(Curve(label, regret.rounds, regret.mean, regret.lower, regret.upper))
+    if name in CHOSEN_ON:
+        rows += [_peer(label, means) for label in PEERS]
+    columns = ["", "batch", "runs", "mean regret", "95th percentile", "of textbook (same luck)"]
+    harness.show(f"{name}: {', '.join(f'{mean:g}' for mean in means)}, {ROUNDS:,} rounds", columns, rows)
+    line_chart(
+        FIGURES / f"bandit-regret-{name[0].lower()}.svg",
+        title=f"Environment {name}: batches of {BATCHES[1]}, mean over runs and its 95 % interval",
+        x_label="rounds",
+        y_label="cumulative regret",
+        curves=curves,
+    )
+    return figures
+
+
+def _over_chunks(means: tuple[float, ...], contender: Contender, batch: int) -> Regret:
+    """The same runs in pieces that fit into memory; every policy gets the same tables."""
+    found = []
+    for chunk in range(0, contender.runs, CHUNK):
+        runs = min(CHUNK, contender.runs - chunk)
+        tables = Tables(means, rounds=ROUNDS, runs=runs, rng=np.random.default_rng(SEED + chunk))
+        rng = np.random.default_rng(SEED + chunk + 1)
+        found.append(simulate(tables, contender.policy, rounds=ROUNDS, batch=batch, runs=runs, rng=rng))
+    final = np.concatenate([one.final for one in found])
+    mean = np.mean([one.mean for one in found], axis=0)
+    radius = np.mean([one.upper - one.mean for one in found], axis=0) / np.sqrt(len(found))
+    settled = np.concatenate([one.settled for one in found])
+    lost = float(np.mean([one.lost for one in found]))
+    return Regret(found[0].rounds, mean, mean - radius, mean + radius, final, settled, lost)
+
+
+def _row(label: str, batch: int, final: np.ndarray, base: np.ndarray) -> list[str]:
+    same = base[: len(final)]
+    ratio = final.mean() / same.mean()
+    error = (final - ratio * same).std(ddof=1) / np.sqrt(len(final)) / same.mean()
+    return [
+        label,
+        f"{batch:,}",
+        f"{len(final):,}",
+        f"{final.mean():.1f} ± {final.std(ddof=1) / np.sqrt(len(final)):.1f}",
+        f"{np.quantile(final, 0.95):.0f}",
+        f"{ratio:.3f} ± {error:.3f}",
+    ]
+
+
+class Peer(NamedTuple):
+    """Another library's policy of one run: `pull(size)` gives arms, `learn(arms, rewards)` takes rewards."""
+
+    pull: Callable[[int], list[int]]
+    learn: Callable[[list[int], list[int]], None]
+
+
+def _mabwiser(n_arms: int, seed: int) -> Peer:
+    from mabwiser.mab import MAB, LearningPolicy  # noqa: PLC0415 - may not be installed
+
+    mab = MAB(list(range(n_arms)), LearningPolicy.ThompsonSampling(), seed=seed)
+    mab.fit(list(range(n_arms)), [0] * n_arms)
+    # The library wants data before its first answer; its Beta(1, 1) counts it, so this takes it back.
+    for arm in range(n_arms):
+        mab._imp.arm_to_fail_count[arm] = 1  # noqa: SLF001
+    return Peer(lambda size: [mab.predict() for _ in range(size)], mab.partial_fit)
+
+
+def _bayesianbandits(n_arms: int, seed: int) -> Peer:
+    from bayesianbandits import Agent, Arm, DirichletClassifier, ThompsonSampling  # noqa: PLC0415
+
+    arms = [
+        Arm(arm, learner=DirichletClassifier({0: 1.0, 1: 1.0}), reward_function=lambda p: p[..., 1])
+        for arm in range(n_arms)
+    ]
+    agent = Agent(arms, ThompsonSampling(), random_seed=seed)
+
+    def learn(pulled: list[int], rewards: list[int]) -> None:
+        for arm in set(pulled):
+            mine = [reward for one, reward in zip(pulled, rewards, strict=True) if one == arm]
+            agent.select_for_update(arm).update(np.array(mine))
+
+    return Peer(lambda size: [agent.pull()[0] for _ in range(size)], learn)
+
+
+PEERS: dict[str, tuple[Callable[[int, int], Peer], int]] = {
+    "MABWiser Thompson": (_mabwiser, 40),
+    "bayesianbandits Thompson": (_bayesianbandits, 8),
+}
+"""How to make one, and how many runs it gets."""
+
+
+def _peer(label: str, means: tuple[float, ...]) -> list[str]:
+    make, runs = PEERS[label]
+    batch, best = BATCHES[1], max(means)
+    tables = Tables(means, rounds=ROUNDS, runs=CHUNK, rng=np.random.default_rng(SEED))
+    final = []
+    for run in range(runs):
+        try:
+            peer = make(len(means), SEED + run)
+        except ImportError:
+            return [label, f"{batch:,}", "0", "not installed", "", ""]
+        rewards, pulled, regret = tables.of_run(run), [0] * len(means), 0.0
+        for _ in range(ROUNDS // batch):
+            arms, seen = peer.pull(batch), []
+            for arm in arms:
+                seen.append(int(rewards[arm, pulled[arm]]))
+                pulled[arm] += 1
+                regret += best - means[arm]
+            peer.learn(arms, seen)
+        final.append(regret)
+    textbook = policies(horizon=ROUNDS)["thompson"]
+    base = simulate(
+        tables, textbook, rounds=ROUNDS, batch=batch, runs=CHUNK, rng=np.random.default_rng(SEED + 1)
+    )
+    return _row(label, batch, np.array(final), base.final)
+
+
+def _changes(runs: int) -> dict[str, Any]:
+    rows, figures = [], {}
+    for name, means in CHANGES.items():
+        environment, half = Changing((0, ROUNDS // 2), means), ROUNDS // 2 // BATCHES[1] - 1
+        regret = {}
+        for label in ("thompson", "discounted_thompson"):
+            found = simulate(
+                environment,
+                policies(horizon=ROUNDS)[label],
+                rounds=ROUNDS,
+                batch=BATCHES[1],
+                runs=min(runs, CHUNK),
+                rng=np.random.default_rng(SEED),
+            )
+            regret[label] = (found.mean[half], found.mean[-1] - found.mean[half])
+        plain, forgetful = regret["thompson"], regret["discounted_thompson"]
+        ratio = forgetful[1] / plain[1]
+        figures[name] = harness.middle([ratio])
+        numbers = (plain[0], forgetful[0], plain[1], forgetful[1])
+        rows.append([name, *(f"{number:.0f}" for number in numbers), f"{ratio:.2f}"])
+    columns = [
+        "change after 10,000 rounds",
+        "before: plain",
+        "discounted",
+        "after: plain",
+        "discounted",
+        "ratio",
+    ]
+    harness.show("Regret before and in the 10,000 rounds after a change", columns, rows)
+    return figures
+
+
+def _identification(runs: int) -> dict[str, Any]:
+    """Rounds until an arm is declared best at delta = 0.05, the stopping rule being the same for all."""
+    rows, figures = [], {}
+    for name, means in IDENTIFIED.items():
+        even = fixed([1 / len(means)] * len(means))
+        rules: dict[str, Callable[[ArmTotals], Allocation]] = {
+            "even split": lambda _, even=even: even,
+            "top two": lambda totals: top_two(BetaArms.from_totals(totals), exploration_floor=0),
+            "track and stop": lambda totals: track_and_stop(totals, exploration_floor=0.05),
+        }
+        base = 0.0
+        for label, allocate in rules.items():
+            few = runs if label != "track and stop" else min(runs, 20)
+            found = identify(
+                Stationary(means),
+                allocate,
+                lambda totals, previous: decide(totals, delta=0.05, previous=previous),
+                rounds_max=1_000_000,
+                batch=500 if name == "A" else 100,
+                runs=few,
+                rng=np.random.default_rng(SEED),
+            )
+            base = base or float(found.rounds.mean())
+            wrong = int((found.arm != int(np.argmax(means))).sum())
+            error = found.rounds.std(ddof=1) / np.sqrt(few)
+            ratio = found.rounds.mean() / base
+            figures[f"{name}: {label}"] = harness.middle([ratio])
+            rows.append(
+                [
+                    f"{name}: {label}",
+                    f"{found.rounds.mean():,.0f} ± {error:,.0f}",
+                    f"{ratio:.2f}",
+                    f"{wrong} of {few}",
+                ]
+            )
+    harness.show(
+        "Rounds to identify the best arm, delta = 0.05", ["", "rounds", "of even split", "wrong"], rows
+    )
+    return figures
+
+
+def _decisions() -> dict[str, float]:
+    """Time of P(best), and its error against finer panels with the distribution functions of scipy."""
+    rows, figures = [], {}
+    for n_arms in (2, 10, 50):
+        rng = np.random.default_rng(SEED + n_arms)
+        size, rate = 10 ** rng.uniform(0, 4, n_arms), rng.uniform(0.2, 0.4, n_arms)
+        arms = BetaArms(1 + size * rate, 1 + size * (1 - rate))
+        times = []
+        for _ in range(200):
+            started = perf_counter()
+            probability_best(arms)
+            times.append((perf_counter() - started) * 1_000)
+        error = np.abs(probability_best(arms) - _by_panels(arms)).max()
+        figures[f"probability_best_{n_arms}_ms"] = harness.middle(times)
+        rows.append([f"P(best) of {n_arms} Beta arms", f"{np.median(times):.3f}", f"{error:.1e}"])
+    harness.show("Decision without context", ["", "median ms", "largest error"], rows)
+    return figures
+
+
+def _by_panels(arms: BetaArms) -> np.ndarray:
+    own = [stats.beta(alpha, beta) for alpha, beta in zip(arms.alpha, arms.beta, strict=True)]
+    tails = np.array([1e-9, 1e-4, 0.02, 0.2, 0.5, 0.8, 0.98, 1 - 1e-4, 1 - 1e-9])
+    cuts = np.unique(np.concatenate([[0.0, 1.0], *(beta.ppf(tails).round(9) for beta in own)]))
+    nodes, weights = np.polynomial.legendre.leggauss(30)
+    half, middle = np.diff(cuts) / 2, (cuts[1:] + cuts[:-1]) / 2
+    x, weight = (middle[:, None] + half[:, None] * nodes).ravel(), (half[:, None] * weights).ravel()
+    distribution = np.array([beta.cdf(x) for beta in own])
+    density = np.array([beta.pdf(x) for beta in own])
+    others = [np.delete(distribution, arm, axis=0).prod(axis=0) for arm in range(len(own))]
+    return (density * np.array(others) * weight).sum(axis=1)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=RUNS)
+    parser.add_argument("--only", nargs="*", default=(), help="parts to run, such as A or change; else all")
+    arguments = parser.parse_args()
+    print(json.dumps(measure(runs=arguments.runs, only=arguments.only), indent=1))

@@ -1,0 +1,91 @@
+"""Constraints, weighted sums, and the frontier."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bandits.allocation import Allocation
+from bandits.arms import BetaArms, GammaArms, NormalArms
+from bandits.objective import Constraint, constrained_thompson, feasibility, frontier, scalarised
+from stats.errors import InvalidInput
+
+REWARD = BetaArms(np.array([30.0, 40, 50]), np.array([70.0, 60, 50]))
+CONTROL = Allocation(np.array([1.0, 0, 0]))
+
+
+def latency(*means, scale=0.05):
+    return NormalArms(np.array(means), np.full(len(means), scale), np.full(len(means), 50.0))
+
+
+def test_a_constraint_is_met_with_the_posterior_probability_of_its_bounds():
+    met = Constraint(latency(1.0, 1.1, 2.0), at_most=1.1).probability_met()
+    assert met == pytest.approx(stats.t(50).cdf([2, 0, -18]), abs=1e-12)
+    both = Constraint(latency(1.0, 1.1, 2.0), at_least=1.0, at_most=1.1).probability_met()
+    assert both[0] == pytest.approx(stats.t(50).cdf(2) - 0.5)
+    counts = GammaArms(np.array([4.0]), np.array([2.0]))
+    assert Constraint(counts, at_most=3).probability_met() == pytest.approx(stats.gamma(4, scale=0.5).cdf(3))
+
+
+def test_shares_are_those_of_drawing_rewards_and_metrics_and_serving_the_best_feasible():
+    """200,000 literal draws, within binomial bounds of 1e-8; ignoring the constraint must fail."""
+    slow = latency(1.0, 1.08, 1.2, scale=0.1)
+    rng, n = np.random.default_rng(20260130), 200_000
+    reward = REWARD.draw(rng, n)
+    score = np.where(slow.draw(rng, n) <= 1.1, reward, -1)
+    chosen = np.where(score.max(axis=1) < 0, 0, score.argmax(axis=1))
+    counts = np.bincount(chosen, minlength=3)
+
+    def agrees(shares):
+        return (
+            (counts >= stats.binom.ppf(1e-8, n, shares)) & (counts <= stats.binom.isf(1e-8, n, shares))
+        ).all()
+
+    constraints = [Constraint(slow, at_most=1.1)]
+    assert agrees(constrained_thompson(REWARD, constraints, when_none=CONTROL, exploration_floor=0).shares)
+    assert not agrees(constrained_thompson(REWARD, [], when_none=CONTROL, exploration_floor=0).shares)
+
+
+def test_where_no_arm_is_feasible_the_stated_answer_is_served():
+    impossible = [Constraint(latency(1.0, 1.1, 1.2, scale=0.001), at_most=0.5)]
+    found = feasibility(REWARD, impossible)
+    assert found.none == pytest.approx(1)
+    served = constrained_thompson(REWARD, impossible, when_none=CONTROL, exploration_floor=0.03).shares
+    assert served == pytest.approx([0.98, 0.01, 0.01])
+
+
+def test_a_weighted_sum_has_the_worked_mean_and_deviation():
+    quality = NormalArms(np.array([0.5]), np.array([0.03]), np.array([1e12]))
+    seconds = NormalArms(np.array([2.0]), np.array([0.4]), np.array([1e12]))
+    total = scalarised([quality, seconds], [1, -0.1])
+    assert total.mean == pytest.approx(0.3)
+    assert total.scale == pytest.approx(0.05)
+
+
+def test_the_frontier_leaves_out_what_another_arm_beats_in_everything():
+    reward = NormalArms(np.array([0.5, 0.6, 0.4]), np.full(3, 0.001), np.full(3, 50.0))
+    found = frontier([reward, latency(1, 2, 2, scale=0.001)], [1, -1], rng=np.random.default_rng(20260131))
+    assert found.on.tolist() == [True, True, False]
+    assert found.probability == pytest.approx([1, 1, 0], abs=0.01)
+
+
+def test_on_one_metric_the_frontier_is_the_best_arm():
+    """Within 6 standard errors of P(best)."""
+    found = frontier([REWARD], [1], rng=np.random.default_rng(20260132), draws=50_000)
+    expected = feasibility(REWARD, []).best
+    assert (np.abs(found.probability - expected) <= 6 * found.standard_error + 1e-3).all()
+    assert found.probability.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        lambda: Constraint(REWARD, at_least=1, at_most=0),
+        lambda: feasibility(REWARD, [Constraint(latency(1, 2), at_most=1)]),
+        lambda: scalarised([REWARD], [1, 2]),
+        lambda: scalarised([NormalArms(np.zeros(1), np.ones(1), np.full(1, 2.0))], [1]),
+        lambda: frontier([REWARD], [2], rng=np.random.default_rng(0)),
+    ],
+)
+def test_what_means_nothing_is_refused(refused):
+    with pytest.raises(InvalidInput):
+        refused()

@@ -1,0 +1,232 @@
+"""Thompson variants, upper bounds, greedy ones, EXP3-IX: worked, referenced, permuted, floored."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from bandits.allocation import Allocation, compare, greedy, limited
+from bandits.arms import BetaArms
+from bandits.best import probability_best
+from bandits.exp3 import LossTotals, exp3_ix, learning_rate
+from bandits.greedy import decreasing_epsilon, epsilon_greedy
+from bandits.identification import track_and_stop
+from bandits.thompson import optimistic_thompson, thompson, top_two
+from bandits.totals import ArmTotals
+from bandits.ucb import (
+    kl_ucb,
+    kl_ucb_index,
+    kl_ucb_plus,
+    kl_ucb_plus_index,
+    ucb1,
+    ucb1_index,
+    ucb1_tuned,
+    ucb1_tuned_index,
+)
+from stats.errors import InvalidInput
+
+
+def totals(n, total, pending=None):
+    n, total = np.array(n, dtype=float), np.array(total, dtype=float)
+    return ArmTotals(n, total, total, np.zeros_like(n) if pending is None else np.array(pending, dtype=float))
+
+
+def on_posterior(policy):
+    return lambda seen, floor: policy(BetaArms.from_totals(seen), exploration_floor=floor)
+
+
+POLICIES = {
+    "thompson": on_posterior(thompson),
+    "optimistic_thompson": on_posterior(optimistic_thompson),
+    "top_two": on_posterior(top_two),
+    "ucb1": lambda seen, floor: ucb1(seen, exploration_floor=floor),
+    "ucb1_tuned": lambda seen, floor: ucb1_tuned(seen, exploration_floor=floor, rounds_ahead=10),
+    "kl_ucb": lambda seen, floor: kl_ucb(seen, exploration_floor=floor),
+    "kl_ucb_plus": lambda seen, floor: kl_ucb_plus(seen, exploration_floor=floor, rounds_ahead=3),
+    "epsilon_greedy": lambda seen, floor: epsilon_greedy(seen, epsilon=floor),
+    "track_and_stop": lambda seen, floor: track_and_stop(seen, exploration_floor=floor),
+    "exp3_ix": lambda seen, floor: exp3_ix(LossTotals(seen.n - seen.sum), eta=0.01, exploration_floor=floor),
+}
+observed = st.lists(st.tuples(st.integers(0, 10**4), st.integers(0, 20)), min_size=2, max_size=6).map(
+    lambda pairs: totals([n for n, _ in pairs], [n * twentieth / 20 for n, twentieth in pairs])
+)
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+@settings(max_examples=25, deadline=None)
+@given(seen=observed, floor=st.floats(0.01, 1), random=st.randoms(use_true_random=False))
+def test_shares_sum_to_one_keep_the_floor_and_follow_the_arms(policy, seen, floor, random):
+    shares = policy(seen, floor).shares
+    assert shares.sum() == pytest.approx(1, abs=1e-9)
+    assert (shares >= floor / len(shares) * (1 - 1e-9)).all()
+    order = list(range(len(shares)))
+    random.shuffle(order)
+    assert policy(totals(seen.n[order], seen.sum[order]), floor).shares == pytest.approx(
+        shares[order], abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_equal_arms_get_equal_shares(policy):
+    for n, total in ((0, 0), (10, 0), (10, 10), (10**9, 3 * 10**8)):
+        assert policy(totals([n] * 3, [total] * 3), 0.05).shares == pytest.approx([1 / 3] * 3, abs=1e-9)
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_a_floor_outside_the_unit_interval_is_refused(policy):
+    for floor in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match=r"exploration_floor|epsilon"):
+            policy(totals([5, 5], [1, 2]), floor)
+
+
+def test_arms_are_drawn_as_often_as_their_propensities_say():
+    """100,000 draws from the vector of each policy, within binomial bounds of 1e-8 each."""
+    seen, n = totals([40, 25, 35], [12, 10, 7]), 100_000
+    for number, policy in enumerate(POLICIES.values()):
+        shares = policy(seen, 0.05).shares
+        drawn = np.random.default_rng(20260110 + number).multinomial(n, shares)
+        assert (drawn >= stats.binom.ppf(1e-8, n, shares)).all()
+        assert (drawn <= stats.binom.isf(1e-8, n, shares)).all()
+
+
+def test_thompson_gives_the_shares_that_mabwiser_draws():
+    """MABWiser 2.7.4, LearningPolicy.ThompsonSampling(), seed 1, after 12 of 40 and 10 of 25: 40,000 calls of
+    predict() chose the first arm 7,895 times."""
+    shares = thompson(BetaArms.from_totals(totals([40, 25], [12, 10])), exploration_floor=0).shares
+    assert stats.binomtest(7_895, 40_000, shares[0]).pvalue > 1e-4
+
+
+def test_top_two_gives_the_worked_shares_and_those_of_its_definition():
+    """Leader and runner-up drawn literally, 100,000 times."""
+    arms = BetaArms(np.array([3.0, 40, 5]), np.array([4.0, 50, 3]))
+    rng, n = np.random.default_rng(20260108), 100_000
+    leader, pulled = arms.draw(rng, n).argmax(axis=1), arms.draw(rng, n).argmax(axis=1)
+    while (same := pulled == leader).any():
+        pulled[same] = arms.draw(rng, int(same.sum())).argmax(axis=1)
+    pulled = np.where(rng.random(n) < 0.5, leader, pulled)
+    counts, shares = np.bincount(pulled, minlength=3), top_two(arms, exploration_floor=0).shares
+    assert (np.abs(counts - n * shares) < 6 * np.sqrt(n * shares * (1 - shares))).all()
+    # Planted bug: the runner-up drawn without excluding the leader is Thompson sampling.
+    plain = probability_best(arms)
+    assert not (np.abs(counts - n * plain) < 6 * np.sqrt(n * plain * (1 - plain))).all()
+
+
+def test_top_two_never_starves_the_runner_up_however_sure_the_leader():
+    shares = top_two(
+        BetaArms.from_totals(totals([1e9, 1e9, 1e9], [9e8, 1e8, 1e8])), exploration_floor=0
+    ).shares
+    assert shares == pytest.approx([0.5, 0.25, 0.25], abs=1e-6)
+
+
+SEEN = totals([40, 25, 35], [12, 10, 7])
+
+
+@pytest.mark.parametrize(
+    ("index", "expected", "tolerance"),
+    [
+        # MABWiser 2.7.4 UCB1(alpha=1).predict_expectations(), and SMPyBandits 0.9.7 UCB.computeIndex.
+        (ucb1_index, [0.7798525912188081, 1.0069708517540585, 0.7129839978561343], 1e-12),
+        # SMPyBandits 0.9.7 klUCB and klUCBPlus, whose search stops at a tolerance of 1e-4.
+        (kl_ucb_index, [0.5374954017451974, 0.6944090184869083, 0.4439992856013706], 1e-4),
+        (kl_ucb_plus_index, [0.40307627439805793, 0.5659824451834414, 0.30868092040800116], 1e-4),
+    ],
+)
+def test_indices_are_those_of_other_libraries(index, expected, tolerance):
+    assert index(SEEN) == pytest.approx(expected, abs=tolerance)
+
+
+def test_indices_are_the_worked_ones():
+    half = totals([20, 80], [10, 0])
+    assert ucb1_index(half)[0] == pytest.approx(0.5 + np.sqrt(np.log(100) / 10))
+    tenth = totals([20, 80], [2, 0])
+    assert ucb1_tuned_index(tenth)[0] == pytest.approx(0.1 + np.sqrt(np.log(100) / 80))
+    none = totals([20, 80], [0, 0])
+    assert kl_ucb_index(none)[0] == pytest.approx(1 - 100 ** (-1 / 20), abs=2e-9)
+    assert kl_ucb_plus_index(none)[0] == pytest.approx(1 - 5 ** (-1 / 20), abs=2e-9)
+
+
+def test_arms_never_pulled_come_first_in_even_parts():
+    for policy in (ucb1, ucb1_tuned, kl_ucb, kl_ucb_plus):
+        assert policy(totals([5, 0, 0], [5, 0, 0]), exploration_floor=0).shares.tolist() == [0, 0.5, 0.5]
+
+
+def test_pending_pulls_narrow_a_bound_and_leave_the_mean():
+    without, waiting = totals([20, 20], [10, 9]), totals([20, 20], [10, 9], [300, 0])
+    assert ucb1(without, exploration_floor=0).shares.tolist() == [1, 0]
+    assert ucb1(waiting, exploration_floor=0).shares.tolist() == [0, 1]
+
+
+def test_a_batch_is_spread_as_its_index_would_spread_it():
+    """Two equal arms, 1,000 pulls ahead: half each, not all to the first; a far better one gets all."""
+    even = ucb1(totals([50, 51], [20, 20]), exploration_floor=0, rounds_ahead=1_000).shares
+    assert even == pytest.approx([0.5, 0.5], abs=0.1)
+    assert kl_ucb(totals([900, 900], [800, 100]), exploration_floor=0, rounds_ahead=50).shares[
+        0
+    ] == pytest.approx(1)
+
+
+def test_greedy_policies_give_the_worked_shares():
+    seen = totals([500, 500], [100, 150])
+    assert epsilon_greedy(seen, epsilon=0.1).shares == pytest.approx([0.05, 0.95])
+    assert decreasing_epsilon(seen, gap=0.2).shares == pytest.approx([0.125, 0.875])
+    assert greedy(np.array([1.0, 2, 2]), exploration_floor=0).shares.tolist() == [0, 0.5, 0.5]
+
+
+def test_exp3_ix_gives_the_worked_shares_and_its_losses_add_up():
+    one = LossTotals.observed(2, 1, 0.2, propensity=0.3, gamma=0.1)
+    assert (one + one).losses == pytest.approx([0, 4])
+    assert learning_rate(2, 10_000) == pytest.approx(0.00832555)
+    assert exp3_ix(LossTotals(np.array([0, np.log(3) / 0.1])), eta=0.1, exploration_floor=0).shares == (
+        pytest.approx([0.75, 0.25])
+    )
+    assert exp3_ix(LossTotals(np.array([1e9, 1e9 + 1])), eta=1, exploration_floor=0).shares.sum() == 1
+
+
+def test_importance_weighted_losses_are_low_by_what_gamma_takes():
+    """E[loss / (p + gamma)] over draws with probability p is loss p / (p + gamma), whatever p."""
+    for propensity in (0.1, 0.9):
+        seen = LossTotals.observed(1, 0, 0.0, propensity=propensity, gamma=0.1).losses[0] * propensity
+        assert seen == pytest.approx(propensity / (propensity + 0.1))
+
+
+shares = st.lists(st.floats(0.01, 1), min_size=3, max_size=3).map(
+    lambda raw: Allocation(np.array(raw) / sum(raw))
+)
+
+
+@given(shares, shares, st.floats(0.01, 1))
+def test_a_limited_step_goes_the_same_way_and_no_further(previous, new, step):
+    reached = limited(previous, new, step_max=step).shares - previous.shares
+    wanted = new.shares - previous.shares
+    assert np.abs(reached).max() <= step + 1e-12
+    assert (reached * wanted >= -1e-15).all()
+    if np.abs(wanted).max() <= step:
+        assert reached == pytest.approx(wanted)
+
+
+def test_steps_and_comparisons_are_the_worked_ones():
+    even, leaning = Allocation(np.array([0.5, 0.5])), Allocation(np.array([0.9, 0.1]))
+    assert limited(even, leaning, step_max=0.1).shares == pytest.approx([0.6, 0.4])
+    compared = compare(even, Allocation(np.array([0.8, 0.2])), np.array([0.3, 0.1]))
+    assert (compared.moved, compared.gain) == pytest.approx((0.3, 0.06))
+    assert compared.change == pytest.approx([0.3, -0.3])
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        lambda: limited(Allocation(np.ones(1)), Allocation(np.array([0.5, 0.5])), step_max=0.1),
+        lambda: limited(Allocation(np.ones(1)), Allocation(np.ones(1)), step_max=0),
+        lambda: kl_ucb(totals([2], [3]), exploration_floor=0),
+        lambda: ucb1(SEEN, exploration_floor=0, rounds_ahead=0),
+        lambda: top_two(BetaArms.from_totals(SEEN), leader_share=1.0, exploration_floor=0),
+        lambda: decreasing_epsilon(SEEN, gap=0),
+        lambda: LossTotals.observed(2, 0, 0.5, propensity=0, gamma=0.1),
+        lambda: greedy(np.array([np.nan, 1]), exploration_floor=0),
+        lambda: track_and_stop(SEEN, exploration_floor=0),
+    ],
+)
+def test_what_means_nothing_is_refused(refused):
+    with pytest.raises(InvalidInput):
+        refused()

@@ -1,0 +1,207 @@
+"""Simulated traffic: exact environments, equality in distribution, and the regret gates of the policies."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bandits.arms import BetaArms
+from bandits.simulation import (
+    Changing,
+    FromTotals,
+    Logged,
+    Seasonal,
+    Stationary,
+    Tables,
+    even_pulls,
+    exact_pulls,
+    normal_pulls,
+    optimistic_pulls,
+    policies,
+    recommend,
+    simulate,
+    thompson_pulls,
+    with_floor_pulls,
+)
+from bandits.thompson import optimistic_thompson, thompson
+from bandits.totals import ArmTotals
+from stats.errors import InvalidInput
+
+
+def run(environment, policy, *, rounds=2_000, batch=20, runs=100, seed=20260140, delay=0):
+    rng = np.random.default_rng(seed)
+    return simulate(environment, policy, rounds=rounds, batch=batch, runs=runs, rng=rng, delay=delay)
+
+
+ONE_RUN = ArmTotals(
+    *(np.array([row], dtype=float) for row in ([40, 25, 35], [12, 10, 9], [12, 10, 9], [0, 0, 0]))
+)
+
+
+@pytest.mark.parametrize(
+    ("pulls", "policy"), [(thompson_pulls, thompson), (optimistic_pulls, optimistic_thompson)]
+)
+def test_simulated_pulls_have_the_distribution_of_the_exact_vector(pulls, policy):
+    """100,000 pulls within binomial bounds of 1e-8 of the vector that a server draws from."""
+    counts = pulls(ONE_RUN, 100_000, np.random.default_rng(20260141))[0]
+    arms = BetaArms.from_totals(ArmTotals(ONE_RUN.n[0], ONE_RUN.sum[0], ONE_RUN.sum[0], np.zeros(3)))
+    shares = policy(arms, exploration_floor=0).shares
+    assert (counts >= stats.binom.ppf(1e-8, 100_000, shares)).all()
+    assert (counts <= stats.binom.isf(1e-8, 100_000, shares)).all()
+
+
+def test_an_even_split_loses_the_average_gap():
+    """Regret 2,000 x (0.5 - 0.4) within 6 standard errors; the curve is a line."""
+    found = run(Stationary((0.5, 0.3)), FromTotals(even_pulls))
+    assert abs(found.mean[-1] - 200) < 6 * found.standard_error
+    assert found.mean[49] == pytest.approx(found.mean[-1] / 2, rel=0.05)
+    assert found.lost == pytest.approx(0.2, abs=0.01)
+    assert (found.lower <= found.mean).all()
+    assert (found.mean <= found.upper).all()
+
+
+# Of two arms the top two get half each: that policy identifies, and does not earn.
+LEARNERS = [name for name in policies(horizon=2_000) if name not in ("even", "top_two")]
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_policies_lose_less_than_an_even_split_and_a_blind_one_does_not(name):
+    """Mean regret over 20 runs of (0.3, 0.6): 0.6 of an even split's; 0.9 for those that keep exploring.
+
+    Planted bug: rewards credited to the wrong arm lose more than an even split.
+    """
+    environment, policy = Stationary((0.3, 0.6)), policies(horizon=2_000)[name]
+    even = run(environment, FromTotals(even_pulls)).mean[-1]
+    part, runs = (0.9 if name in ("exp3_ix", "ucb1") else 0.6), 20
+    assert run(environment, policy, runs=runs).mean[-1] < part * even
+
+    class Swapped(Stationary):
+        __slots__ = ()
+
+        def rewards(self, rng, mean, pulls, before):
+            return super().rewards(rng, mean[::-1], pulls, before)
+
+    # The environment pays the wrong arm, so what is learned is wrong.
+    if name != "exp3_ix":
+        assert run(Swapped((0.3, 0.6)), policy, runs=runs).mean[-1] > part * even
+
+
+def test_thompson_sampling_has_the_regret_that_was_published():
+    """Means 0.5 and 0.6, 10,000 rounds: 18.7 +- 1.1 (reference simulation, 500 runs); at most 15 % more."""
+    found = run(
+        Stationary((0.5, 0.6)), policies(horizon=10_000)["thompson"], rounds=10_000, batch=5, runs=300
+    )
+    assert 18.7 - 5 < found.mean[-1] < 1.15 * 18.7 + 3 * found.standard_error
+
+
+def test_optimistic_thompson_loses_less_than_thompson():
+    """Same rewards, 400 runs of (0.1, 0.14): the mean difference is below 0 by 3 standard errors.
+
+    Sampling and drawing apart from optimism, Thompson against itself, must not show that (control).
+    """
+    tables = Tables((0.1, 0.14), rounds=5_000, runs=400, rng=np.random.default_rng(20260142))
+
+    def final(pulls, seed):
+        return run(tables, FromTotals(pulls), rounds=5_000, batch=10, runs=400, seed=seed).final
+
+    base = final(thompson_pulls, 1)
+
+    def z(other):
+        return (other - base).mean() / ((other - base).std(ddof=1) / np.sqrt(400))
+
+    assert z(final(optimistic_pulls, 2)) < -3
+    assert abs(z(final(thompson_pulls, 2))) < 3
+
+
+@pytest.mark.parametrize(
+    "means", [((0.5, 0.45, 0.4), (0.4, 0.45, 0.5)), ((0.3, 0.2), (0.2, 0.3)), ((0.10, 0.12), (0.14, 0.12))]
+)
+def test_forgetting_halves_the_regret_after_a_change(means):
+    """In the 10,000 rounds after the best arm changed; plain Thompson sampling must fail it."""
+    environment = Changing((0, 10_000), means)
+
+    def after(policy):
+        found = run(environment, policy, rounds=20_000, batch=100, runs=60)
+        return found.mean[-1] - found.mean[99]
+
+    plain = after(FromTotals(thompson_pulls))
+    assert after(policies(horizon=20_000)["discounted_thompson"]) <= 0.5 * plain
+
+
+def test_delayed_rewards_cost_no_more_than_the_rounds_they_are_late():
+    """Delay 200: regret grows by at most 200 rounds of the even split's, and a longer delay costs more."""
+    environment, policy = Stationary((0.3, 0.6)), FromTotals(thompson_pulls)
+    prompt, late, later = (run(environment, policy, delay=delay).mean[-1] for delay in (0, 200, 1_000))
+    assert prompt < late < later
+    assert late - prompt < 200 * 0.15 * 1.1
+
+
+def test_logged_rewards_come_as_often_as_in_the_log():
+    log = Logged([np.array([0.0, 0.5, 1.0, 1.0]), np.array([0.2])])
+    assert log.means(np.zeros(1)).tolist() == [[0.625, 0.2]]
+    rewards = log.rewards(
+        np.random.default_rng(20260143), np.zeros(2), np.array([[40_000.0, 7.0]]), np.zeros((1, 2))
+    )
+    assert rewards.sum[0, 1] == pytest.approx(1.4)
+    assert abs(rewards.sum[0, 0] - 25_000) < 6 * np.sqrt(40_000 * 0.172)
+    assert abs(rewards.sum_squares[0, 0] - 22_500) < 6 * np.sqrt(40_000 * 0.2)
+
+
+def test_on_fractional_rewards_normal_arms_lose_less_than_beta_arms():
+    """Rewards 0.5 +- 0.05 and 0.52 +- 0.05: the Beta posterior is far wider than it must be."""
+    rng = np.random.default_rng(20260144)
+    log = Logged([np.round(np.clip(rng.normal(mean, 0.05, 2_000), 0, 1), 2) for mean in (0.50, 0.52)])
+    normal, beta = (
+        run(log, FromTotals(pulls), rounds=4_000).mean[-1] for pulls in (normal_pulls, thompson_pulls)
+    )
+    assert normal < 0.5 * beta
+
+
+def test_means_change_and_swing_as_told():
+    changing = Changing((0, 10), ((0.1, 0.2), (0.3, 0.1)))
+    assert changing.means(np.array([9.0, 10.0])).tolist() == [[0.1, 0.2], [0.3, 0.1]]
+    seasonal = Seasonal((0.5, 0.5), amplitude=0.1, period=100, phases=(0.0, 0.5))
+    assert seasonal.means(np.array([25.0]))[0] == pytest.approx([0.6, 0.4])
+    # Half a period each is best: regret counts against the best arm of each round.
+    found = run(seasonal, FromTotals(even_pulls), rounds=1_000, batch=1, runs=20)
+    assert found.mean[-1] == pytest.approx(1_000 * 0.1 * 2 / np.pi, rel=0.05)
+
+
+def test_a_floor_in_simulation_is_the_floor_of_the_exact_vector():
+    """Thompson with a floor of 0.2, one run after the other by quadrature, and by replacing pulls."""
+    rng, floor = np.random.default_rng(20260145), 0.2
+    drawn = with_floor_pulls(thompson_pulls, floor)(ONE_RUN, 100_000, rng)[0]
+    exact = exact_pulls(lambda seen: thompson(BetaArms.from_totals(seen), exploration_floor=floor))
+    reference = exact(ONE_RUN, 100_000, rng)[0]
+    assert drawn.sum() == reference.sum() == 100_000
+    assert stats.chi2_contingency([drawn, reference]).pvalue > 1e-6
+
+
+def test_the_recommended_policy_has_the_least_regret():
+    environment = Stationary((0.3, 0.6))
+    found = {name: run(environment, policies(horizon=2_000)[name]) for name in ("even", "thompson")}
+    advice = recommend(found)
+    assert (advice.policy, advice.runner_up, advice.clear) == ("thompson", "even", True)
+    assert advice.margin == pytest.approx(found["even"].mean[-1] - found["thompson"].mean[-1])
+
+
+def test_equal_seeds_give_equal_runs():
+    first, second = (run(Stationary((0.3, 0.6)), FromTotals(thompson_pulls)) for _ in range(2))
+    assert (first.final == second.final).all()
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        lambda: Stationary((0.5,)),
+        lambda: Stationary((0.5, 1.2)),
+        lambda: Changing((1,), ((0.1, 0.2),)),
+        lambda: Seasonal((0.5, 0.5), 0.1, 0, (0, 0)),
+        lambda: Logged([np.array([]), np.ones(1)]),
+        lambda: Logged([np.array([1.5]), np.ones(1)]),
+        lambda: run(Stationary((0.3, 0.6)), FromTotals(even_pulls), batch=0),
+        lambda: recommend({}),
+    ],
+)
+def test_what_cannot_be_simulated_is_refused(refused):
+    with pytest.raises(InvalidInput):
+        refused()
