@@ -39,12 +39,12 @@ _PRIOR_MIN: Final = 0.5
 def log_beta_mixture(
     successes: float, n: float, p: npt.ArrayLike, *, weight: float, alternative: Alternative = "two-sided"
 ) -> FloatArray:
-    """The log likelihood ratio of "some rate q, as Beta(weight p, weight (1 - p))" to "rate p", elementwise
-    in p.
+    """The log likelihood ratio of a mixture of rates q to the rate p, elementwise in p.
 
-    One-sided the Beta is cut to q > p ("greater") or q < p. For every q, (q/p)^successes
-    ((1-q)/(1-p))^failures is a martingale under p, and a supermartingale where the true rate lies beyond p on
-    the other side. It stays one for any observations within [0, 1], because it is convex in each of them.
+    The mixture is q ~ Beta(weight p, weight (1 - p)). One-sided the Beta is cut to q > p ("greater") or q <
+    p. For every q, (q/p)^successes ((1-q)/(1-p))^failures is a martingale under p, and a supermartingale
+    where the true rate lies beyond p on the other side. It stays one for any observations within [0, 1],
+    because it is convex in each of them.
 
     Worked by hand: 1 of 2 and weight 1 at p = 1/2: E[q (1 - q)] / (1/4) = (1/2) = log -0.6931.
     """
@@ -238,12 +238,12 @@ class BernsteinSums(msgspec.Struct, frozen=True):
 
 
 class HedgedCapital(msgspec.Struct, frozen=True):
-    """State of the betting sequence for observations within [0, 1]: what two gamblers own, per candidate
-    mean.
+    """State of the betting sequence for observations within [0, 1].
 
-    Candidates are k / K, k = 0..K. `rising` holds the log capital of the gambler who bets that the mean is
-    above the candidate, `falling` that of the other, both of shape (K + 1,). Observations are bet on in the
-    order given, so states do not merge. Make one with `HedgedCapital.start`.
+    It is what two gamblers own, per candidate mean. Candidates are k / K, k = 0..K. `rising` holds the log
+    capital of the gambler who bets that the mean is above the candidate, `falling` that of the other, both of
+    shape (K + 1,). Observations are bet on in the order given, so states do not merge. Make one with
+    `HedgedCapital.start`.
     """
 
     n: int

@@ -25,13 +25,15 @@ is a Brownian motion under any split, also one that is ramped.
 import math
 from typing import Final, assert_never
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from stats import checks
+from stats.eprocess import EValue
 from stats.errors import InsufficientData
 from stats.interval import Interval
-from stats.mixture import Alternative, FloatArray, boundary, tuned
+from stats.mixture import Alternative, FloatArray, boundary, log_mixture, tuned
 from stats.totals import MeanTotals
 
 ARM_UNITS_MIN: Final = 100
@@ -159,59 +161,114 @@ def shrunk_variances(
     )
 
 
-def _variances_of_means(control: MeanTotals, treatment: MeanTotals) -> tuple[float, float]:
-    for arm, name in ((control, "control"), (treatment, "treatment")):
-        checks.n_at_least(arm.n, ARM_UNITS_MIN, f"{name} units before the sequence is valid")
-    if not control.m2 + treatment.m2:
-        raise InsufficientData("the observations have no spread, so nothing says how sure they make us")
-    of_control, of_treatment = shrunk_variances(control.n, control.m2, treatment.n, treatment.m2)
-    return float(of_control) / control.n, float(of_treatment) / treatment.n
+class Contrast(msgspec.Struct, frozen=True):
+    """Means of control and treatment that can be compared, the variances of these means, and the time (precision).
+
+    Make one with `Contrast.of`. Worked by hand: see there.
+    """
+
+    control_mean: float
+    treatment_mean: float
+    control_variance: float
+    treatment_variance: float
+    time: float
+
+    @classmethod
+    def of(cls, *strata: tuple[MeanTotals, MeanTotals]) -> "Contrast":
+        """From totals (control, treatment) of one period, or of several in which the split differed.
+
+        Each stratum is weighted by its effective units, so a ramp under a drifting baseline makes no
+        difference where there is none within the strata (Simpson's paradox). The sum of effective units times
+        difference is a Brownian motion in the sum of effective units. Strata in which an arm is empty say
+        nothing and are left out.
+
+        Worked by hand: strata 10 against 10 units with difference 1, and 30 against 30 with difference 2,
+        have 5 and 15 effective units, together 20, and difference (5 + 30) / 20 = 1.75.
+        Raises InsufficientData below ARM_UNITS_MIN units in an arm, or if neither arm has any spread.
+        """
+        used = [stratum for stratum in strata if stratum[0].n and stratum[1].n]
+        n = [sum(stratum[arm].n for stratum in used) for arm in (0, 1)]
+        for units, name in zip(n, ("control", "treatment"), strict=True):
+            checks.n_at_least(units, ARM_UNITS_MIN, f"{name} units before the sequence is valid")
+        # Within strata: a spread between them is no error of the difference. Each costs a degree of freedom.
+        m2 = [math.fsum(stratum[arm].m2 for stratum in used) for arm in (0, 1)]
+        checks.n_at_least(min(n) - len(used), 1, "units beyond one per stratum")
+        if not sum(m2):
+            raise InsufficientData("the observations have no spread, so nothing says how sure they make us")
+        unit_variances = shrunk_variances(n[0] - len(used) + 1, m2[0], n[1] - len(used) + 1, m2[1])
+        weights = [effective_units(control.n, treatment.n) for control, treatment in used]
+        time = math.fsum(weights)
+        means, variances = [], []
+        for arm in (0, 1):
+            means.append(
+                math.fsum(w * stratum[arm].mean for w, stratum in zip(weights, used, strict=True)) / time
+            )
+            per_unit = math.fsum(
+                (w / time) ** 2 / stratum[arm].n for w, stratum in zip(weights, used, strict=True)
+            )
+            variances.append(float(unit_variances[arm]) * per_unit)
+        return cls(means[0], means[1], variances[0], variances[1], time)
+
+    def evalue(
+        self, *, rho: float, alternative: Alternative, ratio: float = 1.0, shift: float = 0.0
+    ) -> EValue:
+        """Evidence against treatment = ratio * control + shift, one-sided against the half of the line beyond it.
+
+        It reaches 1 / alpha exactly where the sequence at alpha, tuned by the same rho, excludes the null.
+        """
+        variance = self.treatment_variance + ratio**2 * self.control_variance
+        z = (self.treatment_mean - ratio * self.control_mean - shift) / math.sqrt(variance)
+        score = z * math.sqrt(self.time)
+        return EValue(float(log_mixture(score, self.time, rho=rho, alternative=alternative)))
 
 
 def difference_sequence(
-    control: MeanTotals,
-    treatment: MeanTotals,
-    *,
-    alpha: float,
-    tuned_to: float,
-    alternative: Alternative = "two-sided",
+    contrast: Contrast, *, alpha: float, tuned_to: float, alternative: Alternative = "two-sided"
 ) -> Interval:
     """Asymptotic confidence sequence for mean(treatment) - mean(control), under any split.
 
     `tuned_to` in effective units. Values adjusted for covariates (CUPED) may stand in for the observations.
     Not inferior by a margin: the lower bound of "greater" is above -margin.
 
-    Raises InsufficientData below ARM_UNITS_MIN units in an arm, or if neither arm has any spread.
+    Worked by hand: see `radius`, with the sum of both variances.
     """
-    variance = math.fsum(_variances_of_means(control, treatment))
-    time = effective_units(control.n, treatment.n)
-    distance = radius(variance, time, alpha=alpha, tuned_to=tuned_to, alternative=alternative)
-    return around(treatment.mean - control.mean, float(distance), alternative)
+    variance = contrast.control_variance + contrast.treatment_variance
+    distance = radius(variance, contrast.time, alpha=alpha, tuned_to=tuned_to, alternative=alternative)
+    return around(contrast.treatment_mean - contrast.control_mean, float(distance), alternative)
 
 
 def relative_difference_sequence(
-    control: MeanTotals,
-    treatment: MeanTotals,
-    *,
-    alpha: float,
-    tuned_to: float,
-    alternative: Alternative = "two-sided",
+    contrast: Contrast, *, alpha: float, tuned_to: float, alternative: Alternative = "two-sided"
 ) -> Interval:
-    """Asymptotic confidence sequence for mean(treatment) / mean(control) - 1, the control's mean being positive.
+    """Asymptotic confidence sequence for mean(treatment) / mean(control) - 1, where that mean is positive.
 
     All ratios r for which the sequence of mean(treatment) - r mean(control) contains 0 (Fieller's argument):
     with k the radius per standard error, the roots of (m_t - r m_c)^2 = k^2 (v_t + r^2 v_c).
 
     Worked by hand: if v_c is negligible the bounds are (m_t -+ k sqrt(v_t)) / m_c - 1.
-    Raises InsufficientData as `difference_sequence`, and while the control's mean cannot be told from 0.
+    Raises InsufficientData while the control's mean cannot be told from 0.
     Source: Fieller (1954), JRSS B 16(2), applied to a sequence.
     """
-    v_c, v_t = _variances_of_means(control, treatment)
-    time = effective_units(control.n, treatment.n)
-    k = float(radius(1.0, time, alpha=alpha, tuned_to=tuned_to, alternative=alternative))
-    square = control.mean**2 - k**2 * v_c
-    if control.mean <= 0 or square <= 0:
+    m_c, m_t = contrast.control_mean, contrast.treatment_mean
+    k = float(radius(1.0, contrast.time, alpha=alpha, tuned_to=tuned_to, alternative=alternative))
+    square = m_c**2 - k**2 * contrast.control_variance
+    if m_c <= 0 or square <= 0:
         raise InsufficientData("the control's mean cannot yet be told from 0, so nothing is relative to it")
-    middle = control.mean * treatment.mean / square
-    distance = math.sqrt(max(middle**2 - (treatment.mean**2 - k**2 * v_t) / square, 0.0))
+    middle = m_c * m_t / square
+    distance = math.sqrt(max(middle**2 - (m_t**2 - k**2 * contrast.treatment_variance) / square, 0.0))
     return around(middle - 1, distance, alternative)
+
+
+def units_to_tell(
+    distance: float, sd: float, *, alpha: float, alternative: Alternative = "two-sided"
+) -> float:
+    """The effective units at which a sequence tuned to just them has radius `distance`: what to tune to.
+
+    Worked by hand: alpha 0.05 two-sided, distance = sd: y = 9.2119, rho = 1 / 8.2119, so the squared radius
+    is y / 8.2119 (log y + 2 log 20) = 9.212: 9.2 effective units, against 3.84 for the fixed interval.
+    Raises InvalidInput unless distance and sd are positive.
+    """
+    checks.positive(distance, "distance")
+    checks.positive(sd, "sd")
+    per_sd = float(radius(1.0, 1.0, alpha=alpha, tuned_to=1.0, alternative=alternative))
+    return (per_sd * sd / distance) ** 2
