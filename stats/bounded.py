@@ -112,18 +112,18 @@ def _end(evidence: Callable[[float], float], mean: float, end: float) -> float:
     return float(special.expit(root))
 
 
-def proportion_difference_sequence(
-    control: ProportionTotals,
-    treatment: ProportionTotals,
+def bounded_difference_sequence(
+    control: MeanTotals | ProportionTotals,
+    treatment: MeanTotals | ProportionTotals,
     *,
     alpha: float,
     tuned_to: float,
     alternative: Alternative = "two-sided",
 ) -> Interval:
-    """Exact confidence sequence for the difference of two proportions, treatment less control.
+    """Exact confidence sequence for the difference of two means within [0, 1], treatment less control.
 
-    From a sequence per arm, with alpha split in halves (a union bound): valid for any split, adaptive ones
-    too, from the first look; about 1.4 times as wide as the asymptotic one when arms are equally large.
+    From a sequence per arm, with alpha split in halves (a union bound): valid for any split, also that of a
+    bandit, from the first look; about 1.4 times as wide as the asymptotic one when arms are equally large.
     `tuned_to` is in units of one arm.
 
     Worked by hand: arms of no observations are within [0, 1] each: the difference is within [-1, 1].

@@ -149,7 +149,7 @@ def ratio_sequence(
 
 
 def _likeliest(periods: Sequence[EventCounts]) -> float:
-    """The log ratio of greatest likelihood, within [-100, 100]: there the treatment's events are as expected."""
+    """The log ratio of greatest likelihood, within [-100, 100]: there the treatment has what is expected."""
 
     def surplus(log_ratio: float) -> float:
         odds = math.exp(log_ratio)

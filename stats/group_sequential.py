@@ -242,7 +242,7 @@ class GroupSequentialPlan(msgspec.Struct, frozen=True):
     def repeated_interval(
         self, estimate: float, standard_error: float, fractions: Sequence[float]
     ) -> Interval:
-        """Interval for the effect that holds at all looks together; excludes 0 exactly where the test rejects.
+        """Interval for the effect that holds at all looks together; excludes 0 where the test rejects.
 
         Source: Jennison & Turnbull (1989), JRSS B 51(3).
         """

@@ -162,9 +162,9 @@ def shrunk_variances(
 
 
 class Contrast(msgspec.Struct, frozen=True):
-    """Means of control and treatment that can be compared, the variances of these means, and the time (precision).
+    """Comparable means of control and treatment, the variances of these means, and the time (precision).
 
-    Make one with `Contrast.of`. Worked by hand: see there.
+    Make one with `Contrast.of`; a case worked by hand is there.
     """
 
     control_mean: float
@@ -212,7 +212,7 @@ class Contrast(msgspec.Struct, frozen=True):
     def evalue(
         self, *, rho: float, alternative: Alternative, ratio: float = 1.0, shift: float = 0.0
     ) -> EValue:
-        """Evidence against treatment = ratio * control + shift, one-sided against the half of the line beyond it.
+        """Evidence against treatment = ratio * control + shift, or one-sided against all beyond it.
 
         It reaches 1 / alpha exactly where the sequence at alpha, tuned by the same rho, excludes the null.
         """
