@@ -91,7 +91,7 @@ def noise_floor(totals: MeanTotals, *, alpha: float = 0.05) -> NoiseFloor:
 
 
 class MeasuredRate(msgspec.Struct, frozen=True):
-    """How often a rule decided although nothing differed, with its exact 95 % interval (Clopper & Pearson 1934)."""
+    """How often a rule decided although nothing differed, with its 95 % interval (Clopper & Pearson 1934)."""
 
     decisions: int
     replays: int

@@ -25,7 +25,7 @@ allocation,
 * `importance_sequence`, exact for rewards within [0, 1] and any propensities, also where the arm's mean
 drifts: it
   covers the average, over all assignments so far, of what the arm would have given.
-* `difference_sequence`: asymptotic, AIPW; for propensities that stay well above 0 (0.1, say).
+* `difference_sequence`: asymptotic, AIPW, with an enforced burn-in; for rewards without known bounds.
 
 Sources: Hadad, Hirshberg, Zhan, Wager & Athey (2021), PNAS 118(15), eq. 5, 10 and 18; Howard et al. (2021),
 Annals of Statistics 49(2); Waudby-Smith, Wu, Ramdas, Karampatziakis & Mineiro (2022), arXiv 2210.10768, for
@@ -262,9 +262,9 @@ def difference_sequence(
 ) -> Interval:
     """Asymptotic confidence sequence for the difference under a bandit; `tuned_to` in assignments to any arm.
 
-    The sum of uniformly weighted AIPW scores is a martingale, to which the normal mixture applies. With a
-    propensity floor of 0.01 it may miss more often than alpha (0.068 for 0.05 in one simulation): its
-    variance is then ruled by rare large scores. Use it where propensities stay above 0.1.
+    The sum of uniformly weighted AIPW scores is a martingale, to which the normal mixture applies once its
+    variance is known well: hence the burn-in. Where propensities go down to 0.01, and rare large scores rule
+    the variance, it misses in 11 to 15 % of runs instead of 5 % if started after 20 pulls, in 2 % after 100.
 
     Raises InsufficientData below PULLS_MIN pulls of an arm.
     """

@@ -39,7 +39,7 @@ from stats.totals import MeanTotals
 ARM_UNITS_MIN: Final = 100
 MEAN_UNITS_MIN: Final = 2_000
 SHRINKAGE_UNITS: Final = 1_000
-# One arm alone: how far its variance is raised, in relation to 1 / sqrt(n). See `mean_sequence`.
+# One arm alone: how far its variance is raised, in relation to 1 / sqrt(n). See `raised_variance`.
 _CAUTION: Final = 10.0
 
 
@@ -115,17 +115,15 @@ def normal_sequence(
     )
 
 
-def cautious_variance(totals: MeanTotals) -> float:
-    """The sample variance of one arm alone, raised by a share 10 / sqrt(n).
+def raised_variance(variance: npt.ArrayLike, n: npt.ArrayLike) -> FloatArray:
+    """The sample variance of one arm alone, raised by a share 10 / sqrt(n), elementwise.
 
     With skewed observations a low mean comes with a low variance; 22 % more at 2,000 units make up for that
     in rare events (0.005) and lognormal values (sigma 1.5), and vanish in the long run.
-    Raises InsufficientData below MEAN_UNITS_MIN units or without any spread.
+
+    Worked by hand: 1.1 times the variance at 10,000 units.
     """
-    checks.n_at_least(totals.n, MEAN_UNITS_MIN, "units before the sequence is valid")
-    if not totals.m2:
-        raise InsufficientData("the observations have no spread, so nothing says how sure they make us")
-    return totals.variance * (1 + _CAUTION / math.sqrt(totals.n))
+    return np.asarray(np.asarray(variance) * (1 + _CAUTION / np.sqrt(n)))
 
 
 def mean_sequence(
@@ -136,7 +134,10 @@ def mean_sequence(
     "greater" gives a lower bound, "less" an upper one.
     Raises InsufficientData below MEAN_UNITS_MIN units or without any spread.
     """
-    variance = cautious_variance(totals) / totals.n
+    checks.n_at_least(totals.n, MEAN_UNITS_MIN, "units before the sequence is valid")
+    if not totals.m2:
+        raise InsufficientData("the observations have no spread, so nothing says how sure they make us")
+    variance = raised_variance(totals.variance, totals.n) / totals.n
     distance = radius(variance, totals.n, alpha=alpha, tuned_to=tuned_to, alternative=alternative)
     return around(totals.mean, float(distance), alternative)
 
