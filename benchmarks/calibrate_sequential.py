@@ -5,6 +5,7 @@ tenth. Streams are drawn here; the methods under test see sums and counts only. 
 vectorised, and calls the elementwise functions on which the records of `stats` are built.
 """
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -422,7 +423,7 @@ def thompson(
     floor: float = 0.01,
     warm_up: int = 20,
 ) -> History:
-    """Thompson sampling with a propensity floor, `batch` assignments per period, rewards `delay` periods late.
+    """Thompson sampling with a propensity floor, `batch` assignments a period, rewards `delay` periods late.
 
     Uniform until `warm_up` pulls per arm. Probability matching by 40 draws of a normal posterior; their
     shares are then exactly the logged propensities.
@@ -459,7 +460,7 @@ def thompson(
         w = 1 / e[..., arm]
         na, sa, qa = n[..., arm], s[..., arm], q[..., arm]
         arms.append(
-            adaptive.ArmArrays(assigned, e[..., arm], na * w, na * w**2, sa * w, sa * w**2, qa * w**2)
+            adaptive.ArmArrays(assigned, e[..., arm], na, na * w, na * w**2, sa * w, sa * w**2, qa * w**2)
         )
     return History(arms, n.cumsum(axis=1), s.cumsum(axis=1))
 
@@ -502,13 +503,14 @@ def bandit_figures(history: History, means: list[float], *, kind: str) -> Bandit
                 for a in (0, -1)
             ]
             missed = np.maximum(*evidence) >= -np.log(ALPHA / 2)
+    answered = np.minimum(pulls[:, -1, 0], pulls[:, -1, -1]) >= adaptive.ESTIMATE_PULLS_MIN
     late = (pulls[..., 0] >= 10) & (pulls[..., -1] >= 10)
     return BanditFigures(
-        float((np.abs(value - truth) <= 1.96 * np.sqrt(variance)).mean()),
+        float((np.abs(value - truth) <= 1.96 * np.sqrt(variance))[answered].mean()),
         float((np.abs(naive_z[:, -1]) <= 1.96).mean()),
         float((mean - mu[0]).mean()),
         float((averages[:, -1, 0] - mu[0]).mean()),
-        float((np.abs(mean - mu[0]) <= 1.96 * np.sqrt(arm_variance)).mean()),
+        float((np.abs(mean - mu[0]) <= 1.96 * np.sqrt(arm_variance))[answered].mean()),
         float((missed & (pulls.min(axis=2) > 0)).any(axis=1).mean()),
         float((late & (np.abs(naive_z) > 1.96)).any(axis=1).mean()),
     )
@@ -534,7 +536,7 @@ def aipw_sequence_misses(
 
 
 def importance_misses(history: History, means: list[float], *, looks: Iterable[int]) -> float:
-    """Share of histories in which `importance_sequence` of the first arm ever misses its mean at these periods."""
+    """Share of histories in which `importance_sequence` of the first arm misses at any of these periods."""
     arm, truth, misses = history.arms[0], means[0], 0
     looks = list(looks)
     for run in range(len(history.pulls)):
@@ -543,7 +545,7 @@ def importance_misses(history: History, means: list[float], *, looks: Iterable[i
             adaptive.ArmPeriod(
                 int(fields["assigned"][t]),
                 float(fields["propensity"][t]),
-                round(fields["weight"][t] * fields["propensity"][t]),
+                int(fields["pulls"][t]),
                 float(fields["weight"][t]),
                 float(fields["weight_squares"][t]),
                 float(fields["reward"][t]),
@@ -622,7 +624,7 @@ TARGETS = {
     "confidence sequence": (0.546, 0.77, 0.807),
     "mixture SPRT": (0.546, 0.77, 0.807),
 }
-"""Power at the planned effect, mean share of the horizon until the end there, power where the fixed test has 0.95."""
+"""Power at the planned effect, mean share of the horizon used there, power where the fixed test has 0.95."""
 
 
 def _horizon_rows(runs: int) -> Iterable[Row]:
@@ -635,7 +637,7 @@ def _horizon_rows(runs: int) -> Iterable[Row]:
         yield at_most(f"section 2 E[n]/N there, {name}", planned[name].expected, expected + 0.03)
         yield at_least(f"section 2 power at 0.95, {name}", larger[name].power, high - 0.03)
     order = ["GST O'Brien-Fleming K=10", "YEAST", "GST Pocock K=10", "confidence sequence"]
-    gaps = [planned[a].power - planned[b].power for a, b in zip(order, order[1:], strict=False)]
+    gaps = [planned[a].power - planned[b].power for a, b in itertools.pairwise(order)]
     yield at_least("section 2 order of power: smallest gap", min(gaps), 0.0)
 
 
@@ -703,7 +705,7 @@ def _bandit_rows(runs: int) -> Iterable[Row]:
         yield at_most(f"V10 misses at any look, {name}", figures.anytime_misses, limit)
         if kind == "normal":
             looks = range(100, periods + 1, 100)
-            misses = aipw_sequence_misses(history, means, looks=looks, pulls_min=adaptive.PULLS_MIN)
+            misses = aipw_sequence_misses(history, means, looks=looks, pulls_min=adaptive.SEQUENCE_PULLS_MIN)
             yield at_most(f"V10 AIPW sequence misses at any look, {name}", misses, limit)
     few = max(runs // 10, 20)
     history = thompson([0.1, 0.11], kind="bernoulli", periods=200, batch=100, runs=few, seed=199)
