@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stats import adaptive, aa, eprocess, noninferiority, sequences, srm
+from stats import aa, adaptive, eprocess, noninferiority, sequences, srm
 from stats.adaptive import ArmPeriod
 from stats.bounded import BernsteinSums, HedgedCapital, bounded_difference_sequence, bounded_sequence
 from stats.counts import EventCounts, ratio_evalue, ratio_sequence
@@ -331,15 +331,15 @@ def test_adaptive_estimates_worked_by_hand():
         assert found.standard_error == pytest.approx(math.sqrt(0.5 / 400 * caution))
     other = ArmPeriod.constant(400, 0.5, MeanTotals(200, 1.0, 0.0))
     difference = adaptive.adaptive_difference([period], [other])
-    # Scores of the control 1/2, 1/2, 3/2, -1/2 beside 3/2, 3/2, 1/2, 1/2 of the treatment: variances 1/2 and 1/4,
-    # covariance 0.
+    # Scores of the control 1/2, 1/2, 3/2, -1/2 beside 3/2, 3/2, 1/2, 1/2 of the treatment:
+    # variances 1/2 and 1/4, covariance 0.
     assert difference.value == pytest.approx(0.5)
     assert difference.standard_error == pytest.approx(math.sqrt(0.75 / 400 * caution))
     assert difference.interval(alpha=0.05).lower < 0.5
     with pytest.raises(InsufficientData):
         adaptive.adaptive_mean([ArmPeriod.constant(98, 0.5, MeanTotals(49, 0.5, 5.0))])
+    small = ArmPeriod.constant(198, 0.5, MeanTotals(99, 0.5, 5.0))
     with pytest.raises(InsufficientData):
-        small = ArmPeriod.constant(198, 0.5, MeanTotals(99, 0.5, 5.0))
         adaptive.difference_sequence([small], [small], alpha=0.05, tuned_to=100)
     with pytest.raises(InvalidInput):
         adaptive.adaptive_difference([period], [ArmPeriod.constant(500, 0.5, MeanTotals(200, 1.0, 0.0))])
@@ -352,8 +352,8 @@ def test_importance_weighting_covers_and_narrows():
     assert adaptive.importance_sequence(
         [ArmPeriod(0, 0.5)], alpha=0.05, tuned_to=9, expected_variance=1
     ) == Interval(0, 1)
+    bad = ArmPeriod.constant(100, 0.1, MeanTotals(10, 2.0, 0.0))
     with pytest.raises(InvalidInput):
-        bad = ArmPeriod.constant(100, 0.1, MeanTotals(10, 2.0, 0.0))
         adaptive.importance_sequence([bad], alpha=0.05, tuned_to=9, expected_variance=1)
 
 

@@ -92,7 +92,7 @@ def test_the_profile_likelihood_has_its_maximum_where_scipy_finds_it():
     assert float(sprt.profile_log_ratio(100, 12, 40, 9, effect=0.1)) == pytest.approx(want, abs=1e-8)
 
 
-# rpact 3.3.4, getDesignGroupSequential(alpha = 0.025, sided = 1, typeOfDesign = "asOF" / "asP")$criticalValues.
+# rpact 3.3.4, getDesignGroupSequential(alpha = 0.025, sided = 1, typeOfDesign = "asOF" / "asP").
 RPACT = [
     ("obrien-fleming", (0.2, 0.4, 0.6, 0.8, 1), (4.876885, 3.357012, 2.680280, 2.289817, 2.031032)),
     ("pocock", (0.2, 0.4, 0.6, 0.8, 1), (2.437977, 2.426814, 2.410194, 2.396649, 2.386000)),
@@ -157,7 +157,7 @@ def test_yeast_reflects():
     assert Yeast(0.05).power(Yeast(0.05).drift_for(0.8)) == pytest.approx(0.8)
 
 
-# confseq 0.0.11, boundaries.normal_mixture_bound / gamma_exponential_* / normal_log_mixture(v_opt=100) at v = 100.
+# confseq, boundaries: normal_mixture_bound, gamma_exponential_*, normal_log_mixture with v_opt = v.
 def test_mixtures_are_those_of_confseq():
     def best_rho(v, alpha):  # theirs, an approximation of ours
         return v / (2 * math.log(1 / alpha) + math.log1p(2 * math.log(1 / alpha)))
@@ -177,7 +177,7 @@ def test_mixtures_are_those_of_confseq():
     assert bounded.gamma_boundary(100, alpha=0.05, rho=rho) == pytest.approx(30.23812962, abs=1e-6)
 
 
-# confseq 0.0.11, bernoulli_confidence_interval(s, n, alpha=0.05, t_opt=1000).
+# confseq, bernoulli_confidence_interval(s, n, alpha=0.05, t_opt=1000).
 @pytest.mark.parametrize(
     ("successes", "n", "lower", "upper"),
     [(0, 100, 0, 0.103952), (5, 1_000, 0.000628, 0.014677), (500, 1_000, 0.4520916, 0.5479084)],
@@ -224,7 +224,7 @@ def test_the_sample_ratio_of_a_published_example():
 def test_counts_worked_by_hand():
     assert likeliest_ratio([EventCounts(19, 3, 0.05)]) == pytest.approx(3)
     assert ratio_evalue([], expected_ratio=2).value == pytest.approx(1)
-    # Two periods with their own shares: the likelihood ratio of one r, averaged by hand over the prior's points.
+    # Two periods with their own shares: the likelihood ratio of one r, averaged over the prior.
     steps = counts._DISTANCES * math.log(2)
     weights = counts._HALF_NORMAL / counts._HALF_NORMAL.sum()
     r = np.exp(steps)
