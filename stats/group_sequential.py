@@ -20,7 +20,7 @@ Sources: Lan & DeMets (1983), Biometrika 70(3); Jennison & Turnbull (2000), Grou
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, Literal, assert_never
 
 import msgspec
@@ -257,7 +257,9 @@ class GroupSequentialPlan(msgspec.Struct, frozen=True):
 
 
 def _boundary(state: _State, fraction: float, to_spend: float) -> float:
-    excess: Callable[[float], float] = lambda z: state.beyond(fraction, z, 1) - to_spend  # noqa: E731
+    def excess(z: float) -> float:
+        return state.beyond(fraction, z, 1) - to_spend
+
     if to_spend <= 0 or excess(_FAR_Z) > 0:
         return math.inf
     return float(optimize.brentq(excess, -_FAR_Z, _FAR_Z, xtol=1e-11))

@@ -15,6 +15,9 @@ draw.
   nothing. This replaces the Dirichlet mixture of Lindon & Malek (2020), arXiv 2011.03567, which is for
   probabilities that stay the same, and which would have to start again with every policy version.
 
+Crossovers, units that were seen in more than one arm, are a proportion of all units: `stats.bounded` has its
+sequence.
+
 A mismatch says that the assignments, or their log, are broken; not how much. `deviations` says how much. An
 alarm threshold of 0.001 or less for the fixed test, and of 0.01 for the sequential one, is usual: Fabijan et
 al. (2019), KDD.

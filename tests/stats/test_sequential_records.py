@@ -146,6 +146,35 @@ def test_a_ramp_under_a_drifting_baseline_shows_no_effect_where_there_is_none():
     assert ours.lower < 0 < ours.upper
 
 
+def test_strata_are_weighted_by_their_effective_units():
+    def stratum(n, difference):
+        return MeanTotals(n, 5.0, float(n)), MeanTotals(n, 5.0 + difference, float(n))
+
+    found = Contrast.of(stratum(100, 1.0), stratum(300, 2.0), (MeanTotals(), MeanTotals(9, 1.0, 4.0)))
+    assert found.time == pytest.approx(200)
+    assert found.treatment_mean - found.control_mean == pytest.approx(1.75)
+
+
+def test_a_known_variance_needs_no_burn_in():
+    found = sequences.normal_sequence(0.0, 0.01, alpha=0.05, tuned_to=1 / 821.19)
+    assert (found.lower, found.upper) == pytest.approx((-0.36564, 0.36564), abs=1e-5)
+    above = sequences.normal_sequence(0.0, 0.01, alpha=0.05, tuned_to=1 / 821.19, alternative="greater")
+    assert (found.lower < above.lower, above.upper) == (True, math.inf)
+
+
+def test_a_plan_in_the_other_direction_is_the_mirror_image():
+    fractions = [0.3, 0.7, 1.0]
+    up, down = (GroupSequentialPlan(0.025, "pocock", side) for side in ("greater", "less"))
+    assert up.boundaries(fractions) == pytest.approx(down.boundaries(fractions))
+    assert up.power(fractions, drift=2.5) == pytest.approx(down.power(fractions, drift=-2.5))
+    assert down.drift_for(fractions, power=0.8) == pytest.approx(up.drift_for(fractions, power=0.8))
+    assert up.adjusted_p_value(2.0, fractions) == pytest.approx(down.adjusted_p_value(-2.0, fractions))
+    assert up.adjusted_interval(2.0, fractions, information=100).upper == math.inf
+    assert down.repeated_interval(0.1, 0.05, fractions).lower == -math.inf
+    with pytest.raises(InvalidInput, match="type-I error"):
+        up.drift_for(fractions, power=0.02)
+
+
 def test_relative_differences_need_a_control_that_is_not_zero():
     with pytest.raises(InsufficientData, match="told from 0"):
         sequences.relative_difference_sequence(
