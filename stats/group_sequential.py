@@ -123,7 +123,8 @@ class GroupSequentialPlan(msgspec.Struct, frozen=True):
             target = spent(fraction, alpha=self._side_alpha, spending=self.spending)
             bounds.append(_boundary(state, fraction, target - before))
             before = target
-            state.advance(fraction, *self._inside(bounds[-1]))
+            # Without drift "less" is the mirror image of "greater".
+            state.advance(fraction, -bounds[-1] if self.alternative == "two-sided" else -math.inf, bounds[-1])
         return tuple(bounds)
 
     def _inside(self, bound: float) -> tuple[float, float]:
