@@ -1,0 +1,118 @@
+"""E-values: evidence against a null that may be looked at, multiplied and averaged at will.
+
+An e-value is a number >= 0 whose expectation under the null is at most 1; an e-process is a sequence of
+numbers that is an e-value at every stopping time. By Ville's inequality the chance that an e-process *ever*
+reaches 1 / alpha is at most alpha, so its inverse is a p-value that holds at every look. Everything is kept
+as a logarithm: strong evidence does not overflow, and a p-value does not become 0.
+
+Sources: Ville (1939); Vovk & Wang (2021), Annals of Statistics 49(3); Ramdas et al. (2023), Statistical
+Science 38(4).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+from scipy import special
+
+from stats import checks
+from stats.errors import InvalidInput
+
+_SMALLEST: Final = 5e-324
+
+
+class EValue(msgspec.Struct, frozen=True):
+    """Evidence against a null, by its natural logarithm; minus infinity is an e-value of 0.
+
+    Worked by hand: an e-value of 20 (log 2.9957) is an anytime-valid p of 1 / 20 = 0.05.
+
+    Raises InvalidInput if the logarithm is not a number.
+    """
+
+    log_value: float
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.log_value):
+            raise InvalidInput("log_value must be a number, got nan")
+
+    @property
+    def value(self) -> float:
+        """The e-value; infinite beyond the largest double."""
+        return math.exp(self.log_value) if self.log_value < 709 else math.inf
+
+    @property
+    def p_value(self) -> float:
+        """min(1, 1 / e), valid at every look. Below the smallest double it is that double: never 0."""
+        return max(math.exp(min(-self.log_value, 0.0)), _SMALLEST)
+
+    def rejects(self, alpha: float) -> bool:
+        """Whether the evidence reaches 1 / alpha."""
+        checks.open_unit(alpha, "alpha")
+        return self.log_value >= -math.log(alpha)
+
+
+def product(values: Sequence[EValue]) -> EValue:
+    """The e-value of a null that all of these test, each on *independent* data or given the earlier ones.
+
+    Worked by hand: 4 and 5 make 20. Nothing makes 1 (no evidence). An e-value of 0 makes 0, whatever the
+    rest.
+    """
+    logs = [value.log_value for value in values]
+    return EValue(-math.inf if -math.inf in logs else math.fsum(logs))
+
+
+def average(values: Sequence[EValue], weights: Sequence[float] | None = None) -> EValue:
+    """The e-value of a null that all of these test, however they depend on one another.
+
+    `weights` are fixed before the data and sum to 1; without them all are equal.
+
+    Worked by hand: 30 and 10 make 20.
+
+    Raises InvalidInput if there are no values, or weights that are negative, do not match or do not sum to 1.
+    """
+    if not values:
+        raise InvalidInput("an average needs at least one e-value")
+    shares = np.full(len(values), 1 / len(values)) if weights is None else np.asarray(weights, dtype=float)
+    if (
+        len(shares) != len(values)
+        or not (shares >= 0).all()
+        or not math.isclose(shares.sum(), 1, rel_tol=1e-9)
+    ):
+        raise InvalidInput("weights must be one per e-value, not negative, and sum to 1")
+    logs = np.array([value.log_value for value in values])
+    counted = shares > 0
+    return EValue(float(special.logsumexp(logs[counted], b=shares[counted])))
+
+
+class AlwaysValid(msgspec.Struct, frozen=True):
+    """The smallest p-value so far: what an e-process has proven, it does not take back.
+
+    The record is all that has to be kept between looks. Records of the same e-process, kept by different
+    processes, merge in any order. It stays valid because Ville's inequality bounds the *largest* e-value.
+
+    Worked by hand: e-values 2, 25, 10 leave p = 1/2, then 1/25, and still 1/25.
+
+    Raises InvalidInput if the logarithm is positive or not a number.
+    Source: Johari, Koomen, Pekelis & Walsh (2022), Operations Research 70(3), eq. 8.
+    """
+
+    log_p_value: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.log_p_value <= 0:
+            raise InvalidInput(f"log_p_value must be at most 0, got {self.log_p_value:g}")
+
+    @property
+    def p_value(self) -> float:
+        """The p-value in (0, 1]. Below the smallest double it is that double: never 0."""
+        return max(math.exp(self.log_p_value), _SMALLEST)
+
+    def after(self, look: EValue) -> "AlwaysValid":
+        """With one more look at the e-process."""
+        return AlwaysValid(min(self.log_p_value, -look.log_value))
+
+    def merge(self, other: "AlwaysValid") -> "AlwaysValid":
+        """Both sets of looks at the same e-process together."""
+        return AlwaysValid(min(self.log_p_value, other.log_p_value))

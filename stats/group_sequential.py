@@ -1,0 +1,277 @@
+"""Group sequential tests with alpha spending: a few planned looks, and a known maximum of information.
+
+The statistics Z_k at looks with information fractions t_1 < t_2 < ... have the joint distribution of B(t_k) /
+sqrt(t_k) for a Brownian motion B with drift: `drift` is effect * sqrt(information at t = 1), the mean of Z at
+the planned end. Boundaries follow from how much alpha may have been spent by each fraction, so looks may come
+when they come, as long as their times do not react to the estimates. Everything is integrated numerically
+over B, look by look.
+
+Two-sided means two one-sided tests of alpha / 2 each, and spending is applied *per side*: the O'Brien-Fleming
+type is 2 - 2 Phi(z_(1 - alpha/4) / sqrt(t)) per side, as in gsDesign and rpact. (The other convention puts
+alpha itself in it, 2 - 2 Phi(z_(1 - alpha/2) / sqrt(t)) for both sides together, and spends more early.) The
+Pocock type is (alpha / 2) log(1 + (e - 1) t). Neither equals the classical boundary of that name exactly.
+
+What is not covered: stopping for futility; going on after a boundary was crossed and taking the last
+statistic as if it had not been; more information than planned (the fraction is then spent at 1).
+
+Sources: Lan & DeMets (1983), Biometrika 70(3); Jennison & Turnbull (2000), Group Sequential Methods, chapters
+7 to 9 and 19; Armitage, McPherson & Rowe (1969), JRSS A 132 for the recursion.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Final, Literal, assert_never
+
+import msgspec
+import numpy as np
+from numpy.polynomial import legendre
+from scipy import optimize, special
+
+from stats import checks
+from stats.errors import InvalidInput
+from stats.estimate import Alternative
+from stats.interval import Interval
+
+Spending = Literal["obrien-fleming", "pocock"]
+"""How alpha is spent: nearly all of it late, or about evenly."""
+
+_NODES, _WEIGHTS = legendre.leggauss(16)
+_PANEL_SDS: Final = 2.0
+_FAR_SDS: Final = 9.0
+_LOOKS_MAX: Final = 200
+# A boundary that far out is never reached: less than 1e-200 is to be spent there.
+_FAR_Z: Final = 30.0
+
+
+class Exits(msgspec.Struct, frozen=True):
+    """Probabilities of first leaving through the lower and the upper boundary, per look."""
+
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+
+
+class _State:
+    """Sub-density of B(t) on paths that have not left yet, as masses at nodes."""
+
+    def __init__(self, drift: float) -> None:
+        self.drift, self.time = drift, 0.0
+        self.nodes, self.mass = np.zeros(1), np.ones(1)
+
+    def beyond(self, time: float, z: float, side: int) -> float:
+        """P(still inside before `time`, and then side * Z >= z)."""
+        step = time - self.time
+        distance = z * math.sqrt(time) - side * (self.nodes + self.drift * step)
+        return float(self.mass @ special.ndtr(-distance / math.sqrt(step)))
+
+    def advance(self, time: float, lower_z: float, upper_z: float) -> None:
+        """Go to `time` and drop the paths that are outside (lower_z, upper_z) there."""
+        step, root = time - self.time, math.sqrt(time)
+        sd = math.sqrt(step)
+        low = max(lower_z * root, self.drift * time - _FAR_SDS * root)
+        high = min(upper_z * root, self.drift * time + _FAR_SDS * root)
+        high = max(high, low)
+        ends = np.linspace(low, high, max(math.ceil((high - low) / (_PANEL_SDS * sd)), 1) + 1)
+        half = np.diff(ends)[:, None] / 2
+        nodes = (ends[:-1, None] + half * (_NODES + 1)).ravel()
+        distance = (nodes - self.nodes[:, None] - self.drift * step) / sd
+        density = self.mass @ np.exp(-(distance**2) / 2) / (sd * math.sqrt(2 * math.pi))
+        self.nodes, self.mass, self.time = nodes, density * (half * _WEIGHTS).ravel(), time
+
+
+def spent(fraction: float, *, alpha: float, spending: Spending) -> float:
+    """Of a one-sided `alpha`, what may have been spent by this fraction of the information.
+
+    Worked by hand: Pocock type at half the information: alpha log(1 + (e - 1) / 2) = 0.620 alpha.
+    """
+    time = min(fraction, 1.0)
+    match spending:
+        case "obrien-fleming":
+            return 2 * float(special.ndtr(special.ndtri(alpha / 2) / math.sqrt(time)))
+        case "pocock":
+            return alpha * math.log1p((math.e - 1) * time)
+        case _:
+            assert_never(spending)
+
+
+class GroupSequentialPlan(msgspec.Struct, frozen=True):
+    """What is fixed before the start: alpha, the side or sides, and how alpha is spent.
+
+    `fractions` below are those of the looks so far, or of those planned: increasing, positive; beyond 1 there
+    may be the last one only.
+
+    Worked by hand: a single look at fraction 1 is the fixed test: two-sided at 0.05 its boundary is 1.95996.
+    Raises InvalidInput unless alpha is in (0, 1).
+    """
+
+    alpha: float
+    spending: Spending = "obrien-fleming"
+    alternative: Alternative = "two-sided"
+
+    def __post_init__(self) -> None:
+        checks.open_unit(self.alpha, "alpha")
+
+    @property
+    def _side_alpha(self) -> float:
+        return self.alpha / 2 if self.alternative == "two-sided" else self.alpha
+
+    def boundaries(self, fractions: Sequence[float]) -> tuple[float, ...]:
+        """The |Z| at which each look rejects; infinite if a look has nothing to spend."""
+        _check_fractions(fractions)
+        state, bounds, before = _State(0.0), [], 0.0
+        for fraction in fractions:
+            target = spent(fraction, alpha=self._side_alpha, spending=self.spending)
+            bounds.append(_boundary(state, fraction, target - before))
+            before = target
+            # Without drift "less" is the mirror image of "greater".
+            state.advance(fraction, -bounds[-1] if self.alternative == "two-sided" else -math.inf, bounds[-1])
+        return tuple(bounds)
+
+    def _inside(self, bound: float) -> tuple[float, float]:
+        return (-bound if self.alternative != "greater" else -math.inf), (
+            bound if self.alternative != "less" else math.inf
+        )
+
+    def exits(self, fractions: Sequence[float], *, drift: float) -> Exits:
+        """Probability of rejecting at each look, on either side, if Z has mean `drift` at fraction 1."""
+        checks.finite(drift, "drift")
+        state, lower, upper = _State(drift), [], []
+        for fraction, bound in zip(fractions, self.boundaries(fractions), strict=True):
+            low, high = self._inside(bound)
+            lower.append(state.beyond(fraction, -low, -1) if low > -math.inf else 0.0)
+            upper.append(state.beyond(fraction, high, 1) if high < math.inf else 0.0)
+            state.advance(fraction, low, high)
+        return Exits(tuple(lower), tuple(upper))
+
+    def power(self, fractions: Sequence[float], *, drift: float) -> float:
+        """Probability of rejecting at any of the looks, on either side."""
+        exits = self.exits(fractions, drift=drift)
+        return math.fsum(exits.lower + exits.upper)
+
+    def expected_fraction(self, fractions: Sequence[float], *, drift: float) -> float:
+        """Mean information at the end, as a fraction of the planned one."""
+        exits = self.exits(fractions, drift=drift)
+        leaving = [low + high for low, high in zip(exits.lower, exits.upper, strict=True)]
+        going_on = 1 - math.fsum(leaving[:-1])
+        return math.fsum(f * p for f, p in zip(fractions[:-1], leaving[:-1], strict=True)) + (
+            fractions[-1] * going_on
+        )
+
+    def drift_for(self, fractions: Sequence[float], *, power: float) -> float:
+        """The drift >= 0 (in the direction of the alternative) that is detected with this power."""
+        checks.open_unit(power, "power")
+        sign = -1.0 if self.alternative == "less" else 1.0
+        least = self.power(fractions, drift=0.0)
+        if power <= least:
+            raise InvalidInput(f"power must be above the type-I error {least:g}, got {power:g}")
+        return float(
+            optimize.brentq(lambda x: self.power(fractions, drift=sign * x) - power, 0.0, 40.0, xtol=1e-9)
+        )
+
+    def inflation(self, fractions: Sequence[float], *, power: float) -> float:
+        """Maximum information, in multiples of what the fixed test needs for the same alpha and power.
+
+        Worked by hand: 1 for a single look. Raises InvalidInput unless the last fraction is 1.
+        """
+        if fractions[-1] != 1:
+            raise InvalidInput(f"the last fraction must be 1, got {fractions[-1]:g}")
+        fixed = self.drift_for([1.0], power=power)
+        return (self.drift_for(fractions, power=power) / fixed) ** 2
+
+    def adjusted_p_value(self, z: float, fractions: Sequence[float]) -> float:
+        """The p-value of ending at the last of these looks with statistic `z`, in stage-wise order.
+
+        Ending earlier is more extreme, whatever Z was. At most alpha exactly if the test rejected at that
+        look. Two-sided: twice the smaller side.
+        """
+        upper = self._more_extreme(z, fractions, 0.0, 1)
+        lower = self._more_extreme(-z, fractions, 0.0, -1)
+        match self.alternative:
+            case "two-sided":
+                return min(1.0, 2 * min(upper, lower))
+            case "greater":
+                return upper
+            case "less":
+                return lower
+            case _:
+                assert_never(self.alternative)
+
+    def _more_extreme(self, z: float, fractions: Sequence[float], drift: float, side: int) -> float:
+        """P(left on this side earlier, or side * Z >= z at the last look)."""
+        checks.finite(z, "z")
+        state, total = _State(drift), 0.0
+        bounds = self.boundaries(fractions)
+        for fraction, bound in zip(fractions[:-1], bounds[:-1], strict=True):
+            low, high = self._inside(bound)
+            edge = high if side > 0 else -low
+            total += state.beyond(fraction, edge, side) if edge < math.inf else 0.0
+            state.advance(fraction, low, high)
+        return total + state.beyond(fractions[-1], z, side)
+
+    def median_unbiased(self, z: float, fractions: Sequence[float], *, information: float) -> float:
+        """The effect under which this end, or a more extreme one, has probability 1/2 (stage-wise order).
+
+        `information` is 1 / variance of the estimate at fraction 1.
+        """
+        return self._effect_at(z, fractions, information, 0.5)
+
+    def adjusted_interval(self, z: float, fractions: Sequence[float], *, information: float) -> Interval:
+        """The interval for the effect that belongs to `adjusted_p_value`; for after the end only."""
+        side = self._side_alpha
+        lower = self._effect_at(z, fractions, information, side) if self.alternative != "less" else -math.inf
+        upper = (
+            self._effect_at(z, fractions, information, 1 - side)
+            if self.alternative != "greater"
+            else math.inf
+        )
+        return Interval(lower, upper)
+
+    def _effect_at(
+        self, z: float, fractions: Sequence[float], information: float, probability: float
+    ) -> float:
+        checks.positive(information, "information")
+
+        def excess(drift: float) -> float:
+            return self._more_extreme(z, fractions, drift, 1) - probability
+
+        middle = z / math.sqrt(fractions[-1])
+        reach = 10 / math.sqrt(fractions[0])
+        return float(optimize.brentq(excess, middle - reach, middle + reach, xtol=1e-10)) / math.sqrt(
+            information
+        )
+
+    def repeated_interval(
+        self, estimate: float, standard_error: float, fractions: Sequence[float]
+    ) -> Interval:
+        """Interval for the effect that holds at all looks together; excludes 0 where the test rejects.
+
+        Source: Jennison & Turnbull (1989), JRSS B 51(3).
+        """
+        checks.finite(estimate, "estimate")
+        checks.positive(standard_error, "standard_error")
+        bound = self.boundaries(fractions)[-1] * standard_error
+        low, high = self._inside(1.0)
+        return Interval(
+            estimate - bound if high < math.inf else -math.inf,
+            estimate + bound if low > -math.inf else math.inf,
+        )
+
+
+def _boundary(state: _State, fraction: float, to_spend: float) -> float:
+    def excess(z: float) -> float:
+        return state.beyond(fraction, z, 1) - to_spend
+
+    if to_spend <= 0 or excess(_FAR_Z) > 0:
+        return math.inf
+    return float(optimize.brentq(excess, -_FAR_Z, _FAR_Z, xtol=1e-11))
+
+
+def _check_fractions(fractions: Sequence[float]) -> None:
+    if not 1 <= len(fractions) <= _LOOKS_MAX:
+        raise InvalidInput(f"needs 1 to {_LOOKS_MAX} looks, got {len(fractions)}")
+    for fraction in fractions:
+        checks.positive(fraction, "fraction")
+    if any(later <= earlier for earlier, later in itertools.pairwise(fractions)):
+        raise InvalidInput("fractions must increase from look to look")
+    if len(fractions) > 1 and fractions[-2] >= 1:
+        raise InvalidInput("all alpha is spent at fraction 1: there is no look after it")

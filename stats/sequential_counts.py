@@ -1,0 +1,181 @@
+"""Sequential test of rare events: whether one arm has more of them than its share of the traffic.
+
+If requests are assigned independently, a share s of them to the treatment, then *given* that an event
+happened it was in the treatment with probability
+
+    theta(r) = s r / (s r + 1 - s),   r = rate in the treatment / rate in the control,
+
+whatever the rate itself is. So only the arms of the events are needed, the base rate may drift as it likes,
+and the test is exact: for errors among requests (conditionally on them), for counts that are Poisson, and for
+shares that move from one period to the next, as in a ramp, as long as a share does not react to the events of
+its own period.
+
+The likelihood ratio of r to r0 is a martingale under r0; averaged over a prior of r on the claimed side of
+r0, it is an e-process for "r is at most r0" ("greater") or "at least r0" ("less"). The prior is discrete, so
+there is no error of integration. It is a statement about the ratio of rates; for events that are not rare
+(above about 20 %) it remains valid but wastes information, because the units without the event are not looked
+at.
+
+Sources: Lindon & Malek (2020), arXiv 2011.03567; Lindon, Sanden & Shirikian (2022), KDD, arXiv 2205.14762. We
+depart from them by the prior, which is on log r, one- or two-sided, so that shares may move.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from scipy import optimize, special
+
+from stats import checks
+from stats.eprocess import EValue
+from stats.errors import InsufficientData
+from stats.estimate import Alternative
+from stats.interval import Interval
+from stats.totals import FloatArray
+
+# Distances of log r from log r0 in units of the expected one, and their prior: half-normal.
+_DISTANCES: Final = np.geomspace(0.03, 6.0, 48)
+_HALF_NORMAL: Final = _DISTANCES * np.exp(-(_DISTANCES**2) / 2)
+
+
+class EventCounts(msgspec.Struct, frozen=True):
+    """Events in control and treatment in a period in which the treatment had this share of the traffic.
+
+    Raises InvalidInput unless counts are not negative and the share is in (0, 1).
+    """
+
+    control: int
+    treatment: int
+    share: float
+
+    def __post_init__(self) -> None:
+        checks.not_negative(self.control, "control")
+        checks.not_negative(self.treatment, "treatment")
+        checks.open_unit(self.share, "share")
+
+
+def log_ratio_mixture(
+    control: npt.ArrayLike,
+    treatment: npt.ArrayLike,
+    share: npt.ArrayLike,
+    *,
+    ratio: float,
+    expected_ratio: float,
+    alternative: Alternative,
+) -> FloatArray:
+    """Log of the e-process against the null `ratio`, for arrays (..., periods): the result has shape (...).
+
+    `expected_ratio` > 1 sets the scale of the prior: |log r - log ratio| is half-normal with that logarithm
+    as its scale, two-sided in equal parts on both sides.
+
+    Worked by hand: for one single r = 2 against 1 at share 1/2, an event in the treatment counts (2/3) /
+    (1/2) = 4/3.
+    """
+    events_c, events_t = np.asarray(control, dtype=float), np.asarray(treatment, dtype=float)
+    shares = np.asarray(share, dtype=float)
+    steps = _DISTANCES * math.log(expected_ratio)
+    weights = _HALF_NORMAL
+    if alternative == "less":
+        steps = -steps
+    elif alternative == "two-sided":
+        steps, weights = np.concatenate([-steps, steps]), np.concatenate([weights, weights])
+    in_treatment = shares * ratio / (shares * ratio + 1 - shares)
+    total = events_t.sum(axis=-1)
+    logs = [
+        total * step - ((events_c + events_t) * np.log1p(in_treatment * math.expm1(step))).sum(axis=-1)
+        for step in steps
+    ]
+    scale = (weights / weights.sum()).reshape((-1,) + (1,) * total.ndim)
+    return np.asarray(special.logsumexp(np.stack(logs), axis=0, b=scale))
+
+
+def ratio_evalue(
+    periods: Sequence[EventCounts],
+    *,
+    ratio: float = 1.0,
+    expected_ratio: float,
+    alternative: Alternative = "greater",
+) -> EValue:
+    """Evidence that the rate in the treatment is more ("greater"), or less, than `ratio` times the control's.
+
+    Without events there is no evidence: e = 1.
+    Raises InvalidInput unless ratio is positive and expected_ratio above 1.
+    """
+    checks.positive(ratio, "ratio")
+    checks.positive(expected_ratio - 1, "expected_ratio - 1")
+    log_value = log_ratio_mixture(
+        [period.control for period in periods],
+        [period.treatment for period in periods],
+        [period.share for period in periods],
+        ratio=ratio,
+        expected_ratio=expected_ratio,
+        alternative=alternative,
+    )
+    return EValue(float(log_value))
+
+
+def ratio_sequence(
+    periods: Sequence[EventCounts],
+    *,
+    alpha: float,
+    expected_ratio: float,
+    alternative: Alternative = "two-sided",
+) -> Interval:
+    """Confidence sequence for the ratio of rates: all ratios against which the evidence is below 1 / alpha.
+
+    Within [0, infinity]: an arm without events bounds the ratio on one side only.
+    Raises InsufficientData without any event.
+    """
+    checks.open_unit(alpha, "alpha")
+    checks.n_at_least(sum(period.control + period.treatment for period in periods), 1, "events")
+
+    def excess(log_ratio: float) -> float:
+        found = ratio_evalue(
+            periods, ratio=math.exp(log_ratio), expected_ratio=expected_ratio, alternative=alternative
+        )
+        return found.log_value + math.log(alpha)
+
+    treatment = sum(period.treatment for period in periods)
+    control = sum(period.control for period in periods)
+    start = _likeliest(periods)
+    lower, upper = 0.0, math.inf
+    if alternative != "less" and treatment and excess(-100.0) > 0:
+        lower = math.exp(optimize.brentq(excess, -100.0, start, xtol=1e-10))
+    if alternative != "greater" and control and excess(100.0) > 0:
+        upper = math.exp(optimize.brentq(excess, start, 100.0, xtol=1e-10))
+    return Interval(lower, upper)
+
+
+def _likeliest(periods: Sequence[EventCounts]) -> float:
+    """The log ratio of greatest likelihood, within [-100, 100]: there the treatment has what is expected."""
+
+    def surplus(log_ratio: float) -> float:
+        odds = math.exp(log_ratio)
+        return sum(
+            period.treatment
+            - (period.control + period.treatment)
+            * period.share
+            * odds
+            / (period.share * odds + 1 - period.share)
+            for period in periods
+        )
+
+    if surplus(-100.0) <= 0:
+        return -100.0
+    if surplus(100.0) >= 0:
+        return 100.0
+    return float(optimize.brentq(surplus, -100.0, 100.0))
+
+
+def likeliest_ratio(periods: Sequence[EventCounts]) -> float:
+    """The ratio of rates of greatest likelihood. Raises InsufficientData unless both arms have events.
+
+    Worked by hand: 19 against 3 at a share of 1/20: odds 3/19 over (1/20)/(19/20) = 3.
+    """
+    for name in ("control", "treatment"):
+        if not sum(getattr(period, name) for period in periods):
+            raise InsufficientData(f"needs at least 1 event in the {name}, has 0")
+    return math.exp(_likeliest(periods))
