@@ -89,7 +89,9 @@ class Estimate(msgspec.Struct, frozen=True):
 class Served:
     """Logged rows.
 
-    `arms`, `rewards` in [0, 1] and `propensities` in (0, 1] have shape (n,), `targets` (n, n_arms). `targets` are the shares that the target would have given each arm in each row's context.
+    `arms`, `rewards` in [0, 1] and `propensities` in (0, 1] have shape (n,), n > 0. `targets`, shape
+    (n, n_arms), are the shares that the policy under evaluation would have given each arm in each row's
+    context.
 
     Raises InvalidInput if shapes disagree or a number is out of its range.
     """

@@ -8,6 +8,7 @@ score x . theta by at most 0.00012 times the sum of |theta|.
 import math
 import zlib
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Final
 
 import msgspec
@@ -66,21 +67,21 @@ class Numeric(msgspec.Struct, frozen=True, tag="numeric"):
         """Names of the entries that `entries` gives."""
         return (self.name, f"{self.name} missing") if self.missing_column else (self.name,)
 
-    def entries(self, value: object) -> list[int]:
-        """In fixed point. Raises ContextError unless `value` is None or a finite number."""
+    def entries(self, value: object) -> list[float]:
+        """In fixed point, not yet rounded. Raises ContextError unless `value` is None or a finite number."""
         if value is None:
             return [0, UNIT] if self.missing_column else [0]
         if type(value) is not float and type(value) is not int:
             raise ContextError(self.name, "a number", value)
         try:
-            scaled = (value - self.location) / self.scale * UNIT
+            scaled = (value - self.location) * (UNIT / self.scale)
         except OverflowError:
             raise ContextError(self.name, "a number that binary64 can hold", value) from None
         if not -ENTRY_MAX <= scaled <= ENTRY_MAX:
             if not math.isfinite(value):
                 raise ContextError(self.name, "a finite number", value)
             scaled = math.copysign(ENTRY_MAX, scaled)
-        return [round(scaled), 0] if self.missing_column else [round(scaled)]
+        return [scaled, 0] if self.missing_column else [scaled]
 
 
 class Boolean(msgspec.Struct, frozen=True, tag="boolean"):
@@ -93,7 +94,7 @@ class Boolean(msgspec.Struct, frozen=True, tag="boolean"):
         """Names of the entries that `entries` gives."""
         return (self.name,)
 
-    def entries(self, value: object) -> list[int]:
+    def entries(self, value: object) -> list[float]:
         """In fixed point. Raises ContextError unless `value` is None, True or False."""
         if value is None:
             return [0]
@@ -127,9 +128,9 @@ class Categorical(msgspec.Struct, frozen=True, tag="categorical"):
         values = tuple(f"{self.name} = {value}" for value in self.values)
         return (*values, f"{self.name} other") if self.other_column else values
 
-    def entries(self, value: object) -> list[int]:
+    def entries(self, value: object) -> list[float]:
         """In fixed point. Raises ContextError unless `value` is None or a text of at most TEXT_MAX."""
-        row = [0] * (len(self.values) + self.other_column)
+        row: list[float] = [0] * (len(self.values) + self.other_column)
         if value is not None and _text(self.name, value) in self.values:
             row[self.values.index(value)] = UNIT
         elif self.other_column:
@@ -159,9 +160,9 @@ class Hashed(msgspec.Struct, frozen=True, tag="hashed"):
         """Names of the entries that `entries` gives."""
         return tuple(f"{self.name} # {bucket}" for bucket in range(self.buckets))
 
-    def entries(self, value: object) -> list[int]:
+    def entries(self, value: object) -> list[float]:
         """In fixed point. Raises ContextError unless `value` is None or a text of at most TEXT_MAX."""
-        row = [0] * self.buckets
+        row: list[float] = [0] * self.buckets
         if value is not None:
             text = _text(self.name, value).encode("utf-8", "surrogatepass")
             row[zlib.crc32(text) % self.buckets] = UNIT
@@ -171,7 +172,7 @@ class Hashed(msgspec.Struct, frozen=True, tag="hashed"):
 Feature = Numeric | Boolean | Categorical | Hashed
 
 
-class Schema(msgspec.Struct, frozen=True):
+class Schema(msgspec.Struct, frozen=True, dict=True):
     """How the contexts of an experiment become vectors: the intercept, 1, then the columns of each feature.
 
     Names that are not declared are ignored: a context may carry more than the policy reads.
@@ -203,19 +204,36 @@ class Schema(msgspec.Struct, frozen=True):
 
     def vector_fixed(self, context: Mapping[str, Any]) -> IntArray:
         """The vector in units of 1 / UNIT, shape (d,). Raises ContextError if the context does not fit."""
-        return np.array(self._row(context), dtype=np.int64)
+        return self._rounded(context).astype(np.int64)
 
     def vector(self, context: Mapping[str, Any]) -> FloatArray:
         """The vector, shape (d,): exactly `vector_fixed` / UNIT. Raises ContextError likewise."""
-        vector = np.array(self._row(context), dtype=np.float64)
+        vector = self._rounded(context)
         vector *= 1 / UNIT
         return vector
 
-    def _row(self, context: Mapping[str, Any]) -> list[int]:
-        row = [UNIT]
-        for feature in self.features:
-            row += feature.entries(context.get(feature.name))
-        return row
+    @cached_property
+    def _plan(self) -> tuple[tuple[str, float, float, Feature], ...]:
+        """Name, location and factor of each feature; the factor is 0 where there is more to do."""
+        return tuple(
+            (feature.name, feature.location, UNIT / feature.scale, feature)
+            if isinstance(feature, Numeric) and not feature.missing_column
+            else (feature.name, 0.0, 0.0, feature)
+            for feature in self.features
+        )
+
+    def _rounded(self, context: Mapping[str, Any]) -> FloatArray:
+        row: list[float] = [UNIT]
+        for name, location, factor, feature in self._plan:
+            value = context.get(name)
+            # What `Numeric.entries` does, without a call for the usual case.
+            if factor and type(value) is float:
+                entry = (value - location) * factor
+                if -ENTRY_MAX <= entry <= ENTRY_MAX:
+                    row.append(entry)
+                    continue
+            row += feature.entries(value)
+        return np.rint(np.array(row, dtype=np.float64))
 
 
 def whole_rewards(contexts: IntArray, rewards: FloatArray) -> IntArray:

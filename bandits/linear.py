@@ -137,6 +137,15 @@ class LinearTotals:
         """The number of features, the intercept included."""
         return len(self.moment)
 
+    @property
+    def gram_matrix(self) -> FloatArray:
+        """Sum of x x^T in whole units, shape (d, d)."""
+        upper = np.triu_indices(self.d)
+        matrix = np.zeros((self.d, self.d))
+        matrix[upper] = self.gram / UNIT**2
+        matrix.T[upper] = matrix[upper]
+        return matrix
+
 
 class LinearPosterior(NamedTuple):
     """What is believed of the arms' coefficients; shapes (n_arms, d) and (n_arms, d, d).
@@ -196,10 +205,7 @@ class _Sums(NamedTuple):
         d = totals[0].d
         if any(total.d != d for total in totals):
             raise InvalidInput("all arms must have the same number of features")
-        upper = np.triu_indices(d)
-        gram = np.zeros((len(totals), d, d))
-        gram[:, upper[0], upper[1]] = np.array([total.gram for total in totals]) / UNIT**2
-        gram[:, upper[1], upper[0]] = gram[:, upper[0], upper[1]]
+        gram = np.array([total.gram_matrix for total in totals])
         moment = np.array([total.moment for total in totals]) / (UNIT * REWARD_UNIT) - 0.5 * gram[:, 0]
         n = sum(total.n for total in totals)
         # sum (r - 1/2)^2 = sum r^2 - sum r + n / 4, in whole numbers until the end.

@@ -1,13 +1,17 @@
 """Logistic Thompson sampling for rewards of 0 and 1, from totals that add up exactly.
 
 The usual online Laplace approximation, where the posterior of a batch is the prior of the next, depends on
-the order and on the cuts of batches, and cannot take a reward back. A linear model's sums say too little
-about a logistic one. What is kept here is the log itself, as coarse as it has to be: contexts are put into
-cells, and each cell keeps its number of rows and successes and the sum of its contexts. As long as an arm has
-seen at most `CELLS_MAX` different contexts, which schemas of categories and flags ensure, nothing is lost:
-the posterior is that of all rows. Beyond, cells twice as wide are merged, so often as it takes; a cell then
-counts as so many rows at its mean context, an error of second order in its width. How wide is a function of
-the set of rows: neither order nor batches change a bit.
+the order and on the cuts of batches, and cannot take a reward back. Here the likelihood is rebuilt from sums:
+
+    log likelihood = theta . sum x r  -  sum log(1 + exp(theta . x)).
+
+The first sum is exact. For the second, contexts are put into cells, which keep their number of rows and the
+sum of their contexts. As long as an arm has seen at most `CELLS_MAX` different contexts, which schemas of
+categories and flags ensure, nothing is lost. Beyond, cells are merged into cells twice as wide, as often as
+it takes; how often is a function of the set of rows, so that neither order nor batches change a bit. Rows of
+a cell then count as normally distributed about its mean, with the scatter within cells that the exact Gram
+matrix leaves. So with many continuous features, when cells hold little but the mean, it is logistic
+regression for a normal design.
 
 What taking rows away does not give back is fineness: only totals of the rows anew have it.
 
@@ -20,6 +24,7 @@ diagonal and online); Bishop (2006), Pattern Recognition and Machine Learning, s
 """
 
 import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -29,41 +34,45 @@ from scipy import special
 
 from bandits.arms import FloatArray
 from bandits.contextual import ARMS_MAX, LinearArms
-from bandits.features import ENTRY_MAX, REWARD_UNIT, UNIT, IntArray, whole_rewards
+from bandits.features import ENTRY_MAX, REWARD_UNIT, UNIT, IntArray
+from bandits.linear import LinearTotals
 from stats.errors import InvalidInput
 
 CELLS_MAX: Final = 4096
 SPREADS: Final = tuple(2.0**power for power in range(-3, 3))
 """Prior deviation of what slopes add to the log-odds of a usual context: what the evidence chooses from."""
 
+_NODES, _NODE_WEIGHTS = special.roots_hermitenorm(11)
+_NODE_WEIGHTS = _NODE_WEIGHTS / _NODE_WEIGHTS.sum()
 _INTERCEPT_DEVIATION: Final = 1.5
 _LEVEL_MAX: Final = (2 * ENTRY_MAX).bit_length()
 _STEPS_MAX: Final = 50
+_STEP_MIN: Final = 1e-6
+_HEADER: Final = struct.Struct("<qqq")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LogisticTotals:
-    """Rows of one arm, by cells of the context that are 2**`level` fixed-point units wide.
+    """Rows of one arm: their exact sums, and their contexts by cells 2**`level` fixed-point units wide.
 
-    `cells` (c, d) are cell numbers in ascending order, each once; `n` (c,) the rows in each; `successes` (c,)
-    their rewards in units of 1 / REWARD_UNIT; `sums` (c, d) their contexts in fixed point. All are whole
-    numbers. `level` is the least at which there are at most CELLS_MAX cells.
+    `cells` (c, d) are numbers of cells, in ascending order, each once; `n` (c,) the rows in each; `sums` (c,
+    d) their contexts in fixed point. `level` is the least at which there are at most CELLS_MAX cells.
 
-    Worked by hand: contexts (1, 0), (1, 0) and (1, 1) with rewards 1, 0, 1 are the cells (1, 0) with 2 rows
-    and 1 success, and (1, 1) with 1 and 1.
+    Worked by hand: contexts (1, 0), (1, 0) and (1, 1) make two cells with n = (2, 1) and the means (1, 0),
+    (1, 1).
     """
 
+    linear: LinearTotals
     level: int
     cells: IntArray
     n: IntArray
-    successes: IntArray
     sums: IntArray
 
     @classmethod
     def empty(cls, d: int) -> "LogisticTotals":
         """Of no rows with d features."""
-        none, no_rows = np.zeros(0, np.int64), np.zeros((0, d), np.int64)
-        return cls(0, no_rows, none, none, no_rows)
+        none = np.zeros((0, d), np.int64)
+        return cls(LinearTotals.empty(d), 0, none, np.zeros(0, np.int64), none)
 
     @classmethod
     def of_rows(cls, contexts: IntArray, rewards: FloatArray) -> "LogisticTotals":
@@ -71,30 +80,30 @@ class LogisticTotals:
 
         A fractional reward r counts as r successes and 1 - r failures.
 
-        Raises InvalidInput as `whole_rewards` does.
+        Raises InvalidInput as `bandits.features.whole_rewards` does.
         """
-        whole = whole_rewards(contexts, rewards)
-        return _grouped(0, contexts, np.ones(len(contexts), np.int64), whole, contexts)
+        linear = LinearTotals.of_rows(contexts, rewards)
+        return _grouped(linear, 0, contexts + ENTRY_MAX, np.ones(len(contexts), np.int64), contexts)
 
     def __add__(self, other: "LogisticTotals") -> "LogisticTotals":
         level = max(self.level, other.level)
         return _grouped(
+            self.linear + other.linear,
             level,
             np.concatenate([self.cells >> (level - self.level), other.cells >> (level - other.level)]),
             np.concatenate([self.n, other.n]),
-            np.concatenate([self.successes, other.successes]),
             np.concatenate([self.sums, other.sums]),
         )
 
     def __sub__(self, other: "LogisticTotals") -> "LogisticTotals":
         """Without rows that were counted in these totals. Raises InvalidInput if they were not."""
-        merged = self + LogisticTotals(other.level, other.cells, -other.n, -other.successes, -other.sums)
+        linear = self.linear - other.linear
+        negated = LogisticTotals(LinearTotals.empty(self.d), other.level, other.cells, -other.n, -other.sums)
+        merged = self + negated
         if merged.level != self.level or (merged.n < 0).any():
             raise InvalidInput("these rows were not counted in the totals")
         left = merged.n > 0
-        return LogisticTotals(
-            merged.level, merged.cells[left], merged.n[left], merged.successes[left], merged.sums[left]
-        )
+        return LogisticTotals(linear, merged.level, merged.cells[left], merged.n[left], merged.sums[left])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, LogisticTotals) and self.to_bytes() == other.to_bytes()
@@ -103,27 +112,28 @@ class LogisticTotals:
         return hash(self.to_bytes())
 
     def to_bytes(self) -> bytes:
-        """Little-endian 64-bit numbers: level, d, cells, n, successes, sums. `from_bytes` is its inverse."""
-        parts = (np.array([self.level, self.d]), self.cells, self.n, self.successes, self.sums)
-        return b"".join(part.astype("<i8").tobytes() for part in parts)
+        """Little-endian 64-bit numbers: level, c, d, cells, n, sums, then the linear totals."""
+        parts = (np.array([self.level, len(self.n), self.d]), self.cells, self.n, self.sums)
+        return b"".join(part.astype("<i8").tobytes() for part in parts) + self.linear.to_bytes()
 
     @classmethod
     def from_bytes(cls, body: bytes) -> "LogisticTotals":
-        """Raises InvalidInput if these are no totals."""
-        if len(body) < 16 or len(body) % 8:
+        """The inverse of `to_bytes`. Raises InvalidInput if these are no totals."""
+        if len(body) < _HEADER.size:
             raise InvalidInput(f"{len(body)} bytes are no totals")
-        numbers = np.frombuffer(body, "<i8").astype(np.int64)
-        level, d = int(numbers[0]), int(numbers[1])
-        if not (0 <= level <= _LEVEL_MAX and d > 0 and (len(numbers) - 2) % (2 * d + 2) == 0):
-            raise InvalidInput(f"totals of level {level} and {d} features in {len(body)} bytes")
-        c = (len(numbers) - 2) // (2 * d + 2)
-        cells, n, successes, sums = np.split(numbers[2:], [c * d, c * d + c, c * d + 2 * c])
-        return cls(level, cells.reshape(c, d), n, successes, sums.reshape(c, d))
+        level, c, d = _HEADER.unpack_from(body)
+        start, size = _HEADER.size, c * (2 * d + 1)
+        if not (0 <= level <= _LEVEL_MAX and 0 <= c <= CELLS_MAX and d > 0 and start + 8 * size < len(body)):
+            raise InvalidInput(f"no totals of {c} cells of level {level} have {len(body)} bytes")
+        numbers = np.frombuffer(body, "<i8", count=size, offset=start).astype(np.int64)
+        cells, n, sums = np.split(numbers, [c * d, c * d + c])
+        linear = LinearTotals.from_bytes(body[start + 8 * size :])
+        return cls(linear, level, cells.reshape(c, d), n, sums.reshape(c, d))
 
     @property
     def d(self) -> int:
         """The number of features, the intercept included."""
-        return int(self.cells.shape[1])
+        return self.linear.d
 
 
 class LogisticPosterior(NamedTuple):
@@ -152,15 +162,15 @@ def logistic(totals: Sequence[LogisticTotals]) -> LogisticPosterior:
     d = totals[0].d
     if any(total.d != d for total in totals):
         raise InvalidInput("all arms must have the same number of features")
-    n = sum(int(total.n.sum()) for total in totals)
-    successes = sum(int(total.successes.sum()) for total in totals) / REWARD_UNIT
+    n = sum(total.linear.n for total in totals)
+    successes = sum(int(total.linear.moment[0]) for total in totals) / (UNIT * REWARD_UNIT)
     centre = np.zeros(d)
     centre[0] = special.logit((successes + 1) / (n + 2))
     rows = [_Rows.of(total) for total in totals]
-    square = sum(float(row.n @ (row.x[:, 1:] ** 2).sum(axis=1)) for row in rows) / max(n, 1)
+    square = sum(float(np.trace(total.linear.gram_matrix)) for total in totals) / n - 1 if n else 1.0
     best, best_evidence = None, -math.inf
     for spread in SPREADS:
-        precision = np.full(d, (square or 1.0) / spread**2)
+        precision = np.full(d, max(square, 1e-6) / spread**2)
         precision[0] = _INTERCEPT_DEVIATION**-2
         fits = [_laplace(row, centre, precision) for row in rows]
         evidence = sum(fit.log_evidence for fit in fits) - 0.5 * (math.log(2 * spread) / math.log(2)) ** 2
@@ -171,14 +181,22 @@ def logistic(totals: Sequence[LogisticTotals]) -> LogisticPosterior:
 
 
 class _Rows(NamedTuple):
+    """The design and the exact sum x r of one arm."""
+
     x: FloatArray  # (c, d), the mean context of each cell
     n: FloatArray  # (c,)
-    successes: FloatArray  # (c,)
+    scatter: FloatArray  # (d, d), covariance within cells, the same in all
+    moment: FloatArray  # (d,)
 
     @classmethod
     def of(cls, totals: LogisticTotals) -> "_Rows":
-        mean = totals.sums / (totals.n[:, None] * UNIT)
-        return cls(mean, totals.n.astype(np.float64), totals.successes / REWARD_UNIT)
+        n = totals.n.astype(np.float64)
+        x = totals.sums / (n[:, None] * UNIT)
+        linear = totals.linear
+        # Rounding must not leave a scatter where cells hold one context each.
+        scatter = (linear.gram_matrix - (x * n[:, None]).T @ x) / max(linear.n, 1)
+        scatter[abs(scatter) < 1e-9] = 0.0
+        return cls(x, n, scatter, linear.moment / (UNIT * REWARD_UNIT))
 
 
 class _Fit(NamedTuple):
@@ -192,50 +210,78 @@ def _stacked(fits: list[_Fit]) -> tuple[FloatArray, FloatArray]:
 
 
 def _laplace(rows: _Rows, centre: FloatArray, precision: FloatArray) -> _Fit:
-    """Newton's method from the centre: the objective is strictly concave; steps that lose are halved."""
+    """Newton's method from the centre on a concave objective; steps that lose are halved."""
     theta = centre.copy()
-    value = _log_posterior(rows, theta, centre, precision)
+    at = _at(rows, theta, centre, precision)
     for _ in range(_STEPS_MAX):
-        p = special.expit(rows.x @ theta)
-        gradient = (rows.successes - rows.n * p) @ rows.x - precision * (theta - centre)
-        step = np.linalg.solve(_curvature(rows, p, precision), gradient)
-        size = 1.0
-        while (
-            gained := _log_posterior(rows, theta + size * step, centre, precision) - value
-        ) < 0 and size > 1e-6:
+        step, size = np.linalg.solve(at.curvature, at.gradient), 1.0
+        there = _at(rows, theta + step, centre, precision)
+        while there.value < at.value and size > _STEP_MIN:
             size /= 2
+            there = _at(rows, theta + size * step, centre, precision)
+        gained = there.value - at.value
         if gained <= 0:
             break
-        theta, value = theta + size * step, value + gained
-        if gained < 1e-12 * (1 + abs(value)):
+        theta, at = theta + size * step, there
+        if gained < 1e-12 * (1 + abs(at.value)):
             break
-    curvature = _curvature(rows, special.expit(rows.x @ theta), precision)
-    volume = np.linalg.slogdet(curvature)[1] - np.log(precision).sum()
-    return _Fit(theta, np.asarray(np.linalg.inv(curvature), np.float64), value - 0.5 * float(volume))
+    volume = np.linalg.slogdet(at.curvature)[1] - np.log(precision).sum()
+    return _Fit(theta, np.asarray(np.linalg.inv(at.curvature), np.float64), at.value - 0.5 * float(volume))
 
 
-def _log_posterior(rows: _Rows, theta: FloatArray, centre: FloatArray, precision: FloatArray) -> float:
-    score = rows.x @ theta
-    likelihood = rows.successes @ score - rows.n @ np.logaddexp(0, score)
-    return float(likelihood - 0.5 * precision @ (theta - centre) ** 2)
+class _At(NamedTuple):
+    """The log posterior but for a constant, its gradient, and its curvature."""
+
+    value: float
+    gradient: FloatArray
+    curvature: FloatArray
 
 
-def _curvature(rows: _Rows, p: FloatArray, precision: FloatArray) -> FloatArray:
-    weighted = rows.x * (rows.n * p * (1 - p))[:, None]
-    curvature: FloatArray = weighted.T @ rows.x + np.diag(precision)
-    return curvature
+def _at(rows: _Rows, theta: FloatArray, centre: FloatArray, precision: FloatArray) -> _At:
+    """Expectations over the scatter s within cells are by Gauss-Hermite quadrature.
+
+    Where a context is m + e with e normal and f a derivative of log(1 + exp), E f e = E f' S theta for the
+    scatter S of e; and the same once more for the curvature, which so is the expectation of p' x x^T.
+    """
+    spread = math.sqrt(max(float(theta @ rows.scatter @ theta), 0.0))
+    nodes, weights = (_NODES, _NODE_WEIGHTS) if spread else (_NODES[:1] * 0, _NODE_WEIGHTS[:1] * 0 + 1)
+    score = (rows.x @ theta)[:, None] + spread * nodes
+    p = special.expit(score)
+    slope = p * (1 - p)
+    first, second, third = (
+        rows.n * (derivative @ weights)
+        for derivative in (slope, slope * (1 - 2 * p), slope * (1 - 6 * slope))
+    )
+    away = theta - centre
+    value = rows.moment @ theta - rows.n @ (np.logaddexp(0, score) @ weights) - 0.5 * precision @ away**2
+    gradient = rows.moment - (rows.n * (p @ weights)) @ rows.x - precision * away
+    along = rows.scatter @ theta
+    gradient -= first.sum() * along
+    crossed = np.outer(second @ rows.x, along)
+    curvature = (rows.x * first[:, None]).T @ rows.x + first.sum() * rows.scatter + np.diag(precision)
+    curvature += crossed + crossed.T + third.sum() * np.outer(along, along)
+    return _At(float(value), gradient, curvature)
 
 
-def _grouped(level: int, cells: IntArray, n: IntArray, successes: IntArray, sums: IntArray) -> LogisticTotals:
-    """One entry per cell, and cells doubled in width until there are few enough."""
-    while True:
-        unique, inverse = np.unique(cells, axis=0, return_inverse=True)
-        if len(unique) <= CELLS_MAX:
-            break
-        cells, level = cells >> 1, level + 1
-    if not len(cells):
-        return LogisticTotals(level, cells, n, successes, sums)
-    merged = [np.zeros((len(unique), *part.shape[1:]), np.int64) for part in (n, successes, sums)]
-    for total, part in zip(merged, (n, successes, sums), strict=True):
-        np.add.at(total, inverse, part)
-    return LogisticTotals(level, unique, merged[0], merged[1], merged[2])
+def _grouped(
+    linear: LinearTotals, level: int, cells: IntArray, n: IntArray, sums: IntArray
+) -> LogisticTotals:
+    """One entry per cell, and cells so much wider that there are few enough."""
+    coarser = _doublings(cells)
+    unique, inverse = np.unique(cells >> coarser, axis=0, return_inverse=True)
+    merged_n, merged_sums = np.zeros(len(unique), np.int64), np.zeros(unique.shape, np.int64)
+    np.add.at(merged_n, inverse, n)
+    np.add.at(merged_sums, inverse, sums)
+    return LogisticTotals(linear, level + coarser, unique, merged_n, merged_sums)
+
+
+def _doublings(cells: IntArray) -> int:
+    """The least number of doublings in width after which there are at most CELLS_MAX, by bisection."""
+    low, high = 0, _LEVEL_MAX
+    while low < high:
+        middle = (low + high) // 2
+        if len(cells) <= CELLS_MAX or len(np.unique(cells >> middle, axis=0)) <= CELLS_MAX:
+            high = middle
+        else:
+            low = middle + 1
+    return low
