@@ -19,6 +19,7 @@ from stats.errors import InvalidInput
 ARMS_MAX: Final = 50
 
 _EDGES: Final = np.array([-3.4, -2.4, -1.6, -0.8, 0.0, 0.8, 1.6, 2.4, 3.4])[:, None]
+_JITTER: Final = 1e-13
 _VARIANCE_MIN: Final = 1e-24  # of a score that is certain: the division by its deviation stays finite
 
 
@@ -46,11 +47,14 @@ class LinearArms:
 
     @classmethod
     def of(cls, means: FloatArray, covariances: FloatArray) -> "LinearArms":
-        """From coefficients' means and covariances: the factor of a covariance C is an F with F^T F = C."""
-        values, vectors = np.linalg.eigh(covariances)
-        # Rounding may leave eigenvalues below zero where others are greater by fifteen orders of magnitude.
-        scale = np.sqrt(np.maximum(values, 0))
-        return cls(means, scale[:, :, None] * vectors.swapaxes(1, 2))
+        """From coefficients' means and covariances: the factor of a covariance C is an F with F^T F = C.
+
+        A part in 10**13 of the trace is added to every variance, so that rounding, which may leave a
+        covariance with eigenvalues below zero when others are so much greater, cannot.
+        """
+        identity = np.eye(means.shape[1])
+        trace = np.trace(covariances, axis1=1, axis2=2)[:, None, None]
+        return cls(means, np.linalg.cholesky(covariances + _JITTER * trace * identity).swapaxes(1, 2))
 
     def scores(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Means and standard deviations of the arms' scores in context x, each of shape (n_arms,)."""

@@ -15,7 +15,7 @@ What is not declared is learned from the totals, so that exploration is as stron
 the
   slopes give to the reward over the noise's: free of the units of features. It is the one of `RATIOS` with
   the greatest marginal likelihood times a log-normal prior of median 1 and spread log 4. The intercepts'
-  priors are worth one reward each, around 1/2 for the shared one.
+  priors are worth one reward each, around 1/2 for the shared one, in the mean context.
 
 Source: Gelman et al. (2013), Bayesian Data Analysis, 3rd ed., ch. 14 to 15 (conjugate regression, hierarchy);
 Li et al. (2010), WWW, for disjoint and hybrid LinUCB (theirs learns shared and own coefficients of different
@@ -190,12 +190,17 @@ def hybrid(totals: Sequence[LinearTotals]) -> LinearPosterior:
 
 
 class _Sums(NamedTuple):
-    """Totals as numbers, rewards counted from 1/2. Shapes: n (k,), gram (k, d, d), moment (k, d)."""
+    """Totals as numbers: rewards counted from 1/2, features but the intercept from their mean over all rows.
+
+    So the priors of intercepts speak of a usual context, wherever zero is. Shapes: gram (k, d, d), moment (k,
+    d), centring (d, d), by which contexts are multiplied.
+    """
 
     n: int
     gram: FloatArray
     moment: FloatArray
     squares: float
+    centring: FloatArray
     mean_square: float  # E|x|^2 over all rows, without the intercept
 
     @classmethod
@@ -212,8 +217,13 @@ class _Sums(NamedTuple):
         per_reward = SQUARE_UNIT // REWARD_UNIT
         squares = sum(total.squares - int(total.moment[0]) // UNIT * per_reward for total in totals)
         squares += n * (SQUARE_UNIT // 4)
-        mean_square = np.trace(gram, axis1=1, axis2=2).sum() / n - 1 if n else 0.0
-        return cls(n, gram, moment, squares / SQUARE_UNIT, float(mean_square) or 1.0)
+        centring = np.eye(d)
+        centring[1:, 0] = -gram[:, 0, 1:].sum(axis=0) / max(n, 1)
+        gram = centring @ gram @ centring.T
+        mean_square = np.trace(gram, axis1=1, axis2=2).sum() / n - 1 if n else 1.0
+        # Features that never varied leave rounding errors, about which nothing can be learned either way.
+        mean_square = max(float(mean_square), 1e-6)
+        return cls(n, gram, moment @ centring.T, squares / SQUARE_UNIT, centring, mean_square)
 
 
 class _Fit(NamedTuple):
@@ -231,11 +241,11 @@ class _Fit(NamedTuple):
     def posterior(self, sums: _Sums) -> LinearPosterior:
         noise = (_NOISE_SCALE + 0.5 * self.residual) / (_NOISE_SHAPE + 0.5 * sums.n)
         means = np.einsum("kij,kj->ki", self.inverse, sums.moment) + self.pull @ self.shared
+        means = means @ sums.centring
         means[:, 0] += 0.5
         spread = self.pull @ np.linalg.inv(self.shared_precision) @ self.pull.swapaxes(1, 2)
-        return LinearPosterior(
-            means, noise * (self.inverse + spread), noise, self.own_ratio, self.shared_ratio
-        )
+        covariances = noise * (sums.centring.T @ (self.inverse + spread) @ sums.centring)
+        return LinearPosterior(means, covariances, noise, self.own_ratio, self.shared_ratio)
 
 
 def _fit(sums: _Sums, own_ratio: float, shared_ratio: float | None) -> _Fit:
