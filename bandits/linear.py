@@ -9,7 +9,7 @@ rarely served borrows strength from the rest; *disjoint* arms share the intercep
 
 What is not declared is learned from the totals, so that exploration is as strong as the rewards are noisy:
 
-* The noise s2 has an inverse-gamma prior worth two rewards with the variance 1/4, the largest that rewards in
+* The noise s2 has an inverse-gamma prior worth one reward with the variance 1/4, the largest that rewards in
   [0, 1] can have; its posterior mode of scale is used as if it were known.
 * Slopes have independent normal priors of variance s2 * ratio / E|x|^2, where `ratio` is the variance that
 the
@@ -46,8 +46,8 @@ RATIOS: Final = tuple(4.0**power for power in range(-4, 4))
 """Variance that slopes explain over the variance of the noise: what the marginal likelihood chooses from."""
 
 _CHUNK: Final = 2**18  # rows whose sums are exact in binary64: 2**35 * 2**18 = 2**53
-_NOISE_SHAPE: Final = 1.0
-_NOISE_SCALE: Final = 0.25
+_NOISE_SHAPE: Final = 0.5
+_NOISE_SCALE: Final = 0.125
 _HEADER: Final = struct.Struct("<qqq")
 
 
