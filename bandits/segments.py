@@ -18,9 +18,10 @@ from stats.totals import RewardTotals
 
 SEGMENTS_MAX: Final = 1_000
 
-_NODES: Final = 31
 _KAPPA_MIN: Final = 1.0
-_LOGIT_MAX: Final = 14.0
+_LOG_RATIO_MAX: Final = 12.0  # of kappa to the size of segments: they agree for all purposes
+_KAPPA_NODES: Final = 41
+_MU_STEPS: Final = np.linspace(-9, 9, 41)
 
 
 class Pooled(NamedTuple):
@@ -38,12 +39,12 @@ class Pooled(NamedTuple):
 def partially_pooled(totals: Sequence[Sequence[RewardTotals]]) -> Pooled:
     """Posterior rates of each arm in each segment; `totals[s][k]` are those of arm k in segment s.
 
-    The prior of mu is uniform, that of kappa makes the shrinkage kappa / (kappa + m) uniform, where m is the
-    mean size of the segments that have any rewards. Both are integrated out on a grid, so that few segments
-    leave the borrowing itself uncertain; the mixture of Betas which that gives in a segment is served as the
-    Beta with its mean and variance. A fractional reward counts as in `BetaArms.from_totals`. Segments that
-    are served by one allocation need no pooling; the arms of `segments[s]` go to
-    `bandits.best.probability_best` or `bandits.allocation.thompson` as they are.
+    The prior of mu is uniform, that of kappa the one of a uniform shrinkage kappa / (kappa + m), cut off at
+    kappa = 1, where m is the mean size of the segments that have any rewards. Both are integrated out on a
+    grid, so that few segments leave the borrowing itself uncertain; the mixture of Betas which that gives in
+    a segment is served as the Beta with its mean and variance. A fractional reward counts as in
+    `BetaArms.from_totals`. Segments that are served by one allocation need no pooling; the arms of
+    `segments[s]` go to `bandits.best.probability_best` or `bandits.allocation.thompson` as they are.
 
     Worked by hand: without any reward all rates are uniform in expectation: mean 1/2 everywhere.
 
@@ -77,23 +78,22 @@ class _Arm(NamedTuple):
 
 
 def _pooled_arm(n: FloatArray, rewards: FloatArray) -> _Arm:
-    """Integrate log kappa and the logit of mu on a grid, twice laid anew where the mass turned out to be."""
+    """Integrate over log kappa on a grid that is twice laid anew where its mass turned out to be."""
     seen = n > 0
     size = float(n[seen].mean()) if seen.any() else 1.0
-    log_kappa = np.linspace(math.log(_KAPPA_MIN), math.log(size) + _LOGIT_MAX, _NODES)
-    logit = np.linspace(-_LOGIT_MAX, _LOGIT_MAX, _NODES)
-    weight = _weights(log_kappa, logit, n[seen], rewards[seen], size)
+    log_kappa = np.linspace(math.log(_KAPPA_MIN), math.log(size) + _LOG_RATIO_MAX, _KAPPA_NODES)
+    logit, weight = _weights(log_kappa, n[seen], rewards[seen], size)
     for _ in range(2):
         log_kappa = _narrowed(log_kappa, weight.sum(axis=1))
-        logit = _narrowed(logit, weight.sum(axis=0))
-        weight = _weights(log_kappa, logit, n[seen], rewards[seen], size)
-    kappa = np.exp(log_kappa)
-    shrinkage = weight.sum(axis=1) @ (kappa / (kappa + size))
-    alpha = np.outer(kappa, special.expit(logit)).ravel()[:, None] + rewards
-    beta = np.outer(kappa, special.expit(-logit)).ravel()[:, None] + (n - rewards)
+        logit, weight = _weights(log_kappa, n[seen], rewards[seen], size)
+    kappa = np.exp(log_kappa)[:, None]
+    shrinkage = weight.sum(axis=1) @ (kappa / (kappa + size))[:, 0]
+    weight = weight.ravel()
+    alpha = (kappa * special.expit(logit)).ravel()[:, None] + rewards
+    beta = (kappa * special.expit(-logit)).ravel()[:, None] + (n - rewards)
     mean = alpha / (alpha + beta)
-    overall = weight.ravel() @ mean
-    variance = weight.ravel() @ (mean * (1 - mean) / (alpha + beta + 1) + (mean - overall) ** 2)
+    overall = weight @ mean
+    variance = weight @ (mean * (1 - mean) / (alpha + beta + 1) + (mean - overall) ** 2)
     strength = overall * (1 - overall) / variance - 1
     return _Arm(overall * strength, (1 - overall) * strength, float(shrinkage))
 
@@ -106,19 +106,30 @@ def _narrowed(nodes: FloatArray, weight: FloatArray) -> FloatArray:
 
 
 def _weights(
-    log_kappa: FloatArray, logit: FloatArray, n: FloatArray, rewards: FloatArray, size: float
-) -> FloatArray:
-    """Posterior of the grid, shape (kappa, mu), summing to 1."""
+    log_kappa: FloatArray, n: FloatArray, rewards: FloatArray, size: float
+) -> tuple[FloatArray, FloatArray]:
+    """Nodes of the logit of mu for each kappa, and the posterior there, summing to 1; shape (kappa, mu).
+
+    Given kappa a segment tells of mu what n kappa / (n + kappa) rewards would: that says where the nodes of
+    mu are needed, which for a large kappa is a place that no common grid would hit.
+    """
     kappa = np.exp(log_kappa)[:, None]
+    worth = n * kappa / (n + kappa)
+    rows = worth.sum(axis=1, keepdims=True) + 1
+    centre = ((worth * (rewards / n)).sum(axis=1, keepdims=True) + 0.5) / rows
+    deviation = 1 / np.sqrt(rows * centre * (1 - centre))
+    logit = special.logit(centre) + deviation * _MU_STEPS
     mu, rest = special.expit(logit), special.expit(-logit)
-    alpha, beta = kappa * mu, kappa * rest
     # Uniform mu and uniform shrinkage, as densities of the logit and of log kappa.
-    log_weight = np.log(mu * rest) + np.log(kappa / size) - 2 * np.log1p(kappa / size)
+    ratio = kappa / size
+    log_weight = np.log(mu) + np.log(rest) + np.log(deviation) + np.log(ratio) - 2 * np.log1p(ratio)
     for count, total in zip(n, rewards, strict=True):
-        log_weight += _log_rising(alpha, total) + _log_rising(beta, count - total)
+        log_weight += _log_rising(kappa * mu, total) + _log_rising(kappa * rest, count - total)
         log_weight -= _log_rising(kappa, count)
+    # The trapezoidal rule: kappa's lower end is no tail.
+    log_weight[[0, -1]] -= math.log(2)
     weight: FloatArray = np.exp(log_weight - special.logsumexp(log_weight))
-    return weight
+    return logit, weight
 
 
 def _log_rising(start: FloatArray, steps: float) -> FloatArray:

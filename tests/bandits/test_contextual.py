@@ -32,7 +32,9 @@ def random_arms(rng, n_arms, spread):
 
 def test_the_worked_case_holds():
     expected = [stats.norm.cdf(1), stats.norm.cdf(-1)]
-    assert probability_greatest(np.array([1.0, 0]), np.array([0.6, 0.8])) == pytest.approx(expected, abs=1e-12)
+    assert probability_greatest(np.array([1.0, 0]), np.array([0.6, 0.8])) == pytest.approx(
+        expected, abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("n_arms", [2, 3, 8, 50])
@@ -49,7 +51,9 @@ def test_three_arms_agree_with_a_large_simulation():
     mean, deviation = np.array([0.1, 0, -0.2]), np.array([0.2, 0.5, 1.0])
     draws = np.random.default_rng(20260102).normal(mean, deviation, (2_000_000, 3)).argmax(axis=1)
     share = np.bincount(draws, minlength=3) / len(draws)
-    assert probability_greatest(mean, deviation) == pytest.approx(share, abs=0.006 + 5 * 0.5 / len(draws) ** 0.5)
+    assert probability_greatest(mean, deviation) == pytest.approx(
+        share, abs=0.006 + 5 * 0.5 / len(draws) ** 0.5
+    )
 
 
 arms_and_context = st.tuples(st.integers(2, 10), st.integers(1, 12), st.integers(0, 10**6), st.floats(0, 1))
@@ -57,7 +61,9 @@ arms_and_context = st.tuples(st.integers(2, 10), st.integers(1, 12), st.integers
 
 def arms_of(n_arms, d, seed, scale=0.3):
     rng = np.random.default_rng(seed)
-    return LinearArms(rng.normal(size=(n_arms, d)), scale * rng.normal(size=(n_arms, d, d))), rng.normal(size=d)
+    return LinearArms(rng.normal(size=(n_arms, d)), scale * rng.normal(size=(n_arms, d, d))), rng.normal(
+        size=d
+    )
 
 
 @settings(deadline=None, max_examples=60)

@@ -99,7 +99,8 @@ def by_brute_force(arms, own_ratio, shared_ratio):
         design[part, shared + arm * d : shared + (arm + 1) * d] = x / UNIT - centre
         start += len(x)
     prior = np.concatenate(
-        [[1], np.full(shared - 1, square / (shared_ratio or 1))] + [[1], np.full(d - 1, square / own_ratio)] * len(arms)
+        [[1], np.full(shared - 1, square / (shared_ratio or 1))]
+        + [[1], np.full(d - 1, square / own_ratio)] * len(arms)
     )
     rewards = np.concatenate([r for _, r in arms]) - 0.5
     inverse = np.linalg.inv(design.T @ design + np.diag(prior))
@@ -178,17 +179,20 @@ def test_a_rare_arm_borrows_from_the_shared_model():
         rng = np.random.default_rng(20260110 + seed)
         common = np.concatenate([[0.5], rng.normal(0, 0.08, 8)])
         thetas = [common + rng.normal(0, 0.01, 9) for _ in range(12)]
-        totals = [LinearTotals.of_rows(*sample(rng, 10 if k == 0 else 200, t, 0.1)) for k, t in enumerate(thetas)]
+        totals = [
+            LinearTotals.of_rows(*sample(rng, 10 if k == 0 else 200, t, 0.1)) for k, t in enumerate(thetas)
+        ]
         contexts, expected = sample(rng, 500, thetas[0], 0)
         misses = [
-            np.square(contexts / UNIT @ make(totals).means[0] - expected).mean() for make in (disjoint, hybrid)
+            np.square(contexts / UNIT @ make(totals).means[0] - expected).mean()
+            for make in (disjoint, hybrid)
         ]
         wins += misses[1] < 0.5 * misses[0]
     assert wins >= 18
 
 
 def test_independent_scores_of_hybrid_arms_are_close_to_the_joint_posterior():
-    """The shared part correlates scores. What leaving that out does to shares, against draws from the joint one."""
+    """What leaving out the correlation by the shared part does to shares, against joint draws."""
     rng = np.random.default_rng(20260106)
     thetas = [np.array([0.45, 0.05, 0.02, 0]) + rng.normal(0, 0.03, 4) for _ in range(5)]
     arms = [sample(rng, n, theta, 0.2) for n, theta in zip((200, 100, 50, 20, 5), thetas, strict=True)]
@@ -226,7 +230,9 @@ def regret(decide, update, *, seed, n=1_500, batch=25):
     """Mean reward forgone per round on a synthetic linear problem of 4 arms and 5 features."""
     rng = np.random.default_rng(seed)
     theta = np.column_stack([np.full(4, 0.5), rng.normal(0, 0.12, (4, 5))])
-    contexts = np.rint(np.column_stack([np.ones(n), rng.normal(size=(n, 5))]).clip(-8, 8) * UNIT).astype(np.int64)
+    contexts = np.rint(np.column_stack([np.ones(n), rng.normal(size=(n, 5))]).clip(-8, 8) * UNIT).astype(
+        np.int64
+    )
     means = (contexts / UNIT @ theta.T).clip(0, 1)
     rewards = (means + rng.normal(0, 0.15, means.shape)).clip(0, 1)
     totals = [LinearTotals.empty(6) for _ in range(4)]
@@ -281,7 +287,8 @@ def test_means_and_factors_are_all_a_server_needs():
     posterior = disjoint([LinearTotals.of_rows(*rows(np.random.default_rng(8), 40, 3)) for _ in range(2)])
     arms = posterior.arms()
     again = LinearArms(
-        np.frombuffer(arms.means.tobytes()).reshape(2, 3), np.frombuffer(arms.factors.tobytes()).reshape(2, 3, 3)
+        np.frombuffer(arms.means.tobytes()).reshape(2, 3),
+        np.frombuffer(arms.factors.tobytes()).reshape(2, 3, 3),
     )
     x = np.array([1.0, 2, 3])
     assert (thompson(again, x, exploration_floor=0.1) == thompson(arms, x, exploration_floor=0.1)).all()
