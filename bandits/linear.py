@@ -170,8 +170,7 @@ def disjoint(totals: Sequence[LinearTotals]) -> LinearPosterior:
     Raises InvalidInput if there are no arms, more than ARMS_MAX, or they differ in the number of features.
     """
     sums = _Sums.of(totals)
-    fits = [_fit(sums, ratio, None) for ratio in RATIOS]
-    return max(fits, key=lambda fit: fit.log_evidence).posterior(sums)
+    return _likeliest(sums, RATIOS, [None]).posterior(sums)
 
 
 def hybrid(totals: Sequence[LinearTotals]) -> LinearPosterior:
@@ -185,8 +184,10 @@ def hybrid(totals: Sequence[LinearTotals]) -> LinearPosterior:
     Raises InvalidInput like `disjoint`.
     """
     sums = _Sums.of(totals)
-    fits = [_fit(sums, own, shared) for own, shared in itertools.product(RATIOS, RATIOS)]
-    return max(fits, key=lambda fit: fit.log_evidence).posterior(sums)
+    # One ratio after the other: the evidence has no ridges that would hold this up.
+    fit = _likeliest(sums, RATIOS, [1.0])
+    fit = _likeliest(sums, [fit.own_ratio], RATIOS)
+    return _likeliest(sums, RATIOS, [fit.shared_ratio]).posterior(sums)
 
 
 class _Sums(NamedTuple):
@@ -246,6 +247,12 @@ class _Fit(NamedTuple):
         spread = self.pull @ np.linalg.inv(self.shared_precision) @ self.pull.swapaxes(1, 2)
         covariances = noise * (sums.centring.T @ (self.inverse + spread) @ sums.centring)
         return LinearPosterior(means, covariances, noise, self.own_ratio, self.shared_ratio)
+
+
+def _likeliest(sums: _Sums, own: Sequence[float], shared: Sequence[float | None]) -> _Fit:
+    return max(
+        (_fit(sums, *pair) for pair in itertools.product(own, shared)), key=lambda fit: fit.log_evidence
+    )
 
 
 def _fit(sums: _Sums, own_ratio: float, shared_ratio: float | None) -> _Fit:

@@ -1,4 +1,4 @@
-"""Off-policy evaluation: the gates V18 and V19 of the validity plan, by simulation and by a separate derivation."""
+"""Off-policy evaluation, by simulation and by a separate derivation."""
 
 import math
 from typing import NamedTuple
@@ -25,7 +25,7 @@ from stats.errors import InsufficientData, InvalidInput
 
 
 class World(NamedTuple):
-    """Ten arms, contexts of five features, a soft logging policy and three targets of growing distance from it."""
+    """Ten arms, contexts of five features, a soft logging policy; targets as sharp as is asked for."""
 
     theta: np.ndarray
     logging: np.ndarray
@@ -69,7 +69,7 @@ def simulate(sharpness, *, runs, n, seed):
 
 @pytest.mark.parametrize("sharpness", [0.0, 4.0, 10.0])
 def test_estimates_are_unbiased_covering_and_better_with_a_model(sharpness):
-    """V18, 300 logs of 1,000 rows for each of three targets. Limits: exact binomial for nominal 0.95.
+    """300 logs of 1,000 rows for each of three targets: bias within three errors, coverage at least 0.92.
 
     The planted bug is in the next test.
     """
@@ -78,12 +78,12 @@ def test_estimates_are_unbiased_covering_and_better_with_a_model(sharpness):
     errors = results[:, :, 0] - truth[:, None]
     for column, name in ((0, "ips"), (2, "doubly robust")):
         bias, error = errors[:, column].mean(), errors[:, column].std() / math.sqrt(runs)
-        assert abs(bias) <= 3.5 * error, name
+        assert abs(bias) <= 3 * error, name
     root = np.sqrt((errors**2).mean(axis=0))
     assert root[2] <= root[0]
     assert ((results[:, 1, 0] >= 0) & (results[:, 1, 0] <= 1)).all()
     covered = ((results[:, :, 1] <= truth[:, None]) & (truth[:, None] <= results[:, :, 2])).sum(axis=0)
-    assert (covered >= stats.binom.ppf(1e-6, runs, 0.95)).all()
+    assert (covered >= 0.92 * runs).all()
 
 
 def test_wrong_propensities_are_seen_as_bias_and_as_weights_that_do_not_average_one():
@@ -112,7 +112,7 @@ def test_the_worked_cases_hold():
 
 
 def test_estimators_agree_with_their_formulas_row_by_row():
-    """V19. The published formulas as plain sums over rows: Dudik et al. 2014 eq. 5, Wang et al. 2017 eq. 5."""
+    """The formulas of Dudik et al. (2014) and Wang et al. (2017), written as plain sums over rows."""
     served, contexts, _ = WORLD.log(500, np.random.default_rng(20260163), 6.0)
     q = cross_fitted(contexts, served)
     rows = range(500)
@@ -201,7 +201,7 @@ def test_too_little_overlap_is_refused_and_little_is_warned_of():
 
 
 def test_the_anytime_interval_keeps_its_level_at_all_looks_and_the_fixed_one_does_not():
-    """200 streams of 2,000 rows, looked at every 100: a miss anywhere counts. Limit: 1e-6 binomial at 0.05."""
+    """200 streams of 2,000 rows, a look every 100: a miss anywhere counts. Limit: binomial, 1e-6 at 0.05."""
     rng = np.random.default_rng(20260167)
     runs, looks = 200, range(100, 2_001, 100)
     methods = {"anytime": lambda part: astuple(anytime_interval(part)), "fixed": at_one_look}

@@ -84,7 +84,7 @@ def sample(rng, n, theta, noise):
 
 
 def by_brute_force(arms, own_ratio, shared_ratio):
-    """The joint posterior of (b, u_1, ..., u_K) from one design matrix, in binary64, straight from the model."""
+    """The joint posterior of (b, u_1, ..., u_K) from one design matrix, straight from the model."""
     d = arms[0][0].shape[1]
     contexts = np.concatenate([x for x, _ in arms]) / UNIT
     centre = contexts.mean(axis=0)
