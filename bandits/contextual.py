@@ -19,6 +19,7 @@ from stats.errors import InvalidInput
 ARMS_MAX: Final = 50
 
 _EDGES: Final = np.array([-3.4, -2.4, -1.6, -0.8, 0.0, 0.8, 1.6, 2.4, 3.4])[:, None]
+_STEP_MIN: Final = 1e-300  # of ln G: where it does not move, neither does G
 _JITTER: Final = 1e-13
 _VARIANCE_MIN: Final = 1e-24  # of a score that is certain: the division by its deviation stays finite
 
@@ -118,16 +119,23 @@ def probability_greatest(mean: FloatArray, deviation: FloatArray) -> FloatArray:
         gap = (mean[0] - mean[1]) / math.hypot(deviation[0], deviation[1])
         both: FloatArray = special.ndtr(np.array((gap, -gap)))
         return both
-    edges = _EDGES * deviation + mean
+    edges = _EDGES * deviation
+    edges += mean
     lowest = edges[0].max()
     points = edges.ravel()
     points.sort()
     points = points[points.searchsorted(lowest) :]
-    logs = np.log(special.ndtr((points[:, None] - mean) / deviation))
-    log_product = logs.sum(axis=1)
+    # In place from here on: at this size a new array costs as much as what is computed.
+    logs = points - mean[:, None]
+    logs /= deviation[:, None]
+    special.ndtr(logs, logs)
+    np.log(logs, logs)
+    log_product = np.add.reduce(logs, 0)
     product = np.exp(log_product)
     steps = log_product[1:] - log_product[:-1]
-    weights = (product[1:] - product[:-1]) / (steps + 1e-300)
-    probability: FloatArray = weights.dot(logs[1:] - logs[:-1])
-    probability /= probability.sum()
+    steps += _STEP_MIN
+    weights = product[1:] - product[:-1]
+    weights /= steps
+    probability: FloatArray = (logs[:, 1:] - logs[:, :-1]).dot(weights)
+    probability /= np.add.reduce(probability)
     return probability

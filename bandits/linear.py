@@ -232,20 +232,20 @@ class _Fit(NamedTuple):
 
     own_ratio: float
     shared_ratio: float | None
-    inverse: FloatArray  # (k, d, d), of each arm's precision over the noise's
+    means: FloatArray  # (k, d)
+    precision: FloatArray  # (k, d, d), of each arm given the shared part, over that of the noise
     pull: FloatArray  # (k, d, q), how the shared part moves each arm
-    shared: FloatArray  # (q,)
     shared_precision: FloatArray  # (q, q)
     residual: float
     log_evidence: float
 
     def posterior(self, sums: _Sums) -> LinearPosterior:
         noise = (_NOISE_SCALE + 0.5 * self.residual) / (_NOISE_SHAPE + 0.5 * sums.n)
-        means = np.einsum("kij,kj->ki", self.inverse, sums.moment) + self.pull @ self.shared
-        means = means @ sums.centring
+        means = self.means @ sums.centring
         means[:, 0] += 0.5
         spread = self.pull @ np.linalg.inv(self.shared_precision) @ self.pull.swapaxes(1, 2)
-        covariances = noise * (sums.centring.T @ (self.inverse + spread) @ sums.centring)
+        spread = sums.centring.T @ (np.linalg.inv(self.precision) + spread) @ sums.centring
+        covariances = 0.5 * noise * (spread + spread.swapaxes(1, 2))
         return LinearPosterior(means, covariances, noise, self.own_ratio, self.shared_ratio)
 
 
@@ -268,19 +268,21 @@ def _fit(sums: _Sums, own_ratio: float, shared_ratio: float | None) -> _Fit:
     prior = np.full(q, sums.mean_square / (shared_ratio or 1.0))
     prior[0] = 1.0
     precision = sums.gram + np.diag(own)
-    inverse = np.linalg.inv(precision)
-    inverse = 0.5 * (inverse + inverse.swapaxes(1, 2))
-    pull = inverse[:, :, :q] * own[:q]
+    sides = np.broadcast_to(np.diag(own)[:, :q], (n_arms, d, q))
+    solved = np.linalg.solve(precision, np.concatenate([sums.moment[:, :, None], sides], axis=2))
+    alone, pull = solved[:, :, 0], solved[:, :, 1:]
     shared_precision = np.diag(prior + n_arms * own[:q]) - own[:q, None] * pull[:, :q].sum(axis=0)
     linear = np.einsum("kdq,kd->q", pull, sums.moment)
     shared = np.linalg.solve(shared_precision, linear)
-    fitted = np.einsum("ki,kij,kj->", sums.moment, inverse, sums.moment) + linear @ shared
+    fitted = (sums.moment * alone).sum() + linear @ shared
     residual = max(sums.squares - float(fitted), 0.0)
-    volume = np.linalg.slogdet(precision)[1].sum() - n_arms * np.log(own).sum()
+    roots = np.diagonal(np.linalg.cholesky(precision), axis1=1, axis2=2)
+    volume = 2 * np.log(roots).sum() - n_arms * np.log(own).sum()
     volume += np.linalg.slogdet(shared_precision)[1] - np.log(prior).sum()
     log_evidence = -0.5 * float(volume) - (_NOISE_SHAPE + 0.5 * sums.n) * math.log(
         _NOISE_SCALE + 0.5 * residual
     )
     for ratio in (own_ratio, shared_ratio or 1.0):
         log_evidence -= 0.5 * (math.log(ratio) / math.log(4)) ** 2
-    return _Fit(own_ratio, shared_ratio, inverse, pull, shared, shared_precision, residual, log_evidence)
+    means = alone + pull @ shared
+    return _Fit(own_ratio, shared_ratio, means, precision, pull, shared_precision, residual, log_evidence)
