@@ -167,6 +167,10 @@ class LinearPosterior(NamedTuple):
 def disjoint(totals: Sequence[LinearTotals]) -> LinearPosterior:
     """Posterior of arms that share nothing but the mean of their intercepts.
 
+    Worked by hand: one arm, no feature but the intercept, one reward of 1. Before it the mean reward is 1/2
+    with twice the variance of the noise (its own part and the shared one), so it moves by 2/3 of the way, to
+    5/6.
+
     Raises InvalidInput if there are no arms, more than ARMS_MAX, or they differ in the number of features.
     """
     sums = _Sums.of(totals)

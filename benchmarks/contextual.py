@@ -189,7 +189,7 @@ def players(d: int, n_arms: int, seed: int) -> dict[str, Callable[[], Player] | 
         "lin_ucb (default)": lambda: linear(disjoint, ucb, 1),
         "lin_ucb, batches of 25": lambda: linear(disjoint, ucb, 25),
         "lin_ts, batches of 5": lambda: linear(disjoint, thompson, 5),
-        "lin_ucb hybrid, batches of 25": lambda: linear(hybrid, ucb, 25),
+        "lin_ucb hybrid, batches of 10": lambda: linear(hybrid, ucb, 10),
         "logistic_ts, batches of 25": lambda: Ours(
             [LogisticTotals.empty(d)] * n_arms, logistic, thompson, batch=25, rng=rng
         ),
@@ -322,7 +322,18 @@ def decision_times() -> None:
             elif name == "vowpalwabbit squarecb":
                 text, predict = VowpalWabbit.text(x), VowpalWabbit("--squarecb", 8, rng).workspace.predict
                 rows.append([f"{name}, predict of a text, d = {d}", _micros(partial(predict, text))])
+        if find_spec("vowpalwabbit"):
+            rows.append([f"vowpalwabbit squarecb of 8 actions, d = {d}", _micros(vowpal_of_actions(x))])
     show("One decision, 8 arms", ["policy", "us"], rows)
+
+
+def vowpal_of_actions(x: FloatArray) -> Callable[[], object]:
+    """Vowpal Wabbit with one example per arm, each crossed with the context."""
+    from vowpalwabbit import Workspace
+
+    workspace = Workspace("--cb_explore_adf --squarecb -q ca --quiet")
+    lines = ["shared |c" + VowpalWabbit.text(x)[1:], *(f"|a {arm}" for arm in range(8))]
+    return partial(workspace.predict, lines)
 
 
 def _micros(decide: Callable[[], object]) -> str:

@@ -121,6 +121,11 @@ def by_brute_force(arms, own_ratio, shared_ratio):
     return np.array(means), np.array(covariances), noise, density.logpdf(rewards)
 
 
+def test_the_worked_posterior_holds():
+    posterior = disjoint([LinearTotals.of_rows(np.array([[UNIT]]), np.array([1.0]))])
+    assert posterior.means == pytest.approx(np.array([[5 / 6]]))
+
+
 @pytest.mark.parametrize("make", [disjoint, hybrid])
 def test_the_posterior_is_that_of_the_model_written_out(make):
     rng = np.random.default_rng(20260104)
