@@ -317,14 +317,14 @@ def _lower_bound(gains: FloatArray, needed: float) -> float:
 
     def excess(mean: float) -> float:
         growth = np.log1p(_BETS * (values / mean - 1)) @ counts
-        return float(special.logsumexp(growth)) - math.log(len(_BETS)) - needed
+        return float(np.logaddexp.reduce(growth)) - math.log(len(_BETS)) - needed
 
     least = 1e-12
     if excess(least) <= 0:
         return 0.0
     if excess(1.0) >= 0:
         return 1.0
-    return float(optimize.brentq(excess, least, 1.0, xtol=1e-10))
+    return float(optimize.brentq(excess, least, 1.0, xtol=1e-8))
 
 
 def _of_terms(terms: FloatArray, overlap: Overlap, level: float) -> Estimate:

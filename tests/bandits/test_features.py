@@ -122,7 +122,7 @@ def test_rows_are_checked_before_they_count():
         (contexts, np.array([0.5, 1.1])),
         (contexts, np.array([0.5, math.nan])),
         (contexts, np.array([0.5])),
-        ([*contexts, [0, 1]], np.array([0.5, 0.5])),
+        (np.array([[UNIT, 0], [UNIT, ENTRY_MAX + 1]]), np.array([0.5, 0.5])),
         (contexts[:, ::-1], np.array([0.5, 0.5])),
     ):
         with pytest.raises(InvalidInput):
