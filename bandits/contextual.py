@@ -68,10 +68,9 @@ def thompson(arms: LinearArms, x: FloatArray, *, exploration_floor: float) -> Fl
     """Shares (1 - eps) P(arm has the greatest score in context x) + eps / n_arms, shape (n_arms,).
 
     Non-negative and summing to 1: the vector to draw from and to log. Deterministic; `probability_greatest`
-    states its accuracy. The scores are taken as independent. For `disjoint` arms all but the shared
-    mean of the intercepts is; for `hybrid` arms the correlation that the shared part gives is left out, which
-    makes differences of scores look less certain than they are, never more, wherever that correlation is
-    positive.
+    states its accuracy. Scores are taken as independent. Those of linear arms are not quite: the shared part
+    correlates them, for `disjoint` by the mean of intercepts only. Where that is positive, differences of
+    scores look less certain than they are, and exploration is wider.
 
     Raises InvalidInput if exploration_floor is not in [0, 1].
     """
@@ -87,7 +86,9 @@ def ucb(arms: LinearArms, x: FloatArray, *, width: float = 2.0, exploration_floo
     """LinUCB: the greedy choice by mean + width * standard deviation, mixed with the floor; shape (n_arms,).
 
     Equal bounds share. `width` counts posterior standard deviations, in which the noise is included: that of
-    Li et al. (2010), alpha, is `width` times the noise's standard deviation.
+    Li et al. (2010), alpha, is `width` times the noise's standard deviation. On synthetic problems, linear,
+    logistic and of Gaussian classes, widths between 1 and 3 earned the same within error, and less or nothing
+    below 0.5 clearly less.
 
     Raises InvalidInput if exploration_floor is not in [0, 1] or width is negative.
     """

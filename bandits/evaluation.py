@@ -37,6 +37,7 @@ EFFECTIVE_ROWS_MIN: Final = 30.0
 EFFECTIVE_ROWS_WARNING: Final = 100.0
 WEIGHT_SHARE_WARNING: Final = 0.10
 
+_ROUNDING: Final = 1e-6  # by which shares may miss a sum of one
 # Shares of wealth that constant bets stake on a mean being above the hypothesis. Each is the best for some
 # sample size; a factor of two from the best costs little.
 _BETS: Final = 0.5 * 2.0 ** -np.arange(12)[:, None]
@@ -68,7 +69,7 @@ class Overlap(msgspec.Struct, frozen=True):
             found.append(f"only {self.effective_rows:.0f} effective rows of {self.n}")
         if self.largest_share > WEIGHT_SHARE_WARNING:
             found.append(f"one row has {self.largest_share:.0%} of all weight")
-        if abs(self.mean_weight - 1) > 4 * self.mean_weight_error:
+        if abs(self.mean_weight - 1) > 4 * self.mean_weight_error + _ROUNDING:
             found.append(
                 f"weights average {self.mean_weight:.3g} instead of 1: the policy would serve what the log "
                 "never does, or propensities are wrong"

@@ -10,12 +10,11 @@ rarely served borrows strength from the rest; *disjoint* arms share the intercep
 What is not declared is learned from the totals, so that exploration is as strong as the rewards are noisy:
 
 * The noise s2 has an inverse-gamma prior worth one reward with the variance 1/4, the largest that rewards in
-  [0, 1] can have; its posterior mode of scale is used as if it were known.
+  [0, 1] can have; the ratio of the posterior's scale to its shape is used as if it were known.
 * Slopes have independent normal priors of variance s2 * ratio / E|x|^2, where `ratio` is the variance that
-the
-  slopes give to the reward over the noise's: free of the units of features. It is the one of `RATIOS` with
-  the greatest marginal likelihood times a log-normal prior of median 1 and spread log 4. The intercepts'
-  priors are worth one reward each, around 1/2 for the shared one, in the mean context.
+  slopes give to the reward over that of the noise: free of the unit of features. It is the one of `RATIOS`
+  with the greatest marginal likelihood times a log-normal prior of median 1 and spread log 4. The priors of
+  intercepts are worth one reward each, around 1/2 for the shared one, in the mean context.
 
 Source: Gelman et al. (2013), Bayesian Data Analysis, 3rd ed., ch. 14 to 15 (conjugate regression, hierarchy);
 Li et al. (2010), WWW, for disjoint and hybrid LinUCB (theirs learns shared and own coefficients of different
