@@ -87,8 +87,7 @@ def ucb(arms: LinearArms, x: FloatArray, *, width: float = 2.0, exploration_floo
 
     Equal bounds share. `width` counts posterior standard deviations, in which the noise is included: that of
     Li et al. (2010), alpha, is `width` times the noise's standard deviation. On synthetic problems, linear,
-    logistic and of Gaussian classes, widths between 1 and 3 earned the same within error, and less or nothing
-    below 0.5 clearly less.
+    logistic and of Gaussian classes, widths between 1 and 3 earned the same within error, narrower ones less.
 
     Raises InvalidInput if exploration_floor is not in [0, 1] or width is negative.
     """
