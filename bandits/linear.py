@@ -1,0 +1,291 @@
+"""Linear contextual bandits: exact totals, and a posterior made off the request path.
+
+The model of the rewards of arm k in context x (whose first entry is the intercept, 1) is
+
+    r = x . theta_k + noise,   theta_k = b + u_k,   noise variance s2,
+
+with a shared part b and each arm's own deviation u_k. *Hybrid* arms share all of b, so an arm that was
+rarely served borrows strength from the rest; *disjoint* arms share the intercept alone.
+
+What is not declared is learned from the totals, so that exploration is as strong as the rewards are noisy:
+
+* The noise s2 has an inverse-gamma prior worth one reward with the variance 1/4, the largest that rewards in
+  [0, 1] can have; the ratio of the posterior's scale to its shape is used as if it were known.
+* Slopes have independent normal priors of variance s2 * ratio / E|x|^2, where `ratio` is the variance that
+  slopes give to the reward over that of the noise: free of the unit of features. It is the one of `RATIOS`
+  with the greatest marginal likelihood times a log-normal prior of median 1 and spread log 4. The priors of
+  intercepts are worth one reward each, around 1/2 for the shared one, in the mean context.
+
+Source: Gelman et al. (2013), Bayesian Data Analysis, 3rd ed., ch. 14 to 15 (conjugate regression, hierarchy);
+Li et al. (2010), WWW, for disjoint and hybrid LinUCB (theirs learns shared and own coefficients of different
+features; here they are of the same features); Agrawal & Goyal (2013), ICML, for Thompson sampling. Their
+regret bounds assume a linear mean, a known noise scale and wider posteriors than these: they are not
+inherited.
+"""
+
+import itertools
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from bandits.arms import FloatArray
+from bandits.contextual import ARMS_MAX, LinearArms
+from bandits.features import REWARD_UNIT, UNIT, IntArray, whole_rewards
+from stats.errors import InvalidInput
+
+ROWS_MAX: Final = 2**28 - 1
+"""With it no sum leaves 64 bits: |x_i x_j| <= 2**30, |x_i r| <= 2**35 and r^2 <= 2**32 in their units."""
+SQUARE_UNIT: Final = 2**32
+"""A squared reward is a whole number of this part of 1, rounded down row by row."""
+RATIOS: Final = tuple(4.0**power for power in range(-4, 4))
+"""Variance that slopes explain over the variance of the noise: what the marginal likelihood chooses from."""
+
+_CHUNK: Final = 2**18  # rows whose sums are exact in binary64: 2**35 * 2**18 = 2**53
+_NOISE_SHAPE: Final = 0.5
+_NOISE_SCALE: Final = 0.125
+_HEADER: Final = struct.Struct("<qqq")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinearTotals:
+    """Exact sums over the rows (x, r) of one arm, in whole numbers: adding and taking away lose nothing.
+
+    `gram` is the upper triangle of sum x x^T by rows, in units of UNIT**-2, shape (d (d + 1) / 2,); `moment`
+    is sum x r in units of 1 / (UNIT * REWARD_UNIT), shape (d,); `squares` is sum r^2 in units of 1 /
+    SQUARE_UNIT. The first feature is the intercept, so that the sum of rewards is `moment[0]` / (UNIT *
+    REWARD_UNIT).
+
+    Raises InvalidInput if the shapes disagree or n is not within [0, ROWS_MAX].
+
+    Worked by hand: the rows ((1, 0.5), 1) and ((1, -1), 0.5), in whole units, give n = 2, the triangle
+    (2, -0.5, 1.25), the moment (1.5, 0) and squares 1.25.
+    """
+
+    n: int
+    gram: IntArray
+    moment: IntArray
+    squares: int
+
+    def __post_init__(self) -> None:
+        d = len(self.moment)
+        if self.gram.shape != (d * (d + 1) // 2,):
+            raise InvalidInput(f"the Gram triangle of {d} features has the wrong shape {self.gram.shape}")
+        if not 0 <= self.n <= ROWS_MAX:
+            raise InvalidInput(f"n must be within [0, {ROWS_MAX}], got {self.n}")
+
+    @classmethod
+    def empty(cls, d: int) -> "LinearTotals":
+        """Of no rows with d features."""
+        return cls(0, np.zeros(d * (d + 1) // 2, np.int64), np.zeros(d, np.int64), 0)
+
+    @classmethod
+    def of_rows(cls, contexts: IntArray, rewards: FloatArray) -> "LinearTotals":
+        """Of contexts in fixed point, shape (n, d), and rewards in [0, 1], shape (n,).
+
+        Raises InvalidInput as `whole_rewards` does.
+        """
+        whole = whole_rewards(contexts, rewards)
+        d = contexts.shape[1]
+        gram, moment = np.zeros((d, d), np.int64), np.zeros(d, np.int64)
+        for start in range(0, len(contexts), _CHUNK):
+            rows = contexts[start : start + _CHUNK].astype(np.float64)
+            gram += (rows.T @ rows).astype(np.int64)
+            moment += (whole[start : start + _CHUNK].astype(np.float64) @ rows).astype(np.int64)
+        squares = int((whole * whole // (REWARD_UNIT**2 // SQUARE_UNIT)).sum())
+        return cls(len(contexts), gram[np.triu_indices(d)], moment, squares)
+
+    def __add__(self, other: "LinearTotals") -> "LinearTotals":
+        return LinearTotals(
+            self.n + other.n, self.gram + other.gram, self.moment + other.moment, self.squares + other.squares
+        )
+
+    def __sub__(self, other: "LinearTotals") -> "LinearTotals":
+        """Without rows that were counted in these totals."""
+        return LinearTotals(
+            self.n - other.n, self.gram - other.gram, self.moment - other.moment, self.squares - other.squares
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LinearTotals) and self.to_bytes() == other.to_bytes()
+
+    def __hash__(self) -> int:
+        return hash(self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """Little-endian 64-bit numbers: d, n, squares, moment, gram. `from_bytes` is its inverse."""
+        header = _HEADER.pack(len(self.moment), self.n, self.squares)
+        return header + self.moment.astype("<i8").tobytes() + self.gram.astype("<i8").tobytes()
+
+    @classmethod
+    def from_bytes(cls, body: bytes) -> "LinearTotals":
+        """Raises InvalidInput if these are no totals."""
+        if len(body) < _HEADER.size or len(body) % 8:
+            raise InvalidInput(f"{len(body)} bytes are no totals")
+        d, n, squares = _HEADER.unpack_from(body)
+        sums = np.frombuffer(body, "<i8", offset=_HEADER.size).astype(np.int64)
+        if not 0 < d < len(sums):
+            raise InvalidInput(f"totals of {d} features in {len(body)} bytes")
+        return cls(n, sums[d:], sums[:d], squares)
+
+    @property
+    def d(self) -> int:
+        """The number of features, the intercept included."""
+        return len(self.moment)
+
+    @property
+    def gram_matrix(self) -> FloatArray:
+        """Sum of x x^T in whole units, shape (d, d)."""
+        upper = np.triu_indices(self.d)
+        matrix = np.zeros((self.d, self.d))
+        matrix[upper] = self.gram / UNIT**2
+        matrix.T[upper] = matrix[upper]
+        return matrix
+
+
+class LinearPosterior(NamedTuple):
+    """What is believed of the arms' coefficients; shapes (n_arms, d) and (n_arms, d, d).
+
+    The ratios are those that were chosen for slopes of the arms' own and for shared ones.
+    """
+
+    means: FloatArray
+    covariances: FloatArray
+    noise_variance: float
+    slope_ratio: float
+    shared_ratio: float | None  # None: no slope is shared
+
+    def arms(self) -> LinearArms:
+        """For the server."""
+        return LinearArms.of(self.means, self.covariances)
+
+
+def disjoint(totals: Sequence[LinearTotals]) -> LinearPosterior:
+    """Posterior of arms that share nothing but the mean of their intercepts.
+
+    Worked by hand: one arm, no feature but the intercept, one reward of 1. Before it the mean reward is 1/2
+    with twice the variance of the noise (its own part and the shared one), so it moves by 2/3 of the way, to
+    5/6.
+
+    Raises InvalidInput if there are no arms, more than ARMS_MAX, or they differ in the number of features.
+    """
+    sums = _Sums.of(totals)
+    return _likeliest(sums, RATIOS, [None]).posterior(sums)
+
+
+def hybrid(totals: Sequence[LinearTotals]) -> LinearPosterior:
+    """Posterior of arms whose coefficients scatter about shared ones.
+
+    How strongly they are drawn together is learned: `slope_ratio` small means that all arms respond to the
+    context in the same way. The scores of two arms are correlated through the shared part; the covariances
+    given here are the right ones arm by arm, and a decision that treats arms as independent explores as if
+    the shared part were uncertain for each of them separately: see `thompson`.
+
+    Raises InvalidInput like `disjoint`.
+    """
+    sums = _Sums.of(totals)
+    # One ratio after the other: the evidence has no ridges that would hold this up.
+    fit = _likeliest(sums, RATIOS, [1.0])
+    fit = _likeliest(sums, [fit.own_ratio], RATIOS)
+    return _likeliest(sums, RATIOS, [fit.shared_ratio]).posterior(sums)
+
+
+class _Sums(NamedTuple):
+    """Totals as numbers: rewards counted from 1/2, features but the intercept from their mean over all rows.
+
+    So the priors of intercepts speak of a usual context, wherever zero is. Shapes: gram (k, d, d), moment (k,
+    d), centring (d, d), by which contexts are multiplied.
+    """
+
+    n: int
+    gram: FloatArray
+    moment: FloatArray
+    squares: float
+    centring: FloatArray
+    mean_square: float  # E|x|^2 over all rows, without the intercept
+
+    @classmethod
+    def of(cls, totals: Sequence[LinearTotals]) -> "_Sums":
+        if not 1 <= len(totals) <= ARMS_MAX:
+            raise InvalidInput(f"there must be between 1 and {ARMS_MAX} arms, got {len(totals)}")
+        d = totals[0].d
+        if any(total.d != d for total in totals):
+            raise InvalidInput("all arms must have the same number of features")
+        gram = np.array([total.gram_matrix for total in totals])
+        moment = np.array([total.moment for total in totals]) / (UNIT * REWARD_UNIT) - 0.5 * gram[:, 0]
+        n = sum(total.n for total in totals)
+        # sum (r - 1/2)^2 = sum r^2 - sum r + n / 4, in whole numbers until the end.
+        per_reward = SQUARE_UNIT // REWARD_UNIT
+        squares = sum(total.squares - int(total.moment[0]) // UNIT * per_reward for total in totals)
+        squares += n * (SQUARE_UNIT // 4)
+        centring = np.eye(d)
+        centring[1:, 0] = -gram[:, 0, 1:].sum(axis=0) / max(n, 1)
+        gram = centring @ gram @ centring.T
+        mean_square = np.trace(gram, axis1=1, axis2=2).sum() / n - 1 if n else 1.0
+        # Features that never varied leave rounding errors, about which nothing can be learned either way.
+        mean_square = max(float(mean_square), 1e-6)
+        return cls(n, gram, moment @ centring.T, squares / SQUARE_UNIT, centring, mean_square)
+
+
+class _Fit(NamedTuple):
+    """Of one choice of ratios: all that the evidence and the posterior need."""
+
+    own_ratio: float
+    shared_ratio: float | None
+    means: FloatArray  # (k, d)
+    precision: FloatArray  # (k, d, d), of each arm given the shared part, over that of the noise
+    pull: FloatArray  # (k, d, q), how the shared part moves each arm
+    shared_precision: FloatArray  # (q, q)
+    residual: float
+    log_evidence: float
+
+    def posterior(self, sums: _Sums) -> LinearPosterior:
+        noise = (_NOISE_SCALE + 0.5 * self.residual) / (_NOISE_SHAPE + 0.5 * sums.n)
+        means = self.means @ sums.centring
+        means[:, 0] += 0.5
+        spread = self.pull @ np.linalg.inv(self.shared_precision) @ self.pull.swapaxes(1, 2)
+        spread = sums.centring.T @ (np.linalg.inv(self.precision) + spread) @ sums.centring
+        covariances = 0.5 * noise * (spread + spread.swapaxes(1, 2))
+        return LinearPosterior(means, covariances, noise, self.own_ratio, self.shared_ratio)
+
+
+def _likeliest(sums: _Sums, own: Sequence[float], shared: Sequence[float | None]) -> _Fit:
+    return max(
+        (_fit(sums, *pair) for pair in itertools.product(own, shared)), key=lambda fit: fit.log_evidence
+    )
+
+
+def _fit(sums: _Sums, own_ratio: float, shared_ratio: float | None) -> _Fit:
+    """The posterior given the ratios, in units of the noise, and the marginal likelihood of the totals.
+
+    With A_k = G_k + L (L the prior precision of deviations), the rewards of arm k say of b what a normal
+    likelihood with precision L - L A_k^-1 L and linear term L A_k^-1 c_k says.
+    """
+    n_arms, d = sums.moment.shape
+    own = np.full(d, sums.mean_square / own_ratio)
+    own[0] = 1.0
+    q = d if shared_ratio is not None else 1
+    prior = np.full(q, sums.mean_square / (shared_ratio or 1.0))
+    prior[0] = 1.0
+    precision = sums.gram + np.diag(own)
+    sides = np.broadcast_to(np.diag(own)[:, :q], (n_arms, d, q))
+    solved = np.linalg.solve(precision, np.concatenate([sums.moment[:, :, None], sides], axis=2))
+    alone, pull = solved[:, :, 0], solved[:, :, 1:]
+    shared_precision = np.diag(prior + n_arms * own[:q]) - own[:q, None] * pull[:, :q].sum(axis=0)
+    linear = np.einsum("kdq,kd->q", pull, sums.moment)
+    shared = np.linalg.solve(shared_precision, linear)
+    fitted = (sums.moment * alone).sum() + linear @ shared
+    residual = max(sums.squares - float(fitted), 0.0)
+    roots = np.diagonal(np.linalg.cholesky(precision), axis1=1, axis2=2)
+    volume = 2 * np.log(roots).sum() - n_arms * np.log(own).sum()
+    volume += np.linalg.slogdet(shared_precision)[1] - np.log(prior).sum()
+    log_evidence = -0.5 * float(volume) - (_NOISE_SHAPE + 0.5 * sums.n) * math.log(
+        _NOISE_SCALE + 0.5 * residual
+    )
+    for ratio in (own_ratio, shared_ratio or 1.0):
+        log_evidence -= 0.5 * (math.log(ratio) / math.log(4)) ** 2
+    means = alone + pull @ shared
+    return _Fit(own_ratio, shared_ratio, means, precision, pull, shared_precision, residual, log_evidence)

@@ -1,0 +1,130 @@
+"""Partial pooling: as good as the better of pooling and standing alone, and better between."""
+
+import numpy as np
+import pytest
+from scipy import integrate, special
+
+from bandits.arms import BetaArms
+from bandits.best import probability_best
+from bandits.segments import partially_pooled
+from stats.errors import InvalidInput
+from stats.totals import RewardTotals
+
+SIZES = np.array([400] * 15 + [40] * 10 + [8] * 15)
+
+
+def totals_of(n, successes):
+    return [[RewardTotals(int(a), float(b), float(b))] for a, b in zip(n, successes, strict=True)]
+
+
+def squared_errors(draw_rates, *, runs, seed):
+    """Mean squared errors over all segments of pooling partly, completely, and not at all (Beta(1, 1))."""
+    rng = np.random.default_rng(seed)
+    errors = []
+    for _ in range(runs):
+        rates = draw_rates(rng)
+        successes = rng.binomial(SIZES, rates)
+        partly = np.array([arms.mean[0] for arms in partially_pooled(totals_of(SIZES, successes)).segments])
+        wholly = np.full(len(SIZES), successes.sum() / SIZES.sum())
+        alone = (successes + 1) / (SIZES + 2)
+        errors.append([np.square(guess - rates).mean() for guess in (partly, wholly, alone)])
+    return np.mean(errors, axis=0)
+
+
+def test_between_the_extremes_it_beats_both():
+    partly, wholly, alone = squared_errors(lambda rng: rng.beta(6, 24, len(SIZES)), runs=20, seed=20260150)
+    assert partly < 0.75 * wholly
+    assert partly < 0.75 * alone
+
+
+def test_at_the_extremes_it_comes_close_to_the_better_one():
+    same = squared_errors(lambda rng: np.full(len(SIZES), 0.2), runs=20, seed=20260151)
+    assert same[0] < 0.1 * same[2]
+    apart = squared_errors(lambda rng: rng.random(len(SIZES)), runs=20, seed=20260152)
+    assert apart[0] < 1.02 * apart[2]
+    assert apart[0] < 0.1 * apart[1]
+
+
+def test_shrinkage_is_near_one_where_segments_agree_and_near_zero_where_they_do_not():
+    n = np.full(30, 1_000)
+    agree = partially_pooled(totals_of(n, np.full(30, 200)))
+    differ = partially_pooled(totals_of(n, np.linspace(50, 950, 30)))
+    assert agree.shrinkage[0] > 0.9
+    assert differ.shrinkage[0] < 0.02
+
+
+def test_a_thin_segment_borrows_and_a_thick_one_does_not():
+    n = [1_000] * 10 + [2]
+    pooled = partially_pooled(totals_of(n, [200] * 5 + [210] * 5 + [2])).segments
+    assert pooled[0].mean[0] == pytest.approx(0.2, abs=0.006)
+    assert 0.19 < pooled[-1].mean[0] < 0.3
+    alone = BetaArms(np.array([3.0]), np.array([1.0])).mean[0]
+    assert alone == 0.75
+
+
+def by_quadrature(n, successes):
+    """Posterior mean rates of two segments by scipy's adaptive rule over shrinkage and mu, from the model."""
+    size = np.mean(n)
+
+    def weight(mu, shrinkage):
+        kappa = size * shrinkage / (1 - shrinkage)
+        alpha, beta = mu * kappa, (1 - mu) * kappa
+        logs = special.betaln(alpha + successes, beta + n - successes) - special.betaln(alpha, beta)
+        return np.exp(logs.sum() + 30)
+
+    def rate(mu, shrinkage, which):
+        kappa = size * shrinkage / (1 - shrinkage)
+        return weight(mu, shrinkage) * (mu * kappa + successes[which]) / (kappa + n[which])
+
+    low = 1 / (1 + size)  # kappa is at least 1
+    box = {"a": low, "b": 1, "gfun": 0, "hfun": 1, "epsabs": 0, "epsrel": 1e-5}
+    total = integrate.dblquad(weight, **box)[0]
+    return [integrate.dblquad(rate, args=(which,), **box)[0] / total for which in (0, 1)]
+
+
+def test_the_grid_agrees_with_adaptive_quadrature():
+    n, successes = np.array([30, 12]), np.array([6, 7])
+    pooled = partially_pooled(totals_of(n, successes)).segments
+    assert [arms.mean[0] for arms in pooled] == pytest.approx(by_quadrature(n, successes), abs=2e-4)
+
+
+def test_segments_and_arms_may_come_in_any_order():
+    rng = np.random.default_rng(20260153)
+    n = rng.integers(0, 200, (6, 3))
+    wins = rng.binomial(n, 0.3)
+    totals = [
+        [RewardTotals(int(a), float(b), float(b)) for a, b in zip(*row, strict=True)]
+        for row in zip(n, wins, strict=True)
+    ]
+    pooled = partially_pooled(totals)
+    turned = partially_pooled([row[::-1] for row in totals[::-1]])
+    for arms, other in zip(pooled.segments, turned.segments[::-1], strict=True):
+        assert arms.alpha == pytest.approx(other.alpha[::-1], rel=1e-9)
+        assert arms.beta == pytest.approx(other.beta[::-1], rel=1e-9)
+
+
+def test_each_segment_decides_for_itself():
+    """Arm 1 is better on phones, arm 0 on desktops; a rare device follows what most do."""
+
+    def totals(n, first, second):
+        return [RewardTotals(n, first, first), RewardTotals(n, second, second)]
+
+    rows = [totals(2000, 400.0, 600.0)] * 6 + [totals(2000, 600.0, 400.0)] + [totals(4, 1.0, 1.0)]
+    best = [probability_best(arms) for arms in partially_pooled(rows).segments]
+    assert best[0][1] > 0.95
+    assert best[6][0] > 0.95
+    assert best[7][1] > 0.7
+
+
+def test_nothing_extreme_or_fractional_breaks_it():
+    nothing = partially_pooled([[RewardTotals()] * 2] * 3).segments[0]
+    assert nothing.mean == pytest.approx([0.5, 0.5])
+    for n, successes in (([5, 5], [0, 0]), ([5, 5], [5, 5]), ([10**9, 3], [1e8, 1.5]), ([1, 0], [0.5, 0])):
+        arms = partially_pooled([[RewardTotals(a, b, b)] for a, b in zip(n, successes, strict=True)]).segments
+        assert all(0 < segment.mean[0] < 1 for segment in arms)
+
+
+@pytest.mark.parametrize("totals", [[], [[]], [[RewardTotals()], []], [[RewardTotals(1, 2.0, 2.0)]]])
+def test_nonsense_is_refused(totals):
+    with pytest.raises(InvalidInput):
+        partially_pooled(totals)
