@@ -22,7 +22,7 @@ run: $(VENV)/.installed  ## Serve on http://127.0.0.1:$(PORT) with embedded engi
 	$(BIN)/wald up --data-dir $(DATA) --port $(PORT) $(DEMO)
 
 test: $(VENV)/.installed  ## All tests, on real engines
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest --numprocesses=logical --dist=loadfile --cov --cov-report=term:skip-covered
 
 lint: $(VENV)/.installed  ## Format, lint, types, import contracts
 	$(BIN)/ruff format --check .

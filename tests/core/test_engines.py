@@ -159,7 +159,7 @@ async def test_postgres_restarts_although_a_busy_backend_outlived_its_postmaster
     await busy.close()
 
 
-@pytest.mark.parametrize("pid", [1, os.getpid()])
+@pytest.mark.parametrize("pid", [1, os.getpid()], ids=["init", "ours"])
 async def test_lock_files_that_name_a_living_stranger_do_not_keep_postgres_from_starting(own, pid):
     await kill(own.postgres)
     for name in ("postmaster.pid", ".s.PGSQL.5432.lock"):
