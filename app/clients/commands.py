@@ -257,7 +257,7 @@ async def _replay(
                 seed=seed,
                 progress=lambda done: bar.advance(task, done),
             )
-    console.print(display.replay_report(result))
+    console.print(display.replay_report(result, width=console.width))
     if result.errors:
         raise click.ClickException(f"the server rejected {result.errors} of {len(result.draws)} rewards")
 

@@ -14,7 +14,8 @@ from app.clients.simulation import PROMPTS
 
 BLOCKS: Final = "▁▂▃▄▅▆▇█"
 SHARE_WIDTH: Final = 24
-WINDOWS: Final = 32
+WINDOWS_MIN: Final = 9
+WINDOWS_MAX: Final = 32
 MISSING: Final = "n/a"
 
 
@@ -86,15 +87,18 @@ def demo_summary(status: Status, *, served: dict[str, int], rewards: Sequence[fl
     )
 
 
-def replay_report(result: ReplayResult) -> RenderableType:
-    """Variants by true mean, the totals against uniform, and how the shares moved."""
+def replay_report(result: ReplayResult, *, width: int) -> RenderableType:
+    """Variants by true mean, the totals against uniform, and how the shares moved; `width` in characters."""
+    headings = ("true mean", "assigned", "reward mean", "P(best)", "share")
+    taken = max(map(len, result.log.variants)) + sum(2 + len(heading) for heading in headings) + 2
+    windows = min(max(width - taken, WINDOWS_MIN), WINDOWS_MAX)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("variant")
-    for heading in ("true mean", "assigned", "reward mean", "P(best)", "share"):
-        table.add_column(heading, justify="right")
-    table.add_column("share over time", width=WINDOWS, no_wrap=True)
+    table.add_column("variant", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("over time" if windows < WINDOWS_MAX else "share over time", width=windows, no_wrap=True)
     variants = {variant.key: variant for variant in result.status.variants}
-    assigned, shares = result.assigned(), result.shares(WINDOWS)
+    assigned, shares = result.assigned(), result.shares(windows)
     for index in sorted(range(len(result.keys)), key=lambda index: -result.log.means[index]):
         variant = variants[result.keys[index]]
         table.add_row(
