@@ -37,8 +37,8 @@ class WebhookOutbox:
 
         `key` is unique to the event, over all rooms: begin it with the room's name. A key that was used
         before writes nothing, and answers the id of then. `data` is JSON (see `Facts` for what adapters read
-        of it), `at` the aware time of the event. Raises InvalidInput for what is none of that; TooLarge when
-        the whole message has `WEBHOOK_BODY_BYTES_MAX` bytes or more.
+        of it), `at` the aware time of the event, before which it is not sent. Raises InvalidInput for what is
+        none of that; TooLarge when the whole message has `WEBHOOK_BODY_BYTES_MAX` bytes or more.
         """
         if not 1 <= len(key) <= limits.WEBHOOK_KEY_LENGTH_MAX:
             raise InvalidInput(f"must be 1 to {limits.WEBHOOK_KEY_LENGTH_MAX} characters", field="key")

@@ -108,8 +108,21 @@ def test_no_private_address_is_ever_public(address):
 
 @pytest.mark.parametrize(
     "host",
-    ["127.0.0.1", "127.1", "127.0.1", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "017700000001"]
-    + ["localhost", "LOCALHOST", "localhost.", "a.localhost", "127.0.0.1."],
+    [
+        "127.0.0.1",
+        "127.0.0.1.",
+        "127.1",
+        "127.0.1",
+        "2130706433",
+        "0x7f000001",
+        "0x7f.1",
+        "0177.0.0.1",
+        "017700000001",
+        "localhost",
+        "LOCALHOST",
+        "localhost.",
+        "a.localhost",
+    ],
 )
 def test_the_loopback_is_recognised_in_every_spelling(host):
     assert literal(host) == "127.0.0.1"
@@ -130,7 +143,7 @@ def test_a_name_is_no_address(host):
         ("https://[::ffff:127.0.0.1]/", "not a public address"),
         ("https://[64:ff9b::7f00:1]/", "not a public address"),
         ("https://169.254.169.254/latest/meta-data", "not a public address"),
-        ("https://127。0。0。1/", "not a public address"),  # noqa: RUF001 - full stops of another script
+        ("https://127。0。0。1/", "not a public address"),
         ("http://example.com/", "must be https"),
         ("ftp://example.com/", "absolute https URL"),
         ("unix:/var/run/docker.sock", "absolute https URL"),
@@ -162,7 +175,8 @@ def test_a_url_that_nothing_would_be_sent_to_is_refused_with_the_reason(url, rea
 
 
 @pytest.mark.parametrize(
-    "url", ["https://example.com", "https://example.com:443/a?b=c", "HTTPS://8.8.8.8/", "https://exämple.de/ä"]
+    "url",
+    ["https://example.com", "https://example.com:443/a?b=c", "HTTPS://8.8.8.8/", "https://exämple.de/ä"],
 )
 def test_a_public_https_url_is_fine(url):
     assert PUBLIC_ONLY.check_url(url).port == 443

@@ -25,7 +25,9 @@ def test_words_joined_by_dots_are_an_event_type(text):
     assert is_event_type(text)
 
 
-@pytest.mark.parametrize("text", ["", ".", "a.", ".a", "a..b", "A", "a b", "a\n", "a-b", "*", "a.*", "a" * 129])
+@pytest.mark.parametrize(
+    "text", ["", ".", "a.", ".a", "a..b", "A", "a b", "a\n", "a-b", "*", "a.*", "a" * 129]
+)
 def test_nothing_else_is_an_event_type(text):
     assert not is_event_type(text)
 

@@ -21,10 +21,11 @@ EVENT = {"key": "decision-1", "type": "rollout.rolled_back", "data": {"experimen
 
 async def counts(engine):
     async with engine.connect() as connection:
-        return tuple(
+        counts = [
             (await connection.execute(select(func.count()).select_from(table))).scalar_one()
             for table in (webhook_messages, webhook_deliveries)
-        )
+        ]
+        return tuple(counts)
 
 
 async def test_an_event_goes_to_every_enabled_endpoint_that_wants_it(webhooks, receiver, enqueue, deliver):
@@ -41,7 +42,10 @@ async def test_an_event_goes_to_every_enabled_endpoint_that_wants_it(webhooks, r
     assert sorted(received.target for received in receiver.received) == ["/hook/all", "/hook/mine"]
 
 
-async def test_the_body_is_the_event_in_the_form_of_the_specification(endpoint, engine, receiver, deliver):
+async def test_the_body_is_the_event_in_the_form_of_the_specification(
+    endpoint, engine, receiver, deliver, clock
+):
+    clock.at = AT
     async with engine.begin() as connection:
         await WebhookOutbox().enqueue(connection, **EVENT)
     await deliver()
@@ -146,7 +150,9 @@ async def test_what_is_no_event_is_refused_naming_the_field(endpoint, engine, wr
 
 async def test_a_message_must_be_smaller_than_receivers_may_take(endpoint, engine):
     def sized(data):
-        return len(msgspec.json.encode({"type": EVENT["type"], "timestamp": AT.astimezone(UTC), "data": data}))
+        return len(
+            msgspec.json.encode({"type": EVENT["type"], "timestamp": AT.astimezone(UTC), "data": data})
+        )
 
     room = limits.WEBHOOK_BODY_BYTES_MAX - sized({"text": ""})
     async with engine.begin() as connection:
@@ -155,5 +161,7 @@ async def test_a_message_must_be_smaller_than_receivers_may_take(endpoint, engin
         with pytest.raises(TooLarge, match="smaller than 20000 bytes, this has 20000"):
             await outbox.enqueue(connection, **EVENT | {"key": "other", "data": {"text": "a" * room}})
         with pytest.raises(TooLarge):
-            await outbox.enqueue(connection, **EVENT | {"key": "other", "data": {"text": "ä" * (room // 2 + 1)}})
+            await outbox.enqueue(
+                connection, **EVENT | {"key": "other", "data": {"text": "ä" * (room // 2 + 1)}}
+            )
     assert await counts(engine) == (1, 1)

@@ -170,8 +170,21 @@ async def test_a_receiver_that_is_not_there_is_no_answer(policy, clock):
 
 @pytest.mark.parametrize(
     "host",
-    ["127.0.0.1", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "localhost", "[::1]", "0.0.0.0"]
-    + ["[::ffff:127.0.0.1]", "[64:ff9b::7f00:1]", "[2002:7f00:1::]", "[::]", "127。0。0。1"],  # noqa: RUF001
+    [
+        "127.0.0.1",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "0177.0.0.1",
+        "127。0。0。1",
+        "0.0.0.0",
+        "localhost",
+        "[::1]",
+        "[::]",
+        "[::ffff:127.0.0.1]",
+        "[64:ff9b::7f00:1]",
+        "[2002:7f00:1::]",
+    ],
 )
 @pytest.mark.parametrize("scheme", ["https", "http"])
 async def test_no_connection_is_opened_to_this_machine(clock, host, scheme):
@@ -214,7 +227,9 @@ async def test_a_name_that_is_bound_anew_after_the_check_is_not_asked_again(cloc
 
 async def test_when_one_address_does_not_answer_the_next_is_tried(clock):
     network, names = Recorder(), Names(["2606:4700::1111", "1.1.1.1"])
-    got = await Sender(NetworkPolicy(), clock, resolve=names, network=network).send("https://a.example/", POST)
+    got = await Sender(NetworkPolicy(), clock, resolve=names, network=network).send(
+        "https://a.example/", POST
+    )
     assert got.error == "ConnectError: nobody is there"
     assert [address for address, _ in network.addresses] == ["2606:4700::1111", "1.1.1.1"]
 
