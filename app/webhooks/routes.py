@@ -131,7 +131,7 @@ async def ping_webhook(webhook_id: int, webhook_service: WebhookService) -> Ping
 async def list_deliveries(
     webhook_id: int,
     webhook_service: WebhookService,
-    after: Annotated[int | None, Parameter(ge=1, lt=2**63)] = None,
+    after: Annotated[int | None, Parameter(ge=1, le=2**63 - 1)] = None,
     limit: Annotated[int, Parameter(ge=1, le=limits.PAGE_SIZE_MAX)] = limits.PAGE_SIZE,
 ) -> DeliveryPage:
     """List what was and will be sent to a webhook, with the last attempts of each, a page at a time."""

@@ -82,10 +82,9 @@ async def test_one_key_told_by_two_at_once_is_one_message(endpoint, engine):
 
 
 async def test_a_transaction_that_is_rolled_back_sends_nothing(endpoint, engine, deliver, receiver):
-    with pytest.raises(RuntimeError):
-        async with engine.begin() as connection:
-            await WebhookOutbox().enqueue(connection, **EVENT)
-            raise RuntimeError
+    async with engine.connect() as connection, connection.begin() as transaction:
+        await WebhookOutbox().enqueue(connection, **EVENT)
+        await transaction.rollback()
     assert await deliver() == 0
     assert receiver.received == []
     assert await counts(engine) == (0, 0)
@@ -126,25 +125,25 @@ async def blocked(engine):
             await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "field"),
-    [
-        ({"type": "Rolled Back"}, "type"),
-        ({"key": ""}, "key"),
-        ({"key": "k" * 513}, "key"),
-        ({"at": datetime(2026, 1, 1)}, "at"),  # noqa: DTZ001 - that is what is refused
-        ({"data": {"p": float("nan")}}, "data.p"),
-        ({"data": {"p": "\0"}}, "data.p"),
-        ({"data": {"p": "\ud800"}}, "data.p"),
-        ({"data": {"severity": "dreadful"}}, "data"),
-        ({"data": {"summary": 7}}, "data"),
-    ],
-)
-async def test_what_is_no_event_is_refused_naming_the_field(endpoint, engine, wrong, field):
-    async with engine.begin() as connection:
-        with pytest.raises(InvalidInput) as caught:
-            await WebhookOutbox().enqueue(connection, **EVENT | wrong)
-    assert [error.field for error in caught.value.errors] == [field]
+NO_EVENTS = [
+    ({"type": "Rolled Back"}, "type"),
+    ({"key": ""}, "key"),
+    ({"key": "k" * 513}, "key"),
+    ({"at": datetime(2026, 1, 1)}, "at"),  # noqa: DTZ001 - that is what is refused
+    ({"data": {"p": float("nan")}}, "data.p"),
+    ({"data": {"p": "\0"}}, "data.p"),
+    ({"data": {"p": "\ud800"}}, "data.p"),
+    ({"data": {"severity": "dreadful"}}, "data"),
+    ({"data": {"summary": 7}}, "data"),
+]
+
+
+async def test_what_is_no_event_is_refused_naming_the_field(endpoint, engine):
+    for wrong, field in NO_EVENTS:
+        async with engine.begin() as connection:
+            with pytest.raises(InvalidInput) as caught:
+                await WebhookOutbox().enqueue(connection, **EVENT | wrong)
+        assert [error.field for error in caught.value.errors] == [field]
     assert await counts(engine) == (0, 0)
 
 

@@ -63,69 +63,67 @@ async def test_the_life_of_a_webhook(client, receiver, deliver):
     assert (await client.get("/webhooks")).json() == {"webhooks": []}
 
 
-@pytest.mark.parametrize("scope", [scope for scope in Scope if scope is not Scope.ADMIN])
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", "/webhooks"),
-        ("POST", "/webhooks"),
-        ("GET", "/webhooks/1"),
-        ("PATCH", "/webhooks/1"),
-        ("DELETE", "/webhooks/1"),
-        ("POST", "/webhooks/1/rotate"),
-        ("POST", "/webhooks/1/ping"),
-        ("GET", "/webhooks/1/deliveries"),
-        ("POST", "/deliveries/1/redeliver"),
-    ],
-)
-async def test_only_administrators_deal_with_webhooks(client, scope, method, path):
-    refused = await client.request(method, path, headers=bearer(KEYS[scope]))
-    assert refused.status_code == 403
+CALLS = [
+    ("GET", "/webhooks"),
+    ("POST", "/webhooks"),
+    ("GET", "/webhooks/1"),
+    ("PATCH", "/webhooks/1"),
+    ("DELETE", "/webhooks/1"),
+    ("POST", "/webhooks/1/rotate"),
+    ("POST", "/webhooks/1/ping"),
+    ("GET", "/webhooks/1/deliveries"),
+    ("POST", "/deliveries/1/redeliver"),
+]
 
 
-@pytest.mark.parametrize(
-    ("body", "field"),
-    [
-        ({}, "url"),
-        ({"url": ""}, "url"),
-        ({"url": 7}, "url"),
-        ({"url": "http://93.184.216.34/"}, "url"),
-        ({"url": "https://10.0.0.1/"}, "url"),
-        ({"url": "https://169.254.169.254/"}, "url"),
-        ({"url": "https://[::ffff:10.0.0.1]/"}, "url"),
-        ({"url": "https://example.com:8443/"}, "url"),
-        ({"url": "https://example.com/" + "a" * 3_000}, "url"),
-        ({"url": "https://example.com/", "adapter": "fax"}, "adapter"),
-        ({"url": "https://example.com/", "events": []}, "events"),
-        ({"url": "https://example.com/", "events": ["Rollout"]}, "events[0]"),
-        ({"url": "https://example.com/", "events": ["a"] * 65}, "events"),
-        ({"url": "https://example.com/", "description": "\0"}, "description"),
-        ({"url": "https://example.com/", "secret": "x"}, "secret"),
-        ({"url": "https://example.com/", "adapter": "github"}, "secret"),
-        ({"url": "https://example.com/", "adapter": "github", "secret": "a\r\nX: y"}, "secret"),
-        ({"url": "https://example.com/", "id": 1}, "id"),
-    ],
-)
-async def test_what_cannot_be_is_refused_naming_the_field(client, body, field):
-    refused = await client.post("/webhooks", json=body)
-    assert refused.status_code == 400
-    assert refused.headers["content-type"] == "application/problem+json"
-    assert refused.json()["errors"][0]["field"] == field
+async def test_only_administrators_deal_with_webhooks(client):
+    for scope in set(Scope) - {Scope.ADMIN}:
+        for method, path in CALLS:
+            refused = await client.request(method, path, headers=bearer(KEYS[scope]))
+            assert refused.status_code == 403, (scope, method, path)
+
+
+REFUSED = [
+    ({}, "url"),
+    ({"url": ""}, "url"),
+    ({"url": 7}, "url"),
+    ({"url": "http://93.184.216.34/"}, "url"),
+    ({"url": "https://10.0.0.1/"}, "url"),
+    ({"url": "https://169.254.169.254/"}, "url"),
+    ({"url": "https://[::ffff:10.0.0.1]/"}, "url"),
+    ({"url": "https://example.com:8443/"}, "url"),
+    ({"url": "https://example.com/" + "a" * 3_000}, "url"),
+    ({"url": "https://example.com/", "adapter": "fax"}, "adapter"),
+    ({"url": "https://example.com/", "events": []}, "events"),
+    ({"url": "https://example.com/", "events": ["Rollout"]}, "events[0]"),
+    ({"url": "https://example.com/", "events": ["a"] * 65}, "events"),
+    ({"url": "https://example.com/", "description": "\0"}, "description"),
+    ({"url": "https://example.com/", "secret": "x"}, "secret"),
+    ({"url": "https://example.com/", "adapter": "github"}, "secret"),
+    ({"url": "https://example.com/", "adapter": "github", "secret": "a\r\nX: y"}, "secret"),
+    ({"url": "https://example.com/", "id": 1}, "id"),
+]
+
+
+async def test_what_cannot_be_is_refused_naming_the_field(client):
+    for body, field in REFUSED:
+        refused = await client.post("/webhooks", json=body)
+        assert refused.status_code == 400, body
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert refused.json()["errors"][0]["field"] == field, body
     assert (await client.get("/webhooks")).json() == {"webhooks": []}
 
 
-@pytest.mark.parametrize("number", ["0", "-1", "99999999999", "9" * 30, "9" * 5_000, "x", "1.5"])
-async def test_what_is_not_there_is_not_found(client, number):
-    for path in (f"/webhooks/{number}", f"/webhooks/{number}/deliveries"):
-        assert (await client.get(path)).status_code in {400, 404}
-    assert (await client.post(f"/deliveries/{number}/redeliver")).status_code in {400, 404}
+async def test_what_is_not_there_is_not_found(client):
+    for number in ["0", "-1", "99999999999", "9" * 30, "9" * 5_000, "x", "1.5"]:
+        for path in (f"/webhooks/{number}", f"/webhooks/{number}/deliveries"):
+            assert (await client.get(path)).status_code in {400, 404}, path
+        assert (await client.post(f"/deliveries/{number}/redeliver")).status_code in {400, 404}
 
 
-@pytest.mark.parametrize(
-    "query",
-    ["limit=0", "limit=501", "limit=x", "after=x", "after=0", f"after={2**63}", f"after={-(10**30)}"],
-)
-async def test_a_page_has_a_size_and_comes_after_an_id(client, query):
+async def test_a_page_has_a_size_and_comes_after_an_id(client):
     webhook = (await client.post("/webhooks", json={"url": "https://example.com/"})).json()["webhook"]
-    assert (await client.get(f"/webhooks/{webhook['id']}/deliveries?{query}")).status_code == 400
-    assert (await client.get(f"/webhooks/{webhook['id']}/deliveries?after={2**63 - 1}")).status_code == 200
+    path = f"/webhooks/{webhook['id']}/deliveries"
+    for wrong in ("limit=0", "limit=501", "limit=x", "after=x", "after=0", f"after={2**63}", "after=-1"):
+        assert (await client.get(f"{path}?{wrong}")).status_code == 400, wrong
+    assert (await client.get(f"{path}?after={2**63 - 1}&limit=500")).status_code == 200

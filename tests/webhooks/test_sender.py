@@ -32,7 +32,7 @@ class Recorder(httpcore2.AsyncNetworkBackend):
     def __init__(self):
         self.addresses = []
 
-    async def connect_tcp(self, host, port, timeout=None, local_address=None, socket_options=None):
+    async def connect_tcp(self, host, port, *_):
         self.addresses.append((host, port))
         raise httpcore2.ConnectError("nobody is there")
 

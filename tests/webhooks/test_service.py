@@ -6,13 +6,12 @@ import pytest
 
 from app.core import limits
 from app.core.errors import Conflict, InvalidInput, NotFound
-from app.webhooks.model import SECRET_USE, Adapter, SecretUse
+from app.webhooks.model import Adapter
 from app.webhooks.service import EndpointChange, EndpointRequest, RotateRequest
 
 pytestmark = pytest.mark.anyio
 
 URL = "https://hooks.example/wald"
-GIVEN = [adapter for adapter, use in SECRET_USE.items() if use is SecretUse.GIVEN]
 
 
 async def test_an_endpoint_is_stored_as_it_was_asked_for(webhooks, clock):
@@ -30,8 +29,8 @@ async def test_no_two_endpoints_have_one_secret(webhooks):
     assert len(secrets) == 3
 
 
-@pytest.mark.parametrize("adapter", GIVEN)
-async def test_a_secret_that_the_receiver_makes_must_be_given_and_is_not_shown(webhooks, adapter):
+async def test_a_secret_that_the_receiver_makes_must_be_given_and_is_not_shown(webhooks):
+    adapter = Adapter.PAGERDUTY
     with pytest.raises(InvalidInput, match="is required") as caught:
         await webhooks.create(EndpointRequest(url=URL, adapter=adapter))
     assert caught.value.errors[0].field == "secret"
@@ -42,10 +41,10 @@ async def test_a_secret_that_the_receiver_makes_must_be_given_and_is_not_shown(w
         await webhooks.rotate(endpoint.id, RotateRequest())
 
 
-@pytest.mark.parametrize("adapter", [Adapter.STANDARD, Adapter.SLACK])
-async def test_a_secret_that_no_receiver_makes_must_not_be_given(webhooks, adapter):
-    with pytest.raises(InvalidInput, match="must not be given"):
-        await webhooks.create(EndpointRequest(url=URL, adapter=adapter, secret="a-token"))
+async def test_a_secret_that_no_receiver_makes_must_not_be_given(webhooks):
+    for adapter in (Adapter.STANDARD, Adapter.SLACK):
+        with pytest.raises(InvalidInput, match="must not be given"):
+            await webhooks.create(EndpointRequest(url=URL, adapter=adapter, secret="a-token"))
 
 
 async def test_where_the_url_is_the_secret_there_is_none_to_rotate(webhooks):
@@ -76,9 +75,8 @@ async def test_disabled_and_enabled_again(webhooks, clock):
     assert (disabled.disabled.at, disabled.disabled.reason) == (clock.now(), "by an administrator")
     clock.forward(60)
     assert await webhooks.change(endpoint.id, EndpointChange(enabled=False)) == disabled
-    for attempt in (webhooks.ping(endpoint.id),):
-        with pytest.raises(Conflict, match="enable it first"):
-            await attempt
+    with pytest.raises(Conflict, match="enable it first"):
+        await webhooks.ping(endpoint.id)
     assert await webhooks.change(endpoint.id, EndpointChange(enabled=True)) == endpoint
 
 
@@ -128,16 +126,16 @@ async def test_there_is_a_bound_on_endpoints(webhooks, monkeypatch):
         await webhooks.create(EndpointRequest(url=URL))
 
 
-@pytest.mark.parametrize("missing", [0, -1, 7, 2**31, 10**30])
-async def test_what_is_not_there_is_not_found(webhooks, missing):
-    for attempt in (
-        webhooks.get(missing),
-        webhooks.change(missing, EndpointChange(enabled=True)),
-        webhooks.delete(missing),
-        webhooks.rotate(missing, RotateRequest()),
-        webhooks.ping(missing),
-        webhooks.deliveries(missing, after=None, limit=1),
-        webhooks.redeliver(missing),
-    ):
-        with pytest.raises(NotFound):
-            await attempt
+async def test_what_is_not_there_is_not_found(webhooks):
+    for missing in (0, -1, 7, 2**31, 10**30):
+        for attempt in (
+            webhooks.get(missing),
+            webhooks.change(missing, EndpointChange(enabled=True)),
+            webhooks.delete(missing),
+            webhooks.rotate(missing, RotateRequest()),
+            webhooks.ping(missing),
+            webhooks.deliveries(missing, after=None, limit=1),
+            webhooks.redeliver(missing),
+        ):
+            with pytest.raises(NotFound):
+                await attempt
