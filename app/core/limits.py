@@ -105,6 +105,7 @@ WEBHOOK_RETRY_AFTER_S_MAX: Final = 3_600.0
 WEBHOOK_SENDING_MAX: Final = 64  # at once, by one worker
 WEBHOOK_ENDPOINT_SENDING_MAX: Final = 4  # at once, so that a slow receiver does not stand before the others
 WEBHOOK_POLL_S: Final = 0.2
+WEBHOOK_FINISH_S: Final = 8.0  # of what is on its way when the worker ends; less than SHUTDOWN_GRACE_S
 WEBHOOK_ATTEMPTS_KEPT: Final = 50  # of one delivery
 WEBHOOK_SECRET_OVERLAP_S: Final = 86_400  # how long the secret before a rotation signs as well
 WEBHOOK_HISTORY_S: Final = 30 * 86_400  # messages older than that go, with their deliveries

@@ -5,7 +5,6 @@ import asyncio
 from app.core import limits
 from app.core.loops import Loop, stop_if_cancelled
 from app.webhooks.dispatch import Dispatcher
-from app.webhooks.model import Claim
 
 
 class WebhookLoops:
@@ -24,26 +23,27 @@ class WebhookLoops:
     async def _deliver(self) -> None:
         """For ever: look for what is due while fewer than `WEBHOOK_SENDING_MAX` are on their way.
 
-        An attempt that cannot be recorded ends all of this: PostgreSQL is away. What was cut off is sent
-        again when its lease ends.
+        An attempt that cannot be recorded ends it: PostgreSQL is away. What is on its way is finished first;
+        what takes longer than `WEBHOOK_FINISH_S` is cut off, and sent again when its lease ends.
         """
-        free = limits.WEBHOOK_SENDING_MAX
-
-        async def attempt(claim: Claim) -> None:
-            nonlocal free
-            try:
-                await self._dispatcher.attempt(claim)
-            finally:
-                free += 1
-
+        sending: set[asyncio.Task[None]] = set()
         try:
-            async with asyncio.TaskGroup() as sending:
-                while True:
-                    stop_if_cancelled()
-                    claims = await self._dispatcher.claim(free) if free else []
-                    free -= len(claims)
-                    for claim in claims:
-                        sending.create_task(attempt(claim))
-                    await asyncio.sleep(limits.WEBHOOK_POLL_S)
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from group  # the health of the loop shows its words
+            while True:
+                stop_if_cancelled()
+                free = limits.WEBHOOK_SENDING_MAX - len(sending)
+                for claim in await self._dispatcher.claim(free) if free else []:
+                    sending.add(asyncio.create_task(self._dispatcher.attempt(claim)))
+                await asyncio.sleep(limits.WEBHOOK_POLL_S)
+                for attempt in [one for one in sending if one.done()]:
+                    sending.remove(attempt)
+                    attempt.result()
+        finally:
+            if sending:
+                await _finish(sending)
+
+
+async def _finish(sending: set[asyncio.Task[None]]) -> None:
+    _, late = await asyncio.wait(sending, timeout=limits.WEBHOOK_FINISH_S)
+    for attempt in late:
+        attempt.cancel()
+    await asyncio.gather(*sending, return_exceptions=True)

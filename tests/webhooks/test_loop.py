@@ -11,6 +11,7 @@ from app.webhooks.dispatch import Dispatcher
 from app.webhooks.loop import WebhookLoops
 from app.webhooks.sender import Sender
 from tests.support.processes import eventually
+from tests.support.receiver import answer
 
 pytestmark = pytest.mark.anyio
 PATIENCE_S = 20
@@ -59,6 +60,25 @@ async def test_a_receiver_that_hangs_holds_up_nobody_else(endpoint, enqueue, wor
         await eventually(lambda: len(receiver.received) == 1, within_s=PATIENCE_S)
         await enqueue("to one that answers")
         await eventually(lambda: len(receiver.received) == 2, within_s=PATIENCE_S)
+
+
+async def test_what_is_on_its_way_when_the_worker_ends_is_finished(
+    endpoint, enqueue, worker, receiver, webhooks
+):
+    ending = asyncio.Event()
+
+    async def reply_at_the_end(writer):
+        await ending.wait()
+        await answer(204)(writer)
+
+    receiver.replies = [reply_at_the_end]
+    async with worker():
+        await enqueue()
+        async with asyncio.timeout(PATIENCE_S):
+            await receiver.arrived.wait()
+        asyncio.get_running_loop().call_soon(ending.set)
+    (delivery,), _ = await webhooks.deliveries(endpoint.id, after=None, limit=1)
+    assert delivery.state == "delivered"
 
 
 async def test_when_nothing_can_be_recorded_the_loop_says_so_and_goes_on_later(
