@@ -60,6 +60,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         except msgspec.ValidationError as error:
             raise InvalidInput(f"configuration: {error}") from error
 
+    def environment(self) -> dict[str, str]:
+        """The variables from which `load` reads the same again."""
+        values = msgspec.structs.asdict(self)
+        for name in _LISTS:
+            values[name] = ",".join(map(str, values[name]))
+        return {f"WALD_{name.upper()}": str(value) for name, value in values.items() if value is not None}
+
 
 _LISTS: Final = frozenset({"webhook_allowed_networks", "webhook_allowed_ports"})
 """Settings whose variable holds several values, parted by commas."""
