@@ -119,6 +119,7 @@ def _slack(message: Message, event: _Event, _: Sequence[str]) -> dict[str, Any]:
 
 def _pagerduty(message: Message, event: _Event, secrets: Sequence[str]) -> dict[str, Any]:
     facts = event.data
+    named = {"component": facts.experiment, "group": facts.variant}
     body: dict[str, Any] = {
         "routing_key": secrets[0],
         "event_action": "resolve" if facts.resolved else "trigger",
@@ -128,8 +129,7 @@ def _pagerduty(message: Message, event: _Event, secrets: Sequence[str]) -> dict[
             "source": "wald",
             "severity": facts.severity,
             "timestamp": event.timestamp,
-            "component": facts.experiment,
-            "group": facts.variant,
+            **{name: value for name, value in named.items() if value is not None},
             "class": message.type,
             "custom_details": _raw(message).data,
         },

@@ -207,6 +207,21 @@ async def test_a_worker_that_was_away_for_longer_than_its_lease_records_nothing(
     assert [attempt.number for attempt in delivery.attempts] == [2]
 
 
+async def test_nor_does_it_while_another_worker_is_sending(
+    endpoint, enqueue, dispatcher, receiver, clock, outcome
+):
+    await enqueue()
+    (stale,) = await dispatcher.claim(10)
+    clock.forward(limits.WEBHOOK_LEASE_S)
+    (claim,) = await dispatcher.claim(10)
+    receiver.replies = [answer(500), answer(204)]
+    await dispatcher.attempt(stale)
+    assert (await outcome(endpoint)).state == "pending"
+    await dispatcher.attempt(claim)
+    delivery = await outcome(endpoint)
+    assert (delivery.state, [attempt.number for attempt in delivery.attempts]) == ("delivered", [2])
+
+
 async def test_two_workers_never_have_the_same_delivery(endpoint, enqueue, dispatcher, store, sender, clock):
     for number in range(12):
         await enqueue(f"decision-{number}")

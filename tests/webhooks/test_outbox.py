@@ -116,6 +116,19 @@ async def test_an_endpoint_that_is_disabled_meanwhile_is_left_with_nothing_open(
     assert await deliver() == 0
 
 
+async def test_an_event_told_while_its_endpoint_is_being_disabled_has_no_delivery(
+    endpoint, engine, store, clock, enqueue
+):
+    async with store.change() as connection:
+        await store.lock_endpoint(connection, endpoint.id)
+        disabled = {"disabled_at": clock.now(), "disabled_reason": "a test"}
+        await store.update_endpoint(connection, endpoint.id, disabled)
+        telling = asyncio.create_task(enqueue())
+        await blocked(engine)
+    await telling
+    assert await counts(engine) == (1, 0)
+
+
 async def blocked(engine):
     """Until some session waits for a lock."""
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"

@@ -93,7 +93,8 @@ async def test_a_body_without_end_is_cut_off_and_its_status_counts(sender, recei
 
 
 async def test_no_more_than_the_limit_is_read_from_the_connection(receiver, policy, clock):
-    taken = 0
+    """In whatever pieces it comes: here some headers first, and the rest after they were read."""
+    taken, some_read = 0, asyncio.Event()
 
     class Counting(httpcore2.AnyIOBackend):
         async def connect_tcp(self, *arguments):
@@ -104,6 +105,7 @@ async def test_no_more_than_the_limit_is_read_from_the_connection(receiver, poli
                 nonlocal taken
                 data = await read(*arguments)
                 taken += len(data)
+                some_read.set()
                 return data
 
             stream.read = counted
@@ -111,9 +113,12 @@ async def test_no_more_than_the_limit_is_read_from_the_connection(receiver, poli
 
     for head in (b"Content-Length: 1000000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n80000\r\n", b"X: "):
         taken = 0
+        some_read.clear()
 
         async def long(writer, head=head):
-            writer.write(b"HTTP/1.1 500 No\r\n" + head + b"a" * 600_000)
+            writer.write(b"HTTP/1.1 500 No\r\n")
+            await some_read.wait()
+            writer.write(head + b"a" * 600_000)
             await writer.drain()
 
         receiver.replies = [long]
