@@ -42,6 +42,7 @@ class WebhookOutbox:
         """
         if not 1 <= len(key) <= limits.WEBHOOK_KEY_LENGTH_MAX:
             raise InvalidInput(f"must be 1 to {limits.WEBHOOK_KEY_LENGTH_MAX} characters", field="key")
+        check_storable(key, "key")
         body = body_of(type, data, at)
         # The lock lets no endpoint be disabled or deleted before this transaction ends; see `lock_endpoint`.
         enabled = (

@@ -142,6 +142,7 @@ NO_EVENTS = [
     ({"type": "Rolled Back"}, "type"),
     ({"key": ""}, "key"),
     ({"key": "k" * 513}, "key"),
+    ({"key": "k\0"}, "key"),
     ({"at": datetime(2026, 1, 1)}, "at"),  # noqa: DTZ001 - that is what is refused
     ({"data": {"p": float("nan")}}, "data.p"),
     ({"data": {"p": "\0"}}, "data.p"),
