@@ -53,6 +53,10 @@ from app.feedback.hot import HotFeedback
 from app.feedback.lag import LedgerLag
 from app.feedback.routes import ROUTES as FEEDBACK_ROUTES
 from app.feedback.service import FeedbackService
+from app.webhooks.destination import NetworkPolicy
+from app.webhooks.routes import ROUTES as WEBHOOK_ROUTES
+from app.webhooks.service import WebhookService
+from app.webhooks.store import WebhookStore
 
 _JSON_ROUTES: Final = (
     *ACCESS_ROUTES,
@@ -61,6 +65,7 @@ _JSON_ROUTES: Final = (
     *CHANGES_ROUTES,
     *FEEDBACK_ROUTES,
     *ANALYSIS_ROUTES,
+    *WEBHOOK_ROUTES,
 )
 
 
@@ -111,6 +116,8 @@ async def application(
         experiments = ExperimentService(ExperimentStore(engine), clock, allocation.reallocate)
         feedback = FeedbackService(keeper, signals_commit, clock)
         lag = LedgerLag(engine, valkey, shards=settings.stream_shards)
+        policy = NetworkPolicy.of(settings.webhook_allowed_networks, settings.webhook_allowed_ports)
+        webhooks = WebhookService(WebhookStore(engine), policy, clock)
         analysis = AnalysisService(experiments, AnalysisStore(engine), lag.events)
 
         async def readiness() -> Readiness:
@@ -134,6 +141,7 @@ async def application(
             experiment_service=experiments,
             feedback=feedback,
             analysis=analysis,
+            webhook_service=webhooks,
             readiness=readiness,
         )
         assign = HotAssign(assigner)

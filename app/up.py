@@ -9,7 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import Final
 
 import httpx2
 import msgspec
@@ -141,10 +141,10 @@ def _empty_metrics_folder(data_dir: Path) -> Path:
 
 def _environment(settings: Settings, metrics: Path) -> dict[str, str]:
     """What children are told: the settings in effect, less what only we need."""
-    values: dict[str, Any] = msgspec.structs.asdict(settings) | {"workers": 1, "admin_key": None}
+    told = msgspec.structs.replace(settings, workers=1, admin_key=None)
     return {name: value for name, value in os.environ.items() if name != "WALD_ADMIN_KEY"} | {
         "PROMETHEUS_MULTIPROC_DIR": str(metrics),
-        **{f"WALD_{name.upper()}": str(value) for name, value in values.items() if value is not None},
+        **told.environment(),
     }
 
 

@@ -27,6 +27,11 @@ from app.core.telemetry import STREAM_LAG, WATERMARK_AGE
 from app.core.valkey import create_client
 from app.feedback.consumer import ledger_loops
 from app.feedback.lag import LedgerLag
+from app.webhooks.destination import NetworkPolicy
+from app.webhooks.dispatch import Dispatcher
+from app.webhooks.loop import WebhookLoops
+from app.webhooks.sender import Sender
+from app.webhooks.store import WebhookStore
 
 NAME: Final = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 """Of this process, different from that of every other."""
@@ -49,6 +54,8 @@ async def work(settings: Settings) -> None:
         access = AccessService(AccessStore(engine, valkey), clock)
         allocation = AllocationLoops(AllocationService(AllocationStore(engine, valkey)), access)
         chance = random.Random()  # noqa: S311  (of pauses)
+        policy = NetworkPolicy.of(settings.webhook_allowed_networks, settings.webhook_allowed_ports)
+        dispatcher = Dispatcher(WebhookStore(engine), Sender(policy, clock), clock, chance)
         lag = LedgerLag(engine, valkey, shards=settings.stream_shards)
 
         async def measure() -> None:
@@ -66,6 +73,7 @@ async def work(settings: Settings) -> None:
                     on_commit=allocation.on_commit,
                 ),
                 *allocation.all(),
+                *WebhookLoops(dispatcher).all(),
                 Loop("lag", measure, pause_s=limits.WORKER_BEAT_S),
             ],
             clock=clock,

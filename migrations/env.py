@@ -6,7 +6,8 @@ from sqlalchemy import Connection, create_engine
 import app.access.tables
 import app.allocation.tables
 import app.experiments.tables
-import app.feedback.tables  # noqa: F401  (each adds its tables to the metadata)
+import app.feedback.tables
+import app.webhooks.tables  # noqa: F401  (each adds its tables to the metadata)
 from app.core.postgres import METADATA, sqlalchemy_url
 from app.core.settings import Settings
 

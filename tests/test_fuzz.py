@@ -25,6 +25,7 @@ DEPENDENCIES = (
     "experiment_service",
     "feedback",
     "analysis",
+    "webhook_service",
     "readiness",
 )
 DOCUMENT = _framework(State(), **dict.fromkeys(DEPENDENCIES)).openapi_schema.to_schema()

@@ -97,11 +97,12 @@ async def test_every_route_but_pages_is_documented(client: httpx2.AsyncClient) -
         ("/experiments/{key}/start", "post"),
         ("/experiments/{key}/status", "get"),
         ("/keys", "post"),
+        ("/webhooks", "post"),
     ]:
         assert expected in documented
 
 
-@pytest.mark.parametrize("path", ["/experiments", "/keys", "/feedback", "/assign"])
+@pytest.mark.parametrize("path", ["/experiments", "/keys", "/webhooks", "/feedback", "/assign"])
 async def test_a_body_that_is_not_what_it_should_be_is_400(client: httpx2.AsyncClient, path: str) -> None:
     for body in HOSTILE_BODIES:
         assert_problem(await client.post(path, content=body, headers=JSON), 400)
@@ -113,13 +114,13 @@ async def test_a_field_of_the_wrong_type_is_named(client: httpx2.AsyncClient) ->
     assert answer.json()["errors"][0]["field"] == "experiments"
 
 
-@pytest.mark.parametrize("path", ["/experiments", "/keys", "/feedback", "/assign"])
+@pytest.mark.parametrize("path", ["/experiments", "/keys", "/webhooks", "/feedback", "/assign"])
 async def test_a_body_over_its_limit_is_413(client: httpx2.AsyncClient, path: str) -> None:
     body = b'{"key": "' + b"a" * 10_000_000 + b'"}'
     assert_problem(await client.post(path, content=body, headers=JSON), 413)
 
 
-@pytest.mark.parametrize("path", ["/experiments", "/keys", "/assign"])
+@pytest.mark.parametrize("path", ["/experiments", "/keys", "/webhooks", "/assign"])
 async def test_a_body_that_says_it_is_not_json_is_415(client: httpx2.AsyncClient, path: str) -> None:
     headers = {"Content-Type": "application/xml"}
     assert_problem(await client.post(path, content=b"<a/>", headers=headers), 415)
@@ -131,7 +132,7 @@ async def test_an_unknown_path_is_404_and_a_wrong_method_405(client: httpx2.Asyn
 
 
 @pytest.mark.parametrize(
-    "path", ["/experiments", "/keys", "/assign?experiment=e&unit=u", "/experiments/e/status"]
+    "path", ["/experiments", "/keys", "/webhooks", "/assign?experiment=e&unit=u", "/experiments/e/status"]
 )
 async def test_without_a_key_it_is_401(client: httpx2.AsyncClient, path: str) -> None:
     answer = await client.get(path, headers={"Authorization": ""})

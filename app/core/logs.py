@@ -5,9 +5,12 @@ Never logged: API keys, payloads, contexts, values of signals.
 
 import logging
 import sys
-from typing import Any
+from typing import Any, Final
 
 import structlog
+
+_WITHOUT_LOCALS: Final = structlog.dev.RichTracebackFormatter(show_locals=False)
+"""Local variables hold secrets."""
 
 
 def configure(level: str, **bound: Any) -> None:
@@ -22,7 +25,9 @@ def configure(level: str, **bound: Any) -> None:
     if not for_people:
         processors.append(structlog.processors.format_exc_info)
     processors.append(
-        structlog.dev.ConsoleRenderer() if for_people else structlog.processors.JSONRenderer(default=str)
+        structlog.dev.ConsoleRenderer(exception_formatter=_WITHOUT_LOCALS)
+        if for_people
+        else structlog.processors.JSONRenderer(default=str)
     )
     structlog.configure(
         processors=processors,

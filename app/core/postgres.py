@@ -52,6 +52,7 @@ def create_engine(url: str, *, pool_size: int = 4) -> AsyncEngine:
         pool_pre_ping=True,
         pool_recycle=1_800,
         pool_timeout=5,
+        hide_parameters=True,  # secrets are among them, and errors are logged
         connect_args={"options": _OPTIONS} | _LIVENESS,
     )
 

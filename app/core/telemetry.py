@@ -51,6 +51,9 @@ ALLOCATION: Final = Gauge(
     ["experiment", "variant"],
     multiprocess_mode="mostrecent",
 )
+WEBHOOK_DELIVERIES: Final = Counter(
+    "wald_webhook_deliveries", "Attempts to deliver webhooks by what became of the delivery.", ["result"]
+)
 DEGRADED: Final = Gauge(
     "wald_degraded", "1 while a part does not work as it should.", ["component"], multiprocess_mode="livemax"
 )

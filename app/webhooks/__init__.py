@@ -1,0 +1,1 @@
+"""Telling other systems: outbox, signing, delivery, redelivery (Standard Webhooks 1.0.0)."""

@@ -1,0 +1,194 @@
+"""From a message to the request that each kind of receiver understands. Pure.
+
+Sources: Standard Webhooks 1.0.0; Slack, "Sending messages using incoming webhooks" and Block Kit; PagerDuty,
+Events API v2; Alertmanager, API v2 (`POST /api/v2/alerts`); GitHub REST, "Create a repository dispatch
+event".
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from enum import StrEnum
+from hashlib import sha256
+from typing import Any, Final
+
+import msgspec
+
+from app import __version__
+from app.webhooks.model import Adapter, Message
+from app.webhooks.signature import signature_header
+
+ALERT_LASTS: Final = timedelta(days=1)
+"""Alertmanager forgets an alert that no event resolved after this long."""
+
+_SUMMARY_LENGTH_MAX: Final = 1_024  # PagerDuty's, the strictest
+_DEDUP_KEY_LENGTH_MAX: Final = 255
+_EVENT_TYPE_LENGTH_MAX: Final = 100
+_SLACK_ESCAPES: Final = {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;"}
+
+
+class Severity(StrEnum):
+    """How bad it is, in the words of PagerDuty."""
+
+    CRITICAL = "critical"
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What adapters read in the `data` of an event; there may be more. All of it may be left out.
+
+    An event that ends an incident says `resolved`, with the `severity` and the `incident` (or experiment and
+    variant) of the one that opened it: by these receivers find what to close. `link` is for people.
+    """
+
+    summary: str = ""
+    severity: Severity = Severity.INFO
+    experiment: str | None = None
+    variant: str | None = None
+    incident: str | None = None
+    resolved: bool = False
+    link: str | None = None
+
+
+class Post(msgspec.Struct, frozen=True):
+    """A request to make: POST, with these headers and this body."""
+
+    headers: dict[str, str]
+    body: bytes
+
+
+class _Event(msgspec.Struct, frozen=True):
+    timestamp: datetime
+    data: Facts
+
+
+class _RawEvent(msgspec.Struct, frozen=True):
+    timestamp: datetime
+    data: dict[str, Any]
+
+
+def post_for(adapter: Adapter, message: Message, *, secrets: Sequence[str], at: datetime) -> Post:
+    """What is sent in an attempt made `at` a time. `secrets` in force, the current one first."""
+    headers = {
+        "Content-Type": "application/json",
+        "Accept-Encoding": "identity",
+        "User-Agent": f"wald/{__version__}",
+    }
+    if adapter is Adapter.STANDARD:
+        return _standard(message, headers, secrets, at)
+    event = msgspec.json.decode(message.body, type=_Event)
+    body = _BODIES[adapter](message, event, secrets)
+    if adapter in _BEARERS and secrets:
+        headers["Authorization"] = f"Bearer {secrets[0]}"
+    if adapter is Adapter.GITHUB:
+        headers |= {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"}
+    return Post(headers, msgspec.json.encode(body))
+
+
+def _standard(message: Message, headers: dict[str, str], secrets: Sequence[str], at: datetime) -> Post:
+    timestamp, body = int(at.timestamp()), message.body.encode()
+    signed = {
+        "webhook-id": message.webhook_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": signature_header(
+            secrets, webhook_id=message.webhook_id, timestamp=timestamp, body=body
+        ),
+    }
+    return Post(headers | signed, body)
+
+
+def _slack(message: Message, event: _Event, _: Sequence[str]) -> dict[str, Any]:
+    facts = event.data
+    summary = _summary(message, facts).translate(_SLACK_ESCAPES)
+    blocks: list[dict[str, Any]] = [
+        {"type": "section", "text": {"type": "mrkdwn", "text": f"*{message.type}*\n{summary}"}}
+    ]
+    named = {"experiment": facts.experiment, "variant": facts.variant, "severity": facts.severity}
+    fields = [
+        {"type": "mrkdwn", "text": f"*{name}*\n{value.translate(_SLACK_ESCAPES)[:512]}"}
+        for name, value in named.items()
+        if value is not None
+    ]
+    blocks.append({"type": "section", "fields": fields})
+    if facts.link is not None:
+        link = facts.link.translate(_SLACK_ESCAPES).replace("|", "%7C")[:1_024]
+        blocks.append({"type": "context", "elements": [{"type": "mrkdwn", "text": f"<{link}>"}]})
+    return {"text": f"{message.type}: {summary}", "blocks": blocks}
+
+
+def _pagerduty(message: Message, event: _Event, secrets: Sequence[str]) -> dict[str, Any]:
+    facts = event.data
+    named = {"component": facts.experiment, "group": facts.variant}
+    body: dict[str, Any] = {
+        "routing_key": secrets[0],
+        "event_action": "resolve" if facts.resolved else "trigger",
+        "dedup_key": dedup_key(message, facts),
+        "payload": {
+            "summary": _summary(message, facts),
+            "source": "wald",
+            "severity": facts.severity,
+            "timestamp": event.timestamp,
+            **{name: value for name, value in named.items() if value is not None},
+            "class": message.type,
+            "custom_details": _raw(message).data,
+        },
+    }
+    if facts.link is not None:
+        body["links"] = [{"href": facts.link, "text": "Wald"}]
+    return body
+
+
+def _alertmanager(message: Message, event: _Event, _: Sequence[str]) -> list[dict[str, Any]]:
+    facts, at = event.data, event.timestamp
+    named = {"experiment": facts.experiment, "variant": facts.variant}
+    alert: dict[str, Any] = {
+        # What two events share that are about the same: labels are an alert's identity.
+        "labels": {
+            "alertname": "Wald",
+            "severity": facts.severity,
+            "incident": dedup_key(message, facts),
+            **{name: value for name, value in named.items() if value is not None},
+        },
+        "annotations": {"summary": _summary(message, facts), "event": message.type},
+        "startsAt": at,
+        "endsAt": at if facts.resolved else at + ALERT_LASTS,
+    }
+    if facts.link is not None:
+        alert["generatorURL"] = facts.link
+    return [alert]
+
+
+def _github(message: Message, _: _Event, __: Sequence[str]) -> dict[str, Any]:
+    raw = _raw(message)
+    payload = {"id": message.webhook_id, "type": message.type, "timestamp": raw.timestamp, "data": raw.data}
+    return {"event_type": message.type[:_EVENT_TYPE_LENGTH_MAX], "client_payload": payload}
+
+
+_BODIES: Final[Mapping[Adapter, Callable[[Message, _Event, Sequence[str]], Any]]] = {
+    Adapter.SLACK: _slack,
+    Adapter.PAGERDUTY: _pagerduty,
+    Adapter.ALERTMANAGER: _alertmanager,
+    Adapter.GITHUB: _github,
+}
+_BEARERS: Final = frozenset({Adapter.ALERTMANAGER, Adapter.GITHUB})
+
+
+def dedup_key(message: Message, facts: Facts) -> str:
+    """By which receivers join events about the same: the incident, else experiment and variant, else none.
+
+    At most 255 characters: PagerDuty's bound.
+    """
+    named = facts.incident or ":".join(filter(None, (facts.experiment, facts.variant)))
+    key = f"wald:{named or message.webhook_id}"
+    return key if len(key) <= _DEDUP_KEY_LENGTH_MAX else f"wald:{sha256(key.encode()).hexdigest()}"
+
+
+def _summary(message: Message, facts: Facts) -> str:
+    """Its own, or what and where; never longer than the strictest receiver takes."""
+    where = " / ".join(filter(None, (facts.experiment, facts.variant)))
+    return (facts.summary or f"{message.type} {where}".rstrip())[:_SUMMARY_LENGTH_MAX]
+
+
+def _raw(message: Message) -> _RawEvent:
+    return msgspec.json.decode(message.body, type=_RawEvent)

@@ -1,0 +1,141 @@
+"""Where requests may go: which URLs an endpoint may have, and which addresses are connected to. Pure.
+
+A server that posts to URLs given by others is a way into its own network (server-side request forgery). The
+URL is checked when it is given, for a clear answer; what protects is the check of the very address connected
+to.
+"""
+
+import re
+import socket
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final, Self
+
+import httpx2
+import msgspec
+
+from app.core import limits
+from app.core.errors import InvalidInput
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+_GLOBAL_UNICAST: Final = IPv6Network("2000::/3")
+_NAT64: Final = IPv6Network("64:ff9b::/96")
+_NOT_PUBLIC: Final[tuple[Network, ...]] = (
+    # Beyond `is_global`, whose list differs between versions of Python.
+    IPv4Network("192.0.0.0/24"),  # IETF protocol assignments
+    IPv4Network("192.88.99.0/24"),  # relays of 6to4
+    IPv6Network("2001::/23"),  # IETF protocol assignments, Teredo among them
+    IPv6Network("3fff::/20"),  # documentation
+)
+_HOST: Final = re.compile(r"[a-z0-9._-]{1,253}|[0-9a-f:.]{2,45}", re.IGNORECASE)
+_PORTS: Final = {"https": 443, "http": 80}
+
+
+class Destination(msgspec.Struct, frozen=True):
+    """A URL taken apart once, so that what was checked is what is called."""
+
+    scheme: str
+    host: str
+    port: int
+    target: str
+
+    @classmethod
+    def of(cls, url: str) -> Self:
+        """The parts of an absolute http or https URL. Raises InvalidInput naming the field `url`."""
+        try:
+            parsed = httpx2.URL(url)
+        except (httpx2.InvalidURL, ValueError) as error:
+            raise InvalidInput(f"is not a URL: {error}", field="url") from error
+        if parsed.scheme not in _PORTS or not parsed.host:
+            raise InvalidInput("must be an absolute https URL", field="url")
+        if parsed.userinfo:
+            raise InvalidInput("must not contain a user name or password", field="url")
+        if parsed.fragment:
+            raise InvalidInput("must not have a fragment", field="url")
+        host = parsed.raw_host.decode("ascii")
+        if not _HOST.fullmatch(host):
+            raise InvalidInput(f"has no valid host: {host}", field="url")
+        return cls(
+            scheme=parsed.scheme,
+            host=host,
+            port=_PORTS[parsed.scheme] if parsed.port is None else parsed.port,
+            target=parsed.raw_path.decode("ascii"),
+        )
+
+
+class NetworkPolicy(msgspec.Struct, frozen=True):
+    """Public addresses by https, and addresses in `allowed` networks also by http; on these `ports` only."""
+
+    allowed: tuple[Network, ...] = ()
+    ports: frozenset[int] = frozenset({_PORTS["https"]})
+
+    @classmethod
+    def of(cls, networks: Iterable[str], ports: Iterable[int]) -> Self:
+        """The policy of the settings. Raises ValueError for what is not a network."""
+        return cls(tuple(ip_network(network) for network in networks), frozenset(ports))
+
+    def permits(self, address: str, *, secure: bool) -> bool:
+        """Whether to connect to an address, `secure` by https."""
+        try:
+            found = unmapped(ip_address(address))
+        except ValueError:
+            return False
+        return any(found in network for network in self.allowed) or (secure and is_public(found))
+
+    def check_url(self, url: str) -> Destination:
+        """Raise InvalidInput, naming the field `url`, for one that nothing would be sent to."""
+        if len(url) > limits.WEBHOOK_URL_LENGTH_MAX:
+            raise InvalidInput(f"must be at most {limits.WEBHOOK_URL_LENGTH_MAX} characters", field="url")
+        destination = Destination.of(url)
+        secure = destination.scheme == "https"
+        if not secure and not self.allowed:
+            raise InvalidInput("must be https: no networks are allowed for http", field="url")
+        if destination.port not in self.ports:
+            allowed = ", ".join(map(str, sorted(self.ports)))
+            raise InvalidInput(f"port {destination.port} is not allowed; {allowed} is", field="url")
+        address = literal(destination.host)
+        if address is not None and not self.permits(address, secure=secure):
+            raise InvalidInput(f"{destination.host} is not a public address", field="url")
+        return destination
+
+
+def literal(host: str) -> str | None:
+    """The address that a host spells, in any of the ways that C libraries read; None for a name.
+
+    `127.1`, `2130706433`, `0x7f000001` and `0177.0.0.1` all are 127.0.0.1, and so is `localhost`.
+    """
+    name = host.rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return "127.0.0.1"
+    try:
+        return str(ip_address(name))
+    except ValueError:
+        pass
+    try:
+        return socket.inet_ntoa(socket.inet_aton(name))
+    except OSError:
+        return None
+
+
+def unmapped(address: Address) -> Address:
+    """The IPv4 address that an IPv6 address stands for (mapped, NAT64, 6to4), else the address itself."""
+    if isinstance(address, IPv4Address):
+        return address
+    if address in _NAT64:
+        return IPv4Address(int(address) & 0xFFFF_FFFF)
+    return address.ipv4_mapped or address.sixtofour or address
+
+
+def is_public(address: Address) -> bool:
+    """Whether it is of somebody in the internet, for an address that is `unmapped`.
+
+    Of IPv6 only what is allocated as global unicast: loopback, link-local, unique local, site-local,
+    multicast, the deprecated IPv4-compatible and local NAT64 ranges are all outside of it.
+    """
+    if isinstance(address, IPv6Address) and address not in _GLOBAL_UNICAST:
+        return False
+    if any(address in network for network in _NOT_PUBLIC):
+        return False
+    return address.is_global and not address.is_multicast

@@ -1,0 +1,93 @@
+"""Use cases of delivery: claim what is due, attempt it, record what came of it."""
+
+from datetime import datetime, timedelta
+from random import Random
+
+import structlog
+
+from app.core import limits, telemetry
+from app.core.clock import Clock
+from app.webhooks.adapters import post_for
+from app.webhooks.model import Attempt, Claim, DeliveryState, Endpoint
+from app.webhooks.schedule import Answer, Settled, settle
+from app.webhooks.sender import Sender
+from app.webhooks.store import WebhookStore
+
+_LOG = structlog.get_logger(__name__)
+
+
+class Dispatcher:
+    """Several may run at once: a delivery is leased to one of them.
+
+    A worker that dies between sending and recording leaves a lease behind; when it ends, the message is sent
+    again with the same id. So a message may arrive twice and is never lost.
+    """
+
+    def __init__(self, store: WebhookStore, sender: Sender, clock: Clock, random: Random) -> None:
+        self._store = store
+        self._sender = sender
+        self._clock = clock
+        self._random = random
+
+    async def claim(self, claims_max: int) -> list[Claim]:
+        """At most so many deliveries that are due, which this worker has to attempt now."""
+        return await self._store.claim(now=self._clock.now(), claims_max=claims_max)
+
+    async def attempt(self, claim: Claim) -> None:
+        """Send a claimed delivery and record the answer."""
+        at = self._clock.now()
+        answer = await self._send(claim, at)
+        duration_ms = round((self._clock.now() - at) / timedelta(milliseconds=1))
+        await self._record(
+            claim, answer, Attempt(claim.attempt, at, answer.status, answer.error, duration_ms)
+        )
+
+    async def thin(self) -> None:
+        """Forget messages older than `WEBHOOK_HISTORY_S`; a bounded part of the work."""
+        await self._store.thin(self._clock.now() - timedelta(seconds=limits.WEBHOOK_HISTORY_S))
+
+    async def _send(self, claim: Claim, at: datetime) -> Answer:
+        try:
+            post = post_for(claim.adapter, claim.message, secrets=claim.secrets.in_force(at), at=at)
+            return await self._sender.send(claim.url, post)
+        except Exception as error:  # noqa: BLE001 - of one message; the others must not wait for it
+            _LOG.error("webhook_not_sendable", delivery=claim.delivery_id, exc_info=error)
+            return Answer(None, f"not sent: {type(error).__name__}")
+
+    async def _record(self, claim: Claim, answer: Answer, attempt: Attempt) -> None:
+        """Unless the lease has passed to another worker, or the endpoint was deleted."""
+        settled = settle(claim.step, answer, jitter=self._random.random())
+        async with self._store.change() as connection:
+            endpoint = await self._store.lock_sent_to(connection, claim.endpoint_id, whole=answer.gone)
+            if endpoint is None or not await self._store.lock_claimed(connection, claim):
+                return
+            now = self._clock.now()
+            if endpoint.disabled is not None and settled.state is DeliveryState.FAILED:
+                settled = Settled(DeliveryState.GIVEN_UP, claim.step)
+            await self._store.settle(connection, claim, settled, now)
+            await self._store.log_attempt(connection, claim.delivery_id, attempt)
+            if answer.gone and endpoint.disabled is None:
+                await self._store.give_up_open(connection, claim.endpoint_id, now)
+            if changes := _changes(endpoint, settled, answer, now):
+                await self._store.update_endpoint(connection, claim.endpoint_id, changes)
+        telemetry.WEBHOOK_DELIVERIES.labels(settled.state).inc()
+        if settled.state is DeliveryState.GIVEN_UP:
+            _LOG.warning(
+                "webhook_given_up",
+                webhook=claim.endpoint_id,
+                delivery=claim.delivery_id,
+                webhook_id=claim.message.webhook_id,
+                reason=answer.error,
+            )
+
+
+def _changes(endpoint: Endpoint, settled: Settled, answer: Answer, now: datetime) -> dict[str, object]:
+    """What an attempt says about its endpoint: failing, working again, or gone."""
+    changes: dict[str, object] = {}
+    if settled.state is DeliveryState.DELIVERED and endpoint.failing_since is not None:
+        changes["failing_since"] = None
+    if settled.state is DeliveryState.GIVEN_UP and endpoint.failing_since is None:
+        changes["failing_since"] = now
+    if answer.gone and endpoint.disabled is None:
+        changes |= {"disabled_at": now, "disabled_reason": "the receiver answered 410 Gone"}
+    return changes

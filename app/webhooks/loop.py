@@ -1,0 +1,49 @@
+"""The worker's loops of webhooks: what is due is sent, within a second of its commit."""
+
+import asyncio
+
+from app.core import limits
+from app.core.loops import Loop, stop_if_cancelled
+from app.webhooks.dispatch import Dispatcher
+
+
+class WebhookLoops:
+    """May be cancelled at any point, and run in several workers at once."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    def all(self) -> list[Loop]:
+        """Send what is due, thin the history."""
+        return [
+            Loop("webhooks", self._deliver),
+            Loop("webhook history", self._dispatcher.thin, pause_s=limits.WEBHOOK_THIN_INTERVAL_S),
+        ]
+
+    async def _deliver(self) -> None:
+        """For ever: look for what is due while fewer than `WEBHOOK_SENDING_MAX` are on their way.
+
+        An attempt that cannot be recorded ends it: PostgreSQL is away. What is on its way is finished first;
+        what takes longer than `WEBHOOK_FINISH_S` is cut off, and sent again when its lease ends.
+        """
+        sending: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                stop_if_cancelled()
+                free = limits.WEBHOOK_SENDING_MAX - len(sending)
+                for claim in await self._dispatcher.claim(free) if free else []:
+                    sending.add(asyncio.create_task(self._dispatcher.attempt(claim)))
+                await asyncio.sleep(limits.WEBHOOK_POLL_S)
+                for attempt in [one for one in sending if one.done()]:
+                    sending.remove(attempt)
+                    attempt.result()
+        finally:
+            if sending:
+                await _finish(sending)
+
+
+async def _finish(sending: set[asyncio.Task[None]]) -> None:
+    _, late = await asyncio.wait(sending, timeout=limits.WEBHOOK_FINISH_S)
+    for attempt in late:
+        attempt.cancel()
+    await asyncio.gather(*sending, return_exceptions=True)

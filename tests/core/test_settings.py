@@ -1,0 +1,54 @@
+"""Configuration from the environment."""
+
+from pathlib import Path
+
+import pytest
+
+from app.core.errors import InvalidInput
+from app.core.settings import Durability, Settings
+
+
+def test_networks_and_ports_are_parted_by_commas():
+    settings = Settings.load(
+        {"WALD_WEBHOOK_ALLOWED_NETWORKS": "10.0.0.0/8, fd00::/8,", "WALD_WEBHOOK_ALLOWED_PORTS": "443,9093"}
+    )
+    assert settings.webhook_allowed_networks == ("10.0.0.0/8", "fd00::/8")
+    assert settings.webhook_allowed_ports == (443, 9093)
+
+
+def test_without_any_only_the_port_of_https_is_allowed():
+    settings = Settings.load({})
+    assert (settings.webhook_allowed_networks, settings.webhook_allowed_ports) == ((), (443,))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(),
+        Settings(
+            data_dir=Path("/a b"),
+            valkey_url="redis://v",
+            durability=Durability.ACCEPTED,
+            workers=3,
+            admin_key="12345678",
+            webhook_allowed_networks=("10.0.0.0/8", "fd00::/8"),
+            webhook_allowed_ports=(443, 9093),
+        ),
+    ],
+)
+def test_what_a_process_tells_its_children_is_what_they_read(settings):
+    assert Settings.load(settings.environment()) == settings
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"WALD_WEBHOOK_ALLOWED_NETWORKS": "10.0.0.1/8"},
+        {"WALD_WEBHOOK_ALLOWED_NETWORKS": "everything"},
+        {"WALD_WEBHOOK_ALLOWED_PORTS": "0"},
+        {"WALD_WEBHOOK_ALLOWED_PORTS": "443,x"},
+    ],
+)
+def test_what_is_no_network_or_port_is_refused_at_start(environment):
+    with pytest.raises(InvalidInput, match="configuration"):
+        Settings.load(environment)

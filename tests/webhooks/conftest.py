@@ -1,0 +1,125 @@
+import itertools
+from collections.abc import AsyncIterator, Callable
+from ipaddress import ip_network
+from random import Random
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.core.engines import EmbeddedEngines
+from app.core.postgres import create_engine, psycopg_dsn
+from app.webhooks.destination import NetworkPolicy
+from app.webhooks.dispatch import Dispatcher
+from app.webhooks.model import Endpoint
+from app.webhooks.outbox import WebhookOutbox
+from app.webhooks.sender import Sender
+from app.webhooks.service import EndpointRequest, WebhookService
+from app.webhooks.store import WebhookStore
+from tests.support.clocks import SettableClock
+from tests.support.receiver import Receiver
+from tests.support.receiver import receiver as running_receiver
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+async def module_database(engines: EmbeddedEngines, _migrated: str) -> AsyncIterator[str]:
+    """A migrated database for all tests of a file: making one takes longer than most of them."""
+    name = f"wald_webhooks_{next(_numbers)}"
+    async with await psycopg.AsyncConnection.connect(
+        psycopg_dsn(engines.database_url), autocommit=True
+    ) as connection:
+        await connection.execute(f"CREATE DATABASE {name} TEMPLATE {_migrated}")
+        yield make_url(engines.database_url).set(database=name).render_as_string(hide_password=False)
+        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def database_url(module_database: str) -> str:
+    """Without webhooks, and numbering them from 1."""
+    async with await psycopg.AsyncConnection.connect(psycopg_dsn(module_database)) as connection:
+        await connection.execute(
+            "TRUNCATE webhook_endpoints, webhook_messages, webhook_deliveries, webhook_attempts"
+            " RESTART IDENTITY"
+        )
+    return module_database
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_engine(database_url)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def clock() -> SettableClock:
+    return SettableClock()
+
+
+@pytest.fixture
+async def receiver(anyio_backend) -> AsyncIterator[Receiver]:
+    async with running_receiver() as running:
+        yield running
+
+
+@pytest.fixture
+def policy(receiver: Receiver) -> NetworkPolicy:
+    """The loopback is allowed on the receiver's port, and the internet by https on 443."""
+    return NetworkPolicy((ip_network("127.0.0.0/8"),), frozenset({443, receiver.port}))
+
+
+@pytest.fixture
+def store(engine: AsyncEngine) -> WebhookStore:
+    return WebhookStore(engine)
+
+
+@pytest.fixture
+def webhooks(store: WebhookStore, policy: NetworkPolicy, clock: SettableClock) -> WebhookService:
+    return WebhookService(store, policy, clock)
+
+
+@pytest.fixture
+def sender(policy: NetworkPolicy, clock: SettableClock) -> Sender:
+    return Sender(policy, clock)
+
+
+@pytest.fixture
+def dispatcher(store: WebhookStore, sender: Sender, clock: SettableClock) -> Dispatcher:
+    return Dispatcher(store, sender, clock, Random(20260101))
+
+
+@pytest.fixture
+async def endpoint(webhooks: WebhookService, receiver: Receiver) -> Endpoint:
+    """A standard endpoint that wants everything."""
+    endpoint, _ = await webhooks.create(EndpointRequest(url=receiver.url))
+    return endpoint
+
+
+@pytest.fixture
+def enqueue(engine: AsyncEngine, clock: SettableClock) -> Callable[..., Any]:
+    """A function that commits an event; the webhook id."""
+
+    async def enqueue(key: str = "decision-1", event_type: str = "rollout.rolled_back", **data: Any) -> str:
+        async with engine.begin() as connection:
+            return await WebhookOutbox().enqueue(
+                connection, key=key, type=event_type, data=data, at=clock.now()
+            )
+
+    return enqueue
+
+
+@pytest.fixture
+def deliver(dispatcher: Dispatcher) -> Callable[[], Any]:
+    """A function that attempts all that is due, one after the other; how many that were."""
+
+    async def deliver() -> int:
+        claims = await dispatcher.claim(100)
+        for claim in claims:
+            await dispatcher.attempt(claim)
+        return len(claims)
+
+    return deliver
