@@ -86,10 +86,10 @@ def ucb(arms: LinearArms, x: FloatArray, *, width: float = 1.5, exploration_floo
     """LinUCB: the greedy choice by mean + width * standard deviation, mixed with the floor; shape (n_arms,).
 
     Equal bounds share. `width` counts posterior standard deviations, in which the noise is included: that of
-    Li et al. (2010), alpha, is `width` times the noise's standard deviation. The default earned most on average
-    over eight problems of classification (wine, iris, breast cancer, and five synthetic ones of 4 to 10
-    classes) among 0.75, 1, 1.25 and 1.5, and 2 and 3 earned less; on synthetic linear and logistic problems
-    widths between 1 and 3 earned the same within error, narrower ones less.
+    Li et al. (2010), alpha, is `width` times the noise's standard deviation. The default earned most on
+    average over eight problems of classification (wine, iris, breast cancer, and five synthetic ones of 4 to
+    10 classes) among 0.75, 1, 1.25 and 1.5, and 2 and 3 earned less; on synthetic linear and logistic
+    problems widths between 1 and 3 earned the same within error, narrower ones less.
 
     Raises InvalidInput if exploration_floor is not in [0, 1] or width is negative.
     """
