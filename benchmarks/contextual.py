@@ -26,7 +26,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 from numpy.random import Generator, default_rng
 
-from bandits.allocation import thompson as thompson_of_arms
+from bandits.thompson import thompson as thompson_of_arms
 from bandits.arms import BetaArms, FloatArray
 from bandits.contextual import LinearArms, thompson, ucb
 from bandits.features import UNIT, Categorical, Hashed, IntArray, Numeric, Schema
