@@ -135,7 +135,9 @@ class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
 def checked(request: Simulation, *, seconds_usual: float, seconds_max: float) -> Simulation:
     """The request, if its parts fit together and can be computed in `seconds_max` of one core.
 
-    Where it leaves `runs` open, they are chosen to take `seconds_usual`. Raises InvalidInput naming the field.
+    Where it leaves `runs` open, they are chosen to take `seconds_usual`.
+
+    Raises InvalidInput naming the field.
     """
     if request.runs is None:
         least, most = _RUNS_USUAL

@@ -177,7 +177,7 @@ class Ucb(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="ki
         """Of one core."""
         steps = min(size.batch, _STEPS_MAX)
         if self.index in {"kl_ucb", "kl_ucb_plus"}:
-            return size.seconds(per_batch=2.2e-4 * steps, per_arm=6e-7 * steps)
+            return size.seconds(per_batch=1.5e-4 * steps, per_arm=4e-7 * steps)
         return size.seconds(per_batch=3e-5 * steps, per_arm=1.2e-7 * steps)
 
 
