@@ -86,7 +86,7 @@ SIMULATION_CHANGES_MAX: Final = 100
 SIMULATION_POLICIES_MAX: Final = 20
 SIMULATION_RUNS_MAX: Final = 10_000
 EVALUATION_ROWS_MAX: Final = 200_000  # of a longer log a random sample of units is read
-EVALUATION_PAGE_ROWS: Final = 10_000
+EVALUATION_PAGE_ROWS: Final = 2_000
 
 # Publication
 REALLOCATION_INTERVAL_S: Final = 0.25

@@ -12,7 +12,7 @@ from app.core.errors import FieldError, InvalidInput
 from app.planning import policies
 from app.planning.environments import Changing, Drifting, Environment, Seasonal
 from app.planning.policies import Fixed, Policy, PolicyName, Size, Thompson
-from bandits.simulation import Regret, recommend, simulate
+from bandits.simulation import Regret, simulate
 from bandits.totals import FloatArray
 
 DAY_S: Final = 86_400
@@ -114,7 +114,11 @@ class PolicyResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Advice(msgspec.Struct, frozen=True):
-    """The policy that lost the least, whether that is beyond doubt, and what it means in words."""
+    """The policy to use, and what that means in words.
+
+    Of those that lose no more than the least within the error of the runs (a 95 % interval of the difference),
+    it is the one with the best bad luck, `lost_rewards_p95`; `clear` if there is only one.
+    """
 
     policy: str
     clear: bool
@@ -250,28 +254,50 @@ def _result(label: str, regret: Regret, traffic: Traffic) -> PolicyResult:
 
 
 def _advice(found: dict[str, Regret], traffic: Traffic) -> Advice:
-    advised = recommend(found)
-    regret = found[advised.policy]
+    ranked = sorted(found, key=lambda label: float(found[label].mean[-1]))
+    least = found[ranked[0]]
     if not any(one.mean[-1] > 0 for one in found.values()):
-        return Advice(advised.policy, clear=False, sentence="All variants earn the same: any policy will do.")
+        return Advice(ranked[0], clear=False, sentence="All variants earn the same: any policy will do.")
+    margins = {
+        label: (
+            float(one.mean[-1] - least.mean[-1]),
+            1.96 * math.hypot(one.standard_error, least.standard_error),
+        )
+        for label, one in found.items()
+    }
+    close = [label for label in ranked if margins[label][0] <= margins[label][1] or label == ranked[0]]
+    advised = min(close, key=lambda label: float(np.quantile(found[label].final, 0.95)))
+    regret = found[advised]
     said = (
-        f"Use {advised.policy}: on {traffic.requests:,} requests in {traffic.days:g} days it loses about "
+        f"Use {advised}: on {traffic.requests:,} requests in {traffic.days:g} days it loses about "
         f"{regret.mean[-1]:,.0f} rewards, {regret.lost:.1%} of what always serving the best variant earns"
     )
-    if "fixed" in found and advised.policy != "fixed":
+    if "fixed" in found and advised != "fixed":
         said += f"; an even split loses {found['fixed'].mean[-1]:,.0f}"
+    said += ". " + _time_to_find(regret, traffic)
+    others = [label for label in close if label != advised]
+    if others:
+        said += (
+            f" Within the error of {len(regret.final)} runs {_listed(others)} "
+            f"{'lose' if len(others) > 1 else 'loses'} no more on average; bad luck costs {advised} less."
+        )
+    elif len(ranked) > 1:
+        margin, error = margins[ranked[1]]
+        said += f" The next best, {ranked[1]}, loses {margin:,.0f} ± {error:,.0f} more."
+    return Advice(advised, not others, said)
+
+
+def _time_to_find(regret: Regret, traffic: Traffic) -> str:
     settled = float(np.median(regret.settled))
-    if settled <= traffic.requests:
-        days = settled / traffic.requests_per_day
-        when = f"{days:.1f} days" if days >= 1 else f"{math.ceil(24 * days)} h"
-        said += f". In half of the runs the best variant was in front for good within {when}."
-    else:
-        said += ". In most runs another variant was still in front at the end: plan for more traffic."
-    if advised.runner_up is not None:
-        margin, error = advised.margin, 1.96 * advised.margin_standard_error
-        said += f" {advised.runner_up} loses {margin:,.0f} ± {error:,.0f} more"
-        said += "." if advised.clear else ": too close to tell apart in so many runs."
-    return Advice(advised.policy, advised.clear, said)
+    if settled > traffic.requests:
+        return "In most runs another variant was still in front at the end: plan for more traffic."
+    days = settled / traffic.requests_per_day
+    when = f"{days:.1f} days" if days >= 1 else f"{math.ceil(24 * days)} h"
+    return f"In half of the runs the best variant was in front for good within {when}."
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _numbers(values: FloatArray) -> list[float]:
