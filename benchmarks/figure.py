@@ -93,5 +93,5 @@ class _Plot(NamedTuple):
 
 def _ticks(largest: float) -> np.ndarray:
     step = 10.0 ** np.floor(np.log10(largest))
-    step *= next(factor for factor in (0.1, 0.2, 0.5, 1.0) if largest / (step * factor) <= 8)
+    step *= next(factor for factor in (0.1, 0.2, 0.5, 1.0, 2.0) if largest / (step * factor) <= 8)
     return np.arange(0, largest * (1 + 1e-9), step)

@@ -55,15 +55,16 @@ def write_figure(result: SimulationResult, path: Path) -> None:
 
 def _table(result: SimulationResult) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("policy")
+    table.add_column("policy", no_wrap=True)
     for heading in (
         "rewards lost",
         "95 % interval",
-        "in 1 of 20 runs over",
+        "in 1 of 20 over",
         "of the best's",
         "best in front",
+        "in",
     ):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for number, policy in _ranked(result):
         low, high = policy.lost_rewards_interval
         table.add_row(

@@ -116,8 +116,8 @@ class PolicyResult(msgspec.Struct, frozen=True, kw_only=True):
 class Advice(msgspec.Struct, frozen=True):
     """The policy to use, and what that means in words.
 
-    Of those that lose no more than the least within the error of the runs (a 95 % interval of the difference),
-    it is the one with the best bad luck, `lost_rewards_p95`; `clear` if there is only one.
+    Of those that lose no more than the least within the error of the runs (a 95 % interval of the
+    difference), it is the one that loses least in bad luck, by `lost_rewards_p95`; `clear` if it is alone.
     """
 
     policy: str
