@@ -25,6 +25,8 @@ DEPENDENCIES = (
     "experiment_service",
     "feedback",
     "analysis",
+    "evaluation",
+    "planning",
     "readiness",
 )
 DOCUMENT = _framework(State(), **dict.fromkeys(DEPENDENCIES)).openapi_schema.to_schema()
