@@ -14,6 +14,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -129,7 +130,7 @@ def _environment(name: str, means: tuple[float, ...], found: dict[str, Contender
     if name in CHOSEN_ON:
         rows += [_peer(label, means) for label in PEERS]
     columns = ["policy", "batch", "runs", "mean regret", "95th pct.", "of textbook, same luck"]
-    harness.show(f"{name}: {', '.join(f'{mean:g}' for mean in means)}, {ROUNDS:,} rounds", columns, rows)
+    harness.show(f"{name}: {_shown(means)}, {ROUNDS:,} rounds", columns, rows)
     _draw_environment(name, means, min(CHUNK, found["textbook thompson"].runs))
     return figures
 
@@ -140,15 +141,22 @@ def _draw_environment(name: str, means: tuple[float, ...], runs: int) -> None:
         contender = Contender(policies(horizon=ROUNDS)[label], runs=runs)
         regret = _over_chunks(means, contender, BATCHES[1])
         curves.append(Curve(label, regret.rounds, regret.mean, regret.lower, regret.upper))
-    shown = ", ".join(f"{mean:g}" for mean in means) if len(means) <= 10 else f"{len(means)} variants"
     line_chart(
         FIGURES / f"bandit-regret-{name[0].lower()}.svg",
-        title=f"Environment {name}: mean rewards {shown}",
+        title=f"Environment {name}: mean rewards {_shown(means)}",
         subtitle=f"updated every {BATCHES[1]} requests; mean of {runs} runs and its 95 % interval",
         x_label="requests",
         y_label="rewards lost so far (regret)",
         curves=curves,
     )
+
+
+def _shown(means: tuple[float, ...]) -> str:
+    """Repeated ones once, and of many the ends."""
+    if len(set(means)) > 5:
+        return f"{len(means)} from {min(means):g} to {max(means):g}"
+    runs = [(len(list(equal)), mean) for mean, equal in groupby(means)]
+    return ", ".join(f"{mean:g}" if n == 1 else f"{n} x {mean:g}" for n, mean in runs)
 
 
 def _over_chunks(means: tuple[float, ...], contender: Contender, batch: int) -> Regret:
