@@ -8,6 +8,7 @@ distribution, so runs are equal in distribution, and no run needs a quadrature.
 Simulated regret is expected regret: the gap between the best mean of the round and that of the arm pulled.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -510,14 +511,14 @@ def simulate(
     shape = (runs, environment.n_arms)
     known, pulled, pending = policy.start(*shape), np.zeros(shape), np.zeros(shape)
     seen, seen_sum = np.zeros(shape), np.zeros(shape)
-    waiting: list[tuple[int, Outcome]] = []
+    waiting: deque[tuple[int, Outcome]] = deque()
     regret, settled = np.zeros(runs), np.ones(runs)
     best_at_end = int(environment.means(np.array([rounds - 1.0]))[0].argmax())
     ends, squares, sums, earned = [], [], [], 0.0
     for first in range(0, rounds, batch):
         last = min(first + batch, rounds)
         while waiting and waiting[0][0] <= first:
-            outcome = waiting.pop(0)[1]
+            outcome = waiting.popleft()[1]
             known, pending = policy.learn(known, outcome), pending - outcome.pulls
             seen, seen_sum = seen + outcome.pulls, seen_sum + outcome.rewards.sum
         settled = np.where(_leads(seen, seen_sum, best_at_end), settled, last + 1.0)
