@@ -34,7 +34,7 @@ lint: $(VENV)/.installed  ## Format, lint, types, import contracts
 bench: $(VENV)/.installed  ## The figures of the README, each against its floor from the same run
 	$(BIN)/python -m benchmarks
 
-bench-bandits: $(VENV)/.installed  ## Policies beside other libraries, with figures; ten minutes, or an hour with BENCH=--full
+bench-bandits: $(VENV)/.installed  ## Policies beside other libraries, with figures; ten minutes; or an hour with BENCH=--full
 	$(BIN)/python -m benchmarks.policies $(BENCH)
 
 lock: $(VENV)/.installed  ## Renew the lock files from pyproject.toml
