@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PORT ?= 8000
 DATA ?= .wald
 DEMO ?= --demo
+BENCH ?=
 
 .PHONY: run test lint bench bench-bandits lock clean
 
@@ -33,8 +34,8 @@ lint: $(VENV)/.installed  ## Format, lint, types, import contracts
 bench: $(VENV)/.installed  ## The figures of the README, each against its floor from the same run
 	$(BIN)/python -m benchmarks
 
-bench-bandits: $(VENV)/.installed  ## Regret of the policies against other libraries', with figures; about an hour
-	$(BIN)/python -m benchmarks.bandits
+bench-bandits: $(VENV)/.installed  ## Policies beside other libraries, with figures; ten minutes; or an hour with BENCH=--full
+	$(BIN)/python -m benchmarks.policies $(BENCH)
 
 lock: $(VENV)/.installed  ## Renew the lock files from pyproject.toml
 	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --extra embedded -o requirements.txt pyproject.toml

@@ -23,6 +23,8 @@ from app.access.store import AccessStore
 from app.allocation.service import AllocationService
 from app.allocation.store import AllocationStore
 from app.clients.commands import demo_command, replay_command
+from app.clients.evaluate import evaluate_command
+from app.clients.simulate import simulate_command
 from app.core import limits, logs, migrations
 from app.core.clock import SystemClock
 from app.core.engines import EmbeddedEngines
@@ -45,6 +47,7 @@ click.rich_click.COMMAND_GROUPS = {
         {"name": "Run", "commands": ["up", "serve", "worker"]},
         {"name": "Operate", "commands": ["keys", "webhooks", "migrate", "rebuild", "doctor"]},
         {"name": "Try", "commands": ["demo", "replay"]},
+        {"name": "Plan", "commands": ["simulate", "evaluate"]},
     ]
 }
 
@@ -473,6 +476,8 @@ def redeliver(delivery_id: int, **flags: Any) -> None:
 
 main.add_command(demo_command)
 main.add_command(replay_command)
+main.add_command(simulate_command)
+main.add_command(evaluate_command)
 
 
 def _settings(flags: dict[str, Any]) -> Settings:

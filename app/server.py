@@ -34,6 +34,7 @@ from app.assignment.service import Assigner
 from app.assignment.store import StickyStore
 from app.core import limits, operations
 from app.core.clock import Clock, SystemClock
+from app.core.computing import Computing
 from app.core.health import Check, Readiness, worker_checks
 from app.core.http import EXCEPTION_HANDLERS, require_json
 from app.core.loops import Loop, Loops
@@ -45,6 +46,9 @@ from app.core.stream import StreamAppender
 from app.core.telemetry import SNAPSHOT_AGE
 from app.core.valkey import create_client
 from app.dashboard.routes import ROUTES as DASHBOARD_ROUTES
+from app.evaluation.routes import ROUTES as EVALUATION_ROUTES
+from app.evaluation.service import EvaluationService
+from app.evaluation.store import EvaluationStore
 from app.experiments.routes import ROUTES as EXPERIMENT_ROUTES
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
@@ -53,6 +57,8 @@ from app.feedback.hot import HotFeedback
 from app.feedback.lag import LedgerLag
 from app.feedback.routes import ROUTES as FEEDBACK_ROUTES
 from app.feedback.service import FeedbackService
+from app.planning.routes import ROUTES as PLANNING_ROUTES
+from app.planning.service import PlanningService
 from app.webhooks.destination import NetworkPolicy
 from app.webhooks.routes import ROUTES as WEBHOOK_ROUTES
 from app.webhooks.service import WebhookService
@@ -66,6 +72,8 @@ _JSON_ROUTES: Final = (
     *FEEDBACK_ROUTES,
     *ANALYSIS_ROUTES,
     *WEBHOOK_ROUTES,
+    *EVALUATION_ROUTES,
+    *PLANNING_ROUTES,
 )
 
 
@@ -119,6 +127,8 @@ async def application(
         policy = NetworkPolicy.of(settings.webhook_allowed_networks, settings.webhook_allowed_ports)
         webhooks = WebhookService(WebhookStore(engine), policy, clock)
         analysis = AnalysisService(experiments, AnalysisStore(engine), lag.events)
+        computing = Computing()
+        evaluation = EvaluationService(experiments, EvaluationStore(engine), clock, computing)
 
         async def readiness() -> Readiness:
             return Readiness.of(
@@ -142,6 +152,8 @@ async def application(
             feedback=feedback,
             analysis=analysis,
             webhook_service=webhooks,
+            evaluation=evaluation,
+            planning=PlanningService(computing),
             readiness=readiness,
         )
         assign = HotAssign(assigner)

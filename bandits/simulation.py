@@ -8,6 +8,7 @@ distribution, so runs are equal in distribution, and no run needs a quadrature.
 Simulated regret is expected regret: the gap between the best mean of the round and that of the arm pulled.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -111,6 +112,35 @@ class Changing(_Bernoulli):
         """Those of the latest start."""
         found: FloatArray = np.array(self.arm_means)[np.searchsorted(self.starts, rounds, side="right") - 1]
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class Drifting(_Bernoulli):
+    """Bernoulli arms whose means move in a straight line from `first` to `last` over `rounds` rounds.
+
+    They stay at `last` from then on.
+    """
+
+    first: tuple[float, ...]
+    last: tuple[float, ...]
+    rounds: int
+
+    def __post_init__(self) -> None:
+        _check_means(self.first)
+        _check_means(self.last)
+        if len(self.first) != len(self.last) or self.rounds < 1:
+            raise InvalidInput("needs as many last means as first ones, and at least 1 round")
+
+    @property
+    def n_arms(self) -> int:
+        """The number of arms."""
+        return len(self.first)
+
+    def means(self, rounds: FloatArray) -> FloatArray:
+        """On the line."""
+        way = np.minimum(rounds / self.rounds, 1.0)[:, None]
+        means: FloatArray = (1 - way) * np.array(self.first) + way * np.array(self.last)
+        return means
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,9 +311,10 @@ class FromTotals:
 
 @dataclass(frozen=True, slots=True)
 class Exp3Ix:
-    """EXP3-IX with the learning rate of a horizon (`bandits.exp3`)."""
+    """EXP3-IX with the learning rate of a horizon (`bandits.exp3`), its shares mixed with a floor."""
 
     horizon: int
+    exploration_floor: float = 0.0
 
     def start(self, runs: int, n_arms: int) -> FloatArray:
         """No losses."""
@@ -297,6 +328,7 @@ class Exp3Ix:
         eta = learning_rate(known.shape[2], self.horizon)
         weight = np.exp(-eta * (known[0] - known[0].min(axis=1, keepdims=True)))
         shares: FloatArray = weight / weight.sum(axis=1, keepdims=True)
+        shares = (1 - self.exploration_floor) * shares + self.exploration_floor / known.shape[2]
         return rng.multinomial(size, shares).astype(np.float64), shares
 
     def learn(self, known: FloatArray, outcome: Outcome) -> FloatArray:
@@ -381,11 +413,34 @@ def with_floor_pulls(draw: Draw, exploration_floor: float) -> Draw:
         even = rng.multinomial(explored, np.full(totals.n_arms, 1 / totals.n_arms))
         # The pulls of one batch are exchangeable, so any of them may be those that the floor replaces.
         chosen = draw(totals, size, rng).astype(np.int64)
-        kept = [
-            rng.multivariate_hypergeometric(row, size - out)
-            for row, out in zip(chosen, explored, strict=True)
-        ]
-        return (even + np.array(kept)).astype(np.float64)
+        return (even + _without_replacement(chosen, size - explored, rng)).astype(np.float64)
+
+    return pulls
+
+
+def _without_replacement(counts: NDArray[np.int64], kept: NDArray[np.int64], rng: Generator) -> FloatArray:
+    """Of the pulls in each row of `counts`, `kept` at random: arm after arm is hypergeometric."""
+    left, rest = kept.copy(), counts.sum(axis=1)
+    taken = np.zeros_like(counts)
+    for arm in range(counts.shape[1]):
+        rest = rest - counts[:, arm]
+        taken[:, arm] = rng.hypergeometric(counts[:, arm], rest, left)
+        left = left - taken[:, arm]
+    return taken.astype(np.float64)
+
+
+def capped_pulls(draw: Draw, draws_max: int) -> Draw:
+    """As `draw`, but a batch above `draws_max` is spread in the proportions of that many draws.
+
+    Expected pulls stay the same. Those of one batch are then no longer independent: their proportions carry a
+    standard error of at most 0.5 / sqrt(draws_max) from batch to batch.
+    """
+
+    def pulls(totals: ArmTotals, size: int, rng: Generator) -> FloatArray:
+        if size <= draws_max:
+            return draw(totals, size, rng)
+        shares = draw(totals, draws_max, rng) / draws_max
+        return rng.multinomial(size, shares).astype(np.float64)
 
     return pulls
 
@@ -442,10 +497,12 @@ def simulate(
     runs: int,
     rng: Generator,
     delay: int = 0,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> Regret:
     """Runs a policy `runs` times over `rounds` rounds in batches of `batch`.
 
     1,000 runs of 20,000 rounds of two arms in batches of 100 take a few seconds for Thompson sampling.
+    `progress` hears of the rounds done, batch by batch.
 
     Raises InvalidInput if rounds, batch or delay make no sense, or runs < 2.
     """
@@ -454,14 +511,14 @@ def simulate(
     shape = (runs, environment.n_arms)
     known, pulled, pending = policy.start(*shape), np.zeros(shape), np.zeros(shape)
     seen, seen_sum = np.zeros(shape), np.zeros(shape)
-    waiting: list[tuple[int, Outcome]] = []
+    waiting: deque[tuple[int, Outcome]] = deque()
     regret, settled = np.zeros(runs), np.ones(runs)
     best_at_end = int(environment.means(np.array([rounds - 1.0]))[0].argmax())
     ends, squares, sums, earned = [], [], [], 0.0
     for first in range(0, rounds, batch):
         last = min(first + batch, rounds)
         while waiting and waiting[0][0] <= first:
-            outcome = waiting.pop(0)[1]
+            outcome = waiting.popleft()[1]
             known, pending = policy.learn(known, outcome), pending - outcome.pulls
             seen, seen_sum = seen + outcome.pulls, seen_sum + outcome.rewards.sum
         settled = np.where(_leads(seen, seen_sum, best_at_end), settled, last + 1.0)
@@ -476,13 +533,13 @@ def simulate(
         ends.append(float(last))
         sums.append(regret.mean())
         squares.append(regret.std(ddof=1) / np.sqrt(runs))
+        progress(last - first)
     for _, outcome in waiting:
         seen, seen_sum = seen + outcome.pulls, seen_sum + outcome.rewards.sum
     settled = np.where(_leads(seen, seen_sum, best_at_end), settled, rounds + 1.0)
     mean, radius = np.array(sums), stats.norm.isf(0.025) * np.array(squares)
-    return Regret(
-        np.array(ends), mean, mean - radius, mean + radius, regret, settled, float(mean[-1] / earned)
-    )
+    lost = float(mean[-1] / earned) if earned else 0.0  # where no arm ever earns, nothing can be lost
+    return Regret(np.array(ends), mean, mean - radius, mean + radius, regret, settled, lost)
 
 
 @dataclass(frozen=True, slots=True)

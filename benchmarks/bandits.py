@@ -14,6 +14,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -70,6 +71,8 @@ IDENTIFIED = {
 
 
 HELD_OUT_POLICIES = ("textbook thompson", "optimistic_thompson")
+DRAWN = ("thompson", "optimistic_thompson", "kl_ucb_plus", "epsilon_greedy")
+CHANGE_DRAWN = "best of 2 falls"
 
 
 class Contender(NamedTuple):
@@ -114,7 +117,7 @@ def measure(*, runs: int = RUNS, only: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _environment(name: str, means: tuple[float, ...], found: dict[str, Contender]) -> dict[str, Any]:
-    rows, figures, curves = [], {}, []
+    rows, figures = [], {}
     for batch in BATCHES:
         base: np.ndarray | None = None
         for label, contender in found.items():
@@ -124,20 +127,36 @@ def _environment(name: str, means: tuple[float, ...], found: dict[str, Contender
             base = regret.final if base is None else base
             figures[f"{label} / {batch}"] = harness.middle([regret.mean[-1]])
             rows.append(_row(label, batch, regret.final, base))
-            if batch == BATCHES[1]:
-                curves.append(Curve(label, regret.rounds, regret.mean, regret.lower, regret.upper))
     if name in CHOSEN_ON:
         rows += [_peer(label, means) for label in PEERS]
-    columns = ["", "batch", "runs", "mean regret", "95th percentile", "of textbook (same luck)"]
-    harness.show(f"{name}: {', '.join(f'{mean:g}' for mean in means)}, {ROUNDS:,} rounds", columns, rows)
+    columns = ["policy", "batch", "runs", "mean regret", "95th pct.", "of textbook, same luck"]
+    harness.show(f"{name}: {_shown(means)}, {ROUNDS:,} rounds", columns, rows)
+    _draw_environment(name, means, min(CHUNK, found["textbook thompson"].runs))
+    return figures
+
+
+def _draw_environment(name: str, means: tuple[float, ...], runs: int) -> None:
+    curves = []
+    for label in DRAWN:
+        contender = Contender(policies(horizon=ROUNDS)[label], runs=runs)
+        regret = _over_chunks(means, contender, BATCHES[1])
+        curves.append(Curve(label, regret.rounds, regret.mean, regret.lower, regret.upper))
     line_chart(
         FIGURES / f"bandit-regret-{name[0].lower()}.svg",
-        title=f"Environment {name}: batches of {BATCHES[1]}, mean over runs and its 95 % interval",
-        x_label="rounds",
-        y_label="cumulative regret",
+        title=f"Environment {name}: mean rewards {_shown(means)}",
+        subtitle=f"updated every {BATCHES[1]} requests; mean of {runs} runs and its 95 % interval",
+        x_label="requests",
+        y_label="rewards lost so far (regret)",
         curves=curves,
     )
-    return figures
+
+
+def _shown(means: tuple[float, ...]) -> str:
+    """Repeated ones once, and of many the ends."""
+    if len(set(means)) > 5:
+        return f"{len(means)} from {min(means):g} to {max(means):g}"
+    runs = [(len(list(equal)), mean) for mean, equal in groupby(means)]
+    return ", ".join(f"{mean:g}" if n == 1 else f"{n} x {mean:g}" for n, mean in runs)
 
 
 def _over_chunks(means: tuple[float, ...], contender: Contender, batch: int) -> Regret:
@@ -242,7 +261,7 @@ def _changes(runs: int) -> dict[str, Any]:
     rows, figures = [], {}
     for name, means in CHANGES.items():
         environment, half = Changing((0, ROUNDS // 2), means), ROUNDS // 2 // BATCHES[1] - 1
-        regret = {}
+        regret, curves = {}, []
         for label in ("thompson", "discounted_thompson"):
             found = simulate(
                 environment,
@@ -253,6 +272,16 @@ def _changes(runs: int) -> dict[str, Any]:
                 rng=np.random.default_rng(SEED),
             )
             regret[label] = (found.mean[half], found.mean[-1] - found.mean[half])
+            curves.append(Curve(label, found.rounds, found.mean, found.lower, found.upper))
+        if name == CHANGE_DRAWN:
+            line_chart(
+                FIGURES / "bandit-regret-change.svg",
+                title="The best of two variants falls behind after 10,000 requests",
+                subtitle=f"updated every {BATCHES[1]} requests; mean of {min(runs, CHUNK)} runs, with 95 %",
+                x_label="requests",
+                y_label="rewards lost so far (regret)",
+                curves=curves,
+            )
         plain, forgetful = regret["thompson"], regret["discounted_thompson"]
         ratio = forgetful[1] / plain[1]
         figures[name] = harness.middle([ratio])

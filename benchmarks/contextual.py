@@ -26,19 +26,20 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 from numpy.random import Generator, default_rng
 
-from bandits.allocation import thompson as thompson_of_arms
 from bandits.arms import BetaArms, FloatArray
 from bandits.contextual import LinearArms, thompson, ucb
 from bandits.features import UNIT, Categorical, Hashed, IntArray, Numeric, Schema
 from bandits.linear import LinearTotals, disjoint, hybrid
 from bandits.logistic import LogisticTotals, logistic
+from bandits.thompson import thompson as thompson_of_arms
 from benchmarks.harness import show
 from stats.totals import RewardTotals
 
 SHUFFLES: Final = 20
 SEED: Final = 20260200
 CONTROL: Final = "gpt-3.5-turbo-0125"
-SCORES: Final = Path("/work/shared/data/llm_judge_scores.csv")
+SCORES: Final = Path(__file__).parents[2] / "shared/data/llm_judge_scores.csv"
+"""The WildBench judge scores, where they lie beside this repository."""
 
 
 class Problem(NamedTuple):
@@ -341,8 +342,8 @@ def _micros(decide: Callable[[], object]) -> str:
     return f"{min(timeit.repeat(decide, number=number, repeat=7)) / number * 1e6:.1f}"
 
 
-def main() -> None:
-    shuffles = int(sys.argv[1]) if len(sys.argv) > 1 else SHUFFLES
+def measure(*, shuffles: int = SHUFFLES) -> None:
+    """Print all tables."""
     decision_times()
     if find_spec("sklearn"):
         compare("Digits", digits(), shuffles)
@@ -351,7 +352,9 @@ def main() -> None:
         print("scikit-learn is not installed: no digits, no breast cancer")
     if SCORES.exists():
         compare("Judge scores", judge_scores(), shuffles)
+    else:
+        print(f"{SCORES} is not there: no judge scores")
 
 
 if __name__ == "__main__":
-    main()
+    measure(shuffles=int(sys.argv[1]) if len(sys.argv) > 1 else SHUFFLES)

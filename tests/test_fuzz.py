@@ -26,6 +26,8 @@ DEPENDENCIES = (
     "feedback",
     "analysis",
     "webhook_service",
+    "evaluation",
+    "planning",
     "readiness",
 )
 DOCUMENT = _framework(State(), **dict.fromkeys(DEPENDENCIES)).openapi_schema.to_schema()

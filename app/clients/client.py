@@ -6,7 +6,7 @@ ClientError
 """
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar
 
@@ -14,6 +14,7 @@ import httpx2
 import msgspec
 
 from app.core.errors import Problem
+from app.evaluation.model import Evaluation
 from app.experiments.model import Definition
 
 RETRY_PAUSE_S: Final = 0.1
@@ -21,6 +22,7 @@ RETRY_PAUSE_S_MAX: Final = 2.0
 STATUS_POLL_S: Final = 0.2
 POLICY_QUIET_S: Final = 1.0
 REQUEST_TIMEOUT_S: Final = 10.0
+COMPUTATION_TIMEOUT_S: Final = 120.0
 
 T = TypeVar("T")
 Source = Literal["implicit", "explicit", "automated", "human"]
@@ -167,6 +169,11 @@ class WaldClient:
         """The experiment now. Refused with status 404 when there is none."""
         return _read(_STATUS, await self._call("GET", f"/experiments/{experiment}/status"))
 
+    async def evaluate(self, experiment: str, request: Mapping[str, Any]) -> Evaluation:
+        """What a policy would have earned. Refused with status 422 when the log cannot say."""
+        path = f"/experiments/{experiment}/evaluate"
+        return _read(_EVALUATION, await self._call("POST", path, request, timeout_s=COMPUTATION_TIMEOUT_S))
+
     async def settled(self, experiment: str, *, rewards: int, within_s: float) -> Status:
         """The status once `rewards` of them are in the totals and the policy has seen them.
 
@@ -195,6 +202,7 @@ class WaldClient:
         *,
         params: dict[str, str] | None = None,
         answers: Collection[int] = (),
+        timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> bytes:
         """One request, repeated while the server is away. Raises Refused and Unreachable.
 
@@ -207,7 +215,7 @@ class WaldClient:
         while True:
             try:
                 answer = await self._http.request(
-                    method, path, content=content, headers=headers, params=params
+                    method, path, content=content, headers=headers, params=params, timeout=timeout_s
                 )
             except httpx2.TransportError as error:
                 reason = str(error) or type(error).__name__
@@ -229,6 +237,7 @@ class WaldClient:
 _ASSIGNMENT: Final = msgspec.json.Decoder(Assignment)
 _RECEIPT: Final = msgspec.json.Decoder(Receipt)
 _STATUS: Final = msgspec.json.Decoder(Status)
+_EVALUATION: Final = msgspec.json.Decoder(Evaluation)
 
 
 def _read(decoder: msgspec.json.Decoder[T], body: bytes) -> T:

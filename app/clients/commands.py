@@ -19,7 +19,7 @@ from app.clients.replay import replay
 REFRESH_S = 0.5
 SETTLE_S = 30.0
 
-_URL = click.option(
+url_option = click.option(
     "--url",
     default="http://127.0.0.1:8000",
     envvar="WALD_URL",
@@ -74,7 +74,7 @@ class Condition(click.ParamType[tuple[str, str]]):
 
 
 @click.command("demo")
-@_URL
+@url_option
 @_KEY
 @click.option(
     "--requests",
@@ -148,7 +148,7 @@ def _rewards(status: Status) -> int:
 
 @click.command("replay")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@_URL
+@url_option
 @_KEY
 @click.option(
     "--variant", "variant_column", metavar="COL", required=True, help="The column naming the variant."

@@ -73,6 +73,21 @@ API_KEY_NAME_LENGTH_MAX: Final = 128
 SEEN_HEADERS_MAX: Final = 4_096
 ACCESS_PROPAGATION_MS: Final = 10_000  # after which every server has loaded a new signing key
 
+# Planning and evaluation: computations that a request waits for
+COMPUTATIONS_MAX: Final = 1  # at a time in one process: they take turns with answers
+SIMULATION_COMPUTING_S: Final = 3.0  # of one core, for a request that does not say how many runs it wants
+SIMULATION_COMPUTING_S_MAX: Final = 15.0
+SIMULATION_COMMAND_S: Final = 10.0  # the same, for `wald simulate`
+SIMULATION_COMMAND_S_MAX: Final = 600.0
+SIMULATION_REQUESTS_MAX: Final = 20_000_000
+SIMULATION_BATCH_MAX: Final = 200_000
+SIMULATION_DAYS_MAX: Final = 3_660
+SIMULATION_CHANGES_MAX: Final = 100
+SIMULATION_POLICIES_MAX: Final = 20
+SIMULATION_RUNS_MAX: Final = 10_000
+EVALUATION_ROWS_MAX: Final = 200_000  # of a longer log a random sample of units is read
+EVALUATION_PAGE_ROWS: Final = 2_000
+
 # Publication
 REALLOCATION_INTERVAL_S: Final = 0.25
 REALLOCATION_POLL_S: Final = 0.25  # how often it is looked for what another process made due

@@ -1,6 +1,7 @@
 """Demo and replay, as commands, against a whole Wald."""
 
 import asyncio
+import json
 import random
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from click.testing import CliRunner, Result
 from app.clients import demo, logged, simulation
 from app.clients.client import ClientError, Event, Refused, Unreachable, WaldClient
 from app.clients.commands import demo_command, replay_command
+from app.clients.evaluate import evaluate_command
 from tests.support.server import Up, free_port, up
 
 SHARED_SCORES = Path(__file__).parents[3] / "shared/data/llm_judge_scores.csv"
@@ -96,6 +98,51 @@ def test_a_replay_of_real_judge_scores_earns_more_than_uniform(running):
     n_rewards = sum(variant["rewards"] for variant in status["variants"])
     assert n_rewards == passes * 1013
     assert rewards / n_rewards > sum(log.means) / len(log.means)  # which uniform earns
+
+
+@pytest.mark.skipif(not SHARED_SCORES.exists(), reason="the WildBench scores are not beside this repository")
+def test_an_evaluation_of_real_judge_scores_finds_the_truth(running):
+    """Two logs, of a policy that adapted and of even shares; the truth is known from the scores.
+
+    At this level a correct interval misses the truth with probability below 1e-5.
+    """
+    judge = ("judge", "gpt-4o-2024-05-13")
+    columns = logged.Columns(variant="model", reward="score", task="task_id", where=(judge,))
+    log = logged.read(SHARED_SCORES, columns, scale=(1, 10))
+    of_columns = ("--variant", "model", "--reward", "score", "--task", "task_id")
+    arguments = (str(SHARED_SCORES), *of_columns, "--where", "=".join(judge), "--scale", "1:10")
+    best = logged.variant_keys(log.variants)[log.variants[log.means.index(max(log.means))]]
+    only_best = json.dumps({"kind": "fixed", "weights": {best: 1.0}})
+    for policy in ("thompson", "fixed"):
+        key = f"evaluated-{policy}"
+        done = run(replay_command, running, *arguments, "--policy", policy, "--experiment", key)
+        assert done.exit_code == 0, done.output
+        for target, truth in (("fixed", sum(log.means) / len(log.means)), (only_best, max(log.means))):
+            options = (key, "--policy", target, "--level", "0.99999")
+            done = run(evaluate_command, running, *options, "--json")
+            assert done.exit_code == 0, done.output
+            found = json.loads(done.stdout)
+            assert found["rows"] == len(log.tasks)
+            low, high = found["estimates"]["doubly_robust"]["interval"]
+            assert low < truth < high
+            low, high = found["anytime_interval"]
+            assert low < truth < high
+    shown = run(evaluate_command, running, "evaluated-fixed", "--policy", "thompson")
+    assert shown.exit_code == 0, shown.output
+    assert "thompson would have earned 0." in shown.output
+    assert "effective rows" in shown.output
+
+
+def test_an_evaluation_without_a_log_says_what_is_missing(running):
+    with running.client() as client:
+        variants = [{"key": "a", "control": True}, {"key": "b"}]
+        client.post("/experiments", json={"key": "unserved", "variants": variants}).raise_for_status()
+    done = run(evaluate_command, running, "unserved", "--policy", "thompson")
+    assert done.exit_code == 1
+    assert "answered 422: needs at least 5 rewards" in done.output
+    done = run(evaluate_command, running, "unserved", "--policy", "lin_ts", "--schema", "@nowhere.json")
+    assert done.exit_code == 2
+    assert "--schema" in done.output
 
 
 def test_a_demo_shows_what_it_learned(running):

@@ -7,11 +7,14 @@ from scipy import stats
 from bandits.arms import BetaArms
 from bandits.simulation import (
     Changing,
+    Drifting,
+    Exp3Ix,
     FromTotals,
     Logged,
     Seasonal,
     Stationary,
     Tables,
+    capped_pulls,
     even_pulls,
     exact_pulls,
     normal_pulls,
@@ -205,3 +208,52 @@ def test_equal_seeds_give_equal_runs():
 def test_what_cannot_be_simulated_is_refused(refused):
     with pytest.raises(InvalidInput):
         refused()
+
+
+def test_drifting_means_stand_on_the_line_and_stay_at_its_end():
+    environment = Drifting((0.2, 0.6), (0.4, 0.5), rounds=100)
+    means = environment.means(np.array([0.0, 25.0, 100.0, 900.0]))
+    assert means == pytest.approx(np.array([[0.2, 0.6], [0.25, 0.575], [0.4, 0.5], [0.4, 0.5]]))
+    with pytest.raises(InvalidInput):
+        Drifting((0.2, 0.6), (0.4,), rounds=100)
+    with pytest.raises(InvalidInput):
+        Drifting((0.2, 0.6), (0.4, 0.5), rounds=0)
+
+
+def test_capped_draws_leave_the_expected_pulls_as_they_are():
+    """Mean over 2,000 runs of batches of 5,000 pulls from 50 draws, within 5 standard errors of the exact."""
+    runs = 2_000
+    fields = (ONE_RUN.n, ONE_RUN.sum, ONE_RUN.sum_squares, ONE_RUN.pending)
+    totals = ArmTotals(*(np.repeat(field, runs, axis=0) for field in fields))
+    rng = np.random.default_rng(20260142)
+    pulls = capped_pulls(thompson_pulls, 50)(totals, 5_000, rng)
+    assert (pulls.sum(axis=1) == 5_000).all()
+    arms = BetaArms.from_totals(ArmTotals(ONE_RUN.n[0], ONE_RUN.sum[0], ONE_RUN.sum[0], np.zeros(3)))
+    expected = 5_000 * thompson(arms, exploration_floor=0).shares
+    error = pulls.std(axis=0, ddof=1) / np.sqrt(runs)
+    assert (np.abs(pulls.mean(axis=0) - expected) < 5 * error).all()
+    few = capped_pulls(thompson_pulls, 50)(totals, 50, np.random.default_rng(1))
+    assert np.array_equal(few, thompson_pulls(totals, 50, np.random.default_rng(1)))
+
+
+def test_a_floor_of_exponential_weights_is_in_the_shares_that_it_learns_from():
+    known = np.array([[[0.0, 1e9]]])
+    pulls, shares = Exp3Ix(1_000, exploration_floor=0.1).draw(known, known[0], 10, np.random.default_rng(1))
+    assert shares == pytest.approx(np.array([[0.95, 0.05]]))
+    assert pulls.sum() == 10
+
+
+def test_progress_is_told_batch_by_batch_and_nothing_is_lost_where_nothing_is_earned():
+    done = []
+    rng = np.random.default_rng(1)
+    found = simulate(
+        Stationary((0.0, 0.0)),
+        FromTotals(even_pulls),
+        rounds=25,
+        batch=10,
+        runs=2,
+        rng=rng,
+        progress=done.append,
+    )
+    assert done == [10, 10, 5]
+    assert found.lost == 0

@@ -1,0 +1,1 @@
+"""What another policy would have earned on an experiment's own traffic."""

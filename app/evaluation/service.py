@@ -1,0 +1,46 @@
+"""Use cases of evaluation."""
+
+from functools import partial
+
+from app.core.clock import Clock
+from app.core.computing import Computing
+from app.core.errors import InvalidInput
+from app.evaluation.model import Evaluation, EvaluationRequest, evaluate
+from app.evaluation.store import EvaluationStore
+from app.evaluation.targets import target
+from app.experiments.service import ExperimentService
+
+
+class EvaluationService:
+    """Reads the log, and computes off the event loop."""
+
+    def __init__(
+        self, experiments: ExperimentService, store: EvaluationStore, clock: Clock, computing: Computing
+    ) -> None:
+        self._experiments = experiments
+        self._store = store
+        self._clock = clock
+        self._computing = computing
+
+    async def evaluate(self, key: str, request: EvaluationRequest) -> Evaluation:
+        """What a policy would have earned. Raises NotFound, InvalidInput, UnprocessableInput, Unavailable.
+
+        Where silence is a reward, assignments count when their horizon has passed: before, those with a
+        signal would stand for those that stay silent.
+        """
+        experiment = await self._experiments.get(key)
+        for name, at in (("since", request.since), ("until", request.until)):
+            if at is not None and at.tzinfo is None:
+                raise InvalidInput("needs an offset, as in 2030-01-31T00:00:00+00:00", field=name)
+        definition = experiment.definition
+        target(request.policy, definition, request.schema)  # a mistake is told before the log is read
+        log = await self._store.log(
+            experiment,
+            since=request.since,
+            until=request.until,
+            features=frozenset(feature.name for feature in request.schema.features)
+            if request.schema
+            else frozenset(),
+            ripe_at=None if definition.reward.silence is None else self._clock.now(),
+        )
+        return await self._computing.run(partial(evaluate, definition, request, log))

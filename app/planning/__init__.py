@@ -1,0 +1,1 @@
+"""Calculators for what has not begun: they read no engine."""

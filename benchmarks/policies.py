@@ -1,0 +1,37 @@
+"""`make bench-bandits`: all policies beside other libraries', without a context and with one.
+
+Both parts print their tables and say which peers are not installed (`pip install -e '.[peers]'` has them).
+Figures go to `docs/figures`. As it stands, this takes about ten minutes on one core, with standard errors
+three times as large as those of `--full`, which takes over an hour.
+"""
+
+import argparse
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+from benchmarks import bandits, contextual
+from benchmarks.harness import show
+
+PEERS: Final = ("mabwiser", "bayesianbandits", "vowpalwabbit", "scikit-learn")
+RUNS: Final = 100
+SHUFFLES: Final = 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true", help="all seeds")
+    full = parser.parse_args().full
+    show("Peers", ["library", "version"], [[name, _version(name)] for name in PEERS])
+    bandits.measure(runs=bandits.RUNS if full else RUNS)
+    contextual.measure(shuffles=contextual.SHUFFLES if full else SHUFFLES)
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+if __name__ == "__main__":
+    main()
