@@ -6,7 +6,7 @@ PORT ?= 8000
 DATA ?= .wald
 DEMO ?= --demo
 
-.PHONY: run test lint bench bench-bandits lock clean
+.PHONY: run test lint bench bench-bandits calibrate lock clean
 
 $(VENV)/.installed: requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Wald needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
@@ -35,6 +35,9 @@ bench: $(VENV)/.installed  ## The figures of the README, each against its floor 
 
 bench-bandits: $(VENV)/.installed  ## Regret of the policies against other libraries', with figures; about an hour
 	$(BIN)/python -m benchmarks.bandits
+
+calibrate: $(VENV)/.installed  ## The validity table: every statistical promise, measured beside its threshold; about an hour
+	$(BIN)/python -m benchmarks.calibrate
 
 lock: $(VENV)/.installed  ## Renew the lock files from pyproject.toml
 	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --extra embedded -o requirements.txt pyproject.toml
