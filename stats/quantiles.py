@@ -212,8 +212,8 @@ def quantile_sequence(sketch: QuantileSketch, q: float, *, alpha: float, tuned_t
         raise InsufficientData(f"{n} observations do not yet bound their {q:g}-quantile at alpha {alpha:g}")
     middle = math.floor(q * n)
     # The first rank that is not too small, and the first that is too large.
-    first = bisect_left(range(middle + 1), True, key=lambda rank: not rejected(rank, "less"))
-    last = middle + bisect_left(range(middle, n), True, key=lambda rank: rejected(rank, "greater"))
+    first = bisect_left(range(middle + 1), 1, key=lambda rank: not rejected(rank, "less"))
+    last = middle + bisect_left(range(middle, n), 1, key=lambda rank: rejected(rank, "greater"))
     return Interval(sketch.order_statistic(max(first, 1))[0], sketch.order_statistic(max(last, 1))[1])
 
 

@@ -13,6 +13,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final, assert_never
 
 import msgspec
@@ -48,7 +49,8 @@ _LOOK_TOLERANCE: Final = 0.02
 
 class Adjustment(msgspec.Struct, frozen=True):
     """What covariates explain: coefficients common to all variants and epochs, and the covariates' overall
-    mean."""
+    mean.
+    """
 
     coefficients: tuple[float, ...]
     centre: tuple[float, ...]
@@ -81,25 +83,28 @@ def compare(
     segment: str | None = None,
     control: str | None = None,
 ) -> Comparison:
-    """Evidence about the treatment against the control (or another variant), in all units or those of a
-    segment.
+    """Evidence about the treatment against the control, or another variant; in all units or a segment.
 
     Raises InsufficientData with the reason, if the data do not suffice for any method that is valid for them.
     """
     base = control or observed.control
     if isinstance(metric.measure, QuantileOf):
-        return Comparison(_quantiles(metric, metric.measure.q, plan, observed, (base, treatment), segment), None)
+        q, arms = metric.measure.q, (base, treatment)
+        return Comparison(_quantiles(metric, plan, observed, arms, q=q, segment=segment), None)
     if observed.adaptive:
         return Comparison(_adaptive(metric, plan, observed, (base, treatment), segment), None)
     adjustment = _adjustment(metric, observed, segment)
-    strata = []
+    strata, moments = [], []
     for epoch in observed.epochs:
-        pair = [observed.totals(metric.key, arm, epoch=epoch, segment=segment) for arm in (base, treatment)]
-        if pair[0] is not None and pair[1] is not None and min(pair[0].n, pair[1].n) >= 1:
-            strata.append((pair[0], pair[1]))
+        c, t = (observed.totals(metric.key, arm, epoch=epoch, segment=segment) for arm in (base, treatment))
+        if c is None or t is None or not min(c.n, t.n):
+            continue
+        # An epoch too small for a ratio says nothing; others may.
+        with suppress(InsufficientData):
+            moments.append((_moments(metric, c, adjustment), _moments(metric, t, adjustment)))
+            strata.append((c, t))
     if not strata:
-        raise InsufficientData("no epoch has units with a value in both variants")
-    moments = [(_moments(metric, c, adjustment), _moments(metric, t, adjustment)) for c, t in strata]
+        raise InsufficientData("no epoch has enough units with a value in both variants")
     evidence = _evidence(plan, observed, strata, moments)
     if adjustment is None:
         return Comparison(evidence, None)
@@ -209,18 +214,25 @@ def _fractions(looks: tuple[float, ...], now: float) -> tuple[float, ...]:
     """Information fractions of the planned looks up to this one. Raises InsufficientData before the first."""
     passed = [look for look in looks if look <= now + _LOOK_TOLERANCE]
     if not passed:
-        raise InsufficientData(f"the first planned look is at {looks[0]:.0%} of the units, now {now:.0%} have come")
+        raise InsufficientData(
+            f"the first look is planned at {looks[0]:.0%} of the units, now it is {now:.0%}"
+        )
     return (*passed[:-1], max(now, passed[-1] - _LOOK_TOLERANCE))
 
 
 def _quantiles(
-    metric: Metric, q: float, plan: AnalysisPlan, observed: Observed, arms: tuple[str, str], segment: str |
-    None
+    metric: Metric,
+    plan: AnalysisPlan,
+    observed: Observed,
+    arms: tuple[str, str],
+    *,
+    q: float,
+    segment: str | None,
 ) -> QuantileEvidence:
     if isinstance(plan.estimator, GroupSequential):
-        raise InsufficientData("quantiles have no group sequential test here: use always_valid or fixed_horizon")
+        raise InsufficientData("quantiles have no group sequential test: use always_valid or fixed_horizon")
     if len(observed.epochs) > 1 and not observed.adaptive:
-        raise InsufficientData("quantiles are not stratified: they need one epoch, in which the split was constant")
+        raise InsufficientData("quantiles are not stratified by epoch: they need one with a constant split")
     sketches = [observed.totals(metric.key, arm, segment=segment) for arm in arms]
     control, treatment = sketches
     if not (isinstance(control, QuantileSketch) and isinstance(treatment, QuantileSketch)):
@@ -254,6 +266,6 @@ def _adaptive(
         evidence.interval(plan.alpha)  # raises InsufficientData before its burn-in
         return evidence
     raise InsufficientData(
-        "allocation reacted to outcomes, and without bounds (a cap) or logged propensities nothing valid can
-        be said"
+        "allocation reacted to outcomes: without bounds (a cap) or logged propensities "
+        "nothing valid can be said"
     )

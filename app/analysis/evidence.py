@@ -59,6 +59,10 @@ class Evidence(Protocol):
         """For treatment / control - 1; None where the control cannot be told from 0."""
 
     @property
+    def standard_error(self) -> float | None:
+        """Of the difference, at one look; None if the method has none."""
+
+    @property
     def e_value(self) -> EValue | None:
         """Evidence against no difference, valid at every look."""
 
@@ -117,6 +121,11 @@ class SequenceEvidence(msgspec.Struct, frozen=True):
         """Weighted alike over epochs, so that they are comparable."""
         return self.contrast.control_mean, self.contrast.treatment_mean
 
+    @property
+    def standard_error(self) -> float | None:
+        """Of the difference, at one look."""
+        return math.sqrt(self.contrast.control_variance + self.contrast.treatment_variance)
+
     def interval(self, level: float, *, each: bool = False) -> Interval:
         """For the difference."""
         lower, upper = (self._sequence(level, side, relative=False) for side in _sides(each=each))
@@ -173,6 +182,11 @@ class BoundedEvidence(msgspec.Struct, frozen=True):
         """The plain averages; under a bandit they are biased a little, the interval is not."""
         return self.lower + self.width * self.control.mean, self.lower + self.width * self.treatment.mean
 
+    @property
+    def standard_error(self) -> float | None:
+        """Of the difference, at one look."""
+        return None
+
     def interval(self, level: float, *, each: bool = False) -> Interval:
         """For the difference."""
         lower_side, upper_side = _sides(each=each)
@@ -203,8 +217,7 @@ class BoundedEvidence(msgspec.Struct, frozen=True):
 
     @property
     def e_value(self) -> EValue | None:
-        """Against every common mean p: half the greater of both arms' evidence, at the p where it is
-        least."""
+        """Against every common mean: half the greater of both arms' evidence, where that is least."""
         weight = max(self.tuning.rho("two-sided") - 1, 0.5)
 
         def log_evidence(arm: MeanTotals, p: float) -> float:
@@ -240,7 +253,8 @@ class AdaptiveEvidence(msgspec.Struct, frozen=True):
     @property
     def guarantee(self) -> str:
         """When the intervals hold."""
-        return f"{_EVERY_LOOK}, also where a bandit allocates, from {adaptive.SEQUENCE_PULLS_MIN} units per variant on"
+        least = adaptive.SEQUENCE_PULLS_MIN
+        return f"{_EVERY_LOOK}, also where a bandit allocates, from {least} units per variant on"
 
     @property
     def means(self) -> tuple[float, float]:
@@ -250,6 +264,15 @@ class AdaptiveEvidence(msgspec.Struct, frozen=True):
             for arm in (self.control, self.treatment)
         )
         return control, treatment
+
+    @property
+    def _difference(self) -> adaptive.AdaptiveEstimate:
+        return adaptive.adaptive_difference(self.control, self.treatment, weights="uniform", first_guess=0.0)
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the difference, at one look."""
+        return self._difference.standard_error
 
     def interval(self, level: float, *, each: bool = False) -> Interval:
         """For the difference."""
@@ -273,7 +296,7 @@ class AdaptiveEvidence(msgspec.Struct, frozen=True):
     @property
     def e_value(self) -> EValue | None:
         """It reaches 1 / level exactly where the interval excludes 0."""
-        found = adaptive.adaptive_difference(self.control, self.treatment, weights="uniform", first_guess=0.0)
+        found = self._difference
         n = sum(period.assigned for period in self.control)
         score = found.value / found.standard_error * math.sqrt(n)
         return EValue(float(mixture.log_mixture(score, n, rho=self.tuning.rho("two-sided"))))
@@ -306,6 +329,11 @@ class FixedEvidence(msgspec.Struct, frozen=True):
     def means(self) -> tuple[float, float]:
         """Weighted alike over epochs, so that they are comparable."""
         return self.levels
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the difference, at one look."""
+        return self.effect.standard_error
 
     def interval(self, level: float, *, each: bool = False) -> Interval:
         """For the difference."""
@@ -342,6 +370,12 @@ class ScoreEvidence(msgspec.Struct, frozen=True):
     def means(self) -> tuple[float, float]:
         """Both proportions."""
         return self.control.mean, self.treatment.mean
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the difference, at one look."""
+        variances = [arm.mean * (1 - arm.mean) / arm.n for arm in (self.control, self.treatment)]
+        return math.sqrt(sum(variances))
 
     def interval(self, level: float, *, each: bool = False) -> Interval:
         """For the difference."""
@@ -390,6 +424,11 @@ class GroupSequentialEvidence(msgspec.Struct, frozen=True):
         plan = GroupSequentialPlan(level, self.spending, "greater" if each else "two-sided")
         return plan.boundaries(self.fractions)[-1]
 
+    @property
+    def standard_error(self) -> float | None:
+        """Of the difference, at one look."""
+        return self.effect.standard_error
+
     def interval(self, level: float, *, each: bool = False) -> Interval:
         """For the difference."""
         distance = self._boundary(level, each=each) * self.effect.standard_error
@@ -431,6 +470,11 @@ class QuantileEvidence(msgspec.Struct, frozen=True):
     def means(self) -> tuple[float, float]:
         """Both quantiles."""
         return quantile(self.control, self.q), quantile(self.treatment, self.q)
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the difference, at one look."""
+        return None
 
     def interval(self, level: float, *, each: bool = False) -> Interval:
         """For the difference."""
