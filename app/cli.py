@@ -22,6 +22,7 @@ from app.access.store import AccessStore
 from app.allocation.service import AllocationService
 from app.allocation.store import AllocationStore
 from app.clients.commands import demo_command, replay_command
+from app.clients.offline import analyze_command
 from app.core import logs, migrations
 from app.core.clock import SystemClock
 from app.core.engines import EmbeddedEngines
@@ -39,6 +40,7 @@ click.rich_click.COMMAND_GROUPS = {
     "wald": [
         {"name": "Run", "commands": ["up", "serve", "worker"]},
         {"name": "Operate", "commands": ["keys", "migrate", "rebuild", "doctor"]},
+        {"name": "Decide", "commands": ["power", "analyze"]},
         {"name": "Try", "commands": ["demo", "replay"]},
     ]
 }
@@ -331,6 +333,7 @@ def retire_signing(key_id: int, **flags: Any) -> None:
     _run_with_access(flags, run)
 
 
+main.add_command(analyze_command)
 main.add_command(demo_command)
 main.add_command(replay_command)
 

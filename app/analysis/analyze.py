@@ -29,7 +29,7 @@ from app.analysis.recommendation import recommend
 from stats import sequences
 from stats.errors import InsufficientData
 from stats.estimate import Estimate
-from stats.heterogeneity import segment_readout
+from stats.heterogeneity import partial_pooling
 from stats.interval import Interval
 from stats.multiplicity import Role
 
@@ -243,8 +243,8 @@ def _with_segments(
     pooled: dict[str, Estimate] = {}
     interaction = None
     if len(estimates) >= 2:
-        found = segment_readout(list(estimates), list(estimates.values()), correction="holm")
-        pooled = {segment.key: segment.pooled for segment in found.segments}
+        found = partial_pooling(list(estimates.values()))
+        pooled = dict(zip(estimates, found.segments, strict=True))
         interaction = found.interaction.p_value
     rows = tuple(
         SegmentEffect(
@@ -278,13 +278,13 @@ def _leader(metric: Metric, plan: AnalysisPlan, observed: Observed) -> Leader | 
     undecided = tuple(
         arm
         for arm in observed.variants
-        if arm != best and not _beats(metric, plan, observed, best, arm, level)
+        if arm != best and not _beats(metric, plan, observed, best, arm, level=level)
     )
     return Leader(variant=best, declared=not undecided, level=level, undecided=undecided)
 
 
 def _beats(
-    metric: Metric, plan: AnalysisPlan, observed: Observed, best: str, other: str, level: float
+    metric: Metric, plan: AnalysisPlan, observed: Observed, best: str, other: str, *, level: float
 ) -> bool:
     try:
         interval = compare(metric, plan, observed, best, control=other).evidence.interval(level, each=True)

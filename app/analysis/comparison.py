@@ -48,9 +48,7 @@ _LOOK_TOLERANCE: Final = 0.02
 
 
 class Adjustment(msgspec.Struct, frozen=True):
-    """What covariates explain: coefficients common to all variants and epochs, and the covariates' overall
-    mean.
-    """
+    """What covariates explain: coefficients common to all variants and epochs, and the covariates' mean."""
 
     coefficients: tuple[float, ...]
     centre: tuple[float, ...]

@@ -17,9 +17,7 @@ CROSSOVER_SHARE_MAX: Final = 0.01
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One check. *broken*: nothing may be decided on these data but to stop harm. *unknown*: it could not be
-    made.
-    """
+    """One check. *broken*: nothing may be decided but to stop harm. *unknown*: it could not be made."""
 
     kind: Kind
     severity: Severity
@@ -33,9 +31,7 @@ def findings(observed: Observed) -> tuple[Finding, ...]:
 
 
 def _sample_ratio(observed: Observed) -> tuple[Finding, ...]:
-    """Assignments against the probabilities that were logged for them, whatever these were and however they
-    moved.
-    """
+    """Assignments against the probabilities that were logged for them, however these moved."""
     periods = observed.assignments
     if not periods or not sum(sum(period.counts) for period in periods):
         detail = "no assignment with a logged probability: the split cannot be checked"
