@@ -172,7 +172,7 @@ def _measurements(rows: _Rows, table: Table) -> Measurements:
     crossed[unit[arm != arm[first][unit]]] = True
     if crossed.all():
         raise UnreadableLog(
-            f"column {table.unit!r}: every unit has rows in several variants; units must be in one variant each"
+            f"column {table.unit!r}: every unit has rows in several variants, instead of one each"
         )
     metrics = tuple(_with_kind(metric, rows) for metric in table.metrics)
     values = {metric.key: _per_unit(metric, rows, unit) for metric in metrics}

@@ -1,4 +1,4 @@
-"""The commands that need no server: `wald analyze` and `wald power`. What they need is loaded when they run."""
+"""The commands that need no server: `wald analyze` and `wald power`."""
 
 from pathlib import Path
 from typing import Any
