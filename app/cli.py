@@ -22,7 +22,7 @@ from app.access.store import AccessStore
 from app.allocation.service import AllocationService
 from app.allocation.store import AllocationStore
 from app.clients.commands import demo_command, replay_command
-from app.clients.offline import analyze_command
+from app.clients.offline import analyze_command, power_command
 from app.core import logs, migrations
 from app.core.clock import SystemClock
 from app.core.engines import EmbeddedEngines
@@ -334,6 +334,7 @@ def retire_signing(key_id: int, **flags: Any) -> None:
 
 
 main.add_command(analyze_command)
+main.add_command(power_command)
 main.add_command(demo_command)
 main.add_command(replay_command)
 

@@ -103,8 +103,8 @@ def crossings(
 ) -> Exits:
     """Probabilities of first leaving through any boundaries, whatever they come from.
 
-    `bounds` are those of |Z| (of Z on the claimed side) at each fraction. With many looks this is how likely a
-    boundary for continuous monitoring is reached, from below.
+    `bounds` are those of |Z| (of Z on the claimed side) at each fraction. With many looks this is how likely
+    a boundary for continuous monitoring is reached, from below.
 
     Worked by hand: one look at 1 with bound 1.96 and drift 0: 0.025 on each side.
     Raises InvalidInput unless fractions increase and there is one bound for each.

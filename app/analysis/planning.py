@@ -322,4 +322,5 @@ def _sentence(
     if duration.feasible:
         weeks = "1 week" if duration.weeks == 1 else f"{duration.weeks} weeks"
         return f"{text}, which take {weeks}."
-    return f"{text}, which take {duration.weeks:,} weeks, more than the {question.weeks_max} allowed: traffic is too low."
+    patience = f"more than the {question.weeks_max} allowed: traffic is too low"
+    return f"{text}, which take {duration.weeks:,} weeks, {patience}."

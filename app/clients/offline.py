@@ -77,3 +77,49 @@ def analyze_command(*, file: Path, figure: Path | None, as_json: bool, **options
     from app.clients.analyze import show_readout  # noqa: PLC0415 - each command loads only what it needs
 
     show_readout(file, figure=figure, as_json=as_json, options=options)
+
+
+@click.command("power")
+@click.option(
+    "--kind", type=click.Choice(["proportion", "mean", "ratio"]), default="proportion", show_default=True
+)
+@click.option("--baseline", type=float, help="The control's proportion, or its mean (for relative effects).")
+@click.option("--sd", type=float, help="Of a mean: the standard deviation of a unit.")
+@click.option("--numerator-mean", type=float, help="Of a ratio, per unit; with the four below.")
+@click.option("--denominator-mean", type=float)
+@click.option("--numerator-sd", type=float)
+@click.option("--denominator-sd", type=float)
+@click.option("--correlation", type=float)
+@click.option("--effect", type=float, help="What has to be found; without it, what --units can find.")
+@click.option("--relative", is_flag=True, help="The effect is a share of the baseline.")
+@click.option("--units", type=int, help="How many there will be; with --effect, the power is the answer.")
+@click.option("--alpha", type=float, default=0.05, show_default=True)
+@click.option("--power", type=float, default=0.8, show_default=True)
+@click.option("--margin", type=float, default=0.0, help="Show non-inferiority by this (absolute) margin.")
+@click.option("--arms", type=int, default=2, show_default=True, help="Equal shares, the control included.")
+@click.option("--allocation", metavar="F,F,...", help="Shares instead, control first.")
+@click.option("--variance-reduction", type=float, default=0.0, help="What covariates take away, in [0, 1).")
+@click.option(
+    "--design",
+    type=click.Choice(["fixed", "group-sequential", "yeast", "always-valid"]),
+    default="fixed",
+    show_default=True,
+    help="One look, planned looks, all the time to a horizon, all the time.",
+)
+@click.option("--looks", type=int, default=5, show_default=True, help="Of group-sequential.")
+@click.option("--spending", type=click.Choice(["obrien-fleming", "pocock"]), default="obrien-fleming")
+@click.option("--units-per-day", type=float, help="New units a day, all variants together.")
+@click.option("--exposure-share", type=float, default=1.0, show_default=True, help="Of them that enter.")
+@click.option("--weeks-max", type=int, default=8, show_default=True, help="Your patience.")
+@click.option("--figure", type=click.Path(dir_okay=False, path_type=Path), help="Write the curve as HTML.")
+@click.option("--json", "as_json", is_flag=True, help="The answer as JSON.")
+def power_command(*, figure: Path | None, as_json: bool, **options: Any) -> None:
+    """How many units and weeks an experiment needs, or what it can find.
+
+    From 10 % to 11 %, with 5,000 new units a day, looked at all the time:
+
+        wald power --baseline 0.1 --effect 0.01 --units-per-day 5000 --design always-valid
+    """
+    from app.clients.power import show_power  # noqa: PLC0415 - each command loads only what it needs
+
+    show_power(options, figure=figure, as_json=as_json)
