@@ -153,10 +153,11 @@ class Stored(msgspec.Struct, frozen=True):
 
     def _assignments(self, experiment: Experiment) -> list[ArmCounts]:
         """Counts beside logged shares, where each assignment was a draw of its own and shares never moved."""
-        if experiment.definition.stickiness != "none":
+        definition = experiment.definition
+        if definition.stickiness != "none" or not isinstance(definition.policy, FixedPolicy):
             return []
         counts: dict[int, list[int]] = {}
-        n_variants = len(experiment.definition.variants)
+        n_variants = len(definition.variants)
         for part in self.by_epoch:
             shares = self.epoch_shares.get(part.epoch)
             if shares is not None and len(shares) == n_variants and part.variant < n_variants:

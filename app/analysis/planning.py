@@ -209,7 +209,8 @@ def _effect(question: PowerQuestion) -> float | None:
 def _refuse(error: Meaningless, question: PowerQuestion) -> NoReturn:
     """As an answer that names the field the statistic complains about."""
     reason = str(error)
-    named = next((name for name in question.__struct_fields__ if reason.startswith(name)), None)
+    known = (name for name in question.__struct_fields__ if reason.startswith(f"{name} must"))
+    named = next(known, None)
     field = named or (
         "allocation" if "share" in reason else "units" if "units do not" in reason else "effect"
     )

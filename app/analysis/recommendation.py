@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import msgspec
+
 from app.analysis.integrity import Finding
 from app.analysis.readout import Leader, MetricReadout, Progress, Recommendation, VariantReadout
 
@@ -31,7 +33,8 @@ def recommend(
     ready = [arm for arm in treatments if arm not in harmful and _ready(metrics, arm)]
     if ready:
         chosen = leader.variant if leader is not None and leader.variant in ready else ready[0]
-        return _ship(chosen, deciding, leader)
+        shipped = _ship(chosen, deciding, leader)
+        return msgspec.structs.replace(shipped, reasons=shipped.reasons + _harms(deciding, harmful))
     if harmful:
         left = [arm for arm in treatments if arm not in harmful]
         sentence = f"Stop {' and '.join(harmful)}: {_harms(deciding, harmful)[0]}."

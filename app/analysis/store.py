@@ -52,14 +52,22 @@ async def _read_epochs(connection: AsyncConnection, experiment_id: int) -> list[
 async def _read_epoch_shares(
     connection: AsyncConnection, experiment_id: int
 ) -> dict[int, tuple[float, ...] | None]:
-    """The shares of each epoch, None where they moved. Thinned histories keep a version of every minute."""
-    weights = allocations.c.weights
+    """The shares of each epoch in which they never moved, None for the others.
+
+    Such an epoch has one version, next to the version before it. A gap is one that was thinned away: then
+    shares may have moved, and count as if they had.
+    """
+    version, epoch = allocations.c.version, allocations.c.epoch
     statement = (
-        select(allocations.c.epoch, func.min(weights), func.min(weights) == func.max(weights))
+        select(epoch, func.min(version), func.max(version), func.min(allocations.c.weights))
         .where(allocations.c.experiment_id == experiment_id)
-        .group_by(allocations.c.epoch)
+        .group_by(epoch)
+        .order_by(epoch)
     )
-    return {
-        epoch: tuple(weight / WHOLE for weight in least) if constant else None
-        for epoch, least, constant in await connection.execute(statement)
-    }
+    found: dict[int, tuple[float, ...] | None] = {}
+    before = 0
+    for number, first, last, weights in await connection.execute(statement):
+        constant = before + 1 == first == last
+        found[number] = tuple(weight / WHOLE for weight in weights) if constant else None
+        before = last
+    return found

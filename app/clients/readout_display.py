@@ -64,7 +64,7 @@ def _heading(metric: MetricReadout) -> Text:
 
 def _metric_table(metric: MetricReadout) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("variant")
+    table.add_column("variant", no_wrap=True)
     for heading in ("units", "estimate", "effect", "interval", "relative"):
         table.add_column(heading, justify="right")
     table.add_column("", width=WIDTH, no_wrap=True)
