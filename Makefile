@@ -36,7 +36,7 @@ bench: $(VENV)/.installed  ## The figures of the README, each against its floor 
 bench-bandits: $(VENV)/.installed  ## Regret of the policies against other libraries', with figures; about an hour
 	$(BIN)/python -m benchmarks.bandits
 
-calibrate: $(VENV)/.installed  ## The validity table: every statistical promise, measured beside its threshold; about an hour
+calibrate: $(VENV)/.installed  ## The validity table: every statistical promise, measured beside its threshold; half an hour
 	$(BIN)/python -m benchmarks.calibrate
 
 lock: $(VENV)/.installed  ## Renew the lock files from pyproject.toml

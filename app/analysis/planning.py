@@ -6,7 +6,6 @@ from typing import Annotated, Final, Literal, NoReturn, assert_never
 
 import msgspec
 
-from app.analysis.plan import Probability
 from app.core.errors import InvalidInput
 from stats import mixture, planning
 from stats.errors import InvalidInput as Meaningless
@@ -14,7 +13,12 @@ from stats.estimate import Alternative
 from stats.group_sequential import Exits, GroupSequentialPlan, Spending, crossings
 from stats.yeast import Yeast
 
-Positive = Annotated[float, msgspec.Meta(gt=0)]
+# Of any scale that occurs; beyond it numbers overflow before they mean something.
+Number = Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]
+Positive = Annotated[float, msgspec.Meta(ge=1e-9, le=1e9)]
+Error = Annotated[float, msgspec.Meta(ge=1e-9, le=0.5)]
+Power = Annotated[float, msgspec.Meta(ge=1e-3, le=1 - 1e-6)]
+SomeShare = Annotated[float, msgspec.Meta(ge=1e-6, le=1)]
 Design = Literal["fixed", "group_sequential", "yeast", "always_valid"]
 
 ARMS_MAX: Final = 20
@@ -38,27 +42,27 @@ class PowerQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """
 
     kind: Literal["proportion", "mean", "ratio"] = "proportion"
-    baseline: float | None = None
+    baseline: Number | None = None
     sd: Positive | None = None
-    numerator_mean: float | None = None
+    numerator_mean: Number | None = None
     denominator_mean: Positive | None = None
     numerator_sd: Positive | None = None
     denominator_sd: Positive | None = None
     correlation: Annotated[float, msgspec.Meta(ge=-1, le=1)] | None = None
-    effect: float | None = None
+    effect: Number | None = None
     relative: bool = False
     units: Annotated[int, msgspec.Meta(ge=1, le=10**15)] | None = None
-    alpha: Probability = 0.05
-    power: Probability = 0.8
-    margin: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    alpha: Error = 0.05
+    power: Power = 0.8
+    margin: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 0.0
     arms: Annotated[int, msgspec.Meta(ge=2, le=ARMS_MAX)] = 2
-    allocation: tuple[Probability, ...] | None = None
-    variance_reduction: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    allocation: tuple[SomeShare, ...] | None = None
+    variance_reduction: Annotated[float, msgspec.Meta(ge=0, le=0.999)] = 0.0
     design: Design = "fixed"
-    looks: Annotated[int, msgspec.Meta(ge=1, le=50)] = 5
+    looks: Annotated[int, msgspec.Meta(ge=1, le=20)] = 5
     spending: Spending = "obrien-fleming"
     units_per_day: Positive | None = None
-    exposure_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    exposure_share: SomeShare = 1.0
     weeks_max: Annotated[int, msgspec.Meta(ge=1, le=520)] = 8
 
 
@@ -177,7 +181,10 @@ def _plan(question: PowerQuestion) -> tuple[planning.Plan, float]:
 def _outcome(question: PowerQuestion) -> planning.Outcome:
     match question.kind:
         case "proportion":
-            return planning.ProportionOutcome(_needed(question.baseline, "baseline", question))
+            baseline = _needed(question.baseline, "baseline", question)
+            if not 1e-9 <= baseline <= 1 - 1e-9:
+                raise InvalidInput(f"baseline must be in (0, 1), got {baseline:g}", field="baseline")
+            return planning.ProportionOutcome(baseline)
         case "mean":
             return planning.MeanOutcome(_needed(question.sd, "sd", question))
         case "ratio":
