@@ -33,6 +33,7 @@ from app.analysis.evidence import (
 from app.analysis.metrics import Metric, QuantileOf, Ratio
 from app.analysis.observed import MetricTotals, Observed
 from app.analysis.plan import AlwaysValid, AnalysisPlan, FixedHorizon, GroupSequential
+from stats import checks
 from stats.eprocess import EValue
 from stats.errors import InsufficientData
 from stats.estimate import Estimate
@@ -52,12 +53,20 @@ class Adjustment(msgspec.Struct, frozen=True):
 
     coefficients: tuple[float, ...]
     centre: tuple[float, ...]
+    caution: float
 
     def of(self, totals: JointTotals) -> MeanTotals:
-        """The totals of (outcome - what the covariates explain), on the scale of the outcome."""
+        """The totals of (outcome - what the covariates explain), on the scale of the outcome.
+
+        The spread is raised by `caution`, because the coefficients were fitted to the same units.
+        """
         residual = totals.combine((1.0, *(-slope for slope in self.coefficients)))
         shift = math.fsum(slope * x for slope, x in zip(self.coefficients, self.centre, strict=True))
-        return MeanTotals(residual.n, residual.mean + shift, residual.m2) if residual.n else residual
+        return (
+            MeanTotals(residual.n, residual.mean + shift, residual.m2 * self.caution)
+            if residual.n
+            else residual
+        )
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -127,7 +136,11 @@ def _adjustment(metric: Metric, observed: Observed, segment: str | None) -> Adju
         return None
     together = sum(cells[1:], cells[0])
     within = np.sum([cell.matrix for cell in cells], axis=0)
-    return Adjustment(tuple(regression_coefficients(within).tolist()), together.mean[1:])
+    covariates = together.dimension - 1
+    freedom = sum(max(cell.n - 1, 0) for cell in cells)
+    checks.n_at_least(freedom - covariates, 1, "units beyond those that the covariates take")
+    slopes = tuple(regression_coefficients(within).tolist())
+    return Adjustment(slopes, together.mean[1:], freedom / (freedom - covariates))
 
 
 def _moments(metric: Metric, totals: MetricTotals, adjustment: Adjustment | None) -> MeanTotals:

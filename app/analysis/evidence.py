@@ -6,6 +6,7 @@ method.
 """
 
 import math
+from functools import lru_cache
 from typing import Final, Protocol
 
 import msgspec
@@ -421,8 +422,7 @@ class GroupSequentialEvidence(msgspec.Struct, frozen=True):
         return self.levels
 
     def _boundary(self, level: float, *, each: bool) -> float:
-        plan = GroupSequentialPlan(level, self.spending, "greater" if each else "two-sided")
-        return plan.boundaries(self.fractions)[-1]
+        return _boundary_of(GroupSequentialPlan(level, self.spending, _sides(each=each)[0]), self.fractions)
 
     @property
     def standard_error(self) -> float | None:
@@ -443,6 +443,12 @@ class GroupSequentialEvidence(msgspec.Struct, frozen=True):
     def p_value(self) -> float | None:
         """None: before the end a plan has boundaries, not a p-value."""
         return None
+
+
+@lru_cache(maxsize=1_024)
+def _boundary_of(plan: GroupSequentialPlan, fractions: tuple[float, ...]) -> float:
+    """That of the last look: the same for all metrics and segments of an experiment."""
+    return plan.boundaries(fractions)[-1]
 
 
 class QuantileEvidence(msgspec.Struct, frozen=True):

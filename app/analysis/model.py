@@ -84,8 +84,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str]
     variants: list[VariantStatus]
     allocation_history: list[AllocationAt]
-    analysis: Readout
-    assumptions: list[str]
+    analysis: Readout | None = None
+    assumptions: list[str] = []
 
 
 class Stored(msgspec.Struct, frozen=True):

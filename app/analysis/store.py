@@ -18,7 +18,7 @@ class AnalysisStore:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def readout(self, experiment: Experiment) -> Stored:
+    async def stored(self, experiment: Experiment) -> Stored:
         """Totals and allocations of an experiment."""
         watermark = stream_positions.c.watermark
         known = func.count() == func.count(watermark)  # a shard that was never read knows nothing
