@@ -24,6 +24,7 @@ from app.allocation.service import AllocationService
 from app.allocation.store import AllocationStore
 from app.clients.commands import demo_command, replay_command
 from app.clients.evaluate import evaluate_command
+from app.clients.offline import analyze_command, power_command
 from app.clients.simulate import simulate_command
 from app.core import limits, logs, migrations
 from app.core.clock import SystemClock
@@ -47,7 +48,7 @@ click.rich_click.COMMAND_GROUPS = {
         {"name": "Run", "commands": ["up", "serve", "worker"]},
         {"name": "Operate", "commands": ["keys", "webhooks", "migrate", "rebuild", "doctor"]},
         {"name": "Try", "commands": ["demo", "replay"]},
-        {"name": "Plan", "commands": ["simulate", "evaluate"]},
+        {"name": "Plan and analyze", "commands": ["power", "simulate", "analyze", "evaluate"]},
     ]
 }
 
@@ -474,6 +475,8 @@ def redeliver(delivery_id: int, **flags: Any) -> None:
     _run_with_webhooks(flags, run)
 
 
+main.add_command(analyze_command)
+main.add_command(power_command)
 main.add_command(demo_command)
 main.add_command(replay_command)
 main.add_command(simulate_command)

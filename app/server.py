@@ -22,6 +22,7 @@ from app.access.service import AccessService
 from app.access.store import AccessStore
 from app.allocation.service import AllocationService
 from app.allocation.store import AllocationStore
+from app.analysis.planning_routes import ROUTES as POWER_ROUTES
 from app.analysis.routes import ROUTES as ANALYSIS_ROUTES
 from app.analysis.service import AnalysisService
 from app.analysis.store import AnalysisStore
@@ -74,6 +75,7 @@ _JSON_ROUTES: Final = (
     *WEBHOOK_ROUTES,
     *EVALUATION_ROUTES,
     *PLANNING_ROUTES,
+    *POWER_ROUTES,
 )
 
 

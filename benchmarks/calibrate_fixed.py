@@ -1,19 +1,18 @@
 """Validity of the fixed-horizon methods: measured error rates, coverage and power beside their thresholds.
 
-`rows(full=True)` has the sizes of the validity table, some minutes on one core; `rows(full=False)` is for
-tests, and its limits are exact binomial ones that a correct method misses with probability below 1e-6. The
-simulations take the method under test, so that a wrong one can be planted.
+With `full=True` a part has the sizes of the validity table; `full=False` is for tests: its limits are exact
+binomial ones that a correct method misses with probability below 1e-6. The simulations take the method under
+test, so that a wrong one can be planted. `benchmarks/calibrate.py` prints the table.
 """
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from scipy import stats as scipy_stats
 from scipy.signal import lfilter
 
+from benchmarks.validity import Parts, Row, around, generator, within
 from stats.errors import InsufficientData
 from stats.estimate import Estimate
 from stats.means import mean_difference
@@ -27,33 +26,11 @@ from stats.seasonality import fit_baseline
 from stats.totals import JointTotals, MeanTotals, ProportionTotals
 from stats.variance_reduction import cuped, regression_adjustment
 
-SEED = 20260101
-
-
-class Row(NamedTuple):
-    """One line of the validity table."""
-
-    name: str
-    measured: float
-    threshold: str
-    passed: bool
-
-
-def within(name: str, measured: float, low: float, high: float) -> Row:
-    return Row(name, measured, f"[{low:.4f}, {high:.4f}]", low <= measured <= high)
-
-
-def around(name: str, measured: float, rate: float, runs: int) -> Row:
-    """Within the limits that a rate of exactly `rate` misses with probability 2e-6."""
-    low, high = scipy_stats.binom.ppf([1e-6, 1 - 1e-6], runs, rate) / runs
-    return within(name, measured, float(low), float(high))
-
-
 # V13, V14: no effect
 
 
 def mean_p_values(draw: Callable[[np.random.Generator, int], np.ndarray], n: int, runs: int, seed: int):
-    rng = np.random.default_rng(SEED + seed)
+    rng = generator(seed)
     p_values = []
     for _ in range(runs):
         arms = [MeanTotals.from_observations(draw(rng, n)) for _ in range(2)]
@@ -62,7 +39,7 @@ def mean_p_values(draw: Callable[[np.random.Generator, int], np.ndarray], n: int
 
 
 def proportion_p_values(rate: float, n: int, runs: int, seed: int):
-    successes = np.random.default_rng(SEED + seed).binomial(n, rate, size=(runs, 2)).tolist()
+    successes = generator(seed).binomial(n, rate, size=(runs, 2)).tolist()
     p_values = []
     for x, y in successes:
         try:
@@ -92,7 +69,7 @@ def as_if_independent(treatment: JointTotals, control: JointTotals) -> Estimate:
 
 
 def ratio_rejections(method: Callable[[JointTotals, JointTotals], Estimate], runs: int, seed: int) -> float:
-    rng = np.random.default_rng(SEED + seed)
+    rng = generator(seed)
     hits = 0
     for _ in range(runs):
         arms = [JointTotals.from_observations(sessions(rng, 500)) for _ in range(2)]
@@ -139,7 +116,7 @@ def coverage_rows(*, full: bool) -> Iterator[Row]:
         return within(name, covered, 0.9427, 0.957) if full else around(name, covered, 0.95, runs)
 
     for name, adjust in (("CUPED", cuped), ("regression adjustment", regression_adjustment)):
-        rng = np.random.default_rng(SEED + 30)
+        rng = generator(30)
         covered = 0
         for _ in range(runs):
             arms = []
@@ -151,7 +128,7 @@ def coverage_rows(*, full: bool) -> Iterator[Row]:
             interval = adjust(*arms).effect.interval(alpha=0.05)
             covered += interval.lower <= 0 <= interval.upper
         yield gate(f"coverage of {name}, 60 and 240 units, slopes 1.5 and .5", covered / runs)
-    rng = np.random.default_rng(SEED + 31)
+    rng = generator(31)
     covered = 0
     for _ in range(runs):
         arms = [QuantileSketch.from_observations(rng.lognormal(size=600), accuracy=0.005) for _ in range(2)]
@@ -159,7 +136,7 @@ def coverage_rows(*, full: bool) -> Iterator[Row]:
         covered += interval.lower <= 0 <= interval.upper
     least = 0.9427 if full else float(scipy_stats.binom.ppf(1e-6, runs, 0.95)) / runs
     yield within("coverage of the difference of p95, lognormal, 600 each", covered / runs, least, 1.0)
-    rng = np.random.default_rng(SEED + 32)
+    rng = generator(32)
     covered = 0
     for x, y in rng.binomial((50, 80), (0.2, 0.1), size=(runs, 2)).tolist():
         interval = newcombe_interval(ProportionTotals(50, x), ProportionTotals(80, y), alpha=0.05)
@@ -178,7 +155,7 @@ def family_errors(
     seed: int,
 ) -> tuple[float, float, float]:
     """False discovery rate, probability of any false finding, and power, of 100 two-sided z tests at .05."""
-    rng = np.random.default_rng(SEED + seed)
+    rng = generator(seed)
     shift = np.zeros(100)
     shift[:shifted] = 3.0
     common = rng.normal(size=(runs, 1)) * math.sqrt(abs(correlation))
@@ -247,7 +224,7 @@ PLANS: tuple[tuple[Plan, float], ...] = (
 
 def simulated_power(plan: Plan, effect: float, runs: int, seed: int, scale: float = 1.0) -> float:
     """Share of experiments of `scale` times the planned size that find the effect of the last variant."""
-    rng = np.random.default_rng(SEED + seed)
+    rng = generator(seed)
     sizes = sample_size(plan, effect).per_variant
     control, treatment = (math.ceil(scale * n) for n in (sizes[0], sizes[-1]))
     alpha = plan.alpha / plan.comparisons
@@ -331,7 +308,7 @@ def judged_coverage(
     n: int, total: int, judge: tuple[float, float, float], runs: int, seed: int, trust: float | None = None
 ) -> tuple[float, float]:
     """Coverage of the 95 % interval, and its mean width over that of the labels alone."""
-    rng = np.random.default_rng(SEED + seed)
+    rng = generator(seed)
     covered, ratios = 0, []
     for _ in range(runs):
         result = prediction_powered_mean(judged(rng, n, total, judge), trust=trust)
@@ -382,7 +359,7 @@ def false_alarms(
     threshold: Callable[..., float], rho: float, season: float, rate: float, runs: int, seed: int
 ) -> float:
     """Share of points, 1 to 20 hours after four weeks of hourly history, below the threshold."""
-    rng = np.random.default_rng(SEED + seed)
+    rng = generator(seed)
     time = np.arange(24 * 28 + 20)
     hours, weekdays = time % 24, (time // 24) % 7
     shape = season * (np.sin(2 * np.pi * hours / 24) + 0.3 * (weekdays > 4))
@@ -405,18 +382,11 @@ def threshold_rows(*, full: bool) -> Iterator[Row]:
         yield within(name, alarms, 0.0, 2 * rate)
 
 
-def rows(full: bool) -> list[Row]:  # noqa: FBT001 - the only argument, as in all calibrations
-    """All rows of the validity table that belong to methods with a fixed horizon."""
-    parts = (aa_rows, coverage_rows, family_rows, planning_rows, judging_rows, threshold_rows)
-    return [row for part in parts for row in part(full=full)]
-
-
-def main() -> int:
-    table = rows(full="--quick" not in sys.argv)
-    for row in table:
-        print(f"{'ok    ' if row.passed else 'MISSED'} {row.name:70} {row.measured:9.4f}  {row.threshold}")
-    return 0 if all(row.passed for row in table) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+PARTS: Parts = {
+    "fixed: A/A": aa_rows,
+    "fixed: coverage": coverage_rows,
+    "fixed: families": family_rows,
+    "fixed: plans": planning_rows,
+    "fixed: judges": judging_rows,
+    "fixed: thresholds": threshold_rows,
+}

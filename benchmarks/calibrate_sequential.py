@@ -1,48 +1,25 @@
 """Calibration of the sequential half of `stats`: error rates and power by simulation, each with its gate.
 
-`rows(full=True)` is the validity table at full size, some minutes on one core; `full=False` the same at a
-tenth. Streams are drawn here; the methods under test see sums and counts only. Every simulator is seeded and
-vectorised, and calls the elementwise functions on which the records of `stats` are built.
+With `full=True` a part has the sizes of the validity table; `full=False` is the same at a tenth.
+`benchmarks/calibrate.py` prints the table. Streams are drawn here; the methods under test see sums and counts
+only. Every simulator is seeded and vectorised, and calls the elementwise functions on which the records of
+`stats` are built.
 """
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 from scipy import special
-from scipy.stats import binom
 
+from benchmarks.validity import Parts, Row, at_least, at_most, error_limit, generator, within
 from stats import adaptive, bounded, mixture, sequences, sequential_counts, sprt, srm
 from stats.group_sequential import GroupSequentialPlan, Spending
 from stats.totals import MeanTotals
 from stats.yeast import Yeast
 
-SEED = 20260101
 ALPHA = 0.05
-
-
-class Row(NamedTuple):
-    """One line of the validity table."""
-
-    name: str
-    measured: float
-    threshold: str
-    passed: bool
-
-
-def at_most(name: str, measured: float, limit: float) -> Row:
-    return Row(name, float(measured), f"<= {limit:.4g}", bool(measured <= limit))
-
-
-def at_least(name: str, measured: float, limit: float) -> Row:
-    return Row(name, float(measured), f">= {limit:.4g}", bool(measured >= limit))
-
-
-def error_limit(runs: int, alpha: float, false_alarm: float = 1e-3) -> float:
-    """The share of runs that a method with error `alpha` exceeds with probability `false_alarm`."""
-    return float(binom.ppf(1 - false_alarm, runs, alpha)) / runs
-
 
 # --- Streams ---
 
@@ -108,7 +85,7 @@ def two_arm_misses(
     Units are assigned independently. `adjusted`: a covariate with correlation 0.7 is regressed out, as CUPED
     does.
     """
-    rng = np.random.default_rng(SEED + seed)
+    rng = generator(seed)
     other = treatment_stream or stream
     truth = stream_mean(other) - stream_mean(stream)
     misses = 0
@@ -158,7 +135,7 @@ def mean_misses(
     stream: str, *, units: int, runs: int, tuned_to: float, seed: int, start: int | None = None
 ) -> float:
     """Share of runs in which `mean_sequence` ever excludes the mean; `start` plants an earlier first look."""
-    rng = np.random.default_rng(SEED + seed)
+    rng = generator(seed)
     first = sequences.MEAN_UNITS_MIN if start is None else start
     n = np.arange(1, units + 1, dtype=float)[first - 1 :]
     k = sequences.radius(1.0, n, alpha=ALPHA, tuned_to=tuned_to)
@@ -179,7 +156,7 @@ def bounded_misses(
 
     The sequence excludes p exactly where the evidence against p reaches 1 / alpha.
     """
-    rng = np.random.default_rng(SEED + seed)
+    rng = generator(seed)
     weight = mixture.tuned(tuned_to, alpha=alpha) - 1
     n = np.arange(1, units + 1, dtype=float)
     misses = 0
@@ -192,7 +169,7 @@ def bounded_misses(
 
 def bernstein_misses(*, batches: int, runs: int, seed: int) -> tuple[float, float]:
     """Misses of the Bernstein and the betting sequence at any of `batches` looks, 50 beta(0.3, 2.7) each."""
-    rng = np.random.default_rng(SEED + seed)
+    rng = generator(seed)
     bernstein = betting = 0
     for _ in range(runs):
         sums, capital, missed = bounded.BernsteinSums(), bounded.HedgedCapital.start(200), [False, False]
@@ -227,7 +204,7 @@ def _first(rejected: np.ndarray) -> Performance:
 
 def horizon_methods(drift: float, *, runs: int, seed: int, steps: int = 10_000) -> dict[str, Performance]:
     """All methods on the same paths of `steps` observations, whose Z has mean `drift` at the end."""
-    rng = np.random.default_rng(SEED + seed)
+    rng = generator(seed)
     n = np.arange(1, steps + 1, dtype=float)
     plans: dict[str, GroupSequentialPlan] = {
         "GST O'Brien-Fleming": GroupSequentialPlan(ALPHA, "obrien-fleming"),
@@ -257,7 +234,7 @@ def horizon_methods(drift: float, *, runs: int, seed: int, steps: int = 10_000) 
 
 def group_sequential_rejections(spending: Spending, looks: int, *, runs: int, seed: int) -> float:
     """Type-I error of a plan by simulation at its looks."""
-    rng = np.random.default_rng(SEED + seed)
+    rng = generator(seed)
     fractions = [(i + 1) / looks for i in range(looks)]
     bounds = np.array(GroupSequentialPlan(ALPHA, spending).boundaries(fractions))
     z = np.cumsum(rng.standard_normal((runs, looks)), axis=1) / np.sqrt(np.arange(1, looks + 1))
@@ -266,7 +243,7 @@ def group_sequential_rejections(spending: Spending, looks: int, *, runs: int, se
 
 def e_process(*, runs: int, seed: int) -> tuple[dict[int, tuple[float, float]], float]:
     """Mean and standard error of the one-sided mixture e-process at 100 and 1,000 steps; P(ever 20)."""
-    rng = np.random.default_rng(SEED + seed)
+    rng = generator(seed)
     n = np.arange(1, 1_001, dtype=float)
     s = np.cumsum(rng.standard_normal((runs, 1_000)), axis=1)
     log_e = mixture.log_mixture(s, n, rho=100.0, alternative="greater")
@@ -290,7 +267,7 @@ def two_arm_sprt(
     looks: int,
 ) -> tuple[float, float]:
     """Shares of runs that reject and accept, deciding at 5 % / 20 % after every `look` units."""
-    rng = np.random.default_rng(SEED + seed)
+    rng = generator(seed)
     limits = sprt.WaldLimits(0.05, 0.20)
     treated = rng.binomial(look, share, (runs, looks))
     s_t = rng.binomial(treated, base + true_effect).cumsum(axis=1)
@@ -327,7 +304,7 @@ def _delays(hit: np.ndarray, spent: np.ndarray) -> Delays:
 
 def srm_alarms(share: float, *, runs: int, seed: int, looks: int = 100, alpha: float = 0.01) -> Delays:
     """Sequential SRM test of 50/50 where the first arm really gets `share`, 1,000 units a look."""
-    rng = np.random.default_rng(SEED + seed)
+    rng = generator(seed)
     first = rng.binomial(1_000, share, (runs, looks)).cumsum(axis=1)
     total = np.broadcast_to(np.arange(1, looks + 1) * 1_000, first.shape)
     evidence = srm.log_tilt_mixture(np.stack([first, total - first], axis=-1)[..., None, :], [[0.5, 0.5]])
@@ -339,7 +316,7 @@ def moving_srm_alarms(*, runs: int, seed: int, alpha: float = 0.01, stale: bool 
 
     `stale` plants a fault: probabilities of the version before are logged.
     """
-    rng = np.random.default_rng(SEED + seed)
+    rng = generator(seed)
     alarms = 0
     for _ in range(runs):
         p, seen, logged, observed = np.full(3, 1 / 3), np.ones(3), [], []
@@ -363,7 +340,7 @@ def error_canary(
     control: float, treatment: float, *, runs: int, looks: int, seed: int, margin: float = 1.0
 ) -> Delays:
     """Harm alarms at 1 % on error rates, 95/5, after every 1,000 requests; delays in canary requests."""
-    rng = np.random.default_rng(SEED + seed)
+    rng = generator(seed)
     requests = rng.binomial(1_000, 0.05, (runs, looks))
     errors_t = rng.binomial(requests, treatment).cumsum(axis=1)
     errors_c = rng.binomial(1_000 - requests, control).cumsum(axis=1)
@@ -380,7 +357,7 @@ def error_canary(
 
 def latency_canary(factor: float, *, runs: int, looks: int, seed: int, margin: float = 0.1) -> Delays:
     """Harm alarms at 1 % on the mean of lognormal latencies (sigma 0.5), 95/5, after every 1,000 requests."""
-    rng = np.random.default_rng(SEED + seed)
+    rng = generator(seed)
     mean, sd = np.exp(0.125), np.sqrt(np.exp(0.25) * (np.exp(0.25) - 1))
     tuned_to = sequences.units_to_tell(margin * mean, float(sd), alpha=0.01, alternative="greater")
     requests = rng.binomial(1_000, 0.05, (runs, looks))
@@ -429,7 +406,7 @@ def thompson(
     shares are then exactly the logged propensities.
     """
     mu = np.array(list(means))
-    rng = np.random.default_rng(SEED + seed)
+    rng = generator(seed)
     k = len(mu)
     n, s, q = (np.zeros((runs, periods, k)) for _ in range(3))
     e = np.full((runs, periods, k), 1 / k)
@@ -567,7 +544,7 @@ def importance_misses(history: History, means: list[float], *, looks: Iterable[i
 
 def welch_p_values(stream: str, *, n: int, runs: int, seed: int) -> np.ndarray:
     """p-values of `runs` A/A comparisons of two arms of n, by the normal approximation."""
-    rng = np.random.default_rng(SEED + seed)
+    rng = generator(seed)
     z = np.empty(runs)
     for run in range(runs):
         a, b = draw(stream, rng, n), draw(stream, rng, n)
@@ -578,29 +555,38 @@ def welch_p_values(stream: str, *, n: int, runs: int, seed: int) -> np.ndarray:
 # --- The table ---
 
 
-def _two_arm_rows(runs: int, units: int) -> Iterable[Row]:
-    cases = [
-        (stream, share, tuned_to)
-        for stream in ("normal", "0.5", "0.05", "0.005", "lognormal", "t5")
-        for share, tuned_to in ((0.5, 1_000), (0.5, 10_000), (0.05, 1_000), (0.95, 1_000))
-    ]
-    for seed, (stream, share, tuned_to) in enumerate(cases):
+TWO_ARM_STREAMS = ("normal", "0.5", "0.05", "0.005", "lognormal", "t5")
+
+
+def _two_arm_rows(splits: Iterable[tuple[float, float]], *, full: bool, seed: int) -> Iterator[Row]:
+    runs, units = (2_000, 100_000) if full else (200, 10_000)
+    for stream, (share, tuned_to) in itertools.product(TWO_ARM_STREAMS, splits):
         measured = two_arm_misses(stream, share=share, units=units, runs=runs, tuned_to=tuned_to, seed=seed)
-        yield at_most(
-            f"V1/V8 difference, {stream}, share {share}, tuned {tuned_to}", measured, error_limit(runs, ALPHA)
-        )
-    for seed, stream in enumerate(("normal", "lognormal")):
-        measured = two_arm_misses(
-            stream, share=0.05, units=units, runs=runs, tuned_to=1_000, seed=100 + seed, adjusted=True
-        )
-        yield at_most(f"V8 difference with CUPED, {stream}, share 0.05", measured, error_limit(runs, ALPHA))
-    measured = two_arm_misses(
-        "0.005", share=0.05, units=units, runs=runs, tuned_to=1_000, seed=110, treatment_stream="0.01"
-    )
-    yield at_most("V8 difference, 0.005 against 0.01, share 0.05", measured, error_limit(runs, ALPHA))
+        name = f"V1/V8 difference, {stream}, share {share}, tuned {tuned_to}"
+        yield at_most(name, measured, error_limit(runs, ALPHA))
+        seed += 1
 
 
-def _one_arm_rows(runs: int) -> Iterable[Row]:
+def even_arms_rows(*, full: bool) -> Iterator[Row]:
+    yield from _two_arm_rows([(0.5, 1_000), (0.5, 10_000)], full=full, seed=0)
+
+
+def uneven_arms_rows(*, full: bool) -> Iterator[Row]:
+    yield from _two_arm_rows([(0.05, 1_000), (0.95, 1_000)], full=full, seed=50)
+    runs, units = (2_000, 100_000) if full else (200, 10_000)
+
+    cases = {
+        "with CUPED, normal": {"stream": "normal", "adjusted": True},
+        "with CUPED, lognormal": {"stream": "lognormal", "adjusted": True},
+        "0.005 against 0.01": {"stream": "0.005", "treatment_stream": "0.01"},
+    }
+    for seed, (name, case) in enumerate(cases.items(), start=100):
+        measured = two_arm_misses(**case, share=0.05, units=units, runs=runs, tuned_to=1_000, seed=seed)
+        yield at_most(f"V8 difference {name}, share 0.05", measured, error_limit(runs, ALPHA))
+
+
+def one_arm_rows(*, full: bool) -> Iterator[Row]:
+    runs = 2_000 if full else 200
     for seed, stream in enumerate(("normal", "0.5", "0.05", "0.005", "lognormal", "t5")):
         measured = mean_misses(stream, units=10_000, runs=runs, tuned_to=5_000, seed=120 + seed)
         yield at_most(f"V8 mean, {stream}", measured, error_limit(runs, ALPHA))
@@ -627,7 +613,8 @@ TARGETS = {
 """Power at the planned effect, mean share of the horizon used there, power where the fixed test has 0.95."""
 
 
-def _horizon_rows(runs: int) -> Iterable[Row]:
+def horizon_rows(*, full: bool) -> Iterator[Row]:
+    runs = 4_000 if full else 400
     null = horizon_methods(0.0, runs=runs, seed=150)
     planned = horizon_methods(1.96 + 0.8416, runs=runs, seed=151)
     larger = horizon_methods(1.96 + 1.6449, runs=runs, seed=152)
@@ -641,7 +628,8 @@ def _horizon_rows(runs: int) -> Iterable[Row]:
     yield at_least("section 2 order of power: smallest gap", min(gaps), 0.0)
 
 
-def _sprt_rows(runs: int) -> Iterable[Row]:
+def sprt_rows(*, full: bool) -> Iterator[Row]:
+    runs = 4_000 if full else 400
     cases = [(0.1, 0.02, 0.5, 20, 1_500), (0.1, 0.02, 0.05, 200, 750), (0.01, 0.01, 0.5, 20, 1_000)]
     for seed, (base, effect, share, look, looks) in enumerate(cases):
         outcomes = [
@@ -656,7 +644,8 @@ def _sprt_rows(runs: int) -> Iterable[Row]:
         yield at_most(f"V7 rejections midway, {name}", outcomes[1][0], outcomes[2][0])
 
 
-def _count_rows(runs: int) -> Iterable[Row]:
+def count_rows(*, full: bool) -> Iterator[Row]:
+    runs = 2_000 if full else 200
     yield at_most("V15 SRM alarms under 50/50", srm_alarms(0.5, runs=runs, seed=170).alarms, 0.015)
     off = srm_alarms(0.51, runs=runs, seed=171)
     yield at_least("V15 SRM 51/49 found by 100k", off.alarms, 0.99)
@@ -681,7 +670,8 @@ def _count_rows(runs: int) -> Iterable[Row]:
     )
 
 
-def _bandit_rows(runs: int) -> Iterable[Row]:
+def bandit_rows(*, full: bool) -> Iterator[Row]:
+    runs = 2_000 if full else 200
     cases: list[tuple[str, list[float], str, int, int, int]] = [
         ("normal 0/0", [0.0, 0.0], "normal", 2_000, 1, 0),
         ("normal 0/0.2", [0.0, 0.2], "normal", 2_000, 1, 0),
@@ -713,34 +703,24 @@ def _bandit_rows(runs: int) -> Iterable[Row]:
     yield at_most("V10 importance-weighted Bernstein misses", misses, error_limit(few, ALPHA))
 
 
-def rows(*, full: bool) -> list[Row]:
-    """The validity table of the sequential methods."""
-    scale = 1 if full else 10
-    table = [*_two_arm_rows(2_000 // scale, 100_000 // scale), *_one_arm_rows(2_000 // scale)]
+def planned_rows(*, full: bool) -> Iterator[Row]:
     for seed, spending in enumerate(("obrien-fleming", "pocock")):
         for looks in (5, 10, 20):
             measured = group_sequential_rejections(spending, looks, runs=10_000, seed=145 + seed)
-            table += [at_most(f"V2 {spending} K={looks}", measured, 0.0569)]
-            table += [at_least(f"V2 {spending} K={looks}", measured, 0.0443)]
-    means, ever = e_process(runs=20_000 // scale, seed=149)
-    table += [at_most(f"V4 mean e-process at {n}", mean, 1 + 3 * se) for n, (mean, se) in means.items()]
-    table += [at_most("V4 P(ever reaches 20)", ever, 0.0655)]
-    table += [*_horizon_rows(4_000 // scale), *_sprt_rows(4_000 // scale), *_count_rows(2_000 // scale)]
-    table += [*_bandit_rows(2_000 // scale)]
-    p_values = welch_p_values("0.5", n=1_000, runs=10_000 // scale, seed=210)
-    table += [at_most("V13 A/A share below 0.05", (p_values < 0.05).mean(), error_limit(len(p_values), 0.05))]
-    return table
+            yield within(f"V2 {spending} K={looks}", measured, 0.0443, 0.0569)
+    means, ever = e_process(runs=20_000 if full else 2_000, seed=149)
+    for n, (mean, se) in means.items():
+        yield at_most(f"V4 mean e-process at {n}", mean, 1 + 3 * se)
+    yield at_most("V4 P(ever reaches 20)", ever, 0.0655)
 
 
-def main() -> None:
-    table = rows(full=True)
-    for row in table:
-        print(
-            f"{'pass' if row.passed else 'FAIL'}  {row.measured:12.4f}  {row.threshold:>12}  {row.name}",
-            flush=True,
-        )
-    print(f"{sum(row.passed for row in table)} of {len(table)} pass")
-
-
-if __name__ == "__main__":
-    main()
+PARTS: Parts = {
+    "sequential: even arms": even_arms_rows,
+    "sequential: uneven arms": uneven_arms_rows,
+    "sequential: one arm": one_arm_rows,
+    "sequential: planned looks and e-processes": planned_rows,
+    "sequential: horizon": horizon_rows,
+    "sequential: SPRT": sprt_rows,
+    "sequential: counts": count_rows,
+    "sequential: bandits": bandit_rows,
+}

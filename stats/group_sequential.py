@@ -94,6 +94,39 @@ def spent(fraction: float, *, alpha: float, spending: Spending) -> float:
             assert_never(spending)
 
 
+def crossings(
+    fractions: Sequence[float],
+    bounds: Sequence[float],
+    *,
+    drift: float,
+    alternative: Alternative = "two-sided",
+) -> Exits:
+    """Probabilities of first leaving through any boundaries, whatever they come from.
+
+    `bounds` are those of |Z| (of Z on the claimed side) at each fraction. With many looks this is how likely
+    a boundary for continuous monitoring is reached, from below.
+
+    Worked by hand: one look at 1 with bound 1.96 and drift 0: 0.025 on each side.
+    Raises InvalidInput unless fractions increase and there is one bound for each.
+    """
+    checks.finite(drift, "drift")
+    _check_fractions(fractions)
+    if len(bounds) != len(fractions):
+        raise InvalidInput(f"needs one bound per look, got {len(bounds)} for {len(fractions)}")
+    state, lower, upper = _State(drift), [], []
+    for fraction, bound in zip(fractions, bounds, strict=True):
+        low, high = _inside(bound, alternative)
+        lower.append(state.beyond(fraction, -low, -1) if low > -math.inf else 0.0)
+        upper.append(state.beyond(fraction, high, 1) if high < math.inf else 0.0)
+        state.advance(fraction, low, high)
+    return Exits(tuple(lower), tuple(upper))
+
+
+def _inside(bound: float, alternative: Alternative) -> tuple[float, float]:
+    """Between which values of Z one goes on."""
+    return (-bound if alternative != "greater" else -math.inf), (bound if alternative != "less" else math.inf)
+
+
 class GroupSequentialPlan(msgspec.Struct, frozen=True):
     """What is fixed before the start: alpha, the side or sides, and how alpha is spent.
 
@@ -127,21 +160,9 @@ class GroupSequentialPlan(msgspec.Struct, frozen=True):
             state.advance(fraction, -bounds[-1] if self.alternative == "two-sided" else -math.inf, bounds[-1])
         return tuple(bounds)
 
-    def _inside(self, bound: float) -> tuple[float, float]:
-        return (-bound if self.alternative != "greater" else -math.inf), (
-            bound if self.alternative != "less" else math.inf
-        )
-
     def exits(self, fractions: Sequence[float], *, drift: float) -> Exits:
         """Probability of rejecting at each look, on either side, if Z has mean `drift` at fraction 1."""
-        checks.finite(drift, "drift")
-        state, lower, upper = _State(drift), [], []
-        for fraction, bound in zip(fractions, self.boundaries(fractions), strict=True):
-            low, high = self._inside(bound)
-            lower.append(state.beyond(fraction, -low, -1) if low > -math.inf else 0.0)
-            upper.append(state.beyond(fraction, high, 1) if high < math.inf else 0.0)
-            state.advance(fraction, low, high)
-        return Exits(tuple(lower), tuple(upper))
+        return crossings(fractions, self.boundaries(fractions), drift=drift, alternative=self.alternative)
 
     def power(self, fractions: Sequence[float], *, drift: float) -> float:
         """Probability of rejecting at any of the looks, on either side."""
@@ -202,7 +223,7 @@ class GroupSequentialPlan(msgspec.Struct, frozen=True):
         state, total = _State(drift), 0.0
         bounds = self.boundaries(fractions)
         for fraction, bound in zip(fractions[:-1], bounds[:-1], strict=True):
-            low, high = self._inside(bound)
+            low, high = _inside(bound, self.alternative)
             edge = high if side > 0 else -low
             total += state.beyond(fraction, edge, side) if edge < math.inf else 0.0
             state.advance(fraction, low, high)
@@ -250,7 +271,7 @@ class GroupSequentialPlan(msgspec.Struct, frozen=True):
         checks.finite(estimate, "estimate")
         checks.positive(standard_error, "standard_error")
         bound = self.boundaries(fractions)[-1] * standard_error
-        low, high = self._inside(1.0)
+        low, high = _inside(1.0, self.alternative)
         return Interval(
             estimate - bound if high < math.inf else -math.inf,
             estimate + bound if low > -math.inf else math.inf,

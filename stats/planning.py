@@ -298,6 +298,8 @@ def _fixed_units(plan: Plan, effect: float) -> float:
     if missing(highest) < 0:
         raise InvalidInput(f"an effect of {effect:g} would need more than {_UNITS_MAX:g} units")
     lowest = math.log(1e-9)
+    if missing(lowest) >= 0:
+        return math.exp(lowest)  # an effect so large that any unit shows it
     return math.exp(float(optimize.brentq(missing, lowest, highest, xtol=1e-14, rtol=1e-14)))
 
 

@@ -9,6 +9,7 @@ Source: Masson, Rim & Lee (2019), DDSketch, Proceedings of the VLDB Endowment 12
 """
 
 import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
@@ -20,8 +21,11 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from stats import checks
+from stats.bounded import log_beta_mixture
 from stats.errors import InsufficientData, InvalidInput
+from stats.estimate import Alternative
 from stats.interval import Interval
+from stats.mixture import tuned
 from stats.proportions import difference_of_bounds
 from stats.totals import FloatArray
 
@@ -177,6 +181,54 @@ def quantile_difference_interval(
     ours = quantile_interval(treatment, q, alpha=alpha, design_effect=design_effect)
     theirs = quantile_interval(control, q, alpha=alpha, design_effect=design_effect)
     return difference_of_bounds(quantile(treatment, q), ours, quantile(control, q), theirs)
+
+
+def quantile_sequence(sketch: QuantileSketch, q: float, *, alpha: float, tuned_to: float) -> Interval:
+    """Confidence sequence for the q-quantile: holds at every look, whatever the distribution, ties included.
+
+    If x is the quantile, the share of observations up to x is at least q and the share below x at most q. A
+    value is left out when the exact sequential test of a proportion (`stats.bounded.log_beta_mixture`,
+    one-sided at alpha / 2) rejects that; the bounds are the outer edges of buckets. `tuned_to` is the number
+    of observations at which it is tightest. Time is the arm's own count, so it also holds under a bandit.
+    Observations must be independent: one per unit.
+
+    Worked by hand: q = 1/2 at alpha 0.5 after n equal observations: shares 0 and 1 are rejected in the end,
+    so both bounds are the edges of the only bucket.
+
+    Raises InsufficientData while a bound is beyond all observations: by far later than `quantile_interval`.
+
+    Source: Howard & Ramdas (2022), Bernoulli 28(3), section 3 (a sequence for one quantile), by inverting
+    another sequential test.
+    """
+    checks.open_unit(q, "q")
+    side, n = alpha / 2, sketch.n
+    weight = max(tuned(tuned_to, alpha=side, alternative="greater") - 1, 0.5)
+
+    def rejected(rank: int, alternative: Alternative) -> bool:
+        evidence = log_beta_mixture(rank, n, q, weight=weight, alternative=alternative)
+        return float(evidence) >= -math.log(side)
+
+    if not n or not rejected(0, "less") or not rejected(n, "greater"):
+        raise InsufficientData(f"{n} observations do not yet bound their {q:g}-quantile at alpha {alpha:g}")
+    middle = math.floor(q * n)
+    # The first rank that is not too small, and the first that is too large.
+    first = bisect_left(range(middle + 1), 1, key=lambda rank: not rejected(rank, "less"))
+    last = middle + bisect_left(range(middle, n), 1, key=lambda rank: rejected(rank, "greater"))
+    return Interval(sketch.order_statistic(max(first, 1))[0], sketch.order_statistic(max(last, 1))[1])
+
+
+def quantile_difference_sequence(
+    treatment: QuantileSketch, control: QuantileSketch, q: float, *, alpha: float, tuned_to: float
+) -> Interval:
+    """Confidence sequence for the difference of the q-quantiles, treatment - control: alpha / 2 to each arm.
+
+    Worked by hand: [8, 13] and [5, 9] leave a difference within [8 - 9, 13 - 5] = [-1, 8].
+
+    Raises what `quantile_sequence` raises.
+    """
+    ours = quantile_sequence(treatment, q, alpha=alpha / 2, tuned_to=tuned_to)
+    theirs = quantile_sequence(control, q, alpha=alpha / 2, tuned_to=tuned_to)
+    return Interval(ours.lower - theirs.upper, ours.upper - theirs.lower)
 
 
 def _check_accuracy(accuracy: float) -> None:

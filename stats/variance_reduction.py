@@ -51,7 +51,7 @@ def cuped(treatment: JointTotals, control: JointTotals) -> AdjustedDifference:
     the remaining bias is of order 1/n.
     """
     k = _covariates(treatment, control)
-    coefficients = _coefficients(treatment.matrix + control.matrix)
+    coefficients = regression_coefficients(treatment.matrix + control.matrix)
     residuals = [arm.combine((1.0, *(-coefficients).tolist())) for arm in (treatment, control)]
     value = residuals[0].mean - residuals[1].mean
     # The k estimated coefficients are shared by both arms in proportion to their units.
@@ -90,7 +90,7 @@ def regression_adjustment(treatment: JointTotals, control: JointTotals) -> Adjus
     slopes: list[FloatArray] = []
     parts = []
     for arm, sign in ((treatment, 1.0), (control, -1.0)):
-        slope = _coefficients(arm.matrix)
+        slope = regression_coefficients(arm.matrix)
         residual = arm.combine((1.0, *(-slope).tolist()))
         value += sign * (residual.mean + float(slope @ centre))
         freedom = arm.n - 1 - k
@@ -132,8 +132,13 @@ def _covariates(treatment: JointTotals, control: JointTotals) -> int:
     return k
 
 
-def _coefficients(comoments: FloatArray) -> FloatArray:
+def regression_coefficients(comoments: FloatArray) -> FloatArray:
     """Of the regression of the first value on the others, shape (k,); those not identified are shared out.
+
+    `comoments` is a matrix of shape (1 + k, 1 + k), such as `JointTotals.matrix`, summed over arms and
+    strata.
+
+    Worked by hand: co-moments 8, 4; 4, 4 give 4 / 4 = 1.
 
     On the scale of correlations, so that covariates in different units are equally well conditioned.
     """

@@ -1,14 +1,27 @@
 """The readout of an experiment. Pure: definition, totals and allocations in, numbers out; missing is null."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from fractions import Fraction
+from typing import Final
 
 import msgspec
 
-from app.allocation.model import AllocationPoint, VariantTotals, posteriors
-from app.experiments.model import Experiment, StateKind, Stopped, kind_of
+from app.allocation.model import NANO, AllocationPoint, VariantTotals, posteriors
+from app.analysis.analyze import analyze
+from app.analysis.metrics import Mean, Metric
+from app.analysis.observed import Cell, Observed
+from app.analysis.plan import AnalysisPlan
+from app.analysis.readout import Readout
+from app.experiments.model import Experiment, FixedPolicy, StateKind, Stopped, kind_of
 from bandits.best import expected_loss, probability_best
 from stats.interval import beta_interval
+from stats.srm import ArmCounts
+from stats.totals import MeanTotals
+
+REWARD_METRIC: Final = Metric(key="reward", measure=Mean("reward", (0.0, 1.0)), role="primary")
+REWARD_PLAN: Final = AnalysisPlan()
+"""Always valid at 5 %, tightest at 10,000 assignments: a definition has no plan of its own yet."""
 
 
 class VariantStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +46,14 @@ class VariantStatus(msgspec.Struct, frozen=True, kw_only=True):
     allocation: float | None
 
 
+class EpochTotals(msgspec.Struct, frozen=True):
+    """The totals of one variant (by its position) in one epoch."""
+
+    epoch: int
+    variant: int
+    totals: VariantTotals
+
+
 class AllocationAt(msgspec.Struct, frozen=True):
     """The shares from `at` on, in the order of the variants."""
 
@@ -46,8 +67,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """An experiment now: its totals up to the last commit of the ledger, and what follows from them.
 
     `lag_events` counts acknowledged events, of all experiments, that are not in the totals yet; null when
-    Valkey cannot be asked, which `warnings` then says. Everything acknowledged before `totals_as_of` is in
-    them. `updated_at` is when the allocation in force was computed.
+    Valkey cannot be asked, which `warnings` then says. `analysis` compares the mean rewards by a method that
+    is valid at every look under this policy, and `assumptions` says what it takes for granted. Everything
+    acknowledged before `totals_as_of` is in them. `updated_at` is when the allocation in force was computed.
     """
 
     key: str
@@ -62,15 +84,22 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str]
     variants: list[VariantStatus]
     allocation_history: list[AllocationAt]
+    analysis: Readout | None = None
+    assumptions: list[str] = []
 
 
-class Readout(msgspec.Struct, frozen=True):
-    """What PostgreSQL knows about an experiment at one moment."""
+class Stored(msgspec.Struct, frozen=True):
+    """What PostgreSQL knows about an experiment at one moment.
+
+    `epoch_shares` holds the shares of each epoch in which they never moved; None where they did.
+    """
 
     totals: Sequence[VariantTotals]
+    by_epoch: Sequence[EpochTotals]
     totals_as_of: datetime | None
     latest: AllocationPoint | None
     history: Sequence[AllocationPoint]
+    epoch_shares: Mapping[int, tuple[float, ...] | None]
 
     def status(self, experiment: Experiment, *, lag_events: int | None, warnings: list[str]) -> Status:
         """The readout for people and programs."""
@@ -93,7 +122,66 @@ class Readout(msgspec.Struct, frozen=True):
                 for point in self.history
                 if len(point.weights) == n_variants  # a draft may have had other variants
             ],
+            analysis=analyze(REWARD_PLAN, [REWARD_METRIC], self.observed(experiment)),
+            assumptions=self._assumptions(experiment),
         )
+
+    def observed(self, experiment: Experiment) -> Observed:
+        """The rewards as an analysis reads them."""
+        keys = [variant.key for variant in experiment.definition.variants]
+        control = experiment.definition.control_index
+        cells = [
+            Cell(
+                part.epoch,
+                keys[part.variant],
+                part.totals.assignments,
+                {"reward": _moments(part.totals)},
+            )
+            for part in self.by_epoch
+            if part.variant < len(keys)
+        ]
+        adaptive = any(shares is None for shares in self.epoch_shares.values())
+        adaptive = adaptive or not isinstance(experiment.definition.policy, FixedPolicy)
+        return Observed(
+            variants=tuple(keys),
+            control=keys[control],
+            cells=cells,
+            adaptive=adaptive,
+            assignments=self._assignments(experiment),
+            days=self._days(experiment),
+        )
+
+    def _assignments(self, experiment: Experiment) -> list[ArmCounts]:
+        """Counts beside logged shares, where each assignment was a draw of its own and shares never moved."""
+        definition = experiment.definition
+        if definition.stickiness != "none" or not isinstance(definition.policy, FixedPolicy):
+            return []
+        counts: dict[int, list[int]] = {}
+        n_variants = len(definition.variants)
+        for part in self.by_epoch:
+            shares = self.epoch_shares.get(part.epoch)
+            if shares is not None and len(shares) == n_variants and part.variant < n_variants:
+                counts.setdefault(part.epoch, [0] * n_variants)[part.variant] = part.totals.assignments
+        known = {epoch: self.epoch_shares[epoch] for epoch in counts}
+        return [ArmCounts(tuple(counts[epoch]), shares) for epoch, shares in known.items() if shares]
+
+    def _days(self, experiment: Experiment) -> float | None:
+        """Since the start, as of the totals."""
+        started = getattr(experiment.state, "started_at", None)
+        if started is None or self.totals_as_of is None or self.totals_as_of <= started:
+            return None
+        return float((self.totals_as_of - started).total_seconds() / 86_400)
+
+    def _assumptions(self, experiment: Experiment) -> list[str]:
+        assumed = []
+        if experiment.definition.stickiness != "none":
+            assumed.append(
+                "assignments of one unit are taken as independent: if units come back often, "
+                "intervals are too narrow"
+            )
+        if not isinstance(experiment.definition.policy, FixedPolicy):
+            assumed.append("the mean reward of a variant is taken not to drift over time")
+        return assumed
 
     def _variants(self, experiment: Experiment) -> list[VariantStatus]:
         variants = experiment.definition.variants
@@ -119,3 +207,10 @@ class Readout(msgspec.Struct, frozen=True):
                 variants, self.totals, intervals, best, loss, shares, strict=True
             )
         ]
+
+
+def _moments(total: VariantTotals) -> MeanTotals:
+    """Exact until the last rounding: sums are whole nanos."""
+    return MeanTotals.from_sums(
+        total.rewards, Fraction(total.reward_sum, NANO), Fraction(total.reward_square_sum, NANO**2)
+    )

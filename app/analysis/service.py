@@ -1,5 +1,6 @@
 """Use cases of analysis."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from app.analysis.model import Status
@@ -28,5 +29,6 @@ class AnalysisService:
             lag_events, warnings = await self._lag(), []
         except Unavailable as error:
             lag_events, warnings = None, [f"lag_events is not known: {error.detail}"]
-        readout = await self._store.readout(experiment)
-        return readout.status(experiment, lag_events=lag_events, warnings=warnings)
+        stored = await self._store.stored(experiment)
+        # In a thread: this process also assigns, and nobody's request waits for somebody's statistics.
+        return await asyncio.to_thread(stored.status, experiment, lag_events=lag_events, warnings=warnings)

@@ -1,12 +1,15 @@
 """What the readout needs of PostgreSQL, all of it as of one moment."""
 
 from sqlalchemy import case, func, select
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.allocation.model import VariantTotals
 from app.allocation.store import read_history, read_latest, read_totals
-from app.analysis.model import Readout
+from app.allocation.tables import allocations
+from app.analysis.model import EpochTotals, Stored
+from app.assignment.bucketing import WHOLE
 from app.experiments.model import Experiment
-from app.feedback.tables import stream_positions
+from app.feedback.tables import stream_positions, totals
 
 
 class AnalysisStore:
@@ -15,15 +18,56 @@ class AnalysisStore:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def readout(self, experiment: Experiment) -> Readout:
+    async def stored(self, experiment: Experiment) -> Stored:
         """Totals and allocations of an experiment."""
         watermark = stream_positions.c.watermark
         known = func.count() == func.count(watermark)  # a shard that was never read knows nothing
         async with self._engine.connect() as connection:
             await connection.execution_options(isolation_level="REPEATABLE READ")
-            return Readout(
+            return Stored(
                 totals=await read_totals(connection, experiment),
+                by_epoch=await _read_epochs(connection, experiment.id),
                 totals_as_of=await connection.scalar(select(case((known, func.min(watermark))))),
                 latest=await read_latest(connection, experiment.id),
                 history=await read_history(connection, experiment.id),
+                epoch_shares=await _read_epoch_shares(connection, experiment.id),
             )
+
+
+async def _read_epochs(connection: AsyncConnection, experiment_id: int) -> list[EpochTotals]:
+    """The totals of each epoch and variant."""
+    names = VariantTotals.__struct_fields__
+    columns = (totals.c[name] for name in names)
+    statement = (
+        select(totals.c.epoch, totals.c.variant, *columns)
+        .where(totals.c.experiment_id == experiment_id)
+        .order_by(totals.c.epoch, totals.c.variant)
+    )
+    return [
+        EpochTotals(row.epoch, row.variant, VariantTotals(*(int(value) for value in row[2:])))
+        for row in await connection.execute(statement)
+    ]
+
+
+async def _read_epoch_shares(
+    connection: AsyncConnection, experiment_id: int
+) -> dict[int, tuple[float, ...] | None]:
+    """The shares of each epoch in which they never moved, None for the others.
+
+    Such an epoch has one version, next to the version before it. A gap is one that was thinned away: then
+    shares may have moved, and count as if they had.
+    """
+    version, epoch = allocations.c.version, allocations.c.epoch
+    statement = (
+        select(epoch, func.min(version), func.max(version), func.min(allocations.c.weights))
+        .where(allocations.c.experiment_id == experiment_id)
+        .group_by(epoch)
+        .order_by(epoch)
+    )
+    found: dict[int, tuple[float, ...] | None] = {}
+    before = 0
+    for number, first, last, weights in await connection.execute(statement):
+        constant = before + 1 == first == last
+        found[number] = tuple(weight / WHOLE for weight in weights) if constant else None
+        before = last
+    return found

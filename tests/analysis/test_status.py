@@ -35,6 +35,8 @@ async def test_before_the_first_reward_nothing_is_claimed(client, experiment):
     body = await status(client)
     history = body.pop("allocation_history")
     assert datetime.fromisoformat(body.pop("updated_at")) <= datetime.now(UTC)
+    assert body.pop("analysis")["recommendation"]["action"] == "wait"
+    assert body.pop("assumptions") == ["the mean reward of a variant is taken not to drift over time"]
     unknown = {"assignments": 0, "rewards": 0, "pending": 0, "censored": 0, "mean": None, "interval": None}
     even = {"probability_best": 0.5, "expected_loss": pytest.approx(1 / 6), "allocation": 0.5}
     assert body == {
@@ -150,3 +152,44 @@ async def test_what_has_no_status_is_not_found(client, key):
 async def test_only_readers_may_ask(client, experiment):
     assert (await client.get(PATH, headers=bearer(KEYS[Scope.ASSIGN]))).status_code == 403
     assert (await client.get(PATH, headers=bearer("unknown"))).status_code == 401
+
+
+async def test_a_bandit_is_read_by_exact_sequences_that_decide(client, engine, experiment):
+    await record(engine, experiment, (1_000, 300), (1_000, 600))
+    body = (await status(client))["analysis"]
+    (reward,) = body["metrics"]
+    _, short = reward["variants"]
+    assert body["adaptive"]
+    assert "bandit" in reward["guarantee"]
+    assert short["verdict"] == "better"
+    assert short["effect"] == pytest.approx(0.3)
+    assert 0 < short["interval"][0] < 0.3 < short["interval"][1]
+    assert short["e_value"] > 20
+    assert body["leader"] == {"variant": "short", "declared": True, "level": 0.05, "undecided": []}
+    assert body["recommendation"]["action"] == "ship"
+    # Shares that moved within the epoch: the log would know, the totals do not.
+    assert [finding["severity"] for finding in body["integrity"]] == ["unknown"]
+
+
+async def test_a_fixed_split_is_checked_against_its_shares(client, experiments, engine, experiment):
+    await experiments.change("summary", DefinitionChange(policy=FixedPolicy({"control": 0.5, "short": 0.5})))
+    experiment = await experiments.get("summary")
+    await record(engine, experiment, (1_000, 300), (1_000, 320))
+    body = (await status(client))["analysis"]
+    assert not body["adaptive"]
+    assert [finding["severity"] for finding in body["integrity"]] == ["fine"]
+    assert body["metrics"][0]["method"].startswith("asymptotic confidence sequence")
+    await record(engine, experiment, (1_000, 300), (100, 32))
+    body = (await status(client))["analysis"]
+    assert body["integrity"][0]["severity"] == "broken"
+    assert body["recommendation"]["action"] == "fix_data"
+
+
+async def test_a_sticky_unit_is_no_draw_of_its_own(client, experiments, engine):
+    fixed = FixedPolicy({"control": 0.5, "short": 0.5})
+    await experiments.create(Definition(key="summary", variants=VARIANTS, stickiness="unit", policy=fixed))
+    experiment = await experiments.start("summary")
+    await record(engine, experiment, (1_000, 300), (100, 30))
+    body = await status(client)
+    assert [finding["severity"] for finding in body["analysis"]["integrity"]] == ["unknown"]
+    assert "independent" in body["assumptions"][0]

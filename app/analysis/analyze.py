@@ -1,0 +1,344 @@
+"""From definitions and totals to the readout. Pure: no I/O, no clock, no chance."""
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+import numpy as np
+from scipy import optimize
+
+from app.analysis.comparison import Comparison, compare
+from app.analysis.evidence import Evidence, SequenceEvidence
+from app.analysis.integrity import findings
+from app.analysis.metrics import Direction, Metric
+from app.analysis.observed import Observed
+from app.analysis.plan import AlwaysValid, AnalysisPlan, FamilyCorrection
+from app.analysis.readout import (
+    Bounds,
+    Leader,
+    MetricReadout,
+    Progress,
+    Readout,
+    SegmentEffect,
+    VariantReadout,
+    Verdict,
+)
+from app.analysis.recommendation import recommend
+from stats import sequences
+from stats.errors import InsufficientData
+from stats.estimate import Estimate
+from stats.heterogeneity import partial_pooling
+from stats.interval import Interval
+from stats.multiplicity import Role
+
+_UNITS_FAR: Final = 1e12
+
+Compared = Mapping[str, Mapping[str, Comparison | str]]
+"""Per metric and treatment the comparison, or in words why there is none."""
+
+
+def analyze(plan: AnalysisPlan, metrics: Sequence[Metric], observed: Observed) -> Readout:
+    """The readout of these metrics. Raises ValueError without metrics, or if a key repeats."""
+    keys = [metric.key for metric in metrics]
+    if not keys or len(set(keys)) != len(keys):
+        raise ValueError(f"needs metrics with different keys, got {', '.join(keys) or 'none'}")
+    compared = {
+        metric.key: {arm: _compared(metric, plan, observed, arm) for arm in observed.treatments}
+        for metric in metrics
+    }
+    levels = _levels(plan, metrics, compared)
+    shown = tuple(
+        _metric_readout(metric, plan, observed, compared[metric.key], levels[metric.role])
+        for metric in metrics
+    )
+    found = findings(observed)
+    primary = next((metric for metric in metrics if metric.role == "primary"), None)
+    leader = None if primary is None else _leader(primary, plan, observed)
+    progress = _progress(plan, observed, compared[primary.key] if primary else {}, levels["primary"])
+    return Readout(
+        control=observed.control,
+        plan=plan,
+        adaptive=observed.adaptive,
+        units=observed.units(),
+        metrics=shown,
+        leader=leader,
+        integrity=found,
+        progress=progress,
+        recommendation=recommend(observed.treatments, shown, found, progress, leader),
+    )
+
+
+def _compared(metric: Metric, plan: AnalysisPlan, observed: Observed, arm: str) -> Comparison | str:
+    try:
+        comparison = compare(metric, plan, observed, arm)
+        comparison.evidence.interval(plan.alpha)
+    except InsufficientData as lacking:
+        return str(lacking)
+    return comparison
+
+
+# Levels
+
+
+def family_level(members: Sequence[Evidence | None], alpha: float, correction: FamilyCorrection) -> float:
+    """The level at which all intervals of a family are shown: one excludes 0 exactly if it is a finding.
+
+    Bonferroni: alpha / m. Benjamini-Hochberg: with R findings, R alpha / m, the step-up rule written for
+    intervals; on always-valid intervals that is the e-BH procedure, valid under any dependence. Yekutieli
+    divides by 1 + 1/2 + ... + 1/m. Members without evidence (None) count in m.
+
+    Worked by hand: p-values 0.01 and 0.03 at alpha 0.05: both are below 2 * 0.05 / 2, so R = 2 and the level
+    is 0.05; with 0.2 instead of 0.03 only the first is below 1 * 0.05 / 2: the level is 0.025.
+
+    Source: Benjamini & Yekutieli (2005), JASA 100(469); Wang & Ramdas (2022), JRSS B 84(3); Xu, Wang &
+    Ramdas (2024), Biometrika, for the intervals of e-values.
+    """
+    m = max(len(members), 1)
+    if correction == "bonferroni":
+        return alpha / m
+    divisor = float(np.sum(1 / np.arange(1, m + 1))) if correction == "benjamini-yekutieli" else 1.0
+    known = [member for member in members if member is not None]
+    for found in range(len(known), 0, -1):
+        level = alpha * found / m / divisor
+        if sum(_excludes_zero(member.interval(level)) for member in known) >= found:
+            return level
+    return alpha / m / divisor
+
+
+def _excludes_zero(interval: Interval) -> bool:
+    return interval.lower > 0 or interval.upper < 0
+
+
+def _levels(plan: AnalysisPlan, metrics: Sequence[Metric], compared: Compared) -> dict[Role, float]:
+    """Of each role: primary metrics by Bonferroni, secondary ones as planned, guardrails alone."""
+
+    def family(role: Role) -> list[Evidence | None]:
+        return [
+            None if isinstance(comparison, str) else comparison.evidence
+            for metric in metrics
+            if metric.role == role
+            for comparison in compared[metric.key].values()
+        ]
+
+    return {
+        "primary": family_level(family("primary"), plan.alpha, "bonferroni"),
+        "secondary": family_level(family("secondary"), plan.alpha, plan.correction),
+        "guardrail": plan.alpha,
+    }
+
+
+# Metrics and variants
+
+
+def verdict(metric: Metric, interval: Interval | None, relative: Interval | None) -> Verdict:
+    """What the interval says, turned so that more is better.
+
+    *better*: all of it above 0. *safe*: all of it above -margin. *harm*: all of it below 0. With a margin, a
+    metric that is surely worse, but surely by less than its margin, is safe.
+
+    Worked by hand: a latency (lower is better) with margin 0.1 and [0.01, 0.05] turns into [-0.05, -0.01]:
+    safe.
+    """
+    if interval is None:
+        return "not_enough_data"
+    towards = _turned(interval, metric.direction)
+    if towards.lower > 0:
+        return "better"
+    if metric.margin is not None:
+        judged = relative if metric.margin.relative else interval
+        if judged is not None and _turned(judged, metric.direction).lower > -metric.margin.size:
+            return "safe"
+    return "harm" if towards.upper < 0 else "not_enough_data"
+
+
+def _turned(interval: Interval, direction: Direction) -> Interval:
+    return interval if direction == "higher" else Interval(-interval.upper, -interval.lower)
+
+
+def _metric_readout(
+    metric: Metric,
+    plan: AnalysisPlan,
+    observed: Observed,
+    compared: Mapping[str, Comparison | str],
+    level: float,
+) -> MetricReadout:
+    known = [one.evidence for one in compared.values() if not isinstance(one, str)]
+    variants = []
+    for arm in observed.variants:
+        totals = observed.totals(metric.key, arm)
+        units = 0 if totals is None else totals.n
+        shown = VariantReadout(
+            variant=arm, control=arm == observed.control, units=units, missing=observed.units(arm) - units
+        )
+        if arm == observed.control:
+            estimate = known[0].means[0] if known else None
+            variants.append(msgspec.structs.replace(shown, estimate=estimate))
+        elif isinstance(comparison := compared[arm], str):
+            variants.append(msgspec.structs.replace(shown, verdict="not_enough_data", reason=comparison))
+        else:
+            filled = _with_effect(shown, metric, comparison, level)
+            variants.append(_with_segments(filled, metric, plan, observed, level))
+    return MetricReadout(
+        key=metric.key,
+        kind=metric.kind,
+        role=metric.role,
+        direction=metric.direction,
+        method=known[0].method if known else None,
+        guarantee=known[0].guarantee if known else None,
+        decided_on="relative difference" if metric.margin and metric.margin.relative else "difference",
+        variants=tuple(variants),
+    )
+
+
+def _with_effect(shown: VariantReadout, metric: Metric, found: Comparison, level: float) -> VariantReadout:
+    evidence, each = found.evidence, metric.role == "guardrail"
+    interval = evidence.interval(level, each=each)
+    relative = evidence.relative_interval(level, each=each)
+    decided = verdict(metric, interval, relative)
+    control, estimate = evidence.means
+    return msgspec.structs.replace(
+        shown,
+        estimate=estimate,
+        control_estimate=control,
+        effect=estimate - control,
+        interval=_bounds(interval),
+        relative_effect=estimate / control - 1 if control > 0 else None,
+        relative_interval=None if relative is None else _bounds(relative),
+        level=level,
+        e_value=None if evidence.e_value is None else min(evidence.e_value.value, 1e300),
+        p_value=evidence.p_value,
+        verdict=decided,
+        reason="the interval still allows for both" if decided == "not_enough_data" else "",
+        variance_reduction=found.variance_reduction,
+    )
+
+
+def _bounds(interval: Interval) -> Bounds:
+    return (
+        interval.lower if math.isfinite(interval.lower) else None,
+        interval.upper if math.isfinite(interval.upper) else None,
+    )
+
+
+def _with_segments(
+    shown: VariantReadout, metric: Metric, plan: AnalysisPlan, observed: Observed, level: float
+) -> VariantReadout:
+    segments = observed.segments
+    if not segments:
+        return shown
+    effects: dict[str, tuple[float, Bounds]] = {}
+    estimates: dict[str, Estimate] = {}
+    for segment in segments:
+        try:
+            evidence = compare(metric, plan, observed, shown.variant, segment=segment).evidence
+            interval = evidence.interval(level / len(segments))
+        except InsufficientData:
+            continue
+        control, treatment = evidence.means
+        effects[segment] = (treatment - control, _bounds(interval))
+        if evidence.standard_error:
+            estimates[segment] = Estimate(treatment - control, evidence.standard_error)
+    pooled: dict[str, Estimate] = {}
+    interaction = None
+    if len(estimates) >= 2:
+        found = partial_pooling(list(estimates.values()))
+        pooled = dict(zip(estimates, found.segments, strict=True))
+        interaction = found.interaction.p_value
+    rows = tuple(
+        SegmentEffect(
+            segment=segment,
+            effect=effects[segment][0] if segment in effects else None,
+            interval=effects[segment][1] if segment in effects else None,
+            pooled_effect=pooled[segment].value if segment in pooled else None,
+            pooled_standard_error=pooled[segment].standard_error if segment in pooled else None,
+        )
+        for segment in segments
+    )
+    return msgspec.structs.replace(shown, segments=rows, interaction_p_value=interaction)
+
+
+# Leader and progress
+
+
+def _leader(metric: Metric, plan: AnalysisPlan, observed: Observed) -> Leader | None:
+    """None while no variant is known on the metric."""
+    best: str | None = None
+    effects = {observed.control: 0.0}
+    for arm in observed.treatments:
+        with suppress(InsufficientData):
+            control, estimate = compare(metric, plan, observed, arm).evidence.means
+            effects[arm] = estimate - control
+    if len(effects) < 2:
+        return None
+    sign = 1 if metric.direction == "higher" else -1
+    best = max(effects, key=lambda arm: sign * effects[arm])
+    level = plan.alpha / (len(observed.variants) - 1)
+    undecided = tuple(
+        arm
+        for arm in observed.variants
+        if arm != best and not _beats(metric, plan, observed, best, arm, level=level)
+    )
+    return Leader(variant=best, declared=not undecided, level=level, undecided=undecided)
+
+
+def _beats(
+    metric: Metric, plan: AnalysisPlan, observed: Observed, best: str, other: str, *, level: float
+) -> bool:
+    try:
+        interval = compare(metric, plan, observed, best, control=other).evidence.interval(level, each=True)
+    except InsufficientData:
+        return False
+    return _turned(interval, metric.direction).lower > 0
+
+
+def _progress(
+    plan: AnalysisPlan, observed: Observed, primary: Mapping[str, Comparison | str], level: float
+) -> Progress:
+    units = observed.units()
+    needed: float | None = None
+    if not isinstance(plan.estimator, AlwaysValid):
+        needed = max(plan.expected_units, units)
+    elif primary:
+        each = [
+            None if isinstance(one, str) else _units_to_decide(one.evidence, plan, units, level)
+            for one in primary.values()
+        ]
+        known = [one for one in each if one is not None]
+        needed = max(known) if len(known) == len(each) else None
+    left = None
+    if needed is not None and observed.days and units:
+        left = max(needed - units, 0.0) / (units / observed.days)
+    return Progress(
+        units=units,
+        expected_units=plan.expected_units,
+        share=units / plan.expected_units,
+        units_to_decide=None if needed is None else math.ceil(needed),
+        days_left=left,
+    )
+
+
+def _units_to_decide(evidence: Evidence, plan: AnalysisPlan, units: int, level: float) -> float | None:
+    """Units of all variants at which the interval is as wide as the effect it has to tell, at this split."""
+    control, estimate = evidence.means
+    distance = plan.minimum_effect or abs(estimate - control)
+    interval = evidence.interval(level)
+    if interval.lower > 0 or interval.upper < 0:
+        return float(units)
+    if not isinstance(evidence, SequenceEvidence) or not distance:
+        return None
+    contrast, tuned_to = evidence.contrast, evidence.tuning.at(level, "two-sided")
+    variance = contrast.control_variance + contrast.treatment_variance
+
+    def excess(log_factor: float) -> float:
+        factor = math.exp(log_factor)
+        reach = sequences.radius(variance / factor, contrast.time * factor, alpha=level, tuned_to=tuned_to)
+        return float(reach) - distance
+
+    farthest = math.log(_UNITS_FAR / units)
+    if excess(0.0) <= 0:
+        return float(units)
+    if excess(farthest) > 0:
+        return None
+    return units * math.exp(float(optimize.brentq(excess, 0.0, farthest, xtol=1e-6)))

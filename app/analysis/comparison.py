@@ -1,0 +1,282 @@
+"""From totals to evidence: which method answers for which metric, plan and allocation. Pure.
+
+| allocation | metric | always valid | fixed horizon | group sequential |
+|---|---|---|---|---|
+| fixed within epochs | proportion | sequence | score test; Welch over several epochs | repeated intervals |
+| | mean, ratio | sequence | Welch | repeated intervals |
+| | quantile | exact sequences | order statistics | refused |
+| reacts to outcomes | within bounds | exact sequences, whatever the plan | | |
+| | quantile | exact sequences, whatever the plan | | |
+| | other, propensities logged | AIPW sequence, whatever the plan | | |
+| | other | refused | | |
+"""
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final, assert_never
+
+import msgspec
+import numpy as np
+
+from app.analysis.evidence import (
+    AdaptiveEvidence,
+    BoundedEvidence,
+    Evidence,
+    FixedEvidence,
+    GroupSequentialEvidence,
+    QuantileEvidence,
+    ScoreEvidence,
+    SequenceEvidence,
+    Tuning,
+)
+from app.analysis.metrics import Metric, QuantileOf, Ratio
+from app.analysis.observed import MetricTotals, Observed
+from app.analysis.plan import AlwaysValid, AnalysisPlan, FixedHorizon, GroupSequential
+from stats import checks
+from stats.eprocess import EValue
+from stats.errors import InsufficientData
+from stats.estimate import Estimate
+from stats.quantiles import QuantileSketch
+from stats.ratios import ratio
+from stats.sequences import Contrast
+from stats.stratification import Stratum, stratified_difference
+from stats.totals import JointTotals, MeanTotals, ProportionTotals
+from stats.variance_reduction import regression_coefficients
+
+_LOOK_TOLERANCE: Final = 0.02
+"""A look up to 2 % of the information before its time counts as that look."""
+
+
+class Adjustment(msgspec.Struct, frozen=True):
+    """What covariates explain: coefficients common to all variants and epochs, and the covariates' mean."""
+
+    coefficients: tuple[float, ...]
+    centre: tuple[float, ...]
+    caution: float
+
+    def of(self, totals: JointTotals) -> MeanTotals:
+        """The totals of (outcome - what the covariates explain), on the scale of the outcome.
+
+        The spread is raised by `caution`, because the coefficients were fitted to the same units.
+        """
+        residual = totals.combine((1.0, *(-slope for slope in self.coefficients)))
+        shift = math.fsum(slope * x for slope, x in zip(self.coefficients, self.centre, strict=True))
+        return (
+            MeanTotals(residual.n, residual.mean + shift, residual.m2 * self.caution)
+            if residual.n
+            else residual
+        )
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """Evidence on one metric and treatment, and the share of variance that covariates took away."""
+
+    evidence: Evidence
+    variance_reduction: float | None
+
+
+def tuning(plan: AnalysisPlan, observed: Observed) -> Tuning:
+    """Sequences are tightest when the expected units have come in equal parts, in effective units."""
+    return Tuning(max(plan.expected_units / (2 * len(observed.variants)), 1.0), plan.alpha)
+
+
+def compare(
+    metric: Metric,
+    plan: AnalysisPlan,
+    observed: Observed,
+    treatment: str,
+    *,
+    segment: str | None = None,
+    control: str | None = None,
+) -> Comparison:
+    """Evidence about the treatment against the control, or another variant; in all units or a segment.
+
+    Raises InsufficientData with the reason, if the data do not suffice for any method that is valid for them.
+    """
+    base = control or observed.control
+    if isinstance(metric.measure, QuantileOf):
+        q, arms = metric.measure.q, (base, treatment)
+        return Comparison(_quantiles(metric, plan, observed, arms, q=q, segment=segment), None)
+    if observed.adaptive:
+        return Comparison(_adaptive(metric, plan, observed, (base, treatment), segment), None)
+    adjustment = _adjustment(metric, observed, segment)
+    strata, moments = [], []
+    for epoch in observed.epochs:
+        c, t = (observed.totals(metric.key, arm, epoch=epoch, segment=segment) for arm in (base, treatment))
+        if c is None or t is None or not min(c.n, t.n):
+            continue
+        # An epoch too small for a ratio says nothing; others may.
+        with suppress(InsufficientData):
+            moments.append((_moments(metric, c, adjustment), _moments(metric, t, adjustment)))
+            strata.append((c, t))
+    if not strata:
+        raise InsufficientData("no epoch has enough units with a value in both variants")
+    evidence = _evidence(plan, observed, strata, moments)
+    if adjustment is None:
+        return Comparison(evidence, None)
+    plain = math.fsum(_moments(metric, arm, None).m2 for pair in strata for arm in pair)
+    left = math.fsum(arm.m2 for pair in moments for arm in pair)
+    return Comparison(evidence, 1 - left / plain if plain else None)
+
+
+def _adjustment(metric: Metric, observed: Observed, segment: str | None) -> Adjustment | None:
+    """From all variants and epochs; None if the totals hold no covariates."""
+    if isinstance(metric.measure, Ratio):
+        return None
+    cells = [
+        totals
+        for epoch in observed.epochs
+        for variant in observed.variants
+        if isinstance(
+            totals := observed.totals(metric.key, variant, epoch=epoch, segment=segment), JointTotals
+        )
+    ]
+    if not cells or cells[0].dimension < 2:
+        return None
+    together = sum(cells[1:], cells[0])
+    within = np.sum([cell.matrix for cell in cells], axis=0)
+    covariates = together.dimension - 1
+    freedom = sum(max(cell.n - 1, 0) for cell in cells)
+    checks.n_at_least(freedom - covariates, 1, "units beyond those that the covariates take")
+    slopes = tuple(regression_coefficients(within).tolist())
+    return Adjustment(slopes, together.mean[1:], freedom / (freedom - covariates))
+
+
+def _moments(metric: Metric, totals: MetricTotals, adjustment: Adjustment | None) -> MeanTotals:
+    """Totals of one number per unit whose mean is the metric, and whose spread is its error."""
+    match totals:
+        case ProportionTotals():
+            return totals.moments
+        case MeanTotals():
+            return totals
+        case JointTotals() if isinstance(metric.measure, Ratio):
+            return _linearised(totals)
+        case JointTotals():
+            return totals.value(0) if adjustment is None else adjustment.of(totals)
+        case _:
+            raise InsufficientData(f"{metric.key} has no totals of its kind")
+
+
+def _linearised(totals: JointTotals) -> MeanTotals:
+    """The delta method as totals: each unit's part in the error of the ratio, around the ratio itself."""
+    value = ratio(totals).value
+    scale = totals.mean[1]
+    residual = totals.combine((1 / scale, -value / scale))
+    return MeanTotals(totals.n, value, residual.m2)
+
+
+def _evidence(
+    plan: AnalysisPlan,
+    observed: Observed,
+    strata: Sequence[tuple[MetricTotals, MetricTotals]],
+    moments: Sequence[tuple[MeanTotals, MeanTotals]],
+) -> Evidence:
+    tuned = tuning(plan, observed)
+    match plan.estimator:
+        case AlwaysValid():
+            return SequenceEvidence(Contrast.of(*moments), tuned)
+        case FixedHorizon():
+            control, treatment = strata[0]
+            if (
+                len(strata) == 1
+                and isinstance(control, ProportionTotals)
+                and isinstance(treatment, ProportionTotals)
+            ):
+                return ScoreEvidence(control, treatment, _always_valid(moments, tuned))
+            return _welch(moments, tuned)
+        case GroupSequential(looks=looks, spending=spending):
+            fractions = _fractions(looks, observed.units() / plan.expected_units)
+            fixed = _welch(moments, tuned)
+            return GroupSequentialEvidence(
+                fixed.effect, fixed.arms, fixed.levels, fractions, len(looks), spending, fixed.e_value
+            )
+        case _:
+            assert_never(plan.estimator)
+
+
+def _always_valid(moments: Sequence[tuple[MeanTotals, MeanTotals]], tuned: Tuning) -> EValue | None:
+    """Beside a fixed test: what remains true for somebody who looked before."""
+    try:
+        return SequenceEvidence(Contrast.of(*moments), tuned).e_value
+    except InsufficientData:
+        return None
+
+
+def _welch(moments: Sequence[tuple[MeanTotals, MeanTotals]], tuned: Tuning) -> FixedEvidence:
+    found = stratified_difference(
+        [Stratum(treatment, control) for control, treatment in moments], weighting="mantel-haenszel"
+    )
+    levels, arms = [], []
+    for arm in (0, 1):
+        value, parts = 0.0, []
+        for pair, weight in zip(moments, found.weights, strict=True):
+            if weight:
+                value += weight * pair[arm].mean
+                parts.append((weight**2 * pair[arm].variance / pair[arm].n, pair[arm].n - 1.0))
+        levels.append(value)
+        if any(variance > 0 for variance, _ in parts):
+            arms.append(Estimate.of_independent(value, parts))
+    both = (arms[0], arms[1]) if len(arms) == 2 else None
+    return FixedEvidence(found.effect, both, (levels[0], levels[1]), _always_valid(moments, tuned))
+
+
+def _fractions(looks: tuple[float, ...], now: float) -> tuple[float, ...]:
+    """Information fractions of the planned looks up to this one. Raises InsufficientData before the first."""
+    passed = [look for look in looks if look <= now + _LOOK_TOLERANCE]
+    if not passed:
+        raise InsufficientData(
+            f"the first look is planned at {looks[0]:.0%} of the units, now it is {now:.0%}"
+        )
+    return (*passed[:-1], max(now, passed[-1] - _LOOK_TOLERANCE))
+
+
+def _quantiles(
+    metric: Metric,
+    plan: AnalysisPlan,
+    observed: Observed,
+    arms: tuple[str, str],
+    *,
+    q: float,
+    segment: str | None,
+) -> QuantileEvidence:
+    if isinstance(plan.estimator, GroupSequential):
+        raise InsufficientData("quantiles have no group sequential test: use always_valid or fixed_horizon")
+    if len(observed.epochs) > 1 and not observed.adaptive:
+        raise InsufficientData("quantiles are not stratified by epoch: they need one with a constant split")
+    sketches = [observed.totals(metric.key, arm, segment=segment) for arm in arms]
+    control, treatment = sketches
+    if not (isinstance(control, QuantileSketch) and isinstance(treatment, QuantileSketch)):
+        raise InsufficientData("a variant has no value")
+    fixed = isinstance(plan.estimator, FixedHorizon) and not observed.adaptive
+    per_arm = Tuning(plan.expected_units / len(observed.variants), plan.alpha / 4)
+    return QuantileEvidence(control, treatment, q, None if fixed else per_arm)
+
+
+def _adaptive(
+    metric: Metric, plan: AnalysisPlan, observed: Observed, arms: tuple[str, str], segment: str | None
+) -> Evidence:
+    periods = observed.periods.get(metric.key, {})
+    if metric.bounds is not None:
+        lower, upper = metric.bounds
+        scaled = []
+        for arm in arms:
+            totals = observed.totals(metric.key, arm, segment=segment)
+            if totals is None or not totals.n:
+                raise InsufficientData(f"no unit of {arm} has a value")
+            plain = _moments(metric, totals, None)
+            width = upper - lower
+            mean = min(max((plain.mean - lower) / width, 0.0), 1.0)
+            scaled.append(MeanTotals(plain.n, mean, plain.m2 / width**2))
+        per_arm = Tuning(plan.expected_units / len(observed.variants), plan.alpha / 2)
+        return BoundedEvidence(scaled[0], scaled[1], lower, upper - lower, per_arm)
+    if segment is None and all(arm in periods for arm in arms):
+        evidence = AdaptiveEvidence(
+            periods[arms[0]], periods[arms[1]], Tuning(plan.expected_units, plan.alpha)
+        )
+        evidence.interval(plan.alpha)  # raises InsufficientData before its burn-in
+        return evidence
+    raise InsufficientData(
+        "allocation reacted to outcomes: without bounds (a cap) or logged propensities "
+        "nothing valid can be said"
+    )

@@ -1,0 +1,519 @@
+"""One treatment against the control on one metric: what the data say at any level of error. Pure.
+
+Every kind of evidence answers the same questions, whatever its method; the readout asks nothing else. A
+level is the probability that an interval misses: corrections for many metrics choose the level, never the
+method.
+"""
+
+import math
+from functools import lru_cache
+from typing import Final, Protocol
+
+import msgspec
+from scipy import optimize, special
+
+from stats import adaptive, bounded, mixture, sequences
+from stats.eprocess import EValue
+from stats.errors import InsufficientData
+from stats.estimate import Alternative, Estimate
+from stats.group_sequential import GroupSequentialPlan, Spending
+from stats.interval import Interval
+from stats.proportions import score_interval, score_test
+from stats.quantiles import (
+    QuantileSketch,
+    quantile,
+    quantile_difference_interval,
+    quantile_difference_sequence,
+)
+from stats.relative import fieller_interval, risk_ratio_interval
+from stats.sequences import Contrast
+from stats.totals import MeanTotals, ProportionTotals
+
+_EVERY_LOOK: Final = "valid at every look"
+_RATE_MIN: Final = 1e-12
+
+
+class Evidence(Protocol):
+    """What the readout asks of a comparison, treatment less control.
+
+    `interval` and `relative_interval` miss with probability `level`; with `each`, each of their bounds does,
+    which is what two one-sided tests need. `e_value` is against "no difference" and valid at every look;
+    `p_value` is that of the interval's own rule. None: this method has none.
+    """
+
+    @property
+    def method(self) -> str:
+        """Name of the method, and the source of its data if that matters."""
+
+    @property
+    def guarantee(self) -> str:
+        """When the intervals hold."""
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """Comparable estimates of (control, treatment)."""
+
+    def interval(self, level: float, *, each: bool = False) -> Interval:
+        """For the difference."""
+
+    def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
+        """For treatment / control - 1; None where the control cannot be told from 0."""
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the difference, at one look; None if the method has none."""
+
+    @property
+    def e_value(self) -> EValue | None:
+        """Evidence against no difference, valid at every look."""
+
+    @property
+    def p_value(self) -> float | None:
+        """Of no difference, by the rule of the interval at one look."""
+
+
+def _sides(*, each: bool) -> tuple[Alternative, Alternative]:
+    """What gives the lower bound, and what gives the upper one."""
+    return ("greater", "less") if each else ("two-sided", "two-sided")
+
+
+def _two_sided(level: float, *, each: bool) -> float:
+    """The two-sided level at which a symmetric method's bounds miss with `level`, together or each."""
+    return min(2 * level, 1 - 1e-9) if each else level
+
+
+class Tuning(msgspec.Struct, frozen=True):
+    """Where sequences are tightest: `tuned_to` at the plan's `alpha`.
+
+    At another level the *same* mixture is used (the same rho), so that the e-value reaches 1 / level exactly
+    where the interval at that level excludes 0.
+    """
+
+    tuned_to: float
+    alpha: float
+
+    def rho(self, alternative: Alternative) -> float:
+        """The mixture's parameter."""
+        return mixture.tuned(self.tuned_to, alpha=self.alpha, alternative=alternative)
+
+    def at(self, level: float, alternative: Alternative) -> float:
+        """What a sequence at this level has to be `tuned_to` for the mixture to be the same."""
+        return self.rho(alternative) / mixture.tuned(1.0, alpha=level, alternative=alternative)
+
+
+class SequenceEvidence(msgspec.Struct, frozen=True):
+    """Asymptotic confidence sequence on means of units within epochs."""
+
+    contrast: Contrast
+    tuning: Tuning
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return "asymptotic confidence sequence, stratified by epoch"
+
+    @property
+    def guarantee(self) -> str:
+        """When the intervals hold."""
+        return f"{_EVERY_LOOK}, from {sequences.ARM_UNITS_MIN} units per variant on"
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """Weighted alike over epochs, so that they are comparable."""
+        return self.contrast.control_mean, self.contrast.treatment_mean
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the difference, at one look."""
+        return math.sqrt(self.contrast.control_variance + self.contrast.treatment_variance)
+
+    def interval(self, level: float, *, each: bool = False) -> Interval:
+        """For the difference."""
+        lower, upper = (self._sequence(level, side, relative=False) for side in _sides(each=each))
+        return Interval(lower.lower, upper.upper)
+
+    def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
+        """For treatment / control - 1."""
+        try:
+            lower, upper = (self._sequence(level, side, relative=True) for side in _sides(each=each))
+        except InsufficientData:
+            return None
+        return Interval(lower.lower, upper.upper)
+
+    def _sequence(self, level: float, side: Alternative, *, relative: bool) -> Interval:
+        method = sequences.relative_difference_sequence if relative else sequences.difference_sequence
+        return method(self.contrast, alpha=level, tuned_to=self.tuning.at(level, side), alternative=side)
+
+    @property
+    def e_value(self) -> EValue | None:
+        """It reaches 1 / level exactly where the interval excludes 0."""
+        return self.contrast.evalue(rho=self.tuning.rho("two-sided"), alternative="two-sided")
+
+    @property
+    def p_value(self) -> float | None:
+        """The anytime-valid one."""
+        return None if self.e_value is None else self.e_value.p_value
+
+
+class BoundedEvidence(msgspec.Struct, frozen=True):
+    """Exact sequences of both arms, for values known to lie within bounds, whatever allocated them.
+
+    The totals are those of (value - lower) / width. The time of each sequence is its arm's own count, so it
+    does not matter why the arm was chosen; that its mean does not drift does.
+    """
+
+    control: MeanTotals
+    treatment: MeanTotals
+    lower: float
+    width: float
+    tuning: Tuning
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return "exact confidence sequences of bounded values, one per variant"
+
+    @property
+    def guarantee(self) -> str:
+        """When the intervals hold."""
+        return f"{_EVERY_LOOK}, also where a bandit allocates; a variant's mean is taken not to drift"
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """The plain averages; under a bandit they are biased a little, the interval is not."""
+        return self.lower + self.width * self.control.mean, self.lower + self.width * self.treatment.mean
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the difference, at one look."""
+        return None
+
+    def interval(self, level: float, *, each: bool = False) -> Interval:
+        """For the difference."""
+        lower_side, upper_side = _sides(each=each)
+        lower = self._arm(self.treatment, level, lower_side).lower
+        lower -= self._arm(self.control, level, upper_side).upper
+        upper = self._arm(self.treatment, level, upper_side).upper
+        upper -= self._arm(self.control, level, lower_side).lower
+        return Interval(self.width * lower, self.width * upper)
+
+    def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
+        """For treatment / control - 1; None unless the control's mean is surely positive."""
+        lower_side, upper_side = _sides(each=each)
+        least = self.lower + self.width * self._arm(self.control, level, lower_side).lower
+        most = self.lower + self.width * self._arm(self.control, level, upper_side).upper
+        if least <= 0:
+            return None
+        lower = self.lower + self.width * self._arm(self.treatment, level, lower_side).lower
+        upper = self.lower + self.width * self._arm(self.treatment, level, upper_side).upper
+        return Interval(
+            lower / (most if lower > 0 else least) - 1, upper / (least if upper > 0 else most) - 1
+        )
+
+    def _arm(self, arm: MeanTotals, level: float, side: Alternative) -> Interval:
+        """The sequence of one arm, at half the level: the other half is the other arm's."""
+        return bounded.bounded_sequence(
+            arm, alpha=level / 2, tuned_to=self.tuning.at(level / 2, side), alternative=side
+        )
+
+    @property
+    def e_value(self) -> EValue | None:
+        """Against every common mean: half the greater of both arms' evidence, where that is least."""
+        weight = max(self.tuning.rho("two-sided") - 1, 0.5)
+
+        def log_evidence(arm: MeanTotals, p: float) -> float:
+            return float(bounded.log_beta_mixture(arm.n * arm.mean, arm.n, p, weight=weight))
+
+        def surplus(p: float) -> float:
+            return log_evidence(self.treatment, p) - log_evidence(self.control, p)
+
+        ends = sorted(min(max(arm.mean, _RATE_MIN), 1 - _RATE_MIN) for arm in (self.control, self.treatment))
+        same = ends[0] == ends[1] or surplus(ends[0]) * surplus(ends[1]) >= 0
+        p = ends[0] if same else float(optimize.brentq(surplus, ends[0], ends[1], xtol=1e-15))
+        least = max(log_evidence(self.treatment, p), log_evidence(self.control, p))
+        return EValue(least - math.log(2))
+
+    @property
+    def p_value(self) -> float | None:
+        """The anytime-valid one."""
+        return None if self.e_value is None else self.e_value.p_value
+
+
+class AdaptiveEvidence(msgspec.Struct, frozen=True):
+    """Doubly robust (AIPW) sequence from logged propensities, for values without known bounds."""
+
+    control: tuple[adaptive.ArmPeriod, ...]
+    treatment: tuple[adaptive.ArmPeriod, ...]
+    tuning: Tuning
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return "AIPW confidence sequence from logged propensities"
+
+    @property
+    def guarantee(self) -> str:
+        """When the intervals hold."""
+        least = adaptive.SEQUENCE_PULLS_MIN
+        return f"{_EVERY_LOOK}, also where a bandit allocates, from {least} units per variant on"
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """Averages over all units of what the variant would have given, unbiased."""
+        control, treatment = (
+            adaptive.adaptive_mean(arm, weights="uniform", first_guess=0.0).value
+            for arm in (self.control, self.treatment)
+        )
+        return control, treatment
+
+    @property
+    def _difference(self) -> adaptive.AdaptiveEstimate:
+        return adaptive.adaptive_difference(self.control, self.treatment, weights="uniform", first_guess=0.0)
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the difference, at one look."""
+        return self._difference.standard_error
+
+    def interval(self, level: float, *, each: bool = False) -> Interval:
+        """For the difference."""
+        lower, upper = (
+            adaptive.difference_sequence(
+                self.control,
+                self.treatment,
+                alpha=level,
+                tuned_to=self.tuning.at(level, side),
+                first_guess=0.0,
+                alternative=side,
+            )
+            for side in _sides(each=each)
+        )
+        return Interval(lower.lower, upper.upper)
+
+    def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:  # noqa: ARG002 - the protocol's
+        """None: a ratio of two such estimates has no sequence here."""
+        return None
+
+    @property
+    def e_value(self) -> EValue | None:
+        """It reaches 1 / level exactly where the interval excludes 0."""
+        found = self._difference
+        n = sum(period.assigned for period in self.control)
+        score = found.value / found.standard_error * math.sqrt(n)
+        return EValue(float(mixture.log_mixture(score, n, rho=self.tuning.rho("two-sided"))))
+
+    @property
+    def p_value(self) -> float | None:
+        """The anytime-valid one."""
+        return None if self.e_value is None else self.e_value.p_value
+
+
+class FixedEvidence(msgspec.Struct, frozen=True):
+    """Welch's comparison of means, stratified by epoch; `arms` are the estimates of (control, treatment)."""
+
+    effect: Estimate
+    arms: tuple[Estimate, Estimate] | None
+    levels: tuple[float, float]
+    e_value: EValue | None = None
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return "Welch's t, stratified by epoch"
+
+    @property
+    def guarantee(self) -> str:
+        """When the intervals hold."""
+        return "fixed horizon: valid at one look that was planned beforehand"
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """Weighted alike over epochs, so that they are comparable."""
+        return self.levels
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the difference, at one look."""
+        return self.effect.standard_error
+
+    def interval(self, level: float, *, each: bool = False) -> Interval:
+        """For the difference."""
+        return self.effect.interval(alpha=_two_sided(level, each=each))
+
+    def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
+        """Fieller's."""
+        return _fieller(self.arms, _two_sided(level, each=each))
+
+    @property
+    def p_value(self) -> float | None:
+        """Two-sided."""
+        return self.effect.test().p_value
+
+
+class ScoreEvidence(msgspec.Struct, frozen=True):
+    """The score test of two proportions in one epoch, right for few successes too."""
+
+    control: ProportionTotals
+    treatment: ProportionTotals
+    e_value: EValue | None = None
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return "score test of two proportions"
+
+    @property
+    def guarantee(self) -> str:
+        """When the intervals hold."""
+        return "fixed horizon: valid at one look that was planned beforehand"
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """Both proportions."""
+        return self.control.mean, self.treatment.mean
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the difference, at one look."""
+        variances = [arm.mean * (1 - arm.mean) / arm.n for arm in (self.control, self.treatment)]
+        return math.sqrt(sum(variances))
+
+    def interval(self, level: float, *, each: bool = False) -> Interval:
+        """For the difference."""
+        return score_interval(self.treatment, self.control, alpha=_two_sided(level, each=each))
+
+    def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
+        """Koopman's."""
+        try:
+            return risk_ratio_interval(self.treatment, self.control, alpha=_two_sided(level, each=each))
+        except InsufficientData:
+            return None
+
+    @property
+    def p_value(self) -> float | None:
+        """Two-sided."""
+        return score_test(self.treatment, self.control).p_value
+
+
+class GroupSequentialEvidence(msgspec.Struct, frozen=True):
+    """Repeated intervals of a group sequential plan; `fractions` are those of the looks up to this one."""
+
+    effect: Estimate
+    arms: tuple[Estimate, Estimate] | None
+    levels: tuple[float, float]
+    fractions: tuple[float, ...]
+    looks: int
+    spending: Spending
+    e_value: EValue | None = None
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return f"group sequential ({self.spending} spending), look {len(self.fractions)} of {self.looks}"
+
+    @property
+    def guarantee(self) -> str:
+        """When the intervals hold."""
+        return f"valid at the {self.looks} planned looks together, once at each"
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """Weighted alike over epochs, so that they are comparable."""
+        return self.levels
+
+    def _boundary(self, level: float, *, each: bool) -> float:
+        return _boundary_of(GroupSequentialPlan(level, self.spending, _sides(each=each)[0]), self.fractions)
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the difference, at one look."""
+        return self.effect.standard_error
+
+    def interval(self, level: float, *, each: bool = False) -> Interval:
+        """For the difference."""
+        distance = self._boundary(level, each=each) * self.effect.standard_error
+        return Interval(self.effect.value - distance, self.effect.value + distance)
+
+    def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
+        """Fieller's, with the boundary of this look in place of the normal quantile."""
+        nominal = 2 * float(special.ndtr(-self._boundary(level, each=each)))
+        return _fieller(self.arms, nominal) if nominal > 0 else None
+
+    @property
+    def p_value(self) -> float | None:
+        """None: before the end a plan has boundaries, not a p-value."""
+        return None
+
+
+@lru_cache(maxsize=1_024)
+def _boundary_of(plan: GroupSequentialPlan, fractions: tuple[float, ...]) -> float:
+    """That of the last look: the same for all metrics and segments of an experiment."""
+    return plan.boundaries(fractions)[-1]
+
+
+class QuantileEvidence(msgspec.Struct, frozen=True):
+    """The difference of two quantiles: at one planned look, or (with a tuning) at every look."""
+
+    control: QuantileSketch
+    treatment: QuantileSketch
+    q: float
+    tuning: Tuning | None
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        how = "order statistics" if self.tuning is None else "exact confidence sequences"
+        return f"quantiles by {how}, one observation per unit"
+
+    @property
+    def guarantee(self) -> str:
+        """When the intervals hold."""
+        if self.tuning is None:
+            return "fixed horizon: valid at one look that was planned beforehand"
+        return f"{_EVERY_LOOK}; a variant's distribution is taken not to drift"
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """Both quantiles."""
+        return quantile(self.control, self.q), quantile(self.treatment, self.q)
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the difference, at one look."""
+        return None
+
+    def interval(self, level: float, *, each: bool = False) -> Interval:
+        """For the difference."""
+        two_sided = _two_sided(level, each=each)
+        if self.tuning is None:
+            return quantile_difference_interval(self.treatment, self.control, self.q, alpha=two_sided)
+        return quantile_difference_sequence(
+            self.treatment,
+            self.control,
+            self.q,
+            alpha=two_sided,
+            tuned_to=self.tuning.at(two_sided / 4, "greater"),
+        )
+
+    def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:  # noqa: ARG002 - the protocol's
+        """None: not offered."""
+        return None
+
+    @property
+    def e_value(self) -> EValue | None:
+        """None: not offered."""
+        return None
+
+    @property
+    def p_value(self) -> float | None:
+        """None: order statistics give an interval only."""
+        return None
+
+
+def _fieller(arms: tuple[Estimate, Estimate] | None, alpha: float) -> Interval | None:
+    if arms is None or arms[0].value <= 0:
+        return None
+    try:
+        return fieller_interval(arms[1], arms[0], alpha=alpha)
+    except InsufficientData:
+        return None

@@ -1,0 +1,66 @@
+"""Whether the data can be trusted at all: read this before any effect. Pure."""
+
+from typing import Final, Literal
+
+import msgspec
+
+from app.analysis.observed import Observed
+from stats.srm import deviations, evalue, zero_weight_leaks
+
+Kind = Literal["sample_ratio", "zero_weight", "crossovers"]
+Severity = Literal["fine", "note", "broken", "unknown"]
+
+SAMPLE_RATIO_ALPHA: Final = 0.01
+"""Of the sequential test; it may be looked at all the time."""
+CROSSOVER_SHARE_MAX: Final = 0.01
+"""More units than this in two variants, and leaving them out is no longer a detail."""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One check. *broken*: nothing may be decided but to stop harm. *unknown*: it could not be made."""
+
+    kind: Kind
+    severity: Severity
+    detail: str
+    p_value: float | None = None
+
+
+def findings(observed: Observed) -> tuple[Finding, ...]:
+    """All checks that the data allow, and which they do not."""
+    return (*_sample_ratio(observed), *_crossovers(observed))
+
+
+def _sample_ratio(observed: Observed) -> tuple[Finding, ...]:
+    """Assignments against the probabilities that were logged for them, however these moved."""
+    periods = observed.assignments
+    if not periods or not sum(sum(period.counts) for period in periods):
+        detail = "no assignment with a logged probability: the split cannot be checked"
+        return (Finding(kind="sample_ratio", severity="unknown", detail=detail),)
+    found = []
+    leaks = dict(zip(observed.variants, zero_weight_leaks(periods), strict=True))
+    for variant, count in leaks.items():
+        if count:
+            detail = f"{count:,} assignments to {variant} while its probability was 0"
+            found.append(Finding(kind="zero_weight", severity="broken", detail=detail))
+    evidence = evalue(periods)
+    off = dict(zip(observed.variants, deviations(periods), strict=True))
+    worst = max(off, key=lambda variant: abs(off[variant]))
+    broken = evidence.rejects(SAMPLE_RATIO_ALPHA)
+    how = "more" if off[worst] > 0 else "fewer"
+    detail = (
+        f"{worst} has {abs(off[worst]):.2%} {how} units than its logged probabilities give"
+        if broken
+        else f"the split follows the logged probabilities; farthest is {worst} by {off[worst]:+.2%}"
+    )
+    severity: Severity = "broken" if broken else "fine"
+    found.append(Finding(kind="sample_ratio", severity=severity, detail=detail, p_value=evidence.p_value))
+    return tuple(found)
+
+
+def _crossovers(observed: Observed) -> tuple[Finding, ...]:
+    if not observed.crossovers:
+        return ()
+    share = observed.crossovers / (observed.units() + observed.crossovers)
+    severity: Severity = "broken" if share > CROSSOVER_SHARE_MAX else "note"
+    detail = f"{observed.crossovers:,} units ({share:.2%}) were in several variants and are left out"
+    return (Finding(kind="crossovers", severity=severity, detail=detail),)

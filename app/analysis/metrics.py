@@ -1,0 +1,100 @@
+"""What is measured of a unit, and which way is better. Pure."""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from app.experiments.model import Key
+from stats.multiplicity import Role
+
+Direction = Literal["higher", "lower"]
+"""Which values are better."""
+
+Quantile = Annotated[float, msgspec.Meta(gt=0, lt=1)]
+
+
+class Proportion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="proportion"):
+    """The share of units for which `signal` is 1, not 0."""
+
+    signal: Key
+
+
+class Mean(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="mean"):
+    """The mean over units of `signal`.
+
+    Values beyond the bounds of `cap` are set to them (winsorised); null is no bound. The bounds are fixed
+    before the start: bounds taken from the data would move between looks. With both of them the metric is
+    known to lie within, and has exact intervals also where a bandit allocates.
+
+    Raises ValueError unless the lower bound is below the upper one.
+    """
+
+    signal: Key
+    cap: tuple[float | None, float | None] = (None, None)
+
+    def __post_init__(self) -> None:
+        lower, upper = self.cap
+        if lower is not None and upper is not None and not lower < upper:
+            raise ValueError(
+                f"cap must have its lower bound below the upper one, got {lower:g} and {upper:g}"
+            )
+
+
+class Ratio(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="ratio"):
+    """The sum over units of `numerator` by the sum over units of `denominator`: clicks per session."""
+
+    numerator: Key
+    denominator: Key
+
+
+class QuantileOf(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="quantile"):
+    """The `q`-quantile over units of `signal`: 0.95 of a latency."""
+
+    signal: Key
+    q: Quantile = 0.95
+
+
+Measure = Proportion | Mean | Ratio | QuantileOf
+
+
+class Margin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """By how much a metric may get worse: in its own unit, or as a share of the control's value."""
+
+    size: Annotated[float, msgspec.Meta(gt=0)]
+    relative: bool = False
+
+
+class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A metric and its part in the decision.
+
+    *primary*: decides what is better. *secondary*: what else one wants to know, corrected for their number.
+    *guardrail*: must not get worse by more than its margin; tested on its own, never corrected.
+
+    Raises ValueError if a guardrail has no margin.
+    """
+
+    key: Key
+    measure: Measure
+    role: Role = "secondary"
+    direction: Direction = "higher"
+    margin: Margin | None = None
+
+    def __post_init__(self) -> None:
+        if self.role == "guardrail" and self.margin is None:
+            raise ValueError(f"the guardrail {self.key!r} needs a margin: by how much it may get worse")
+
+    @property
+    def kind(self) -> str:
+        """What kind of metric it is: proportion, mean, ratio or quantile."""
+        return str(self.measure.__struct_config__.tag)
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Between which values every unit's is known to lie; None if that is not known."""
+        match self.measure:
+            case Proportion():
+                return 0.0, 1.0
+            case Mean(cap=(float() as lower, float() as upper)):
+                return lower, upper
+            case _:
+                return None

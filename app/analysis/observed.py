@@ -1,0 +1,94 @@
+"""What an analysis may read: mergeable totals per epoch, variant and segment. Pure."""
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import add
+
+import msgspec
+
+from stats.adaptive import ArmPeriod
+from stats.quantiles import QuantileSketch
+from stats.srm import ArmCounts
+from stats.totals import JointTotals, MeanTotals, ProportionTotals
+
+MetricTotals = ProportionTotals | MeanTotals | JointTotals | QuantileSketch
+"""Of a proportion or mean: its totals, or `JointTotals` of (outcome, covariates ...); of a ratio:
+`JointTotals` of (numerator, denominator); of a quantile: a sketch."""
+
+
+class Cell(msgspec.Struct, frozen=True):
+    """The totals of one variant in one epoch (and segment): `units` that came, and each metric's totals.
+
+    A metric of fewer units than came was not known of the others: missing, never zero.
+    """
+
+    epoch: int
+    variant: str
+    units: int
+    metrics: Mapping[str, MetricTotals]
+    segment: str = ""
+
+
+class Observed(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything known of an experiment at one moment.
+
+    * `variants` in their order, `control` among them. * `adaptive`: whether allocation reacted to outcomes
+    within an epoch. * `periods`: per metric and variant, sums with logged propensities in time order, for
+    metrics without known bounds where it did. * `assignments`: counts with the probabilities that were
+    logged for them, all there are; empty if those are not known. * `crossovers`: units seen in more than one
+    variant, which are in no cell. * `days`: since the start.
+
+    Raises ValueError unless the control is one of at least two variants, and cells are of these.
+    """
+
+    variants: tuple[str, ...]
+    control: str
+    cells: Sequence[Cell]
+    adaptive: bool = False
+    periods: Mapping[str, Mapping[str, tuple[ArmPeriod, ...]]] = {}
+    assignments: Sequence[ArmCounts] = ()
+    crossovers: int = 0
+    days: float | None = None
+
+    def __post_init__(self) -> None:
+        if len(set(self.variants)) != len(self.variants) or len(self.variants) < 2:
+            raise ValueError(
+                f"needs two or more different variants, got {', '.join(self.variants) or 'none'}"
+            )
+        if self.control not in self.variants:
+            raise ValueError(f"the control {self.control!r} is none of {', '.join(self.variants)}")
+        if unknown := {cell.variant for cell in self.cells} - set(self.variants):
+            raise ValueError(f"totals of unknown variants: {', '.join(sorted(unknown))}")
+
+    @property
+    def treatments(self) -> tuple[str, ...]:
+        """The variants that are compared with the control."""
+        return tuple(variant for variant in self.variants if variant != self.control)
+
+    @property
+    def epochs(self) -> tuple[int, ...]:
+        """In ascending order."""
+        return tuple(sorted({cell.epoch for cell in self.cells}))
+
+    @property
+    def segments(self) -> tuple[str, ...]:
+        """Declared segments, in the order of their names; empty if there are none."""
+        return tuple(sorted({cell.segment for cell in self.cells} - {""}))
+
+    def units(self, variant: str | None = None) -> int:
+        """That came to a variant, or to all."""
+        return sum(cell.units for cell in self.cells if variant in (None, cell.variant))
+
+    def totals(
+        self, metric: str, variant: str, *, epoch: int | None = None, segment: str | None = None
+    ) -> MetricTotals | None:
+        """Merged over all cells of the variant, of one epoch, of one segment; None if there are none."""
+        found = [
+            cell.metrics[metric]
+            for cell in self.cells
+            if cell.variant == variant
+            and metric in cell.metrics
+            and epoch in (None, cell.epoch)
+            and segment in (None, cell.segment)
+        ]
+        return reduce(add, found) if found else None

@@ -1,0 +1,63 @@
+"""How an experiment is judged: fixed before its start. Pure."""
+
+from itertools import pairwise
+from typing import Annotated, Literal
+
+import msgspec
+
+from stats.group_sequential import Spending
+
+Probability = Annotated[float, msgspec.Meta(gt=0, lt=1)]
+Units = Annotated[int, msgspec.Meta(ge=1, le=10**12)]
+FamilyCorrection = Literal["bonferroni", "benjamini-hochberg", "benjamini-yekutieli"]
+"""The corrections under which a finding is exactly an interval that excludes 0. (Holm's has no such
+intervals.)"""
+
+
+class AlwaysValid(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="always_valid"
+):
+    """Intervals that hold at all looks together, tightest when about `expected_units` have come."""
+
+
+class FixedHorizon(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="fixed_horizon"
+):
+    """One look, when `expected_units` have come. Intervals before and after are not valid, and say so."""
+
+
+class GroupSequential(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="group_sequential"
+):
+    """Planned looks at these fractions of `expected_units`, with alpha spending.
+
+    Raises ValueError unless the looks increase and end with 1.
+    """
+
+    looks: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0)
+    spending: Spending = "obrien-fleming"
+
+    def __post_init__(self) -> None:
+        if not self.looks or self.looks[-1] != 1 or self.looks[0] <= 0:
+            raise ValueError(f"looks must be positive and end with 1, got {self.looks}")
+        if any(later <= earlier for earlier, later in pairwise(self.looks)):
+            raise ValueError(f"looks must increase, got {self.looks}")
+
+
+Estimator = AlwaysValid | FixedHorizon | GroupSequential
+
+
+class AnalysisPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What decides, and how sure it must be.
+
+    `alpha` is the error of all primary metrics together over all variants, again that of all secondary ones
+    under `correction`, and that of each guardrail and variant. `minimum_effect` is the smallest effect on the
+    primary metric that matters, in its own unit; it only says how long to wait. `expected_units` (of all
+    variants together) tunes the always-valid intervals and is the horizon of the other two.
+    """
+
+    alpha: Probability = 0.05
+    estimator: Estimator = msgspec.field(default_factory=AlwaysValid)
+    correction: FamilyCorrection = "benjamini-hochberg"
+    minimum_effect: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    expected_units: Units = 10_000

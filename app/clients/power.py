@@ -1,0 +1,81 @@
+"""What `wald power` does: the answer of the planning calculator, with its curve."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import rich_click as click
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from app.analysis.planning import PowerAnswer, PowerQuestion, answer
+from app.clients import figures
+from app.clients.display import sparkline
+from app.core.errors import InvalidInput
+
+
+def show_power(options: dict[str, Any], *, figure: Path | None, as_json: bool) -> None:
+    """Print the answer. Raises ClickException naming the option."""
+    given = {name: value for name, value in options.items() if value is not None}
+    given["design"] = given["design"].replace("-", "_")
+    if "allocation" in given:
+        given["allocation"] = given["allocation"].split(",")
+    try:
+        question = msgspec.convert(given, PowerQuestion, strict=False)
+        found = answer(question)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$.")
+        raise click.UsageError(f"{_option(path)}: {reason}") from error
+    except InvalidInput as error:
+        raise click.UsageError(f"{_option(error.errors[0].field)}: {error.detail}") from error
+    if figure is not None:
+        _draw(found, figure)
+    if as_json:
+        click.echo(msgspec.json.encode(found))
+        return
+    console = Console()
+    console.print(power_report(question, found))
+    if figure is not None:
+        console.print(f"\nThe curve is in {figure}")
+
+
+def power_report(question: PowerQuestion, found: PowerAnswer) -> RenderableType:
+    """The answer in words, then power over units, then what could be found over days."""
+    parts: list[RenderableType] = [Text(found.sentence, style="bold")]
+    shares = " + ".join(f"{n:,}" for n in found.per_variant)
+    parts.append(
+        Text(
+            f"{shares} units; {found.inflation:.3f} times a fixed design, {found.expected_units:,} on average"
+        )
+    )
+    if found.duration is not None:
+        parts += [Text(f"* {line}") for line in found.duration.advice]
+    curve = [point.power for point in found.power_curve]
+    ends = f"{found.power_curve[0].units:,} to {found.power_curve[-1].units:,} units"
+    parts += [Text(""), Text(f"power  {sparkline(curve)}  {ends}")]
+    if found.detectable_by_day:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("days", justify="right")
+        table.add_column(f"smallest effect found with probability {question.power:.0%}", justify="right")
+        for point in found.detectable_by_day:
+            table.add_row(str(point.days), "none" if point.effect is None else f"{point.effect:.4g}")
+        parts += [Text(""), table]
+    return Group(*parts)
+
+
+def _option(field: str) -> str:
+    return "--" + field.strip("`").partition("[")[0].replace("_", "-")
+
+
+def _draw(found: PowerAnswer, path: Path) -> None:
+    if found.detectable_by_day:
+        known = [point for point in found.detectable_by_day if point.effect is not None]
+        line = figures.Line("effect", [p.days for p in known], [p.effect or 0.0 for p in known])
+        figures.write_lines(
+            path, title=found.sentence, x_label="days", y_label="smallest effect", lines=[line]
+        )
+        return
+    points = found.power_curve
+    line = figures.Line("power", [point.units for point in points], [point.power for point in points])
+    figures.write_lines(path, title=found.sentence, x_label="units", y_label="power", lines=[line])

@@ -1,0 +1,96 @@
+"""Real judge scores as an experiment between units: the readout against what all the data say.
+
+In the file every task was scored for every model, so the truth is known. Each task is given one of four
+models at random, as an experiment would have it, and only that score is kept. Prints one readout, and over
+many random assignments how often its intervals contain the truth, and what it declared.
+
+    python -m benchmarks.judge_readout ../shared/data/llm_judge_scores.csv
+"""
+
+import csv
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from rich.console import Console
+
+from app.analysis.analyze import analyze
+from app.analysis.metrics import Mean, Metric
+from app.analysis.plan import AlwaysValid, AnalysisPlan, Estimator, FixedHorizon
+from app.analysis.readout import Readout
+from app.clients.measurements import Table, read
+from app.clients.readout_display import readout_report
+from benchmarks.validity import SEED
+
+JUDGE: Final = "gpt-4o-2024-05-13"
+MODELS: Final = ("gemma-2b-it", "Phi-3-mini-128k-instruct", "gpt-3.5-turbo-0125", "Qwen1.5-72B-Chat")
+CONTROL: Final = "gpt-3.5-turbo-0125"
+METRIC: Final = Metric(key="score", measure=Mean("score", (1.0, 10.0)), role="primary")
+
+
+def scores(path: Path) -> np.ndarray:
+    """Tasks that have a score for each of the models, shape (tasks, models)."""
+    found: dict[str, dict[str, float]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            if row["judge"] == JUDGE and row["model"] in MODELS and row["score"]:
+                found.setdefault(row["task_id"], {})[row["model"]] = float(row["score"])
+    return np.array([[by[m] for m in MODELS] for by in found.values() if len(by) == len(MODELS)])
+
+
+def assigned(table: np.ndarray, seed: int, path: Path) -> None:
+    """Write an experiment: each task with one model at random, and its score."""
+    drawn = np.random.default_rng(SEED + seed).integers(len(MODELS), size=len(table))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["task", "model", "score"])
+        writer.writerows([f"task-{n}", MODELS[arm], table[n, arm]] for n, arm in enumerate(drawn))
+
+
+def readout_of(path: Path, estimator: Estimator) -> Readout:
+    shares = dict.fromkeys(MODELS, 1 / len(MODELS))
+    table = Table(unit="task", variant="model", metrics=(METRIC,), control=CONTROL, shares=shares)
+    measured = read(path, table)
+    return analyze(
+        AnalysisPlan(estimator=estimator, expected_units=1_000), measured.metrics, measured.observed
+    )
+
+
+def covers(readout: Readout, truth: dict[str, float]) -> bool:
+    """Whether every interval contains the difference that all the data have."""
+    effects = [variant for variant in readout.metrics[0].variants if variant.interval]
+    return all(v.interval[0] <= truth[v.variant] - truth[CONTROL] <= v.interval[1] for v in effects)
+
+
+def main() -> None:
+    table = scores(Path(sys.argv[1]))
+    truth = dict(zip(MODELS, table.mean(axis=0).tolist(), strict=True))
+    best = max(truth, key=lambda model: truth[model])
+    print({model: round(mean, 3) for model, mean in truth.items()}, len(table), "tasks")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "experiment.csv"
+        assigned(table, 0, path)
+        for estimator in (AlwaysValid(), FixedHorizon()):
+            Console(width=150).print(readout_report(readout_of(path, estimator)))
+        for estimator in (AlwaysValid(), FixedHorizon()):
+            tally = np.zeros(3)
+            runs = 300
+            for seed in range(runs):
+                assigned(table, 1_000 + seed, path)
+                found = readout_of(path, estimator)
+                assert found.leader is not None
+                declared = found.leader.declared
+                right = found.leader.variant == best
+                tally += covers(found, truth), declared and right, declared and not right
+            kind = type(estimator).__name__
+            print(
+                kind,
+                "all intervals cover, best declared, another declared:",
+                (tally / runs).round(3).tolist(),
+            )
+
+
+if __name__ == "__main__":
+    main()
