@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final, assert_never
+from typing import Final
 
 import msgspec
 
+from app.allocation.shares import shares
 from app.assignment import bucketing
-from app.experiments.model import Definition, FixedPolicy, ThompsonPolicy
-from bandits.allocation import fixed
+from app.experiments.model import Definition, PosteriorPolicy
 from bandits.arms import BetaArms
-from bandits.thompson import thompson
+from bandits.totals import ArmTotals
 from stats.totals import RewardTotals
 
 NANO: Final = 1_000_000_000
@@ -51,22 +51,22 @@ class AllocationPoint(msgspec.Struct, frozen=True):
 
 
 def posteriors(definition: Definition, totals: Sequence[VariantTotals]) -> BetaArms:
-    """The Beta posteriors of the variants' mean rewards; a policy without a prior gets the uniform one."""
+    """The Beta posteriors of the variants' mean rewards.
+
+    Under the policy's prior where that is a Beta prior, else under the uniform one.
+    """
     rewards = [total.reward_totals for total in totals]
-    if not isinstance(definition.policy, ThompsonPolicy):
+    policy = definition.policy
+    if not isinstance(policy, PosteriorPolicy) or policy.family != "beta":
         return BetaArms.from_totals(rewards)
-    prior = definition.policy.prior
-    return BetaArms.from_totals(rewards, prior_alpha=prior.alpha, prior_beta=prior.beta)
+    return BetaArms.from_totals(rewards, prior_alpha=policy.prior.alpha, prior_beta=policy.prior.beta)
 
 
 def allocate(definition: Definition, totals: Sequence[VariantTotals]) -> tuple[int, ...]:
     """The policy's weights in parts of 2**32, in the order of the variants. Equal totals, equal bits."""
-    match definition.policy:
-        case FixedPolicy(weights=weights):
-            allocation = fixed([weights[variant.key] for variant in definition.variants])
-        case ThompsonPolicy(exploration_floor=floor):
-            allocation = thompson(posteriors(definition, totals), exploration_floor=floor)
-        case policy:
-            assert_never(policy)
-    shares: list[float] = allocation.shares.tolist()
-    return bucketing.parts(shares)
+    return bucketing.parts(shares(definition, arm_totals(totals)).shares.tolist())
+
+
+def arm_totals(totals: Sequence[VariantTotals]) -> ArmTotals:
+    """What a policy reads of them: rewards in [0, 1], and what is pending."""
+    return ArmTotals.of([total.reward_totals for total in totals], [total.pending for total in totals])

@@ -7,7 +7,7 @@ import msgspec
 from app.core import limits
 from app.core.errors import FieldError, InvalidInput
 from app.core.text import unstorable
-from app.experiments.model import Condition, Definition, FixedPolicy, Reward, Variant
+from app.experiments.model import Condition, Definition, FixedPolicy, PosteriorPolicy, Reward, Variant
 
 
 def check(definition: Definition) -> Definition:
@@ -47,10 +47,18 @@ def _variant_errors(variants: tuple[Variant, ...]) -> Iterator[FieldError]:
 
 
 def _policy_errors(definition: Definition) -> Iterator[FieldError]:
-    policy = definition.policy
-    if not isinstance(policy, FixedPolicy):
-        return
-    variants = {variant.key for variant in definition.variants}
+    match definition.policy:
+        case FixedPolicy() as policy:
+            yield from _weights_errors(policy, definition.variants)
+        case PosteriorPolicy(posterior="gamma") if definition.reward.range[0] != 0:
+            reason = f"gamma needs a reward.range that begins at 0, got {definition.reward.range[0]:g}"
+            yield FieldError("policy.posterior", reason)
+        case _:
+            pass
+
+
+def _weights_errors(policy: FixedPolicy, defined: tuple[Variant, ...]) -> Iterator[FieldError]:
+    variants = {variant.key for variant in defined}
     if missing := sorted(variants - policy.weights.keys()):
         yield FieldError("policy.weights", f"must name every variant; missing {', '.join(missing)}")
     for key in policy.weights.keys() - variants:

@@ -1,0 +1,81 @@
+"""From the totals of each variant to shares, for every policy that looks at nothing else. Pure.
+
+Shares are a function of the totals alone: equal totals, equal bits.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final, assert_never
+
+from app.experiments.model import (
+    DecreasingEpsilon,
+    Definition,
+    EpsilonGreedyPolicy,
+    FixedPolicy,
+    OptimisticThompsonPolicy,
+    PosteriorPolicy,
+    ThompsonPolicy,
+    TopTwoPolicy,
+    UcbPolicy,
+)
+from bandits.allocation import Allocation, fixed
+from bandits.arms import Arms, BetaArms, GammaArms, NormalArms
+from bandits.greedy import decreasing_epsilon, epsilon_greedy
+from bandits.thompson import optimistic_thompson, thompson, top_two
+from bandits.totals import ArmTotals
+from bandits.ucb import kl_ucb, kl_ucb_plus, ucb1, ucb1_tuned
+
+_UPPER_BOUNDS: Final[dict[str, Callable[..., Allocation]]] = {
+    "ucb1": ucb1,
+    "ucb1_tuned": ucb1_tuned,
+    "kl_ucb": kl_ucb,
+    "kl_ucb_plus": kl_ucb_plus,
+}
+
+
+def shares(definition: Definition, totals: ArmTotals) -> Allocation:  # noqa: PLR0911 - one per policy
+    """What the definition's policy makes of the totals of rewards in [0, 1], in the order of the variants."""
+    match definition.policy:
+        case FixedPolicy(weights=weights):
+            return fixed([weights[variant.key] for variant in definition.variants])
+        case ThompsonPolicy(exploration_floor=floor) as policy:
+            return thompson(_arms(policy, definition, totals), exploration_floor=floor)
+        case OptimisticThompsonPolicy(exploration_floor=floor, sampling=sampling) as policy:
+            arms = _arms(policy, definition, totals)
+            return optimistic_thompson(arms, sampling=sampling, exploration_floor=floor)
+        case TopTwoPolicy(exploration_floor=floor, leader_share=leader_share) as policy:
+            arms = _arms(policy, definition, totals)
+            return top_two(arms, leader_share=leader_share, exploration_floor=floor)
+        case UcbPolicy(exploration_floor=floor, index=index, rounds_ahead=rounds_ahead):
+            return _UPPER_BOUNDS[index](totals, exploration_floor=floor, rounds_ahead=rounds_ahead)
+        case EpsilonGreedyPolicy(epsilon=DecreasingEpsilon(gap=gap, c=c)):
+            return decreasing_epsilon(totals, c=c, gap=gap)
+        case EpsilonGreedyPolicy(epsilon=float(epsilon)):
+            return epsilon_greedy(totals, epsilon=epsilon)
+        case EpsilonGreedyPolicy():
+            raise AssertionError("epsilon is a number, or decreases")
+        case policy:
+            assert_never(policy)
+
+
+def _arms(policy: PosteriorPolicy, definition: Definition, totals: ArmTotals) -> Arms:
+    """The posteriors that the policy reads."""
+    alpha, beta = policy.prior.alpha, policy.prior.beta
+    match policy.family:
+        case "beta":
+            return BetaArms.from_totals(totals, prior_alpha=alpha, prior_beta=beta)
+        case "normal":
+            squared_deviations = totals.n * totals.variance
+            return NormalArms.from_moments(
+                totals.n,
+                totals.mean,
+                squared_deviations,
+                prior_mean=alpha / (alpha + beta),
+                prior_n=(alpha + beta) / 2,
+            )
+        case "gamma":
+            width = definition.reward.range[1]
+            counts = replace(totals, sum=width * totals.sum)
+            return GammaArms.from_totals(counts, prior_shape=alpha, prior_rate=beta)
+        case posterior:
+            assert_never(posterior)
