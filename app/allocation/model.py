@@ -43,6 +43,8 @@ class AllocationPoint(msgspec.Struct, frozen=True):
     epoch: int
     at: datetime
     weights: tuple[int, ...]
+    contextual: bytes | None = None
+    """Digest of the posterior that was published with the weights."""
 
     @property
     def shares(self) -> tuple[float, ...]:

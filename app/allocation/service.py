@@ -1,15 +1,18 @@
 """Use cases of allocation: recompute and publish an experiment, or all there is."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import msgspec
 import structlog
 
+from app.allocation.contextual import digest, materialised
 from app.allocation.model import allocate
 from app.allocation.store import AllocationStore, Publication
 from app.assignment.bucketing import WHOLE
 from app.assignment.snapshot import PublishedExperiment, published
 from app.core import limits, telemetry
+from app.experiments.model import ContextualPolicy
 from app.feedback.rebuild import Rebuilt as RebuiltLedger
 
 _LOG = structlog.get_logger(__name__)
@@ -24,7 +27,7 @@ class Rebuilt(msgspec.Struct, frozen=True):
     @property
     def equal(self) -> bool:
         """Whether everything came out as it was, bit for bit."""
-        return not (self.ledger.totals or self.ledger.rewards or self.weights)
+        return not (self.ledger.totals or self.ledger.learned or self.ledger.rewards or self.weights)
 
 
 class AllocationService:
@@ -51,12 +54,18 @@ class AllocationService:
             if due is None:
                 return False
             experiment, latest = due.experiment, due.latest
-            weights = allocate(experiment.definition, due.totals)
-            unchanged = latest is not None and (latest.epoch, latest.weights) == (experiment.epoch, weights)
+            weights, contextual = allocate(experiment.definition, due.totals), None
+            policy = experiment.definition.policy
+            if isinstance(policy, ContextualPolicy):  # up to seconds of linear algebra
+                contextual = await asyncio.to_thread(materialised, policy, due.learned)
+            said = experiment.epoch, weights, digest(contextual)
+            unchanged = latest is not None and (latest.epoch, latest.weights, latest.contextual) == said
             version = (0 if latest is None else latest.version) + (not unchanged)
             if not unchanged:
-                await self._store.insert(connection, experiment, version=version, weights=weights)
-        await self._publish(published(experiment, version, weights))
+                await self._store.insert(
+                    connection, experiment, version=version, weights=weights, contextual=said[2]
+                )
+        await self._publish(published(experiment, version, weights, contextual))
         await self._store.mark_published(experiment_id, due.wanted)
         telemetry.REALLOCATIONS.labels("unchanged" if unchanged else "changed").inc()
         for variant, weight in zip(experiment.definition.variants, weights, strict=True):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Final, assert_never
 
 from app.experiments.model import (
+    ContextualPolicy,
     DecreasingEpsilon,
     Definition,
     EpsilonGreedyPolicy,
@@ -34,7 +35,10 @@ _UPPER_BOUNDS: Final[dict[str, Callable[..., Allocation]]] = {
 
 
 def shares(definition: Definition, totals: ArmTotals) -> Allocation:  # noqa: PLR0911 - one per policy
-    """What the definition's policy makes of the totals of rewards in [0, 1], in the order of the variants."""
+    """What the definition's policy makes of the totals of rewards in [0, 1], in the order of the variants.
+
+    Of a contextual policy: what serves where the context cannot be read, Thompson sampling.
+    """
     match definition.policy:
         case FixedPolicy(weights=weights):
             return fixed([weights[variant.key] for variant in definition.variants])
@@ -52,6 +56,8 @@ def shares(definition: Definition, totals: ArmTotals) -> Allocation:  # noqa: PL
             return decreasing_epsilon(totals, c=c, gap=gap)
         case EpsilonGreedyPolicy(epsilon=float(epsilon)):
             return epsilon_greedy(totals, epsilon=epsilon)
+        case ContextualPolicy(exploration_floor=floor):
+            return thompson(BetaArms.from_totals(totals), exploration_floor=floor)
         case EpsilonGreedyPolicy():
             raise AssertionError("epsilon is a number, or decreases")
         case policy:

@@ -17,10 +17,11 @@ from app.assignment import snapshot
 from app.assignment.snapshot import PublishedExperiment
 from app.core import limits
 from app.core.valkey import CHANGES_CHANNEL, registry_key, valkey_needed
-from app.experiments.model import Experiment
+from app.experiments.model import Experiment, Policy
 from app.experiments.store import experiment_of
-from app.experiments.tables import experiments, publications
-from app.feedback.tables import totals
+from app.experiments.tables import epochs, experiments, publications
+from app.feedback.learning import PolicyTotals, learning_of
+from app.feedback.tables import policy_totals, totals
 
 _FOLDER: Final = files(__package__)
 _PUBLISH_EXPERIMENT: Final = _FOLDER.joinpath("lua/publish_experiment.lua").read_text()
@@ -45,6 +46,7 @@ class Due(msgspec.Struct, frozen=True):
 
     experiment: Experiment
     totals: tuple[VariantTotals, ...]
+    learned: tuple[PolicyTotals, ...]  # of a contextual policy, in the order of the variants
     latest: AllocationPoint | None
     wanted: int
 
@@ -89,16 +91,34 @@ class AllocationStore:
                 return
             chosen = select(experiments).where(experiments.c.id == experiment_id)
             experiment = experiment_of((await connection.execute(chosen)).one())
-            totals = await read_totals(connection, experiment)
-            yield connection, Due(experiment, totals, await read_latest(connection, experiment_id), wanted)
+            yield (
+                connection,
+                Due(
+                    experiment,
+                    await read_totals(connection, experiment),
+                    await read_learned(connection, experiment),
+                    await read_latest(connection, experiment_id),
+                    wanted,
+                ),
+            )
 
     async def insert(
-        self, connection: AsyncConnection, experiment: Experiment, *, version: int, weights: Sequence[int]
+        self,
+        connection: AsyncConnection,
+        experiment: Experiment,
+        *,
+        version: int,
+        weights: Sequence[int],
+        contextual: bytes | None,
     ) -> None:
-        """A new version of the allocation."""
+        """A new version of the allocation, with the digest of its posterior."""
         await connection.execute(
             insert(allocations).values(
-                experiment_id=experiment.id, version=version, epoch=experiment.epoch, weights=list(weights)
+                experiment_id=experiment.id,
+                version=version,
+                epoch=experiment.epoch,
+                weights=list(weights),
+                contextual=contextual,
             )
         )
 
@@ -172,6 +192,31 @@ async def read_totals(connection: AsyncConnection, experiment: Experiment) -> tu
     return tuple(found.get(index, VariantTotals()) for index in range(len(experiment.definition.variants)))
 
 
+async def read_learned(connection: AsyncConnection, experiment: Experiment) -> tuple[PolicyTotals, ...]:
+    """What a contextual policy knows of each variant, from all epochs whose policy learned the same.
+
+    Empty for other policies.
+    """
+    learning = learning_of(experiment.definition.policy)
+    if learning is None:
+        return ()
+    chosen = select(epochs.c.epoch, epochs.c.policy).where(epochs.c.experiment_id == experiment.id)
+    same = [
+        row.epoch
+        for row in await connection.execute(chosen)
+        if learning_of(msgspec.convert(row.policy, Policy)) == learning
+    ]
+    statement = select(policy_totals.c.variant, policy_totals.c.body).where(
+        policy_totals.c.experiment_id == experiment.id,
+        policy_totals.c.epoch.in_(same),
+        policy_totals.c.body != b"",
+    )
+    found = [learning.empty] * len(experiment.definition.variants)
+    for row in await connection.execute(statement.order_by(policy_totals.c.epoch)):
+        found[row.variant] = learning.plus(found[row.variant], learning.decode(row.body))
+    return tuple(found)
+
+
 async def read_latest(connection: AsyncConnection, experiment_id: int) -> AllocationPoint | None:
     """The allocation in force; None before the first."""
     row = (await connection.execute(_latest(experiment_id))).one_or_none()
@@ -192,4 +237,6 @@ def _latest(experiment_id: int) -> Select[Any]:
 
 
 def _point(row: Row[Any]) -> AllocationPoint:
-    return AllocationPoint(row.version, row.epoch, row.created_at, tuple(row.weights))
+    return AllocationPoint(
+        row.version, row.epoch, row.created_at, tuple(row.weights), getattr(row, "contextual", None)
+    )

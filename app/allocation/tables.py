@@ -7,6 +7,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     PrimaryKeyConstraint,
     Table,
     func,
@@ -25,6 +26,7 @@ allocations = Table(
     Column(
         "weights", ARRAY(BigInteger), nullable=False, comment="parts of 2**32, in the order of the variants"
     ),
+    Column("contextual", LargeBinary, comment="digest of the posterior that was published with the weights"),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
     PrimaryKeyConstraint("experiment_id", "version"),
     # What thinning reads.

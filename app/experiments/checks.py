@@ -1,13 +1,27 @@
 """Whether the parts of a definition fit together. Pure."""
 
+import re
 from collections.abc import Iterator
+from typing import Final
 
 import msgspec
 
 from app.core import limits
 from app.core.errors import FieldError, InvalidInput
 from app.core.text import unstorable
-from app.experiments.model import Condition, Definition, FixedPolicy, PosteriorPolicy, Reward, Variant
+from app.experiments.model import (
+    Condition,
+    ContextualPolicy,
+    Definition,
+    FixedPolicy,
+    PosteriorPolicy,
+    Reward,
+    Variant,
+)
+from bandits.features import Feature, Numeric, Schema
+from stats.errors import InvalidInput as OutOfBounds
+
+_KEY: Final = re.compile(limits.KEY_PATTERN)
 
 
 def check(definition: Definition) -> Definition:
@@ -53,8 +67,29 @@ def _policy_errors(definition: Definition) -> Iterator[FieldError]:
         case PosteriorPolicy(posterior="gamma") if definition.reward.range[0] != 0:
             reason = f"gamma needs a reward.range that begins at 0, got {definition.reward.range[0]:g}"
             yield FieldError("policy.posterior", reason)
+        case ContextualPolicy(features=features):
+            yield from _feature_errors(features)
         case _:
             pass
+
+
+def _feature_errors(features: tuple[Feature, ...]) -> Iterator[FieldError]:
+    if not features:
+        yield FieldError("policy.features", "must be at least one")
+    for index, feature in enumerate(features):
+        field = f"policy.features[{index}]"
+        if not _KEY.match(feature.name):
+            yield FieldError(f"{field}.name", "must be 1 to 128 of A-Z a-z 0-9 . _ -")
+        if isinstance(feature, Numeric):
+            if abs(feature.location) > limits.FEATURE_LOCATION_MAX:
+                yield FieldError(f"{field}.location", f"at most {limits.FEATURE_LOCATION_MAX:g} in size")
+            if not limits.FEATURE_SCALE_MIN <= feature.scale <= limits.FEATURE_SCALE_MAX:
+                bound = f"{limits.FEATURE_SCALE_MIN:g} to {limits.FEATURE_SCALE_MAX:g}"
+                yield FieldError(f"{field}.scale", f"must be {bound}, got {feature.scale:g}")
+    try:
+        Schema(features)
+    except OutOfBounds as error:
+        yield FieldError("policy.features", str(error))
 
 
 def _weights_errors(policy: FixedPolicy, defined: tuple[Variant, ...]) -> Iterator[FieldError]:
@@ -107,6 +142,6 @@ def _override_errors(definition: Definition) -> Iterator[FieldError]:
 
 
 def _storage_errors(definition: Definition) -> Iterator[FieldError]:
-    for field in ("description", "targeting", "overrides"):
+    for field in ("description", "policy", "targeting", "overrides"):
         if error := unstorable(msgspec.to_builtins(getattr(definition, field)), field):
             yield error

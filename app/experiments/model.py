@@ -7,6 +7,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from app.core import limits
+from bandits.features import Feature
 
 ExperimentKey = NewType("ExperimentKey", str)
 
@@ -124,8 +125,48 @@ class EpsilonGreedyPolicy(
     epsilon: Share | DecreasingEpsilon = 0.1
 
 
+class ContextualPolicy(AdaptivePolicy, frozen=True, kw_only=True):
+    """What policies that read the context of a request have in common.
+
+    `features` say what they read and how (`bandits.features`); what else is in the context they ignore. A
+    context that does not fit them is refused, or served by the Thompson allocation of the totals
+    (`fallback`); nothing is learned from it either way.
+    """
+
+    features: tuple[Feature, ...]
+    on_bad_context: Literal["refuse", "fallback"] = "refuse"
+
+
+class LinearPolicy(ContextualPolicy, frozen=True, kw_only=True):
+    """A linear model of the reward for each variant; `hybrid`: drawn towards one that all of them share."""
+
+    hybrid: bool = False
+
+
+class LinTsPolicy(LinearPolicy, frozen=True, kw_only=True, tag="lin_ts"):
+    """Thompson sampling on linear models: shares are the probabilities to have the greatest mean reward."""
+
+
+class LinUcbPolicy(LinearPolicy, frozen=True, kw_only=True, tag="lin_ucb"):
+    """The greatest upper bound, mean and `width` standard deviations; mixed with the floor."""
+
+    width: Annotated[float, msgspec.Meta(ge=0, le=10)] = 2.0
+
+
+class LogisticTsPolicy(ContextualPolicy, frozen=True, kw_only=True, tag="logistic_ts"):
+    """Thompson sampling on a logistic model for each variant: for rewards that are 0 or 1."""
+
+
 Policy = (
-    FixedPolicy | ThompsonPolicy | OptimisticThompsonPolicy | TopTwoPolicy | UcbPolicy | EpsilonGreedyPolicy
+    FixedPolicy
+    | ThompsonPolicy
+    | OptimisticThompsonPolicy
+    | TopTwoPolicy
+    | UcbPolicy
+    | EpsilonGreedyPolicy
+    | LinTsPolicy
+    | LinUcbPolicy
+    | LogisticTsPolicy
 )
 """The rule that turns totals into an allocation, by its `kind`."""
 

@@ -1,0 +1,4 @@
+-- The contexts of locked assignments. Before their rewards are stored, which gives them another place.
+SELECT number, context
+FROM learning
+JOIN assignments ON assignments.ctid = place

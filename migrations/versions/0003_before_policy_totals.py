@@ -1,0 +1,44 @@
+"""policy totals before code
+
+Runs before the code that needs it. Revision 0003, after 0002.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.execute("SET LOCAL lock_timeout = '5s'")
+    op.create_table(
+        "policy_totals",
+        sa.Column("experiment_id", sa.Integer(), nullable=False),
+        sa.Column("epoch", sa.Integer(), nullable=False),
+        sa.Column("variant", sa.SmallInteger(), nullable=False),
+        sa.Column("part", sa.Text(), nullable=False, comment="of the totals; empty: they have only one"),
+        sa.Column(
+            "body",
+            sa.LargeBinary(),
+            nullable=False,
+            comment="exact sums, as bandits encodes them; empty: none yet",
+        ),
+        sa.PrimaryKeyConstraint("experiment_id", "epoch", "variant", "part", name=op.f("pk_policy_totals")),
+    )
+    op.add_column(
+        "allocations",
+        sa.Column(
+            "contextual",
+            sa.LargeBinary(),
+            comment="digest of the posterior that was published with the weights",
+        ),
+    )
+
+
+def downgrade() -> None:
+    op.execute("SET LOCAL lock_timeout = '5s'")
+    op.drop_column("allocations", "contextual")
+    op.drop_table("policy_totals")
