@@ -8,6 +8,7 @@ from app.core.errors import InvalidInput
 from app.experiments.checks import check
 from app.experiments.model import Definition
 
+AGE = {"type": "numeric", "name": "age"}
 TWO = [{"key": "control", "control": True}, {"key": "short"}]
 
 
@@ -111,6 +112,37 @@ def test_the_example_of_the_reference_is_fine():
             "policy.posterior",
             "gamma needs a reward.range that begins at 0, got -1",
         ),
+        ({"policy": {"kind": "lin_ts", "features": []}}, "policy.features", "must be at least one"),
+        (
+            {"policy": {"kind": "lin_ucb", "features": [AGE, AGE]}},
+            "policy.features",
+            "features must have different names, got ['age', 'age']",
+        ),
+        (
+            {"policy": {"kind": "lin_ts", "features": [{"type": "hashed", "name": "q", "buckets": 64}, AGE]}},
+            "policy.features",
+            "features must have at most 64 columns, got 65",
+        ),
+        (
+            {"policy": {"kind": "logistic_ts", "features": [AGE | {"name": "a b"}]}},
+            "policy.features[0].name",
+            "must be 1 to 128 of A-Z a-z 0-9 . _ -",
+        ),
+        (
+            {"policy": {"kind": "lin_ts", "features": [AGE | {"scale": 1e-200}]}},
+            "policy.features[0].scale",
+            "must be 1e-12 to 1e+12, got 1e-200",
+        ),
+        (
+            {
+                "policy": {
+                    "kind": "lin_ts",
+                    "features": [{"type": "categorical", "name": "a", "values": ["\0"]}],
+                }
+            },
+            "policy.features[0].values[0]",
+            "must not contain U+0000",
+        ),
         (
             {"reward": {"range": [1, 1]}},
             "reward.range",
@@ -182,6 +214,12 @@ def test_a_part_that_does_not_fit_is_named_with_the_reason(fields, field, reason
         ({"policy": {"kind": "thompson", "posterior": "cauchy"}}, "$.policy.posterior"),
         ({"policy": {"kind": "optimistic_thompson", "sampling": 0}}, "$.policy.sampling"),
         ({"policy": {"kind": "top_two", "leader_share": 1}}, "$.policy.leader_share"),
+        ({"policy": {"kind": "lin_ts"}}, "$.policy"),
+        ({"policy": {"kind": "lin_ts", "features": [AGE | {"scal": 1}]}}, "$.policy.features[0]"),
+        ({"policy": {"kind": "lin_ts", "features": [AGE | {"scale": 0}]}}, "$.policy.features[0]"),
+        ({"policy": {"kind": "lin_ts", "features": [AGE | {"type": "date"}]}}, "$.policy.features[0].type"),
+        ({"policy": {"kind": "lin_ts", "features": [AGE], "on_bad_context": "x"}}, "$.policy.on_bad_context"),
+        ({"policy": {"kind": "lin_ucb", "features": [AGE], "width": -1}}, "$.policy.width"),
         ({"policy": {"kind": "ucb", "index": "ucb2"}}, "$.policy.index"),
         ({"policy": {"kind": "ucb", "rounds_ahead": 0}}, "$.policy.rounds_ahead"),
         ({"policy": {"kind": "epsilon_greedy", "epsilon": 1.5}}, "$.policy.epsilon"),
