@@ -5,11 +5,15 @@ from datetime import datetime
 from typing import Final
 
 import msgspec
+import numpy as np
+from msgspec import UNSET
 
 from app.allocation.shares import shares
 from app.assignment import bucketing
-from app.experiments.model import Definition, PosteriorPolicy
+from app.experiments.model import BestArmPolicy, Definition, Experiment, PosteriorPolicy
+from bandits.allocation import Allocation, limited
 from bandits.arms import BetaArms
+from bandits.identification import Decision, Winner, decide
 from bandits.totals import ArmTotals
 from stats.totals import RewardTotals
 
@@ -45,11 +49,29 @@ class AllocationPoint(msgspec.Struct, frozen=True):
     weights: tuple[int, ...]
     contextual: bytes | None = None
     """Digest of the posterior that was published with the weights."""
+    winner: Winner | None = None
+    """Which variant `best_arm` has decided for."""
+    wanted: int | None = None
+    """The publication for which it was computed."""
 
     @property
     def shares(self) -> tuple[float, ...]:
         """The weights as exact binary fractions that sum to 1."""
         return tuple(weight / bucketing.WHOLE for weight in self.weights)
+
+
+class Allocated(msgspec.Struct, frozen=True):
+    """What a reallocation came to: all but the time of an `AllocationPoint`, whose fields it has."""
+
+    weights: tuple[int, ...]
+    digest: bytes | None
+    winner: Winner | None
+    wanted: int
+
+    def is_in_force(self, latest: AllocationPoint | None, epoch: int) -> bool:
+        """Whether the latest allocation is already this one."""
+        mine = epoch, self.weights, self.digest, self.winner
+        return latest is not None and mine == (latest.epoch, latest.weights, latest.contextual, latest.winner)
 
 
 def posteriors(definition: Definition, totals: Sequence[VariantTotals]) -> BetaArms:
@@ -67,6 +89,45 @@ def posteriors(definition: Definition, totals: Sequence[VariantTotals]) -> BetaA
 def allocate(definition: Definition, totals: Sequence[VariantTotals]) -> tuple[int, ...]:
     """The policy's weights in parts of 2**32, in the order of the variants. Equal totals, equal bits."""
     return bucketing.parts(shares(definition, arm_totals(totals)).shares.tolist())
+
+
+def best_arm(
+    experiment: Experiment, totals: Sequence[VariantTotals], latest: AllocationPoint | None
+) -> Decision | None:
+    """Whether `best_arm` knows the best variant; None: the policy is another.
+
+    What was decided in this epoch stands, whatever rewards are revised.
+    """
+    policy = experiment.definition.policy
+    if not isinstance(policy, BestArmPolicy):
+        return None
+    previous = latest.winner if latest is not None and latest.epoch == experiment.epoch else None
+    return decide(arm_totals(totals), delta=policy.delta, indifference=policy.indifference, previous=previous)
+
+
+def only(variant: int, n_variants: int) -> tuple[int, ...]:
+    """All traffic to one variant."""
+    return tuple(bucketing.WHOLE * (index == variant) for index in range(n_variants))
+
+
+def within_step(
+    definition: Definition, target: tuple[int, ...], latest: AllocationPoint | None, wanted: int
+) -> tuple[int, ...]:
+    """The way from the allocation in force to the target that the policy's `step_max` allows.
+
+    One step for each publication that was wanted since: computed again for the same one it stays.
+    """
+    step_max = getattr(definition.policy, "step_max", UNSET)
+    if step_max is UNSET or latest is None or len(latest.weights) != len(target):
+        return target
+    if latest.wanted == wanted:
+        return latest.weights
+    allowed = limited(_allocation(latest.weights), _allocation(target), step_max=step_max)
+    return bucketing.parts(allowed.shares.tolist())
+
+
+def _allocation(weights: Sequence[int]) -> Allocation:
+    return Allocation(np.array(weights) / bucketing.WHOLE)
 
 
 def arm_totals(totals: Sequence[VariantTotals]) -> ArmTotals:

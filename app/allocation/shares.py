@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Final, assert_never
 
 from app.experiments.model import (
+    BestArmPolicy,
     ContextualPolicy,
     DecreasingEpsilon,
     Definition,
@@ -15,13 +16,13 @@ from app.experiments.model import (
     FixedPolicy,
     OptimisticThompsonPolicy,
     PosteriorPolicy,
-    ThompsonPolicy,
     TopTwoPolicy,
     UcbPolicy,
 )
 from bandits.allocation import Allocation, fixed
 from bandits.arms import Arms, BetaArms, GammaArms, NormalArms
 from bandits.greedy import decreasing_epsilon, epsilon_greedy
+from bandits.identification import track_and_stop
 from bandits.thompson import optimistic_thompson, thompson, top_two
 from bandits.totals import ArmTotals
 from bandits.ucb import kl_ucb, kl_ucb_plus, ucb1, ucb1_tuned
@@ -37,31 +38,42 @@ _UPPER_BOUNDS: Final[dict[str, Callable[..., Allocation]]] = {
 def shares(definition: Definition, totals: ArmTotals) -> Allocation:  # noqa: PLR0911 - one per policy
     """What the definition's policy makes of the totals of rewards in [0, 1], in the order of the variants.
 
-    Of a contextual policy: what serves where the context cannot be read, Thompson sampling.
+    Of a contextual policy: what serves where the context cannot be read, Thompson sampling. Of `best_arm`:
+    what serves until it has decided.
     """
     match definition.policy:
         case FixedPolicy(weights=weights):
             return fixed([weights[variant.key] for variant in definition.variants])
-        case ThompsonPolicy(exploration_floor=floor) as policy:
-            return thompson(_arms(policy, definition, totals), exploration_floor=floor)
-        case OptimisticThompsonPolicy(exploration_floor=floor, sampling=sampling) as policy:
-            arms = _arms(policy, definition, totals)
-            return optimistic_thompson(arms, sampling=sampling, exploration_floor=floor)
-        case TopTwoPolicy(exploration_floor=floor, leader_share=leader_share) as policy:
-            arms = _arms(policy, definition, totals)
-            return top_two(arms, leader_share=leader_share, exploration_floor=floor)
+        case PosteriorPolicy() as policy:
+            return _matched(policy, _arms(policy, definition, totals))
         case UcbPolicy(exploration_floor=floor, index=index, rounds_ahead=rounds_ahead):
             return _UPPER_BOUNDS[index](totals, exploration_floor=floor, rounds_ahead=rounds_ahead)
         case EpsilonGreedyPolicy(epsilon=DecreasingEpsilon(gap=gap, c=c)):
             return decreasing_epsilon(totals, c=c, gap=gap)
         case EpsilonGreedyPolicy(epsilon=float(epsilon)):
             return epsilon_greedy(totals, epsilon=epsilon)
+        case BestArmPolicy(exploration_floor=floor, rule="track_and_stop"):
+            return track_and_stop(totals, exploration_floor=floor)
+        case BestArmPolicy(exploration_floor=floor):
+            return top_two(BetaArms.from_totals(totals), exploration_floor=floor)
         case ContextualPolicy(exploration_floor=floor):
             return thompson(BetaArms.from_totals(totals), exploration_floor=floor)
         case EpsilonGreedyPolicy():
             raise AssertionError("epsilon is a number, or decreases")
         case policy:
             assert_never(policy)
+
+
+def _matched(policy: PosteriorPolicy, arms: Arms) -> Allocation:
+    """The probability matching of Thompson sampling and its kin."""
+    floor = policy.exploration_floor
+    match policy:
+        case OptimisticThompsonPolicy(sampling=sampling):
+            return optimistic_thompson(arms, sampling=sampling, exploration_floor=floor)
+        case TopTwoPolicy(leader_share=leader_share):
+            return top_two(arms, leader_share=leader_share, exploration_floor=floor)
+        case _:
+            return thompson(arms, exploration_floor=floor)
 
 
 def _arms(policy: PosteriorPolicy, definition: Definition, totals: ArmTotals) -> Arms:

@@ -1,6 +1,6 @@
 """Where allocation reads and writes: totals and history in PostgreSQL, what servers load in Valkey."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import IntEnum
 from importlib.resources import files
@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from sqlalchemy import Row, Select, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.allocation.model import AllocationPoint, VariantTotals
+from app.allocation.model import Allocated, AllocationPoint, VariantTotals
 from app.allocation.tables import allocations
 from app.assignment import snapshot
 from app.assignment.snapshot import PublishedExperiment
@@ -22,6 +22,7 @@ from app.experiments.store import experiment_of
 from app.experiments.tables import epochs, experiments, publications
 from app.feedback.learning import PolicyTotals, learning_of
 from app.feedback.tables import policy_totals, totals
+from bandits.identification import Winner
 
 _FOLDER: Final = files(__package__)
 _PUBLISH_EXPERIMENT: Final = _FOLDER.joinpath("lua/publish_experiment.lua").read_text()
@@ -103,22 +104,18 @@ class AllocationStore:
             )
 
     async def insert(
-        self,
-        connection: AsyncConnection,
-        experiment: Experiment,
-        *,
-        version: int,
-        weights: Sequence[int],
-        contextual: bytes | None,
+        self, connection: AsyncConnection, experiment: Experiment, version: int, found: Allocated
     ) -> None:
-        """A new version of the allocation, with the digest of its posterior."""
+        """A new version of the allocation."""
         await connection.execute(
             insert(allocations).values(
                 experiment_id=experiment.id,
                 version=version,
                 epoch=experiment.epoch,
-                weights=list(weights),
-                contextual=contextual,
+                weights=list(found.weights),
+                contextual=found.digest,
+                winner=None if found.winner is None else msgspec.to_builtins(found.winner),
+                wanted=found.wanted,
             )
         )
 
@@ -220,7 +217,7 @@ async def read_learned(connection: AsyncConnection, experiment: Experiment) -> t
 async def read_latest(connection: AsyncConnection, experiment_id: int) -> AllocationPoint | None:
     """The allocation in force; None before the first."""
     row = (await connection.execute(_latest(experiment_id))).one_or_none()
-    return None if row is None else _point(row)
+    return None if row is None else _latest_point(row)
 
 
 async def read_history(
@@ -237,6 +234,11 @@ def _latest(experiment_id: int) -> Select[Any]:
 
 
 def _point(row: Row[Any]) -> AllocationPoint:
+    return AllocationPoint(row.version, row.epoch, row.created_at, tuple(row.weights))
+
+
+def _latest_point(row: Row[Any]) -> AllocationPoint:
+    winner = None if row.winner is None else msgspec.convert(row.winner, Winner)
     return AllocationPoint(
-        row.version, row.epoch, row.created_at, tuple(row.weights), getattr(row, "contextual", None)
+        row.version, row.epoch, row.created_at, tuple(row.weights), row.contextual, winner, row.wanted
     )

@@ -12,7 +12,7 @@ from sqlalchemy import (
     Table,
     func,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from app.core.postgres import METADATA
 from app.experiments.tables import experiments
@@ -27,6 +27,8 @@ allocations = Table(
         "weights", ARRAY(BigInteger), nullable=False, comment="parts of 2**32, in the order of the variants"
     ),
     Column("contextual", LargeBinary, comment="digest of the posterior that was published with the weights"),
+    Column("winner", JSONB, comment="what best_arm has decided, for good"),
+    Column("wanted", BigInteger, comment="the publication it was computed for"),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
     PrimaryKeyConstraint("experiment_id", "version"),
     # What thinning reads.

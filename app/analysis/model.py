@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from app.allocation.model import AllocationPoint, VariantTotals, posteriors
+from app.allocation.model import AllocationPoint, VariantTotals, best_arm, posteriors
 from app.experiments.model import Experiment, StateKind, Stopped, kind_of
 from bandits.best import expected_loss, probability_best
+from bandits.identification import Winner
 from stats.interval import beta_interval
 
 
@@ -42,6 +44,18 @@ class AllocationAt(msgspec.Struct, frozen=True):
     shares: tuple[float, ...]
 
 
+class BestArmStatus(msgspec.Struct, frozen=True):
+    """How far `best_arm` is: the variant that leads or, `decided`, has won.
+
+    It wins once `log_evidence`, the least against a rival, reaches `log_threshold`.
+    """
+
+    variant: str
+    decided: bool
+    log_evidence: float
+    log_threshold: float
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """An experiment now: its totals up to the last commit of the ledger, and what follows from them.
 
@@ -60,6 +74,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     totals_as_of: datetime | None
     lag_events: int | None
     warnings: list[str]
+    best_arm: BestArmStatus | UnsetType = UNSET  # left out for other policies
     variants: list[VariantStatus]
     allocation_history: list[AllocationAt]
 
@@ -87,12 +102,25 @@ class Readout(msgspec.Struct, frozen=True):
             totals_as_of=self.totals_as_of,
             lag_events=lag_events,
             warnings=warnings,
+            best_arm=self._best_arm(experiment),
             variants=self._variants(experiment),
             allocation_history=[
                 AllocationAt(point.at, point.version, point.epoch, point.shares)
                 for point in self.history
                 if len(point.weights) == n_variants  # a draft may have had other variants
             ],
+        )
+
+    def _best_arm(self, experiment: Experiment) -> BestArmStatus | UnsetType:
+        decision = best_arm(experiment, self.totals, self.latest)
+        if decision is None:
+            return UNSET
+        ahead = decision.arm if isinstance(decision, Winner) else decision.leader
+        return BestArmStatus(
+            experiment.definition.variants[ahead].key,
+            isinstance(decision, Winner),
+            decision.log_evidence,
+            decision.log_threshold,
         )
 
     def _variants(self, experiment: Experiment) -> list[VariantStatus]:

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from typing import Final
 
 import msgspec
+from msgspec import UNSET
 
 from app.core import limits
 from app.core.errors import FieldError, InvalidInput
 from app.core.text import unstorable
 from app.experiments.model import (
+    BestArmPolicy,
     Condition,
     ContextualPolicy,
     Definition,
@@ -62,15 +64,21 @@ def _variant_errors(variants: tuple[Variant, ...]) -> Iterator[FieldError]:
 
 def _policy_errors(definition: Definition) -> Iterator[FieldError]:
     match definition.policy:
-        case FixedPolicy() as policy:
-            yield from _weights_errors(policy, definition.variants)
+        case FixedPolicy() as fixed:
+            yield from _weights_errors(fixed, definition.variants)
         case PosteriorPolicy(posterior="gamma") if definition.reward.range[0] != 0:
             reason = f"gamma needs a reward.range that begins at 0, got {definition.reward.range[0]:g}"
             yield FieldError("policy.posterior", reason)
         case ContextualPolicy(features=features):
             yield from _feature_errors(features)
+        case BestArmPolicy(rule="track_and_stop", exploration_floor=0):
+            yield FieldError("policy.exploration_floor", "track_and_stop needs more than 0")
         case _:
             pass
+    policy = definition.policy
+    if isinstance(policy, ContextualPolicy | BestArmPolicy) and policy.step_max is not UNSET:
+        kind = policy.__struct_config__.tag
+        yield FieldError("policy.step_max", f"does not apply to {kind}")
 
 
 def _feature_errors(features: tuple[Feature, ...]) -> Iterator[FieldError]:

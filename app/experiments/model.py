@@ -15,6 +15,7 @@ Key = Annotated[str, msgspec.Meta(pattern=limits.KEY_PATTERN, description="1 to 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Description = Annotated[str, msgspec.Meta(max_length=limits.DESCRIPTION_LENGTH_MAX)]
 Stickiness = Literal["none", "unit", "strict"]
+Step = Annotated[float, msgspec.Meta(ge=1e-4, le=1)]
 Posterior = Literal["beta", "normal", "gamma"]
 Unit = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.UNIT_LENGTH_MAX)]
 RewardValue = Annotated[float, msgspec.Meta(ge=-limits.REWARD_VALUE_MAX, le=limits.REWARD_VALUE_MAX)]
@@ -42,9 +43,14 @@ class FixedPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
 
 
 class AdaptivePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
-    """What policies that learn have in common: every variant keeps a share of `exploration_floor / K`."""
+    """What policies that learn have in common: every variant keeps a share of `exploration_floor / K`.
+
+    `step_max` bounds by how much the share of a variant moves with one update, relative to the allocation in
+    force; left out, by nothing. Not for contextual policies and `best_arm`.
+    """
 
     exploration_floor: Share = 0.05
+    step_max: Step | UnsetType = UNSET
 
 
 class PosteriorPolicy(AdaptivePolicy, frozen=True, kw_only=True):
@@ -120,9 +126,26 @@ class EpsilonGreedyPolicy(
     tag_field="kind",
     tag="epsilon_greedy",
 ):
-    """The best average gets 1 - epsilon, and all variants share epsilon: a number, or one that decreases."""
+    """The best average gets 1 - epsilon, and all variants share epsilon: a number, or one that decreases.
+
+    `step_max` as for `AdaptivePolicy`.
+    """
 
     epsilon: Share | DecreasingEpsilon = 0.1
+    step_max: Step | UnsetType = UNSET
+
+
+class BestArmPolicy(AdaptivePolicy, frozen=True, kw_only=True, tag="best_arm"):
+    """Finds the best variant at confidence 1 - `delta`, and from then on serves it alone.
+
+    However often is looked, P(a variant ever wins whose mean is more than `indifference` below the greatest)
+    <= `delta`. The decision stands until the policy is changed. Before it, traffic is split by `rule` so that
+    it comes soon; `track_and_stop` needs an exploration floor.
+    """
+
+    rule: Literal["top_two", "track_and_stop"] = "top_two"
+    delta: Annotated[float, msgspec.Meta(ge=1e-9, le=0.5)] = 0.05
+    indifference: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.0
 
 
 class ContextualPolicy(AdaptivePolicy, frozen=True, kw_only=True):
@@ -164,6 +187,7 @@ Policy = (
     | TopTwoPolicy
     | UcbPolicy
     | EpsilonGreedyPolicy
+    | BestArmPolicy
     | LinTsPolicy
     | LinUcbPolicy
     | LogisticTsPolicy

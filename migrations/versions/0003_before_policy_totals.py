@@ -5,6 +5,7 @@ Runs before the code that needs it. Revision 0003, after 0002.
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import postgresql
 
 revision = "0003"
 down_revision = "0002"
@@ -36,9 +37,17 @@ def upgrade() -> None:
             comment="digest of the posterior that was published with the weights",
         ),
     )
+    op.add_column(
+        "allocations",
+        sa.Column("winner", postgresql.JSONB(), comment="what best_arm has decided, for good"),
+    )
+    op.add_column(
+        "allocations", sa.Column("wanted", sa.BigInteger(), comment="the publication it was computed for")
+    )
 
 
 def downgrade() -> None:
     op.execute("SET LOCAL lock_timeout = '5s'")
-    op.drop_column("allocations", "contextual")
+    for column in ("wanted", "winner", "contextual"):
+        op.drop_column("allocations", column)
     op.drop_table("policy_totals")

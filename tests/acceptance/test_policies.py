@@ -32,6 +32,9 @@ POLICIES: dict[str, dict[str, Any]] = {
     "top_two": {"kind": "top_two", "leader_share": 0.7},
     "ucb": {"kind": "ucb", "rounds_ahead": 1},
     "epsilon_greedy": {"kind": "epsilon_greedy", "epsilon": 0.2},
+    "best_arm": {"kind": "best_arm", "delta": 0.01},
+    "best_arm-tracking": {"kind": "best_arm", "rule": "track_and_stop"},
+    "thompson-steps": {"kind": "thompson", "step_max": 0.5},
     "lin_ts": {"kind": "lin_ts", "features": FEATURES},
     "lin_ts-hybrid": {"kind": "lin_ts", "features": FEATURES, "hybrid": True},
     "lin_ucb": {"kind": "lin_ucb", "features": FEATURES},
@@ -149,6 +152,15 @@ def test_what_is_rewarded_is_served_more(
     assert given["propensity"] == allocation[given["variant"]]
 
 
+def test_best_arm_has_decided_and_says_so(server: Up, client: httpx2.Client, told: dict[str, Told]) -> None:
+    status = published_status(server, client, "best_arm")
+    found = status["best_arm"]
+    assert (found["variant"], found["decided"]) == ("b", True)
+    assert found["log_evidence"] >= found["log_threshold"] > 0
+    assert {row["key"]: row["allocation"] for row in status["variants"]} == {"a": 0.0, "b": 1.0}
+    assert assign(client, "best_arm", N)["propensity"] == 1.0
+
+
 @pytest.mark.parametrize("name", sorted(CONTEXTUAL))
 def test_what_is_rewarded_in_a_context_is_served_there(
     server: Up, client: httpx2.Client, told: dict[str, Told], name: str
@@ -179,8 +191,8 @@ def test_contexts_that_do_not_fit_are_refused_by_name(
 def test_a_rebuild_agrees_and_a_valkey_that_lost_everything_gets_equal_bytes(
     server: Up, client: httpx2.Client, told: dict[str, Told]
 ) -> None:
-    for name in POLICIES:
-        published_status(server, client, name)
+    server.wait_no_lag("thompson-steps")  # whose every update is a step
+    server.wait_published()
     environment = server.part("worker")[0].environ()
     with Redis.from_url(environment["WALD_VALKEY_URL"]) as valkey:
         before = valkey.hgetall("wald:{registry}:experiments")

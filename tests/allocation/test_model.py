@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from app.allocation.model import NANO, VariantTotals, allocate
 from app.assignment.bucketing import WHOLE
 from app.experiments.model import (
+    BestArmPolicy,
     BetaPrior,
     DecreasingEpsilon,
     Definition,
@@ -38,6 +39,8 @@ POLICIES = [
     OptimisticThompsonPolicy(),
     TopTwoPolicy(),
     *(UcbPolicy(index=index, rounds_ahead=1) for index in ("ucb1", "ucb1_tuned", "kl_ucb", "kl_ucb_plus")),
+    BestArmPolicy(),
+    BestArmPolicy(rule="track_and_stop"),
     EpsilonGreedyPolicy(),
     EpsilonGreedyPolicy(epsilon=DecreasingEpsilon(gap=0.5, c=0.1)),
 ]

@@ -112,6 +112,21 @@ def test_the_example_of_the_reference_is_fine():
             "policy.posterior",
             "gamma needs a reward.range that begins at 0, got -1",
         ),
+        (
+            {"policy": {"kind": "best_arm", "step_max": 0.1}},
+            "policy.step_max",
+            "does not apply to best_arm",
+        ),
+        (
+            {"policy": {"kind": "lin_ts", "features": [AGE], "step_max": 0.1}},
+            "policy.step_max",
+            "does not apply to lin_ts",
+        ),
+        (
+            {"policy": {"kind": "best_arm", "rule": "track_and_stop", "exploration_floor": 0}},
+            "policy.exploration_floor",
+            "track_and_stop needs more than 0",
+        ),
         ({"policy": {"kind": "lin_ts", "features": []}}, "policy.features", "must be at least one"),
         (
             {"policy": {"kind": "lin_ucb", "features": [AGE, AGE]}},
@@ -215,6 +230,9 @@ def test_a_part_that_does_not_fit_is_named_with_the_reason(fields, field, reason
         ({"policy": {"kind": "optimistic_thompson", "sampling": 0}}, "$.policy.sampling"),
         ({"policy": {"kind": "top_two", "leader_share": 1}}, "$.policy.leader_share"),
         ({"policy": {"kind": "lin_ts"}}, "$.policy"),
+        ({"policy": {"kind": "best_arm", "delta": 0}}, "$.policy.delta"),
+        ({"policy": {"kind": "best_arm", "indifference": 1}}, "$.policy.indifference"),
+        ({"policy": {"kind": "thompson", "step_max": 0}}, "$.policy.step_max"),
         ({"policy": {"kind": "lin_ts", "features": [AGE | {"scal": 1}]}}, "$.policy.features[0]"),
         ({"policy": {"kind": "lin_ts", "features": [AGE | {"scale": 0}]}}, "$.policy.features[0]"),
         ({"policy": {"kind": "lin_ts", "features": [AGE | {"type": "date"}]}}, "$.policy.features[0].type"),
