@@ -11,8 +11,10 @@ from msgspec import UNSET
 from app.allocation.shares import shares
 from app.assignment import bucketing
 from app.experiments.model import BestArmPolicy, Definition, Experiment, PosteriorPolicy
+from app.feedback.learning import LossSums, PolicyTotals
 from bandits.allocation import Allocation, limited
 from bandits.arms import BetaArms
+from bandits.exp3 import LossTotals
 from bandits.identification import Decision, Winner, decide
 from bandits.totals import ArmTotals
 from stats.totals import RewardTotals
@@ -86,9 +88,16 @@ def posteriors(definition: Definition, totals: Sequence[VariantTotals]) -> BetaA
     return BetaArms.from_totals(rewards, prior_alpha=policy.prior.alpha, prior_beta=policy.prior.beta)
 
 
-def allocate(definition: Definition, totals: Sequence[VariantTotals]) -> tuple[int, ...]:
-    """The policy's weights in parts of 2**32, in the order of the variants. Equal totals, equal bits."""
-    return bucketing.parts(shares(definition, arm_totals(totals)).shares.tolist())
+def allocate(
+    definition: Definition, totals: Sequence[VariantTotals], learned: Sequence[PolicyTotals] = ()
+) -> tuple[int, ...]:
+    """The policy's weights in parts of 2**32, in the order of the variants. Equal totals, equal bits.
+
+    `learned` is what the policy learns besides the totals, of each variant.
+    """
+    losses = [one for one in learned if isinstance(one, LossSums)] or [LossSums()] * len(totals)
+    loss_totals = LossTotals(np.array([one.losses / NANO for one in losses]))
+    return bucketing.parts(shares(definition, arm_totals(totals), loss_totals).shares.tolist())
 
 
 def best_arm(

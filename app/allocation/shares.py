@@ -13,6 +13,7 @@ from app.experiments.model import (
     DecreasingEpsilon,
     Definition,
     EpsilonGreedyPolicy,
+    Exp3IxPolicy,
     FixedPolicy,
     OptimisticThompsonPolicy,
     PosteriorPolicy,
@@ -21,6 +22,7 @@ from app.experiments.model import (
 )
 from bandits.allocation import Allocation, fixed
 from bandits.arms import Arms, BetaArms, GammaArms, NormalArms
+from bandits.exp3 import LossTotals, exp3_ix
 from bandits.greedy import decreasing_epsilon, epsilon_greedy
 from bandits.identification import track_and_stop
 from bandits.thompson import optimistic_thompson, thompson, top_two
@@ -35,8 +37,10 @@ _UPPER_BOUNDS: Final[dict[str, Callable[..., Allocation]]] = {
 }
 
 
-def shares(definition: Definition, totals: ArmTotals) -> Allocation:  # noqa: PLR0911 - one per policy
-    """What the definition's policy makes of the totals of rewards in [0, 1], in the order of the variants.
+def shares(definition: Definition, totals: ArmTotals, losses: LossTotals) -> Allocation:  # noqa: PLR0911 - one per policy
+    """What the definition's policy makes of totals of rewards in [0, 1], in the order of the variants.
+
+    `losses` are read by `exp3_ix` alone.
 
     Of a contextual policy: what serves where the context cannot be read, Thompson sampling. Of `best_arm`:
     what serves until it has decided.
@@ -46,22 +50,30 @@ def shares(definition: Definition, totals: ArmTotals) -> Allocation:  # noqa: PL
             return fixed([weights[variant.key] for variant in definition.variants])
         case PosteriorPolicy() as policy:
             return _matched(policy, _arms(policy, definition, totals))
+        case Exp3IxPolicy(exploration_floor=floor, eta=eta):
+            return exp3_ix(losses, eta=eta, exploration_floor=floor)
         case UcbPolicy(exploration_floor=floor, index=index, rounds_ahead=rounds_ahead):
             return _UPPER_BOUNDS[index](totals, exploration_floor=floor, rounds_ahead=rounds_ahead)
         case EpsilonGreedyPolicy(epsilon=DecreasingEpsilon(gap=gap, c=c)):
             return decreasing_epsilon(totals, c=c, gap=gap)
         case EpsilonGreedyPolicy(epsilon=float(epsilon)):
             return epsilon_greedy(totals, epsilon=epsilon)
-        case BestArmPolicy(exploration_floor=floor, rule="track_and_stop"):
-            return track_and_stop(totals, exploration_floor=floor)
-        case BestArmPolicy(exploration_floor=floor):
-            return top_two(BetaArms.from_totals(totals), exploration_floor=floor)
+        case BestArmPolicy() as policy:
+            return _undecided(policy, totals)
         case ContextualPolicy(exploration_floor=floor):
             return thompson(BetaArms.from_totals(totals), exploration_floor=floor)
         case EpsilonGreedyPolicy():
             raise AssertionError("epsilon is a number, or decreases")
         case policy:
             assert_never(policy)
+
+
+def _undecided(policy: BestArmPolicy, totals: ArmTotals) -> Allocation:
+    """The split from which the best variant is known soonest."""
+    floor = policy.exploration_floor
+    if policy.rule == "track_and_stop":
+        return track_and_stop(totals, exploration_floor=floor)
+    return top_two(BetaArms.from_totals(totals), exploration_floor=floor)
 
 
 def _matched(policy: PosteriorPolicy, arms: Arms) -> Allocation:

@@ -20,7 +20,7 @@ from app.core.valkey import CHANGES_CHANNEL, registry_key, valkey_needed
 from app.experiments.model import Experiment, Policy
 from app.experiments.store import experiment_of
 from app.experiments.tables import epochs, experiments, publications
-from app.feedback.learning import PolicyTotals, learning_of
+from app.feedback.learning import PolicyTotals, learning_of, plus
 from app.feedback.tables import policy_totals, totals
 from bandits.identification import Winner
 
@@ -47,7 +47,7 @@ class Due(msgspec.Struct, frozen=True):
 
     experiment: Experiment
     totals: tuple[VariantTotals, ...]
-    learned: tuple[PolicyTotals, ...]  # of a contextual policy, in the order of the variants
+    learned: tuple[PolicyTotals, ...]  # in the order of the variants; empty: nothing but the totals
     latest: AllocationPoint | None
     wanted: int
 
@@ -190,9 +190,9 @@ async def read_totals(connection: AsyncConnection, experiment: Experiment) -> tu
 
 
 async def read_learned(connection: AsyncConnection, experiment: Experiment) -> tuple[PolicyTotals, ...]:
-    """What a contextual policy knows of each variant, from all epochs whose policy learned the same.
+    """What a policy has learned of each variant, from all epochs whose policies learned the same.
 
-    Empty for other policies.
+    Empty for policies that read the reward totals alone.
     """
     learning = learning_of(experiment.definition.policy)
     if learning is None:
@@ -210,7 +210,7 @@ async def read_learned(connection: AsyncConnection, experiment: Experiment) -> t
     )
     found = [learning.empty] * len(experiment.definition.variants)
     for row in await connection.execute(statement.order_by(policy_totals.c.epoch)):
-        found[row.variant] = learning.plus(found[row.variant], learning.decode(row.body))
+        found[row.variant] = plus(found[row.variant], learning.decode(row.body))
     return tuple(found)
 
 

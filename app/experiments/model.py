@@ -148,6 +148,16 @@ class BestArmPolicy(AdaptivePolicy, frozen=True, kw_only=True, tag="best_arm"):
     indifference: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.0
 
 
+class Exp3IxPolicy(AdaptivePolicy, frozen=True, kw_only=True, tag="exp3_ix"):
+    """Exponential weights with implicit exploration, for rewards that may change at an adversary's will.
+
+    Shares are in proportion to exp(-eta losses), each loss counting 1 / (propensity + eta / 2). For a horizon
+    of n assignments and K variants, sqrt(2 ln K / (K n)) is the right `eta`.
+    """
+
+    eta: Annotated[float, msgspec.Meta(ge=1e-4, le=1)] = 0.01
+
+
 class ContextualPolicy(AdaptivePolicy, frozen=True, kw_only=True):
     """What policies that read the context of a request have in common.
 
@@ -188,6 +198,7 @@ Policy = (
     | UcbPolicy
     | EpsilonGreedyPolicy
     | BestArmPolicy
+    | Exp3IxPolicy
     | LinTsPolicy
     | LinUcbPolicy
     | LogisticTsPolicy

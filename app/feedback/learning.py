@@ -1,4 +1,4 @@
-"""What policies learn besides the reward totals: exact sums over contexts. Pure.
+"""What policies learn besides the reward totals: exact sums over contexts, or over losses. Pure.
 
 Like the totals they move by the difference when a reward changes, and are whole numbers: they depend on the
 set of rewards, never on their order. A context that does not fit the policy's features adds nothing.
@@ -6,25 +6,62 @@ set of rewards, never on their order. A context that does not fit the policy's f
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from struct import Struct
 from typing import Any, Final, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from app.experiments.model import ContextualPolicy, LogisticTsPolicy, Policy
+from app.experiments.model import ContextualPolicy, Exp3IxPolicy, LogisticTsPolicy, Policy
 from app.feedback.rewards import NANO, NONE, Assignments
 from bandits.features import ContextError, Schema
 from bandits.linear import LinearTotals
 from bandits.logistic import LogisticTotals
 
-LEARNING_KINDS: Final = ("lin_ts", "lin_ucb", "logistic_ts")
+LEARNING_KINDS: Final = ("lin_ts", "lin_ucb", "logistic_ts", "exp3_ix")
 """Kinds of policies that learn more than the reward totals."""
 
-PolicyTotals = LinearTotals | LogisticTotals
+_SUMS: Final = Struct("<q16s")
 
 
-class Learning(NamedTuple):
-    """What the policy of an epoch learns. Epochs whose policies learn the same are read as one sample."""
+class LossSums(msgspec.Struct, frozen=True):
+    """Of one variant: the number of rewards, and the sum of their importance-weighted losses in nanos."""
+
+    n: int = 0
+    losses: int = 0
+
+    def __add__(self, other: "LossSums") -> "LossSums":
+        return LossSums(self.n + other.n, self.losses + other.losses)
+
+    def __sub__(self, other: "LossSums") -> "LossSums":
+        return LossSums(self.n - other.n, self.losses - other.losses)
+
+    def to_bytes(self) -> bytes:
+        """Little-endian: 64 bits of the number, 128 of the sum."""
+        return _SUMS.pack(self.n, self.losses.to_bytes(16, "little", signed=True))
+
+    @classmethod
+    def from_bytes(cls, body: bytes) -> "LossSums":
+        """The inverse of `to_bytes`. Raises ValueError if these are no sums."""
+        if len(body) != _SUMS.size:
+            raise ValueError(f"{len(body)} bytes are no sums of losses")
+        n, losses = _SUMS.unpack(body)
+        return cls(n, int.from_bytes(losses, "little", signed=True))
+
+
+PolicyTotals = LinearTotals | LogisticTotals | LossSums
+
+
+class Rows(NamedTuple):
+    """What is learned from each of some rewards, as `Learning.row` gives it, and the rewards in nanos."""
+
+    given: list[Any]
+    rewards: list[int]
+
+
+class ContextLearning(NamedTuple):
+    """Contexts and rewards, for a linear or a logistic model."""
 
     model: Literal["linear", "logistic"]
     schema: Schema
@@ -34,43 +71,70 @@ class Learning(NamedTuple):
         """The totals of no rewards."""
         return self._kind.empty(self.schema.d)
 
-    def of_rows(self, rows: "Rows") -> PolicyTotals:
+    def row(self, context: Mapping[str, Any] | None, _propensity: float) -> NDArray[np.int64] | None:
+        """The context in fixed point; None: it does not fit."""
+        try:
+            return self.schema.vector_fixed(context or {})
+        except ContextError:
+            return None
+
+    def of_rows(self, rows: Rows) -> PolicyTotals:
         """The totals of some rewards."""
-        contexts = np.array(rows.contexts, np.int64).reshape(-1, self.schema.d)
+        contexts = np.array(rows.given, np.int64).reshape(-1, self.schema.d)
         return self._kind.of_rows(contexts, np.array(rows.rewards, np.float64) / NANO)
 
     def decode(self, body: bytes) -> PolicyTotals:
         """The inverse of `to_bytes`. Raises ValueError if these are no totals."""
         return self._kind.from_bytes(body)
 
-    def plus(self, first: PolicyTotals, second: PolicyTotals) -> PolicyTotals:
-        """Both together."""
-        return first + second  # type: ignore[operator] # both are of the model's kind
-
-    def agrees(self, fresh: PolicyTotals, body: bytes) -> bool:
-        """Whether what is stored is of the same rewards; without bytes it is of none.
-
-        Cells of logistic totals that once held more contexts stay as wide as they had to be for those.
-        """
-        try:
-            stored = self.decode(body) if body else self.empty
-        except ValueError:
-            return False
-        if isinstance(fresh, LogisticTotals) and isinstance(stored, LogisticTotals):
-            none = LogisticTotals.empty(fresh.d)
-            fresh += LogisticTotals(none.linear, stored.level, none.cells, none.n, none.sums)
-        return fresh == stored
-
     @property
     def _kind(self) -> type[LinearTotals] | type[LogisticTotals]:
         return LinearTotals if self.model == "linear" else LogisticTotals
 
 
-class Rows(NamedTuple):
-    """Contexts as vectors in fixed point, and their rewards in nanos."""
+class LossLearning(NamedTuple):
+    """Losses by their propensity: (1 - reward) / (propensity + gamma), rounded to a nano one by one."""
 
-    contexts: list[NDArray[np.int64]]
-    rewards: list[int]
+    gamma: float
+    empty: PolicyTotals = LossSums()
+
+    def row(self, _context: Mapping[str, Any] | None, propensity: float) -> float:
+        """The propensity."""
+        return propensity
+
+    def of_rows(self, rows: Rows) -> PolicyTotals:
+        """The totals of some rewards."""
+        left = NANO - np.array(rows.rewards, np.float64)
+        losses = np.rint(left / (np.array(rows.given, np.float64) + self.gamma)).tolist()
+        return LossSums(len(losses), sum(map(int, losses)))
+
+    def decode(self, body: bytes) -> PolicyTotals:
+        """The inverse of `to_bytes`. Raises ValueError if these are no totals."""
+        return LossSums.from_bytes(body)
+
+
+Learning = ContextLearning | LossLearning
+"""What the policy of an epoch learns. Epochs whose policies learn the same are read as one sample."""
+
+
+def plus(first: PolicyTotals, second: PolicyTotals) -> PolicyTotals:
+    """Both together, of the same learning."""
+    return first + second  # type: ignore[operator]
+
+
+def agree(learning: Learning, fresh: PolicyTotals, body: bytes) -> bool:
+    """Whether what is stored is of the same rewards; without bytes it is of none.
+
+    Cells of logistic totals that once held more contexts stay as wide as they had to be for those.
+    """
+    try:
+        stored = learning.decode(body) if body else learning.empty
+    except ValueError:
+        return False
+    if isinstance(fresh, LogisticTotals) and isinstance(stored, LogisticTotals):
+        none = LogisticTotals.empty(fresh.d)
+        fresh += LogisticTotals(none.linear, stored.level, none.cells, none.n, none.sums)
+    return fresh == stored
 
 
 Key = tuple[int, int, int]
@@ -96,10 +160,15 @@ class Change(NamedTuple):
 
 def learning_of(policy: Policy) -> Learning | None:
     """What a policy learns besides the reward totals, if anything."""
-    if not isinstance(policy, ContextualPolicy):
-        return None
-    model: Literal["linear", "logistic"] = "logistic" if isinstance(policy, LogisticTsPolicy) else "linear"
-    return Learning(model, Schema(policy.features))
+    match policy:
+        case LogisticTsPolicy(features=features):
+            return ContextLearning("logistic", Schema(features))
+        case ContextualPolicy(features=features):
+            return ContextLearning("linear", Schema(features))
+        case Exp3IxPolicy(eta=eta):
+            return LossLearning(eta / 2)
+        case _:
+            return None
 
 
 def moved(before: Assignments, after: Assignments, learning: Iterable[tuple[int, int]]) -> NDArray[np.intp]:
@@ -113,38 +182,33 @@ def moved(before: Assignments, after: Assignments, learning: Iterable[tuple[int,
 def changes(
     before: Assignments,
     after: Assignments,
-    contexts: Mapping[int, Mapping[str, Any] | None],
+    found: Iterable[tuple[int, Mapping[str, Any] | None, float]],
     learning: Mapping[tuple[int, int], Learning],
 ) -> tuple[dict[Key, Change], int]:
-    """What the assignments that `contexts` names change, in key order; and how many contexts did not fit."""
+    """What assignments change, in key order; and how many contexts did not fit.
+
+    Of each assignment `found` has its number, context and propensity.
+    """
     old, new = _rewards(before, before["counted"]).tolist(), _rewards(after, after["exposed"]).tolist()
     added: defaultdict[Key, Rows] = defaultdict(lambda: Rows([], []))
     removed: defaultdict[Key, Rows] = defaultdict(lambda: Rows([], []))
     misfits = 0
-    for number, context in contexts.items():
+    for number, context, propensity in found:
         row = after[number]
         key = int(row["experiment_id"]), int(row["epoch"]), int(row["variant"])
-        x = vector(learning[key[:2]], context)
+        x = learning[key[:2]].row(context, propensity)
         if x is None:
             misfits += 1
             continue
         for rows, reward in ((added, new[number]), (removed, old[number])):
             if reward != NONE:
-                rows[key].contexts.append(x)
+                rows[key].given.append(x)
                 rows[key].rewards.append(reward)
-    found = {}
+    made = {}
     for key in sorted({*added, *removed}):
         of = learning[key[:2]]
-        found[key] = Change(of, of.of_rows(added[key]), of.of_rows(removed[key]))
-    return found, misfits
-
-
-def vector(learning: Learning, context: Mapping[str, Any] | None) -> NDArray[np.int64] | None:
-    """The context in fixed point; None: it does not fit."""
-    try:
-        return learning.schema.vector_fixed(context or {})
-    except ContextError:
-        return None
+        made[key] = Change(of, of.of_rows(added[key]), of.of_rows(removed[key]))
+    return made, misfits
 
 
 def _rewards(assignments: Assignments, counted: NDArray[np.bool_]) -> NDArray[np.int64]:

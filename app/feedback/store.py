@@ -29,10 +29,11 @@ from app.feedback.learning import (
     Key,
     Learning,
     PolicyTotals,
+    agree,
     changes,
     learning_of,
     moved,
-    vector,
+    plus,
 )
 from app.feedback.learning import Rows as LearnedRows
 from app.feedback.rewards import (
@@ -93,7 +94,7 @@ _WANT: Final = """
     ON CONFLICT (experiment_id) DO UPDATE SET wanted = publications.wanted + 1
 """
 _REWARDED: Final = """
-    SELECT epoch, variant, reward, context FROM assignments
+    SELECT epoch, variant, reward, context, propensity FROM assignments
     WHERE experiment_id = %s AND epoch = ANY(%s) AND exposed AND reward IS NOT NULL
 """
 _POLICY_TOTALS: Final = (
@@ -317,7 +318,7 @@ class LedgerStore:
                 if key[:2] not in learning:
                     continue
                 right[key] = fresh.get(key, learning[key[:2]].empty)
-                if not learning[key[:2]].agrees(right[key], stored.get(key, b"")):
+                if not agree(learning[key[:2]], right[key], stored.get(key, b"")):
                     differed.append(key)
             if right:
                 await cursor.execute(_ENSURE_POLICY_TOTALS, _policy_keys(right))
@@ -336,14 +337,14 @@ class LedgerStore:
             await cursor.execute(_REWARDED, (experiment_id, [epoch for _, epoch in learning]))
             while found := await cursor.fetchmany(limits.SWEEP_ASSIGNMENTS_MAX):
                 chosen: defaultdict[Key, LearnedRows] = defaultdict(lambda: LearnedRows([], []))
-                for epoch, variant, reward, context in found:
-                    x = vector(learning[experiment_id, epoch], context)
+                for epoch, variant, reward, context, propensity in found:
+                    x = learning[experiment_id, epoch].row(context, propensity)
                     if x is not None:
-                        chosen[experiment_id, epoch, variant].contexts.append(x)
+                        chosen[experiment_id, epoch, variant].given.append(x)
                         chosen[experiment_id, epoch, variant].rewards.append(reward)
                 for key, some in chosen.items():
                     of = learning[key[:2]]
-                    totals[key] = of.plus(totals.get(key, of.empty), of.of_rows(some))
+                    totals[key] = plus(totals.get(key, of.empty), of.of_rows(some))
         return totals
 
     async def _transact(self, work: Callable[[AsyncCursor], Awaitable[_T]]) -> _T:
@@ -579,7 +580,7 @@ async def _learn(
     places = rows.rows(len(numbers), number=(">i4", numbers), place=("V6", before["place"][numbers]))
     await _copy(cursor, "learning", places)
     await cursor.execute(_READ_CONTEXTS)
-    found, misfits = changes(before, after, dict(await cursor.fetchall()), learning)
+    found, misfits = changes(before, after, await cursor.fetchall(), learning)
     CONTEXT_MISFITS.inc(misfits)
     await _add_to_policy_totals(cursor, found)
     return {key[0] for key in found}

@@ -34,6 +34,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     "epsilon_greedy": {"kind": "epsilon_greedy", "epsilon": 0.2},
     "best_arm": {"kind": "best_arm", "delta": 0.01},
     "best_arm-tracking": {"kind": "best_arm", "rule": "track_and_stop"},
+    "exp3_ix": {"kind": "exp3_ix", "eta": 0.1},
     "thompson-steps": {"kind": "thompson", "step_max": 0.5},
     "lin_ts": {"kind": "lin_ts", "features": FEATURES},
     "lin_ts-hybrid": {"kind": "lin_ts", "features": FEATURES, "hybrid": True},

@@ -231,6 +231,7 @@ def test_a_part_that_does_not_fit_is_named_with_the_reason(fields, field, reason
         ({"policy": {"kind": "top_two", "leader_share": 1}}, "$.policy.leader_share"),
         ({"policy": {"kind": "lin_ts"}}, "$.policy"),
         ({"policy": {"kind": "best_arm", "delta": 0}}, "$.policy.delta"),
+        ({"policy": {"kind": "exp3_ix", "eta": 0}}, "$.policy.eta"),
         ({"policy": {"kind": "best_arm", "indifference": 1}}, "$.policy.indifference"),
         ({"policy": {"kind": "thompson", "step_max": 0}}, "$.policy.step_max"),
         ({"policy": {"kind": "lin_ts", "features": [AGE | {"scal": 1}]}}, "$.policy.features[0]"),

@@ -9,9 +9,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.experiments.model import LinTsPolicy, LinUcbPolicy, LogisticTsPolicy, Reward, ThompsonPolicy
+from app.experiments.model import (
+    Exp3IxPolicy,
+    LinTsPolicy,
+    LinUcbPolicy,
+    LogisticTsPolicy,
+    Reward,
+    ThompsonPolicy,
+)
 from app.feedback.batch import StreamEntry, stage
-from app.feedback.learning import Rows, learning_of, vector
+from app.feedback.learning import Rows, learning_of
 from app.feedback.model import Source
 from app.feedback.rebuild import LearnedDifference, Rebuilt, rebuild_totals
 from app.feedback.store import LedgerStore
@@ -48,6 +55,7 @@ POLICIES = {
     (1, 1): LinTsPolicy(features=(NUMBER,)),
     (1, 2): LinUcbPolicy(features=(Boolean("number"),)),
     (2, 1): ThompsonPolicy(),
+    (3, 1): Exp3IxPolicy(eta=0.2),
     (2, 2): LogisticTsPolicy(features=(NUMBER, Categorical("device", ("phone",), other_column=True))),
 }
 VALUES = {"last": [0.0, 0.25, 0.3, 1.0], "sum": [-3.0, -0.1, 0.7, 9.9, 100.0], "max": [1.0, 2.2, 7.75]}
@@ -176,10 +184,10 @@ def expected_learned(rewards: Iterable[tuple[Assigned, Any]]) -> dict[tuple[int,
         learning = learning_of(POLICIES.get((one.experiment_id, one.epoch), ThompsonPolicy()))
         if learning is None or reward in {None, "censored"}:
             continue
-        x = vector(learning, {"number": one.number})
+        x = learning.row({"number": one.number}, 0.5)
         if x is not None:
             some = found.setdefault((one.experiment_id, one.epoch, one.variant), Rows([], []))
-            some.contexts.append(x)
+            some.given.append(x)
             some.rewards.append(reward)
     return {key: learning_of(POLICIES[key[:2]]).of_rows(some).to_bytes() for key, some in found.items()}
 
