@@ -210,6 +210,9 @@ def rebuild(**flags: Any) -> None:
         for total in rebuilt.ledger.totals:
             where = f"experiment {total.experiment_id}, epoch {total.epoch}, variant {total.variant}"
             _OUT.print(f"{where}: totals were {total.before}, are now {total.after}")
+        for one in rebuilt.ledger.learned:
+            where = f"experiment {one.experiment_id}, epoch {one.epoch}, variant {one.variant}"
+            _OUT.print(f"{where}: what its policy learned was not what the log gives")
         for experiment_id in rebuilt.ledger.rewards:
             _OUT.print(f"experiment {experiment_id}: a stored reward was not what its signals give")
         for experiment_id in rebuilt.weights:

@@ -43,7 +43,7 @@ class ContextError(InvalidInput):
         self.expected = expected
 
 
-class Numeric(msgspec.Struct, frozen=True, tag="numeric"):
+class Numeric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="numeric"):
     """A number v as (v - location) / scale, clipped to [-8, 8].
 
     Choose location and scale so that usual values lie within [-1, 1] or so. A missing value counts as the
@@ -84,7 +84,7 @@ class Numeric(msgspec.Struct, frozen=True, tag="numeric"):
         return [scaled, 0] if self.missing_column else [scaled]
 
 
-class Boolean(msgspec.Struct, frozen=True, tag="boolean"):
+class Boolean(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="boolean"):
     """True as 1, False as -1, missing as 0."""
 
     name: str
@@ -103,7 +103,7 @@ class Boolean(msgspec.Struct, frozen=True, tag="boolean"):
         return [UNIT] if value else [-UNIT]
 
 
-class Categorical(msgspec.Struct, frozen=True, tag="categorical"):
+class Categorical(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="categorical"):
     """One of the declared values, one column each: 1 in its own, 0 elsewhere.
 
     What is missing or not declared is 0 in all of them, that is, scored by the intercept alone; with
@@ -138,7 +138,7 @@ class Categorical(msgspec.Struct, frozen=True, tag="categorical"):
         return row
 
 
-class Hashed(msgspec.Struct, frozen=True, tag="hashed"):
+class Hashed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="hashed"):
     """A category of an open set, put into one of `buckets` columns by its hash; missing is 0 in all of them.
 
     Categories that share a column share an effect: of n categories one is alone in its column with

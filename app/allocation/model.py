@@ -2,15 +2,21 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final, assert_never
+from typing import Final
 
 import msgspec
+import numpy as np
+from msgspec import UNSET
 
+from app.allocation.shares import shares
 from app.assignment import bucketing
-from app.experiments.model import Definition, FixedPolicy, ThompsonPolicy
-from bandits.allocation import fixed
+from app.experiments.model import BestArmPolicy, Definition, Experiment, PosteriorPolicy
+from app.feedback.learning import LossSums, PolicyTotals
+from bandits.allocation import Allocation, limited
 from bandits.arms import BetaArms
-from bandits.thompson import thompson
+from bandits.exp3 import LossTotals
+from bandits.identification import Decision, Winner, decide
+from bandits.totals import ArmTotals
 from stats.totals import RewardTotals
 
 NANO: Final = 1_000_000_000
@@ -43,6 +49,12 @@ class AllocationPoint(msgspec.Struct, frozen=True):
     epoch: int
     at: datetime
     weights: tuple[int, ...]
+    contextual: bytes | None = None
+    """Digest of the posterior that was published with the weights."""
+    winner: Winner | None = None
+    """Which variant `best_arm` has decided for."""
+    wanted: int | None = None
+    """The publication for which it was computed."""
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -50,23 +62,83 @@ class AllocationPoint(msgspec.Struct, frozen=True):
         return tuple(weight / bucketing.WHOLE for weight in self.weights)
 
 
+class Allocated(msgspec.Struct, frozen=True):
+    """What a reallocation came to: all but the time of an `AllocationPoint`, whose fields it has."""
+
+    weights: tuple[int, ...]
+    digest: bytes | None
+    winner: Winner | None
+    wanted: int
+
+    def is_in_force(self, latest: AllocationPoint | None, epoch: int) -> bool:
+        """Whether the latest allocation is already this one."""
+        mine = epoch, self.weights, self.digest, self.winner
+        return latest is not None and mine == (latest.epoch, latest.weights, latest.contextual, latest.winner)
+
+
 def posteriors(definition: Definition, totals: Sequence[VariantTotals]) -> BetaArms:
-    """The Beta posteriors of the variants' mean rewards; a policy without a prior gets the uniform one."""
+    """The Beta posteriors of the variants' mean rewards.
+
+    Under the policy's prior where that is a Beta prior, else under the uniform one.
+    """
     rewards = [total.reward_totals for total in totals]
-    if not isinstance(definition.policy, ThompsonPolicy):
+    policy = definition.policy
+    if not isinstance(policy, PosteriorPolicy) or policy.family != "beta":
         return BetaArms.from_totals(rewards)
-    prior = definition.policy.prior
-    return BetaArms.from_totals(rewards, prior_alpha=prior.alpha, prior_beta=prior.beta)
+    return BetaArms.from_totals(rewards, prior_alpha=policy.prior.alpha, prior_beta=policy.prior.beta)
 
 
-def allocate(definition: Definition, totals: Sequence[VariantTotals]) -> tuple[int, ...]:
-    """The policy's weights in parts of 2**32, in the order of the variants. Equal totals, equal bits."""
-    match definition.policy:
-        case FixedPolicy(weights=weights):
-            allocation = fixed([weights[variant.key] for variant in definition.variants])
-        case ThompsonPolicy(exploration_floor=floor):
-            allocation = thompson(posteriors(definition, totals), exploration_floor=floor)
-        case policy:
-            assert_never(policy)
-    shares: list[float] = allocation.shares.tolist()
-    return bucketing.parts(shares)
+def allocate(
+    definition: Definition, totals: Sequence[VariantTotals], learned: Sequence[PolicyTotals] = ()
+) -> tuple[int, ...]:
+    """The policy's weights in parts of 2**32, in the order of the variants. Equal totals, equal bits.
+
+    `learned` is what the policy learns besides the totals, of each variant.
+    """
+    losses = [one for one in learned if isinstance(one, LossSums)] or [LossSums()] * len(totals)
+    loss_totals = LossTotals(np.array([one.losses / NANO for one in losses]))
+    return bucketing.parts(shares(definition, arm_totals(totals), loss_totals).shares.tolist())
+
+
+def best_arm(
+    experiment: Experiment, totals: Sequence[VariantTotals], latest: AllocationPoint | None
+) -> Decision | None:
+    """Whether `best_arm` knows the best variant; None: the policy is another.
+
+    What was decided in this epoch stands, whatever rewards are revised.
+    """
+    policy = experiment.definition.policy
+    if not isinstance(policy, BestArmPolicy):
+        return None
+    previous = latest.winner if latest is not None and latest.epoch == experiment.epoch else None
+    return decide(arm_totals(totals), delta=policy.delta, indifference=policy.indifference, previous=previous)
+
+
+def only(variant: int, n_variants: int) -> tuple[int, ...]:
+    """All traffic to one variant."""
+    return tuple(bucketing.WHOLE * (index == variant) for index in range(n_variants))
+
+
+def within_step(
+    definition: Definition, target: tuple[int, ...], latest: AllocationPoint | None, wanted: int
+) -> tuple[int, ...]:
+    """The way from the allocation in force to the target that the policy's `step_max` allows.
+
+    One step for each publication that was wanted since: computed again for the same one it stays.
+    """
+    step_max = getattr(definition.policy, "step_max", UNSET)
+    if step_max is UNSET or latest is None or len(latest.weights) != len(target):
+        return target
+    if latest.wanted == wanted:
+        return latest.weights
+    allowed = limited(_allocation(latest.weights), _allocation(target), step_max=step_max)
+    return bucketing.parts(allowed.shares.tolist())
+
+
+def _allocation(weights: Sequence[int]) -> Allocation:
+    return Allocation(np.array(weights) / bucketing.WHOLE)
+
+
+def arm_totals(totals: Sequence[VariantTotals]) -> ArmTotals:
+    """What a policy reads of them: rewards in [0, 1], and what is pending."""
+    return ArmTotals.of([total.reward_totals for total in totals], [total.pending for total in totals])

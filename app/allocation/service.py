@@ -1,16 +1,20 @@
 """Use cases of allocation: recompute and publish an experiment, or all there is."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import msgspec
 import structlog
 
-from app.allocation.model import allocate
-from app.allocation.store import AllocationStore, Publication
+from app.allocation.contextual import digest, materialised
+from app.allocation.model import Allocated, allocate, best_arm, only, within_step
+from app.allocation.store import AllocationStore, Due, Publication
 from app.assignment.bucketing import WHOLE
-from app.assignment.snapshot import PublishedExperiment, published
+from app.assignment.snapshot import PublishedContextual, PublishedExperiment, published
 from app.core import limits, telemetry
+from app.experiments.model import ContextualPolicy
 from app.feedback.rebuild import Rebuilt as RebuiltLedger
+from bandits.identification import Winner
 
 _LOG = structlog.get_logger(__name__)
 
@@ -24,7 +28,7 @@ class Rebuilt(msgspec.Struct, frozen=True):
     @property
     def equal(self) -> bool:
         """Whether everything came out as it was, bit for bit."""
-        return not (self.ledger.totals or self.ledger.rewards or self.weights)
+        return not (self.ledger.totals or self.ledger.learned or self.ledger.rewards or self.weights)
 
 
 class AllocationService:
@@ -51,12 +55,14 @@ class AllocationService:
             if due is None:
                 return False
             experiment, latest = due.experiment, due.latest
-            weights = allocate(experiment.definition, due.totals)
-            unchanged = latest is not None and (latest.epoch, latest.weights) == (experiment.epoch, weights)
+            contextual = await _contextual(due)
+            found = _allocated(due, digest(contextual))
+            unchanged = found.is_in_force(latest, experiment.epoch)
             version = (0 if latest is None else latest.version) + (not unchanged)
             if not unchanged:
-                await self._store.insert(connection, experiment, version=version, weights=weights)
-        await self._publish(published(experiment, version, weights))
+                await self._store.insert(connection, experiment, version, found)
+        weights = found.weights
+        await self._publish(published(experiment, version, weights, contextual))
         await self._store.mark_published(experiment_id, due.wanted)
         telemetry.REALLOCATIONS.labels("unchanged" if unchanged else "changed").inc()
         for variant, weight in zip(experiment.definition.variants, weights, strict=True):
@@ -101,3 +107,21 @@ class AllocationService:
         if present > await self._store.newest_version(experiment.id):
             _LOG.warning("publication_disowned", experiment=experiment.key, version=present)
             await self._store.publish(experiment, disowned=present)
+
+
+def _allocated(due: Due, digest: bytes | None) -> Allocated:
+    """What follows from the totals, and from the allocation in force where that has a say."""
+    definition = due.experiment.definition
+    decision = best_arm(due.experiment, due.totals, due.latest)
+    if isinstance(decision, Winner):
+        return Allocated(only(decision.arm, len(definition.variants)), digest, decision, due.wanted)
+    weights = within_step(definition, allocate(definition, due.totals, due.learned), due.latest, due.wanted)
+    return Allocated(weights, digest, None, due.wanted)
+
+
+async def _contextual(due: Due) -> PublishedContextual | None:
+    """The posterior of a contextual policy. In a thread: it may take seconds of linear algebra."""
+    policy = due.experiment.definition.policy
+    if not isinstance(policy, ContextualPolicy):
+        return None
+    return await asyncio.to_thread(materialised, policy, due.learned)

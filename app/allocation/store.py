@@ -1,6 +1,6 @@
 """Where allocation reads and writes: totals and history in PostgreSQL, what servers load in Valkey."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import IntEnum
 from importlib.resources import files
@@ -11,16 +11,18 @@ from redis.asyncio import Redis
 from sqlalchemy import Row, Select, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.allocation.model import AllocationPoint, VariantTotals
+from app.allocation.model import Allocated, AllocationPoint, VariantTotals
 from app.allocation.tables import allocations
 from app.assignment import snapshot
 from app.assignment.snapshot import PublishedExperiment
 from app.core import limits
 from app.core.valkey import CHANGES_CHANNEL, registry_key, valkey_needed
-from app.experiments.model import Experiment
+from app.experiments.model import Experiment, Policy
 from app.experiments.store import experiment_of
-from app.experiments.tables import experiments, publications
-from app.feedback.tables import totals
+from app.experiments.tables import epochs, experiments, publications
+from app.feedback.learning import PolicyTotals, learning_of, plus
+from app.feedback.tables import policy_totals, totals
+from bandits.identification import Winner
 
 _FOLDER: Final = files(__package__)
 _PUBLISH_EXPERIMENT: Final = _FOLDER.joinpath("lua/publish_experiment.lua").read_text()
@@ -45,6 +47,7 @@ class Due(msgspec.Struct, frozen=True):
 
     experiment: Experiment
     totals: tuple[VariantTotals, ...]
+    learned: tuple[PolicyTotals, ...]  # in the order of the variants; empty: nothing but the totals
     latest: AllocationPoint | None
     wanted: int
 
@@ -89,16 +92,30 @@ class AllocationStore:
                 return
             chosen = select(experiments).where(experiments.c.id == experiment_id)
             experiment = experiment_of((await connection.execute(chosen)).one())
-            totals = await read_totals(connection, experiment)
-            yield connection, Due(experiment, totals, await read_latest(connection, experiment_id), wanted)
+            yield (
+                connection,
+                Due(
+                    experiment,
+                    await read_totals(connection, experiment),
+                    await read_learned(connection, experiment),
+                    await read_latest(connection, experiment_id),
+                    wanted,
+                ),
+            )
 
     async def insert(
-        self, connection: AsyncConnection, experiment: Experiment, *, version: int, weights: Sequence[int]
+        self, connection: AsyncConnection, experiment: Experiment, version: int, found: Allocated
     ) -> None:
         """A new version of the allocation."""
         await connection.execute(
             insert(allocations).values(
-                experiment_id=experiment.id, version=version, epoch=experiment.epoch, weights=list(weights)
+                experiment_id=experiment.id,
+                version=version,
+                epoch=experiment.epoch,
+                weights=list(found.weights),
+                contextual=found.digest,
+                winner=None if found.winner is None else msgspec.to_builtins(found.winner),
+                wanted=found.wanted,
             )
         )
 
@@ -172,10 +189,35 @@ async def read_totals(connection: AsyncConnection, experiment: Experiment) -> tu
     return tuple(found.get(index, VariantTotals()) for index in range(len(experiment.definition.variants)))
 
 
+async def read_learned(connection: AsyncConnection, experiment: Experiment) -> tuple[PolicyTotals, ...]:
+    """What a policy has learned of each variant, from all epochs whose policies learned the same.
+
+    Empty for policies that read the reward totals alone.
+    """
+    learning = learning_of(experiment.definition.policy)
+    if learning is None:
+        return ()
+    chosen = select(epochs.c.epoch, epochs.c.policy).where(epochs.c.experiment_id == experiment.id)
+    same = [
+        row.epoch
+        for row in await connection.execute(chosen)
+        if learning_of(msgspec.convert(row.policy, Policy)) == learning
+    ]
+    statement = select(policy_totals.c.variant, policy_totals.c.body).where(
+        policy_totals.c.experiment_id == experiment.id,
+        policy_totals.c.epoch.in_(same),
+        policy_totals.c.body != b"",
+    )
+    found = [learning.empty] * len(experiment.definition.variants)
+    for row in await connection.execute(statement.order_by(policy_totals.c.epoch)):
+        found[row.variant] = plus(found[row.variant], learning.decode(row.body))
+    return tuple(found)
+
+
 async def read_latest(connection: AsyncConnection, experiment_id: int) -> AllocationPoint | None:
     """The allocation in force; None before the first."""
     row = (await connection.execute(_latest(experiment_id))).one_or_none()
-    return None if row is None else _point(row)
+    return None if row is None else _latest_point(row)
 
 
 async def read_history(
@@ -193,3 +235,10 @@ def _latest(experiment_id: int) -> Select[Any]:
 
 def _point(row: Row[Any]) -> AllocationPoint:
     return AllocationPoint(row.version, row.epoch, row.created_at, tuple(row.weights))
+
+
+def _latest_point(row: Row[Any]) -> AllocationPoint:
+    winner = None if row.winner is None else msgspec.convert(row.winner, Winner)
+    return AllocationPoint(
+        row.version, row.epoch, row.created_at, tuple(row.weights), row.contextual, winner, row.wanted
+    )

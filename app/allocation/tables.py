@@ -7,11 +7,12 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     PrimaryKeyConstraint,
     Table,
     func,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from app.core.postgres import METADATA
 from app.experiments.tables import experiments
@@ -25,6 +26,9 @@ allocations = Table(
     Column(
         "weights", ARRAY(BigInteger), nullable=False, comment="parts of 2**32, in the order of the variants"
     ),
+    Column("contextual", LargeBinary, comment="digest of the posterior that was published with the weights"),
+    Column("winner", JSONB, comment="what best_arm has decided, for good"),
+    Column("wanted", BigInteger, comment="the publication it was computed for"),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
     PrimaryKeyConstraint("experiment_id", "version"),
     # What thinning reads.

@@ -6,8 +6,9 @@ from fractions import Fraction
 from typing import Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from app.allocation.model import NANO, AllocationPoint, VariantTotals, posteriors
+from app.allocation.model import NANO, AllocationPoint, VariantTotals, best_arm, posteriors
 from app.analysis.analyze import analyze
 from app.analysis.metrics import Mean, Metric
 from app.analysis.observed import Cell, Observed
@@ -15,6 +16,7 @@ from app.analysis.plan import AnalysisPlan
 from app.analysis.readout import Readout
 from app.experiments.model import Experiment, FixedPolicy, StateKind, Stopped, kind_of
 from bandits.best import expected_loss, probability_best
+from bandits.identification import Winner
 from stats.interval import beta_interval
 from stats.srm import ArmCounts
 from stats.totals import MeanTotals
@@ -63,6 +65,18 @@ class AllocationAt(msgspec.Struct, frozen=True):
     shares: tuple[float, ...]
 
 
+class BestArmStatus(msgspec.Struct, frozen=True):
+    """How far `best_arm` is: the variant that leads or, `decided`, has won.
+
+    It wins once `log_evidence`, the least against a rival, reaches `log_threshold`.
+    """
+
+    variant: str
+    decided: bool
+    log_evidence: float
+    log_threshold: float
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """An experiment now: its totals up to the last commit of the ledger, and what follows from them.
 
@@ -82,6 +96,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     totals_as_of: datetime | None
     lag_events: int | None
     warnings: list[str]
+    best_arm: BestArmStatus | UnsetType = UNSET  # left out for other policies
     variants: list[VariantStatus]
     allocation_history: list[AllocationAt]
     analysis: Readout | None = None
@@ -116,6 +131,7 @@ class Stored(msgspec.Struct, frozen=True):
             totals_as_of=self.totals_as_of,
             lag_events=lag_events,
             warnings=warnings,
+            best_arm=self._best_arm(experiment),
             variants=self._variants(experiment),
             allocation_history=[
                 AllocationAt(point.at, point.version, point.epoch, point.shares)
@@ -182,6 +198,18 @@ class Stored(msgspec.Struct, frozen=True):
         if not isinstance(experiment.definition.policy, FixedPolicy):
             assumed.append("the mean reward of a variant is taken not to drift over time")
         return assumed
+
+    def _best_arm(self, experiment: Experiment) -> BestArmStatus | UnsetType:
+        decision = best_arm(experiment, self.totals, self.latest)
+        if decision is None:
+            return UNSET
+        ahead = decision.arm if isinstance(decision, Winner) else decision.leader
+        return BestArmStatus(
+            experiment.definition.variants[ahead].key,
+            isinstance(decision, Winner),
+            decision.log_evidence,
+            decision.log_threshold,
+        )
 
     def _variants(self, experiment: Experiment) -> list[VariantStatus]:
         variants = experiment.definition.variants

@@ -47,6 +47,17 @@ def parts(shares: Sequence[float]) -> tuple[int, ...]:
     return tuple(whole)
 
 
+def parts_near(shares: Sequence[float]) -> list[int]:
+    """As `parts` for shares that sum to 1 but for rounding, in a tenth of its time.
+
+    What rounding down leaves goes to the greatest share, not to the largest remainders: a share is off by
+    less than K parts, and its propensity is exact all the same.
+    """
+    whole = [int(share * WHOLE) or int(share > 0) for share in shares]
+    whole[whole.index(max(whole))] += WHOLE - sum(whole)
+    return whole
+
+
 def cumulative(weights: Sequence[int]) -> tuple[int, ...]:
     """Running sums of weights, for `draw`. Raises ValueError if they do not sum to 2**32."""
     sums = tuple(accumulate(weights))

@@ -7,7 +7,7 @@ from app.access.model import Scope, credential
 from app.assignment import query
 from app.assignment.service import Assigner, Assignment
 from app.core import limits
-from app.core.errors import WaldError
+from app.core.errors import InvalidInput, WaldError
 from app.core.shortcut import Headers, Reply
 from app.core.telemetry import ASSIGN_SECONDS, FastHistogram
 
@@ -56,5 +56,8 @@ class HotAssign:
             reply(200, _HEADERS, assignment.json())
             self.durations.observe(perf_counter() - begun)
 
-        self._assigner.assign_soon(experiment, unit, context, finish)
+        try:
+            self._assigner.assign_soon(experiment, unit, query.typed(context, experiment.features), finish)
+        except InvalidInput:  # of a context that the policy cannot read
+            return False
         return True

@@ -1,14 +1,18 @@
 """The query of `GET /assign`: `experiment=KEY&unit=UNIT&context.NAME=VALUE`. Pure, and strict."""
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 from app.core import limits
 from app.core.errors import InvalidInput
+from app.experiments import targeting
+from bandits.features import Boolean, Feature, Numeric
 
 PREFIX: Final = "context."
 _NAMES: Final = ("experiment", "unit")
+_BOOLEANS: Final = {"true": True, "false": False}
 
 
 def parameters(query: bytes) -> dict[str, str]:
@@ -46,6 +50,28 @@ def context(parameters: Mapping[str, str]) -> dict[str, str] | None:
                 f"unknown parameter {name[:64]!r}; context goes as context.NAME", field="query"
             )
     return found or None
+
+
+def typed(context: dict[str, str] | None, features: Sequence[Feature]) -> dict[str, Any] | None:
+    """A context of texts as the declared features read it: `"42"` as 42, `"true"` as true.
+
+    Texts of numeric features are read as targeting reads numbers, those of boolean ones must be `true` or
+    `false`. What does not read so stays a text, for the features to refuse; all else stays as it is.
+    """
+    if context is None or not features:
+        return context
+    read: dict[str, Any] = dict(context)
+    for feature in features:
+        text = context.get(feature.name)
+        if text is None:
+            continue
+        if isinstance(feature, Numeric):
+            value = targeting.number(text)
+            if value is not None and isfinite(value):
+                read[feature.name] = value
+        elif isinstance(feature, Boolean) and text in _BOOLEANS:
+            read[feature.name] = _BOOLEANS[text]
+    return read
 
 
 def _decoded(text: str) -> str:

@@ -44,7 +44,7 @@ async def assign_one(
     ],
     assigner: Assigner,
 ) -> AssignmentView:
-    """Which variant serves this unit. Context for targeting goes as `context.NAME=VALUE`.
+    """Which variant serves this unit. Context goes as `context.NAME=VALUE`.
 
     `reason` says why: SPLIT (drawn), TARGETING_MATCH (drawn, among those the targeting admits), STICKY (the
     unit's first assignment again), NOT_TARGETED (the control), FORCED (an override), DISABLED (draft or
@@ -52,17 +52,19 @@ async def assign_one(
     the propensity of the others is 1. When the exposure cannot be stored in time the answer is the same, and
     its id is marked unrecorded: such assignments are left out of analysis.
 
-    404 when no experiment has this key, or it is archived.
+    400 naming the feature when the policy reads the context and cannot. 404 when no experiment has this key,
+    or it is archived.
     """
     context = query.context(query.parameters(request.scope["query_string"]))
     found = await assigner.experiment(experiment)
-    return (await assigner.assign(found, unit, context)).view()
+    return (await assigner.assign(found, unit, query.typed(context, found.features))).view()
 
 
 @post("/assign", guards=[requires(Scope.ASSIGN)], status_code=200)
 async def assign_several(data: AssignRequest, assigner: Assigner) -> AssignmentList:
     """Which variants serve this unit, in several experiments or in all that are running.
 
+    400 naming the feature when one of their policies reads the context and cannot: then none is assigned.
     404 when one of the experiments does not exist or is archived.
     """
     check_storable(data.unit, "unit")

@@ -75,7 +75,7 @@ class Assignment(msgspec.Struct, frozen=True, gc=False):
     def json(self) -> bytes:
         """The answer as JSON, the same that encoding `view` gives."""
         experiment, decision = self.experiment, self.decision
-        if decision.reason == "STICKY":
+        if decision.reason == "STICKY" or experiment.reader is not None:  # decisions without number
             return _encode(self.view())
         before, after = experiment.answers.get(decision) or _answer(experiment, decision)
         return before + self.id.encode("ascii") + after
@@ -88,7 +88,10 @@ def decide(
     context: Mapping[str, Any],
     random32: int,
 ) -> Decision:
-    """Which variant this unit gets. Pure: chance comes in as 32 random bits, used without stickiness only."""
+    """Which variant this unit gets. Pure: chance comes in as 32 random bits, used without stickiness only.
+
+    Raises InvalidInput naming the feature when the policy reads the context and cannot.
+    """
     published = experiment.published
     if not experiment.running:
         return Decision(experiment.serves, 1.0, "DISABLED")
@@ -99,6 +102,14 @@ def decide(
         if not targeting.matches(published.targeting, context):
             return Decision(published.control, 1.0, "NOT_TARGETED")
         reason = "TARGETING_MATCH"
+    if experiment.reader is not None:
+        weights = experiment.reader.weights(context)
+        if weights is not None:
+            if published.stickiness == "none":
+                variant = bucketing.draw(random32, bucketing.cumulative(weights))
+            else:
+                variant = bucketing.rendezvous(unit_hash, experiment.seeds, weights)
+            return Decision(variant, weights[variant] / bucketing.WHOLE, reason)
     if published.stickiness == "none":
         variant = bucketing.draw(random32, experiment.cumulative)
     else:
@@ -145,7 +156,7 @@ class Assigner:
     ) -> list[Assignment]:
         """One assignment per key, in their order; without keys, for every running experiment.
 
-        Raises NotFound; InvalidInput when they are too many.
+        Raises NotFound; InvalidInput when they are too many, or like `decide`.
         """
         if keys is None:
             experiments = self.keeper.snapshot.running
@@ -154,16 +165,23 @@ class Assigner:
         if len(experiments) > limits.ASSIGN_EXPERIMENTS_MAX:
             detail = f"{len(experiments)} are running: name at most {limits.ASSIGN_EXPERIMENTS_MAX} of them"
             raise InvalidInput(detail, field="experiments")
-        return list(await asyncio.gather(*(self.assign(one, unit, context) for one in experiments)))
+        # All decide before the first is recorded: a context that one of them refuses leaves nothing behind.
+        proposals = [self._propose(one, unit, context) for one in experiments]
+        return list(await asyncio.gather(*(self._record(one, unit, context) for one in proposals)))
 
     async def assign(
         self, experiment: PreparedExperiment, unit: str, context: dict[str, Any] | None
     ) -> Assignment:
-        """Assign one unit. Raises Unavailable while there is no key to sign with."""
-        proposal = self._propose(experiment, unit, context)
+        """Assign one unit.
+
+        Raises Unavailable while there is no key to sign with; InvalidInput like `decide`.
+        """
+        return await self._record(self._propose(experiment, unit, context), unit, context)
+
+    async def _record(self, proposal: "_Proposal", unit: str, context: dict[str, Any] | None) -> Assignment:
         if proposal.decision.reason not in RECORDED:
             return self._settle(proposal, recorded=False)
-        if experiment.published.stickiness == "strict":
+        if proposal.experiment.published.stickiness == "strict":
             first = await self._first(proposal)
             if first is None:
                 return self._settle(proposal, recorded=False)
@@ -183,7 +201,7 @@ class Assigner:
     ) -> None:
         """The same for experiments that are not strict, without a task: `then` gets the assignment.
 
-        Raises Unavailable while there is no key to sign with.
+        Raises Unavailable while there is no key to sign with; InvalidInput like `decide`.
         """
         proposal = self._propose(experiment, unit, context)
         if proposal.decision.reason not in RECORDED:

@@ -1,15 +1,19 @@
 """What servers load to assign: published experiments, and the snapshot made of them. Pure and immutable."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
+import numpy as np
 
 from app.access.model import KeyRing
 from app.assignment import bucketing
 from app.assignment.assignment_id import Signer
+from app.core.errors import InvalidInput
 from app.experiments.model import Condition, Experiment, Reward, StateKind, Stopped, kind_of
+from bandits.contextual import LinearArms, thompson, ucb
+from bandits.features import ContextError, Feature, Schema
 
 Stickiness = Literal["none", "unit", "strict"]
 
@@ -19,6 +23,22 @@ class PublishedVariant(msgspec.Struct, frozen=True, array_like=True):
 
     key: str
     payload: bytes
+
+
+class PublishedContextual(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A policy that reads the context, and what it believes: `bandits.contextual.LinearArms` as bytes.
+
+    `means` (K, d) and `factors`, of each variant the upper triangle by rows, are little-endian binary64. At
+    most `POSTERIOR_BYTES_MAX` for 50 variants and 64 columns.
+    """
+
+    rule: Literal["thompson", "ucb"]
+    features: tuple[Feature, ...]
+    exploration_floor: float
+    on_bad_context: Literal["refuse", "fallback"]
+    width: float = 0.0  # of ucb
+    means: bytes
+    factors: bytes
 
 
 class PublishedExperiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -44,6 +64,7 @@ class PublishedExperiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     targeting: tuple[Condition, ...] = ()
     overrides: dict[str, int] = {}  # unit -> variant
     reward: Reward
+    contextual: PublishedContextual | None = None  # None: `weights` are for every context
 
     @property
     def version(self) -> int:
@@ -51,7 +72,12 @@ class PublishedExperiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
         return self.policy_version + self.revision
 
 
-def published(experiment: Experiment, policy_version: int, weights: Sequence[int]) -> PublishedExperiment:
+def published(
+    experiment: Experiment,
+    policy_version: int,
+    weights: Sequence[int],
+    contextual: PublishedContextual | None = None,
+) -> PublishedExperiment:
     """An experiment with the shares of one policy version, in the order of its variants."""
     definition, state = experiment.definition, experiment.state
     positions = {variant.key: index for index, variant in enumerate(definition.variants)}
@@ -76,6 +102,7 @@ def published(experiment: Experiment, policy_version: int, weights: Sequence[int
         targeting=definition.targeting,
         overrides={unit: positions[key] for unit, key in definition.overrides.items()},
         reward=definition.reward,
+        contextual=contextual,
     )
 
 
@@ -93,10 +120,44 @@ def decode(value: bytes) -> PublishedExperiment:
     return _decoder.decode(value)
 
 
+class ContextReader:
+    """A contextual policy with all that does not depend on the request worked out."""
+
+    __slots__ = ("_arms", "_policy", "schema")
+
+    def __init__(self, policy: PublishedContextual) -> None:
+        self.schema = Schema(policy.features)
+        self._policy = policy
+        d = self.schema.d
+        means = np.frombuffer(policy.means, "<f8").reshape(-1, d).astype(np.float64)
+        factors = np.zeros((len(means), d, d))
+        factors[:, *np.triu_indices(d)] = np.frombuffer(policy.factors, "<f8").reshape(len(means), -1)
+        self._arms = LinearArms(means, factors)
+
+    def weights(self, context: Mapping[str, Any]) -> list[int] | None:
+        """The policy's weights in this context; None: it does not fit, and those without context serve.
+
+        Raises InvalidInput naming the feature of a context that does not fit and is to be refused.
+        """
+        policy = self._policy
+        try:
+            x = self.schema.vector(context)
+        except ContextError as error:
+            if policy.on_bad_context == "fallback":
+                return None
+            raise InvalidInput(str(error), field=f"context.{error.feature}") from None
+        if policy.rule == "thompson":
+            shares = thompson(self._arms, x, exploration_floor=policy.exploration_floor)
+        else:
+            floor = policy.exploration_floor
+            shares = ucb(self._arms, x, width=policy.width, exploration_floor=floor)
+        return bucketing.parts_near(shares.tolist())
+
+
 class PreparedExperiment:
     """A published experiment with all that does not depend on the request worked out."""
 
-    __slots__ = ("answers", "cumulative", "propensities", "published", "running", "seeds", "serves")
+    __slots__ = ("answers", "cumulative", "propensities", "published", "reader", "running", "seeds", "serves")
 
     def __init__(self, published: PublishedExperiment) -> None:
         self.published = published
@@ -107,9 +168,15 @@ class PreparedExperiment:
         """Answers already written out, by decision; bounded by variants times reasons."""
         self.cumulative = bucketing.cumulative(published.weights)
         self.propensities = tuple(weight / bucketing.WHOLE for weight in published.weights)
+        self.reader = None if published.contextual is None else ContextReader(published.contextual)
         self.seeds = tuple(
             bucketing.variant_seed(published.salt, variant.key) for variant in published.variants
         )
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """What its policy reads of a context."""
+        return () if self.published.contextual is None else self.published.contextual.features
 
 
 class Snapshot:

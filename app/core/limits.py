@@ -23,6 +23,10 @@ REWARD_VALUE_MAX: Final = 1e9
 FIELD_ERRORS_MAX: Final = 20
 HORIZON_S_MAX: Final = 90 * 86_400
 EXPERIMENTS_MAX: Final = 20_000
+FEATURE_LOCATION_MAX: Final = 1e12  # in size
+FEATURE_SCALE_MIN: Final = 1e-12
+FEATURE_SCALE_MAX: Final = 1e12
+POSTERIOR_BYTES_MAX: Final = 1_048_576  # of 50 variants and 65 columns: 884,000
 
 # Requests
 BODY_BYTES_MAX: Final = 1_048_576

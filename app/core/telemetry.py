@@ -31,6 +31,10 @@ LEDGER_BATCH_SECONDS: Final = Histogram(
     "Time of one ledger transaction.",
     buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0),
 )
+CONTEXT_MISFITS: Final = Counter(
+    "wald_context_misfits",
+    "Rewards that a policy does not learn from: their context does not fit its features.",
+)
 REALLOCATIONS: Final = Counter("wald_reallocations", "Allocations computed.", ["result"])
 STREAM_LAG: Final = Gauge(
     "wald_stream_lag_events", "Acknowledged events not yet in the ledger.", multiprocess_mode="mostrecent"

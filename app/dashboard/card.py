@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import accumulate
-from typing import Final, Self, assert_never
+from typing import Final, Self
 
 import msgspec
 
 from app.analysis.model import AllocationAt, Status, VariantStatus
-from app.experiments.model import Definition, Draft, Experiment, FixedPolicy, Reward, Stopped, ThompsonPolicy
+from app.experiments.model import AdaptivePolicy, Definition, Draft, Experiment, Reward, Stopped
 
 PAYLOAD_SHOWN_MAX: Final = 500
 
@@ -153,13 +153,11 @@ def _scale(rows: Sequence[Row]) -> Scale | None:
 
 
 def _policy(definition: Definition) -> str:
-    match definition.policy:
-        case FixedPolicy():
-            return "fixed"
-        case ThompsonPolicy(exploration_floor=floor):
-            return f"thompson, exploration floor {floor:.0%}"
-        case policy:
-            assert_never(policy)
+    policy = definition.policy
+    kind = str(policy.__struct_config__.tag).replace("_", " ")
+    if isinstance(policy, AdaptivePolicy):
+        return f"{kind}, exploration floor {policy.exploration_floor:.0%}"
+    return kind
 
 
 def _silence(reward: Reward) -> str:

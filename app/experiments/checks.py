@@ -1,13 +1,29 @@
 """Whether the parts of a definition fit together. Pure."""
 
+import re
 from collections.abc import Iterator
+from typing import Final
 
 import msgspec
+from msgspec import UNSET
 
 from app.core import limits
 from app.core.errors import FieldError, InvalidInput
 from app.core.text import unstorable
-from app.experiments.model import Condition, Definition, FixedPolicy, Reward, Variant
+from app.experiments.model import (
+    BestArmPolicy,
+    Condition,
+    ContextualPolicy,
+    Definition,
+    FixedPolicy,
+    PosteriorPolicy,
+    Reward,
+    Variant,
+)
+from bandits.features import Feature, Numeric, Schema
+from stats.errors import InvalidInput as OutOfBounds
+
+_KEY: Final = re.compile(limits.KEY_PATTERN)
 
 
 def check(definition: Definition) -> Definition:
@@ -47,10 +63,45 @@ def _variant_errors(variants: tuple[Variant, ...]) -> Iterator[FieldError]:
 
 
 def _policy_errors(definition: Definition) -> Iterator[FieldError]:
+    match definition.policy:
+        case FixedPolicy() as fixed:
+            yield from _weights_errors(fixed, definition.variants)
+        case PosteriorPolicy(posterior="gamma") if definition.reward.range[0] != 0:
+            reason = f"gamma needs a reward.range that begins at 0, got {definition.reward.range[0]:g}"
+            yield FieldError("policy.posterior", reason)
+        case ContextualPolicy(features=features):
+            yield from _feature_errors(features)
+        case BestArmPolicy(rule="track_and_stop", exploration_floor=0):
+            yield FieldError("policy.exploration_floor", "track_and_stop needs more than 0")
+        case _:
+            pass
     policy = definition.policy
-    if not isinstance(policy, FixedPolicy):
-        return
-    variants = {variant.key for variant in definition.variants}
+    if isinstance(policy, ContextualPolicy | BestArmPolicy) and policy.step_max is not UNSET:
+        kind = policy.__struct_config__.tag
+        yield FieldError("policy.step_max", f"does not apply to {kind}")
+
+
+def _feature_errors(features: tuple[Feature, ...]) -> Iterator[FieldError]:
+    if not features:
+        yield FieldError("policy.features", "must be at least one")
+    for index, feature in enumerate(features):
+        field = f"policy.features[{index}]"
+        if not _KEY.match(feature.name):
+            yield FieldError(f"{field}.name", "must be 1 to 128 of A-Z a-z 0-9 . _ -")
+        if isinstance(feature, Numeric):
+            if abs(feature.location) > limits.FEATURE_LOCATION_MAX:
+                yield FieldError(f"{field}.location", f"at most {limits.FEATURE_LOCATION_MAX:g} in size")
+            if not limits.FEATURE_SCALE_MIN <= feature.scale <= limits.FEATURE_SCALE_MAX:
+                bound = f"{limits.FEATURE_SCALE_MIN:g} to {limits.FEATURE_SCALE_MAX:g}"
+                yield FieldError(f"{field}.scale", f"must be {bound}, got {feature.scale:g}")
+    try:
+        Schema(features)
+    except OutOfBounds as error:
+        yield FieldError("policy.features", str(error))
+
+
+def _weights_errors(policy: FixedPolicy, defined: tuple[Variant, ...]) -> Iterator[FieldError]:
+    variants = {variant.key for variant in defined}
     if missing := sorted(variants - policy.weights.keys()):
         yield FieldError("policy.weights", f"must name every variant; missing {', '.join(missing)}")
     for key in policy.weights.keys() - variants:
@@ -99,6 +150,6 @@ def _override_errors(definition: Definition) -> Iterator[FieldError]:
 
 
 def _storage_errors(definition: Definition) -> Iterator[FieldError]:
-    for field in ("description", "targeting", "overrides"):
+    for field in ("description", "policy", "targeting", "overrides"):
         if error := unstorable(msgspec.to_builtins(getattr(definition, field)), field):
             yield error

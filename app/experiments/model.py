@@ -4,8 +4,10 @@ from datetime import datetime
 from typing import Annotated, Any, Final, Literal, NewType, assert_never, get_args
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from app.core import limits
+from bandits.features import Feature
 
 ExperimentKey = NewType("ExperimentKey", str)
 
@@ -13,6 +15,8 @@ Key = Annotated[str, msgspec.Meta(pattern=limits.KEY_PATTERN, description="1 to 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Description = Annotated[str, msgspec.Meta(max_length=limits.DESCRIPTION_LENGTH_MAX)]
 Stickiness = Literal["none", "unit", "strict"]
+Step = Annotated[float, msgspec.Meta(ge=1e-4, le=1)]
+Posterior = Literal["beta", "normal", "gamma"]
 Unit = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.UNIT_LENGTH_MAX)]
 RewardValue = Annotated[float, msgspec.Meta(ge=-limits.REWARD_VALUE_MAX, le=limits.REWARD_VALUE_MAX)]
 
@@ -38,19 +42,168 @@ class FixedPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
     weights: dict[Key, Share]
 
 
-class ThompsonPolicy(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="thompson"
-):
-    """Thompson sampling by probability matching on a Beta posterior of rewards in [0, 1].
+class AdaptivePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
+    """What policies that learn have in common: every variant keeps a share of `exploration_floor / K`.
+
+    `step_max` bounds by how much the share of a variant moves with one update, relative to the allocation in
+    force; left out, by nothing. Not for contextual policies and `best_arm`.
+    """
+
+    exploration_floor: Share = 0.05
+    step_max: Step | UnsetType = UNSET
+
+
+class PosteriorPolicy(AdaptivePolicy, frozen=True, kw_only=True):
+    """What policies that read a posterior of the variants' mean rewards have in common.
+
+    * `beta`: successes and failures; a fractional reward r counts as r of one and 1 - r of the other. The
+      prior is Beta(alpha, beta).
+    * `normal`: the mean of rewards whose variance is learned too. The prior has the mean alpha / (alpha +
+      beta) and the weight of (alpha + beta) / 2 rewards.
+    * `gamma`: the mean of counts, a count being reward x width of a range that begins at 0. The prior is
+      Gamma(alpha) with the rate beta.
+
+    Left out, it is `beta`.
+    """
+
+    prior: BetaPrior = BetaPrior()
+    posterior: Posterior | UnsetType = UNSET
+
+    @property
+    def family(self) -> Posterior:
+        """The posterior that is meant."""
+        return "beta" if self.posterior is UNSET else self.posterior
+
+
+class ThompsonPolicy(PosteriorPolicy, frozen=True, kw_only=True, tag="thompson"):
+    """Thompson sampling by probability matching.
 
     Each variant's share is `(1 - exploration_floor) P(best) + exploration_floor / K`.
     """
 
-    prior: BetaPrior = BetaPrior()
-    exploration_floor: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.05
+
+class OptimisticThompsonPolicy(PosteriorPolicy, frozen=True, kw_only=True, tag="optimistic_thompson"):
+    """Thompson sampling in which a draw never makes a variant look worse than its mean.
+
+    Each variant draws with probability `sampling` only, else its mean stands.
+    """
+
+    sampling: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.9
 
 
-Policy = FixedPolicy | ThompsonPolicy
+class TopTwoPolicy(PosteriorPolicy, frozen=True, kw_only=True, tag="top_two"):
+    """Top-two Thompson sampling: the best of a draw gets `leader_share`, the best of other draws the rest.
+
+    It finds the best variant with fewer rewards, and earns less on the way.
+    """
+
+    leader_share: Annotated[float, msgspec.Meta(ge=0.01, le=0.99)] = 0.5
+
+
+class UcbPolicy(AdaptivePolicy, frozen=True, kw_only=True, tag="ucb"):
+    """The variant with the greatest upper confidence bound, mixed with the exploration floor.
+
+    `rounds_ahead`: about how many assignments are made between two updates; they are spread as the index
+    would spread them one after the other.
+    """
+
+    index: Literal["ucb1", "ucb1_tuned", "kl_ucb", "kl_ucb_plus"] = "kl_ucb_plus"
+    rounds_ahead: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 100
+
+
+class DecreasingEpsilon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An epsilon of min(1, c K / (gap^2 t)) after t assignments; `gap` at most that of best and next mean."""
+
+    gap: Annotated[float, msgspec.Meta(ge=1e-3, le=0.99)]
+    c: Annotated[float, msgspec.Meta(ge=1e-3, le=1e3)] = 5.0
+
+
+class EpsilonGreedyPolicy(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag="epsilon_greedy",
+):
+    """The best average gets 1 - epsilon, and all variants share epsilon: a number, or one that decreases.
+
+    `step_max` as for `AdaptivePolicy`.
+    """
+
+    epsilon: Share | DecreasingEpsilon = 0.1
+    step_max: Step | UnsetType = UNSET
+
+
+class BestArmPolicy(AdaptivePolicy, frozen=True, kw_only=True, tag="best_arm"):
+    """Finds the best variant at confidence 1 - `delta`, and from then on serves it alone.
+
+    However often is looked, P(a variant ever wins whose mean is more than `indifference` below the greatest)
+    <= `delta`. The decision stands until the policy is changed. Before it, traffic is split by `rule` so that
+    it comes soon; `track_and_stop` needs an exploration floor.
+    """
+
+    rule: Literal["top_two", "track_and_stop"] = "top_two"
+    delta: Annotated[float, msgspec.Meta(ge=1e-9, le=0.5)] = 0.05
+    indifference: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.0
+
+
+class Exp3IxPolicy(AdaptivePolicy, frozen=True, kw_only=True, tag="exp3_ix"):
+    """Exponential weights with implicit exploration, for rewards that may change at an adversary's will.
+
+    Shares are in proportion to exp(-eta losses), each loss counting 1 / (propensity + eta / 2). For a horizon
+    of n assignments and K variants, sqrt(2 ln K / (K n)) is the right `eta`.
+    """
+
+    eta: Annotated[float, msgspec.Meta(ge=1e-4, le=1)] = 0.01
+
+
+class ContextualPolicy(AdaptivePolicy, frozen=True, kw_only=True):
+    """What policies that read the context of a request have in common.
+
+    `features` say what they read and how (`bandits.features`); what else is in the context they ignore. A
+    context that does not fit them is refused, or served by the Thompson allocation of the totals
+    (`fallback`); nothing is learned from it either way.
+    """
+
+    features: tuple[Feature, ...]
+    on_bad_context: Literal["refuse", "fallback"] = "refuse"
+
+
+class LinearPolicy(ContextualPolicy, frozen=True, kw_only=True):
+    """A linear model of the reward for each variant; `hybrid`: drawn towards one that all of them share."""
+
+    hybrid: bool = False
+
+
+class LinTsPolicy(LinearPolicy, frozen=True, kw_only=True, tag="lin_ts"):
+    """Thompson sampling on linear models: shares are the probabilities to have the greatest mean reward."""
+
+
+class LinUcbPolicy(LinearPolicy, frozen=True, kw_only=True, tag="lin_ucb"):
+    """The greatest upper bound, mean and `width` standard deviations; mixed with the floor."""
+
+    width: Annotated[float, msgspec.Meta(ge=0, le=10)] = 2.0
+
+
+class LogisticTsPolicy(ContextualPolicy, frozen=True, kw_only=True, tag="logistic_ts"):
+    """Thompson sampling on a logistic model for each variant: for rewards that are 0 or 1."""
+
+
+Policy = (
+    FixedPolicy
+    | ThompsonPolicy
+    | OptimisticThompsonPolicy
+    | TopTwoPolicy
+    | UcbPolicy
+    | EpsilonGreedyPolicy
+    | BestArmPolicy
+    | Exp3IxPolicy
+    | LinTsPolicy
+    | LinUcbPolicy
+    | LogisticTsPolicy
+)
+"""The rule that turns totals into an allocation, by its `kind`."""
 
 
 class Reward(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

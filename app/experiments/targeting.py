@@ -34,11 +34,11 @@ def _holds(condition: Condition, given: Any) -> bool:
         case "not_in":
             return not any(_equal(given, value) for value in condition.values)
         case "greater":
-            number = _number(given)
-            return number is not None and number > float(condition.values[0])
+            found = number(given)
+            return found is not None and found > float(condition.values[0])
         case "less":
-            number = _number(given)
-            return number is not None and number < float(condition.values[0])
+            found = number(given)
+            return found is not None and found < float(condition.values[0])
         case "exists":
             return given is not None
         case _:
@@ -52,10 +52,11 @@ def _equal(given: Any, value: object) -> bool:
         case str():
             return isinstance(given, str) and given == value
         case _:
-            return _number(given) == value
+            return number(given) == value
 
 
-def _number(given: Any) -> float | None:
+def number(given: Any) -> float | None:
+    """The number that a value of the context is, or that its text reads as; None: it is none."""
     if isinstance(given, str):
         return float(given) if _NUMBER.fullmatch(given) else None
     if isinstance(given, (int, float)) and not isinstance(given, bool):

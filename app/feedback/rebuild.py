@@ -21,12 +21,21 @@ class TotalsDifference(msgspec.Struct, frozen=True):
     after: TotalsRow
 
 
+class LearnedDifference(msgspec.Struct, frozen=True):
+    """What a policy learned of a variant in an epoch was not what the log says, and is now."""
+
+    experiment_id: int
+    epoch: int
+    variant: int
+
+
 class Rebuilt(msgspec.Struct, frozen=True):
-    """What a rebuild found wrong; both empty when log and totals agreed bit for bit."""
+    """What a rebuild found wrong; all empty when log and totals agreed bit for bit."""
 
     totals: tuple[TotalsDifference, ...]
     rewards: tuple[int, ...]
     """Experiments in which a stored reward was not what the signals give."""
+    learned: tuple[LearnedDifference, ...] = ()
 
 
 async def rebuild_totals(database_url: str, experiment_ids: Sequence[int] | None = None) -> Rebuilt:
@@ -35,14 +44,17 @@ async def rebuild_totals(database_url: str, experiment_ids: Sequence[int] | None
     May run beside the ledger, which waits for a moment per experiment while its totals are added up.
     """
     differences: list[TotalsDifference] = []
+    learned: list[LearnedDifference] = []
     corrected = []
     async with LedgerStore.open(database_url) as store:
         for experiment_id in experiment_ids if experiment_ids is not None else await store.experiment_ids():
             for epoch, variant, before, after in await store.recount(experiment_id):
                 differences.append(TotalsDifference(experiment_id, epoch, variant, before, after))
+            for epoch, variant in await store.recount_learned(experiment_id):
+                learned.append(LearnedDifference(experiment_id, epoch, variant))
             if await _resolve_all(store, experiment_id):
                 corrected.append(experiment_id)
-    return Rebuilt(tuple(differences), tuple(corrected))
+    return Rebuilt(tuple(differences), tuple(corrected), tuple(learned))
 
 
 async def _resolve_all(store: LedgerStore, experiment_id: int) -> bool:

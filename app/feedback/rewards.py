@@ -72,9 +72,11 @@ class Rule(NamedTuple):
     horizon_us: int
     by_unit: bool
     """Whether signals by unit have been logged."""
+    learns: bool
+    """Whether the policy of some epoch learns more than the totals."""
 
     @classmethod
-    def of(cls, reward: Reward, *, by_unit: bool) -> "Rule":
+    def of(cls, reward: Reward, *, by_unit: bool, learns: bool = False) -> "Rule":
         """What the definition says."""
         low, high = reward.range
         width = high - low
@@ -86,6 +88,7 @@ class Rule(NamedTuple):
             silence=NONE if reward.silence is None else round(reward.silence * NANO),
             horizon_us=round(reward.horizon_s * 1e6),
             by_unit=by_unit,
+            learns=learns,
         )
 
 

@@ -1,6 +1,7 @@
 """The ledger in PostgreSQL: log, totals and stream position change together, or not at all."""
 
 import math
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -10,6 +11,7 @@ from uuid import UUID
 
 import msgspec
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 from psycopg import AsyncConnection, AsyncCursor, DataError, IntegrityError
 from psycopg.errors import DeadlockDetected
@@ -17,9 +19,23 @@ from psycopg.sql import SQL, Identifier
 
 from app.core import limits
 from app.core.postgres import connect
-from app.experiments.model import Reward
+from app.core.telemetry import CONTEXT_MISFITS
+from app.experiments.model import Policy, Reward
 from app.feedback import rows
 from app.feedback.batch import Batch, StreamEntry
+from app.feedback.learning import (
+    LEARNING_KINDS,
+    Change,
+    Key,
+    Learning,
+    PolicyTotals,
+    agree,
+    changes,
+    learning_of,
+    moved,
+    plus,
+)
+from app.feedback.learning import Rows as LearnedRows
 from app.feedback.rewards import (
     ASSIGNMENT,
     GIVEN,
@@ -34,6 +50,7 @@ from app.feedback.rewards import (
 from app.feedback.rows import Rows
 
 _T = TypeVar("_T")
+_LOG: Final = structlog.get_logger(__name__)
 
 
 def _sql(name: str) -> LiteralString:
@@ -56,12 +73,33 @@ _READ_LOG: Final = _sql("read_log")
 _STORE_REWARDS: Final = _sql("store_rewards")
 _ADD_TO_TOTALS: Final = _sql("add_to_totals")
 _REBUILD_TOTALS: Final = _sql("rebuild_totals")
+_READ_LEARNING: Final = _sql("read_learning")
+_READ_CONTEXTS: Final = _sql("read_contexts")
+_ENSURE_POLICY_TOTALS: Final = _sql("ensure_policy_totals")
+_LOCK_POLICY_TOTALS: Final = _sql("lock_policy_totals")
+_STORE_POLICY_TOTALS: Final = _sql("store_policy_totals")
 
 _RULES: Final = """
-    SELECT id, definition -> 'reward', EXISTS (SELECT FROM unit_signals WHERE experiment_id = experiments.id)
+    SELECT
+        id, definition -> 'reward', EXISTS (SELECT FROM unit_signals WHERE experiment_id = experiments.id),
+        EXISTS (
+            SELECT FROM epochs WHERE experiment_id = experiments.id AND policy ->> 'kind' = ANY(%(kinds)s)
+        )
     FROM experiments
-    WHERE id = ANY(%s)
+    WHERE id = ANY(%(ids)s)
 """
+_WANT: Final = """
+    INSERT INTO publications (experiment_id)
+    SELECT * FROM unnest(%s::integer[])
+    ON CONFLICT (experiment_id) DO UPDATE SET wanted = publications.wanted + 1
+"""
+_REWARDED: Final = """
+    SELECT epoch, variant, reward, context, propensity FROM assignments
+    WHERE experiment_id = %s AND epoch = ANY(%s) AND exposed AND reward IS NOT NULL
+"""
+_POLICY_TOTALS: Final = (
+    "SELECT epoch, variant, body FROM policy_totals WHERE experiment_id = %s AND part = ''"
+)
 
 POISON: Final = (DataError, IntegrityError)
 """What PostgreSQL raises about the events themselves; any other error is about its own state."""
@@ -257,6 +295,58 @@ class LedgerStore:
                 for epoch, variant, before, after in await cursor.fetchall()
             ]
 
+    async def recount_learned(self, experiment_id: int) -> list[tuple[int, int]]:
+        """Set what an experiment's policies learned to what its log says.
+
+        Returns (epoch, variant) of what differed.
+        """
+        async with self._connection.transaction(), self._connection.cursor() as cursor:
+            learning = await _learning(cursor, [experiment_id])
+            if not learning:
+                return []
+            await cursor.execute("SET LOCAL statement_timeout = 0")
+            # Whoever adds to them has committed, and is seen here, or waits and adds to what is stored here.
+            await cursor.execute("LOCK TABLE policy_totals IN SHARE ROW EXCLUSIVE MODE")
+            fresh = await self._learned_anew(experiment_id, learning)
+            await cursor.execute(_POLICY_TOTALS, (experiment_id,))
+            stored = {
+                (experiment_id, epoch, variant): body for epoch, variant, body in await cursor.fetchall()
+            }
+            right: dict[Key, PolicyTotals] = {}
+            differed = []
+            for key in sorted({*fresh, *stored}):
+                if key[:2] not in learning:
+                    continue
+                right[key] = fresh.get(key, learning[key[:2]].empty)
+                if not agree(learning[key[:2]], right[key], stored.get(key, b"")):
+                    differed.append(key)
+            if right:
+                await cursor.execute(_ENSURE_POLICY_TOTALS, _policy_keys(right))
+                bodies = [totals.to_bytes() for totals in right.values()]
+                await cursor.execute(_STORE_POLICY_TOTALS, _policy_keys(right) | {"body": bodies})
+            if differed:
+                await cursor.execute(_WANT, ([experiment_id],))
+            return [(epoch, variant) for _, epoch, variant in differed]
+
+    async def _learned_anew(
+        self, experiment_id: int, learning: Mapping[tuple[int, int], Learning]
+    ) -> dict[Key, PolicyTotals]:
+        """From the rewards in the log, a bounded number of rows at a time."""
+        totals: dict[Key, PolicyTotals] = {}
+        async with self._connection.cursor(name="rewarded") as cursor:
+            await cursor.execute(_REWARDED, (experiment_id, [epoch for _, epoch in learning]))
+            while found := await cursor.fetchmany(limits.SWEEP_ASSIGNMENTS_MAX):
+                chosen: defaultdict[Key, LearnedRows] = defaultdict(lambda: LearnedRows([], []))
+                for epoch, variant, reward, context, propensity in found:
+                    x = learning[experiment_id, epoch].row(context, propensity)
+                    if x is not None:
+                        chosen[experiment_id, epoch, variant].given.append(x)
+                        chosen[experiment_id, epoch, variant].rewards.append(reward)
+                for key, some in chosen.items():
+                    of = learning[key[:2]]
+                    totals[key] = plus(totals.get(key, of.empty), of.of_rows(some))
+        return totals
+
     async def _transact(self, work: Callable[[AsyncCursor], Awaitable[_T]]) -> _T:
         """Run `work` as one transaction; again if it was chosen to end a deadlock: then it wrote nothing."""
         for attempts_left in reversed(range(limits.LEDGER_DEADLOCKS_MAX)):
@@ -316,11 +406,23 @@ class Logged(NamedTuple):
 
 async def _rules(cursor: AsyncCursor, experiment_ids: Collection[int]) -> dict[int, Rule]:
     """Of the experiments that exist."""
-    await cursor.execute(_RULES, (list(experiment_ids),))
+    await cursor.execute(_RULES, {"ids": list(experiment_ids), "kinds": list(LEARNING_KINDS)})
     return {
-        experiment_id: Rule.of(msgspec.convert(reward, Reward), by_unit=by_unit)
-        for experiment_id, reward, by_unit in await cursor.fetchall()
+        experiment_id: Rule.of(msgspec.convert(reward, Reward), by_unit=by_unit, learns=learns)
+        for experiment_id, reward, by_unit, learns in await cursor.fetchall()
     }
+
+
+async def _learning(cursor: AsyncCursor, experiment_ids: Collection[int]) -> dict[tuple[int, int], Learning]:
+    """What the policies of these experiments learn, by experiment and epoch."""
+    parameters = {"experiment_ids": list(experiment_ids), "kinds": list(LEARNING_KINDS)}
+    await cursor.execute(_READ_LEARNING, parameters)
+    found = {}
+    for experiment_id, epoch, policy in await cursor.fetchall():
+        learning = learning_of(msgspec.convert(policy, Policy))
+        if learning is not None:
+            found[experiment_id, epoch] = learning
+    return found
 
 
 async def _log(cursor: AsyncCursor, batch: Batch, rules: Mapping[int, Rule]) -> Logged:
@@ -450,6 +552,7 @@ async def _resolve(
     resolved = resolve(before, given, rules, silent_until_us=silent_until_us)
     after = np.where(logged.resolving, resolved, before)
     changed = (after["outcome"] != before["outcome"]) | (after["reward"] != before["reward"])
+    learned = await _learn(cursor, before, after, [one for one, rule in rules.items() if rule.learns])
     await _copy(cursor, "staged_rewards", _reward_rows(after[changed]))
     if changed.any():
         await cursor.execute(_STORE_REWARDS)
@@ -457,7 +560,55 @@ async def _resolve(
     await _copy(
         cursor, "overdue_assignments", _key_rows(after[pending & (after["deadline_us"] <= passed_us)])
     )
-    return await _add_to_totals(cursor, differences(before, after))
+    totals_changed = await _add_to_totals(cursor, differences(before, after))
+    only_learned = sorted(learned.difference(totals_changed))
+    if only_learned:
+        await cursor.execute(_WANT, (only_learned,))
+    return sorted([*totals_changed, *only_learned])
+
+
+async def _learn(
+    cursor: AsyncCursor, before: Assignments, after: Assignments, experiment_ids: Collection[int]
+) -> set[int]:
+    """Add what changed to the policy totals of these experiments. Returns those that have."""
+    if not experiment_ids:
+        return set()
+    learning = await _learning(cursor, experiment_ids)
+    numbers = moved(before, after, learning)
+    if not len(numbers):
+        return set()
+    places = rows.rows(len(numbers), number=(">i4", numbers), place=("V6", before["place"][numbers]))
+    await _copy(cursor, "learning", places)
+    await cursor.execute(_READ_CONTEXTS)
+    found, misfits = changes(before, after, await cursor.fetchall(), learning)
+    CONTEXT_MISFITS.inc(misfits)
+    await _add_to_policy_totals(cursor, found)
+    return {key[0] for key in found}
+
+
+async def _add_to_policy_totals(cursor: AsyncCursor, found: Mapping[Key, Change]) -> None:
+    """Totals that cannot take a change, which only a hand that is not ours can bring about, stay as they are.
+
+    They must not hold up the ledger, and `wald rebuild` mends them.
+    """
+    if not found:
+        return
+    keys = _policy_keys(found)
+    await cursor.execute(_ENSURE_POLICY_TOTALS, keys)
+    await cursor.execute(_LOCK_POLICY_TOTALS, keys)
+    bodies: dict[Key, bytes] = {}
+    for experiment_id, epoch, variant, body in await cursor.fetchall():
+        key = experiment_id, epoch, variant
+        try:
+            bodies[key] = found[key].applied(body)
+        except ValueError as error:
+            _LOG.error("policy_totals_unusable", key=key, error=str(error), then="run wald rebuild")
+    await cursor.execute(_STORE_POLICY_TOTALS, _policy_keys(bodies) | {"body": list(bodies.values())})
+
+
+def _policy_keys(keys: Collection[Key]) -> dict[str, list[Any]]:
+    columns = zip(*keys, strict=True) if keys else ((), (), ())
+    return dict(zip(("experiment_id", "epoch", "variant"), map(list, columns), strict=True))
 
 
 def _reward_rows(assignments: Assignments) -> Rows:

@@ -139,6 +139,20 @@ totals = Table(
     PrimaryKeyConstraint("experiment_id", "epoch", "variant"),
 )
 
+# What the policy of an epoch learns besides `totals`; rows only where it does.
+policy_totals = Table(
+    "policy_totals",
+    METADATA,
+    Column("experiment_id", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("variant", SmallInteger, nullable=False),
+    Column("part", Text, nullable=False, comment="of the totals; empty: they have only one"),
+    Column(
+        "body", LargeBinary, nullable=False, comment="exact sums, as bandits encodes them; empty: none yet"
+    ),
+    PrimaryKeyConstraint("experiment_id", "epoch", "variant", "part"),
+)
+
 stream_positions = Table(
     "stream_positions",
     METADATA,

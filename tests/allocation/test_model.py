@@ -6,13 +6,44 @@ from hypothesis import strategies as st
 
 from app.allocation.model import NANO, VariantTotals, allocate
 from app.assignment.bucketing import WHOLE
-from app.experiments.model import BetaPrior, Definition, FixedPolicy, ThompsonPolicy, Variant
+from app.experiments.model import (
+    BestArmPolicy,
+    BetaPrior,
+    DecreasingEpsilon,
+    Definition,
+    EpsilonGreedyPolicy,
+    FixedPolicy,
+    OptimisticThompsonPolicy,
+    Reward,
+    ThompsonPolicy,
+    TopTwoPolicy,
+    UcbPolicy,
+    Variant,
+)
+from bandits.arms import BetaArms
+from bandits.best import probability_best
 
 VARIANTS = (Variant("a", control=True), Variant("b"), Variant("c"))
 
 
-def definition(policy):
-    return Definition(key="k", variants=VARIANTS, policy=policy)
+def definition(policy, **fields):
+    return Definition(key="k", variants=VARIANTS, policy=policy, **fields)
+
+
+def successes(*counts, of=10, pending=0):
+    return [VariantTotals(of + pending, of, 0, count * NANO, count * NANO**2) for count in counts]
+
+
+POLICIES = [
+    *(ThompsonPolicy(posterior=posterior) for posterior in ("beta", "normal", "gamma")),
+    OptimisticThompsonPolicy(),
+    TopTwoPolicy(),
+    *(UcbPolicy(index=index, rounds_ahead=1) for index in ("ucb1", "ucb1_tuned", "kl_ucb", "kl_ucb_plus")),
+    BestArmPolicy(),
+    BestArmPolicy(rule="track_and_stop"),
+    EpsilonGreedyPolicy(),
+    EpsilonGreedyPolicy(epsilon=DecreasingEpsilon(gap=0.5, c=0.1)),
+]
 
 
 observed = st.integers(0, 10**7).flatmap(
@@ -49,3 +80,37 @@ def test_weights_are_whole_parts_that_keep_the_floor(totals, floor):
     assert sum(weights) == WHOLE
     assert min(weights) >= floor / 3 * WHOLE - 1
     assert weights == allocate(definition(policy), totals), "equal totals, equal bits"
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+def test_every_policy_splits_evenly_at_first_and_serves_the_best_more_after(policy):
+    assert allocate(definition(policy), [VariantTotals()] * 3) == pytest.approx([WHOLE / 3] * 3, abs=1)
+    weights = allocate(definition(policy), successes(20, 50, 90, of=100))
+    assert sum(weights) == WHOLE
+    assert weights[2] > 0.4 * WHOLE  # of top-two at most `leader_share` and a bit
+    assert weights[2] == max(weights)
+    assert weights == allocate(definition(policy), successes(20, 50, 90, of=100)), "equal totals, equal bits"
+
+
+def test_what_is_pending_narrows_a_bound_but_not_a_posterior():
+    """Variant a is ahead, but hundreds of its pulls are pending: the bound of b is above its own by then."""
+    totals = [*successes(6, of=10, pending=500), *successes(5, 1, of=10)]
+    assert allocate(definition(UcbPolicy(index="ucb1", rounds_ahead=1)), totals)[1] > 0.9 * WHOLE
+    assert allocate(definition(ThompsonPolicy()), totals) == allocate(
+        definition(ThompsonPolicy()), successes(6, 5, 1)
+    )
+
+
+def test_a_gamma_posterior_counts_in_the_unit_of_the_range():
+    """Rewards of 1/2 in [0, 10] are counts of 5: ten of them tell more than ten tosses of a coin."""
+    totals = [VariantTotals(10, 10, 0, 5 * NANO, 0), VariantTotals(10, 10, 0, 3 * NANO, 0), VariantTotals()]
+    gamma = definition(ThompsonPolicy(posterior="gamma"), reward=Reward(range=(0.0, 10.0)))
+    beta = definition(ThompsonPolicy(), reward=Reward(range=(0.0, 10.0)))
+    assert allocate(gamma, totals)[1] < allocate(beta, totals)[1] / 2
+
+
+def test_shares_of_thompson_are_the_probabilities_to_be_best():
+    """Beta(3, 9), Beta(6, 6) and Beta(8, 4) after 2, 5 and 7 of 10."""
+    best = probability_best(BetaArms.from_totals([one.reward_totals for one in successes(2, 5, 7)]))
+    weights = allocate(definition(ThompsonPolicy(exploration_floor=0.0)), successes(2, 5, 7))
+    assert weights == pytest.approx(best * WHOLE, abs=1)

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from functools import partial
 
+import numpy as np
 import pytest
 from sqlalchemy import select
 
@@ -17,8 +18,20 @@ from app.core.errors import Unavailable
 from app.core.postgres import create_engine
 from app.core.valkey import CHANGES_CHANNEL, registry_key
 from app.experiments.lifecycle import DefinitionChange
-from app.experiments.model import Definition, FixedPolicy, Variant
+from app.experiments.model import (
+    BestArmPolicy,
+    Definition,
+    FixedPolicy,
+    LinTsPolicy,
+    LinUcbPolicy,
+    ThompsonPolicy,
+    Variant,
+)
+from app.experiments.tables import publications
 from app.feedback.rebuild import rebuild_totals
+from app.feedback.tables import policy_totals
+from bandits.features import UNIT, Numeric
+from bandits.linear import LinearTotals
 from tests.support.totals import record
 
 pytestmark = pytest.mark.anyio
@@ -280,3 +293,84 @@ async def test_a_rebuild_rights_weights_that_were_changed_behind_our_back(
     rebuilt = await allocation.rebuild(partial(rebuild_totals, database_url))
     assert (rebuilt.ledger.totals, rebuilt.weights) == ((), (experiment.id,))
     assert (await served(valkey)).weights == EVEN
+
+
+BEST_ARM = BestArmPolicy(delta=0.05)
+
+
+async def test_a_best_arm_once_decided_serves_alone_whatever_comes(
+    allocation, experiments, database_url, engine, valkey, experiment
+):
+    await experiments.change("summary", DefinitionChange(policy=BEST_ARM))
+    await record(engine, experiment, (10, 3), (10, 4), epoch=2)
+    await allocation.reallocate(experiment.id)
+    assert min((await served(valkey)).weights) > 0
+    await record(engine, experiment, (100, 10), (100, 90), epoch=2)
+    await allocation.reallocate(experiment.id)
+    assert (await served(valkey)).weights == (0, WHOLE)
+    decided = (await latest(engine, experiment)).winner
+    assert (decided.arm, decided.n) == (1, 220.0)
+
+    await record(engine, experiment, (1_000, 900), (1_000, 100), epoch=2)  # as revisions might
+    await allocation.reallocate(experiment.id)
+    assert (await served(valkey)).weights == (0, WHOLE)
+    assert (await latest(engine, experiment)).winner == decided
+    # Another rule is another question.
+    await experiments.change("summary", DefinitionChange(policy=BestArmPolicy(delta=0.01)))
+    await allocation.reallocate(experiment.id)
+    assert (await served(valkey)).weights == (WHOLE, 0)
+
+
+async def test_shares_move_by_at_most_a_step_for_each_update(
+    allocation, experiments, database_url, engine, valkey, experiment
+):
+    await experiments.change(
+        "summary", DefinitionChange(policy=ThompsonPolicy(step_max=0.125, exploration_floor=0.0))
+    )
+    await allocation.reallocate(experiment.id)
+    await record(engine, experiment, (1_000, 100), (1_000, 900))
+    await allocation.reallocate(experiment.id)
+    assert (await served(valkey)).weights == (WHOLE * 3 // 8, WHOLE * 5 // 8)
+    await allocation.reallocate(experiment.id)
+    assert (await served(valkey)).weights == (WHOLE * 3 // 8, WHOLE * 5 // 8), "nothing new, no step"
+    before = await valkey.hgetall(registry_key("experiments"))
+    await valkey.flushall()
+    assert await allocation.want_all_if_lost()
+    await reallocate_due(allocation)
+    assert await valkey.hgetall(registry_key("experiments")) == before
+    for _ in range(3):
+        await record(engine, experiment, (0, 0), (0, 0), pending=1)
+        await allocation.reallocate(experiment.id)
+    assert (await served(valkey)).weights == (0, WHOLE)
+
+
+async def test_a_posterior_that_changed_is_a_new_version_even_where_the_weights_stay(
+    allocation, experiments, engine, valkey, experiment
+):
+    """And the epochs of the same features are read as one sample, those of others not."""
+    policy = LinTsPolicy(features=(Numeric("length"),))
+    await experiments.change("summary", DefinitionChange(policy=policy))
+    await allocation.reallocate(experiment.id)
+    nothing = await served(valkey)
+    assert (nothing.policy_version, nothing.weights) == (1, EVEN)
+    await learn(engine, experiment, epoch=2, contexts=[(UNIT, UNIT), (UNIT, -UNIT)], rewards=[1.0, 0.0])
+    await allocation.reallocate(experiment.id)
+    learned = await served(valkey)
+    assert (learned.policy_version, learned.weights) == (2, EVEN)
+    assert learned.contextual != nothing.contextual
+
+    await experiments.change("summary", DefinitionChange(policy=LinUcbPolicy(features=policy.features)))
+    await allocation.reallocate(experiment.id)
+    assert (await served(valkey)).contextual.means == learned.contextual.means
+    await experiments.change("summary", DefinitionChange(policy=LinTsPolicy(features=(Numeric("other"),))))
+    await allocation.reallocate(experiment.id)
+    assert (await served(valkey)).contextual.means == nothing.contextual.means
+
+
+async def learn(engine, experiment, *, epoch, contexts, rewards):
+    """As the ledger does, of the first variant."""
+    totals = LinearTotals.of_rows(np.array(contexts), np.array(rewards))
+    async with engine.begin() as connection:
+        row = {"experiment_id": experiment.id, "epoch": epoch, "variant": 0, "part": ""}
+        await connection.execute(policy_totals.insert().values(row | {"body": totals.to_bytes()}))
+        await connection.execute(publications.update().values(wanted=publications.c.wanted + 1))

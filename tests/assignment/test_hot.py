@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 
 import httpx2
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,9 @@ from litestar.di import Provide
 from app.assignment.hot import HotAssign
 from app.assignment.routes import ROUTES
 from app.core.http import EXCEPTION_HANDLERS, require_json
-from app.experiments.model import Archived, Condition, Draft, Paused, Stopped
+from app.experiments.model import Archived, Condition, Draft, LinTsPolicy, Paused, Stopped
+from bandits.features import Categorical, Numeric, Schema
+from bandits.linear import LinearTotals
 from tests.assignment.conftest import running_server
 from tests.support.registry import API_KEY, READ_KEY, START, experiment, publish
 
@@ -25,6 +28,9 @@ pytestmark = pytest.mark.anyio
 
 NOW_MS = 1_800_000_000_000
 GOLD = (Condition("tier", "in", ("gold", "größe")), Condition("age", "greater", (17.0,)))
+FEATURES = (Numeric("age", location=40.0, scale=20.0), Categorical("tier", ("gold", "größe")))
+ROWS = np.array([Schema(FEATURES).vector_fixed({"age": age, "tier": "gold"}) for age in (20, 60)])
+LEARNED = [LinearTotals.of_rows(ROWS, np.array(rewards)) for rewards in ([0.0, 1.0], [1.0, 0.0])]
 EXPERIMENTS = (
     experiment("plain", id=1),
     experiment("sticky", id=2, stickiness="unit", shares=[0.2, 0.3, 0.5]),
@@ -34,8 +40,19 @@ EXPERIMENTS = (
     experiment("draft", id=6, state=Draft()),
     experiment("paused", id=7, state=Paused(START, START)),
     experiment("stopped", id=8, state=Stopped(START, START, winner="v1")),
+    *(
+        experiment(
+            f"by.context.{reaction}",
+            id=number,
+            stickiness=stickiness,
+            policy=LinTsPolicy(features=FEATURES, on_bad_context=reaction),
+            learned=LEARNED,
+        )
+        for number, reaction, stickiness in ((10, "refuse", "none"), (11, "fallback", "unit"))
+    ),
     experiment("archived", id=9, state=Archived(START)),
 )
+RUNNING = sorted(one.key for one in EXPERIMENTS if one.state == "running")
 
 
 class FixedClock:
@@ -187,7 +204,7 @@ async def test_both_ways_give_the_same_answer(apps: Apps, query: bytes, headers:
     assert status == 200 or json.loads(body)["status"] == status
 
 
-@pytest.mark.parametrize("published", EXPERIMENTS[:8], ids=lambda one: one.key)
+@pytest.mark.parametrize("published", EXPERIMENTS[:-1], ids=lambda one: one.key)
 async def test_plain_requests_go_the_short_way(apps: Apps, published: Any):
     query = b"experiment=%b&unit=a%%20unit&context.tier=gold&context.age=18" % published.key.encode()
     status, _, body = await apps.short(query, AUTHORIZED)
@@ -217,6 +234,13 @@ async def post(apps: Apps, body: bytes) -> tuple[int, Any]:
         (b'{"unit": ""}', 400),
         (b"{}", 400),
         (b'{"unit": "u", "variant": "v1"}', 400),
+        (b'{"unit": "u", "context": {"age": "20"}}', 400),
+        (b'{"unit": "u", "experiments": ["by.context.fallback"], "context": {"age": "20"}}', 200),
+        (
+            b'{"unit": "u", "experiments": ["by.context.refuse"], "context": {"age": null, "tier": "tin"}}',
+            200,
+        ),
+        (b'{"unit": "u", "experiments": ["by.context.refuse"], "context": {"tier": ["gold"]}}', 400),
         (b'{"unit": "\\u0000"}', 400),
         (b'{"unit": "\\ud800"}', 400),
         (b'{"unit": "u", "context": {"a": "\\u0000"}}', 400),
@@ -239,5 +263,38 @@ async def test_posted_requests_and_what_is_refused(apps: Apps, body: bytes, stat
     assert answered == status, answer
     if status == 200:
         assert [one["experiment"] for one in answer["assignments"]] == (
-            json.loads(body).get("experiments", ["forced", "gold.only", "plain", "sticky", "strict"])
+            json.loads(body).get("experiments", RUNNING)
         )
+
+
+@pytest.mark.parametrize(("age", "favourite"), [(b"20", "v1"), (b"60.0", "v0"), (b"6e1", "v0")])
+async def test_a_text_is_read_as_the_number_that_the_policy_expects(apps: Apps, age: bytes, favourite: str):
+    """What v0 earns rises with age, what v1 earns falls."""
+    query = b"experiment=by.context.refuse&unit=u&context.tier=gold&context.age=" + age
+    _, _, body = await apps.short(query, AUTHORIZED)
+    answer = json.loads(body)
+    assert (answer["propensity"] > 0.5) == (answer["variant"] == favourite)
+    status, posted = await post(
+        apps,
+        json.dumps(
+            {
+                "unit": "u",
+                "experiments": ["by.context.refuse"],
+                "context": {"age": float(age), "tier": "gold"},
+            }
+        ).encode(),
+    )
+    shares = {answer["variant"]: answer["propensity"]}
+    again = posted["assignments"][0]
+    assert status == 200
+    assert again["propensity"] == shares.get(again["variant"], 1 - answer["propensity"])
+
+
+async def test_a_context_that_cannot_be_read_names_its_feature_on_both_ways(apps: Apps):
+    query = b"experiment=by.context.refuse&unit=u&context.age=old"
+    status, _, body = await apps.short(query, AUTHORIZED)
+    assert status == 400
+    assert json.loads(body)["errors"][0]["field"] == "context.age"
+    fallback = query.replace(b"refuse", b"fallback")
+    status, _, body = await apps.short(fallback, AUTHORIZED)
+    assert (status, json.loads(body)["propensity"], json.loads(body)["reason"]) == (200, 0.5, "SPLIT")

@@ -8,6 +8,7 @@ from app.core.errors import InvalidInput
 from app.experiments.checks import check
 from app.experiments.model import Definition
 
+AGE = {"type": "numeric", "name": "age"}
 TWO = [{"key": "control", "control": True}, {"key": "short"}]
 
 
@@ -107,6 +108,57 @@ def test_the_example_of_the_reference_is_fine():
             "must sum to 1, got 0.9",
         ),
         (
+            {"policy": {"kind": "top_two", "posterior": "gamma"}, "reward": {"range": [-1, 1]}},
+            "policy.posterior",
+            "gamma needs a reward.range that begins at 0, got -1",
+        ),
+        (
+            {"policy": {"kind": "best_arm", "step_max": 0.1}},
+            "policy.step_max",
+            "does not apply to best_arm",
+        ),
+        (
+            {"policy": {"kind": "lin_ts", "features": [AGE], "step_max": 0.1}},
+            "policy.step_max",
+            "does not apply to lin_ts",
+        ),
+        (
+            {"policy": {"kind": "best_arm", "rule": "track_and_stop", "exploration_floor": 0}},
+            "policy.exploration_floor",
+            "track_and_stop needs more than 0",
+        ),
+        ({"policy": {"kind": "lin_ts", "features": []}}, "policy.features", "must be at least one"),
+        (
+            {"policy": {"kind": "lin_ucb", "features": [AGE, AGE]}},
+            "policy.features",
+            "features must have different names, got ['age', 'age']",
+        ),
+        (
+            {"policy": {"kind": "lin_ts", "features": [{"type": "hashed", "name": "q", "buckets": 64}, AGE]}},
+            "policy.features",
+            "features must have at most 64 columns, got 65",
+        ),
+        (
+            {"policy": {"kind": "logistic_ts", "features": [AGE | {"name": "a b"}]}},
+            "policy.features[0].name",
+            "must be 1 to 128 of A-Z a-z 0-9 . _ -",
+        ),
+        (
+            {"policy": {"kind": "lin_ts", "features": [AGE | {"scale": 1e-200}]}},
+            "policy.features[0].scale",
+            "must be 1e-12 to 1e+12, got 1e-200",
+        ),
+        (
+            {
+                "policy": {
+                    "kind": "lin_ts",
+                    "features": [{"type": "categorical", "name": "a", "values": ["\0"]}],
+                }
+            },
+            "policy.features[0].values[0]",
+            "must not contain U+0000",
+        ),
+        (
             {"reward": {"range": [1, 1]}},
             "reward.range",
             "must be [low, high] with low < high, got [1, 1]",
@@ -174,6 +226,23 @@ def test_a_part_that_does_not_fit_is_named_with_the_reason(fields, field, reason
         ({"policy": {"kind": "magic"}}, "$.policy.kind"),
         ({"policy": {"kind": "fixed", "weights": {"control": -0.1}}}, "$.policy.weights"),
         ({"policy": {"kind": "thompson", "exploration_floor": 1.1}}, "$.policy.exploration_floor"),
+        ({"policy": {"kind": "thompson", "posterior": "cauchy"}}, "$.policy.posterior"),
+        ({"policy": {"kind": "optimistic_thompson", "sampling": 0}}, "$.policy.sampling"),
+        ({"policy": {"kind": "top_two", "leader_share": 1}}, "$.policy.leader_share"),
+        ({"policy": {"kind": "lin_ts"}}, "$.policy"),
+        ({"policy": {"kind": "best_arm", "delta": 0}}, "$.policy.delta"),
+        ({"policy": {"kind": "exp3_ix", "eta": 0}}, "$.policy.eta"),
+        ({"policy": {"kind": "best_arm", "indifference": 1}}, "$.policy.indifference"),
+        ({"policy": {"kind": "thompson", "step_max": 0}}, "$.policy.step_max"),
+        ({"policy": {"kind": "lin_ts", "features": [AGE | {"scal": 1}]}}, "$.policy.features[0]"),
+        ({"policy": {"kind": "lin_ts", "features": [AGE | {"scale": 0}]}}, "$.policy.features[0]"),
+        ({"policy": {"kind": "lin_ts", "features": [AGE | {"type": "date"}]}}, "$.policy.features[0].type"),
+        ({"policy": {"kind": "lin_ts", "features": [AGE], "on_bad_context": "x"}}, "$.policy.on_bad_context"),
+        ({"policy": {"kind": "lin_ucb", "features": [AGE], "width": -1}}, "$.policy.width"),
+        ({"policy": {"kind": "ucb", "index": "ucb2"}}, "$.policy.index"),
+        ({"policy": {"kind": "ucb", "rounds_ahead": 0}}, "$.policy.rounds_ahead"),
+        ({"policy": {"kind": "epsilon_greedy", "epsilon": 1.5}}, "$.policy.epsilon"),
+        ({"policy": {"kind": "epsilon_greedy", "epsilon": {"gap": 0}}}, "$.policy.epsilon.gap"),
         ({"policy": {"kind": "thompson", "prior": {"alpha": 0}}}, "$.policy.prior.alpha"),
         ({"reward": {"combine": "mean"}}, "$.reward.combine"),
         ({"reward": {"horizon_s": 0}}, "$.reward.horizon_s"),

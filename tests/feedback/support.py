@@ -2,7 +2,7 @@
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from random import Random
@@ -14,7 +14,7 @@ import psycopg
 from app.assignment import assignment_id, exposure
 from app.assignment.exposure import Exposure
 from app.core.postgres import psycopg_dsn
-from app.experiments.model import Definition, FixedPolicy, Reward, Variant
+from app.experiments.model import Definition, FixedPolicy, Policy, Reward, Variant
 from app.feedback import entry
 from app.feedback.batch import StreamEntry
 from app.feedback.entry import SignalsEntry, UnitSignal
@@ -136,6 +136,20 @@ def stored_totals(database_url: str) -> Totals:
     return {row[:3]: (*row[3:7], int(row[7])) for row in rows}
 
 
+def open_epoch(database_url: str, experiment_id: int, epoch: int, policy: Policy) -> None:
+    with psycopg.connect(psycopg_dsn(database_url)) as connection:
+        connection.execute(
+            "INSERT INTO epochs (experiment_id, epoch, policy) VALUES (%s, %s, %s)",
+            (experiment_id, epoch, msgspec.json.encode(policy).decode()),
+        )
+
+
+def stored_learned(database_url: str) -> dict[tuple[int, int, int], bytes]:
+    """What policies learned of (experiment, epoch, variant)."""
+    found = rows(database_url, "SELECT experiment_id, epoch, variant, body FROM policy_totals")
+    return {row[:3]: row[3] for row in found}
+
+
 def rows(database_url: str, statement: str) -> list[Any]:
     with psycopg.connect(psycopg_dsn(database_url)) as connection:
         return connection.execute(statement).fetchall()  # type: ignore[call-overload]
@@ -153,10 +167,25 @@ class Model:
         self._rewards = rewards
 
     def totals(self, exposed: Iterable[Assigned], said: Iterable[Said], silent_until_ms: int) -> Totals:
+        totals: dict[tuple[int, int, int], list[int]] = defaultdict(lambda: [0] * 5)
+        for one, reward in self.rewards(exposed, said, silent_until_ms):
+            total = totals[one.experiment_id, one.epoch, one.variant]
+            total[0] += 1
+            if reward == "censored":
+                total[2] += 1
+            elif reward is not None:
+                total[1] += 1
+                total[3] += reward
+                total[4] += reward**2
+        return {key: tuple(total) for key, total in totals.items()}  # type: ignore[misc]
+
+    def rewards(
+        self, exposed: Iterable[Assigned], said: Iterable[Said], silent_until_ms: int
+    ) -> Iterator[tuple[Assigned, Any]]:
+        """Of each assignment: nanos, "censored", or None while it is pending."""
         of_unit = defaultdict(list)
         for one in set(exposed):
             of_unit[one.experiment_id, one.unit].append(one)
-        totals: dict[tuple[int, int, int], list[int]] = defaultdict(lambda: [0] * 5)
         given = defaultdict(list)
         for signal in _once(said):
             if isinstance(signal.about, Assigned):
@@ -168,16 +197,7 @@ class Model:
             if earlier:
                 given[max(earlier, key=assignment_order)].append(signal)
         for one in itertools.chain.from_iterable(of_unit.values()):
-            total = totals[one.experiment_id, one.epoch, one.variant]
-            total[0] += 1
-            reward = self._reward(one, given[one], silent_until_ms)
-            if reward == "censored":
-                total[2] += 1
-            elif reward is not None:
-                total[1] += 1
-                total[3] += reward
-                total[4] += reward**2
-        return {key: tuple(total) for key, total in totals.items()}  # type: ignore[misc]
+            yield one, self._reward(one, given[one], silent_until_ms)
 
     def _reward(self, one: Assigned, said: list[Said], silent_until_ms: int) -> Any:
         rule = self._rewards[one.experiment_id]

@@ -1,18 +1,28 @@
 """The ledger on real PostgreSQL: whatever the order, repeats and batches, totals are those of the model."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.experiments.model import Reward
+from app.experiments.model import (
+    Exp3IxPolicy,
+    LinTsPolicy,
+    LinUcbPolicy,
+    LogisticTsPolicy,
+    Reward,
+    ThompsonPolicy,
+)
 from app.feedback.batch import StreamEntry, stage
+from app.feedback.learning import Rows, learning_of
 from app.feedback.model import Source
-from app.feedback.rebuild import Rebuilt, rebuild_totals
+from app.feedback.rebuild import LearnedDifference, Rebuilt, rebuild_totals
 from app.feedback.store import LedgerStore
+from bandits.features import Boolean, Categorical, Numeric
 from tests.feedback.support import (
     Assigned,
     Model,
@@ -22,8 +32,11 @@ from tests.feedback.support import (
     exposures,
     moment,
     numbered,
+    open_epoch,
+    rows,
     shuffled,
     signals,
+    stored_learned,
     stored_totals,
 )
 
@@ -35,6 +48,15 @@ REWARDS = {
         signals={"up": 3.0, "down": -1.5}, combine="sum", range=(-2.0, 5.0), horizon_s=0.1, silence=0.25
     ),
     3: Reward(signals={"up": 7.0, "down": 2.0}, combine="max", range=(1.0, 8.0), horizon_s=0.02, silence=0.0),
+}
+# What the contexts of the tests hold is the assignment's number; a context without fit comes to nothing.
+NUMBER = Numeric("number", location=3.0, scale=7.0)
+POLICIES = {
+    (1, 1): LinTsPolicy(features=(NUMBER,)),
+    (1, 2): LinUcbPolicy(features=(Boolean("number"),)),
+    (2, 1): ThompsonPolicy(),
+    (3, 1): Exp3IxPolicy(eta=0.2),
+    (2, 2): LogisticTsPolicy(features=(NUMBER, Categorical("device", ("phone",), other_column=True))),
 }
 VALUES = {"last": [0.0, 0.25, 0.3, 1.0], "sum": [-3.0, -0.1, 0.7, 9.9, 100.0], "max": [1.0, 2.2, 7.75]}
 
@@ -102,7 +124,7 @@ async def deliver(store: LedgerStore, shard: int, entries: Sequence[StreamEntry]
 async def forget_everything(store: LedgerStore) -> None:
     await store._connection.execute(
         "TRUNCATE assignments, signals, unit_signals, totals, stream_positions, dead_letters, publications,"
-        " overdue_assignments"
+        " overdue_assignments, policy_totals"
     )
     await store._connection.execute("UPDATE horizons SET swept_until = '-infinity'")
 
@@ -112,6 +134,8 @@ async def stores(database_url: str) -> AsyncIterator[tuple[LedgerStore, LedgerSt
     """Two sessions, as of two consumers."""
     for number, reward in REWARDS.items():
         assert create_experiment(database_url, f"experiment-{number}", reward) == number
+    for key, policy in POLICIES.items():
+        open_epoch(database_url, *key, policy)
     async with LedgerStore.open(database_url) as first, LedgerStore.open(database_url) as second:
         yield first, second
 
@@ -141,7 +165,71 @@ async def test_totals_do_not_depend_on_order_repeats_batches_or_shards(
     while (await stores[0].resolve_silence())[0]:
         pass
     assert stored_totals(database_url) == Model(REWARDS).totals(exposed, said, silent_until_ms=150)
+    assert learned_of_rewards(database_url) == expected_learned(
+        Model(REWARDS).rewards(exposed, said, silent_until_ms=150)
+    )
     assert await rebuild_totals(database_url) == Rebuilt((), ())
+
+
+def learned_of_rewards(database_url: str) -> dict[tuple[int, int, int], bytes]:
+    """What policies learned; rows that came to nothing again are as good as none."""
+    nothing = {learning_of(policy).empty.to_bytes() for policy in POLICIES.values() if learning_of(policy)}
+    return {key: body for key, body in stored_learned(database_url).items() if body not in nothing}
+
+
+def expected_learned(rewards: Iterable[tuple[Assigned, Any]]) -> dict[tuple[int, int, int], bytes]:
+    """All rewards of a variant at once, in any order."""
+    found: dict[tuple[int, int, int], Rows] = {}
+    for one, reward in rewards:
+        learning = learning_of(POLICIES.get((one.experiment_id, one.epoch), ThompsonPolicy()))
+        if learning is None or reward in {None, "censored"}:
+            continue
+        x = learning.row({"number": one.number}, 0.5)
+        if x is not None:
+            some = found.setdefault((one.experiment_id, one.epoch, one.variant), Rows([], []))
+            some.given.append(x)
+            some.rewards.append(reward)
+    return {key: learning_of(POLICIES[key[:2]]).of_rows(some).to_bytes() for key, some in found.items()}
+
+
+async def test_rewards_that_swap_move_what_is_learned_and_want_a_publication(
+    database_url: str, stores: tuple[LedgerStore, LedgerStore]
+) -> None:
+    """Two assignments of a variant exchange their rewards: its totals stay, its regression turns over."""
+    pair = [Assigned(experiment_id=1, unit=number, number=number, at_ms=0, variant=0) for number in (1, 9)]
+    first = [Said(one, 1, "up", Source.EXPLICIT, value, 1) for one, value in zip(pair, (0, 1), strict=True)]
+    then = [Said(one, 1, "up", Source.EXPLICIT, value, 2) for one, value in zip(pair, (1, 0), strict=True)]
+    entries = numbered([exposures(pair), signals(first), signals(then)])
+    lease = await stores[0].acquire(0, "test")
+    lease, _ = await stores[0].apply(lease, stage(entries[:2]), entries[:2], moment(0))
+    before = stored_totals(database_url), rows(database_url, "SELECT wanted FROM publications")
+    lease, changed = await stores[0].apply(lease, stage(entries[2:]), entries[2:], moment(0))
+
+    assert stored_totals(database_url) == before[0]
+    assert changed == [1]
+    assert rows(database_url, "SELECT wanted FROM publications")[0][0] == before[1][0][0] + 1
+    given = zip(pair, (10**9, 0), strict=True)
+    assert learned_of_rewards(database_url) == expected_learned(given)
+
+
+async def test_a_rebuild_mends_what_policies_learned_and_the_ledger_does_not_stop_at_it(
+    database_url: str, stores: tuple[LedgerStore, LedgerStore]
+) -> None:
+    one = Assigned(experiment_id=1, unit=1, number=1, at_ms=0, variant=0)
+    other = Assigned(experiment_id=1, unit=2, number=2, at_ms=0, variant=0)
+    said = [Said(about, 1, "up", Source.EXPLICIT, 1.0, at_ms=1) for about in (one, other)]
+    await deliver(stores[0], 0, numbered([exposures([one]), signals(said[:1])]), Random(1))
+    execute(database_url, "UPDATE policy_totals SET body = 'nonsense'")
+    await deliver(stores[0], 0, numbered([exposures([other]), signals(said[1:])], 9), Random(1))
+
+    rebuilt = await rebuild_totals(database_url)
+
+    assert rebuilt.totals == rebuilt.rewards == ()
+    assert rebuilt.learned == (LearnedDifference(1, 1, 0),)
+    assert stored_totals(database_url)[1, 1, 0][:2] == (2, 2)
+    given = zip((one, other), (10**9, 10**9), strict=True)
+    assert learned_of_rewards(database_url) == expected_learned(given)
+    assert await rebuild_totals(database_url, [1]) == Rebuilt((), ())
 
 
 async def test_a_rebuild_finds_and_mends_what_is_wrong(

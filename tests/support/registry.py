@@ -7,10 +7,12 @@ from typing import Any
 import msgspec
 
 from app.access.model import AccessSnapshot, ApiKey, KeyKind, Scope, SigningKey, digest
+from app.allocation.contextual import materialised
 from app.assignment import bucketing, snapshot
 from app.assignment.snapshot import PublishedExperiment, published
 from app.core.valkey import CHANGES_CHANNEL, create_client, registry_key
-from app.experiments.model import Definition, Experiment, Running, State, Variant
+from app.experiments.model import ContextualPolicy, Definition, Experiment, Running, State, Variant
+from bandits.linear import LinearTotals
 
 API_KEY = "a key of the tests"
 READ_KEY = "a key that may not assign"
@@ -36,9 +38,10 @@ def experiment(
     state: State = RUNNING,
     revision: int = 1,
     policy_version: int = 1,
+    learned: Sequence[LinearTotals] = (),
     **definition: Any,
 ) -> PublishedExperiment:
-    """A published experiment with variants v0 (the control), v1, …"""
+    """A published experiment with variants v0 (the control), v1, …; `learned` of a contextual policy."""
     variants = tuple(
         Variant(f"v{index}", control=index == 0, payload={"prompt": f"p{index}"})
         for index in range(len(shares))
@@ -53,7 +56,9 @@ def experiment(
         created_at=START,
         updated_at=START,
     )
-    return published(stored, policy_version, bucketing.parts(shares))
+    policy = stored.definition.policy
+    contextual = materialised(policy, learned) if isinstance(policy, ContextualPolicy) else None
+    return published(stored, policy_version, bucketing.parts(shares), contextual)
 
 
 async def publish(

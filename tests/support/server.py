@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import httpx2
 import psutil
+import psycopg
 
 ADMIN_KEY = "an-admin-key-of-the-tests"
 START_S = 60
@@ -79,6 +80,15 @@ class Up(NamedTuple):
                 if time.monotonic() > deadline:
                     raise AssertionError(f"lag after {timeout_s} s: {answer.status_code} {answer.text}")
                 time.sleep(0.05)
+
+    def wait_published(self, timeout_s: float = 30) -> None:
+        """Until no totals wait for their allocation any more."""
+        deadline = time.monotonic() + timeout_s
+        url = self.part("worker")[0].environ()["WALD_DATABASE_URL"]
+        with psycopg.connect(url, autocommit=True) as connection:
+            while connection.execute("SELECT 1 FROM publications WHERE published < wanted").fetchone():
+                assert time.monotonic() < deadline, "allocations were not published"
+                time.sleep(0.02)
 
 
 def free_port() -> int:

@@ -34,3 +34,8 @@ CREATE TEMPORARY TABLE unread (
 CREATE TEMPORARY TABLE staged_rewards (
     place tid, outcome smallint, reward integer
 ) ON COMMIT DELETE ROWS;
+
+-- Assignments whose contexts are learned from.
+CREATE TEMPORARY TABLE learning (
+    number integer, place tid
+) ON COMMIT DELETE ROWS;

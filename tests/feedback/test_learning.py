@@ -1,0 +1,45 @@
+"""What policies learn, apart from any database."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.experiments.model import Exp3IxPolicy, FixedPolicy, LinTsPolicy, LinUcbPolicy, ThompsonPolicy
+from app.feedback.learning import LossLearning, LossSums, Rows, learning_of
+from bandits.exp3 import LossTotals
+from bandits.features import Numeric
+
+sums = st.builds(LossSums, st.integers(0, 2**40), st.integers(0, 2**100))
+
+
+@given(sums, sums)
+def test_sums_of_losses_come_back_from_bytes_and_take_back_what_was_added(first, second):
+    assert LossSums.from_bytes(first.to_bytes()) == first
+    assert first + second - second == first
+    assert first + second == second + first
+
+
+def test_losses_are_those_of_the_policy_to_a_nano():
+    """Rewards of 0.2 and 1 drawn with 0.3 and 0.5, gamma 0.1: 0.8 / 0.4 and nothing."""
+    found = LossLearning(0.1).of_rows(Rows([0.3, 0.5], [200_000_000, 1_000_000_000]))
+    assert found == LossSums(2, 2_000_000_000)
+    one = LossTotals.observed(2, 0, 0.123456789, propensity=1 / 3, gamma=0.1).losses[0]
+    nano = LossLearning(0.1).of_rows(Rows([1 / 3], [123_456_789])).losses
+    assert nano == pytest.approx(one * 1e9, abs=1)
+
+
+def test_bytes_that_are_no_sums_are_refused():
+    with pytest.raises(ValueError, match="3 bytes are no sums"):
+        LossSums.from_bytes(b"abc")
+
+
+def test_policies_that_read_the_same_learn_the_same():
+    features = (Numeric("length"),)
+    assert learning_of(LinTsPolicy(features=features)) == learning_of(
+        LinUcbPolicy(features=features, exploration_floor=0.5)
+    )
+    assert learning_of(LinTsPolicy(features=features)) != learning_of(
+        LinTsPolicy(features=(Numeric("length", scale=2.0),))
+    )
+    assert learning_of(Exp3IxPolicy(eta=0.1)) != learning_of(Exp3IxPolicy(eta=0.2))
+    assert learning_of(ThompsonPolicy()) is learning_of(FixedPolicy({"a": 1.0})) is None
