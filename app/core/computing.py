@@ -1,6 +1,7 @@
 """Computations that a request waits for, in threads of their own, so that the event loop goes on."""
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -27,9 +28,13 @@ class Computing:
             raise Unavailable("another computation is running; try again when it is done")
 
         def compute() -> T:
+            before = sys.getswitchinterval()
+            # Whoever answers requests meanwhile gets the interpreter back soon.
+            sys.setswitchinterval(limits.COMPUTATION_SWITCH_S)
             try:
                 return work()
             finally:
+                sys.setswitchinterval(before)
                 self._places.release()
 
         return await asyncio.to_thread(compute)

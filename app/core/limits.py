@@ -79,6 +79,7 @@ ACCESS_PROPAGATION_MS: Final = 10_000  # after which every server has loaded a n
 
 # Planning and evaluation: computations that a request waits for
 COMPUTATIONS_MAX: Final = 1  # at a time in one process: they take turns with answers
+COMPUTATION_SWITCH_S: Final = 0.0005  # how long one keeps the interpreter while an answer waits
 SIMULATION_COMPUTING_S: Final = 3.0  # of one core, for a request that does not say how many runs it wants
 SIMULATION_COMPUTING_S_MAX: Final = 15.0
 SIMULATION_COMMAND_S: Final = 10.0  # the same, for `wald simulate`

@@ -12,7 +12,7 @@ from app.clients.measurements import measure_of
 from app.clients.offline import analyze_command, power_command
 from app.clients.readout_display import forest_line
 
-SCORES = Path("/work/shared/data/llm_judge_scores.csv")
+SCORES = Path(__file__).parents[3] / "shared/data/llm_judge_scores.csv"
 
 
 def run(*arguments):
