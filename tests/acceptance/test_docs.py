@@ -13,6 +13,7 @@ from app.assignment.service import Reason
 from app.core.settings import Settings
 from app.experiments.model import Definition
 from app.feedback.model import REASONS
+from tests.support.processes import eventually
 from tests.support.server import Up, up
 
 ROOT = Path(__file__).parents[2]
@@ -49,10 +50,16 @@ def test_shell_blocks_run_as_pasted(page, running):
     assert '"title"' not in done.stdout  # no problem was answered
 
 
-def test_the_tutorial_ends_with_the_winner_it_names(running):
+@pytest.mark.anyio
+async def test_the_tutorial_ends_with_the_winner_it_names(running):
     with running.client() as client:
-        answer = client.get("/assign", params={"experiment": "summary-prompt", "unit": "anybody"})
-    assert (answer.json()["variant"], answer.json()["reason"]) == ("short", "DISABLED")
+
+        def served() -> tuple[str, str]:
+            answer = client.get("/assign", params={"experiment": "summary-prompt", "unit": "anybody"}).json()
+            return answer["variant"], answer["reason"]
+
+        # The stop has been committed; servers are told within a second.
+        await eventually(lambda: served() == ("short", "DISABLED"), within_s=5)
 
 
 def test_every_link_between_pages_leads_somewhere():
