@@ -17,11 +17,11 @@ import numpy as np
 from rich.console import Console
 
 from app.analysis.analyze import analyze
-from app.analysis.metrics import Mean, Metric
-from app.analysis.plan import AlwaysValid, AnalysisPlan, Estimator, FixedHorizon
 from app.analysis.readout import Readout
 from app.clients.measurements import Table, read
 from app.clients.readout_display import readout_report
+from app.experiments.metrics import Mean, Metric
+from app.experiments.plan import AlwaysValid, AnalysisPlan, Estimator, FixedHorizon
 from benchmarks.validity import SEED
 
 JUDGE: Final = "gpt-4o-2024-05-13"

@@ -12,9 +12,7 @@ from scipy import optimize
 from app.analysis.comparison import Comparison, compare
 from app.analysis.evidence import Evidence, SequenceEvidence
 from app.analysis.integrity import findings
-from app.analysis.metrics import Direction, Metric
 from app.analysis.observed import Observed
-from app.analysis.plan import AlwaysValid, AnalysisPlan, FamilyCorrection
 from app.analysis.readout import (
     Bounds,
     Leader,
@@ -26,6 +24,8 @@ from app.analysis.readout import (
     Verdict,
 )
 from app.analysis.recommendation import recommend
+from app.experiments.metrics import Direction, Metric
+from app.experiments.plan import AlwaysValid, AnalysisPlan, FamilyCorrection
 from stats import sequences
 from stats.errors import InsufficientData
 from stats.estimate import Estimate

@@ -30,9 +30,9 @@ from app.analysis.evidence import (
     SequenceEvidence,
     Tuning,
 )
-from app.analysis.metrics import Metric, QuantileOf, Ratio
 from app.analysis.observed import MetricTotals, Observed
-from app.analysis.plan import AlwaysValid, AnalysisPlan, FixedHorizon, GroupSequential
+from app.experiments.metrics import Metric, QuantileOf, Ratio
+from app.experiments.plan import AlwaysValid, AnalysisPlan, FixedHorizon, GroupSequential
 from stats import checks
 from stats.eprocess import EValue
 from stats.errors import InsufficientData

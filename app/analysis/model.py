@@ -10,11 +10,11 @@ from msgspec import UNSET, UnsetType
 
 from app.allocation.model import NANO, AllocationPoint, VariantTotals, best_arm, posteriors
 from app.analysis.analyze import analyze
-from app.analysis.metrics import Mean, Metric
 from app.analysis.observed import Cell, Observed
-from app.analysis.plan import AnalysisPlan
 from app.analysis.readout import Readout
+from app.experiments.metrics import Mean, Metric
 from app.experiments.model import Experiment, FixedPolicy, StateKind, Stopped, kind_of
+from app.experiments.plan import AnalysisPlan
 from bandits.best import expected_loss, probability_best
 from bandits.identification import Winner
 from stats.interval import beta_interval

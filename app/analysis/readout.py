@@ -10,8 +10,8 @@ from typing import Literal
 import msgspec
 
 from app.analysis.integrity import Finding
-from app.analysis.metrics import Direction
-from app.analysis.plan import AnalysisPlan
+from app.experiments.metrics import Direction
+from app.experiments.plan import AnalysisPlan
 from stats.multiplicity import Role
 
 Verdict = Literal["harm", "safe", "better", "not_enough_data"]

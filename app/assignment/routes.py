@@ -15,8 +15,7 @@ from app.assignment import query
 from app.assignment.service import Assigner, AssignmentView
 from app.core import limits
 from app.core.errors import InvalidInput
-from app.core.text import check_storable
-from app.experiments.model import Key
+from app.core.text import Key, check_storable
 
 Unit = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.UNIT_LENGTH_MAX)]
 

@@ -9,10 +9,10 @@ import rich_click as click
 from rich.console import Console
 
 from app.analysis.analyze import analyze
-from app.analysis.metrics import Margin, Mean, Metric
-from app.analysis.plan import AlwaysValid, AnalysisPlan, Estimator, FixedHorizon, GroupSequential
 from app.clients import figures, measurements, readout_display
 from app.clients.logged import UnreadableLog
+from app.experiments.metrics import Margin, Mean, Metric
+from app.experiments.plan import AlwaysValid, AnalysisPlan, Estimator, FixedHorizon, GroupSequential
 from stats.errors import InvalidInput
 from stats.multiplicity import Role
 

@@ -10,9 +10,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from app.analysis.metrics import Mean, Metric, Proportion, QuantileOf, Ratio
 from app.analysis.observed import Cell, MetricTotals, Observed
 from app.clients.logged import UnreadableLog
+from app.experiments.metrics import Mean, Metric, Proportion, QuantileOf, Ratio
 from stats.adaptive import ArmPeriod
 from stats.quantiles import QuantileSketch
 from stats.srm import ArmCounts

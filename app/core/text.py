@@ -1,11 +1,16 @@
-"""Which decoded JSON values the engines can hold and give back unchanged."""
+"""Texts and decoded JSON values that the engines can hold and give back unchanged."""
 
 import math
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+import msgspec
 
 from app.core import limits
 from app.core.errors import FieldError, InvalidInput
+
+Key = Annotated[str, msgspec.Meta(pattern=limits.KEY_PATTERN, description="1 to 128 of A-Z a-z 0-9 . _ -")]
+"""The name of anything a user names."""
 
 _INTEGERS: Final = range(-(2**63), 2**64)
 _NAME_LENGTH_MAX: Final = 64

@@ -10,6 +10,7 @@ from msgspec import UNSET
 from app.core import limits
 from app.core.errors import FieldError, InvalidInput
 from app.core.text import unstorable
+from app.experiments.metrics import REWARD, Mean, Metric
 from app.experiments.model import (
     BestArmPolicy,
     Condition,
@@ -20,6 +21,7 @@ from app.experiments.model import (
     Reward,
     Variant,
 )
+from app.experiments.plan import AnalysisPlan
 from bandits.features import Feature, Numeric, Schema
 from stats.errors import InvalidInput as OutOfBounds
 
@@ -35,6 +37,8 @@ def check(definition: Definition) -> Definition:
         *_variant_errors(definition.variants),
         *_policy_errors(definition),
         *_reward_errors(definition.reward),
+        *_metric_errors(definition.metrics),
+        *_plan_errors(definition.plan),
         *_targeting_errors(definition.targeting),
         *_override_errors(definition),
         *_storage_errors(definition),
@@ -126,6 +130,43 @@ def _reward_errors(reward: Reward) -> Iterator[FieldError]:
             yield FieldError(f"reward.signals.{name}", reason)
 
 
+def _metric_errors(metrics: tuple[Metric, ...]) -> Iterator[FieldError]:
+    if len(metrics) > limits.METRICS_MAX:
+        yield FieldError("metrics", f"at most {limits.METRICS_MAX}, got {len(metrics)}")
+    if len({metric.key for metric in metrics}) != len(metrics):
+        yield FieldError("metrics", "keys must differ")
+    for index, metric in enumerate(metrics):
+        if metric.key == REWARD:
+            yield FieldError(f"metrics[{index}].key", f"{REWARD!r} is the reward of the definition")
+        if isinstance(metric.measure, Mean) and metric.measure.silence is not None:
+            yield from _bound_errors(metric.measure.silence, f"metrics[{index}].measure.silence")
+        if isinstance(metric.measure, Mean):
+            for bound in metric.measure.cap:
+                if bound is not None:
+                    yield from _bound_errors(bound, f"metrics[{index}].measure.cap")
+
+
+def _bound_errors(value: float, field: str) -> Iterator[FieldError]:
+    if not abs(value) <= limits.SIGNAL_VALUE_MAX:
+        yield FieldError(field, f"at most {limits.SIGNAL_VALUE_MAX:g} in size, got {value:g}")
+
+
+def _plan_errors(plan: AnalysisPlan) -> Iterator[FieldError]:
+    if len(plan.covariates) > limits.COVARIATES_MAX:
+        yield FieldError("plan.covariates", f"at most {limits.COVARIATES_MAX}, got {len(plan.covariates)}")
+    if len(set(plan.covariates)) != len(plan.covariates):
+        yield FieldError("plan.covariates", "names must differ")
+    if plan.segments is None:
+        return
+    values = plan.segments.values
+    if not 1 <= len(values) <= limits.SEGMENTS_MAX:
+        yield FieldError("plan.segments.values", f"must be 1 to {limits.SEGMENTS_MAX}, got {len(values)}")
+    if len(set(values)) != len(values):
+        yield FieldError("plan.segments.values", "must differ")
+    if "other" in values or "" in values:
+        yield FieldError("plan.segments.values", "'other' is every other value; '' is none")
+
+
 def _targeting_errors(conditions: tuple[Condition, ...]) -> Iterator[FieldError]:
     if len(conditions) > limits.CONDITIONS_MAX:
         yield FieldError("targeting", f"at most {limits.CONDITIONS_MAX} conditions, got {len(conditions)}")
@@ -150,6 +191,6 @@ def _override_errors(definition: Definition) -> Iterator[FieldError]:
 
 
 def _storage_errors(definition: Definition) -> Iterator[FieldError]:
-    for field in ("description", "policy", "targeting", "overrides"):
+    for field in ("description", "policy", "metrics", "plan", "targeting", "overrides"):
         if error := unstorable(msgspec.to_builtins(getattr(definition, field)), field):
             yield error

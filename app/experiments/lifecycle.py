@@ -16,7 +16,9 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from app.core.errors import Conflict, FieldError, UnprocessableInput
+from app.core.text import Key
 from app.experiments.checks import check
+from app.experiments.metrics import Metric
 from app.experiments.model import (
     Archived,
     Condition,
@@ -24,7 +26,6 @@ from app.experiments.model import (
     Description,
     Draft,
     Experiment,
-    Key,
     Paused,
     Policy,
     Reward,
@@ -37,6 +38,7 @@ from app.experiments.model import (
     Variant,
     kind_of,
 )
+from app.experiments.plan import AnalysisPlan
 
 ALLOWED: Final[dict[StateKind, tuple[str, ...]]] = {
     "draft": ("start", "archive"),
@@ -66,6 +68,8 @@ class DefinitionChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     stickiness: Stickiness | UnsetType = UNSET
     policy: Policy | UnsetType = UNSET
     reward: Reward | UnsetType = UNSET
+    metrics: tuple[Metric, ...] | UnsetType = UNSET
+    plan: AnalysisPlan | UnsetType = UNSET
     targeting: tuple[Condition, ...] | UnsetType = UNSET
     overrides: dict[Unit, Key] | UnsetType = UNSET
 

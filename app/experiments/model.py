@@ -7,11 +7,13 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from app.core import limits
+from app.core.text import Key
+from app.experiments.metrics import Metric
+from app.experiments.plan import AnalysisPlan
 from bandits.features import Feature
 
 ExperimentKey = NewType("ExperimentKey", str)
 
-Key = Annotated[str, msgspec.Meta(pattern=limits.KEY_PATTERN, description="1 to 128 of A-Z a-z 0-9 . _ -")]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Description = Annotated[str, msgspec.Meta(max_length=limits.DESCRIPTION_LENGTH_MAX)]
 Stickiness = Literal["none", "unit", "strict"]
@@ -238,7 +240,8 @@ class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A question with two or more variants. Whether its parts fit together is for `checks.check` to say.
 
-    Takes part who meets all conditions of `targeting`; `overrides` gives single units a variant of their own.
+    `metrics` and `plan` say how it is judged, and are fixed at the start. Takes part who meets all conditions
+    of `targeting`; `overrides` gives single units a variant of their own.
     """
 
     key: Key
@@ -248,6 +251,8 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     stickiness: Stickiness = "none"
     policy: Policy = ThompsonPolicy()
     reward: Reward = msgspec.field(default_factory=Reward)
+    metrics: tuple[Metric, ...] = ()
+    plan: AnalysisPlan = AnalysisPlan()
     targeting: tuple[Condition, ...] = ()
     overrides: dict[Unit, Key] = msgspec.field(default_factory=dict)
 

@@ -10,8 +10,9 @@ from litestar.params import Parameter
 from app.access.guards import requires
 from app.access.model import Scope
 from app.core import limits
+from app.core.text import Key
 from app.experiments.lifecycle import DefinitionChange
-from app.experiments.model import STATE_KINDS, Definition, Experiment, Key, StateKind, kind_of
+from app.experiments.model import STATE_KINDS, Definition, Experiment, StateKind, kind_of
 from app.experiments.service import ExperimentService
 
 

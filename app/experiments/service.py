@@ -12,10 +12,11 @@ from msgspec.structs import replace
 from app.core import limits
 from app.core.clock import Clock
 from app.core.errors import InvalidInput, NotFound
+from app.core.text import Key
 from app.experiments import lifecycle
 from app.experiments.checks import check
 from app.experiments.lifecycle import DefinitionChange
-from app.experiments.model import STATE_KINDS, Definition, Experiment, Key, State
+from app.experiments.model import STATE_KINDS, Definition, Experiment, State
 from app.experiments.store import ExperimentStore
 
 _LOG = structlog.get_logger(__name__)

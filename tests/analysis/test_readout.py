@@ -10,9 +10,9 @@ from scipy.stats import binom
 from app.analysis.analyze import analyze, family_level, verdict
 from app.analysis.comparison import compare
 from app.analysis.evidence import BoundedEvidence, FixedEvidence, SequenceEvidence, Tuning
-from app.analysis.metrics import Margin, Mean, Metric, Proportion, QuantileOf, Ratio
 from app.analysis.observed import Cell, Observed
-from app.analysis.plan import AnalysisPlan, FixedHorizon, GroupSequential
+from app.experiments.metrics import Margin, Mean, Metric, Proportion, QuantileOf, Ratio
+from app.experiments.plan import AnalysisPlan, FixedHorizon, GroupSequential
 from stats.errors import InsufficientData
 from stats.estimate import Estimate
 from stats.interval import Interval

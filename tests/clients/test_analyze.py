@@ -203,7 +203,7 @@ def test_kinds_of_metrics():
 @pytest.mark.skipif(not SCORES.exists(), reason="the real judge scores are not here")
 def test_on_real_judge_scores_intervals_hold_the_truth_and_the_best_model_is_declared(tmp_path):
     """Each task gets one of four models at random; the truth is known from the scores of all of them."""
-    from app.analysis.plan import AlwaysValid
+    from app.experiments.plan import AlwaysValid
     from benchmarks import judge_readout as judged
 
     table = judged.scores(SCORES)

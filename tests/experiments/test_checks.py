@@ -163,6 +163,32 @@ def test_the_example_of_the_reference_is_fine():
             "reward.range",
             "must be [low, high] with low < high, got [1, 1]",
         ),
+        (
+            {"metrics": [{"key": "m", "measure": {"kind": "mean", "signal": "s"}}] * 2},
+            "metrics",
+            "keys must differ",
+        ),
+        (
+            {"metrics": [{"key": "reward", "measure": {"kind": "mean", "signal": "s"}}]},
+            "metrics[0].key",
+            "'reward' is the reward of the definition",
+        ),
+        (
+            {"metrics": [{"key": "m", "measure": {"kind": "mean", "signal": "s", "silence": 1e12}}]},
+            "metrics[0].measure.silence",
+            "at most 1e+09 in size, got 1e+12",
+        ),
+        ({"plan": {"covariates": ["age", "age"]}}, "plan.covariates", "names must differ"),
+        (
+            {"plan": {"segments": {"attribute": "device", "values": []}}},
+            "plan.segments.values",
+            "must be 1 to 20, got 0",
+        ),
+        (
+            {"plan": {"segments": {"attribute": "device", "values": ["other"]}}},
+            "plan.segments.values",
+            "'other' is every other value; '' is none",
+        ),
         ({"reward": {"signals": {}}}, "reward.signals", "must be 1 to 64, got 0"),
         (
             {"reward": {"signals": {"stars": 5}}},

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from app.core.errors import Conflict, InvalidInput, UnprocessableInput
 from app.experiments import lifecycle
 from app.experiments.lifecycle import ALLOWED, DefinitionChange, change, opens_epoch
+from app.experiments.metrics import Mean, Metric
 from app.experiments.model import (
     Archived,
     BetaPrior,
@@ -25,6 +26,7 @@ from app.experiments.model import (
     Variant,
     kind_of,
 )
+from app.experiments.plan import AnalysisPlan
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = AT + timedelta(days=1)
@@ -44,6 +46,8 @@ CHANGES = {
     "stickiness": "unit",
     "policy": ThompsonPolicy(exploration_floor=0.1),
     "reward": Reward(silence=0.0),
+    "metrics": (Metric(key="latency", measure=Mean("latency_ms")),),
+    "plan": AnalysisPlan(alpha=0.01),
     "targeting": (Condition("country", "in", ("FR",)),),
     "overrides": {"me": "short"},
 }

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from app.core.text import Key
 from stats.group_sequential import Spending
 
 Probability = Annotated[float, msgspec.Meta(gt=0, lt=1)]
@@ -47,6 +48,16 @@ class GroupSequential(
 Estimator = AlwaysValid | FixedHorizon | GroupSequential
 
 
+class Segments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Parts of the units that are looked at on their own: by a context attribute, as a unit first came.
+
+    Any other value, and none, is the segment `other`.
+    """
+
+    attribute: Key
+    values: tuple[str, ...]
+
+
 class AnalysisPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What decides, and how sure it must be.
 
@@ -54,6 +65,10 @@ class AnalysisPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     under `correction`, and that of each guardrail and variant. `minimum_effect` is the smallest effect on the
     primary metric that matters, in its own unit; it only says how long to wait. `expected_units` (of all
     variants together) tunes the always-valid intervals and is the horizon of the other two.
+
+    `covariates` are numeric context attributes, known before the assignment, that take variance away from
+    means (CUPED). A unit that comes to several variants within one epoch is left out, or counts for the
+    `first`, as `crossovers` says.
     """
 
     alpha: Probability = 0.05
@@ -61,3 +76,6 @@ class AnalysisPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     correction: FamilyCorrection = "benjamini-hochberg"
     minimum_effect: Annotated[float, msgspec.Meta(gt=0)] | None = None
     expected_units: Units = 10_000
+    segments: Segments | None = None
+    covariates: tuple[Key, ...] = ()
+    crossovers: Literal["exclude", "first"] = "exclude"

@@ -1,11 +1,14 @@
 """What is measured of a unit, and which way is better. Pure."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
-from app.experiments.model import Key
+from app.core.text import Key
 from stats.multiplicity import Role
+
+REWARD: Final = "reward"
+"""The key of the metric that every experiment has: the reward of its definition."""
 
 Direction = Literal["higher", "lower"]
 """Which values are better."""
@@ -14,14 +17,19 @@ Quantile = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
 
 class Proportion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="proportion"):
-    """The share of units for which `signal` is 1, not 0."""
+    """The share of units with a `signal` above 0, among all units with one.
+
+    `silence` is the value of an assignment whose horizon passed without it; null: nothing is known of it.
+    """
 
     signal: Key
+    silence: Literal[0, 1] | None = None
 
 
 class Mean(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="mean"):
-    """The mean over units of `signal`.
+    """The mean over units of `signal`: of the mean of a unit's values, or of their sum.
 
+    `silence` is the value of an assignment whose horizon passed without it; null: nothing is known of it.
     Values beyond the bounds of `cap` are set to them (winsorised); null is no bound. The bounds are fixed
     before the start: bounds taken from the data would move between looks. With both of them the metric is
     known to lie within, and has exact intervals also where a bandit allocates.
@@ -31,6 +39,8 @@ class Mean(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="k
 
     signal: Key
     cap: tuple[float | None, float | None] = (None, None)
+    per_unit: Literal["mean", "sum"] = "mean"
+    silence: float | None = None
 
     def __post_init__(self) -> None:
         lower, upper = self.cap
@@ -41,14 +51,18 @@ class Mean(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="k
 
 
 class Ratio(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="ratio"):
-    """The sum over units of `numerator` by the sum over units of `denominator`: clicks per session."""
+    """The sum over units of `numerator` by the sum over units of `denominator`: clicks per session.
+
+    The denominator `assignments` is how many assignments a unit has: cost per request. An assignment whose
+    horizon passed without one of the two signals counts 0 in it, if it has the other.
+    """
 
     numerator: Key
     denominator: Key
 
 
 class QuantileOf(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="quantile"):
-    """The `q`-quantile over units of `signal`: 0.95 of a latency."""
+    """The `q`-quantile over units of the mean of a unit's values of `signal`: 0.95 of a latency."""
 
     signal: Key
     q: Quantile = 0.95
