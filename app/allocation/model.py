@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 import numpy as np
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from app.allocation.shares import shares
 from app.assignment import bucketing
@@ -112,6 +113,21 @@ def best_arm(
         return None
     previous = latest.winner if latest is not None and latest.epoch == experiment.epoch else None
     return decide(arm_totals(totals), delta=policy.delta, indifference=policy.indifference, previous=previous)
+
+
+def apprentice(experiment: Experiment, totals: Sequence[VariantTotals]) -> tuple[int, ...] | None:
+    """What the apprentice would serve from the same totals, in parts of 2**32; None: there is none.
+
+    A `best_arm` apprentice that would have decided gives everything to its winner. It has no memory: revised
+    rewards may take that back.
+    """
+    if experiment.definition.apprentice is None:
+        return None
+    definition = replace(experiment.definition, policy=experiment.definition.apprentice)
+    decision = best_arm(replace(experiment, definition=definition), totals, None)
+    if isinstance(decision, Winner):
+        return only(decision.arm, len(totals))
+    return allocate(definition, totals)
 
 
 def only(variant: int, n_variants: int) -> tuple[int, ...]:

@@ -206,6 +206,11 @@ Policy = (
 """The rule that turns totals into an allocation, by its `kind`."""
 
 
+def kind_of_policy(policy: Policy) -> str:
+    """The name of a policy's kind."""
+    return str(policy.__struct_config__.tag)
+
+
 class Reward(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How the signals of one assignment become one number in [0, 1].
 
@@ -239,6 +244,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """A question with two or more variants. Whether its parts fit together is for `checks.check` to say.
 
     Takes part who meets all conditions of `targeting`; `overrides` gives single units a variant of their own.
+    `apprentice` is a policy that is shown what `policy` is shown, and compared, but never served.
     """
 
     key: Key
@@ -247,6 +253,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     unit: Key = "request"
     stickiness: Stickiness = "none"
     policy: Policy = ThompsonPolicy()
+    apprentice: Policy | None = None
     reward: Reward = msgspec.field(default_factory=Reward)
     targeting: tuple[Condition, ...] = ()
     overrides: dict[Unit, Key] = msgspec.field(default_factory=dict)

@@ -1,10 +1,12 @@
 """From totals to weights, without engines."""
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.allocation.model import NANO, VariantTotals, allocate
+from app.allocation.model import NANO, VariantTotals, allocate, apprentice
 from app.assignment.bucketing import WHOLE
 from app.experiments.model import (
     BestArmPolicy,
@@ -12,9 +14,11 @@ from app.experiments.model import (
     DecreasingEpsilon,
     Definition,
     EpsilonGreedyPolicy,
+    Experiment,
     FixedPolicy,
     OptimisticThompsonPolicy,
     Reward,
+    Running,
     ThompsonPolicy,
     TopTwoPolicy,
     UcbPolicy,
@@ -114,3 +118,36 @@ def test_shares_of_thompson_are_the_probabilities_to_be_best():
     best = probability_best(BetaArms.from_totals([one.reward_totals for one in successes(2, 5, 7)]))
     weights = allocate(definition(ThompsonPolicy(exploration_floor=0.0)), successes(2, 5, 7))
     assert weights == pytest.approx(best * WHOLE, abs=1)
+
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def experiment(**fields):
+    return Experiment(
+        id=1,
+        definition=definition(FixedPolicy({"a": 1.0, "b": 0.0, "c": 0.0}), **fields),
+        state=Running(AT),
+        salt=b"",
+        epoch=1,
+        revision=1,
+        created_at=AT,
+        updated_at=AT,
+    )
+
+
+@pytest.mark.parametrize("policy", [one for one in POLICIES if not isinstance(one, BestArmPolicy)], ids=str)
+def test_an_apprentice_would_serve_what_it_serves_in_force(policy):
+    totals = successes(20, 50, 90, of=100)
+    assert apprentice(experiment(apprentice=policy), totals) == allocate(definition(policy), totals)
+
+
+def test_nobody_is_compared_where_there_is_no_apprentice():
+    assert apprentice(experiment(), successes(2, 5, 7)) is None
+
+
+def test_a_best_arm_apprentice_gives_everything_to_its_winner_once_it_would_have_decided():
+    policy = BestArmPolicy()
+    undecided, decided = successes(2, 5, 7), successes(20, 50, 90, of=100)
+    assert apprentice(experiment(apprentice=policy), undecided) == allocate(definition(policy), undecided)
+    assert apprentice(experiment(apprentice=policy), decided) == (0, 0, WHOLE)

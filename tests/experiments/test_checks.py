@@ -129,6 +129,26 @@ def test_the_example_of_the_reference_is_fine():
         ),
         ({"policy": {"kind": "lin_ts", "features": []}}, "policy.features", "must be at least one"),
         (
+            {"apprentice": {"kind": "lin_ts", "features": [AGE]}},
+            "apprentice.kind",
+            "lin_ts reads more than the reward totals, which are all it gets",
+        ),
+        (
+            {"apprentice": {"kind": "exp3_ix"}},
+            "apprentice.kind",
+            "exp3_ix reads more than the reward totals, which are all it gets",
+        ),
+        (
+            {"apprentice": {"kind": "top_two", "step_max": 0.1}},
+            "apprentice.step_max",
+            "does not apply to an apprentice, whose shares are never in force",
+        ),
+        (
+            {"apprentice": {"kind": "fixed", "weights": {"control": 1}}},
+            "apprentice.weights",
+            "must name every variant; missing short",
+        ),
+        (
             {"policy": {"kind": "lin_ucb", "features": [AGE, AGE]}},
             "policy.features",
             "features must have different names, got ['age', 'age']",
