@@ -126,6 +126,7 @@ class Stored(msgspec.Struct, frozen=True):
     """What PostgreSQL knows about an experiment at one moment.
 
     `epoch_shares` holds the shares of each epoch in which they never moved; None where they did.
+    `earlier` are the totals that a warm start began with.
     """
 
     totals: Sequence[VariantTotals]
@@ -134,6 +135,7 @@ class Stored(msgspec.Struct, frozen=True):
     latest: AllocationPoint | None
     history: Sequence[AllocationPoint]
     epoch_shares: Mapping[int, tuple[float, ...] | None]
+    earlier: Sequence[VariantTotals] = ()
 
     def status(self, experiment: Experiment, *, lag_events: int | None, warnings: list[str]) -> Status:
         """The readout for people and programs."""
@@ -238,7 +240,7 @@ class Stored(msgspec.Struct, frozen=True):
             return UNSET
         served = Allocation(np.array(self.latest.shares))
         shadow = Allocation(np.array(weights) / bucketing.WHOLE)
-        mean = posteriors(definition, self.totals).mean
+        mean = posteriors(definition, self.totals, self.earlier).mean
         found = compare(served, shadow, mean)
         earned = float(served.shares @ mean)
         keys = (variant.key for variant in definition.variants)
@@ -252,7 +254,7 @@ class Stored(msgspec.Struct, frozen=True):
 
     def _variants(self, experiment: Experiment) -> list[VariantStatus]:
         variants = experiment.definition.variants
-        arms = posteriors(experiment.definition, self.totals)
+        arms = posteriors(experiment.definition, self.totals, self.earlier)
         intervals = [beta_interval(alpha, beta) for alpha, beta in zip(arms.alpha, arms.beta, strict=True)]
         best, loss = probability_best(arms).tolist(), expected_loss(arms).tolist()
         shares = [None] * len(variants) if self.latest is None else self.latest.shares

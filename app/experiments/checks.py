@@ -20,8 +20,10 @@ from app.experiments.model import (
     Policy,
     PosteriorPolicy,
     Reward,
+    ThompsonPolicy,
     Variant,
     kind_of_policy,
+    warm_start_of,
 )
 from bandits.features import Feature, Numeric, Schema
 from stats.errors import InvalidInput as OutOfBounds
@@ -81,6 +83,11 @@ def _policy_errors(field: str, policy: Policy, definition: Definition) -> Iterat
             pass
     if isinstance(policy, ContextualPolicy | BestArmPolicy) and policy.step_max is not UNSET:
         yield FieldError(f"{field}.step_max", f"does not apply to {kind_of_policy(policy)}")
+    if isinstance(policy, ThompsonPolicy) and (warm := warm_start_of(policy)):
+        if policy.family != "beta":
+            yield FieldError(f"{field}.warm_start", f"needs the posterior beta, got {policy.family}")
+        if warm.experiment == definition.key:
+            yield FieldError(f"{field}.warm_start.experiment", "must be another experiment")
 
 
 def _apprentice_errors(definition: Definition) -> Iterator[FieldError]:
@@ -99,6 +106,8 @@ def _apprentice_errors(definition: Definition) -> Iterator[FieldError]:
         yield FieldError(
             "apprentice.step_max", "does not apply to an apprentice, whose shares are never in force"
         )
+    if warm_start_of(apprentice):
+        yield FieldError("apprentice.warm_start", "does not apply to an apprentice: it gets the same totals")
 
 
 def _feature_errors(of: str, features: tuple[Feature, ...]) -> Iterator[FieldError]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.allocation.model import NANO, VariantTotals, allocate, apprentice
+from app.allocation.model import NANO, VariantTotals, allocate, apprentice, posteriors
 from app.assignment.bucketing import WHOLE
 from app.experiments.model import (
     BestArmPolicy,
@@ -23,6 +23,7 @@ from app.experiments.model import (
     TopTwoPolicy,
     UcbPolicy,
     Variant,
+    WarmStart,
 )
 from bandits.arms import BetaArms
 from bandits.best import probability_best
@@ -151,3 +152,16 @@ def test_a_best_arm_apprentice_gives_everything_to_its_winner_once_it_would_have
     undecided, decided = successes(2, 5, 7), successes(20, 50, 90, of=100)
     assert apprentice(experiment(apprentice=policy), undecided) == allocate(definition(policy), undecided)
     assert apprentice(experiment(apprentice=policy), decided) == (0, 0, WHOLE)
+
+
+def test_a_warm_start_is_a_prior_of_discounted_earlier_rewards_and_no_more_than_its_greatest_number():
+    """40, 100 and no earlier rewards at discount 0.5 count as 20, then 50 cut to 30, and none."""
+    earlier = [*successes(10, of=40), *successes(60, of=100), VariantTotals()]
+    warm = definition(ThompsonPolicy(warm_start=WarmStart(experiment="before", n_max=30, discount=0.5)))
+    arms = posteriors(warm, successes(4, 5, 6), earlier)
+    assert arms.alpha == pytest.approx([1 + 5 + 4, 1 + 18 + 5, 1 + 6])
+    assert arms.beta == pytest.approx([1 + 15 + 6, 1 + 12 + 5, 1 + 4])
+    served = allocate(warm, successes(4, 5, 6), (), earlier)
+    matched = 0.95 * probability_best(arms) + 0.05 / 3
+    assert served == pytest.approx(matched * WHOLE, abs=1)
+    assert served == allocate(warm, successes(4, 5, 6), (), earlier), "equal totals, equal bits"
