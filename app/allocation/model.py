@@ -7,14 +7,16 @@ from typing import Final
 import msgspec
 import numpy as np
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from app.allocation.shares import shares
 from app.assignment import bucketing
-from app.experiments.model import BestArmPolicy, Definition, Experiment, PosteriorPolicy
+from app.experiments.model import BestArmPolicy, Definition, Experiment, PosteriorPolicy, warm_start_of
 from app.feedback.learning import LossSums, PolicyTotals
 from bandits.allocation import Allocation, limited
 from bandits.arms import BetaArms
 from bandits.exp3 import LossTotals
+from bandits.forgetting import warm_start
 from bandits.identification import Decision, Winner, decide
 from bandits.totals import ArmTotals
 from stats.totals import RewardTotals
@@ -76,12 +78,15 @@ class Allocated(msgspec.Struct, frozen=True):
         return latest is not None and mine == (latest.epoch, latest.weights, latest.contextual, latest.winner)
 
 
-def posteriors(definition: Definition, totals: Sequence[VariantTotals]) -> BetaArms:
+def posteriors(
+    definition: Definition, totals: Sequence[VariantTotals], earlier: Sequence[VariantTotals] = ()
+) -> BetaArms:
     """The Beta posteriors of the variants' mean rewards.
 
-    Under the policy's prior where that is a Beta prior, else under the uniform one.
+    Under the policy's prior and warm start where that is a Beta prior, else under the uniform one. `earlier`
+    as for `allocate`.
     """
-    rewards = [total.reward_totals for total in totals]
+    rewards = _with_earlier(definition, totals, earlier)
     policy = definition.policy
     if not isinstance(policy, PosteriorPolicy) or policy.family != "beta":
         return BetaArms.from_totals(rewards)
@@ -89,15 +94,21 @@ def posteriors(definition: Definition, totals: Sequence[VariantTotals]) -> BetaA
 
 
 def allocate(
-    definition: Definition, totals: Sequence[VariantTotals], learned: Sequence[PolicyTotals] = ()
+    definition: Definition,
+    totals: Sequence[VariantTotals],
+    learned: Sequence[PolicyTotals] = (),
+    earlier: Sequence[VariantTotals] = (),
 ) -> tuple[int, ...]:
     """The policy's weights in parts of 2**32, in the order of the variants. Equal totals, equal bits.
 
-    `learned` is what the policy learns besides the totals, of each variant.
+    `learned` is what the policy learns besides the totals, of each variant; `earlier` the totals that its
+    warm start begins with, empty without one.
     """
     losses = [one for one in learned if isinstance(one, LossSums)] or [LossSums()] * len(totals)
     loss_totals = LossTotals(np.array([one.losses / NANO for one in losses]))
-    return bucketing.parts(shares(definition, arm_totals(totals), loss_totals).shares.tolist())
+    return bucketing.parts(
+        shares(definition, _with_earlier(definition, totals, earlier), loss_totals).shares.tolist()
+    )
 
 
 def best_arm(
@@ -112,6 +123,21 @@ def best_arm(
         return None
     previous = latest.winner if latest is not None and latest.epoch == experiment.epoch else None
     return decide(arm_totals(totals), delta=policy.delta, indifference=policy.indifference, previous=previous)
+
+
+def apprentice(experiment: Experiment, totals: Sequence[VariantTotals]) -> tuple[int, ...] | None:
+    """What the apprentice would serve from the same totals, in parts of 2**32; None: there is none.
+
+    A `best_arm` apprentice that would have decided gives everything to its winner. It has no memory: revised
+    rewards may take that back.
+    """
+    if experiment.definition.apprentice is None:
+        return None
+    definition = replace(experiment.definition, policy=experiment.definition.apprentice)
+    decision = best_arm(replace(experiment, definition=definition), totals, None)
+    if isinstance(decision, Winner):
+        return only(decision.arm, len(totals))
+    return allocate(definition, totals)
 
 
 def only(variant: int, n_variants: int) -> tuple[int, ...]:
@@ -137,6 +163,16 @@ def within_step(
 
 def _allocation(weights: Sequence[int]) -> Allocation:
     return Allocation(np.array(weights) / bucketing.WHOLE)
+
+
+def _with_earlier(
+    definition: Definition, totals: Sequence[VariantTotals], earlier: Sequence[VariantTotals]
+) -> ArmTotals:
+    """The totals, and what the policy's warm start makes of earlier ones."""
+    warm = warm_start_of(definition.policy)
+    if warm is None or not earlier:
+        return arm_totals(totals)
+    return arm_totals(totals) + warm_start(arm_totals(earlier), discount=warm.discount, n_max=warm.n_max)
 
 
 def arm_totals(totals: Sequence[VariantTotals]) -> ArmTotals:

@@ -115,7 +115,9 @@ def _allocated(due: Due, digest: bytes | None) -> Allocated:
     decision = best_arm(due.experiment, due.totals, due.latest)
     if isinstance(decision, Winner):
         return Allocated(only(decision.arm, len(definition.variants)), digest, decision, due.wanted)
-    weights = within_step(definition, allocate(definition, due.totals, due.learned), due.latest, due.wanted)
+    weights = within_step(
+        definition, allocate(definition, due.totals, due.learned, due.earlier), due.latest, due.wanted
+    )
     return Allocated(weights, digest, None, due.wanted)
 
 

@@ -9,15 +9,16 @@ from typing import Any, Final
 import msgspec
 from redis.asyncio import Redis
 from sqlalchemy import Row, Select, func, insert, select, text, update
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.allocation.model import Allocated, AllocationPoint, VariantTotals
-from app.allocation.tables import allocations
+from app.allocation.tables import allocations, warm_starts
 from app.assignment import snapshot
 from app.assignment.snapshot import PublishedExperiment
 from app.core import limits
 from app.core.valkey import CHANGES_CHANNEL, registry_key, valkey_needed
-from app.experiments.model import Experiment, Policy
+from app.experiments.model import Draft, Experiment, Policy, warm_start_of
 from app.experiments.store import experiment_of
 from app.experiments.tables import epochs, experiments, publications
 from app.feedback.learning import PolicyTotals, learning_of, plus
@@ -48,6 +49,7 @@ class Due(msgspec.Struct, frozen=True):
     experiment: Experiment
     totals: tuple[VariantTotals, ...]
     learned: tuple[PolicyTotals, ...]  # in the order of the variants; empty: nothing but the totals
+    earlier: tuple[VariantTotals, ...]  # what a warm start begins with; empty: there is none
     latest: AllocationPoint | None
     wanted: int
 
@@ -98,6 +100,7 @@ class AllocationStore:
                     experiment,
                     await read_totals(connection, experiment),
                     await read_learned(connection, experiment),
+                    await _keep_earlier(connection, experiment),
                     await read_latest(connection, experiment_id),
                     wanted,
                 ),
@@ -212,6 +215,40 @@ async def read_learned(connection: AsyncConnection, experiment: Experiment) -> t
     for row in await connection.execute(statement.order_by(policy_totals.c.epoch)):
         found[row.variant] = plus(found[row.variant], learning.decode(row.body))
     return tuple(found)
+
+
+async def read_earlier(connection: AsyncConnection, experiment: Experiment) -> tuple[VariantTotals, ...]:
+    """The totals that the policy's warm start begins with, in the order of the variants; empty: it has none.
+
+    Those that were kept, or where none are yet, those of now.
+    """
+    warm = warm_start_of(experiment.definition.policy)
+    if warm is None:
+        return ()
+    kept = select(warm_starts.c.totals).where(
+        warm_starts.c.experiment_id == experiment.id, warm_starts.c.epoch == experiment.epoch
+    )
+    if (found := await connection.scalar(kept)) is not None:
+        return msgspec.convert(found, tuple[VariantTotals, ...])
+    chosen = select(experiments).where(experiments.c.key == warm.experiment)
+    other = experiment_of((await connection.execute(chosen)).one())
+    keys = [variant.key for variant in other.definition.variants]
+    by_key = dict(zip(keys, await read_totals(connection, other), strict=True))
+    return tuple(by_key.get(variant.key, VariantTotals()) for variant in experiment.definition.variants)
+
+
+async def _keep_earlier(connection: AsyncConnection, experiment: Experiment) -> tuple[VariantTotals, ...]:
+    """The same, kept from the first allocation in force on: the other experiment moves on, the prior stays.
+
+    What a draft begins with is still open.
+    """
+    earlier = await read_earlier(connection, experiment)
+    if earlier and not isinstance(experiment.state, Draft):
+        statement = postgresql.insert(warm_starts).values(
+            experiment_id=experiment.id, epoch=experiment.epoch, totals=msgspec.to_builtins(earlier)
+        )
+        await connection.execute(statement.on_conflict_do_nothing())
+    return earlier
 
 
 async def read_latest(connection: AsyncConnection, experiment_id: int) -> AllocationPoint | None:

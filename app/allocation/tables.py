@@ -1,4 +1,4 @@
-"""Table of allocation: its history."""
+"""Tables of allocation: its history, and what warm starts began with."""
 
 from sqlalchemy import (
     BigInteger,
@@ -33,4 +33,15 @@ allocations = Table(
     PrimaryKeyConstraint("experiment_id", "version"),
     # What thinning reads.
     Index(None, "created_at"),
+)
+
+warm_starts = Table(
+    "warm_starts",
+    METADATA,
+    Column("experiment_id", ForeignKey(experiments.c.id, ondelete="CASCADE"), nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column(
+        "totals", JSONB, nullable=False, comment="of the other experiment, in the order of the variants here"
+    ),
+    PrimaryKeyConstraint("experiment_id", "epoch"),
 )

@@ -6,15 +6,18 @@ from fractions import Fraction
 from typing import Final
 
 import msgspec
+import numpy as np
 from msgspec import UNSET, UnsetType
 
-from app.allocation.model import NANO, AllocationPoint, VariantTotals, best_arm, posteriors
+from app.allocation.model import NANO, AllocationPoint, VariantTotals, apprentice, best_arm, posteriors
 from app.analysis.analyze import analyze
 from app.analysis.observed import Cell, Observed
 from app.analysis.readout import Readout
+from app.assignment import bucketing
 from app.experiments.metrics import Mean, Metric
-from app.experiments.model import Experiment, FixedPolicy, StateKind, Stopped, kind_of
+from app.experiments.model import Experiment, FixedPolicy, StateKind, Stopped, kind_of, kind_of_policy
 from app.experiments.plan import AnalysisPlan
+from bandits.allocation import Allocation, compare
 from bandits.best import expected_loss, probability_best
 from bandits.identification import Winner
 from stats.interval import beta_interval
@@ -77,6 +80,21 @@ class BestArmStatus(msgspec.Struct, frozen=True):
     log_threshold: float
 
 
+class ApprenticeStatus(msgspec.Struct, frozen=True):
+    """What the apprentice would serve from the same totals now, beside the shares in force.
+
+    `shares` by variant; `moved` is the part of traffic that would go to another variant. `expected_reward` is
+    that of an assignment by the apprentice, `served_expected_reward` by the shares in force, both at the
+    posterior means: estimates from what the policy in force has gathered.
+    """
+
+    kind: str
+    shares: dict[str, float]
+    moved: float
+    expected_reward: float
+    served_expected_reward: float
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """An experiment now: its totals up to the last commit of the ledger, and what follows from them.
 
@@ -97,6 +115,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     lag_events: int | None
     warnings: list[str]
     best_arm: BestArmStatus | UnsetType = UNSET  # left out for other policies
+    apprentice: ApprenticeStatus | UnsetType = UNSET  # left out where there is none
     variants: list[VariantStatus]
     allocation_history: list[AllocationAt]
     analysis: Readout | None = None
@@ -107,6 +126,7 @@ class Stored(msgspec.Struct, frozen=True):
     """What PostgreSQL knows about an experiment at one moment.
 
     `epoch_shares` holds the shares of each epoch in which they never moved; None where they did.
+    `earlier` are the totals that a warm start began with.
     """
 
     totals: Sequence[VariantTotals]
@@ -115,6 +135,7 @@ class Stored(msgspec.Struct, frozen=True):
     latest: AllocationPoint | None
     history: Sequence[AllocationPoint]
     epoch_shares: Mapping[int, tuple[float, ...] | None]
+    earlier: Sequence[VariantTotals] = ()
 
     def status(self, experiment: Experiment, *, lag_events: int | None, warnings: list[str]) -> Status:
         """The readout for people and programs."""
@@ -132,6 +153,7 @@ class Stored(msgspec.Struct, frozen=True):
             lag_events=lag_events,
             warnings=warnings,
             best_arm=self._best_arm(experiment),
+            apprentice=self._apprentice(experiment),
             variants=self._variants(experiment),
             allocation_history=[
                 AllocationAt(point.at, point.version, point.epoch, point.shares)
@@ -211,9 +233,28 @@ class Stored(msgspec.Struct, frozen=True):
             decision.log_threshold,
         )
 
+    def _apprentice(self, experiment: Experiment) -> ApprenticeStatus | UnsetType:
+        definition = experiment.definition
+        weights = apprentice(experiment, self.totals)
+        if definition.apprentice is None or weights is None or self.latest is None:
+            return UNSET
+        served = Allocation(np.array(self.latest.shares))
+        shadow = Allocation(np.array(weights) / bucketing.WHOLE)
+        mean = posteriors(definition, self.totals, self.earlier).mean
+        found = compare(served, shadow, mean)
+        earned = float(served.shares @ mean)
+        keys = (variant.key for variant in definition.variants)
+        return ApprenticeStatus(
+            kind_of_policy(definition.apprentice),
+            dict(zip(keys, shadow.shares.tolist(), strict=True)),
+            found.moved,
+            earned + found.gain,
+            earned,
+        )
+
     def _variants(self, experiment: Experiment) -> list[VariantStatus]:
         variants = experiment.definition.variants
-        arms = posteriors(experiment.definition, self.totals)
+        arms = posteriors(experiment.definition, self.totals, self.earlier)
         intervals = [beta_interval(alpha, beta) for alpha, beta in zip(arms.alpha, arms.beta, strict=True)]
         best, loss = probability_best(arms).tolist(), expected_loss(arms).tolist()
         shares = [None] * len(variants) if self.latest is None else self.latest.shares

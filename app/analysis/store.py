@@ -4,7 +4,7 @@ from sqlalchemy import case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.allocation.model import VariantTotals
-from app.allocation.store import read_history, read_latest, read_totals
+from app.allocation.store import read_earlier, read_history, read_latest, read_totals
 from app.allocation.tables import allocations
 from app.analysis.model import EpochTotals, Stored
 from app.assignment.bucketing import WHOLE
@@ -31,6 +31,7 @@ class AnalysisStore:
                 latest=await read_latest(connection, experiment.id),
                 history=await read_history(connection, experiment.id),
                 epoch_shares=await _read_epoch_shares(connection, experiment.id),
+                earlier=await read_earlier(connection, experiment),
             )
 
 

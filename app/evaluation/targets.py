@@ -16,7 +16,7 @@ from app.allocation.model import NANO, VariantTotals, allocate
 from app.assignment.bucketing import WHOLE
 from app.core.errors import FieldError, InvalidInput, UnprocessableInput
 from app.experiments.checks import check
-from app.experiments.model import Definition, FixedPolicy, Policy, Share
+from app.experiments.model import Definition, FixedPolicy, Policy, Share, warm_start_of
 from bandits import contextual
 from bandits.arms import FloatArray
 from bandits.contextual import LinearArms
@@ -92,6 +92,8 @@ def target(policy: str | Mapping[str, Any], definition: Definition, schema: Sche
         spelled["weights"] = _weights(spelled.get("weights"), definition)
     chosen: Policy = _converted(spelled, Policy)
     check(msgspec.structs.replace(definition, policy=chosen))
+    if warm_start_of(chosen):
+        raise InvalidInput("is not evaluated: the log is all that is read", field="policy.warm_start")
     return chosen
 
 

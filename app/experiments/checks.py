@@ -16,10 +16,15 @@ from app.experiments.model import (
     Condition,
     ContextualPolicy,
     Definition,
+    Exp3IxPolicy,
     FixedPolicy,
+    Policy,
     PosteriorPolicy,
     Reward,
+    ThompsonPolicy,
     Variant,
+    kind_of_policy,
+    warm_start_of,
 )
 from app.experiments.plan import AnalysisPlan
 from bandits.features import Feature, Numeric, Schema
@@ -35,7 +40,8 @@ def check(definition: Definition) -> Definition:
     """
     errors = [
         *_variant_errors(definition.variants),
-        *_policy_errors(definition),
+        *_policy_errors("policy", definition.policy, definition),
+        *_apprentice_errors(definition),
         *_reward_errors(definition.reward),
         *_metric_errors(definition.metrics),
         *_plan_errors(definition.plan),
@@ -66,30 +72,53 @@ def _variant_errors(variants: tuple[Variant, ...]) -> Iterator[FieldError]:
             yield FieldError(field, f"at most {limits.PAYLOAD_BYTES_MAX} bytes of JSON, got {size}")
 
 
-def _policy_errors(definition: Definition) -> Iterator[FieldError]:
-    match definition.policy:
+def _policy_errors(field: str, policy: Policy, definition: Definition) -> Iterator[FieldError]:
+    match policy:
         case FixedPolicy() as fixed:
-            yield from _weights_errors(fixed, definition.variants)
+            yield from _weights_errors(field, fixed, definition.variants)
         case PosteriorPolicy(posterior="gamma") if definition.reward.range[0] != 0:
             reason = f"gamma needs a reward.range that begins at 0, got {definition.reward.range[0]:g}"
-            yield FieldError("policy.posterior", reason)
+            yield FieldError(f"{field}.posterior", reason)
         case ContextualPolicy(features=features):
-            yield from _feature_errors(features)
+            yield from _feature_errors(f"{field}.features", features)
         case BestArmPolicy(rule="track_and_stop", exploration_floor=0):
-            yield FieldError("policy.exploration_floor", "track_and_stop needs more than 0")
+            yield FieldError(f"{field}.exploration_floor", "track_and_stop needs more than 0")
         case _:
             pass
-    policy = definition.policy
     if isinstance(policy, ContextualPolicy | BestArmPolicy) and policy.step_max is not UNSET:
-        kind = policy.__struct_config__.tag
-        yield FieldError("policy.step_max", f"does not apply to {kind}")
+        yield FieldError(f"{field}.step_max", f"does not apply to {kind_of_policy(policy)}")
+    if isinstance(policy, ThompsonPolicy) and (warm := warm_start_of(policy)):
+        if policy.family != "beta":
+            yield FieldError(f"{field}.warm_start", f"needs the posterior beta, got {policy.family}")
+        if warm.experiment == definition.key:
+            yield FieldError(f"{field}.warm_start.experiment", "must be another experiment")
 
 
-def _feature_errors(features: tuple[Feature, ...]) -> Iterator[FieldError]:
+def _apprentice_errors(definition: Definition) -> Iterator[FieldError]:
+    """It is given the totals alone: no contexts, no losses, and no allocation of its own to move from."""
+    apprentice = definition.apprentice
+    if apprentice is None:
+        return
+    if isinstance(apprentice, ContextualPolicy | Exp3IxPolicy):
+        kind = kind_of_policy(apprentice)
+        yield FieldError(
+            "apprentice.kind", f"{kind} reads more than the reward totals, which are all it gets"
+        )
+        return
+    yield from _policy_errors("apprentice", apprentice, definition)
+    if not isinstance(apprentice, FixedPolicy | BestArmPolicy) and apprentice.step_max is not UNSET:
+        yield FieldError(
+            "apprentice.step_max", "does not apply to an apprentice, whose shares are never in force"
+        )
+    if warm_start_of(apprentice):
+        yield FieldError("apprentice.warm_start", "does not apply to an apprentice: it gets the same totals")
+
+
+def _feature_errors(of: str, features: tuple[Feature, ...]) -> Iterator[FieldError]:
     if not features:
-        yield FieldError("policy.features", "must be at least one")
+        yield FieldError(of, "must be at least one")
     for index, feature in enumerate(features):
-        field = f"policy.features[{index}]"
+        field = f"{of}[{index}]"
         if not _KEY.match(feature.name):
             yield FieldError(f"{field}.name", "must be 1 to 128 of A-Z a-z 0-9 . _ -")
         if isinstance(feature, Numeric):
@@ -101,18 +130,18 @@ def _feature_errors(features: tuple[Feature, ...]) -> Iterator[FieldError]:
     try:
         Schema(features)
     except OutOfBounds as error:
-        yield FieldError("policy.features", str(error))
+        yield FieldError(of, str(error))
 
 
-def _weights_errors(policy: FixedPolicy, defined: tuple[Variant, ...]) -> Iterator[FieldError]:
+def _weights_errors(field: str, policy: FixedPolicy, defined: tuple[Variant, ...]) -> Iterator[FieldError]:
     variants = {variant.key for variant in defined}
     if missing := sorted(variants - policy.weights.keys()):
-        yield FieldError("policy.weights", f"must name every variant; missing {', '.join(missing)}")
+        yield FieldError(f"{field}.weights", f"must name every variant; missing {', '.join(missing)}")
     for key in policy.weights.keys() - variants:
-        yield FieldError(f"policy.weights.{key}", f"no variant is called {key!r}")
+        yield FieldError(f"{field}.weights.{key}", f"no variant is called {key!r}")
     total = sum(policy.weights.values())
     if abs(total - 1) > 1e-6:
-        yield FieldError("policy.weights", f"must sum to 1, got {total:g}")
+        yield FieldError(f"{field}.weights", f"must sum to 1, got {total:g}")
 
 
 def _reward_errors(reward: Reward) -> Iterator[FieldError]:
@@ -191,6 +220,6 @@ def _override_errors(definition: Definition) -> Iterator[FieldError]:
 
 
 def _storage_errors(definition: Definition) -> Iterator[FieldError]:
-    for field in ("description", "policy", "metrics", "plan", "targeting", "overrides"):
+    for field in ("description", "policy", "apprentice", "metrics", "plan", "targeting", "overrides"):
         if error := unstorable(msgspec.to_builtins(getattr(definition, field)), field):
             yield error

@@ -51,9 +51,9 @@ ALLOWED: Final[dict[StateKind, tuple[str, ...]]] = {
 
 _CHANGEABLE: Final[dict[StateKind, frozenset[str]]] = {
     "draft": frozenset(Definition.__struct_fields__) - {"key"},
-    "running": frozenset({"description", "policy", "targeting", "overrides"}),
-    "paused": frozenset({"description", "policy", "targeting", "overrides"}),
-    "stopped": frozenset({"description"}),
+    "running": frozenset({"description", "policy", "apprentice", "targeting", "overrides"}),
+    "paused": frozenset({"description", "policy", "apprentice", "targeting", "overrides"}),
+    "stopped": frozenset({"description", "apprentice"}),
     "archived": frozenset(),
 }
 
@@ -67,6 +67,7 @@ class DefinitionChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     unit: Key | UnsetType = UNSET
     stickiness: Stickiness | UnsetType = UNSET
     policy: Policy | UnsetType = UNSET
+    apprentice: Policy | UnsetType | None = UNSET
     reward: Reward | UnsetType = UNSET
     metrics: tuple[Metric, ...] | UnsetType = UNSET
     plan: AnalysisPlan | UnsetType = UNSET

@@ -77,11 +77,26 @@ class PosteriorPolicy(AdaptivePolicy, frozen=True, kw_only=True):
         return "beta" if self.posterior is UNSET else self.posterior
 
 
+class WarmStart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A prior from the totals that another experiment has when the policy comes into force.
+
+    Variants are matched by key. Each logged reward counts `discount`, and no variant's for more than `n_max`
+    rewards.
+    """
+
+    experiment: Key
+    n_max: Annotated[float, msgspec.Meta(ge=1, le=1e6)] = 100.0
+    discount: Share = 1.0
+
+
 class ThompsonPolicy(PosteriorPolicy, frozen=True, kw_only=True, tag="thompson"):
     """Thompson sampling by probability matching.
 
-    Each variant's share is `(1 - exploration_floor) P(best) + exploration_floor / K`.
+    Each variant's share is `(1 - exploration_floor) P(best) + exploration_floor / K`. `warm_start` adds to
+    the prior of a `beta` posterior.
     """
+
+    warm_start: WarmStart | UnsetType = UNSET
 
 
 class OptimisticThompsonPolicy(PosteriorPolicy, frozen=True, kw_only=True, tag="optimistic_thompson"):
@@ -208,6 +223,18 @@ Policy = (
 """The rule that turns totals into an allocation, by its `kind`."""
 
 
+def warm_start_of(policy: Policy) -> WarmStart | None:
+    """What the policy starts from besides its prior, if anything."""
+    if isinstance(policy, ThompsonPolicy) and policy.warm_start is not UNSET:
+        return policy.warm_start
+    return None
+
+
+def kind_of_policy(policy: Policy) -> str:
+    """The name of a policy's kind."""
+    return str(policy.__struct_config__.tag)
+
+
 class Reward(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How the signals of one assignment become one number in [0, 1].
 
@@ -242,6 +269,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     `metrics` and `plan` say how it is judged, and are fixed at the start. Takes part who meets all conditions
     of `targeting`; `overrides` gives single units a variant of their own.
+    `apprentice` is a policy that is shown what `policy` is shown, and compared, but never served.
     """
 
     key: Key
@@ -250,6 +278,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     unit: Key = "request"
     stickiness: Stickiness = "none"
     policy: Policy = ThompsonPolicy()
+    apprentice: Policy | None = None
     reward: Reward = msgspec.field(default_factory=Reward)
     metrics: tuple[Metric, ...] = ()
     plan: AnalysisPlan = AnalysisPlan()

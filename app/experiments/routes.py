@@ -90,7 +90,8 @@ async def change_experiment(
     """Replace fields of the definition, each as a whole.
 
     A draft may change in all but its key; a running or paused experiment in description, policy (which
-    opens a new epoch), targeting and overrides; a stopped one in its description. 409 for anything else.
+    opens a new epoch), apprentice, targeting and overrides; a stopped one in description and apprentice.
+    409 for anything else.
     """
     return ExperimentView.of(await experiment_service.change(key, data))
 

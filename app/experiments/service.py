@@ -7,16 +7,17 @@ from datetime import datetime
 from typing import Final
 
 import structlog
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from app.core import limits
 from app.core.clock import Clock
-from app.core.errors import InvalidInput, NotFound
+from app.core.errors import InvalidInput, NotFound, UnprocessableInput
 from app.core.text import Key
 from app.experiments import lifecycle
 from app.experiments.checks import check
 from app.experiments.lifecycle import DefinitionChange
-from app.experiments.model import STATE_KINDS, Definition, Experiment, State
+from app.experiments.model import STATE_KINDS, Definition, Experiment, Policy, State, warm_start_of
 from app.experiments.store import ExperimentStore
 
 _LOG = structlog.get_logger(__name__)
@@ -39,8 +40,13 @@ class ExperimentService:
         self._on_change = on_change
 
     async def create(self, definition: Definition) -> Experiment:
-        """A new draft. Raises InvalidInput naming the fields; Conflict when the key is taken."""
+        """A new draft.
+
+        Raises InvalidInput naming the fields; Conflict when the key is taken; UnprocessableInput when the
+        policy starts from an experiment that is not there.
+        """
         check(definition)
+        await self._check_warm_start(definition.policy)
         salt = secrets.token_bytes(_SALT_BYTES)
         experiment = await self._store.insert(definition, salt=salt, at=self._clock.now())
         await self._announce(experiment)
@@ -67,7 +73,12 @@ class ExperimentService:
         return found[:limit], found[limit - 1].key if len(found) > limit else None
 
     async def change(self, key: str, request: DefinitionChange) -> Experiment:
-        """Replace some fields of the definition; see `lifecycle.change` for what may change when."""
+        """Replace some fields of the definition; see `lifecycle.change` for what may change when.
+
+        Raises UnprocessableInput when a new policy starts from an experiment that is not there.
+        """
+        if request.policy is not UNSET:
+            await self._check_warm_start(request.policy)
         return await self._update(key, lambda experiment, _: lifecycle.change(experiment, request))
 
     async def start(self, key: str) -> Experiment:
@@ -98,6 +109,13 @@ class ExperimentService:
     async def archive(self, key: str) -> Experiment:
         """Put it out of sight. Raises Conflict unless it is a draft or stopped."""
         return await self._move(key, lifecycle.archive)
+
+    async def _check_warm_start(self, policy: Policy) -> None:
+        if warm := warm_start_of(policy):
+            try:
+                await self._store.find(warm.experiment)
+            except NotFound as error:
+                raise UnprocessableInput(error.detail, field="policy.warm_start.experiment") from error
 
     async def _move(self, key: str, transition: Callable[[State, datetime], State]) -> Experiment:
         return await self._update(

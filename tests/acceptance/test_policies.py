@@ -162,6 +162,39 @@ def test_best_arm_has_decided_and_says_so(server: Up, client: httpx2.Client, tol
     assert assign(client, "best_arm", N)["propensity"] == 1.0
 
 
+def test_an_apprentice_is_told_and_changes_nothing(
+    server: Up, client: httpx2.Client, told: dict[str, Told]
+) -> None:
+    before = published_status(server, client, "ucb")
+    client.patch("/experiments/ucb", json={"apprentice": {"kind": "top_two"}}).raise_for_status()
+    status = published_status(server, client, "ucb")
+    found = status["apprentice"]
+    assert found["kind"] == "top_two"
+    assert sum(found["shares"].values()) == 1
+    served = {row["key"]: row["allocation"] for row in status["variants"]}
+    assert found["moved"] == pytest.approx(abs(found["shares"]["a"] - served["a"]))
+    assert status["epoch"] == before["epoch"]
+    refused = client.patch("/experiments/ucb", json={"apprentice": POLICIES["lin_ts"]})
+    assert refused.status_code == 400
+    assert refused.json()["errors"][0]["field"] == "apprentice.kind"
+    client.patch("/experiments/ucb", json={"apprentice": None}).raise_for_status()
+    assert "apprentice" not in client.get("/experiments/ucb/status").json()
+
+
+def test_a_warm_start_serves_what_another_experiment_found(
+    server: Up, client: httpx2.Client, told: dict[str, Told]
+) -> None:
+    policy = {"kind": "thompson", "warm_start": {"experiment": "top_two", "discount": 0.5}}
+    create(client, "warm", policy)
+    status = published_status(server, client, "warm")
+    assert [row["rewards"] for row in status["variants"]] == [0, 0]
+    assert status["variants"][1]["allocation"] > 0.6
+    body = {"policy": policy | {"warm_start": {"experiment": "nobody"}}}
+    refused = client.patch("/experiments/warm", json=body)
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["field"] == "policy.warm_start.experiment"
+
+
 @pytest.mark.parametrize("name", sorted(CONTEXTUAL))
 def test_what_is_rewarded_in_a_context_is_served_there(
     server: Up, client: httpx2.Client, told: dict[str, Told], name: str

@@ -1,10 +1,12 @@
 """From totals to weights, without engines."""
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.allocation.model import NANO, VariantTotals, allocate
+from app.allocation.model import NANO, VariantTotals, allocate, apprentice, posteriors
 from app.assignment.bucketing import WHOLE
 from app.experiments.model import (
     BestArmPolicy,
@@ -12,13 +14,16 @@ from app.experiments.model import (
     DecreasingEpsilon,
     Definition,
     EpsilonGreedyPolicy,
+    Experiment,
     FixedPolicy,
     OptimisticThompsonPolicy,
     Reward,
+    Running,
     ThompsonPolicy,
     TopTwoPolicy,
     UcbPolicy,
     Variant,
+    WarmStart,
 )
 from bandits.arms import BetaArms
 from bandits.best import probability_best
@@ -114,3 +119,49 @@ def test_shares_of_thompson_are_the_probabilities_to_be_best():
     best = probability_best(BetaArms.from_totals([one.reward_totals for one in successes(2, 5, 7)]))
     weights = allocate(definition(ThompsonPolicy(exploration_floor=0.0)), successes(2, 5, 7))
     assert weights == pytest.approx(best * WHOLE, abs=1)
+
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def experiment(**fields):
+    return Experiment(
+        id=1,
+        definition=definition(FixedPolicy({"a": 1.0, "b": 0.0, "c": 0.0}), **fields),
+        state=Running(AT),
+        salt=b"",
+        epoch=1,
+        revision=1,
+        created_at=AT,
+        updated_at=AT,
+    )
+
+
+@pytest.mark.parametrize("policy", [one for one in POLICIES if not isinstance(one, BestArmPolicy)], ids=str)
+def test_an_apprentice_would_serve_what_it_serves_in_force(policy):
+    totals = successes(20, 50, 90, of=100)
+    assert apprentice(experiment(apprentice=policy), totals) == allocate(definition(policy), totals)
+
+
+def test_nobody_is_compared_where_there_is_no_apprentice():
+    assert apprentice(experiment(), successes(2, 5, 7)) is None
+
+
+def test_a_best_arm_apprentice_gives_everything_to_its_winner_once_it_would_have_decided():
+    policy = BestArmPolicy()
+    undecided, decided = successes(2, 5, 7), successes(20, 50, 90, of=100)
+    assert apprentice(experiment(apprentice=policy), undecided) == allocate(definition(policy), undecided)
+    assert apprentice(experiment(apprentice=policy), decided) == (0, 0, WHOLE)
+
+
+def test_a_warm_start_is_a_prior_of_discounted_earlier_rewards_and_no_more_than_its_greatest_number():
+    """40, 100 and no earlier rewards at discount 0.5 count as 20, then 50 cut to 30, and none."""
+    earlier = [*successes(10, of=40), *successes(60, of=100), VariantTotals()]
+    warm = definition(ThompsonPolicy(warm_start=WarmStart(experiment="before", n_max=30, discount=0.5)))
+    arms = posteriors(warm, successes(4, 5, 6), earlier)
+    assert arms.alpha == pytest.approx([1 + 5 + 4, 1 + 18 + 5, 1 + 6])
+    assert arms.beta == pytest.approx([1 + 15 + 6, 1 + 12 + 5, 1 + 4])
+    served = allocate(warm, successes(4, 5, 6), (), earlier)
+    matched = 0.95 * probability_best(arms) + 0.05 / 3
+    assert served == pytest.approx(matched * WHOLE, abs=1)
+    assert served == allocate(warm, successes(4, 5, 6), (), earlier), "equal totals, equal bits"

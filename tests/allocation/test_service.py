@@ -26,6 +26,7 @@ from app.experiments.model import (
     LinUcbPolicy,
     ThompsonPolicy,
     Variant,
+    WarmStart,
 )
 from app.experiments.tables import publications
 from app.feedback.rebuild import rebuild_totals
@@ -374,3 +375,30 @@ async def learn(engine, experiment, *, epoch, contexts, rewards):
         row = {"experiment_id": experiment.id, "epoch": epoch, "variant": 0, "part": ""}
         await connection.execute(policy_totals.insert().values(row | {"body": totals.to_bytes()}))
         await connection.execute(publications.update().values(wanted=publications.c.wanted + 1))
+
+
+async def test_a_warm_start_begins_with_what_the_other_experiment_knew_at_the_start(
+    allocation, experiments, engine, valkey, experiment
+):
+    """Variants are matched by key; what the other learns later, or has revised, does not move the prior."""
+    policy = ThompsonPolicy(warm_start=WarmStart(experiment="summary"))
+    variants = (Variant("long"), *VARIANTS)
+    await experiments.create(Definition(key="next", variants=variants, policy=policy))
+    await reallocate_due(allocation)
+    drafted = (await served(valkey, "next")).weights
+    assert drafted == pytest.approx([WHOLE / 3] * 3, abs=1)
+    await record(engine, experiment, (100, 10), (100, 90))
+    started = await experiments.start("next")
+    await allocation.reallocate(started.id)
+    begun = await served(valkey, "next")
+    long, control, short = begun.weights
+    assert short > 0.8 * WHOLE, "a draft does not fix what it begins with"
+    assert long > control
+    await record(engine, experiment, (1_000, 1_000), (1_000, 0))
+    await record(engine, started, (0, 0), (0, 0), (0, 0))
+    await allocation.reallocate(started.id)
+    assert await served(valkey, "next") == begun
+    softer = ThompsonPolicy(warm_start=WarmStart(experiment="summary", discount=0.5))
+    await experiments.change("next", DefinitionChange(policy=softer))
+    await allocation.reallocate(started.id)
+    assert (await served(valkey, "next")).weights[1] > 0.8 * WHOLE, "a new policy begins anew"

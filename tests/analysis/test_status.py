@@ -6,9 +6,19 @@ import pytest
 from scipy import stats
 
 from app.access.model import Scope
+from app.assignment import snapshot
+from app.assignment.bucketing import WHOLE
 from app.core.errors import Unavailable
+from app.core.valkey import registry_key
 from app.experiments.lifecycle import DefinitionChange
-from app.experiments.model import BetaPrior, Definition, FixedPolicy, ThompsonPolicy, Variant
+from app.experiments.model import (
+    BetaPrior,
+    Definition,
+    EpsilonGreedyPolicy,
+    FixedPolicy,
+    ThompsonPolicy,
+    Variant,
+)
 from app.feedback.tables import stream_positions
 from tests.support.api import KEYS, bearer
 from tests.support.totals import record
@@ -75,6 +85,33 @@ async def test_totals_become_means_intervals_and_chances(client, engine, allocat
         [0.5, 0.5],
         [control["allocation"], short["allocation"]],
     ]
+
+
+async def test_an_apprentice_is_compared_and_never_served(
+    client, experiments, engine, allocation, valkey, experiment
+):
+    """Epsilon-greedy gives 0.95 and 0.05. The posterior means of 30 and 60 of 100 are 31/102 and 61/102."""
+    await experiments.change("summary", DefinitionChange(policy=FixedPolicy({"control": 0.5, "short": 0.5})))
+    await record(engine, experiment, (100, 30), (100, 60))
+    await allocation.reallocate(experiment.id)
+    before = await status(client)
+    assert "apprentice" not in before
+    await experiments.change("summary", DefinitionChange(apprentice=EpsilonGreedyPolicy(epsilon=0.1)))
+    await allocation.reallocate(experiment.id)
+    body = await status(client)
+    assert body["apprentice"] == {
+        "kind": "epsilon_greedy",
+        "shares": {"control": pytest.approx(0.05), "short": pytest.approx(0.95)},
+        "moved": pytest.approx(0.45),
+        "expected_reward": pytest.approx((0.05 * 31 + 0.95 * 61) / 102),
+        "served_expected_reward": pytest.approx(46 / 102),
+    }
+    for field in ("epoch", "policy_version", "variants", "allocation_history"):
+        assert body[field] == before[field]
+    published = snapshot.decode(await valkey.hget(registry_key("experiments"), "summary"))
+    assert published.weights == (WHOLE // 2, WHOLE // 2)
+    await experiments.change("summary", DefinitionChange(apprentice=None))
+    assert "apprentice" not in await status(client)
 
 
 async def test_the_prior_of_the_policy_counts(client, experiments, engine, experiment):

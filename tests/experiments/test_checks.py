@@ -129,6 +129,41 @@ def test_the_example_of_the_reference_is_fine():
         ),
         ({"policy": {"kind": "lin_ts", "features": []}}, "policy.features", "must be at least one"),
         (
+            {"policy": {"kind": "thompson", "posterior": "normal", "warm_start": {"experiment": "before"}}},
+            "policy.warm_start",
+            "needs the posterior beta, got normal",
+        ),
+        (
+            {"policy": {"kind": "thompson", "warm_start": {"experiment": "summary-prompt"}}},
+            "policy.warm_start.experiment",
+            "must be another experiment",
+        ),
+        (
+            {"apprentice": {"kind": "thompson", "warm_start": {"experiment": "before"}}},
+            "apprentice.warm_start",
+            "does not apply to an apprentice: it gets the same totals",
+        ),
+        (
+            {"apprentice": {"kind": "lin_ts", "features": [AGE]}},
+            "apprentice.kind",
+            "lin_ts reads more than the reward totals, which are all it gets",
+        ),
+        (
+            {"apprentice": {"kind": "exp3_ix"}},
+            "apprentice.kind",
+            "exp3_ix reads more than the reward totals, which are all it gets",
+        ),
+        (
+            {"apprentice": {"kind": "top_two", "step_max": 0.1}},
+            "apprentice.step_max",
+            "does not apply to an apprentice, whose shares are never in force",
+        ),
+        (
+            {"apprentice": {"kind": "fixed", "weights": {"control": 1}}},
+            "apprentice.weights",
+            "must name every variant; missing short",
+        ),
+        (
             {"policy": {"kind": "lin_ucb", "features": [AGE, AGE]}},
             "policy.features",
             "features must have different names, got ['age', 'age']",
@@ -260,6 +295,11 @@ def test_a_part_that_does_not_fit_is_named_with_the_reason(fields, field, reason
         ({"policy": {"kind": "exp3_ix", "eta": 0}}, "$.policy.eta"),
         ({"policy": {"kind": "best_arm", "indifference": 1}}, "$.policy.indifference"),
         ({"policy": {"kind": "thompson", "step_max": 0}}, "$.policy.step_max"),
+        (
+            {"policy": {"kind": "thompson", "warm_start": {"experiment": "x", "n_max": 0}}},
+            "$.policy.warm_start.n_max",
+        ),
+        ({"policy": {"kind": "top_two", "warm_start": {"experiment": "x"}}}, "$.policy"),
         ({"policy": {"kind": "lin_ts", "features": [AGE | {"scal": 1}]}}, "$.policy.features[0]"),
         ({"policy": {"kind": "lin_ts", "features": [AGE | {"scale": 0}]}}, "$.policy.features[0]"),
         ({"policy": {"kind": "lin_ts", "features": [AGE | {"type": "date"}]}}, "$.policy.features[0].type"),

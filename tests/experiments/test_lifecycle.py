@@ -23,6 +23,7 @@ from app.experiments.model import (
     Running,
     Stopped,
     ThompsonPolicy,
+    TopTwoPolicy,
     Variant,
     kind_of,
 )
@@ -45,6 +46,7 @@ CHANGES = {
     "unit": "user",
     "stickiness": "unit",
     "policy": ThompsonPolicy(exploration_floor=0.1),
+    "apprentice": TopTwoPolicy(),
     "reward": Reward(silence=0.0),
     "metrics": (Metric(key="latency", measure=Mean("latency_ms")),),
     "plan": AnalysisPlan(alpha=0.01),
@@ -53,9 +55,9 @@ CHANGES = {
 }
 MUTABLE = {
     "draft": CHANGES.keys() - {"key"},
-    "running": {"description", "policy", "targeting", "overrides"},
-    "paused": {"description", "policy", "targeting", "overrides"},
-    "stopped": {"description"},
+    "running": {"description", "policy", "apprentice", "targeting", "overrides"},
+    "paused": {"description", "policy", "apprentice", "targeting", "overrides"},
+    "stopped": {"description", "apprentice"},
     "archived": set(),
 }
 
@@ -148,7 +150,8 @@ def test_a_new_allocation_rule_in_force_opens_an_epoch(state, policy):
 def test_nothing_else_opens_an_epoch_but_the_start():
     draft, running = experiment(Draft()), experiment(Running(AT))
     assert opens_epoch(draft, running)
-    for before, field in [(draft, "policy"), (running, "targeting"), (running, "overrides")]:
+    others = [(running, field) for field in ("apprentice", "targeting", "overrides")]
+    for before, field in [(draft, "policy"), *others]:
         after = change(before, DefinitionChange(**{field: CHANGES[field]}))
         assert after.epoch == before.epoch
         assert not opens_epoch(before, after)
@@ -162,6 +165,12 @@ def test_asking_for_what_is_already_so_changes_nothing_in_any_state():
         assert change(before, DefinitionChange()) is before
         reordered = FixedPolicy({"short": 0.5, "control": 0.5})
         assert change(before, DefinitionChange(policy=reordered)) is before
+
+
+def test_an_apprentice_is_dismissed_with_null_and_kept_when_left_out():
+    before = experiment(Running(AT), apprentice=TopTwoPolicy())
+    assert change(before, DefinitionChange(description="why")).definition.apprentice == TopTwoPolicy()
+    assert change(before, DefinitionChange(apprentice=None)).definition.apprentice is None
 
 
 def test_true_and_1_are_two_payloads():

@@ -19,6 +19,7 @@ from app.experiments.model import (
     Stopped,
     ThompsonPolicy,
     Variant,
+    WarmStart,
 )
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
@@ -273,3 +274,18 @@ async def until_somebody_waits_for_a_lock(engine) -> None:
         while (await connection.execute(waiting)).scalar_one() == 0:
             await connection.rollback()  # a transaction would see the same activity again
             await asyncio.sleep(0.01)
+
+
+async def test_a_warm_start_needs_an_experiment_that_is_there(experiments, announced):
+    warm = ThompsonPolicy(warm_start=WarmStart(experiment="before"))
+    await experiments.create(definition("after"))
+    for attempt in (
+        experiments.create(definition("warm", policy=warm)),
+        experiments.change("after", DefinitionChange(policy=warm)),
+    ):
+        with pytest.raises(UnprocessableInput, match="no experiment is called 'before'") as caught:
+            await attempt
+        assert [error.field for error in caught.value.errors] == ["policy.warm_start.experiment"]
+    await experiments.create(definition("before"))
+    assert (await experiments.change("after", DefinitionChange(policy=warm))).definition.policy == warm
+    assert (await experiments.create(definition("warm", policy=warm))).definition.policy == warm
