@@ -8,10 +8,11 @@ import msgspec
 import numpy as np
 from msgspec import UNSET
 
+from app.allocation.forgetting import Learned, remembered
 from app.allocation.shares import shares
 from app.assignment import bucketing
-from app.experiments.model import BestArmPolicy, Definition, Experiment, PosteriorPolicy
-from app.feedback.learning import LossSums, PolicyTotals
+from app.experiments.model import BestArmPolicy, Definition, Experiment, PosteriorPolicy, forgetting_of
+from app.feedback.learning import LossSums
 from bandits.allocation import Allocation, limited
 from bandits.arms import BetaArms
 from bandits.exp3 import LossTotals
@@ -89,15 +90,23 @@ def posteriors(definition: Definition, totals: Sequence[VariantTotals]) -> BetaA
 
 
 def allocate(
-    definition: Definition, totals: Sequence[VariantTotals], learned: Sequence[PolicyTotals] = ()
+    definition: Definition,
+    totals: Sequence[VariantTotals],
+    learned: Learned | None = None,
+    now_s: float = 0.0,
 ) -> tuple[int, ...]:
     """The policy's weights in parts of 2**32, in the order of the variants. Equal totals, equal bits.
 
-    `learned` is what the policy learns besides the totals, of each variant.
+    `learned` is what the policy learns besides the totals; without it, a policy that forgets reads the totals
+    as if they all were of the present. `now_s`, in seconds since the Unix epoch, is read by no other.
     """
-    losses = [one for one in learned if isinstance(one, LossSums)] or [LossSums()] * len(totals)
+    whole = (learned or {}).get("", ())
+    losses = [one for one in whole if isinstance(one, LossSums)] or [LossSums()] * len(totals)
     loss_totals = LossTotals(np.array([one.losses / NANO for one in losses]))
-    return bucketing.parts(shares(definition, arm_totals(totals), loss_totals).shares.tolist())
+    read, forgetting = arm_totals(totals), forgetting_of(definition.policy)
+    if forgetting is not None and learned is not None:
+        read = remembered(forgetting, learned, read, now_s)
+    return bucketing.parts(shares(definition, read, loss_totals).shares.tolist())
 
 
 def best_arm(

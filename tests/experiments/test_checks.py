@@ -229,6 +229,11 @@ def test_a_part_that_does_not_fit_is_named_with_the_reason(fields, field, reason
         ({"policy": {"kind": "thompson", "posterior": "cauchy"}}, "$.policy.posterior"),
         ({"policy": {"kind": "optimistic_thompson", "sampling": 0}}, "$.policy.sampling"),
         ({"policy": {"kind": "top_two", "leader_share": 1}}, "$.policy.leader_share"),
+        (
+            {"policy": {"kind": "ucb", "forgetting": {"kind": "window", "window_s": 59}}},
+            "$.policy.forgetting.window_s",
+        ),
+        ({"policy": {"kind": "best_arm", "forgetting": {"kind": "window", "window_s": 60}}}, "$.policy"),
         ({"policy": {"kind": "lin_ts"}}, "$.policy"),
         ({"policy": {"kind": "best_arm", "delta": 0}}, "$.policy.delta"),
         ({"policy": {"kind": "exp3_ix", "eta": 0}}, "$.policy.eta"),
