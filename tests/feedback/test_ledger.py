@@ -19,7 +19,7 @@ from app.experiments.model import (
     Window,
 )
 from app.feedback.batch import StreamEntry, stage
-from app.feedback.learning import Key, Rows, Seen, learning_of
+from app.feedback.learning import Key, RewardSums, Rows, Seen, learning_of
 from app.feedback.model import Source
 from app.feedback.rebuild import LearnedDifference, Rebuilt, rebuild_totals
 from app.feedback.store import LedgerStore
@@ -216,6 +216,26 @@ async def test_rewards_that_swap_move_what_is_learned_and_want_a_publication(
     assert rows(database_url, "SELECT wanted FROM publications")[0][0] == before[1][0][0] + 1
     given = zip(pair, (10**9, 0), strict=True)
     assert learned_of_rewards(database_url) == expected_learned(given)
+
+
+async def test_what_a_policy_forgets_is_kept_by_the_minute_of_the_assignment(
+    database_url: str, stores: tuple[LedgerStore, LedgerStore]
+) -> None:
+    """Assigned 1 ms before and at the turn of a minute; both signals come after it."""
+    pair = [Assigned(experiment_id=3, unit=1, number=at, at_ms=at, variant=0, epoch=2) for at in (59, 60)]
+    said = [
+        Said(pair[0], 3, "up", Source.EXPLICIT, 8.0, 62),
+        Said(pair[1], 3, "up", Source.EXPLICIT, 4.5, 62),
+    ]
+    await deliver(stores[0], 0, numbered([exposures(pair), signals(said)]), Random(1))
+
+    turn = (T0_MS + 60) // 1_000
+    assert turn % 60 == 0
+    assert learned_of_rewards(database_url) == {
+        (3, 2, 0, f"00{turn - 60}"): RewardSums(1, 10**9, 10**18).to_bytes(),
+        (3, 2, 0, f"00{turn}"): RewardSums(1, 10**9 // 2, 10**18 // 4).to_bytes(),
+    }
+    assert await rebuild_totals(database_url) == Rebuilt((), ())
 
 
 async def test_a_rebuild_mends_what_policies_learned_and_the_ledger_does_not_stop_at_it(
