@@ -199,7 +199,7 @@ def rebuild(**flags: Any) -> None:
         assert settings.database_url is not None
         assert settings.valkey_url is not None
         engine, valkey = create_engine(settings.database_url), create_client(settings.valkey_url)
-        allocation = AllocationService(AllocationStore(engine, valkey))
+        allocation = AllocationService(AllocationStore(engine, valkey), SystemClock())
         try:
             with _ERR.status("Reading the log"):
                 rebuilt = await allocation.rebuild(partial(rebuild_totals, settings.database_url))

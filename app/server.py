@@ -122,7 +122,7 @@ async def application(
             keeper, commit, StickyStore(exposures), clock=clock, rng=chance, durability=settings.durability
         )
         access = AccessService(AccessStore(engine, valkey), clock)
-        allocation = AllocationService(AllocationStore(engine, valkey))
+        allocation = AllocationService(AllocationStore(engine, valkey), clock)
         experiments = ExperimentService(ExperimentStore(engine), clock, allocation.reallocate)
         feedback = FeedbackService(keeper, signals_commit, clock)
         lag = LedgerLag(engine, valkey, shards=settings.stream_shards)

@@ -52,7 +52,7 @@ async def work(settings: Settings) -> None:
         blocking = create_client(settings.valkey_url, socket_timeout=None)
         stack.push_async_callback(blocking.aclose)
         access = AccessService(AccessStore(engine, valkey), clock)
-        allocation = AllocationLoops(AllocationService(AllocationStore(engine, valkey)), access)
+        allocation = AllocationLoops(AllocationService(AllocationStore(engine, valkey), clock), access)
         chance = random.Random()  # noqa: S311  (of pauses)
         policy = NetworkPolicy.of(settings.webhook_allowed_networks, settings.webhook_allowed_ports)
         dispatcher = Dispatcher(WebhookStore(engine), Sender(policy, clock), clock, chance)

@@ -9,10 +9,18 @@ import numpy as np
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from app.allocation.forgetting import Learned, remembered
 from app.allocation.shares import shares
 from app.assignment import bucketing
-from app.experiments.model import BestArmPolicy, Definition, Experiment, PosteriorPolicy, warm_start_of
-from app.feedback.learning import LossSums, PolicyTotals
+from app.experiments.model import (
+    BestArmPolicy,
+    Definition,
+    Experiment,
+    PosteriorPolicy,
+    forgetting_of,
+    warm_start_of,
+)
+from app.feedback.learning import LossSums
 from bandits.allocation import Allocation, limited
 from bandits.arms import BetaArms
 from bandits.exp3 import LossTotals
@@ -86,7 +94,7 @@ def posteriors(
     Under the policy's prior and warm start where that is a Beta prior, else under the uniform one. `earlier`
     as for `allocate`.
     """
-    rewards = _with_earlier(definition, totals, earlier)
+    rewards = _with_earlier(definition, arm_totals(totals), earlier)
     policy = definition.policy
     if not isinstance(policy, PosteriorPolicy) or policy.family != "beta":
         return BetaArms.from_totals(rewards)
@@ -96,19 +104,25 @@ def posteriors(
 def allocate(
     definition: Definition,
     totals: Sequence[VariantTotals],
-    learned: Sequence[PolicyTotals] = (),
+    *,
+    learned: Learned | None = None,
     earlier: Sequence[VariantTotals] = (),
+    now_s: float = 0.0,
 ) -> tuple[int, ...]:
     """The policy's weights in parts of 2**32, in the order of the variants. Equal totals, equal bits.
 
-    `learned` is what the policy learns besides the totals, of each variant; `earlier` the totals that its
-    warm start begins with, empty without one.
+    `learned` is what the policy learns besides the totals; without it, a policy that forgets reads the totals
+    as if they all were of the present. `earlier` are the totals that its warm start begins with, empty
+    without one. `now_s`, in seconds since the Unix epoch, is read by policies that forget alone.
     """
-    losses = [one for one in learned if isinstance(one, LossSums)] or [LossSums()] * len(totals)
+    whole = (learned or {}).get("", ())
+    losses = [one for one in whole if isinstance(one, LossSums)] or [LossSums()] * len(totals)
     loss_totals = LossTotals(np.array([one.losses / NANO for one in losses]))
-    return bucketing.parts(
-        shares(definition, _with_earlier(definition, totals, earlier), loss_totals).shares.tolist()
-    )
+    read, forgetting = arm_totals(totals), forgetting_of(definition.policy)
+    if forgetting is not None and learned is not None:
+        read = remembered(forgetting, learned, read, now_s)
+    found = shares(definition, _with_earlier(definition, read, earlier), loss_totals)
+    return bucketing.parts(found.shares.tolist())
 
 
 def best_arm(
@@ -165,14 +179,12 @@ def _allocation(weights: Sequence[int]) -> Allocation:
     return Allocation(np.array(weights) / bucketing.WHOLE)
 
 
-def _with_earlier(
-    definition: Definition, totals: Sequence[VariantTotals], earlier: Sequence[VariantTotals]
-) -> ArmTotals:
-    """The totals, and what the policy's warm start makes of earlier ones."""
+def _with_earlier(definition: Definition, read: ArmTotals, earlier: Sequence[VariantTotals]) -> ArmTotals:
+    """What is read of the totals, and what the policy's warm start makes of earlier ones."""
     warm = warm_start_of(definition.policy)
     if warm is None or not earlier:
-        return arm_totals(totals)
-    return arm_totals(totals) + warm_start(arm_totals(earlier), discount=warm.discount, n_max=warm.n_max)
+        return read
+    return read + warm_start(arm_totals(earlier), discount=warm.discount, n_max=warm.n_max)
 
 
 def arm_totals(totals: Sequence[VariantTotals]) -> ArmTotals:

@@ -2,17 +2,20 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 
 import msgspec
 import structlog
 
 from app.allocation.contextual import digest, materialised
+from app.allocation.forgetting import next_bucket_s
 from app.allocation.model import Allocated, allocate, best_arm, only, within_step
 from app.allocation.store import AllocationStore, Due, Publication
 from app.assignment.bucketing import WHOLE
 from app.assignment.snapshot import PublishedContextual, PublishedExperiment, published
 from app.core import limits, telemetry
-from app.experiments.model import ContextualPolicy
+from app.core.clock import Clock
+from app.experiments.model import ContextualPolicy, forgetting_of
 from app.feedback.rebuild import Rebuilt as RebuiltLedger
 from bandits.identification import Winner
 
@@ -38,11 +41,16 @@ class AllocationService:
     leaves the experiment due, and computing it again changes nothing.
     """
 
-    def __init__(self, store: AllocationStore) -> None:
+    def __init__(self, store: AllocationStore, clock: Clock) -> None:
         self._store = store
+        self._clock = clock
 
     async def due(self) -> list[int]:
-        """At most `REALLOCATION_BATCH_MAX` ids of experiments with changes that are not published."""
+        """At most `REALLOCATION_BATCH_MAX` ids of experiments with changes that are not published.
+
+        Time is a change where the policy forgets: once per bucket, as long as there is something to forget.
+        """
+        await self._store.want_overdue(self._clock.now())
         return await self._store.due(limits.REALLOCATION_BATCH_MAX)
 
     async def reallocate(self, experiment_id: int) -> bool:
@@ -51,16 +59,19 @@ class AllocationService:
         Whether that made a new version. An experiment that is gone is passed over. Raises Unavailable without
         Valkey, which leaves the experiment due.
         """
-        async with self._store.locked(experiment_id) as (connection, due):
+        now_s = self._clock.now().timestamp()
+        async with self._store.locked(experiment_id, now_s) as (connection, due):
             if due is None:
                 return False
             experiment, latest = due.experiment, due.latest
             contextual = await _contextual(due)
-            found = _allocated(due, digest(contextual))
+            found = _allocated(due, digest(contextual), now_s)
             unchanged = found.is_in_force(latest, experiment.epoch)
             version = (0 if latest is None else latest.version) + (not unchanged)
             if not unchanged:
                 await self._store.insert(connection, experiment, version, found)
+            if (due_at := _due_at(due, now_s)) != due.due_at:
+                await self._store.due_again(connection, experiment_id, due_at)
         weights = found.weights
         await self._publish(published(experiment, version, weights, contextual))
         await self._store.mark_published(experiment_id, due.wanted)
@@ -75,6 +86,7 @@ class AllocationService:
         `rebuild_ledger` does the first part. What is due is allocated before, so that on a server without
         traffic the answer is exact; with traffic, weights that moved meanwhile are among those that differ.
         """
+        await self._store.want_overdue(self._clock.now())
         for experiment_id in await self._store.due(limits.EXPERIMENTS_MAX):
             await self.reallocate(experiment_id)
         ledger = await rebuild_ledger()
@@ -109,16 +121,22 @@ class AllocationService:
             await self._store.publish(experiment, disowned=present)
 
 
-def _allocated(due: Due, digest: bytes | None) -> Allocated:
+def _allocated(due: Due, digest: bytes | None, now_s: float) -> Allocated:
     """What follows from the totals, and from the allocation in force where that has a say."""
     definition = due.experiment.definition
     decision = best_arm(due.experiment, due.totals, due.latest)
     if isinstance(decision, Winner):
         return Allocated(only(decision.arm, len(definition.variants)), digest, decision, due.wanted)
-    weights = within_step(
-        definition, allocate(definition, due.totals, due.learned, due.earlier), due.latest, due.wanted
-    )
+    target = allocate(definition, due.totals, learned=due.learned, earlier=due.earlier, now_s=now_s)
+    weights = within_step(definition, target, due.latest, due.wanted)
     return Allocated(weights, digest, None, due.wanted)
+
+
+def _due_at(due: Due, now_s: float) -> datetime | None:
+    """When the passing of time changes the allocation."""
+    forgetting = forgetting_of(due.experiment.definition.policy)
+    at_s = None if forgetting is None else next_bucket_s(forgetting, due.learned, now_s)
+    return None if at_s is None else datetime.fromtimestamp(at_s, UTC)
 
 
 async def _contextual(due: Due) -> PublishedContextual | None:
@@ -126,4 +144,4 @@ async def _contextual(due: Due) -> PublishedContextual | None:
     policy = due.experiment.definition.policy
     if not isinstance(policy, ContextualPolicy):
         return None
-    return await asyncio.to_thread(materialised, policy, due.learned)
+    return await asyncio.to_thread(materialised, policy, due.learned[""])

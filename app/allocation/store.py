@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from enum import IntEnum
 from importlib.resources import files
 from typing import Any, Final
@@ -12,16 +13,17 @@ from sqlalchemy import Row, Select, func, insert, select, text, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.allocation.forgetting import Learned, first_part
 from app.allocation.model import Allocated, AllocationPoint, VariantTotals
 from app.allocation.tables import allocations, warm_starts
 from app.assignment import snapshot
 from app.assignment.snapshot import PublishedExperiment
 from app.core import limits
 from app.core.valkey import CHANGES_CHANNEL, registry_key, valkey_needed
-from app.experiments.model import Draft, Experiment, Policy, warm_start_of
+from app.experiments.model import Draft, Experiment, Policy, forgetting_of, warm_start_of
 from app.experiments.store import experiment_of
 from app.experiments.tables import epochs, experiments, publications
-from app.feedback.learning import PolicyTotals, learning_of, plus
+from app.feedback.learning import learning_of, plus
 from app.feedback.tables import policy_totals, totals
 from bandits.identification import Winner
 
@@ -48,10 +50,11 @@ class Due(msgspec.Struct, frozen=True):
 
     experiment: Experiment
     totals: tuple[VariantTotals, ...]
-    learned: tuple[PolicyTotals, ...]  # in the order of the variants; empty: nothing but the totals
+    learned: Learned  # empty: nothing but the totals
     earlier: tuple[VariantTotals, ...]  # what a warm start begins with; empty: there is none
     latest: AllocationPoint | None
     wanted: int
+    due_at: datetime | None
 
 
 class AllocationStore:
@@ -73,6 +76,24 @@ class AllocationStore:
         async with self._engine.connect() as connection:
             return list((await connection.execute(statement)).scalars())
 
+    async def want_overdue(self, now: datetime) -> None:
+        """Make experiments due whose allocation changes by the passing of time, and has until `now`.
+
+        A row that somebody else has locked is left for the next time.
+        """
+        overdue = select(publications.c.experiment_id).where(publications.c.due_at <= now)
+        chosen = overdue.order_by(publications.c.experiment_id).with_for_update(skip_locked=True)
+        statement = update(publications).where(publications.c.experiment_id.in_(chosen))
+        async with self._engine.begin() as connection:
+            await connection.execute(statement.values(wanted=publications.c.wanted + 1, due_at=None))
+
+    async def due_again(
+        self, connection: AsyncConnection, experiment_id: int, due_at: datetime | None
+    ) -> None:
+        """From when on the passing of time makes the experiment due; None: it never does."""
+        statement = update(publications).where(publications.c.experiment_id == experiment_id)
+        await connection.execute(statement.values(due_at=due_at))
+
     async def experiment_ids(self) -> list[int]:
         """Of all experiments."""
         async with self._engine.connect() as connection:
@@ -80,16 +101,21 @@ class AllocationStore:
             return list((await connection.execute(statement)).scalars())
 
     @asynccontextmanager
-    async def locked(self, experiment_id: int) -> AsyncIterator[tuple[AsyncConnection, Due | None]]:
+    async def locked(
+        self, experiment_id: int, now_s: float
+    ) -> AsyncIterator[tuple[AsyncConnection, Due | None]]:
         """A transaction in which nobody else reallocates the experiment or moves its totals.
+
+        Of what the policy has forgotten at `now_s`, in seconds since the Unix epoch, nothing is read.
 
         Whoever changes totals or definition raises `publications.wanted` in the same transaction, and
         waits for this lock to do so: what is read here is exactly what `wanted` counts.
         """
         async with self._engine.begin() as connection:
-            lock = select(publications.c.wanted).where(publications.c.experiment_id == experiment_id)
-            wanted = (await connection.execute(lock.with_for_update())).scalar_one_or_none()
-            if wanted is None:
+            columns = publications.c.wanted, publications.c.due_at
+            lock = select(*columns).where(publications.c.experiment_id == experiment_id)
+            row = (await connection.execute(lock.with_for_update())).one_or_none()
+            if row is None:
                 yield connection, None
                 return
             chosen = select(experiments).where(experiments.c.id == experiment_id)
@@ -99,10 +125,11 @@ class AllocationStore:
                 Due(
                     experiment,
                     await read_totals(connection, experiment),
-                    await read_learned(connection, experiment),
+                    await read_learned(connection, experiment, now_s),
                     await _keep_earlier(connection, experiment),
                     await read_latest(connection, experiment_id),
-                    wanted,
+                    row.wanted,
+                    row.due_at,
                 ),
             )
 
@@ -192,29 +219,34 @@ async def read_totals(connection: AsyncConnection, experiment: Experiment) -> tu
     return tuple(found.get(index, VariantTotals()) for index in range(len(experiment.definition.variants)))
 
 
-async def read_learned(connection: AsyncConnection, experiment: Experiment) -> tuple[PolicyTotals, ...]:
-    """What a policy has learned of each variant, from all epochs whose policies learned the same.
+async def read_learned(connection: AsyncConnection, experiment: Experiment, now_s: float) -> Learned:
+    """What a policy has learned and not forgotten, from all epochs whose policies learned the same.
 
     Empty for policies that read the reward totals alone.
     """
     learning = learning_of(experiment.definition.policy)
     if learning is None:
-        return ()
+        return {}
+    forgetting = forgetting_of(experiment.definition.policy)
     chosen = select(epochs.c.epoch, epochs.c.policy).where(epochs.c.experiment_id == experiment.id)
     same = [
         row.epoch
         for row in await connection.execute(chosen)
         if learning_of(msgspec.convert(row.policy, Policy)) == learning
     ]
-    statement = select(policy_totals.c.variant, policy_totals.c.body).where(
+    statement = select(policy_totals.c.part, policy_totals.c.variant, policy_totals.c.body).where(
         policy_totals.c.experiment_id == experiment.id,
         policy_totals.c.epoch.in_(same),
         policy_totals.c.body != b"",
     )
-    found = [learning.empty] * len(experiment.definition.variants)
+    nothing = [learning.empty] * len(experiment.definition.variants)
+    found = {"": nothing} if forgetting is None else {}
+    if forgetting is not None:
+        statement = statement.where(policy_totals.c.part >= first_part(forgetting, now_s))
     for row in await connection.execute(statement.order_by(policy_totals.c.epoch)):
-        found[row.variant] = plus(found[row.variant], learning.decode(row.body))
-    return tuple(found)
+        of_part = found.setdefault(row.part, list(nothing))
+        of_part[row.variant] = plus(of_part[row.variant], learning.decode(row.body))
+    return found
 
 
 async def read_earlier(connection: AsyncConnection, experiment: Experiment) -> tuple[VariantTotals, ...]:

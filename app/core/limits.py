@@ -29,6 +29,10 @@ EXPERIMENTS_MAX: Final = 20_000
 FEATURE_LOCATION_MAX: Final = 1e12  # in size
 FEATURE_SCALE_MIN: Final = 1e-12
 FEATURE_SCALE_MAX: Final = 1e12
+FORGETTING_BUCKET_S_MIN: Final = 60
+FORGETTING_BUCKETS: Final = 8  # in a half-life or window that is long enough
+FORGETTING_HALF_LIVES: Final = 20  # a reward so old counts a millionth
+FORGETTING_S_MAX: Final = 3_650 * 86_400
 POSTERIOR_BYTES_MAX: Final = 1_048_576  # of 50 variants and 65 columns: 884,000
 
 # Requests

@@ -23,6 +23,7 @@ from app.experiments.model import (
     Reward,
     ThompsonPolicy,
     Variant,
+    forgetting_of,
     kind_of_policy,
     warm_start_of,
 )
@@ -92,6 +93,8 @@ def _policy_errors(field: str, policy: Policy, definition: Definition) -> Iterat
             yield FieldError(f"{field}.warm_start", f"needs the posterior beta, got {policy.family}")
         if warm.experiment == definition.key:
             yield FieldError(f"{field}.warm_start.experiment", "must be another experiment")
+        if forgetting_of(policy):
+            yield FieldError(f"{field}.warm_start", "does not apply to a policy that forgets")
 
 
 def _apprentice_errors(definition: Definition) -> Iterator[FieldError]:
@@ -112,6 +115,8 @@ def _apprentice_errors(definition: Definition) -> Iterator[FieldError]:
         )
     if warm_start_of(apprentice):
         yield FieldError("apprentice.warm_start", "does not apply to an apprentice: it gets the same totals")
+    if forgetting_of(apprentice):
+        yield FieldError("apprentice.forgetting", "does not apply to an apprentice: it gets the same totals")
 
 
 def _feature_errors(of: str, features: tuple[Feature, ...]) -> Iterator[FieldError]:

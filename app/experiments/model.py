@@ -1,5 +1,6 @@
 """The words of an experiment: variants, reward, policy, and the states of its life. Pure."""
 
+import math
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal, NewType, assert_never, get_args
 
@@ -18,6 +19,7 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Description = Annotated[str, msgspec.Meta(max_length=limits.DESCRIPTION_LENGTH_MAX)]
 Stickiness = Literal["none", "unit", "strict"]
 Step = Annotated[float, msgspec.Meta(ge=1e-4, le=1)]
+Span = Annotated[float, msgspec.Meta(ge=60, le=limits.FORGETTING_S_MAX)]
 Posterior = Literal["beta", "normal", "gamma"]
 Unit = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.UNIT_LENGTH_MAX)]
 RewardValue = Annotated[float, msgspec.Meta(ge=-limits.REWARD_VALUE_MAX, le=limits.REWARD_VALUE_MAX)]
@@ -36,6 +38,57 @@ class BetaPrior(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     alpha: Annotated[float, msgspec.Meta(ge=1e-3, le=1e6)] = 1.0
     beta: Annotated[float, msgspec.Meta(ge=1e-3, le=1e6)] = 1.0
+
+
+class Forgetting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
+    """How a policy forgets: rewards are kept by the time of their assignment, in buckets of `bucket_s`."""
+
+    @property
+    def span_s(self) -> float:
+        """The time after which a reward counts half, or not at all."""
+        raise NotImplementedError
+
+    @property
+    def bucket_s(self) -> int:
+        """Whole seconds: an eighth of `span_s`, but at least `FORGETTING_BUCKET_S_MIN`."""
+        return max(limits.FORGETTING_BUCKET_S_MIN, math.ceil(self.span_s / limits.FORGETTING_BUCKETS))
+
+    @property
+    def buckets_max(self) -> int:
+        """How many buckets are read, the present one included."""
+        raise NotImplementedError
+
+
+class Discount(Forgetting, frozen=True, tag="discount"):
+    """A reward counts half as much with every `half_life_s`; after 20 of them it counts no longer."""
+
+    half_life_s: Span
+
+    @property
+    def span_s(self) -> float:
+        """The half-life."""
+        return self.half_life_s
+
+    @property
+    def buckets_max(self) -> int:
+        """Those of `FORGETTING_HALF_LIVES` half-lives."""
+        return math.ceil(limits.FORGETTING_HALF_LIVES * self.half_life_s / self.bucket_s)
+
+
+class Window(Forgetting, frozen=True, tag="window"):
+    """Only rewards of the last `window_s` count, and those of the bucket in which it begins."""
+
+    window_s: Span
+
+    @property
+    def span_s(self) -> float:
+        """The window."""
+        return self.window_s
+
+    @property
+    def buckets_max(self) -> int:
+        """The present bucket, and as many before it as cover the window."""
+        return math.ceil(self.window_s / self.bucket_s) + 1
 
 
 class FixedPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="fixed"):
@@ -65,11 +118,12 @@ class PosteriorPolicy(AdaptivePolicy, frozen=True, kw_only=True):
     * `gamma`: the mean of counts, a count being reward x width of a range that begins at 0. The prior is
       Gamma(alpha) with the rate beta.
 
-    Left out, it is `beta`.
+    Left out, it is `beta`. `forgetting`: rewards count less as time passes; left out, they all count.
     """
 
     prior: BetaPrior = BetaPrior()
     posterior: Posterior | UnsetType = UNSET
+    forgetting: Discount | Window | UnsetType = UNSET
 
     @property
     def family(self) -> Posterior:
@@ -121,11 +175,12 @@ class UcbPolicy(AdaptivePolicy, frozen=True, kw_only=True, tag="ucb"):
     """The variant with the greatest upper confidence bound, mixed with the exploration floor.
 
     `rounds_ahead`: about how many assignments are made between two updates; they are spread as the index
-    would spread them one after the other.
+    would spread them one after the other. `forgetting` as for `PosteriorPolicy`.
     """
 
     index: Literal["ucb1", "ucb1_tuned", "kl_ucb", "kl_ucb_plus"] = "kl_ucb_plus"
     rounds_ahead: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 100
+    forgetting: Discount | Window | UnsetType = UNSET
 
 
 class DecreasingEpsilon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -145,11 +200,12 @@ class EpsilonGreedyPolicy(
 ):
     """The best average gets 1 - epsilon, and all variants share epsilon: a number, or one that decreases.
 
-    `step_max` as for `AdaptivePolicy`.
+    `step_max` as for `AdaptivePolicy`, `forgetting` as for `PosteriorPolicy`.
     """
 
     epsilon: Share | DecreasingEpsilon = 0.1
     step_max: Step | UnsetType = UNSET
+    forgetting: Discount | Window | UnsetType = UNSET
 
 
 class BestArmPolicy(AdaptivePolicy, frozen=True, kw_only=True, tag="best_arm"):
@@ -233,6 +289,12 @@ def warm_start_of(policy: Policy) -> WarmStart | None:
 def kind_of_policy(policy: Policy) -> str:
     """The name of a policy's kind."""
     return str(policy.__struct_config__.tag)
+
+
+def forgetting_of(policy: Policy) -> Discount | Window | None:
+    """How a policy forgets; None: not at all."""
+    found: Discount | Window | UnsetType = getattr(policy, "forgetting", UNSET)
+    return None if found is UNSET else found
 
 
 class Reward(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -71,6 +71,8 @@ publications = Table(
         server_default=text("0"),
         comment="the `wanted` last published",
     ),
+    Column("due_at", DateTime(timezone=True), comment="when the passing of time changes the allocation"),
     # What the reallocation loop looks for.
     Index("ix_publications_due", "experiment_id", postgresql_where=text("published < wanted")),
+    Index("ix_publications_due_at", "due_at", postgresql_where=text("due_at IS NOT NULL")),
 )

@@ -1,4 +1,4 @@
-"""What policies learn besides the reward totals: exact sums over contexts, or over losses. Pure.
+"""What policies learn besides the reward totals: exact sums over contexts, losses, or times. Pure.
 
 Like the totals they move by the difference when a reward changes, and are whole numbers: they depend on the
 set of rewards, never on their order. A context that does not fit the policy's features adds nothing.
@@ -13,16 +13,17 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from app.experiments.model import ContextualPolicy, Exp3IxPolicy, LogisticTsPolicy, Policy
+from app.experiments.model import ContextualPolicy, Exp3IxPolicy, LogisticTsPolicy, Policy, forgetting_of
 from app.feedback.rewards import NANO, NONE, Assignments
 from bandits.features import ContextError, Schema
 from bandits.linear import LinearTotals
 from bandits.logistic import LogisticTotals
 
 LEARNING_KINDS: Final = ("lin_ts", "lin_ucb", "logistic_ts", "exp3_ix")
-"""Kinds of policies that learn more than the reward totals."""
+"""Kinds of policies that learn more than the reward totals; others do so if they have `forgetting`."""
 
-_SUMS: Final = Struct("<q16s")
+_LOSS_SUMS: Final = Struct("<q16s")
+_REWARD_SUMS: Final = Struct("<q16s16s")
 
 
 class LossSums(msgspec.Struct, frozen=True):
@@ -39,18 +40,53 @@ class LossSums(msgspec.Struct, frozen=True):
 
     def to_bytes(self) -> bytes:
         """Little-endian: 64 bits of the number, 128 of the sum."""
-        return _SUMS.pack(self.n, self.losses.to_bytes(16, "little", signed=True))
+        return _LOSS_SUMS.pack(self.n, self.losses.to_bytes(16, "little", signed=True))
 
     @classmethod
     def from_bytes(cls, body: bytes) -> "LossSums":
         """The inverse of `to_bytes`. Raises ValueError if these are no sums."""
-        if len(body) != _SUMS.size:
+        if len(body) != _LOSS_SUMS.size:
             raise ValueError(f"{len(body)} bytes are no sums of losses")
-        n, losses = _SUMS.unpack(body)
+        n, losses = _LOSS_SUMS.unpack(body)
         return cls(n, int.from_bytes(losses, "little", signed=True))
 
 
-PolicyTotals = LinearTotals | LogisticTotals | LossSums
+class RewardSums(msgspec.Struct, frozen=True):
+    """Of one variant and time: the number of rewards, their sum in nanos and that of their squares."""
+
+    n: int = 0
+    sum: int = 0
+    square_sum: int = 0
+
+    def __add__(self, other: "RewardSums") -> "RewardSums":
+        return RewardSums(self.n + other.n, self.sum + other.sum, self.square_sum + other.square_sum)
+
+    def __sub__(self, other: "RewardSums") -> "RewardSums":
+        return RewardSums(self.n - other.n, self.sum - other.sum, self.square_sum - other.square_sum)
+
+    def to_bytes(self) -> bytes:
+        """Little-endian: 64 bits of the number, 128 of each sum."""
+        sums = (value.to_bytes(16, "little", signed=True) for value in (self.sum, self.square_sum))
+        return _REWARD_SUMS.pack(self.n, *sums)
+
+    @classmethod
+    def from_bytes(cls, body: bytes) -> "RewardSums":
+        """The inverse of `to_bytes`. Raises ValueError if these are no sums."""
+        if len(body) != _REWARD_SUMS.size:
+            raise ValueError(f"{len(body)} bytes are no sums of rewards")
+        n, *sums = _REWARD_SUMS.unpack(body)
+        return cls(n, *(int.from_bytes(value, "little", signed=True) for value in sums))
+
+
+PolicyTotals = LinearTotals | LogisticTotals | LossSums | RewardSums
+
+
+class Seen(NamedTuple):
+    """What the log knows of an assignment besides its reward; the time in microseconds since the epoch."""
+
+    context: Mapping[str, Any] | None
+    propensity: float
+    assigned_us: int
 
 
 class Rows(NamedTuple):
@@ -71,10 +107,14 @@ class ContextLearning(NamedTuple):
         """The totals of no rewards."""
         return self._kind.empty(self.schema.d)
 
-    def row(self, context: Mapping[str, Any] | None, _propensity: float) -> NDArray[np.int64] | None:
+    def part(self, _seen: Seen) -> str:
+        """There is only one."""
+        return ""
+
+    def row(self, seen: Seen) -> NDArray[np.int64] | None:
         """The context in fixed point; None: it does not fit."""
         try:
-            return self.schema.vector_fixed(context or {})
+            return self.schema.vector_fixed(seen.context or {})
         except ContextError:
             return None
 
@@ -98,9 +138,13 @@ class LossLearning(NamedTuple):
     gamma: float
     empty: PolicyTotals = LossSums()
 
-    def row(self, _context: Mapping[str, Any] | None, propensity: float) -> float:
+    def part(self, _seen: Seen) -> str:
+        """There is only one."""
+        return ""
+
+    def row(self, seen: Seen) -> float:
         """The propensity."""
-        return propensity
+        return seen.propensity
 
     def of_rows(self, rows: Rows) -> PolicyTotals:
         """The totals of some rewards."""
@@ -113,7 +157,35 @@ class LossLearning(NamedTuple):
         return LossSums.from_bytes(body)
 
 
-Learning = ContextLearning | LossLearning
+class BucketLearning(NamedTuple):
+    """Rewards by the time of their assignment, in buckets of whole seconds that begin with the Unix epoch."""
+
+    bucket_s: int
+    empty: PolicyTotals = RewardSums()
+
+    def part(self, seen: Seen) -> str:
+        """The bucket of the assignment."""
+        return part_of_bucket(seen.assigned_us // 1_000_000 // self.bucket_s * self.bucket_s)
+
+    def row(self, seen: Seen) -> int:
+        """The time, of which nothing but the part is learned."""
+        return seen.assigned_us
+
+    def of_rows(self, rows: Rows) -> PolicyTotals:
+        """The totals of some rewards."""
+        return RewardSums(len(rows.rewards), sum(rows.rewards), sum(one * one for one in rows.rewards))
+
+    def decode(self, body: bytes) -> PolicyTotals:
+        """The inverse of `to_bytes`. Raises ValueError if these are no totals."""
+        return RewardSums.from_bytes(body)
+
+
+def part_of_bucket(start_s: int) -> str:
+    """The name of the bucket that begins at `start_s` after the Unix epoch: their order is that of time."""
+    return f"{max(start_s, 0):012d}"
+
+
+Learning = ContextLearning | LossLearning | BucketLearning
 """What the policy of an epoch learns. Epochs whose policies learn the same are read as one sample."""
 
 
@@ -137,8 +209,8 @@ def agree(learning: Learning, fresh: PolicyTotals, body: bytes) -> bool:
     return fresh == stored
 
 
-Key = tuple[int, int, int]
-"""Experiment, epoch and variant."""
+Key = tuple[int, int, int, str]
+"""Experiment, epoch, variant and part."""
 
 
 class Change(NamedTuple):
@@ -168,7 +240,8 @@ def learning_of(policy: Policy) -> Learning | None:
         case Exp3IxPolicy(eta=eta):
             return LossLearning(eta / 2)
         case _:
-            return None
+            forgetting = forgetting_of(policy)
+            return None if forgetting is None else BucketLearning(forgetting.bucket_s)
 
 
 def moved(before: Assignments, after: Assignments, learning: Iterable[tuple[int, int]]) -> NDArray[np.intp]:
@@ -195,8 +268,10 @@ def changes(
     misfits = 0
     for number, context, propensity in found:
         row = after[number]
-        key = int(row["experiment_id"]), int(row["epoch"]), int(row["variant"])
-        x = learning[key[:2]].row(context, propensity)
+        pair = int(row["experiment_id"]), int(row["epoch"])
+        seen = Seen(context, propensity, int(row["assigned_us"]))
+        key = *pair, int(row["variant"]), learning[pair].part(seen)
+        x = learning[pair].row(seen)
         if x is None:
             misfits += 1
             continue

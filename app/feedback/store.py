@@ -29,6 +29,7 @@ from app.feedback.learning import (
     Key,
     Learning,
     PolicyTotals,
+    Seen,
     agree,
     changes,
     learning_of,
@@ -83,7 +84,9 @@ _RULES: Final = """
     SELECT
         id, definition -> 'reward', EXISTS (SELECT FROM unit_signals WHERE experiment_id = experiments.id),
         EXISTS (
-            SELECT FROM epochs WHERE experiment_id = experiments.id AND policy ->> 'kind' = ANY(%(kinds)s)
+            SELECT FROM epochs
+            WHERE experiment_id = experiments.id
+                AND (policy ->> 'kind' = ANY(%(kinds)s) OR policy ? 'forgetting')
         )
     FROM experiments
     WHERE id = ANY(%(ids)s)
@@ -94,12 +97,12 @@ _WANT: Final = """
     ON CONFLICT (experiment_id) DO UPDATE SET wanted = publications.wanted + 1
 """
 _REWARDED: Final = """
-    SELECT epoch, variant, reward, context, propensity FROM assignments
+    SELECT
+        epoch, variant, reward, context, propensity, (extract(epoch FROM assigned_at) * 1000000)::bigint
+    FROM assignments
     WHERE experiment_id = %s AND epoch = ANY(%s) AND exposed AND reward IS NOT NULL
 """
-_POLICY_TOTALS: Final = (
-    "SELECT epoch, variant, body FROM policy_totals WHERE experiment_id = %s AND part = ''"
-)
+_POLICY_TOTALS: Final = "SELECT epoch, variant, part, body FROM policy_totals WHERE experiment_id = %s"
 
 POISON: Final = (DataError, IntegrityError)
 """What PostgreSQL raises about the events themselves; any other error is about its own state."""
@@ -310,7 +313,8 @@ class LedgerStore:
             fresh = await self._learned_anew(experiment_id, learning)
             await cursor.execute(_POLICY_TOTALS, (experiment_id,))
             stored = {
-                (experiment_id, epoch, variant): body for epoch, variant, body in await cursor.fetchall()
+                (experiment_id, epoch, variant, part): body
+                for epoch, variant, part, body in await cursor.fetchall()
             }
             right: dict[Key, PolicyTotals] = {}
             differed = []
@@ -326,7 +330,7 @@ class LedgerStore:
                 await cursor.execute(_STORE_POLICY_TOTALS, _policy_keys(right) | {"body": bodies})
             if differed:
                 await cursor.execute(_WANT, ([experiment_id],))
-            return [(epoch, variant) for _, epoch, variant in differed]
+            return sorted({(epoch, variant) for _, epoch, variant, _ in differed})
 
     async def _learned_anew(
         self, experiment_id: int, learning: Mapping[tuple[int, int], Learning]
@@ -337,11 +341,13 @@ class LedgerStore:
             await cursor.execute(_REWARDED, (experiment_id, [epoch for _, epoch in learning]))
             while found := await cursor.fetchmany(limits.SWEEP_ASSIGNMENTS_MAX):
                 chosen: defaultdict[Key, LearnedRows] = defaultdict(lambda: LearnedRows([], []))
-                for epoch, variant, reward, context, propensity in found:
-                    x = learning[experiment_id, epoch].row(context, propensity)
+                for epoch, variant, reward, *rest in found:
+                    of, seen = learning[experiment_id, epoch], Seen(*rest)
+                    x = of.row(seen)
                     if x is not None:
-                        chosen[experiment_id, epoch, variant].given.append(x)
-                        chosen[experiment_id, epoch, variant].rewards.append(reward)
+                        some = chosen[experiment_id, epoch, variant, of.part(seen)]
+                        some.given.append(x)
+                        some.rewards.append(reward)
                 for key, some in chosen.items():
                     of = learning[key[:2]]
                     totals[key] = plus(totals.get(key, of.empty), of.of_rows(some))
@@ -597,8 +603,8 @@ async def _add_to_policy_totals(cursor: AsyncCursor, found: Mapping[Key, Change]
     await cursor.execute(_ENSURE_POLICY_TOTALS, keys)
     await cursor.execute(_LOCK_POLICY_TOTALS, keys)
     bodies: dict[Key, bytes] = {}
-    for experiment_id, epoch, variant, body in await cursor.fetchall():
-        key = experiment_id, epoch, variant
+    for *names, body in await cursor.fetchall():
+        key: Key = tuple(names)
         try:
             bodies[key] = found[key].applied(body)
         except ValueError as error:
@@ -607,8 +613,8 @@ async def _add_to_policy_totals(cursor: AsyncCursor, found: Mapping[Key, Change]
 
 
 def _policy_keys(keys: Collection[Key]) -> dict[str, list[Any]]:
-    columns = zip(*keys, strict=True) if keys else ((), (), ())
-    return dict(zip(("experiment_id", "epoch", "variant"), map(list, columns), strict=True))
+    columns = zip(*keys, strict=True) if keys else ((), (), (), ())
+    return dict(zip(("experiment_id", "epoch", "variant", "part"), map(list, columns), strict=True))
 
 
 def _reward_rows(assignments: Assignments) -> Rows:

@@ -36,6 +36,12 @@ POLICIES: dict[str, dict[str, Any]] = {
     "best_arm-tracking": {"kind": "best_arm", "rule": "track_and_stop"},
     "exp3_ix": {"kind": "exp3_ix", "eta": 0.1},
     "thompson-steps": {"kind": "thompson", "step_max": 0.5},
+    "thompson-window": {"kind": "thompson", "forgetting": {"kind": "window", "window_s": 86400}},
+    "ucb-discount": {
+        "kind": "ucb",
+        "rounds_ahead": 1,
+        "forgetting": {"kind": "discount", "half_life_s": 86400},
+    },
     "lin_ts": {"kind": "lin_ts", "features": FEATURES},
     "lin_ts-hybrid": {"kind": "lin_ts", "features": FEATURES, "hybrid": True},
     "lin_ucb": {"kind": "lin_ucb", "features": FEATURES},

@@ -37,7 +37,7 @@ def store(engine: AsyncEngine, valkey: Redis) -> AllocationStore:
 
 @pytest.fixture
 def allocation(store: AllocationStore) -> AllocationService:
-    return AllocationService(store)
+    return AllocationService(store, SystemClock())
 
 
 @pytest.fixture
@@ -58,5 +58,5 @@ def experiments(engine: AsyncEngine) -> ExperimentService:
 async def unreachable(engine: AsyncEngine, tmp_path) -> AsyncIterator[AllocationService]:
     """Allocation on the same database, with a Valkey that is not there."""
     client = create_client(f"unix://{tmp_path}/nobody.sock")
-    yield AllocationService(AllocationStore(engine, client))
+    yield AllocationService(AllocationStore(engine, client), SystemClock())
     await client.aclose()

@@ -161,7 +161,7 @@ def test_a_warm_start_is_a_prior_of_discounted_earlier_rewards_and_no_more_than_
     arms = posteriors(warm, successes(4, 5, 6), earlier)
     assert arms.alpha == pytest.approx([1 + 5 + 4, 1 + 18 + 5, 1 + 6])
     assert arms.beta == pytest.approx([1 + 15 + 6, 1 + 12 + 5, 1 + 4])
-    served = allocate(warm, successes(4, 5, 6), (), earlier)
+    served = allocate(warm, successes(4, 5, 6), earlier=earlier)
     matched = 0.95 * probability_best(arms) + 0.05 / 3
     assert served == pytest.approx(matched * WHOLE, abs=1)
-    assert served == allocate(warm, successes(4, 5, 6), (), earlier), "equal totals, equal bits"
+    assert served == allocate(warm, successes(4, 5, 6), earlier=earlier), "equal totals, equal bits"

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from datetime import UTC, datetime
 from functools import partial
 
 import numpy as np
@@ -14,6 +15,7 @@ from app.allocation.tables import allocations
 from app.assignment import snapshot
 from app.assignment.bucketing import WHOLE
 from app.assignment.snapshot import published
+from app.core.clock import SystemClock
 from app.core.errors import Unavailable
 from app.core.postgres import create_engine
 from app.core.valkey import CHANGES_CHANNEL, registry_key
@@ -21,18 +23,22 @@ from app.experiments.lifecycle import DefinitionChange
 from app.experiments.model import (
     BestArmPolicy,
     Definition,
+    Discount,
     FixedPolicy,
     LinTsPolicy,
     LinUcbPolicy,
     ThompsonPolicy,
     Variant,
     WarmStart,
+    Window,
 )
 from app.experiments.tables import publications
+from app.feedback.learning import RewardSums, part_of_bucket
 from app.feedback.rebuild import rebuild_totals
 from app.feedback.tables import policy_totals
 from bandits.features import UNIT, Numeric
 from bandits.linear import LinearTotals
+from tests.support.clocks import SettableClock
 from tests.support.totals import record
 
 pytestmark = pytest.mark.anyio
@@ -207,7 +213,7 @@ async def test_two_workers_make_one_sequence_of_versions(
     allocation, database_url, engine, valkey, experiment
 ):
     other_engine = create_engine(database_url)
-    other = AllocationService(AllocationStore(other_engine, valkey))
+    other = AllocationService(AllocationStore(other_engine, valkey), SystemClock())
     for round_number in range(20):
         await asyncio.gather(
             record(engine, experiment, (10, 4), (10, 4 + round_number % 2)),
@@ -366,6 +372,55 @@ async def test_a_posterior_that_changed_is_a_new_version_even_where_the_weights_
     await experiments.change("summary", DefinitionChange(policy=LinTsPolicy(features=(Numeric("other"),))))
     await allocation.reallocate(experiment.id)
     assert (await served(valkey)).contextual.means == nothing.contextual.means
+
+
+@pytest.mark.parametrize("forgetting", [Window(480.0), Discount(480.0)])
+async def test_what_was_best_is_forgotten_as_time_passes_without_any_event(
+    store, experiments, engine, valkey, experiment, forgetting
+):
+    """The second variant was best long ago, the first is now: with time only the first's rewards count."""
+    clock = SettableClock(datetime(2026, 1, 1, tzinfo=UTC))
+    allocation = AllocationService(store, clock)
+    policy = ThompsonPolicy(forgetting=forgetting, exploration_floor=0.0)
+    await experiments.change("summary", DefinitionChange(policy=policy))
+    await remember(engine, experiment, clock, (100, 30), (100, 50))
+    clock.forward(480)
+    await remember(engine, experiment, clock, (40, 24), (40, 16))
+    await reallocate_due(allocation)
+    first = await served(valkey)
+    assert await allocation.due() == []
+
+    clock.forward(59)
+    assert await allocation.due() == [], "the bucket is the same"
+    clock.forward(1)
+    await reallocate_due(allocation)
+    second = await served(valkey)
+    assert second.weights[0] > first.weights[0]
+    assert second.policy_version == first.policy_version + 1
+    assert await allocation.due() == []
+
+    before = await valkey.hgetall(registry_key("experiments"))
+    await valkey.flushall()
+    assert await allocation.want_all_if_lost()
+    await reallocate_due(allocation)
+    assert await valkey.hgetall(registry_key("experiments")) == before
+
+    clock.forward(480 * 21)
+    await reallocate_due(allocation)
+    assert (await served(valkey)).weights == EVEN
+    clock.forward(480 * 21)
+    assert await allocation.due() == [], "there is nothing left to forget"
+
+
+async def remember(engine, experiment, clock, *observed):
+    """As the ledger does, `(rewards, successes)` of assignments at this time; totals are not touched."""
+    part = part_of_bucket(int(clock.now().timestamp()) // 60 * 60)
+    async with engine.begin() as connection:
+        for variant, (n, won) in enumerate(observed):
+            body = RewardSums(n, won * 10**9, won * 10**18).to_bytes()
+            row = {"experiment_id": experiment.id, "epoch": 2, "variant": variant, "part": part, "body": body}
+            await connection.execute(policy_totals.insert().values(row))
+        await connection.execute(publications.update().values(wanted=publications.c.wanted + 1))
 
 
 async def learn(engine, experiment, *, epoch, contexts, rewards):

@@ -35,7 +35,7 @@ async def valkey(valkey_url: str) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 def allocation(engine: AsyncEngine, valkey: Redis) -> AllocationService:
-    return AllocationService(AllocationStore(engine, valkey))
+    return AllocationService(AllocationStore(engine, valkey), SystemClock())
 
 
 @pytest.fixture

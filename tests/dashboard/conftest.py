@@ -53,7 +53,7 @@ async def site(database_url: str, valkey_url: str) -> AsyncIterator[Site]:
     access = AccessService(store, clock)
     await access.ensure_signing_key()
     stored, key = await access.create(KeyRequest(name="reader", kind=KeyKind.SERVER))
-    allocation = AllocationService(AllocationStore(engine, valkey))
+    allocation = AllocationService(AllocationStore(engine, valkey), SystemClock())
     experiments = ExperimentService(ExperimentStore(engine), clock, allocation.reallocate)
 
     async def no_lag() -> int:

@@ -139,6 +139,22 @@ def test_the_example_of_the_reference_is_fine():
             "must be another experiment",
         ),
         (
+            {
+                "policy": {
+                    "kind": "thompson",
+                    "warm_start": {"experiment": "before"},
+                    "forgetting": {"kind": "window", "window_s": 3600},
+                }
+            },
+            "policy.warm_start",
+            "does not apply to a policy that forgets",
+        ),
+        (
+            {"apprentice": {"kind": "ucb", "forgetting": {"kind": "window", "window_s": 3600}}},
+            "apprentice.forgetting",
+            "does not apply to an apprentice: it gets the same totals",
+        ),
+        (
             {"apprentice": {"kind": "thompson", "warm_start": {"experiment": "before"}}},
             "apprentice.warm_start",
             "does not apply to an apprentice: it gets the same totals",
@@ -290,6 +306,11 @@ def test_a_part_that_does_not_fit_is_named_with_the_reason(fields, field, reason
         ({"policy": {"kind": "thompson", "posterior": "cauchy"}}, "$.policy.posterior"),
         ({"policy": {"kind": "optimistic_thompson", "sampling": 0}}, "$.policy.sampling"),
         ({"policy": {"kind": "top_two", "leader_share": 1}}, "$.policy.leader_share"),
+        (
+            {"policy": {"kind": "ucb", "forgetting": {"kind": "window", "window_s": 59}}},
+            "$.policy.forgetting.window_s",
+        ),
+        ({"policy": {"kind": "best_arm", "forgetting": {"kind": "window", "window_s": 60}}}, "$.policy"),
         ({"policy": {"kind": "lin_ts"}}, "$.policy"),
         ({"policy": {"kind": "best_arm", "delta": 0}}, "$.policy.delta"),
         ({"policy": {"kind": "exp3_ix", "eta": 0}}, "$.policy.eta"),

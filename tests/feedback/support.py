@@ -18,9 +18,10 @@ from app.experiments.model import Definition, FixedPolicy, Policy, Reward, Varia
 from app.feedback import entry
 from app.feedback.batch import StreamEntry
 from app.feedback.entry import SignalsEntry, UnitSignal
+from app.feedback.learning import Key
 from app.feedback.model import Source
 
-T0_MS = 1_790_000_000_000
+T0_MS = 1_790_000_039_940  # 60 ms before a minute ends
 SALT = bytes(16)
 
 
@@ -144,10 +145,10 @@ def open_epoch(database_url: str, experiment_id: int, epoch: int, policy: Policy
         )
 
 
-def stored_learned(database_url: str) -> dict[tuple[int, int, int], bytes]:
-    """What policies learned of (experiment, epoch, variant)."""
-    found = rows(database_url, "SELECT experiment_id, epoch, variant, body FROM policy_totals")
-    return {row[:3]: row[3] for row in found}
+def stored_learned(database_url: str) -> dict[Key, bytes]:
+    """What policies learned of (experiment, epoch, variant, part)."""
+    found = rows(database_url, "SELECT experiment_id, epoch, variant, part, body FROM policy_totals")
+    return {row[:4]: row[4] for row in found}
 
 
 def rows(database_url: str, statement: str) -> list[Any]:

@@ -4,8 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.experiments.model import Exp3IxPolicy, FixedPolicy, LinTsPolicy, LinUcbPolicy, ThompsonPolicy
-from app.feedback.learning import LossLearning, LossSums, Rows, learning_of
+from app.experiments.model import (
+    Discount,
+    Exp3IxPolicy,
+    FixedPolicy,
+    LinTsPolicy,
+    LinUcbPolicy,
+    ThompsonPolicy,
+    UcbPolicy,
+    Window,
+)
+from app.feedback.learning import LossLearning, LossSums, RewardSums, Rows, Seen, learning_of
 from bandits.exp3 import LossTotals
 from bandits.features import Numeric
 
@@ -42,4 +51,24 @@ def test_policies_that_read_the_same_learn_the_same():
         LinTsPolicy(features=(Numeric("length", scale=2.0),))
     )
     assert learning_of(Exp3IxPolicy(eta=0.1)) != learning_of(Exp3IxPolicy(eta=0.2))
+    hour = learning_of(ThompsonPolicy(forgetting=Window(3_600.0)))
+    assert hour == learning_of(UcbPolicy(forgetting=Discount(3_600.0)))
+    assert hour != learning_of(ThompsonPolicy(forgetting=Window(7_200.0)))
     assert learning_of(ThompsonPolicy()) is learning_of(FixedPolicy({"a": 1.0})) is None
+
+
+def test_rewards_of_a_policy_that_forgets_are_kept_by_the_bucket_of_their_assignment():
+    """A window of an hour has buckets of 450 s; a short one has them of a minute."""
+    hour = learning_of(ThompsonPolicy(forgetting=Window(3_600.0)))
+    seen = [Seen(None, 0.5, at_s * 1_000_000 - 1) for at_s in (450, 451, 900)]
+    assert [hour.part(one) for one in seen] == ["000000000000", "000000000450", "000000000450"]
+    assert hour.of_rows(Rows([1, 2], [3, 10**9])) == RewardSums(2, 10**9 + 3, 10**18 + 9)
+    assert learning_of(ThompsonPolicy(forgetting=Window(61.0))).bucket_s == 60
+
+
+@given(st.builds(RewardSums, st.integers(0, 2**40), st.integers(0, 2**70), st.integers(0, 2**100)))
+def test_sums_of_rewards_come_back_from_bytes(sums):
+    assert RewardSums.from_bytes(sums.to_bytes()) == sums
+    assert sums + sums - sums == sums
+    with pytest.raises(ValueError, match="3 bytes are no sums"):
+        RewardSums.from_bytes(b"abc")

@@ -16,14 +16,16 @@ from app.experiments.model import (
     LogisticTsPolicy,
     Reward,
     ThompsonPolicy,
+    Window,
 )
 from app.feedback.batch import StreamEntry, stage
-from app.feedback.learning import Rows, learning_of
+from app.feedback.learning import Key, RewardSums, Rows, Seen, learning_of
 from app.feedback.model import Source
 from app.feedback.rebuild import LearnedDifference, Rebuilt, rebuild_totals
 from app.feedback.store import LedgerStore
 from bandits.features import Boolean, Categorical, Numeric
 from tests.feedback.support import (
+    T0_MS,
     Assigned,
     Model,
     Said,
@@ -56,6 +58,7 @@ POLICIES = {
     (1, 2): LinUcbPolicy(features=(Boolean("number"),)),
     (2, 1): ThompsonPolicy(),
     (3, 1): Exp3IxPolicy(eta=0.2),
+    (3, 2): ThompsonPolicy(forgetting=Window(60.0)),
     (2, 2): LogisticTsPolicy(features=(NUMBER, Categorical("device", ("phone",), other_column=True))),
 }
 VALUES = {"last": [0.0, 0.25, 0.3, 1.0], "sum": [-3.0, -0.1, 0.7, 9.9, 100.0], "max": [1.0, 2.2, 7.75]}
@@ -171,22 +174,25 @@ async def test_totals_do_not_depend_on_order_repeats_batches_or_shards(
     assert await rebuild_totals(database_url) == Rebuilt((), ())
 
 
-def learned_of_rewards(database_url: str) -> dict[tuple[int, int, int], bytes]:
+def learned_of_rewards(database_url: str) -> dict[Key, bytes]:
     """What policies learned; rows that came to nothing again are as good as none."""
     nothing = {learning_of(policy).empty.to_bytes() for policy in POLICIES.values() if learning_of(policy)}
     return {key: body for key, body in stored_learned(database_url).items() if body not in nothing}
 
 
-def expected_learned(rewards: Iterable[tuple[Assigned, Any]]) -> dict[tuple[int, int, int], bytes]:
+def expected_learned(rewards: Iterable[tuple[Assigned, Any]]) -> dict[Key, bytes]:
     """All rewards of a variant at once, in any order."""
-    found: dict[tuple[int, int, int], Rows] = {}
+    found: dict[Key, Rows] = {}
     for one, reward in rewards:
         learning = learning_of(POLICIES.get((one.experiment_id, one.epoch), ThompsonPolicy()))
         if learning is None or reward in {None, "censored"}:
             continue
-        x = learning.row({"number": one.number}, 0.5)
+        seen = Seen({"number": one.number}, 0.5, (T0_MS + one.at_ms) * 1_000)
+        x = learning.row(seen)
         if x is not None:
-            some = found.setdefault((one.experiment_id, one.epoch, one.variant), Rows([], []))
+            some = found.setdefault(
+                (one.experiment_id, one.epoch, one.variant, learning.part(seen)), Rows([], [])
+            )
             some.given.append(x)
             some.rewards.append(reward)
     return {key: learning_of(POLICIES[key[:2]]).of_rows(some).to_bytes() for key, some in found.items()}
@@ -210,6 +216,26 @@ async def test_rewards_that_swap_move_what_is_learned_and_want_a_publication(
     assert rows(database_url, "SELECT wanted FROM publications")[0][0] == before[1][0][0] + 1
     given = zip(pair, (10**9, 0), strict=True)
     assert learned_of_rewards(database_url) == expected_learned(given)
+
+
+async def test_what_a_policy_forgets_is_kept_by_the_minute_of_the_assignment(
+    database_url: str, stores: tuple[LedgerStore, LedgerStore]
+) -> None:
+    """Assigned 1 ms before and at the turn of a minute; both signals come after it."""
+    pair = [Assigned(experiment_id=3, unit=1, number=at, at_ms=at, variant=0, epoch=2) for at in (59, 60)]
+    said = [
+        Said(pair[0], 3, "up", Source.EXPLICIT, 8.0, 62),
+        Said(pair[1], 3, "up", Source.EXPLICIT, 4.5, 62),
+    ]
+    await deliver(stores[0], 0, numbered([exposures(pair), signals(said)]), Random(1))
+
+    turn = (T0_MS + 60) // 1_000
+    assert turn % 60 == 0
+    assert learned_of_rewards(database_url) == {
+        (3, 2, 0, f"00{turn - 60}"): RewardSums(1, 10**9, 10**18).to_bytes(),
+        (3, 2, 0, f"00{turn}"): RewardSums(1, 10**9 // 2, 10**18 // 4).to_bytes(),
+    }
+    assert await rebuild_totals(database_url) == Rebuilt((), ())
 
 
 async def test_a_rebuild_mends_what_policies_learned_and_the_ledger_does_not_stop_at_it(

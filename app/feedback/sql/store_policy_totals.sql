@@ -1,7 +1,8 @@
 -- Store policy totals anew.
 UPDATE policy_totals
 SET body = changed.body
-FROM unnest(%(experiment_id)s::integer[], %(epoch)s::integer[], %(variant)s::smallint[], %(body)s::bytea[])
-    AS changed (experiment_id, epoch, variant, body)
+FROM unnest(
+    %(experiment_id)s::integer[], %(epoch)s::integer[], %(variant)s::smallint[], %(part)s::text[], %(body)s::bytea[]
+) AS changed (experiment_id, epoch, variant, part, body)
 WHERE policy_totals.experiment_id = changed.experiment_id AND policy_totals.epoch = changed.epoch
-    AND policy_totals.variant = changed.variant AND part = ''
+    AND policy_totals.variant = changed.variant AND policy_totals.part = changed.part

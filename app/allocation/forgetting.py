@@ -1,0 +1,62 @@
+"""From rewards by time to the totals that a policy which forgets reads. Pure.
+
+Shares are a function of the totals by bucket and of the bucket of the present: within it they do not change.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from app.experiments.model import Discount, Window
+from app.feedback.learning import PolicyTotals, RewardSums, part_of_bucket
+from bandits.forgetting import discounted, windowed
+from bandits.totals import ArmTotals
+from stats.totals import RewardTotals
+
+Learned = Mapping[str, Sequence[PolicyTotals]]
+"""What a policy learned, by part; of each part in the order of the variants."""
+
+_NANO: Final = 1_000_000_000
+
+
+def first_part(forgetting: Discount | Window, now_s: float) -> str:
+    """The oldest part that counts at `now_s`, in seconds since the Unix epoch."""
+    newest = int(now_s) // forgetting.bucket_s
+    return part_of_bucket((newest - forgetting.buckets_max + 1) * forgetting.bucket_s)
+
+
+def next_bucket_s(forgetting: Discount | Window, learned: Learned, now_s: float) -> int | None:
+    """When the passing of time alone changes what is remembered; None: never, as nothing is."""
+    if not any(one.n for sums in learned.values() for one in sums):
+        return None
+    return (int(now_s) // forgetting.bucket_s + 1) * forgetting.bucket_s
+
+
+def remembered(forgetting: Discount | Window, learned: Learned, plain: ArmTotals, now_s: float) -> ArmTotals:
+    """Totals as of the bucket of `now_s`, or of the newest, if clocks differ.
+
+    What is pending is that of `plain`. A discount is the same for all
+    rewards of a bucket.
+    """
+    sums = {int(part): _arms(found) for part, found in learned.items()}
+    present = max([int(now_s) // forgetting.bucket_s, *(start // forgetting.bucket_s for start in sums)])
+    zeros = np.zeros(plain.n_arms)
+    nothing = ArmTotals(zeros, zeros, zeros, zeros)
+    numbers = range(present - forgetting.buckets_max + 1, present + 1)
+    buckets = [sums.get(number * forgetting.bucket_s, nothing) for number in numbers]
+    if isinstance(forgetting, Discount):
+        factor = 2.0 ** (-forgetting.bucket_s / forgetting.half_life_s)
+        return replace(discounted(buckets, factor=factor), pending=plain.pending)
+    return replace(windowed(buckets, last=forgetting.buckets_max), pending=plain.pending)
+
+
+def _arms(found: Sequence[PolicyTotals]) -> ArmTotals:
+    return ArmTotals.of(
+        [
+            RewardTotals(one.n, one.sum / _NANO, one.square_sum / _NANO**2)
+            for one in found
+            if isinstance(one, RewardSums)
+        ]
+    )
