@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
 import numpy as np
 from msgspec import UNSET
 
+from app.allocation.objective import Moments
 from app.allocation.shares import shares
 from app.assignment import bucketing
 from app.experiments.model import BestArmPolicy, Definition, Experiment, PosteriorPolicy
@@ -89,15 +91,18 @@ def posteriors(definition: Definition, totals: Sequence[VariantTotals]) -> BetaA
 
 
 def allocate(
-    definition: Definition, totals: Sequence[VariantTotals], learned: Sequence[PolicyTotals] = ()
+    definition: Definition,
+    totals: Sequence[VariantTotals],
+    learned: Sequence[PolicyTotals] = (),
+    moments: Moments = MappingProxyType({}),
 ) -> tuple[int, ...]:
     """The policy's weights in parts of 2**32, in the order of the variants. Equal totals, equal bits.
 
-    `learned` is what the policy learns besides the totals, of each variant.
+    `learned` is what the policy learns besides the totals, of each variant; `moments` of other metrics.
     """
     losses = [one for one in learned if isinstance(one, LossSums)] or [LossSums()] * len(totals)
     loss_totals = LossTotals(np.array([one.losses / NANO for one in losses]))
-    return bucketing.parts(shares(definition, arm_totals(totals), loss_totals).shares.tolist())
+    return bucketing.parts(shares(definition, arm_totals(totals), loss_totals, moments).shares.tolist())
 
 
 def best_arm(

@@ -10,10 +10,11 @@ from msgspec import UNSET
 from app.core import limits
 from app.core.errors import FieldError, InvalidInput
 from app.core.text import unstorable
-from app.experiments.metrics import REWARD, Mean, Metric
+from app.experiments.metrics import REWARD, Mean, Metric, QuantileOf
 from app.experiments.model import (
     BestArmPolicy,
     Condition,
+    ConstrainedThompsonPolicy,
     ContextualPolicy,
     Definition,
     FixedPolicy,
@@ -73,6 +74,8 @@ def _policy_errors(definition: Definition) -> Iterator[FieldError]:
         case PosteriorPolicy(posterior="gamma") if definition.reward.range[0] != 0:
             reason = f"gamma needs a reward.range that begins at 0, got {definition.reward.range[0]:g}"
             yield FieldError("policy.posterior", reason)
+        case ConstrainedThompsonPolicy() as constrained:
+            yield from _objective_errors(constrained, definition.metrics)
         case ContextualPolicy(features=features):
             yield from _feature_errors(features)
         case BestArmPolicy(rule="track_and_stop", exploration_floor=0):
@@ -83,6 +86,21 @@ def _policy_errors(definition: Definition) -> Iterator[FieldError]:
     if isinstance(policy, ContextualPolicy | BestArmPolicy) and policy.step_max is not UNSET:
         kind = policy.__struct_config__.tag
         yield FieldError("policy.step_max", f"does not apply to {kind}")
+
+
+def _objective_errors(policy: ConstrainedThompsonPolicy, metrics: tuple[Metric, ...]) -> Iterator[FieldError]:
+    if not policy.metrics:
+        yield FieldError("policy.constraints", "needs a constraint, or a metric in weights")
+    known = {metric.key: metric for metric in metrics}
+    named = [
+        (f"policy.constraints[{index}].metric", one.metric) for index, one in enumerate(policy.constraints)
+    ]
+    named += [(f"policy.weights.{key}", key) for key in policy.weights]
+    for field, key in named:
+        if key not in known:
+            yield FieldError(field, f"no metric is called {key!r}")
+        elif isinstance(known[key].measure, QuantileOf):
+            yield FieldError(field, f"{key!r} is a quantile: a policy reads means, proportions and ratios")
 
 
 def _feature_errors(features: tuple[Feature, ...]) -> Iterator[FieldError]:
