@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -10,6 +11,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from app.allocation.forgetting import Learned, remembered
+from app.allocation.objective import Moments
 from app.allocation.shares import shares
 from app.assignment import bucketing
 from app.experiments.model import (
@@ -107,13 +109,15 @@ def allocate(
     *,
     learned: Learned | None = None,
     earlier: Sequence[VariantTotals] = (),
+    moments: Moments = MappingProxyType({}),
     now_s: float = 0.0,
 ) -> tuple[int, ...]:
     """The policy's weights in parts of 2**32, in the order of the variants. Equal totals, equal bits.
 
     `learned` is what the policy learns besides the totals; without it, a policy that forgets reads the totals
     as if they all were of the present. `earlier` are the totals that its warm start begins with, empty
-    without one. `now_s`, in seconds since the Unix epoch, is read by policies that forget alone.
+    without one; `moments` those of other metrics. `now_s`, in seconds since the Unix epoch, is read by
+    policies that forget alone.
     """
     whole = (learned or {}).get("", ())
     losses = [one for one in whole if isinstance(one, LossSums)] or [LossSums()] * len(totals)
@@ -121,7 +125,7 @@ def allocate(
     read, forgetting = arm_totals(totals), forgetting_of(definition.policy)
     if forgetting is not None and learned is not None:
         read = remembered(forgetting, learned, read, now_s)
-    found = shares(definition, _with_earlier(definition, read, earlier), loss_totals)
+    found = shares(definition, _with_earlier(definition, read, earlier), loss_totals, moments)
     return bucketing.parts(found.shares.tolist())
 
 

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, assert_never
 
+from app.allocation.objective import Moments, constrained
 from app.experiments.model import (
     BestArmPolicy,
+    ConstrainedThompsonPolicy,
     ContextualPolicy,
     DecreasingEpsilon,
     Definition,
@@ -37,10 +39,12 @@ _UPPER_BOUNDS: Final[dict[str, Callable[..., Allocation]]] = {
 }
 
 
-def shares(definition: Definition, totals: ArmTotals, losses: LossTotals) -> Allocation:  # noqa: PLR0911 - one per policy
+def shares(  # noqa: PLR0911 - one per policy
+    definition: Definition, totals: ArmTotals, losses: LossTotals, moments: Moments
+) -> Allocation:
     """What the definition's policy makes of totals of rewards in [0, 1], in the order of the variants.
 
-    `losses` are read by `exp3_ix` alone.
+    `losses` are read by `exp3_ix` alone, `moments` of other metrics by `constrained_thompson` alone.
 
     Of a contextual policy: what serves where the context cannot be read, Thompson sampling. Of `best_arm`:
     what serves until it has decided.
@@ -49,7 +53,7 @@ def shares(definition: Definition, totals: ArmTotals, losses: LossTotals) -> All
         case FixedPolicy(weights=weights):
             return fixed([weights[variant.key] for variant in definition.variants])
         case PosteriorPolicy() as policy:
-            return _matched(policy, _arms(policy, definition, totals))
+            return _matched(policy, definition, _arms(policy, definition, totals), moments)
         case Exp3IxPolicy(exploration_floor=floor, eta=eta):
             return exp3_ix(losses, eta=eta, exploration_floor=floor)
         case UcbPolicy(exploration_floor=floor, index=index, rounds_ahead=rounds_ahead):
@@ -76,12 +80,14 @@ def _undecided(policy: BestArmPolicy, totals: ArmTotals) -> Allocation:
     return top_two(BetaArms.from_totals(totals), exploration_floor=floor)
 
 
-def _matched(policy: PosteriorPolicy, arms: Arms) -> Allocation:
+def _matched(policy: PosteriorPolicy, definition: Definition, arms: Arms, moments: Moments) -> Allocation:
     """The probability matching of Thompson sampling and its kin."""
     floor = policy.exploration_floor
     match policy:
         case OptimisticThompsonPolicy(sampling=sampling):
             return optimistic_thompson(arms, sampling=sampling, exploration_floor=floor)
+        case ConstrainedThompsonPolicy():
+            return constrained(policy, definition, arms, moments)
         case TopTwoPolicy(leader_share=leader_share):
             return top_two(arms, leader_share=leader_share, exploration_floor=floor)
         case _:

@@ -11,6 +11,7 @@ from scipy import optimize
 
 from app.analysis.comparison import Comparison, compare
 from app.analysis.evidence import Evidence, SequenceEvidence
+from app.analysis.frontier import frontier_of
 from app.analysis.integrity import findings
 from app.analysis.observed import Observed
 from app.analysis.readout import (
@@ -64,6 +65,7 @@ def analyze(plan: AnalysisPlan, metrics: Sequence[Metric], observed: Observed) -
         units=observed.units(),
         metrics=shown,
         leader=leader,
+        frontier=frontier_of(metrics, observed),
         integrity=found,
         progress=progress,
         recommendation=recommend(observed.treatments, shown, found, progress, leader),

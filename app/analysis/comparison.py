@@ -108,14 +108,14 @@ def compare(
             continue
         # An epoch too small for a ratio says nothing; others may.
         with suppress(InsufficientData):
-            moments.append((_moments(metric, c, adjustment), _moments(metric, t, adjustment)))
+            moments.append((moments_of(metric, c, adjustment), moments_of(metric, t, adjustment)))
             strata.append((c, t))
     if not strata:
         raise InsufficientData("no epoch has enough units with a value in both variants")
     evidence = _evidence(plan, observed, strata, moments)
     if adjustment is None:
         return Comparison(evidence, None)
-    plain = math.fsum(_moments(metric, arm, None).m2 for pair in strata for arm in pair)
+    plain = math.fsum(moments_of(metric, arm, None).m2 for pair in strata for arm in pair)
     left = math.fsum(arm.m2 for pair in moments for arm in pair)
     return Comparison(evidence, 1 - left / plain if plain else None)
 
@@ -143,8 +143,11 @@ def _adjustment(metric: Metric, observed: Observed, segment: str | None) -> Adju
     return Adjustment(slopes, together.mean[1:], freedom / (freedom - covariates))
 
 
-def _moments(metric: Metric, totals: MetricTotals, adjustment: Adjustment | None) -> MeanTotals:
-    """Totals of one number per unit whose mean is the metric, and whose spread is its error."""
+def moments_of(metric: Metric, totals: MetricTotals, adjustment: Adjustment | None = None) -> MeanTotals:
+    """Totals of one number per unit whose mean is the metric, and whose spread is its error.
+
+    Raises InsufficientData if they are not of the metric's kind, or cannot be told.
+    """
     match totals:
         case ProportionTotals():
             return totals.moments
@@ -264,7 +267,7 @@ def _adaptive(
             totals = observed.totals(metric.key, arm, segment=segment)
             if totals is None or not totals.n:
                 raise InsufficientData(f"no unit of {arm} has a value")
-            plain = _moments(metric, totals, None)
+            plain = moments_of(metric, totals)
             width = upper - lower
             mean = min(max((plain.mean - lower) / width, 0.0), 1.0)
             scaled.append(MeanTotals(plain.n, mean, plain.m2 / width**2))

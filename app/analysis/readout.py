@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from app.analysis.frontier import Frontier
 from app.analysis.integrity import Finding
 from app.experiments.metrics import Direction
 from app.experiments.plan import AnalysisPlan
@@ -121,7 +122,7 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Readout(msgspec.Struct, frozen=True, kw_only=True):
-    """All that an experiment says at one moment."""
+    """All that an experiment says at one moment; `frontier` where two metrics or more decide."""
 
     control: str
     plan: AnalysisPlan
@@ -129,6 +130,7 @@ class Readout(msgspec.Struct, frozen=True, kw_only=True):
     units: int
     metrics: tuple[MetricReadout, ...]
     leader: Leader | None
+    frontier: Frontier | None = None
     integrity: tuple[Finding, ...]
     progress: Progress
     recommendation: Recommendation

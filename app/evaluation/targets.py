@@ -16,7 +16,14 @@ from app.allocation.model import NANO, VariantTotals, allocate
 from app.assignment.bucketing import WHOLE
 from app.core.errors import FieldError, InvalidInput, UnprocessableInput
 from app.experiments.checks import check
-from app.experiments.model import Definition, FixedPolicy, Policy, Share, warm_start_of
+from app.experiments.model import (
+    ConstrainedThompsonPolicy,
+    Definition,
+    FixedPolicy,
+    Policy,
+    Share,
+    warm_start_of,
+)
 from bandits import contextual
 from bandits.arms import FloatArray
 from bandits.contextual import LinearArms
@@ -91,6 +98,10 @@ def target(policy: str | Mapping[str, Any], definition: Definition, schema: Sche
     if spelled.get("kind") == "fixed":
         spelled["weights"] = _weights(spelled.get("weights"), definition)
     chosen: Policy = _converted(spelled, Policy)
+    if isinstance(chosen, ConstrainedThompsonPolicy):
+        raise InvalidInput(
+            "constrained_thompson is not evaluated: of the log only rewards are read", field="policy.kind"
+        )
     check(msgspec.structs.replace(definition, policy=chosen))
     if warm_start_of(chosen):
         raise InvalidInput("is not evaluated: the log is all that is read", field="policy.warm_start")

@@ -10,10 +10,11 @@ from msgspec import UNSET
 from app.core import limits
 from app.core.errors import FieldError, InvalidInput
 from app.core.text import unstorable
-from app.experiments.metrics import REWARD, Mean, Metric
+from app.experiments.metrics import REWARD, Mean, Metric, QuantileOf
 from app.experiments.model import (
     BestArmPolicy,
     Condition,
+    ConstrainedThompsonPolicy,
     ContextualPolicy,
     Definition,
     Exp3IxPolicy,
@@ -80,6 +81,8 @@ def _policy_errors(field: str, policy: Policy, definition: Definition) -> Iterat
         case PosteriorPolicy(posterior="gamma") if definition.reward.range[0] != 0:
             reason = f"gamma needs a reward.range that begins at 0, got {definition.reward.range[0]:g}"
             yield FieldError(f"{field}.posterior", reason)
+        case ConstrainedThompsonPolicy() as constrained:
+            yield from _objective_errors(field, constrained, definition.metrics)
         case ContextualPolicy(features=features):
             yield from _feature_errors(f"{field}.features", features)
         case BestArmPolicy(rule="track_and_stop", exploration_floor=0):
@@ -88,13 +91,19 @@ def _policy_errors(field: str, policy: Policy, definition: Definition) -> Iterat
             pass
     if isinstance(policy, ContextualPolicy | BestArmPolicy) and policy.step_max is not UNSET:
         yield FieldError(f"{field}.step_max", f"does not apply to {kind_of_policy(policy)}")
-    if isinstance(policy, ThompsonPolicy) and (warm := warm_start_of(policy)):
-        if policy.family != "beta":
-            yield FieldError(f"{field}.warm_start", f"needs the posterior beta, got {policy.family}")
-        if warm.experiment == definition.key:
-            yield FieldError(f"{field}.warm_start.experiment", "must be another experiment")
-        if forgetting_of(policy):
-            yield FieldError(f"{field}.warm_start", "does not apply to a policy that forgets")
+    yield from _warm_start_errors(f"{field}.warm_start", policy, definition)
+
+
+def _warm_start_errors(field: str, policy: Policy, definition: Definition) -> Iterator[FieldError]:
+    warm = warm_start_of(policy)
+    if warm is None or not isinstance(policy, ThompsonPolicy):
+        return
+    if policy.family != "beta":
+        yield FieldError(field, f"needs the posterior beta, got {policy.family}")
+    if warm.experiment == definition.key:
+        yield FieldError(f"{field}.experiment", "must be another experiment")
+    if forgetting_of(policy):
+        yield FieldError(field, "does not apply to a policy that forgets")
 
 
 def _apprentice_errors(definition: Definition) -> Iterator[FieldError]:
@@ -102,7 +111,7 @@ def _apprentice_errors(definition: Definition) -> Iterator[FieldError]:
     apprentice = definition.apprentice
     if apprentice is None:
         return
-    if isinstance(apprentice, ContextualPolicy | Exp3IxPolicy):
+    if isinstance(apprentice, ContextualPolicy | Exp3IxPolicy | ConstrainedThompsonPolicy):
         kind = kind_of_policy(apprentice)
         yield FieldError(
             "apprentice.kind", f"{kind} reads more than the reward totals, which are all it gets"
@@ -117,6 +126,23 @@ def _apprentice_errors(definition: Definition) -> Iterator[FieldError]:
         yield FieldError("apprentice.warm_start", "does not apply to an apprentice: it gets the same totals")
     if forgetting_of(apprentice):
         yield FieldError("apprentice.forgetting", "does not apply to an apprentice: it gets the same totals")
+
+
+def _objective_errors(
+    of: str, policy: ConstrainedThompsonPolicy, metrics: tuple[Metric, ...]
+) -> Iterator[FieldError]:
+    if not policy.metrics:
+        yield FieldError(f"{of}.constraints", "needs a constraint, or a metric in weights")
+    if forgetting_of(policy):
+        yield FieldError(f"{of}.forgetting", "does not apply to constrained_thompson")
+    known = {metric.key: metric for metric in metrics}
+    bounds = {f"{of}.constraints[{i}].metric": bound.metric for i, bound in enumerate(policy.constraints)}
+    weights = {f"{of}.weights.{key}": key for key in policy.weights}
+    for field, key in (bounds | weights).items():
+        if key not in known:
+            yield FieldError(field, f"no metric is called {key!r}")
+        elif isinstance(known[key].measure, QuantileOf):
+            yield FieldError(field, f"{key!r} is a quantile: a policy reads means, proportions and ratios")
 
 
 def _feature_errors(of: str, features: tuple[Feature, ...]) -> Iterator[FieldError]:

@@ -22,6 +22,7 @@ Step = Annotated[float, msgspec.Meta(ge=1e-4, le=1)]
 Span = Annotated[float, msgspec.Meta(ge=60, le=limits.FORGETTING_S_MAX)]
 Posterior = Literal["beta", "normal", "gamma"]
 Unit = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.UNIT_LENGTH_MAX)]
+MetricValue = Annotated[float, msgspec.Meta(ge=-limits.SIGNAL_VALUE_MAX, le=limits.SIGNAL_VALUE_MAX)]
 RewardValue = Annotated[float, msgspec.Meta(ge=-limits.REWARD_VALUE_MAX, le=limits.REWARD_VALUE_MAX)]
 
 
@@ -171,6 +172,41 @@ class TopTwoPolicy(PosteriorPolicy, frozen=True, kw_only=True, tag="top_two"):
     leader_share: Annotated[float, msgspec.Meta(ge=0.01, le=0.99)] = 0.5
 
 
+class Bound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the mean of a metric has to be, in its own unit; null: no bound on that side.
+
+    Raises ValueError unless one side is bounded and they leave room.
+    """
+
+    metric: Key
+    at_least: MetricValue | None = None
+    at_most: MetricValue | None = None
+
+    def __post_init__(self) -> None:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError(f"the constraint on {self.metric!r} needs at_least or at_most")
+        if self.at_least is not None and self.at_most is not None and not self.at_least < self.at_most:
+            raise ValueError(f"at_least must be below at_most, got {self.at_least:g} and {self.at_most:g}")
+
+
+class ConstrainedThompsonPolicy(PosteriorPolicy, frozen=True, kw_only=True, tag="constrained_thompson"):
+    """Thompson sampling on more than the reward, among the variants that meet constraints on other metrics.
+
+    A variant's share is the probability that it is the best of those that meet all `constraints`; if none
+    does, the control serves. `weights` add other metrics to the reward, in reward per unit of the metric:
+    -0.1 makes each unit of a cost weigh as much as 0.1 of reward. Metrics are those of the definition, means,
+    proportions or ratios; of a metric without any value a constraint is met with probability 1/2.
+    """
+
+    constraints: tuple[Bound, ...] = ()
+    weights: dict[Key, Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]] = msgspec.field(default_factory=dict)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The keys of the metrics that it reads, each once."""
+        return tuple(dict.fromkeys([*(bound.metric for bound in self.constraints), *self.weights]))
+
+
 class UcbPolicy(AdaptivePolicy, frozen=True, kw_only=True, tag="ucb"):
     """The variant with the greatest upper confidence bound, mixed with the exploration floor.
 
@@ -268,6 +304,7 @@ Policy = (
     | ThompsonPolicy
     | OptimisticThompsonPolicy
     | TopTwoPolicy
+    | ConstrainedThompsonPolicy
     | UcbPolicy
     | EpsilonGreedyPolicy
     | BestArmPolicy

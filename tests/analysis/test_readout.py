@@ -365,3 +365,21 @@ def test_progress_says_how_long_it_will_take():
     assert progress.days_left == pytest.approx(max(progress.units_to_decide - 4_000, 0) / 1_000, abs=1e-2)
     unknown = analyze(PLAN, [PRIMARY], observed(MeanTotals(3, 1.0, 1.0), MeanTotals(3, 1.0, 1.0))).progress
     assert (unknown.units_to_decide, unknown.days_left) == (None, None)
+
+
+def test_the_frontier_leaves_out_what_another_variant_beats_in_everything():
+    """Solved 0.5, 0.6, 0.4 at costs of 1, 2 and 2: the third is worse than the second at the same cost."""
+    cost = Metric(key="cost", measure=Mean("cost"), role="guardrail", direction="lower", margin=Margin(1.0))
+    totals = [(500, 1.0), (600, 2.0), (400, 2.0)]
+    cells = [
+        Cell(1, v, 1000, {"m": ProportionTotals(1000, s), "cost": MeanTotals(1000, c, 10.0)})
+        for v, (s, c) in zip("abc", totals, strict=True)
+    ]
+    data = Observed(variants=("a", "b", "c"), control="a", cells=cells)
+    found = analyze(PLAN, [SOLVED, cost], data).frontier
+    assert found is not None
+    assert found.metrics == ("m", "cost")
+    assert [(one.variant, one.on) for one in found.variants] == [("a", True), ("b", True), ("c", False)]
+    assert found.variants[0].probability > 0.99
+    assert found.variants[2].probability < 0.6, "its cost may yet be the lower one"
+    assert analyze(PLAN, [SOLVED], data).frontier is None
