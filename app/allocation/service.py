@@ -7,15 +7,15 @@ from datetime import UTC, datetime
 import msgspec
 import structlog
 
-from app.allocation.contextual import digest, materialised
+from app.allocation.contextual import digest, materialised, segmented
 from app.allocation.forgetting import next_bucket_s
 from app.allocation.model import Allocated, allocate, best_arm, only, within_step
 from app.allocation.store import AllocationStore, Due, Publication
 from app.assignment.bucketing import WHOLE
-from app.assignment.snapshot import PublishedContextual, PublishedExperiment, published
+from app.assignment.snapshot import PublishedContextual, PublishedExperiment, PublishedSegments, published
 from app.core import limits, telemetry
 from app.core.clock import Clock
-from app.experiments.model import ContextualPolicy, forgetting_of
+from app.experiments.model import ContextualPolicy, SegmentedThompsonPolicy, forgetting_of
 from app.feedback.rebuild import Rebuilt as RebuiltLedger
 from bandits.identification import Winner
 
@@ -64,8 +64,8 @@ class AllocationService:
             if due is None:
                 return False
             experiment, latest = due.experiment, due.latest
-            contextual = await _contextual(due)
-            found = _allocated(due, digest(contextual), now_s)
+            by_context = await _by_context(due)
+            found = _allocated(due, digest(by_context), now_s)
             unchanged = found.is_in_force(latest, experiment.epoch)
             version = (0 if latest is None else latest.version) + (not unchanged)
             if not unchanged:
@@ -73,7 +73,7 @@ class AllocationService:
             if (due_at := _due_at(due, now_s)) != due.due_at:
                 await self._store.due_again(connection, experiment_id, due_at)
         weights = found.weights
-        await self._publish(published(experiment, version, weights, contextual))
+        await self._publish(published(experiment, version, weights, by_context))
         await self._store.mark_published(experiment_id, due.wanted)
         telemetry.REALLOCATIONS.labels("unchanged" if unchanged else "changed").inc()
         for variant, weight in zip(experiment.definition.variants, weights, strict=True):
@@ -139,9 +139,13 @@ def _due_at(due: Due, now_s: float) -> datetime | None:
     return None if at_s is None else datetime.fromtimestamp(at_s, UTC)
 
 
-async def _contextual(due: Due) -> PublishedContextual | None:
-    """The posterior of a contextual policy. In a thread: it may take seconds of linear algebra."""
-    policy = due.experiment.definition.policy
-    if not isinstance(policy, ContextualPolicy):
-        return None
-    return await asyncio.to_thread(materialised, policy, due.learned[""])
+async def _by_context(due: Due) -> PublishedContextual | PublishedSegments | None:
+    """What a policy that reads contexts decides by. In a thread: it may take seconds of linear algebra."""
+    definition = due.experiment.definition
+    match definition.policy:
+        case ContextualPolicy() as policy:
+            return await asyncio.to_thread(materialised, policy, due.learned[""])
+        case SegmentedThompsonPolicy() as policy:
+            return await asyncio.to_thread(segmented, policy, due.learned, len(definition.variants))
+        case _:
+            return None

@@ -19,6 +19,7 @@ from app.experiments.model import (
     FixedPolicy,
     OptimisticThompsonPolicy,
     PosteriorPolicy,
+    SegmentedThompsonPolicy,
     TopTwoPolicy,
     UcbPolicy,
 )
@@ -46,7 +47,7 @@ def shares(  # noqa: PLR0911 - one per policy
 
     `losses` are read by `exp3_ix` alone, `moments` of other metrics by `constrained_thompson` alone.
 
-    Of a contextual policy: what serves where the context cannot be read, Thompson sampling. Of `best_arm`:
+    Of a policy that reads contexts: what serves where one cannot be read, Thompson sampling. Of `best_arm`:
     what serves until it has decided.
     """
     match definition.policy:
@@ -64,7 +65,7 @@ def shares(  # noqa: PLR0911 - one per policy
             return epsilon_greedy(totals, epsilon=epsilon)
         case BestArmPolicy() as policy:
             return _undecided(policy, totals)
-        case ContextualPolicy(exploration_floor=floor):
+        case ContextualPolicy(exploration_floor=floor) | SegmentedThompsonPolicy(exploration_floor=floor):
             return thompson(BetaArms.from_totals(totals), exploration_floor=floor)
         case EpsilonGreedyPolicy():
             raise AssertionError("epsilon is a number, or decreases")

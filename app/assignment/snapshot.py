@@ -12,6 +12,8 @@ from app.assignment import bucketing
 from app.assignment.assignment_id import Signer
 from app.core.errors import InvalidInput
 from app.experiments.model import Condition, Experiment, Reward, StateKind, Stopped, kind_of
+from app.experiments.plan import Segments
+from app.experiments.segments import segment_number
 from bandits.contextual import LinearArms, thompson, ucb
 from bandits.features import ContextError, Feature, Schema
 
@@ -41,6 +43,13 @@ class PublishedContextual(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     factors: bytes
 
 
+class PublishedSegments(msgspec.Struct, frozen=True, kw_only=True):
+    """Segments of the traffic, and the weights in each of them, by its number, in parts of 2**32."""
+
+    by: tuple[Segments, ...]
+    weights: tuple[tuple[int, ...], ...]
+
+
 class PublishedExperiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """All that `/assign` and `/feedback` need of an experiment; in Valkey as a MessagePack map.
 
@@ -64,7 +73,8 @@ class PublishedExperiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     targeting: tuple[Condition, ...] = ()
     overrides: dict[str, int] = {}  # unit -> variant
     reward: Reward
-    contextual: PublishedContextual | None = None  # None: `weights` are for every context
+    contextual: PublishedContextual | None = None  # without this and the next `weights` are for every context
+    segmented: PublishedSegments | None = None
 
     @property
     def version(self) -> int:
@@ -76,7 +86,7 @@ def published(
     experiment: Experiment,
     policy_version: int,
     weights: Sequence[int],
-    contextual: PublishedContextual | None = None,
+    by_context: PublishedContextual | PublishedSegments | None = None,
 ) -> PublishedExperiment:
     """An experiment with the shares of one policy version, in the order of its variants."""
     definition, state = experiment.definition, experiment.state
@@ -102,7 +112,8 @@ def published(
         targeting=definition.targeting,
         overrides={unit: positions[key] for unit, key in definition.overrides.items()},
         reward=definition.reward,
-        contextual=contextual,
+        contextual=by_context if isinstance(by_context, PublishedContextual) else None,
+        segmented=by_context if isinstance(by_context, PublishedSegments) else None,
     )
 
 
@@ -154,6 +165,19 @@ class ContextReader:
         return bucketing.parts_near(shares.tolist())
 
 
+class SegmentReader:
+    """The weights of each segment, looked up by context."""
+
+    __slots__ = ("_segmented",)
+
+    def __init__(self, segmented: PublishedSegments) -> None:
+        self._segmented = segmented
+
+    def weights(self, context: Mapping[str, Any]) -> Sequence[int]:
+        """The weights in the segment of this context: every context is in one."""
+        return self._segmented.weights[segment_number(self._segmented.by, context)]
+
+
 class PreparedExperiment:
     """A published experiment with all that does not depend on the request worked out."""
 
@@ -168,7 +192,7 @@ class PreparedExperiment:
         """Answers already written out, by decision; bounded by variants times reasons."""
         self.cumulative = bucketing.cumulative(published.weights)
         self.propensities = tuple(weight / bucketing.WHOLE for weight in published.weights)
-        self.reader = None if published.contextual is None else ContextReader(published.contextual)
+        self.reader = _reader(published)
         self.seeds = tuple(
             bucketing.variant_seed(published.salt, variant.key) for variant in published.variants
         )
@@ -177,6 +201,12 @@ class PreparedExperiment:
     def features(self) -> tuple[Feature, ...]:
         """What its policy reads of a context."""
         return () if self.published.contextual is None else self.published.contextual.features
+
+
+def _reader(published: PublishedExperiment) -> ContextReader | SegmentReader | None:
+    if published.contextual is not None:
+        return ContextReader(published.contextual)
+    return None if published.segmented is None else SegmentReader(published.segmented)
 
 
 class Snapshot:

@@ -21,7 +21,9 @@ from app.experiments.model import (
     Definition,
     FixedPolicy,
     Policy,
+    SegmentedThompsonPolicy,
     Share,
+    kind_of_policy,
     warm_start_of,
 )
 from bandits import contextual
@@ -65,7 +67,7 @@ class LinUcb(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
     """Linear upper confidence bounds, `width` standard deviations above the mean."""
 
     sharing: Literal["disjoint", "hybrid"] = "disjoint"
-    width: Annotated[float, msgspec.Meta(ge=0)] = 2.0
+    width: Annotated[float, msgspec.Meta(ge=0)] = 1.5
     exploration_floor: Share = 0.05
 
 
@@ -98,9 +100,10 @@ def target(policy: str | Mapping[str, Any], definition: Definition, schema: Sche
     if spelled.get("kind") == "fixed":
         spelled["weights"] = _weights(spelled.get("weights"), definition)
     chosen: Policy = _converted(spelled, Policy)
-    if isinstance(chosen, ConstrainedThompsonPolicy):
+    if isinstance(chosen, ConstrainedThompsonPolicy | SegmentedThompsonPolicy):
+        kind = kind_of_policy(chosen)
         raise InvalidInput(
-            "constrained_thompson is not evaluated: of the log only rewards are read", field="policy.kind"
+            f"{kind} is not evaluated: it reads more of the log than rewards", field="policy.kind"
         )
     check(msgspec.structs.replace(definition, policy=chosen))
     if warm_start_of(chosen):

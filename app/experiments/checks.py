@@ -22,13 +22,15 @@ from app.experiments.model import (
     Policy,
     PosteriorPolicy,
     Reward,
+    SegmentedThompsonPolicy,
     ThompsonPolicy,
     Variant,
     forgetting_of,
     kind_of_policy,
     warm_start_of,
 )
-from app.experiments.plan import AnalysisPlan
+from app.experiments.plan import AnalysisPlan, Segments
+from app.experiments.segments import OTHER, segment_count
 from bandits.features import Feature, Numeric, Schema
 from stats.errors import InvalidInput as OutOfBounds
 
@@ -78,6 +80,8 @@ def _policy_errors(field: str, policy: Policy, definition: Definition) -> Iterat
     match policy:
         case FixedPolicy() as fixed:
             yield from _weights_errors(field, fixed, definition.variants)
+        case SegmentedThompsonPolicy(by=by):
+            yield from _segments_errors(f"{field}.by", by)
         case PosteriorPolicy(posterior="gamma") if definition.reward.range[0] != 0:
             reason = f"gamma needs a reward.range that begins at 0, got {definition.reward.range[0]:g}"
             yield FieldError(f"{field}.posterior", reason)
@@ -89,7 +93,8 @@ def _policy_errors(field: str, policy: Policy, definition: Definition) -> Iterat
             yield FieldError(f"{field}.exploration_floor", "track_and_stop needs more than 0")
         case _:
             pass
-    if isinstance(policy, ContextualPolicy | BestArmPolicy) and policy.step_max is not UNSET:
+    stepless = ContextualPolicy | BestArmPolicy | SegmentedThompsonPolicy
+    if isinstance(policy, stepless) and policy.step_max is not UNSET:
         yield FieldError(f"{field}.step_max", f"does not apply to {kind_of_policy(policy)}")
     yield from _warm_start_errors(f"{field}.warm_start", policy, definition)
 
@@ -111,7 +116,8 @@ def _apprentice_errors(definition: Definition) -> Iterator[FieldError]:
     apprentice = definition.apprentice
     if apprentice is None:
         return
-    if isinstance(apprentice, ContextualPolicy | Exp3IxPolicy | ConstrainedThompsonPolicy):
+    curious = ContextualPolicy | SegmentedThompsonPolicy | Exp3IxPolicy | ConstrainedThompsonPolicy
+    if isinstance(apprentice, curious):
         kind = kind_of_policy(apprentice)
         yield FieldError(
             "apprentice.kind", f"{kind} reads more than the reward totals, which are all it gets"
@@ -216,15 +222,29 @@ def _plan_errors(plan: AnalysisPlan) -> Iterator[FieldError]:
         yield FieldError("plan.covariates", f"at most {limits.COVARIATES_MAX}, got {len(plan.covariates)}")
     if len(set(plan.covariates)) != len(plan.covariates):
         yield FieldError("plan.covariates", "names must differ")
-    if plan.segments is None:
-        return
-    values = plan.segments.values
+    if plan.segments is not None:
+        yield from _values_errors("plan.segments.values", plan.segments.values)
+
+
+def _segments_errors(field: str, by: tuple[Segments, ...]) -> Iterator[FieldError]:
+    if not by:
+        yield FieldError(field, "must be at least one attribute")
+    if len({one.attribute for one in by}) != len(by):
+        yield FieldError(field, "attributes must differ")
+    for index, one in enumerate(by):
+        yield from _values_errors(f"{field}[{index}].values", one.values)
+    if (count := segment_count(by)) > limits.POLICY_SEGMENTS_MAX:
+        reason = f"at most {limits.POLICY_SEGMENTS_MAX} segments, `other` of each included, got {count}"
+        yield FieldError(field, reason)
+
+
+def _values_errors(field: str, values: tuple[str, ...]) -> Iterator[FieldError]:
     if not 1 <= len(values) <= limits.SEGMENTS_MAX:
-        yield FieldError("plan.segments.values", f"must be 1 to {limits.SEGMENTS_MAX}, got {len(values)}")
+        yield FieldError(field, f"must be 1 to {limits.SEGMENTS_MAX}, got {len(values)}")
     if len(set(values)) != len(values):
-        yield FieldError("plan.segments.values", "must differ")
-    if "other" in values or "" in values:
-        yield FieldError("plan.segments.values", "'other' is every other value; '' is none")
+        yield FieldError(field, "must differ")
+    if OTHER in values or "" in values:
+        yield FieldError(field, "'other' is every other value; '' is none")
 
 
 def _targeting_errors(conditions: tuple[Condition, ...]) -> Iterator[FieldError]:

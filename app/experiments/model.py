@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 from app.core import limits
 from app.core.text import Key
 from app.experiments.metrics import Metric
-from app.experiments.plan import AnalysisPlan
+from app.experiments.plan import AnalysisPlan, Segments
 from bandits.features import Feature
 
 ExperimentKey = NewType("ExperimentKey", str)
@@ -292,7 +292,18 @@ class LinTsPolicy(LinearPolicy, frozen=True, kw_only=True, tag="lin_ts"):
 class LinUcbPolicy(LinearPolicy, frozen=True, kw_only=True, tag="lin_ucb"):
     """The greatest upper bound, mean and `width` standard deviations; mixed with the floor."""
 
-    width: Annotated[float, msgspec.Meta(ge=0, le=10)] = 2.0
+    width: Annotated[float, msgspec.Meta(ge=0, le=10)] = 1.5
+
+
+class SegmentedThompsonPolicy(AdaptivePolicy, frozen=True, kw_only=True, tag="segmented_thompson"):
+    """Thompson sampling in each segment of the traffic, where thin segments borrow strength from the others.
+
+    `by` declares the segments: the values of one context attribute, or of several together, at most
+    `POLICY_SEGMENTS_MAX` in all. Any other value, and none, is the segment `other` of its
+    attribute. `step_max` does not apply.
+    """
+
+    by: tuple[Segments, ...]
 
 
 class LogisticTsPolicy(ContextualPolicy, frozen=True, kw_only=True, tag="logistic_ts"):
@@ -312,6 +323,7 @@ Policy = (
     | LinTsPolicy
     | LinUcbPolicy
     | LogisticTsPolicy
+    | SegmentedThompsonPolicy
 )
 """The rule that turns totals into an allocation, by its `kind`."""
 

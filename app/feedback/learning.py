@@ -1,11 +1,11 @@
-"""What policies learn besides the reward totals: exact sums over contexts, losses, or times. Pure.
+"""What policies learn besides the reward totals: sums over contexts, losses, segments, or times. Pure.
 
 Like the totals they move by the difference when a reward changes, and are whole numbers: they depend on the
 set of rewards, never on their order. A context that does not fit the policy's features adds nothing.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from struct import Struct
 from typing import Any, Final, Literal, NamedTuple
 
@@ -13,13 +13,22 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from app.experiments.model import ContextualPolicy, Exp3IxPolicy, LogisticTsPolicy, Policy, forgetting_of
+from app.experiments.model import (
+    ContextualPolicy,
+    Exp3IxPolicy,
+    LogisticTsPolicy,
+    Policy,
+    SegmentedThompsonPolicy,
+    forgetting_of,
+)
+from app.experiments.plan import Segments
+from app.experiments.segments import segment_number
 from app.feedback.rewards import NANO, NONE, Assignments
 from bandits.features import ContextError, Schema
 from bandits.linear import LinearTotals
 from bandits.logistic import LogisticTotals
 
-LEARNING_KINDS: Final = ("lin_ts", "lin_ucb", "logistic_ts", "exp3_ix")
+LEARNING_KINDS: Final = ("lin_ts", "lin_ucb", "logistic_ts", "segmented_thompson", "exp3_ix")
 """Kinds of policies that learn more than the reward totals; others do so if they have `forgetting`."""
 
 _LOSS_SUMS: Final = Struct("<q16s")
@@ -52,11 +61,16 @@ class LossSums(msgspec.Struct, frozen=True):
 
 
 class RewardSums(msgspec.Struct, frozen=True):
-    """Of one variant and time: the number of rewards, their sum in nanos and that of their squares."""
+    """Of one variant in a segment or time: number of rewards, their sum in nanos and that of squares."""
 
     n: int = 0
     sum: int = 0
     square_sum: int = 0
+
+    @classmethod
+    def of(cls, rewards: Sequence[int]) -> "RewardSums":
+        """Of single rewards in nanos."""
+        return cls(len(rewards), sum(rewards), sum(one * one for one in rewards))
 
     def __add__(self, other: "RewardSums") -> "RewardSums":
         return RewardSums(self.n + other.n, self.sum + other.sum, self.square_sum + other.square_sum)
@@ -173,11 +187,39 @@ class BucketLearning(NamedTuple):
 
     def of_rows(self, rows: Rows) -> PolicyTotals:
         """The totals of some rewards."""
-        return RewardSums(len(rows.rewards), sum(rows.rewards), sum(one * one for one in rows.rewards))
+        return RewardSums.of(rows.rewards)
 
     def decode(self, body: bytes) -> PolicyTotals:
         """The inverse of `to_bytes`. Raises ValueError if these are no totals."""
         return RewardSums.from_bytes(body)
+
+
+class SegmentLearning(NamedTuple):
+    """Rewards by the segment of their context."""
+
+    by: tuple[Segments, ...]
+    empty: PolicyTotals = RewardSums()
+
+    def part(self, seen: Seen) -> str:
+        """The segment of the context."""
+        return part_of_segment(segment_number(self.by, seen.context or {}))
+
+    def row(self, _seen: Seen) -> Literal[True]:
+        """Nothing but the part is learned of a context."""
+        return True
+
+    def of_rows(self, rows: Rows) -> PolicyTotals:
+        """The totals of some rewards."""
+        return RewardSums.of(rows.rewards)
+
+    def decode(self, body: bytes) -> PolicyTotals:
+        """The inverse of `to_bytes`. Raises ValueError if these are no totals."""
+        return RewardSums.from_bytes(body)
+
+
+def part_of_segment(number: int) -> str:
+    """The name of a segment among the parts."""
+    return f"{number:03d}"
 
 
 def part_of_bucket(start_s: int) -> str:
@@ -185,7 +227,7 @@ def part_of_bucket(start_s: int) -> str:
     return f"{max(start_s, 0):012d}"
 
 
-Learning = ContextLearning | LossLearning | BucketLearning
+Learning = ContextLearning | LossLearning | SegmentLearning | BucketLearning
 """What the policy of an epoch learns. Epochs whose policies learn the same are read as one sample."""
 
 
@@ -239,6 +281,8 @@ def learning_of(policy: Policy) -> Learning | None:
             return ContextLearning("linear", Schema(features))
         case Exp3IxPolicy(eta=eta):
             return LossLearning(eta / 2)
+        case SegmentedThompsonPolicy(by=by):
+            return SegmentLearning(by)
         case _:
             forgetting = forgetting_of(policy)
             return None if forgetting is None else BucketLearning(forgetting.bucket_s)

@@ -23,7 +23,8 @@ FEATURES = [
     {"type": "categorical", "name": "device", "values": ["phone", "desktop"]},
     {"type": "numeric", "name": "length", "location": 100, "scale": 100},
 ]
-CONTEXTUAL = {"lin_ts", "lin_ts-hybrid", "lin_ucb", "logistic_ts"}
+MODELLED = {"lin_ts", "lin_ts-hybrid", "lin_ucb", "logistic_ts"}
+CONTEXTUAL = MODELLED | {"segmented_thompson"}
 
 POLICIES: dict[str, dict[str, Any]] = {
     "thompson-normal": {"kind": "thompson", "posterior": "normal"},
@@ -46,6 +47,10 @@ POLICIES: dict[str, dict[str, Any]] = {
     "lin_ts-hybrid": {"kind": "lin_ts", "features": FEATURES, "hybrid": True},
     "lin_ucb": {"kind": "lin_ucb", "features": FEATURES},
     "logistic_ts": {"kind": "logistic_ts", "features": FEATURES},
+    "segmented_thompson": {
+        "kind": "segmented_thompson",
+        "by": [{"attribute": "device", "values": ["phone", "desktop"]}],
+    },
 }
 
 
@@ -215,7 +220,15 @@ def test_what_is_rewarded_in_a_context_is_served_there(
         assert read["propensity"] == same
 
 
-@pytest.mark.parametrize("name", sorted(CONTEXTUAL))
+def test_a_segment_that_was_not_declared_has_shares_of_its_own(
+    server: Up, client: httpx2.Client, told: dict[str, Told]
+) -> None:
+    published_status(server, client, "segmented_thompson")
+    for context in ({}, {"device": "fridge"}, {"device": 7}, {"length": 1}):
+        assert 0.2 < assign(client, "segmented_thompson", N, context)["propensity"] < 0.8, context
+
+
+@pytest.mark.parametrize("name", sorted(MODELLED))
 def test_contexts_that_do_not_fit_are_refused_by_name(
     client: httpx2.Client, told: dict[str, Told], name: str
 ) -> None:

@@ -224,6 +224,7 @@ async def test_a_context_that_does_not_fit_the_schema_is_refused_by_its_feature(
         ({"policy": {"kind": "fixed", "weights": 3}}, "policy"),
         ({"policy": {"kind": "thompson", "warm_start": {"experiment": "other"}}}, "policy.warm_start"),
         ({"policy": {"kind": "constrained_thompson"}}, "policy.kind"),
+        ({"policy": {"kind": "segmented_thompson", "by": []}}, "policy.kind"),
         ({"policy": "lin_ts"}, "schema"),
         ({"policy": {"kind": "lin_ucb", "width": -1}, "schema": SCHEMA}, "policy"),
         ({"policy": "fixed", "schema": {"features": [{"type": "boolean", "name": "a"}] * 2}}, "schema"),

@@ -229,6 +229,22 @@ def test_the_example_of_the_reference_is_fine():
             "metrics[0].measure.silence",
             "at most 1e+09 in size, got 1e+12",
         ),
+        ({"policy": {"kind": "segmented_thompson", "by": []}}, "policy.by", "must be at least one attribute"),
+        (
+            {"policy": {"kind": "segmented_thompson", "by": [{"attribute": "device", "values": ["a", "a"]}]}},
+            "policy.by[0].values",
+            "must differ",
+        ),
+        (
+            {
+                "policy": {
+                    "kind": "segmented_thompson",
+                    "by": [{"attribute": a, "values": ["1", "2", "3", "4", "5"]} for a in "abc"],
+                }
+            },
+            "policy.by",
+            "at most 200 segments, `other` of each included, got 216",
+        ),
         ({"plan": {"covariates": ["age", "age"]}}, "plan.covariates", "names must differ"),
         (
             {"plan": {"segments": {"attribute": "device", "values": []}}},

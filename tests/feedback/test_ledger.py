@@ -15,9 +15,11 @@ from app.experiments.model import (
     LinUcbPolicy,
     LogisticTsPolicy,
     Reward,
+    SegmentedThompsonPolicy,
     ThompsonPolicy,
     Window,
 )
+from app.experiments.plan import Segments
 from app.feedback.batch import StreamEntry, stage
 from app.feedback.learning import Key, RewardSums, Rows, Seen, learning_of
 from app.feedback.model import Source
@@ -59,6 +61,7 @@ POLICIES = {
     (2, 1): ThompsonPolicy(),
     (3, 1): Exp3IxPolicy(eta=0.2),
     (3, 2): ThompsonPolicy(forgetting=Window(60.0)),
+    (1, 3): SegmentedThompsonPolicy(by=(Segments("number", ("1", "2", "3")), Segments("device", ("phone",)))),
     (2, 2): LogisticTsPolicy(features=(NUMBER, Categorical("device", ("phone",), other_column=True))),
 }
 VALUES = {"last": [0.0, 0.25, 0.3, 1.0], "sum": [-3.0, -0.1, 0.7, 9.9, 100.0], "max": [1.0, 2.2, 7.75]}
@@ -74,7 +77,7 @@ def histories(draw: st.DrawFn) -> tuple[list[Assigned], list[Said], Random]:
             number=number,
             at_ms=draw(st.integers(0, 120)),
             variant=draw(st.integers(0, 1)),
-            epoch=draw(st.integers(1, 2)),
+            epoch=draw(st.integers(1, 3)),
         )
         for number in range(draw(st.integers(1, 12)))
     ]

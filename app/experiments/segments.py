@@ -1,0 +1,46 @@
+"""Which of its declared segments a context is in. Pure."""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from math import prod
+from typing import Any, Final
+
+from app.experiments.plan import Segments
+
+OTHER: Final = "other"
+"""The segment of every value that is not declared, and of none."""
+
+
+def segment_of(segments: Segments, context: Mapping[str, Any]) -> str:
+    """One of the declared values, or `OTHER`.
+
+    Texts are compared as they are, true and false as `true` and `false`, whole numbers without a fraction:
+    so 3, 3.0 and "3" are one segment.
+    """
+    value = context.get(segments.attribute)
+    if isinstance(value, bool):
+        value = str(value).lower()
+    elif isinstance(value, int | float):
+        value = f"{value:.0f}" if value == int(value) else repr(value)
+    return value if value in segments.values else OTHER
+
+
+def segment_count(by: Sequence[Segments]) -> int:
+    """How many segments several attributes make together, `OTHER` of each among them."""
+    return prod(len(one.values) + 1 for one in by)
+
+
+def segment_number(by: Sequence[Segments], context: Mapping[str, Any]) -> int:
+    """Which of the segments that several attributes make together, from 0."""
+    number = 0
+    for one in by:
+        found = segment_of(one, context)
+        place = len(one.values) if found == OTHER else one.values.index(found)
+        number = number * (len(one.values) + 1) + place
+    return number
+
+
+def segment_names(by: Sequence[Segments]) -> list[dict[str, str]]:
+    """Of each segment, by its number, the value of each attribute."""
+    values = product(*((*one.values, OTHER) for one in by))
+    return [dict(zip((one.attribute for one in by), combined, strict=True)) for combined in values]
