@@ -219,10 +219,10 @@ async def read_totals(connection: AsyncConnection, experiment: Experiment) -> tu
     return tuple(found.get(index, VariantTotals()) for index in range(len(experiment.definition.variants)))
 
 
-async def read_learned(connection: AsyncConnection, experiment: Experiment, now_s: float) -> Learned:
+async def read_learned(connection: AsyncConnection, experiment: Experiment, now_s: float = 0.0) -> Learned:
     """What a policy has learned and not forgotten, from all epochs whose policies learned the same.
 
-    Empty for policies that read the reward totals alone.
+    Empty for policies that read the reward totals alone. `now_s` is read by policies that forget alone.
     """
     learning = learning_of(experiment.definition.policy)
     if learning is None:

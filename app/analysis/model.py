@@ -3,14 +3,17 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
 
+from app.allocation.forgetting import Learned
 from app.allocation.model import NANO, AllocationPoint, VariantTotals, apprentice, best_arm, posteriors
 from app.analysis.analyze import analyze
+from app.analysis.beliefs import ModelBelief, SegmentBelief, model_belief, segment_beliefs
 from app.analysis.observed import Cell, Observed
 from app.analysis.readout import Readout
 from app.assignment import bucketing
@@ -116,6 +119,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str]
     best_arm: BestArmStatus | UnsetType = UNSET  # left out for other policies
     apprentice: ApprenticeStatus | UnsetType = UNSET  # left out where there is none
+    models: ModelBelief | UnsetType = UNSET  # of policies that model the context
+    segments: list[SegmentBelief] | UnsetType = UNSET  # of segmented_thompson
     variants: list[VariantStatus]
     allocation_history: list[AllocationAt]
     analysis: Readout | None = None
@@ -126,7 +131,7 @@ class Stored(msgspec.Struct, frozen=True):
     """What PostgreSQL knows about an experiment at one moment.
 
     `epoch_shares` holds the shares of each epoch in which they never moved; None where they did.
-    `earlier` are the totals that a warm start began with.
+    `earlier` are the totals that a warm start began with, `learned` what the policy learns of contexts.
     """
 
     totals: Sequence[VariantTotals]
@@ -136,11 +141,12 @@ class Stored(msgspec.Struct, frozen=True):
     history: Sequence[AllocationPoint]
     epoch_shares: Mapping[int, tuple[float, ...] | None]
     earlier: Sequence[VariantTotals] = ()
+    learned: Learned = MappingProxyType({})
 
     def status(self, experiment: Experiment, *, lag_events: int | None, warnings: list[str]) -> Status:
         """The readout for people and programs."""
-        n_variants = len(experiment.definition.variants)
-        state = experiment.state
+        policy, state = experiment.definition.policy, experiment.state
+        keys = [variant.key for variant in experiment.definition.variants]
         return Status(
             key=experiment.key,
             state=kind_of(state),
@@ -154,11 +160,13 @@ class Stored(msgspec.Struct, frozen=True):
             warnings=warnings,
             best_arm=self._best_arm(experiment),
             apprentice=self._apprentice(experiment),
+            models=model_belief(policy, self.learned, keys),
+            segments=segment_beliefs(policy, self.learned, keys),
             variants=self._variants(experiment),
             allocation_history=[
                 AllocationAt(point.at, point.version, point.epoch, point.shares)
                 for point in self.history
-                if len(point.weights) == n_variants  # a draft may have had other variants
+                if len(point.weights) == len(keys)  # a draft may have had other variants
             ],
             analysis=analyze(REWARD_PLAN, [REWARD_METRIC], self.observed(experiment)),
             assumptions=self._assumptions(experiment),

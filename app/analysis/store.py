@@ -3,12 +3,13 @@
 from sqlalchemy import case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.allocation.forgetting import Learned
 from app.allocation.model import VariantTotals
-from app.allocation.store import read_earlier, read_history, read_latest, read_totals
+from app.allocation.store import read_earlier, read_history, read_latest, read_learned, read_totals
 from app.allocation.tables import allocations
 from app.analysis.model import EpochTotals, Stored
 from app.assignment.bucketing import WHOLE
-from app.experiments.model import Experiment
+from app.experiments.model import ContextualPolicy, Experiment, SegmentedThompsonPolicy
 from app.feedback.tables import stream_positions, totals
 
 
@@ -32,7 +33,15 @@ class AnalysisStore:
                 history=await read_history(connection, experiment.id),
                 epoch_shares=await _read_epoch_shares(connection, experiment.id),
                 earlier=await read_earlier(connection, experiment),
+                learned=await _read_learned(connection, experiment),
             )
+
+
+async def _read_learned(connection: AsyncConnection, experiment: Experiment) -> Learned:
+    """What is learned of contexts; nothing where the policy reads none."""
+    if not isinstance(experiment.definition.policy, ContextualPolicy | SegmentedThompsonPolicy):
+        return {}
+    return await read_learned(connection, experiment)
 
 
 async def _read_epochs(connection: AsyncConnection, experiment_id: int) -> list[EpochTotals]:

@@ -220,6 +220,22 @@ def test_what_is_rewarded_in_a_context_is_served_there(
         assert read["propensity"] == same
 
 
+def test_the_status_says_what_policies_have_learned_of_contexts(
+    server: Up, client: httpx2.Client, told: dict[str, Told]
+) -> None:
+    phone, desktop, other = published_status(server, client, "segmented_thompson")["segments"]
+    assert [one["segment"] for one in (phone, desktop, other)] == [
+        {"device": device} for device in ("phone", "desktop", "other")
+    ]
+    assert phone["variants"][0]["allocation"] > 0.7 > 0.3 > desktop["variants"][0]["allocation"]
+    assert sum(row["rewards"] for one in (phone, desktop) for row in one["variants"]) == N
+    assert [row["rewards"] for row in other["variants"]] == [0, 0]
+    status = client.get("/experiments/lin_ts/status").json()
+    assert status["models"] == {"columns": 4, "rewards": dict(told["lin_ts"].rewarded)}
+    assert "segments" not in status
+    assert "models" not in client.get("/experiments/ucb/status").json()
+
+
 def test_a_segment_that_was_not_declared_has_shares_of_its_own(
     server: Up, client: httpx2.Client, told: dict[str, Told]
 ) -> None:
