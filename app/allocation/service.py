@@ -31,7 +31,8 @@ class Rebuilt(msgspec.Struct, frozen=True):
     @property
     def equal(self) -> bool:
         """Whether everything came out as it was, bit for bit."""
-        return not (self.ledger.totals or self.ledger.learned or self.ledger.rewards or self.weights)
+        ledger = self.ledger
+        return not (ledger.totals or ledger.learned or ledger.cells or ledger.rewards or self.weights)
 
 
 class AllocationService:

@@ -39,3 +39,8 @@ CREATE TEMPORARY TABLE staged_rewards (
 CREATE TEMPORARY TABLE learning (
     number integer, place tid
 ) ON COMMIT DELETE ROWS;
+
+-- Units that a transaction touches.
+CREATE TEMPORARY TABLE touched_units (
+    number integer, experiment_id integer, epoch integer, unit_hash bigint
+) ON COMMIT DELETE ROWS;

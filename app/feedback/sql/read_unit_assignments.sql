@@ -1,0 +1,12 @@
+-- All exposed assignments of the touched units in their epochs, those of each in the order of time. A statement after the
+-- one that locked the units: only that sees what others committed while it waited. One row of arrays.
+SELECT
+    array_agg(number), array_agg(id), array_agg(assigned_at), array_agg(deadline), array_agg(variant),
+    array_agg(reward)
+FROM (
+    SELECT number, id, assigned_at, deadline, variant, coalesce(reward, -1) AS reward
+    FROM touched_units
+    JOIN assignments USING (experiment_id, epoch, unit_hash)
+    WHERE exposed
+    ORDER BY number, id
+) AS of_units

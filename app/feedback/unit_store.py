@@ -1,0 +1,200 @@
+"""Units and cells in the ledger's transaction: units are read from the log, cells move by differences."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+from psycopg import AsyncCursor
+
+from app.feedback import rows
+from app.feedback.measures import (
+    MEASURED,
+    CellKey,
+    CellTotals,
+    Measures,
+    Unit,
+    UnitKey,
+    cells,
+    measure,
+)
+from app.feedback.rewards import Assignments, Given
+from app.feedback.session import arrays, copy, read_signals, sql
+
+_LOG: Final = structlog.get_logger(__name__)
+
+_ENSURE_UNIT_TOTALS: Final = sql("ensure_unit_totals")
+_LOCK_UNIT_TOTALS: Final = sql("lock_unit_totals")
+_READ_UNIT_ASSIGNMENTS: Final = sql("read_unit_assignments")
+_READ_UNIT_CONTEXTS: Final = sql("read_unit_contexts")
+_STORE_UNIT_TOTALS: Final = sql("store_unit_totals")
+_ENSURE_METRIC_TOTALS: Final = sql("ensure_metric_totals")
+_LOCK_METRIC_TOTALS: Final = sql("lock_metric_totals")
+_STORE_METRIC_TOTALS: Final = sql("store_metric_totals")
+_SWEPT_UNTIL: Final = "SELECT (extract(epoch FROM swept_until) * 1000000)::double precision FROM horizons"
+
+_KEY: Final = np.dtype([("experiment_id", "i4"), ("epoch", "i4"), ("unit_hash", "i8")])
+_OF_UNITS: Final = (
+    ("number", ">i4"),
+    ("id", "S16"),
+    ("assigned_us", ">i8"),
+    ("deadline_us", ">i8"),
+    ("variant", ">i2"),
+    ("reward", ">i4"),
+)
+_CELL_KEY: Final = ("experiment_id", "epoch", "variant", "segment", "crossed")
+
+
+async def move_units(cursor: AsyncCursor, touched: Assignments, measures: Mapping[int, Measures]) -> set[int]:
+    """Bring the units of exposed, locked assignments up to date, and their cells by the difference.
+
+    Rewards are stored already. Returns the experiments whose cells changed.
+    """
+    if not len(touched):
+        return set()
+    keys = _keys(touched)
+    columns = {name: (f">{_KEY[name].str[1:]}", keys[name]) for name in _KEY.names or ()}
+    await copy(cursor, "touched_units", rows.rows(len(keys), number=(">i4", np.arange(len(keys))), **columns))
+    await cursor.execute(_ENSURE_UNIT_TOTALS)
+    await cursor.execute(_LOCK_UNIT_TOTALS)
+    stored = {number: tuple(row) for number, *row in await cursor.fetchall()}
+    assignments = await arrays(cursor, _READ_UNIT_ASSIGNMENTS, _OF_UNITS)
+    given = await _read_signals(cursor, assignments, keys)
+    of_unit = [measures[experiment_id] for experiment_id in keys["experiment_id"].tolist()]
+    contexts: dict[int, dict[str, Any] | None] = {}
+    if any(one.reads_contexts for one in measures.values()):
+        await cursor.execute(_READ_UNIT_CONTEXTS)
+        contexts = dict(await cursor.fetchall())
+    await cursor.execute(_SWEPT_UNTIL)
+    row = await cursor.fetchone()
+    assert row is not None
+    found = measure(assignments.astype(MEASURED), given, contexts, of_unit, silent_until_us=row[0])
+
+    before: list[tuple[UnitKey, Unit]] = []
+    after: list[tuple[UnitKey, Unit]] = []
+    for number, (key, unit) in enumerate(zip(keys.tolist(), found, strict=True)):
+        earlier = _unit(stored[number], of_unit[number])
+        if earlier != unit:
+            after.append((key, unit))
+            if earlier is not None:
+                before.append((key, earlier))
+    await _store_units(cursor, after)
+    return await _move_cells(cursor, cells(after, measures), cells(before, measures), measures)
+
+
+def _keys(touched: Assignments) -> NDArray[np.void]:
+    """The units of these assignments, each once, in key order."""
+    keys = np.empty(len(touched), _KEY)
+    for name in _KEY.names or ():
+        keys[name] = touched[name]
+    return np.unique(keys)
+
+
+async def _read_signals(cursor: AsyncCursor, assignments: NDArray[np.void], keys: NDArray[np.void]) -> Given:
+    """The signals of assignments of units, by their index."""
+    await cursor.execute("DELETE FROM unread")  # what rewards were resolved from
+    fields = [("experiment_id", "i4"), ("unit_hash", "i8"), ("id", "S16"), ("assigned_us", "i8")]
+    asked = np.empty(len(assignments), [*fields, ("deadline_us", "i8"), ("exposed", "?")])
+    for name in ("experiment_id", "unit_hash"):
+        asked[name] = keys[name][assignments["number"]]
+    for name in ("id", "assigned_us", "deadline_us"):
+        asked[name] = assignments[name]
+    asked["exposed"] = True
+    return await read_signals(cursor, np.arange(len(asked)), asked)
+
+
+def _unit(row: tuple[Any, ...], measures: Measures) -> Unit | None:
+    """A stored unit; None: it is in no cell yet."""
+    if not row[-1]:
+        return None
+    variant, segment, crossed, body = row
+    return Unit.from_row((variant, segment, crossed, body), measures)
+
+
+async def _store_units(cursor: AsyncCursor, units: Iterable[tuple[UnitKey, Unit]]) -> None:
+    names = ("experiment_id", "epoch", "unit_hash", "variant", "segment", "crossed", "body")
+    values = [(*key, unit.variant, unit.segment, unit.crossed, unit.to_bytes()) for key, unit in units]
+    if values:
+        columns = map(list, zip(*values, strict=True))
+        await cursor.execute(_STORE_UNIT_TOTALS, dict(zip(names, columns, strict=True)))
+
+
+async def _move_cells(
+    cursor: AsyncCursor,
+    added: Mapping[CellKey, CellTotals],
+    removed: Mapping[CellKey, CellTotals],
+    measures: Mapping[int, Measures],
+) -> set[int]:
+    """Add the difference to the cells. Returns the experiments of those that changed.
+
+    Totals that cannot be read, which only a hand that is not ours can bring about, stay as they are: they
+    must not hold up the ledger, and `wald rebuild` mends them.
+    """
+    keys = sorted({*added, *removed})
+    if not keys:
+        return set()
+    await cursor.execute(_ENSURE_METRIC_TOTALS, _cell_keys(keys))
+    await cursor.execute(_LOCK_METRIC_TOTALS, _cell_keys(keys))
+    bodies: dict[CellKey, bytes] = {}
+    for *names, body in await cursor.fetchall():
+        key: CellKey = tuple(names)
+        none = CellTotals.none(measures[key[0]])
+        try:
+            stood = CellTotals.from_bytes(body) if body else none
+            bodies[key] = (stood + added.get(key, none) - removed.get(key, none)).to_bytes()
+        except (ValueError, msgspec.MsgspecError) as error:
+            _LOG.error("metric_totals_unusable", key=key, error=str(error), then="run wald rebuild")
+    await store_cells(cursor, bodies)
+    return {key[0] for key in keys}
+
+
+async def store_cells(cursor: AsyncCursor, bodies: Mapping[CellKey, bytes]) -> None:
+    """Set the totals of cells that have a row."""
+    await cursor.execute(_STORE_METRIC_TOTALS, _cell_keys(bodies) | {"body": list(bodies.values())})
+
+
+async def recount_cells(
+    cursor: AsyncCursor, units: AsyncCursor, experiment_id: int, measures: Measures, *, rows_max: int
+) -> list[CellKey]:
+    """Set the cells of an experiment to what its units come to. Returns the keys of those that differed.
+
+    `units` is a cursor of the server's, of which a bounded number of rows is read at a time. The caller's
+    lock keeps others from adding to the cells: what they committed before is seen here.
+    """
+    fresh: dict[CellKey, CellTotals] = {}
+    none = CellTotals.none(measures)
+    await units.execute(
+        "SELECT epoch, unit_hash, variant, segment, crossed, body FROM unit_totals"
+        " WHERE experiment_id = %s AND body <> ''",
+        (experiment_id,),
+    )
+    while found := await units.fetchmany(rows_max):
+        some: list[tuple[UnitKey, Unit]] = []
+        for epoch, unit_hash, *row in found:
+            unit = _unit(tuple(row), measures)
+            if unit is not None:
+                some.append(((experiment_id, epoch, unit_hash), unit))
+        for key, totals in cells(some, {experiment_id: measures}).items():
+            fresh[key] = fresh.get(key, none) + totals
+    await cursor.execute(
+        "SELECT epoch, variant, segment, crossed, body FROM metric_totals WHERE experiment_id = %s",
+        (experiment_id,),
+    )
+    stored: dict[CellKey, bytes] = {(experiment_id, *row[:4]): row[4] for row in await cursor.fetchall()}
+    right = {key: fresh.get(key, none).to_bytes() for key in {*fresh, *stored}}
+    differed = [key for key in sorted(right) if right[key] != (stored.get(key) or none.to_bytes())]
+    if differed:
+        await cursor.execute(_ENSURE_METRIC_TOTALS, _cell_keys(differed))
+        await store_cells(cursor, {key: right[key] for key in differed})
+    return differed
+
+
+def _cell_keys(keys: Collection[CellKey]) -> dict[str, list[Any]]:
+    columns: defaultdict[str, list[Any]] = defaultdict(list)
+    for key in keys:
+        for name, value in zip(_CELL_KEY, key, strict=True):
+            columns[name].append(value)
+    return {name: columns[name] for name in _CELL_KEY}
