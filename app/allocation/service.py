@@ -128,7 +128,9 @@ def _allocated(due: Due, digest: bytes | None, now_s: float) -> Allocated:
     decision = best_arm(due.experiment, due.totals, due.latest)
     if isinstance(decision, Winner):
         return Allocated(only(decision.arm, len(definition.variants)), digest, decision, due.wanted)
-    target = allocate(definition, due.totals, learned=due.learned, earlier=due.earlier, now_s=now_s)
+    target = allocate(
+        definition, due.totals, learned=due.learned, earlier=due.earlier, moments=due.moments, now_s=now_s
+    )
     weights = within_step(definition, target, due.latest, due.wanted)
     return Allocated(weights, digest, None, due.wanted)
 

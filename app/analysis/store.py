@@ -7,10 +7,11 @@ from app.allocation.forgetting import Learned
 from app.allocation.model import VariantTotals
 from app.allocation.store import read_earlier, read_history, read_latest, read_learned, read_totals
 from app.allocation.tables import allocations
-from app.analysis.model import EpochTotals, Stored
+from app.analysis.model import EpochTotals, Stored, UnitCell
 from app.assignment.bucketing import WHOLE
 from app.experiments.model import ContextualPolicy, Experiment, SegmentedThompsonPolicy
-from app.feedback.tables import stream_positions, totals
+from app.feedback.measures import CellTotals
+from app.feedback.tables import metric_totals, stream_positions, totals
 
 
 class AnalysisStore:
@@ -28,6 +29,7 @@ class AnalysisStore:
             return Stored(
                 totals=await read_totals(connection, experiment),
                 by_epoch=await _read_epochs(connection, experiment.id),
+                units=await read_cells(connection, experiment.id),
                 totals_as_of=await connection.scalar(select(case((known, func.min(watermark))))),
                 latest=await read_latest(connection, experiment.id),
                 history=await read_history(connection, experiment.id),
@@ -35,6 +37,21 @@ class AnalysisStore:
                 earlier=await read_earlier(connection, experiment),
                 learned=await _read_learned(connection, experiment),
             )
+
+
+async def read_cells(connection: AsyncConnection, experiment_id: int) -> list[UnitCell]:
+    """The totals of units, of cells that hold any."""
+    columns = (metric_totals.c[name] for name in ("epoch", "variant", "segment", "crossed", "body"))
+    statement = (
+        select(*columns)
+        .where(metric_totals.c.experiment_id == experiment_id, metric_totals.c.body != b"")
+        .order_by(metric_totals.c.epoch, metric_totals.c.variant, metric_totals.c.segment)
+    )
+    cells = [
+        UnitCell(row.epoch, row.variant, row.segment, row.crossed, CellTotals.from_bytes(row.body))
+        for row in await connection.execute(statement)
+    ]
+    return [cell for cell in cells if cell.totals.units]
 
 
 async def _read_learned(connection: AsyncConnection, experiment: Experiment) -> Learned:

@@ -50,13 +50,17 @@ class Measures(NamedTuple):
 
     metrics: tuple[Metric, ...]
     plan: AnalysisPlan
+    each_assignment: bool
+    """Whether each assignment, drawn for by itself, is a unit of its own."""
 
     @classmethod
-    def of(cls, metrics: Iterable[Metric], plan: AnalysisPlan) -> "Measures":
+    def of(
+        cls, metrics: Iterable[Metric], plan: AnalysisPlan, *, each_assignment: bool = False
+    ) -> "Measures":
         """With the reward, which is primary unless another metric is."""
         metrics = tuple(metrics)
         role = "secondary" if any(metric.role == "primary" for metric in metrics) else "primary"
-        return cls((msgspec.structs.replace(REWARD_METRIC, role=role), *metrics), plan)
+        return cls((msgspec.structs.replace(REWARD_METRIC, role=role), *metrics), plan, each_assignment)
 
     @property
     def reads_silence(self) -> bool:
@@ -76,12 +80,12 @@ def measures_of(metrics: Sequence[Metric], plan: AnalysisPlan, stickiness: Stick
     were given, so that their assignments are no sample of their own.
     """
     if metrics or plan.segments or plan.covariates or stickiness != "none":
-        return Measures.of(metrics, plan)
+        return Measures.of(metrics, plan, each_assignment=stickiness == "none")
     return None
 
 
-UnitKey = tuple[int, int, int]
-"""Experiment, epoch and unit hash."""
+UnitKey = tuple[int, int, int, bytes]
+"""Experiment, epoch, unit hash, and the id of the assignment where each is a unit of its own."""
 
 
 class Unit(msgspec.Struct, frozen=True):
@@ -259,7 +263,7 @@ def cells(
 ) -> dict[CellKey, CellTotals]:
     """The totals of these units, by cell."""
     of_cell: defaultdict[CellKey, list[Unit]] = defaultdict(list)
-    for (experiment_id, epoch, _), unit in units:
+    for (experiment_id, epoch, *_), unit in units:
         of_cell[experiment_id, epoch, unit.variant, unit.segment, unit.crossed].append(unit)
     return {key: _totals(found, measures[key[0]]) for key, found in of_cell.items()}
 

@@ -160,11 +160,17 @@ unit_totals = Table(
     Column("experiment_id", Integer, nullable=False),
     Column("epoch", Integer, nullable=False),
     Column("unit_hash", BigInteger, nullable=False),
+    Column(
+        "assignment_id",
+        Uuid,
+        nullable=False,
+        comment="without stickiness each assignment is a unit of its own; else zeros",
+    ),
     Column("variant", SmallInteger, nullable=False, comment="that of its first exposed assignment"),
     Column("segment", Text, nullable=False, comment="as it first came; empty: none are declared"),
     Column("crossed", Boolean, nullable=False, comment="it was assigned to other variants as well"),
     Column("body", LargeBinary, nullable=False, comment="covariates and sums; empty: not in any cell yet"),
-    PrimaryKeyConstraint("experiment_id", "epoch", "unit_hash"),
+    PrimaryKeyConstraint("experiment_id", "epoch", "unit_hash", "assignment_id"),
     postgresql_with={"fillfactor": 70},
 )
 

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
+from uuid import UUID
 
 import msgspec
 import numpy as np
@@ -36,7 +37,7 @@ _LOCK_METRIC_TOTALS: Final = sql("lock_metric_totals")
 _STORE_METRIC_TOTALS: Final = sql("store_metric_totals")
 _SWEPT_UNTIL: Final = "SELECT (extract(epoch FROM swept_until) * 1000000)::double precision FROM horizons"
 
-_KEY: Final = np.dtype([("experiment_id", "i4"), ("epoch", "i4"), ("unit_hash", "i8")])
+_KEY: Final = np.dtype([("experiment_id", "i4"), ("epoch", "i4"), ("unit_hash", "i8"), ("id", "S16")])
 _OF_UNITS: Final = (
     ("number", ">i4"),
     ("id", "S16"),
@@ -55,9 +56,19 @@ async def move_units(cursor: AsyncCursor, touched: Assignments, measures: Mappin
     """
     if not len(touched):
         return set()
-    keys = _keys(touched)
-    columns = {name: (f">{_KEY[name].str[1:]}", keys[name]) for name in _KEY.names or ()}
-    await copy(cursor, "touched_units", rows.rows(len(keys), number=(">i4", np.arange(len(keys))), **columns))
+    keys = _keys(touched, measures)
+    await copy(
+        cursor,
+        "touched_units",
+        rows.rows(
+            len(keys),
+            number=(">i4", np.arange(len(keys))),
+            experiment_id=(">i4", keys["experiment_id"]),
+            epoch=(">i4", keys["epoch"]),
+            unit_hash=(">i8", keys["unit_hash"]),
+            assignment_id=("S16", keys["id"]),
+        ),
+    )
     await cursor.execute(_ENSURE_UNIT_TOTALS)
     await cursor.execute(_LOCK_UNIT_TOTALS)
     stored = {number: tuple(row) for number, *row in await cursor.fetchall()}
@@ -85,11 +96,13 @@ async def move_units(cursor: AsyncCursor, touched: Assignments, measures: Mappin
     return await _move_cells(cursor, cells(after, measures), cells(before, measures), measures)
 
 
-def _keys(touched: Assignments) -> NDArray[np.void]:
+def _keys(touched: Assignments, measures: Mapping[int, Measures]) -> NDArray[np.void]:
     """The units of these assignments, each once, in key order."""
     keys = np.empty(len(touched), _KEY)
     for name in _KEY.names or ():
         keys[name] = touched[name]
+    by_unit = [one for one, measured in measures.items() if not measured.each_assignment]
+    keys["id"][np.isin(touched["experiment_id"], by_unit)] = b""
     return np.unique(keys)
 
 
@@ -115,11 +128,19 @@ def _unit(row: tuple[Any, ...], measures: Measures) -> Unit | None:
 
 
 async def _store_units(cursor: AsyncCursor, units: Iterable[tuple[UnitKey, Unit]]) -> None:
-    names = ("experiment_id", "epoch", "unit_hash", "variant", "segment", "crossed", "body")
-    values = [(*key, unit.variant, unit.segment, unit.crossed, unit.to_bytes()) for key, unit in units]
+    key_names = ("experiment_id", "epoch", "unit_hash", "assignment_id")
+    names = (*key_names, "variant", "segment", "crossed", "body")
+    values = [
+        (*key[:3], _uuid(key[3]), unit.variant, unit.segment, unit.crossed, unit.to_bytes())
+        for key, unit in units
+    ]
     if values:
         columns = map(list, zip(*values, strict=True))
         await cursor.execute(_STORE_UNIT_TOTALS, dict(zip(names, columns, strict=True)))
+
+
+def _uuid(id_: bytes) -> UUID:
+    return UUID(bytes=id_.ljust(16, b"\0"))
 
 
 async def _move_cells(
@@ -176,7 +197,7 @@ async def recount_cells(
         for epoch, unit_hash, *row in found:
             unit = _unit(tuple(row), measures)
             if unit is not None:
-                some.append(((experiment_id, epoch, unit_hash), unit))
+                some.append(((experiment_id, epoch, unit_hash, b""), unit))
         for key, totals in cells(some, {experiment_id: measures}).items():
             fresh[key] = fresh.get(key, none) + totals
     await cursor.execute(

@@ -33,6 +33,12 @@ def upgrade() -> None:
         sa.Column("epoch", sa.Integer(), nullable=False),
         sa.Column("unit_hash", sa.BigInteger(), nullable=False),
         sa.Column(
+            "assignment_id",
+            sa.Uuid(),
+            nullable=False,
+            comment="without stickiness each assignment is a unit of its own; else zeros",
+        ),
+        sa.Column(
             "variant", sa.SmallInteger(), nullable=False, comment="that of its first exposed assignment"
         ),
         sa.Column("segment", sa.Text(), nullable=False, comment="as it first came; empty: none are declared"),
@@ -45,7 +51,9 @@ def upgrade() -> None:
             nullable=False,
             comment="covariates and sums; empty: not in any cell yet",
         ),
-        sa.PrimaryKeyConstraint("experiment_id", "epoch", "unit_hash", name=op.f("pk_unit_totals")),
+        sa.PrimaryKeyConstraint(
+            "experiment_id", "epoch", "unit_hash", "assignment_id", name=op.f("pk_unit_totals")
+        ),
         postgresql_with={"fillfactor": 70},
     )
     op.create_table(

@@ -51,19 +51,21 @@ METRICS = (
     Metric(key="p95", measure=QuantileOf("latency")),
 )
 PLAN = AnalysisPlan(segments=Segments("number", ("1", "2")), covariates=("number", "age"))
-DEFINITION = Definition(
-    key="measured",
+STICKY = Definition(
+    key="sticky",
+    stickiness="unit",
     variants=(Variant("control", control=True), Variant("other")),
     policy=FixedPolicy({"control": 0.5, "other": 0.5}),
     reward=REWARD,
     metrics=METRICS,
     plan=PLAN,
 )
+DEFINITIONS = {1: STICKY, 2: msgspec.structs.replace(STICKY, key="each-drawn", stickiness="none")}
 MEASURES = Measures.of(METRICS, PLAN)
 VALUES = [0.0, 0.3, 1.0, 2.7, 1e9]
 
 Told = tuple[Assigned, Any, dict[str, list[Fraction]]]
-Cells = dict[tuple[int, int, str, bool], CellTotals]
+Cells = dict[tuple[int, int, int, str, bool], CellTotals]
 
 
 # By hand
@@ -106,7 +108,7 @@ def test_cells_come_back_from_their_bytes_and_take_back_what_was_added():
 def histories(draw: st.DrawFn) -> tuple[list[Assigned], list[Said], Random]:
     assigned = [
         Assigned(
-            experiment_id=1,
+            experiment_id=draw(st.integers(1, 2)),
             unit=draw(st.integers(-1, 1)),
             number=number,
             at_ms=draw(st.integers(0, 120)),
@@ -121,7 +123,7 @@ def histories(draw: st.DrawFn) -> tuple[list[Assigned], list[Said], Random]:
         said.append(
             Said(
                 about=draw(st.sampled_from([target, target, target.unit])),
-                experiment_id=1,
+                experiment_id=target.experiment_id,
                 signal=draw(st.sampled_from(["up", "down", "latency"])),
                 source=draw(st.sampled_from([Source.EXPLICIT, Source.AUTOMATED])),
                 value=draw(st.sampled_from(VALUES)),
@@ -136,17 +138,13 @@ def histories(draw: st.DrawFn) -> tuple[list[Assigned], list[Said], Random]:
 async def stores(database_url: str) -> AsyncIterator[tuple[LedgerStore, LedgerStore]]:
     """Two sessions, as of two consumers."""
     with psycopg.connect(psycopg_dsn(database_url)) as connection:
-        connection.execute(
-            "INSERT INTO experiments (key, definition, state, salt, reads_silence)"
-            " VALUES (%s, %s, %s, %s, %s)",
-            (
-                DEFINITION.key,
-                msgspec.json.encode(DEFINITION).decode(),
-                '{"kind": "running"}',
-                SALT,
-                DEFINITION.reads_silence,
-            ),
-        )
+        for one in DEFINITIONS.values():
+            body = msgspec.json.encode(one).decode()
+            connection.execute(
+                "INSERT INTO experiments (key, definition, state, salt, reads_silence)"
+                " VALUES (%s, %s, %s, %s, %s)",
+                (one.key, body, '{"kind": "running"}', SALT, one.reads_silence),
+            )
     async with LedgerStore.open(database_url) as first, LedgerStore.open(database_url) as second:
         yield first, second
 
@@ -210,17 +208,17 @@ async def test_a_rebuild_mends_units_and_cells(
 def stored_cells(database_url: str) -> Cells:
     """Cells that hold units, or ever did."""
     none = CellTotals.none(MEASURES)
-    found = rows(database_url, "SELECT epoch, variant, segment, crossed, body FROM metric_totals")
-    cells = {row[:4]: CellTotals.from_bytes(row[4]) for row in found if row[4]}
+    found = rows(
+        database_url, "SELECT experiment_id, epoch, variant, segment, crossed, body FROM metric_totals"
+    )
+    cells = {row[:5]: CellTotals.from_bytes(row[5]) for row in found if row[5]}
     return {key: cell for key, cell in cells.items() if cell != none}
 
 
 def expected_cells(exposed: Iterable[Assigned], said: Iterable[Said]) -> Cells:
     """From the definitions of the metrics, unit by unit."""
-    units: defaultdict[tuple[int, int], list[tuple[Assigned, Any, dict[str, list[Fraction]]]]] = defaultdict(
-        list
-    )
-    model = Model({1: REWARD})
+    units: defaultdict[tuple[int, int, int, int], list[Told]] = defaultdict(list)
+    model = Model(dict.fromkeys(DEFINITIONS, REWARD))
     of_assignment = model.given(exposed, said)
     for one, reward in model.rewards(exposed, said, silent_until_ms=150):
         newest: dict[tuple[str, Source], tuple[int, float]] = {}
@@ -231,15 +229,16 @@ def expected_cells(exposed: Iterable[Assigned], said: Iterable[Said]) -> Cells:
         values: defaultdict[str, list[Fraction]] = defaultdict(list)
         for (name, _), (_, value) in newest.items():
             values[name].append(Fraction(nanos(value)))
-        units[one.epoch, one.unit].append((one, reward, values))
+        itself = one.number if DEFINITIONS[one.experiment_id].stickiness == "none" else -1
+        units[one.experiment_id, one.epoch, one.unit, itself].append((one, reward, values))
     cells: Cells = {}
-    for (epoch, _), told in units.items():
+    for (experiment_id, epoch, *_), told in units.items():
         told.sort(key=lambda row: assignment_order(row[0]))
         first = told[0][0]
         segment = str(first.number) if first.number in {1, 2} else "other"
         crossed = any(one.variant != first.variant for one, _, _ in told)
         own = [row for row in told if row[0].variant == first.variant]
-        key = epoch, first.variant, segment, crossed
+        key = experiment_id, epoch, first.variant, segment, crossed
         cells[key] = cells.get(key, CellTotals.none(MEASURES)) + one_unit(first.number, own)
     return cells
 

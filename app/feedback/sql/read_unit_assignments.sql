@@ -6,7 +6,12 @@ SELECT
 FROM (
     SELECT number, id, assigned_at, deadline, variant, coalesce(reward, -1) AS reward
     FROM touched_units
-    JOIN assignments USING (experiment_id, epoch, unit_hash)
-    WHERE exposed
+    JOIN assignments USING (experiment_id, unit_hash, epoch)
+    WHERE exposed AND assignment_id = '00000000-0000-0000-0000-000000000000'
+    UNION ALL
+    SELECT number, id, assigned_at, deadline, variant, coalesce(reward, -1)
+    FROM touched_units AS touched
+    JOIN assignments USING (experiment_id, unit_hash)
+    WHERE exposed AND id = assignment_id
     ORDER BY number, id
 ) AS of_units

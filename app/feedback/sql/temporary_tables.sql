@@ -42,5 +42,5 @@ CREATE TEMPORARY TABLE learning (
 
 -- Units that a transaction touches.
 CREATE TEMPORARY TABLE touched_units (
-    number integer, experiment_id integer, epoch integer, unit_hash bigint
+    number integer, experiment_id integer, epoch integer, unit_hash bigint, assignment_id uuid
 ) ON COMMIT DELETE ROWS;
