@@ -40,7 +40,8 @@ MEASURED: Final = np.dtype(
 )
 """An exposed assignment of a unit, in the order of units and time."""
 
-_INT_BYTES: Final = 24
+_NARROW: Final = range(-(2**63), 2**63)
+_WIDE_BYTES: Final = 24
 """A square of 10^18 nanos, of 10^12 units, has 160 bits."""
 _encode: Final = msgspec.msgpack.encode
 
@@ -88,6 +89,10 @@ UnitKey = tuple[int, int, int, bytes]
 """Experiment, epoch, unit hash, and the id of the assignment where each is a unit of its own."""
 
 
+UnitRow = tuple[int, str, bool, bytes]
+"""Variant, segment, whether it crossed over, and its body, as stored."""
+
+
 class Unit(msgspec.Struct, frozen=True):
     """A unit in an epoch: its first variant, and the sums of its assignments to that one.
 
@@ -106,8 +111,11 @@ class Unit(msgspec.Struct, frozen=True):
         return _packed(self.covariates + self.sums)
 
     @classmethod
-    def from_row(cls, row: tuple[int, str, bool, bytes], measures: Measures) -> "Unit":
-        """The inverse, of variant, segment, crossed and these bytes. Raises ValueError if they do not fit."""
+    def from_row(cls, row: UnitRow, measures: Measures) -> "Unit":
+        """The inverse, of variant, segment, crossed and these bytes.
+
+        Raises ValueError or msgspec.MsgspecError if they do not fit.
+        """
         variant, segment, crossed, body = row
         numbers, n_covariates = _unpacked(body), len(measures.plan.covariates)
         if len(numbers) != n_covariates + 2 * len(measures.metrics):
@@ -243,13 +251,13 @@ class CellTotals(msgspec.Struct, frozen=True):
         return cls(0, tuple(_nothing(metric, measures.plan) for metric in measures.metrics))
 
     def to_bytes(self) -> bytes:
-        """MessagePack: the number of units, then per metric numbers of 24 bytes, or pairs of buckets."""
+        """MessagePack: the number of units, then per metric its numbers, or pairs of buckets."""
         bodies = [sorted(one.items()) if isinstance(one, dict) else _packed(one) for one in self.metrics]
         return _encode([self.units, bodies])
 
     @classmethod
     def from_bytes(cls, body: bytes) -> "CellTotals":
-        """The inverse. Raises ValueError if these are no totals."""
+        """The inverse. Raises ValueError or msgspec.MsgspecError if these are no totals."""
         units, bodies = _decode(body)
         metrics = (_unpacked(one) if isinstance(one, bytes) else dict(one) for one in bodies)
         return cls(units, tuple(metrics))
@@ -343,11 +351,18 @@ def _plus(first: Sums, second: Sums, sign: int) -> Sums:
 
 
 def _packed(numbers: Iterable[int]) -> bytes:
-    return b"".join(number.to_bytes(_INT_BYTES, "little", signed=True) for number in numbers)
+    """MessagePack: whole numbers of 64 bits as such, wider ones as their bytes."""
+    return _encode(
+        [one if one in _NARROW else one.to_bytes(_WIDE_BYTES, "little", signed=True) for one in numbers]
+    )
 
 
 def _unpacked(body: bytes) -> tuple[int, ...]:
-    if len(body) % _INT_BYTES:
-        raise ValueError(f"{len(body)} bytes are no whole numbers")
-    parts = (body[start : start + _INT_BYTES] for start in range(0, len(body), _INT_BYTES))
-    return tuple(int.from_bytes(part, "little", signed=True) for part in parts)
+    return tuple([one if isinstance(one, int) else _wide(one) for one in _decode_numbers(body)])
+
+
+def _wide(body: bytes) -> int:
+    return int.from_bytes(body, "little", signed=True)
+
+
+_decode_numbers: Final = msgspec.msgpack.Decoder(list[int | bytes]).decode

@@ -169,7 +169,7 @@ unit_totals = Table(
     Column("variant", SmallInteger, nullable=False, comment="that of its first exposed assignment"),
     Column("segment", Text, nullable=False, comment="as it first came; empty: none are declared"),
     Column("crossed", Boolean, nullable=False, comment="it was assigned to other variants as well"),
-    Column("body", LargeBinary, nullable=False, comment="covariates and sums; empty: not in any cell yet"),
+    Column("body", LargeBinary, nullable=False, comment="covariates and sums of its metrics"),
     PrimaryKeyConstraint("experiment_id", "epoch", "unit_hash", "assignment_id"),
     postgresql_with={"fillfactor": 70},
 )

@@ -1,9 +1,8 @@
 """Units and cells in the ledger's transaction: units are read from the log, cells move by differences."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
-from uuid import UUID
 
 import msgspec
 import numpy as np
@@ -19,6 +18,7 @@ from app.feedback.measures import (
     Measures,
     Unit,
     UnitKey,
+    UnitRow,
     cells,
     measure,
 )
@@ -27,7 +27,7 @@ from app.feedback.session import arrays, copy, read_signals, sql
 
 _LOG: Final = structlog.get_logger(__name__)
 
-_ENSURE_UNIT_TOTALS: Final = sql("ensure_unit_totals")
+_INSERT_UNIT_TOTALS: Final = sql("insert_unit_totals")
 _LOCK_UNIT_TOTALS: Final = sql("lock_unit_totals")
 _READ_UNIT_ASSIGNMENTS: Final = sql("read_unit_assignments")
 _READ_UNIT_CONTEXTS: Final = sql("read_unit_contexts")
@@ -54,24 +54,19 @@ async def move_units(cursor: AsyncCursor, touched: Assignments, measures: Mappin
 
     Rewards are stored already. Returns the experiments whose cells changed.
     """
-    if not len(touched):
-        return set()
+    changed: set[int] = set()
     keys = _keys(touched, measures)
-    await copy(
-        cursor,
-        "touched_units",
-        rows.rows(
-            len(keys),
-            number=(">i4", np.arange(len(keys))),
-            experiment_id=(">i4", keys["experiment_id"]),
-            epoch=(">i4", keys["epoch"]),
-            unit_hash=(">i8", keys["unit_hash"]),
-            assignment_id=("S16", keys["id"]),
-        ),
-    )
-    await cursor.execute(_ENSURE_UNIT_TOTALS)
-    await cursor.execute(_LOCK_UNIT_TOTALS)
-    stored = {number: tuple(row) for number, *row in await cursor.fetchall()}
+    while len(keys):  # a second time for units that somebody else has stored in between
+        moved, keys = await _move(cursor, keys, measures)
+        changed |= moved
+    return changed
+
+
+async def _move(
+    cursor: AsyncCursor, keys: NDArray[np.void], measures: Mapping[int, Measures]
+) -> tuple[set[int], NDArray[np.void]]:
+    """Bring units up to date. Returns the experiments whose cells changed, and the units still to do."""
+    stored = await _lock(cursor, keys)
     assignments = await arrays(cursor, _READ_UNIT_ASSIGNMENTS, _OF_UNITS)
     given = await _read_signals(cursor, assignments, keys)
     of_unit = [measures[experiment_id] for experiment_id in keys["experiment_id"].tolist()]
@@ -84,16 +79,14 @@ async def move_units(cursor: AsyncCursor, touched: Assignments, measures: Mappin
     assert row is not None
     found = measure(assignments.astype(MEASURED), given, contexts, of_unit, silent_until_us=row[0])
 
-    before: list[tuple[UnitKey, Unit]] = []
-    after: list[tuple[UnitKey, Unit]] = []
-    for number, (key, unit) in enumerate(zip(keys.tolist(), found, strict=True)):
-        earlier = _unit(stored[number], of_unit[number])
-        if earlier != unit:
-            after.append((key, unit))
-            if earlier is not None:
-                before.append((key, earlier))
-    await _store_units(cursor, after)
-    return await _move_cells(cursor, cells(after, measures), cells(before, measures), measures)
+    before = {number: Unit.from_row(body, of_unit[number]) for number, body in stored.items()}
+    after = {number: unit for number, unit in enumerate(found) if before.get(number) != unit}
+    overtaken = await _store(cursor, keys, after, known=before.keys())
+    named = [tuple(key) for key in keys.tolist()]
+    added = [(named[number], unit) for number, unit in after.items() if number not in overtaken]
+    removed = [(named[number], before[number]) for number in after if number in before]
+    moved = await _move_cells(cursor, cells(added, measures), cells(removed, measures), measures)
+    return moved, keys[sorted(overtaken)]
 
 
 def _keys(touched: Assignments, measures: Mapping[int, Measures]) -> NDArray[np.void]:
@@ -119,28 +112,59 @@ async def _read_signals(cursor: AsyncCursor, assignments: NDArray[np.void], keys
     return await read_signals(cursor, np.arange(len(asked)), asked)
 
 
-def _unit(row: tuple[Any, ...], measures: Measures) -> Unit | None:
-    """A stored unit; None: it is in no cell yet."""
-    if not row[-1]:
-        return None
-    variant, segment, crossed, body = row
-    return Unit.from_row((variant, segment, crossed, body), measures)
+async def _lock(cursor: AsyncCursor, keys: NDArray[np.void]) -> dict[int, UnitRow]:
+    """Lock the units that are stored; what they came to, by their number among the keys."""
+    await cursor.execute("DELETE FROM touched_units")
+    await copy(
+        cursor,
+        "touched_units",
+        rows.rows(len(keys), number=(">i4", np.arange(len(keys))), **_key_columns(keys)),
+    )
+    await cursor.execute(_LOCK_UNIT_TOTALS)
+    return {number: tuple(row) for number, *row in await cursor.fetchall()}
 
 
-async def _store_units(cursor: AsyncCursor, units: Iterable[tuple[UnitKey, Unit]]) -> None:
-    key_names = ("experiment_id", "epoch", "unit_hash", "assignment_id")
-    names = (*key_names, "variant", "segment", "crossed", "body")
-    values = [
-        (*key[:3], _uuid(key[3]), unit.variant, unit.segment, unit.crossed, unit.to_bytes())
-        for key, unit in units
-    ]
-    if values:
-        columns = map(list, zip(*values, strict=True))
-        await cursor.execute(_STORE_UNIT_TOTALS, dict(zip(names, columns, strict=True)))
+def _key_columns(keys: NDArray[np.void]) -> dict[str, tuple[str, Any]]:
+    return {
+        "experiment_id": (">i4", keys["experiment_id"]),
+        "epoch": (">i4", keys["epoch"]),
+        "unit_hash": (">i8", keys["unit_hash"]),
+        "assignment_id": ("S16", keys["id"]),
+    }
 
 
-def _uuid(id_: bytes) -> UUID:
-    return UUID(bytes=id_.ljust(16, b"\0"))
+async def _store(
+    cursor: AsyncCursor, keys: NDArray[np.void], units: Mapping[int, Unit], known: Collection[int]
+) -> set[int]:
+    """Store units, of which those `known` are locked. Returns others that somebody has stored meanwhile."""
+    if not units:
+        return set()
+    numbers, chosen = list(units), list(units.values())
+    new = [number for number in numbers if number not in known]
+    await cursor.execute("DELETE FROM staged_units")
+    await copy(
+        cursor,
+        "staged_units",
+        rows.rows(
+            len(units),
+            [rows.text(unit.segment) for unit in chosen],
+            [rows.raw(unit.to_bytes()) for unit in chosen],
+            **_key_columns(keys[numbers]),
+            variant=(">i2", [unit.variant for unit in chosen]),
+            crossed=("u1", [unit.crossed for unit in chosen]),
+            new=("u1", [number not in known for number in numbers]),
+        ),
+    )
+    if len(new) < len(units):
+        await cursor.execute(_STORE_UNIT_TOTALS)
+    if not new:
+        return set()
+    await cursor.execute(_INSERT_UNIT_TOTALS)
+    if cursor.rowcount == len(new):
+        return set()
+    made = {(*row[:3], row[3].bytes.rstrip(b"\0")) for row in await cursor.fetchall()}
+    named = keys.tolist()
+    return {number for number in new if tuple(named[number]) not in made}
 
 
 async def _move_cells(
@@ -188,16 +212,14 @@ async def recount_cells(
     fresh: dict[CellKey, CellTotals] = {}
     none = CellTotals.none(measures)
     await units.execute(
-        "SELECT epoch, unit_hash, variant, segment, crossed, body FROM unit_totals"
-        " WHERE experiment_id = %s AND body <> ''",
+        "SELECT epoch, unit_hash, variant, segment, crossed, body FROM unit_totals WHERE experiment_id = %s",
         (experiment_id,),
     )
     while found := await units.fetchmany(rows_max):
         some: list[tuple[UnitKey, Unit]] = []
         for epoch, unit_hash, *row in found:
-            unit = _unit(tuple(row), measures)
-            if unit is not None:
-                some.append(((experiment_id, epoch, unit_hash, b""), unit))
+            unit = Unit.from_row(tuple(row), measures)
+            some.append(((experiment_id, epoch, unit_hash, b""), unit))
         for key, totals in cells(some, {experiment_id: measures}).items():
             fresh[key] = fresh.get(key, none) + totals
     await cursor.execute(

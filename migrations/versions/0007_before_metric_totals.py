@@ -49,7 +49,7 @@ def upgrade() -> None:
             "body",
             sa.LargeBinary(),
             nullable=False,
-            comment="covariates and sums; empty: not in any cell yet",
+            comment="covariates and sums of its metrics",
         ),
         sa.PrimaryKeyConstraint(
             "experiment_id", "epoch", "unit_hash", "assignment_id", name=op.f("pk_unit_totals")

@@ -1,4 +1,5 @@
--- Lock the touched units, in key order, as others have left them: from here on nobody else changes what they come to.
+-- Lock the touched units that are stored, in key order, as others have left them: from here on nobody else changes what
+-- they come to.
 SELECT number, variant, segment, crossed, body
 FROM touched_units
 JOIN unit_totals USING (experiment_id, epoch, unit_hash, assignment_id)

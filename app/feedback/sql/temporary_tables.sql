@@ -44,3 +44,9 @@ CREATE TEMPORARY TABLE learning (
 CREATE TEMPORARY TABLE touched_units (
     number integer, experiment_id integer, epoch integer, unit_hash bigint, assignment_id uuid
 ) ON COMMIT DELETE ROWS;
+
+-- What touched units come to.
+CREATE TEMPORARY TABLE staged_units (
+    experiment_id integer, epoch integer, unit_hash bigint, assignment_id uuid, variant smallint, crossed boolean,
+    new boolean, segment text, body bytea
+) ON COMMIT DELETE ROWS;
