@@ -143,6 +143,14 @@ def _adjustment(metric: Metric, observed: Observed, segment: str | None) -> Adju
     return Adjustment(slopes, together.mean[1:], freedom / (freedom - covariates))
 
 
+def moments(metric: Metric, totals: MetricTotals) -> MeanTotals:
+    """Totals of one number per unit whose mean is the metric; covariates take nothing away.
+
+    Raises InsufficientData for a quantile, and for a ratio that has too few units.
+    """
+    return _moments(metric, totals, None)
+
+
 def _moments(metric: Metric, totals: MetricTotals, adjustment: Adjustment | None) -> MeanTotals:
     """Totals of one number per unit whose mean is the metric, and whose spread is its error."""
     match totals:

@@ -148,8 +148,9 @@ def _missing(look: _Look) -> Hold | None:
         for canary in look.running.canaries
         if (guardrail.metric.key, canary) not in read
     ]
-    if look.reading.data_age_s > look.plan.data_age_max_s:
-        absent.append(f"the data are {look.reading.data_age_s:g} s old")
+    age = look.reading.data_age_s
+    if age is None or age > look.plan.data_age_max_s:
+        absent.append("nobody knows how old the data are" if age is None else f"the data are {age:g} s old")
     return Hold(reason="missing_data", detail="; ".join(absent), alert=True) if absent else None
 
 

@@ -83,7 +83,7 @@ PRESETS: Final = {
     metric.key: metric
     for metric in (
         _guardrail("latency", Mean("latency"), "higher", 0.10, relative=True),
-        _guardrail("latency_p95", QuantileOf("latency", 0.95), "higher", 0.10, relative=True),
+        _guardrail("latency_p95", QuantileOf("latency", 0.95), "higher", 0.20, relative=True),
         _guardrail("error_rate", Proportion("error", silence=0), "higher", 0.02, relative=False),
         _guardrail("judge_score", Mean("judge_score"), "lower", 0.10, relative=True),
         _guardrail("guardrail", Proportion("guardrail"), "lower", 0.02, relative=True),
@@ -347,7 +347,11 @@ class PrimaryReading(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a decision rests on, at one look."""
+    """All that a decision rests on, at one look.
+
+    `stage_units` are those that came to each canary in the stage. `data_age_s`: how far the totals lag; None
+    if that is not known.
+    """
 
     guardrails: tuple[GuardrailReading, ...]
     limits: tuple[LimitReading, ...] = ()
@@ -355,7 +359,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     secondary: tuple[MetricReadout, ...] = ()
     integrity: tuple[Finding, ...] = ()
     stage_units: dict[str, int] = {}
-    data_age_s: float = 0.0
+    data_age_s: float | None = None
 
 
 # What is decided
