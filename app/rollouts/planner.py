@@ -53,7 +53,8 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
 def stages(plan: Plan, *, units_per_day: float | None = None) -> tuple[StagePlan, ...]:
     """What every measured stage needs, so that a canary like the control reaches the end with 95 %.
 
-    Without a baseline a coefficient of variation of 1 is taken, or a bad outcome in 5 % of the units.
+    Without a baseline a coefficient of variation of 1 is taken, or a bad outcome in 5 % of the units. How
+    much better a superior canary will be nobody knows: that a primary metric has to be is not planned for.
     """
     return tuple(_stage(plan, index, units_per_day) for index in range(len(plan.measured_stages)))
 
@@ -61,6 +62,12 @@ def stages(plan: Plan, *, units_per_day: float | None = None) -> tuple[StagePlan
 def _stage(plan: Plan, index: int, units_per_day: float | None) -> StagePlan:
     stage = plan.measured_stages[index]
     needed = {one.metric.key: units_to_safe(plan, index, one) for one in plan.guardrails}
+    primary = plan.primary
+    if primary is not None and primary.test == "non_inferior" and index == len(plan.measured_stages) - 1:
+        # As if all of it had to come from the last stage, where nearly all of it does.
+        metric = msgspec.structs.replace(primary.metric, role="guardrail")
+        guardrail = Guardrail(metric=metric, baseline=primary.baseline)
+        needed[metric.key] = units_to_safe(plan, index, guardrail)
     slowest = max(needed, key=lambda key: math.inf if needed[key] is None else needed[key] or 0)
     canary_units = needed[slowest]
     units = None if canary_units is None else math.ceil(canary_units / _canary_share(plan, index))

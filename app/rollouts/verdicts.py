@@ -241,7 +241,7 @@ def _absent(look: _Look, metric: Metric, canary: str) -> str | None:
         if not n and of >= MISSING_UNITS_MIN and (waited or other >= MISSING_UNITS_MIN):
             return f"{of:,} units of {variant} came, the metric of none is known"
     expected = came * control_known / control_came if control_came else 0.0
-    if expected >= MISSING_UNITS_MIN and known < COVERAGE_MIN * expected:
+    if min(expected, control_known) >= MISSING_UNITS_MIN and known < COVERAGE_MIN * expected:
         return f"the metric of {known:,} units is known, of as many as the control's it were {expected:,.0f}"
     return None
 

@@ -1,0 +1,116 @@
+"""Receipts: what was decided can be computed again from what is stored, to the last bit."""
+
+from datetime import timedelta
+
+import msgspec
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.analysis.integrity import findings
+from app.analysis.observed import Cell
+from app.experiments.metrics import Margin, Metric, Ratio
+from app.rollouts.decide import paused
+from app.rollouts.model import Baseline, Guardrail, Primary, RollBack
+from app.rollouts.receipt import Receipt, StoredObserved, differences, receipt
+from stats.adaptive import ArmPeriod
+from stats.srm import ArmCounts
+from stats.totals import JointTotals
+from tests.rollouts.support import DAY, LIMIT, START, cell, observed_of, plan_of, running
+
+COST = Metric(
+    key="cost",
+    measure=Ratio("cost", "assignments"),
+    role="guardrail",
+    direction="lower",
+    margin=Margin(0.1, relative=True),
+)
+
+
+def with_cost(cell, rng):
+    values = rng.lognormal(size=(cell.units, 2))
+    return Cell(
+        cell.epoch, cell.variant, cell.units, {**cell.metrics, "cost": JointTotals.from_observations(values)}
+    )
+
+
+def made(rng, *, units=300, slower=1.0, error=0.01, at=DAY, **changes):
+    plan = plan_of(limits=(LIMIT,))
+    guardrails = (*plan.guardrails, Guardrail(metric=COST, baseline=Baseline(1.0, 1.0)))
+    score = msgspec.structs.replace(plan.guardrails[1].metric, role="primary")
+    plan = msgspec.structs.replace(
+        plan, guardrails=guardrails, primary=Primary(metric=score), secondary=(score,)
+    )
+    cells = [
+        with_cost(cell(rng, variant, n, epoch=epoch, slower=slow, error=err), rng)
+        for epoch in (1, 2)
+        for variant, n, slow, err in (("old", 20 * units, 1.0, 0.01), ("new", units, slower, error))
+    ]
+    observed = observed_of(*cells, assignments=[ArmCounts((20 * units, units), (20 / 21, 1 / 21))], **changes)
+    return receipt(
+        plan,
+        running(epoch=2),
+        observed,
+        findings=findings(observed),
+        now=START + at,
+        as_of=START + at,
+        wald="1.2.3",
+        examples=[f"assignment-{k}" for k in range(30)],
+    )
+
+
+@settings(max_examples=30)
+@given(
+    seed=st.integers(0, 2**32),
+    units=st.integers(1, 600),
+    slower=st.floats(0.5, 3),
+    error=st.floats(0, 1),
+    hours=st.integers(0, 50),
+)
+def test_a_receipt_that_was_stored_as_json_reproduces_bit_for_bit(seed, units, slower, error, hours):
+    rng = np.random.default_rng(seed)
+    first = made(rng, units=units, slower=slower, error=error, at=timedelta(hours=hours))
+    stored = msgspec.json.encode(first)
+    again = msgspec.json.decode(stored, type=Receipt)
+    assert again == first
+    assert msgspec.json.encode(again) == stored
+    assert differences(again) == ()
+
+
+def test_a_receipt_holds_statistic_threshold_units_interval_epochs_and_ten_examples(rng):
+    shown = made(rng, slower=1.4)
+    assert isinstance(shown.decision, RollBack)
+    latency = next(one for one in shown.reading.guardrails if one.metric == "latency")
+    assert latency.verdict == "harm"
+    assert latency.harm.statistic >= latency.harm.threshold
+    assert latency.interval[0] > 0
+    assert {line.epoch for line in shown.inputs.observed.cells} == {1, 2}
+    assert shown.examples == tuple(f"assignment-{k}" for k in range(10))
+
+
+def test_what_was_changed_afterwards_is_found(rng):
+    first = made(rng, slower=1.4)
+    forged = msgspec.structs.replace(first, decision=made(rng, slower=0.9).decision)
+    assert differences(forged) == ("decision",)
+    fewer = msgspec.structs.replace(first.inputs.observed.cells[0], units=1)
+    cells = (fewer, *first.inputs.observed.cells[1:])
+    observed = msgspec.structs.replace(first.inputs.observed, cells=cells)
+    assert differences(first) == ()
+    state = paused(first.inputs.state, at=START)
+    calm = made(np.random.default_rng(1), at=timedelta(hours=1))
+    moved = msgspec.structs.replace(
+        calm, inputs=msgspec.structs.replace(calm.inputs, state=state, observed=observed)
+    )
+    assert "decision" in differences(moved)
+
+
+def test_totals_of_every_kind_are_stored_without_loss(rng):
+    period = ArmPeriod.event(0.7, propensity=0.3, share=0.3)
+    cells = [with_cost(cell(rng, variant, 200), rng) for variant in ("old", "new")]
+    periods = {"cost": {"old": (period,), "new": (period, period)}}
+    observed = observed_of(*cells, adaptive=True, crossovers=3, days=1.5, periods=periods)
+    stored = msgspec.json.decode(msgspec.json.encode(StoredObserved.of(observed)), type=StoredObserved)
+    back = stored.observed()
+    assert list(back.cells) == list(observed.cells)
+    assert back.periods == periods
+    assert (back.adaptive, back.crossovers, back.days) == (True, 3, 1.5)
