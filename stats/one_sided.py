@@ -26,17 +26,16 @@ for the correlation of mean and variance that the one-sided caution rests on. We
 """
 
 import math
-from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
+import numpy as np
 
 from stats import checks, sequences
 from stats.eprocess import EValue
 from stats.errors import InsufficientData, InvalidInput
 from stats.mixture import boundary, log_mixture
-from stats.sequences import effective_units
-from stats.totals import MeanTotals
+from stats.totals import FloatArray, MeanTotals
 
 Claim = Literal["greater", "less"]
 
@@ -44,6 +43,60 @@ FAR_SDS: Final = 5.0
 """Values further from the mean than this are rare enough to be missed, and large enough to matter."""
 
 _CAUTION: Final = 10.0
+
+
+class ArmArrays(NamedTuple):
+    """Units, means and sums of squared deviations of one arm, each of shape (..., strata)."""
+
+    n: FloatArray
+    mean: FloatArray
+    m2: FloatArray
+
+
+class ContrastArrays(NamedTuple):
+    """Weighted means, effect, variance of the effect for either claim, and time, each of shape (...)."""
+
+    control: FloatArray
+    treatment: FloatArray
+    effect: FloatArray
+    variance_greater: FloatArray
+    variance_less: FloatArray
+    time: FloatArray
+
+
+def contrasts(
+    control: ArmArrays, treatment: ArmArrays, *, relative: bool, bounds: tuple[float, float]
+) -> ContrastArrays:
+    """The comparison behind `OneSided.of`, elementwise; a case worked by hand is there.
+
+    Every stratum has units of both arms, and together they have some spread; relative, means are positive.
+    """
+    strata = control.n.shape[-1]
+    weight = control.n * (treatment.n / (control.n + treatment.n))
+    time = weight.sum(axis=-1)
+    share = weight / time[..., None]
+    means = [(share * arm.mean).sum(axis=-1) for arm in (control, treatment)]
+    units = [arm.n.sum(axis=-1) for arm in (control, treatment)]
+    freedom = [n - strata for n in units]
+    m2 = [arm.m2.sum(axis=-1) for arm in (control, treatment)]
+    squares = [part / mean**2 for part, mean in zip(m2, means, strict=True)] if relative else m2
+    borrowed = sequences.SHRINKAGE_UNITS * (squares[0] + squares[1]) / (freedom[0] + freedom[1])
+    of_control, of_treatment = (
+        (own + borrowed) / (n + sequences.SHRINKAGE_UNITS) for own, n in zip(squares, freedom, strict=True)
+    )
+    per_unit = [(share**2 / arm.n).sum(axis=-1) for arm in (control, treatment)]
+    theirs, ours = of_control * per_unit[0], np.maximum(of_treatment, squares[1] / freedom[1]) * per_unit[1]
+    raised = 1 + _CAUTION * np.abs(units[0] - units[1]) / (units[0] + units[1]) / np.sqrt(units[1])
+    far = FAR_SDS * np.sqrt((m2[0] + m2[1]) / (freedom[0] + freedom[1]))
+    least = max(bounds[0], 0.0) if relative else bounds[0]
+    return ContrastArrays(
+        control=means[0],
+        treatment=means[1],
+        effect=np.log(means[1] / means[0]) if relative else means[1] - means[0],
+        variance_greater=theirs + ours * np.where(means[0] - least > far, raised, 1.0),
+        variance_less=theirs + ours * np.where(bounds[1] - means[0] > far, raised, 1.0),
+        time=time,
+    )
 
 
 class OneSided(msgspec.Struct, frozen=True):
@@ -79,43 +132,32 @@ class OneSided(msgspec.Struct, frozen=True):
         relative, unless both means are positive.
         """
         used = [stratum for stratum in strata if stratum[0].n and stratum[1].n]
-        n = [sum(stratum[arm].n for stratum in used) for arm in (0, 1)]
-        for units, name in zip(n, ("control", "treatment"), strict=True):
+        for arm, name in ((0, "control"), (1, "treatment")):
+            units = sum(stratum[arm].n for stratum in used)
             checks.n_at_least(units, sequences.ARM_UNITS_MIN, f"{name} units before the test is valid")
-        m2 = [math.fsum(stratum[arm].m2 for stratum in used) for arm in (0, 1)]
-        freedom = [units - len(used) for units in n]
-        checks.n_at_least(min(freedom), 1, "units beyond one per stratum")
-        if not sum(m2):
-            raise InsufficientData("the observations have no spread, so nothing says how sure they make us")
-        weights = [effective_units(control.n, treatment.n) for control, treatment in used]
-        time = math.fsum(weights)
+            checks.n_at_least(units - len(used), 1, "units beyond one per stratum")
         control, treatment = (
-            math.fsum(w * stratum[arm].mean for w, stratum in zip(weights, used, strict=True)) / time
+            ArmArrays(
+                *(
+                    np.array([float(getattr(stratum[arm], field)) for stratum in used])
+                    for field in ("n", "mean", "m2")
+                )
+            )
             for arm in (0, 1)
         )
-        if relative and min(control, treatment) <= 0:
+        if not (control.m2.sum() + treatment.m2.sum()):
+            raise InsufficientData("the observations have no spread, so nothing says how sure they make us")
+        with np.errstate(all="ignore"):
+            found = contrasts(control, treatment, relative=relative, bounds=bounds)
+        if relative and not min(found.control, found.treatment) > 0:
             raise InsufficientData("a mean is not positive, so nothing is relative to it")
-        scale = (control, treatment) if relative else (1.0, 1.0)
-        spread = _spreads([part / by**2 for part, by in zip(m2, scale, strict=True)], freedom)
-        per_unit = [
-            math.fsum((w / time) ** 2 / stratum[arm].n for w, stratum in zip(weights, used, strict=True))
-            for arm in (0, 1)
-        ]
-        raised = 1 + _CAUTION * abs(n[0] - n[1]) / sum(n) / math.sqrt(n[1])
-        sd = math.sqrt(sum(m2) / sum(freedom))
-        lower, upper = (max(bounds[0], 0.0), bounds[1]) if relative else bounds
-        far = {"greater": control - lower > FAR_SDS * sd, "less": upper - control > FAR_SDS * sd}
-        variance = {
-            claim: spread[0] * per_unit[0] + spread[1] * per_unit[1] * (raised if is_far else 1.0)
-            for claim, is_far in far.items()
-        }
         return cls(
-            control_mean=control,
-            treatment_mean=treatment,
-            effect=math.log(treatment / control) if relative else treatment - control,
-            variance_greater=variance["greater"],
-            variance_less=variance["less"],
-            time=time,
+            control_mean=float(found.control),
+            treatment_mean=float(found.treatment),
+            effect=float(found.effect),
+            variance_greater=float(found.variance_greater),
+            variance_less=float(found.variance_less),
+            time=float(found.time),
             relative=relative,
         )
 
@@ -156,12 +198,3 @@ class OneSided(msgspec.Struct, frozen=True):
         distance = float(boundary(self.time, alpha=alpha, rho=rho, alternative="greater"))
         distance *= math.sqrt(self.variance(claim) / self.time)
         return self.effect - distance if claim == "greater" else self.effect + distance
-
-
-def _spreads(m2: Sequence[float], freedom: Sequence[int]) -> tuple[float, float]:
-    """Variances of a unit in control and treatment, shrunk; the treatment's at least its own."""
-    borrowed = sequences.SHRINKAGE_UNITS * sum(m2) / sum(freedom)
-    control, treatment = (
-        (own + borrowed) / (units + sequences.SHRINKAGE_UNITS) for own, units in zip(m2, freedom, strict=True)
-    )
-    return control, max(treatment, m2[1] / freedom[1])
