@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from scipy import special
 
 from app.analysis.observed import Cell, Observed
+from app.experiments.metrics import Margin
 from app.rollouts import planner
 from app.rollouts.decide import after, decide
 from app.rollouts.model import (
@@ -41,6 +43,7 @@ START = datetime(2026, 1, 5, tzinfo=UTC)
 ACCURACY = 0.01
 Q = 0.95
 QUANTILE_UNITS = 2_000.0
+RARE = 0.005
 CHUNK = 50
 
 
@@ -63,10 +66,16 @@ HEALTHY = World()
 
 
 def plan_for(world: World = HEALTHY, *, only: tuple[str, ...] = (), **changes) -> Plan:
-    """Errors (+ 2 points), mean latency (+ 10 %) and its 95th percentile (+ 20 %) beside a known control."""
+    """Errors (+ 2 points), mean latency (+ 10 %) and its 95th percentile (+ 20 %) beside a known control.
+
+    Where errors are rare, no more than twice as many.
+    """
     errors, latency = world.baseline
+    error_rate = PRESETS["error_rate"]
+    if world.error < RARE:
+        error_rate = msgspec.structs.replace(error_rate, margin=Margin(1.0, relative=True))
     guardrails = (
-        Guardrail(metric=PRESETS["error_rate"], baseline=errors),
+        Guardrail(metric=error_rate, baseline=errors),
         Guardrail(metric=PRESETS["latency"], baseline=latency),
         Guardrail(metric=PRESETS["latency_p95"], baseline=latency),
     )
@@ -131,7 +140,7 @@ def cell(epoch: int, variant: str, world: World, path: Paths, run: int, look: in
     )
 
 
-def looks(units: int, *, step: int = 10, growth: float = 1.025) -> np.ndarray:
+def looks(units: int, *, step: int = 5, growth: float = 1.02) -> np.ndarray:
     """Numbers of the canary's units at which one looks: every few, later every few per cent."""
     found = [step]
     while found[-1] < units:
@@ -157,13 +166,14 @@ def _stacked(strata: list[Stratum], arm: int, field: int) -> np.ndarray:
 def log_errors(plan: Plan, strata: list[Stratum]) -> np.ndarray:
     """Log e-values against "not more errors"."""
     guardrail = next(one for one in plan.guardrails if one.metric.key == "error_rate")
+    size, relative = guardrail.margin.size, guardrail.margin.relative
     n_c, n_t = _stacked(strata, 0, 0), _stacked(strata, 1, 0)
     return sequential_counts.log_ratio_mixture(
         _stacked(strata, 0, 1),
         _stacked(strata, 1, 1),
         n_t / (n_c + n_t),
         ratio=1.0,
-        expected_ratio=1 + guardrail.margin.size / guardrail.baseline.mean,
+        expected_ratio=1 + (size if relative else size / guardrail.baseline.mean),
         alternative="greater",
     )
 
@@ -180,7 +190,7 @@ def log_latency(plan: Plan, strata: list[Stratum], level: float) -> np.ndarray:
     tuned_to = sequences.units_to_tell(
         math.log1p(guardrail.margin.size), spread, alpha=level, alternative="greater"
     )
-    rho = mixture.tuned(tuned_to, alpha=level, alternative="greater")
+    rho = mixture.tuned(tuned_to / 2, alpha=level, alternative="greater")
     score = found.effect / np.sqrt(found.variance_greater) * np.sqrt(found.time)
     evidence = mixture.log_mixture(score, found.time, rho=rho, alternative="greater")
     return np.where(canary.n.sum(axis=-1) >= sequences.ARM_UNITS_MIN, evidence, -np.inf)
@@ -208,7 +218,9 @@ def _rank(n: int, side: float, *, upper: bool) -> int | None:
     return high if upper else max(high, 1)
 
 
-def p95_is_harm(control: Paths, canary: Paths, numbers: tuple[np.ndarray, np.ndarray], level: float) -> np.ndarray:
+def p95_is_harm(
+    control: Paths, canary: Paths, numbers: tuple[np.ndarray, np.ndarray], level: float
+) -> np.ndarray:
     """Where the canary's lower bound of the 95th percentile is above the control's upper one."""
     result = np.zeros(canary.errors.shape, dtype=bool)
     side = level / 2
@@ -221,9 +233,10 @@ def p95_is_harm(control: Paths, canary: Paths, numbers: tuple[np.ndarray, np.nda
             for path, rank in ((canary, ranks[0]), (control, ranks[1]))
         )
         # The lower edge of ours is above the upper edge of theirs.
-        result[:, look] = numbers[1][np.minimum(ours, len(numbers[1]) - 1)] - 1 > numbers[0][
-            np.minimum(theirs, len(numbers[0]) - 1)
-        ]
+        result[:, look] = (
+            numbers[1][np.minimum(ours, len(numbers[1]) - 1)] - 1
+            > numbers[0][np.minimum(theirs, len(numbers[0]) - 1)]
+        )
     return result
 
 
@@ -248,8 +261,6 @@ class Run:
         self.left: list[Stratum] = []
         self.units = 0
         self.reason = ""
-
-
 
 
 def simulate(
@@ -290,10 +301,13 @@ def _stage(plan, chunk, stage, worlds, units, per_day, rng) -> None:
         paths(world, n, len(inside), rng) for world, n in zip(worlds, (theirs, ours), strict=True)
     )
     suspicious, evidence = _screen(plan, inside, worlds, control, canary)
-    may_advance = set(range(0, len(ours), 4)) | {len(ours) - 1}
+    soonest = np.searchsorted(ours, plan.stages[stage].duration_s / 86_400 * share * per_day)
+    may_advance = set(range(int(soonest), len(ours), 6)) | {len(ours) - 1}
     for index, run in enumerate(inside):
         for look in sorted(may_advance | set(np.flatnonzero(suspicious[index]).tolist())):
-            if _decided(plan, run, index, look, worlds, (control, canary), share * per_day, suspicious, evidence):
+            if _decided(
+                plan, run, index, look, worlds, (control, canary), share * per_day, suspicious, evidence
+            ):
                 break
         else:
             run.units += units
@@ -315,7 +329,9 @@ def _decided(plan, run, index, look, worlds, both, per_day, suspicious, evidence
     observed = Observed(variants=("old", "new"), control="old", cells=table)
     now = _now(run, int(canary.n[look]), per_day)
     reading = read(plan, run.state, observed, findings=(), now=now, as_of=now)
-    _check_screen(reading, suspicious[index, look], {key: found[index, look] for key, found in evidence.items()})
+    _check_screen(
+        reading, suspicious[index, look], {key: found[index, look] for key, found in evidence.items()}
+    )
     decision = decide(plan, run.state, reading, now)
     if isinstance(decision, RollBack):
         run.reason = "+".join(one.metric for one in reading.guardrails if one.verdict == "harm")
@@ -326,7 +342,12 @@ def _decided(plan, run, index, look, worlds, both, per_day, suspicious, evidence
         run.left.append(
             Stratum(
                 *(
-                    (np.float64(path.n[look]), path.errors[index, look], path.mean[index, look], path.m2[index, look])
+                    (
+                        np.float64(path.n[look]),
+                        path.errors[index, look],
+                        path.mean[index, look],
+                        path.m2[index, look],
+                    )
                     for path in both
                 )
             )

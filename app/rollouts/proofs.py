@@ -156,8 +156,13 @@ def _contrast(question: Question, strata: Strata) -> OneSided:
     return OneSided.of(*pairs, relative=question.margin.relative, bounds=(lower, upper))
 
 
-def _rho(question: Question, level: float) -> float:
-    """The mixture that is strongest where a worsening by the margin can be told."""
+def _rhos(question: Question) -> tuple[float, float]:
+    """The mixtures of both proofs, each strongest where it is needed.
+
+    That of safety where a worsening by the margin can be told; that of harm at half of these units, which is
+    a worsening by 1.4 margins: what breaks a guardrail rarely breaks it by just its margin, and at just the
+    margin it costs nothing (simulated).
+    """
     baseline, size = question.baseline, question.margin.size
     if question.margin.relative:
         distance = abs(math.log1p(question.sign * min(size, 0.99)))
@@ -165,8 +170,15 @@ def _rho(question: Question, level: float) -> float:
     else:
         distance = size
         sd = baseline.sd if baseline is not None else 3 * size
-    units = sequences.units_to_tell(distance, sd, alpha=level, alternative="greater")
-    return mixture.tuned(max(units, 1.0), alpha=level, alternative="greater")
+    worse, within = (
+        mixture.tuned(
+            max(part * sequences.units_to_tell(distance, sd, alpha=level, alternative="greater"), 1.0),
+            alpha=level,
+            alternative="greater",
+        )
+        for part, level in ((0.5, question.worse_level), (1.0, question.within_level))
+    )
+    return worse, within
 
 
 def _claims(question: Question) -> tuple[Claim, Claim]:
@@ -178,7 +190,7 @@ def _means(question: Question, strata: Strata) -> Compared:
     contrast = _contrast(question, strata)
     worse, within = _claims(question)
     at_margin = contrast.scaled(question.sign * question.margin.size)
-    rho_worse, rho_within = _rho(question, question.worse_level), _rho(question, question.within_level)
+    rho_worse, rho_within = _rhos(question)
     harm = contrast.evalue(0.0, worse, rho=rho_worse).log_value
     safe = contrast.evalue(at_margin, within, rho=rho_within).log_value
     ends = sorted(
