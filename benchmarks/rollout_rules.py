@@ -15,6 +15,7 @@ limit); Argo Rollouts' documented AnalysisTemplate (interval 5 minutes, failureL
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -118,7 +119,7 @@ def _failed_checks(
     periods = canary.minutes(length)
     cuts = [0, *(np.flatnonzero(np.diff(periods)) + 1).tolist(), len(periods)]
     failures = 0
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in pairwise(cuts):
         part = Requests(canary.errors[start:end], canary.latency[start:end])
         failures += failed(part)
         if failures >= limit:

@@ -66,7 +66,7 @@ HEALTHY = World()
 
 
 def plan_for(world: World = HEALTHY, *, only: tuple[str, ...] = (), **changes) -> Plan:
-    """Errors (+ 2 points), mean latency (+ 10 %) and its 95th percentile (+ 20 %) beside a known control.
+    """Errors (+ 2 points), mean latency (+ 10 %) and its 95th percentile (+ 20 %), the control being known.
 
     Where errors are rare, no more than twice as many.
     """
@@ -87,7 +87,7 @@ def plan_for(world: World = HEALTHY, *, only: tuple[str, ...] = (), **changes) -
 
 
 class Paths(NamedTuple):
-    """Cumulative totals of one variant, at every look of every run: shapes (looks,), (runs, looks[, buckets])."""
+    """Cumulative totals of one variant at every look: shapes (looks,), then (runs, looks[, buckets])."""
 
     n: np.ndarray
     errors: np.ndarray
@@ -140,7 +140,7 @@ def cell(epoch: int, variant: str, world: World, path: Paths, run: int, look: in
     )
 
 
-def looks(units: int, *, step: int = 5, growth: float = 1.02) -> np.ndarray:
+def looks(units: int, *, step: int = 2, growth: float = 1.015) -> np.ndarray:
     """Numbers of the canary's units at which one looks: every few, later every few per cent."""
     found = [step]
     while found[-1] < units:
@@ -198,7 +198,7 @@ def log_latency(plan: Plan, strata: list[Stratum], level: float) -> np.ndarray:
 
 @functools.lru_cache(maxsize=200_000)
 def _rank(n: int, side: float, *, upper: bool) -> int | None:
-    """The rank of the order statistic that bounds the quantile in `stats.quantiles.quantile_sequence`."""
+    """The rank that bounds the quantile in `stats.quantiles.quantile_sequence`."""
     weight = max(mixture.tuned(QUANTILE_UNITS, alpha=side, alternative="greater") - 1, 0.5)
 
     def rejected(ranks: np.ndarray) -> np.ndarray:
@@ -244,11 +244,15 @@ def p95_is_harm(
 
 
 class Outcome(NamedTuple):
-    """How a run ended: rolled_back, completed or waiting; after how many units of the canary, in which stage."""
+    """How a run ended: rolled_back, completed or waiting; in which stage, after how many units of the canary.
+
+    `stage_units` of them came in that stage. `reason` names the guardrails that proved harm.
+    """
 
     end: str
     stage: int
     canary_units: int
+    stage_units: int
     reason: str
 
 
@@ -259,7 +263,7 @@ class Run:
         self.state: State = Running(stage=0, entered_at=START, epoch=1, canaries=plan.canaries)
         self.cells: list[Cell] = []
         self.left: list[Stratum] = []
-        self.units = 0
+        self.units = self.stage_units = 0
         self.reason = ""
 
 
@@ -286,7 +290,7 @@ def simulate(
         for run in chunk:
             ended = {RolledBack: "rolled_back", Completed: "completed"}.get(type(run.state), "waiting")
             stage = run.state.stage if isinstance(run.state, RolledBack | Running) else len(units)
-            yield Outcome(ended, stage, run.units, run.reason)
+            yield Outcome(ended, stage, run.units, run.stage_units, run.reason)
         progress(size)
 
 
@@ -311,6 +315,7 @@ def _stage(plan, chunk, stage, worlds, units, per_day, rng) -> None:
                 break
         else:
             run.units += units
+            run.stage_units = units
 
 
 def _now(run: Run, seen: int, per_day: float) -> datetime:
@@ -337,7 +342,8 @@ def _decided(plan, run, index, look, worlds, both, per_day, suspicious, evidence
         run.reason = "+".join(one.metric for one in reading.guardrails if one.verdict == "harm")
     run.state = after(run.state, decision, at=now, epoch=epoch + 1)
     if not isinstance(run.state, Running) or isinstance(decision, Advance):
-        run.units += int(canary.n[look])
+        run.stage_units = int(canary.n[look])
+        run.units += run.stage_units
         run.cells = table
         run.left.append(
             Stratum(
@@ -394,7 +400,7 @@ def _of_runs(inside: list[Run], k: int) -> Stratum:
     )
 
 
-def _check_screen(reading, suspicious: bool, evidence: dict[str, float]) -> None:
+def _check_screen(reading, suspicious, evidence: dict[str, float]) -> None:
     """The screen must have seen every harm, and have the statistic of the verdict where both have one."""
     for one in reading.guardrails:
         assert one.verdict != "harm" or suspicious, f"the screen has not seen harm of {one.metric}"
