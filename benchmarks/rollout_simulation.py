@@ -48,7 +48,7 @@ CHUNK = 50
 
 
 class World(NamedTuple):
-    """What a variant is like: share of errors, latency lognormal with this mean and sigma of its logarithm."""
+    """What a variant is like: its share of errors, and latency, lognormal with this mean and sigma."""
 
     error: float = 0.01
     mean: float = 1.0

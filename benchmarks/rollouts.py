@@ -141,6 +141,22 @@ def ramp_rows(*, full: bool, tick: Tick) -> Iterator[Row]:
     yield at_least(name, figures(late).rolled_back, 0.95)
 
 
+AT_MARGIN = {
+    "error_rate": World(error=0.03),
+    "latency": World(mean=1.10),
+    "latency_p95": World(sigma=0.6722),  # the mean is the same, the 95th percentile 1.2 times as high
+}
+
+
+def margin_rows(*, full: bool, tick: Tick) -> Iterator[Row]:
+    """How often a canary that is worse by just the margin passes the first stage, each guardrail alone."""
+    runs = 1_000 if full else 100
+    for seed, (metric, world) in enumerate(AT_MARGIN.items(), start=525):
+        found = ramp(lambda _, w=world: w, runs=runs, seed=seed, times=3.0, only=(metric,), tick=tick)
+        passed = sum(one.stage > 0 for one in found) / runs
+        yield at_most(f"{metric} worse by just the margin: passes the first stage", passed, 0.05)
+
+
 def optimum_rows(*, full: bool, tick: Tick) -> Iterator[Row]:
     """Median units to rollback beside the optimal test, alone and as one of three guardrails."""
     runs = 1_000 if full else 200
@@ -354,7 +370,13 @@ def judge_rows(*, full: bool, tick: Tick) -> Iterator[Row]:
 
 # Tables
 
-PARTS = {"ramp": ramp_rows, "optimum": optimum_rows, "single": single_rows, "judge": judge_rows}
+PARTS = {
+    "ramp": ramp_rows,
+    "margin": margin_rows,
+    "optimum": optimum_rows,
+    "single": single_rows,
+    "judge": judge_rows,
+}
 
 
 def show_rows(console: Console, rows: list[tuple[str, Row]]) -> None:

@@ -140,7 +140,7 @@ ROLLOUT_STAGES_MAX: Final = 20
 ROLLOUT_STAGE_S_MAX: Final = 90 * 86_400.0
 ROLLOUT_GUARDRAILS_MAX: Final = 16
 ROLLOUT_WINDOWS_MAX: Final = 21
-ROLLOUT_EPOCHS_MAX: Final = 64  # of one rollout that evidence may start at; of more, the newest and the first
+ROLLOUT_EPOCHS_MAX: Final = 16  # of one rollout that evidence may start at; of more, the newest and the first
 ROLLOUT_EXAMPLES_MAX: Final = 10  # assignments that a receipt names
 
 # Connections

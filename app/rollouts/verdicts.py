@@ -127,7 +127,7 @@ class _Look(msgspec.Struct, frozen=True):
         return sum(
             cell.units
             for cell in self.observed.cells
-            if cell.variant == variant and cell.epoch in self.stage_epochs and not cell.segment
+            if cell.variant == variant and cell.epoch in self.stage_epochs
         )
 
     def known(self, metric: Metric, variant: str) -> int:
