@@ -111,6 +111,7 @@ def units_to_safe(plan: Plan, index: int, guardrail: Guardrail) -> int | None:
         test=guardrail.test,
         canary=_CANARY,
         epochs=(0,),
+        pooled=(0,),
         worse_level=plan.alpha / members,
         within_level=plan.beta,
     )

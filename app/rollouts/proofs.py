@@ -4,7 +4,7 @@
 |---|---|---|
 | proportion, the bad outcome rare | counts of bad outcomes, exact | relative: the same; else exact bounds |
 | mean, ratio, other proportion | one-sided sequence of means | the same |
-| quantile | exact sequences of both variants, in one epoch | the same |
+| quantile | exact sequences of both variants, in epochs with the same shares | the same |
 | any, where allocation reacts to outcomes | that of `analysis.comparison` | the same |
 | proportion or mean, `sprt` | Wald's limits on the ratio of "worse by the margin" to "no worse" | the same |
 
@@ -14,6 +14,8 @@ All hold at every look. *Worsening* is an effect with its sign turned so that mo
 import math
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import reduce
+from operator import add
 from typing import Final, Literal
 
 import msgspec
@@ -49,7 +51,9 @@ _FACTOR_MAX: Final = 1e9
 class Question(msgspec.Struct, frozen=True, kw_only=True):
     """Whether this canary is worse than the control on this metric, in the data of these epochs.
 
-    `worse_level` and `within_level` are the probabilities that either proof is ever made wrongly.
+    `worse_level` and `within_level` are the probabilities that either proof is ever made wrongly. `pooled`
+    are those of the epochs that have the same shares. What cannot be stratified is compared in them alone: shares
+    that move would mix the days of both variants differently.
     """
 
     metric: Metric
@@ -58,6 +62,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     test: Literal["sequence", "sprt"]
     canary: str
     epochs: tuple[int, ...]
+    pooled: tuple[int, ...]
     worse_level: float
     within_level: float
 
@@ -121,7 +126,7 @@ def answer(question: Question, observed: Observed) -> Compared:
     if question.test == "sprt":
         return _sprt(question, strata)
     if isinstance(question.metric.measure, Proportion) and _counts_failures(question):
-        return _counts(question, strata)
+        return _counts(question, observed, strata)
     return _means(question, strata)
 
 
@@ -285,7 +290,7 @@ def _expected_ratio(question: Question) -> float:
     return 1 + more / max(rate, more / 100)
 
 
-def _counts(question: Question, strata: Strata) -> Compared:
+def _counts(question: Question, observed: Observed, strata: Strata) -> Compared:
     """Given how many bad outcomes there were, how many of them the canary has.
 
     The canary's share of the units with a known outcome stands for its share of the traffic. Given the units
@@ -311,7 +316,9 @@ def _counts(question: Question, strata: Strata) -> Compared:
         # What the ratio of bad outcomes means for the metric, at the control's rate.
         rate = control if question.sign > 0 else 1 - control
         lower *= rate / control if relative and control else rate
-        upper = _worsening_at_most(question, strata[-1])
+        upper = _worsening_at_most(
+            question, *(_pooled(question, observed, arm) for arm in (observed.control, question.canary))
+        )
         within = question.proof("bound", upper, question.margin.size, of="within")
     ends = sorted((question.sign * lower, question.sign * upper))
     return Compared(
@@ -352,11 +359,19 @@ def _ratio_bound(
     return (interval.lower if side == "greater" else interval.upper) - 1
 
 
-def _worsening_at_most(question: Question, stratum: tuple[MetricTotals, MetricTotals]) -> float:
+def _pooled(question: Question, observed: Observed, variant: str) -> MetricTotals | None:
+    """Of one variant, over the epochs that have the same shares."""
+    found = [observed.totals(question.metric.key, variant, epoch=epoch) for epoch in question.pooled]
+    known = [totals for totals in found if totals is not None]
+    return reduce(add, known) if known else None
+
+
+def _worsening_at_most(
+    question: Question, control: MetricTotals | None, canary: MetricTotals | None
+) -> float:
     """The upper bound of the worsening, from exact bounds of both proportions at half the level each."""
-    control, canary = stratum
-    assert isinstance(control, ProportionTotals)
-    assert isinstance(canary, ProportionTotals)
+    if not (isinstance(control, ProportionTotals) and isinstance(canary, ProportionTotals)):
+        return math.inf
     sides: tuple[Alternative, Alternative] = ("less", "greater") if question.sign > 0 else ("greater", "less")
     baseline = question.baseline.mean if question.baseline is not None else 0.05
     reach = question.margin.size * (baseline if question.margin.relative else 1)
@@ -405,14 +420,12 @@ def _finite(bound: float) -> float | None:
 
 
 def _quantiles(question: Question, observed: Observed) -> Compared:
-    """In the newest epoch alone: shares that move would mix the days of both variants differently."""
+    """From the order statistics of both variants."""
     assert isinstance(question.metric.measure, QuantileOf)
-    q, epoch = question.metric.measure.q, question.epochs[-1]
-    control, canary = (
-        observed.totals(question.metric.key, arm, epoch=epoch) for arm in (observed.control, question.canary)
-    )
+    q = question.metric.measure.q
+    control, canary = (_pooled(question, observed, arm) for arm in (observed.control, question.canary))
     if not (isinstance(control, QuantileSketch) and isinstance(canary, QuantileSketch)):
-        raise InsufficientData("a variant has no value in the newest epoch")
+        raise InsufficientData("a variant has no value yet")
 
     def worsening(level: float, side: Literal["lower", "upper"]) -> float:
         """The bound of the worsening: each variant's bounds miss with half the level."""
@@ -432,7 +445,7 @@ def _quantiles(question: Question, observed: Observed) -> Compared:
     means = quantile(control, q), quantile(canary, q)
     ends = sorted((question.sign * lower, question.sign * upper))
     return Compared(
-        method=f"exact sequences of the {q:g}-quantiles in epoch {epoch}",
+        method=f"exact sequences of the {q:g}-quantiles",
         units=(control.n, canary.n),
         means=means,
         relative=question.margin.relative,

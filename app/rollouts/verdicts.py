@@ -17,6 +17,7 @@ safe. A canary in between may be called either.
 import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -118,9 +119,16 @@ class _Look(msgspec.Struct, frozen=True):
         return self.plan.alpha / (len(self.plan.guardrails) * len(self.plan.canaries))
 
     def starts(self) -> tuple[int, ...]:
-        """Positions, from 1, of the epochs at which evidence starts: the first, and the newest to a bound."""
+        """Positions, from 1, of the epochs at which evidence starts.
+
+        The first, that of the stage, and the newest up to a bound.
+        """
         positions = range(1, len(self.observed.epochs) + 1)
-        return (*positions[:1], *positions[1:][-limits.ROLLOUT_EPOCHS_MAX + 1 :])
+        stage = (
+            position for position in positions if self.observed.epochs[position - 1] >= self.running.epoch
+        )
+        first = {*positions[:1], *islice(stage, 1)}
+        return tuple(sorted(first | set(positions[-limits.ROLLOUT_EPOCHS_MAX + 2 :])))
 
     def units(self, variant: str) -> int:
         """That came in the stage, with or without a known outcome."""
@@ -138,16 +146,22 @@ class _Look(msgspec.Struct, frozen=True):
     def answer(self, guardrail: Guardrail, canary: str, position: int) -> Compared | str:
         """From the data since the start of this position; or why there is none.
 
-        A quantile is compared within one epoch: each start is one.
+        What cannot be stratified is compared within this stage, whose shares are constant: also whether harm
+        that began earlier is harmless now. Only a quantile has no other evidence of harm: a start before this
+        stage is that of its own epoch alone.
         """
-        one = isinstance(guardrail.metric.measure, QuantileOf)
+        epochs = self.observed.epochs[position - 1 :]
+        pooled = tuple(epoch for epoch in epochs if epoch in self.stage_epochs)
+        if isinstance(guardrail.metric.measure, QuantileOf) and len(pooled) < len(epochs):
+            pooled = epochs[:1]
         question = Question(
             metric=guardrail.metric,
             margin=guardrail.margin,
             baseline=guardrail.baseline,
             test=guardrail.test,
             canary=canary,
-            epochs=self.observed.epochs[position - 1 : position if one else None],
+            epochs=epochs,
+            pooled=pooled,
             worse_level=start_level(self.level, position),
             within_level=self.plan.beta,
         )
@@ -171,7 +185,7 @@ def _guardrail(look: _Look, guardrail: Guardrail, canary: str) -> GuardrailReadi
         relative=guardrail.margin.relative,
     )
     answers = {position: look.answer(guardrail, canary, position) for position in look.starts()}
-    stage = answers.get(_stage_position(look, metric), "the stage has no unit yet")
+    stage = answers.get(_stage_position(look), "the stage has no unit yet")
     harm = _harm(answers.values())
     if harm is not None:
         shown = _filled(look, reading, harm, None if isinstance(stage, str) else stage)
@@ -186,12 +200,9 @@ def _guardrail(look: _Look, guardrail: Guardrail, canary: str) -> GuardrailReadi
     return msgspec.structs.replace(reading, verdict="safe", units_left=0, seconds_left=0.0)
 
 
-def _stage_position(look: _Look, metric: Metric) -> int:
-    """Where the stage's own data start; 0 if there are none. Of a quantile: its newest epoch."""
-    if not look.stage_epochs:
-        return 0
-    first = look.stage_epochs[-1 if isinstance(metric.measure, QuantileOf) else 0]
-    return look.observed.epochs.index(first) + 1
+def _stage_position(look: _Look) -> int:
+    """Where the stage's own data start; 0 if there are none."""
+    return look.observed.epochs.index(look.stage_epochs[0]) + 1 if look.stage_epochs else 0
 
 
 def _harm(answers: Iterable[Compared | str]) -> Compared | None:
@@ -310,6 +321,7 @@ def _primary(look: _Look, primary: Primary, canary: str) -> PrimaryReading:
         test="sequence",
         canary=canary,
         epochs=look.observed.epochs,
+        pooled=look.stage_epochs,
         worse_level=look.plan.beta,
         within_level=look.plan.beta,
     )

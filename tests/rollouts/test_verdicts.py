@@ -129,6 +129,22 @@ def test_a_canary_that_breaks_in_a_later_epoch_is_not_hidden_by_healthy_ones(rng
     assert reading_of(plan_of(ERRORS), *merged).guardrails[0].verdict != "harm"
 
 
+def test_a_stage_that_was_cut_into_epochs_is_safe_by_all_of_them(rng):
+    cells = [cell(rng, *arm, epoch=epoch) for epoch in (1, 2, 3) for arm in (("old", 19_000), ("new", 700))]
+    found = reading_of(plan_of(), *cells)
+    assert set(verdicts(found).values()) == {"safe"}
+    assert {one.canary_units for one in found.guardrails} == {2_100}
+    last = reading_of(plan_of(), *cells[4:], epoch=3)
+    assert set(verdicts(last).values()) != {"safe"}
+
+
+def test_tails_that_break_in_a_later_epoch_of_a_stage_are_harm(rng):
+    cells = [cell(rng, "old", 99_000), cell(rng, "new", 1_000)]
+    cells += [cell(rng, "old", 99_000, epoch=2), cell(rng, "new", 1_500, epoch=2, sigma=1.0)]
+    found = reading_of(plan_of(), *cells).guardrails[2]
+    assert (found.verdict, found.harm.since_epoch) == ("harm", 2)
+
+
 def test_a_stage_is_safe_by_its_own_data_only(rng):
     earlier = [cell(rng, "old", 300_000), cell(rng, "new", 3_000)]
     started = [cell(rng, "old", 1_900, epoch=2), cell(rng, "new", 100, epoch=2)]
