@@ -347,6 +347,7 @@ def judge_pairs(scores) -> list[tuple[str, str, str]]:
     for judge in sorted({judge for judge, _ in scores}):
         ranked = sorted((m for j, m in scores if j == judge), key=lambda m: scores[judge, m].mean())
         best = ranked[-1]
+        pairs.append((judge, best, best))
         for other in (ranked[0], ranked[len(ranked) // 2]):
             pairs += [(judge, best, other), (judge, other, best)]
     return pairs
@@ -365,7 +366,9 @@ def judge_rows(*, full: bool, tick: Tick) -> Iterator[Row]:
         worse = ours.mean() < theirs.mean()
         units = f", median {found.median_units:.0f} units" if worse else ""
         name = f"{judge}: {control} {theirs.mean():.2f} -> {canary} {ours.mean():.2f}{units}"
-        yield at_least(name, found.rolled_back if worse else found.completed, 0.99)
+        yield at_least(
+            name, found.rolled_back if worse else found.completed, 0.95 if ours is theirs else 0.99
+        )
 
 
 # Tables

@@ -7,9 +7,9 @@ import msgspec
 
 from app.core import limits
 from app.core.errors import FieldError, InvalidInput
-from app.experiments.metrics import Metric
+from app.experiments.metrics import Metric, Proportion
 from app.experiments.model import Definition
-from app.rollouts.model import PRESETS, Guardrail, Plan, PlanRequest, Primary, PrimaryRequest, Ramp
+from app.rollouts.model import PRESETS, Baseline, Guardrail, Plan, PlanRequest, Primary, PrimaryRequest, Ramp
 
 
 def resolve(request: PlanRequest, definition: Definition) -> Plan:
@@ -105,7 +105,26 @@ def _guardrails(plan: Plan) -> Iterator[FieldError]:
         if limit.metric not in keys:
             yield FieldError(f"limits[{index}].metric", f"no guardrail is called {limit.metric!r}")
     for index, guardrail in enumerate(plan.guardrails):
-        margin = guardrail.margin
-        if margin.relative and guardrail.metric.direction == "higher" and margin.size >= 1:
-            field = f"guardrails[{index}].metric.margin.size"
-            yield FieldError(field, f"a metric cannot fall by {margin.size:g} of its value, at most by 1")
+        field = f"guardrails[{index}]"
+        yield from _margin(guardrail.metric, f"{field}.metric.margin.size")
+        yield from _baseline(guardrail.metric, guardrail.baseline, f"{field}.baseline.mean")
+    if plan.primary is not None:
+        yield from _margin(plan.primary.metric, "primary.margin.size")
+        yield from _baseline(plan.primary.metric, plan.primary.baseline, "primary.baseline.mean")
+
+
+def _margin(metric: Metric, field: str) -> Iterator[FieldError]:
+    margin = metric.margin
+    if margin is None:
+        return
+    if margin.size > limits.SIGNAL_VALUE_MAX:
+        yield FieldError(field, f"at most {limits.SIGNAL_VALUE_MAX:g}, got {margin.size:g}")
+    elif margin.relative and metric.direction == "higher" and margin.size >= 1:
+        yield FieldError(field, f"a metric cannot fall by {margin.size:g} of its value, at most by 1")
+    elif not margin.relative and isinstance(metric.measure, Proportion) and margin.size >= 1:
+        yield FieldError(field, f"a proportion is between 0 and 1, it cannot change by {margin.size:g}")
+
+
+def _baseline(metric: Metric, baseline: Baseline | None, field: str) -> Iterator[FieldError]:
+    if baseline is not None and isinstance(metric.measure, Proportion) and not 0 <= baseline.mean <= 1:
+        yield FieldError(field, f"a proportion is between 0 and 1, got {baseline.mean:g}")

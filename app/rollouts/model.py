@@ -14,10 +14,10 @@ from app.analysis.readout import Bounds, MetricReadout
 from app.core import limits
 from app.core.text import Key
 from app.experiments.metrics import Margin, Mean, Metric, Proportion, QuantileOf
-from app.experiments.plan import Probability
 
 StageShare = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=limits.ROLLOUT_STAGE_S_MAX)]
+Level = Annotated[float, msgspec.Meta(ge=1e-6, le=0.4)]
 Positive = Annotated[float, msgspec.Meta(gt=0, le=limits.SIGNAL_VALUE_MAX)]
 Value = Annotated[float, msgspec.Meta(ge=-limits.SIGNAL_VALUE_MAX, le=limits.SIGNAL_VALUE_MAX)]
 
@@ -197,8 +197,8 @@ class Ramp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     stages: Stages = STAGES
     windows: Windows = ()
     limits: Limits = ()
-    alpha: Probability = 0.01
-    beta: Probability = 0.05
+    alpha: Level = 0.01
+    beta: Level = 0.05
     data_age_max_s: Annotated[float, msgspec.Meta(ge=1, le=DAY_S)] = 300.0
 
 

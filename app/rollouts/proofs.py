@@ -45,6 +45,8 @@ _QUANTILE_UNITS: Final = 2_000.0
 """Where a quantile's sequences are tightest: about what it takes to tell a worsening by 10 %."""
 _CONTROL_UNITS: Final = 10.0
 """The control's bound is tightest at that many times the canary's units."""
+_SPREAD_MAX: Final = 1e6
+"""Of units, in margins: a million margins take more units than there are."""
 _FACTOR_MAX: Final = 1e9
 
 
@@ -52,8 +54,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     """Whether this canary is worse than the control on this metric, in the data of these epochs.
 
     `worse_level` and `within_level` are the probabilities that either proof is ever made wrongly. `pooled`
-    are those of the epochs that have the same shares. What cannot be stratified is compared in them alone: shares
-    that move would mix the days of both variants differently.
+    are those of the epochs that have the same shares. What cannot be stratified is compared in them alone:
+    shares that move would mix the days of both variants differently.
     """
 
     metric: Metric
@@ -175,9 +177,10 @@ def _rhos(question: Question) -> tuple[float, float]:
     else:
         distance = size
         sd = baseline.sd if baseline is not None else 3 * size
+    spread = min(max(sd / distance, 1 / _SPREAD_MAX), _SPREAD_MAX)
     worse, within = (
         mixture.tuned(
-            max(part * sequences.units_to_tell(distance, sd, alpha=level, alternative="greater"), 1.0),
+            max(part * sequences.units_to_tell(1.0, spread, alpha=level, alternative="greater"), 1.0),
             alpha=level,
             alternative="greater",
         )
@@ -282,7 +285,7 @@ def _expected_ratio(question: Question) -> float:
     """By how much bad outcomes multiply if the metric is worse by just its margin."""
     size, baseline = question.margin.size, question.baseline
     if question.margin.relative and question.sign > 0:
-        return 1 + size
+        return 1 + max(size, 1 / _SPREAD_MAX)
     if baseline is None:
         return _RATIO_GUESS
     rate = baseline.mean if question.sign > 0 else 1 - baseline.mean
@@ -374,7 +377,7 @@ def _worsening_at_most(
         return math.inf
     sides: tuple[Alternative, Alternative] = ("less", "greater") if question.sign > 0 else ("greater", "less")
     baseline = question.baseline.mean if question.baseline is not None else 0.05
-    reach = question.margin.size * (baseline if question.margin.relative else 1)
+    reach = max(question.margin.size * (baseline if question.margin.relative else 1), 1 / _SPREAD_MAX)
     spread = math.sqrt(max(baseline * (1 - baseline), reach))
     half = question.within_level / 2
     units = max(sequences.units_to_tell(reach, spread, alpha=half, alternative="greater"), 1.0)

@@ -87,6 +87,35 @@ def test_a_metric_cannot_fall_by_all_of_its_value():
         check(plan_of(Guardrail(metric=metric)), DEFINITION)
 
 
+def rate(size, *, mean=0.01, relative=False):
+    measure = {"kind": "proportion", "signal": "error"}
+    margin = {"size": size, "relative": relative}
+    metric = {"key": "rate", "measure": measure, "role": "guardrail", "direction": "lower", "margin": margin}
+    return {"metric": metric, "baseline": {"mean": mean, "sd": 0.1}}
+
+
+@pytest.mark.parametrize(
+    ("guardrail", "field"),
+    [
+        (rate(1.0), "guardrails[0].metric.margin.size"),
+        (rate(1e10, relative=True), "guardrails[0].metric.margin.size"),
+        (rate(0.02, mean=1.5), "guardrails[0].baseline.mean"),
+    ],
+)
+def test_what_a_proportion_cannot_be_is_named(guardrail, field):
+    with pytest.raises(InvalidInput) as raised:
+        resolve(asked(guardrails=[guardrail]), DEFINITION)
+    assert [error.field for error in raised.value.errors] == [field]
+    assert resolve(
+        asked(
+            guardrails=[
+                rate(0.99),
+            ]
+        ),
+        DEFINITION,
+    )
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -94,8 +123,8 @@ def test_a_metric_cannot_fall_by_all_of_its_value():
         {"guardrails": []},
         {"stages": []},
         {"alpha": 0},
-        {"alpha": 1.0},
-        {"beta": 1.5},
+        {"alpha": 1e-9},
+        {"beta": 0.5},
         {"stages": [{"share": 0}]},
         {"stages": [{"share": 1.1}]},
         {"stages": [{"share": 0.1, "duration_s": 10, "duration_max_s": 5}]},

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from app.analysis.integrity import findings
 from app.analysis.observed import Cell
-from app.experiments.metrics import Margin, Metric, Ratio
+from app.experiments.metrics import Margin, Mean, Metric, Proportion, QuantileOf, Ratio
 from app.rollouts.decide import paused
 from app.rollouts.model import Baseline, Guardrail, Primary, RollBack
 from app.rollouts.receipt import Receipt, StoredObserved, differences, receipt
 from stats.adaptive import ArmPeriod
+from stats.quantiles import QuantileSketch
 from stats.srm import ArmCounts
-from stats.totals import JointTotals
+from stats.totals import JointTotals, MeanTotals, ProportionTotals
 from tests.rollouts.support import DAY, LIMIT, START, cell, observed_of, plan_of, running
 
 COST = Metric(
@@ -75,6 +76,65 @@ def test_a_receipt_that_was_stored_as_json_reproduces_bit_for_bit(seed, units, s
     assert again == first
     assert msgspec.json.encode(again) == stored
     assert differences(again) == ()
+
+
+sizes = st.sampled_from([1e-9, 0.01, 0.3, 0.999])
+means = st.floats(-1e6, 1e6)
+
+
+@st.composite
+def guardrails(draw):
+    measure = draw(st.sampled_from([Proportion("x"), Mean("x"), QuantileOf("x", 0.9), Ratio("x", "y")]))
+    mean = draw(st.floats(0, 1)) if isinstance(measure, Proportion) else draw(means)
+    baseline = draw(st.sampled_from([None, Baseline(mean, draw(st.floats(1e-9, 1e6)))]))
+    metric = Metric(
+        key="x",
+        measure=measure,
+        role="guardrail",
+        direction=draw(st.sampled_from(["higher", "lower"])),
+        margin=Margin(draw(sizes), relative=draw(st.booleans())),
+    )
+    test = (
+        draw(st.sampled_from(["sequence", "sprt"])) if isinstance(measure, Proportion | Mean) else "sequence"
+    )
+    return Guardrail(metric=metric, baseline=baseline, test=test)
+
+
+@st.composite
+def totals(draw, measure):
+    n = draw(st.sampled_from([0, 1, 2, 99, 101, 1_000, 10**9]))
+    if isinstance(measure, Proportion):
+        return ProportionTotals(n, draw(st.integers(0, n)))
+    if isinstance(measure, QuantileOf):
+        number = draw(st.integers(-2_000, 2_000))
+        return QuantileSketch.from_counts([(number, n), (number + 40, n // 3)], accuracy=0.01)
+    mean, m2 = (draw(means), draw(st.floats(0, 1e9)) if n > 1 else 0.0) if n else (0.0, 0.0)
+    if isinstance(measure, Ratio):
+        return JointTotals(n, (mean, 1.0), (m2, 0.0, 0.0)) if n else JointTotals.none(2)
+    return MeanTotals(n, mean, m2)
+
+
+@settings(max_examples=300)
+@given(data=st.data(), guardrail=guardrails(), adaptive=st.booleans())
+def test_whatever_the_plan_and_the_totals_there_is_a_decision_and_its_receipt_reproduces(
+    data, guardrail, adaptive
+):
+    cells = []
+    for epoch in range(1, data.draw(st.integers(1, 3)) + 1):
+        for variant in ("old", "new"):
+            found = data.draw(totals(guardrail.metric.measure))
+            cells.append(Cell(epoch, variant, found.n, {"x": found}))
+    made = receipt(
+        plan_of(guardrail),
+        running(epoch=data.draw(st.integers(1, 3))),
+        observed_of(*cells, adaptive=adaptive),
+        findings=(),
+        now=START + DAY,
+        as_of=START + DAY,
+        wald="1.2.3",
+    )
+    stored = msgspec.json.encode(made)
+    assert differences(msgspec.json.decode(stored, type=Receipt)) == ()
 
 
 def test_a_receipt_holds_statistic_threshold_units_interval_epochs_and_ten_examples(rng):
