@@ -145,12 +145,12 @@ class OneSided(msgspec.Struct, frozen=True):
             )
             for arm in (0, 1)
         )
-        if not (control.m2.sum() + treatment.m2.sum()):
-            raise InsufficientData("the observations have no spread, so nothing says how sure they make us")
         with np.errstate(all="ignore"):
             found = contrasts(control, treatment, relative=relative, bounds=bounds)
         if relative and not min(found.control, found.treatment) > 0:
             raise InsufficientData("a mean is not positive, so nothing is relative to it")
+        if not 0 < found.variance_greater < math.inf:
+            raise InsufficientData("the observations have no spread, so nothing says how sure they make us")
         return cls(
             control_mean=float(found.control),
             treatment_mean=float(found.treatment),
