@@ -5,6 +5,7 @@ bit for bit, because JSON holds every number to its last digit and no clock or c
 release computes from the same inputs may differ in the last digit; `wald` names the release that wrote it.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from typing import assert_never
@@ -15,7 +16,16 @@ from app.analysis.integrity import Finding
 from app.analysis.observed import Cell, MetricTotals, Observed
 from app.core import limits
 from app.rollouts.decide import decide
-from app.rollouts.model import Decision, Paused, Plan, Reading, Running
+from app.rollouts.model import (
+    Decision,
+    GuardrailReading,
+    LimitReading,
+    Paused,
+    Plan,
+    PrimaryReading,
+    Reading,
+    Running,
+)
 from app.rollouts.verdicts import read
 from stats.adaptive import ArmPeriod
 from stats.quantiles import QuantileSketch
@@ -167,7 +177,7 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """A decision with its evidence: stored with it, and sent with its webhooks.
+    """A decision with its evidence, as it is stored with it. What is sent of it is a `Notice`.
 
     `examples` name assignments that contributed, the first of them; they decide nothing.
     """
@@ -177,6 +187,56 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     reading: Reading
     decision: Decision
     examples: tuple[str, ...] = ()
+
+
+class EpochUnits(msgspec.Struct, frozen=True):
+    """How many units came to a variant in an epoch."""
+
+    epoch: int
+    variant: str
+    units: int
+
+
+class Notice(msgspec.Struct, frozen=True, kw_only=True):
+    """A receipt for those who are told of a decision: without the totals, and small enough to send.
+
+    `readings_left_out`: of guardrails that are safe, or wait, beyond the first dozen.
+    """
+
+    decision: Decision
+    at: datetime
+    stage: int
+    guardrails: tuple[GuardrailReading, ...]
+    readings_left_out: int
+    limits: tuple[LimitReading, ...]
+    primary: tuple[PrimaryReading, ...]
+    integrity: tuple[Finding, ...]
+    epochs: tuple[EpochUnits, ...]
+    examples: tuple[str, ...]
+
+    @classmethod
+    def of(cls, made: Receipt) -> "Notice":
+        """Harm first, then what waits, then what is safe; limits that tripped; the newest epochs."""
+        ranks = {"harm": 0, "not_enough_data": 1, "safe": 2}
+        shown = sorted(made.reading.guardrails, key=lambda one: ranks[one.verdict])
+        most = limits.ROLLOUT_NOTICE_READINGS_MAX
+        state = made.inputs.state
+        units = Counter[tuple[int, str]]()
+        for cell in made.inputs.observed.cells:
+            units[cell.epoch, cell.variant] += cell.units
+        epochs = [EpochUnits(epoch, variant, n) for (epoch, variant), n in sorted(units.items())]
+        return cls(
+            decision=made.decision,
+            at=made.inputs.now,
+            stage=state.running.stage if isinstance(state, Paused) else state.stage,
+            guardrails=tuple(shown[:most]),
+            readings_left_out=max(len(shown) - most, 0),
+            limits=tuple(one for one in made.reading.limits if one.tripped)[:most],
+            primary=made.reading.primary[:most],
+            integrity=made.reading.integrity[:most],
+            epochs=tuple(epochs[-2 * most :]),
+            examples=made.examples,
+        )
 
 
 def receipt(

@@ -9,15 +9,16 @@ from hypothesis import strategies as st
 
 from app.analysis.integrity import findings
 from app.analysis.observed import Cell
+from app.core import limits
 from app.experiments.metrics import Margin, Mean, Metric, Proportion, QuantileOf, Ratio
 from app.rollouts.decide import paused
 from app.rollouts.model import Baseline, Guardrail, Primary, RollBack
-from app.rollouts.receipt import Receipt, StoredObserved, differences, receipt
+from app.rollouts.receipt import EpochUnits, Notice, Receipt, StoredObserved, differences, receipt
 from stats.adaptive import ArmPeriod
 from stats.quantiles import QuantileSketch
 from stats.srm import ArmCounts
 from stats.totals import JointTotals, MeanTotals, ProportionTotals
-from tests.rollouts.support import DAY, LIMIT, START, cell, observed_of, plan_of, running
+from tests.rollouts.support import DAY, ERRORS, LATENCY, LIMIT, START, cell, observed_of, plan_of, running
 
 COST = Metric(
     key="cost",
@@ -146,6 +147,35 @@ def test_a_receipt_holds_statistic_threshold_units_interval_epochs_and_ten_examp
     assert latency.interval[0] > 0
     assert {line.epoch for line in shown.inputs.observed.cells} == {1, 2}
     assert shown.examples == tuple(f"assignment-{k}" for k in range(10))
+
+
+def test_a_notice_names_harm_first_and_fits_into_a_webhook(rng):
+    many = tuple(
+        msgspec.structs.replace(LATENCY, metric=msgspec.structs.replace(LATENCY.metric, key=f"latency-{k}"))
+        for k in range(limits.ROLLOUT_GUARDRAILS_MAX - 1)
+    )
+    cells = []
+    for epoch in range(1, 40):
+        for variant, slower in (("old", 1.0), ("new", 1.3)):
+            one = cell(rng, variant, 500, epoch=epoch, slower=slower)
+            same = dict.fromkeys((guardrail.metric.key for guardrail in many), one.metrics["latency"])
+            cells.append(Cell(epoch, variant, 500, {**one.metrics, **same}))
+    made = receipt(
+        plan_of(*many, ERRORS, limits=(LIMIT,)),
+        running(epoch=5),
+        observed_of(*cells),
+        findings=findings(observed_of(*cells)),
+        now=START + DAY,
+        as_of=START + DAY,
+        wald="1.2.3",
+        examples=["x" * 60] * 10,
+    )
+    notice = Notice.of(made)
+    assert {one.verdict for one in notice.guardrails} == {"harm"}
+    assert notice.readings_left_out == limits.ROLLOUT_GUARDRAILS_MAX - limits.ROLLOUT_NOTICE_READINGS_MAX
+    assert notice.epochs[-1] == EpochUnits(39, "old", 500)
+    assert len(msgspec.json.encode(notice)) < limits.WEBHOOK_BODY_BYTES_MAX
+    assert len(msgspec.json.encode(made)) > limits.WEBHOOK_BODY_BYTES_MAX
 
 
 def test_what_was_changed_afterwards_is_found(rng):
