@@ -141,7 +141,7 @@ def _is_safe(question: Question, units: int, ratio: float, z: float) -> bool:
         found = answer(question, observed)
     except InsufficientData:
         return False
-    return found.within is not None and found.within.proven
+    return found.within.proven
 
 
 def _cell(question: Question, variant: str, n: int, z: float) -> Cell:

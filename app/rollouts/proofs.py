@@ -103,7 +103,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 class Compared(msgspec.Struct, frozen=True, kw_only=True):
     """The answer. `effect` and `interval` are relative to the control, or differences, as `relative` says.
 
-    A proof is None where there is no valid one (yet). `factor`: about how many times as much data there must
+    `factor`: about how many times as much data there must
     be until one of them is made, if the effect stays what it is; None if nobody can tell.
     """
 
@@ -113,8 +113,8 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
     relative: bool
     effect: float | None
     interval: Bounds | None
-    worse: Proof | None
-    within: Proof | None
+    worse: Proof
+    within: Proof
     factor: float | None = None
 
 
@@ -242,27 +242,26 @@ def _factor(
     rhos: tuple[float, float],
 ) -> float | None:
     """How many times as much data until harm or safety is proven, if the estimate is right."""
-    found = []
-    for distance, spread, level, rho in zip(
-        (worsening, margin - worsening), variance, levels, rhos, strict=True
-    ):
+    distances = (worsening, margin - worsening)
+    found = [
+        _factor_to(distance, spread, time, level=level, rho=rho)
+        for distance, spread, level, rho in zip(distances, variance, levels, rhos, strict=True)
+    ]
+    return min((factor for factor in found if factor is not None), default=None)
 
-        def excess(
-            log_factor: float,
-            distance: float = distance,
-            spread: float = spread,
-            level: float = level,
-            rho: float = rho,
-        ) -> float:
-            later = time * math.exp(log_factor)
-            limit = float(mixture.boundary(later, alpha=level, rho=rho, alternative="greater"))
-            return limit * math.sqrt(spread * time) / later - distance
 
-        if distance > 0 and excess(math.log(_FACTOR_MAX)) < 0:
-            if excess(0.0) <= 0:
-                return 1.0
-            found.append(math.exp(float(optimize.brentq(excess, 0.0, math.log(_FACTOR_MAX)))))
-    return min(found, default=None)
+def _factor_to(distance: float, variance: float, time: float, *, level: float, rho: float) -> float | None:
+    """How many times as much data until a bound is as near to its estimate as that distance."""
+
+    def excess(log_factor: float) -> float:
+        later = time * math.exp(log_factor)
+        limit = float(mixture.boundary(later, alpha=level, rho=rho, alternative="greater"))
+        return limit * math.sqrt(variance * time) / later - distance
+
+    farthest = math.log(_FACTOR_MAX)
+    if distance <= 0 or excess(farthest) >= 0:
+        return None
+    return 1.0 if excess(0.0) <= 0 else math.exp(float(optimize.brentq(excess, 0.0, farthest)))
 
 
 # Counts of bad outcomes
@@ -276,9 +275,17 @@ def _counts_failures(question: Question) -> bool:
     return 0 <= rate <= RARE
 
 
+def _proportion(question: Question, totals: MetricTotals) -> ProportionTotals:
+    """The totals of a proportion, which may be kept beside those of covariates."""
+    if isinstance(totals, ProportionTotals):
+        return totals
+    found = moments(question.metric, totals)
+    return ProportionTotals(found.n, min(max(round(found.n * found.mean), 0), found.n))
+
+
 def _bad(question: Question, totals: MetricTotals) -> int:
-    assert isinstance(totals, ProportionTotals), "a proportion has the totals of one"
-    return totals.successes if question.sign > 0 else totals.n - totals.successes
+    found = _proportion(question, totals)
+    return found.successes if question.sign > 0 else found.n - found.successes
 
 
 def _expected_ratio(question: Question) -> float:
@@ -319,9 +326,7 @@ def _counts(question: Question, observed: Observed, strata: Strata) -> Compared:
         # What the ratio of bad outcomes means for the metric, at the control's rate.
         rate = control if question.sign > 0 else 1 - control
         lower *= rate / control if relative and control else rate
-        upper = _worsening_at_most(
-            question, *(_pooled(question, observed, arm) for arm in (observed.control, question.canary))
-        )
+        upper = _worsening_at_most(question, observed)
         within = question.proof("bound", upper, question.margin.size, of="within")
     ends = sorted((question.sign * lower, question.sign * upper))
     return Compared(
@@ -369,12 +374,12 @@ def _pooled(question: Question, observed: Observed, variant: str) -> MetricTotal
     return reduce(add, known) if known else None
 
 
-def _worsening_at_most(
-    question: Question, control: MetricTotals | None, canary: MetricTotals | None
-) -> float:
+def _worsening_at_most(question: Question, observed: Observed) -> float:
     """The upper bound of the worsening, from exact bounds of both proportions at half the level each."""
-    if not (isinstance(control, ProportionTotals) and isinstance(canary, ProportionTotals)):
+    pooled = [_pooled(question, observed, arm) for arm in (observed.control, question.canary)]
+    if pooled[0] is None or pooled[1] is None:
         return math.inf
+    control, canary = _proportion(question, pooled[0]), _proportion(question, pooled[1])
     sides: tuple[Alternative, Alternative] = ("less", "greater") if question.sign > 0 else ("greater", "less")
     baseline = question.baseline.mean if question.baseline is not None else 0.05
     reach = max(question.margin.size * (baseline if question.margin.relative else 1), 1 / _SPREAD_MAX)
@@ -503,7 +508,10 @@ def _sprt(question: Question, strata: Strata) -> Compared:
     control, canary = _weighted_means(question, strata)
     if isinstance(question.metric.measure, Proportion) and not question.margin.relative:
         method = "SPRT on the profile likelihood of two proportions, stratified by epoch"
-        ratio = math.fsum(_profile_log_ratio(pair, size) for pair in strata)
+        pairs = [(_proportion(question, c), _proportion(question, t)) for c, t in strata]
+        ratio = math.fsum(
+            float(sprt.profile_log_ratio(c.n, c.successes, t.n, t.successes, effect=size)) for c, t in pairs
+        )
         ratios = ratio, ratio
     else:
         method = "SPRT on means, stratified by epoch"
@@ -521,13 +529,4 @@ def _sprt(question: Question, strata: Strata) -> Compared:
         interval=None,
         worse=question.proof("log likelihood ratio", ratios[0], limits.upper, of="worse"),
         within=question.proof("log likelihood ratio", -ratios[1], -limits.lower, of="within"),
-    )
-
-
-def _profile_log_ratio(stratum: tuple[MetricTotals, MetricTotals], effect: float) -> float:
-    control, canary = stratum
-    assert isinstance(control, ProportionTotals)
-    assert isinstance(canary, ProportionTotals)
-    return float(
-        sprt.profile_log_ratio(control.n, control.successes, canary.n, canary.successes, effect=effect)
     )

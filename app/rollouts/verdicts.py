@@ -14,7 +14,6 @@ Where both proofs are made from the same data the canary is worse, but surely by
 safe. A canary in between may be called either.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import islice
@@ -194,7 +193,7 @@ def _guardrail(look: _Look, guardrail: Guardrail, canary: str) -> GuardrailReadi
         reading = _filled(look, reading, stage, stage)
     if (absent := _absent(look, metric, canary)) is not None:
         return msgspec.structs.replace(reading, missing=True, reason=absent)
-    if isinstance(stage, str) or stage.within is None or not stage.within.proven:
+    if isinstance(stage, str) or not stage.within.proven:
         reason = stage if isinstance(stage, str) else "the data still allow for a worsening by the margin"
         return msgspec.structs.replace(reading, reason=reason)
     return msgspec.structs.replace(reading, verdict="safe", units_left=0, seconds_left=0.0)
@@ -210,16 +209,13 @@ def _harm(answers: Iterable[Compared | str]) -> Compared | None:
     proven = [
         found
         for found in answers
-        if not isinstance(found, str)
-        and found.worse is not None
-        and found.worse.proven
-        and not (found.within is not None and found.within.proven)
+        if not isinstance(found, str) and found.worse.proven and not found.within.proven
     ]
     return max(proven, key=_strength, default=None)
 
 
 def _strength(found: Compared) -> float:
-    return -math.inf if found.worse is None else found.worse.statistic - found.worse.threshold
+    return found.worse.statistic - found.worse.threshold
 
 
 def _filled(
@@ -332,7 +328,7 @@ def _primary(look: _Look, primary: Primary, canary: str) -> PrimaryReading:
     proof = found.worse if superior else found.within
     return msgspec.structs.replace(
         reading,
-        shown=proof is not None and proof.proven,
+        shown=proof.proven,
         method=found.method,
         effect=found.effect,
         interval=found.interval,

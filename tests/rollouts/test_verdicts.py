@@ -13,7 +13,7 @@ from app.core import limits
 from app.experiments.metrics import Margin, Mean, Metric, Proportion
 from app.rollouts.model import Baseline, Guardrail, Limit, Primary
 from app.rollouts.verdicts import read, start_level
-from stats.totals import MeanTotals, ProportionTotals
+from stats.totals import JointTotals, MeanTotals, ProportionTotals
 from tests.rollouts.support import (
     DAY,
     ERRORS,
@@ -341,6 +341,20 @@ def test_the_time_to_an_answer_is_about_right(rng):
             left.append(one.units_left)
             assert one.seconds_left == pytest.approx(one.units_left / 150 * 86_400)
     assert 50 <= np.median(left) <= 1_500
+
+
+@pytest.mark.parametrize("test", ["sequence", "sprt"])
+def test_totals_beside_covariates_say_the_same(test):
+    guardrail = msgspec.structs.replace(ERRORS, test=test)
+    counts = {"old": (50_000, 500), "new": (5_000, 170)}
+    plain = proportion_cells(counts["old"], counts["new"])
+    joint = [
+        Cell(1, arm, n, {"error_rate": JointTotals(n, (k / n, 0.0), (k * (1 - k / n), 0.0, 0.0))})
+        for arm, (n, k) in counts.items()
+    ]
+    one, other = (reading_of(plan_of(guardrail), *cells).guardrails[0] for cells in (plain, joint))
+    assert one.verdict == other.verdict == "harm"
+    assert one.harm.statistic == pytest.approx(other.harm.statistic)
 
 
 def test_segments_are_parts_of_one_whole(rng):
