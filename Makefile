@@ -7,7 +7,7 @@ DATA ?= .wald
 DEMO ?= --demo
 BENCH ?=
 
-.PHONY: run test lint bench bench-bandits calibrate lock clean
+.PHONY: run test lint bench bench-bandits bench-rollouts calibrate lock clean
 
 $(VENV)/.installed: requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Wald needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
@@ -36,6 +36,9 @@ bench: $(VENV)/.installed  ## The figures of the README, each against its floor 
 
 bench-bandits: $(VENV)/.installed  ## Policies beside other libraries, with figures; ten minutes; or an hour with BENCH=--full
 	$(BIN)/python -m benchmarks.policies $(BENCH)
+
+bench-rollouts: $(VENV)/.installed  ## Rollouts: false and missed rollbacks beside other rules; half an hour, or minutes with BENCH=--quick
+	$(BIN)/python -m benchmarks.rollouts $(BENCH)
 
 calibrate: $(VENV)/.installed  ## The validity table: every statistical promise, measured beside its threshold; half an hour
 	$(BIN)/python -m benchmarks.calibrate

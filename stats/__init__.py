@@ -10,6 +10,7 @@ Which sequential method, if somebody looks before the end:
 | look all the time up to a known horizon | `yeast` |
 | a few planned looks and a known maximum: the most power | `group_sequential` |
 | two named hypotheses, as few observations as possible | `sprt` |
+| whether a small arm (a canary) is worse than a large one, or not by a margin | `one_sided` |
 | rare events in two arms, any and moving traffic shares | `sequential_counts` |
 | a guardrail with a margin: harm, safe, or not enough data | `noninferiority` |
 | an estimate from data that a bandit allocated | `adaptive` |

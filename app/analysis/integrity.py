@@ -7,7 +7,7 @@ import msgspec
 from app.analysis.observed import Observed
 from stats.srm import deviations, evalue, zero_weight_leaks
 
-Kind = Literal["sample_ratio", "zero_weight", "crossovers"]
+Kind = Literal["sample_ratio", "zero_weight", "crossovers", "a_a"]
 Severity = Literal["fine", "note", "broken", "unknown"]
 
 SAMPLE_RATIO_ALPHA: Final = 0.01

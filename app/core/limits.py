@@ -140,6 +140,15 @@ WEBHOOK_HISTORY_S: Final = 30 * 86_400  # messages older than that go, with thei
 WEBHOOK_THIN_INTERVAL_S: Final = 60.0
 WEBHOOK_THIN_ROWS_MAX: Final = 1_000
 
+# Rollouts
+ROLLOUT_STAGES_MAX: Final = 20
+ROLLOUT_STAGE_S_MAX: Final = 90 * 86_400.0
+ROLLOUT_GUARDRAILS_MAX: Final = 16
+ROLLOUT_WINDOWS_MAX: Final = 21
+ROLLOUT_EPOCHS_MAX: Final = 16  # of one rollout that evidence may start at; of more, the newest and the first
+ROLLOUT_NOTICE_READINGS_MAX: Final = 12  # so that a notice fits into a webhook
+ROLLOUT_EXAMPLES_MAX: Final = 10  # assignments that a receipt names
+
 # Connections
 CONNECTIONS_WAITING_MAX: Final = 1_024
 CONNECTIONS_MAX: Final = 8_192

@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 
-from app.experiments.metrics import Mean, Metric, Proportion, QuantileOf, Ratio
+from app.experiments.metrics import Metric, Proportion, Ratio
 from app.feedback.measures import ACCURACY, Sums
 from app.feedback.rewards import NANO
 from stats.errors import InsufficientData
@@ -40,16 +40,16 @@ def moments_of(metric: Metric, totals: MetricTotals) -> MeanTotals:
 
     Raises InsufficientData if they are not of the metric's kind, or cannot be told.
     """
-    match metric.measure, totals:
-        case Proportion() | Mean(), ProportionTotals():
+    match totals:
+        case ProportionTotals():
             return totals.moments
-        case Proportion() | Mean(), MeanTotals():
+        case MeanTotals():
             return totals
-        case Proportion() | Mean(), JointTotals():
-            return totals.value(0)
-        case Ratio(), JointTotals():
+        case JointTotals() if isinstance(metric.measure, Ratio):
             value, scale = ratio(totals).value, totals.mean[1]
             residual = totals.combine((1 / scale, -value / scale))
             return MeanTotals(totals.n, value, residual.m2)
-        case (QuantileOf(), _) | _:
+        case JointTotals():
+            return totals.value(0)
+        case _:
             raise InsufficientData(f"{metric.key} has no totals of its kind")

@@ -1,0 +1,130 @@
+"""Whether a rollout fits its experiment. Pure."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import msgspec
+
+from app.core import limits
+from app.core.errors import FieldError, InvalidInput
+from app.experiments.metrics import Metric, Proportion
+from app.experiments.model import Definition
+from app.rollouts.model import PRESETS, Baseline, Guardrail, Plan, PlanRequest, Primary, PrimaryRequest, Ramp
+
+
+def resolve(request: PlanRequest, definition: Definition) -> Plan:
+    """The plan in full: named guardrails looked up, first among the experiment's metrics, then the presets.
+
+    Secondary metrics are those of the experiment. Raises InvalidInput with one error per field that does not
+    fit.
+    """
+    own = {metric.key: metric for metric in definition.metrics}
+    errors: list[FieldError] = []
+    guardrails: list[Guardrail] = []
+    for index, named in enumerate(request.guardrails):
+        found = named if isinstance(named, Guardrail) else _named(named, own)
+        if isinstance(found, Guardrail):
+            guardrails.append(found)
+        else:
+            errors.append(FieldError(f"guardrails[{index}]", found))
+    primary = None if request.primary is None else _primary(request.primary, own)
+    if isinstance(primary, str):
+        errors.append(FieldError("primary.metric", primary))
+    if errors or isinstance(primary, str):
+        raise _invalid(errors)
+    plan = Plan(
+        **{field: getattr(request, field) for field in Ramp.__struct_fields__},
+        guardrails=tuple(guardrails),
+        primary=primary,
+        secondary=tuple(metric for metric in definition.metrics if metric.role == "secondary"),
+    )
+    return check(plan, definition)
+
+
+def _named(key: str, own: dict[str, Metric]) -> Guardrail | str:
+    """The guardrail of this name, or why there is none."""
+    if key in own and own[key].role == "guardrail":
+        return Guardrail(metric=own[key])
+    if key in own:
+        return f"{key!r} has the role {own[key].role}, not guardrail"
+    if key in PRESETS:
+        return Guardrail(metric=PRESETS[key])
+    return f"{key!r} is no guardrail of the experiment and none of {', '.join(PRESETS)}"
+
+
+def _primary(request: PrimaryRequest, own: dict[str, Metric]) -> Primary | str:
+    metric = own.get(request.metric)
+    if metric is None:
+        return f"the experiment has no metric {request.metric!r}"
+    if request.margin is not None:
+        metric = msgspec.structs.replace(metric, margin=request.margin)
+    if request.test == "non_inferior" and metric.margin is None:
+        return f"non-inferiority of {metric.key!r} needs a margin"
+    return Primary(metric=metric, test=request.test)
+
+
+def check(plan: Plan, definition: Definition) -> Plan:
+    """The plan, if it fits the experiment. Raises InvalidInput with one error per field that does not."""
+    errors = [*_canaries(plan, definition), *_stages(plan), *_guardrails(plan)][: limits.FIELD_ERRORS_MAX]
+    if errors:
+        raise _invalid(errors)
+    return plan
+
+
+def _invalid(errors: list[FieldError]) -> InvalidInput:
+    detail = "; ".join(f"{error.field}: {error.reason}" for error in errors)
+    return InvalidInput(detail, errors=tuple(errors))
+
+
+def _canaries(plan: Plan, definition: Definition) -> Iterator[FieldError]:
+    if len(set(plan.canaries)) != len(plan.canaries):
+        yield FieldError("canaries", "must differ")
+    known = {variant.key for variant in definition.variants}
+    control = definition.variants[definition.control_index].key
+    for index, canary in enumerate(plan.canaries):
+        if canary not in known:
+            yield FieldError(f"canaries[{index}]", f"no variant is called {canary!r}")
+        elif canary == control:
+            yield FieldError(f"canaries[{index}]", f"{canary!r} is the control")
+
+
+def _stages(plan: Plan) -> Iterator[FieldError]:
+    if plan.stages[0].share >= 1:
+        yield FieldError("stages[0].share", "must be below 1: beside all traffic there is no control")
+    for index, (before, stage) in enumerate(pairwise(plan.stages), start=1):
+        if stage.share <= before.share:
+            reason = f"must be above {before.share:g}, that of the stage before, got {stage.share:g}"
+            yield FieldError(f"stages[{index}].share", reason)
+
+
+def _guardrails(plan: Plan) -> Iterator[FieldError]:
+    keys = [guardrail.metric.key for guardrail in plan.guardrails]
+    if len(set(keys)) != len(keys):
+        yield FieldError("guardrails", "keys must differ")
+    for index, limit in enumerate(plan.limits):
+        if limit.metric not in keys:
+            yield FieldError(f"limits[{index}].metric", f"no guardrail is called {limit.metric!r}")
+    for index, guardrail in enumerate(plan.guardrails):
+        field = f"guardrails[{index}]"
+        yield from _margin(guardrail.metric, f"{field}.metric.margin.size")
+        yield from _baseline(guardrail.metric, guardrail.baseline, f"{field}.baseline.mean")
+    if plan.primary is not None:
+        yield from _margin(plan.primary.metric, "primary.margin.size")
+        yield from _baseline(plan.primary.metric, plan.primary.baseline, "primary.baseline.mean")
+
+
+def _margin(metric: Metric, field: str) -> Iterator[FieldError]:
+    margin = metric.margin
+    if margin is None:
+        return
+    if margin.size > limits.SIGNAL_VALUE_MAX:
+        yield FieldError(field, f"at most {limits.SIGNAL_VALUE_MAX:g}, got {margin.size:g}")
+    elif margin.relative and metric.direction == "higher" and margin.size >= 1:
+        yield FieldError(field, f"a metric cannot fall by {margin.size:g} of its value, at most by 1")
+    elif not margin.relative and isinstance(metric.measure, Proportion) and margin.size >= 1:
+        yield FieldError(field, f"a proportion is between 0 and 1, it cannot change by {margin.size:g}")
+
+
+def _baseline(metric: Metric, baseline: Baseline | None, field: str) -> Iterator[FieldError]:
+    if baseline is not None and isinstance(metric.measure, Proportion) and not 0 <= baseline.mean <= 1:
+        yield FieldError(field, f"a proportion is between 0 and 1, got {baseline.mean:g}")

@@ -1,0 +1,407 @@
+"""The words of a rollout: its plan, the states of its life, what was read, what was decided. Pure.
+
+*Harm*: the canary is proven worse than the concurrent control. *Safe*: it is proven to be worse by less than
+the margin of the guardrail, or not worse at all. Both proofs hold at every look (see `verdicts`).
+"""
+
+from datetime import datetime
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from app.analysis.integrity import Finding
+from app.analysis.readout import Bounds, MetricReadout
+from app.core import limits
+from app.core.text import Key
+from app.experiments.metrics import Margin, Mean, Metric, Proportion, QuantileOf
+
+StageShare = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=limits.ROLLOUT_STAGE_S_MAX)]
+Level = Annotated[float, msgspec.Meta(ge=1e-6, le=0.4)]
+Positive = Annotated[float, msgspec.Meta(gt=0, le=limits.SIGNAL_VALUE_MAX)]
+Value = Annotated[float, msgspec.Meta(ge=-limits.SIGNAL_VALUE_MAX, le=limits.SIGNAL_VALUE_MAX)]
+
+DAY_S: Final = 86_400.0
+HOUR_S: Final = 3_600.0
+
+
+# Guardrails
+
+
+class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Mean and standard deviation of one unit under the control, known before the start.
+
+    They say where tests are strongest and how long to wait; no guarantee rests on them.
+    """
+
+    mean: Value
+    sd: Positive
+
+
+class Guardrail(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A metric that must not get worse by more than its margin, and how it is tested.
+
+    `sequence`: evidence against "no worse" and against "worse by the margin or more", strong over a range of
+    effects. `sprt`: Wald's test of "no worse" against "worse by just the margin", the fastest if that is what
+    happens; for proportions and means.
+
+    Raises ValueError unless the metric is a guardrail, and for an `sprt` of another kind of metric.
+    """
+
+    metric: Metric
+    baseline: Baseline | None = None
+    test: Literal["sequence", "sprt"] = "sequence"
+
+    def __post_init__(self) -> None:
+        if self.metric.role != "guardrail":
+            raise ValueError(f"{self.metric.key!r} must have the role guardrail, it is {self.metric.role}")
+        if self.test == "sprt" and not isinstance(self.metric.measure, Proportion | Mean):
+            raise ValueError(f"an sprt is for a proportion or a mean, {self.metric.key!r} is neither")
+
+    @property
+    def margin(self) -> Margin:
+        """By how much the metric may get worse."""
+        margin = self.metric.margin
+        assert margin is not None, "a guardrail has a margin"
+        return margin
+
+
+def _guardrail(
+    key: str,
+    measure: Proportion | Mean | QuantileOf,
+    worse: Literal["higher", "lower"],
+    size: float,
+    *,
+    relative: bool,
+) -> Metric:
+    better: Literal["higher", "lower"] = "lower" if worse == "higher" else "higher"
+    margin = Margin(size=size, relative=relative)
+    return Metric(key=key, measure=measure, role="guardrail", direction=better, margin=margin)
+
+
+PRESETS: Final = {
+    metric.key: metric
+    for metric in (
+        _guardrail("latency", Mean("latency"), "higher", 0.10, relative=True),
+        _guardrail("latency_p95", QuantileOf("latency", 0.95), "higher", 0.20, relative=True),
+        _guardrail("error_rate", Proportion("error", silence=0), "higher", 0.02, relative=False),
+        _guardrail("judge_score", Mean("judge_score"), "lower", 0.10, relative=True),
+        _guardrail("guardrail", Proportion("guardrail"), "lower", 0.02, relative=True),
+        _guardrail("thumbs_down", Proportion("thumbs_down", silence=0), "higher", 0.15, relative=True),
+        _guardrail("abandonment", Proportion("abandoned", silence=0), "higher", 0.20, relative=True),
+    )
+}
+"""Guardrails that may be asked for by name, on signals of the conventional names."""
+
+
+class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A catastrophe, which trips at once: a mean in the canary is beyond `beyond`, in the control not.
+
+    Beyond is above where lower is better, below where higher is. A point estimate, without an error rate: put
+    it far outside of what the metric may ever be. `units_min` units of the canary must have a value.
+    """
+
+    metric: Key
+    beyond: Value
+    units_min: Annotated[int, msgspec.Meta(ge=10, le=10**9)] = 50
+
+
+class Primary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What must be shown before the canary gets everything, at the plan's `beta`.
+
+    `non_inferior`: worse by less than the metric's margin. `superior`: better.
+
+    Raises ValueError if non-inferiority has no margin.
+    """
+
+    metric: Metric
+    test: Literal["non_inferior", "superior"] = "non_inferior"
+    baseline: Baseline | None = None
+
+    def __post_init__(self) -> None:
+        if self.test == "non_inferior" and self.metric.margin is None:
+            raise ValueError(f"non-inferiority of {self.metric.key!r} needs a margin")
+
+
+# Plans
+
+
+class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A share of the traffic for all canaries together, and what lets it go on.
+
+    At least `duration_s` and `units_min` units of each canary; after `duration_max_s` without an answer,
+    `then`. With `approval` a person has to agree before the next stage.
+
+    Raises ValueError if the longest duration is shorter than the shortest.
+    """
+
+    share: StageShare
+    duration_s: Seconds = HOUR_S
+    units_min: Annotated[int, msgspec.Meta(ge=0, le=10**12)] = 0
+    duration_max_s: Seconds | None = None
+    then: Literal["hold", "rollback", "ask"] = "hold"
+    approval: bool = False
+
+    def __post_init__(self) -> None:
+        if self.duration_max_s is not None and self.duration_max_s < self.duration_s:
+            raise ValueError(
+                f"duration_max_s must be at least duration_s, {self.duration_s:g}, "
+                f"got {self.duration_max_s:g}"
+            )
+
+
+STAGES: Final = (Stage(share=0.01, duration_s=DAY_S), Stage(share=0.05), Stage(share=0.25), Stage(share=1.0))
+"""The default ramp. The first stage sees a whole day of traffic."""
+
+
+class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Hours of the week, UTC, in which a rollout may advance; it may roll back at any time.
+
+    `weekdays` from 0, Monday. From `from_hour` to before `to_hour`.
+
+    Raises ValueError unless the hours ascend.
+    """
+
+    weekdays: tuple[Annotated[int, msgspec.Meta(ge=0, le=6)], ...] = (0, 1, 2, 3, 4, 5, 6)
+    from_hour: Annotated[int, msgspec.Meta(ge=0, le=23)] = 0
+    to_hour: Annotated[int, msgspec.Meta(ge=1, le=24)] = 24
+
+    def __post_init__(self) -> None:
+        if not self.from_hour < self.to_hour:
+            raise ValueError(f"from_hour must be below to_hour, got {self.from_hour} and {self.to_hour}")
+
+
+Canaries = Annotated[tuple[Key, ...], msgspec.Meta(min_length=1, max_length=limits.VARIANTS_MAX)]
+Stages = Annotated[tuple[Stage, ...], msgspec.Meta(min_length=1, max_length=limits.ROLLOUT_STAGES_MAX)]
+Windows = Annotated[tuple[Window, ...], msgspec.Meta(max_length=limits.ROLLOUT_WINDOWS_MAX)]
+Limits = Annotated[tuple[Limit, ...], msgspec.Meta(max_length=limits.ROLLOUT_GUARDRAILS_MAX)]
+Guardrails = Annotated[
+    tuple[Guardrail, ...], msgspec.Meta(min_length=1, max_length=limits.ROLLOUT_GUARDRAILS_MAX)
+]
+NamedGuardrails = Annotated[
+    tuple[Key | Guardrail, ...], msgspec.Meta(min_length=1, max_length=limits.ROLLOUT_GUARDRAILS_MAX)
+]
+Secondary = Annotated[tuple[Metric, ...], msgspec.Meta(max_length=limits.METRICS_MAX)]
+
+
+class Ramp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a plan and the request for one have in common.
+
+    * `alpha`: the probability that canaries that are no worse than the control are ever rolled back, over all
+      guardrails, stages and looks. * `beta`: the probability that a canary that breaks a margin advances from
+      a stage. * `windows`: when it may advance; none is always. * `data_age_max_s`: older data are missing
+      data.
+    """
+
+    canaries: Canaries
+    stages: Stages = STAGES
+    windows: Windows = ()
+    limits: Limits = ()
+    alpha: Level = 0.01
+    beta: Level = 0.05
+    data_age_max_s: Annotated[float, msgspec.Meta(ge=1, le=DAY_S)] = 300.0
+
+
+class Plan(Ramp, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A rollout in full, as it is stored with every decision. `checks.check` says whether its parts fit."""
+
+    guardrails: Guardrails
+    primary: Primary | None = None
+    secondary: Secondary = ()
+
+    @property
+    def measured_stages(self) -> tuple[Stage, ...]:
+        """Stages beside which there is a control: all but one of the whole traffic."""
+        return tuple(stage for stage in self.stages if stage.share < 1)
+
+
+class PrimaryRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A metric of the experiment, by its key. Without a margin here, the metric's own counts."""
+
+    metric: Key
+    test: Literal["non_inferior", "superior"] = "non_inferior"
+    margin: Margin | None = None
+
+
+class PlanRequest(Ramp, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """As somebody asks for it: guardrails may be named, by preset or by the key of the experiment's own."""
+
+    guardrails: NamedGuardrails
+    primary: PrimaryRequest | None = None
+
+
+# Life
+
+
+class Running(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="running"):
+    """In a stage (by its position), since `entered_at`; `epoch` was the first one of the stage.
+
+    `canaries` are those that were not rolled back. `approved`: a person agreed to leave this stage.
+    """
+
+    stage: int
+    entered_at: datetime
+    epoch: int
+    canaries: tuple[str, ...]
+    approved: bool = False
+
+
+class Paused(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="paused"):
+    """Does not advance. It is watched all the same, and harm rolls it back."""
+
+    running: Running
+    paused_at: datetime
+
+
+class RolledBack(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="rolled_back"):
+    """No canary has any traffic: the end."""
+
+    stage: int
+    ended_at: datetime
+
+
+class Completed(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="completed"):
+    """The canaries have the last stage's share: the end."""
+
+    canaries: tuple[str, ...]
+    ended_at: datetime
+
+
+State = Running | Paused | RolledBack | Completed
+
+
+# What is read
+
+
+Verdict = Literal["harm", "safe", "not_enough_data"]
+
+
+class Proof(msgspec.Struct, frozen=True, kw_only=True):
+    """One side of a test at one look: `statistic` against `threshold`, which it reaches if `proven`.
+
+    `level` is the probability that it is ever reached wrongly. `since_epoch` is the first epoch whose data
+    are in it. On the scale `log e-value` or `log likelihood ratio` the statistic has to reach the threshold;
+    on the scale `bound` it is the confidence bound of the worsening, and has to pass it.
+    """
+
+    scale: Literal["log e-value", "log likelihood ratio", "bound"]
+    statistic: float
+    threshold: float
+    level: float
+    since_epoch: int
+    proven: bool
+
+
+class GuardrailReading(msgspec.Struct, frozen=True, kw_only=True):
+    """One guardrail and canary at one look.
+
+    `harm` is the strongest proof over all starts, `safe` that of the stage's own data. Estimates, `effect`
+    (canary less control, or relative to the control, as `relative` says) and `interval` are of the data of
+    `harm`, where there is one, else of the stage's own; each bound of the interval misses with the level of
+    its proof. `missing`: units came, and what should be known of them is not. `units_left` of the canary, and
+    `seconds_left` at the pace of the stage, are expected until an answer; null if nobody can tell.
+    """
+
+    metric: str
+    canary: str
+    verdict: Verdict
+    method: str | None = None
+    control_units: int = 0
+    canary_units: int = 0
+    control_estimate: float | None = None
+    canary_estimate: float | None = None
+    relative: bool = False
+    effect: float | None = None
+    interval: Bounds | None = None
+    harm: Proof | None = None
+    safe: Proof | None = None
+    missing: bool = False
+    reason: str = ""
+    units_left: int | None = None
+    seconds_left: float | None = None
+
+
+class LimitReading(msgspec.Struct, frozen=True, kw_only=True):
+    """One limit and canary at one look, in the newest epoch."""
+
+    metric: str
+    canary: str
+    beyond: float
+    canary_units: int
+    canary_estimate: float | None
+    control_estimate: float | None
+    tripped: bool
+
+
+class PrimaryReading(msgspec.Struct, frozen=True, kw_only=True):
+    """The primary metric of one canary, from all data of the rollout. `worse`: shown to break it."""
+
+    metric: str
+    canary: str
+    test: Literal["non_inferior", "superior"]
+    shown: bool
+    method: str | None = None
+    effect: float | None = None
+    interval: Bounds | None = None
+    reason: str = ""
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a decision rests on, at one look.
+
+    `stage_units` are those that came to each canary in the stage. `data_age_s`: how far the totals lag; None
+    if that is not known.
+    """
+
+    guardrails: tuple[GuardrailReading, ...]
+    limits: tuple[LimitReading, ...] = ()
+    primary: tuple[PrimaryReading, ...] = ()
+    secondary: tuple[MetricReadout, ...] = ()
+    integrity: tuple[Finding, ...] = ()
+    stage_units: dict[str, int] = {}
+    data_age_s: float | None = None
+
+
+# What is decided
+
+
+HoldReason = Literal[
+    "ended", "paused", "integrity", "missing_data", "minimum_duration", "minimum_units",
+    "not_enough_data", "primary", "window", "overdue",
+]  # fmt: skip
+
+
+class Advance(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="advance"):
+    """To the stage at this position."""
+
+    to_stage: int
+
+
+class Complete(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="complete"):
+    """The canaries get the share of the last stage for good."""
+
+
+class Hold(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="hold"):
+    """Nothing changes. `alert`: somebody should look."""
+
+    reason: HoldReason
+    detail: str
+    alert: bool = False
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="ask"):
+    """A person has to decide: to leave a stage that needs approval, or about one that is overdue."""
+
+    reason: Literal["approval", "overdue"]
+    detail: str
+
+
+class RollBack(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="roll_back"):
+    """These canaries get no traffic any more."""
+
+    canaries: tuple[str, ...]
+    reason: Literal["harm", "limit", "overdue", "person"]
+    detail: str
+
+
+Decision = Advance | Complete | Hold | Ask | RollBack

@@ -1,0 +1,185 @@
+"""The rules of other tools, as they are published, for a canary and a control of single requests.
+
+A rule sees one stage: requests of the canary and of an equally large baseline, in the order of their time,
+spread over a day. It says after how many requests of the canary it aborts, or None. Where a choice is left to
+whoever sets a rule up, the most usual one is taken, in favour of the rule where there is doubt: limits are
+set from the true values of the healthy control.
+
+Sources: Kayenta's judge (Mann-Whitney, confidence 0.98, tolerance 0.25 of the estimated shift, score below 75
+fails; github.com/spinnaker/kayenta, NetflixACAJudge and MannWhitneyClassifier); Flagger's documented analysis
+(interval 1 minute, 5 failed checks, success rate at least 99 %, 99th percentile of the duration below a
+limit); Argo Rollouts' documented AnalysisTemplate (interval 5 minutes, failureLimit 3, success rate at least
+95 %). Point rules: error rate of the last 500 above 2 %, mean of the last 200 or 95th percentile of the last
+100 above 1.1 times the control's.
+"""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from scipy import optimize, special
+from scipy.stats import rankdata
+
+from benchmarks.rollout_simulation import World
+
+MINUTES = 1_440
+
+
+class Requests(NamedTuple):
+    """Of one variant on one day: shapes (n,). They come evenly."""
+
+    errors: np.ndarray
+    latency: np.ndarray
+
+    @classmethod
+    def draw(cls, world: World, n: int, rng: np.random.Generator) -> "Requests":
+        """`n` requests to a variant like this."""
+        normal = rng.standard_normal(n)
+        latency = world.mean * np.exp(world.sigma * normal - world.sigma**2 / 2)
+        return cls((rng.random(n) < world.error).astype(float), latency)
+
+    def minutes(self, length: int) -> np.ndarray:
+        """For each request, in which period of so many minutes it came."""
+        n = len(self.errors)
+        return np.arange(n) * (MINUTES // length) // n
+
+
+Rule = Callable[[Requests, Requests, World], int | None]
+"""(canary, baseline, the healthy control) -> requests of the canary until it aborts."""
+
+
+def _by_period(values: np.ndarray, periods: np.ndarray, what: Callable[[np.ndarray], float]) -> np.ndarray:
+    """One number for each period that has requests."""
+    cuts = np.flatnonzero(np.diff(periods)) + 1
+    return np.array([what(part) for part in np.split(values, cuts)])
+
+
+# Kayenta
+
+
+def _wilcoxon(x: np.ndarray, y: np.ndarray, shift: float) -> float:
+    """The standardised rank sum of x - shift, with correction for ties and continuity."""
+    n_x, n_y = len(x), len(y)
+    ranks = rankdata(np.concatenate([x - shift, y]))
+    surplus = ranks[:n_x].sum() - n_x * (n_x + 1) / 2 - n_x * n_y / 2
+    _, ties = np.unique(ranks, return_counts=True)
+    n = n_x + n_y
+    spread = math.sqrt(
+        n_x * n_y / 12 * (n + 1 - float((ties.astype(float) ** 3 - ties).sum()) / (n * (n - 1)))
+    )
+    return (surplus - math.copysign(0.5, surplus) * (surplus != 0)) / spread if spread else 0.0
+
+
+def is_high(x: np.ndarray, y: np.ndarray, *, confidence: float = 0.98, tolerance: float = 0.25) -> bool:
+    """Whether a metric of the canary, x, is classified as high against the baseline, y."""
+    z = -float(special.ndtri((1 - confidence) / 2))
+    if _wilcoxon(x, y, 0.0) <= z:
+        return False  # the interval of the shift begins below 0
+    ends = x.min() - y.max(), x.max() - y.min()
+
+    def shift_at(level: float) -> float:
+        return float(
+            optimize.brentq(
+                lambda shift: _wilcoxon(x, y, shift) - level, *ends, xtol=1e-4 * (ends[1] - ends[0])
+            )
+        )
+
+    return shift_at(z) > tolerance * abs(shift_at(0.0))
+
+
+def kayenta(canary: Requests, baseline: Requests, _: World) -> int | None:
+    """Every hour, on all minutes since the start: error rate, mean latency and its 95th percentile."""
+    series = []
+    for metric, what in (
+        ("errors", np.mean),
+        ("latency", np.mean),
+        ("latency", lambda v: np.quantile(v, 0.95)),
+    ):
+        series.append([_by_period(getattr(arm, metric), arm.minutes(1), what) for arm in (canary, baseline)])
+    points = len(series[0][0])
+    for hour in range(1, 25):
+        seen = points * hour // 24
+        if seen < 2:
+            continue
+        high = sum(is_high(ours[:seen], theirs[:seen]) for ours, theirs in series)
+        if 100 * (1 - high / len(series)) < 75:
+            return len(canary.errors) * hour // 24
+    return None
+
+
+# Failed checks
+
+
+def _failed_checks(
+    canary: Requests, length: int, failed: Callable[[Requests], bool], limit: int
+) -> int | None:
+    """When more checks than allowed have failed; periods without requests are not checked."""
+    periods = canary.minutes(length)
+    cuts = [0, *(np.flatnonzero(np.diff(periods)) + 1).tolist(), len(periods)]
+    failures = 0
+    for start, end in pairwise(cuts):
+        part = Requests(canary.errors[start:end], canary.latency[start:end])
+        failures += failed(part)
+        if failures >= limit:
+            return end
+    return None
+
+
+def _quantile(world: World, q: float) -> float:
+    return world.mean * math.exp(world.sigma * float(special.ndtri(q)) - world.sigma**2 / 2)
+
+
+def flagger(canary: Requests, _: Requests, control: World) -> int | None:
+    """Every minute; the limit of the duration is 1.1 times the control's true 99th percentile."""
+    limit = 1.1 * _quantile(control, 0.99)
+    return _failed_checks(
+        canary,
+        1,
+        lambda part: part.errors.mean() > 0.01 or float(np.quantile(part.latency, 0.99)) > limit,
+        5,
+    )
+
+
+def argo(canary: Requests, _: Requests, control: World) -> int | None:
+    """Every five minutes; besides the success rate, the 95th percentile below 1.1 times the control's."""
+    limit = 1.1 * _quantile(control, 0.95)
+    return _failed_checks(
+        canary,
+        5,
+        lambda part: part.errors.mean() > 0.05 or float(np.quantile(part.latency, 0.95)) > limit,
+        4,
+    )
+
+
+# Point rules
+
+
+def _first(crossed: np.ndarray, window: int) -> int | None:
+    return int(crossed.argmax()) + window if crossed.any() else None
+
+
+def _rolling(values: np.ndarray, window: int) -> np.ndarray:
+    total = np.concatenate([[0.0], values.cumsum()])
+    return (total[window:] - total[:-window]) / window
+
+
+def point_rules(canary: Requests, _: Requests, control: World) -> int | None:
+    """Errors above 2 %, mean or 95th percentile of latency more than 10 % up, in rolling windows."""
+    tail = np.lib.stride_tricks.sliding_window_view(canary.latency, 100)[::10]
+    found = [
+        _first(_rolling(canary.errors, 500) > 0.02, 500),
+        _first(_rolling(canary.latency, 200) > 1.1 * control.mean, 200),
+    ]
+    p95 = np.partition(tail, 94, axis=1)[:, 94] > 1.1 * _quantile(control, 0.95)
+    found.append(int(p95.argmax()) * 10 + 100 if p95.any() else None)
+    return min((one for one in found if one is not None), default=None)
+
+
+RULES: dict[str, Rule] = {
+    "Kayenta": kayenta,
+    "Flagger": flagger,
+    "Argo": argo,
+    "point rules": point_rules,
+}
