@@ -60,6 +60,9 @@ from app.feedback.routes import ROUTES as FEEDBACK_ROUTES
 from app.feedback.service import FeedbackService
 from app.planning.routes import ROUTES as PLANNING_ROUTES
 from app.planning.service import PlanningService
+from app.rollouts.routes import ROUTES as ROLLOUT_ROUTES
+from app.rollouts.service import RolloutService
+from app.rollouts.store import RolloutStore
 from app.webhooks.destination import NetworkPolicy
 from app.webhooks.routes import ROUTES as WEBHOOK_ROUTES
 from app.webhooks.service import WebhookService
@@ -73,6 +76,7 @@ _JSON_ROUTES: Final = (
     *FEEDBACK_ROUTES,
     *ANALYSIS_ROUTES,
     *WEBHOOK_ROUTES,
+    *ROLLOUT_ROUTES,
     *EVALUATION_ROUTES,
     *PLANNING_ROUTES,
     *POWER_ROUTES,
@@ -154,6 +158,7 @@ async def application(
             feedback=feedback,
             analysis=analysis,
             webhook_service=webhooks,
+            rollout_service=RolloutService(RolloutStore(engine), clock, allocation.reallocate),
             evaluation=evaluation,
             planning=PlanningService(computing),
             readiness=readiness,

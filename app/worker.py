@@ -4,6 +4,7 @@ import os
 import random
 import secrets
 import socket
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -27,6 +28,9 @@ from app.core.telemetry import STREAM_LAG, WATERMARK_AGE
 from app.core.valkey import create_client
 from app.feedback.consumer import ledger_loops
 from app.feedback.lag import LedgerLag
+from app.rollouts.loop import RolloutLoops
+from app.rollouts.service import RolloutService
+from app.rollouts.store import RolloutStore
 from app.webhooks.destination import NetworkPolicy
 from app.webhooks.dispatch import Dispatcher
 from app.webhooks.loop import WebhookLoops
@@ -52,11 +56,17 @@ async def work(settings: Settings) -> None:
         blocking = create_client(settings.valkey_url, socket_timeout=None)
         stack.push_async_callback(blocking.aclose)
         access = AccessService(AccessStore(engine, valkey), clock)
-        allocation = AllocationLoops(AllocationService(AllocationStore(engine, valkey), clock), access)
+        reallocation = AllocationService(AllocationStore(engine, valkey), clock)
+        allocation = AllocationLoops(reallocation, access)
+        rollouts = RolloutLoops(RolloutService(RolloutStore(engine), clock, reallocation.reallocate))
         chance = random.Random()  # noqa: S311  (of pauses)
         policy = NetworkPolicy.of(settings.webhook_allowed_networks, settings.webhook_allowed_ports)
         dispatcher = Dispatcher(WebhookStore(engine), Sender(policy, clock), clock, chance)
         lag = LedgerLag(engine, valkey, shards=settings.stream_shards)
+
+        def on_commit(experiment_ids: Iterable[int]) -> None:
+            allocation.on_commit(experiment_ids)
+            rollouts.on_commit(experiment_ids)
 
         async def measure() -> None:
             STREAM_LAG.set(await lag.events())
@@ -70,9 +80,10 @@ async def work(settings: Settings) -> None:
                     database_url=settings.database_url,
                     valkey=blocking,
                     clock=clock,
-                    on_commit=allocation.on_commit,
+                    on_commit=on_commit,
                 ),
                 *allocation.all(),
+                *rollouts.all(),
                 *WebhookLoops(dispatcher).all(),
                 Loop("lag", measure, pause_s=limits.WORKER_BEAT_S),
             ],
@@ -82,7 +93,7 @@ async def work(settings: Settings) -> None:
 
         def errors() -> dict[str, str]:
             failing = {name: loop.error for name, loop in loops.health().items() if loop.error}
-            return failing | allocation.errors
+            return failing | allocation.errors | rollouts.errors
 
         async def heartbeat() -> None:
             await beat(valkey, NAME, errors(), clock)

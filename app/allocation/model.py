@@ -163,6 +163,29 @@ def only(variant: int, n_variants: int) -> tuple[int, ...]:
     return tuple(bucketing.WHOLE * (index == variant) for index in range(n_variants))
 
 
+def with_held(experiment: Experiment, weights: tuple[int, ...]) -> tuple[int, ...]:
+    """The policy's weights with the shares that a rollout holds put in their place.
+
+    The other variants share the rest as the policy has it among them; the control gets it where the policy
+    has nothing for them. Held shares that sum to 1 leave nothing.
+    """
+    variants = experiment.definition.variants
+    held = [experiment.held.get(variant.key) for variant in variants]
+    if all(share is None for share in held):
+        return weights
+    free = [weight if share is None else 0 for weight, share in zip(weights, held, strict=True)]
+    if not any(free):
+        free = [int(variant.control and share is None) for variant, share in zip(variants, held, strict=True)]
+    rest = max(1 - sum(share or 0.0 for share in held), 0.0)
+    total = sum(free)
+    return bucketing.parts(
+        [
+            rest * own / total if share is None and total else share or 0.0
+            for own, share in zip(free, held, strict=True)
+        ]
+    )
+
+
 def within_step(
     definition: Definition, target: tuple[int, ...], latest: AllocationPoint | None, wanted: int
 ) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import structlog
 
 from app.allocation.contextual import digest, materialised, segmented
 from app.allocation.forgetting import next_bucket_s
-from app.allocation.model import Allocated, allocate, best_arm, only, within_step
+from app.allocation.model import Allocated, allocate, best_arm, only, with_held, within_step
 from app.allocation.store import AllocationStore, Due, Publication
 from app.assignment.bucketing import WHOLE
 from app.assignment.snapshot import PublishedContextual, PublishedExperiment, PublishedSegments, published
@@ -127,12 +127,13 @@ def _allocated(due: Due, digest: bytes | None, now_s: float) -> Allocated:
     definition = due.experiment.definition
     decision = best_arm(due.experiment, due.totals, due.latest)
     if isinstance(decision, Winner):
-        return Allocated(only(decision.arm, len(definition.variants)), digest, decision, due.wanted)
+        winning = only(decision.arm, len(definition.variants))
+        return Allocated(with_held(due.experiment, winning), digest, decision, due.wanted)
     target = allocate(
         definition, due.totals, learned=due.learned, earlier=due.earlier, moments=due.moments, now_s=now_s
     )
     weights = within_step(definition, target, due.latest, due.wanted)
-    return Allocated(weights, digest, None, due.wanted)
+    return Allocated(with_held(due.experiment, weights), digest, None, due.wanted)
 
 
 def _due_at(due: Due, now_s: float) -> datetime | None:
@@ -145,6 +146,8 @@ def _due_at(due: Due, now_s: float) -> datetime | None:
 async def _by_context(due: Due) -> PublishedContextual | PublishedSegments | None:
     """What a policy that reads contexts decides by. In a thread: it may take seconds of linear algebra."""
     definition = due.experiment.definition
+    if due.experiment.held:  # by which a policy that reads contexts could not abide
+        return None
     match definition.policy:
         case ContextualPolicy() as policy:
             return await asyncio.to_thread(materialised, policy, due.learned[""])

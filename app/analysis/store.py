@@ -22,21 +22,26 @@ class AnalysisStore:
 
     async def stored(self, experiment: Experiment) -> Stored:
         """Totals and allocations of an experiment."""
-        watermark = stream_positions.c.watermark
-        known = func.count() == func.count(watermark)  # a shard that was never read knows nothing
         async with self._engine.connect() as connection:
             await connection.execution_options(isolation_level="REPEATABLE READ")
-            return Stored(
-                totals=await read_totals(connection, experiment),
-                by_epoch=await _read_epochs(connection, experiment.id),
-                units=await read_cells(connection, experiment.id),
-                totals_as_of=await connection.scalar(select(case((known, func.min(watermark))))),
-                latest=await read_latest(connection, experiment.id),
-                history=await read_history(connection, experiment.id),
-                epoch_shares=await _read_epoch_shares(connection, experiment.id),
-                earlier=await read_earlier(connection, experiment),
-                learned=await _read_learned(connection, experiment),
-            )
+            return await read_stored(connection, experiment)
+
+
+async def read_stored(connection: AsyncConnection, experiment: Experiment) -> Stored:
+    """Totals and allocations of an experiment. What is newer than `totals_as_of` may be in them already."""
+    watermark = stream_positions.c.watermark
+    known = func.count() == func.count(watermark)  # a shard that was never read knows nothing
+    return Stored(
+        totals_as_of=await connection.scalar(select(case((known, func.min(watermark))))),
+        totals=await read_totals(connection, experiment),
+        by_epoch=await _read_epochs(connection, experiment.id),
+        units=await read_cells(connection, experiment.id),
+        latest=await read_latest(connection, experiment.id),
+        history=await read_history(connection, experiment.id),
+        epoch_shares=await _read_epoch_shares(connection, experiment.id),
+        earlier=await read_earlier(connection, experiment),
+        learned=await _read_learned(connection, experiment),
+    )
 
 
 async def read_cells(connection: AsyncConnection, experiment_id: int) -> list[UnitCell]:

@@ -147,6 +147,8 @@ ROLLOUT_GUARDRAILS_MAX: Final = 16
 ROLLOUT_WINDOWS_MAX: Final = 21
 ROLLOUT_EPOCHS_MAX: Final = 16  # of one rollout that evidence may start at; of more, the newest and the first
 ROLLOUT_NOTICE_READINGS_MAX: Final = 12  # so that a notice fits into a webhook
+ROLLOUT_NOTE_S: Final = 5.0  # between two notes of what a rollout that holds has read
+ROLLOUT_LOOK_S: Final = 1.0  # between two looks, unless the ledger commits
 ROLLOUT_EXAMPLES_MAX: Final = 10  # assignments that a receipt names
 
 # Connections

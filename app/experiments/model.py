@@ -461,7 +461,11 @@ def kind_of(state: State) -> StateKind:
 
 
 class Experiment(msgspec.Struct, frozen=True, kw_only=True):
-    """A stored experiment: its definition and where it is in its life."""
+    """A stored experiment: its definition and where it is in its life.
+
+    `held` are shares of variants that stand whatever the policy says: those of a rollout. The other variants
+    share the rest.
+    """
 
     id: int
     definition: Definition
@@ -471,6 +475,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
     created_at: datetime
     updated_at: datetime
+    held: dict[str, float] = {}
 
     @property
     def key(self) -> ExperimentKey:

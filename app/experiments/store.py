@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Row, func, insert, select, text, update
+from sqlalchemy import ColumnElement, Row, func, insert, select, text, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -76,33 +76,51 @@ class ExperimentStore:
         Nothing is written when `change` returns the object it was given. Raises NotFound, and what it raises.
         """
         async with self._engine.begin() as connection:
-            # FOR NO KEY UPDATE: does not stand against the foreign keys of allocations, whose writer holds
-            # the lock on `publications` that is taken below.
-            locked = select(experiments).where(experiments.c.key == key).with_for_update(key_share=True)
-            before = _found(key, (await connection.execute(locked)).one_or_none())
+            before = await lock(connection, experiments.c.key == key)
+            if before is None:
+                raise _unknown(key)
             at = clock.now()
             changed = change(before, at)
             if changed is before:
                 return before, False
-            after = msgspec.structs.replace(changed, revision=before.revision + 1, updated_at=at)
-            await connection.execute(
-                update(experiments)
-                .where(experiments.c.id == before.id)
-                .values(
-                    definition=msgspec.to_builtins(after.definition),
-                    reads_silence=after.definition.reads_silence,
-                    state=msgspec.to_builtins(after.state),
-                    epoch=after.epoch,
-                    revision=after.revision,
-                    updated_at=at,
-                )
-            )
-            if opens_epoch(before, after):
-                policy = msgspec.to_builtins(after.definition.policy)
-                row = {"experiment_id": after.id, "epoch": after.epoch, "policy": policy, "started_at": at}
-                await connection.execute(insert(epochs).values(row))
-            await _want_publication(connection, after.id)
-            return after, True
+            return await store(connection, before, changed, at), True
+
+
+async def lock(connection: AsyncConnection, chosen: ColumnElement[bool]) -> Experiment | None:
+    """The experiment, which nobody else changes before the end of the transaction.
+
+    FOR NO KEY UPDATE: does not stand against the foreign keys of allocations, whose writer holds the lock on
+    `publications` that a change takes after this one.
+    """
+    row = await connection.execute(select(experiments).where(chosen).with_for_update(key_share=True))
+    found = row.one_or_none()
+    return None if found is None else experiment_of(found)
+
+
+async def store(
+    connection: AsyncConnection, before: Experiment, changed: Experiment, at: datetime
+) -> Experiment:
+    """Store what became of a locked experiment, its new epoch if any, and that it is to be published."""
+    after = msgspec.structs.replace(changed, revision=before.revision + 1, updated_at=at)
+    await connection.execute(
+        update(experiments)
+        .where(experiments.c.id == before.id)
+        .values(
+            definition=msgspec.to_builtins(after.definition),
+            reads_silence=after.definition.reads_silence,
+            state=msgspec.to_builtins(after.state),
+            held=after.held,
+            epoch=after.epoch,
+            revision=after.revision,
+            updated_at=at,
+        )
+    )
+    if opens_epoch(before, after):
+        policy = msgspec.to_builtins(after.definition.policy)
+        row = {"experiment_id": after.id, "epoch": after.epoch, "policy": policy, "started_at": at}
+        await connection.execute(insert(epochs).values(row))
+    await _want_publication(connection, after.id)
+    return after
 
 
 def experiment_of(row: Row[Any]) -> Experiment:
@@ -116,13 +134,18 @@ def experiment_of(row: Row[Any]) -> Experiment:
         revision=row.revision,
         created_at=row.created_at,
         updated_at=row.updated_at,
+        held=row.held,
     )
 
 
 def _found(key: str, row: Row[Any] | None) -> Experiment:
     if row is None:
-        raise NotFound(f"no experiment is called {key!r}")
+        raise _unknown(key)
     return experiment_of(row)
+
+
+def _unknown(key: str) -> NotFound:
+    return NotFound(f"no experiment is called {key!r}")
 
 
 async def _want_publication(connection: AsyncConnection, experiment_id: int) -> None:

@@ -38,6 +38,13 @@ experiments = Table(
     Column(
         "state", JSONB, nullable=False, comment="{kind: draft | running | paused | stopped | archived, ...}"
     ),
+    Column(
+        "held",
+        JSONB,
+        nullable=False,
+        server_default=text("'{}'"),
+        comment="shares of variants that a rollout holds, by their keys",
+    ),
     Column("salt", LargeBinary, nullable=False, comment="of the bucketing hash; never changes"),
     Column("epoch", Integer, nullable=False, server_default=text("1")),
     Column("revision", Integer, nullable=False, server_default=text("1"), comment="+1 with every change"),

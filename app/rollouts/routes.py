@@ -1,0 +1,143 @@
+"""Rollouts over HTTP. Needs the dependency `rollout_service: RolloutService`."""
+
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from litestar import Request, get, post
+from litestar.params import Parameter
+
+from app.access.guards import requires
+from app.access.model import Scope
+from app.core import limits
+from app.core.errors import Conflict
+from app.rollouts.gates import Gate, gate
+from app.rollouts.life import Rollout, Taken
+from app.rollouts.receipt import Receipt
+from app.rollouts.service import RolloutRequest, RolloutService
+
+Reason = Annotated[str, msgspec.Meta(max_length=limits.DESCRIPTION_LENGTH_MAX)]
+
+
+class ActRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Why. Needed to skip a stage and to roll back."""
+
+    reason: Reason = ""
+
+
+class RolloutPage(msgspec.Struct, frozen=True):
+    """Rollouts, newest first. `next`: the id to pass as `after`; null on the last page."""
+
+    rollouts: list[Rollout]
+    next: int | None
+
+
+class DecisionList(msgspec.Struct, frozen=True):
+    """All that was decided about a rollout, oldest first."""
+
+    decisions: list[Taken]
+
+
+class DecisionView(msgspec.Struct, frozen=True):
+    """A decision with its evidence. `differs`: parts that its inputs do not give again, bit for bit."""
+
+    decision: Taken
+    receipt: Receipt | None
+    differs: tuple[str, ...]
+
+
+@post("/rollouts", guards=[requires(Scope.ADMIN)], status_code=201)
+async def begin_rollout(
+    data: RolloutRequest, request: Request[Any, Any, Any], rollout_service: RolloutService
+) -> Rollout:
+    """Begin a rollout with its first stage. 409 while another one of the experiment has not ended."""
+    return await rollout_service.begin(data, _caller(request))
+
+
+@get("/rollouts", guards=[requires(Scope.READ)])
+async def list_rollouts(
+    rollout_service: RolloutService,
+    experiment: str | None = None,
+    after: int | None = None,
+    limit: Annotated[int, Parameter(ge=1, le=limits.PAGE_SIZE_MAX)] = limits.PAGE_SIZE,
+) -> RolloutPage:
+    """List rollouts, of one experiment or all, newest first, a page at a time."""
+    found = await rollout_service.page(experiment=experiment, after=after, limit=limit)
+    return RolloutPage(found, found[-1].id if len(found) == limit else None)
+
+
+@get("/rollouts/{rollout_id:int}", guards=[requires(Scope.READ)])
+async def get_rollout(rollout_id: int, rollout_service: RolloutService) -> Rollout:
+    """Read a rollout: its plan, where it is, and what the last look came to."""
+    return await rollout_service.get(rollout_id)
+
+
+@post("/rollouts/{rollout_id:int}/{action:str}", guards=[requires(Scope.ADMIN)], status_code=200)
+async def act_on_rollout(
+    rollout_id: int,
+    action: Literal["pause", "resume", "approve", "advance", "rollback"],
+    request: Request[Any, Any, Any],
+    rollout_service: RolloutService,
+    data: ActRequest | None = None,
+) -> Rollout:
+    """Pause, resume, approve the stage, advance to the next one, or roll back at once. 409 once it has ended."""
+    reason = "" if data is None else data.reason
+    return await rollout_service.act(rollout_id, action, by=_caller(request), reason=reason)
+
+
+@get("/rollouts/{rollout_id:int}/decisions", guards=[requires(Scope.READ)])
+async def list_decisions(rollout_id: int, rollout_service: RolloutService) -> DecisionList:
+    """List all that was decided about a rollout, and what people did to it."""
+    return DecisionList(await rollout_service.decisions(rollout_id))
+
+
+@get("/rollouts/{rollout_id:int}/decisions/{number:int}", guards=[requires(Scope.READ)])
+async def get_decision(rollout_id: int, number: int, rollout_service: RolloutService) -> DecisionView:
+    """Read a decision with its receipt, which is computed again from its inputs."""
+    return DecisionView(*await rollout_service.explain(rollout_id, number))
+
+
+@get("/rollouts/{rollout_id:int}/gate", guards=[requires(Scope.READ)])
+async def read_gate(rollout_id: int, rollout_service: RolloutService) -> Gate:
+    """Ask whether it may go on or must go back: for Argo Rollouts' web metrics, and CI."""
+    return gate(await rollout_service.get(rollout_id))
+
+
+@post("/rollouts/{rollout_id:int}/gate/confirm", guards=[requires(Scope.READ)], status_code=200)
+async def confirm_gate(
+    rollout_id: int, rollout_service: RolloutService, request: Request[Any, Any, Any]
+) -> Gate:
+    """Flagger's hook `confirm-promotion`: 200 if it may go on, else 409. Any body will do."""
+    await request.body()
+    found = gate(await rollout_service.get(rollout_id))
+    if not found.proceed:
+        raise Conflict(f"not to be promoted: {found.reason}")
+    return found
+
+
+@post("/rollouts/{rollout_id:int}/gate/rollback", guards=[requires(Scope.READ)], status_code=200)
+async def rollback_gate(
+    rollout_id: int, rollout_service: RolloutService, request: Request[Any, Any, Any]
+) -> Gate:
+    """Flagger's hook `rollback`: 200 if it must go back, else 409. Any body will do."""
+    await request.body()
+    found = gate(await rollout_service.get(rollout_id))
+    if not found.roll_back:
+        raise Conflict(f"not to be rolled back: {found.reason}")
+    return found
+
+
+def _caller(request: Request[Any, Any, Any]) -> str:
+    return str(request.state.api_key.name)
+
+
+ROUTES: Final = [
+    begin_rollout,
+    list_rollouts,
+    get_rollout,
+    act_on_rollout,
+    list_decisions,
+    get_decision,
+    read_gate,
+    confirm_gate,
+    rollback_gate,
+]

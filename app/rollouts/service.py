@@ -1,0 +1,396 @@
+"""Use cases of rollouts: begin one, look at it and decide, and what people do to it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any, assert_never
+
+import msgspec
+import structlog
+
+from app import __version__
+from app.analysis.integrity import findings
+from app.analysis.observed import Observed
+from app.core import limits
+from app.core.clock import Clock
+from app.core.errors import Conflict, FieldError, InvalidInput, UnprocessableInput
+from app.experiments.model import (
+    BestArmPolicy,
+    ContextualPolicy,
+    Definition,
+    Experiment,
+    SegmentedThompsonPolicy,
+    kind_of,
+    kind_of_policy,
+)
+from app.experiments.model import Running as ExperimentRunning
+from app.rollouts.checks import resolve
+from app.rollouts.decide import after, approved, paused, resumed
+from app.rollouts.life import (
+    Approved,
+    EventKind,
+    Looked,
+    PausedByPerson,
+    Resumed,
+    Rollout,
+    Started,
+    Step,
+    Taken,
+    next_stage,
+    released,
+    shares_held,
+)
+from app.rollouts.model import (
+    Advance,
+    Ask,
+    Complete,
+    Completed,
+    Hold,
+    Paused,
+    Plan,
+    PlanRequest,
+    RollBack,
+    RolledBack,
+    Running,
+    State,
+)
+from app.rollouts.planner import with_baselines
+from app.rollouts.receipt import Notice, Receipt, differences, receipt
+from app.rollouts.store import Locked, RolloutStore
+
+_LOG = structlog.get_logger(__name__)
+
+
+class RolloutRequest(PlanRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A rollout to begin: of which experiment, and why. To try again after a rollback it needs a reason."""
+
+    experiment: str
+    reason: str = ""
+
+
+class RolloutService:
+    """`on_change` is awaited with the id of an experiment whose shares changed, after the commit."""
+
+    def __init__(
+        self, store: RolloutStore, clock: Clock, on_change: Callable[[int], Awaitable[object]]
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._on_change = on_change
+
+    async def begin(self, request: RolloutRequest, by: str) -> Rollout:
+        """Begin with the first stage.
+
+        Raises NotFound; InvalidInput naming the fields; Conflict while another rollout of the experiment has
+        not ended, or it does not run; UnprocessableInput where its policy has no shares to hold.
+        """
+        now = self._clock.now()
+        before = await self._store.page(experiment=request.experiment, after=None, limit=limits.PAGE_SIZE)
+        async with self._store.begun(request.experiment) as (connection, experiment):
+            plan = _checked(request, experiment)
+            _check_reason(request, before)
+            stored = await self._store.measured(connection, experiment)
+            plan = with_baselines(plan, stored.observed(experiment))
+            epoch = experiment.epoch + 1
+            locked = await self._store.insert(
+                connection,
+                experiment,
+                plan,
+                Running(stage=0, entered_at=now, epoch=epoch, canaries=plan.canaries),
+                epoch=epoch,
+                by=by,
+                reason=request.reason,
+                at=now,
+            )
+            await self._apply(locked, Started(), None, by=by, reason=request.reason)
+        await self._announce(experiment.id)
+        return await self._store.find(locked.rollout.id)
+
+    async def look(self, rollout_id: int) -> bool:
+        """Look at a rollout once, and do what follows; whether something was decided.
+
+        Nothing if somebody else looks at it just now, or if its experiment does not run.
+        """
+        async with self._store.locked(rollout_id, wait=False) as locked:
+            if locked is None or isinstance(locked.rollout.state, RolledBack | Completed):
+                return False
+            if not await self._decide(locked):
+                return False
+        await self._announce(locked.experiment.id)
+        return True
+
+    async def _decide(self, locked: Locked) -> bool:
+        """Do what follows from the data; whether that was anything but to hold or ask."""
+        if kind_of(locked.experiment.state) == "paused":
+            return False
+        if not isinstance(locked.experiment.state, ExperimentRunning):
+            why = "the experiment has ended"
+            ended = RollBack(canaries=locked.rollout.running.canaries, reason="person", detail=why)
+            await self._apply(locked, ended, None, by=None, reason=why)
+            return True
+        made = await self._receipt(locked)
+        match made.decision:
+            case Hold() | Ask():
+                await self._note(locked, made)
+                return False
+            case Advance() | Complete() | RollBack():
+                examples = tuple(await self._examples(locked))
+                made = msgspec.structs.replace(made, examples=examples)
+                reason = getattr(made.decision, "detail", "every guardrail is safe")
+                await self._apply(locked, made.decision, made, by=None, reason=reason)
+                return True
+            case _:
+                assert_never(made.decision)
+
+    async def act(self, rollout_id: int, action: str, *, by: str, reason: str) -> Rollout:
+        """What a person does: pause, resume, approve, advance (skip to the next stage) or rollback.
+
+        Raises NotFound; Conflict once it has ended, or where there is nothing to do; InvalidInput without a
+        reason to skip or to roll back.
+        """
+        if action in {"advance", "rollback"} and not reason:
+            raise InvalidInput("says why", field="reason")
+        async with self._store.locked(rollout_id, wait=True) as locked:
+            assert locked is not None, "it was waited for"
+            step = _step(locked.rollout, action, reason)
+            running = isinstance(locked.experiment.state, ExperimentRunning)
+            made = await self._receipt(locked) if running else None
+            await self._apply(locked, step, made, by=by, reason=reason)
+        await self._announce(locked.experiment.id)
+        return await self._store.find(rollout_id)
+
+    async def explain(self, rollout_id: int, number: int) -> tuple[Taken, Receipt | None, tuple[str, ...]]:
+        """A decision, its receipt, and which of its parts do not follow from its inputs bit for bit."""
+        taken, made = await self._store.decision(rollout_id, number)
+        wrong = () if made is None else await asyncio.to_thread(differences, made)
+        return taken, made, wrong
+
+    async def active(self) -> list[int]:
+        """The ids of rollouts that have not ended."""
+        return await self._store.active()
+
+    async def get(self, rollout_id: int) -> Rollout:
+        """The rollout of this id. Raises NotFound."""
+        return await self._store.find(rollout_id)
+
+    async def page(self, *, experiment: str | None, after: int | None, limit: int) -> list[Rollout]:
+        """Newest first. Raises InvalidInput."""
+        if not 1 <= limit <= limits.PAGE_SIZE_MAX:
+            raise InvalidInput(f"must be 1 to {limits.PAGE_SIZE_MAX}, got {limit}", field="limit")
+        return await self._store.page(experiment=experiment, after=after, limit=limit)
+
+    async def decisions(self, rollout_id: int) -> list[Taken]:
+        """All that was decided, oldest first. Raises NotFound."""
+        await self._store.find(rollout_id)
+        return await self._store.decisions(rollout_id)
+
+    async def _receipt(self, locked: Locked) -> Receipt:
+        stored = await self._store.measured(locked.connection, locked.experiment)
+        rollout, now = locked.rollout, self._clock.now()
+        state = rollout.state
+        assert isinstance(state, Running | Paused)
+        observed = stored.observed(locked.experiment)
+        return await asyncio.to_thread(
+            receipt,
+            rollout.plan,
+            state,
+            since(observed, rollout.epoch),
+            findings=findings(observed),
+            now=now,
+            as_of=stored.totals_as_of,
+            wald=__version__,
+        )
+
+    async def _examples(self, locked: Locked) -> list[str]:
+        keys = [variant.key for variant in locked.experiment.definition.variants]
+        variants = [keys.index(canary) for canary in locked.rollout.running.canaries]
+        return await self._store.examples(locked, variants, limits.ROLLOUT_EXAMPLES_MAX)
+
+    async def _apply(
+        self, locked: Locked, step: Step, made: Receipt | None, *, by: str | None, reason: str
+    ) -> None:
+        """Write down what is done, with its shares and its webhook."""
+        connection, rollout, experiment = locked.connection, locked.rollout, locked.experiment
+        now = self._clock.now()
+        state = _after(rollout.state, step, at=now, epoch=experiment.epoch + 1)
+        shares = dict(released(experiment, rollout.plan, state)) | shares_held(
+            experiment, rollout.plan, state
+        )
+        if shares != experiment.held:
+            await self._store.hold(connection, experiment, shares, now)
+        await self._store.move(connection, rollout.id, state)
+        if made is not None:
+            looked = Looked(at=now, decision=made.decision, reading=made.reading)
+            await self._store.note(connection, rollout.id, looked)
+        taken = Taken(decision=step, by=by, reason=reason, at=now)
+        numbered = await self._store.take(connection, rollout.id, taken, made)
+        event, severity = _event(step)
+        await self._tell(locked, event, severity, numbered, made)
+
+    async def _note(self, locked: Locked, made: Receipt) -> None:
+        """Keep what was read; tell of a hold that somebody should look at, and of a question, once."""
+        before, now = locked.rollout.looked, self._clock.now()
+        decision = made.decision
+        changed = before is None or _essence(before.decision) != _essence(decision)
+        stale = before is None or (now - before.at).total_seconds() >= limits.ROLLOUT_NOTE_S
+        if changed or stale:
+            looked = Looked(at=now, decision=decision, reading=made.reading)
+            await self._store.note(locked.connection, locked.rollout.id, looked)
+        if changed and isinstance(decision, Ask):
+            await self._tell(locked, "rollout.approval_needed", "warning", None, made)
+        elif changed and isinstance(decision, Hold) and decision.alert:
+            await self._tell(locked, "rollout.held", "warning", None, made)
+
+    async def _tell(
+        self, locked: Locked, event: EventKind, severity: str, taken: Taken | None, made: Receipt | None
+    ) -> None:
+        rollout, now = locked.rollout, self._clock.now()
+        step = taken.decision if taken is not None else made.decision if made is not None else Started()
+        number = f"decision/{taken.number}" if taken is not None else f"{event}/{now.isoformat()}"
+        data: dict[str, Any] = {
+            "summary": f"Rollout {rollout.id} of {rollout.experiment}: {_words(step)}",
+            "severity": severity,
+            "experiment": rollout.experiment,
+            "variant": ", ".join(rollout.plan.canaries),
+            "incident": f"rollout-{rollout.id}",
+            "resolved": event == "rollout.completed",
+            "rollout": rollout.id,
+            "decision": None if taken is None else msgspec.to_builtins(taken),
+            "notice": None if made is None else msgspec.to_builtins(Notice.of(made)),
+        }
+        await self._store.tell(
+            locked.connection,
+            key=f"rollouts/{rollout.id}/{number}",
+            event=event,
+            data=msgspec.json.decode(msgspec.json.encode(data)),
+            at=now,
+        )
+
+    async def _announce(self, experiment_id: int) -> None:
+        try:
+            await self._on_change(experiment_id)
+        except Exception as error:  # noqa: BLE001 - the decision is committed, and its publication is due
+            _LOG.warning("publication_left_to_worker", experiment_id=experiment_id, reason=repr(error))
+
+
+def since(observed: Observed, epoch: int) -> Observed:
+    """The data from this epoch on, in which control and canaries had constant shares per epoch."""
+    cells = [cell for cell in observed.cells if cell.epoch >= epoch]
+    return msgspec.structs.replace(observed, cells=cells, adaptive=False, periods={}, assignments=())
+
+
+def _checked(request: RolloutRequest, experiment: Experiment) -> Plan:
+    definition = experiment.definition
+    if not isinstance(experiment.state, ExperimentRunning):
+        raise Conflict(f"the experiment is {kind_of(experiment.state)}: start it first", field="experiment")
+    policy = definition.policy
+    if isinstance(policy, ContextualPolicy | SegmentedThompsonPolicy | BestArmPolicy):
+        raise UnprocessableInput(
+            f"a rollout holds shares, and {kind_of_policy(policy)} has none that could be held",
+            field="experiment",
+        )
+    fields = {name: getattr(request, name) for name in PlanRequest.__struct_fields__}
+    plan = resolve(PlanRequest(**fields), definition)
+    _check_measured(plan, definition)
+    return plan
+
+
+def _check_measured(plan: Plan, definition: Definition) -> None:
+    """A guardrail that the ledger does not measure would hold the rollout for ever."""
+    measured = {metric.key: metric.measure for metric in definition.metrics}
+    errors = tuple(
+        FieldError(
+            f"guardrails[{index}]",
+            f"{guardrail.metric.key!r} is not measured: the experiment needs it among its metrics",
+        )
+        for index, guardrail in enumerate(plan.guardrails)
+        if measured.get(guardrail.metric.key) != guardrail.metric.measure
+    )
+    if errors:
+        raise InvalidInput("; ".join(f"{one.field}: {one.reason}" for one in errors), errors=errors)
+
+
+def _check_reason(request: RolloutRequest, before: list[Rollout]) -> None:
+    """Proven harm is only outvoted by a person who says why."""
+    for rollout in before:
+        harmed = isinstance(rollout.state, RolledBack) and set(rollout.plan.canaries) & set(request.canaries)
+        if harmed and not request.reason:
+            raise InvalidInput(
+                f"rollout {rollout.id} of the same canary was rolled back: say why it is tried again",
+                field="reason",
+            )
+
+
+def _step(rollout: Rollout, action: str, reason: str) -> Step:
+    """What an action means for this rollout. Raises Conflict where it means nothing."""
+    running = rollout.running
+    is_paused = isinstance(rollout.state, Paused)
+    match action:
+        case "pause" if not is_paused:
+            return PausedByPerson()
+        case "resume" if is_paused:
+            return Resumed()
+        case "approve" if not is_paused and not running.approved:
+            return Approved()
+        case "advance":
+            return next_stage(rollout)
+        case "rollback":
+            return RollBack(canaries=running.canaries, reason="person", detail=reason)
+        case _:
+            raise Conflict(f"there is nothing to {action}: it is {_where(rollout.state)}", field="state")
+
+
+def _where(state: State) -> str:
+    return "paused" if isinstance(state, Paused) else "running"
+
+
+def _after(state: State, step: Step, *, at: datetime, epoch: int) -> State:
+    match step:
+        case Started():
+            return state
+        case PausedByPerson():
+            assert isinstance(state, Running)
+            return paused(state, at=at)
+        case Resumed():
+            assert isinstance(state, Paused)
+            return resumed(state, at=at)
+        case Approved():
+            assert isinstance(state, Running)
+            return approved(state)
+        case _:
+            return after(state, step, at=at, epoch=epoch)
+
+
+def _event(step: Step) -> tuple[EventKind, str]:  # noqa: PLR0911 - one per step
+    """The type of its webhook, and how bad it is."""
+    match step:
+        case Started():
+            return "rollout.started", "info"
+        case PausedByPerson():
+            return "rollout.paused", "info"
+        case Resumed():
+            return "rollout.resumed", "info"
+        case Approved():
+            return "rollout.approved", "info"
+        case Advance():
+            return "rollout.advanced", "info"
+        case Complete():
+            return "rollout.completed", "info"
+        case RollBack():
+            return "rollout.rolled_back", "critical"
+        case Hold():
+            return "rollout.held", "warning"
+        case Ask():
+            return "rollout.approval_needed", "warning"
+        case _:
+            assert_never(step)
+
+
+def _words(step: Step) -> str:
+    kind = str(step.__struct_config__.tag).replace("_", " ")
+    detail = getattr(step, "detail", "")
+    return f"{kind}: {detail}" if detail else kind
+
+
+def _essence(decision: object) -> tuple[object, object]:
+    return type(decision), getattr(decision, "reason", None)

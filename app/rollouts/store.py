@@ -1,0 +1,237 @@
+"""Rollouts in PostgreSQL: a decision, its receipt, shares and webhook change together, or not at all."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import Row, Select, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.analysis.model import Stored
+from app.analysis.store import read_stored
+from app.core.errors import Conflict, NotFound
+from app.experiments import store as experiment_store
+from app.experiments.model import Experiment
+from app.experiments.tables import experiments
+from app.feedback.tables import assignments
+from app.rollouts.life import Looked, Rollout, Taken
+from app.rollouts.model import Plan, State
+from app.rollouts.receipt import Receipt
+from app.rollouts.tables import rollout_decisions, rollouts
+from app.webhooks.outbox import WebhookOutbox
+
+_ACTIVE = rollouts.c.state["kind"].astext.in_(("running", "paused"))
+
+
+class Locked(msgspec.Struct, frozen=True):
+    """A rollout that nobody else decides about before the end of the transaction, and its experiment."""
+
+    connection: AsyncConnection
+    rollout: Rollout
+    experiment: Experiment
+
+
+class RolloutStore:
+    """SQL of rollouts."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._outbox = WebhookOutbox()
+
+    async def active(self) -> list[int]:
+        """The ids of those that have not ended."""
+        async with self._engine.connect() as connection:
+            return list(
+                await connection.scalars(select(rollouts.c.id).where(_ACTIVE).order_by(rollouts.c.id))
+            )
+
+    async def page(self, *, experiment: str | None, after: int | None, limit: int) -> list[Rollout]:
+        """At most `limit`, newest first, of all experiments or one; those before the id `after`."""
+        statement = _joined().order_by(rollouts.c.id.desc()).limit(limit)
+        if experiment is not None:
+            statement = statement.where(experiments.c.key == experiment)
+        if after is not None:
+            statement = statement.where(rollouts.c.id < after)
+        async with self._engine.connect() as connection:
+            return [_rollout(row) for row in await connection.execute(statement)]
+
+    async def find(self, rollout_id: int) -> Rollout:
+        """The rollout of this id. Raises NotFound."""
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(_joined().where(rollouts.c.id == rollout_id))).one_or_none()
+        if row is None:
+            raise NotFound(f"no rollout has the id {rollout_id}")
+        return _rollout(row)
+
+    async def decisions(self, rollout_id: int) -> list[Taken]:
+        """All decisions of a rollout, oldest first, without their receipts."""
+        statement = select(rollout_decisions).where(rollout_decisions.c.rollout_id == rollout_id)
+        async with self._engine.connect() as connection:
+            return [_taken(row) for row in await connection.execute(statement.order_by("number"))]
+
+    async def decision(self, rollout_id: int, number: int) -> tuple[Taken, Receipt | None]:
+        """One decision with its receipt. Raises NotFound."""
+        statement = select(rollout_decisions).where(
+            rollout_decisions.c.rollout_id == rollout_id, rollout_decisions.c.number == number
+        )
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(statement)).one_or_none()
+        if row is None:
+            raise NotFound(f"rollout {rollout_id} has no decision {number}")
+        return _taken(row), None if row.receipt is None else msgspec.convert(row.receipt, Receipt)
+
+    @asynccontextmanager
+    async def begun(self, key: str) -> AsyncIterator[tuple[AsyncConnection, Experiment]]:
+        """A transaction that may begin a rollout of this experiment.
+
+        Raises NotFound; Conflict if it has one that has not ended.
+        """
+        try:
+            async with self._engine.begin() as connection:
+                experiment = await experiment_store.lock(connection, experiments.c.key == key)
+                if experiment is None:
+                    raise NotFound(f"no experiment is called {key!r}", field="experiment")
+                yield connection, experiment
+        except IntegrityError as error:
+            raise Conflict(f"{key!r} has a rollout that has not ended", field="experiment") from error
+
+    @asynccontextmanager
+    async def locked(self, rollout_id: int, *, wait: bool) -> AsyncIterator[Locked | None]:
+        """A transaction that may decide. None: somebody else does just now, and this one did not `wait`.
+
+        One decision at a time, whichever worker makes it: whoever stops in the middle loses the lock with the
+        session, and has written nothing. Raises NotFound.
+        """
+        async with self._engine.begin() as connection:
+            chosen = select(rollouts.c.id).where(rollouts.c.id == rollout_id)
+            held = await connection.scalar(chosen.with_for_update(skip_locked=not wait))
+            if held is None:
+                if await connection.scalar(chosen) is None:
+                    raise NotFound(f"no rollout has the id {rollout_id}")
+                yield None
+                return
+            row = (await connection.execute(_joined().where(rollouts.c.id == rollout_id))).one()
+            experiment = await experiment_store.lock(connection, experiments.c.id == row.experiment_id)
+            assert experiment is not None, "a rollout goes with its experiment"
+            yield Locked(connection, _rollout(row), experiment)
+
+    async def measured(self, connection: AsyncConnection, experiment: Experiment) -> Stored:
+        """What is known of the experiment."""
+        return await read_stored(connection, experiment)
+
+    async def insert(
+        self,
+        connection: AsyncConnection,
+        experiment: Experiment,
+        plan: Plan,
+        state: State,
+        *,
+        epoch: int,
+        by: str,
+        reason: str,
+        at: datetime,
+    ) -> Locked:
+        """A new rollout. Raises IntegrityError if the experiment has one that has not ended."""
+        statement = insert(rollouts).values(
+            experiment_id=experiment.id,
+            plan=msgspec.to_builtins(plan),
+            state=msgspec.to_builtins(state),
+            epoch=epoch,
+            created_by=by,
+            reason=reason,
+            created_at=at,
+        )
+        made = (await connection.execute(statement.returning(rollouts.c.id))).scalar_one()
+        row = (await connection.execute(_joined().where(rollouts.c.id == made))).one()
+        return Locked(connection, _rollout(row), experiment)
+
+    async def note(self, connection: AsyncConnection, rollout_id: int, looked: Looked) -> None:
+        """What the last look came to."""
+        statement = update(rollouts).where(rollouts.c.id == rollout_id)
+        await connection.execute(statement.values(looked=msgspec.to_builtins(looked)))
+
+    async def move(self, connection: AsyncConnection, rollout_id: int, state: State) -> None:
+        """Where the rollout is now."""
+        statement = update(rollouts).where(rollouts.c.id == rollout_id)
+        await connection.execute(statement.values(state=msgspec.to_builtins(state)))
+
+    async def take(
+        self, connection: AsyncConnection, rollout_id: int, taken: Taken, receipt: Receipt | None
+    ) -> Taken:
+        """Write a decision down, under the next number."""
+        last = select(func.coalesce(func.max(rollout_decisions.c.number), 0))
+        number = await connection.scalar(last.where(rollout_decisions.c.rollout_id == rollout_id))
+        numbered = msgspec.structs.replace(taken, number=(number or 0) + 1)
+        await connection.execute(
+            insert(rollout_decisions).values(
+                rollout_id=rollout_id,
+                number=numbered.number,
+                decision=msgspec.to_builtins(numbered.decision),
+                receipt=None if receipt is None else msgspec.to_builtins(receipt),
+                by=numbered.by,
+                reason=numbered.reason,
+                at=numbered.at,
+            )
+        )
+        return numbered
+
+    async def hold(
+        self, connection: AsyncConnection, experiment: Experiment, held: Mapping[str, float], at: datetime
+    ) -> Experiment:
+        """Give the experiment other held shares, which opens an epoch."""
+        changed = msgspec.structs.replace(experiment, held=dict(held), epoch=experiment.epoch + 1)
+        return await experiment_store.store(connection, experiment, changed, at)
+
+    async def tell(
+        self, connection: AsyncConnection, *, key: str, event: str, data: Mapping[str, Any], at: datetime
+    ) -> None:
+        """Leave a webhook in the outbox."""
+        await self._outbox.enqueue(connection, key=key, type=event, data=data, at=at)
+
+    async def examples(self, locked: Locked, variants: list[int], limit: int) -> list[str]:
+        """Ids of assignments to these variants since the rollout began."""
+        statement = (
+            select(assignments.c.id)
+            .where(
+                assignments.c.experiment_id == locked.experiment.id,
+                assignments.c.variant.in_(variants),
+                assignments.c.epoch >= locked.rollout.epoch,
+                assignments.c.exposed,
+            )
+            .limit(limit)
+        )
+        return [str(one) for one in await locked.connection.scalars(statement)]
+
+
+def _joined() -> Select[Any]:
+    return select(rollouts, experiments.c.key).join(experiments, experiments.c.id == rollouts.c.experiment_id)
+
+
+def _rollout(row: Row[Any]) -> Rollout:
+    return Rollout(
+        id=row.id,
+        experiment=row.key,
+        plan=msgspec.convert(row.plan, Plan),
+        state=msgspec.convert(row.state, State),
+        epoch=row.epoch,
+        looked=None if row.looked is None else msgspec.convert(row.looked, Looked),
+        created_by=row.created_by,
+        reason=row.reason,
+        created_at=row.created_at,
+    )
+
+
+def _taken(row: Row[Any]) -> Taken:
+    return msgspec.convert(
+        {
+            "number": row.number,
+            "decision": row.decision,
+            "by": row.by,
+            "reason": row.reason,
+            "at": row.at,
+        },
+        Taken,
+    )
