@@ -30,9 +30,8 @@ def gate(rollout: Rollout) -> Gate:
     proceed = not roll_back and (
         isinstance(rollout.state, Completed) or (not ended and isinstance(decision, Advance | Complete))
     )
-    reason = getattr(decision, "detail", "") or (
-        "every guardrail is safe" if proceed else "not looked at yet"
-    )
+    otherwise = "every guardrail is safe" if proceed else "not looked at yet"
+    reason = getattr(decision, "detail", "") or otherwise
     state = rollout.state.running if isinstance(rollout.state, Paused) else rollout.state
     return Gate(
         rollout=rollout.id,

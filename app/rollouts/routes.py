@@ -79,7 +79,7 @@ async def act_on_rollout(
     rollout_service: RolloutService,
     data: ActRequest | None = None,
 ) -> Rollout:
-    """Pause, resume, approve the stage, advance to the next one, or roll back at once. 409 once it has ended."""
+    """Pause, resume, approve the stage, advance to the next, or roll back at once. 409 once it has ended."""
     reason = "" if data is None else data.reason
     return await rollout_service.act(rollout_id, action, by=_caller(request), reason=reason)
 
@@ -127,7 +127,7 @@ async def rollback_gate(
 
 
 def _caller(request: Request[Any, Any, Any]) -> str:
-    return str(request.state.api_key.name)
+    return f"key {request.state.api_key.id}"
 
 
 ROUTES: Final = [

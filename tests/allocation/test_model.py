@@ -5,8 +5,10 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from app.allocation.model import NANO, VariantTotals, allocate, apprentice, posteriors
+from app.allocation.model import NANO, VariantTotals, allocate, apprentice, posteriors, with_held
+from app.assignment import bucketing
 from app.assignment.bucketing import WHOLE
 from app.experiments.model import (
     BestArmPolicy,
@@ -165,3 +167,31 @@ def test_a_warm_start_is_a_prior_of_discounted_earlier_rewards_and_no_more_than_
     matched = 0.95 * probability_best(arms) + 0.05 / 3
     assert served == pytest.approx(matched * WHOLE, abs=1)
     assert served == allocate(warm, successes(4, 5, 6), earlier=earlier), "equal totals, equal bits"
+
+
+def held(shares, weights, policy=None):
+    described = definition(policy or ThompsonPolicy())
+    return with_held(replace(experiment(), definition=described, held=shares), weights)
+
+
+def test_what_a_rollout_holds_stands_and_the_others_share_the_rest_as_before():
+    """a and c have 1 to 3; b is held at a tenth."""
+    weights = (WHOLE // 8, WHOLE // 2, WHOLE * 3 // 8)
+    found = held({"b": 0.1}, weights)
+    assert sum(found) == WHOLE
+    assert found == pytest.approx([0.225 * WHOLE, 0.1 * WHOLE, 0.675 * WHOLE], abs=1)
+    assert held({}, weights) == weights
+
+
+def test_what_nobody_else_has_goes_to_the_control():
+    assert held({"b": 0.25}, (0, WHOLE, 0)) == (WHOLE * 3 // 4, WHOLE // 4, 0)
+    assert held({"b": 0.0}, (0, WHOLE, 0)) == (WHOLE, 0, 0)
+    assert held({"b": 1.0}, (WHOLE // 2, WHOLE // 4, WHOLE // 4)) == (0, WHOLE, 0)
+
+
+@given(st.floats(0, 1), st.tuples(*[st.integers(0, 100)] * 3).filter(any))
+def test_held_weights_are_whole_parts(share, parts):
+    weights = bucketing.parts([part / sum(parts) for part in parts])
+    found = held({"c": share}, weights)
+    assert sum(found) == WHOLE
+    assert found[2] == pytest.approx(share * WHOLE, abs=1)

@@ -1,7 +1,56 @@
+from collections.abc import AsyncIterator
+
 import numpy as np
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.core.postgres import create_engine
+from app.experiments.model import Experiment
+from app.experiments.service import ExperimentService
+from app.experiments.store import ExperimentStore
+from app.rollouts.service import RolloutService
+from app.rollouts.store import RolloutStore
+from tests.rollouts.stored import DEFINITION
+from tests.support.clocks import SettableClock
 
 
 @pytest.fixture
 def rng():
     return np.random.default_rng(20260101)
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_engine(database_url)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def clock() -> SettableClock:
+    return SettableClock()
+
+
+@pytest.fixture
+def announced() -> list[int]:
+    """The ids of experiments whose shares changed, in order."""
+    return []
+
+
+@pytest.fixture
+def rollouts(engine: AsyncEngine, clock: SettableClock, announced: list[int]) -> RolloutService:
+    async def on_change(experiment_id: int) -> None:
+        announced.append(experiment_id)
+
+    return RolloutService(RolloutStore(engine), clock, on_change)
+
+
+@pytest.fixture
+async def experiment(engine: AsyncEngine, clock: SettableClock) -> Experiment:
+    """Running, with an error rate and a latency."""
+
+    async def leave_it_due(experiment_id: int) -> None: ...
+
+    experiments = ExperimentService(ExperimentStore(engine), clock, leave_it_due)
+    await experiments.create(DEFINITION)
+    return await experiments.start(DEFINITION.key)

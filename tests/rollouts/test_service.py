@@ -1,0 +1,284 @@
+"""Rollouts on a real database: one decision, one change of shares, one webhook, whoever dies."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+from sqlalchemy import select
+
+from app.core.errors import Conflict, InvalidInput, NotFound, UnprocessableInput
+from app.experiments.model import Draft, Experiment, ThompsonPolicy, Variant
+from app.experiments.service import ExperimentService
+from app.experiments.store import ExperimentStore
+from app.rollouts.checks import resolve
+from app.rollouts.gates import gate
+from app.rollouts.life import shares_held
+from app.rollouts.model import (
+    Advance,
+    Complete,
+    Completed,
+    Paused,
+    PlanRequest,
+    RollBack,
+    RolledBack,
+    Running,
+    Stage,
+)
+from app.rollouts.service import RolloutRequest, RolloutService
+from app.rollouts.store import RolloutStore
+from app.webhooks.tables import webhook_messages
+from tests.rollouts.stored import DEFINITION, come, watermark
+from tests.rollouts.support import START
+
+pytestmark = pytest.mark.anyio
+
+STAGES = (Stage(share=0.1, duration_s=60), Stage(share=0.5, duration_s=60), Stage(share=1.0))
+
+
+def request(**changes: Any) -> RolloutRequest:
+    fields = {"experiment": "summary", "canaries": ("new",), "guardrails": ("error_rate", "latency")}
+    return RolloutRequest(**{**fields, "stages": STAGES, **changes})
+
+
+async def now(engine) -> Any:
+    return await ExperimentStore(engine).find("summary")
+
+
+async def messages(engine) -> list[tuple[str, str, Any]]:
+    async with engine.connect() as connection:
+        rows = await connection.execute(select(webhook_messages).order_by(webhook_messages.c.created_at))
+        return [(row.key, row.type, msgspec.json.decode(row.body)) for row in rows]
+
+
+async def healthy(engine, clock, units=6_000) -> None:
+    experiment = await now(engine)
+    await come(engine, experiment, 0, units=units, errors=units // 100, latency=1.0)
+    await come(engine, experiment, 1, units=units, errors=units // 100, latency=1.0)
+    await watermark(engine, clock.now())
+
+
+async def harmful(engine, clock, units=4_000) -> None:
+    experiment = await now(engine)
+    await come(engine, experiment, 0, units=units, errors=units // 100, latency=1.0)
+    await come(engine, experiment, 1, units=units, errors=units // 10, latency=1.0)
+    await watermark(engine, clock.now())
+
+
+async def test_the_first_stage_holds_its_share_in_an_epoch_of_its_own(
+    rollouts, experiment, engine, announced
+):
+    rollout = await rollouts.begin(request(), "key 1")
+    after = await now(engine)
+    assert after.held == {"new": 0.1}
+    assert after.epoch == experiment.epoch + 1 == rollout.epoch
+    assert rollout.state.stage == 0
+    assert announced == [experiment.id]
+    assert [one.decision.__struct_config__.tag for one in await rollouts.decisions(rollout.id)] == ["started"]
+    assert [(key, kind) for key, kind, _ in await messages(engine)] == [
+        (f"rollouts/{rollout.id}/decision/1", "rollout.started")
+    ]
+
+
+async def test_a_healthy_canary_goes_to_the_end(rollouts, experiment, engine, clock):
+    rollout = await rollouts.begin(request(), "key 1")
+    assert not await rollouts.look(rollout.id), "nothing is known yet"
+    await healthy(engine, clock)
+    assert not await rollouts.look(rollout.id), "the stage lasts a minute"
+    clock.forward(61)
+    await watermark(engine, clock.now())
+    assert gate(await rollouts.get(rollout.id)).value == 0
+    assert await rollouts.look(rollout.id)
+    assert (await now(engine)).held == {"new": 0.5}
+    clock.forward(61)
+    await healthy(engine, clock)
+    assert await rollouts.look(rollout.id)
+    ended = await rollouts.get(rollout.id)
+    assert isinstance(ended.state, Completed)
+    assert gate(ended).value == 1
+    assert (await now(engine)).held == {"new": 1.0}
+    steps = [one.decision for one in await rollouts.decisions(rollout.id)]
+    assert steps[1:] == [Advance(to_stage=1), Complete()]
+    assert not await rollouts.look(rollout.id)
+    assert [kind for _, kind, _ in await messages(engine)][-2:] == ["rollout.advanced", "rollout.completed"]
+
+
+async def test_harm_rolls_back_once_with_a_receipt_that_computes_again(rollouts, experiment, engine, clock):
+    rollout = await rollouts.begin(request(), "key 1")
+    await harmful(engine, clock)
+    assert await rollouts.look(rollout.id)
+    assert not await rollouts.look(rollout.id)
+    assert (await now(engine)).held == {"new": 0.0}
+    ended = await rollouts.get(rollout.id)
+    assert isinstance(ended.state, RolledBack)
+    assert gate(ended).roll_back
+    taken, receipt, differs = await rollouts.explain(rollout.id, 2)
+    assert isinstance(taken.decision, RollBack)
+    assert taken.decision.canaries == ("new",)
+    assert receipt is not None
+    assert differs == ()
+    key, kind, body = (await messages(engine))[-1]
+    assert (key, kind) == (f"rollouts/{rollout.id}/decision/2", "rollout.rolled_back")
+    assert body["data"]["severity"] == "critical"
+    assert body["data"]["notice"]["guardrails"][0]["verdict"] == "harm"
+
+
+async def test_workers_that_look_at_once_decide_once(rollouts, experiment, engine, clock):
+    rollout = await rollouts.begin(request(), "key 1")
+    await harmful(engine, clock)
+    decided = await asyncio.gather(*(rollouts.look(rollout.id) for _ in range(4)))
+    assert sum(decided) == 1
+    assert len(await rollouts.decisions(rollout.id)) == 2
+    assert len(await messages(engine)) == 2
+
+
+class Crash(Exception):
+    """What a dying process leaves behind: an open transaction."""
+
+
+@pytest.mark.parametrize("step", ["hold", "move", "note", "take", "tell"])
+async def test_a_crash_between_any_two_steps_leaves_nothing_half_done(
+    engine, clock, rollouts, experiment, step, monkeypatch
+):
+    rollout = await rollouts.begin(request(), "key 1")
+    await harmful(engine, clock)
+    before = await now(engine)
+
+    async def die(*_: Any, **__: Any) -> None:
+        raise Crash
+
+    store = RolloutStore(engine)
+    monkeypatch.setattr(store, step, die)
+
+    async def on_change(_: int) -> None: ...
+
+    with pytest.raises(Crash):
+        await RolloutService(store, clock, on_change).look(rollout.id)
+    assert await now(engine) == before
+    assert len(await rollouts.decisions(rollout.id)) == len(await messages(engine)) == 1
+    assert await rollouts.look(rollout.id)
+    assert (await now(engine)).epoch == before.epoch + 1
+    assert len(await rollouts.decisions(rollout.id)) == len(await messages(engine)) == 2
+
+
+async def test_a_publication_that_fails_undoes_no_decision(engine, clock, experiment):
+    async def fail(_: int) -> None:
+        raise OSError("Valkey is away")
+
+    rollouts = RolloutService(RolloutStore(engine), clock, fail)
+    rollout = await rollouts.begin(request(), "key 1")
+    assert (await now(engine)).held == {"new": 0.1}
+    await harmful(engine, clock)
+    assert await rollouts.look(rollout.id)
+    assert (await now(engine)).held == {"new": 0.0}
+
+
+async def test_broken_or_missing_data_hold_and_call_somebody_once(rollouts, experiment, engine, clock):
+    rollout = await rollouts.begin(request(), "key 1")
+    clock.forward(61)
+    for _ in range(3):
+        assert not await rollouts.look(rollout.id)
+        clock.forward(1)
+    held = [body for _, kind, body in await messages(engine) if kind == "rollout.held"]
+    assert len(held) == 1
+    assert held[0]["data"]["notice"]["decision"]["reason"] == "missing_data"
+    looked = (await rollouts.get(rollout.id)).looked
+    assert looked is not None
+    assert looked.decision.reason == "missing_data"
+
+
+async def test_a_paused_rollout_is_still_rolled_back_and_does_not_advance(
+    rollouts, experiment, engine, clock
+):
+    rollout = await rollouts.begin(request(), "key 1")
+    await rollouts.act(rollout.id, "pause", by="key 2", reason="lunch")
+    assert isinstance((await rollouts.get(rollout.id)).state, Paused)
+    clock.forward(61)
+    await healthy(engine, clock)
+    assert not await rollouts.look(rollout.id)
+    await harmful(engine, clock, units=8_000)
+    assert await rollouts.look(rollout.id)
+    assert (await now(engine)).held == {"new": 0.0}
+
+
+async def test_people_skip_pause_resume_and_roll_back_with_their_reasons(rollouts, experiment, engine):
+    rollout = await rollouts.begin(request(), "key 1")
+    for action in ("advance", "rollback"):
+        with pytest.raises(InvalidInput, match="says why"):
+            await rollouts.act(rollout.id, action, by="key 2", reason="")
+    with pytest.raises(Conflict, match="nothing to resume"):
+        await rollouts.act(rollout.id, "resume", by="key 2", reason="")
+    await rollouts.act(rollout.id, "advance", by="key 2", reason="seen in staging")
+    assert (await now(engine)).held == {"new": 0.5}
+    await rollouts.act(rollout.id, "pause", by="key 2", reason="")
+    resumed = await rollouts.act(rollout.id, "resume", by="key 2", reason="")
+    assert isinstance(resumed.state, Running)
+    await rollouts.act(rollout.id, "rollback", by="key 3", reason="customers call")
+    assert (await now(engine)).held == {"new": 0.0}
+    with pytest.raises(Conflict, match="has ended"):
+        await rollouts.act(rollout.id, "advance", by="key 2", reason="again")
+    taken = await rollouts.decisions(rollout.id)
+    assert [(one.by, one.reason) for one in taken] == [
+        ("key 1", ""),
+        ("key 2", "seen in staging"),
+        ("key 2", ""),
+        ("key 2", ""),
+        ("key 3", "customers call"),
+    ]
+    with pytest.raises(InvalidInput, match="say why it is tried again"):
+        await rollouts.begin(request(), "key 1")
+    await rollouts.begin(request(reason="the bug is fixed"), "key 1")
+
+
+async def test_a_rollout_needs_a_running_experiment_that_measures_its_guardrails(
+    rollouts, experiment, engine, clock
+):
+    with pytest.raises(NotFound):
+        await rollouts.begin(request(experiment="nobody"), "key 1")
+    with pytest.raises(InvalidInput, match="is not measured") as caught:
+        await rollouts.begin(request(guardrails=("error_rate", "judge_score")), "key 1")
+    assert caught.value.errors[0].field == "guardrails[1]"
+    await rollouts.begin(request(), "key 1")
+    with pytest.raises(Conflict, match="has not ended"):
+        await rollouts.begin(request(), "key 1")
+
+    async def leave_it_due(_: int) -> None: ...
+
+    experiments = ExperimentService(ExperimentStore(engine), clock, leave_it_due)
+    best_arm = msgspec.convert({"kind": "best_arm"}, type(experiment.definition).__annotations__["policy"])
+    other = msgspec.structs.replace(DEFINITION, key="other", policy=best_arm)
+    await experiments.create(other)
+    with pytest.raises(Conflict, match="draft"):
+        await rollouts.begin(request(experiment="other"), "key 1")
+    await experiments.start("other")
+    with pytest.raises(UnprocessableInput, match="none that could be held"):
+        await rollouts.begin(request(experiment="other"), "key 1")
+
+
+async def test_an_experiment_that_is_stopped_ends_its_rollout(rollouts, experiment, engine, clock):
+    rollout = await rollouts.begin(request(), "key 1")
+
+    async def leave_it_due(_: int) -> None: ...
+
+    await ExperimentService(ExperimentStore(engine), clock, leave_it_due).stop("summary", "new")
+    assert await rollouts.look(rollout.id)
+    assert isinstance((await rollouts.get(rollout.id)).state, RolledBack)
+
+
+def test_under_a_bandit_with_further_variants_the_control_is_held_too():
+    variants = (Variant("old", control=True), Variant("new"), Variant("third"))
+    definition = msgspec.structs.replace(DEFINITION, variants=variants, policy=ThompsonPolicy())
+    bandit = Experiment(
+        id=1,
+        definition=definition,
+        state=Draft(),
+        salt=b"",
+        epoch=1,
+        revision=1,
+        created_at=START,
+        updated_at=START,
+    )
+    plan = resolve(PlanRequest(canaries=("new",), guardrails=("error_rate",), stages=STAGES), definition)
+    state = Running(stage=0, entered_at=START, epoch=2, canaries=("new",))
+    assert shares_held(bandit, plan, state) == {"new": 0.1, "old": pytest.approx(0.9)}
+    assert "old" not in shares_held(bandit, plan, RolledBack(stage=0, ended_at=START))
