@@ -25,6 +25,7 @@ from app.allocation.store import AllocationStore
 from app.clients.commands import demo_command, replay_command
 from app.clients.evaluate import evaluate_command
 from app.clients.offline import analyze_command, power_command
+from app.clients.rollout import explain_command, rollout_group
 from app.clients.simulate import simulate_command
 from app.core import limits, logs, migrations
 from app.core.clock import SystemClock
@@ -47,6 +48,7 @@ click.rich_click.COMMAND_GROUPS = {
     "wald": [
         {"name": "Run", "commands": ["up", "serve", "worker"]},
         {"name": "Operate", "commands": ["keys", "webhooks", "migrate", "rebuild", "doctor"]},
+        {"name": "Roll out", "commands": ["rollout", "explain"]},
         {"name": "Try", "commands": ["demo", "replay"]},
         {"name": "Plan and analyze", "commands": ["power", "simulate", "analyze", "evaluate"]},
     ]
@@ -484,6 +486,8 @@ main.add_command(demo_command)
 main.add_command(replay_command)
 main.add_command(simulate_command)
 main.add_command(evaluate_command)
+main.add_command(rollout_group)
+main.add_command(explain_command)
 
 
 def _settings(flags: dict[str, Any]) -> Settings:

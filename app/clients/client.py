@@ -174,6 +174,17 @@ class WaldClient:
         path = f"/experiments/{experiment}/evaluate"
         return _read(_EVALUATION, await self._call("POST", path, request, timeout_s=COMPUTATION_TIMEOUT_S))
 
+    async def call(
+        self,
+        method: str,
+        path: str,
+        answer: type[T],
+        body: Any = None,
+        params: dict[str, str] | None = None,
+    ) -> T:
+        """Any other call, and its answer. Raises Refused and Unreachable."""
+        return _read(msgspec.json.Decoder(answer), await self._call(method, path, body, params=params))
+
     async def settled(self, experiment: str, *, rewards: int, within_s: float) -> Status:
         """The status once `rewards` of them are in the totals and the policy has seen them.
 

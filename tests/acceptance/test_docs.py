@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -18,7 +19,8 @@ from tests.support.server import Up, up
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTED_URL = "http://127.0.0.1:8000"
-BLOCK_S = 30
+BLOCK_S = 60
+BIN = Path(sys.executable).parent
 
 
 def blocks(page: str, language: str = "sh") -> str:
@@ -33,14 +35,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Up:
         yield server
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md", "docs/how-to/canary.md"])
 def test_shell_blocks_run_as_pasted(page, running):
     script = blocks(page).replace(DOCUMENTED_URL, running.url)
     assert "curl" in script
     done = subprocess.run(
         ["bash", "-euo", "pipefail"],
         input=script.replace("curl -s", "curl --fail -sS"),
-        env=os.environ | {"KEY": running.key},
+        env=os.environ | {"KEY": running.key, "PATH": f"{BIN}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         timeout=BLOCK_S,

@@ -1,0 +1,291 @@
+"""The commands `wald rollout …` and `wald explain`: begin, watch and lead a rollout over HTTP."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+import msgspec
+import rich_click as click
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from app.clients.client import ClientError, WaldClient
+from app.clients.commands import url_option
+from app.rollouts.gates import Gate
+from app.rollouts.life import Rollout
+from app.rollouts.model import Completed, Paused, RolledBack, Running
+from app.rollouts.routes import DecisionView, RolloutPage
+
+T = TypeVar("T")
+
+REFRESH_S: Final = 1.0
+HOLDS, GOES_BACK = 1, 2
+"""What `wald rollout gate` exits with, besides 0."""
+
+_KEY = click.option(
+    "--key",
+    required=True,
+    envvar=["WALD_API_KEY", "WALD_ADMIN_KEY"],
+    show_envvar=True,
+    help="An API key with the scope read, and admin to change anything.",
+)
+_REASON = click.option("--reason", default="", help="Why; it is kept with the decision.")
+
+
+class StageOption(click.ParamType[dict[str, Any]]):
+    """SHARE or SHARE:SECONDS."""
+
+    name = "SHARE[:SECONDS]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        """Read `0.05` or `0.05:3600`."""
+        if isinstance(value, dict):
+            return value
+        share, colon, seconds = str(value).partition(":")
+        try:
+            return {"share": float(share)} | ({"duration_s": float(seconds)} if colon else {})
+        except ValueError:
+            self.fail(f"must be SHARE or SHARE:SECONDS, as in 0.05:3600, got {value!r}", param, ctx)
+
+
+@click.group("rollout")
+def rollout_group() -> None:
+    """Ramp a canary up stage by stage; harm that is proven takes it back.
+
+    Each stage gives the canary a share of the traffic beside a concurrent control. It goes on when every
+    guardrail is proven safe, and back when one is proven harmed, however often anybody looks.
+    """
+
+
+@rollout_group.command("create")
+@url_option
+@_KEY
+@click.argument("experiment")
+@click.option("--canary", "canaries", multiple=True, required=True, help="A variant to ramp up. Repeatable.")
+@click.option(
+    "--guardrail",
+    "guardrails",
+    multiple=True,
+    required=True,
+    help="A guardrail metric of the experiment, or a preset among its metrics. Repeatable.",
+)
+@click.option(
+    "--stage",
+    "stages",
+    type=StageOption(),
+    multiple=True,
+    help="A stage: its share and shortest duration. Repeatable; without any 0.01:86400, 0.05, 0.25, 1.",
+)
+@_REASON
+def create(  # noqa: PLR0917 - as given
+    url: str,
+    key: str,
+    experiment: str,
+    canaries: tuple[str, ...],
+    guardrails: tuple[str, ...],
+    stages: tuple[dict[str, Any], ...],
+    reason: str,
+) -> None:
+    """Begin a rollout of a running EXPERIMENT.
+
+    wald rollout create summary-prompt --canary short --guardrail error_rate --stage 0.05:600 --stage 1
+    """
+    body: dict[str, Any] = {
+        "experiment": experiment,
+        "canaries": canaries,
+        "guardrails": guardrails,
+        "reason": reason,
+    }
+    if stages:
+        body["stages"] = stages
+    made = _call(url, key, lambda client: client.call("POST", "/rollouts", Rollout, body))
+    Console().print(f"Rollout {made.id} has begun. Watch it: wald rollout watch {made.id}")
+
+
+@rollout_group.command("list")
+@url_option
+@_KEY
+@click.option("--experiment", default=None, help="Of this experiment only.")
+def list_rollouts(url: str, key: str, experiment: str | None) -> None:
+    """List rollouts, newest first."""
+    params = {} if experiment is None else {"experiment": experiment}
+    page = _call(url, key, lambda client: client.call("GET", "/rollouts", RolloutPage, params=params))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("id", "experiment", "canaries", "state"):
+        table.add_column(name)
+    for one in page.rollouts:
+        table.add_row(str(one.id), one.experiment, ", ".join(one.plan.canaries), where(one))
+    Console().print(table)
+
+
+@rollout_group.command("show")
+@url_option
+@_KEY
+@click.argument("rollout_id", type=int)
+def show(url: str, key: str, rollout_id: int) -> None:
+    """Show a rollout and what the last look came to."""
+    Console().print(report(_call(url, key, lambda client: _rollout(client, rollout_id))))
+
+
+@rollout_group.command("watch")
+@url_option
+@_KEY
+@click.argument("rollout_id", type=int)
+def watch(url: str, key: str, rollout_id: int) -> None:
+    """Watch a rollout until it ends. Exits with 1 if it was rolled back."""
+
+    async def run(client: WaldClient) -> Rollout:
+        with Live(console=Console(), refresh_per_second=4) as live:
+            while True:
+                found = await _rollout(client, rollout_id)
+                live.update(report(found))
+                if isinstance(found.state, RolledBack | Completed):
+                    return found
+                await asyncio.sleep(REFRESH_S)
+
+    if isinstance(_call(url, key, run).state, RolledBack):
+        sys.exit(1)
+
+
+def _action(name: str, explained: str) -> None:
+    @rollout_group.command(name, help=explained)
+    @url_option
+    @_KEY
+    @click.argument("rollout_id", type=int)
+    @_REASON
+    def act(url: str, key: str, rollout_id: int, reason: str) -> None:
+        path = f"/rollouts/{rollout_id}/{name}"
+        found = _call(url, key, lambda client: client.call("POST", path, Rollout, {"reason": reason}))
+        Console().print(f"Rollout {found.id}: {where(found)}")
+
+
+_action("advance", "Skip to the next stage without waiting for evidence; needs a reason.")
+_action("pause", "Stay in the stage. Proven harm still rolls it back.")
+_action("resume", "Go on after a pause.")
+_action("approve", "Agree to leave a stage that asks for it.")
+_action("rollback", "Take the canary back to 0 % at once; needs a reason.")
+
+
+@rollout_group.command("gate")
+@url_option
+@_KEY
+@click.argument("rollout_id", type=int)
+def gate(url: str, key: str, rollout_id: int) -> None:
+    """Ask whether a rollout may go on: exits with 0 if so, 1 if it holds, 2 if it must go back."""
+    path = f"/rollouts/{rollout_id}/gate"
+    found = _call(url, key, lambda client: client.call("GET", path, Gate))
+    Console().print(f"{found.state}: {found.reason}")
+    if not found.proceed:
+        sys.exit(GOES_BACK if found.roll_back else HOLDS)
+
+
+@click.command("explain")
+@url_option
+@_KEY
+@click.argument("decision", metavar="ROLLOUT/NUMBER")
+@click.option("--json", "as_json", is_flag=True, help="The whole receipt as JSON.")
+def explain_command(url: str, key: str, decision: str, *, as_json: bool) -> None:
+    """Compute a decision of a rollout again from its stored inputs, and show its evidence.
+
+    wald explain 3/2
+    """
+    rollout_id, slash, number = decision.partition("/")
+    if not (slash and rollout_id.isdecimal() and number.isdecimal()):
+        raise click.UsageError("must be ROLLOUT/NUMBER, as in 3/2")
+    path = f"/rollouts/{rollout_id}/decisions/{number}"
+    found = _call(url, key, lambda client: client.call("GET", path, DecisionView))
+    if as_json:
+        click.echo(msgspec.json.encode(found))
+    else:
+        Console().print(_explained(found))
+    if found.differs:
+        sys.exit(1)
+
+
+def where(rollout: Rollout) -> str:
+    """Where a rollout is, in words."""
+    match rollout.state:
+        case Running(stage=stage):
+            return f"stage {stage + 1} of {len(rollout.plan.stages)}, {rollout.plan.stages[stage].share:.0%}"
+        case Paused(running=running):
+            return f"paused in stage {running.stage + 1} of {len(rollout.plan.stages)}"
+        case RolledBack(stage=stage):
+            return f"rolled back in stage {stage + 1}"
+        case Completed():
+            return "completed"
+
+
+def report(rollout: Rollout) -> RenderableType:
+    """The rollout, and its guardrails as they were last read."""
+    title = Text(f"Rollout {rollout.id} of {rollout.experiment}: {', '.join(rollout.plan.canaries)}", "bold")
+    parts: list[RenderableType] = [title, Text(where(rollout))]
+    looked = rollout.looked
+    if looked is None:
+        return Group(*parts, Text("not looked at yet"))
+    decision = looked.decision
+    parts.append(Text(f"{decision.__struct_config__.tag}: {getattr(decision, 'detail', '')}".rstrip(": ")))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("guardrail", "canary", "verdict", "control", "canary's", "effect", "interval", "left"):
+        table.add_column(name)
+    for one in looked.reading.guardrails:
+        low, high = one.interval or (None, None)
+        table.add_row(
+            one.metric,
+            one.canary,
+            one.verdict,
+            _number(one.control_estimate),
+            _number(one.canary_estimate),
+            _number(one.effect),
+            f"{_number(low)} … {_number(high)}" if one.interval else "",
+            "" if one.units_left is None else f"{one.units_left:,} units",
+        )
+    return Group(*parts, table)
+
+
+def _explained(found: DecisionView) -> RenderableType:
+    taken = found.decision
+    decided = f"{taken.decision.__struct_config__.tag} at {taken.at:%Y-%m-%d %H:%M:%S} UTC"
+    parts: list[RenderableType] = [Text(f"{decided} by {taken.by or 'Wald'}: {taken.reason}", "bold")]
+    if found.receipt is None:
+        return Group(*parts, Text("nothing was measured for it"))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("guardrail", "canary", "proof", "statistic", "threshold", "level", "units"):
+        table.add_column(name)
+    for one in found.receipt.reading.guardrails:
+        for name, proof in (("harm", one.harm), ("safe", one.safe)):
+            if proof is not None:
+                table.add_row(
+                    one.metric,
+                    one.canary,
+                    f"{name}{'' if proof.proven else ' not'} proven ({proof.scale})",
+                    _number(proof.statistic),
+                    _number(proof.threshold),
+                    f"{proof.level:.3g}",
+                    f"{one.canary_units:,}",
+                )
+    parts.append(table)
+    differing = f"differs from what its inputs give: {', '.join(found.differs)}"
+    again = differing if found.differs else "bit for bit"
+    return Group(*parts, Text(f"computed again: {again}"))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+async def _rollout(client: WaldClient, rollout_id: int) -> Rollout:
+    return await client.call("GET", f"/rollouts/{rollout_id}", Rollout)
+
+
+def _call(url: str, key: str, ask: Callable[[WaldClient], Awaitable[T]]) -> T:
+    async def run() -> T:
+        async with WaldClient(url, key) as client:
+            return await ask(client)
+
+    try:
+        return asyncio.run(run())
+    except ClientError as error:
+        raise click.ClickException(str(error)) from error

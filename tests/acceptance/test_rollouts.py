@@ -1,0 +1,182 @@
+"""A canary that degrades, with two servers, a worker and a real receiver: back at 0 % once, and told once."""
+
+import asyncio
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from standardwebhooks.webhooks import Webhook
+
+from tests.support.receiver import receiver
+from tests.support.server import Up, up
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parents[2]
+ERROR_RATE = {
+    "key": "error_rate",
+    "measure": {"kind": "proportion", "signal": "error", "silence": 0},
+    "role": "guardrail",
+    "direction": "lower",
+    "margin": {"size": 0.02},
+}
+DEFINITION = {
+    "key": "answers",
+    "variants": [{"key": "v1", "control": True}, {"key": "v2"}],
+    "policy": {"kind": "fixed", "weights": {"v1": 1, "v2": 0}},
+    "metrics": [ERROR_RATE],
+}
+ROLLOUT = {
+    "experiment": "answers",
+    "canaries": ["v2"],
+    "guardrails": ["error_rate"],
+    "stages": [{"share": 0.5, "duration_s": 3_600}, {"share": 1}],
+}
+
+
+async def serve(client: httpx2.AsyncClient, rng: random.Random, n: int, *, canary: float) -> None:
+    """A product whose control fails in one of a hundred requests, its canary in a share of its own."""
+    events = []
+    for _ in range(n):
+        unit = str(rng.random())
+        given = (await client.get("/assign", params={"experiment": "answers", "unit": unit})).json()
+        failed = rng.random() < (canary if given["variant"] == "v2" else 0.01)
+        about = {"assignment_id": given["assignment_id"], "source": "automated"}
+        events.append(about | {"signal": "error", "value": float(failed)})
+    answer = await client.post("/feedback", json=events)
+    assert answer.json()["accepted"] == n, answer.text
+
+
+async def shares(client: httpx2.AsyncClient) -> set[tuple[str, float]]:
+    """What many connections, and so both servers, draw from."""
+    answers = await asyncio.gather(
+        *(
+            client.get(
+                "/assign", params={"experiment": "answers", "unit": str(n)}, headers={"Connection": "close"}
+            )
+            for n in range(40)
+        )
+    )
+    return {(one.json()["variant"], one.json()["propensity"]) for one in answers}
+
+
+async def until(condition: Any, what: str) -> Any:
+    deadline = time.monotonic() + 30
+    while not (found := await condition()):
+        assert time.monotonic() < deadline, what
+        await asyncio.sleep(0.02)
+    return found
+
+
+def wald(server: Up, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "app.cli", *arguments, "--url", server.url, "--key", server.key]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+async def test_a_canary_that_degrades_is_taken_back_everywhere_once_and_everyone_is_told(tmp_path):
+    rng = random.Random(20260101)
+    async with receiver() as hook:
+        environment = {
+            "WALD_WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",
+            "WALD_WEBHOOK_ALLOWED_PORTS": str(hook.port),
+        }
+        with up(tmp_path / "data", workers=2, environment=environment) as server:
+            async with server.async_client() as client:
+                made = await client.post("/webhooks", json={"url": hook.url, "events": ["rollout.*"]})
+                assert made.status_code == 201, made.text
+                (await client.post("/experiments", json=DEFINITION)).raise_for_status()
+                (await client.post("/experiments/answers/start")).raise_for_status()
+                begun = await client.post("/rollouts", json=ROLLOUT)
+                assert begun.status_code == 201, begun.text
+                path = f"/rollouts/{begun.json()['id']}"
+
+                async def is_served() -> bool:
+                    return {share for _, share in await shares(client)} == {0.5}
+
+                await until(is_served, "servers hear of the stage")
+                await serve(client, rng, 200, canary=0.01)
+                assert (await client.get(path)).json()["state"]["kind"] == "running"
+                for worker in server.part("worker"):
+                    worker.send_signal(signal.SIGKILL)
+                await serve(client, rng, 400, canary=0.4)
+
+                async def is_rolled_back() -> bool:
+                    return (await client.get(path)).json()["state"]["kind"] == "rolled_back"
+
+                await until(is_rolled_back, "harm is proven")
+
+                async def is_gone() -> bool:
+                    return await shares(client) == {("v1", 1.0)}
+
+                await until(is_gone, "every server answers the control")
+
+                async def told() -> list[Any]:
+                    return [one for one in hook.received if one.json["type"] == "rollout.rolled_back"]
+
+                message = (await until(told, "the receiver is told"))[0]
+                verified = Webhook(made.json()["secret"]).verify(message.body, message.headers)
+                assert verified["data"]["variant"] == "v2"
+                assert verified["data"]["notice"]["guardrails"][0]["verdict"] == "harm"
+
+                decisions = (await client.get(f"{path}/decisions")).json()["decisions"]
+                assert [one["decision"]["kind"] for one in decisions] == ["started", "roll_back"]
+                receipt = (await client.get(f"{path}/decisions/2")).json()
+                assert receipt["differs"] == []
+                assert receipt["receipt"]["examples"]
+                assert len(await told()) == 1
+
+                gate = (await client.get(f"{path}/gate")).json()
+                assert (gate["proceed"], gate["roll_back"], gate["value"]) == (False, True, -1)
+                flagger = {"name": "answers", "namespace": "prod", "phase": "Progressing", "metadata": {}}
+                assert (await client.post(f"{path}/gate/rollback", json=flagger)).status_code == 200
+                refused = await client.post(f"{path}/gate/confirm", json=flagger)
+                assert refused.status_code == 409
+                assert refused.headers["content-type"] == "application/problem+json"
+
+                again = await client.post("/rollouts", json=ROLLOUT)
+                assert again.status_code == 400
+                assert again.json()["errors"][0]["field"] == "reason"
+
+            watched = wald(server, "rollout", "watch", "1")
+            assert watched.returncode == 1, watched.stderr
+            assert "rolled back in stage 1" in watched.stdout
+            explained = wald(server, "explain", "1/2")
+            assert explained.returncode == 0, explained.stderr
+            assert "bit for bit" in explained.stdout
+            assert wald(server, "rollout", "gate", "1").returncode == 2
+            assert "rolled back" in wald(server, "rollout", "list").stdout
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"canaries": []}, "$.canaries"),
+        ({"canaries": ["nobody"]}, "canaries[0]"),
+        ({"guardrails": ["judge_score"]}, "guardrails[0]"),
+        ({"stages": [{"share": 1.5}]}, "$.stages[0].share"),
+        ({"stages": [{"share": 1.0}]}, "stages[0].share"),
+        ({"alpha": 0.9}, "$.alpha"),
+        ({"experiment": "nobody"}, "experiment"),
+        ({"surprise": 1}, "$.surprise"),
+    ],
+)
+async def test_a_plan_that_makes_no_sense_is_refused_by_its_field(running, body, field):
+    async with running.async_client() as client:
+        answer = await client.post("/rollouts", json=ROLLOUT | body)
+        assert answer.status_code in {400, 404, 422}, answer.text
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert field.removeprefix("$.") in answer.text
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with up(tmp_path_factory.mktemp("plans") / "data") as server, server.client() as client:
+        client.post("/experiments", json=DEFINITION).raise_for_status()
+        client.post("/experiments/answers/start").raise_for_status()
+        yield server
