@@ -20,6 +20,9 @@ from app import __version__
 from app.access.routes import ROUTES as ACCESS_ROUTES
 from app.access.service import AccessService
 from app.access.store import AccessStore
+from app.allocation.kill_store import KillStore
+from app.allocation.kill_switch import KillSwitch
+from app.allocation.routes import ROUTES as KILL_ROUTES
 from app.allocation.service import AllocationService
 from app.allocation.store import AllocationStore
 from app.analysis.planning_routes import ROUTES as POWER_ROUTES
@@ -71,6 +74,7 @@ from app.webhooks.store import WebhookStore
 _JSON_ROUTES: Final = (
     *ACCESS_ROUTES,
     *EXPERIMENT_ROUTES,
+    *KILL_ROUTES,
     *ASSIGNMENT_ROUTES,
     *CHANGES_ROUTES,
     *FEEDBACK_ROUTES,
@@ -155,6 +159,7 @@ async def application(
             access=access,
             assigner=assigner,
             experiment_service=experiments,
+            kill_switch=KillSwitch(KillStore(engine, valkey), clock, allocation.reallocate),
             feedback=feedback,
             analysis=analysis,
             webhook_service=webhooks,

@@ -13,6 +13,8 @@ from litestar.di import Provide
 
 from app.access.service import AccessService
 from app.access.store import AccessStore
+from app.allocation.kill_store import KillStore
+from app.allocation.kill_switch import KillSwitch
 from app.allocation.loop import AllocationLoops
 from app.allocation.service import AllocationService
 from app.allocation.store import AllocationStore
@@ -58,6 +60,7 @@ async def work(settings: Settings) -> None:
         access = AccessService(AccessStore(engine, valkey), clock)
         reallocation = AllocationService(AllocationStore(engine, valkey), clock)
         allocation = AllocationLoops(reallocation, access)
+        switch = KillSwitch(KillStore(engine, valkey), clock, reallocation.reallocate)
         rollouts = RolloutLoops(RolloutService(RolloutStore(engine), clock, reallocation.reallocate))
         chance = random.Random()  # noqa: S311  (of pauses)
         policy = NetworkPolicy.of(settings.webhook_allowed_networks, settings.webhook_allowed_ports)
@@ -84,6 +87,7 @@ async def work(settings: Settings) -> None:
                 ),
                 *allocation.all(),
                 *rollouts.all(),
+                Loop("kill switch", switch.record_waiting, pause_s=limits.KILL_RECORD_INTERVAL_S),
                 *WebhookLoops(dispatcher).all(),
                 Loop("lag", measure, pause_s=limits.WORKER_BEAT_S),
             ],

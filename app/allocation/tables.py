@@ -1,15 +1,17 @@
-"""Tables of allocation: its history, and what warm starts began with."""
+"""Tables of allocation: its history, what warm starts began with, and kills."""
 
 from sqlalchemy import (
     BigInteger,
     Column,
     DateTime,
     ForeignKey,
+    Identity,
     Index,
     Integer,
     LargeBinary,
     PrimaryKeyConstraint,
     Table,
+    Text,
     func,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -44,4 +46,19 @@ warm_starts = Table(
         "totals", JSONB, nullable=False, comment="of the other experiment, in the order of the variants here"
     ),
     PrimaryKeyConstraint("experiment_id", "epoch"),
+)
+
+# Who killed an experiment, why and when, and how that ended.
+kills = Table(
+    "kills",
+    METADATA,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("experiment_id", ForeignKey(experiments.c.id, ondelete="CASCADE"), nullable=False),
+    Column("by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False),
+    Column("ended_by", Text),
+    Column("ended_reason", Text),
+    Column("ended_at", DateTime(timezone=True)),
+    Index("ix_kills_experiment_id", "experiment_id"),
 )

@@ -13,7 +13,7 @@ from app.access.model import KeyRing
 from app.access.store import ANNOUNCEMENT
 from app.assignment.assignment_id import Signer
 from app.assignment.snapshot import PreparedExperiment, Snapshot, decode
-from app.assignment.store import RegistryStore
+from app.assignment.store import KILLED_ANNOUNCEMENT, RegistryStore
 from app.core import limits
 from app.core.clock import Clock
 from app.core.valkey import CHANGES_CHANNEL, create_client
@@ -120,7 +120,7 @@ class SnapshotKeeper:
             self._revision = None
             self.error = "Valkey has no published experiments and keys; waiting for the worker"
             return
-        keys, access_too = announced - {ANNOUNCEMENT}, ANNOUNCEMENT in announced
+        keys, access_too = announced - {ANNOUNCEMENT, KILLED_ANNOUNCEMENT}, ANNOUNCEMENT in announced
         if revision != self._revision and (compare or monotonic() >= self._compare_at):
             keys, access_too = keys | await self._outdated(), True
             self._revision, self._compare_at = revision, monotonic() + limits.SNAPSHOT_POLL_S
@@ -139,17 +139,21 @@ class SnapshotKeeper:
 
     async def _load(self, keys: set[str], *, access_too: bool) -> None:
         experiments = []
+        killed = await self._store.killed()
+        keys = keys | (killed ^ self.snapshot.killed)
         if keys:
             for number, value in enumerate(await self._store.experiments(list(keys)), start=1):
-                experiments += _prepared(value)
+                experiments += _prepared(value, killed)
                 if number % limits.SNAPSHOT_PREPARE_MAX == 0:
                     await asyncio.sleep(0)  # let requests in between
         keyring = self.snapshot.keyring
         if access_too and (access := await self._store.access()) is not None:
             keyring = KeyRing(access)
         signer = self._signer(keyring)
-        if experiments or keyring is not self.snapshot.keyring or signer is not self.snapshot.signer:
-            self.snapshot = self.snapshot.changed(experiments, keyring, signer)
+        before = self.snapshot
+        same = (before.keyring, before.signer, before.killed) == (keyring, signer, killed)
+        if experiments or not same:
+            self.snapshot = self.snapshot.changed(experiments, keyring, signer, killed)
             swapped, self._swapped = self._swapped, asyncio.get_running_loop().create_future()
             swapped.set_result(None)
 
@@ -178,10 +182,11 @@ class SnapshotKeeper:
             await asyncio.sleep(limits.RECONNECT_S_MAX)
 
 
-def _prepared(value: bytes) -> list[PreparedExperiment]:
+def _prepared(value: bytes, killed: frozenset[str]) -> list[PreparedExperiment]:
     """The experiment; none if it cannot be read, which does not keep the others from being loaded."""
     try:
-        return [PreparedExperiment(decode(value))]
+        published = decode(value)
+        return [PreparedExperiment(published, killed=published.key in killed)]
     except (msgspec.DecodeError, ValueError) as error:
         _LOG.exception("published_experiment_unreadable", error=str(error), value=value[:200])
         return []

@@ -75,6 +75,7 @@ class PublishedExperiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     reward: Reward
     contextual: PublishedContextual | None = None  # without this and the next `weights` are for every context
     segmented: PublishedSegments | None = None
+    killed: bool = False  # the control everywhere, whatever else it says
 
     @property
     def version(self) -> int:
@@ -114,6 +115,7 @@ def published(
         reward=definition.reward,
         contextual=by_context if isinstance(by_context, PublishedContextual) else None,
         segmented=by_context if isinstance(by_context, PublishedSegments) else None,
+        killed=experiment.killed,
     )
 
 
@@ -183,10 +185,11 @@ class PreparedExperiment:
 
     __slots__ = ("answers", "cumulative", "propensities", "published", "reader", "running", "seeds", "serves")
 
-    def __init__(self, published: PublishedExperiment) -> None:
+    def __init__(self, published: PublishedExperiment, *, killed: bool = False) -> None:
         self.published = published
-        self.running = published.state == "running"
-        self.serves = published.control if published.winner is None else published.winner
+        killed = killed or published.killed
+        self.running = published.state == "running" and not killed
+        self.serves = published.control if published.winner is None or killed else published.winner
         """The variant given to those who are not drawn for."""
         self.answers: dict[object, tuple[bytes, bytes]] = {}
         """Answers already written out, by decision; bounded by variants times reasons."""
@@ -215,6 +218,7 @@ class Snapshot:
     def __init__(self) -> None:
         self.by_key: dict[str, PreparedExperiment] = {}
         self.by_id: dict[int, PreparedExperiment] = {}
+        self.killed: frozenset[str] = frozenset()
         self.keyring: KeyRing | None = None
         self.signer: Signer | None = None
 
@@ -224,10 +228,15 @@ class Snapshot:
         return tuple(self.by_key[key] for key in sorted(self.by_key) if self.by_key[key].running)
 
     def changed(
-        self, experiments: Sequence[PreparedExperiment], keyring: KeyRing | None, signer: Signer | None
+        self,
+        experiments: Sequence[PreparedExperiment],
+        keyring: KeyRing | None,
+        signer: Signer | None,
+        killed: frozenset[str] = frozenset(),
     ) -> "Snapshot":
-        """This one with some experiments replaced or added, and other keys."""
+        """This one with some experiments replaced or added, and other keys; `killed` ones are so already."""
         new = Snapshot()
+        new.killed = killed
         new.by_key = self.by_key | {one.published.key: one for one in experiments}
         new.by_id = self.by_id | {one.published.id: one for one in experiments}
         new.keyring, new.signer = keyring, signer

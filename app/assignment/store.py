@@ -17,6 +17,11 @@ _EXPERIMENTS: Final = registry_key("experiments")
 _VERSIONS: Final = registry_key("versions")
 _REVISION: Final = registry_key("revision")
 
+KILLED_KEY: Final = registry_key("killed")
+"""Hash: experiment key -> who killed it, as long as that is not recorded and published."""
+KILLED_ANNOUNCEMENT: Final = "@killed"
+"""On the channel of changes: the hash has changed."""
+
 
 class RegistryStore:
     """What servers load. Raises what the client raises."""
@@ -42,6 +47,11 @@ class RegistryStore:
             values = cast("list[bytes | None]", await self._valkey.hmget(_EXPERIMENTS, some))
             found += [value for value in values if value is not None]
         return found
+
+    async def killed(self) -> frozenset[str]:
+        """The keys of experiments that somebody has killed since they were published."""
+        found = cast("list[bytes]", await self._valkey.hkeys(KILLED_KEY))
+        return frozenset(key.decode() for key in found)
 
     async def access(self) -> AccessSnapshot | None:
         """Keys in force; None when Valkey has lost them."""

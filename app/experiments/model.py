@@ -464,7 +464,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     """A stored experiment: its definition and where it is in its life.
 
     `held` are shares of variants that stand whatever the policy says: those of a rollout. The other variants
-    share the rest.
+    share the rest. `killed`: the control is served everywhere, whatever state and policy say.
     """
 
     id: int
@@ -476,6 +476,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
     updated_at: datetime
     held: dict[str, float] = {}
+    killed: bool = False
 
     @property
     def key(self) -> ExperimentKey:

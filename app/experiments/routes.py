@@ -25,6 +25,8 @@ class ExperimentView(Definition, frozen=True, kw_only=True):
     stopped_at: datetime | None = None
     archived_at: datetime | None = None
     winner: Key | None = None
+    killed: bool = False
+    held: dict[str, float]
     epoch: int
     revision: int
     created_at: datetime
@@ -37,6 +39,8 @@ class ExperimentView(Definition, frozen=True, kw_only=True):
             **msgspec.structs.asdict(experiment.definition),
             **msgspec.structs.asdict(experiment.state),
             state=kind_of(experiment.state),
+            killed=experiment.killed,
+            held=experiment.held,
             epoch=experiment.epoch,
             revision=experiment.revision,
             created_at=experiment.created_at,

@@ -110,6 +110,7 @@ async def store(
             reads_silence=after.definition.reads_silence,
             state=msgspec.to_builtins(after.state),
             held=after.held,
+            killed=after.killed,
             epoch=after.epoch,
             revision=after.revision,
             updated_at=at,
@@ -135,6 +136,7 @@ def experiment_of(row: Row[Any]) -> Experiment:
         created_at=row.created_at,
         updated_at=row.updated_at,
         held=row.held,
+        killed=row.killed,
     )
 
 

@@ -45,6 +45,7 @@ experiments = Table(
         server_default=text("'{}'"),
         comment="shares of variants that a rollout holds, by their keys",
     ),
+    Column("killed", Boolean, nullable=False, server_default=text("false")),
     Column("salt", LargeBinary, nullable=False, comment="of the bucketing hash; never changes"),
     Column("epoch", Integer, nullable=False, server_default=text("1")),
     Column("revision", Integer, nullable=False, server_default=text("1"), comment="+1 with every change"),

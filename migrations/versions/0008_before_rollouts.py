@@ -25,6 +25,29 @@ def upgrade() -> None:
             comment="shares of variants that a rollout holds, by their keys",
         ),
     )
+    op.add_column(
+        "experiments",
+        sa.Column("killed", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+    )
+    op.create_table(
+        "kills",
+        sa.Column("id", sa.BigInteger(), sa.Identity(), nullable=False),
+        sa.Column("experiment_id", sa.Integer(), nullable=False),
+        sa.Column("by", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("ended_by", sa.Text()),
+        sa.Column("ended_reason", sa.Text()),
+        sa.Column("ended_at", sa.DateTime(timezone=True)),
+        sa.ForeignKeyConstraint(
+            ["experiment_id"],
+            ["experiments.id"],
+            name=op.f("fk_kills_experiment_id_experiments"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_kills")),
+    )
+    op.create_index("ix_kills_experiment_id", "kills", ["experiment_id"])
     op.create_table(
         "rollouts",
         sa.Column("id", sa.Integer(), sa.Identity(), nullable=False),
@@ -83,4 +106,6 @@ def downgrade() -> None:
     op.execute("SET LOCAL lock_timeout = '5s'")
     op.drop_table("rollout_decisions")
     op.drop_table("rollouts")
+    op.drop_table("kills")
+    op.drop_column("experiments", "killed")
     op.drop_column("experiments", "held")

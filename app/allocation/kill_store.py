@@ -1,0 +1,88 @@
+"""Kills in PostgreSQL, where they are kept, and in Valkey, where they are in force at once."""
+
+from datetime import datetime
+from typing import Final, cast
+
+import msgspec
+from redis.asyncio import Redis
+from sqlalchemy import insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.allocation.tables import kills
+from app.assignment.store import KILLED_ANNOUNCEMENT, KILLED_KEY
+from app.core.valkey import CHANGES_CHANNEL, registry_key, valkey_needed
+from app.experiments import store as experiment_store
+from app.experiments.model import Experiment
+from app.experiments.tables import experiments
+
+_EXPERIMENTS_KEY: Final = registry_key("experiments")
+
+
+class Kill(msgspec.Struct, frozen=True):
+    """Who killed an experiment, why and when."""
+
+    by: str
+    reason: str
+    at: datetime
+
+
+class KillStore:
+    """SQL and Valkey of the kill switch."""
+
+    def __init__(self, engine: AsyncEngine, valkey: Redis) -> None:
+        self._engine = engine
+        self._valkey = valkey
+
+    async def is_published(self, key: str) -> bool:
+        """Whether servers know the experiment. Raises Unavailable without Valkey."""
+        with valkey_needed():
+            return bool(await self._valkey.hexists(_EXPERIMENTS_KEY, key))
+
+    async def put(self, key: str, kill: Kill) -> None:
+        """In force within a second on every server. Raises Unavailable without Valkey."""
+        with valkey_needed():
+            await self._valkey.hset(KILLED_KEY, key, msgspec.json.encode(kill).decode())
+            await self._valkey.publish(CHANGES_CHANNEL, KILLED_ANNOUNCEMENT)
+
+    async def take_away(self, key: str) -> None:
+        """What is recorded stays in force. Raises Unavailable without Valkey."""
+        with valkey_needed():
+            await self._valkey.hdel(KILLED_KEY, key)
+            await self._valkey.publish(CHANGES_CHANNEL, KILLED_ANNOUNCEMENT)
+
+    async def waiting(self) -> dict[str, Kill]:
+        """Kills that are in force and not recorded yet. Raises Unavailable without Valkey."""
+        with valkey_needed():
+            found = cast("dict[bytes, bytes]", await self._valkey.hgetall(KILLED_KEY))
+        return {key.decode(): msgspec.json.decode(body, type=Kill) for key, body in found.items()}
+
+    async def record(self, key: str, kill: Kill) -> Experiment | None:
+        """Keep a kill. None: there is no such experiment, or it was revived after this kill."""
+        async with self._engine.begin() as connection:
+            before = await experiment_store.lock(connection, experiments.c.key == key)
+            if before is None or await _is_over(connection, before.id, kill.at):
+                return None
+            if before.killed:
+                return before
+            await connection.execute(
+                insert(kills).values(experiment_id=before.id, by=kill.by, reason=kill.reason, at=kill.at)
+            )
+            changed = msgspec.structs.replace(before, killed=True)
+            return await experiment_store.store(connection, before, changed, kill.at)
+
+    async def revive(self, key: str, kill: Kill) -> Experiment | None:
+        """Keep that a kill has ended, by whom and why. None: there is no such experiment."""
+        async with self._engine.begin() as connection:
+            before = await experiment_store.lock(connection, experiments.c.key == key)
+            if before is None or not before.killed:
+                return before
+            open_one = kills.c.experiment_id == before.id, kills.c.ended_at.is_(None)
+            ended = {"ended_at": kill.at, "ended_by": kill.by, "ended_reason": kill.reason}
+            await connection.execute(update(kills).where(*open_one).values(**ended))
+            changed = msgspec.structs.replace(before, killed=False)
+            return await experiment_store.store(connection, before, changed, kill.at)
+
+
+async def _is_over(connection: AsyncConnection, experiment_id: int, at: datetime) -> bool:
+    later = select(kills.c.at).where(kills.c.experiment_id == experiment_id, kills.c.ended_at >= at).limit(1)
+    return (await connection.scalar(later)) is not None
