@@ -422,6 +422,14 @@ def show_comparison(console: Console, per_day: int, table: dict[str, dict[str, C
     console.print(shown)
 
 
+def comparison_rows(per_day: int, table: dict[str, dict[str, Compared]]) -> Iterator[Row]:
+    """No other rule aborts fewer healthy canaries, and none promotes fewer bad ones."""
+    for name, rules in table.items():
+        field = "aborted" if name.startswith("healthy") else "promoted"
+        best = min(getattr(rules[rule], field) for rule in RULES)
+        yield at_most(f"{per_day:,} a day, {name}: {field}", getattr(rules["Wald"], field), best)
+
+
 COMPARED_RUNS = {10_000: 1_000, 100_000: 400, 1_000_000: 60}
 
 
@@ -466,6 +474,8 @@ def main(*, quick: bool, seed_offset: int, only: str) -> None:
                 )
                 for seed, (name, (control, canary)) in enumerate(COMPARED.items())
             }
+    if not quick:  # in few runs every rule may be lucky
+        rows += [("comparison", row) for n, table in compared.items() for row in comparison_rows(n, table)]
     show_rows(console, rows)
     if only in "exposure":
         show_exposures(console, exposed)
