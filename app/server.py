@@ -20,6 +20,7 @@ from app import __version__
 from app.access.routes import ROUTES as ACCESS_ROUTES
 from app.access.service import AccessService
 from app.access.store import AccessStore
+from app.allocation.routes import ROUTES as ALLOCATION_ROUTES
 from app.allocation.service import AllocationService
 from app.allocation.store import AllocationStore
 from app.analysis.planning_routes import ROUTES as POWER_ROUTES
@@ -71,6 +72,7 @@ _JSON_ROUTES: Final = (
     *ASSIGNMENT_ROUTES,
     *CHANGES_ROUTES,
     *FEEDBACK_ROUTES,
+    *ALLOCATION_ROUTES,
     *ANALYSIS_ROUTES,
     *WEBHOOK_ROUTES,
     *EVALUATION_ROUTES,
@@ -152,6 +154,7 @@ async def application(
             assigner=assigner,
             experiment_service=experiments,
             feedback=feedback,
+            allocation_service=allocation,
             analysis=analysis,
             webhook_service=webhooks,
             evaluation=evaluation,

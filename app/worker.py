@@ -15,6 +15,9 @@ from app.access.store import AccessStore
 from app.allocation.loop import AllocationLoops
 from app.allocation.service import AllocationService
 from app.allocation.store import AllocationStore
+from app.analysis.loop import AnalysisLoops
+from app.analysis.service import ReadoutKeeper
+from app.analysis.store import AnalysisStore
 from app.core import limits, operations
 from app.core.clock import SystemClock
 from app.core.health import Check, Readiness, beat
@@ -52,11 +55,13 @@ async def work(settings: Settings) -> None:
         blocking = create_client(settings.valkey_url, socket_timeout=None)
         stack.push_async_callback(blocking.aclose)
         access = AccessService(AccessStore(engine, valkey), clock)
-        allocation = AllocationLoops(AllocationService(AllocationStore(engine, valkey), clock), access)
+        allocating = AllocationService(AllocationStore(engine, valkey), clock)
+        allocation = AllocationLoops(allocating, access)
         chance = random.Random()  # noqa: S311  (of pauses)
         policy = NetworkPolicy.of(settings.webhook_allowed_networks, settings.webhook_allowed_ports)
         dispatcher = Dispatcher(WebhookStore(engine), Sender(policy, clock), clock, chance)
         lag = LedgerLag(engine, valkey, shards=settings.stream_shards)
+        analysis = AnalysisLoops(ReadoutKeeper(AnalysisStore(engine), allocating, lag.events))
 
         async def measure() -> None:
             STREAM_LAG.set(await lag.events())
@@ -73,6 +78,7 @@ async def work(settings: Settings) -> None:
                     on_commit=allocation.on_commit,
                 ),
                 *allocation.all(),
+                *analysis.all(),
                 *WebhookLoops(dispatcher).all(),
                 Loop("lag", measure, pause_s=limits.WORKER_BEAT_S),
             ],
@@ -82,7 +88,7 @@ async def work(settings: Settings) -> None:
 
         def errors() -> dict[str, str]:
             failing = {name: loop.error for name, loop in loops.health().items() if loop.error}
-            return failing | allocation.errors
+            return failing | allocation.errors | analysis.errors
 
         async def heartbeat() -> None:
             await beat(valkey, NAME, errors(), clock)

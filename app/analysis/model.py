@@ -11,6 +11,7 @@ import numpy as np
 from msgspec import UNSET, UnsetType
 
 from app.allocation.forgetting import Learned
+from app.allocation.freezes import Freeze
 from app.allocation.model import NANO, AllocationPoint, VariantTotals, apprentice, best_arm, posteriors
 from app.analysis.analyze import analyze
 from app.analysis.beliefs import ModelBelief, SegmentBelief, model_belief, segment_beliefs
@@ -18,7 +19,15 @@ from app.analysis.observed import Cell, Observed
 from app.analysis.readout import Readout
 from app.assignment import bucketing
 from app.experiments.metrics import Mean, Metric
-from app.experiments.model import Experiment, FixedPolicy, StateKind, Stopped, kind_of, kind_of_policy
+from app.experiments.model import (
+    Experiment,
+    FixedPolicy,
+    Running,
+    StateKind,
+    Stopped,
+    kind_of,
+    kind_of_policy,
+)
 from app.experiments.plan import AnalysisPlan
 from bandits.allocation import Allocation, compare
 from bandits.best import expected_loss, probability_best
@@ -105,6 +114,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     Valkey cannot be asked, which `warnings` then says. `analysis` compares the mean rewards by a method that
     is valid at every look under this policy, and `assumptions` says what it takes for granted. Everything
     acknowledged before `totals_as_of` is in them. `updated_at` is when the allocation in force was computed.
+    `frozen`: the policy holds that allocation, because the data are broken. All is as of `read_at`.
     """
 
     key: str
@@ -115,8 +125,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     policy_version: int | None
     updated_at: datetime | None
     totals_as_of: datetime | None
+    read_at: datetime
     lag_events: int | None
     warnings: list[str]
+    frozen: Freeze | None = None
     best_arm: BestArmStatus | UnsetType = UNSET  # left out for other policies
     apprentice: ApprenticeStatus | UnsetType = UNSET  # left out where there is none
     models: ModelBelief | UnsetType = UNSET  # of policies that model the context
@@ -137,11 +149,14 @@ class Stored(msgspec.Struct, frozen=True):
     totals: Sequence[VariantTotals]
     by_epoch: Sequence[EpochTotals]
     totals_as_of: datetime | None
+    read_at: datetime
+    wanted: int
     latest: AllocationPoint | None
     history: Sequence[AllocationPoint]
     epoch_shares: Mapping[int, tuple[float, ...] | None]
     earlier: Sequence[VariantTotals] = ()
     learned: Learned = MappingProxyType({})
+    frozen: Freeze | None = None
 
     def status(self, experiment: Experiment, *, lag_events: int | None, warnings: list[str]) -> Status:
         """The readout for people and programs."""
@@ -156,18 +171,16 @@ class Stored(msgspec.Struct, frozen=True):
             policy_version=None if self.latest is None else self.latest.version,
             updated_at=None if self.latest is None else self.latest.at,
             totals_as_of=self.totals_as_of,
+            read_at=self.read_at,
             lag_events=lag_events,
             warnings=warnings,
+            frozen=self.frozen,
             best_arm=self._best_arm(experiment),
             apprentice=self._apprentice(experiment),
             models=model_belief(policy, self.learned, keys),
             segments=segment_beliefs(policy, self.learned, keys),
             variants=self._variants(experiment),
-            allocation_history=[
-                AllocationAt(point.at, point.version, point.epoch, point.shares)
-                for point in self.history
-                if len(point.weights) == len(keys)  # a draft may have had other variants
-            ],
+            allocation_history=history_of(self.history, len(keys)),
             analysis=analyze(REWARD_PLAN, [REWARD_METRIC], self.observed(experiment)),
             assumptions=self._assumptions(experiment),
         )
@@ -195,6 +208,7 @@ class Stored(msgspec.Struct, frozen=True):
             adaptive=adaptive,
             assignments=self._assignments(experiment),
             days=self._days(experiment),
+            totals_age_s=self._totals_age_s(experiment),
         )
 
     def _assignments(self, experiment: Experiment) -> list[ArmCounts]:
@@ -217,6 +231,12 @@ class Stored(msgspec.Struct, frozen=True):
         if started is None or self.totals_as_of is None or self.totals_as_of <= started:
             return None
         return float((self.totals_as_of - started).total_seconds() / 86_400)
+
+    def _totals_age_s(self, experiment: Experiment) -> float | None:
+        """Since when events may be missing, of an experiment to which events come."""
+        if self.totals_as_of is None or not isinstance(experiment.state, Running):
+            return None
+        return float((self.read_at - self.totals_as_of).total_seconds())
 
     def _assumptions(self, experiment: Experiment) -> list[str]:
         assumed = []
@@ -284,6 +304,15 @@ class Stored(msgspec.Struct, frozen=True):
                 variants, self.totals, intervals, best, loss, shares, strict=True
             )
         ]
+
+
+def history_of(points: Sequence[AllocationPoint], n_variants: int) -> list[AllocationAt]:
+    """Allocations as they are shown. A draft may have had other variants: those points are left out."""
+    return [
+        AllocationAt(point.at, point.version, point.epoch, point.shares)
+        for point in points
+        if len(point.weights) == n_variants
+    ]
 
 
 def _moments(total: VariantTotals) -> MeanTotals:

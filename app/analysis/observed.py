@@ -36,7 +36,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     within an epoch. * `periods`: per metric and variant, sums with logged propensities in time order, for
     metrics without known bounds where it did. * `assignments`: counts with the probabilities that were
     logged for them, all there are; empty if those are not known. * `crossovers`: units seen in more than one
-    variant, which are in no cell. * `days`: since the start.
+    variant, which are in no cell. * `days`: since the start. * `totals_age_s`: events of the last so many
+    seconds may be missing; None: not known, or of no matter.
 
     Raises ValueError unless the control is one of at least two variants, and cells are of these.
     """
@@ -49,6 +50,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     assignments: Sequence[ArmCounts] = ()
     crossovers: int = 0
     days: float | None = None
+    totals_age_s: float | None = None
 
     def __post_init__(self) -> None:
         if len(set(self.variants)) != len(self.variants) or len(self.variants) < 2:

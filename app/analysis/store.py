@@ -1,20 +1,36 @@
-"""What the readout needs of PostgreSQL, all of it as of one moment."""
+"""What the readout needs of PostgreSQL, all of it as of one moment; and the history of readouts."""
 
-from sqlalchemy import case, func, select
+import zlib
+from datetime import datetime
+from importlib.resources import files
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import case, func, select, text
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.allocation.forgetting import Learned
+from app.allocation.freeze_store import read_freeze
 from app.allocation.model import VariantTotals
 from app.allocation.store import read_earlier, read_history, read_latest, read_learned, read_totals
 from app.allocation.tables import allocations
-from app.analysis.model import EpochTotals, Stored
+from app.analysis.model import EpochTotals, Status, Stored, history_of
+from app.analysis.tables import readouts
 from app.assignment.bucketing import WHOLE
+from app.core import limits
 from app.experiments.model import ContextualPolicy, Experiment, SegmentedThompsonPolicy
+from app.experiments.store import experiment_of
+from app.experiments.tables import experiments, publications
 from app.feedback.tables import stream_positions, totals
+
+_FOLDER: Final = files(__package__)
+_DUE: Final = text(_FOLDER.joinpath("sql/due.sql").read_text())
+_THIN: Final = text(_FOLDER.joinpath("sql/thin.sql").read_text())
 
 
 class AnalysisStore:
-    """SQL of analysis; reads only."""
+    """SQL of analysis."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -22,10 +38,14 @@ class AnalysisStore:
     async def stored(self, experiment: Experiment) -> Stored:
         """Totals and allocations of an experiment."""
         watermark = stream_positions.c.watermark
+        wanted = select(publications.c.wanted).where(publications.c.experiment_id == experiment.id)
         known = func.count() == func.count(watermark)  # a shard that was never read knows nothing
         async with self._engine.connect() as connection:
             await connection.execution_options(isolation_level="REPEATABLE READ")
             return Stored(
+                read_at=(await connection.execute(select(func.now()))).scalar_one(),
+                wanted=await connection.scalar(wanted) or 0,
+                frozen=await read_freeze(connection, experiment.id),
                 totals=await read_totals(connection, experiment),
                 by_epoch=await _read_epochs(connection, experiment.id),
                 totals_as_of=await connection.scalar(select(case((known, func.min(watermark))))),
@@ -35,6 +55,60 @@ class AnalysisStore:
                 earlier=await read_earlier(connection, experiment),
                 learned=await _read_learned(connection, experiment),
             )
+
+    async def experiment(self, experiment_id: int) -> Experiment | None:
+        """By its id; None: it is gone."""
+        async with self._engine.connect() as connection:
+            found = await connection.execute(select(experiments).where(experiments.c.id == experiment_id))
+            row = found.one_or_none()
+        return None if row is None else experiment_of(row)
+
+    async def due(self, limit: int) -> list[int]:
+        """At most `limit` ids of experiments that have to be read."""
+        parameters = {"interval_s": limits.READOUT_INTERVAL_S, "limit": limit}
+        async with self._engine.connect() as connection:
+            return list((await connection.execute(_DUE, parameters)).scalars())
+
+    async def keep(self, experiment_id: int, status: Status, wanted: int) -> None:
+        """One more readout. What is kept of the same moment already stays."""
+        plain = msgspec.json.encode(msgspec.structs.replace(status, allocation_history=[]))
+        row = {"experiment_id": experiment_id, "at": status.read_at, "wanted": wanted}
+        statement = postgresql.insert(readouts).values(**row, body=zlib.compress(plain))
+        async with self._engine.begin() as connection:
+            await connection.execute(statement.on_conflict_do_nothing())
+
+    async def kept(self, experiment: Experiment, at: datetime) -> dict[str, Any] | None:
+        """The newest readout that is not after `at`, with the allocations up to its moment."""
+        newest = (
+            select(readouts.c.at, readouts.c.body)
+            .where(readouts.c.experiment_id == experiment.id, readouts.c.at <= at)
+            .order_by(readouts.c.at.desc())
+            .limit(1)
+        )
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(newest)).one_or_none()
+            if row is None:
+                return None
+            history = await read_history(connection, experiment.id, until=row.at)
+        status: dict[str, Any] = msgspec.json.decode(zlib.decompress(row.body))
+        return status | {"allocation_history": history_of(history, len(experiment.definition.variants))}
+
+    async def first_kept(self, experiment: Experiment) -> datetime | None:
+        """The moment of the oldest readout."""
+        statement = select(func.min(readouts.c.at)).where(readouts.c.experiment_id == experiment.id)
+        async with self._engine.connect() as connection:
+            first: datetime | None = await connection.scalar(statement)
+        return first
+
+    async def thin(self) -> int:
+        """Let older readouts stand farther apart; how many rows went."""
+        parameters = {
+            "dense_s": limits.READOUT_DENSE_S,
+            "medium_s": limits.READOUT_MEDIUM_S,
+            "rows_max": limits.READOUT_THIN_ROWS_MAX,
+        }
+        async with self._engine.begin() as connection:
+            return (await connection.execute(_THIN, parameters)).rowcount
 
 
 async def _read_learned(connection: AsyncConnection, experiment: Experiment) -> Learned:
