@@ -24,6 +24,7 @@ from app.allocation.service import AllocationService
 from app.allocation.store import AllocationStore
 from app.clients.commands import demo_command, replay_command
 from app.clients.evaluate import evaluate_command
+from app.clients.export import export_command
 from app.clients.offline import analyze_command, power_command
 from app.clients.simulate import simulate_command
 from app.core import limits, logs, migrations
@@ -484,6 +485,7 @@ main.add_command(demo_command)
 main.add_command(replay_command)
 main.add_command(simulate_command)
 main.add_command(evaluate_command)
+main.add_command(export_command)
 
 
 def _settings(flags: dict[str, Any]) -> Settings:

@@ -1,12 +1,15 @@
 """The status API. Needs the dependency `analysis: AnalysisService`."""
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from litestar import Response, get
+from litestar.params import Parameter
+from litestar.response import Stream
 
 from app.access.guards import requires
 from app.access.model import Scope
+from app.analysis.export import MEDIA_TYPES, Format
 from app.analysis.model import Status
 from app.analysis.service import AnalysisService
 
@@ -26,4 +29,24 @@ async def experiment_status(
     return Response(kept)
 
 
-ROUTES: Final = [experiment_status]
+@get("/experiments/{key:str}/assignments", guards=[requires(Scope.READ)], media_type="text/csv")
+async def export_assignments(
+    key: str,
+    analysis: AnalysisService,
+    file_format: Annotated[Format, Parameter(query="format")] = "csv",
+    since: datetime | None = None,
+    until: datetime | None = None,
+    *,
+    exact: bool = False,
+) -> Stream:
+    """Download the logged assignments with their propensities and rewards, as CSV or Parquet.
+
+    `since` and `until` limit the times of assignment. In CSV a text that a spreadsheet would run as a formula
+    has an apostrophe before it, unless `exact`.
+    """
+    parts = await analysis.export(key, file_format, since=since, until=until, exact=exact)
+    name = f'attachment; filename="{key}.{file_format}"'
+    return Stream(parts, media_type=MEDIA_TYPES[file_format], headers={"Content-Disposition": name})
+
+
+ROUTES: Final = [experiment_status, export_assignments]

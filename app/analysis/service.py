@@ -1,11 +1,12 @@
 """Use cases of analysis."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any
 
 from app.allocation.service import AllocationService
+from app.analysis.export import Format, Row, Writer, writer
 from app.analysis.integrity import causes
 from app.analysis.model import Status
 from app.analysis.store import AnalysisStore
@@ -36,8 +37,7 @@ class AnalysisService:
 
         Raises NotFound where there is none, InvalidInput if the time has no offset.
         """
-        if at.tzinfo is None:
-            raise InvalidInput("needs a time with an offset, as in 2026-01-01T12:00:00Z", field="at")
+        _with_offset("at", at)
         experiment = await self._experiments.get(key)
         kept = await self._store.kept(experiment, at)
         if kept is None:
@@ -47,6 +47,38 @@ class AnalysisService:
             )
             raise NotFound(f"no readout of {key} is kept from {at.isoformat()} or before: {first_one}")
         return kept
+
+    async def export(
+        self, key: str, kind: Format, *, since: datetime | None, until: datetime | None, exact: bool
+    ) -> AsyncIterator[bytes]:
+        """The logged assignments of an experiment as a file; the first part is made before this returns.
+
+        Raises NotFound, InvalidInput, UnprocessableInput.
+        """
+        _with_offset("since", since)
+        _with_offset("until", until)
+        experiment = await self._experiments.get(key)
+        parts = _parts(
+            self._store.assignments(experiment, since=since, until=until), writer(kind, exact=exact)
+        )
+        return _resumed(await anext(parts), parts)
+
+
+async def _parts(pages: AsyncIterator[Sequence[Row]], file: Writer) -> AsyncIterator[bytes]:
+    async for page in pages:
+        yield await asyncio.to_thread(file.page, page)
+    yield file.end()
+
+
+async def _resumed(first: bytes, others: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for part in others:
+        yield part
+
+
+def _with_offset(field: str, at: datetime | None) -> None:
+    if at is not None and at.tzinfo is None:
+        raise InvalidInput("needs a time with an offset, as in 2026-01-01T12:00:00Z", field=field)
 
 
 class ReadoutKeeper:

@@ -1,20 +1,24 @@
 """What the readout needs of PostgreSQL, all of it as of one moment; and the history of readouts."""
 
 import zlib
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from importlib.resources import files
 from typing import Any, Final
+from uuid import UUID
 
 import msgspec
-from sqlalchemy import case, func, select, text
+from sqlalchemy import Row as SqlRow
+from sqlalchemy import Select, case, func, select, text, tuple_
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.allocation.forgetting import Learned
 from app.allocation.freeze_store import read_freeze
-from app.allocation.model import VariantTotals
+from app.allocation.model import NANO, VariantTotals
 from app.allocation.store import read_earlier, read_history, read_latest, read_learned, read_totals
 from app.allocation.tables import allocations
+from app.analysis.export import OUTCOMES, Row
 from app.analysis.model import EpochTotals, Status, Stored, history_of
 from app.analysis.tables import readouts
 from app.assignment.bucketing import WHOLE
@@ -22,7 +26,7 @@ from app.core import limits
 from app.experiments.model import ContextualPolicy, Experiment, SegmentedThompsonPolicy
 from app.experiments.store import experiment_of
 from app.experiments.tables import experiments, publications
-from app.feedback.tables import stream_positions, totals
+from app.feedback.tables import assignments, stream_positions, totals
 
 _FOLDER: Final = files(__package__)
 _DUE: Final = text(_FOLDER.joinpath("sql/due.sql").read_text())
@@ -55,6 +59,27 @@ class AnalysisStore:
                 earlier=await read_earlier(connection, experiment),
                 learned=await _read_learned(connection, experiment),
             )
+
+    async def assignments(
+        self, experiment: Experiment, *, since: datetime | None, until: datetime | None
+    ) -> AsyncIterator[list[Row]]:
+        """Exposed assignments in pages, in the order of (hash of the unit, id); each page as of its moment.
+
+        Between two pages neither a connection nor a snapshot is held: whoever reads may be slow.
+        """
+        statement = _exported(experiment.id, since, until)
+        variants = [variant.key for variant in experiment.definition.variants]
+        last: tuple[int, UUID] | None = None
+        while True:
+            page = statement
+            if last is not None:
+                page = page.where(tuple_(assignments.c.unit_hash, assignments.c.id) > tuple_(*last))
+            async with self._engine.connect() as connection:
+                found = (await connection.execute(page)).all()
+            yield [_row(row, variants) for row in found]
+            if len(found) < limits.EXPORT_PAGE_ROWS:
+                return
+            last = found[-1].unit_hash, found[-1].id
 
     async def experiment(self, experiment_id: int) -> Experiment | None:
         """By its id; None: it is gone."""
@@ -109,6 +134,48 @@ class AnalysisStore:
         }
         async with self._engine.begin() as connection:
             return (await connection.execute(_THIN, parameters)).rowcount
+
+
+def _exported(experiment_id: int, since: datetime | None, until: datetime | None) -> Select[Any]:
+    log = assignments.c
+    statement = (
+        select(
+            log.unit_hash,
+            log.id,
+            log.unit,
+            log.variant,
+            log.propensity,
+            log.policy_version,
+            log.epoch,
+            log.assigned_at,
+            log.outcome,
+            log.reward,
+            log.context,
+        )
+        .where(log.experiment_id == experiment_id, log.exposed)
+        .order_by(log.unit_hash, log.id)
+        .limit(limits.EXPORT_PAGE_ROWS)
+    )
+    if since is not None:
+        statement = statement.where(log.assigned_at >= since)
+    if until is not None:
+        statement = statement.where(log.assigned_at < until)
+    return statement
+
+
+def _row(row: SqlRow[Any], variants: Sequence[str]) -> Row:
+    return Row(
+        row.id,
+        row.unit,
+        variants[row.variant],
+        row.propensity,
+        row.policy_version,
+        row.epoch,
+        row.assigned_at,
+        OUTCOMES[row.outcome],
+        None if row.reward is None else row.reward / NANO,
+        row.context,
+    )
 
 
 async def _read_learned(connection: AsyncConnection, experiment: Experiment) -> Learned:

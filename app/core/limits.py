@@ -128,6 +128,7 @@ READOUT_DENSE_S: Final = 3_600  # older readouts are thinned to one in five minu
 READOUT_MEDIUM_S: Final = 86_400  # and those older than this to one an hour
 READOUT_THIN_INTERVAL_S: Final = 60.0
 READOUT_THIN_ROWS_MAX: Final = 10_000
+EXPORT_PAGE_ROWS: Final = 5_000
 
 # Webhooks
 WEBHOOK_ENDPOINTS_MAX: Final = 100
