@@ -100,7 +100,10 @@ def compare(
         return Comparison(_quantiles(metric, plan, observed, arms, q=q, segment=segment), None)
     if observed.adaptive:
         return Comparison(_adaptive(metric, plan, observed, (base, treatment), segment), None)
-    adjustment = _adjustment(metric, observed, segment)
+    key = "adjustment", metric, segment
+    if key not in observed.memo:
+        observed.memo[key] = _adjustment(metric, observed, segment)
+    adjustment: Adjustment | None = observed.memo[key]
     strata, moments = [], []
     for epoch in observed.epochs:
         c, t = (observed.totals(metric.key, arm, epoch=epoch, segment=segment) for arm in (base, treatment))

@@ -212,9 +212,7 @@ class BoundedEvidence(msgspec.Struct, frozen=True):
 
     def _arm(self, arm: MeanTotals, level: float, side: Alternative) -> Interval:
         """The sequence of one arm, at half the level: the other half is the other arm's."""
-        return bounded.bounded_sequence(
-            arm, alpha=level / 2, tuned_to=self.tuning.at(level / 2, side), alternative=side
-        )
+        return _bounded(arm, level / 2, self.tuning.at(level / 2, side), side)
 
     @property
     def e_value(self) -> EValue | None:
@@ -237,6 +235,12 @@ class BoundedEvidence(msgspec.Struct, frozen=True):
     def p_value(self) -> float | None:
         """The anytime-valid one."""
         return None if self.e_value is None else self.e_value.p_value
+
+
+@lru_cache(maxsize=4_096)
+def _bounded(arm: MeanTotals, alpha: float, tuned_to: float, side: Alternative) -> Interval:
+    """That of one arm: the same in every comparison that the arm is part of, and for every question."""
+    return bounded.bounded_sequence(arm, alpha=alpha, tuned_to=tuned_to, alternative=side)
 
 
 class AdaptiveEvidence(msgspec.Struct, frozen=True):

@@ -1,8 +1,9 @@
 """What an analysis may read: mergeable totals per epoch, variant and segment. Pure."""
 
 from collections.abc import Mapping, Sequence
-from functools import reduce
+from functools import cached_property, reduce
 from operator import add
+from typing import Any
 
 import msgspec
 
@@ -29,7 +30,7 @@ class Cell(msgspec.Struct, frozen=True):
     segment: str = ""
 
 
-class Observed(msgspec.Struct, frozen=True, kw_only=True):
+class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Everything known of an experiment at one moment.
 
     * `variants` in their order, `control` among them. * `adaptive`: whether allocation reacted to outcomes
@@ -85,6 +86,20 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
         self, metric: str, variant: str, *, epoch: int | None = None, segment: str | None = None
     ) -> MetricTotals | None:
         """Merged over all cells of the variant, of one epoch, of one segment; None if there are none."""
+        key = "totals", metric, variant, epoch, segment
+        if key not in self.memo:
+            self.memo[key] = self._merged(metric, variant, epoch, segment)
+        merged: MetricTotals | None = self.memo[key]
+        return merged
+
+    @cached_property
+    def memo(self) -> dict[tuple[object, ...], Any]:
+        """What was worked out from these totals: a readout asks for most of it more than once."""
+        return {}
+
+    def _merged(
+        self, metric: str, variant: str, epoch: int | None, segment: str | None
+    ) -> MetricTotals | None:
         found = [
             cell.metrics[metric]
             for cell in self.cells

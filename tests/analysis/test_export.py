@@ -1,4 +1,4 @@
-"""The log as a file: every exposed assignment once, as it was sent, page by page, whatever units are called."""
+"""The log as a file: every exposed assignment once, as sent, page by page, whatever units are called."""
 
 import csv
 import io
