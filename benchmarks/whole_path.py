@@ -6,7 +6,7 @@ sockets are left out, so that an A/A test can be replayed hundreds of times and 
 `tests/acceptance/test_whole_path.py` sends the same events to a server and finds the same readout.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
@@ -19,10 +19,19 @@ from app.analysis.model import REWARD_METRIC, REWARD_PLAN, EpochTotals, Stored
 from app.analysis.observed import Observed
 from app.analysis.readout import Readout
 from app.assignment import bucketing
-from app.experiments.model import Definition, Experiment, Policy, Reward, Running, Variant
+from app.experiments.model import (
+    Definition,
+    Experiment,
+    FixedPolicy,
+    Policy,
+    Reward,
+    Running,
+    ThompsonPolicy,
+    Variant,
+)
 from app.experiments.plan import AnalysisPlan, FixedHorizon
 from app.feedback.rewards import ASSIGNMENT, GIVEN, NONE, Given, Rule, differences, resolve
-from benchmarks.validity import generator
+from benchmarks.validity import Parts, Row, at_least, at_most, error_limit, generator, within
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 BATCH_US: Final = 1_000_000
@@ -177,13 +186,104 @@ def aa_replay(
 
 
 def aa_rates(
-    policy: Policy, *, runs: int, batches: int, size: int, rate: float, seed: int, n_variants: int = 2
+    policy: Policy,
+    *,
+    runs: int,
+    batches: int,
+    size: int,
+    rate: float,
+    seed: int,
+    n_variants: int = 2,
+    silence: float | None = None,
 ) -> tuple[float, float]:
     """The shares of A/A tests in which the readout, and the naive one, ever decided."""
     rng = generator(seed)
     found = [
-        aa_replay(WholePath(policy, n_variants=n_variants), rng, rate=rate, batches=batches, size=size)
+        aa_replay(
+            WholePath(policy, n_variants=n_variants, silence=silence),
+            rng,
+            rate=rate,
+            batches=batches,
+            size=size,
+        )
         for _ in range(runs)
     ]
     ever, naive = np.mean(found, axis=0)
     return float(ever), float(naive)
+
+
+def aa_rows(*, full: bool) -> Iterator[Row]:
+    """A/A tests under Thompson sampling, looked at after every batch, through the whole path."""
+    runs = 400 if full else 60
+    batches = 40
+    settings = ((0.5, 2, 950), (0.1, 2, 951), (0.5, 3, 952)) if full else ((0.5, 2, 950),)
+    for rate, n_variants, seed in settings:
+        name = f"A/A, Thompson, {n_variants} variants at {rate:g}, {batches} looks"
+        ever, naive = aa_rates(
+            ThompsonPolicy(),
+            runs=runs,
+            batches=batches,
+            size=50,
+            rate=rate,
+            seed=seed,
+            n_variants=n_variants,
+        )
+        yield at_most(f"{name}: ever decided", ever, error_limit(runs, REWARD_PLAN.alpha, 1e-6))
+        caught = error_limit(runs, REWARD_PLAN.alpha, 1e-6)
+        yield Row(f"{name}: Welch at every look (has to fail)", naive, f"> {caught:.4g}", naive > caught)
+
+
+# A canary that is ramped up while the baseline drifts
+
+
+RAMP: Final = (0.01, 0.05, 0.25)
+"""The canary's shares, one epoch each."""
+DRIFT: Final = (0.30, 0.45, 0.60)
+"""The rate of success of everybody in that epoch: no variant is better than the other."""
+
+
+def ramp(rng: np.random.Generator, *, effect: float = 0.0, size: int = 4_000) -> WholePath:
+    """Each stage's traffic in ten batches, through the ledger, under a policy with the stage's share."""
+    path: WholePath | None = None
+    for stage, (share, rate) in enumerate(zip(RAMP, DRIFT, strict=True)):
+        policy = FixedPolicy({"v0": 1 - share, "v1": share})
+        if path is None:
+            path = WholePath(policy)
+        else:
+            path.change(policy)
+        for batch in range(10):
+            now_us, first = (10 * stage + batch) * BATCH_US, len(path.log)
+            variants = path.assign(size // 10, now_us, rng)
+            scores = (rng.random(len(variants)) < rate + effect * variants).astype(float)
+            said = [Said(first + k, score, now_us) for k, score in enumerate(scores.tolist())]
+            path.commit(said, now_us)
+    assert path is not None
+    return path
+
+
+def pooled(observed: Observed) -> Observed:
+    """The planted bug: the epochs thrown together, as if the split had always been the same."""
+    cells = [msgspec.structs.replace(cell, epoch=1) for cell in observed.cells]
+    return msgspec.structs.replace(observed, cells=cells)
+
+
+def ramp_rows(*, full: bool) -> Iterator[Row]:
+    """Simpson's paradox: in ours, and in the naive estimate, at the end of each ramp."""
+    rng, runs = generator(960), 400 if full else 60
+    ours, naive, effects, naive_effects = 0, 0, [], []
+    for _ in range(runs):
+        observed = ramp(rng).observed()
+        for data, found in ((observed, effects), (pooled(observed), naive_effects)):
+            readout = analyze(REWARD_PLAN, [REWARD_METRIC], data)
+            found.append(readout.metrics[0].variants[1].effect)
+            if decided(readout):
+                ours, naive = (ours + 1, naive) if data is observed else (ours, naive + 1)
+    limit = error_limit(runs, REWARD_PLAN.alpha, 1e-6)
+    yield at_most("ramp 1, 5, 25 % under a drift, no effect: ever decided", ours / runs, limit)
+    error = 5 * float(np.std(effects)) / np.sqrt(runs)
+    yield within("ramp: mean effect", float(np.mean(effects)), -error, error)
+    yield Row("ramp: pooled over epochs (has to fail)", naive / runs, f"> {limit:.4g}", naive / runs > limit)
+    yield at_least("ramp: pooled, mean effect (has to be far from 0)", float(np.mean(naive_effects)), 0.05)
+
+
+PARTS: Parts = {"whole path, A/A": aa_rows, "whole path, ramp": ramp_rows}
