@@ -216,9 +216,10 @@ def aa_rows(*, full: bool) -> Iterator[Row]:
     """A/A tests under Thompson sampling, looked at after every batch, through the whole path."""
     runs = 400 if full else 60
     batches = 40
-    settings = ((0.5, 2, 950), (0.1, 2, 951), (0.5, 3, 952)) if full else ((0.5, 2, 950),)
-    for rate, n_variants, seed in settings:
-        name = f"A/A, Thompson, {n_variants} variants at {rate:g}, {batches} looks"
+    settings = [(0.5, 2, None), (0.1, 2, None), (0.5, 3, None), (0.5, 2, 0.0)]
+    for seed, (rate, n_variants, silence) in enumerate(settings[: 4 if full else 1], start=950):
+        silent = "" if silence is None else ", silence counts 0"
+        name = f"A/A, Thompson, {n_variants} variants at {rate:g}{silent}, {batches} looks"
         ever, naive = aa_rates(
             ThompsonPolicy(),
             runs=runs,
@@ -227,6 +228,7 @@ def aa_rows(*, full: bool) -> Iterator[Row]:
             rate=rate,
             seed=seed,
             n_variants=n_variants,
+            silence=silence,
         )
         yield at_most(f"{name}: ever decided", ever, error_limit(runs, REWARD_PLAN.alpha, 1e-6))
         caught = error_limit(runs, REWARD_PLAN.alpha, 1e-6)
