@@ -229,7 +229,8 @@ def _with_effect(shown: VariantReadout, metric: Metric, found: Comparison, level
     evidence, each = found.evidence, metric.role == "guardrail"
     interval = evidence.interval(level, each=each)
     relative = evidence.relative_interval(level, each=each)
-    decided = verdict(metric, interval, relative)
+    by_ratio = metric.margin is not None and metric.margin.relative and relative is not None
+    decided = verdict(metric, relative if by_ratio else interval, relative)
     control, estimate = evidence.means
     return msgspec.structs.replace(
         shown,
