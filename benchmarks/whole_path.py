@@ -15,7 +15,7 @@ import numpy as np
 
 from app.allocation.model import AllocationPoint, VariantTotals, allocate
 from app.analysis.analyze import analyze
-from app.analysis.model import REWARD_METRIC, REWARD_PLAN, EpochTotals, Stored
+from app.analysis.model import EpochTotals, Stored, measured_of
 from app.analysis.observed import Observed
 from app.analysis.readout import Readout
 from app.assignment import bucketing
@@ -35,6 +35,7 @@ from benchmarks.validity import Parts, Row, at_least, at_most, error_limit, gene
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 BATCH_US: Final = 1_000_000
+PLAN: Final = AnalysisPlan()
 NAIVE: Final = AnalysisPlan(estimator=FixedHorizon())
 """The planted bug: Welch's interval at every look, as if nobody had looked before and nothing had adapted."""
 
@@ -128,6 +129,7 @@ class WholePath:
         }
         stored = Stored(
             totals=self._variants(),
+            units=[],
             by_epoch=[EpochTotals(*key, total) for key, total in sorted(self.totals.items())],
             totals_as_of=None,
             read_at=START,
@@ -138,9 +140,10 @@ class WholePath:
         )
         return stored.observed(self.experiment)
 
-    def readout(self, plan: AnalysisPlan = REWARD_PLAN) -> Readout:
-        """What the status says."""
-        return analyze(plan, [REWARD_METRIC], self.observed())
+    def readout(self, observed: Observed | None = None, plan: AnalysisPlan = PLAN) -> Readout:
+        """What the status says; or what another plan would say, or other totals."""
+        metrics = measured_of(self.experiment.definition).metrics
+        return analyze(plan, metrics, observed or self.observed())
 
     def _variants(self) -> list[VariantTotals]:
         found = [VariantTotals()] * len(self.experiment.definition.variants)
@@ -181,7 +184,7 @@ def aa_replay(
         ever = ever or decided(path.readout())
         if not naive_ever:
             fixed = msgspec.structs.replace(path.observed(), adaptive=False)
-            naive_ever = decided(analyze(NAIVE, [REWARD_METRIC], fixed))
+            naive_ever = decided(path.readout(fixed, NAIVE))
     return ever, naive_ever
 
 
@@ -230,8 +233,8 @@ def aa_rows(*, full: bool) -> Iterator[Row]:
             n_variants=n_variants,
             silence=silence,
         )
-        yield at_most(f"{name}: ever decided", ever, error_limit(runs, REWARD_PLAN.alpha, 1e-6))
-        caught = error_limit(runs, REWARD_PLAN.alpha, 1e-6)
+        yield at_most(f"{name}: ever decided", ever, error_limit(runs, PLAN.alpha, 1e-6))
+        caught = error_limit(runs, PLAN.alpha, 1e-6)
         yield Row(f"{name}: Welch at every look (has to fail)", naive, f"> {caught:.4g}", naive > caught)
 
 
@@ -274,13 +277,14 @@ def ramp_rows(*, full: bool) -> Iterator[Row]:
     rng, runs = generator(960), 400 if full else 60
     ours, naive, effects, naive_effects = 0, 0, [], []
     for _ in range(runs):
-        observed = ramp(rng).observed()
+        path = ramp(rng)
+        observed = path.observed()
         for data, found in ((observed, effects), (pooled(observed), naive_effects)):
-            readout = analyze(REWARD_PLAN, [REWARD_METRIC], data)
+            readout = path.readout(data)
             found.append(readout.metrics[0].variants[1].effect)
             if decided(readout):
                 ours, naive = (ours + 1, naive) if data is observed else (ours, naive + 1)
-    limit = error_limit(runs, REWARD_PLAN.alpha, 1e-6)
+    limit = error_limit(runs, PLAN.alpha, 1e-6)
     yield at_most("ramp 1, 5, 25 % under a drift, no effect: ever decided", ours / runs, limit)
     error = 5 * float(np.std(effects)) / np.sqrt(runs)
     yield within("ramp: mean effect", float(np.mean(effects)), -error, error)

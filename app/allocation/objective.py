@@ -6,11 +6,14 @@ from operator import add
 
 import numpy as np
 
-from app.experiments.metrics import Metric, Proportion
+from app.experiments.metrics import Metric, Proportion, QuantileOf
 from app.experiments.model import Bound, ConstrainedThompsonPolicy, Definition
+from app.feedback.measures import CellTotals, Sums, measures_of
+from app.feedback.metric_totals import moments_of, totals_of
 from bandits.allocation import Allocation, fixed
 from bandits.arms import Arms, BetaArms, NormalArms
 from bandits.objective import Constraint, constrained_thompson, scalarised
+from stats.errors import InsufficientData
 from stats.totals import MeanTotals
 
 Moments = Mapping[str, Sequence[MeanTotals]]
@@ -47,6 +50,31 @@ def constrained(
     return constrained_thompson(
         objective, constraints, when_none=control, exploration_floor=policy.exploration_floor
     )
+
+
+def moments_of_cells(
+    definition: Definition, cells: Sequence[tuple[int, CellTotals]]
+) -> dict[str, tuple[MeanTotals, ...]]:
+    """What cells, each with the position of its variant, come to for every metric but quantiles."""
+    measures = measures_of(definition.metrics, definition.plan, definition.stickiness)
+    if measures is None:
+        return {}
+    of_variant = [CellTotals.none(measures)] * len(definition.variants)
+    for variant, totals in cells:
+        of_variant[variant] += totals
+    found = {}
+    for number, metric in enumerate(measures.metrics):
+        if not isinstance(metric.measure, QuantileOf):
+            found[metric.key] = tuple(_moments(metric, totals.metrics[number]) for totals in of_variant)
+    return found
+
+
+def _moments(metric: Metric, sums: Sums) -> MeanTotals:
+    totals = totals_of(metric, sums)
+    try:
+        return MeanTotals() if totals is None else moments_of(metric, totals)
+    except InsufficientData:
+        return MeanTotals()
 
 
 def metric_arms(metric: Metric, moments: Sequence[MeanTotals]) -> Arms | None:

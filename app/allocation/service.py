@@ -36,7 +36,8 @@ class Rebuilt(msgspec.Struct, frozen=True):
     @property
     def equal(self) -> bool:
         """Whether everything came out as it was, bit for bit."""
-        return not (self.ledger.totals or self.ledger.learned or self.ledger.rewards or self.weights)
+        ledger = self.ledger
+        return not (ledger.totals or ledger.learned or ledger.cells or ledger.rewards or self.weights)
 
 
 class AllocationService:
@@ -200,7 +201,9 @@ def _allocated(due: Due, digest: bytes | None, now_s: float) -> Allocated:
     decision = best_arm(due.experiment, due.totals, due.latest)
     if isinstance(decision, Winner):
         return Allocated(only(decision.arm, len(definition.variants)), digest, decision, due.wanted)
-    target = allocate(definition, due.totals, learned=due.learned, earlier=due.earlier, now_s=now_s)
+    target = allocate(
+        definition, due.totals, learned=due.learned, earlier=due.earlier, moments=due.moments, now_s=now_s
+    )
     weights = within_step(definition, target, latest, due.wanted)
     return Allocated(weights, digest, None, due.wanted)
 

@@ -17,17 +17,26 @@ from app.allocation.forgetting import Learned, first_part
 from app.allocation.freeze_store import Held, read_freezes, read_held
 from app.allocation.freezes import Freeze
 from app.allocation.model import Allocated, AllocationPoint, VariantTotals
+from app.allocation.objective import Moments, moments_of_cells
 from app.allocation.tables import allocations, warm_starts
 from app.assignment import snapshot
 from app.assignment.snapshot import PublishedExperiment
 from app.core import limits
 from app.core.errors import NotFound
 from app.core.valkey import CHANGES_CHANNEL, registry_key, valkey_needed
-from app.experiments.model import Draft, Experiment, Policy, forgetting_of, warm_start_of
+from app.experiments.model import (
+    ConstrainedThompsonPolicy,
+    Draft,
+    Experiment,
+    Policy,
+    forgetting_of,
+    warm_start_of,
+)
 from app.experiments.store import experiment_of
 from app.experiments.tables import epochs, experiments, publications
 from app.feedback.learning import learning_of, plus
-from app.feedback.tables import policy_totals, totals
+from app.feedback.measures import CellTotals
+from app.feedback.tables import metric_totals, policy_totals, totals
 from bandits.identification import Winner
 
 _FOLDER: Final = files(__package__)
@@ -55,6 +64,7 @@ class Due(msgspec.Struct, frozen=True):
     totals: tuple[VariantTotals, ...]
     learned: Learned  # empty: nothing but the totals
     earlier: tuple[VariantTotals, ...]  # what a warm start begins with; empty: there is none
+    moments: Moments  # of other metrics; empty: the policy reads none
     latest: AllocationPoint | None
     wanted: int
     due_at: datetime | None
@@ -136,6 +146,7 @@ class AllocationStore:
                     await read_totals(connection, experiment),
                     await read_learned(connection, experiment, now_s),
                     await _keep_earlier(connection, experiment),
+                    await _read_moments(connection, experiment),
                     await read_latest(connection, experiment_id),
                     row.wanted,
                     row.due_at,
@@ -270,6 +281,20 @@ async def read_learned(connection: AsyncConnection, experiment: Experiment, now_
         of_part = found.setdefault(row.part, list(nothing))
         of_part[row.variant] = plus(of_part[row.variant], learning.decode(row.body))
     return found
+
+
+async def _read_moments(connection: AsyncConnection, experiment: Experiment) -> Moments:
+    """What other metrics come to over all epochs; nothing where the policy reads none."""
+    definition = experiment.definition
+    if not isinstance(definition.policy, ConstrainedThompsonPolicy):
+        return {}
+    statement = select(metric_totals.c.variant, metric_totals.c.body).where(
+        metric_totals.c.experiment_id == experiment.id, metric_totals.c.body != b""
+    )
+    if definition.plan.crossovers == "exclude":
+        statement = statement.where(~metric_totals.c.crossed)
+    found = [(row.variant, CellTotals.from_bytes(row.body)) for row in await connection.execute(statement)]
+    return moments_of_cells(definition, found)
 
 
 async def read_earlier(connection: AsyncConnection, experiment: Experiment) -> tuple[VariantTotals, ...]:

@@ -120,7 +120,8 @@ def family_level(members: Sequence[Evidence | None], alpha: float, correction: F
 
     Bonferroni: alpha / m. Benjamini-Hochberg: with R findings, R alpha / m, the step-up rule written for
     intervals; on always-valid intervals that is the e-BH procedure, valid under any dependence. Yekutieli
-    divides by 1 + 1/2 + ... + 1/m. Members without evidence (None) count in m.
+    divides by 1 + 1/2 + ... + 1/m. Members without evidence (None) count in m, as do those whose data do not
+    yet bound anything at that level.
 
     Worked by hand: p-values 0.01 and 0.03 at alpha 0.05: both are below 2 * 0.05 / 2, so R = 2 and the level
     is 0.05; with 0.2 instead of 0.03 only the first is below 1 * 0.05 / 2: the level is 0.025.
@@ -135,12 +136,16 @@ def family_level(members: Sequence[Evidence | None], alpha: float, correction: F
     known = [member for member in members if member is not None]
     for found in range(len(known), 0, -1):
         level = alpha * found / m / divisor
-        if sum(_excludes_zero(member.interval(level)) for member in known) >= found:
+        if sum(_excludes_zero(member, level) for member in known) >= found:
             return level
     return alpha / m / divisor
 
 
-def _excludes_zero(interval: Interval) -> bool:
+def _excludes_zero(evidence: Evidence, level: float) -> bool:
+    try:
+        interval = evidence.interval(level)
+    except InsufficientData:
+        return False
     return interval.lower > 0 or interval.upper < 0
 
 
@@ -211,8 +216,7 @@ def _metric_readout(
         elif isinstance(comparison := compared[arm], str):
             variants.append(msgspec.structs.replace(shown, verdict="not_enough_data", reason=comparison))
         else:
-            filled = _with_effect(shown, metric, comparison, level)
-            variants.append(_with_segments(filled, metric, plan, observed, level))
+            variants.append(_told(shown, metric, comparison, plan=plan, observed=observed, level=level))
     return MetricReadout(
         key=metric.key,
         kind=metric.kind,
@@ -223,6 +227,23 @@ def _metric_readout(
         decided_on="relative difference" if metric.margin and metric.margin.relative else "difference",
         variants=tuple(variants),
     )
+
+
+def _told(
+    shown: VariantReadout,
+    metric: Metric,
+    comparison: Comparison,
+    *,
+    plan: AnalysisPlan,
+    observed: Observed,
+    level: float,
+) -> VariantReadout:
+    """With its effect and segments, or with the reason why there is no interval at this level yet."""
+    try:
+        filled = _with_effect(shown, metric, comparison, level)
+    except InsufficientData as lacking:
+        return msgspec.structs.replace(shown, verdict="not_enough_data", reason=str(lacking))
+    return _with_segments(filled, metric, plan, observed, level)
 
 
 def _with_effect(shown: VariantReadout, metric: Metric, found: Comparison, level: float) -> VariantReadout:
@@ -357,8 +378,7 @@ def _units_to_decide(evidence: Evidence, plan: AnalysisPlan, units: int, level: 
     """Units of all variants at which the interval is as wide as the effect it has to tell, at this split."""
     control, estimate = evidence.means
     distance = plan.minimum_effect or abs(estimate - control)
-    interval = evidence.interval(level)
-    if interval.lower > 0 or interval.upper < 0:
+    if _excludes_zero(evidence, level):
         return float(units)
     if not isinstance(evidence, SequenceEvidence) or not distance:
         return None

@@ -32,15 +32,15 @@ from app.analysis.evidence import (
     SequenceEvidence,
     Tuning,
 )
-from app.analysis.observed import MetricTotals, Observed
+from app.analysis.observed import Observed
 from app.experiments.metrics import Metric, QuantileOf, Ratio
 from app.experiments.plan import AlwaysValid, AnalysisPlan, FixedHorizon, GroupSequential
+from app.feedback.metric_totals import MetricTotals, moments_of
 from stats import checks
 from stats.eprocess import EValue
 from stats.errors import InsufficientData
 from stats.estimate import Estimate
 from stats.quantiles import QuantileSketch
-from stats.ratios import ratio
 from stats.sequences import Contrast, effective_units
 from stats.sequential_counts import EventCounts
 from stats.stratification import Stratum, stratified_difference
@@ -116,7 +116,7 @@ def compare(
             continue
         # An epoch too small for a ratio says nothing; others may.
         with suppress(InsufficientData):
-            moments.append((moments_of(metric, c, adjustment), moments_of(metric, t, adjustment)))
+            moments.append((_adjusted(metric, c, adjustment), _adjusted(metric, t, adjustment)))
             strata.append((c, t))
     if not strata:
         raise InsufficientData("no epoch has enough units with a value in both variants")
@@ -126,7 +126,7 @@ def compare(
     evidence = _evidence(plan, observed, strata, moments)
     if adjustment is None:
         return Comparison(evidence, None)
-    plain = math.fsum(moments_of(metric, arm, None).m2 for pair in strata for arm in pair)
+    plain = math.fsum(moments_of(metric, arm).m2 for pair in strata for arm in pair)
     left = math.fsum(arm.m2 for pair in moments for arm in pair)
     return Comparison(evidence, 1 - left / plain if plain else None)
 
@@ -154,30 +154,10 @@ def _adjustment(metric: Metric, observed: Observed, segment: str | None) -> Adju
     return Adjustment(slopes, together.mean[1:], freedom / (freedom - covariates))
 
 
-def moments_of(metric: Metric, totals: MetricTotals, adjustment: Adjustment | None = None) -> MeanTotals:
-    """Totals of one number per unit whose mean is the metric, and whose spread is its error.
-
-    Raises InsufficientData if they are not of the metric's kind, or cannot be told.
-    """
-    match totals:
-        case ProportionTotals():
-            return totals.moments
-        case MeanTotals():
-            return totals
-        case JointTotals() if isinstance(metric.measure, Ratio):
-            return _linearised(totals)
-        case JointTotals():
-            return totals.value(0) if adjustment is None else adjustment.of(totals)
-        case _:
-            raise InsufficientData(f"{metric.key} has no totals of its kind")
-
-
-def _linearised(totals: JointTotals) -> MeanTotals:
-    """The delta method as totals: each unit's part in the error of the ratio, around the ratio itself."""
-    value = ratio(totals).value
-    scale = totals.mean[1]
-    residual = totals.combine((1 / scale, -value / scale))
-    return MeanTotals(totals.n, value, residual.m2)
+def _adjusted(metric: Metric, totals: MetricTotals, adjustment: Adjustment | None) -> MeanTotals:
+    if adjustment is None or not isinstance(totals, JointTotals):
+        return moments_of(metric, totals)
+    return adjustment.of(totals)
 
 
 def _evidence(

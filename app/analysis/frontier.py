@@ -7,9 +7,9 @@ import msgspec
 import numpy as np
 
 from app.allocation.objective import metric_arms
-from app.analysis.comparison import moments_of
 from app.analysis.observed import Observed
 from app.experiments.metrics import Metric, QuantileOf
+from app.feedback.metric_totals import moments_of
 from bandits.arms import Arms
 from bandits.objective import frontier
 from stats.errors import InsufficientData

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from fractions import Fraction
 from types import MappingProxyType
-from typing import Final
 
 import msgspec
 import numpy as np
@@ -18,8 +17,9 @@ from app.analysis.beliefs import ModelBelief, SegmentBelief, model_belief, segme
 from app.analysis.observed import Cell, Observed
 from app.analysis.readout import Readout
 from app.assignment import bucketing
-from app.experiments.metrics import Mean, Metric
+from app.experiments.metrics import REWARD
 from app.experiments.model import (
+    Definition,
     Experiment,
     FixedPolicy,
     Running,
@@ -28,17 +28,14 @@ from app.experiments.model import (
     kind_of,
     kind_of_policy,
 )
-from app.experiments.plan import AnalysisPlan
+from app.feedback.measures import CellTotals, Measures, measures_of
+from app.feedback.metric_totals import totals_of
 from bandits.allocation import Allocation, compare
 from bandits.best import expected_loss, probability_best
 from bandits.identification import Winner
 from stats.interval import beta_interval
 from stats.srm import ArmCounts
 from stats.totals import MeanTotals
-
-REWARD_METRIC: Final = Metric(key="reward", measure=Mean("reward", (0.0, 1.0)), role="primary")
-REWARD_PLAN: Final = AnalysisPlan()
-"""Always valid at 5 %, tightest at 10,000 assignments: a definition has no plan of its own yet."""
 
 
 class VariantStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +66,16 @@ class EpochTotals(msgspec.Struct, frozen=True):
     epoch: int
     variant: int
     totals: VariantTotals
+
+
+class UnitCell(msgspec.Struct, frozen=True):
+    """The totals of the units of one cell; `crossed`: of those that came to other variants as well."""
+
+    epoch: int
+    variant: int
+    segment: str
+    crossed: bool
+    totals: CellTotals
 
 
 class AllocationAt(msgspec.Struct, frozen=True):
@@ -148,6 +155,7 @@ class Stored(msgspec.Struct, frozen=True):
 
     totals: Sequence[VariantTotals]
     by_epoch: Sequence[EpochTotals]
+    units: Sequence[UnitCell]
     totals_as_of: datetime | None
     read_at: datetime
     wanted: int
@@ -160,8 +168,9 @@ class Stored(msgspec.Struct, frozen=True):
 
     def status(self, experiment: Experiment, *, lag_events: int | None, warnings: list[str]) -> Status:
         """The readout for people and programs."""
-        policy, state = experiment.definition.policy, experiment.state
-        keys = [variant.key for variant in experiment.definition.variants]
+        definition, state = experiment.definition, experiment.state
+        policy = definition.policy
+        keys = [variant.key for variant in definition.variants]
         return Status(
             key=experiment.key,
             state=kind_of(state),
@@ -181,24 +190,18 @@ class Stored(msgspec.Struct, frozen=True):
             segments=segment_beliefs(policy, self.learned, keys),
             variants=self._variants(experiment),
             allocation_history=history_of(self.history, len(keys)),
-            analysis=analyze(REWARD_PLAN, [REWARD_METRIC], self.observed(experiment)),
+            analysis=analyze(definition.plan, measured_of(definition).metrics, self.observed(experiment)),
             assumptions=self._assumptions(experiment),
         )
 
     def observed(self, experiment: Experiment) -> Observed:
-        """The rewards as an analysis reads them."""
-        keys = [variant.key for variant in experiment.definition.variants]
-        control = experiment.definition.control_index
-        cells = [
-            Cell(
-                part.epoch,
-                keys[part.variant],
-                part.totals.assignments,
-                {"reward": _moments(part.totals)},
-            )
-            for part in self.by_epoch
-            if part.variant < len(keys)
-        ]
+        """Rewards and metrics as an analysis reads them."""
+        definition = experiment.definition
+        keys = [variant.key for variant in definition.variants]
+        control = definition.control_index
+        measures = measures_of(definition.metrics, definition.plan, definition.stickiness)
+        cells = self._reward_cells(keys) if measures is None else self._unit_cells(keys, measures)
+        left_out = definition.plan.crossovers == "exclude"
         adaptive = any(shares is None for shares in self.epoch_shares.values())
         adaptive = adaptive or not isinstance(experiment.definition.policy, FixedPolicy)
         return Observed(
@@ -207,23 +210,56 @@ class Stored(msgspec.Struct, frozen=True):
             cells=cells,
             adaptive=adaptive,
             assignments=self._assignments(experiment),
+            crossovers=sum(cell.totals.units for cell in self.units if cell.crossed) if left_out else 0,
             days=self._days(experiment),
             totals_age_s=self._totals_age_s(experiment),
         )
 
+    def _reward_cells(self, keys: Sequence[str]) -> list[Cell]:
+        return [
+            Cell(part.epoch, keys[part.variant], part.totals.assignments, {REWARD: _moments(part.totals)})
+            for part in self.by_epoch
+            if part.variant < len(keys)
+        ]
+
+    def _unit_cells(self, keys: Sequence[str], measures: Measures) -> list[Cell]:
+        """Units that crossed over left out, or counted for their first variant, as the plan says."""
+        cells = []
+        for cell in self.units:
+            if cell.variant >= len(keys) or (cell.crossed and measures.plan.crossovers == "exclude"):
+                continue
+            found = {
+                metric.key: totals
+                for metric, sums in zip(measures.metrics, cell.totals.metrics, strict=True)
+                if (totals := totals_of(metric, sums)) is not None
+            }
+            cells.append(Cell(cell.epoch, keys[cell.variant], cell.totals.units, found, cell.segment))
+        return cells
+
     def _assignments(self, experiment: Experiment) -> list[ArmCounts]:
-        """Counts beside logged shares, where each assignment was a draw of its own and shares never moved."""
+        """Draws beside logged shares, of epochs in which these never moved.
+
+        Without stickiness each assignment is a draw, else each unit is: and as it comes back to where it was
+        in later epochs, only those of the latest are independent.
+        """
         definition = experiment.definition
-        if definition.stickiness != "none" or not isinstance(definition.policy, FixedPolicy):
+        if not isinstance(definition.policy, FixedPolicy):
             return []
-        counts: dict[int, list[int]] = {}
+        drawn: dict[int, list[int]] = {}
         n_variants = len(definition.variants)
-        for part in self.by_epoch:
-            shares = self.epoch_shares.get(part.epoch)
-            if shares is not None and len(shares) == n_variants and part.variant < n_variants:
-                counts.setdefault(part.epoch, [0] * n_variants)[part.variant] = part.totals.assignments
-        known = {epoch: self.epoch_shares[epoch] for epoch in counts}
-        return [ArmCounts(tuple(counts[epoch]), shares) for epoch, shares in known.items() if shares]
+        if definition.stickiness == "none":
+            draws = [(part.epoch, part.variant, part.totals.assignments) for part in self.by_epoch]
+        else:
+            latest = max((cell.epoch for cell in self.units), default=0)
+            draws = [
+                (cell.epoch, cell.variant, cell.totals.units) for cell in self.units if cell.epoch == latest
+            ]
+        for epoch, variant, count in draws:
+            shares = self.epoch_shares.get(epoch)
+            if shares is not None and len(shares) == n_variants and variant < n_variants:
+                drawn.setdefault(epoch, [0] * n_variants)[variant] += count
+        known = {epoch: self.epoch_shares[epoch] for epoch in drawn}
+        return [ArmCounts(tuple(drawn[epoch]), shares) for epoch, shares in known.items() if shares]
 
     def _days(self, experiment: Experiment) -> float | None:
         """Since the start, as of the totals."""
@@ -240,11 +276,8 @@ class Stored(msgspec.Struct, frozen=True):
 
     def _assumptions(self, experiment: Experiment) -> list[str]:
         assumed = []
-        if experiment.definition.stickiness != "none":
-            assumed.append(
-                "assignments of one unit are taken as independent: if units come back often, "
-                "intervals are too narrow"
-            )
+        if experiment.definition.stickiness != "none" and len(self.epoch_shares) > 1:
+            assumed.append("a unit that comes back in a later epoch is taken as another one")
         if not isinstance(experiment.definition.policy, FixedPolicy):
             assumed.append("the mean reward of a variant is taken not to drift over time")
         return assumed
@@ -313,6 +346,12 @@ def history_of(points: Sequence[AllocationPoint], n_variants: int) -> list[Alloc
         for point in points
         if len(point.weights) == n_variants
     ]
+
+
+def measured_of(definition: Definition) -> Measures:
+    """What the readout shows: at least the reward."""
+    measures = measures_of(definition.metrics, definition.plan, definition.stickiness)
+    return Measures.of((), definition.plan) if measures is None else measures
 
 
 def _moments(total: VariantTotals) -> MeanTotals:

@@ -7,14 +7,9 @@ from typing import Any
 
 import msgspec
 
+from app.feedback.metric_totals import MetricTotals
 from stats.adaptive import ArmPeriod
-from stats.quantiles import QuantileSketch
 from stats.srm import ArmCounts
-from stats.totals import JointTotals, MeanTotals, ProportionTotals
-
-MetricTotals = ProportionTotals | MeanTotals | JointTotals | QuantileSketch
-"""Of a proportion or mean: its totals, or `JointTotals` of (outcome, covariates ...); of a ratio:
-`JointTotals` of (numerator, denominator); of a quantile: a sketch."""
 
 
 class Cell(msgspec.Struct, frozen=True):

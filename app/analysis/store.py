@@ -19,14 +19,15 @@ from app.allocation.model import NANO, VariantTotals
 from app.allocation.store import read_earlier, read_history, read_latest, read_learned, read_totals
 from app.allocation.tables import allocations
 from app.analysis.export import OUTCOMES, Row
-from app.analysis.model import EpochTotals, Status, Stored, history_of
+from app.analysis.model import EpochTotals, Status, Stored, UnitCell, history_of
 from app.analysis.tables import readouts
 from app.assignment.bucketing import WHOLE
 from app.core import limits
 from app.experiments.model import ContextualPolicy, Experiment, SegmentedThompsonPolicy
 from app.experiments.store import experiment_of
 from app.experiments.tables import experiments, publications
-from app.feedback.tables import assignments, stream_positions, totals
+from app.feedback.measures import CellTotals
+from app.feedback.tables import assignments, metric_totals, stream_positions, totals
 
 _FOLDER: Final = files(__package__)
 _DUE: Final = text(_FOLDER.joinpath("sql/due.sql").read_text())
@@ -52,6 +53,7 @@ class AnalysisStore:
                 frozen=await read_freeze(connection, experiment.id),
                 totals=await read_totals(connection, experiment),
                 by_epoch=await _read_epochs(connection, experiment.id),
+                units=await read_cells(connection, experiment.id),
                 totals_as_of=await connection.scalar(select(case((known, func.min(watermark))))),
                 latest=await read_latest(connection, experiment.id),
                 history=await read_history(connection, experiment.id),
@@ -176,6 +178,21 @@ def _row(row: SqlRow[Any], variants: Sequence[str]) -> Row:
         None if row.reward is None else row.reward / NANO,
         row.context,
     )
+
+
+async def read_cells(connection: AsyncConnection, experiment_id: int) -> list[UnitCell]:
+    """The totals of units, of cells that hold any."""
+    columns = (metric_totals.c[name] for name in ("epoch", "variant", "segment", "crossed", "body"))
+    statement = (
+        select(*columns)
+        .where(metric_totals.c.experiment_id == experiment_id, metric_totals.c.body != b"")
+        .order_by(metric_totals.c.epoch, metric_totals.c.variant, metric_totals.c.segment)
+    )
+    cells = [
+        UnitCell(row.epoch, row.variant, row.segment, row.crossed, CellTotals.from_bytes(row.body))
+        for row in await connection.execute(statement)
+    ]
+    return [cell for cell in cells if cell.totals.units]
 
 
 async def _read_learned(connection: AsyncConnection, experiment: Experiment) -> Learned:

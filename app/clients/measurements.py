@@ -10,9 +10,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from app.analysis.observed import Cell, MetricTotals, Observed
+from app.analysis.observed import Cell, Observed
 from app.clients.logged import UnreadableLog
 from app.experiments.metrics import Mean, Metric, Proportion, QuantileOf, Ratio
+from app.feedback.metric_totals import MetricTotals
 from stats.adaptive import ArmPeriod
 from stats.quantiles import QuantileSketch
 from stats.srm import ArmCounts

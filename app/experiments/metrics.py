@@ -103,6 +103,11 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return str(self.measure.__struct_config__.tag)
 
     @property
+    def reads_silence(self) -> bool:
+        """Whether a horizon that passes without a signal tells something."""
+        return isinstance(self.measure, Ratio) or getattr(self.measure, "silence", None) is not None
+
+    @property
     def bounds(self) -> tuple[float, float] | None:
         """Between which values every unit's is known to lie; None if that is not known."""
         match self.measure:

@@ -397,6 +397,11 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     overrides: dict[Unit, Key] = msgspec.field(default_factory=dict)
 
     @property
+    def reads_silence(self) -> bool:
+        """Whether a metric is told something by a horizon that passes without a signal."""
+        return any(metric.reads_silence for metric in self.metrics)
+
+    @property
     def control_index(self) -> int:
         """Position of the control in `variants`."""
         return next(index for index, variant in enumerate(self.variants) if variant.control)

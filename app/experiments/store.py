@@ -38,6 +38,7 @@ class ExperimentStore:
                 .values(
                     key=definition.key,
                     definition=msgspec.to_builtins(definition),
+                    reads_silence=definition.reads_silence,
                     state=msgspec.to_builtins(Draft()),
                     salt=salt,
                     created_at=at,
@@ -89,6 +90,7 @@ class ExperimentStore:
                 .where(experiments.c.id == before.id)
                 .values(
                     definition=msgspec.to_builtins(after.definition),
+                    reads_silence=after.definition.reads_silence,
                     state=msgspec.to_builtins(after.state),
                     epoch=after.epoch,
                     revision=after.revision,

@@ -2,6 +2,7 @@
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -28,6 +29,13 @@ experiments = Table(
     # JSON, not JSONB: numbers and the order of keys in payloads come back exactly as they were given.
     Column("definition", JSON, nullable=False),
     Column(
+        "reads_silence",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="a metric is told something by a horizon that passes without a signal",
+    ),
+    Column(
         "state", JSONB, nullable=False, comment="{kind: draft | running | paused | stopped | archived, ...}"
     ),
     Column("salt", LargeBinary, nullable=False, comment="of the bucketing hash; never changes"),
@@ -41,6 +49,7 @@ experiments = Table(
         "state ->> 'kind' IN ('draft', 'running', 'paused', 'stopped', 'archived')", name="state_is_known"
     ),
     Index("ix_experiments_state", text("(state ->> 'kind')")),
+    Index("ix_experiments_reads_silence", "id", postgresql_where=text("reads_silence")),
 )
 
 epochs = Table(

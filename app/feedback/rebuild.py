@@ -29,13 +29,24 @@ class LearnedDifference(msgspec.Struct, frozen=True):
     variant: int
 
 
+class CellDifference(msgspec.Struct, frozen=True):
+    """Totals of the units of a cell were not what its units come to, and are now."""
+
+    experiment_id: int
+    epoch: int
+    variant: int
+    segment: str
+    crossed: bool
+
+
 class Rebuilt(msgspec.Struct, frozen=True):
     """What a rebuild found wrong; all empty when log and totals agreed bit for bit."""
 
     totals: tuple[TotalsDifference, ...]
     rewards: tuple[int, ...]
-    """Experiments in which a stored reward was not what the signals give."""
+    """Experiments in which a stored reward, or what a unit came to, was not what the signals give."""
     learned: tuple[LearnedDifference, ...] = ()
+    cells: tuple[CellDifference, ...] = ()
 
 
 async def rebuild_totals(database_url: str, experiment_ids: Sequence[int] | None = None) -> Rebuilt:
@@ -45,6 +56,7 @@ async def rebuild_totals(database_url: str, experiment_ids: Sequence[int] | None
     """
     differences: list[TotalsDifference] = []
     learned: list[LearnedDifference] = []
+    cells: list[CellDifference] = []
     corrected = []
     async with LedgerStore.open(database_url) as store:
         for experiment_id in experiment_ids if experiment_ids is not None else await store.experiment_ids():
@@ -52,9 +64,10 @@ async def rebuild_totals(database_url: str, experiment_ids: Sequence[int] | None
                 differences.append(TotalsDifference(experiment_id, epoch, variant, before, after))
             for epoch, variant in await store.recount_learned(experiment_id):
                 learned.append(LearnedDifference(experiment_id, epoch, variant))
+            cells += [CellDifference(*key) for key in await store.recount_cells(experiment_id)]
             if await _resolve_all(store, experiment_id):
                 corrected.append(experiment_id)
-    return Rebuilt(tuple(differences), tuple(corrected), tuple(learned))
+    return Rebuilt(tuple(differences), tuple(corrected), tuple(learned), tuple(cells))
 
 
 async def _resolve_all(store: LedgerStore, experiment_id: int) -> bool:

@@ -32,7 +32,7 @@ class Rows(NamedTuple):
 
 
 def rows(n: int, *texts: Sequence[bytes], **columns: tuple[str, Any]) -> Rows:
-    """`n` rows: columns of fixed width, each a numpy type and its values, then what `text` or `json` made."""
+    """`n` rows: columns of fixed width, each a numpy type and its values, then texts, raw or json ones."""
     layout: list[tuple[str, str]] = [("n_columns", ">i2")]
     for name, (kind, _) in columns.items():
         layout += [(f"{name}_length", ">i4"), (name, kind)]
@@ -41,24 +41,27 @@ def rows(n: int, *texts: Sequence[bytes], **columns: tuple[str, Any]) -> Rows:
     for name, (_, values) in columns.items():
         fixed[f"{name}_length"] = fixed.dtype[name].itemsize
         fixed[name] = values
-    raw, size = fixed.tobytes(), fixed.dtype.itemsize
+    data, size = fixed.tobytes(), fixed.dtype.itemsize
     if not texts:
-        return Rows(n, b"".join([_HEADER, raw, _TRAILER]))
-    parts = (raw[start : start + size] for start in range(0, len(raw), size))
+        return Rows(n, b"".join([_HEADER, data, _TRAILER]))
+    parts = (data[start : start + size] for start in range(0, len(data), size))
     body = chain.from_iterable(zip(parts, *texts, strict=True))
     return Rows(n, b"".join([_HEADER, *body, _TRAILER]))
 
 
 def text(value: str) -> bytes:
     """A value of type text, behind its length."""
-    raw = value.encode()
-    return _length(len(raw)) + raw
+    return raw(value.encode())
+
+
+def raw(value: bytes) -> bytes:
+    """A value of type bytea, behind its length."""
+    return _length(len(value)) + value
 
 
 def json(value: Any) -> bytes:
     """A value of type jsonb, behind its length."""
-    raw = b"\x01" + msgspec.json.encode(value)  # the version of its binary form
-    return _length(len(raw)) + raw
+    return raw(b"\x01" + msgspec.json.encode(value))  # behind the version of its binary form
 
 
 def timestamps(us: NDArray[np.int64]) -> tuple[str, NDArray[np.int64]]:
@@ -66,12 +69,12 @@ def timestamps(us: NDArray[np.int64]) -> tuple[str, NDArray[np.int64]]:
     return ">i8", us - _EPOCH_US
 
 
-def array(raw: bytes | None, kind: str) -> NDArray[Any]:
+def array(data: bytes | None, kind: str) -> NDArray[Any]:
     """An array in a binary result: values of fixed width, none of them null; empty if it is null itself."""
-    if raw is None:
+    if data is None:
         return np.empty(0, kind)
     element = np.dtype([("length", ">i4"), ("value", kind)])
-    return np.frombuffer(raw, element, offset=_ARRAY_HEADER_BYTES)["value"]
+    return np.frombuffer(data, element, offset=_ARRAY_HEADER_BYTES)["value"]
 
 
 def unix_us(timestamps: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from importlib.resources import files
 from typing import Any, Final, LiteralString, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -20,7 +19,9 @@ from psycopg.sql import SQL, Identifier
 from app.core import limits
 from app.core.postgres import connect
 from app.core.telemetry import CONTEXT_MISFITS
+from app.experiments.metrics import Metric
 from app.experiments.model import Policy, Reward
+from app.experiments.plan import AnalysisPlan
 from app.feedback import rows
 from app.feedback.batch import Batch, StreamEntry
 from app.feedback.learning import (
@@ -37,6 +38,7 @@ from app.feedback.learning import (
     plus,
 )
 from app.feedback.learning import Rows as LearnedRows
+from app.feedback.measures import CellKey, Measures, measures_of
 from app.feedback.rewards import (
     ASSIGNMENT,
     GIVEN,
@@ -49,36 +51,33 @@ from app.feedback.rewards import (
     resolve,
 )
 from app.feedback.rows import Rows
+from app.feedback.session import arrays, copy, read_signals, sql
+from app.feedback.unit_store import move_units, recount_cells
 
 _T = TypeVar("_T")
 _LOG: Final = structlog.get_logger(__name__)
 
 
-def _sql(name: str) -> LiteralString:
-    return files(__package__).joinpath(f"sql/{name}.sql").read_text()
-
-
-_TEMPORARY_TABLES: Final = _sql("temporary_tables")
-_ACQUIRE_LEASE: Final = _sql("acquire_lease")
-_LOCK_STAGED: Final = _sql("lock_staged")
-_INSERT_ASSIGNMENTS: Final = _sql("insert_assignments")
-_EXPOSE_ASSIGNMENTS: Final = _sql("expose_assignments")
-_UPSERT_SIGNALS: Final = _sql("upsert_signals")
-_UPSERT_UNIT_SIGNALS: Final = _sql("upsert_unit_signals")
-_AFFECT_BY_UNIT: Final = _sql("affect_by_unit")
-_AFFECT_OVERDUE: Final = _sql("affect_overdue")
-_AFFECT_SILENT: Final = _sql("affect_silent")
-_AFFECT_RANGE: Final = _sql("affect_range")
-_LOCK_AFFECTED: Final = _sql("lock_affected")
-_READ_LOG: Final = _sql("read_log")
-_STORE_REWARDS: Final = _sql("store_rewards")
-_ADD_TO_TOTALS: Final = _sql("add_to_totals")
-_REBUILD_TOTALS: Final = _sql("rebuild_totals")
-_READ_LEARNING: Final = _sql("read_learning")
-_READ_CONTEXTS: Final = _sql("read_contexts")
-_ENSURE_POLICY_TOTALS: Final = _sql("ensure_policy_totals")
-_LOCK_POLICY_TOTALS: Final = _sql("lock_policy_totals")
-_STORE_POLICY_TOTALS: Final = _sql("store_policy_totals")
+_TEMPORARY_TABLES: Final = sql("temporary_tables")
+_ACQUIRE_LEASE: Final = sql("acquire_lease")
+_LOCK_STAGED: Final = sql("lock_staged")
+_INSERT_ASSIGNMENTS: Final = sql("insert_assignments")
+_EXPOSE_ASSIGNMENTS: Final = sql("expose_assignments")
+_UPSERT_SIGNALS: Final = sql("upsert_signals")
+_UPSERT_UNIT_SIGNALS: Final = sql("upsert_unit_signals")
+_AFFECT_BY_UNIT: Final = sql("affect_by_unit")
+_AFFECT_OVERDUE: Final = sql("affect_overdue")
+_AFFECT_SILENT: Final = sql("affect_silent")
+_AFFECT_RANGE: Final = sql("affect_range")
+_LOCK_AFFECTED: Final = sql("lock_affected")
+_STORE_REWARDS: Final = sql("store_rewards")
+_ADD_TO_TOTALS: Final = sql("add_to_totals")
+_REBUILD_TOTALS: Final = sql("rebuild_totals")
+_READ_LEARNING: Final = sql("read_learning")
+_READ_CONTEXTS: Final = sql("read_contexts")
+_ENSURE_POLICY_TOTALS: Final = sql("ensure_policy_totals")
+_LOCK_POLICY_TOTALS: Final = sql("lock_policy_totals")
+_STORE_POLICY_TOTALS: Final = sql("store_policy_totals")
 
 _RULES: Final = """
     SELECT
@@ -87,7 +86,8 @@ _RULES: Final = """
             SELECT FROM epochs
             WHERE experiment_id = experiments.id
                 AND (policy ->> 'kind' = ANY(%(kinds)s) OR policy ? 'forgetting')
-        )
+        ),
+        definition -> 'metrics', definition -> 'plan', definition ->> 'stickiness'
     FROM experiments
     WHERE id = ANY(%(ids)s)
 """
@@ -209,7 +209,7 @@ class LedgerStore:
             before = await _check_fence(cursor, lease)
             await _lock_units(cursor, batch)
             rules = await _rules(cursor, batch.experiment_ids)
-            logged = await _log(cursor, batch.only(rules), rules)
+            logged = await _log(cursor, batch.only(rules.rewards), rules.rewards)
             reached = watermark if before is None else max(watermark, before)
             changed = await _resolve(cursor, logged, rules, passed_us=reached.timestamp() * 1e6)
             moved = lease.moved(entries)
@@ -249,7 +249,9 @@ class LedgerStore:
             row = await cursor.fetchone()
             if row is None or row[0] is None:
                 return 0, []
-            bounds = {"watermark": row[0], "rows_max": limits.SWEEP_ASSIGNMENTS_MAX}
+            await cursor.execute("SELECT id FROM experiments WHERE reads_silence")
+            hearing = [one for (one,) in await cursor.fetchall()]
+            bounds = {"watermark": row[0], "rows_max": limits.SWEEP_ASSIGNMENTS_MAX, "hearing": hearing}
             await cursor.execute(_AFFECT_SILENT, bounds)
             n_silent = cursor.rowcount
             await cursor.execute(_AFFECT_OVERDUE, bounds)
@@ -332,6 +334,22 @@ class LedgerStore:
                 await cursor.execute(_WANT, ([experiment_id],))
             return sorted({(epoch, variant) for _, epoch, variant, _ in differed})
 
+    async def recount_cells(self, experiment_id: int) -> list[CellKey]:
+        """Set the totals of an experiment's cells to what its units come to. Returns those that differed."""
+        async with self._connection.transaction(), self._connection.cursor() as cursor:
+            measures = (await _rules(cursor, [experiment_id])).measures.get(experiment_id)
+            if measures is None:
+                return []
+            await cursor.execute("SET LOCAL statement_timeout = 0")
+            await cursor.execute("LOCK TABLE metric_totals IN SHARE ROW EXCLUSIVE MODE")
+            async with self._connection.cursor(name="units") as units:
+                differed = await recount_cells(
+                    cursor, units, experiment_id, measures, rows_max=limits.SWEEP_ASSIGNMENTS_MAX
+                )
+            if differed:
+                await cursor.execute(_WANT, ([experiment_id],))
+            return differed
+
     async def _learned_anew(
         self, experiment_id: int, learning: Mapping[tuple[int, int], Learning]
     ) -> dict[Key, PolicyTotals]:
@@ -410,13 +428,27 @@ class Logged(NamedTuple):
     given: Given
 
 
-async def _rules(cursor: AsyncCursor, experiment_ids: Collection[int]) -> dict[int, Rule]:
-    """Of the experiments that exist."""
+class Rules(NamedTuple):
+    """Of experiments that exist: how signals become rewards, and what is measured of units where it is."""
+
+    rewards: Mapping[int, Rule]
+    measures: Mapping[int, Measures]
+
+
+async def _rules(cursor: AsyncCursor, experiment_ids: Collection[int]) -> Rules:
     await cursor.execute(_RULES, {"ids": list(experiment_ids), "kinds": list(LEARNING_KINDS)})
-    return {
-        experiment_id: Rule.of(msgspec.convert(reward, Reward), by_unit=by_unit, learns=learns)
-        for experiment_id, reward, by_unit, learns in await cursor.fetchall()
-    }
+    rules, measures = {}, {}
+    for experiment_id, reward, by_unit, learns, metrics, plan, stickiness in await cursor.fetchall():
+        rules[experiment_id] = Rule.of(msgspec.convert(reward, Reward), by_unit=by_unit, learns=learns)
+        if metrics or plan or stickiness != "none":
+            found = measures_of(
+                msgspec.convert(metrics or (), tuple[Metric, ...]),
+                msgspec.convert(plan or {}, AnalysisPlan),
+                stickiness,
+            )
+            if found is not None:
+                measures[experiment_id] = found
+    return Rules(rules, measures)
 
 
 async def _learning(cursor: AsyncCursor, experiment_ids: Collection[int]) -> dict[tuple[int, int], Learning]:
@@ -467,17 +499,17 @@ async def _log_assignments(
     missing = batch.exposed  # very likely: what is only spoken of is stored by then
     while not (new | locked).all():  # a third time if somebody else has stored some in between
         if missing.any():
-            await _copy(
+            await copy(
                 cursor, "staged_assignments", batch.assignment_rows(missing, assignments["deadline_us"])
             )
-            stored = await _arrays(cursor, _INSERT_ASSIGNMENTS, _STORED)
+            stored = await arrays(cursor, _INSERT_ASSIGNMENTS, _STORED)
             place = _at(assignments, stored, missing)
             assignments["place"][place] = stored["place"]
             new[place] = True
         unknown = ~(new | locked)
         if unknown.any():
-            await _copy(cursor, "staged_keys", batch.keys(np.flatnonzero(unknown)))
-            found = await _arrays(cursor, _LOCK_STAGED, _LOCKED)
+            await copy(cursor, "staged_keys", batch.keys(np.flatnonzero(unknown)))
+            found = await arrays(cursor, _LOCK_STAGED, _LOCKED)
             numbers = found["number"]
             for name in ("place", "deadline_us", "exposed", "outcome", "reward"):
                 assignments[name][numbers] = found[name]
@@ -486,7 +518,7 @@ async def _log_assignments(
         missing = ~(new | locked)
     exposing = batch.exposed & ~assignments["exposed"]
     if exposing.any():
-        exposed = await _arrays(cursor, _EXPOSE_ASSIGNMENTS, _STORED)
+        exposed = await arrays(cursor, _EXPOSE_ASSIGNMENTS, _STORED)
         assignments["place"][_at(assignments, exposed, exposing)] = exposed["place"]
         assignments["exposed"][exposing] = True
     return new, exposing
@@ -506,7 +538,7 @@ async def _log_signals(cursor: AsyncCursor, batch: Batch, assignments: Assignmen
     if not len(batch.given.signals):
         return True
     signals = batch.signal_rows(assignments["deadline_us"])
-    await _copy(cursor, "staged_signals", signals)
+    await copy(cursor, "staged_signals", signals)
     await cursor.execute(_UPSERT_SIGNALS)
     return cursor.rowcount == signals.n
 
@@ -515,14 +547,14 @@ async def _log_unit_signals(cursor: AsyncCursor, batch: Batch, rules: Mapping[in
     """Log signals by unit; lock the assignments that they, or those logged before, may now belong to."""
     if not batch.unit_signals.n and not any(rule.by_unit for rule in rules.values()):
         return np.empty(0, ASSIGNMENT)
-    await _copy(cursor, "staged_unit_signals", batch.unit_signals)
+    await copy(cursor, "staged_unit_signals", batch.unit_signals)
     await cursor.execute(_UPSERT_UNIT_SIGNALS)
     await cursor.execute(_AFFECT_BY_UNIT)
     return await _lock_affected(cursor)
 
 
 async def _lock_affected(cursor: AsyncCursor) -> Assignments:
-    found = await _arrays(cursor, _LOCK_AFFECTED, _AFFECTED)
+    found = await arrays(cursor, _LOCK_AFFECTED, _AFFECTED)
     affected = np.zeros(len(found), ASSIGNMENT)
     for name, _ in _AFFECTED:
         affected[name] = found[name]
@@ -534,7 +566,7 @@ async def _resolve_affected(cursor: AsyncCursor, *, silent_until_us: float = -ma
     """Lock and resolve what stands in `affected`. Returns the experiments whose totals changed."""
     assignments = await _lock_affected(cursor)
     rules = await _rules(cursor, np.unique(assignments["experiment_id"]).tolist())
-    assignments = assignments[np.isin(assignments["experiment_id"], list(rules))]
+    assignments = assignments[np.isin(assignments["experiment_id"], list(rules.rewards))]
     every = np.ones(len(assignments), np.bool_)
     logged = Logged(assignments, every, every, Given(np.empty(0, GIVEN), ()))
     return await _resolve(cursor, logged, rules, silent_until_us=silent_until_us)
@@ -543,7 +575,7 @@ async def _resolve_affected(cursor: AsyncCursor, *, silent_until_us: float = -ma
 async def _resolve(
     cursor: AsyncCursor,
     logged: Logged,
-    rules: Mapping[int, Rule],
+    rules: Rules,
     *,
     silent_until_us: float = -math.inf,
     passed_us: float = math.inf,
@@ -555,22 +587,25 @@ async def _resolve(
     """
     before = logged.assignments
     given = await _read_log(cursor, logged, logged.resolving & logged.unread)
-    resolved = resolve(before, given, rules, silent_until_us=silent_until_us)
+    resolved = resolve(before, given, rules.rewards, silent_until_us=silent_until_us)
     after = np.where(logged.resolving, resolved, before)
     changed = (after["outcome"] != before["outcome"]) | (after["reward"] != before["reward"])
-    learned = await _learn(cursor, before, after, [one for one, rule in rules.items() if rule.learns])
-    await _copy(cursor, "staged_rewards", _reward_rows(after[changed]))
+    learned = await _learn(cursor, before, after, [one for one, rule in rules.rewards.items() if rule.learns])
+    await copy(cursor, "staged_rewards", _reward_rows(after[changed]))
     if changed.any():
         await cursor.execute(_STORE_REWARDS)
-    pending = after["exposed"] & (after["outcome"] == PENDING) & (changed | ~before["counted"])
-    await _copy(
-        cursor, "overdue_assignments", _key_rows(after[pending & (after["deadline_us"] <= passed_us)])
-    )
+    new = after["exposed"] & ~before["counted"]
+    measured = after["exposed"] & np.isin(after["experiment_id"], list(rules.measures))
+    hears = [one for one, measures in rules.measures.items() if measures.reads_silence]
+    hearing = np.isin(after["experiment_id"], hears)
+    waiting = after["exposed"] & (after["outcome"] == PENDING) & (changed | new) | (hearing & new)
+    await copy(cursor, "overdue_assignments", _key_rows(after[waiting & (after["deadline_us"] <= passed_us)]))
+    moved_units = await move_units(cursor, after[measured & (logged.resolving | new)], rules.measures)
     totals_changed = await _add_to_totals(cursor, differences(before, after))
-    only_learned = sorted(learned.difference(totals_changed))
-    if only_learned:
-        await cursor.execute(_WANT, (only_learned,))
-    return sorted([*totals_changed, *only_learned])
+    only_besides = sorted((learned | moved_units).difference(totals_changed))
+    if only_besides:
+        await cursor.execute(_WANT, (only_besides,))
+    return sorted([*totals_changed, *only_besides])
 
 
 async def _learn(
@@ -584,7 +619,7 @@ async def _learn(
     if not len(numbers):
         return set()
     places = rows.rows(len(numbers), number=(">i4", numbers), place=("V6", before["place"][numbers]))
-    await _copy(cursor, "learning", places)
+    await copy(cursor, "learning", places)
     await cursor.execute(_READ_CONTEXTS)
     found, misfits = changes(before, after, await cursor.fetchall(), learning)
     CONTEXT_MISFITS.inc(misfits)
@@ -640,30 +675,9 @@ async def _read_log(cursor: AsyncCursor, logged: Logged, unread: NDArray[np.bool
     if not unread.any():
         return logged.given
     owners = np.flatnonzero(unread)
-    chosen = logged.assignments[owners]
-    await _copy(
-        cursor,
-        "unread",
-        rows.rows(
-            len(chosen),
-            owner=(">i4", owners),
-            experiment_id=(">i4", chosen["experiment_id"]),
-            unit_hash=(">i8", chosen["unit_hash"]),
-            id=("S16", chosen["id"]),
-            assigned_at=rows.timestamps(chosen["assigned_us"]),
-            deadline=rows.timestamps(chosen["deadline_us"]),
-            exposed=("u1", chosen["exposed"]),
-        ),
-    )
-    await cursor.execute(_READ_LOG)
-    found = await cursor.fetchall()
-    names = list(dict.fromkeys([*logged.given.names, *(row[4] for row in found)]))
-    position = {name: number for number, name in enumerate(names)}
-    read = np.empty(len(found), GIVEN)
-    for number, (owner, source, at_us, value, signal) in enumerate(found):
-        read[number] = (owner, position[signal], source, at_us, value)
+    read = await read_signals(cursor, owners, logged.assignments[owners], logged.given.names)
     given = logged.given.signals
-    return Given(np.concatenate([given[~unread[given["owner"]]], read]), names)
+    return Given(np.concatenate([given[~unread[given["owner"]]], read.signals]), read.names)
 
 
 async def _add_to_totals(cursor: AsyncCursor, found: Sequence[Difference]) -> list[int]:
@@ -671,22 +685,3 @@ async def _add_to_totals(cursor: AsyncCursor, found: Sequence[Difference]) -> li
         columns = zip(Difference._fields, map(list, zip(*found, strict=True)), strict=True)
         await cursor.execute(_ADD_TO_TOTALS, dict(columns))
     return sorted({one.experiment_id for one in found})
-
-
-async def _copy(cursor: AsyncCursor, table: LiteralString, copied: Rows) -> None:
-    if copied.n:
-        async with cursor.copy("COPY " + table + " FROM STDIN (FORMAT BINARY)") as copy:
-            await copy.write(copied.data)
-
-
-async def _arrays(
-    cursor: AsyncCursor, statement: LiteralString, columns: Sequence[tuple[str, str]]
-) -> NDArray[np.void]:
-    """The arrays of a statement's one row, side by side; `_us`: microseconds since the Unix epoch."""
-    await cursor.execute(statement, binary=True)
-    result: Any = cursor.pgresult
-    read = [rows.array(result.get_value(0, number), kind) for number, (_, kind) in enumerate(columns)]
-    found = np.empty(len(read[0]), [(name, "i8" if name.endswith("_us") else kind) for name, kind in columns])
-    for (name, _), values in zip(columns, read, strict=True):
-        found[name] = rows.unix_us(values) if name.endswith("_us") else values
-    return found

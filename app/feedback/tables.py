@@ -153,6 +153,40 @@ policy_totals = Table(
     PrimaryKeyConstraint("experiment_id", "epoch", "variant", "part"),
 )
 
+# One row for each unit in each epoch of experiments that measure units (`measures.measures_of`).
+unit_totals = Table(
+    "unit_totals",
+    METADATA,
+    Column("experiment_id", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("unit_hash", BigInteger, nullable=False),
+    Column(
+        "assignment_id",
+        Uuid,
+        nullable=False,
+        comment="without stickiness each assignment is a unit of its own; else zeros",
+    ),
+    Column("variant", SmallInteger, nullable=False, comment="that of its first exposed assignment"),
+    Column("segment", Text, nullable=False, comment="as it first came; empty: none are declared"),
+    Column("crossed", Boolean, nullable=False, comment="it was assigned to other variants as well"),
+    Column("body", LargeBinary, nullable=False, comment="covariates and sums of its metrics"),
+    PrimaryKeyConstraint("experiment_id", "epoch", "unit_hash", "assignment_id"),
+    postgresql_with={"fillfactor": 70},
+)
+
+# Totals of the units of a cell: what a readout is made of.
+metric_totals = Table(
+    "metric_totals",
+    METADATA,
+    Column("experiment_id", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("variant", SmallInteger, nullable=False),
+    Column("segment", Text, nullable=False),
+    Column("crossed", Boolean, nullable=False),
+    Column("body", LargeBinary, nullable=False, comment="exact sums of each metric; empty: none yet"),
+    PrimaryKeyConstraint("experiment_id", "epoch", "variant", "segment", "crossed"),
+)
+
 stream_positions = Table(
     "stream_positions",
     METADATA,

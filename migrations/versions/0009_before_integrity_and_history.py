@@ -1,6 +1,6 @@
 """integrity and history before code
 
-Runs before the code that needs it. Revision 0009, after 0006.
+Runs before the code that needs it. Revision 0009, after 0007.
 """
 
 import sqlalchemy as sa
@@ -8,7 +8,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "0009"
-down_revision = "0006"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 

@@ -398,3 +398,20 @@ def test_an_aa_test_whose_variants_differ_is_broken_and_one_that_agrees_is_fine(
     assert differs.p_value < 0.01
     assert differs.size == pytest.approx(0.08)
     assert [one.kind for one in analyze(PLAN, [SOLVED], observed(*arms)).integrity] == ["sample_ratio"]
+
+
+def test_a_quantile_that_is_not_bounded_at_a_corrected_level_says_so_and_holds_nothing_up():
+    """119 observations bound their 95th percentile at 5 %, but not at the level of a family of many."""
+    metrics = [Metric(key=f"p{number}", measure=QuantileOf("m", 0.95)) for number in range(4)]
+    sketches = [
+        QuantileSketch.from_observations(np.random.default_rng(seed).exponential(1, 119), accuracy=0.01)
+        for seed in (1, 2)
+    ]
+    cells = [
+        Cell(1, variant, 119, {metric.key: sketch for metric in metrics})
+        for variant, sketch in zip("ab", sketches, strict=True)
+    ]
+    data = Observed(variants=("a", "b"), control="a", cells=cells)
+    for row in analyze(AnalysisPlan(alpha=0.075, expected_units=400), metrics, data).metrics:
+        assert row.variants[1].verdict == "not_enough_data"
+        assert "do not yet bound their 0.95-quantile" in row.variants[1].reason

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 
-from app.analysis.analyze import analyze
-from app.analysis.model import REWARD_METRIC, REWARD_PLAN
 from app.experiments.model import FixedPolicy, ThompsonPolicy
 from benchmarks import whole_path
 from benchmarks.whole_path import BATCH_US, Said, WholePath
@@ -20,12 +18,11 @@ def test_a_ramp_under_a_drifting_baseline_fools_the_pooled_estimate_and_not_ours
 
 
 def test_a_canary_that_is_worse_is_found_on_the_ramp():
-    observed = whole_path.ramp(np.random.default_rng(20260101 + 970), effect=-0.15, size=20_000).observed()
-    readout = analyze(REWARD_PLAN, [REWARD_METRIC], observed)
-    canary = readout.metrics[0].variants[1]
+    path = whole_path.ramp(np.random.default_rng(20260101 + 970), effect=-0.15, size=20_000)
+    canary = path.readout().metrics[0].variants[1]
     assert canary.verdict == "harm"
     assert canary.interval[0] < -0.15 < canary.interval[1]
-    pooled = analyze(REWARD_PLAN, [REWARD_METRIC], whole_path.pooled(observed)).metrics[0].variants[1]
+    pooled = path.readout(whole_path.pooled(path.observed())).metrics[0].variants[1]
     assert pooled.effect > canary.effect + 0.05  # the drift hides it
 
 

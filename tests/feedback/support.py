@@ -1,6 +1,5 @@
 """Experiments, events and a model of the ledger that knows nothing of SQL."""
 
-import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -184,10 +183,16 @@ class Model:
         self, exposed: Iterable[Assigned], said: Iterable[Said], silent_until_ms: int
     ) -> Iterator[tuple[Assigned, Any]]:
         """Of each assignment: nanos, "censored", or None while it is pending."""
+        given = self.given(exposed, said)
+        for one in set(exposed):
+            yield one, self._reward(one, given[one], silent_until_ms)
+
+    def given(self, exposed: Iterable[Assigned], said: Iterable[Said]) -> defaultdict[Assigned, list[Said]]:
+        """The signals of each assignment, those by unit at the unit's latest one that is not after them."""
         of_unit = defaultdict(list)
         for one in set(exposed):
             of_unit[one.experiment_id, one.unit].append(one)
-        given = defaultdict(list)
+        given: defaultdict[Assigned, list[Said]] = defaultdict(list)
         for signal in _once(said):
             if isinstance(signal.about, Assigned):
                 given[signal.about].append(signal)
@@ -197,8 +202,7 @@ class Model:
             ]
             if earlier:
                 given[max(earlier, key=assignment_order)].append(signal)
-        for one in itertools.chain.from_iterable(of_unit.values()):
-            yield one, self._reward(one, given[one], silent_until_ms)
+        return given
 
     def _reward(self, one: Assigned, said: list[Said], silent_until_ms: int) -> Any:
         rule = self._rewards[one.experiment_id]

@@ -39,3 +39,14 @@ CREATE TEMPORARY TABLE staged_rewards (
 CREATE TEMPORARY TABLE learning (
     number integer, place tid
 ) ON COMMIT DELETE ROWS;
+
+-- Units that a transaction touches.
+CREATE TEMPORARY TABLE touched_units (
+    number integer, experiment_id integer, epoch integer, unit_hash bigint, assignment_id uuid
+) ON COMMIT DELETE ROWS;
+
+-- What touched units come to.
+CREATE TEMPORARY TABLE staged_units (
+    experiment_id integer, epoch integer, unit_hash bigint, assignment_id uuid, variant smallint, crossed boolean,
+    new boolean, segment text, body bytea
+) ON COMMIT DELETE ROWS;

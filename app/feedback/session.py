@@ -1,0 +1,73 @@
+"""What all parts of a ledger transaction do with its session: copy rows, read arrays, read signals."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any, Final, LiteralString
+
+import numpy as np
+from numpy.typing import NDArray
+from psycopg import AsyncCursor
+
+from app.feedback import rows
+from app.feedback.rewards import GIVEN, Given, Integers
+from app.feedback.rows import Rows
+
+
+def sql(name: str) -> LiteralString:
+    """A statement of this room."""
+    return files(__package__).joinpath(f"sql/{name}.sql").read_text()
+
+
+_READ_LOG: Final = sql("read_log")
+
+
+async def copy(cursor: AsyncCursor, table: LiteralString, copied: Rows) -> None:
+    """Append rows to a table."""
+    if copied.n:
+        async with cursor.copy("COPY " + table + " FROM STDIN (FORMAT BINARY)") as writing:
+            await writing.write(copied.data)
+
+
+async def arrays(
+    cursor: AsyncCursor, statement: LiteralString, columns: Sequence[tuple[str, str]]
+) -> NDArray[np.void]:
+    """The arrays of a statement's one row, side by side; `_us`: microseconds since the Unix epoch."""
+    await cursor.execute(statement, binary=True)
+    result: Any = cursor.pgresult
+    read = [rows.array(result.get_value(0, number), kind) for number, (_, kind) in enumerate(columns)]
+    found = np.empty(len(read[0]), [(name, "i8" if name.endswith("_us") else kind) for name, kind in columns])
+    for (name, _), values in zip(columns, read, strict=True):
+        found[name] = rows.unix_us(values) if name.endswith("_us") else values
+    return found
+
+
+async def read_signals(
+    cursor: AsyncCursor, owners: Integers, assignments: NDArray[np.void], known_names: Sequence[str] = ()
+) -> Given:
+    """The signals in time that the log has about assignments, by their `owners`.
+
+    `assignments` have the fields experiment_id, unit_hash, id, assigned_us, deadline_us and exposed. Names
+    come behind those known.
+    """
+    await copy(
+        cursor,
+        "unread",
+        rows.rows(
+            len(assignments),
+            owner=(">i4", owners),
+            experiment_id=(">i4", assignments["experiment_id"]),
+            unit_hash=(">i8", assignments["unit_hash"]),
+            id=("S16", assignments["id"]),
+            assigned_at=rows.timestamps(assignments["assigned_us"]),
+            deadline=rows.timestamps(assignments["deadline_us"]),
+            exposed=("u1", assignments["exposed"]),
+        ),
+    )
+    await cursor.execute(_READ_LOG)
+    found = await cursor.fetchall()
+    names = list(dict.fromkeys([*known_names, *(row[4] for row in found)]))
+    position = {name: number for number, name in enumerate(names)}
+    read = np.empty(len(found), GIVEN)
+    for number, (owner, source, at_us, value, signal) in enumerate(found):
+        read[number] = (owner, position[signal], source, at_us, value)
+    return Given(read, names)
