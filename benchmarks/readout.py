@@ -1,7 +1,7 @@
 """How long the readout takes: a large experiment beside the same one with a hundredth of its units.
 
-Ten metrics of all kinds, four variants, three segments, from totals as the ledger keeps them. What may be
-compared is the ratio: the time must not depend on the units.
+The reward and ten metrics of all kinds, four variants, three segments and a covariate, from the bytes of
+totals as PostgreSQL has them. Time is that of the processor: a readout is one thread that waits for nothing.
 
     python -m benchmarks.readout
 """
@@ -9,20 +9,24 @@ compared is the ratio: the time must not depend on the units.
 import gc
 import statistics
 import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
-import msgspec
 import numpy as np
 
+from app.allocation.model import VariantTotals
 from app.analysis.analyze import analyze
 from app.analysis.evidence import _bounded
-from app.analysis.observed import Cell, MetricTotals, Observed
+from app.analysis.model import Stored, UnitCell, measured_of
+from app.analysis.readout import Readout
 from app.experiments.metrics import Margin, Mean, Metric, Proportion, QuantileOf, Ratio
-from app.experiments.plan import AnalysisPlan
+from app.experiments.model import Definition, Experiment, FixedPolicy, Running, Variant
+from app.experiments.plan import AnalysisPlan, Segments
+from app.feedback.measures import ACCURACY, CellTotals, Sums
+from app.feedback.rewards import NANO
 from benchmarks.validity import SEED
-from stats.quantiles import QuantileSketch
-from stats.srm import ArmCounts
-from stats.totals import JointTotals, ProportionTotals
+from stats.quantiles import bucket_numbers
 
 LARGE: Final = 1_000_000
 SMALL: Final = 10_000
@@ -53,69 +57,113 @@ METRICS: Final = (
         margin=Margin(0.5),
     ),
 )
-PLAN: Final = AnalysisPlan(expected_units=500_000)
+PLAN: Final = AnalysisPlan(
+    expected_units=500_000, segments=Segments("language", ("de", "en")), covariates=("before",)
+)
+START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def experiment(units: int) -> Observed:
-    """Its totals, drawn: the variants differ a little, covariates explain half of the means' variance."""
+DEFINITION: Final = Definition(
+    key="large",
+    variants=tuple(Variant(key, control=key == "control") for key in VARIANTS),
+    stickiness="unit",
+    policy=FixedPolicy(dict.fromkeys(VARIANTS, 1 / len(VARIANTS))),
+    metrics=METRICS,
+    plan=PLAN,
+)
+EXPERIMENT: Final = Experiment(
+    id=1,
+    definition=DEFINITION,
+    state=Running(START),
+    salt=bytes(16),
+    epoch=1,
+    revision=1,
+    created_at=START,
+    updated_at=START,
+)
+Body = tuple[str, str, bytes]
+"""Variant, segment and the totals of a cell, as PostgreSQL has them."""
+
+
+def cells(units: int) -> list[Body]:
+    """Totals, drawn: the variants differ a little, a covariate explains half of the means' variance."""
     rng = np.random.default_rng(SEED)
-    cells = []
+    n = units // len(VARIANTS) // len(SEGMENTS)
+    found = []
     for number, variant in enumerate(VARIANTS):
         for segment in SEGMENTS:
-            n = units // len(VARIANTS) // len(SEGMENTS)
-            totals = {metric.key: _drawn(metric, n, 1 + 0.01 * number, rng) for metric in METRICS}
-            cells.append(Cell(1, variant, n, totals, segment))
-    counts = tuple(sum(cell.units for cell in cells if cell.variant == variant) for variant in VARIANTS)
-    shares = (0.25,) * len(VARIANTS)
-    return Observed(
-        variants=VARIANTS, control="control", cells=cells, assignments=[ArmCounts(counts, shares)], days=7.0
-    )
+            before = rng.normal(0.5, 0.1, n)
+            measured = measured_of(DEFINITION).metrics
+            sums = tuple(_sums(metric, before, 1 + 0.01 * number, rng) for metric in measured)
+            found.append((variant, segment, CellTotals(n, sums).to_bytes()))
+    return found
 
 
-def _drawn(metric: Metric, n: int, factor: float, rng: np.random.Generator) -> MetricTotals:
+def _sums(metric: Metric, before: np.ndarray, factor: float, rng: np.random.Generator) -> Sums:
+    n = len(before)
     match metric.measure:
         case Proportion():
             rate = 0.01 if metric.role == "guardrail" else 0.4
-            return ProportionTotals(n, int(rng.binomial(n, rate * factor)))
+            columns = [(rng.random(n) < rate * factor).astype(float), before]
         case QuantileOf():
-            return QuantileSketch.from_observations(rng.lognormal(0.5, 0.7, n) * factor, accuracy=0.01)
+            numbers = bucket_numbers(rng.lognormal(0.5, 0.7, n) * factor, accuracy=ACCURACY)
+            return dict(zip(*(one.tolist() for one in np.unique(numbers, return_counts=True)), strict=True))
         case Ratio():
             sessions = 1.0 + rng.poisson(2.0, n)
-            clicks = rng.binomial(sessions.astype(int), min(0.3 * factor, 1))
-            return JointTotals.from_observations(np.column_stack([clicks, sessions]))
+            columns = [rng.binomial(sessions.astype(int), min(0.3 * factor, 1)).astype(float), sessions]
         case _:
-            before = rng.normal(0.5, 0.1, n)
-            value = factor * before + rng.normal(0, 0.1, n)
-            return JointTotals.from_observations(np.column_stack([value, before]))
+            columns = [np.clip(factor * before + rng.normal(0, 0.1, n), 0, 1), before]
+    products = [columns[row] @ columns[column] for row in range(2) for column in range(row + 1)]
+    sums = [int(column.sum() * NANO) for column in columns]
+    return (n, *sums, *(int(product * NANO) * NANO for product in products))
 
 
-def measured_ms(data: Observed) -> list[float]:
-    """Of single readouts."""
+def read(bodies: Sequence[Body], *, adaptive: bool) -> Readout:
+    """The readout, from what PostgreSQL has."""
+    counted = [
+        UnitCell(1, VARIANTS.index(variant), segment, crossed=False, totals=CellTotals.from_bytes(body))
+        for variant, segment, body in bodies
+    ]
+    stored = Stored(
+        totals=[VariantTotals()] * len(VARIANTS),
+        by_epoch=[],
+        units=counted,
+        totals_as_of=START + timedelta(days=7),
+        read_at=START + timedelta(days=7),
+        wanted=0,
+        latest=None,
+        history=[],
+        epoch_shares={1: None if adaptive else (0.25,) * len(VARIANTS)},
+    )
+    return analyze(PLAN, measured_of(DEFINITION).metrics, stored.observed(EXPERIMENT))
+
+
+def measured_ms(bodies: Sequence[Body], *, adaptive: bool) -> list[float]:
+    """Of a core, for single readouts."""
     times = []
     for _ in range(REPEATS):
-        data = msgspec.structs.replace(data)  # nothing remembered
-        _bounded.cache_clear()
+        _bounded.cache_clear()  # nothing remembered
         gc.collect()
-        begin = time.perf_counter()
-        analyze(PLAN, METRICS, data)
-        times.append(1e3 * (time.perf_counter() - begin))
+        begin = time.process_time()
+        read(bodies, adaptive=adaptive)
+        times.append(1e3 * (time.process_time() - begin))
     return times
 
 
 def measure() -> dict[str, dict[str, float]]:
     """The figures of the baseline: for a fixed split, and where a bandit allocated."""
     size = f"{len(METRICS)} metrics, {len(VARIANTS)} variants, {len(SEGMENTS)} segments"
-    print(f"readout of {LARGE:,} units, {size}, beside {SMALL:,} units")
+    print(f"CPU time of a readout of {LARGE:,} units, {size}, beside {SMALL:,} units")
     return {kind: _compared(adaptive=kind == "bandit") for kind in ("fixed", "bandit")}
 
 
 def _compared(*, adaptive: bool) -> dict[str, float]:
     """Medians, the sizes in turn."""
-    large, small = (msgspec.structs.replace(experiment(units), adaptive=adaptive) for units in (LARGE, SMALL))
+    large, small = cells(LARGE), cells(SMALL)
     times: dict[str, list[float]] = {"large": [], "small": []}
     for _ in range(3):
-        times["large"] += measured_ms(large)
-        times["small"] += measured_ms(small)
+        times["large"] += measured_ms(large, adaptive=adaptive)
+        times["small"] += measured_ms(small, adaptive=adaptive)
     large_ms, small_ms = (statistics.median(times[size]) for size in ("large", "small"))
     kind = "bandit" if adaptive else "fixed split"
     print(f"{kind}: {large_ms:.0f} ms, {large_ms / small_ms:.2f} of {small_ms:.0f} ms")
