@@ -24,6 +24,7 @@ from app.allocation.service import AllocationService
 from app.allocation.store import AllocationStore
 from app.clients.commands import demo_command, replay_command
 from app.clients.evaluate import evaluate_command
+from app.clients.export import export_command
 from app.clients.offline import analyze_command, power_command
 from app.clients.rollout import explain_command, rollout_group
 from app.clients.simulate import simulate_command
@@ -488,6 +489,7 @@ main.add_command(simulate_command)
 main.add_command(evaluate_command)
 main.add_command(rollout_group)
 main.add_command(explain_command)
+main.add_command(export_command)
 
 
 def _settings(flags: dict[str, Any]) -> Settings:

@@ -22,7 +22,7 @@ from app.access.service import AccessService
 from app.access.store import AccessStore
 from app.allocation.kill_store import KillStore
 from app.allocation.kill_switch import KillSwitch
-from app.allocation.routes import ROUTES as KILL_ROUTES
+from app.allocation.routes import ROUTES as ALLOCATION_ROUTES
 from app.allocation.service import AllocationService
 from app.allocation.store import AllocationStore
 from app.analysis.planning_routes import ROUTES as POWER_ROUTES
@@ -74,10 +74,10 @@ from app.webhooks.store import WebhookStore
 _JSON_ROUTES: Final = (
     *ACCESS_ROUTES,
     *EXPERIMENT_ROUTES,
-    *KILL_ROUTES,
     *ASSIGNMENT_ROUTES,
     *CHANGES_ROUTES,
     *FEEDBACK_ROUTES,
+    *ALLOCATION_ROUTES,
     *ANALYSIS_ROUTES,
     *WEBHOOK_ROUTES,
     *ROLLOUT_ROUTES,
@@ -161,6 +161,7 @@ async def application(
             experiment_service=experiments,
             kill_switch=KillSwitch(KillStore(engine, valkey), clock, allocation.reallocate),
             feedback=feedback,
+            allocation_service=allocation,
             analysis=analysis,
             webhook_service=webhooks,
             rollout_service=RolloutService(RolloutStore(engine), clock, allocation.reallocate),

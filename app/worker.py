@@ -18,6 +18,9 @@ from app.allocation.kill_switch import KillSwitch
 from app.allocation.loop import AllocationLoops
 from app.allocation.service import AllocationService
 from app.allocation.store import AllocationStore
+from app.analysis.loop import AnalysisLoops
+from app.analysis.service import ReadoutKeeper
+from app.analysis.store import AnalysisStore
 from app.core import limits, operations
 from app.core.clock import SystemClock
 from app.core.health import Check, Readiness, beat
@@ -66,6 +69,7 @@ async def work(settings: Settings) -> None:
         policy = NetworkPolicy.of(settings.webhook_allowed_networks, settings.webhook_allowed_ports)
         dispatcher = Dispatcher(WebhookStore(engine), Sender(policy, clock), clock, chance)
         lag = LedgerLag(engine, valkey, shards=settings.stream_shards)
+        analysis = AnalysisLoops(ReadoutKeeper(AnalysisStore(engine), reallocation, lag.events))
 
         def on_commit(experiment_ids: Iterable[int]) -> None:
             allocation.on_commit(experiment_ids)
@@ -88,6 +92,7 @@ async def work(settings: Settings) -> None:
                 *allocation.all(),
                 *rollouts.all(),
                 Loop("kill switch", switch.record_waiting, pause_s=limits.KILL_RECORD_INTERVAL_S),
+                *analysis.all(),
                 *WebhookLoops(dispatcher).all(),
                 Loop("lag", measure, pause_s=limits.WORKER_BEAT_S),
             ],
@@ -97,7 +102,7 @@ async def work(settings: Settings) -> None:
 
         def errors() -> dict[str, str]:
             failing = {name: loop.error for name, loop in loops.health().items() if loop.error}
-            return failing | allocation.errors | rollouts.errors
+            return failing | allocation.errors | rollouts.errors | analysis.errors
 
         async def heartbeat() -> None:
             await beat(valkey, NAME, errors(), clock)

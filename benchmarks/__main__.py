@@ -6,7 +6,7 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import assign, feedback, harness, ingest
+from benchmarks import assign, feedback, harness, ingest, readout
 
 BASELINE = Path(__file__).parent / "baseline.json"
 
@@ -22,6 +22,7 @@ def main() -> None:
         "assign": assign.measure(),
         "feedback": feedback.measure(),
         "ingest": ingest.measure(),
+        "readout": readout.measure(),
     }
     BASELINE.write_text(json.dumps(figures, indent=2) + "\n")
 

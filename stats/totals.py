@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import cache
 from typing import Self
 
 import msgspec
@@ -207,7 +208,7 @@ class JointTotals(msgspec.Struct, frozen=True):
 
     @classmethod
     def _of_matrix(cls, n: int, mean: FloatArray, comoments: FloatArray) -> "JointTotals":
-        lower = comoments[np.tril_indices(len(mean))]
+        lower = comoments[_lower(len(mean))]
         return cls(n, tuple(mean.tolist()), tuple(lower.tolist()))
 
     @property
@@ -230,8 +231,9 @@ class JointTotals(msgspec.Struct, frozen=True):
     def matrix(self) -> FloatArray:
         """The co-moments as a symmetric matrix, shape (d, d)."""
         matrix = np.zeros((self.dimension, self.dimension))
-        matrix[np.tril_indices(self.dimension)] = self.comoments
-        symmetric: FloatArray = matrix + np.tril(matrix, -1).T
+        matrix[_lower(self.dimension)] = self.comoments
+        symmetric: FloatArray = matrix + matrix.T
+        np.fill_diagonal(symmetric, matrix.diagonal())
         return symmetric
 
     @property
@@ -262,6 +264,12 @@ class JointTotals(msgspec.Struct, frozen=True):
         return MeanTotals(
             self.n, float(vector @ np.array(self.mean)), max(float(vector @ self.matrix @ vector), 0.0)
         )
+
+
+@cache
+def _lower(rows: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns of a lower triangle: numpy takes longer to make them than what is done with them."""
+    return np.tril_indices(rows)
 
 
 def _triangle(rows: int) -> int:

@@ -1,20 +1,25 @@
-"""The kill switch over HTTP. Needs the dependency `kill_switch: KillSwitch`."""
+"""The kill switch, and freezes, over HTTP.
 
-from typing import Annotated, Any, Final
+Needs the dependencies `kill_switch: KillSwitch` and `allocation_service: AllocationService`.
+"""
+
+from typing import Any, Final
 
 import msgspec
-from litestar import Request, post
+from litestar import Request, get, post
 
 from app.access.guards import requires
 from app.access.model import Scope
+from app.allocation.freezes import Freeze, Reason
 from app.allocation.kill_switch import Killed, KillSwitch
-from app.core import limits
+from app.allocation.service import AllocationService
+from app.core.text import check_storable
 
 
 class KillRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Why; it is kept."""
 
-    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=limits.DESCRIPTION_LENGTH_MAX)]
+    reason: Reason
 
 
 @post("/experiments/{key:str}/kill", guards=[requires(Scope.ADMIN)], status_code=200)
@@ -33,4 +38,33 @@ async def revive_experiment(
     return await kill_switch.revive(key, by=f"key {request.state.api_key.id}", reason=data.reason)
 
 
-ROUTES: Final = [kill_experiment, revive_experiment]
+class UnfreezeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Why the policy may learn from these data all the same."""
+
+    reason: Reason
+
+
+class Freezes(msgspec.Struct, frozen=True):
+    """Times in which a policy did not learn, the newest first."""
+
+    freezes: list[Freeze]
+
+
+@post("/experiments/{key:str}/unfreeze", guards=[requires(Scope.ADMIN)], status_code=200)
+async def unfreeze_experiment(
+    request: Request[Any, Any, Any], key: str, data: UnfreezeRequest, allocation_service: AllocationService
+) -> Freeze:
+    """Let a frozen policy learn again, for a reason that is kept. 409 unless it is frozen."""
+    check_storable(data.reason, "reason")
+    check_storable(key, "key")
+    return await allocation_service.unfreeze(key, data.reason, key_id=request.state.api_key.id)
+
+
+@get("/experiments/{key:str}/freezes", guards=[requires(Scope.READ)])
+async def list_freezes(key: str, allocation_service: AllocationService) -> Freezes:
+    """Read when the policy did not learn, why, and who let it go on."""
+    check_storable(key, "key")
+    return Freezes(await allocation_service.freezes(key))
+
+
+ROUTES: Final = [kill_experiment, revive_experiment, unfreeze_experiment, list_freezes]

@@ -1,21 +1,26 @@
 """Use cases of allocation: recompute and publish an experiment, or all there is."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 
 import msgspec
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.allocation import freeze_store
 from app.allocation.contextual import digest, materialised, segmented
 from app.allocation.forgetting import next_bucket_s
+from app.allocation.freeze_store import Held
+from app.allocation.freezes import Cause, Freeze, merged, unexcused
 from app.allocation.model import Allocated, allocate, best_arm, only, with_held, within_step
 from app.allocation.store import AllocationStore, Due, Publication
 from app.assignment.bucketing import WHOLE
 from app.assignment.snapshot import PublishedContextual, PublishedExperiment, PublishedSegments, published
 from app.core import limits, telemetry
 from app.core.clock import Clock
-from app.experiments.model import ContextualPolicy, SegmentedThompsonPolicy, forgetting_of
+from app.core.errors import Conflict, Unavailable
+from app.experiments.model import ContextualPolicy, FixedPolicy, SegmentedThompsonPolicy, forgetting_of
 from app.feedback.rebuild import Rebuilt as RebuiltLedger
 from bandits.identification import Winner
 
@@ -65,7 +70,7 @@ class AllocationService:
             if due is None:
                 return False
             experiment, latest = due.experiment, due.latest
-            by_context = await _by_context(due)
+            by_context = await self._decides_by(connection, due)
             found = _allocated(due, digest(by_context), now_s)
             unchanged = found.is_in_force(latest, experiment.epoch)
             version = (0 if latest is None else latest.version) + (not unchanged)
@@ -76,10 +81,60 @@ class AllocationService:
         weights = found.weights
         await self._publish(published(experiment, version, weights, by_context))
         await self._store.mark_published(experiment_id, due.wanted)
+        telemetry.LEARNING_FROZEN.labels(experiment.key).set(due.held is not None)
         telemetry.REALLOCATIONS.labels("unchanged" if unchanged else "changed").inc()
         for variant, weight in zip(experiment.definition.variants, weights, strict=True):
             telemetry.ALLOCATION.labels(experiment.key, variant.key).set(weight / WHOLE)
         return not unchanged
+
+    async def freeze(self, experiment_id: int, causes: Sequence[Cause]) -> Freeze | None:
+        """What checking the data found: let the policy hold its allocation, or go on where all has passed.
+
+        The freeze that lasts from now on, or None. Causes that somebody has overridden freeze only once they
+        have grown. Serving goes on; the shares of a fixed policy never were its own.
+        """
+        now_s = self._clock.now().timestamp()
+        async with self._store.locked(experiment_id, now_s) as (connection, due):
+            if due is None:
+                return None
+            before = await freeze_store.read_freezes(connection, experiment_id)
+            lasting = next((one for one in before if one.lifted_at is None), None)
+            found = unexcused(causes, before)
+            if lasting is None and not found:
+                return None
+            if lasting is None:
+                held = Held.of(due.experiment.epoch, await _by_context(due))
+                await freeze_store.begin(connection, experiment_id, found, held)
+            elif (now := merged(lasting.causes, found)) == lasting.causes:
+                return lasting
+            elif now:
+                await freeze_store.name_causes(connection, experiment_id, now)
+            else:
+                await freeze_store.lift(connection, experiment_id)
+            await self._store.want(connection, experiment_id)
+            after = await freeze_store.read_freeze(connection, experiment_id)
+        _log_freeze(due.experiment.key, lasting, after)
+        return after
+
+    async def unfreeze(self, key: str, reason: str, *, key_id: int) -> Freeze:
+        """Override a freeze; `key_id`: of the API key that does. Raises NotFound; Conflict if none lasts."""
+        experiment_id = await self._store.find(key)
+        async with self._store.locked(experiment_id, self._clock.now().timestamp()) as (connection, _):
+            if await freeze_store.read_freeze(connection, experiment_id) is None:
+                raise Conflict(f"{key} is not frozen")
+            await freeze_store.lift(connection, experiment_id, key_id=key_id, reason=reason)
+            await self._store.want(connection, experiment_id)
+            lifted = (await freeze_store.read_freezes(connection, experiment_id))[0]
+        _LOG.warning("learning_unfrozen", experiment=key, by=lifted.lifted_by, reason=reason)
+        try:
+            await self.reallocate(experiment_id)
+        except Unavailable as error:
+            _LOG.warning("publication_left_to_worker", experiment=key, reason=repr(error))
+        return lifted
+
+    async def freezes(self, key: str) -> list[Freeze]:
+        """The newest freezes of an experiment, the newest first. Raises NotFound."""
+        return await self._store.freezes(await self._store.find(key))
 
     async def rebuild(self, rebuild_ledger: Callable[[], Awaitable[RebuiltLedger]]) -> Rebuilt:
         """Make everything anew: totals from the log, weights from totals, and from those what servers load.
@@ -108,6 +163,21 @@ class AllocationService:
         """Of versions older than `HISTORY_DENSE_S` keep each minute's last; a bounded part of the work."""
         await self._store.thin()
 
+    async def _decides_by(
+        self, connection: AsyncConnection, due: Due
+    ) -> PublishedContextual | PublishedSegments | None:
+        """What a policy that reads contexts decides by: while it is frozen, what it did then.
+
+        A policy that a person sets meanwhile begins with what is known, and holds that.
+        """
+        epoch = due.experiment.epoch
+        if due.held is not None and due.held.epoch == epoch:
+            return due.held.by_context
+        found = await _by_context(due)
+        if due.held is not None:
+            await freeze_store.hold(connection, due.experiment.id, Held.of(epoch, found))
+        return found
+
     async def _publish(self, experiment: PublishedExperiment) -> None:
         """Publish it, unless servers have a newer one that PostgreSQL knows.
 
@@ -124,7 +194,10 @@ class AllocationService:
 
 def _allocated(due: Due, digest: bytes | None, now_s: float) -> Allocated:
     """What follows from the totals, and from the allocation in force where that has a say."""
-    definition = due.experiment.definition
+    definition, latest = due.experiment.definition, due.latest
+    if due.held is not None and latest is not None and not isinstance(definition.policy, FixedPolicy):
+        winner = latest.winner if latest.epoch == due.experiment.epoch else None
+        return Allocated(with_held(due.experiment, latest.weights), digest, winner, due.wanted)
     decision = best_arm(due.experiment, due.totals, due.latest)
     if isinstance(decision, Winner):
         winning = only(decision.arm, len(definition.variants))
@@ -132,8 +205,16 @@ def _allocated(due: Due, digest: bytes | None, now_s: float) -> Allocated:
     target = allocate(
         definition, due.totals, learned=due.learned, earlier=due.earlier, moments=due.moments, now_s=now_s
     )
-    weights = within_step(definition, target, due.latest, due.wanted)
+    weights = within_step(definition, target, latest, due.wanted)
     return Allocated(with_held(due.experiment, weights), digest, None, due.wanted)
+
+
+def _log_freeze(key: str, before: Freeze | None, after: Freeze | None) -> None:
+    if after is None:
+        _LOG.info("learning_unfrozen", experiment=key, by=None, reason="all causes have passed")
+    else:
+        details = [cause.detail for cause in after.causes]
+        _LOG.error("learning_frozen", experiment=key, causes=details, again=before is not None)
 
 
 def _due_at(due: Due, now_s: float) -> datetime | None:

@@ -14,12 +14,15 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.allocation.forgetting import Learned, first_part
+from app.allocation.freeze_store import Held, read_freezes, read_held
+from app.allocation.freezes import Freeze
 from app.allocation.model import Allocated, AllocationPoint, VariantTotals
 from app.allocation.objective import Moments, moments_of_cells
 from app.allocation.tables import allocations, warm_starts
 from app.assignment import snapshot
 from app.assignment.snapshot import PublishedExperiment
 from app.core import limits
+from app.core.errors import NotFound
 from app.core.valkey import CHANGES_CHANNEL, registry_key, valkey_needed
 from app.experiments.model import (
     ConstrainedThompsonPolicy,
@@ -65,6 +68,7 @@ class Due(msgspec.Struct, frozen=True):
     latest: AllocationPoint | None
     wanted: int
     due_at: datetime | None
+    held: Held | None  # None: the policy may learn
 
 
 class AllocationStore:
@@ -96,6 +100,11 @@ class AllocationStore:
         statement = update(publications).where(publications.c.experiment_id.in_(chosen))
         async with self._engine.begin() as connection:
             await connection.execute(statement.values(wanted=publications.c.wanted + 1, due_at=None))
+
+    async def want(self, connection: AsyncConnection, experiment_id: int) -> None:
+        """It has to be computed and published again."""
+        statement = update(publications).where(publications.c.experiment_id == experiment_id)
+        await connection.execute(statement.values(wanted=publications.c.wanted + 1))
 
     async def due_again(
         self, connection: AsyncConnection, experiment_id: int, due_at: datetime | None
@@ -141,6 +150,7 @@ class AllocationStore:
                     await read_latest(connection, experiment_id),
                     row.wanted,
                     row.due_at,
+                    await read_held(connection, experiment_id),
                 ),
             )
 
@@ -185,6 +195,19 @@ class AllocationStore:
         statement = statement.where(experiments.c.id == experiment_id)
         async with self._engine.connect() as connection:
             return (await connection.execute(statement)).scalar_one_or_none() or 0
+
+    async def find(self, key: str) -> int:
+        """The id of the experiment of this name. Raises NotFound."""
+        async with self._engine.connect() as connection:
+            found = await connection.scalar(select(experiments.c.id).where(experiments.c.key == key))
+        if found is None:
+            raise NotFound(f"no experiment is called {key!r}")
+        return int(found)
+
+    async def freezes(self, experiment_id: int) -> list[Freeze]:
+        """The newest first."""
+        async with self._engine.connect() as connection:
+            return await read_freezes(connection, experiment_id)
 
     async def mark_published(self, experiment_id: int, wanted: int) -> None:
         """Whatever was wanted up to then has been published."""
@@ -315,10 +338,14 @@ async def read_latest(connection: AsyncConnection, experiment_id: int) -> Alloca
 
 
 async def read_history(
-    connection: AsyncConnection, experiment_id: int, points_max: int = limits.HISTORY_POINTS
+    connection: AsyncConnection,
+    experiment_id: int,
+    points_max: int = limits.HISTORY_POINTS,
+    *,
+    until: datetime | None = None,
 ) -> list[AllocationPoint]:
-    """At most `points_max` versions, evenly over time, from the first to the last."""
-    parameters = {"experiment_id": experiment_id, "buckets": points_max - 1}
+    """At most `points_max` versions, evenly over time, from the first to the last not after `until`."""
+    parameters = {"experiment_id": experiment_id, "buckets": points_max - 1, "until": until}
     return [_point(row) for row in await connection.execute(_HISTORY, parameters)]
 
 

@@ -1,7 +1,8 @@
-"""Tables of allocation: its history, what warm starts began with, and kills."""
+"""Tables of allocation: its history, warm starts, when policies did not learn, and kills."""
 
 from sqlalchemy import (
     BigInteger,
+    CheckConstraint,
     Column,
     DateTime,
     ForeignKey,
@@ -13,6 +14,7 @@ from sqlalchemy import (
     Table,
     Text,
     func,
+    text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
@@ -61,4 +63,20 @@ kills = Table(
     Column("ended_reason", Text),
     Column("ended_at", DateTime(timezone=True)),
     Index("ix_kills_experiment_id", "experiment_id"),
+)
+
+freezes = Table(
+    "freezes",
+    METADATA,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("experiment_id", ForeignKey(experiments.c.id, ondelete="CASCADE"), nullable=False),
+    Column("since", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
+    Column("causes", JSONB, nullable=False, comment="what is wrong with the data"),
+    Column("held", LargeBinary, nullable=False, comment="what the policy decides by meanwhile"),
+    Column("lifted_at", DateTime(timezone=True), comment="null while it lasts"),
+    Column("lifted_by", Text, comment="name of the API key; null: all causes had passed"),
+    Column("reason", Text),
+    CheckConstraint("(lifted_at IS NULL) = (reason IS NULL)", name="lifted_for_a_reason"),
+    Index(None, "experiment_id", "id"),
+    Index("uq_freezes_lasting", "experiment_id", unique=True, postgresql_where=text("lifted_at IS NULL")),
 )

@@ -12,7 +12,7 @@ from scipy import optimize
 from app.analysis.comparison import Comparison, compare
 from app.analysis.evidence import Evidence, SequenceEvidence
 from app.analysis.frontier import frontier_of
-from app.analysis.integrity import findings
+from app.analysis.integrity import AA_ALPHA, Finding, findings
 from app.analysis.observed import Observed
 from app.analysis.readout import (
     Bounds,
@@ -54,7 +54,7 @@ def analyze(plan: AnalysisPlan, metrics: Sequence[Metric], observed: Observed) -
         _metric_readout(metric, plan, observed, compared[metric.key], levels[metric.role])
         for metric in metrics
     )
-    found = findings(observed)
+    found = (*findings(observed), *(_same_variants(shown) if plan.aa else ()))
     primary = next((metric for metric in metrics if metric.role == "primary"), None)
     leader = None if primary is None else _leader(primary, plan, observed)
     progress = _progress(plan, observed, compared[primary.key] if primary else {}, levels["primary"])
@@ -79,6 +79,37 @@ def _compared(metric: Metric, plan: AnalysisPlan, observed: Observed, arm: str) 
     except InsufficientData as lacking:
         return str(lacking)
     return comparison
+
+
+def _same_variants(metrics: Sequence[MetricReadout]) -> tuple[Finding, ...]:
+    """Of an A/A test: variants that are the same thing have to come out the same.
+
+    An e-value of m / `AA_ALPHA` over the m comparisons of primary metrics is a fault, at whatever look.
+    """
+    compared = [
+        (metric, one)
+        for metric in metrics
+        if metric.role == "primary"
+        for one in metric.variants
+        if one.e_value
+    ]
+    found = [
+        Finding(
+            kind="aa",
+            severity="broken",
+            detail=f"{metric.key} of {one.variant} differs from the control's, which is the same",
+            p_value=min(1 / one.e_value, 1.0),
+            variant=one.variant,
+            size=abs(one.effect or 0.0),
+        )
+        for metric, one in compared
+        if one.e_value and one.e_value * AA_ALPHA >= len(compared)
+    ]
+    if compared and not found:
+        found.append(
+            Finding(kind="aa", severity="fine", detail="variants that are the same come out the same")
+        )
+    return tuple(found)
 
 
 # Levels
@@ -219,7 +250,8 @@ def _with_effect(shown: VariantReadout, metric: Metric, found: Comparison, level
     evidence, each = found.evidence, metric.role == "guardrail"
     interval = evidence.interval(level, each=each)
     relative = evidence.relative_interval(level, each=each)
-    decided = verdict(metric, interval, relative)
+    by_ratio = metric.margin is not None and metric.margin.relative and relative is not None
+    decided = verdict(metric, relative if by_ratio else interval, relative)
     control, estimate = evidence.means
     return msgspec.structs.replace(
         shown,

@@ -1,33 +1,60 @@
 """Whether the data can be trusted at all: read this before any effect. Pure."""
 
+from collections.abc import Sequence
 from typing import Final, Literal
 
 import msgspec
 
+from app.allocation.freezes import Cause
 from app.analysis.observed import Observed
+from app.core.limits import TOTALS_STALE_S
 from stats.srm import deviations, evalue, zero_weight_leaks
 
-Kind = Literal["sample_ratio", "zero_weight", "crossovers", "a_a"]
+Kind = Literal["sample_ratio", "zero_weight", "crossovers", "stale_totals", "aa"]
 Severity = Literal["fine", "note", "broken", "unknown"]
 
 SAMPLE_RATIO_ALPHA: Final = 0.01
 """Of the sequential test; it may be looked at all the time."""
+AA_ALPHA: Final = 0.01
+"""Of all primary comparisons of an A/A test together, over all looks."""
 CROSSOVER_SHARE_MAX: Final = 0.01
 """More units than this in two variants, and leaving them out is no longer a detail."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One check. *broken*: nothing may be decided but to stop harm. *unknown*: it could not be made."""
+    """One check. *broken*: nothing may be decided but to stop harm. *unknown*: it could not be made.
+
+    `variant`: of which one, empty where it is about all. `size`: how bad it is, if that has a measure: of
+    `sample_ratio` the greatest relative deviation, of `zero_weight` assignments, of `crossovers` the share of
+    units, of `stale_totals` seconds, of `aa` the effect.
+    """
 
     kind: Kind
     severity: Severity
     detail: str
     p_value: float | None = None
+    variant: str = ""
+    size: float | None = None
 
 
 def findings(observed: Observed) -> tuple[Finding, ...]:
     """All checks that the data allow, and which they do not."""
-    return (*_sample_ratio(observed), *_crossovers(observed))
+    return (*_sample_ratio(observed), *_crossovers(observed), *_staleness(observed))
+
+
+def causes(found: Sequence[Finding]) -> tuple[Cause, ...]:
+    """Of the findings, what has to freeze learning. What is stale passes: nothing is lost on the way."""
+    return tuple(
+        Cause(
+            kind=one.kind,
+            variant=one.variant,
+            size=one.size or 0.0,
+            detail=one.detail,
+            passing=one.kind == "stale_totals",
+        )
+        for one in found
+        if one.severity == "broken"
+    )
 
 
 def _sample_ratio(observed: Observed) -> tuple[Finding, ...]:
@@ -41,7 +68,9 @@ def _sample_ratio(observed: Observed) -> tuple[Finding, ...]:
     for variant, count in leaks.items():
         if count:
             detail = f"{count:,} assignments to {variant} while its probability was 0"
-            found.append(Finding(kind="zero_weight", severity="broken", detail=detail))
+            found.append(
+                Finding(kind="zero_weight", severity="broken", detail=detail, variant=variant, size=count)
+            )
     evidence = evalue(periods)
     off = dict(zip(observed.variants, deviations(periods), strict=True))
     worst = max(off, key=lambda variant: abs(off[variant]))
@@ -53,7 +82,15 @@ def _sample_ratio(observed: Observed) -> tuple[Finding, ...]:
         else f"the split follows the logged probabilities; farthest is {worst} by {off[worst]:+.2%}"
     )
     severity: Severity = "broken" if broken else "fine"
-    found.append(Finding(kind="sample_ratio", severity=severity, detail=detail, p_value=evidence.p_value))
+    found.append(
+        Finding(
+            kind="sample_ratio",
+            severity=severity,
+            detail=detail,
+            p_value=evidence.p_value,
+            size=abs(off[worst]),
+        )
+    )
     return tuple(found)
 
 
@@ -63,4 +100,12 @@ def _crossovers(observed: Observed) -> tuple[Finding, ...]:
     share = observed.crossovers / (observed.units() + observed.crossovers)
     severity: Severity = "broken" if share > CROSSOVER_SHARE_MAX else "note"
     detail = f"{observed.crossovers:,} units ({share:.2%}) were in several variants and are left out"
-    return (Finding(kind="crossovers", severity=severity, detail=detail),)
+    return (Finding(kind="crossovers", severity=severity, detail=detail, size=share),)
+
+
+def _staleness(observed: Observed) -> tuple[Finding, ...]:
+    age_s = observed.totals_age_s
+    if age_s is None or age_s <= TOTALS_STALE_S:
+        return ()
+    detail = f"events of the last {age_s:,.0f} seconds may be missing from the totals"
+    return (Finding(kind="stale_totals", severity="broken", detail=detail, size=age_s),)

@@ -10,6 +10,7 @@ import numpy as np
 from msgspec import UNSET, UnsetType
 
 from app.allocation.forgetting import Learned
+from app.allocation.freezes import Freeze
 from app.allocation.model import NANO, AllocationPoint, VariantTotals, apprentice, best_arm, posteriors
 from app.analysis.analyze import analyze
 from app.analysis.beliefs import ModelBelief, SegmentBelief, model_belief, segment_beliefs
@@ -21,6 +22,7 @@ from app.experiments.model import (
     Definition,
     Experiment,
     FixedPolicy,
+    Running,
     StateKind,
     Stopped,
     kind_of,
@@ -119,6 +121,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     Valkey cannot be asked, which `warnings` then says. `analysis` compares the mean rewards by a method that
     is valid at every look under this policy, and `assumptions` says what it takes for granted. Everything
     acknowledged before `totals_as_of` is in them. `updated_at` is when the allocation in force was computed.
+    `frozen`: the policy holds that allocation, because the data are broken. All is as of `read_at`.
     """
 
     key: str
@@ -129,8 +132,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     policy_version: int | None
     updated_at: datetime | None
     totals_as_of: datetime | None
+    read_at: datetime
     lag_events: int | None
     warnings: list[str]
+    frozen: Freeze | None = None
     best_arm: BestArmStatus | UnsetType = UNSET  # left out for other policies
     apprentice: ApprenticeStatus | UnsetType = UNSET  # left out where there is none
     models: ModelBelief | UnsetType = UNSET  # of policies that model the context
@@ -152,11 +157,14 @@ class Stored(msgspec.Struct, frozen=True):
     by_epoch: Sequence[EpochTotals]
     units: Sequence[UnitCell]
     totals_as_of: datetime | None
+    read_at: datetime
+    wanted: int
     latest: AllocationPoint | None
     history: Sequence[AllocationPoint]
     epoch_shares: Mapping[int, tuple[float, ...] | None]
     earlier: Sequence[VariantTotals] = ()
     learned: Learned = MappingProxyType({})
+    frozen: Freeze | None = None
 
     def status(self, experiment: Experiment, *, lag_events: int | None, warnings: list[str]) -> Status:
         """The readout for people and programs."""
@@ -172,18 +180,16 @@ class Stored(msgspec.Struct, frozen=True):
             policy_version=None if self.latest is None else self.latest.version,
             updated_at=None if self.latest is None else self.latest.at,
             totals_as_of=self.totals_as_of,
+            read_at=self.read_at,
             lag_events=lag_events,
             warnings=warnings,
+            frozen=self.frozen,
             best_arm=self._best_arm(experiment),
             apprentice=self._apprentice(experiment),
             models=model_belief(policy, self.learned, keys),
             segments=segment_beliefs(policy, self.learned, keys),
             variants=self._variants(experiment),
-            allocation_history=[
-                AllocationAt(point.at, point.version, point.epoch, point.shares)
-                for point in self.history
-                if len(point.weights) == len(keys)  # a draft may have had other variants
-            ],
+            allocation_history=history_of(self.history, len(keys)),
             analysis=analyze(definition.plan, measured_of(definition).metrics, self.observed(experiment)),
             assumptions=self._assumptions(experiment),
         )
@@ -206,6 +212,7 @@ class Stored(msgspec.Struct, frozen=True):
             assignments=self._assignments(experiment),
             crossovers=sum(cell.totals.units for cell in self.units if cell.crossed) if left_out else 0,
             days=self._days(experiment),
+            totals_age_s=self._totals_age_s(experiment),
         )
 
     def _reward_cells(self, keys: Sequence[str]) -> list[Cell]:
@@ -260,6 +267,12 @@ class Stored(msgspec.Struct, frozen=True):
         if started is None or self.totals_as_of is None or self.totals_as_of <= started:
             return None
         return float((self.totals_as_of - started).total_seconds() / 86_400)
+
+    def _totals_age_s(self, experiment: Experiment) -> float | None:
+        """Since when events may be missing, of an experiment to which events come."""
+        if self.totals_as_of is None or not isinstance(experiment.state, Running):
+            return None
+        return float((self.read_at - self.totals_as_of).total_seconds())
 
     def _assumptions(self, experiment: Experiment) -> list[str]:
         assumed = []
@@ -324,6 +337,15 @@ class Stored(msgspec.Struct, frozen=True):
                 variants, self.totals, intervals, best, loss, shares, strict=True
             )
         ]
+
+
+def history_of(points: Sequence[AllocationPoint], n_variants: int) -> list[AllocationAt]:
+    """Allocations as they are shown. A draft may have had other variants: those points are left out."""
+    return [
+        AllocationAt(point.at, point.version, point.epoch, point.shares)
+        for point in points
+        if len(point.weights) == n_variants
+    ]
 
 
 def measured_of(definition: Definition) -> Measures:

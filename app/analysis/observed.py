@@ -1,8 +1,9 @@
 """What an analysis may read: mergeable totals per epoch, variant and segment. Pure."""
 
 from collections.abc import Mapping, Sequence
-from functools import reduce
+from functools import cached_property, reduce
 from operator import add
+from typing import Any
 
 import msgspec
 
@@ -24,14 +25,15 @@ class Cell(msgspec.Struct, frozen=True):
     segment: str = ""
 
 
-class Observed(msgspec.Struct, frozen=True, kw_only=True):
+class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Everything known of an experiment at one moment.
 
     * `variants` in their order, `control` among them. * `adaptive`: whether allocation reacted to outcomes
     within an epoch. * `periods`: per metric and variant, sums with logged propensities in time order, for
     metrics without known bounds where it did. * `assignments`: counts with the probabilities that were
     logged for them, all there are; empty if those are not known. * `crossovers`: units seen in more than one
-    variant, which are in no cell. * `days`: since the start.
+    variant, which are in no cell. * `days`: since the start. * `totals_age_s`: events of the last so many
+    seconds may be missing; None: not known, or of no matter.
 
     Raises ValueError unless the control is one of at least two variants, and cells are of these.
     """
@@ -44,6 +46,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     assignments: Sequence[ArmCounts] = ()
     crossovers: int = 0
     days: float | None = None
+    totals_age_s: float | None = None
 
     def __post_init__(self) -> None:
         if len(set(self.variants)) != len(self.variants) or len(self.variants) < 2:
@@ -78,6 +81,20 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
         self, metric: str, variant: str, *, epoch: int | None = None, segment: str | None = None
     ) -> MetricTotals | None:
         """Merged over all cells of the variant, of one epoch, of one segment; None if there are none."""
+        key = "totals", metric, variant, epoch, segment
+        if key not in self.memo:
+            self.memo[key] = self._merged(metric, variant, epoch, segment)
+        merged: MetricTotals | None = self.memo[key]
+        return merged
+
+    @cached_property
+    def memo(self) -> dict[tuple[object, ...], Any]:
+        """What was worked out from these totals: a readout asks for most of it more than once."""
+        return {}
+
+    def _merged(
+        self, metric: str, variant: str, epoch: int | None, segment: str | None
+    ) -> MetricTotals | None:
         found = [
             cell.metrics[metric]
             for cell in self.cells

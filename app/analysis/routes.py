@@ -1,19 +1,52 @@
 """The status API. Needs the dependency `analysis: AnalysisService`."""
 
-from typing import Final
+from datetime import datetime
+from typing import Annotated, Any, Final
 
-from litestar import get
+from litestar import Response, get
+from litestar.params import Parameter
+from litestar.response import Stream
 
 from app.access.guards import requires
 from app.access.model import Scope
+from app.analysis.export import MEDIA_TYPES, Format
 from app.analysis.model import Status
 from app.analysis.service import AnalysisService
 
 
 @get("/experiments/{key:str}/status", guards=[requires(Scope.READ)])
-async def experiment_status(key: str, analysis: AnalysisService) -> Status:
-    """Read how an experiment is doing: allocation now and over time, and per variant what is known."""
-    return await analysis.status(key)
+async def experiment_status(
+    key: str, analysis: AnalysisService, at: datetime | None = None
+) -> Response[Status]:
+    """Read how an experiment is doing: allocation now and over time, and per variant what is known.
+
+    With `at`, what was known then: the newest status kept that is not after it; 404 before the first.
+    """
+    if at is None:
+        return Response(await analysis.status(key))
+    # As it was kept: fields that came later are not in it.
+    kept: Any = await analysis.status_at(key, at)
+    return Response(kept)
 
 
-ROUTES: Final = [experiment_status]
+@get("/experiments/{key:str}/assignments", guards=[requires(Scope.READ)], media_type="text/csv")
+async def export_assignments(
+    key: str,
+    analysis: AnalysisService,
+    file_format: Annotated[Format, Parameter(query="format")] = "csv",
+    since: datetime | None = None,
+    until: datetime | None = None,
+    *,
+    exact: bool = False,
+) -> Stream:
+    """Download the logged assignments with their propensities and rewards, as CSV or Parquet.
+
+    `since` and `until` limit the times of assignment. In CSV a text that a spreadsheet would run as a formula
+    has an apostrophe before it, unless `exact`.
+    """
+    parts = await analysis.export(key, file_format, since=since, until=until, exact=exact)
+    name = f'attachment; filename="{key}.{file_format}"'
+    return Stream(parts, media_type=MEDIA_TYPES[file_format], headers={"Content-Disposition": name})
+
+
+ROUTES: Final = [experiment_status, export_assignments]

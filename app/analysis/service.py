@@ -1,34 +1,129 @@
 """Use cases of analysis."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Any
 
+from app.allocation.service import AllocationService
+from app.analysis.export import Format, Row, Writer, writer
+from app.analysis.integrity import causes
 from app.analysis.model import Status
 from app.analysis.store import AnalysisStore
-from app.core.errors import Unavailable
+from app.core import limits, telemetry
+from app.core.errors import InvalidInput, NotFound, Unavailable
+from app.experiments.model import Experiment
 from app.experiments.service import ExperimentService
+
+Lag = Callable[[], Awaitable[int]]
+"""Counts acknowledged events not yet in the totals, and raises Unavailable without Valkey."""
 
 
 class AnalysisService:
-    """`lag` counts acknowledged events not yet in the totals, and raises Unavailable without Valkey."""
+    """What is known of an experiment, now and before."""
 
-    def __init__(
-        self, experiments: ExperimentService, store: AnalysisStore, lag: Callable[[], Awaitable[int]]
-    ) -> None:
+    def __init__(self, experiments: ExperimentService, store: AnalysisStore, lag: Lag) -> None:
         self._experiments = experiments
         self._store = store
         self._lag = lag
 
     async def status(self, key: str) -> Status:
-        """The readout of an experiment. Raises NotFound.
+        """The readout of an experiment. Raises NotFound."""
+        status, _ = await read(await self._experiments.get(key), self._store, self._lag)
+        return status
 
-        The lag is read before the totals: when it is 0, everything acknowledged by then is in them.
+    async def status_at(self, key: str, at: datetime) -> dict[str, Any]:
+        """The newest status that was kept and is not after `at`, in the words of that time.
+
+        Raises NotFound where there is none, InvalidInput if the time has no offset.
         """
+        _with_offset("at", at)
         experiment = await self._experiments.get(key)
-        try:
-            lag_events, warnings = await self._lag(), []
-        except Unavailable as error:
-            lag_events, warnings = None, [f"lag_events is not known: {error.detail}"]
-        stored = await self._store.stored(experiment)
-        # In a thread: this process also assigns, and nobody's request waits for somebody's statistics.
-        return await asyncio.to_thread(stored.status, experiment, lag_events=lag_events, warnings=warnings)
+        kept = await self._store.kept(experiment, at)
+        if kept is None:
+            first = await self._store.first_kept(experiment)
+            first_one = (
+                "no readout is kept yet" if first is None else f"the first one is of {first.isoformat()}"
+            )
+            raise NotFound(f"no readout of {key} is kept from {at.isoformat()} or before: {first_one}")
+        return kept
+
+    async def export(
+        self, key: str, kind: Format, *, since: datetime | None, until: datetime | None, exact: bool
+    ) -> AsyncIterator[bytes]:
+        """The logged assignments of an experiment as a file; the first part is made before this returns.
+
+        Raises NotFound, InvalidInput, UnprocessableInput.
+        """
+        _with_offset("since", since)
+        _with_offset("until", until)
+        experiment = await self._experiments.get(key)
+        parts = _parts(
+            self._store.assignments(experiment, since=since, until=until), writer(kind, exact=exact)
+        )
+        return _resumed(await anext(parts), parts)
+
+
+async def _parts(pages: AsyncIterator[Sequence[Row]], file: Writer) -> AsyncIterator[bytes]:
+    async for page in pages:
+        yield await asyncio.to_thread(file.page, page)
+    yield file.end()
+
+
+async def _resumed(first: bytes, others: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for part in others:
+        yield part
+
+
+def _with_offset(field: str, at: datetime | None) -> None:
+    if at is not None and at.tzinfo is None:
+        raise InvalidInput("needs a time with an offset, as in 2026-01-01T12:00:00Z", field=field)
+
+
+class ReadoutKeeper:
+    """Keeps readouts, and freezes learning where they find the data broken. For the worker.
+
+    Each experiment at most every `READOUT_INTERVAL_S`, and only if something has changed.
+    """
+
+    def __init__(self, store: AnalysisStore, allocation: AllocationService, lag: Lag) -> None:
+        self._store = store
+        self._allocation = allocation
+        self._lag = lag
+
+    async def due(self) -> list[int]:
+        """At most `READOUT_BATCH_MAX` ids of experiments that have changed since they were last read."""
+        return await self._store.due(limits.READOUT_BATCH_MAX)
+
+    async def read(self, experiment_id: int) -> None:
+        """Keep the readout of an experiment, after what it finds broken has frozen learning."""
+        experiment = await self._store.experiment(experiment_id)
+        if experiment is None:
+            return
+        status, wanted = await read(experiment, self._store, self._lag)
+        assert status.analysis is not None
+        found = causes(status.analysis.integrity)
+        if found or status.frozen is not None:
+            await self._allocation.freeze(experiment_id, found)
+        await self._store.keep(experiment_id, status, wanted)
+        telemetry.READOUTS.inc()
+
+    async def thin(self) -> None:
+        """Let older readouts stand farther apart; a bounded part of the work."""
+        await self._store.thin()
+
+
+async def read(experiment: Experiment, store: AnalysisStore, lag: Lag) -> tuple[Status, int]:
+    """The readout of an experiment, and the `publications.wanted` it is as of.
+
+    The lag is read before the totals: when it is 0, everything acknowledged by then is in them.
+    """
+    try:
+        lag_events, warnings = await lag(), []
+    except Unavailable as error:
+        lag_events, warnings = None, [f"lag_events is not known: {error.detail}"]
+    stored = await store.stored(experiment)
+    # In a thread: this process also does other things, and nobody's request waits for somebody's statistics.
+    status = await asyncio.to_thread(stored.status, experiment, lag_events=lag_events, warnings=warnings)
+    return status, stored.wanted

@@ -1,21 +1,41 @@
-"""What the readout needs of PostgreSQL, all of it as of one moment."""
+"""What the readout needs of PostgreSQL, all of it as of one moment; and the history of readouts."""
 
-from sqlalchemy import case, func, select
+import zlib
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from importlib.resources import files
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import Row as SqlRow
+from sqlalchemy import Select, case, func, select, text, tuple_
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.allocation.forgetting import Learned
-from app.allocation.model import VariantTotals
+from app.allocation.freeze_store import read_freeze
+from app.allocation.model import NANO, VariantTotals
 from app.allocation.store import read_earlier, read_history, read_latest, read_learned, read_totals
 from app.allocation.tables import allocations
-from app.analysis.model import EpochTotals, Stored, UnitCell
+from app.analysis.export import OUTCOMES, Row
+from app.analysis.model import EpochTotals, Status, Stored, UnitCell, history_of
+from app.analysis.tables import readouts
 from app.assignment.bucketing import WHOLE
+from app.core import limits
 from app.experiments.model import ContextualPolicy, Experiment, SegmentedThompsonPolicy
+from app.experiments.store import experiment_of
+from app.experiments.tables import experiments, publications
 from app.feedback.measures import CellTotals
-from app.feedback.tables import metric_totals, stream_positions, totals
+from app.feedback.tables import assignments, metric_totals, stream_positions, totals
+
+_FOLDER: Final = files(__package__)
+_DUE: Final = text(_FOLDER.joinpath("sql/due.sql").read_text())
+_THIN: Final = text(_FOLDER.joinpath("sql/thin.sql").read_text())
 
 
 class AnalysisStore:
-    """SQL of analysis; reads only."""
+    """SQL of analysis."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -26,12 +46,91 @@ class AnalysisStore:
             await connection.execution_options(isolation_level="REPEATABLE READ")
             return await read_stored(connection, experiment)
 
+    async def assignments(
+        self, experiment: Experiment, *, since: datetime | None, until: datetime | None
+    ) -> AsyncIterator[list[Row]]:
+        """Exposed assignments in pages, in the order of (hash of the unit, id); each page as of its moment.
+
+        Between two pages neither a connection nor a snapshot is held: whoever reads may be slow.
+        """
+        statement = _exported(experiment.id, since, until)
+        variants = [variant.key for variant in experiment.definition.variants]
+        last: tuple[int, UUID] | None = None
+        while True:
+            page = statement
+            if last is not None:
+                page = page.where(tuple_(assignments.c.unit_hash, assignments.c.id) > tuple_(*last))
+            async with self._engine.connect() as connection:
+                found = (await connection.execute(page)).all()
+            yield [_row(row, variants) for row in found]
+            if len(found) < limits.EXPORT_PAGE_ROWS:
+                return
+            last = found[-1].unit_hash, found[-1].id
+
+    async def experiment(self, experiment_id: int) -> Experiment | None:
+        """By its id; None: it is gone."""
+        async with self._engine.connect() as connection:
+            found = await connection.execute(select(experiments).where(experiments.c.id == experiment_id))
+            row = found.one_or_none()
+        return None if row is None else experiment_of(row)
+
+    async def due(self, limit: int) -> list[int]:
+        """At most `limit` ids of experiments that have to be read."""
+        parameters = {"interval_s": limits.READOUT_INTERVAL_S, "limit": limit}
+        async with self._engine.connect() as connection:
+            return list((await connection.execute(_DUE, parameters)).scalars())
+
+    async def keep(self, experiment_id: int, status: Status, wanted: int) -> None:
+        """One more readout. What is kept of the same moment already stays."""
+        plain = msgspec.json.encode(msgspec.structs.replace(status, allocation_history=[]))
+        row = {"experiment_id": experiment_id, "at": status.read_at, "wanted": wanted}
+        statement = postgresql.insert(readouts).values(**row, body=zlib.compress(plain))
+        async with self._engine.begin() as connection:
+            await connection.execute(statement.on_conflict_do_nothing())
+
+    async def kept(self, experiment: Experiment, at: datetime) -> dict[str, Any] | None:
+        """The newest readout that is not after `at`, with the allocations up to its moment."""
+        newest = (
+            select(readouts.c.at, readouts.c.body)
+            .where(readouts.c.experiment_id == experiment.id, readouts.c.at <= at)
+            .order_by(readouts.c.at.desc())
+            .limit(1)
+        )
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(newest)).one_or_none()
+            if row is None:
+                return None
+            history = await read_history(connection, experiment.id, until=row.at)
+        status: dict[str, Any] = msgspec.json.decode(zlib.decompress(row.body))
+        return status | {"allocation_history": history_of(history, len(experiment.definition.variants))}
+
+    async def first_kept(self, experiment: Experiment) -> datetime | None:
+        """The moment of the oldest readout."""
+        statement = select(func.min(readouts.c.at)).where(readouts.c.experiment_id == experiment.id)
+        async with self._engine.connect() as connection:
+            first: datetime | None = await connection.scalar(statement)
+        return first
+
+    async def thin(self) -> int:
+        """Let older readouts stand farther apart; how many rows went."""
+        parameters = {
+            "dense_s": limits.READOUT_DENSE_S,
+            "medium_s": limits.READOUT_MEDIUM_S,
+            "rows_max": limits.READOUT_THIN_ROWS_MAX,
+        }
+        async with self._engine.begin() as connection:
+            return (await connection.execute(_THIN, parameters)).rowcount
+
 
 async def read_stored(connection: AsyncConnection, experiment: Experiment) -> Stored:
     """Totals and allocations of an experiment. What is newer than `totals_as_of` may be in them already."""
     watermark = stream_positions.c.watermark
+    wanted = select(publications.c.wanted).where(publications.c.experiment_id == experiment.id)
     known = func.count() == func.count(watermark)  # a shard that was never read knows nothing
     return Stored(
+        read_at=(await connection.execute(select(func.now()))).scalar_one(),
+        wanted=await connection.scalar(wanted) or 0,
+        frozen=await read_freeze(connection, experiment.id),
         totals_as_of=await connection.scalar(select(case((known, func.min(watermark))))),
         totals=await read_totals(connection, experiment),
         by_epoch=await _read_epochs(connection, experiment.id),
@@ -41,6 +140,48 @@ async def read_stored(connection: AsyncConnection, experiment: Experiment) -> St
         epoch_shares=await _read_epoch_shares(connection, experiment.id),
         earlier=await read_earlier(connection, experiment),
         learned=await _read_learned(connection, experiment),
+    )
+
+
+def _exported(experiment_id: int, since: datetime | None, until: datetime | None) -> Select[Any]:
+    log = assignments.c
+    statement = (
+        select(
+            log.unit_hash,
+            log.id,
+            log.unit,
+            log.variant,
+            log.propensity,
+            log.policy_version,
+            log.epoch,
+            log.assigned_at,
+            log.outcome,
+            log.reward,
+            log.context,
+        )
+        .where(log.experiment_id == experiment_id, log.exposed)
+        .order_by(log.unit_hash, log.id)
+        .limit(limits.EXPORT_PAGE_ROWS)
+    )
+    if since is not None:
+        statement = statement.where(log.assigned_at >= since)
+    if until is not None:
+        statement = statement.where(log.assigned_at < until)
+    return statement
+
+
+def _row(row: SqlRow[Any], variants: Sequence[str]) -> Row:
+    return Row(
+        row.id,
+        row.unit,
+        variants[row.variant],
+        row.propensity,
+        row.policy_version,
+        row.epoch,
+        row.assigned_at,
+        OUTCOMES[row.outcome],
+        None if row.reward is None else row.reward / NANO,
+        row.context,
     )
 
 

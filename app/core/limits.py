@@ -10,6 +10,7 @@ KEY_PATTERN: Final = r"^[A-Za-z0-9._-]{1,128}$(?!\n)"  # a bare $ would let one 
 UNIT_LENGTH_MAX: Final = 256
 EVENT_ID_LENGTH_MAX: Final = 255
 DESCRIPTION_LENGTH_MAX: Final = 4_096
+REASON_LENGTH_MAX: Final = 1_000
 
 # Definitions
 VARIANTS_MAX: Final = 50
@@ -116,6 +117,18 @@ SNAPSHOT_PREPARE_MAX: Final = 100  # experiments between two looks at requests
 SNAPSHOT_REFRESH_S: Final = 10.0
 REFRESH_SPACING_S: Final = 0.05
 REFRESH_WAIT_S: Final = 0.5
+
+# Freezes and the history of readouts
+FREEZES_SHOWN: Final = 100
+TOTALS_STALE_S: Final = 60.0  # totals that lack what is older decide nothing
+READOUT_CHECK_S: Final = 2.0  # how often it is looked for experiments whose totals have changed
+READOUT_INTERVAL_S: Final = 10.0  # between two readouts of one experiment
+READOUT_BATCH_MAX: Final = 50  # between two looks
+READOUT_DENSE_S: Final = 3_600  # older readouts are thinned to one in five minutes,
+READOUT_MEDIUM_S: Final = 86_400  # and those older than this to one an hour
+READOUT_THIN_INTERVAL_S: Final = 60.0
+READOUT_THIN_ROWS_MAX: Final = 10_000
+EXPORT_PAGE_ROWS: Final = 5_000
 
 # Webhooks
 WEBHOOK_ENDPOINTS_MAX: Final = 100

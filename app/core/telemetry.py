@@ -55,6 +55,13 @@ ALLOCATION: Final = Gauge(
     ["experiment", "variant"],
     multiprocess_mode="mostrecent",
 )
+LEARNING_FROZEN: Final = Gauge(
+    "wald_learning_frozen",
+    "1 while a policy holds its allocation because its data are broken.",
+    ["experiment"],
+    multiprocess_mode="mostrecent",
+)
+READOUTS: Final = Counter("wald_readouts", "Readouts kept.")
 WEBHOOK_DELIVERIES: Final = Counter(
     "wald_webhook_deliveries", "Attempts to deliver webhooks by what became of the delivery.", ["result"]
 )

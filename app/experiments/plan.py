@@ -69,6 +69,8 @@ class AnalysisPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     `covariates` are numeric context attributes, known before the assignment, that take variance away from
     means (CUPED). A unit that comes to several variants within one epoch is left out, or counts for the
     `first`, as `crossovers` says.
+
+    `aa`: all variants are the same thing, so that a difference between them is a fault of the set-up.
     """
 
     alpha: Probability = 0.05
@@ -79,3 +81,4 @@ class AnalysisPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     segments: Segments | None = None
     covariates: tuple[Key, ...] = ()
     crossovers: Literal["exclude", "first"] = "exclude"
+    aa: bool = False

@@ -385,6 +385,21 @@ def test_the_frontier_leaves_out_what_another_variant_beats_in_everything():
     assert analyze(PLAN, [SOLVED], data).frontier is None
 
 
+def test_an_aa_test_whose_variants_differ_is_broken_and_one_that_agrees_is_fine():
+    aa = AnalysisPlan(aa=True)
+    same = analyze(aa, [SOLVED], observed(ProportionTotals(5_000, 2_500), ProportionTotals(5_000, 2_550)))
+    assert [(one.kind, one.severity) for one in same.integrity] == [
+        ("sample_ratio", "unknown"),
+        ("aa", "fine"),
+    ]
+    arms = ProportionTotals(5_000, 2_500), ProportionTotals(5_000, 2_900)
+    differs = analyze(aa, [SOLVED], observed(*arms)).integrity[-1]
+    assert (differs.kind, differs.severity, differs.variant) == ("aa", "broken", "b")
+    assert differs.p_value < 0.01
+    assert differs.size == pytest.approx(0.08)
+    assert [one.kind for one in analyze(PLAN, [SOLVED], observed(*arms)).integrity] == ["sample_ratio"]
+
+
 def test_a_quantile_that_is_not_bounded_at_a_corrected_level_says_so_and_holds_nothing_up():
     """119 observations bound their 95th percentile at 5 %, but not at the level of a family of many."""
     metrics = [Metric(key=f"p{number}", measure=QuantileOf("m", 0.95)) for number in range(4)]

@@ -45,6 +45,7 @@ async def test_before_the_first_reward_nothing_is_claimed(client, experiment):
     body = await status(client)
     history = body.pop("allocation_history")
     assert datetime.fromisoformat(body.pop("updated_at")) <= datetime.now(UTC)
+    assert datetime.fromisoformat(body.pop("read_at")) <= datetime.now(UTC)
     assert body.pop("analysis")["recommendation"]["action"] == "wait"
     assert body.pop("assumptions") == ["the mean reward of a variant is taken not to drift over time"]
     unknown = {"assignments": 0, "rewards": 0, "pending": 0, "censored": 0, "mean": None, "interval": None}
@@ -59,6 +60,7 @@ async def test_before_the_first_reward_nothing_is_claimed(client, experiment):
         "totals_as_of": None,
         "lag_events": 0,
         "warnings": [],
+        "frozen": None,
         "variants": [
             {"key": "control", "control": True, **unknown, **even},
             {"key": "short", "control": False, **unknown, **even},

@@ -44,6 +44,7 @@ def card(state: State, variants: list[VariantStatus], history=(), **options) -> 
         policy_version=1,
         updated_at=START,
         totals_as_of=START,
+        read_at=START,
         lag_events=0,
         warnings=[],
         variants=variants,

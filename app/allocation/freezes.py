@@ -1,0 +1,70 @@
+"""When an experiment's data cannot be trusted, its policy stops learning until a person says otherwise. Pure.
+
+A freeze holds the allocation in force. It begins with causes, which whoever checks the data gives, and ends
+by an override with a reason. What was overridden does not freeze again while it stays about as large: an
+override says "I know of this", not "never look again".
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Final
+
+import msgspec
+
+from app.core import limits
+
+GROWTH: Final = 2.0
+"""An overridden cause freezes again once it is this many times as large as when it was overridden."""
+
+Reason = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.REASON_LENGTH_MAX)]
+
+
+class Cause(msgspec.Struct, frozen=True, kw_only=True):
+    """What is wrong with the data: which check, of which variant (empty: of none in particular), how much.
+
+    `size` is in the check's own unit, and grows as things get worse. A `passing` cause is over once its check
+    is good again; any other one remains a fact about the data behind the totals.
+    """
+
+    kind: str
+    variant: str = ""
+    size: float
+    detail: str
+    passing: bool = False
+
+    def excuses(self, other: "Cause") -> bool:
+        """Whether whoever has overridden this has overridden the other one as well.
+
+        Worked by hand: a leak of 100 assignments excuses one of 199 of the same variant, and none of 200.
+        """
+        same = (self.kind, self.variant) == (other.kind, other.variant)
+        return same and other.size < GROWTH * self.size
+
+
+class Freeze(msgspec.Struct, frozen=True, kw_only=True):
+    """A time in which a policy did not learn. `lifted_at`, `lifted_by`, `reason`: null while it lasts.
+
+    `lifted_by` is the name of the API key, or null where all causes had passed.
+    """
+
+    since: datetime
+    causes: tuple[Cause, ...]
+    lifted_at: datetime | None = None
+    lifted_by: str | None = None
+    reason: str | None = None
+
+
+def unexcused(causes: Sequence[Cause], lifted: Sequence[Freeze]) -> tuple[Cause, ...]:
+    """Those that nobody has overridden. What passed by itself was never overridden."""
+    known = [cause for freeze in lifted if freeze.lifted_by is not None for cause in freeze.causes]
+    return tuple(cause for cause in causes if not any(one.excuses(cause) for one in known))
+
+
+def merged(present: Sequence[Cause], found: Sequence[Cause]) -> tuple[Cause, ...]:
+    """The causes of a freeze after another check: passing ones that are over go, others stay at worst."""
+    worst = {(cause.kind, cause.variant): cause for cause in present if not cause.passing}
+    for cause in found:
+        key = cause.kind, cause.variant
+        if key not in worst or cause.size > worst[key].size:
+            worst[key] = cause
+    return tuple(worst[key] for key in sorted(worst))

@@ -1,0 +1,40 @@
+"""The worker's loops of analysis: changed experiments are read, and what is broken freezes learning."""
+
+import msgspec
+import structlog
+
+from app.analysis.service import ReadoutKeeper
+from app.core import limits
+from app.core.loops import Loop
+
+_LOG = structlog.get_logger(__name__)
+
+
+class AnalysisLoops:
+    """May be cancelled at any point, and run in several workers at once: they then keep a readout more.
+
+    `errors` names the experiments that cannot be read at present, and why.
+    """
+
+    def __init__(self, keeper: ReadoutKeeper) -> None:
+        self.errors: dict[str, str] = {}
+        self._keeper = keeper
+
+    def all(self) -> list[Loop]:
+        """Read what has changed, thin the history."""
+        return [
+            Loop("readouts", self._read_due, pause_s=limits.READOUT_CHECK_S),
+            Loop("readout_history", self._keeper.thin, pause_s=limits.READOUT_THIN_INTERVAL_S),
+        ]
+
+    async def _read_due(self) -> None:
+        for experiment_id in await self._keeper.due():
+            name = f"readout of experiment {experiment_id}"
+            try:
+                await self._keeper.read(experiment_id)
+                self.errors.pop(name, None)
+            except (msgspec.MsgspecError, ValueError, ArithmeticError) as error:
+                # The others must not wait for one whose numbers no method can take.
+                if name not in self.errors:
+                    _LOG.error("experiment_not_read", experiment_id=experiment_id, reason=str(error))
+                self.errors[name] = str(error)

@@ -1,0 +1,176 @@
+"""How long the readout takes: a large experiment beside the same one with a hundredth of its units.
+
+The reward and ten metrics of all kinds, four variants, three segments and a covariate, from the bytes of
+totals as PostgreSQL has them. Time is that of the processor: a readout is one thread that waits for nothing.
+
+    python -m benchmarks.readout
+"""
+
+import gc
+import statistics
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import numpy as np
+
+from app.allocation.model import VariantTotals
+from app.analysis.analyze import analyze
+from app.analysis.evidence import _bounded
+from app.analysis.model import Stored, UnitCell, measured_of
+from app.analysis.readout import Readout
+from app.experiments.metrics import Margin, Mean, Metric, Proportion, QuantileOf, Ratio
+from app.experiments.model import Definition, Experiment, FixedPolicy, Running, Variant
+from app.experiments.plan import AnalysisPlan, Segments
+from app.feedback.measures import ACCURACY, CellTotals, Sums
+from app.feedback.rewards import NANO
+from benchmarks.validity import SEED
+from stats.quantiles import bucket_numbers
+
+LARGE: Final = 1_000_000
+SMALL: Final = 10_000
+REPEATS: Final = 15
+LIMIT_MS: Final = 250.0
+GROWTH_MAX: Final = 1.2
+
+VARIANTS: Final = ("control", "short", "long", "formal")
+SEGMENTS: Final = ("de", "en", "other")
+HARMLESS: Final = Margin(0.02)
+METRICS: Final = (
+    Metric(key="solved", measure=Proportion("solved"), role="primary"),
+    Metric(key="thumbs_up", measure=Proportion("thumbs_up")),
+    Metric(key="copied", measure=Proportion("copied")),
+    Metric(key="error", measure=Proportion("error"), role="guardrail", direction="lower", margin=HARMLESS),
+    Metric(
+        key="refused", measure=Proportion("refused"), role="guardrail", direction="lower", margin=HARMLESS
+    ),
+    Metric(key="score", measure=Mean("score")),
+    Metric(key="seconds_saved", measure=Mean("seconds_saved")),
+    Metric(key="cost", measure=Mean("cost", (0.0, 1.0)), direction="lower"),
+    Metric(key="clicks_per_session", measure=Ratio("clicks", "sessions")),
+    Metric(
+        key="latency_p95",
+        measure=QuantileOf("latency", 0.95),
+        role="guardrail",
+        direction="lower",
+        margin=Margin(0.5),
+    ),
+)
+PLAN: Final = AnalysisPlan(
+    expected_units=500_000, segments=Segments("language", ("de", "en")), covariates=("before",)
+)
+START: Final = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+DEFINITION: Final = Definition(
+    key="large",
+    variants=tuple(Variant(key, control=key == "control") for key in VARIANTS),
+    stickiness="unit",
+    policy=FixedPolicy(dict.fromkeys(VARIANTS, 1 / len(VARIANTS))),
+    metrics=METRICS,
+    plan=PLAN,
+)
+EXPERIMENT: Final = Experiment(
+    id=1,
+    definition=DEFINITION,
+    state=Running(START),
+    salt=bytes(16),
+    epoch=1,
+    revision=1,
+    created_at=START,
+    updated_at=START,
+)
+Body = tuple[str, str, bytes]
+"""Variant, segment and the totals of a cell, as PostgreSQL has them."""
+
+
+def cells(units: int) -> list[Body]:
+    """Totals, drawn: the variants differ a little, a covariate explains half of the means' variance."""
+    rng = np.random.default_rng(SEED)
+    n = units // len(VARIANTS) // len(SEGMENTS)
+    found = []
+    for number, variant in enumerate(VARIANTS):
+        for segment in SEGMENTS:
+            before = rng.normal(0.5, 0.1, n)
+            measured = measured_of(DEFINITION).metrics
+            sums = tuple(_sums(metric, before, 1 + 0.01 * number, rng) for metric in measured)
+            found.append((variant, segment, CellTotals(n, sums).to_bytes()))
+    return found
+
+
+def _sums(metric: Metric, before: np.ndarray, factor: float, rng: np.random.Generator) -> Sums:
+    n = len(before)
+    match metric.measure:
+        case Proportion():
+            rate = 0.01 if metric.role == "guardrail" else 0.4
+            columns = [(rng.random(n) < rate * factor).astype(float), before]
+        case QuantileOf():
+            numbers = bucket_numbers(rng.lognormal(0.5, 0.7, n) * factor, accuracy=ACCURACY)
+            return dict(zip(*(one.tolist() for one in np.unique(numbers, return_counts=True)), strict=True))
+        case Ratio():
+            sessions = 1.0 + rng.poisson(2.0, n)
+            columns = [rng.binomial(sessions.astype(int), min(0.3 * factor, 1)).astype(float), sessions]
+        case _:
+            columns = [np.clip(factor * before + rng.normal(0, 0.1, n), 0, 1), before]
+    products = [columns[row] @ columns[column] for row in range(2) for column in range(row + 1)]
+    sums = [int(column.sum() * NANO) for column in columns]
+    return (n, *sums, *(int(product * NANO) * NANO for product in products))
+
+
+def read(bodies: Sequence[Body], *, adaptive: bool) -> Readout:
+    """The readout, from what PostgreSQL has."""
+    counted = [
+        UnitCell(1, VARIANTS.index(variant), segment, crossed=False, totals=CellTotals.from_bytes(body))
+        for variant, segment, body in bodies
+    ]
+    stored = Stored(
+        totals=[VariantTotals()] * len(VARIANTS),
+        by_epoch=[],
+        units=counted,
+        totals_as_of=START + timedelta(days=7),
+        read_at=START + timedelta(days=7),
+        wanted=0,
+        latest=None,
+        history=[],
+        epoch_shares={1: None if adaptive else (0.25,) * len(VARIANTS)},
+    )
+    return analyze(PLAN, measured_of(DEFINITION).metrics, stored.observed(EXPERIMENT))
+
+
+def measured_ms(bodies: Sequence[Body], *, adaptive: bool) -> list[float]:
+    """Of a core, for single readouts."""
+    times = []
+    for _ in range(REPEATS):
+        _bounded.cache_clear()  # nothing remembered
+        gc.collect()
+        begin = time.process_time()
+        read(bodies, adaptive=adaptive)
+        times.append(1e3 * (time.process_time() - begin))
+    return times
+
+
+def measure() -> dict[str, dict[str, float]]:
+    """The figures of the baseline: for a fixed split, and where a bandit allocated."""
+    size = f"{len(METRICS)} metrics, {len(VARIANTS)} variants, {len(SEGMENTS)} segments"
+    print(f"CPU time of a readout of {LARGE:,} units, {size}, beside {SMALL:,} units")
+    return {kind: _compared(adaptive=kind == "bandit") for kind in ("fixed", "bandit")}
+
+
+def _compared(*, adaptive: bool) -> dict[str, float]:
+    """Medians, the sizes in turn."""
+    large, small = cells(LARGE), cells(SMALL)
+    times: dict[str, list[float]] = {"large": [], "small": []}
+    for _ in range(3):
+        times["large"] += measured_ms(large, adaptive=adaptive)
+        times["small"] += measured_ms(small, adaptive=adaptive)
+    large_ms, small_ms = (statistics.median(times[size]) for size in ("large", "small"))
+    kind = "bandit" if adaptive else "fixed split"
+    print(f"{kind}: {large_ms:.0f} ms, {large_ms / small_ms:.2f} of {small_ms:.0f} ms")
+    return {"large_ms": round(large_ms, 1), "large_of_small": round(large_ms / small_ms, 3)}
+
+
+if __name__ == "__main__":
+    for found in measure().values():
+        assert found["large_ms"] <= LIMIT_MS, found
+        assert found["large_of_small"] <= GROWTH_MAX, found

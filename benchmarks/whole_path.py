@@ -1,0 +1,295 @@
+"""An experiment in this process from draw to readout, by the functions that worker and server run.
+
+Draws are `bucketing.draw`, rewards and totals `rewards.resolve` and `rewards.differences`, shares
+`allocation.allocate`, the readout `analyze` on what `Stored.observed` makes of the totals. Only engines and
+sockets are left out, so that an A/A test can be replayed hundreds of times and looked at after every batch.
+`tests/acceptance/test_whole_path.py` sends the same events to a server and finds the same readout.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+import msgspec
+import numpy as np
+
+from app.allocation.model import AllocationPoint, VariantTotals, allocate
+from app.analysis.analyze import analyze
+from app.analysis.model import EpochTotals, Stored, measured_of
+from app.analysis.observed import Observed
+from app.analysis.readout import Readout
+from app.assignment import bucketing
+from app.experiments.model import (
+    Definition,
+    Experiment,
+    FixedPolicy,
+    Policy,
+    Reward,
+    Running,
+    ThompsonPolicy,
+    Variant,
+)
+from app.experiments.plan import AnalysisPlan, FixedHorizon
+from app.feedback.rewards import ASSIGNMENT, GIVEN, NONE, Given, Rule, differences, resolve
+from benchmarks.validity import Parts, Row, at_least, at_most, error_limit, generator, within
+
+START: Final = datetime(2026, 1, 1, tzinfo=UTC)
+BATCH_US: Final = 1_000_000
+PLAN: Final = AnalysisPlan()
+NAIVE: Final = AnalysisPlan(estimator=FixedHorizon())
+"""The planted bug: Welch's interval at every look, as if nobody had looked before and nothing had adapted."""
+
+
+class Said(NamedTuple):
+    """One signal: about which assignment, by its number, what, and when it happened."""
+
+    owner: int
+    value: float
+    at_us: int
+
+
+class WholePath:
+    """One running experiment with the signal `score`. Assignments are numbered as they come."""
+
+    def __init__(self, policy: Policy, *, n_variants: int = 2, silence: float | None = None) -> None:
+        variants = tuple(Variant(f"v{k}", control=k == 0) for k in range(n_variants))
+        reward = Reward(signals={"score": 1.0}, horizon_s=1e-6 * 5 * BATCH_US, silence=silence)
+        self.experiment = Experiment(
+            id=1,
+            definition=Definition(key="aa", variants=variants, policy=policy, reward=reward),
+            state=Running(START),
+            salt=bytes(16),
+            epoch=1,
+            revision=1,
+            created_at=START,
+            updated_at=START,
+        )
+        self.log = np.zeros(0, ASSIGNMENT)
+        self.totals: dict[tuple[int, int], VariantTotals] = {}
+        self.points: list[AllocationPoint] = []
+        self._signals = np.zeros(0, GIVEN)
+        self._rules = {1: Rule.of(reward, by_unit=False)}
+        self.allocate()
+
+    def allocate(self) -> None:
+        """New shares from the totals, under a new version where they moved."""
+        found = allocate(self.experiment.definition, self._variants())
+        epoch, latest = self.experiment.epoch, self.points[-1] if self.points else None
+        if latest is None or (latest.epoch, latest.weights) != (epoch, found):
+            self.points.append(AllocationPoint(len(self.points) + 1, epoch, START, found))
+
+    def change(self, policy: Policy) -> None:
+        """Another rule of allocation, and so another epoch."""
+        definition = msgspec.structs.replace(self.experiment.definition, policy=policy)
+        epoch = self.experiment.epoch + 1
+        self.experiment = msgspec.structs.replace(self.experiment, definition=definition, epoch=epoch)
+        self.allocate()
+
+    def assign(self, n: int, at_us: int, rng: np.random.Generator) -> np.ndarray:
+        """Draw a variant for each of `n` units; the variants. The exposures are not in the totals yet."""
+        sums = bucketing.cumulative(self.points[-1].weights)
+        bits = rng.integers(bucketing.WHOLE, size=n).tolist()
+        return self.expose([bucketing.draw(one, sums) for one in bits], at_us)
+
+    def expose(self, variants: Sequence[int], at_us: int) -> np.ndarray:
+        """Assignments that somebody else has drawn."""
+        new = np.zeros(len(variants), ASSIGNMENT)
+        new["experiment_id"], new["epoch"] = 1, self.experiment.epoch
+        new["variant"], new["exposed"], new["reward"] = variants, True, NONE
+        new["assigned_us"], new["deadline_us"] = at_us, at_us + self._rules[1].horizon_us
+        self.log = np.concatenate([self.log, new])
+        return new["variant"]
+
+    def commit(self, said: Sequence[Said], now_us: int) -> None:
+        """What one transaction of the ledger does: new exposures, new signals, horizons that passed."""
+        rows = [(one.owner, 0, 0, one.at_us, one.value) for one in said]
+        self._signals = np.concatenate([self._signals, np.array(rows, GIVEN)])
+        touched = ~self.log["counted"]
+        touched[[one.owner for one in said]] = True
+        if self._rules[1].silence != NONE:
+            touched |= (self.log["outcome"] == 0) & (self.log["deadline_us"] <= now_us)
+        chosen = np.flatnonzero(touched)
+        signals = self._signals[touched[self._signals["owner"]]].copy()
+        signals["owner"] = np.searchsorted(chosen, signals["owner"])
+        before = self.log[chosen]
+        after = resolve(before, Given(signals, ["score"]), self._rules, silent_until_us=now_us)
+        for _, epoch, variant, *added in differences(before, after):
+            total = self.totals.get((epoch, variant), VariantTotals())
+            sums = (a + b for a, b in zip(msgspec.structs.astuple(total), added, strict=True))
+            self.totals[epoch, variant] = VariantTotals(*sums)
+        after["counted"] = True
+        self.log[chosen] = after
+
+    def observed(self) -> Observed:
+        """What the readout reads."""
+        shares = {
+            epoch: points[0].shares if len(points) == 1 else None
+            for epoch in {point.epoch for point in self.points}
+            if (points := [point for point in self.points if point.epoch == epoch])
+        }
+        stored = Stored(
+            totals=self._variants(),
+            units=[],
+            by_epoch=[EpochTotals(*key, total) for key, total in sorted(self.totals.items())],
+            totals_as_of=None,
+            read_at=START,
+            wanted=0,
+            latest=self.points[-1],
+            history=self.points,
+            epoch_shares=shares,
+        )
+        return stored.observed(self.experiment)
+
+    def readout(self, observed: Observed | None = None, plan: AnalysisPlan = PLAN) -> Readout:
+        """What the status says; or what another plan would say, or other totals."""
+        metrics = measured_of(self.experiment.definition).metrics
+        return analyze(plan, metrics, observed or self.observed())
+
+    def _variants(self) -> list[VariantTotals]:
+        found = [VariantTotals()] * len(self.experiment.definition.variants)
+        for (_, variant), total in self.totals.items():
+            pairs = zip(msgspec.structs.astuple(found[variant]), msgspec.structs.astuple(total), strict=True)
+            found[variant] = VariantTotals(*(a + b for a, b in pairs))
+        return found
+
+
+def decided(readout: Readout) -> bool:
+    """Whether some variant is said to differ from the control."""
+    verdicts = [variant.verdict for variant in readout.metrics[0].variants]
+    return "better" in verdicts or "harm" in verdicts
+
+
+def aa_replay(
+    path: WholePath, rng: np.random.Generator, *, rate: float, batches: int, size: int
+) -> tuple[bool, bool]:
+    """Equal variants, looked at after every batch: whether the readout ever decided, and the naive one.
+
+    Nine in ten assignments hear a thumb, half of them a batch later, one in ten of those turned round.
+    """
+    late: list[Said] = []
+    ever, naive_ever = False, False
+    for batch in range(batches):
+        now_us = batch * BATCH_US
+        first = len(path.log)
+        path.assign(size, now_us, rng)
+        scores = (rng.random((size, 2)) < rate).astype(float)
+        heard, waits, turned = rng.random((3, size)) < [[0.9], [0.5], [0.1]]
+        said, late = late, []
+        for k in np.flatnonzero(heard).tolist():
+            (late if waits[k] else said).append(Said(first + k, scores[k, 0], now_us))
+            if turned[k]:
+                late.append(Said(first + k, scores[k, 1], now_us + 1))
+        path.commit(said, now_us)
+        path.allocate()
+        ever = ever or decided(path.readout())
+        if not naive_ever:
+            fixed = msgspec.structs.replace(path.observed(), adaptive=False)
+            naive_ever = decided(path.readout(fixed, NAIVE))
+    return ever, naive_ever
+
+
+def aa_rates(
+    policy: Policy,
+    *,
+    runs: int,
+    batches: int,
+    size: int,
+    rate: float,
+    seed: int,
+    n_variants: int = 2,
+    silence: float | None = None,
+) -> tuple[float, float]:
+    """The shares of A/A tests in which the readout, and the naive one, ever decided."""
+    rng = generator(seed)
+    found = [
+        aa_replay(
+            WholePath(policy, n_variants=n_variants, silence=silence),
+            rng,
+            rate=rate,
+            batches=batches,
+            size=size,
+        )
+        for _ in range(runs)
+    ]
+    ever, naive = np.mean(found, axis=0)
+    return float(ever), float(naive)
+
+
+def aa_rows(*, full: bool) -> Iterator[Row]:
+    """A/A tests under Thompson sampling, looked at after every batch, through the whole path."""
+    runs = 400 if full else 60
+    batches = 40
+    settings = [(0.5, 2, None), (0.1, 2, None), (0.5, 3, None), (0.5, 2, 0.0)]
+    for seed, (rate, n_variants, silence) in enumerate(settings[: 4 if full else 1], start=950):
+        silent = "" if silence is None else ", silence counts 0"
+        name = f"A/A, Thompson, {n_variants} variants at {rate:g}{silent}, {batches} looks"
+        ever, naive = aa_rates(
+            ThompsonPolicy(),
+            runs=runs,
+            batches=batches,
+            size=50,
+            rate=rate,
+            seed=seed,
+            n_variants=n_variants,
+            silence=silence,
+        )
+        yield at_most(f"{name}: ever decided", ever, error_limit(runs, PLAN.alpha, 1e-6))
+        caught = error_limit(runs, PLAN.alpha, 1e-6)
+        yield Row(f"{name}: Welch at every look (has to fail)", naive, f"> {caught:.4g}", naive > caught)
+
+
+# A canary that is ramped up while the baseline drifts
+
+
+RAMP: Final = (0.01, 0.05, 0.25)
+"""The canary's shares, one epoch each."""
+DRIFT: Final = (0.30, 0.45, 0.60)
+"""The rate of success of everybody in that epoch: no variant is better than the other."""
+
+
+def ramp(rng: np.random.Generator, *, effect: float = 0.0, size: int = 4_000) -> WholePath:
+    """Each stage's traffic in ten batches, through the ledger, under a policy with the stage's share."""
+    path: WholePath | None = None
+    for stage, (share, rate) in enumerate(zip(RAMP, DRIFT, strict=True)):
+        policy = FixedPolicy({"v0": 1 - share, "v1": share})
+        if path is None:
+            path = WholePath(policy)
+        else:
+            path.change(policy)
+        for batch in range(10):
+            now_us, first = (10 * stage + batch) * BATCH_US, len(path.log)
+            variants = path.assign(size // 10, now_us, rng)
+            scores = (rng.random(len(variants)) < rate + effect * variants).astype(float)
+            said = [Said(first + k, score, now_us) for k, score in enumerate(scores.tolist())]
+            path.commit(said, now_us)
+    assert path is not None
+    return path
+
+
+def pooled(observed: Observed) -> Observed:
+    """The planted bug: the epochs thrown together, as if the split had always been the same."""
+    cells = [msgspec.structs.replace(cell, epoch=1) for cell in observed.cells]
+    return msgspec.structs.replace(observed, cells=cells)
+
+
+def ramp_rows(*, full: bool) -> Iterator[Row]:
+    """Simpson's paradox: in ours, and in the naive estimate, at the end of each ramp."""
+    rng, runs = generator(960), 400 if full else 60
+    ours, naive, effects, naive_effects = 0, 0, [], []
+    for _ in range(runs):
+        path = ramp(rng)
+        observed = path.observed()
+        for data, found in ((observed, effects), (pooled(observed), naive_effects)):
+            readout = path.readout(data)
+            found.append(readout.metrics[0].variants[1].effect)
+            if decided(readout):
+                ours, naive = (ours + 1, naive) if data is observed else (ours, naive + 1)
+    limit = error_limit(runs, PLAN.alpha, 1e-6)
+    yield at_most("ramp 1, 5, 25 % under a drift, no effect: ever decided", ours / runs, limit)
+    error = 5 * float(np.std(effects)) / np.sqrt(runs)
+    yield within("ramp: mean effect", float(np.mean(effects)), -error, error)
+    yield Row("ramp: pooled over epochs (has to fail)", naive / runs, f"> {limit:.4g}", naive / runs > limit)
+    yield at_least("ramp: pooled, mean effect (has to be far from 0)", float(np.mean(naive_effects)), 0.05)
+
+
+PARTS: Parts = {"whole path, A/A": aa_rows, "whole path, ramp": ramp_rows}
