@@ -20,7 +20,6 @@ from bandits.simulation import (
     normal_pulls,
     optimistic_pulls,
     policies,
-    recommend,
     simulate,
     thompson_pulls,
     with_floor_pulls,
@@ -179,14 +178,6 @@ def test_a_floor_in_simulation_is_the_floor_of_the_exact_vector():
     assert stats.chi2_contingency([drawn, reference]).pvalue > 1e-6
 
 
-def test_the_recommended_policy_has_the_least_regret():
-    environment = Stationary((0.3, 0.6))
-    found = {name: run(environment, policies(horizon=2_000)[name]) for name in ("even", "thompson")}
-    advice = recommend(found)
-    assert (advice.policy, advice.runner_up, advice.clear) == ("thompson", "even", True)
-    assert advice.margin == pytest.approx(found["even"].mean[-1] - found["thompson"].mean[-1])
-
-
 def test_equal_seeds_give_equal_runs():
     first, second = (run(Stationary((0.3, 0.6)), FromTotals(thompson_pulls)) for _ in range(2))
     assert (first.final == second.final).all()
@@ -202,7 +193,6 @@ def test_equal_seeds_give_equal_runs():
         lambda: Logged([np.array([]), np.ones(1)]),
         lambda: Logged([np.array([1.5]), np.ones(1)]),
         lambda: run(Stationary((0.3, 0.6)), FromTotals(even_pulls), batch=0),
-        lambda: recommend({}),
     ],
 )
 def test_what_cannot_be_simulated_is_refused(refused):
