@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from bandits.arms import BetaArms
+from bandits.greedy import decreasing_epsilon
 from bandits.simulation import (
     Changing,
     Drifting,
@@ -83,8 +84,20 @@ def test_policies_lose_less_than_an_even_split_and_a_blind_one_does_not(name):
             return super().rewards(rng, mean[::-1], pulls, before)
 
     # The environment pays the wrong arm, so what is learned is wrong.
-    if name != "exp3_ix":
-        assert run(Swapped((0.3, 0.6)), policy, runs=runs).mean[-1] > part * even
+    assert run(Swapped((0.3, 0.6)), policy, runs=runs).mean[-1] > part * even
+
+
+def test_decreasing_epsilon_earns_by_decreasing():
+    """20 runs of (0.3, 0.6), gap 0.3: half of an even split's regret. Planted bug: epsilon stays at 1."""
+    environment = Stationary((0.3, 0.6))
+    even = run(environment, FromTotals(even_pulls)).mean[-1]
+
+    def lost(gap):
+        policy = exact_pulls(lambda seen: decreasing_epsilon(seen, gap=gap))
+        return run(environment, FromTotals(policy), runs=20).mean[-1]
+
+    assert lost(0.3) < 0.5 * even
+    assert lost(1e-3) > 0.5 * even
 
 
 def test_thompson_sampling_has_the_regret_that_was_published():
