@@ -13,6 +13,7 @@ slow, and slower the smaller the batch.
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby
@@ -21,12 +22,12 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from bandits.allocation import Allocation, fixed
 from bandits.arms import BetaArms
 from bandits.best import probability_best
-from bandits.identification import decide, track_and_stop
+from bandits.identification import Decision, Undecided, Winner, decide, optimal_shares, track_and_stop
 from bandits.simulation import (
     Changing,
     FromTotals,
@@ -41,6 +42,7 @@ from bandits.simulation import (
 )
 from bandits.thompson import optimistic_thompson, thompson, top_two
 from bandits.totals import ArmTotals
+from bandits.ucb import bernoulli_divergence
 from benchmarks import harness
 from benchmarks.figure import Curve, line_chart
 
@@ -72,6 +74,7 @@ IDENTIFIED = {
 
 
 TEXTBOOK = "textbook thompson"
+USUAL, SAME_RULE = "even split, Jeffreys", "even split"
 HELD_OUT_POLICIES = (TEXTBOOK, "optimistic_thompson")
 DRAWN = ("thompson", "optimistic_thompson", "kl_ucb_plus", "epsilon_greedy")
 CHANGE_DRAWN = "best of 2 falls"
@@ -107,7 +110,7 @@ def _exact(totals: ArmTotals) -> Allocation:
 
 
 def measure(*, runs: int = RUNS, only: Sequence[str] = ()) -> dict[str, Any]:
-    """Run the parts, print their tables, write their figures, and give the numbers for `baseline.json`."""
+    """Run the parts, print their tables, write their figures, and give the numbers for `policies.json`."""
     named = contenders(runs)
     few = {
         name: one._replace(batches=BATCHES[1:2]) for name, one in named.items() if name in HELD_OUT_POLICIES
@@ -117,7 +120,7 @@ def measure(*, runs: int = RUNS, only: Sequence[str] = ()) -> dict[str, Any]:
         **{name: partial(_environment, name, means, named) for name, means in CHOSEN_ON.items()},
         **{name: partial(_environment, name, means, few) for name, means in HELD_OUT.items()},
         "change": partial(_changes, runs),
-        "identification": partial(_identification, max(20, runs // 5)),
+        "identification": partial(_identification, runs),
     }
     return {name: part() for name, part in parts.items() if not only or name in only}
 
@@ -261,8 +264,8 @@ class Peer(NamedTuple):
 
 
 PEERS: dict[str, Peer] = {
-    "MABWiser Thompson": Peer(_mabwiser, (30, 300, 300, 300)),
-    "bayesianbandits Thompson": Peer(_bayesianbandits, (0, 30, 100, 100)),
+    "MABWiser Thompson": Peer(_mabwiser, (20, 100, 100, 100)),
+    "bayesianbandits Thompson": Peer(_bayesianbandits, (0, 20, 50, 50)),
 }
 
 
@@ -333,44 +336,94 @@ def _changes(runs: int) -> dict[str, Any]:
     return figures
 
 
+Rule = Callable[..., Decision]
+Stop = Callable[[ArmTotals, Decision | None], Decision]
+
+
+def _decided(rule: Rule, totals: ArmTotals, previous: Decision | None) -> Decision:
+    return rule(totals, delta=0.05, previous=previous)
+
+
+def _jeffreys(totals: ArmTotals, *, delta: float, previous: Decision | None) -> Decision:
+    """As `decide`, with Jeffreys' prior for each arm (Kaufmann & Koolen, 2021)."""
+    del previous
+    wins, losses = totals.sum, totals.n - totals.sum
+    leader, threshold = int(totals.mean.argmax()), math.log((totals.n_arms - 1) / delta)
+    marginal = special.betaln(0.5 + wins, 0.5 + losses) - special.betaln(0.5, 0.5)
+    won, lost = wins + wins[leader], losses + losses[leader]
+    # Their greatest likelihood with equal means, at the pooled average.
+    null = special.xlogy(won, won) + special.xlogy(lost, lost) - special.xlogy(won + lost, won + lost)
+    weakest = float(np.delete(marginal + marginal[leader] - null, leader).min())
+    if weakest >= threshold:
+        return Winner(leader, float(totals.n.sum()), weakest, threshold)
+    return Undecided(leader, weakest, threshold)
+
+
+def _fewest(means: np.ndarray) -> float:
+    """Evidence per reward of an even split over that of the optimal shares (Garivier & Kaufmann, 2016)."""
+    best = int(means.argmax())
+
+    def weakest(shares: np.ndarray) -> float:
+        own, rivals = shares[best], np.delete(shares, best)
+        others = np.delete(means, best)
+        between = (own * means[best] + rivals * others) / (own + rivals)
+        evidence = own * bernoulli_divergence(np.full_like(others, means[best]), between)
+        return float((evidence + rivals * bernoulli_divergence(others, between)).min())
+
+    return weakest(np.full(len(means), 1 / len(means))) / weakest(optimal_shares(means))
+
+
+def _rules(means: tuple[float, ...]) -> dict[str, tuple[Callable[[ArmTotals], Allocation], Stop, int]]:
+    """Allocation, stopping rule, and the most runs; the baselines first."""
+    even = fixed([1 / len(means)] * len(means))
+    ours = partial(_decided, decide)
+    return {
+        USUAL: (lambda _: even, partial(_decided, _jeffreys), RUNS),
+        SAME_RULE: (lambda _: even, ours, RUNS),
+        "top two": (
+            lambda totals: top_two(BetaArms.from_totals(totals), exploration_floor=0),
+            ours,
+            RUNS,
+        ),
+        "track and stop": (lambda totals: track_and_stop(totals, exploration_floor=0.05), ours, 40),
+    }
+
+
 def _identification(runs: int) -> dict[str, Any]:
-    """Rounds until an arm is declared best at delta = 0.05, the stopping rule being the same for all."""
+    """Rounds until an arm is declared best at delta = 0.05.
+
+    The baseline is the usual test: an even split, and Jeffreys' prior for each arm. `fewest` is the least
+    part of an even split's rounds that any allocation needs with the same rule, as delta goes to 0.
+    """
     rows, figures = [], {}
     for name, means in IDENTIFIED.items():
-        even = fixed([1 / len(means)] * len(means))
-        rules: dict[str, Callable[[ArmTotals], Allocation]] = {
-            "even split": lambda _, even=even: even,
-            "top two": lambda totals: top_two(BetaArms.from_totals(totals), exploration_floor=0),
-            "track and stop": lambda totals: track_and_stop(totals, exploration_floor=0.05),
-        }
-        base = 0.0
-        for label, allocate in rules.items():
-            few = runs if label != "track and stop" else min(runs, 20)
-            found = identify(
+        found: dict[str, float] = {}
+        for label, (allocate, stop, runs_max) in _rules(means).items():
+            few = min(runs, runs_max)
+            one = identify(
                 Stationary(means),
                 allocate,
-                lambda totals, previous: decide(totals, delta=0.05, previous=previous),
+                stop,
                 rounds_max=1_000_000,
                 batch=500 if name == "A" else 100,
                 runs=few,
                 rng=np.random.default_rng(SEED),
             )
-            base = base or float(found.rounds.mean())
-            wrong = int((found.arm != int(np.argmax(means))).sum())
-            error = found.rounds.std(ddof=1) / np.sqrt(few)
-            ratio = found.rounds.mean() / base
-            figures[f"{name}: {label}"] = harness.middle([ratio])
+            found[label] = float(one.rounds.mean())
+            wrong = int((one.arm != int(np.argmax(means))).sum())
+            error = one.rounds.std(ddof=1) / np.sqrt(few)
+            parts = [found[label] / found.get(base, math.nan) for base in (USUAL, SAME_RULE)]
+            figures[f"{name}: {label}"] = harness.middle([parts[0]])
             rows.append(
                 [
                     f"{name}: {label}",
-                    f"{found.rounds.mean():,.0f} ± {error:,.0f}",
-                    f"{ratio:.2f}",
-                    f"{wrong} of {few}",
+                    f"{found[label]:,.0f} ± {error:,.0f}",
+                    *(f"{part:.2f}" for part in (*parts, _fewest(np.array(means)))),
+                    f"{wrong} of {few:,}",
                 ]
             )
-    harness.show(
-        "Rounds to identify the best arm, delta = 0.05", ["", "rounds", "of even split", "wrong"], rows
-    )
+    columns = ["", "rounds", "of the usual test", "of even, same rule", "fewest", "wrong"]
+    harness.show("Rounds to identify the best arm, delta = 0.05", columns, rows)
     return figures
 
 

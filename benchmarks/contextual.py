@@ -365,18 +365,20 @@ def _micros(decide: Callable[[], object]) -> str:
     return f"{min(timeit.repeat(decide, number=number, repeat=7)) / number * 1e6:.1f}"
 
 
-def measure(*, shuffles: int = SHUFFLES) -> None:
-    """Print all tables."""
+def measure(*, shuffles: int = SHUFFLES) -> dict[str, dict[str, float]]:
+    """Print all tables, and give the mean rewards."""
     decision_times()
+    problems: dict[str, Callable[[], Problem]] = {}
     if find_spec("sklearn"):
-        compare("Digits", digits(), shuffles)
-        compare("Breast cancer", breast_cancer(), shuffles)
+        problems |= {"Digits": digits, "Breast cancer": breast_cancer}
     else:
         print("scikit-learn is not installed: no digits, no breast cancer")
     if SCORES.exists():
-        compare("Judge scores", judge_scores(), shuffles)
+        problems["Judge scores"] = judge_scores
     else:
         print(f"{SCORES} is not there: no judge scores")
+    found = {name: compare(name, make(), shuffles) for name, make in problems.items()}
+    return {name: {who: round(mean(runs), 4) for who, runs in one.items()} for name, one in found.items()}
 
 
 if __name__ == "__main__":
