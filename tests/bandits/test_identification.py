@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from bandits.allocation import fixed
 from bandits.arms import BetaArms
@@ -144,6 +144,37 @@ def test_the_wrong_arm_wins_with_probability_delta_at_most():
     limit = stats.binom.ppf(1 - 1e-6, 200, 0.05)
     assert wrong(lambda seen, previous: decide(seen, delta=0.05, previous=previous)) <= limit
     assert wrong(naive) > limit
+
+
+def with_jeffreys(seen, previous):
+    """The same rule of two arms with Jeffreys' prior for each: what the prior on gaps is worth."""
+    del previous
+    wins, losses, leader = seen.sum, seen.n - seen.sum, int(seen.mean.argmax())
+    marginal = (special.betaln(0.5 + wins, 0.5 + losses) - special.betaln(0.5, 0.5)).sum()
+    null = stats.entropy([wins.sum(), losses.sum()]) * -seen.n.sum()
+    sure = marginal - null >= np.log(1 / 0.05)
+    return Winner(leader, 0.0, 0.0, 0.0) if sure else Undecided(leader, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(("means", "part"), [((0.5, 0.42), 0.95), ((0.1, 0.14), 0.92)])
+def test_expecting_a_gap_saves_rewards(means, part):
+    """Mean rounds of an even split, 40 runs on the same rewards; Jeffreys' prior itself needs all of them."""
+
+    def rounds(stop):
+        found = identify(
+            Stationary(means),
+            lambda _: fixed([0.5, 0.5]),
+            stop,
+            rounds_max=100_000,
+            batch=50,
+            runs=40,
+            rng=np.random.default_rng(20260123),
+        )
+        assert (found.arm == np.argmax(means)).all()
+        return found.rounds.mean()
+
+    ours = rounds(lambda seen, previous: decide(seen, delta=0.05, previous=previous))
+    assert ours <= part * rounds(with_jeffreys)
 
 
 @pytest.mark.parametrize("means", [(0.6, 0.4, 0.3, 0.2, 0.1), (0.5, 0.35, 0.2, 0.2)])
