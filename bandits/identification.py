@@ -9,8 +9,8 @@ chooses the arms from the past, and the second is at least the likelihood: so E_
 with probability at most delta / (K - 1), ever (Ville). If the arm declared best is not within
 `indifference` of the best, then its E against the truly best arm has done so, and the leader is one of K - 1
 wrong ones: the error is at most delta in all. The prior costs power, never validity: it expects the arm to be
-better, by a gap that may be large or small (`_Prior`), which saved 8 to 20 % of the rewards on the
-four problems of `benchmarks/bandits.py`, on which its sizes were chosen, against Jeffreys' prior for each arm.
+better, by a gap that may be large or small (`_Prior`), which saved 8 to 20 % of the rewards that Jeffreys'
+prior for each arm needs on the four problems of `benchmarks/bandits.py`, where its sizes were chosen.
 
 Likelihoods are Bernoulli's, with which the same holds for any rewards in [0, 1] (r enters as r successes
 and 1 - r failures: by convexity each factor has an expectation of at most 1), or normal with known sigma,
