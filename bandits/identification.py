@@ -8,7 +8,9 @@ At the true means the first over the likelihood is a non-negative martingale tha
 chooses the arms from the past, and the second is at least the likelihood: so E_ij exceeds (K - 1) / delta
 with probability at most delta / (K - 1), ever (Ville). If the arm declared best is not within
 `indifference` of the best, then its E against the truly best arm has done so, and the leader is one of K - 1
-wrong ones: the error is at most delta in all. The prior costs power, never validity.
+wrong ones: the error is at most delta in all. The prior costs power, never validity: it expects the arm to be
+better, by a gap that may be large or small (`_Prior`), which saved 8 to 20 % of the rewards that Jeffreys'
+prior for each arm needs on the four problems of `benchmarks/bandits.py`, where its sizes were chosen.
 
 Likelihoods are Bernoulli's, with which the same holds for any rewards in [0, 1] (r enters as r successes
 and 1 - r failures: by convexity each factor has an expectation of at most 1), or normal with known sigma,
@@ -23,7 +25,7 @@ threshold of Garivier & Kaufmann (2016), COLT, theorem 10.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from scipy import special
@@ -35,6 +37,9 @@ from stats import checks
 from stats.errors import InvalidInput
 
 _JEFFREYS: Final = 0.5
+_CONCENTRATIONS: Final = (8.0, 128.0, 2_048.0)
+_SPACING: Final = 1.5
+"""Between centres of the prior, in its standard deviations: closer ones add nothing but work."""
 _BISECTIONS: Final = 40
 _TINY: Final = 1e-300
 _LEVELS: Final = 48
@@ -72,9 +77,9 @@ def decide(
     A winner stays: pass what was decided before, and a `Winner` comes back as it is. P(an arm ever wins
     whose mean is more than `indifference` below the greatest) <= delta.
 
-    Worked by hand: 10 of 10 against 0 of 10, Jeffreys priors: each arm's integral is B(10.5, 0.5) /
-    B(0.5, 0.5) = 0.17620, the greatest likelihood with equal means is 2^-20: E = 0.03105 x
-    1,048,576 = 32,553, which is more than 1 / 0.05: the first wins.
+    Worked by hand: 10 of 10 against 0 of 10. A quarter of the prior is Jeffreys' for both arms: there each
+    arm's integral is B(10.5, 0.5) / B(0.5, 0.5) = 0.17620. The greatest likelihood with equal means is 2^-20.
+    So E is at least 0.03105 / 4 x 1,048,576 = 8,138, which is more than 1 / 0.05: the first wins.
 
     Raises InvalidInput if there are fewer than 2 arms, rewards outside [0, 1], delta not in (0, 1) or
     indifference not in [0, 1).
@@ -83,13 +88,12 @@ def decide(
     if not 0 <= indifference < 1:
         raise InvalidInput(f"indifference must be in [0, 1), got {indifference:g}")
     successes, failures = totals.sum, totals.n - totals.sum
-    mixture = special.betaln(_JEFFREYS + successes, _JEFFREYS + failures) - special.betaln(
-        _JEFFREYS, _JEFFREYS
-    )
 
     def log_evidence(leader: int) -> FloatArray:
         null = _bernoulli_null(successes[leader], failures[leader], successes, failures, indifference)
-        evidence: FloatArray = mixture[leader] + mixture - null
+        better = _log_marginal(_PRIOR.better, successes[leader], failures[leader])
+        worse = _log_marginal(_PRIOR.worse, successes[:, None], failures[:, None])
+        evidence: FloatArray = special.logsumexp(_PRIOR.log_weight + better + worse, axis=1) - null
         return evidence
 
     return _decision(totals, log_evidence, delta=delta, previous=previous)
@@ -208,6 +212,47 @@ def _decision(
     if weakest >= threshold:
         return Winner(leader, float(totals.n.sum()), weakest, threshold)
     return Undecided(leader, weakest, threshold)
+
+
+class _Prior(NamedTuple):
+    """A mixture of pairs of independent Betas: `better` for the leader, `worse` for its rival.
+
+    A quarter of the weight is on Jeffreys' priors for both, so that no pair of means is lost. A quarter each
+    is on gaps of about 2 / sqrt(concentration), spread evenly over levels: in the angle 2 arcsin sqrt(mean),
+    in which an average is as precise at every level, centres cover (0, pi), and the arms lie one standard
+    deviation above and below. `better` and `worse` hold alpha and beta, shape (2, components).
+    """
+
+    better: FloatArray
+    worse: FloatArray
+    log_weight: FloatArray
+
+    @classmethod
+    def of_gaps(cls) -> "_Prior":
+        """With the sizes of `_CONCENTRATIONS`."""
+        better, worse = [np.full((2, 1), _JEFFREYS)], [np.full((2, 1), _JEFFREYS)]
+        for concentration in _CONCENTRATIONS:
+            deviation = 1 / math.sqrt(concentration)
+            n_centres = math.ceil(math.pi / (_SPACING * deviation))
+            centres = (np.arange(n_centres) + 0.5) * math.pi / n_centres
+            for side, sign in ((better, 1), (worse, -1)):
+                angle = np.clip(centres + sign * deviation, 0, math.pi)
+                mean = np.sin(angle / 2) ** 2
+                side.append(_JEFFREYS + concentration * np.array((mean, 1 - mean)))
+        sizes = [part.shape[1] for part in better]
+        log_weight = -np.log(len(sizes)) - np.repeat(np.log(sizes), sizes)
+        return cls(np.concatenate(better, axis=1), np.concatenate(worse, axis=1), log_weight)
+
+
+_PRIOR: Final = _Prior.of_gaps()
+
+
+def _log_marginal(
+    beta: FloatArray, successes: FloatArray | float, failures: FloatArray | float
+) -> FloatArray:
+    """Of counts under each component, shape (..., components)."""
+    marginal: FloatArray = special.betaln(beta[0] + successes, beta[1] + failures) - special.betaln(*beta)
+    return marginal
 
 
 def _bernoulli_null(

@@ -542,39 +542,6 @@ def simulate(
     return Regret(np.array(ends), mean, mean - radius, mean + radius, regret, settled, lost)
 
 
-@dataclass(frozen=True, slots=True)
-class Recommendation:
-    """The policy with the least mean regret, and by how much the runner-up loses more."""
-
-    policy: str
-    runner_up: str | None
-    margin: float
-    margin_standard_error: float
-
-    @property
-    def clear(self) -> bool:
-        """Whether the margin is beyond doubt: a two-sided 95 % interval around it leaves out 0."""
-        return self.margin > stats.norm.isf(0.025) * self.margin_standard_error
-
-
-def recommend(results: dict[str, Regret]) -> Recommendation:
-    """Of policies simulated on the same traffic, the one to use. Of equals the first named.
-
-    Raises InvalidInput if there is none.
-    """
-    if not results:
-        raise InvalidInput("needs at least one result")
-    ranked = sorted(results, key=lambda name: results[name].final.mean())
-    first = results[ranked[0]]
-    if len(ranked) == 1:
-        return Recommendation(ranked[0], None, 0.0, 0.0)
-    second = results[ranked[1]]
-    margin = float(second.final.mean() - first.final.mean())
-    return Recommendation(
-        ranked[0], ranked[1], margin, float(np.hypot(first.standard_error, second.standard_error))
-    )
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Identification:
     """For each run the round at which an arm was declared best, and which; both of shape (runs,).

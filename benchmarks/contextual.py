@@ -31,22 +31,28 @@ from bandits.contextual import LinearArms, thompson, ucb
 from bandits.features import UNIT, Categorical, Hashed, IntArray, Numeric, Schema
 from bandits.linear import LinearTotals, disjoint, hybrid
 from bandits.logistic import LogisticTotals, logistic
+from bandits.segments import partially_pooled
 from bandits.thompson import thompson as thompson_of_arms
 from benchmarks.harness import show
 from stats.totals import RewardTotals
 
 SHUFFLES: Final = 20
 SEED: Final = 20260200
-CONTROL: Final = "gpt-3.5-turbo-0125"
+JUDGE: Final = 1
+"""The feature, next to the intercept, that tells the two judges apart."""
 SCORES: Final = Path(__file__).parents[2] / "shared/data/llm_judge_scores.csv"
 """The WildBench judge scores, where they lie beside this repository."""
 
 
 class Problem(NamedTuple):
-    """Contexts in fixed point (n, d), and the reward that each arm would earn in each row (n, n_arms)."""
+    """Contexts in fixed point (n, d), and the reward that each arm would earn in each row (n, n_arms).
+
+    `segment` is the feature that tells two segments apart, 0 in one of them, where there is one.
+    """
 
     contexts: IntArray
     rewards: FloatArray
+    segment: int | None = None
 
 
 class Player(Protocol):
@@ -112,6 +118,26 @@ class WithoutContext:
         self.shares = thompson_of_arms(BetaArms.from_totals(self.totals), exploration_floor=0.0).shares
 
 
+class InSegments:
+    """Thompson sampling in each of two segments, the arms' mean rewards partially pooled."""
+
+    def __init__(self, n_arms: int, *, feature: int, batch: int, rng: Generator) -> None:
+        self.totals = [[RewardTotals()] * n_arms for _ in range(2)]
+        self.feature, self.batch, self.rng, self.seen = feature, batch, rng, 0
+        self.shares = [np.full(n_arms, 1 / n_arms)] * 2
+
+    def choose(self, context: FloatArray) -> int:
+        shares = self.shares[int(context[self.feature] != 0)]
+        return int(self.rng.choice(len(shares), p=shares / shares.sum()))
+
+    def learn(self, context: IntArray, arm: int, reward: float) -> None:
+        self.totals[int(context[self.feature] != 0)][arm] += RewardTotals(1, reward, reward**2)
+        self.seen += 1
+        if self.seen % self.batch == 0:
+            arms = partially_pooled(self.totals).segments
+            self.shares = [thompson_of_arms(one, exploration_floor=0.0).shares for one in arms]
+
+
 class MABWiser:
     """MABWiser's contextual policies, as a server would have to feed them."""
 
@@ -174,8 +200,10 @@ class VowpalWabbit:
         self.workspace.learn(f"{arm + 1}:{-reward:.6f}:{propensity:.6f} {features}")
 
 
-def players(d: int, n_arms: int, seed: int) -> dict[str, Callable[[], Player] | None]:
-    """All policies by name; None for what is not installed."""
+def players(
+    d: int, n_arms: int, seed: int, *, segment: int | None = None
+) -> dict[str, Callable[[], Player] | None]:
+    """All policies by name; None for what is not installed. `segment` as in `Problem`."""
     rng = default_rng(seed)
 
     def linear(make: Callable[[Any], Any], decide: Callable[..., FloatArray], batch: int) -> Player:
@@ -196,6 +224,8 @@ def players(d: int, n_arms: int, seed: int) -> dict[str, Callable[[], Player] | 
         ),
         "no context, thompson": lambda: WithoutContext(n_arms, rng=rng),
     }
+    if segment is not None:
+        found["segments, batches of 10"] = lambda: InSegments(n_arms, feature=segment, batch=10, rng=rng)
     peers: dict[str, Callable[[], Player]] = {
         "MABWiser LinUCB 1.0": lambda: mabwiser("LinUCB", 1.0),
         "MABWiser LinUCB 0.2": lambda: mabwiser("LinUCB", 0.2),
@@ -231,31 +261,24 @@ def breast_cancer() -> Problem:
 def judge_scores() -> Problem:
     """Tasks scored by two judges, and the six models that both judged: the arm is the model.
 
-    The context is what a server knows of a task before it is answered: who will judge it (a segment), its id,
-    hashed, and how long the control's answer to it was, which an earlier run of the same tasks has left.
+    The context is what a server knows of a task before it is answered: who will judge it (a segment), and its
+    id, hashed. How long answers are is known only after the choice, and no part of it.
     """
-    scores: dict[tuple[str, str], dict[str, tuple[float, float]]] = {}
+    scores: dict[tuple[str, str], dict[str, float]] = {}
     models: dict[str, set[str]] = {}
     with SCORES.open() as file:
         for row in csv.DictReader(file):
             models.setdefault(row["judge"], set()).add(row["model"])
             task = scores.setdefault((row["task_id"], row["judge"]), {})
-            task[row["model"]] = ((float(row["score"]) - 1) / 9, float(row["output_chars"]))
+            task[row["model"]] = (float(row["score"]) - 1) / 9
     both = sorted(set.intersection(*models.values()))
-    schema = Schema(
-        (
-            Categorical("judge", tuple(sorted(models)[1:])),
-            Numeric("control_chars", location=1500, scale=1000),
-            Hashed("task", buckets=4),
-        )
-    )
+    schema = Schema((Categorical("judge", tuple(sorted(models)[1:])), Hashed("task", buckets=4)))
     contexts, rewards = [], []
     for (key, judge), task in scores.items():
         if task.keys() >= set(both):
-            known = {"judge": judge, "control_chars": task[CONTROL][1], "task": key}
-            contexts.append(schema.vector_fixed(known))
-            rewards.append([task[model][0] for model in both])
-    return Problem(np.array(contexts), np.array(rewards))
+            contexts.append(schema.vector_fixed({"judge": judge, "task": key}))
+            rewards.append([task[model] for model in both])
+    return Problem(np.array(contexts), np.array(rewards), segment=JUDGE)
 
 
 def _of_classes(features: Any, classes: Any, locations: Any, scales: Any) -> Problem:
@@ -276,7 +299,7 @@ def compare(title: str, problem: Problem, shuffles: int) -> dict[str, list[float
     n_arms = problem.rewards.shape[1]
     earned: dict[str, list[float]] = {}
     rows = []
-    for name, make in players(d, n_arms, SEED).items():
+    for name, make in players(d, n_arms, SEED, segment=problem.segment).items():
         if make is None:
             rows.append([name, "not installed", "", ""])
             continue
@@ -342,18 +365,20 @@ def _micros(decide: Callable[[], object]) -> str:
     return f"{min(timeit.repeat(decide, number=number, repeat=7)) / number * 1e6:.1f}"
 
 
-def measure(*, shuffles: int = SHUFFLES) -> None:
-    """Print all tables."""
+def measure(*, shuffles: int = SHUFFLES) -> dict[str, dict[str, float]]:
+    """Print all tables, and give the mean rewards."""
     decision_times()
+    problems: dict[str, Callable[[], Problem]] = {}
     if find_spec("sklearn"):
-        compare("Digits", digits(), shuffles)
-        compare("Breast cancer", breast_cancer(), shuffles)
+        problems |= {"Digits": digits, "Breast cancer": breast_cancer}
     else:
         print("scikit-learn is not installed: no digits, no breast cancer")
     if SCORES.exists():
-        compare("Judge scores", judge_scores(), shuffles)
+        problems["Judge scores"] = judge_scores
     else:
         print(f"{SCORES} is not there: no judge scores")
+    found = {name: compare(name, make(), shuffles) for name, make in problems.items()}
+    return {name: {who: round(mean(runs), 4) for who, runs in one.items()} for name, one in found.items()}
 
 
 if __name__ == "__main__":

@@ -89,3 +89,32 @@ def test_on_one_metric_the_frontier_is_the_best_arm():
 def test_what_means_nothing_is_refused(refused):
     with pytest.raises(InvalidInput):
         refused()
+
+
+def test_the_best_feasible_arm_is_served_and_the_gate_sees_a_planted_bug():
+    """Rewards 0.3, 0.7 and 0.6, seconds 1, 2 and 1, at most 1.5 allowed: the third. 40 batches of 25.
+
+    The second, better and too slow, gets under a tenth, and at least 0.6 go to the third. Planted bug: no
+    constraint serves the second.
+    """
+    rates, seconds = np.array([0.3, 0.7, 0.6]), np.array([1.0, 2.0, 1.0])
+
+    def pulls(limit):
+        rng = np.random.default_rng(20260131)
+        n, wins = np.ones(3), np.array([0.0, 1, 1])
+        time, square = seconds.copy(), seconds**2
+        for _ in range(40):
+            reward = BetaArms(1 + wins, 1 + n - wins)
+            metric = NormalArms.from_moments(n, time / n, np.maximum(square - time**2 / n, 0.0))
+            constraints = [Constraint(metric, at_most=limit)]
+            shares = constrained_thompson(reward, constraints, when_none=CONTROL, exploration_floor=0.03)
+            new = rng.multinomial(25, shares.shares)
+            n, wins = n + new, wins + rng.binomial(new, rates)
+            observed = [rng.normal(mean, 0.3, count) for mean, count in zip(seconds, new, strict=True)]
+            time = time + [one.sum() for one in observed]
+            square = square + [(one**2).sum() for one in observed]
+        return n / n.sum()
+
+    assert pulls(1.5)[1] < 0.1
+    assert pulls(1.5)[2] > 0.6
+    assert pulls(1e6)[1] > 0.5

@@ -67,6 +67,19 @@ def test_shares_sum_to_one_keep_the_floor_and_follow_the_arms(policy, seen, floo
     )
 
 
+@settings(max_examples=25, deadline=None)
+@given(seen=observed, random=st.randoms(use_true_random=False))
+def test_decreasing_epsilon_gives_a_distribution_that_follows_the_arms(seen, random):
+    shares = decreasing_epsilon(seen, gap=0.3).shares
+    epsilon = min(1, 5 * len(shares) / (0.09 * max(seen.n.sum(), 1)))
+    assert shares.sum() == pytest.approx(1, abs=1e-9)
+    assert shares.min() >= epsilon / len(shares) * (1 - 1e-9)
+    order = list(range(len(shares)))
+    random.shuffle(order)
+    moved = decreasing_epsilon(totals(seen.n[order], seen.sum[order]), gap=0.3).shares
+    assert moved == pytest.approx(shares[order], abs=1e-9)
+
+
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 def test_equal_arms_get_equal_shares(policy):
     for n, total in ((0, 0), (10, 0), (10, 10), (10**9, 3 * 10**8)):

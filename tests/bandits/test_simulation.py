@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from bandits.arms import BetaArms
+from bandits.greedy import decreasing_epsilon
 from bandits.simulation import (
     Changing,
     Drifting,
@@ -20,7 +21,6 @@ from bandits.simulation import (
     normal_pulls,
     optimistic_pulls,
     policies,
-    recommend,
     simulate,
     thompson_pulls,
     with_floor_pulls,
@@ -84,8 +84,20 @@ def test_policies_lose_less_than_an_even_split_and_a_blind_one_does_not(name):
             return super().rewards(rng, mean[::-1], pulls, before)
 
     # The environment pays the wrong arm, so what is learned is wrong.
-    if name != "exp3_ix":
-        assert run(Swapped((0.3, 0.6)), policy, runs=runs).mean[-1] > part * even
+    assert run(Swapped((0.3, 0.6)), policy, runs=runs).mean[-1] > part * even
+
+
+def test_decreasing_epsilon_earns_by_decreasing():
+    """20 runs of (0.3, 0.6), gap 0.3: half of an even split's regret. Planted bug: epsilon stays at 1."""
+    environment = Stationary((0.3, 0.6))
+    even = run(environment, FromTotals(even_pulls)).mean[-1]
+
+    def lost(gap):
+        policy = exact_pulls(lambda seen: decreasing_epsilon(seen, gap=gap))
+        return run(environment, FromTotals(policy), runs=20).mean[-1]
+
+    assert lost(0.3) < 0.5 * even
+    assert lost(1e-3) > 0.5 * even
 
 
 def test_thompson_sampling_has_the_regret_that_was_published():
@@ -179,14 +191,6 @@ def test_a_floor_in_simulation_is_the_floor_of_the_exact_vector():
     assert stats.chi2_contingency([drawn, reference]).pvalue > 1e-6
 
 
-def test_the_recommended_policy_has_the_least_regret():
-    environment = Stationary((0.3, 0.6))
-    found = {name: run(environment, policies(horizon=2_000)[name]) for name in ("even", "thompson")}
-    advice = recommend(found)
-    assert (advice.policy, advice.runner_up, advice.clear) == ("thompson", "even", True)
-    assert advice.margin == pytest.approx(found["even"].mean[-1] - found["thompson"].mean[-1])
-
-
 def test_equal_seeds_give_equal_runs():
     first, second = (run(Stationary((0.3, 0.6)), FromTotals(thompson_pulls)) for _ in range(2))
     assert (first.final == second.final).all()
@@ -202,7 +206,6 @@ def test_equal_seeds_give_equal_runs():
         lambda: Logged([np.array([]), np.ones(1)]),
         lambda: Logged([np.array([1.5]), np.ones(1)]),
         lambda: run(Stationary((0.3, 0.6)), FromTotals(even_pulls), batch=0),
-        lambda: recommend({}),
     ],
 )
 def test_what_cannot_be_simulated_is_refused(refused):
