@@ -12,7 +12,14 @@ from msgspec import UNSET, UnsetType
 from app.allocation.forgetting import Learned
 from app.allocation.model import NANO, AllocationPoint, VariantTotals, apprentice, best_arm, posteriors
 from app.analysis.analyze import analyze
-from app.analysis.beliefs import ModelBelief, SegmentBelief, model_belief, segment_beliefs
+from app.analysis.beliefs import (
+    DriftBelief,
+    ModelBelief,
+    SegmentBelief,
+    drift_belief,
+    model_belief,
+    segment_beliefs,
+)
 from app.analysis.observed import Cell, Observed
 from app.analysis.readout import Readout
 from app.assignment import bucketing
@@ -135,6 +142,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     apprentice: ApprenticeStatus | UnsetType = UNSET  # left out where there is none
     models: ModelBelief | UnsetType = UNSET  # of policies that model the context
     segments: list[SegmentBelief] | UnsetType = UNSET  # of segmented_thompson
+    drift: DriftBelief | UnsetType = UNSET  # of policies that forget
     variants: list[VariantStatus]
     allocation_history: list[AllocationAt]
     analysis: Readout | None = None
@@ -145,7 +153,7 @@ class Stored(msgspec.Struct, frozen=True):
     """What PostgreSQL knows about an experiment at one moment.
 
     `epoch_shares` holds the shares of each epoch in which they never moved; None where they did.
-    `earlier` are the totals that a warm start began with, `learned` what the policy learns of contexts.
+    `earlier` are the totals that a warm start began with, `learned` what the policy learns besides.
     """
 
     totals: Sequence[VariantTotals]
@@ -178,6 +186,7 @@ class Stored(msgspec.Struct, frozen=True):
             apprentice=self._apprentice(experiment),
             models=model_belief(policy, self.learned, keys),
             segments=segment_beliefs(policy, self.learned, keys),
+            drift=drift_belief(policy, self.learned, keys),
             variants=self._variants(experiment),
             allocation_history=[
                 AllocationAt(point.at, point.version, point.epoch, point.shares)

@@ -3,13 +3,12 @@
 from sqlalchemy import case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.allocation.forgetting import Learned
 from app.allocation.model import VariantTotals
 from app.allocation.store import read_earlier, read_history, read_latest, read_learned, read_totals
 from app.allocation.tables import allocations
 from app.analysis.model import EpochTotals, Stored, UnitCell
 from app.assignment.bucketing import WHOLE
-from app.experiments.model import ContextualPolicy, Experiment, SegmentedThompsonPolicy
+from app.experiments.model import Experiment
 from app.feedback.measures import CellTotals
 from app.feedback.tables import metric_totals, stream_positions, totals
 
@@ -26,6 +25,7 @@ class AnalysisStore:
         known = func.count() == func.count(watermark)  # a shard that was never read knows nothing
         async with self._engine.connect() as connection:
             await connection.execution_options(isolation_level="REPEATABLE READ")
+            now_s = await connection.scalar(select(func.extract("epoch", func.now())))
             return Stored(
                 totals=await read_totals(connection, experiment),
                 by_epoch=await _read_epochs(connection, experiment.id),
@@ -35,7 +35,7 @@ class AnalysisStore:
                 history=await read_history(connection, experiment.id),
                 epoch_shares=await _read_epoch_shares(connection, experiment.id),
                 earlier=await read_earlier(connection, experiment),
-                learned=await _read_learned(connection, experiment),
+                learned=await read_learned(connection, experiment, float(now_s or 0)),
             )
 
 
@@ -52,13 +52,6 @@ async def read_cells(connection: AsyncConnection, experiment_id: int) -> list[Un
         for row in await connection.execute(statement)
     ]
     return [cell for cell in cells if cell.totals.units]
-
-
-async def _read_learned(connection: AsyncConnection, experiment: Experiment) -> Learned:
-    """What is learned of contexts; nothing where the policy reads none."""
-    if not isinstance(experiment.definition.policy, ContextualPolicy | SegmentedThompsonPolicy):
-        return {}
-    return await read_learned(connection, experiment)
 
 
 async def _read_epochs(connection: AsyncConnection, experiment_id: int) -> list[EpochTotals]:
