@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from app.allocation.contextual import segment_arms, segmented
+from app.allocation.contextual import linear_posterior, segment_arms, segmented
 from app.allocation.forgetting import Learned, by_time
 from app.assignment.bucketing import WHOLE
 from app.experiments.model import ContextualPolicy, Policy, SegmentedThompsonPolicy, forgetting_of
@@ -40,11 +40,15 @@ class SegmentBelief(msgspec.Struct, frozen=True):
 class ModelBelief(msgspec.Struct, frozen=True):
     """What models of contexts rest on: their columns, the intercept included, and per variant the rewards.
 
-    Rewards whose context did not fit the features are in no model.
+    Rewards whose context did not fit the features are in no model. Of linear models besides: how many
+    coefficients of a variant its rewards determine, the others being what the prior says, and the variance
+    of rewards that the context does not explain.
     """
 
     columns: int
     rewards: dict[str, int]
+    effective_columns: dict[str, float] | UnsetType = UNSET
+    noise_variance: float | UnsetType = UNSET
 
 
 class ChangedMean(msgspec.Struct, frozen=True):
@@ -111,7 +115,15 @@ def model_belief(policy: Policy, learned: Learned, variants: Sequence[str]) -> M
     if not isinstance(policy, ContextualPolicy):
         return UNSET
     rewards = {variant: _rows(one) for variant, one in zip(variants, learned.get("", ()), strict=True)}
-    return ModelBelief(Schema(policy.features).d, rewards)
+    columns = Schema(policy.features).d
+    linear = [one for one in learned.get("", ()) if isinstance(one, LinearTotals)]
+    if len(linear) < len(variants):
+        return ModelBelief(columns, rewards)
+    posterior = linear_posterior(policy, linear)
+    effective = posterior.effective_parameters(linear).tolist()
+    return ModelBelief(
+        columns, rewards, dict(zip(variants, effective, strict=True)), float(posterior.noise_variance)
+    )
 
 
 def _rows(totals: object) -> int:

@@ -140,6 +140,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str]
     best_arm: BestArmStatus | UnsetType = UNSET  # left out for other policies
     apprentice: ApprenticeStatus | UnsetType = UNSET  # left out where there is none
+    learned_epochs: list[int] | UnsetType = UNSET  # of policies that learn more than the totals
     models: ModelBelief | UnsetType = UNSET  # of policies that model the context
     segments: list[SegmentBelief] | UnsetType = UNSET  # of segmented_thompson
     drift: DriftBelief | UnsetType = UNSET  # of policies that forget
@@ -153,7 +154,8 @@ class Stored(msgspec.Struct, frozen=True):
     """What PostgreSQL knows about an experiment at one moment.
 
     `epoch_shares` holds the shares of each epoch in which they never moved; None where they did.
-    `earlier` are the totals that a warm start began with, `learned` what the policy learns besides.
+    `earlier` are the totals that a warm start began with, `learned` what the policy learns besides, in
+    `learned_epochs`.
     """
 
     totals: Sequence[VariantTotals]
@@ -165,6 +167,7 @@ class Stored(msgspec.Struct, frozen=True):
     epoch_shares: Mapping[int, tuple[float, ...] | None]
     earlier: Sequence[VariantTotals] = ()
     learned: Learned = MappingProxyType({})
+    learned_epochs: Sequence[int] = ()
 
     def status(self, experiment: Experiment, *, lag_events: int | None, warnings: list[str]) -> Status:
         """The readout for people and programs."""
@@ -184,6 +187,7 @@ class Stored(msgspec.Struct, frozen=True):
             warnings=warnings,
             best_arm=self._best_arm(experiment),
             apprentice=self._apprentice(experiment),
+            learned_epochs=list(self.learned_epochs) or UNSET,
             models=model_belief(policy, self.learned, keys),
             segments=segment_beliefs(policy, self.learned, keys),
             drift=drift_belief(policy, self.learned, keys),

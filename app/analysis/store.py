@@ -4,7 +4,14 @@ from sqlalchemy import case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.allocation.model import VariantTotals
-from app.allocation.store import read_earlier, read_history, read_latest, read_learned, read_totals
+from app.allocation.store import (
+    read_earlier,
+    read_history,
+    read_latest,
+    read_learned,
+    read_learned_epochs,
+    read_totals,
+)
 from app.allocation.tables import allocations
 from app.analysis.model import EpochTotals, Stored, UnitCell
 from app.assignment.bucketing import WHOLE
@@ -36,6 +43,7 @@ class AnalysisStore:
                 epoch_shares=await _read_epoch_shares(connection, experiment.id),
                 earlier=await read_earlier(connection, experiment),
                 learned=await read_learned(connection, experiment, float(now_s or 0)),
+                learned_epochs=await read_learned_epochs(connection, experiment),
             )
 
 
