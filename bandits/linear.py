@@ -162,6 +162,20 @@ class LinearPosterior(NamedTuple):
         """For the server."""
         return LinearArms.of(self.means, self.covariances)
 
+    def effective_parameters(self, totals: Sequence[LinearTotals]) -> FloatArray:
+        """How many of its d coefficients the rewards of each arm determine, shape (n_arms,), from 0 to d.
+
+        The sum of the leverages of its rows: the rest is what the prior and, if shared, other arms say.
+        `totals` are those that the posterior is of.
+
+        Worked by hand: the reward of `disjoint`, whose mean moves by 2/3 of the way: 2/3.
+
+        Source: the gamma of MacKay (1992), Bayesian Interpolation, Neural Computation 4(3).
+        """
+        gram = np.array([total.gram_matrix for total in totals])
+        found: FloatArray = np.einsum("aij,aji->a", gram, self.covariances) / self.noise_variance
+        return found
+
 
 def disjoint(totals: Sequence[LinearTotals]) -> LinearPosterior:
     """Posterior of arms that share nothing but the mean of their intercepts.

@@ -27,7 +27,7 @@ from app.feedback.learning import PolicyTotals, RewardSums, part_of_segment
 from app.feedback.rewards import NANO
 from bandits.arms import BetaArms
 from bandits.contextual import LinearArms
-from bandits.linear import LinearTotals, disjoint, hybrid
+from bandits.linear import LinearPosterior, LinearTotals, disjoint, hybrid
 from bandits.logistic import LogisticTotals, logistic
 from bandits.segments import partially_pooled
 from bandits.thompson import thompson
@@ -50,6 +50,12 @@ def materialised(policy: ContextualPolicy, learned: Sequence[PolicyTotals]) -> P
         means=arms.means.astype("<f8").tobytes(),
         factors=arms.factors[:, *upper].astype("<f8").tobytes(),
     )
+
+
+def linear_posterior(policy: ContextualPolicy, totals: Sequence[LinearTotals]) -> LinearPosterior:
+    """What a policy with linear models believes of the variants."""
+    together = isinstance(policy, LinearPolicy) and policy.hybrid
+    return hybrid(totals) if together else disjoint(totals)
 
 
 def segmented(policy: SegmentedThompsonPolicy, learned: Learned, n_variants: int) -> PublishedSegments:
@@ -84,5 +90,4 @@ def _arms(policy: ContextualPolicy, learned: Sequence[PolicyTotals]) -> LinearAr
     if isinstance(policy, LogisticTsPolicy):
         return logistic([one for one in learned if isinstance(one, LogisticTotals)]).arms()
     linear = [one for one in learned if isinstance(one, LinearTotals)]
-    together = isinstance(policy, LinearPolicy) and policy.hybrid
-    return (hybrid(linear) if together else disjoint(linear)).arms()
+    return linear_posterior(policy, linear).arms()

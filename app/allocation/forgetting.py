@@ -34,13 +34,18 @@ def next_bucket_s(forgetting: Discount | Window, learned: Learned, now_s: float)
     return (int(now_s) // forgetting.bucket_s + 1) * forgetting.bucket_s
 
 
+def by_time(learned: Learned) -> list[tuple[int, ArmTotals]]:
+    """Rewards by bucket, oldest first: when it begins, in seconds since the Unix epoch, and its sums."""
+    return [(int(part), _arms(learned[part])) for part in sorted(learned)]
+
+
 def remembered(forgetting: Discount | Window, learned: Learned, plain: ArmTotals, now_s: float) -> ArmTotals:
     """Totals as of the bucket of `now_s`, or of the newest, if clocks differ.
 
     What is pending is that of `plain`. A discount is the same for all
     rewards of a bucket.
     """
-    sums = {int(part): _arms(found) for part, found in learned.items()}
+    sums = dict(by_time(learned))
     present = max([int(now_s) // forgetting.bucket_s, *(start // forgetting.bucket_s for start in sums)])
     zeros = np.zeros(plain.n_arms)
     nothing = ArmTotals(zeros, zeros, zeros, zeros)

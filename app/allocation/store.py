@@ -262,12 +262,7 @@ async def read_learned(connection: AsyncConnection, experiment: Experiment, now_
     if learning is None:
         return {}
     forgetting = forgetting_of(experiment.definition.policy)
-    chosen = select(epochs.c.epoch, epochs.c.policy).where(epochs.c.experiment_id == experiment.id)
-    same = [
-        row.epoch
-        for row in await connection.execute(chosen)
-        if learning_of(msgspec.convert(row.policy, Policy)) == learning
-    ]
+    same = await read_learned_epochs(connection, experiment)
     statement = select(policy_totals.c.part, policy_totals.c.variant, policy_totals.c.body).where(
         policy_totals.c.experiment_id == experiment.id,
         policy_totals.c.epoch.in_(same),
@@ -281,6 +276,19 @@ async def read_learned(connection: AsyncConnection, experiment: Experiment, now_
         of_part = found.setdefault(row.part, list(nothing))
         of_part[row.variant] = plus(of_part[row.variant], learning.decode(row.body))
     return found
+
+
+async def read_learned_epochs(connection: AsyncConnection, experiment: Experiment) -> list[int]:
+    """The epochs whose policies learned the same as the policy in force; none where that learns nothing."""
+    learning = learning_of(experiment.definition.policy)
+    if learning is None:
+        return []
+    chosen = select(epochs.c.epoch, epochs.c.policy).where(epochs.c.experiment_id == experiment.id)
+    return [
+        row.epoch
+        for row in await connection.execute(chosen.order_by(epochs.c.epoch))
+        if learning_of(msgspec.convert(row.policy, Policy)) == learning
+    ]
 
 
 async def _read_moments(connection: AsyncConnection, experiment: Experiment) -> Moments:

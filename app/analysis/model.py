@@ -13,7 +13,14 @@ from app.allocation.forgetting import Learned
 from app.allocation.freezes import Freeze
 from app.allocation.model import NANO, AllocationPoint, VariantTotals, apprentice, best_arm, posteriors
 from app.analysis.analyze import analyze
-from app.analysis.beliefs import ModelBelief, SegmentBelief, model_belief, segment_beliefs
+from app.analysis.beliefs import (
+    DriftBelief,
+    ModelBelief,
+    SegmentBelief,
+    drift_belief,
+    model_belief,
+    segment_beliefs,
+)
 from app.analysis.observed import Cell, Observed
 from app.analysis.readout import Readout
 from app.assignment import bucketing
@@ -138,8 +145,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     frozen: Freeze | None = None
     best_arm: BestArmStatus | UnsetType = UNSET  # left out for other policies
     apprentice: ApprenticeStatus | UnsetType = UNSET  # left out where there is none
+    learned_epochs: list[int] | UnsetType = UNSET  # of policies that learn more than the totals
     models: ModelBelief | UnsetType = UNSET  # of policies that model the context
     segments: list[SegmentBelief] | UnsetType = UNSET  # of segmented_thompson
+    drift: DriftBelief | UnsetType = UNSET  # of policies that forget
     variants: list[VariantStatus]
     allocation_history: list[AllocationAt]
     analysis: Readout | None = None
@@ -150,7 +159,8 @@ class Stored(msgspec.Struct, frozen=True):
     """What PostgreSQL knows about an experiment at one moment.
 
     `epoch_shares` holds the shares of each epoch in which they never moved; None where they did.
-    `earlier` are the totals that a warm start began with, `learned` what the policy learns of contexts.
+    `earlier` are the totals that a warm start began with, `learned` what the policy learns besides, in
+    `learned_epochs`.
     """
 
     totals: Sequence[VariantTotals]
@@ -165,6 +175,7 @@ class Stored(msgspec.Struct, frozen=True):
     earlier: Sequence[VariantTotals] = ()
     learned: Learned = MappingProxyType({})
     frozen: Freeze | None = None
+    learned_epochs: Sequence[int] = ()
 
     def status(self, experiment: Experiment, *, lag_events: int | None, warnings: list[str]) -> Status:
         """The readout for people and programs."""
@@ -186,8 +197,10 @@ class Stored(msgspec.Struct, frozen=True):
             frozen=self.frozen,
             best_arm=self._best_arm(experiment),
             apprentice=self._apprentice(experiment),
+            learned_epochs=list(self.learned_epochs) or UNSET,
             models=model_belief(policy, self.learned, keys),
             segments=segment_beliefs(policy, self.learned, keys),
+            drift=drift_belief(policy, self.learned, keys),
             variants=self._variants(experiment),
             allocation_history=history_of(self.history, len(keys)),
             analysis=analyze(definition.plan, measured_of(definition).metrics, self.observed(experiment)),

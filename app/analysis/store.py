@@ -13,17 +13,23 @@ from sqlalchemy import Select, case, func, select, text, tuple_
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.allocation.forgetting import Learned
 from app.allocation.freeze_store import read_freeze
 from app.allocation.model import NANO, VariantTotals
-from app.allocation.store import read_earlier, read_history, read_latest, read_learned, read_totals
+from app.allocation.store import (
+    read_earlier,
+    read_history,
+    read_latest,
+    read_learned,
+    read_learned_epochs,
+    read_totals,
+)
 from app.allocation.tables import allocations
 from app.analysis.export import OUTCOMES, Row
 from app.analysis.model import EpochTotals, Status, Stored, UnitCell, history_of
 from app.analysis.tables import readouts
 from app.assignment.bucketing import WHOLE
 from app.core import limits
-from app.experiments.model import ContextualPolicy, Experiment, SegmentedThompsonPolicy
+from app.experiments.model import Experiment
 from app.experiments.store import experiment_of
 from app.experiments.tables import experiments, publications
 from app.feedback.measures import CellTotals
@@ -127,8 +133,9 @@ async def read_stored(connection: AsyncConnection, experiment: Experiment) -> St
     watermark = stream_positions.c.watermark
     wanted = select(publications.c.wanted).where(publications.c.experiment_id == experiment.id)
     known = func.count() == func.count(watermark)  # a shard that was never read knows nothing
+    read_at = (await connection.execute(select(func.now()))).scalar_one()
     return Stored(
-        read_at=(await connection.execute(select(func.now()))).scalar_one(),
+        read_at=read_at,
         wanted=await connection.scalar(wanted) or 0,
         frozen=await read_freeze(connection, experiment.id),
         totals_as_of=await connection.scalar(select(case((known, func.min(watermark))))),
@@ -139,7 +146,8 @@ async def read_stored(connection: AsyncConnection, experiment: Experiment) -> St
         history=await read_history(connection, experiment.id),
         epoch_shares=await _read_epoch_shares(connection, experiment.id),
         earlier=await read_earlier(connection, experiment),
-        learned=await _read_learned(connection, experiment),
+        learned=await read_learned(connection, experiment, read_at.timestamp()),
+        learned_epochs=await read_learned_epochs(connection, experiment),
     )
 
 
@@ -198,13 +206,6 @@ async def read_cells(connection: AsyncConnection, experiment_id: int) -> list[Un
         for row in await connection.execute(statement)
     ]
     return [cell for cell in cells if cell.totals.units]
-
-
-async def _read_learned(connection: AsyncConnection, experiment: Experiment) -> Learned:
-    """What is learned of contexts; nothing where the policy reads none."""
-    if not isinstance(experiment.definition.policy, ContextualPolicy | SegmentedThompsonPolicy):
-        return {}
-    return await read_learned(connection, experiment)
 
 
 async def _read_epochs(connection: AsyncConnection, experiment_id: int) -> list[EpochTotals]:

@@ -34,6 +34,7 @@ FEATURE_SCALE_MAX: Final = 1e12
 FORGETTING_BUCKET_S_MIN: Final = 60
 FORGETTING_BUCKETS: Final = 8  # in a half-life or window that is long enough
 FORGETTING_HALF_LIVES: Final = 20  # a reward so old counts a millionth
+FORGETTING_BUCKETS_KEPT: Final = 2 * FORGETTING_BUCKETS * FORGETTING_HALF_LIVES  # twice what any policy reads
 FORGETTING_S_MAX: Final = 3_650 * 86_400
 POSTERIOR_BYTES_MAX: Final = 1_048_576  # of 50 variants and 65 columns: 884,000
 
@@ -79,6 +80,9 @@ DEAD_LETTER_ERROR_LENGTH_MAX: Final = 2_000
 LEASE_S: Final = 10.0
 SWEEP_ASSIGNMENTS_MAX: Final = 10_000
 SWEEP_INTERVAL_S: Final = 0.5
+FORGOTTEN_INTERVAL_S: Final = 60.0
+FORGOTTEN_EPOCHS_MAX: Final = 1_000
+FORGOTTEN_ROWS_MAX: Final = 10_000
 
 # Access
 API_KEYS_MAX: Final = 1_000

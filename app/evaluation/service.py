@@ -7,7 +7,7 @@ from app.core.computing import Computing
 from app.core.errors import InvalidInput
 from app.evaluation.model import Evaluation, EvaluationRequest, evaluate
 from app.evaluation.store import EvaluationStore
-from app.evaluation.targets import target
+from app.evaluation.targets import attributes, target
 from app.experiments.service import ExperimentService
 
 
@@ -33,14 +33,13 @@ class EvaluationService:
             if at is not None and at.tzinfo is None:
                 raise InvalidInput("needs an offset, as in 2030-01-31T00:00:00+00:00", field=name)
         definition = experiment.definition
-        target(request.policy, definition, request.schema)  # a mistake is told before the log is read
+        # A mistake is told before the log is read.
+        chosen = target(request.policy, definition, request.schema)
         log = await self._store.log(
             experiment,
             since=request.since,
             until=request.until,
-            features=frozenset(feature.name for feature in request.schema.features)
-            if request.schema
-            else frozenset(),
+            attributes=attributes(chosen, request.schema),
             ripe_at=None if definition.reward.silence is None else self._clock.now(),
         )
         return await self._computing.run(partial(evaluate, definition, request, log))

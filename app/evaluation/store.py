@@ -29,13 +29,13 @@ class EvaluationStore:
         *,
         since: datetime | None,
         until: datetime | None,
-        features: frozenset[str],
+        attributes: frozenset[str],
         ripe_at: datetime | None,
     ) -> Log:
         """Recorded assignments of an experiment in the order of their units' hashes, all as of one moment.
 
         The hash is keyed with the experiment's salt: at most `EVALUATION_ROWS_MAX` rows are read, and where
-        there are more they are those of a random part of the units. Of contexts only `features` are kept.
+        there are more they are those of a random part of the units. Of contexts only `attributes` are kept.
         With `ripe_at` only assignments whose deadline is past by then count.
         """
         statement = _recorded(experiment.id, since, until, ripe_at)
@@ -52,7 +52,7 @@ class EvaluationStore:
                 censored += sum(row.outcome == _CENSORED for row in page)
                 rewarded = [row for row in page if row.reward is not None]
                 rows += [(row.unit_hash, row.variant, row.reward, row.propensity) for row in rewarded]
-                contexts += [_only(features, row.context) for row in rewarded]
+                contexts += [_only(attributes, row.context) for row in rewarded]
                 if len(page) < limits.EVALUATION_PAGE_ROWS:
                     return Log(_rows(rows, contexts), pending, censored, sampled=False)
                 last = (page[-1].unit_hash, page[-1].id)
@@ -81,8 +81,8 @@ def _after(statement: Select[Any], last: tuple[int, UUID] | None) -> Select[Any]
     return statement.where(tuple_(assignments.c.unit_hash, assignments.c.id) > tuple_(*last))
 
 
-def _only(features: frozenset[str], context: dict[str, Any] | None) -> dict[str, Any]:
-    return {name: context[name] for name in features if name in context} if context else {}
+def _only(attributes: frozenset[str], context: dict[str, Any] | None) -> dict[str, Any]:
+    return {name: context[name] for name in attributes if name in context} if context else {}
 
 
 def _rows(rows: list[tuple[int, int, int, float]], contexts: list[dict[str, Any]]) -> Rows:

@@ -12,6 +12,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from app.allocation.contextual import segmented
+from app.allocation.forgetting import Learned
 from app.allocation.model import NANO, VariantTotals, allocate
 from app.assignment.bucketing import WHOLE
 from app.core.errors import FieldError, InvalidInput, UnprocessableInput
@@ -23,9 +25,10 @@ from app.experiments.model import (
     Policy,
     SegmentedThompsonPolicy,
     Share,
-    kind_of_policy,
     warm_start_of,
 )
+from app.experiments.segments import segment_number
+from app.feedback.learning import RewardSums, part_of_segment
 from bandits import contextual
 from bandits.arms import FloatArray
 from bandits.contextual import LinearArms
@@ -41,7 +44,7 @@ FOLDS: Final = 5
 class Rows(NamedTuple):
     """Rewarded assignments in the order of the units' hashes, which is a random one; arrays of shape (n,).
 
-    `rewards` are in nanos, `contexts` have what a schema asked for.
+    `rewards` are in nanos, `contexts` have the `attributes` of a policy.
     """
 
     units: IntArray
@@ -100,11 +103,8 @@ def target(policy: str | Mapping[str, Any], definition: Definition, schema: Sche
     if spelled.get("kind") == "fixed":
         spelled["weights"] = _weights(spelled.get("weights"), definition)
     chosen: Policy = _converted(spelled, Policy)
-    if isinstance(chosen, ConstrainedThompsonPolicy | SegmentedThompsonPolicy):
-        kind = kind_of_policy(chosen)
-        raise InvalidInput(
-            f"{kind} is not evaluated: it reads more of the log than rewards", field="policy.kind"
-        )
+    if isinstance(chosen, ConstrainedThompsonPolicy):
+        raise InvalidInput("is not evaluated: it reads other metrics than the reward", field="policy.kind")
     check(msgspec.structs.replace(definition, policy=chosen))
     if warm_start_of(chosen):
         raise InvalidInput("is not evaluated: the log is all that is read", field="policy.warm_start")
@@ -140,6 +140,11 @@ def shares(chosen: Target, definition: Definition, rows: Rows, contexts: IntArra
             arms = _posterior(chosen, [(contexts[own], rows.rewards[own] / NANO) for own in of_arms])
             decide = _decision(chosen, arms)
             found[judged] = np.array([decide(x) for x in contexts[judged] / UNIT])
+        elif isinstance(chosen, SegmentedThompsonPolicy):
+            numbers = np.array([segment_number(chosen.by, context) for context in rows.contexts], np.int64)
+            learned = _learned(rows, others, numbers, len(definition.variants))
+            published = segmented(chosen, learned, len(definition.variants))
+            found[judged] = np.array(published.weights)[numbers[judged]] / WHOLE
         else:
             described = msgspec.structs.replace(definition, policy=chosen)
             weights = allocate(described, _totals(rows, others, len(definition.variants)))
@@ -150,6 +155,25 @@ def shares(chosen: Target, definition: Definition, rows: Rows, contexts: IntArra
 def learns(chosen: Target) -> bool:
     """Whether the policy depends on rewards."""
     return not isinstance(chosen, FixedPolicy)
+
+
+def attributes(chosen: Target, schema: Schema | None) -> frozenset[str]:
+    """What is read of a context."""
+    read = {feature.name for feature in schema.features} if schema else set()
+    if isinstance(chosen, SegmentedThompsonPolicy):
+        read |= {one.attribute for one in chosen.by}
+    return frozenset(read)
+
+
+def _learned(rows: Rows, of: Mask, numbers: IntArray, n_variants: int) -> Learned:
+    """What a policy learns from some rows, each in the segment of its number."""
+    return {
+        part_of_segment(number): [
+            RewardSums.of(rows.rewards[of & (numbers == number) & (rows.arms == arm)].tolist())
+            for arm in range(n_variants)
+        ]
+        for number in np.unique(numbers[of]).tolist()
+    }
 
 
 def _posterior(chosen: Contextual, of_arms: Sequence[tuple[IntArray, FloatArray]]) -> LinearArms:

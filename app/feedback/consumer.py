@@ -16,7 +16,7 @@ from app.core.clock import Clock
 from app.core.loops import Loop, stop_if_cancelled
 from app.core.telemetry import LEDGER_BATCH_SECONDS, LEDGER_EVENTS
 from app.feedback.batch import StreamEntry, UndecodableEntry, stage
-from app.feedback.loop import Horizons, OnCommit
+from app.feedback.loop import Forgotten, Horizons, OnCommit
 from app.feedback.store import POISON, Fenced, Lease, LedgerStore
 from app.feedback.stream import ShardStream
 
@@ -124,7 +124,7 @@ def _time(entry: StreamEntry) -> datetime:
 def ledger_loops(
     *, shards: int, owner: str, database_url: str, valkey: Redis, clock: Clock, on_commit: OnCommit
 ) -> list[Loop]:
-    """All that keeps the ledger of a worker going: a consumer for each shard, and the horizons."""
+    """All that keeps the ledger of a worker going: consumers of shards, the horizons, and forgetting."""
     consumers = [
         ShardConsumer(
             shard, owner=owner, database_url=database_url, valkey=valkey, clock=clock, on_commit=on_commit
@@ -134,4 +134,5 @@ def ledger_loops(
     return [
         *(Loop(f"ledger shard {shard}", consumer.run) for shard, consumer in enumerate(consumers)),
         Loop("horizons", Horizons(database_url, on_commit).run),
+        Loop("forgotten", Forgotten(database_url).run, pause_s=limits.FORGOTTEN_INTERVAL_S),
     ]

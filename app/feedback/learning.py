@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from app.core import limits
 from app.experiments.model import (
     ContextualPolicy,
     Exp3IxPolicy,
@@ -181,6 +182,14 @@ class BucketLearning(NamedTuple):
         """The bucket of the assignment."""
         return part_of_bucket(seen.assigned_us // 1_000_000 // self.bucket_s * self.bucket_s)
 
+    def first_part(self, now_s: float) -> str:
+        """The oldest part that is kept at `now_s`, in seconds since the Unix epoch.
+
+        No policy with these buckets reads an older one, even if its clock is behind by as much as it reads.
+        """
+        newest = int(now_s) // self.bucket_s
+        return part_of_bucket((newest - limits.FORGETTING_BUCKETS_KEPT + 1) * self.bucket_s)
+
     def row(self, seen: Seen) -> int:
         """The time, of which nothing but the part is learned."""
         return seen.assigned_us
@@ -229,6 +238,11 @@ def part_of_bucket(start_s: int) -> str:
 
 Learning = ContextLearning | LossLearning | SegmentLearning | BucketLearning
 """What the policy of an epoch learns. Epochs whose policies learn the same are read as one sample."""
+
+
+def is_forgotten(learning: Learning, part: str, now_s: float) -> bool:
+    """Whether no policy can read the part any more: it is deleted some time, and says nothing until then."""
+    return isinstance(learning, BucketLearning) and part < learning.first_part(now_s)
 
 
 def plus(first: PolicyTotals, second: PolicyTotals) -> PolicyTotals:

@@ -1,4 +1,4 @@
-"""The loop that resolves silence: rewards of assignments without a signal at their horizon."""
+"""Loops beside the stream: rewards at the horizon of assignments in silence; what policies forgot goes."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -28,3 +28,15 @@ class Horizons:
                     self._on_commit(changed)
                 if resolved < limits.SWEEP_ASSIGNMENTS_MAX:
                     await asyncio.sleep(limits.SWEEP_INTERVAL_S)
+
+
+class Forgotten:
+    """Deletes what policies have learned and no policy can read any more. Any number may run side by side."""
+
+    def __init__(self, database_url: str) -> None:
+        self._database_url = database_url
+
+    async def run(self) -> None:
+        """A bounded part of the work."""
+        async with LedgerStore.open(self._database_url) as store:
+            await store.delete_forgotten()

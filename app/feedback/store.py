@@ -1,16 +1,14 @@
 """The ledger in PostgreSQL: log, totals and stream position change together, or not at all."""
 
 import math
-from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, Final, LiteralString, NamedTuple, TypeVar
+from typing import Final, LiteralString, NamedTuple, TypeVar
 from uuid import UUID
 
 import msgspec
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 from psycopg import AsyncConnection, AsyncCursor, DataError, IntegrityError
 from psycopg.errors import DeadlockDetected
@@ -18,29 +16,16 @@ from psycopg.sql import SQL, Identifier
 
 from app.core import limits
 from app.core.postgres import connect
-from app.core.telemetry import CONTEXT_MISFITS
 from app.experiments.metrics import Metric
-from app.experiments.model import Policy, Reward
+from app.experiments.model import Reward
 from app.experiments.plan import AnalysisPlan
 from app.feedback import rows
 from app.feedback.batch import Batch, StreamEntry
-from app.feedback.learning import (
-    LEARNING_KINDS,
-    Change,
-    Key,
-    Learning,
-    PolicyTotals,
-    Seen,
-    agree,
-    changes,
-    learning_of,
-    moved,
-    plus,
-)
-from app.feedback.learning import Rows as LearnedRows
+from app.feedback.learning import LEARNING_KINDS
+from app.feedback.learning_store import delete_forgotten, learn, learning_by_epoch, recount_learned
+from app.feedback.log_store import Logged, lock_affected, log
 from app.feedback.measures import CellKey, Measures, measures_of
 from app.feedback.rewards import (
-    ASSIGNMENT,
     GIVEN,
     PENDING,
     Assignments,
@@ -51,33 +36,19 @@ from app.feedback.rewards import (
     resolve,
 )
 from app.feedback.rows import Rows
-from app.feedback.session import arrays, copy, read_signals, sql
+from app.feedback.session import copy, read_signals, sql
 from app.feedback.unit_store import move_units, recount_cells
 
 _T = TypeVar("_T")
-_LOG: Final = structlog.get_logger(__name__)
-
 
 _TEMPORARY_TABLES: Final = sql("temporary_tables")
 _ACQUIRE_LEASE: Final = sql("acquire_lease")
-_LOCK_STAGED: Final = sql("lock_staged")
-_INSERT_ASSIGNMENTS: Final = sql("insert_assignments")
-_EXPOSE_ASSIGNMENTS: Final = sql("expose_assignments")
-_UPSERT_SIGNALS: Final = sql("upsert_signals")
-_UPSERT_UNIT_SIGNALS: Final = sql("upsert_unit_signals")
-_AFFECT_BY_UNIT: Final = sql("affect_by_unit")
 _AFFECT_OVERDUE: Final = sql("affect_overdue")
 _AFFECT_SILENT: Final = sql("affect_silent")
 _AFFECT_RANGE: Final = sql("affect_range")
-_LOCK_AFFECTED: Final = sql("lock_affected")
 _STORE_REWARDS: Final = sql("store_rewards")
 _ADD_TO_TOTALS: Final = sql("add_to_totals")
 _REBUILD_TOTALS: Final = sql("rebuild_totals")
-_READ_LEARNING: Final = sql("read_learning")
-_READ_CONTEXTS: Final = sql("read_contexts")
-_ENSURE_POLICY_TOTALS: Final = sql("ensure_policy_totals")
-_LOCK_POLICY_TOTALS: Final = sql("lock_policy_totals")
-_STORE_POLICY_TOTALS: Final = sql("store_policy_totals")
 
 _RULES: Final = """
     SELECT
@@ -96,44 +67,12 @@ _WANT: Final = """
     SELECT * FROM unnest(%s::integer[])
     ON CONFLICT (experiment_id) DO UPDATE SET wanted = publications.wanted + 1
 """
-_REWARDED: Final = """
-    SELECT
-        epoch, variant, reward, context, propensity, (extract(epoch FROM assigned_at) * 1000000)::bigint
-    FROM assignments
-    WHERE experiment_id = %s AND epoch = ANY(%s) AND exposed AND reward IS NOT NULL
-"""
-_POLICY_TOTALS: Final = "SELECT epoch, variant, part, body FROM policy_totals WHERE experiment_id = %s"
 
 POISON: Final = (DataError, IntegrityError)
 """What PostgreSQL raises about the events themselves; any other error is about its own state."""
 
 _UNIT_LOCKS: Final = 64
 _LOCK_CLASS: Final = 0x57414C44  # "WALD"
-
-# Columns of results that are one row of arrays.
-_PLACE: Final = ("place", "V6")
-_LOCKED: Final = (
-    ("number", ">i4"),
-    _PLACE,
-    ("deadline_us", ">i8"),
-    ("exposed", "u1"),
-    ("outcome", ">i2"),
-    ("reward", ">i4"),
-)
-_STORED: Final = (("id", "S16"), _PLACE)
-_AFFECTED: Final = (
-    _PLACE,
-    ("experiment_id", ">i4"),
-    ("unit_hash", ">i8"),
-    ("id", "S16"),
-    ("assigned_us", ">i8"),
-    ("deadline_us", ">i8"),
-    ("epoch", ">i4"),
-    ("variant", ">i2"),
-    ("exposed", "u1"),
-    ("outcome", ">i2"),
-    ("reward", ">i4"),
-)
 
 
 class Lease(NamedTuple):
@@ -209,7 +148,7 @@ class LedgerStore:
             before = await _check_fence(cursor, lease)
             await _lock_units(cursor, batch)
             rules = await _rules(cursor, batch.experiment_ids)
-            logged = await _log(cursor, batch.only(rules.rewards), rules.rewards)
+            logged = await log(cursor, batch.only(rules.rewards), rules.rewards)
             reached = watermark if before is None else max(watermark, before)
             changed = await _resolve(cursor, logged, rules, passed_us=reached.timestamp() * 1e6)
             moved = lease.moved(entries)
@@ -261,6 +200,16 @@ class LedgerStore:
 
         return await self._transact(work)
 
+    async def delete_forgotten(self) -> int:
+        """Delete a bounded number of policy totals that no policy can read any more. Returns how many."""
+
+        async def work(cursor: AsyncCursor) -> int:
+            return await delete_forgotten(
+                cursor, epochs_max=limits.FORGOTTEN_EPOCHS_MAX, rows_max=limits.FORGOTTEN_ROWS_MAX
+            )
+
+        return await self._transact(work)
+
     async def experiment_ids(self) -> list[int]:
         """Of all experiments."""
         cursor = await self._connection.execute("SELECT id FROM experiments ORDER BY id")
@@ -306,30 +255,16 @@ class LedgerStore:
         Returns (epoch, variant) of what differed.
         """
         async with self._connection.transaction(), self._connection.cursor() as cursor:
-            learning = await _learning(cursor, [experiment_id])
+            learning = await learning_by_epoch(cursor, [experiment_id])
             if not learning:
                 return []
             await cursor.execute("SET LOCAL statement_timeout = 0")
             # Whoever adds to them has committed, and is seen here, or waits and adds to what is stored here.
             await cursor.execute("LOCK TABLE policy_totals IN SHARE ROW EXCLUSIVE MODE")
-            fresh = await self._learned_anew(experiment_id, learning)
-            await cursor.execute(_POLICY_TOTALS, (experiment_id,))
-            stored = {
-                (experiment_id, epoch, variant, part): body
-                for epoch, variant, part, body in await cursor.fetchall()
-            }
-            right: dict[Key, PolicyTotals] = {}
-            differed = []
-            for key in sorted({*fresh, *stored}):
-                if key[:2] not in learning:
-                    continue
-                right[key] = fresh.get(key, learning[key[:2]].empty)
-                if not agree(learning[key[:2]], right[key], stored.get(key, b"")):
-                    differed.append(key)
-            if right:
-                await cursor.execute(_ENSURE_POLICY_TOTALS, _policy_keys(right))
-                bodies = [totals.to_bytes() for totals in right.values()]
-                await cursor.execute(_STORE_POLICY_TOTALS, _policy_keys(right) | {"body": bodies})
+            async with self._connection.cursor(name="rewarded") as rewarded:
+                differed = await recount_learned(
+                    cursor, rewarded, experiment_id, learning, rows_max=limits.SWEEP_ASSIGNMENTS_MAX
+                )
             if differed:
                 await cursor.execute(_WANT, ([experiment_id],))
             return sorted({(epoch, variant) for _, epoch, variant, _ in differed})
@@ -349,27 +284,6 @@ class LedgerStore:
             if differed:
                 await cursor.execute(_WANT, ([experiment_id],))
             return differed
-
-    async def _learned_anew(
-        self, experiment_id: int, learning: Mapping[tuple[int, int], Learning]
-    ) -> dict[Key, PolicyTotals]:
-        """From the rewards in the log, a bounded number of rows at a time."""
-        totals: dict[Key, PolicyTotals] = {}
-        async with self._connection.cursor(name="rewarded") as cursor:
-            await cursor.execute(_REWARDED, (experiment_id, [epoch for _, epoch in learning]))
-            while found := await cursor.fetchmany(limits.SWEEP_ASSIGNMENTS_MAX):
-                chosen: defaultdict[Key, LearnedRows] = defaultdict(lambda: LearnedRows([], []))
-                for epoch, variant, reward, *rest in found:
-                    of, seen = learning[experiment_id, epoch], Seen(*rest)
-                    x = of.row(seen)
-                    if x is not None:
-                        some = chosen[experiment_id, epoch, variant, of.part(seen)]
-                        some.given.append(x)
-                        some.rewards.append(reward)
-                for key, some in chosen.items():
-                    of = learning[key[:2]]
-                    totals[key] = plus(totals.get(key, of.empty), of.of_rows(some))
-        return totals
 
     async def _transact(self, work: Callable[[AsyncCursor], Awaitable[_T]]) -> _T:
         """Run `work` as one transaction; again if it was chosen to end a deadlock: then it wrote nothing."""
@@ -416,18 +330,6 @@ async def _lock_units(cursor: AsyncCursor, batch: Batch) -> None:
         await cursor.execute(f"SELECT pg_advisory_xact_lock{mode}(%s, %s)", (_LOCK_CLASS, number))
 
 
-class Logged(NamedTuple):
-    """Assignments that a transaction has locked, some of which have to be resolved.
-
-    `resolving` says which. `given` is the whole log of those of them that are not `unread`.
-    """
-
-    assignments: Assignments
-    resolving: NDArray[np.bool_]
-    unread: NDArray[np.bool_]
-    given: Given
-
-
 class Rules(NamedTuple):
     """Of experiments that exist: how signals become rewards, and what is measured of units where it is."""
 
@@ -451,120 +353,9 @@ async def _rules(cursor: AsyncCursor, experiment_ids: Collection[int]) -> Rules:
     return Rules(rules, measures)
 
 
-async def _learning(cursor: AsyncCursor, experiment_ids: Collection[int]) -> dict[tuple[int, int], Learning]:
-    """What the policies of these experiments learn, by experiment and epoch."""
-    parameters = {"experiment_ids": list(experiment_ids), "kinds": list(LEARNING_KINDS)}
-    await cursor.execute(_READ_LEARNING, parameters)
-    found = {}
-    for experiment_id, epoch, policy in await cursor.fetchall():
-        learning = learning_of(msgspec.convert(policy, Policy))
-        if learning is not None:
-            found[experiment_id, epoch] = learning
-    return found
-
-
-async def _log(cursor: AsyncCursor, batch: Batch, rules: Mapping[int, Rule]) -> Logged:
-    """Take a batch into the log."""
-    horizons = [rules[one].horizon_us for one in batch.bodies["experiment_id"].tolist()]
-    assignments = batch.assignments(np.array(horizons, np.int64))
-    new, exposing = await _log_assignments(cursor, batch, assignments)
-    spoken = np.zeros(len(assignments), np.bool_)
-    spoken[batch.given.signals["owner"]] = True
-    # The log says nothing that counts about what is exposed and pending, or has just been stored.
-    unread = ~new & ~(assignments["exposed"] & (assignments["outcome"] == PENDING)) | exposing
-    if not await _log_signals(cursor, batch, assignments):
-        named = [one is not None for one in batch.ids]
-        unread[batch.given.signals["owner"][np.array(named, np.bool_)]] = True
-    resolving = spoken | exposing
-    elsewhere = await _log_unit_signals(cursor, batch, rules)
-    known = np.isin(assignments["id"], elsewhere["id"])
-    elsewhere = elsewhere[~np.isin(elsewhere["id"], assignments["id"])]
-    others = np.ones(len(elsewhere), np.bool_)
-    return Logged(
-        np.concatenate([assignments, elsewhere]),
-        np.concatenate([resolving | known, others]),
-        np.concatenate([unread | known, others]),
-        batch.given,
-    )
-
-
-async def _log_assignments(
-    cursor: AsyncCursor, batch: Batch, assignments: Assignments
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Store what is new and lock what is stored; `assignments` become as they stand then.
-
-    Returns which are new, and which of the others have their exposure only now.
-    """
-    new, locked = np.zeros((2, len(assignments)), np.bool_)
-    missing = batch.exposed  # very likely: what is only spoken of is stored by then
-    while not (new | locked).all():  # a third time if somebody else has stored some in between
-        if missing.any():
-            await copy(
-                cursor, "staged_assignments", batch.assignment_rows(missing, assignments["deadline_us"])
-            )
-            stored = await arrays(cursor, _INSERT_ASSIGNMENTS, _STORED)
-            place = _at(assignments, stored, missing)
-            assignments["place"][place] = stored["place"]
-            new[place] = True
-        unknown = ~(new | locked)
-        if unknown.any():
-            await copy(cursor, "staged_keys", batch.keys(np.flatnonzero(unknown)))
-            found = await arrays(cursor, _LOCK_STAGED, _LOCKED)
-            numbers = found["number"]
-            for name in ("place", "deadline_us", "exposed", "outcome", "reward"):
-                assignments[name][numbers] = found[name]
-            assignments["counted"][numbers] = found["exposed"]
-            locked[numbers] = True
-        missing = ~(new | locked)
-    exposing = batch.exposed & ~assignments["exposed"]
-    if exposing.any():
-        exposed = await arrays(cursor, _EXPOSE_ASSIGNMENTS, _STORED)
-        assignments["place"][_at(assignments, exposed, exposing)] = exposed["place"]
-        assignments["exposed"][exposing] = True
-    return new, exposing
-
-
-def _at(assignments: Assignments, stored: NDArray[np.void], among: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """Where in `assignments` those are that were stored; most often all that are `among` them, in order."""
-    numbers = np.flatnonzero(among)
-    if np.array_equal(assignments["id"][numbers], stored["id"]):
-        return numbers
-    position = dict(zip(assignments["id"][numbers].tolist(), numbers.tolist(), strict=True))
-    return np.array([position[one] for one in stored["id"].tolist()], np.intp)
-
-
-async def _log_signals(cursor: AsyncCursor, batch: Batch, assignments: Assignments) -> bool:
-    """Whether none of them was in the log before."""
-    if not len(batch.given.signals):
-        return True
-    signals = batch.signal_rows(assignments["deadline_us"])
-    await copy(cursor, "staged_signals", signals)
-    await cursor.execute(_UPSERT_SIGNALS)
-    return cursor.rowcount == signals.n
-
-
-async def _log_unit_signals(cursor: AsyncCursor, batch: Batch, rules: Mapping[int, Rule]) -> Assignments:
-    """Log signals by unit; lock the assignments that they, or those logged before, may now belong to."""
-    if not batch.unit_signals.n and not any(rule.by_unit for rule in rules.values()):
-        return np.empty(0, ASSIGNMENT)
-    await copy(cursor, "staged_unit_signals", batch.unit_signals)
-    await cursor.execute(_UPSERT_UNIT_SIGNALS)
-    await cursor.execute(_AFFECT_BY_UNIT)
-    return await _lock_affected(cursor)
-
-
-async def _lock_affected(cursor: AsyncCursor) -> Assignments:
-    found = await arrays(cursor, _LOCK_AFFECTED, _AFFECTED)
-    affected = np.zeros(len(found), ASSIGNMENT)
-    for name, _ in _AFFECTED:
-        affected[name] = found[name]
-    affected["counted"] = affected["exposed"]
-    return affected
-
-
 async def _resolve_affected(cursor: AsyncCursor, *, silent_until_us: float = -math.inf) -> list[int]:
     """Lock and resolve what stands in `affected`. Returns the experiments whose totals changed."""
-    assignments = await _lock_affected(cursor)
+    assignments = await lock_affected(cursor)
     rules = await _rules(cursor, np.unique(assignments["experiment_id"]).tolist())
     assignments = assignments[np.isin(assignments["experiment_id"], list(rules.rewards))]
     every = np.ones(len(assignments), np.bool_)
@@ -590,7 +381,7 @@ async def _resolve(
     resolved = resolve(before, given, rules.rewards, silent_until_us=silent_until_us)
     after = np.where(logged.resolving, resolved, before)
     changed = (after["outcome"] != before["outcome"]) | (after["reward"] != before["reward"])
-    learned = await _learn(cursor, before, after, [one for one, rule in rules.rewards.items() if rule.learns])
+    learned = await learn(cursor, before, after, [one for one, rule in rules.rewards.items() if rule.learns])
     await copy(cursor, "staged_rewards", _reward_rows(after[changed]))
     if changed.any():
         await cursor.execute(_STORE_REWARDS)
@@ -606,50 +397,6 @@ async def _resolve(
     if only_besides:
         await cursor.execute(_WANT, (only_besides,))
     return sorted([*totals_changed, *only_besides])
-
-
-async def _learn(
-    cursor: AsyncCursor, before: Assignments, after: Assignments, experiment_ids: Collection[int]
-) -> set[int]:
-    """Add what changed to the policy totals of these experiments. Returns those that have."""
-    if not experiment_ids:
-        return set()
-    learning = await _learning(cursor, experiment_ids)
-    numbers = moved(before, after, learning)
-    if not len(numbers):
-        return set()
-    places = rows.rows(len(numbers), number=(">i4", numbers), place=("V6", before["place"][numbers]))
-    await copy(cursor, "learning", places)
-    await cursor.execute(_READ_CONTEXTS)
-    found, misfits = changes(before, after, await cursor.fetchall(), learning)
-    CONTEXT_MISFITS.inc(misfits)
-    await _add_to_policy_totals(cursor, found)
-    return {key[0] for key in found}
-
-
-async def _add_to_policy_totals(cursor: AsyncCursor, found: Mapping[Key, Change]) -> None:
-    """Totals that cannot take a change, which only a hand that is not ours can bring about, stay as they are.
-
-    They must not hold up the ledger, and `wald rebuild` mends them.
-    """
-    if not found:
-        return
-    keys = _policy_keys(found)
-    await cursor.execute(_ENSURE_POLICY_TOTALS, keys)
-    await cursor.execute(_LOCK_POLICY_TOTALS, keys)
-    bodies: dict[Key, bytes] = {}
-    for *names, body in await cursor.fetchall():
-        key: Key = tuple(names)
-        try:
-            bodies[key] = found[key].applied(body)
-        except ValueError as error:
-            _LOG.error("policy_totals_unusable", key=key, error=str(error), then="run wald rebuild")
-    await cursor.execute(_STORE_POLICY_TOTALS, _policy_keys(bodies) | {"body": list(bodies.values())})
-
-
-def _policy_keys(keys: Collection[Key]) -> dict[str, list[Any]]:
-    columns = zip(*keys, strict=True) if keys else ((), (), (), ())
-    return dict(zip(("experiment_id", "epoch", "variant", "part"), map(list, columns), strict=True))
 
 
 def _reward_rows(assignments: Assignments) -> Rows:

@@ -231,7 +231,12 @@ def test_the_status_says_what_policies_have_learned_of_contexts(
     assert sum(row["rewards"] for one in (phone, desktop) for row in one["variants"]) == N
     assert [row["rewards"] for row in other["variants"]] == [0, 0]
     status = client.get("/experiments/lin_ts/status").json()
-    assert status["models"] == {"columns": 4, "rewards": dict(told["lin_ts"].rewarded)}
+    models = status["models"]
+    assert (models["columns"], models["rewards"]) == (4, dict(told["lin_ts"].rewarded))
+    assert all(1.0 < effective < 4.0 for effective in models["effective_columns"].values())
+    assert 0 < models["noise_variance"] < 0.25
+    assert status["learned_epochs"] == [status["epoch"]]
+    assert "noise_variance" not in client.get("/experiments/logistic_ts/status").json()["models"]
     assert "segments" not in status
     assert "models" not in client.get("/experiments/ucb/status").json()
 

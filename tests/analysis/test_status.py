@@ -18,8 +18,10 @@ from app.experiments.model import (
     FixedPolicy,
     ThompsonPolicy,
     Variant,
+    Window,
 )
-from app.feedback.tables import stream_positions
+from app.feedback.learning import RewardSums, part_of_bucket
+from app.feedback.tables import policy_totals, stream_positions
 from tests.support.api import KEYS, bearer
 from tests.support.totals import record
 
@@ -232,3 +234,27 @@ async def test_a_sticky_unit_is_no_draw_of_its_own(client, experiments, engine):
     body = await status(client)
     assert [finding["severity"] for finding in body["analysis"]["integrity"]] == ["unknown"]
     assert body["analysis"]["units"] == 0, "totals of rewards say nothing of units"
+
+
+async def test_a_policy_that_forgets_tells_what_has_changed(client, experiments, engine, experiment):
+    """Ten failures, then ten successes: log evidence 9.70, of log(2 / 0.05) that call a mean changed."""
+    assert "drift" not in await status(client)
+    await experiments.change("summary", DefinitionChange(policy=ThompsonPolicy(forgetting=Window(480.0))))
+    assert "drift" not in await status(client), "there is no reward yet"
+    epoch = (await experiments.get("summary")).epoch
+    now_s = int(datetime.now(UTC).timestamp()) // 60 * 60
+    buckets = {now_s - 120: (0, 5), now_s - 60: (10, 5), now_s - 10 * 60 * 60: (10, 0)}  # the last: forgotten
+    async with engine.begin() as connection:
+        for start_s, successes in buckets.items():
+            for variant, n in enumerate(successes):
+                body = RewardSums.of([10**9] * n + [0] * (10 - n)).to_bytes()
+                key = {"experiment_id": experiment.id, "epoch": epoch, "variant": variant}
+                await connection.execute(
+                    policy_totals.insert().values(**key, part=part_of_bucket(start_s), body=body)
+                )
+    drift = (await status(client))["drift"]
+    assert drift["changed"] == [
+        {"variant": "control", "since": f"{datetime.fromtimestamp(now_s - 60, UTC):%Y-%m-%dT%H:%M:%SZ}"}
+    ]
+    assert drift["log_evidence"]["control"] == pytest.approx(9.70, abs=0.005)
+    assert drift["log_evidence"]["short"] < drift["log_threshold"] == pytest.approx(3.689, abs=5e-4)

@@ -300,3 +300,21 @@ def test_means_and_factors_are_all_a_server_needs():
     mean, deviation = arms.scores(x)
     assert mean == pytest.approx(posterior.means @ x)
     assert deviation**2 == pytest.approx(np.einsum("i,kij,j->k", x, posterior.covariances, x))
+
+
+def test_effective_parameters_are_the_leverages_of_the_rows():
+    """Worked: one reward that moves its mean by 2/3. In general how much a row's own reward moves its fit."""
+    one = [LinearTotals.of_rows(np.array([[UNIT]]), np.array([1.0]))]
+    assert disjoint(one).effective_parameters(one) == pytest.approx([2 / 3])
+    rng = np.random.default_rng(9)
+    for fit in (disjoint, hybrid):
+        drawn = [rows(rng, n, 3) for n in (0, 4, 4_000)]
+        totals = [LinearTotals.of_rows(*one) for one in drawn]
+        posterior = fit(totals)
+        effective = posterior.effective_parameters(totals)
+        for arm, (contexts, _) in enumerate(drawn):
+            x = contexts / UNIT
+            leverages = np.einsum("ni,ij,nj->n", x, posterior.covariances[arm], x) / posterior.noise_variance
+            assert effective[arm] == pytest.approx(leverages.sum())
+        assert effective[0] == 0.0
+        assert 0 < effective[1] < effective[2] < 3

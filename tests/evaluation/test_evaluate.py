@@ -189,6 +189,36 @@ def test_a_contextual_policy_earns_what_no_constant_one_can(policy):
     assert found.estimates["doubly_robust"].standard_error < found.estimates["ips"].standard_error
 
 
+def test_segments_earn_what_no_constant_policy_can():
+    """As for contextual policies, of which each segment is a context: shares are its own, near 1 and 0."""
+    definition = Definition(key="contexts", variants=VARIANTS)
+    by = [{"attribute": "long", "values": ["true", "false"]}]
+    policy = {"kind": "segmented_thompson", "by": by}
+    request = msgspec.convert({"policy": policy, "level": SURE}, EvaluationRequest)
+    found = evaluate(definition, request, Log(contextual_log(), 0, 0, sampled=False))
+    for one in found.estimates.values():
+        assert one.interval[0] < 0.8 - 0.3 * 0.05 < one.interval[1]
+        assert one.interval[0] > 0.5
+
+
+async def test_segments_are_read_from_the_log(client, engine, experiment):
+    """The first variant is right in one segment, which a policy can earn 0.8 of; by another attribute 0.5."""
+    log = contextual_log(2_000)
+    await stored(
+        engine,
+        experiment,
+        propensity=0.5,
+        variant=lambda row: int(log.arms[row]),
+        reward=lambda row: int(log.rewards[row]),
+        context=lambda row: log.contexts[row],
+    )
+    for attribute, truth in (("long", 0.785), ("unheard-of", 0.5)):
+        by = [{"attribute": attribute, "values": ["true"]}]
+        found = await ask(client, {"kind": "segmented_thompson", "by": by}, level=SURE)
+        low, high = found["estimates"]["ips"]["interval"]
+        assert low < truth < high
+
+
 async def test_too_little_overlap_is_refused_with_what_is_missing(client, engine, experiment):
     await stored(engine, experiment, n=400, propensity=0.99)
     reason = await refused(client, 422, "policy", {"kind": "fixed", "weights": {"short": 1.0}})
@@ -224,7 +254,7 @@ async def test_a_context_that_does_not_fit_the_schema_is_refused_by_its_feature(
         ({"policy": {"kind": "fixed", "weights": 3}}, "policy"),
         ({"policy": {"kind": "thompson", "warm_start": {"experiment": "other"}}}, "policy.warm_start"),
         ({"policy": {"kind": "constrained_thompson"}}, "policy.kind"),
-        ({"policy": {"kind": "segmented_thompson", "by": []}}, "policy.kind"),
+        ({"policy": {"kind": "segmented_thompson", "by": []}}, "policy.by"),
         ({"policy": "lin_ts"}, "schema"),
         ({"policy": {"kind": "lin_ucb", "width": -1}, "schema": SCHEMA}, "policy"),
         ({"policy": "fixed", "schema": {"features": [{"type": "boolean", "name": "a"}] * 2}}, "schema"),

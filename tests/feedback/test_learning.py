@@ -4,6 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.allocation.forgetting import first_part
+from app.core import limits
 from app.experiments.model import (
     Discount,
     Exp3IxPolicy,
@@ -14,7 +16,15 @@ from app.experiments.model import (
     UcbPolicy,
     Window,
 )
-from app.feedback.learning import LossLearning, LossSums, RewardSums, Rows, Seen, learning_of
+from app.feedback.learning import (
+    LossLearning,
+    LossSums,
+    RewardSums,
+    Rows,
+    Seen,
+    is_forgotten,
+    learning_of,
+)
 from bandits.exp3 import LossTotals
 from bandits.features import Numeric
 
@@ -64,6 +74,28 @@ def test_rewards_of_a_policy_that_forgets_are_kept_by_the_bucket_of_their_assign
     assert [hour.part(one) for one in seen] == ["000000000000", "000000000450", "000000000450"]
     assert hour.of_rows(Rows([1, 2], [3, 10**9])) == RewardSums(2, 10**9 + 3, 10**18 + 9)
     assert learning_of(ThompsonPolicy(forgetting=Window(61.0))).bucket_s == 60
+
+
+def test_buckets_are_kept_for_twice_as_long_as_any_policy_reads_them():
+    """Of 320 buckets of a minute that of the present is the last; only buckets are ever forgotten."""
+    minutes = learning_of(ThompsonPolicy(forgetting=Window(60.0)))
+    assert minutes.first_part(320 * 60.0 - 1) == "000000000000"
+    assert minutes.first_part(320 * 60.0) == "000000000060"
+    assert is_forgotten(minutes, "000000000000", 320 * 60.0)
+    assert not is_forgotten(minutes, "000000000060", 320 * 60.0)
+    assert not is_forgotten(learning_of(Exp3IxPolicy()), "", 1e12)
+
+
+@given(
+    st.floats(60.0, limits.FORGETTING_S_MAX),
+    st.sampled_from([Window, Discount]),
+    st.floats(1.7e9, 1.9e9),
+)
+def test_no_policy_reads_what_is_forgotten_even_if_its_clock_is_behind(span_s, kind, now_s):
+    forgetting = kind(span_s)
+    behind_s = now_s - forgetting.buckets_max * forgetting.bucket_s
+    part = first_part(forgetting, behind_s)
+    assert not is_forgotten(learning_of(ThompsonPolicy(forgetting=forgetting)), part, now_s)
 
 
 @given(st.builds(RewardSums, st.integers(0, 2**40), st.integers(0, 2**70), st.integers(0, 2**100)))

@@ -1,6 +1,7 @@
 """The ledger on real PostgreSQL: whatever the order, repeats and batches, totals are those of the model."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from random import Random
 from typing import Any
@@ -239,6 +240,36 @@ async def test_what_a_policy_forgets_is_kept_by_the_minute_of_the_assignment(
         (3, 2, 0, f"00{turn}"): RewardSums(1, 10**9 // 2, 10**18 // 4).to_bytes(),
     }
     assert await rebuild_totals(database_url) == Rebuilt((), ())
+
+
+async def test_what_no_policy_can_read_any_more_is_deleted_and_a_rebuild_agrees(
+    database_url: str, stores: tuple[LedgerStore, LedgerStore]
+) -> None:
+    """One assignment of long ago, whose reward is revised after that, and one of now."""
+    now_ms = time.time_ns() // 1_000_000 - T0_MS
+    old, new = (
+        Assigned(experiment_id=3, unit=1, number=number, at_ms=at_ms, variant=0, epoch=2)
+        for number, at_ms in enumerate((0, now_ms))
+    )
+    said = [Said(one, 3, "up", Source.EXPLICIT, 4.5, one.at_ms + 1) for one in (old, new)]
+    await deliver(stores[0], 0, numbered([exposures([old, new]), signals(said)]), Random(1))
+    before = stored_learned(database_url)
+
+    assert await stores[0].delete_forgotten() == 1
+    assert await stores[0].delete_forgotten() == 0
+
+    (kept,) = stored_learned(database_url).items()
+    assert kept == max(before.items())
+    assert await rebuild_totals(database_url) == Rebuilt((), ())
+    assert stored_learned(database_url) == dict([kept])
+    revised = Said(old, 3, "up", Source.EXPLICIT, 8.0, old.at_ms + 2)
+    await deliver(stores[0], 0, numbered([signals([revised])], 9), Random(1))
+    assert len(stored_learned(database_url)) == 2
+    assert await rebuild_totals(database_url) == Rebuilt((), ())
+    assert await stores[0].delete_forgotten() == 1
+    execute(database_url, "UPDATE policy_totals SET body = ''")
+    assert (await rebuild_totals(database_url)).learned == (LearnedDifference(3, 2, 0),)
+    assert stored_learned(database_url) == dict([kept])
 
 
 async def test_a_rebuild_mends_what_policies_learned_and_the_ledger_does_not_stop_at_it(

@@ -1,0 +1,157 @@
+"""The log, in the ledger: assignments and signals are stored, and locked for whoever resolves them."""
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from psycopg import AsyncCursor
+
+from app.feedback.batch import Batch
+from app.feedback.rewards import ASSIGNMENT, PENDING, Assignments, Given, Rule
+from app.feedback.session import arrays, copy, sql
+
+_LOCK_STAGED: Final = sql("lock_staged")
+_INSERT_ASSIGNMENTS: Final = sql("insert_assignments")
+_EXPOSE_ASSIGNMENTS: Final = sql("expose_assignments")
+_UPSERT_SIGNALS: Final = sql("upsert_signals")
+_UPSERT_UNIT_SIGNALS: Final = sql("upsert_unit_signals")
+_AFFECT_BY_UNIT: Final = sql("affect_by_unit")
+_LOCK_AFFECTED: Final = sql("lock_affected")
+
+# Columns of results that are one row of arrays.
+_PLACE: Final = ("place", "V6")
+_LOCKED: Final = (
+    ("number", ">i4"),
+    _PLACE,
+    ("deadline_us", ">i8"),
+    ("exposed", "u1"),
+    ("outcome", ">i2"),
+    ("reward", ">i4"),
+)
+_STORED: Final = (("id", "S16"), _PLACE)
+_AFFECTED: Final = (
+    _PLACE,
+    ("experiment_id", ">i4"),
+    ("unit_hash", ">i8"),
+    ("id", "S16"),
+    ("assigned_us", ">i8"),
+    ("deadline_us", ">i8"),
+    ("epoch", ">i4"),
+    ("variant", ">i2"),
+    ("exposed", "u1"),
+    ("outcome", ">i2"),
+    ("reward", ">i4"),
+)
+
+
+class Logged(NamedTuple):
+    """Assignments that a transaction has locked, some of which have to be resolved.
+
+    `resolving` says which. `given` is the whole log of those of them that are not `unread`.
+    """
+
+    assignments: Assignments
+    resolving: NDArray[np.bool_]
+    unread: NDArray[np.bool_]
+    given: Given
+
+
+async def log(cursor: AsyncCursor, batch: Batch, rules: Mapping[int, Rule]) -> Logged:
+    """Take a batch into the log."""
+    horizons = [rules[one].horizon_us for one in batch.bodies["experiment_id"].tolist()]
+    assignments = batch.assignments(np.array(horizons, np.int64))
+    new, exposing = await _log_assignments(cursor, batch, assignments)
+    spoken = np.zeros(len(assignments), np.bool_)
+    spoken[batch.given.signals["owner"]] = True
+    # The log says nothing that counts about what is exposed and pending, or has just been stored.
+    unread = ~new & ~(assignments["exposed"] & (assignments["outcome"] == PENDING)) | exposing
+    if not await _log_signals(cursor, batch, assignments):
+        named = [one is not None for one in batch.ids]
+        unread[batch.given.signals["owner"][np.array(named, np.bool_)]] = True
+    resolving = spoken | exposing
+    elsewhere = await _log_unit_signals(cursor, batch, rules)
+    known = np.isin(assignments["id"], elsewhere["id"])
+    elsewhere = elsewhere[~np.isin(elsewhere["id"], assignments["id"])]
+    others = np.ones(len(elsewhere), np.bool_)
+    return Logged(
+        np.concatenate([assignments, elsewhere]),
+        np.concatenate([resolving | known, others]),
+        np.concatenate([unread | known, others]),
+        batch.given,
+    )
+
+
+async def _log_assignments(
+    cursor: AsyncCursor, batch: Batch, assignments: Assignments
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Store what is new and lock what is stored; `assignments` become as they stand then.
+
+    Returns which are new, and which of the others have their exposure only now.
+    """
+    new, locked = np.zeros((2, len(assignments)), np.bool_)
+    missing = batch.exposed  # very likely: what is only spoken of is stored by then
+    while not (new | locked).all():  # a third time if somebody else has stored some in between
+        if missing.any():
+            await copy(
+                cursor, "staged_assignments", batch.assignment_rows(missing, assignments["deadline_us"])
+            )
+            stored = await arrays(cursor, _INSERT_ASSIGNMENTS, _STORED)
+            place = _at(assignments, stored, missing)
+            assignments["place"][place] = stored["place"]
+            new[place] = True
+        unknown = ~(new | locked)
+        if unknown.any():
+            await copy(cursor, "staged_keys", batch.keys(np.flatnonzero(unknown)))
+            found = await arrays(cursor, _LOCK_STAGED, _LOCKED)
+            numbers = found["number"]
+            for name in ("place", "deadline_us", "exposed", "outcome", "reward"):
+                assignments[name][numbers] = found[name]
+            assignments["counted"][numbers] = found["exposed"]
+            locked[numbers] = True
+        missing = ~(new | locked)
+    exposing = batch.exposed & ~assignments["exposed"]
+    if exposing.any():
+        exposed = await arrays(cursor, _EXPOSE_ASSIGNMENTS, _STORED)
+        assignments["place"][_at(assignments, exposed, exposing)] = exposed["place"]
+        assignments["exposed"][exposing] = True
+    return new, exposing
+
+
+def _at(assignments: Assignments, stored: NDArray[np.void], among: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Where in `assignments` those are that were stored; most often all that are `among` them, in order."""
+    numbers = np.flatnonzero(among)
+    if np.array_equal(assignments["id"][numbers], stored["id"]):
+        return numbers
+    position = dict(zip(assignments["id"][numbers].tolist(), numbers.tolist(), strict=True))
+    return np.array([position[one] for one in stored["id"].tolist()], np.intp)
+
+
+async def _log_signals(cursor: AsyncCursor, batch: Batch, assignments: Assignments) -> bool:
+    """Whether none of them was in the log before."""
+    if not len(batch.given.signals):
+        return True
+    signals = batch.signal_rows(assignments["deadline_us"])
+    await copy(cursor, "staged_signals", signals)
+    await cursor.execute(_UPSERT_SIGNALS)
+    return cursor.rowcount == signals.n
+
+
+async def _log_unit_signals(cursor: AsyncCursor, batch: Batch, rules: Mapping[int, Rule]) -> Assignments:
+    """Log signals by unit; lock the assignments that they, or those logged before, may now belong to."""
+    if not batch.unit_signals.n and not any(rule.by_unit for rule in rules.values()):
+        return np.empty(0, ASSIGNMENT)
+    await copy(cursor, "staged_unit_signals", batch.unit_signals)
+    await cursor.execute(_UPSERT_UNIT_SIGNALS)
+    await cursor.execute(_AFFECT_BY_UNIT)
+    return await lock_affected(cursor)
+
+
+async def lock_affected(cursor: AsyncCursor) -> Assignments:
+    """Lock the assignments that stand in `affected`."""
+    found = await arrays(cursor, _LOCK_AFFECTED, _AFFECTED)
+    affected = np.zeros(len(found), ASSIGNMENT)
+    for name, _ in _AFFECTED:
+        affected[name] = found[name]
+    affected["counted"] = affected["exposed"]
+    return affected
