@@ -1,5 +1,6 @@
 """The readout of an experiment. Pure: definition, totals and allocations in, numbers out; missing is null."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from fractions import Fraction
@@ -74,6 +75,18 @@ class UnitCell(msgspec.Struct, frozen=True):
     segment: str
     crossed: bool
     totals: CellTotals
+
+
+class Drawn(msgspec.Struct, frozen=True):
+    """How often a variant was drawn in an epoch, and the sum of its probability over all draws there.
+
+    The sum is in parts of 2**32.
+    """
+
+    epoch: int
+    variant: int
+    assignments: int
+    probability_sum: int
 
 
 class AllocationAt(msgspec.Struct, frozen=True):
@@ -151,6 +164,7 @@ class Stored(msgspec.Struct, frozen=True):
     totals: Sequence[VariantTotals]
     by_epoch: Sequence[EpochTotals]
     units: Sequence[UnitCell]
+    draws: Sequence[Drawn]
     totals_as_of: datetime | None
     latest: AllocationPoint | None
     history: Sequence[AllocationPoint]
@@ -230,16 +244,17 @@ class Stored(msgspec.Struct, frozen=True):
         return cells
 
     def _assignments(self, experiment: Experiment) -> list[ArmCounts]:
-        """Draws beside logged shares, of epochs in which these never moved.
+        """Draws beside what was logged of their probabilities, by epoch.
 
         Without stickiness each assignment is a draw, else each unit is: and as it comes back to where it was
-        in later epochs, only those of the latest are independent.
+        in later epochs, only those of the latest are independent. Where shares moved, the sums that the
+        ledger keeps stand for them; it keeps none with stickiness, nor of shares by context.
         """
         definition = experiment.definition
-        if not isinstance(definition.policy, FixedPolicy):
-            return []
-        drawn: dict[int, list[int]] = {}
         n_variants = len(definition.variants)
+        if not isinstance(definition.policy, FixedPolicy):
+            return _summed(self.draws, n_variants)
+        drawn: dict[int, list[int]] = {}
         if definition.stickiness == "none":
             draws = [(part.epoch, part.variant, part.totals.assignments) for part in self.by_epoch]
         else:
@@ -252,7 +267,8 @@ class Stored(msgspec.Struct, frozen=True):
             if shares is not None and len(shares) == n_variants and variant < n_variants:
                 drawn.setdefault(epoch, [0] * n_variants)[variant] += count
         known = {epoch: self.epoch_shares[epoch] for epoch in drawn}
-        return [ArmCounts(tuple(drawn[epoch]), shares) for epoch, shares in known.items() if shares]
+        constant = [ArmCounts(tuple(drawn[epoch]), shares) for epoch, shares in known.items() if shares]
+        return constant + _summed([one for one in self.draws if one.epoch not in drawn], n_variants)
 
     def _days(self, experiment: Experiment) -> float | None:
         """Since the start, as of the totals."""
@@ -324,6 +340,21 @@ class Stored(msgspec.Struct, frozen=True):
                 variants, self.totals, intervals, best, loss, shares, strict=True
             )
         ]
+
+
+def _summed(draws: Sequence[Drawn], n_variants: int) -> list[ArmCounts]:
+    """Of each epoch; a draft may have had other variants."""
+    epochs: defaultdict[int, list[Drawn]] = defaultdict(list)
+    for one in draws:
+        epochs[one.epoch].append(one)
+    return [
+        ArmCounts.from_sums(
+            [one.assignments for one in found],
+            [Fraction(one.probability_sum, bucketing.WHOLE) for one in found],
+        )
+        for found in epochs.values()
+        if [one.variant for one in found] == list(range(n_variants))
+    ]
 
 
 def measured_of(definition: Definition) -> Measures:

@@ -7,11 +7,11 @@ from app.allocation.forgetting import Learned
 from app.allocation.model import VariantTotals
 from app.allocation.store import read_earlier, read_history, read_latest, read_learned, read_totals
 from app.allocation.tables import allocations
-from app.analysis.model import EpochTotals, Stored, UnitCell
+from app.analysis.model import Drawn, EpochTotals, Stored, UnitCell
 from app.assignment.bucketing import WHOLE
 from app.experiments.model import ContextualPolicy, Experiment, SegmentedThompsonPolicy
 from app.feedback.measures import CellTotals
-from app.feedback.tables import metric_totals, stream_positions, totals
+from app.feedback.tables import draws, metric_totals, stream_positions, totals
 
 
 class AnalysisStore:
@@ -30,6 +30,7 @@ class AnalysisStore:
                 totals=await read_totals(connection, experiment),
                 by_epoch=await _read_epochs(connection, experiment.id),
                 units=await read_cells(connection, experiment.id),
+                draws=await _read_draws(connection, experiment.id),
                 totals_as_of=await connection.scalar(select(case((known, func.min(watermark))))),
                 latest=await read_latest(connection, experiment.id),
                 history=await read_history(connection, experiment.id),
@@ -52,6 +53,16 @@ async def read_cells(connection: AsyncConnection, experiment_id: int) -> list[Un
         for row in await connection.execute(statement)
     ]
     return [cell for cell in cells if cell.totals.units]
+
+
+async def _read_draws(connection: AsyncConnection, experiment_id: int) -> list[Drawn]:
+    columns = (draws.c[name] for name in Drawn.__struct_fields__)
+    statement = (
+        select(*columns)
+        .where(draws.c.experiment_id == experiment_id)
+        .order_by(draws.c.epoch, draws.c.variant)
+    )
+    return [Drawn(*map(int, row)) for row in await connection.execute(statement)]
 
 
 async def _read_learned(connection: AsyncConnection, experiment: Experiment) -> Learned:
