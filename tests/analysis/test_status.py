@@ -19,7 +19,7 @@ from app.experiments.model import (
     ThompsonPolicy,
     Variant,
 )
-from app.feedback.tables import stream_positions
+from app.feedback.tables import draws, stream_positions
 from tests.support.api import KEYS, bearer
 from tests.support.totals import record
 
@@ -230,3 +230,33 @@ async def test_a_sticky_unit_is_no_draw_of_its_own(client, experiments, engine):
     body = await status(client)
     assert [finding["severity"] for finding in body["analysis"]["integrity"]] == ["unknown"]
     assert body["analysis"]["units"] == 0, "totals of rewards say nothing of units"
+
+
+async def test_the_split_of_a_bandit_is_checked_from_sums_of_its_probabilities(client, engine, experiment):
+    """Shares moved: 4,000 draws had a summed probability of 1,200 for the control."""
+
+    async def draw(control, expected):
+        counts = ((0, control, expected), (1, 4_000 - control, 4_000 - expected))
+        async with engine.begin() as connection:
+            await connection.execute(draws.delete())
+            for variant, count, total in counts:
+                await connection.execute(
+                    draws.insert().values(
+                        experiment_id=experiment.id,
+                        epoch=1,
+                        variant=variant,
+                        assignments=count,
+                        probability_sum=total * WHOLE,
+                    )
+                )
+
+    await record(engine, experiment, (10, 3), (10, 6))
+    [unknown] = (await status(client))["analysis"]["integrity"]
+    assert (unknown["kind"], unknown["severity"]) == ("sample_ratio", "unknown")
+    await draw(1_210, 1_200)
+    [fine] = (await status(client))["analysis"]["integrity"]
+    assert (fine["kind"], fine["severity"]) == ("sample_ratio", "fine")
+    await draw(900, 1_200)
+    [broken] = (await status(client))["analysis"]["integrity"]
+    assert broken["severity"] == "broken"
+    assert "control has 25.00% fewer" in broken["detail"]
