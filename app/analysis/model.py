@@ -5,17 +5,19 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from fractions import Fraction
 from types import MappingProxyType
+from typing import Literal
 
 import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from app.allocation.forgetting import Learned
 from app.allocation.model import NANO, AllocationPoint, VariantTotals, apprentice, best_arm, posteriors
 from app.analysis.analyze import analyze
 from app.analysis.beliefs import ModelBelief, SegmentBelief, model_belief, segment_beliefs
 from app.analysis.observed import Cell, Observed
-from app.analysis.readout import Readout
+from app.analysis.readout import Readout, Sensitivity
 from app.assignment import bucketing
 from app.experiments.metrics import REWARD
 from app.experiments.model import (
@@ -198,8 +200,36 @@ class Stored(msgspec.Struct, frozen=True):
                 for point in self.history
                 if len(point.weights) == len(keys)  # a draft may have had other variants
             ],
-            analysis=analyze(definition.plan, measured_of(definition).metrics, self.observed(experiment)),
+            analysis=self._readout(experiment),
             assumptions=self._assumptions(experiment),
+        )
+
+    def _readout(self, experiment: Experiment) -> Readout:
+        """By the plan, and where units crossed over, the primary comparisons with these treated otherwise."""
+        definition, metrics = experiment.definition, measured_of(experiment.definition).metrics
+        planned = analyze(definition.plan, metrics, self.observed(experiment))
+        if not any(cell.crossed for cell in self.units):
+            return planned
+        other: Literal["exclude", "first"] = "first" if definition.plan.crossovers == "exclude" else "exclude"
+        plan = replace(definition.plan, crossovers=other)
+        turned = replace(experiment, definition=replace(definition, plan=plan))
+        primary = [metric for metric in metrics if metric.role == "primary"]
+        otherwise = analyze(plan, primary, self.observed(turned))
+        return replace(
+            planned,
+            sensitivity=tuple(
+                Sensitivity(
+                    metric=metric.key,
+                    variant=one.variant,
+                    crossovers=other,
+                    effect=one.effect,
+                    interval=one.interval,
+                    verdict=one.verdict,
+                )
+                for metric in otherwise.metrics
+                for one in metric.variants
+                if not one.control
+            ),
         )
 
     def observed(self, experiment: Experiment) -> Observed:

@@ -19,7 +19,8 @@ from app.experiments.model import (
     ThompsonPolicy,
     Variant,
 )
-from app.feedback.tables import draws, stream_positions
+from app.feedback.measures import CellTotals
+from app.feedback.tables import draws, metric_totals, stream_positions
 from tests.support.api import KEYS, bearer
 from tests.support.totals import record
 
@@ -260,3 +261,37 @@ async def test_the_split_of_a_bandit_is_checked_from_sums_of_its_probabilities(c
     [broken] = (await status(client))["analysis"]["integrity"]
     assert broken["severity"] == "broken"
     assert "control has 25.00% fewer" in broken["detail"]
+
+
+async def test_where_units_crossed_over_it_is_said_how_it_would_be_the_other_way(client, experiments, engine):
+    """By hand: 600 of 1,000 against 300 of 1,000 left alone; 1,000 more that crossed have none of 1,000."""
+    policy = FixedPolicy({"control": 0.5, "short": 0.5})
+    definition = Definition(key="summary", variants=VARIANTS, stickiness="unit", policy=policy)
+    await experiments.create(definition)
+    made = await experiments.start("summary")
+
+    async def cell(variant, successes, *, crossed=False):
+        sums = (1_000, successes * 10**9, successes * 10**18)
+        async with engine.begin() as connection:
+            await connection.execute(
+                metric_totals.insert().values(
+                    experiment_id=made.id,
+                    epoch=1,
+                    variant=variant,
+                    segment="",
+                    crossed=crossed,
+                    body=CellTotals(1_000, (sums,)).to_bytes(),
+                )
+            )
+
+    await cell(0, 300)
+    await cell(1, 600)
+    assert (await status(client))["analysis"]["sensitivity"] == []
+    await cell(1, 0, crossed=True)
+    analysis = (await status(client))["analysis"]
+    planned = analysis["metrics"][0]["variants"][1]
+    assert (planned["verdict"], planned["effect"]) == ("better", pytest.approx(0.3))
+    [other] = analysis["sensitivity"]
+    assert (other["metric"], other["variant"], other["crossovers"]) == ("reward", "short", "first")
+    assert other["effect"] == pytest.approx(0.0, abs=1e-12)
+    assert other["verdict"] == "not_enough_data"
