@@ -216,6 +216,12 @@ def rebuild(**flags: Any) -> None:
         for one in rebuilt.ledger.learned:
             where = f"experiment {one.experiment_id}, epoch {one.epoch}, variant {one.variant}"
             _OUT.print(f"{where}: what its policy learned was not what the log gives")
+        for cell in rebuilt.ledger.cells:
+            where = f"experiment {cell.experiment_id}, epoch {cell.epoch}, variant {cell.variant}"
+            _OUT.print(f"{where}: totals of its metrics were not what its units come to")
+        for drawn in rebuilt.ledger.draws:
+            where = f"experiment {drawn.experiment_id}, epoch {drawn.epoch}, variant {drawn.variant}"
+            _OUT.print(f"{where}: its draws and their probabilities were not what the log gives")
         for experiment_id in rebuilt.ledger.rewards:
             _OUT.print(f"experiment {experiment_id}: a stored reward was not what its signals give")
         for experiment_id in rebuilt.weights:

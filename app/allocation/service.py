@@ -37,7 +37,8 @@ class Rebuilt(msgspec.Struct, frozen=True):
     def equal(self) -> bool:
         """Whether everything came out as it was, bit for bit."""
         ledger = self.ledger
-        return not (ledger.totals or ledger.learned or ledger.cells or ledger.rewards or self.weights)
+        totals = ledger.totals or ledger.learned or ledger.cells or ledger.draws
+        return not (totals or ledger.rewards or self.weights)
 
 
 class AllocationService:

@@ -1,13 +1,16 @@
 """The readout of an experiment. Pure: definition, totals and allocations in, numbers out; missing is null."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from fractions import Fraction
 from types import MappingProxyType
+from typing import Literal
 
 import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from app.allocation.forgetting import Learned
 from app.allocation.freezes import Freeze
@@ -22,7 +25,7 @@ from app.analysis.beliefs import (
     segment_beliefs,
 )
 from app.analysis.observed import Cell, Observed
-from app.analysis.readout import Readout
+from app.analysis.readout import Readout, Sensitivity
 from app.assignment import bucketing
 from app.experiments.metrics import REWARD
 from app.experiments.model import (
@@ -83,6 +86,18 @@ class UnitCell(msgspec.Struct, frozen=True):
     segment: str
     crossed: bool
     totals: CellTotals
+
+
+class Drawn(msgspec.Struct, frozen=True):
+    """How often a variant was drawn in an epoch, and the sum of its probability over all draws there.
+
+    The sum is in parts of 2**32.
+    """
+
+    epoch: int
+    variant: int
+    assignments: int
+    probability_sum: int
 
 
 class AllocationAt(msgspec.Struct, frozen=True):
@@ -166,6 +181,7 @@ class Stored(msgspec.Struct, frozen=True):
     totals: Sequence[VariantTotals]
     by_epoch: Sequence[EpochTotals]
     units: Sequence[UnitCell]
+    draws: Sequence[Drawn]
     totals_as_of: datetime | None
     read_at: datetime
     wanted: int
@@ -203,8 +219,36 @@ class Stored(msgspec.Struct, frozen=True):
             drift=drift_belief(policy, self.learned, keys),
             variants=self._variants(experiment),
             allocation_history=history_of(self.history, len(keys)),
-            analysis=analyze(definition.plan, measured_of(definition).metrics, self.observed(experiment)),
+            analysis=self._readout(experiment),
             assumptions=self._assumptions(experiment),
+        )
+
+    def _readout(self, experiment: Experiment) -> Readout:
+        """By the plan, and where units crossed over, the primary comparisons with these treated otherwise."""
+        definition, metrics = experiment.definition, measured_of(experiment.definition).metrics
+        planned = analyze(definition.plan, metrics, self.observed(experiment))
+        if not any(cell.crossed for cell in self.units):
+            return planned
+        other: Literal["exclude", "first"] = "first" if definition.plan.crossovers == "exclude" else "exclude"
+        plan = replace(definition.plan, crossovers=other)
+        turned = replace(experiment, definition=replace(definition, plan=plan))
+        primary = [metric for metric in metrics if metric.role == "primary"]
+        otherwise = analyze(plan, primary, self.observed(turned))
+        return replace(
+            planned,
+            sensitivity=tuple(
+                Sensitivity(
+                    metric=metric.key,
+                    variant=one.variant,
+                    crossovers=other,
+                    effect=one.effect,
+                    interval=one.interval,
+                    verdict=one.verdict,
+                )
+                for metric in otherwise.metrics
+                for one in metric.variants
+                if not one.control
+            ),
         )
 
     def observed(self, experiment: Experiment) -> Observed:
@@ -250,16 +294,17 @@ class Stored(msgspec.Struct, frozen=True):
         return cells
 
     def _assignments(self, experiment: Experiment) -> list[ArmCounts]:
-        """Draws beside logged shares, of epochs in which these never moved.
+        """Draws beside what was logged of their probabilities, by epoch.
 
         Without stickiness each assignment is a draw, else each unit is: and as it comes back to where it was
-        in later epochs, only those of the latest are independent.
+        in later epochs, only those of the latest are independent. Where shares moved, the sums that the
+        ledger keeps stand for them; it keeps none with stickiness, nor of shares by context.
         """
         definition = experiment.definition
-        if not isinstance(definition.policy, FixedPolicy):
-            return []
-        drawn: dict[int, list[int]] = {}
         n_variants = len(definition.variants)
+        if not isinstance(definition.policy, FixedPolicy):
+            return _summed(self.draws, n_variants)
+        drawn: dict[int, list[int]] = {}
         if definition.stickiness == "none":
             draws = [(part.epoch, part.variant, part.totals.assignments) for part in self.by_epoch]
         else:
@@ -272,7 +317,8 @@ class Stored(msgspec.Struct, frozen=True):
             if shares is not None and len(shares) == n_variants and variant < n_variants:
                 drawn.setdefault(epoch, [0] * n_variants)[variant] += count
         known = {epoch: self.epoch_shares[epoch] for epoch in drawn}
-        return [ArmCounts(tuple(drawn[epoch]), shares) for epoch, shares in known.items() if shares]
+        constant = [ArmCounts(tuple(drawn[epoch]), shares) for epoch, shares in known.items() if shares]
+        return constant + _summed([one for one in self.draws if one.epoch not in drawn], n_variants)
 
     def _days(self, experiment: Experiment) -> float | None:
         """Since the start, as of the totals."""
@@ -358,6 +404,21 @@ def history_of(points: Sequence[AllocationPoint], n_variants: int) -> list[Alloc
         AllocationAt(point.at, point.version, point.epoch, point.shares)
         for point in points
         if len(point.weights) == n_variants
+    ]
+
+
+def _summed(draws: Sequence[Drawn], n_variants: int) -> list[ArmCounts]:
+    """Of each epoch; a draft may have had other variants."""
+    epochs: defaultdict[int, list[Drawn]] = defaultdict(list)
+    for one in draws:
+        epochs[one.epoch].append(one)
+    return [
+        ArmCounts.from_sums(
+            [one.assignments for one in found],
+            [Fraction(one.probability_sum, bucketing.WHOLE) for one in found],
+        )
+        for found in epochs.values()
+        if [one.variant for one in found] == list(range(n_variants))
     ]
 
 

@@ -80,6 +80,21 @@ class MetricReadout(msgspec.Struct, frozen=True, kw_only=True):
     variants: tuple[VariantReadout, ...]
 
 
+class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
+    """A primary comparison as it would be with units of several variants treated the other way.
+
+    `crossovers` is that other way: `exclude`, or `first`. Where its verdict is another one, the answer hangs
+    on units that were given more than one.
+    """
+
+    metric: str
+    variant: str
+    crossovers: Literal["exclude", "first"]
+    effect: float | None
+    interval: Bounds | None
+    verdict: Verdict | None
+
+
 class Leader(msgspec.Struct, frozen=True, kw_only=True):
     """The variant with the best primary metric; `declared` if it beats every other, each shown at `level`.
 
@@ -122,7 +137,10 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Readout(msgspec.Struct, frozen=True, kw_only=True):
-    """All that an experiment says at one moment; `frontier` where two metrics or more decide."""
+    """All that an experiment says at one moment; `frontier` where two metrics or more decide.
+
+    `sensitivity` where units came to several variants.
+    """
 
     control: str
     plan: AnalysisPlan
@@ -131,6 +149,7 @@ class Readout(msgspec.Struct, frozen=True, kw_only=True):
     metrics: tuple[MetricReadout, ...]
     leader: Leader | None
     frontier: Frontier | None = None
+    sensitivity: tuple[Sensitivity, ...] = ()
     integrity: tuple[Finding, ...]
     progress: Progress
     recommendation: Recommendation

@@ -25,7 +25,7 @@ from app.allocation.store import (
 )
 from app.allocation.tables import allocations
 from app.analysis.export import OUTCOMES, Row
-from app.analysis.model import EpochTotals, Status, Stored, UnitCell, history_of
+from app.analysis.model import Drawn, EpochTotals, Status, Stored, UnitCell, history_of
 from app.analysis.tables import readouts
 from app.assignment.bucketing import WHOLE
 from app.core import limits
@@ -33,7 +33,7 @@ from app.experiments.model import Experiment
 from app.experiments.store import experiment_of
 from app.experiments.tables import experiments, publications
 from app.feedback.measures import CellTotals
-from app.feedback.tables import assignments, metric_totals, stream_positions, totals
+from app.feedback.tables import assignments, draws, metric_totals, stream_positions, totals
 
 _FOLDER: Final = files(__package__)
 _DUE: Final = text(_FOLDER.joinpath("sql/due.sql").read_text())
@@ -142,6 +142,7 @@ async def read_stored(connection: AsyncConnection, experiment: Experiment) -> St
         totals=await read_totals(connection, experiment),
         by_epoch=await _read_epochs(connection, experiment.id),
         units=await read_cells(connection, experiment.id),
+        draws=await _read_draws(connection, experiment.id),
         latest=await read_latest(connection, experiment.id),
         history=await read_history(connection, experiment.id),
         epoch_shares=await _read_epoch_shares(connection, experiment.id),
@@ -206,6 +207,16 @@ async def read_cells(connection: AsyncConnection, experiment_id: int) -> list[Un
         for row in await connection.execute(statement)
     ]
     return [cell for cell in cells if cell.totals.units]
+
+
+async def _read_draws(connection: AsyncConnection, experiment_id: int) -> list[Drawn]:
+    columns = (draws.c[name] for name in Drawn.__struct_fields__)
+    statement = (
+        select(*columns)
+        .where(draws.c.experiment_id == experiment_id)
+        .order_by(draws.c.epoch, draws.c.variant)
+    )
+    return [Drawn(*map(int, row)) for row in await connection.execute(statement)]
 
 
 async def _read_epochs(connection: AsyncConnection, experiment_id: int) -> list[EpochTotals]:

@@ -39,6 +39,14 @@ class CellDifference(msgspec.Struct, frozen=True):
     crossed: bool
 
 
+class DrawsDifference(msgspec.Struct, frozen=True):
+    """The draws of a variant in an epoch, or their probabilities, were not what the log says, and are now."""
+
+    experiment_id: int
+    epoch: int
+    variant: int
+
+
 class Rebuilt(msgspec.Struct, frozen=True):
     """What a rebuild found wrong; all empty when log and totals agreed bit for bit."""
 
@@ -47,6 +55,7 @@ class Rebuilt(msgspec.Struct, frozen=True):
     """Experiments in which a stored reward, or what a unit came to, was not what the signals give."""
     learned: tuple[LearnedDifference, ...] = ()
     cells: tuple[CellDifference, ...] = ()
+    draws: tuple[DrawsDifference, ...] = ()
 
 
 async def rebuild_totals(database_url: str, experiment_ids: Sequence[int] | None = None) -> Rebuilt:
@@ -57,6 +66,7 @@ async def rebuild_totals(database_url: str, experiment_ids: Sequence[int] | None
     differences: list[TotalsDifference] = []
     learned: list[LearnedDifference] = []
     cells: list[CellDifference] = []
+    draws: list[DrawsDifference] = []
     corrected = []
     async with LedgerStore.open(database_url) as store:
         for experiment_id in experiment_ids if experiment_ids is not None else await store.experiment_ids():
@@ -64,10 +74,12 @@ async def rebuild_totals(database_url: str, experiment_ids: Sequence[int] | None
                 differences.append(TotalsDifference(experiment_id, epoch, variant, before, after))
             for epoch, variant in await store.recount_learned(experiment_id):
                 learned.append(LearnedDifference(experiment_id, epoch, variant))
+            for epoch, variant in await store.recount_draws(experiment_id):
+                draws.append(DrawsDifference(experiment_id, epoch, variant))
             cells += [CellDifference(*key) for key in await store.recount_cells(experiment_id)]
             if await _resolve_all(store, experiment_id):
                 corrected.append(experiment_id)
-    return Rebuilt(tuple(differences), tuple(corrected), tuple(learned), tuple(cells))
+    return Rebuilt(tuple(differences), tuple(corrected), tuple(learned), tuple(cells), tuple(draws))
 
 
 async def _resolve_all(store: LedgerStore, experiment_id: int) -> bool:

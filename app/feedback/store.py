@@ -21,6 +21,7 @@ from app.experiments.model import Reward
 from app.experiments.plan import AnalysisPlan
 from app.feedback import rows
 from app.feedback.batch import Batch, StreamEntry
+from app.feedback.draw_store import MOVING_KINDS, add_draws, recount_draws
 from app.feedback.learning import LEARNING_KINDS
 from app.feedback.learning_store import delete_forgotten, learn, learning_by_epoch, recount_learned
 from app.feedback.log_store import Logged, lock_affected, log
@@ -58,7 +59,10 @@ _RULES: Final = """
             WHERE experiment_id = experiments.id
                 AND (policy ->> 'kind' = ANY(%(kinds)s) OR policy ? 'forgetting')
         ),
-        definition -> 'metrics', definition -> 'plan', definition ->> 'stickiness'
+        definition -> 'metrics', definition -> 'plan', definition ->> 'stickiness',
+        definition ->> 'stickiness' = 'none' AND EXISTS (
+            SELECT FROM epochs WHERE experiment_id = experiments.id AND policy ->> 'kind' = ANY(%(moving)s)
+        )
     FROM experiments
     WHERE id = ANY(%(ids)s)
 """
@@ -148,9 +152,13 @@ class LedgerStore:
             before = await _check_fence(cursor, lease)
             await _lock_units(cursor, batch)
             rules = await _rules(cursor, batch.experiment_ids)
-            logged = await log(cursor, batch.only(rules.rewards), rules.rewards)
+            kept = batch.only(rules.rewards)
+            logged = await log(cursor, kept, rules.rewards)
             reached = watermark if before is None else max(watermark, before)
             changed = await _resolve(cursor, logged, rules, passed_us=reached.timestamp() * 1e6)
+            if rules.drawing:
+                ours = logged.assignments[: len(kept.bodies)]
+                await add_draws(cursor, kept.bodies[ours["exposed"] & ~ours["counted"]], rules.drawing)
             moved = lease.moved(entries)
             await _move(cursor, moved, watermark)
             return moved, changed
@@ -285,6 +293,16 @@ class LedgerStore:
                 await cursor.execute(_WANT, ([experiment_id],))
             return differed
 
+    async def recount_draws(self, experiment_id: int) -> list[tuple[int, int]]:
+        """Set an experiment's draws to what its log says; returns (epoch, variant) of those that differed."""
+        async with self._connection.transaction(), self._connection.cursor() as cursor:
+            if experiment_id not in (await _rules(cursor, [experiment_id])).drawing:
+                return []
+            await cursor.execute("SET LOCAL statement_timeout = 0")
+            await cursor.execute("SET LOCAL enable_hashjoin = on")
+            await cursor.execute("LOCK TABLE draws IN SHARE ROW EXCLUSIVE MODE")
+            return await recount_draws(cursor, experiment_id)
+
     async def _transact(self, work: Callable[[AsyncCursor], Awaitable[_T]]) -> _T:
         """Run `work` as one transaction; again if it was chosen to end a deadlock: then it wrote nothing."""
         for attempts_left in reversed(range(limits.LEDGER_DEADLOCKS_MAX)):
@@ -331,16 +349,21 @@ async def _lock_units(cursor: AsyncCursor, batch: Batch) -> None:
 
 
 class Rules(NamedTuple):
-    """Of experiments that exist: how signals become rewards, and what is measured of units where it is."""
+    """Of experiments that exist: how signals become rewards, and what is measured of units where it is.
+
+    `drawing`: those whose draws are summed with their probabilities.
+    """
 
     rewards: Mapping[int, Rule]
     measures: Mapping[int, Measures]
+    drawing: Collection[int]
 
 
 async def _rules(cursor: AsyncCursor, experiment_ids: Collection[int]) -> Rules:
-    await cursor.execute(_RULES, {"ids": list(experiment_ids), "kinds": list(LEARNING_KINDS)})
-    rules, measures = {}, {}
-    for experiment_id, reward, by_unit, learns, metrics, plan, stickiness in await cursor.fetchall():
+    kinds = {"kinds": list(LEARNING_KINDS), "moving": list(MOVING_KINDS)}
+    await cursor.execute(_RULES, {"ids": list(experiment_ids), **kinds})
+    rules, measures, drawing = {}, {}, set()
+    for experiment_id, reward, by_unit, learns, metrics, plan, stickiness, draws in await cursor.fetchall():
         rules[experiment_id] = Rule.of(msgspec.convert(reward, Reward), by_unit=by_unit, learns=learns)
         if metrics or plan or stickiness != "none":
             found = measures_of(
@@ -350,7 +373,9 @@ async def _rules(cursor: AsyncCursor, experiment_ids: Collection[int]) -> Rules:
             )
             if found is not None:
                 measures[experiment_id] = found
-    return Rules(rules, measures)
+        if draws:
+            drawing.add(experiment_id)
+    return Rules(rules, measures, drawing)
 
 
 async def _resolve_affected(cursor: AsyncCursor, *, silent_until_us: float = -math.inf) -> list[int]:

@@ -187,6 +187,25 @@ metric_totals = Table(
     PrimaryKeyConstraint("experiment_id", "epoch", "variant", "segment", "crossed"),
 )
 
+# Only where every assignment is a draw of its own from shares that move.
+draws = Table(
+    "draws",
+    METADATA,
+    Column("experiment_id", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("variant", SmallInteger, nullable=False),
+    Column(
+        "assignments", BigInteger, nullable=False, comment="exposed ones, of policy versions that are known"
+    ),
+    Column(
+        "probability_sum",
+        Numeric(38, 0),
+        nullable=False,
+        comment="of the variant over the draws of all variants, in parts of 2**32",
+    ),
+    PrimaryKeyConstraint("experiment_id", "epoch", "variant"),
+)
+
 stream_positions = Table(
     "stream_positions",
     METADATA,

@@ -79,9 +79,13 @@ async def _move(
     assert row is not None
     found = measure(assignments.astype(MEASURED), given, contexts, of_unit, silent_until_us=row[0])
 
-    before = {number: Unit.from_row(body, of_unit[number]) for number, body in stored.items()}
+    before = {
+        number: unit
+        for number, row in stored.items()
+        if (unit := _readable(keys[number], row, of_unit[number])) is not None
+    }
     after = {number: unit for number, unit in enumerate(found) if before.get(number) != unit}
-    overtaken = await _store(cursor, keys, after, known=before.keys())
+    overtaken = await _store(cursor, keys, after, known=stored.keys())
     named = [tuple(key) for key in keys.tolist()]
     added = [(named[number], unit) for number, unit in after.items() if number not in overtaken]
     removed = [(named[number], before[number]) for number in after if number in before]
@@ -122,6 +126,18 @@ async def _lock(cursor: AsyncCursor, keys: NDArray[np.void]) -> dict[int, UnitRo
     )
     await cursor.execute(_LOCK_UNIT_TOTALS)
     return {number: tuple(row) for number, *row in await cursor.fetchall()}
+
+
+def _readable(key: object, row: UnitRow, measures: Measures) -> Unit | None:
+    """A stored unit; None if it cannot be read, which only a hand that is not ours can bring about.
+
+    It must not hold up the ledger. Stored anew, its cell counts it twice; `wald rebuild` mends that.
+    """
+    try:
+        return Unit.from_row(row, measures)
+    except (ValueError, msgspec.MsgspecError) as error:
+        _LOG.error("unit_totals_unusable", key=str(key), error=str(error), then="run wald rebuild")
+        return None
 
 
 def _key_columns(keys: NDArray[np.void]) -> dict[str, tuple[str, Any]]:
@@ -218,8 +234,9 @@ async def recount_cells(
     while found := await units.fetchmany(rows_max):
         some: list[tuple[UnitKey, Unit]] = []
         for epoch, unit_hash, *row in found:
-            unit = Unit.from_row(tuple(row), measures)
-            some.append(((experiment_id, epoch, unit_hash, b""), unit))
+            unit = _readable((experiment_id, epoch, unit_hash), tuple(row), measures)
+            if unit is not None:
+                some.append(((experiment_id, epoch, unit_hash, b""), unit))
         for key, totals in cells(some, {experiment_id: measures}).items():
             fresh[key] = fresh.get(key, none) + totals
     await cursor.execute(

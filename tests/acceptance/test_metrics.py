@@ -146,11 +146,6 @@ def test_segments_are_those_users_came_with(client: httpx2.Client, users: list[U
     assert desktop["effect"] is None, "too few units for an interval that is valid at every look"
 
 
-def test_a_rebuild_agrees_bit_for_bit(server: Up, users: list[User]) -> None:
-    url = server.part("worker")[0].environ()["WALD_DATABASE_URL"]
-    assert asyncio.run(rebuild_totals(url)) == Rebuilt((), ())
-
-
 def test_a_policy_serves_the_best_variant_that_meets_the_constraint(
     server: Up, client: httpx2.Client, users: list[User]
 ) -> None:
@@ -176,6 +171,7 @@ def test_a_policy_serves_the_best_variant_that_meets_the_constraint(
         status = published_status(server, client, "constrained")
     shares = {row["key"]: row["allocation"] for row in status["variants"]}
     assert shares["a"] > 0.95, "b is better, and costs too much"
+    assert [one["severity"] for one in status["analysis"]["integrity"]] == ["fine"], "shares moved as logged"
     best = defaultdict(float, {row["key"]: row["probability_best"] for row in status["variants"]})
     assert best["b"] > 0.9
     refused = client.post(
@@ -184,3 +180,8 @@ def test_a_policy_serves_the_best_variant_that_meets_the_constraint(
     )
     assert refused.status_code == 400
     assert refused.json()["errors"][0]["field"] == "policy.constraints[0].metric"
+
+
+def test_a_rebuild_agrees_bit_for_bit(server: Up, users: list[User]) -> None:
+    url = server.part("worker")[0].environ()["WALD_DATABASE_URL"]
+    assert asyncio.run(rebuild_totals(url)) == Rebuilt((), ())

@@ -21,7 +21,8 @@ from app.experiments.model import (
     Window,
 )
 from app.feedback.learning import RewardSums, part_of_bucket
-from app.feedback.tables import policy_totals, stream_positions
+from app.feedback.measures import CellTotals
+from app.feedback.tables import draws, metric_totals, policy_totals, stream_positions
 from tests.support.api import KEYS, bearer
 from tests.support.totals import record
 
@@ -258,3 +259,67 @@ async def test_a_policy_that_forgets_tells_what_has_changed(client, experiments,
     ]
     assert drift["log_evidence"]["control"] == pytest.approx(9.70, abs=0.005)
     assert drift["log_evidence"]["short"] < drift["log_threshold"] == pytest.approx(3.689, abs=5e-4)
+
+
+async def test_the_split_of_a_bandit_is_checked_from_sums_of_its_probabilities(client, engine, experiment):
+    """Shares moved: 4,000 draws had a summed probability of 1,200 for the control."""
+
+    async def draw(control, expected):
+        counts = ((0, control, expected), (1, 4_000 - control, 4_000 - expected))
+        async with engine.begin() as connection:
+            await connection.execute(draws.delete())
+            for variant, count, total in counts:
+                await connection.execute(
+                    draws.insert().values(
+                        experiment_id=experiment.id,
+                        epoch=1,
+                        variant=variant,
+                        assignments=count,
+                        probability_sum=total * WHOLE,
+                    )
+                )
+
+    await record(engine, experiment, (10, 3), (10, 6))
+    [unknown] = (await status(client))["analysis"]["integrity"]
+    assert (unknown["kind"], unknown["severity"]) == ("sample_ratio", "unknown")
+    await draw(1_210, 1_200)
+    [fine] = (await status(client))["analysis"]["integrity"]
+    assert (fine["kind"], fine["severity"]) == ("sample_ratio", "fine")
+    await draw(900, 1_200)
+    [broken] = (await status(client))["analysis"]["integrity"]
+    assert broken["severity"] == "broken"
+    assert "control has 25.00% fewer" in broken["detail"]
+
+
+async def test_where_units_crossed_over_it_is_said_how_it_would_be_the_other_way(client, experiments, engine):
+    """By hand: 600 of 1,000 against 300 of 1,000 left alone; 1,000 more that crossed have none of 1,000."""
+    policy = FixedPolicy({"control": 0.5, "short": 0.5})
+    definition = Definition(key="summary", variants=VARIANTS, stickiness="unit", policy=policy)
+    await experiments.create(definition)
+    made = await experiments.start("summary")
+
+    async def cell(variant, successes, *, crossed=False):
+        sums = (1_000, successes * 10**9, successes * 10**18)
+        async with engine.begin() as connection:
+            await connection.execute(
+                metric_totals.insert().values(
+                    experiment_id=made.id,
+                    epoch=1,
+                    variant=variant,
+                    segment="",
+                    crossed=crossed,
+                    body=CellTotals(1_000, (sums,)).to_bytes(),
+                )
+            )
+
+    await cell(0, 300)
+    await cell(1, 600)
+    assert (await status(client))["analysis"]["sensitivity"] == []
+    await cell(1, 0, crossed=True)
+    analysis = (await status(client))["analysis"]
+    planned = analysis["metrics"][0]["variants"][1]
+    assert (planned["verdict"], planned["effect"]) == ("better", pytest.approx(0.3))
+    [other] = analysis["sensitivity"]
+    assert (other["metric"], other["variant"], other["crossovers"]) == ("reward", "short", "first")
+    assert other["effect"] == pytest.approx(0.0, abs=1e-12)
+    assert other["verdict"] == "not_enough_data"

@@ -39,6 +39,7 @@ class Assigned(NamedTuple):
     variant: int
     epoch: int = 1
     unrecorded: bool = False
+    policy_version: int = 1
 
     @property
     def body(self) -> bytes:
@@ -48,7 +49,7 @@ class Assigned(NamedTuple):
             variant=self.variant,
             experiment_id=self.experiment_id,
             epoch=self.epoch,
-            policy_version=1,
+            policy_version=self.policy_version,
             id=assignment_id.uuid7(T0_MS + self.at_ms, self.number),
             propensity=0.5,
             unit_hash=self.unit,

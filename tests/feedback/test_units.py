@@ -203,6 +203,10 @@ async def test_a_rebuild_mends_units_and_cells(
     assert rebuilt.rewards == (1,)
     assert stored_cells(database_url) == right
     assert await rebuild_totals(database_url) == Rebuilt((), ())
+    execute(database_url, "UPDATE unit_totals SET body = '\\x00' WHERE unit_hash = 2")
+    assert (await rebuild_totals(database_url)).rewards == (1,)
+    assert stored_cells(database_url) == right
+    assert await rebuild_totals(database_url) == Rebuilt((), ())
 
 
 def stored_cells(database_url: str) -> Cells:
