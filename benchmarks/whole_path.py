@@ -15,10 +15,11 @@ import numpy as np
 
 from app.allocation.model import AllocationPoint, VariantTotals, allocate
 from app.analysis.analyze import analyze
-from app.analysis.model import EpochTotals, Stored, measured_of
+from app.analysis.model import EpochTotals, Stored, UnitCell, measured_of
 from app.analysis.observed import Observed
 from app.analysis.readout import Readout
 from app.assignment import bucketing
+from app.experiments.metrics import Metric, Proportion
 from app.experiments.model import (
     Definition,
     Experiment,
@@ -30,6 +31,7 @@ from app.experiments.model import (
     Variant,
 )
 from app.experiments.plan import AnalysisPlan, FixedHorizon
+from app.feedback.measures import MEASURED, cells, measure, measures_of
 from app.feedback.rewards import ASSIGNMENT, GIVEN, NONE, Given, Rule, differences, resolve
 from benchmarks.validity import Parts, Row, at_least, at_most, error_limit, generator, within
 
@@ -51,12 +53,19 @@ class Said(NamedTuple):
 class WholePath:
     """One running experiment with the signal `score`. Assignments are numbered as they come."""
 
-    def __init__(self, policy: Policy, *, n_variants: int = 2, silence: float | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        n_variants: int = 2,
+        silence: float | None = None,
+        metrics: tuple[Metric, ...] = (),
+    ) -> None:
         variants = tuple(Variant(f"v{k}", control=k == 0) for k in range(n_variants))
         reward = Reward(signals={"score": 1.0}, horizon_s=1e-6 * 5 * BATCH_US, silence=silence)
         self.experiment = Experiment(
             id=1,
-            definition=Definition(key="aa", variants=variants, policy=policy, reward=reward),
+            definition=Definition(key="aa", variants=variants, policy=policy, reward=reward, metrics=metrics),
             state=Running(START),
             salt=bytes(16),
             epoch=1,
@@ -69,6 +78,7 @@ class WholePath:
         self.points: list[AllocationPoint] = []
         self._signals = np.zeros(0, GIVEN)
         self._rules = {1: Rule.of(reward, by_unit=False)}
+        self._now_us = 0
         self.allocate()
 
     def allocate(self) -> None:
@@ -102,6 +112,7 @@ class WholePath:
 
     def commit(self, said: Sequence[Said], now_us: int) -> None:
         """What one transaction of the ledger does: new exposures, new signals, horizons that passed."""
+        self._now_us = now_us
         rows = [(one.owner, 0, 0, one.at_us, one.value) for one in said]
         self._signals = np.concatenate([self._signals, np.array(rows, GIVEN)])
         touched = ~self.log["counted"]
@@ -129,7 +140,7 @@ class WholePath:
         }
         stored = Stored(
             totals=self._variants(),
-            units=[],
+            units=self._units(),
             by_epoch=[EpochTotals(*key, total) for key, total in sorted(self.totals.items())],
             totals_as_of=None,
             read_at=START,
@@ -145,6 +156,26 @@ class WholePath:
         metrics = measured_of(self.experiment.definition).metrics
         return analyze(plan, metrics, observed or self.observed())
 
+    def _units(self) -> list[UnitCell]:
+        """The cells of units, each assignment being one; none without metrics."""
+        definition = self.experiment.definition
+        measures = measures_of(definition.metrics, definition.plan, definition.stickiness)
+        if measures is None:
+            return []
+        measured = np.zeros(len(self.log), MEASURED)
+        for name in ("assigned_us", "deadline_us", "variant", "reward"):
+            measured[name] = self.log[name]
+        measured["number"] = np.arange(len(measured))
+        in_time = self._signals["at_us"] <= self.log["deadline_us"][self._signals["owner"]]
+        given = Given(self._signals[in_time], ["score"])
+        units = measure(measured, given, {}, [measures] * len(measured), silent_until_us=self._now_us)
+        epochs = self.log["epoch"].tolist()
+        keyed = [
+            ((1, epoch, number, b""), unit)
+            for number, (epoch, unit) in enumerate(zip(epochs, units, strict=True))
+        ]
+        return [UnitCell(*key[1:], totals) for key, totals in sorted(cells(keyed, {1: measures}).items())]
+
     def _variants(self) -> list[VariantTotals]:
         found = [VariantTotals()] * len(self.experiment.definition.variants)
         for (_, variant), total in self.totals.items():
@@ -155,7 +186,12 @@ class WholePath:
 
 def decided(readout: Readout) -> bool:
     """Whether some variant is said to differ from the control."""
-    verdicts = [variant.verdict for variant in readout.metrics[0].variants]
+    verdicts = [
+        variant.verdict
+        for metric in readout.metrics
+        if metric.role == "primary"
+        for variant in metric.variants
+    ]
     return "better" in verdicts or "harm" in verdicts
 
 
@@ -247,13 +283,16 @@ DRIFT: Final = (0.30, 0.45, 0.60)
 """The rate of success of everybody in that epoch: no variant is better than the other."""
 
 
+SOLVED: Final = Metric(key="solved", measure=Proportion("score"), role="primary")
+
+
 def ramp(rng: np.random.Generator, *, effect: float = 0.0, size: int = 4_000) -> WholePath:
     """Each stage's traffic in ten batches, through the ledger, under a policy with the stage's share."""
     path: WholePath | None = None
     for stage, (share, rate) in enumerate(zip(RAMP, DRIFT, strict=True)):
         policy = FixedPolicy({"v0": 1 - share, "v1": share})
         if path is None:
-            path = WholePath(policy)
+            path = WholePath(policy, metrics=(SOLVED,))
         else:
             path.change(policy)
         for batch in range(10):
@@ -281,7 +320,7 @@ def ramp_rows(*, full: bool) -> Iterator[Row]:
         observed = path.observed()
         for data, found in ((observed, effects), (pooled(observed), naive_effects)):
             readout = path.readout(data)
-            found.append(readout.metrics[0].variants[1].effect)
+            found.append(readout.metrics[-1].variants[1].effect)
             if decided(readout):
                 ours, naive = (ours + 1, naive) if data is observed else (ours, naive + 1)
     limit = error_limit(runs, PLAN.alpha, 1e-6)

@@ -25,6 +25,7 @@ DEPENDENCIES = (
     "experiment_service",
     "feedback",
     "analysis",
+    "allocation_service",
     "webhook_service",
     "evaluation",
     "planning",

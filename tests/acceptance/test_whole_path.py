@@ -16,6 +16,7 @@ import pytest
 
 from app.allocation.model import VariantTotals, allocate
 from app.assignment.bucketing import WHOLE
+from app.experiments.metrics import Mean, Metric, Proportion
 from app.experiments.model import ThompsonPolicy
 from benchmarks.whole_path import Said, WholePath
 from tests.support.server import Up, up
@@ -26,6 +27,10 @@ DEFINITION = {
     "variants": [{"key": "v0", "control": True}, {"key": "v1"}],
     "policy": {"kind": "thompson"},
     "reward": {"signals": {"score": 1.0}, "horizon_s": 3600},
+    "metrics": [
+        {"key": "solved", "measure": {"kind": "proportion", "signal": "score"}, "role": "primary"},
+        {"key": "score", "measure": {"kind": "mean", "signal": "score", "cap": [0, 1]}},
+    ],
 }
 
 
@@ -57,7 +62,9 @@ def told(server: Up) -> tuple[list[str], dict[str, list[float]]]:
 
 def in_process(told: tuple[list[str], dict[str, list[float]]]) -> WholePath:
     variants, scores = told
-    path = WholePath(ThompsonPolicy())
+    solved = Metric(key="solved", measure=Proportion("score"), role="primary")
+    score = Metric(key="score", measure=Mean("score", (0.0, 1.0)))
+    path = WholePath(ThompsonPolicy(), metrics=(solved, score))
     path.expose([int(variant[1]) for variant in variants], 0)
     for look in range(2):
         said = [
@@ -75,6 +82,7 @@ def test_the_readout_of_the_server_is_that_of_the_same_events_in_process(server:
         status = client.get("/experiments/aa/status").json()
     path = in_process(told)
     readout = msgspec.to_builtins(path.readout())
+    assert [metric["key"] for metric in readout["metrics"]] == ["reward", "solved", "score"]
     for part in ("control", "adaptive", "units", "metrics", "leader", "integrity"):
         assert status["analysis"][part] == msgspec.json.decode(msgspec.json.encode(readout[part])), part
     weights = allocate(path.experiment.definition, [path.totals.get((1, k), VariantTotals()) for k in (0, 1)])

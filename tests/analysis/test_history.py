@@ -103,6 +103,12 @@ async def test_a_time_that_is_none_is_refused(client, experiment, at):
     assert answer.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+async def test_a_time_at_the_end_of_the_calendar_is_a_time(client, experiment, at):
+    assert (await client.get(f"{PATH}?at={quote(at)}")).status_code == 404
+    assert (await client.get(f"/experiments/summary/assignments?since={quote(at)}")).status_code == 200
+
+
 async def test_older_readouts_stand_farther_apart(keeper, engine, experiment):
     def at(hours: float, seconds: float) -> datetime:
         hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=hours)

@@ -19,10 +19,10 @@ def test_a_ramp_under_a_drifting_baseline_fools_the_pooled_estimate_and_not_ours
 
 def test_a_canary_that_is_worse_is_found_on_the_ramp():
     path = whole_path.ramp(np.random.default_rng(20260101 + 970), effect=-0.15, size=20_000)
-    canary = path.readout().metrics[0].variants[1]
+    canary = path.readout().metrics[-1].variants[1]
     assert canary.verdict == "harm"
     assert canary.interval[0] < -0.15 < canary.interval[1]
-    pooled = path.readout(whole_path.pooled(path.observed())).metrics[0].variants[1]
+    pooled = path.readout(whole_path.pooled(path.observed())).metrics[-1].variants[1]
     assert pooled.effect > canary.effect + 0.05  # the drift hides it
 
 
