@@ -18,7 +18,8 @@ from app.experiments.model import Experiment
 from app.experiments.tables import experiments
 from app.feedback.tables import assignments
 from app.rollouts.life import Looked, Rollout, Taken
-from app.rollouts.model import Plan, State
+from app.rollouts.lineage import Completion
+from app.rollouts.model import Completed, Plan, State
 from app.rollouts.receipt import Receipt
 from app.rollouts.tables import rollout_decisions, rollouts
 from app.webhooks.outbox import WebhookOutbox
@@ -82,6 +83,30 @@ class RolloutStore:
         if row is None:
             raise NotFound(f"rollout {rollout_id} has no decision {number}")
         return _taken(row), None if row.receipt is None else msgspec.convert(row.receipt, Receipt)
+
+    async def completions(self, key: str) -> tuple[Experiment, list[Completion]]:
+        """An experiment, and the decisions that completed its rollouts, oldest first. Raises NotFound."""
+        async with self._engine.connect() as connection:
+            await connection.execution_options(isolation_level="REPEATABLE READ")
+            row = (
+                await connection.execute(select(experiments).where(experiments.c.key == key))
+            ).one_or_none()
+            if row is None:
+                raise NotFound(f"no experiment is called {key!r}")
+            statement = (
+                select(rollout_decisions, rollouts.c.state)
+                .join(rollouts, rollouts.c.id == rollout_decisions.c.rollout_id)
+                .where(
+                    rollouts.c.experiment_id == row.id,
+                    rollout_decisions.c.decision["kind"].as_string() == "complete",
+                )
+                .order_by(rollout_decisions.c.at, rollouts.c.id)
+            )
+            found = [
+                Completion(one.rollout_id, msgspec.convert(one.state, Completed).canaries, _taken(one))
+                for one in await connection.execute(statement)
+            ]
+            return experiment_store.experiment_of(row), found
 
     @asynccontextmanager
     async def begun(self, key: str) -> AsyncIterator[tuple[AsyncConnection, Experiment]]:
