@@ -3,15 +3,16 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Row, Select, func, insert, select, update
+from sqlalchemy import Row, Select, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.analysis.model import Stored
 from app.analysis.store import read_stored
+from app.core import limits
 from app.core.errors import Conflict, NotFound
 from app.experiments import store as experiment_store
 from app.experiments.model import Experiment
@@ -24,6 +25,7 @@ from app.rollouts.receipt import Receipt
 from app.rollouts.tables import rollout_decisions, rollouts
 from app.webhooks.outbox import WebhookOutbox
 
+_LEASE: Final = text("SELECT set_config('idle_in_transaction_session_timeout', :ms, true)")
 _ACTIVE = rollouts.c.state["kind"].astext.in_(("running", "paused"))
 
 
@@ -128,9 +130,11 @@ class RolloutStore:
         """A transaction that may decide. None: somebody else does just now, and this one did not `wait`.
 
         One decision at a time, whichever worker makes it: whoever stops in the middle loses the lock with the
-        session, and has written nothing. Raises NotFound.
+        session, and has written nothing. Who is only paused loses both after `ROLLOUT_LEASE_S`. Raises
+        NotFound.
         """
         async with self._engine.begin() as connection:
+            await connection.execute(_LEASE, {"ms": str(round(limits.ROLLOUT_LEASE_S * 1_000))})
             chosen = select(rollouts.c.id).where(rollouts.c.id == rollout_id)
             held = await connection.scalar(chosen.with_for_update(skip_locked=not wait))
             if held is None:
