@@ -12,6 +12,7 @@ from app.core import limits
 from app.core.errors import Conflict
 from app.rollouts.gates import Gate, gate
 from app.rollouts.life import Rollout, Taken
+from app.rollouts.lineage import Lineage
 from app.rollouts.receipt import Receipt
 from app.rollouts.service import RolloutRequest, RolloutService
 
@@ -126,6 +127,12 @@ async def rollback_gate(
     return found
 
 
+@get("/experiments/{key:str}/versions", guards=[requires(Scope.READ)])
+async def list_versions(key: str, rollout_service: RolloutService) -> Lineage:
+    """List the versions of an experiment, and which was the standard when, by whose decision."""
+    return await rollout_service.lineage(key)
+
+
 def _caller(request: Request[Any, Any, Any]) -> str:
     return f"key {request.state.api_key.id}"
 
@@ -140,4 +147,5 @@ ROUTES: Final = [
     read_gate,
     confirm_gate,
     rollback_gate,
+    list_versions,
 ]

@@ -40,6 +40,7 @@ from app.rollouts.life import (
     released,
     shares_held,
 )
+from app.rollouts.lineage import Lineage, lineage
 from app.rollouts.model import (
     Advance,
     Ask,
@@ -183,6 +184,10 @@ class RolloutService:
         """All that was decided, oldest first. Raises NotFound."""
         await self._store.find(rollout_id)
         return await self._store.decisions(rollout_id)
+
+    async def lineage(self, key: str) -> Lineage:
+        """The versions of an experiment, and which was the standard when. Raises NotFound."""
+        return lineage(*await self._store.completions(key))
 
     async def _receipt(self, locked: Locked) -> Receipt:
         stored = await self._store.measured(locked.connection, locked.experiment)

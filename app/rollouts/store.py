@@ -3,26 +3,29 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Row, Select, func, insert, select, update
+from sqlalchemy import Row, Select, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.analysis.model import Stored
 from app.analysis.store import read_stored
+from app.core import limits
 from app.core.errors import Conflict, NotFound
 from app.experiments import store as experiment_store
 from app.experiments.model import Experiment
 from app.experiments.tables import experiments
 from app.feedback.tables import assignments
 from app.rollouts.life import Looked, Rollout, Taken
-from app.rollouts.model import Plan, State
+from app.rollouts.lineage import Completion
+from app.rollouts.model import Completed, Plan, State
 from app.rollouts.receipt import Receipt
 from app.rollouts.tables import rollout_decisions, rollouts
 from app.webhooks.outbox import WebhookOutbox
 
+_LEASE: Final = text("SELECT set_config('idle_in_transaction_session_timeout', :ms, true)")
 _ACTIVE = rollouts.c.state["kind"].astext.in_(("running", "paused"))
 
 
@@ -83,6 +86,30 @@ class RolloutStore:
             raise NotFound(f"rollout {rollout_id} has no decision {number}")
         return _taken(row), None if row.receipt is None else msgspec.convert(row.receipt, Receipt)
 
+    async def completions(self, key: str) -> tuple[Experiment, list[Completion]]:
+        """An experiment, and the decisions that completed its rollouts, oldest first. Raises NotFound."""
+        async with self._engine.connect() as connection:
+            await connection.execution_options(isolation_level="REPEATABLE READ")
+            row = (
+                await connection.execute(select(experiments).where(experiments.c.key == key))
+            ).one_or_none()
+            if row is None:
+                raise NotFound(f"no experiment is called {key!r}")
+            statement = (
+                select(rollout_decisions, rollouts.c.state)
+                .join(rollouts, rollouts.c.id == rollout_decisions.c.rollout_id)
+                .where(
+                    rollouts.c.experiment_id == row.id,
+                    rollout_decisions.c.decision["kind"].as_string() == "complete",
+                )
+                .order_by(rollout_decisions.c.at, rollouts.c.id)
+            )
+            found = [
+                Completion(one.rollout_id, msgspec.convert(one.state, Completed).canaries, _taken(one))
+                for one in await connection.execute(statement)
+            ]
+            return experiment_store.experiment_of(row), found
+
     @asynccontextmanager
     async def begun(self, key: str) -> AsyncIterator[tuple[AsyncConnection, Experiment]]:
         """A transaction that may begin a rollout of this experiment.
@@ -103,9 +130,11 @@ class RolloutStore:
         """A transaction that may decide. None: somebody else does just now, and this one did not `wait`.
 
         One decision at a time, whichever worker makes it: whoever stops in the middle loses the lock with the
-        session, and has written nothing. Raises NotFound.
+        session, and has written nothing. Who is only paused loses both after `ROLLOUT_LEASE_S`. Raises
+        NotFound.
         """
         async with self._engine.begin() as connection:
+            await connection.execute(_LEASE, {"ms": str(round(limits.ROLLOUT_LEASE_S * 1_000))})
             chosen = select(rollouts.c.id).where(rollouts.c.id == rollout_id)
             held = await connection.scalar(chosen.with_for_update(skip_locked=not wait))
             if held is None:

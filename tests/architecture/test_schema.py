@@ -11,6 +11,7 @@ import app.allocation.tables
 import app.analysis.tables
 import app.experiments.tables
 import app.feedback.tables
+import app.rollouts.tables
 import app.webhooks.tables  # noqa: F401  (each adds its tables to the metadata)
 from app.core import migrations
 from app.core.postgres import METADATA, sqlalchemy_url

@@ -6,7 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
 
+from app.core import limits
 from app.core.errors import Conflict, InvalidInput, NotFound, UnprocessableInput
 from app.experiments.model import Draft, Experiment, ThompsonPolicy, Variant
 from app.experiments.service import ExperimentService
@@ -159,6 +161,42 @@ async def test_a_crash_between_any_two_steps_leaves_nothing_half_done(
     assert await rollouts.look(rollout.id)
     assert (await now(engine)).epoch == before.epoch + 1
     assert len(await rollouts.decisions(rollout.id)) == len(await messages(engine)) == 2
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+async def test_a_worker_that_is_paused_past_its_lease_has_decided_nothing(
+    rollouts, experiment, engine, clock, monkeypatch, by_hand
+):
+    monkeypatch.setattr(limits, "ROLLOUT_LEASE_S", 0.3)
+    rollout = await rollouts.begin(request(), "key 1")
+    await harmful(engine, clock)
+    slow, inside, goes_on = RolloutStore(engine), asyncio.Event(), asyncio.Event()
+    tell = slow.tell
+
+    async def paused(connection: Any, **message: Any) -> None:
+        inside.set()
+        await goes_on.wait()
+        await tell(connection, **message)
+
+    monkeypatch.setattr(slow, "tell", paused)
+
+    async def on_change(_: int) -> None: ...
+
+    stopped = asyncio.create_task(RolloutService(slow, clock, on_change).look(rollout.id))
+    await inside.wait()
+    assert not await rollouts.look(rollout.id), "it is being decided"
+    if by_hand:
+        await rollouts.act(rollout.id, "rollback", by="key 2", reason="customers call")
+    else:
+        while not await rollouts.look(rollout.id):  # noqa: ASYNC110 - PostgreSQL tells nobody
+            await asyncio.sleep(0.05)
+    goes_on.set()
+    with pytest.raises(DBAPIError):
+        await stopped
+    steps = await rollouts.decisions(rollout.id)
+    assert [one.by for one in steps] == ["key 1", "key 2" if by_hand else None]
+    assert (await now(engine)).held == {"new": 0.0}
+    assert len(await messages(engine)) == 2
 
 
 async def test_a_publication_that_fails_undoes_no_decision(engine, clock, experiment):
