@@ -1,4 +1,5 @@
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -28,7 +29,8 @@ async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
 
 @pytest.fixture
 def clock() -> SettableClock:
-    return SettableClock()
+    """Begins now: how old totals are is told by PostgreSQL's clock."""
+    return SettableClock(datetime.now(UTC))
 
 
 @pytest.fixture
