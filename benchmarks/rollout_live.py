@@ -221,7 +221,7 @@ async def scene(folder: Path) -> AsyncIterator[tuple[Up, Receiver]]:
 
 
 @click.command()
-@click.option("--rollbacks", default=50, show_default=True, help="How many to time.")
+@click.option("--rollbacks", type=click.IntRange(1), default=50, show_default=True, help="How many to time.")
 @click.option("--killed", default=200, show_default=True, help="Decisions while workers are killed.")
 def main(rollbacks: int, killed: int) -> None:
     """Time rollbacks, and kill workers during decisions."""
@@ -242,7 +242,7 @@ def main(rollbacks: int, killed: int) -> None:
         ("last needed signal acknowledged to 0 % on every server", [one.gone_s for one in timed], GONE_S_MAX),
         ("decision to the first webhook attempt", [one.told_s for one in timed], TOLD_S_MAX),
     ):
-        p50, p99 = np.quantile(values, [0.5, 0.99]).tolist() if values else (0.0, 0.0)
+        p50, p99 = np.quantile(values, [0.5, 0.99]).tolist()
         failed |= p99 > most
         rows.append([name, f"{p50:.2f} s", f"{p99:.2f} s", f"< {most:g} s"])
     harness.show(f"{len(timed)} rollbacks", ["", "median", "p99", "p99 wanted"], rows)
