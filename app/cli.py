@@ -26,7 +26,7 @@ from app.clients.commands import demo_command, replay_command
 from app.clients.evaluate import evaluate_command
 from app.clients.export import export_command
 from app.clients.offline import analyze_command, power_command
-from app.clients.rollout import explain_command, rollout_group
+from app.clients.rollout import explain_command, kill_command, revive_command, rollout_group
 from app.clients.simulate import simulate_command
 from app.core import limits, logs, migrations
 from app.core.clock import SystemClock
@@ -49,7 +49,7 @@ click.rich_click.COMMAND_GROUPS = {
     "wald": [
         {"name": "Run", "commands": ["up", "serve", "worker"]},
         {"name": "Operate", "commands": ["keys", "webhooks", "migrate", "rebuild", "doctor"]},
-        {"name": "Roll out", "commands": ["rollout", "explain"]},
+        {"name": "Roll out", "commands": ["rollout", "explain", "kill", "revive"]},
         {"name": "Try", "commands": ["demo", "replay"]},
         {"name": "Plan and analyze", "commands": ["power", "simulate", "analyze", "evaluate"]},
     ]
@@ -495,6 +495,8 @@ main.add_command(simulate_command)
 main.add_command(evaluate_command)
 main.add_command(rollout_group)
 main.add_command(explain_command)
+main.add_command(kill_command)
+main.add_command(revive_command)
 main.add_command(export_command)
 
 

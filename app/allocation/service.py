@@ -158,6 +158,7 @@ class AllocationService:
         if not await self._store.registry_is_lost():
             return False
         await self._store.want_all()
+        await self._store.mark_whole()
         return True
 
     async def thin_history(self) -> None:

@@ -46,6 +46,7 @@ _THIN: Final = text(_FOLDER.joinpath("sql/thin.sql").read_text())
 _EXPERIMENTS_KEY: Final = registry_key("experiments")
 _VERSIONS_KEY: Final = registry_key("versions")
 _REVISION_KEY: Final = registry_key("revision")
+_WHOLE_KEY: Final = registry_key("whole")
 
 
 class Publication(IntEnum):
@@ -220,9 +221,17 @@ class AllocationStore:
             await connection.execute(statement)
 
     async def registry_is_lost(self) -> bool:
-        """Whether Valkey has nothing for servers to load. Raises Unavailable."""
+        """Whether Valkey has lost what servers load, be it for a moment. Raises Unavailable.
+
+        Told by a mark of its own: everything else is back, in part, with the next publication.
+        """
         with valkey_needed():
-            return not await self._valkey.exists(_REVISION_KEY)
+            return not await self._valkey.exists(_WHOLE_KEY)
+
+    async def mark_whole(self) -> None:
+        """All that was lost is due again. Raises Unavailable."""
+        with valkey_needed():
+            await self._valkey.set(_WHOLE_KEY, 1)
 
     async def want_all(self) -> None:
         """Every experiment has to be published again."""

@@ -1,4 +1,4 @@
-"""The commands `wald rollout …` and `wald explain`: begin, watch and lead a rollout over HTTP."""
+"""The commands `wald rollout …`, `wald explain`, `wald kill` and `wald revive`, over HTTP."""
 
 import asyncio
 import sys
@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from app.allocation.kill_switch import Killed
 from app.clients.client import ClientError, WaldClient
 from app.clients.commands import url_option
 from app.rollouts.gates import Gate
@@ -203,6 +204,36 @@ def explain_command(url: str, key: str, decision: str, *, as_json: bool) -> None
         Console().print(_explained(found))
     if found.differs:
         sys.exit(1)
+
+
+@click.command("kill")
+@url_option
+@_KEY
+@click.argument("experiment")
+@click.option("--reason", required=True, help="Why; it is kept.")
+def kill_command(url: str, key: str, experiment: str, reason: str) -> None:
+    """Answer the control everywhere within a second, whatever EXPERIMENT says."""
+    _switch(url, key, f"/experiments/{experiment}/kill", reason)
+
+
+@click.command("revive")
+@url_option
+@_KEY
+@click.argument("experiment")
+@click.option("--reason", required=True, help="Why; it is kept.")
+def revive_command(url: str, key: str, experiment: str, reason: str) -> None:
+    """End a kill: serve again as EXPERIMENT says."""
+    _switch(url, key, f"/experiments/{experiment}/revive", reason)
+
+
+def _switch(url: str, key: str, path: str, reason: str) -> None:
+    done = _call(url, key, lambda client: client.call("POST", path, Killed, {"reason": reason}))
+    said = "answers the control" if done.killed else "serves again as it says"
+    Console().print(f"{done.experiment} {said} everywhere within a second.")
+    if not done.applied:
+        Console().print("Valkey is away: servers hear of it as soon as it is back.")
+    if not done.recorded:
+        Console().print("PostgreSQL is away: it is recorded as soon as it is back.")
 
 
 def where(rollout: Rollout) -> str:

@@ -1,6 +1,8 @@
 """The kill switch on a whole Wald: the control everywhere, with PostgreSQL away or an emptied Valkey."""
 
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -80,6 +82,13 @@ def test_a_kill_serves_the_control_everywhere_whatever_is_away(server: Up) -> No
         until(is_killed, "still killed")
         assert revive(client) == 200
         until(is_served, "served again")
+
+        wald = [sys.executable, "-m", "app.cli"]
+        options = ["answers", "--reason", "by hand", "--url", server.url, "--key", server.key]
+        for command, condition in (("kill", is_killed), ("revive", is_served)):
+            done = subprocess.run([*wald, command, *options], capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            until(condition, command)
 
         # With a PostgreSQL that does not answer it is in force all the same, and recorded afterwards.
         engine = server.part("postgres")[0]

@@ -235,11 +235,13 @@ async def test_what_valkey_lost_comes_back_with_equal_bytes(
 ):
     await experiments.create(Definition(key="other", variants=VARIANTS))
     await record(engine, experiment, (100, 30), (100, 37))
+    assert await allocation.want_all_if_lost(), "a new Valkey has never had it"
     await reallocate_due(allocation)
     assert not await allocation.want_all_if_lost()
     before = await valkey.hgetall(registry_key("experiments"))
     await valkey.flushall()
-    assert await allocation.want_all_if_lost()
+    await allocation.reallocate((await experiments.get("other")).id)
+    assert await allocation.want_all_if_lost(), "also where one publication came before the look"
     await reallocate_due(allocation)
     assert await valkey.hgetall(registry_key("experiments")) == before
     assert set(before) == {b"summary", b"other"}
