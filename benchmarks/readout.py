@@ -125,6 +125,7 @@ def read(bodies: Sequence[Body], *, adaptive: bool) -> Readout:
         for variant, segment, body in bodies
     ]
     stored = Stored(
+        draws=(),
         totals=[VariantTotals()] * len(VARIANTS),
         by_epoch=[],
         units=counted,

@@ -139,6 +139,7 @@ class WholePath:
             if (points := [point for point in self.points if point.epoch == epoch])
         }
         stored = Stored(
+            draws=(),
             totals=self._variants(),
             units=self._units(),
             by_epoch=[EpochTotals(*key, total) for key, total in sorted(self.totals.items())],

@@ -26,6 +26,8 @@ DEPENDENCIES = (
     "feedback",
     "analysis",
     "allocation_service",
+    "kill_switch",
+    "rollout_service",
     "webhook_service",
     "evaluation",
     "planning",

@@ -58,7 +58,7 @@ async def begin_rollout(
 async def list_rollouts(
     rollout_service: RolloutService,
     experiment: str | None = None,
-    after: int | None = None,
+    after: Annotated[int | None, Parameter(ge=1, le=limits.ROLLOUT_ID_MAX)] = None,
     limit: Annotated[int, Parameter(ge=1, le=limits.PAGE_SIZE_MAX)] = limits.PAGE_SIZE,
 ) -> RolloutPage:
     """List rollouts, of one experiment or all, newest first, a page at a time."""

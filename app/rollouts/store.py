@@ -63,6 +63,7 @@ class RolloutStore:
 
     async def find(self, rollout_id: int) -> Rollout:
         """The rollout of this id. Raises NotFound."""
+        _check_possible(rollout_id)
         async with self._engine.connect() as connection:
             row = (await connection.execute(_joined().where(rollouts.c.id == rollout_id))).one_or_none()
         if row is None:
@@ -77,6 +78,9 @@ class RolloutStore:
 
     async def decision(self, rollout_id: int, number: int) -> tuple[Taken, Receipt | None]:
         """One decision with its receipt. Raises NotFound."""
+        _check_possible(rollout_id)
+        if not 1 <= number <= limits.ROLLOUT_ID_MAX:
+            raise NotFound(f"rollout {rollout_id} has no decision {number}")
         statement = select(rollout_decisions).where(
             rollout_decisions.c.rollout_id == rollout_id, rollout_decisions.c.number == number
         )
@@ -133,6 +137,7 @@ class RolloutStore:
         session, and has written nothing. Who is only paused loses both after `ROLLOUT_LEASE_S`. Raises
         NotFound.
         """
+        _check_possible(rollout_id)
         async with self._engine.begin() as connection:
             await connection.execute(_LEASE, {"ms": str(round(limits.ROLLOUT_LEASE_S * 1_000))})
             chosen = select(rollouts.c.id).where(rollouts.c.id == rollout_id)
@@ -233,6 +238,11 @@ class RolloutStore:
             .limit(limit)
         )
         return [str(one) for one in await locked.connection.scalars(statement)]
+
+
+def _check_possible(rollout_id: int) -> None:
+    if not 1 <= rollout_id <= limits.ROLLOUT_ID_MAX:
+        raise NotFound(f"no rollout has the id {rollout_id}")
 
 
 def _joined() -> Select[Any]:
