@@ -78,6 +78,7 @@ LEDGER_ENTRY_RETRIES_MAX: Final = 3
 LEDGER_DEADLOCKS_MAX: Final = 5
 DEAD_LETTER_ERROR_LENGTH_MAX: Final = 2_000
 LEASE_S: Final = 10.0
+UNIT_ASSIGNMENTS_MAX: Final = 1_000  # of one epoch that are measured: a unit is read whole when it is touched
 SWEEP_ASSIGNMENTS_MAX: Final = 10_000
 SWEEP_INTERVAL_S: Final = 0.5
 FORGOTTEN_INTERVAL_S: Final = 60.0

@@ -96,6 +96,8 @@ UnitRow = tuple[int, str, bool, bytes]
 class Unit(msgspec.Struct, frozen=True):
     """A unit in an epoch: its first variant, and the sums of its assignments to that one.
 
+    The first `UNIT_ASSIGNMENTS_MAX` assignments of the epoch make it, by time: so a unit with any number of
+    them, as of a robot, does not hold up the ledger, and which ones count depends on the set alone.
     `crossed`: it was assigned to another variant as well. `covariates` in nanos; `sums` are N and D of each
     metric in turn.
     """
@@ -131,7 +133,7 @@ def measure(
     *,
     silent_until_us: float,
 ) -> list[Unit]:
-    """Every unit, from its exposed assignments, elements of MEASURED that begin with its first.
+    """Every unit, from its first exposed assignments, elements of MEASURED.
 
     `measures` are those of each unit. Signals are `given` by the index of their assignment, in time only.
     `contexts` are those of units' first assignments where they are read. Where a deadline is not after

@@ -1,6 +1,6 @@
 """What all parts of a ledger transaction do with its session: copy rows, read arrays, read signals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Final, LiteralString
 
@@ -29,10 +29,13 @@ async def copy(cursor: AsyncCursor, table: LiteralString, copied: Rows) -> None:
 
 
 async def arrays(
-    cursor: AsyncCursor, statement: LiteralString, columns: Sequence[tuple[str, str]]
+    cursor: AsyncCursor,
+    statement: LiteralString,
+    columns: Sequence[tuple[str, str]],
+    parameters: Mapping[str, int] | None = None,
 ) -> NDArray[np.void]:
     """The arrays of a statement's one row, side by side; `_us`: microseconds since the Unix epoch."""
-    await cursor.execute(statement, binary=True)
+    await cursor.execute(statement, parameters, binary=True)
     result: Any = cursor.pgresult
     read = [rows.array(result.get_value(0, number), kind) for number, (_, kind) in enumerate(columns)]
     found = np.empty(len(read[0]), [(name, "i8" if name.endswith("_us") else kind) for name, kind in columns])

@@ -10,6 +10,7 @@ import structlog
 from numpy.typing import NDArray
 from psycopg import AsyncCursor
 
+from app.core import limits
 from app.feedback import rows
 from app.feedback.measures import (
     MEASURED,
@@ -67,7 +68,8 @@ async def _move(
 ) -> tuple[set[int], NDArray[np.void]]:
     """Bring units up to date. Returns the experiments whose cells changed, and the units still to do."""
     stored = await _lock(cursor, keys)
-    assignments = await arrays(cursor, _READ_UNIT_ASSIGNMENTS, _OF_UNITS)
+    bound = {"assignments_max": limits.UNIT_ASSIGNMENTS_MAX}
+    assignments = await arrays(cursor, _READ_UNIT_ASSIGNMENTS, _OF_UNITS, bound)
     given = await _read_signals(cursor, assignments, keys)
     of_unit = [measures[experiment_id] for experiment_id in keys["experiment_id"].tolist()]
     contexts: dict[int, dict[str, Any] | None] = {}

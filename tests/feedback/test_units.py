@@ -184,6 +184,33 @@ async def test_cells_do_not_depend_on_order_repeats_batches_or_shards(
     assert await rebuild_totals(database_url) == Rebuilt((), ())
 
 
+async def test_a_unit_is_measured_by_its_first_assignments_whatever_their_order(
+    database_url: str, stores: tuple[LedgerStore, LedgerStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.core.limits.UNIT_ASSIGNMENTS_MAX", 3)
+    one_unit = [Assigned(1, 0, number, number, int(number == 4)) for number in range(6)]
+    each_drawn = [Assigned(2, 0, number, number, 0) for number in range(6, 12)]
+    assigned = [*one_unit, *each_drawn]
+    said = [
+        Said(one, one.experiment_id, "latency", Source.AUTOMATED, 0.25, one.at_ms + 1) for one in assigned
+    ]
+    measured = [*one_unit[:3], *each_drawn]
+    right = expected_cells(measured, [one for one in said if one.about in measured])
+    for seed in range(4):
+        await forget_everything(stores[0])
+        entries = [
+            exposures([one]) if isinstance(one, Assigned) else signals([one])
+            for one in shuffled([*assigned, *said], Random(seed))
+        ]
+        await deliver(stores[0], 0, numbered(entries), Random(seed))
+        await stores[0].resolve_silence()
+        assert stored_cells(database_url) == right, f"seed {seed}"
+        assert not any(crossed for *_, crossed in right), (
+            "it crossed over with its fifth, which is not measured"
+        )
+        assert await rebuild_totals(database_url) == Rebuilt((), ())
+
+
 async def test_a_rebuild_mends_units_and_cells(
     database_url: str, stores: tuple[LedgerStore, LedgerStore]
 ) -> None:

@@ -1,13 +1,20 @@
--- All exposed assignments of the touched units in their epochs, those of each in the order of time. A statement after the
--- one that locked the units: only that sees what others committed while it waited. One row of arrays.
+-- The first exposed assignments of the touched units in their epochs, those of each in the order of time. A statement
+-- after the one that locked the units: only that sees what others committed while it waited. One row of arrays.
 SELECT
     array_agg(number), array_agg(id), array_agg(assigned_at), array_agg(deadline), array_agg(variant),
     array_agg(reward)
 FROM (
-    SELECT number, id, assigned_at, deadline, variant, coalesce(reward, -1) AS reward
-    FROM touched_units
-    JOIN assignments USING (experiment_id, unit_hash, epoch)
-    WHERE exposed AND assignment_id = '00000000-0000-0000-0000-000000000000'
+    SELECT number, first.*
+    FROM touched_units AS touched
+    CROSS JOIN LATERAL (
+        SELECT id, assigned_at, deadline, variant, coalesce(reward, -1) AS reward
+        FROM assignments
+        WHERE experiment_id = touched.experiment_id AND unit_hash = touched.unit_hash
+            AND epoch = touched.epoch AND exposed
+        ORDER BY id
+        LIMIT %(assignments_max)s
+    ) AS first
+    WHERE assignment_id = '00000000-0000-0000-0000-000000000000'
     UNION ALL
     SELECT number, id, assigned_at, deadline, variant, coalesce(reward, -1)
     FROM touched_units AS touched
