@@ -35,7 +35,7 @@ bench: $(VENV)/.installed  ## The figures of the README, each against its floor 
 	$(BIN)/python -m benchmarks
 
 bench-bandits: $(VENV)/.installed  ## Policies beside other libraries, with figures; ten minutes; or an hour with BENCH=--full
-	$(BIN)/python -m benchmarks.policies $(BENCH)
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.policies $(BENCH)
 
 bench-rollouts: $(VENV)/.installed  ## Rollouts: false and missed rollbacks beside other rules; half an hour, or minutes with BENCH=--quick
 	$(BIN)/python -m benchmarks.rollouts $(BENCH)
