@@ -33,7 +33,7 @@ from bandits.linear import LinearTotals, disjoint, hybrid
 from bandits.logistic import LogisticTotals, logistic
 from bandits.segments import partially_pooled
 from bandits.thompson import thompson as thompson_of_arms
-from benchmarks.harness import show
+from benchmarks.harness import interleaved, show
 from stats.totals import RewardTotals
 
 SHUFFLES: Final = 20
@@ -308,8 +308,7 @@ def compare(title: str, problem: Problem, shuffles: int) -> dict[str, list[float
             play(make(), problem, default_rng(SEED + shuffle)) for shuffle in range(shuffles)
         ]
         spent = (time.perf_counter() - started) / shuffles / n * 1e3
-        error = stdev(runs) / len(runs) ** 0.5 if len(runs) > 1 else float("nan")
-        rows.append([name, f"{mean(runs):.4f}", f"{error:.4f}", f"{spent:.2f}"])
+        rows.append([name, f"{mean(runs):.4f}", f"{_error(runs):.4f}", f"{spent:.2f}"])
         print(*rows[-1], flush=True)
     best, arms = problem.rewards.max(axis=1).mean(), problem.rewards.mean(axis=0)
     rows.append(["always the best single arm", f"{arms.max():.4f}", "", ""])
@@ -322,33 +321,37 @@ def compare(title: str, problem: Problem, shuffles: int) -> dict[str, list[float
     return earned
 
 
-def decision_times() -> None:
-    """Microseconds for one decision with its exact propensity, 8 arms; the best of seven rounds."""
-    rows = []
-    for d in (16, 64):
-        rng = default_rng(SEED + d)
-        contexts = np.rint(rng.normal(size=(800, d)).clip(-8, 8) * UNIT).astype(np.int64)
-        contexts[:, 0] = UNIT
-        arms, rewards = np.arange(800) % 8, (rng.random(800) < 0.5).astype(float)
-        x = contexts[0] / UNIT
-        totals = [LinearTotals.of_rows(contexts[arms == arm], rewards[arms == arm]) for arm in range(8)]
-        linear: LinearArms = disjoint(totals).arms()
-        for name, decide in (("lin_ts", thompson), ("lin_ucb", ucb)):
-            rows.append([f"{name}, d = {d}", _micros(partial(decide, linear, x, exploration_floor=0.05))])
-        for name, make in players(d, 8, SEED).items():
-            if make is None:
-                rows.append([f"{name}, d = {d}", "not installed"])
-            elif name in {"MABWiser LinTS 1.0", "MABWiser LinUCB 1.0", "bayesianbandits LinTS beta=1"}:
-                player = make()
-                for row in range(len(arms)):
-                    player.learn(contexts[row], int(arms[row]), float(rewards[row]))
-                rows.append([f"{name}, d = {d}", _micros(partial(player.choose, x))])
-            elif name == "vowpalwabbit squarecb":
-                text, predict = VowpalWabbit.text(x), VowpalWabbit("--squarecb", 8, rng).workspace.predict
-                rows.append([f"{name}, predict of a text, d = {d}", _micros(partial(predict, text))])
-        if find_spec("vowpalwabbit"):
-            rows.append([f"vowpalwabbit squarecb of 8 actions, d = {d}", _micros(vowpal_of_actions(x))])
-    show("One decision, 8 arms", ["policy", "us"], rows)
+def decision_times() -> dict[str, dict[str, float]]:
+    """Microseconds for one decision with its exact propensity, 8 arms; prints its table."""
+    found = {f"{name}, d = {d}": one for d in (16, 64) for name, one in _micros(_decisions(d)).items()}
+    show("One decision, 8 arms", ["policy", "us"], [[name, f"{one:.1f}"] for name, one in found.items()])
+    return {"decision in context, us": found}
+
+
+def _decisions(d: int) -> dict[str, Callable[[], object]]:
+    """What to call for a decision in one context, everybody having learned from the same 800 rewards."""
+    rng = default_rng(SEED + d)
+    contexts = np.rint(rng.normal(size=(800, d)).clip(-8, 8) * UNIT).astype(np.int64)
+    contexts[:, 0] = UNIT
+    arms, rewards = np.arange(800) % 8, (rng.random(800) < 0.5).astype(float)
+    x = contexts[0] / UNIT
+    totals = [LinearTotals.of_rows(contexts[arms == arm], rewards[arms == arm]) for arm in range(8)]
+    linear: LinearArms = disjoint(totals).arms()
+    found: dict[str, Callable[[], object]] = {
+        "lin_ts": partial(thompson, linear, x, exploration_floor=0.05),
+        "lin_ucb": partial(ucb, linear, x, exploration_floor=0.05),
+    }
+    for name, make in players(d, 8, SEED).items():
+        if make and name in {"MABWiser LinTS 1.0", "MABWiser LinUCB 1.0", "bayesianbandits LinTS beta=1"}:
+            player = make()
+            for row in range(len(arms)):
+                player.learn(contexts[row], int(arms[row]), float(rewards[row]))
+            found[name] = partial(player.choose, x)
+    if find_spec("vowpalwabbit"):
+        predict = VowpalWabbit("--squarecb", 8, rng).workspace.predict
+        found["vowpalwabbit squarecb, predict of a text"] = partial(predict, VowpalWabbit.text(x))
+        found["vowpalwabbit squarecb of 8 actions"] = vowpal_of_actions(x)
+    return found
 
 
 def vowpal_of_actions(x: FloatArray) -> Callable[[], object]:
@@ -360,14 +363,18 @@ def vowpal_of_actions(x: FloatArray) -> Callable[[], object]:
     return partial(workspace.predict, lines)
 
 
-def _micros(decide: Callable[[], object]) -> str:
-    number = max(int(0.05 / max(timeit.timeit(decide, number=20) / 20, 1e-7)), 5)
-    return f"{min(timeit.repeat(decide, number=number, repeat=7)) / number * 1e6:.1f}"
+def _micros(decisions: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Of 15 rounds the fastest, for each; they take turns, so that a slow minute of the machine hits all."""
+    numbers = {
+        name: max(int(0.02 / timeit.timeit(one, number=20) * 20), 5) for name, one in decisions.items()
+    }
+    runs = {name: partial(timeit.timeit, one, number=numbers[name]) for name, one in decisions.items()}
+    taken = interleaved(runs, rounds=15)
+    return {name: round(min(times) / numbers[name] * 1e6, 2) for name, times in taken.items()}
 
 
 def measure(*, shuffles: int = SHUFFLES) -> dict[str, dict[str, float]]:
-    """Print all tables, and give the mean rewards."""
-    decision_times()
+    """Play all problems, print their tables, and give the mean rewards with their standard errors."""
     problems: dict[str, Callable[[], Problem]] = {}
     if find_spec("sklearn"):
         problems |= {"Digits": digits, "Breast cancer": breast_cancer}
@@ -378,8 +385,22 @@ def measure(*, shuffles: int = SHUFFLES) -> dict[str, dict[str, float]]:
     else:
         print(f"{SCORES} is not there: no judge scores")
     found = {name: compare(name, make(), shuffles) for name, make in problems.items()}
-    return {name: {who: round(mean(runs), 4) for who, runs in one.items()} for name, one in found.items()}
+    return {
+        name: {
+            f"{who}, {what}": number for who, runs in one.items() for what, number in _numbers(runs).items()
+        }
+        for name, one in found.items()
+    }
+
+
+def _numbers(runs: list[float]) -> dict[str, float]:
+    return {"mean": round(mean(runs), 4), "error": round(_error(runs), 4), "shuffles": len(runs)}
+
+
+def _error(runs: list[float]) -> float:
+    return stdev(runs) / len(runs) ** 0.5 if len(runs) > 1 else float("nan")
 
 
 if __name__ == "__main__":
+    decision_times()
     measure(shuffles=int(sys.argv[1]) if len(sys.argv) > 1 else SHUFFLES)

@@ -67,10 +67,11 @@ def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Print a table."""
     table = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left")
+        table.add_column(column, justify="right" if number else "left", no_wrap=not number)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    # Nothing is cut where there is no terminal to fit into.
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
 def _free_port() -> int:
