@@ -27,6 +27,7 @@ async def kill_experiment(
     key: str, data: KillRequest, request: Request[Any, Any, Any], kill_switch: KillSwitch
 ) -> Killed:
     """Answer the control everywhere within a second, also while PostgreSQL is away."""
+    check_storable(data.reason, "reason")
     return await kill_switch.kill(key, by=f"key {request.state.api_key.id}", reason=data.reason)
 
 
@@ -35,6 +36,7 @@ async def revive_experiment(
     key: str, data: KillRequest, request: Request[Any, Any, Any], kill_switch: KillSwitch
 ) -> Killed:
     """End a kill: serve again as the experiment says. 503 while an engine is away."""
+    check_storable(data.reason, "reason")
     return await kill_switch.revive(key, by=f"key {request.state.api_key.id}", reason=data.reason)
 
 

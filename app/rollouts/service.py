@@ -1,9 +1,10 @@
 """Use cases of rollouts: begin one, look at it and decide, and what people do to it."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any, assert_never
+from typing import Annotated, Any, Final, assert_never
 
 import msgspec
 import structlog
@@ -14,6 +15,7 @@ from app.analysis.observed import Observed
 from app.core import limits
 from app.core.clock import Clock
 from app.core.errors import Conflict, FieldError, InvalidInput, UnprocessableInput
+from app.core.text import Key, check_storable
 from app.experiments.model import (
     BestArmPolicy,
     ContextualPolicy,
@@ -60,13 +62,14 @@ from app.rollouts.receipt import Notice, Receipt, differences, receipt
 from app.rollouts.store import Locked, RolloutStore
 
 _LOG = structlog.get_logger(__name__)
+_KEY: Final = re.compile(limits.KEY_PATTERN)
 
 
 class RolloutRequest(PlanRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A rollout to begin: of which experiment, and why. To try again after a rollback it needs a reason."""
 
-    experiment: str
-    reason: str = ""
+    experiment: Key
+    reason: Annotated[str, msgspec.Meta(max_length=limits.DESCRIPTION_LENGTH_MAX)] = ""
 
 
 class RolloutService:
@@ -85,6 +88,7 @@ class RolloutService:
         Raises NotFound; InvalidInput naming the fields; Conflict while another rollout of the experiment has
         not ended, or it does not run; UnprocessableInput where its policy has no shares to hold.
         """
+        check_storable(request.reason, "reason")
         now = self._clock.now()
         before = await self._store.page(experiment=request.experiment, after=None, limit=limits.PAGE_SIZE)
         async with self._store.begun(request.experiment) as (connection, experiment):
@@ -149,6 +153,7 @@ class RolloutService:
         Raises NotFound; Conflict once it has ended, or where there is nothing to do; InvalidInput without a
         reason to skip or to roll back.
         """
+        check_storable(reason, "reason")
         if action in {"advance", "rollback"} and not reason:
             raise InvalidInput("says why", field="reason")
         async with self._store.locked(rollout_id, wait=True) as locked:
@@ -178,6 +183,8 @@ class RolloutService:
         """Newest first. Raises InvalidInput."""
         if not 1 <= limit <= limits.PAGE_SIZE_MAX:
             raise InvalidInput(f"must be 1 to {limits.PAGE_SIZE_MAX}, got {limit}", field="limit")
+        if experiment is not None and not _KEY.match(experiment):
+            raise InvalidInput("must be the key of an experiment", field="experiment")
         return await self._store.page(experiment=experiment, after=after, limit=limit)
 
     async def decisions(self, rollout_id: int) -> list[Taken]:
