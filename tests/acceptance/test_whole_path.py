@@ -83,8 +83,10 @@ def test_the_readout_of_the_server_is_that_of_the_same_events_in_process(server:
     path = in_process(told)
     readout = msgspec.to_builtins(path.readout())
     assert [metric["key"] for metric in readout["metrics"]] == ["reward", "solved", "score"]
-    for part in ("control", "adaptive", "units", "metrics", "leader", "integrity"):
+    for part in ("control", "adaptive", "units", "metrics", "leader"):
         assert status["analysis"][part] == msgspec.json.decode(msgspec.json.encode(readout[part])), part
+    [split] = status["analysis"]["integrity"]
+    assert (split["kind"], split["severity"]) == ("sample_ratio", "fine"), "which only the ledger can tell"
     weights = allocate(path.experiment.definition, [path.totals.get((1, k), VariantTotals()) for k in (0, 1)])
     assert [one["allocation"] for one in status["variants"]] == [weight / WHOLE for weight in weights]
 
