@@ -151,15 +151,15 @@ class AllocationService:
         return Rebuilt(ledger, tuple([one for one in every_id if await self.reallocate(one)]))
 
     async def want_all_if_lost(self) -> bool:
-        """When Valkey has lost what servers load, make every experiment due; whether that was so.
+        """When Valkey has lost what servers load, make every experiment due; whether there was any.
 
         Noted in PostgreSQL before the first is published, so that dying on the way forgets none.
         """
         if not await self._store.registry_is_lost():
             return False
-        await self._store.want_all()
+        lost = await self._store.want_all()
         await self._store.mark_whole()
-        return True
+        return lost > 0
 
     async def thin_history(self) -> None:
         """Of versions older than `HISTORY_DENSE_S` keep each minute's last; a bounded part of the work."""

@@ -233,11 +233,11 @@ class AllocationStore:
         with valkey_needed():
             await self._valkey.set(_WHOLE_KEY, 1)
 
-    async def want_all(self) -> None:
-        """Every experiment has to be published again."""
+    async def want_all(self) -> int:
+        """Every experiment that was published has to be published again; how many these are."""
         statement = update(publications).values(published=0).where(publications.c.published > 0)
         async with self._engine.begin() as connection:
-            await connection.execute(statement)
+            return (await connection.execute(statement)).rowcount
 
     async def thin(self) -> int:
         """Of versions older than `HISTORY_DENSE_S` keep each minute's last; how many rows went."""
