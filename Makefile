@@ -34,7 +34,11 @@ lint: $(VENV)/.installed  ## Format, lint, types, import contracts
 bench: $(VENV)/.installed  ## The figures of the README, each against its floor from the same run
 	$(BIN)/python -m benchmarks
 
-bench-bandits: $(VENV)/.installed  ## Policies beside other libraries, with figures; six minutes; or an hour with BENCH=--full
+$(VENV)/.peers: requirements-peers.txt $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-peers.txt
+	@touch $@
+
+bench-bandits: $(VENV)/.peers  ## Policies beside other libraries, with figures; six minutes; or an hour with BENCH=--full
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.policies $(BENCH)
 
 bench-rollouts: $(VENV)/.installed  ## Rollouts: false and missed rollbacks beside other rules; half an hour, or minutes with BENCH=--quick
@@ -46,6 +50,7 @@ calibrate: $(VENV)/.installed  ## The validity table: every statistical promise,
 lock: $(VENV)/.installed  ## Renew the lock files from pyproject.toml
 	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --extra embedded -o requirements.txt pyproject.toml
 	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --extra embedded --extra dev -c requirements.txt -o requirements-dev.txt pyproject.toml
+	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --extra peers -c requirements-dev.txt -o requirements-peers.txt pyproject.toml
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

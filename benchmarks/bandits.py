@@ -255,6 +255,26 @@ def _bayesianbandits(n_arms: int, seed: int) -> Learner:
     return Learner(lambda size: agent.pull(np.ones((size, 1))), learn)
 
 
+def _gittins(n_arms: int, seed: int) -> Learner:
+    import gittins  # noqa: PLC0415
+
+    state = gittins.create(bits=8, horizon=1e9)
+    candidates: list[tuple[str, dict[str, float]]] = [(str(arm), {}) for arm in range(n_arms)]
+    asked: list[str] = []
+
+    def pull(size: int) -> list[int]:
+        decisions = [gittins.decide(state, {}, candidates, 0.0, str(seed)) for _ in range(size)]
+        asked[:] = [decision.decision_id for decision in decisions]
+        return [decision.chosen for decision in decisions]
+
+    def learn(pulled: np.ndarray, rewards: np.ndarray) -> None:
+        del pulled
+        for decision, reward in zip(asked, rewards, strict=True):
+            gittins.learn(state, decision, float(reward), 1.0)
+
+    return Learner(pull, learn)
+
+
 class Peer(NamedTuple):
     """How to make one, and how many of 1,000 runs it gets at each of `BATCHES`."""
 
@@ -265,6 +285,7 @@ class Peer(NamedTuple):
 PEERS: dict[str, Peer] = {
     "MABWiser Thompson": Peer(_mabwiser, (20, 100, 100, 100)),
     "bayesianbandits Thompson": Peer(_bayesianbandits, (0, 20, 50, 50)),
+    "gittins": Peer(_gittins, (100, 100, 100, 100)),
 }
 
 

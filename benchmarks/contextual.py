@@ -6,8 +6,8 @@ defaults they are shipped with, which were chosen on synthetic problems: nothing
 judge's scores make a third problem: the arm is a model, the reward (score - 1) / 9, the figure the mean
 reward.
 
-scikit-learn, MABWiser, bayesianbandits and Vowpal Wabbit are no dependencies of Wald: what is not installed
-is left out, and said so. Everybody learns after every `BATCH` rows.
+scikit-learn, MABWiser, bayesianbandits, Vowpal Wabbit and gittins are no dependencies of Wald: what is not
+installed is left out, and said so. Everybody learns after every `BATCH` rows.
 """
 
 # ruff: noqa: D102, PLC0415  (players share what `Player` says; peers may not be installed)
@@ -200,6 +200,32 @@ class VowpalWabbit:
         self.workspace.learn(f"{arm + 1}:{-reward:.6f}:{propensity:.6f} {features}")
 
 
+class Gittins:
+    """gittins' engine with its defaults: features are named numbers, the arms are told apart by name."""
+
+    def __init__(self, n_arms: int, seed: int) -> None:
+        import gittins
+
+        self.engine, self.seed = gittins, str(seed)
+        self.state = gittins.create(bits=12, horizon=1e9)
+        self.candidates: list[tuple[str, dict[str, float]]] = [(str(arm), {}) for arm in range(n_arms)]
+        self.asked = ""
+
+    @staticmethod
+    def named(context: FloatArray) -> dict[str, float]:
+        """The context as gittins reads it."""
+        return {f"x{index}": float(entry) for index, entry in enumerate(context) if entry}
+
+    def choose(self, context: FloatArray) -> int:
+        decision = self.engine.decide(self.state, self.named(context), self.candidates, 0.0, self.seed)
+        self.asked = decision.decision_id
+        return int(decision.chosen)
+
+    def learn(self, context: IntArray, arm: int, reward: float) -> None:
+        del context, arm
+        self.engine.learn(self.state, self.asked, reward, 1.0)
+
+
 def players(
     d: int, n_arms: int, seed: int, *, segment: int | None = None
 ) -> dict[str, Callable[[], Player] | None]:
@@ -235,9 +261,10 @@ def players(
         "bayesianbandits LinTS beta=25": lambda: BayesianBandits(25.0, d, n_arms, seed),
         "vowpalwabbit squarecb": lambda: VowpalWabbit("--squarecb", n_arms, rng),
         "vowpalwabbit epsilon 0.05": lambda: VowpalWabbit("--epsilon 0.05", n_arms, rng),
+        "gittins": lambda: Gittins(n_arms, seed),
     }
     for name, make in peers.items():
-        module = {"M": "mabwiser", "b": "bayesianbandits", "v": "vowpalwabbit"}[name[0]]
+        module = name.split(maxsplit=1)[0].lower()
         found[name] = make if find_spec(module) else None
     return found
 
@@ -351,6 +378,10 @@ def _decisions(d: int) -> dict[str, Callable[[], object]]:
         predict = VowpalWabbit("--squarecb", 8, rng).workspace.predict
         found["vowpalwabbit squarecb, predict of a text"] = partial(predict, VowpalWabbit.text(x))
         found["vowpalwabbit squarecb of 8 actions"] = vowpal_of_actions(x)
+    if find_spec("gittins"):
+        engine = Gittins(8, SEED)
+        named = Gittins.named(x)
+        found["gittins"] = lambda: engine.engine.decide(engine.state, named, engine.candidates, 0.0, "0")
     return found
 
 

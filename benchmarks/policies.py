@@ -1,6 +1,6 @@
 """`make bench-bandits`: all policies beside other libraries', without a context and with one.
 
-Both parts print their tables and say which peers are not installed (`pip install -e '.[peers]'` has them).
+Both parts print their tables and say which peers are not installed (make installs all of them).
 Figures go to `docs/figures`, numbers to `policies.json` or `policies_full.json` beside this file. Decisions
 are timed first, with nothing beside them; then the two parts run beside each other. As it stands, this takes
 about six minutes on two cores, with standard errors three times as large as those of `--full`, which takes
@@ -18,7 +18,7 @@ from typing import Final
 from benchmarks import bandits, contextual
 from benchmarks.harness import show
 
-PEERS: Final = ("mabwiser", "bayesianbandits", "vowpalwabbit", "scikit-learn")
+PEERS: Final = ("mabwiser", "bayesianbandits", "vowpalwabbit", "gittins", "scikit-learn")
 RESULTS: Final = Path(__file__).parent / "policies.json"
 RESULTS_FULL: Final = RESULTS.with_name("policies_full.json")
 RUNS: Final = 100
