@@ -52,6 +52,9 @@ from stats.totals import FloatArray, MeanTotals
 Weights = Literal["uniform", "propensity"]
 """How assignments are weighted; see above."""
 
+Scores = Literal["aipw", "ipw"]
+"""Whether scores have the arm's earlier mean for a prediction (AIPW), or none (IPW)."""
+
 SEQUENCE_PULLS_MIN: Final = 100
 ESTIMATE_PULLS_MIN: Final = 50
 # How far an arm's variance is raised, in relation to 1 / sqrt(its pulls). See `estimates`.
@@ -80,7 +83,7 @@ class ArmPeriod(msgspec.Struct, frozen=True):
     reward_squares: float = 0.0
 
     def __post_init__(self) -> None:
-        checks.open_unit(self.propensity / 2, "propensity / 2")
+        checks.positive(self.propensity, "propensity")
         checks.closed_unit(self.propensity, "propensity")
         for name in ("pulls", "weight", "weight_squares", "reward_squares"):
             checks.not_negative(getattr(self, name), name)
@@ -97,13 +100,15 @@ class ArmPeriod(msgspec.Struct, frozen=True):
         """
         if reward is None:
             return cls(1, share)
-        checks.open_unit(propensity / 2, "propensity / 2")
+        checks.positive(propensity, "propensity")
+        checks.closed_unit(propensity, "propensity")
         w = 1 / propensity
         return cls(1, share, 1, w, w * w, w * reward, w * w * reward, w * w * reward * reward)
 
     @classmethod
     def constant(cls, assigned: int, propensity: float, rewards: MeanTotals) -> "ArmPeriod":
         """From plain totals, where all propensities in the period were the same."""
+        checks.positive(propensity, "propensity")
         w, total = 1 / propensity, rewards.n * rewards.mean
         squares = rewards.m2 + total * rewards.mean
         n = rewards.n
@@ -156,8 +161,14 @@ class ArmArrays(msgspec.Struct, frozen=True):
         names = cls.__struct_fields__
         return cls(*(np.array([getattr(p, name) for p in periods], dtype=float) for name in names))
 
-    def prediction(self, first_guess: float) -> FloatArray:
-        """For each period the arm's weighted mean reward before it; `first_guess` while there is none."""
+    def prediction(self, first_guess: float, scores: Scores = "aipw") -> FloatArray:
+        """For each period the arm's weighted mean reward before it; `first_guess` while there is none.
+
+        0 for IPW. Raises InvalidInput unless `first_guess` is finite.
+        """
+        checks.finite(first_guess, "first_guess")
+        if scores == "ipw":
+            return np.zeros_like(self.weight)
         weight = np.cumsum(self.weight, axis=-1) - self.weight
         reward = np.cumsum(self.reward, axis=-1) - self.reward
         return np.where(weight > 0, reward / np.where(weight > 0, weight, 1), first_guess)
@@ -177,7 +188,9 @@ class ArmArrays(msgspec.Struct, frozen=True):
         return np.ones_like(self.propensity) if weights == "uniform" else np.sqrt(self.propensity)
 
 
-def estimates(arm: ArmArrays, *, weights: Weights, first_guess: float) -> tuple[FloatArray, FloatArray]:
+def estimates(
+    arm: ArmArrays, *, weights: Weights, first_guess: float, scores: Scores = "aipw"
+) -> tuple[FloatArray, FloatArray]:
     """Mean of the arm and its variance, of shape (...), from arrays of shape (..., periods).
 
     Q = sum h score / sum h and V = sum h^2 (score - Q)^2 / (sum h)^2 over assignments. We raise V by a share
@@ -186,7 +199,7 @@ def estimates(arm: ArmArrays, *, weights: Weights, first_guess: float) -> tuple[
     0.925.
     """
     h = arm.period_weights(weights)
-    total, squares = arm.score_sums(arm.prediction(first_guess))
+    total, squares = arm.score_sums(arm.prediction(first_guess, scores))
     norm = (h * arm.assigned).sum(axis=-1)
     value = (h * total).sum(axis=-1) / norm
     spread = squares - 2 * value[..., None] * total + value[..., None] ** 2 * arm.assigned
@@ -195,12 +208,17 @@ def estimates(arm: ArmArrays, *, weights: Weights, first_guess: float) -> tuple[
 
 
 def differences(
-    control: ArmArrays, treatment: ArmArrays, *, weights: Weights, first_guess: float
+    control: ArmArrays,
+    treatment: ArmArrays,
+    *,
+    weights: Weights,
+    first_guess: float,
+    scores: Scores = "aipw",
 ) -> tuple[FloatArray, FloatArray]:
     """Treatment less control and its variance, of shape (...), the covariance of their scores included."""
-    value_c, variance_c = estimates(control, weights=weights, first_guess=first_guess)
-    value_t, variance_t = estimates(treatment, weights=weights, first_guess=first_guess)
-    m_c, m_t = control.prediction(first_guess), treatment.prediction(first_guess)
+    value_c, variance_c = estimates(control, weights=weights, first_guess=first_guess, scores=scores)
+    value_t, variance_t = estimates(treatment, weights=weights, first_guess=first_guess, scores=scores)
+    m_c, m_t = (arm.prediction(first_guess, scores) for arm in (control, treatment))
     # An assignment goes to one arm only, so at most one of its two scores differs from the prediction.
     d_c, d_t = m_c - value_c[..., None], m_t - value_t[..., None]
     surplus_c = control.reward - m_c * control.weight
@@ -229,7 +247,11 @@ def _estimate(value: FloatArray, variance: FloatArray) -> AdaptiveEstimate:
 
 
 def adaptive_mean(
-    periods: Sequence[ArmPeriod], *, weights: Weights = "propensity", first_guess: float = 0.5
+    periods: Sequence[ArmPeriod],
+    *,
+    weights: Weights = "propensity",
+    first_guess: float = 0.5,
+    scores: Scores = "aipw",
 ) -> AdaptiveEstimate:
     """The arm's mean reward, from its periods in time order.
 
@@ -237,11 +259,11 @@ def adaptive_mean(
 
     Worked by hand: one period of 400 assignments, 200 to the arm at propensity 1/2, half of them with reward
     1, first guess 1/2: scores 1/2, 1/2, 3/2, -1/2 in equal parts: mean 1/2, error sqrt(1/2 / 400 (1 + 3 /
-    sqrt(200))).
+    sqrt(200))). By IPW the scores are 2, 0, 0, 0: the same mean, and an error larger by sqrt(3/2).
     Raises InsufficientData below ESTIMATE_PULLS_MIN pulls, or if the scores have no spread.
     """
     _enough(periods, ESTIMATE_PULLS_MIN)
-    return _estimate(*estimates(ArmArrays.of(periods), weights=weights, first_guess=first_guess))
+    return _estimate(*estimates(ArmArrays.of(periods), weights=weights, first_guess=first_guess, scores=scores))
 
 
 def adaptive_difference(
@@ -250,6 +272,7 @@ def adaptive_difference(
     *,
     weights: Weights = "propensity",
     first_guess: float = 0.5,
+    scores: Scores = "aipw",
 ) -> AdaptiveEstimate:
     """Mean reward of the treatment less that of the control, both over the same periods in time order.
 
@@ -258,7 +281,7 @@ def adaptive_difference(
     _enough(control, ESTIMATE_PULLS_MIN)
     _enough(treatment, ESTIMATE_PULLS_MIN)
     arrays = _paired(control, treatment)
-    return _estimate(*differences(*arrays, weights=weights, first_guess=first_guess))
+    return _estimate(*differences(*arrays, weights=weights, first_guess=first_guess, scores=scores))
 
 
 def difference_sequence(
@@ -306,6 +329,7 @@ def importance_sequence(
     Worked by hand: no assignments: [0, 1].
     Raises InvalidInput if the sums do not come from rewards within [0, 1].
     """
+    checks.open_unit(alpha, "alpha")
     checks.positive(expected_variance, "expected_variance")
     side = alpha / 2 if alternative == "two-sided" else alpha
     rho = tuned(tuned_to * expected_variance, alpha=side, alternative="greater")

@@ -128,7 +128,9 @@ def bounded_difference_sequence(
     `tuned_to` is in units of one arm.
 
     Worked by hand: arms of no observations are within [0, 1] each: the difference is within [-1, 1].
+    Raises InvalidInput as `bounded_sequence`.
     """
+    checks.open_unit(alpha, "alpha")
     opposite: dict[Alternative, Alternative] = {
         "greater": "less",
         "less": "greater",
@@ -168,7 +170,13 @@ def log_gamma_mixture(score: float, variance: float, rho: float) -> float:
 
 
 def gamma_boundary(variance: float, *, alpha: float, rho: float) -> float:
-    """The sum at which `log_gamma_mixture` reaches log(1 / alpha)."""
+    """The sum at which `log_gamma_mixture` reaches log(1 / alpha).
+
+    Raises InvalidInput unless alpha is in (0, 1), variance not negative and rho positive.
+    """
+    checks.open_unit(alpha, "alpha")
+    checks.not_negative(variance, "variance")
+    checks.positive(rho, "rho")
 
     def excess(score: float) -> float:
         return log_gamma_mixture(score, variance, rho) + math.log(alpha)
@@ -225,6 +233,7 @@ class BernsteinSums(msgspec.Struct, frozen=True):
 
         Raises InvalidInput unless alpha is in (0, 1) and the tuning is positive.
         """
+        checks.open_unit(alpha, "alpha")
         checks.positive(expected_variance, "expected_variance")
         side = alpha / 2 if alternative == "two-sided" else alpha
         rho = tuned(tuned_to * expected_variance, alpha=side, alternative="greater")

@@ -1,6 +1,7 @@
 """Bounds of parameters, checked the same way everywhere. Each raises and names value, bound and parameter."""
 
 import math
+from fractions import Fraction
 
 from stats.errors import InsufficientData, InvalidInput
 
@@ -29,10 +30,10 @@ def not_negative(value: float, name: str) -> None:
         raise InvalidInput(f"{name} must be at least 0 and finite, got {value:g}")
 
 
-def finite(value: float, name: str) -> None:
+def finite(value: float | Fraction, name: str) -> None:
     """Raises InvalidInput unless `value` is finite."""
     if not math.isfinite(value):
-        raise InvalidInput(f"{name} must be finite, got {value:g}")
+        raise InvalidInput(f"{name} must be finite, got {float(value):g}")
 
 
 def n_at_least(n: int, least: int, of: str) -> None:

@@ -133,9 +133,14 @@ def _share(treatment: CountTotals, control: CountTotals, ratio: float) -> float:
 
 
 def _log_hypergeometric(k: int, draws: int, good: int, total: int) -> float:
-    """The logarithm of P(at most k good ones among the draws): a sum from k down to where nothing is left."""
+    """The logarithm of P(at most k good ones among the draws): a sum from k down to where nothing is left.
+
+    It begins no higher than where nothing is left above, so that it has some 80 deviations of terms at most.
+    """
     mean = draws * (good / total)
     deviation = math.sqrt(mean * (1 - good / total) * ((total - draws) / (total - 1)))
-    lowest = max(0, draws + good - total, int(min(k, mean) - 40 * deviation - 40))
-    logs = hypergeom.logpmf(np.arange(lowest, k + 1), total, good, draws)
+    reach = 40 * deviation + 40
+    lowest = max(0, draws + good - total, int(min(k, mean) - reach))
+    highest = min(k, int(mean + reach))
+    logs = hypergeom.logpmf(np.arange(lowest, highest + 1), total, good, draws)
     return min(float(special.logsumexp(logs)), 0.0)

@@ -83,7 +83,10 @@ def spent(fraction: float, *, alpha: float, spending: Spending) -> float:
     """Of a one-sided `alpha`, what may have been spent by this fraction of the information.
 
     Worked by hand: Pocock type at half the information: alpha log(1 + (e - 1) / 2) = 0.620 alpha.
+    Raises InvalidInput unless alpha is in (0, 1) and fraction positive.
     """
+    checks.open_unit(alpha, "alpha")
+    checks.positive(fraction, "fraction")
     time = min(fraction, 1.0)
     match spending:
         case "obrien-fleming":

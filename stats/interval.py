@@ -1,9 +1,9 @@
 """Intervals, and the credible interval of a proportion."""
 
-import math
-
 import msgspec
 from scipy import special
+
+from stats import checks
 
 
 class Interval(msgspec.Struct, frozen=True):
@@ -20,12 +20,11 @@ def beta_interval(alpha: float, beta: float, *, level: float = 0.95) -> Interval
 
     Worked by hand: Beta(1, 1) is uniform, so its 95 % interval is [0.025, 0.975].
 
-    Raises ValueError if alpha or beta is not positive and finite, or level is not in (0, 1).
+    Raises InvalidInput if alpha or beta is not positive and finite, or level is not in (0, 1).
     """
-    if not (0 < alpha < math.inf and 0 < beta < math.inf):
-        raise ValueError(f"alpha and beta must be positive and finite, got {alpha:g} and {beta:g}")
-    if not 0 < level < 1:
-        raise ValueError(f"level must be in (0, 1), got {level:g}")
+    checks.positive(alpha, "alpha")
+    checks.positive(beta, "beta")
+    checks.open_unit(level, "level")
     tail = (1 - level) / 2
     # The upper bound as the complement of the mirrored lower one keeps its digits when it is close to 1.
     lower = float(special.betaincinv(alpha, beta, tail))

@@ -37,7 +37,9 @@ def log_mixture(
     """The logarithm of M, elementwise. Positive `score` speaks for "greater"; `information` is at least 0.
 
     Worked by hand: S = 3, V = 1, rho = 1, two-sided: log(sqrt(1/2)) + 9 / 4 = 1.9034.
+    Raises InvalidInput unless rho is positive.
     """
+    checks.positive(rho, "rho")
     total = np.asarray(information, dtype=float) + rho
     z = np.asarray(score, dtype=float) / np.sqrt(total)
     shrinkage = 0.5 * np.log(rho / total)
@@ -58,7 +60,10 @@ def boundary(
     """The |sum| at which M reaches 1 / alpha at these intrinsic times >= 0, elementwise.
 
     Worked by hand: V = 1, rho = 1, alpha = 0.05, two-sided: sqrt(2 (log 2 + 2 log 20)) = 3.6564.
+    Raises InvalidInput unless alpha is in (0, 1) and rho positive.
     """
+    checks.open_unit(alpha, "alpha")
+    checks.positive(rho, "rho")
     total = np.asarray(information, dtype=float) + rho
     wanted = 0.5 * np.log(total / rho) - math.log(alpha)
     if alternative == "two-sided":

@@ -201,6 +201,7 @@ def quantile_sequence(sketch: QuantileSketch, q: float, *, alpha: float, tuned_t
     another sequential test.
     """
     checks.open_unit(q, "q")
+    checks.open_unit(alpha, "alpha")
     side, n = alpha / 2, sketch.n
     weight = max(tuned(tuned_to, alpha=side, alternative="greater") - 1, 0.5)
 
@@ -226,6 +227,7 @@ def quantile_difference_sequence(
 
     Raises what `quantile_sequence` raises.
     """
+    checks.open_unit(alpha, "alpha")
     ours = quantile_sequence(treatment, q, alpha=alpha / 2, tuned_to=tuned_to)
     theirs = quantile_sequence(control, q, alpha=alpha / 2, tuned_to=tuned_to)
     return Interval(ours.lower - theirs.upper, ours.upper - theirs.lower)

@@ -188,9 +188,11 @@ def series_mean(residuals: FloatArray) -> Estimate:
 
     Worked by hand: without autocorrelation it is the usual mean with sd / sqrt(n).
 
-    Raises InsufficientData with fewer than 4 points, or effective points, or no spread. Source: as
-    `fit_baseline`.
+    Raises InsufficientData with fewer than 4 points, or effective points, or no spread; InvalidInput if one
+    is not finite. Source: as `fit_baseline`.
     """
+    if not np.isfinite(residuals).all():
+        raise InvalidInput("points must be finite")
     checks.n_at_least(len(residuals), 4, "points")
     n = len(residuals)
     basis = np.full((n, 1), 1 / math.sqrt(n))

@@ -31,9 +31,8 @@ from typing import Final
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
-from stats import checks
+from stats import checks, tails
 from stats.eprocess import EValue
 from stats.errors import InsufficientData, InvalidInput
 from stats.totals import FloatArray
@@ -172,7 +171,7 @@ def chi_square(periods: Sequence[ArmCounts]) -> ChiSquare:
         raise InsufficientData("every assignment was certain, so nothing can be tested")
     z = surplus / scale
     statistic = float(z @ np.linalg.pinv(standard, rcond=1e-9, hermitian=True) @ z)
-    return ChiSquare(statistic, degrees, min(float(stats.chi2.logsf(statistic, degrees)), 0.0))
+    return ChiSquare(statistic, degrees, min(tails.log_chi_square_upper(statistic, degrees), 0.0))
 
 
 def log_tilt_mixture(counts: npt.ArrayLike, probabilities: npt.ArrayLike) -> FloatArray:

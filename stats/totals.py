@@ -82,8 +82,10 @@ class MeanTotals(msgspec.Struct, frozen=True):
     def from_sums(cls, n: int, total: float | Fraction, total_squares: float | Fraction) -> "MeanTotals":
         """From sum and sum of squares, which may be exact integers or fractions: then nothing is lost.
 
-        Raises InvalidInput if no sample can have these sums.
+        Raises InvalidInput if a sum is not finite, or no sample can have these sums.
         """
+        checks.finite(total, "total")
+        checks.finite(total_squares, "total_squares")
         if not n:
             return cls() if not (total or total_squares) else cls(0, float(total), float(total_squares))
         exact_total, exact_squares = Fraction(total), Fraction(total_squares)
@@ -96,7 +98,11 @@ class MeanTotals(msgspec.Struct, frozen=True):
 
     @classmethod
     def from_observations(cls, observations: FloatArray) -> "MeanTotals":
-        """From the observations themselves, shape (n,), in two passes."""
+        """From the observations themselves, shape (n,), in two passes.
+
+        Raises InvalidInput if one is not finite.
+        """
+        _check_finite(observations)
         if not len(observations):
             return cls()
         mean = float(np.mean(observations))
@@ -175,11 +181,13 @@ class JointTotals(msgspec.Struct, frozen=True):
     ) -> "JointTotals":
         """From the d sums and the d (d + 1) / 2 sums of products (lower triangle, row by row).
 
-        Exact integers or fractions lose nothing before the last rounding. Raises InvalidInput if no sample
-        can have these sums.
+        Exact integers or fractions lose nothing before the last rounding. Raises InvalidInput if a sum is
+        not finite, or no sample can have these sums.
         """
         if len(products) != _triangle(len(sums)):
             raise InvalidInput(f"{len(sums)} sums do not go with {len(products)} sums of products")
+        for total in (*sums, *products):
+            checks.finite(total, "a sum")
         if not n:
             return cls(0, tuple(map(float, sums)), tuple(map(float, products)))
         exact = [Fraction(total) for total in sums]
@@ -196,9 +204,13 @@ class JointTotals(msgspec.Struct, frozen=True):
 
     @classmethod
     def from_observations(cls, observations: FloatArray) -> "JointTotals":
-        """From the observations themselves, shape (n, d), in two passes."""
+        """From the observations themselves, shape (n, d), in two passes.
+
+        Raises InvalidInput if one is not finite, or the shape is another.
+        """
         if observations.ndim != 2:
             raise InvalidInput(f"observations must have the shape (n, d), got {observations.shape}")
+        _check_finite(observations)
         n, dimension = observations.shape
         if not n:
             return cls.none(dimension)
@@ -264,6 +276,11 @@ class JointTotals(msgspec.Struct, frozen=True):
         return MeanTotals(
             self.n, float(vector @ np.array(self.mean)), max(float(vector @ self.matrix @ vector), 0.0)
         )
+
+
+def _check_finite(observations: FloatArray) -> None:
+    if not np.isfinite(observations).all():
+        raise InvalidInput("observations must be finite")
 
 
 @cache

@@ -255,7 +255,9 @@ def _fractions(looks: tuple[float, ...], now: float) -> tuple[float, ...]:
         raise InsufficientData(
             f"the first look is planned at {looks[0]:.0%} of the units, now it is {now:.0%}"
         )
-    return (*passed[:-1], max(now, passed[-1] - _LOOK_TOLERANCE))
+    last = max(now, passed[-1] - _LOOK_TOLERANCE)
+    # Looks closer to each other than the tolerance have come at once, and are one.
+    return (*(look for look in passed[:-1] if look < last), last)
 
 
 def _quantiles(

@@ -226,9 +226,11 @@ class BoundedEvidence(msgspec.Struct, frozen=True):
         def surplus(p: float) -> float:
             return log_evidence(self.treatment, p) - log_evidence(self.control, p)
 
-        ends = sorted(min(max(arm.mean, _RATE_MIN), 1 - _RATE_MIN) for arm in (self.control, self.treatment))
-        same = ends[0] == ends[1] or surplus(ends[0]) * surplus(ends[1]) >= 0
-        p = ends[0] if same else float(optimize.brentq(surplus, ends[0], ends[1], xtol=1e-15))
+        c, t = (min(max(arm.mean, _RATE_MIN), 1 - _RATE_MIN) for arm in (self.control, self.treatment))
+        if surplus(c) * surplus(t) < 0:
+            p = float(optimize.brentq(surplus, min(c, t), max(c, t), xtol=1e-15))
+        else:  # One arm's evidence is the greater all the way between the means: it is least at its own.
+            p = t if surplus(c) > 0 else c
         least = max(log_evidence(self.treatment, p), log_evidence(self.control, p))
         return EValue(least - math.log(2))
 
@@ -460,8 +462,11 @@ class ScoreEvidence(msgspec.Struct, frozen=True):
 
     @property
     def p_value(self) -> float | None:
-        """Two-sided."""
-        return score_test(self.treatment, self.control).p_value
+        """Two-sided; None where no unit succeeded, or all did: the interval still has an answer."""
+        try:
+            return score_test(self.treatment, self.control).p_value
+        except InsufficientData:
+            return None
 
 
 class GroupSequentialEvidence(msgspec.Struct, frozen=True):
