@@ -12,7 +12,7 @@ Which sequential method, if somebody looks before the end:
 | two named hypotheses, as few observations as possible | `sprt` |
 | whether a small arm (a canary) is worse than a large one, or not by a margin | `one_sided` |
 | rare events in two arms, any and moving traffic shares | `sequential_counts` |
-| a guardrail with a margin: harm, safe, or not enough data | `noninferiority` |
+| whether a guardrail is worse, or is not by its margin | two of them, each one-sided by its `alternative` |
 | an estimate from data that a bandit allocated | `adaptive` |
 | whether assignments follow their logged probabilities | `srm` |
 | what a rule does where nothing differs | `aa` |

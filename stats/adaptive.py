@@ -263,7 +263,9 @@ def adaptive_mean(
     Raises InsufficientData below ESTIMATE_PULLS_MIN pulls, or if the scores have no spread.
     """
     _enough(periods, ESTIMATE_PULLS_MIN)
-    return _estimate(*estimates(ArmArrays.of(periods), weights=weights, first_guess=first_guess, scores=scores))
+    return _estimate(
+        *estimates(ArmArrays.of(periods), weights=weights, first_guess=first_guess, scores=scores)
+    )
 
 
 def adaptive_difference(

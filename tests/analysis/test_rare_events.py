@@ -8,7 +8,7 @@ from app.analysis.analyze import analyze
 from app.analysis.observed import Cell, Observed
 from app.experiments.metrics import Margin, Metric, Proportion
 from app.experiments.plan import AnalysisPlan
-from stats import noninferiority, sequential_counts
+from stats import sequential_counts
 from stats.sequential_counts import EventCounts
 from stats.totals import ProportionTotals
 
@@ -41,19 +41,28 @@ def test_a_canary_is_told_by_few_events_where_means_have_no_say_yet():
     assert found.e_value > 100
 
 
-def test_the_verdict_is_that_of_the_guardrail_of_stats():
-    for control, treatment in ((0, 0), (0, 3), (0, 9), (40, 1), (190, 10), (190, 20), (190, 40), (900, 48)):
+def test_the_verdict_is_that_of_the_two_one_sided_sequences():
+    """A ratio surely below 2, its margin, is safe; one surely above 1 is harm."""
+    for control, treatment in ((0, 3), (0, 9), (40, 1), (190, 10), (190, 20), (190, 40), (900, 48)):
         _, found = canary(((19_000, control), (1_000, treatment)))
-        margin = noninferiority.Margin(1.0, relative=True, worse="higher")
-        reading = noninferiority.guard_events(
-            [EventCounts(control, treatment, 0.05)], margin, alpha=PLAN.alpha
+        lower, upper = (
+            sequential_counts.ratio_sequence(
+                [EventCounts(control, treatment, 0.05)],
+                alpha=PLAN.alpha,
+                expected_ratio=2.0,
+                alternative=side,
+            )
+            for side in ("greater", "less")
         )
-        assert found.verdict == reading.verdict, (control, treatment)
+        expected = "better" if upper.upper < 1 else "safe" if upper.upper < 2 else "harm"
+        decided = upper.upper < 2 or lower.lower > 1
+        assert found.verdict == (expected if decided else "not_enough_data"), (control, treatment)
 
 
 def test_without_any_event_nothing_is_known_of_their_ratio():
     _, found = canary(((10_000, 0), (10_000, 0)))
-    assert (found.verdict, found.relative_interval, found.e_value) == ("not_enough_data", None, 1.0)
+    assert (found.verdict, found.relative_interval) == ("not_enough_data", None)
+    assert found.e_value == pytest.approx(1)
 
 
 def test_a_ramp_whose_baseline_drifts_is_stratified():

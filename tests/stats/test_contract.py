@@ -130,9 +130,9 @@ TWO_SAMPLE = {
     ),
     "difference in differences": TwoSample(
         MOMENTS,
-        lambda t, c, a: seasonality.difference_in_differences((MOMENTS(ROWS[0]), t), (MOMENTS(ROWS[0]), c)).interval(
-            alpha=a
-        ),
+        lambda t, c, a: seasonality.difference_in_differences(
+            (MOMENTS(ROWS[0]), t), (MOMENTS(ROWS[0]), c)
+        ).interval(alpha=a),
         shifts=True,
         scales=False,
     ),
@@ -464,9 +464,7 @@ TOO_LITTLE: dict[str, Callable[[], object]] = {
     "wilson of nothing": lambda: proportions.wilson_interval(ProportionTotals(), alpha=0.05),
     "exact of nothing": lambda: proportions.exact_interval(ProportionTotals(), alpha=0.05),
     "newcombe, one arm empty": lambda: proportions.newcombe_interval(SOME, ProportionTotals(), alpha=0.05),
-    "score interval, one arm empty": lambda: proportions.score_interval(
-        SOME, ProportionTotals(), alpha=0.05
-    ),
+    "score interval, one arm empty": lambda: proportions.score_interval(SOME, ProportionTotals(), alpha=0.05),
     "score test, one arm empty": lambda: proportions.score_test(SOME, ProportionTotals()),
     "score test without conversions": lambda: proportions.score_test(NEVER, NEVER),
     "score test of conversions only": lambda: proportions.score_test(ALWAYS, ALWAYS),
@@ -484,9 +482,7 @@ TOO_LITTLE: dict[str, Callable[[], object]] = {
         JointTotals(1, (1.0, 2.0), (0.0,) * 3), JointTotals(1, (1.0, 2.0), (0.0,) * 3)
     ),
     "quantile of nothing": lambda: quantiles.quantile(quantiles.QuantileSketch(0.01), 0.5),
-    "quantile interval of one": lambda: quantiles.quantile_interval(
-        sketch(ROWS[0, :1]), 0.5, alpha=0.05
-    ),
+    "quantile interval of one": lambda: quantiles.quantile_interval(sketch(ROWS[0, :1]), 0.5, alpha=0.05),
     "quantile sequence of nothing": lambda: quantiles.quantile_sequence(
         quantiles.QuantileSketch(0.01), 0.5, alpha=0.05, tuned_to=100
     ),
@@ -595,12 +591,8 @@ NONSENSE: dict[str, Callable[[float], object]] = {
         [1.0, bad], lambda c, t: True, looks=[2], replays=1, rng=RNG
     ),
     "MeanOutcome": planning.MeanOutcome,
-    "units": lambda bad: planning.power(
-        planning.Plan(planning.MeanOutcome(1.0), 0.05, 0.8), 0.1, bad
-    ),
-    "effect": lambda bad: planning.sample_size(
-        planning.Plan(planning.MeanOutcome(1.0), 0.05, 0.8), bad
-    ),
+    "units": lambda bad: planning.power(planning.Plan(planning.MeanOutcome(1.0), 0.05, 0.8), 0.1, bad),
+    "effect": lambda bad: planning.sample_size(planning.Plan(planning.MeanOutcome(1.0), 0.05, 0.8), bad),
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stats import aa, adaptive, eprocess, noninferiority, sequences, srm
+from stats import aa, adaptive, eprocess, mixture, sequences, srm
 from stats.adaptive import ArmPeriod
 from stats.bounded import BernsteinSums, HedgedCapital, bounded_difference_sequence, bounded_sequence
 from stats.eprocess import AlwaysValid, EValue
@@ -16,7 +16,6 @@ from stats.errors import InsufficientData, InvalidInput
 from stats.group_sequential import GroupSequentialPlan
 from stats.interval import Interval
 from stats.mixture import MixtureSprt
-from stats.noninferiority import Margin, guard_events, guard_means
 from stats.sequences import Contrast
 from stats.sequential_counts import EventCounts, ratio_evalue, ratio_sequence
 from stats.sprt import BernoulliSprt, NormalSprt, WaldLimits
@@ -243,44 +242,45 @@ def test_the_bound_of_a_ratio_is_where_its_evidence_is():
     assert evidence.value == pytest.approx(20, rel=1e-6)
 
 
-def test_a_guardrail_says_harm_safe_or_not_enough():
-    latency = Margin(0.1, relative=True, worse="higher")
-    for shift, n, verdict in ((0.5, 5_000, "harm"), (0.0, 20_000, "safe"), (0.03, 500, "not_enough_data")):
-        reading = guard_means(contrast(shift=shift, n=n), latency, alpha=0.01, tuned_to=1_000)
-        assert reading.verdict == verdict
-        assert reading.harm.rejects(0.01) == (reading.interval.lower > 0)
-        assert reading.safe.rejects(0.01) == (reading.interval.upper < 0.1)
-    score = Margin(0.1, relative=False, worse="lower")
-    assert guard_means(contrast(shift=-0.5, n=5_000), score, alpha=0.01, tuned_to=1_000).verdict == "harm"
-    assert guard_means(contrast(shift=0.5, n=5_000), score, alpha=0.01, tuned_to=1_000).verdict == "safe"
-
-
-def test_a_guardrail_on_events_needs_no_burn_in_but_a_relative_margin():
-    errors = Margin(1.0, relative=True, worse="higher")
-    assert guard_events([EventCounts(190, 40, 0.05)], errors, alpha=0.01).verdict == "harm"
-    assert guard_events([EventCounts(1_900, 100, 0.05)], errors, alpha=0.01).verdict == "safe"
-    nothing = guard_events([EventCounts(0, 0, 0.05)], errors, alpha=0.01)
-    assert (nothing.verdict, nothing.interval) == ("not_enough_data", Interval(-1, math.inf))
-    wins = Margin(0.5, relative=True, worse="lower")
-    assert guard_events([EventCounts(500, 120, 0.5)], wins, alpha=0.01).verdict == "harm"
-    with pytest.raises(InvalidInput):
-        guard_events([], Margin(0.01, relative=False, worse="higher"), alpha=0.01)
-
-
-def test_what_is_worse_by_less_than_the_margin_is_safe_in_the_end():
-    reading = guard_means(
-        contrast(shift=0.05, n=10**7), Margin(0.1, relative=True, worse="higher"), alpha=0.01, tuned_to=1_000
+@pytest.mark.parametrize(
+    ("shift", "n", "harm", "safe"),
+    [
+        (0.5, 5_000, True, False),
+        (0.0, 20_000, False, True),
+        (0.03, 500, False, False),
+        (0.05, 10**7, True, True),
+    ],
+)
+def test_two_one_sided_sequences_say_worse_and_not_worse_by_the_margin(shift, n, harm, safe):
+    """A relative margin of 10 %. Worse by less than the margin is both in the end."""
+    found = contrast(shift=shift, n=n)
+    lower, upper = (
+        sequences.relative_difference_sequence(found, alpha=0.01, tuned_to=1_000, alternative=side)
+        for side in ("greater", "less")
     )
-    assert reading.harm.rejects(0.01)
-    assert reading.verdict == "safe"
+    rho = mixture.tuned(1_000, alpha=0.01, alternative="greater")
+    assert found.evalue(rho=rho, alternative="greater").rejects(0.01) == (lower.lower > 0) == harm
+    assert found.evalue(rho=rho, alternative="less", ratio=1.1).rejects(0.01) == (upper.upper < 0.1) == safe
+
+
+@pytest.mark.parametrize(
+    ("period", "harm", "safe"),
+    [
+        (EventCounts(190, 40, 0.05), True, False),
+        (EventCounts(1_900, 100, 0.05), False, True),
+        (EventCounts(0, 0, 0.05), False, False),
+    ],
+)
+def test_evidence_of_rare_events_needs_no_burn_in(period, harm, safe):
+    """At 10 events to be expected 40 are too many; 100 of 100 are not twice as many; nothing says nothing."""
+    worse = ratio_evalue([period], expected_ratio=2.0, alternative="greater")
+    within = ratio_evalue([period], ratio=2.0, expected_ratio=2.0, alternative="less")
+    assert (worse.rejects(0.01), within.rejects(0.01)) == (harm, safe)
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Margin(0.0, relative=False, worse="higher"),
-        lambda: Margin(0.1, relative=False, worse="higher", tolerance=0.2),
-        lambda: Margin(1.0, relative=True, worse="lower"),
         lambda: EventCounts(-1, 0, 0.5),
         lambda: EventCounts(1, 0, 1.0),
         lambda: EValue(math.nan),
@@ -391,8 +391,6 @@ def test_every_side_bounds_what_it_claims():
         found = sequences.difference_sequence(contrast(), alpha=0.05, tuned_to=500, alternative=alternative)
         assert math.isinf(found.lower) == (alternative == "less")
         assert math.isinf(found.upper) == (alternative == "greater")
-    towards, away = noninferiority._directions("lower")
-    assert (towards, away) == ("less", "greater")
 
 
 def test_noise_and_uniformity_worked_by_hand():
