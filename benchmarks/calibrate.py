@@ -19,10 +19,24 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks import calibrate_fixed, calibrate_sequential, whole_path
+from benchmarks import (
+    calibrate_bandits,
+    calibrate_counts,
+    calibrate_fixed,
+    calibrate_policies,
+    calibrate_sequential,
+    whole_path,
+)
 from benchmarks.validity import SEED_OFFSET, Parts, Row
 
-PARTS: Parts = {**calibrate_sequential.PARTS, **calibrate_fixed.PARTS, **whole_path.PARTS}
+PARTS: Parts = {
+    **calibrate_sequential.PARTS,
+    **calibrate_counts.PARTS,
+    **calibrate_bandits.PARTS,
+    **calibrate_fixed.PARTS,
+    **calibrate_policies.PARTS,
+    **whole_path.PARTS,
+}
 
 
 class Measured(NamedTuple):

@@ -22,7 +22,7 @@ from stats.prediction_powered import JudgedTotals, prediction_powered_mean
 from stats.proportions import newcombe_interval, score_test
 from stats.quantiles import QuantileSketch, quantile_difference_interval
 from stats.ratios import ratio_difference
-from stats.seasonality import fit_baseline
+from stats.seasonality import false_alarm_rate, fit_baseline
 from stats.totals import JointTotals, MeanTotals, ProportionTotals
 from stats.variance_reduction import cuped, regression_adjustment
 
@@ -374,7 +374,24 @@ def false_alarms(
     return alarms / runs
 
 
+def white_noise_alarms(n: int, points: int, seed: int) -> float:
+    """Share of points below the mean less 3 sd of the n independent ones before each."""
+    rng, alarms = generator(seed), 0
+    for _ in range(0, points, 2_000):
+        values = rng.normal(size=(2_000, n + 1))
+        before = values[:, :-1]
+        alarms += int((values[:, -1] < before.mean(axis=1) - 3 * before.std(axis=1, ddof=1)).sum())
+    return alarms / points
+
+
 def threshold_rows(*, full: bool) -> Iterator[Row]:
+    for at, (n, anchor) in enumerate(((12, 0.0075), (60, 0.0021), (288, 0.0015))):
+        exact = false_alarm_rate(n)
+        yield within(f"V22 white noise, 3 sd of {n} points, exact", exact, anchor - 6e-5, anchor + 6e-5)
+        points = 100_000 if full else 20_000
+        yield around(
+            f"V22 the same by simulation, {n} points", white_noise_alarms(n, points, 90 + at), exact, points
+        )
     runs, rate = (20_000, 0.00135) if full else (400, 0.05)
     for at, (rho, season) in enumerate([(0.0, 0.0), (0.6, 0.0), (0.6, 3.0), (0.9, 3.0)]):
         alarms = false_alarms(detrended, rho, season, rate, runs, 80 + at)

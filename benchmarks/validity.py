@@ -8,6 +8,8 @@ import numpy as np
 from scipy.stats import binom
 
 SEED = 20260101
+ALPHA = 0.05
+"""The error rate of methods, where a row does not name another."""
 SEED_OFFSET: ContextVar[int] = ContextVar("seed_offset", default=0)
 """Added to every seed: 0 are the seeds that methods were tuned with, any other are fresh ones."""
 

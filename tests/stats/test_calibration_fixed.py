@@ -45,3 +45,8 @@ def test_the_gate_of_judges_catches_blind_trust():
 
 def test_the_gate_of_thresholds_catches_the_last_hours_alone():
     assert calibrate.false_alarms(calibrate.last_hours, 0.6, 3.0, 0.05, 300, 82) > 0.10
+
+
+def test_the_gate_of_white_noise_catches_deviations_that_are_known():
+    """With the true mean and sd the share is 0.00135, whatever n: not that of 12 points."""
+    assert not calibrate.around("known", 0.00135, calibrate.false_alarm_rate(12), 20_000).passed

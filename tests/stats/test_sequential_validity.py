@@ -8,13 +8,17 @@ from functools import partial
 import numpy as np
 import pytest
 
+from benchmarks import calibrate_bandits as bandits
+from benchmarks import calibrate_counts as counts
 from benchmarks import calibrate_sequential as calibrate
+from benchmarks.validity import around, error_limit
 from stats import aa, sequences
 from stats.errors import InsufficientData
 from stats.sequences import Contrast
+from stats.sprt import WaldLimits
 from stats.totals import MeanTotals
 
-limit = partial(calibrate.error_limit, false_alarm=1e-6)
+limit = partial(error_limit, false_alarm=1e-6)
 
 
 @pytest.mark.parametrize("stream", ["normal", "0.05", "0.005", "lognormal"])
@@ -73,10 +77,30 @@ def test_bernstein_and_betting_keep_alpha():
     assert betting <= limit(60, 0.05)
 
 
-def test_an_e_process_is_at_most_one_on_average_and_seldom_large():
-    means, ever = calibrate.e_process(runs=4_000, seed=6)
+@pytest.mark.parametrize("name", calibrate.E_PROCESSES)
+def test_an_e_process_is_at_most_one_on_average_and_seldom_large(name):
+    means, ever = calibrate.e_process(name, runs=2_000, seed=6)
     assert all(mean <= 1 + 5 * se for mean, se in means.values())
-    assert ever <= limit(4_000, 0.05)
+    assert ever <= limit(2_000, 0.05)
+
+
+def test_an_always_valid_p_never_rises_where_the_inverse_of_the_e_value_does():
+    assert calibrate.rising_p_values(runs=2, seed=7) == 0
+    assert calibrate.rising_p_values(runs=2, seed=7, keep=False) > 100  # planted bug
+
+
+def test_the_lead_of_two_roots_is_reached_as_often_as_reflection_says():
+    gate = partial(around, "a lead", rate=0.0456, runs=2_000)
+    assert gate(calibrate.lead_of_two_roots(900, runs=2_000, seed=8)).passed
+    assert not gate(calibrate.lead_of_two_roots(900, runs=2_000, seed=8, factor=1.6)).passed  # planted bug
+
+
+def test_the_binomial_sprt_keeps_its_errors_and_swapped_ones_do_not():
+    null, other = (calibrate.binomial_sprt(p, runs=2_000, seed=9) for p in calibrate.EXACT_SPRT)
+    assert null.reject <= limit(2_000, 0.05)
+    assert other.accept <= limit(2_000, 0.20)
+    swapped = calibrate.binomial_sprt(0.10, runs=2_000, seed=9, limits=WaldLimits(0.20, 0.05))
+    assert swapped.reject > limit(2_000, 0.05)  # planted bug
 
 
 def test_methods_with_a_horizon_keep_alpha_and_have_their_power_in_order():
@@ -109,25 +133,25 @@ def test_the_two_arm_sprt_keeps_both_errors_and_is_between_them_midway(share, lo
 
 
 def test_the_sample_ratio_test_alarms_for_faults_only():
-    assert calibrate.srm_alarms(0.5, runs=400, seed=11).alarms <= limit(400, 0.01)
-    assert calibrate.srm_alarms(0.51, runs=200, seed=12).alarms > 0.9
-    assert calibrate.moving_srm_alarms(runs=40, seed=13) <= limit(40, 0.01)
-    assert calibrate.moving_srm_alarms(runs=10, seed=13, stale=True) >= 0.3  # planted fault
+    assert counts.srm_alarms(0.5, runs=400, seed=11).alarms <= limit(400, 0.01)
+    assert counts.srm_alarms(0.51, runs=200, seed=12).alarms > 0.9
+    assert counts.moving_srm_alarms(runs=40, seed=13) <= limit(40, 0.01)
+    assert counts.moving_srm_alarms(runs=10, seed=13, stale=True) >= 0.3  # planted fault
 
 
 def test_canaries_are_rolled_back_soon_and_healthy_ones_are_not():
-    healthy = calibrate.error_canary(0.01, 0.01, runs=300, looks=500, seed=14)
+    healthy = counts.error_canary(0.01, 0.01, runs=300, looks=500, seed=14)
     assert healthy.alarms <= limit(300, 0.01)
-    broken = calibrate.error_canary(0.01, 0.03, runs=300, looks=60, seed=15)
+    broken = counts.error_canary(0.01, 0.03, runs=300, looks=60, seed=15)
     assert broken.median <= 900
-    slow = calibrate.latency_canary(1.1, runs=100, looks=40, seed=16)
+    slow = counts.latency_canary(1.1, runs=100, looks=40, seed=16)
     assert slow.median <= 700
-    assert calibrate.latency_canary(1.0, runs=60, looks=200, seed=17).alarms <= limit(60, 0.01)
+    assert counts.latency_canary(1.0, runs=60, looks=200, seed=17).alarms <= limit(60, 0.01)
 
 
 def test_estimates_under_a_bandit_cover_where_averages_do_not():
-    history = calibrate.thompson([0.0, 0.0], kind="normal", periods=300, batch=8, runs=800, seed=18)
-    figures = calibrate.bandit_figures(history, [0.0, 0.0], kind="normal")
+    history = bandits.thompson([0.0, 0.0], kind="normal", periods=300, batch=8, runs=800, seed=18)
+    figures = bandits.bandit_figures(history, [0.0, 0.0], kind="normal")
     floor = 0.95 - (limit(800, 0.05) - 0.05)
     assert figures.coverage >= floor
     assert figures.arm_coverage >= floor
@@ -136,16 +160,16 @@ def test_estimates_under_a_bandit_cover_where_averages_do_not():
     assert figures.naive_coverage < floor  # planted bug
     assert figures.naive_anytime_misses > limit(800, 0.05)  # planted bug
     looks = range(50, 301, 25)
-    sequence = partial(calibrate.aipw_sequence_misses, history, [0.0, 0.0], looks=looks)
+    sequence = partial(bandits.aipw_sequence_misses, history, [0.0, 0.0], looks=looks)
     assert sequence(pulls_min=100) <= limit(800, 0.05)
 
 
 def test_exact_sequences_hold_under_a_bandit_with_late_rewards():
     means = [0.3, 0.35, 0.45]
-    history = calibrate.thompson(means, kind="bernoulli", periods=60, batch=100, runs=300, seed=19, delay=5)
-    assert calibrate.bandit_figures(history, means, kind="bernoulli").anytime_misses <= limit(300, 0.05)
-    short = calibrate.thompson(means, kind="bernoulli", periods=40, batch=100, runs=30, seed=20)
-    assert calibrate.importance_misses(short, means, looks=(10, 20, 40)) <= limit(30, 0.05)
+    history = bandits.thompson(means, kind="bernoulli", periods=60, batch=100, runs=300, seed=19, delay=5)
+    assert bandits.bandit_figures(history, means, kind="bernoulli").anytime_misses <= limit(300, 0.05)
+    short = bandits.thompson(means, kind="bernoulli", periods=40, batch=100, runs=30, seed=20)
+    assert bandits.importance_misses(short, means, looks=(10, 20, 40)) <= limit(30, 0.05)
 
 
 def test_p_values_of_two_equal_arms_are_uniform_and_caution_is_no_fault():

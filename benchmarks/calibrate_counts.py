@@ -1,0 +1,136 @@
+"""Calibration of what counts: sample ratios, and the errors and latencies of canaries."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.validity import Parts, Row, at_least, at_most, error_limit, generator
+from stats import sequences, sequential_counts, srm
+
+
+class Delays(NamedTuple):
+    """Share of runs that alarm, and quantiles of the delay (infinite where none)."""
+
+    alarms: float
+    median: float
+    p90: float
+
+
+def _delays(hit: np.ndarray, spent: np.ndarray) -> Delays:
+    any_look = hit.any(axis=1)
+    delay = np.where(any_look, spent[np.arange(len(hit)), hit.argmax(axis=1)], np.inf)
+    return Delays(
+        float(any_look.mean()),
+        float(np.quantile(delay, 0.5, method="higher")),
+        float(np.quantile(delay, 0.9, method="higher")),
+    )
+
+
+def srm_alarms(share: float, *, runs: int, seed: int, looks: int = 100, alpha: float = 0.01) -> Delays:
+    """Sequential SRM test of 50/50 where the first arm really gets `share`, 1,000 units a look."""
+    rng = generator(seed)
+    first = rng.binomial(1_000, share, (runs, looks)).cumsum(axis=1)
+    total = np.broadcast_to(np.arange(1, looks + 1) * 1_000, first.shape)
+    evidence = srm.log_tilt_mixture(np.stack([first, total - first], axis=-1)[..., None, :], [[0.5, 0.5]])
+    return _delays(evidence >= -np.log(alpha), total)
+
+
+def moving_srm_alarms(*, runs: int, seed: int, alpha: float = 0.01, stale: bool = False) -> float:
+    """Three arms, 100 policy versions of 200 units whose probabilities follow what was drawn before.
+
+    `stale` plants a fault: probabilities of the version before are logged.
+    """
+    rng = generator(seed)
+    alarms = 0
+    for _ in range(runs):
+        p, seen, logged, observed = np.full(3, 1 / 3), np.ones(3), [], []
+        for _ in range(100):
+            counts_now = rng.multinomial(200, p)
+            observed.append(counts_now)
+            logged.append(p)
+            seen = seen + counts_now * rng.random(3)
+            p = 0.05 + 0.85 * seen**2 / (seen**2).sum()
+            p = p / p.sum()
+        probabilities = np.array([logged[0], *logged[:-1]] if stale else logged)
+        # Looks after every tenth version.
+        alarms += any(
+            srm.log_tilt_mixture(np.array(observed[:k]), probabilities[:k]) >= -np.log(alpha)
+            for k in range(10, 101, 10)
+        )
+    return alarms / runs
+
+
+def error_canary(
+    control: float, treatment: float, *, runs: int, looks: int, seed: int, margin: float = 1.0
+) -> Delays:
+    """Harm alarms at 1 % on error rates, 95/5, after every 1,000 requests; delays in canary requests."""
+    rng = generator(seed)
+    requests = rng.binomial(1_000, 0.05, (runs, looks))
+    errors_t = rng.binomial(requests, treatment).cumsum(axis=1)
+    errors_c = rng.binomial(1_000 - requests, control).cumsum(axis=1)
+    evidence = sequential_counts.log_ratio_mixture(
+        errors_c[..., None],
+        errors_t[..., None],
+        [0.05],
+        ratio=1.0,
+        expected_ratio=1 + margin,
+        alternative="greater",
+    )
+    return _delays(evidence >= np.log(100), requests.cumsum(axis=1))
+
+
+def latency_canary(factor: float, *, runs: int, looks: int, seed: int, margin: float = 0.1) -> Delays:
+    """Harm alarms at 1 % on the mean of lognormal latencies (sigma 0.5), 95/5, after every 1,000 requests."""
+    rng = generator(seed)
+    mean, sd = np.exp(0.125), np.sqrt(np.exp(0.25) * (np.exp(0.25) - 1))
+    tuned_to = sequences.units_to_tell(margin * mean, float(sd), alpha=0.01, alternative="greater")
+    requests = rng.binomial(1_000, 0.05, (runs, looks))
+    n_t, n_c = requests.cumsum(axis=1), (1_000 - requests).cumsum(axis=1)
+    sums = np.zeros((4, runs, looks))
+    for run in range(runs):
+        for arm, (size, scale) in enumerate(((1_000 - requests[run], 1.0), (requests[run], factor))):
+            x = scale * np.exp(0.5 * rng.standard_normal(size.sum()))
+            starts = np.r_[0, size.cumsum()[:-1]]
+            sums[2 * arm, run] = np.add.reduceat(x, starts)
+            sums[2 * arm + 1, run] = np.add.reduceat(x * x, starts)
+    s_c, q_c, s_t, q_t = sums.cumsum(axis=2)
+    v_c, v_t = sequences.shrunk_variances(n_c, q_c - s_c**2 / n_c, n_t, q_t - s_t**2 / n_t)
+    distance = sequences.radius(
+        v_c / n_c + v_t / n_t, n_c * n_t / (n_c + n_t), alpha=0.01, tuned_to=tuned_to, alternative="greater"
+    )
+    return _delays((s_t / n_t - s_c / n_c > distance) & (n_t >= sequences.ARM_UNITS_MIN), n_t)
+
+
+def count_rows(*, full: bool) -> Iterator[Row]:
+    runs = 2_000 if full else 200
+    yield at_most("V15 SRM alarms under 50/50", srm_alarms(0.5, runs=2 * runs, seed=170).alarms, 0.015)
+    off = srm_alarms(0.51, runs=2 * runs, seed=171)
+    yield at_least("V15 SRM 51/49 found by 100k", off.alarms, 0.99)
+    yield at_most("V15 SRM 51/49 median units", off.median, 33_000)
+    slightly = srm_alarms(0.505, runs=2 * runs, seed=173)
+    yield at_least("V15 SRM 50.5/49.5 found by 100k", slightly.alarms, 0.42 - 0.03)
+    moving = moving_srm_alarms(runs=runs // 4, seed=172)
+    yield at_most("V15 SRM alarms under moving weights", moving, error_limit(runs // 4, 0.01))
+    stale = moving_srm_alarms(runs=runs // 20, seed=174, stale=True)
+    yield at_least("V11 propensities that were not those drawn with: found", stale, 0.3)
+    for seed, (control, treatment, median, p90) in enumerate(
+        ((0.01, 0.03, 900, 1_500), (0.005, 0.025, 800, None), (0.01, 0.02, 2_300, None))
+    ):
+        found = error_canary(control, treatment, runs=runs, looks=200, seed=180 + seed)
+        yield at_most(f"section 9 errors {control} to {treatment}: median", found.median, median)
+        if p90 is not None:
+            yield at_most(f"section 9 errors {control} to {treatment}: p90", found.p90, p90)
+    healthy = error_canary(0.01, 0.01, runs=runs // 2, looks=2_000, seed=185)
+    yield at_most("section 9 false rollbacks, errors", healthy.alarms, 0.021)
+    found = latency_canary(1.1, runs=runs // 4, looks=60, seed=186)
+    yield at_most("section 9 latency x 1.1: median", found.median, 700)
+    yield at_most("section 9 latency x 1.1: p90", found.p90, 1_100)
+    yield at_most(
+        "section 9 false rollbacks, latency",
+        latency_canary(1.0, runs=runs // 2, looks=800, seed=187).alarms,
+        0.021,
+    )
+
+
+PARTS: Parts = {"counts": count_rows}

@@ -1,0 +1,26 @@
+"""The validity table of policies, in small, and wrong ones that its gates must catch."""
+
+import numpy as np
+import pytest
+
+from bandits.allocation import fixed
+from bandits.simulation import FromTotals, exact_pulls
+from benchmarks import calibrate_policies as calibrate
+
+
+@pytest.mark.parametrize("part", calibrate.PARTS.values(), ids=calibrate.PARTS)
+def test_every_row_of_the_validity_table_holds(part):
+    assert [row for row in part(full=False) if not row.passed] == []
+
+
+def test_the_gate_of_evaluation_catches_propensities_that_were_not_logged():
+    found = calibrate.evaluated(10.0, logs=30, seed=400, forget=True)
+    error = found.errors.std(axis=0) / np.sqrt(30)
+    assert abs(found.errors.mean(axis=0)[0]) > 3 * error[0]
+
+
+def test_the_gate_of_regret_catches_an_even_split():
+    even = FromTotals(exact_pulls(lambda totals: fixed([0.5, 0.5])))
+    (means, rounds, anchor), *_ = calibrate.REGRETS.values()
+    lost = calibrate.regret(means, rounds=rounds, batch=100, runs=20, seed=401, policy=even)
+    assert lost > 1.15 * anchor
