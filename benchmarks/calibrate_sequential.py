@@ -368,13 +368,18 @@ def two_arm_sprt(
     treated = rng.binomial(look, share, (runs, looks))
     s_t = rng.binomial(treated, base + true_effect).cumsum(axis=1)
     s_c = rng.binomial(look - treated, base).cumsum(axis=1)
-    ratio = sprt.profile_log_ratio(
-        (look - treated).cumsum(axis=1), s_c, treated.cumsum(axis=1), s_t, effect=effect
-    )
-    up, down = ratio >= limits.upper, ratio <= limits.lower
-    first = np.where((up | down).any(axis=1), (up | down).argmax(axis=1), looks - 1)
-    row = np.arange(runs)
-    return float(up[row, first].mean()), float(down[row, first].mean())
+    totals = np.stack(((look - treated).cumsum(axis=1), s_c, treated.cumsum(axis=1), s_t))
+    rejected = accepted = 0
+    # In blocks of looks: most runs end in the first of them.
+    for start in range(0, looks, 50):
+        ratio = sprt.profile_log_ratio(*totals[:, :, start : start + 50], effect=effect)
+        up, down = ratio >= limits.upper, ratio <= limits.lower
+        ended = (up | down).any(axis=1)
+        first = (up | down)[ended].argmax(axis=1)
+        rejected += int(up[ended][np.arange(first.size), first].sum())
+        accepted += int(down[ended][np.arange(first.size), first].sum())
+        totals = totals[:, ~ended]
+    return rejected / runs, accepted / runs
 
 
 # --- A/A ---

@@ -40,6 +40,8 @@ _NODES, _WEIGHTS = legendre.leggauss(16)
 _PANEL_SDS: Final = 2.0
 _FAR_SDS: Final = 9.0
 _LOOKS_MAX: Final = 200
+# Closer looks are one look; the integration would need ever more nodes between them.
+_STEP_MIN: Final = 1e-3
 # A boundary that far out is never reached: less than 1e-200 is to be spent there.
 _FAR_Z: Final = 30.0
 
@@ -295,7 +297,7 @@ def _check_fractions(fractions: Sequence[float]) -> None:
         raise InvalidInput(f"needs 1 to {_LOOKS_MAX} looks, got {len(fractions)}")
     for fraction in fractions:
         checks.positive(fraction, "fraction")
-    if any(later <= earlier for earlier, later in itertools.pairwise(fractions)):
-        raise InvalidInput("fractions must increase from look to look")
+    if any(later * (1 - _STEP_MIN) < earlier for earlier, later in itertools.pairwise(fractions)):
+        raise InvalidInput("fractions must increase from look to look, by a thousandth at least")
     if len(fractions) > 1 and fractions[-2] >= 1:
         raise InvalidInput("all alpha is spent at fraction 1: there is no look after it")

@@ -256,8 +256,8 @@ def _fractions(looks: tuple[float, ...], now: float) -> tuple[float, ...]:
             f"the first look is planned at {looks[0]:.0%} of the units, now it is {now:.0%}"
         )
     last = max(now, passed[-1] - _LOOK_TOLERANCE)
-    # Looks closer to each other than the tolerance have come at once, and are one.
-    return (*(look for look in passed[:-1] if look < last), last)
+    # Looks closer to each other than the tolerance may have come at once, and are one.
+    return (*(look for look in passed[:-1] if look < last - _LOOK_TOLERANCE / 10), last)
 
 
 def _quantiles(

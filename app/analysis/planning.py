@@ -1,12 +1,13 @@
 """Before an experiment: how many units, how long, and what could be seen. Pure."""
 
 import math
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Annotated, Final, Literal, NoReturn, assert_never
 
 import msgspec
 
-from app.core.errors import InvalidInput
+from app.core.errors import FieldError, InvalidInput
 from stats import mixture, planning
 from stats.errors import InvalidInput as Meaningless
 from stats.estimate import Alternative
@@ -108,6 +109,39 @@ class PowerAnswer(msgspec.Struct, frozen=True, kw_only=True):
     duration: Duration | None
     power_curve: tuple[PowerPoint, ...]
     detectable_by_day: tuple[DetectablePoint, ...]
+
+
+_WORDS: Final = ("kind", "relative", "design", "spending")
+
+
+def question_of(given: Mapping[str, object]) -> PowerQuestion:
+    """The question whose fields are texts, as in a query or options; numbers are taken as they are.
+
+    Raises InvalidInput naming the field that is unknown, no number, or beyond its bounds.
+    """
+    fields: dict[str, object] = {}
+    for name, value in given.items():
+        if name not in PowerQuestion.__struct_fields__:
+            raise InvalidInput(f"{name}: unknown field", errors=(FieldError(name, "unknown field"),))
+        if name == "allocation" and isinstance(value, str):
+            fields[name] = [_number(share, name) for share in value.split(",")]
+        else:
+            fields[name] = _number(value, name) if isinstance(value, str) and name not in _WORDS else value
+    try:
+        return msgspec.convert(fields, PowerQuestion, strict=False)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$.")
+        raise InvalidInput(reason, field=path.rstrip("`").partition("[")[0] or "query") from error
+
+
+def _number(text: str, field: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InvalidInput(f"{field} must be a number, got {text!r}", field=field)
+    return value
 
 
 def answer(question: PowerQuestion) -> PowerAnswer:

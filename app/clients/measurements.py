@@ -3,6 +3,7 @@
 import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Final, assert_never
 
@@ -21,6 +22,10 @@ from stats.totals import FloatArray, JointTotals, MeanTotals, ProportionTotals
 
 SKETCH_ACCURACY: Final = 0.001
 PERIODS_MAX: Final = 200
+_SEPARATORS: Final = ",;\t"
+_MISSING: Final = ("", "NA", "NULL", "null")
+"""A cell that holds no value: empty, or as R and SQL write it."""
+_TRUTHS: Final = {"true": 1.0, "false": 0.0}
 _SPEC: Final = re.compile(r"(?P<names>.+?)(:(?P<kind>mean|proportion|ratio|p\d{1,2}(\.\d+)?))?")
 
 
@@ -89,42 +94,43 @@ class _Rows(msgspec.Struct):
 
 
 def read(path: Path, table: Table) -> Measurements:
-    """Read `path`. An empty cell is a missing value, which is left out of its metric and counted.
+    """Read `path`. An empty cell, NA or NULL is a missing value, which is left out of its metric and counted.
+
+    Cells are separated by whatever separates the header: commas, semicolons (then a decimal comma is one as
+    well) or tabs. True and false are 1 and 0. Empty lines, and blanks around variants and units, are nothing.
 
     Several rows of one unit in one variant are one unit: means are averaged, a proportion is whether any row
     has 1, ratios are summed; quantiles need one row per unit. A unit with rows in several variants is a
     crossover: it is left out of all of them, and counted. Covariate, segment and epoch are those of a unit's
     first row; a missing covariate is the mean of the others.
 
-    Raises UnreadableLog naming line and column: a missing column, what is no finite number, a proportion
-    other than 0 and 1, a variant without any value, fewer than two variants; OSError when there is no file.
+    Raises UnreadableLog naming line and column: a column that is missing or there twice, what is no finite
+    number, a proportion other than 0 and 1, a variant without any value, fewer than two variants; OSError
+    when there is no file.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = _rows(file, table)
+            header = file.readline()
+            # Not by going back to the start: the file may be a pipe.
+            rows = _rows(chain([header], file), table, max(_SEPARATORS, key=header.count))
     except UnicodeDecodeError as error:
-        raise UnreadableLog(f"not UTF-8: {error}") from error
+        raise UnreadableLog(f"not CSV in UTF-8: {error}") from error
     except csv.Error as error:
         raise UnreadableLog(f"not CSV: {error}") from error
     return _measurements(rows, table)
 
 
-def _rows(lines: Iterable[str], table: Table) -> _Rows:
-    reader = csv.reader(lines, strict=True)
+def _rows(lines: Iterable[str], table: Table, separator: str) -> _Rows:
+    reader = csv.reader(lines, strict=True, delimiter=separator)
     header: list[str] = next(reader, [])
-    numeric = [name for metric in table.metrics for name in columns_of(metric)]
-    numeric = list(
-        dict.fromkeys([*numeric, *table.covariates, *([table.propensity] if table.propensity else [])])
-    )
-    texts = [table.unit, table.variant, table.epoch, table.segment, *(name for name, _ in table.where)]
-    for name in [*texts, *numeric]:
-        if name is not None and name not in header:
-            raise UnreadableLog(f"line 1: no column {name!r}; there are {', '.join(header) or 'none'}")
-    at = {name: header.index(name) for name in [*texts, *numeric] if name is not None}
+    numeric = _numeric(table)
+    at = _positions(header, table, numeric)
     rows = _Rows([], [], [], [], [], {})
     numbers: dict[str, list[float]] = {name: [] for name in numeric}
     for row in reader:
         line = reader.line_num
+        if not any(row):
+            continue
         if len(row) != len(header):
             raise UnreadableLog(f"line {line}: has {len(row)} cells, the header has {len(header)}")
         if any(row[at[name]] != value for name, value in table.where):
@@ -133,23 +139,46 @@ def _rows(lines: Iterable[str], table: Table) -> _Rows:
             if not row[at[name]].strip():
                 raise UnreadableLog(f"line {line}, column {name!r}: is empty")
         rows.lines.append(line)
-        rows.units.append(row[at[table.unit]])
-        rows.variants.append(row[at[table.variant]])
+        rows.units.append(row[at[table.unit]].strip())
+        rows.variants.append(row[at[table.variant]].strip())
         rows.epochs.append(row[at[table.epoch]] if table.epoch else "")
         rows.segments.append((row[at[table.segment]] or "(none)") if table.segment else "")
         for name in numeric:
-            numbers[name].append(_number(row[at[name]], line, name))
+            text = row[at[name]]
+            numbers[name].append(_number(text.replace(",", ".") if separator == ";" else text, line, name))
     rows.numbers = {name: np.array(values) for name, values in numbers.items()}
     return rows
 
 
+def _numeric(table: Table) -> list[str]:
+    """The columns that hold numbers, each once."""
+    measured = [name for metric in table.metrics for name in columns_of(metric)]
+    return list(
+        dict.fromkeys([*measured, *table.covariates, *([table.propensity] if table.propensity else [])])
+    )
+
+
+def _positions(header: Sequence[str], table: Table, numeric: Sequence[str]) -> dict[str, int]:
+    """Where each column is that is read. Raises UnreadableLog if one is missing, or there twice."""
+    texts = (table.unit, table.variant, table.epoch, table.segment, *(name for name, _ in table.where))
+    wanted = [name for name in (*texts, *numeric) if name is not None]
+    for name in wanted:
+        if name not in header:
+            raise UnreadableLog(f"line 1: no column {name!r}; there are {', '.join(header) or 'none'}")
+        if header.count(name) > 1:
+            raise UnreadableLog(f"line 1: {header.count(name)} columns are called {name!r}")
+    return {name: header.index(name) for name in wanted}
+
+
 def _number(text: str, line: int, column: str) -> float:
-    """NaN if the cell is empty. A written NaN or infinity is a mistake somewhere, not a missing value."""
-    if not text.strip():
+    """NaN if the cell is missing. A written NaN or infinity is a mistake somewhere, not a missing value."""
+    if text.strip() in _MISSING:
         return np.nan
     try:
         value = float(text)
     except ValueError:
+        if (truth := _TRUTHS.get(text.strip().lower())) is not None:
+            return truth
         raise UnreadableLog(f"line {line}, column {column!r}: {text!r} is not a number") from None
     if not np.isfinite(value):
         raise UnreadableLog(

@@ -9,7 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from app.analysis.planning import PowerAnswer, PowerQuestion, answer
+from app.analysis.planning import PowerAnswer, PowerQuestion, answer, question_of
 from app.clients import figures
 from app.clients.display import sparkline
 from app.core.errors import InvalidInput
@@ -19,14 +19,9 @@ def show_power(options: dict[str, Any], *, figure: Path | None, as_json: bool) -
     """Print the answer. Raises ClickException naming the option."""
     given = {name: value for name, value in options.items() if value is not None}
     given["design"] = given["design"].replace("-", "_")
-    if "allocation" in given:
-        given["allocation"] = given["allocation"].split(",")
     try:
-        question = msgspec.convert(given, PowerQuestion, strict=False)
+        question = question_of(given)
         found = answer(question)
-    except msgspec.ValidationError as error:
-        reason, _, path = str(error).partition(" - at `$.")
-        raise click.UsageError(f"{_option(path)}: {reason}") from error
     except InvalidInput as error:
         raise click.UsageError(f"{_option(error.errors[0].field)}: {error.detail}") from error
     if figure is not None:
@@ -65,7 +60,7 @@ def power_report(question: PowerQuestion, found: PowerAnswer) -> RenderableType:
 
 
 def _option(field: str) -> str:
-    return "--" + field.strip("`").partition("[")[0].replace("_", "-")
+    return "--" + field.replace("_", "-")
 
 
 def _draw(found: PowerAnswer, path: Path) -> None:

@@ -19,6 +19,7 @@ PAYLOAD_BYTES_MAX: Final = 16_384
 REWARD_SIGNALS_MAX: Final = 64
 OVERRIDES_MAX: Final = 1_000
 METRICS_MAX: Final = 32
+LOOK_STEP_MIN: Final = 0.01  # of the expected units, between two planned looks
 SEGMENTS_MAX: Final = 20  # of one attribute
 POLICY_SEGMENTS_MAX: Final = 200  # of all attributes of a policy together
 COVARIATES_MAX: Final = 4

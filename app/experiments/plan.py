@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from app.core import limits
 from app.core.text import Key
 from stats.group_sequential import Spending
 
@@ -32,7 +33,7 @@ class GroupSequential(
 ):
     """Planned looks at these fractions of `expected_units`, with alpha spending.
 
-    Raises ValueError unless the looks increase and end with 1.
+    Raises ValueError unless the looks increase, by `LOOK_STEP_MIN` at least, and end with 1.
     """
 
     looks: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0)
@@ -41,8 +42,8 @@ class GroupSequential(
     def __post_init__(self) -> None:
         if not self.looks or self.looks[-1] != 1 or self.looks[0] <= 0:
             raise ValueError(f"looks must be positive and end with 1, got {self.looks}")
-        if any(later <= earlier for earlier, later in pairwise(self.looks)):
-            raise ValueError(f"looks must increase, got {self.looks}")
+        if any(later - earlier < limits.LOOK_STEP_MIN for earlier, later in pairwise(self.looks)):
+            raise ValueError(f"looks must increase by at least {limits.LOOK_STEP_MIN:g}, got {self.looks}")
 
 
 Estimator = AlwaysValid | FixedHorizon | GroupSequential

@@ -74,7 +74,7 @@ async def client():
 
 @pytest.mark.anyio
 async def test_query_and_body_give_the_same_answer(client):
-    query = {"baseline": "0.1", "effect": "0.01", "allocation": "0.6,0.2,0.2", "relative": "false"}
+    query = {"baseline": ".1", "effect": "+.01", "allocation": ".6,.2,0.2", "relative": "false"}
     body = {"baseline": 0.1, "effect": 0.01, "allocation": [0.6, 0.2, 0.2]}
     by_query, by_body = await client.get("/power", params=query), await client.post("/power", json=body)
     assert by_query.status_code == by_body.status_code == 200, by_query.text

@@ -13,6 +13,7 @@ from app.analysis.evidence import BoundedEvidence, FixedEvidence, SequenceEviden
 from app.analysis.observed import Cell, Observed
 from app.experiments.metrics import Margin, Mean, Metric, Proportion, QuantileOf, Ratio
 from app.experiments.plan import AnalysisPlan, FixedHorizon, GroupSequential
+from stats import bounded
 from stats.errors import InsufficientData
 from stats.estimate import Estimate
 from stats.interval import Interval
@@ -261,6 +262,46 @@ def test_group_sequential_looks_are_counted_by_the_units_that_came():
     sketch = QuantileSketch.from_observations(np.arange(1.0, 500.0), accuracy=0.01)
     with pytest.raises(InsufficientData, match="group sequential"):
         compare(Metric(key="m", measure=QuantileOf("m")), plan, observed(sketch, sketch), "b")
+
+
+def test_looks_that_come_at_once_are_one():
+    """Planned at 30 % and 31 %; at 30 % of the units both have come, within the tolerance."""
+    plan = AnalysisPlan(estimator=GroupSequential((0.30, 0.31, 1.0)), expected_units=10_000)
+    found = shown(plan, SOLVED, observed(ProportionTotals(1_500, 300), ProportionTotals(1_500, 450)))
+    assert found.verdict == "better"
+    with pytest.raises(ValueError, match=r"by at least 0\.01"):
+        GroupSequential((0.5, 0.500001, 1.0))
+
+
+def test_a_guardrail_that_nobody_breaks_is_safe_although_there_is_nothing_to_test():
+    """0 of 3,000 against 0 of 3,000: the score interval is within 0.0013 of 0, which is an answer."""
+    errors = Metric(
+        key="m", measure=Proportion("m"), role="guardrail", direction="lower", margin=Margin(0.01)
+    )
+    found = shown(FIXED, errors, observed(ProportionTotals(3_000, 0), ProportionTotals(3_000, 0)))
+    assert (found.verdict, found.p_value) == ("safe", None)
+    assert found.interval == (pytest.approx(-0.0009, abs=4e-4), pytest.approx(0.0009, abs=4e-4))
+
+
+@given(
+    n=st.tuples(st.integers(20, 3_000), st.integers(20, 3_000)),
+    share=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+)
+def test_the_e_value_of_bounded_arms_is_that_of_their_likeliest_common_mean(n, share):
+    """No common mean on a fine grid has less evidence against it."""
+    control, treatment = (ProportionTotals(m, round(m * s)).moments for m, s in zip(n, share, strict=True))
+    found = BoundedEvidence(control, treatment, 0.0, 1.0, Tuning(1_000.0, 0.025))
+    weight = max(found.tuning.rho("two-sided") - 1, 0.5)
+    p = np.linspace(0.0005, 0.9995, 2_000)
+    least = np.min(
+        np.maximum(
+            *(
+                bounded.log_beta_mixture(arm.n * arm.mean, arm.n, p, weight=weight)
+                for arm in (control, treatment)
+            )
+        )
+    ) - np.log(2)
+    assert found.e_value.log_value <= max(least, 0.0) + 0.01
 
 
 def test_quantiles_and_ratios_have_intervals_that_hold_the_truth():

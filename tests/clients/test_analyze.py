@@ -122,6 +122,31 @@ def test_rows_of_one_unit_are_one_unit_and_empty_cells_are_missing(tmp_path):
     assert b["effect"] == pytest.approx(np.mean(values[1::2]) - np.mean(values[::2]))
 
 
+@pytest.mark.parametrize(
+    ("separator", "written"),
+    [
+        (";", str),
+        ("\t", str),
+        (";", lambda value: str(value).replace(".", ",")),
+        (",", lambda value: f'"{value}"'),
+        (",", lambda value: f" {value} "),
+    ],
+)
+def test_a_file_is_read_as_spreadsheets_databases_and_r_write_it(tmp_path, separator, written):
+    """Other separators, decimal commas, quotes, blanks, NA and NULL, True and False, empty lines."""
+    rows = [(f"é{n}", ("контроль", "変体")[n % 2], n % 5 / 2, n % 3 == 0) for n in range(600)]
+    plain = write(tmp_path / "plain.csv", ("u", "v", "m", "ok"), [(u, v, m, int(ok)) for u, v, m, ok in rows])
+    with plain.open("a") as file:
+        file.writelines(f"x{n},{('контроль', '変体')[n % 2]},,\n" for n in range(20))
+    other = tmp_path / "other.csv"
+    lines = [("u", "v", "m", "ok"), *((u, f" {v}", written(m), ok) for u, v, m, ok in rows)]
+    lines += [(f"x{n}", ("контроль", "変体")[n % 2], ("NA", "NULL")[n % 2], "") for n in range(20)]
+    text = "\n".join(separator.join(map(str, line)) for line in lines)
+    other.write_text(f"\ufeff{text}\n\n")
+    arguments = ("--unit", "u", "--variant", "v", "--metric", "m", "--metric", "ok", "--control", "контроль")
+    assert readout(other, *arguments) == readout(plain, *arguments)
+
+
 def test_moving_propensities_are_taken_for_a_bandit(tmp_path):
     rng = np.random.default_rng(20260102)
     rows = []
