@@ -109,11 +109,11 @@ def count_rows(*, full: bool) -> Iterator[Row]:
     yield at_least("V15 SRM 51/49 found by 100k", off.alarms, 0.99)
     yield at_most("V15 SRM 51/49 median units", off.median, 33_000)
     slightly = srm_alarms(0.505, runs=2 * runs, seed=173)
-    yield at_least("V15 SRM 50.5/49.5 found by 100k", slightly.alarms, 0.42 - 0.03)
+    yield at_least("V15 SRM 50.5/49.5 found by 100k", slightly.alarms, 0.42 - 0.05)
     moving = moving_srm_alarms(runs=runs // 4, seed=172)
     yield at_most("V15 SRM alarms under moving weights", moving, error_limit(runs // 4, 0.01))
     stale = moving_srm_alarms(runs=runs // 20, seed=174, stale=True)
-    yield at_least("V11 propensities that were not those drawn with: found", stale, 0.3)
+    yield at_least("V11 propensities that were not those drawn with: found", stale, 0.5 if full else 0.3)
     for seed, (control, treatment, median, p90) in enumerate(
         ((0.01, 0.03, 900, 1_500), (0.005, 0.025, 800, None), (0.01, 0.02, 2_300, None))
     ):

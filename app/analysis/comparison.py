@@ -25,14 +25,12 @@ from app.analysis.evidence import (
     BoundedEvidence,
     EventEvidence,
     Evidence,
-    FixedEvidence,
-    GroupSequentialEvidence,
     QuantileEvidence,
-    ScoreEvidence,
     SequenceEvidence,
     Tuning,
 )
 from app.analysis.observed import Observed
+from app.analysis.planned_evidence import FixedEvidence, GroupSequentialEvidence, ScoreEvidence
 from app.experiments.metrics import Metric, QuantileOf, Ratio
 from app.experiments.plan import AlwaysValid, AnalysisPlan, FixedHorizon, GroupSequential
 from app.feedback.metric_totals import MetricTotals, moments_of

@@ -10,27 +10,25 @@ from functools import lru_cache
 from typing import Final, Protocol
 
 import msgspec
-from scipy import optimize, special
+from scipy import optimize
 
 from stats import adaptive, bounded, mixture, sequences, sequential_counts
 from stats.eprocess import EValue
 from stats.errors import InsufficientData
-from stats.estimate import Alternative, Estimate
-from stats.group_sequential import GroupSequentialPlan, Spending
+from stats.estimate import Alternative
 from stats.interval import Interval
-from stats.proportions import score_interval, score_test
 from stats.quantiles import (
     QuantileSketch,
     quantile,
     quantile_difference_interval,
     quantile_difference_sequence,
 )
-from stats.relative import fieller_interval, risk_ratio_interval
 from stats.sequences import Contrast
 from stats.sequential_counts import EventCounts
-from stats.totals import MeanTotals, ProportionTotals
+from stats.totals import MeanTotals
 
 _EVERY_LOOK: Final = "valid at every look"
+AT_ONE_LOOK: Final = "fixed horizon: valid at one look that was planned beforehand"
 _RATE_MIN: Final = 1e-12
 
 
@@ -73,12 +71,12 @@ class Evidence(Protocol):
         """Of no difference, by the rule of the interval at one look."""
 
 
-def _sides(*, each: bool) -> tuple[Alternative, Alternative]:
+def sides(*, each: bool) -> tuple[Alternative, Alternative]:
     """What gives the lower bound, and what gives the upper one."""
     return ("greater", "less") if each else ("two-sided", "two-sided")
 
 
-def _two_sided(level: float, *, each: bool) -> float:
+def two_sided(level: float, *, each: bool) -> float:
     """The two-sided level at which a symmetric method's bounds miss with `level`, together or each."""
     return min(2 * level, 1 - 1e-9) if each else level
 
@@ -130,13 +128,13 @@ class SequenceEvidence(msgspec.Struct, frozen=True):
 
     def interval(self, level: float, *, each: bool = False) -> Interval:
         """For the difference."""
-        lower, upper = (self._sequence(level, side, relative=False) for side in _sides(each=each))
+        lower, upper = (self._sequence(level, side, relative=False) for side in sides(each=each))
         return Interval(lower.lower, upper.upper)
 
     def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
         """For treatment / control - 1."""
         try:
-            lower, upper = (self._sequence(level, side, relative=True) for side in _sides(each=each))
+            lower, upper = (self._sequence(level, side, relative=True) for side in sides(each=each))
         except InsufficientData:
             return None
         return Interval(lower.lower, upper.upper)
@@ -191,7 +189,7 @@ class BoundedEvidence(msgspec.Struct, frozen=True):
 
     def interval(self, level: float, *, each: bool = False) -> Interval:
         """For the difference."""
-        lower_side, upper_side = _sides(each=each)
+        lower_side, upper_side = sides(each=each)
         lower = self._arm(self.treatment, level, lower_side).lower
         lower -= self._arm(self.control, level, upper_side).upper
         upper = self._arm(self.treatment, level, upper_side).upper
@@ -200,7 +198,7 @@ class BoundedEvidence(msgspec.Struct, frozen=True):
 
     def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
         """For treatment / control - 1; None unless the control's mean is surely positive."""
-        lower_side, upper_side = _sides(each=each)
+        lower_side, upper_side = sides(each=each)
         least = self.lower + self.width * self._arm(self.control, level, lower_side).lower
         most = self.lower + self.width * self._arm(self.control, level, upper_side).upper
         if least <= 0:
@@ -291,7 +289,7 @@ class EventEvidence(msgspec.Struct, frozen=True):
                 sequential_counts.ratio_sequence(
                     self.periods, alpha=level, expected_ratio=self.expected_ratio, alternative=side
                 )
-                for side in _sides(each=each)
+                for side in sides(each=each)
             )
         except InsufficientData:
             return None
@@ -357,7 +355,7 @@ class AdaptiveEvidence(msgspec.Struct, frozen=True):
                 first_guess=0.0,
                 alternative=side,
             )
-            for side in _sides(each=each)
+            for side in sides(each=each)
         )
         return Interval(lower.lower, upper.upper)
 
@@ -379,152 +377,6 @@ class AdaptiveEvidence(msgspec.Struct, frozen=True):
         return None if self.e_value is None else self.e_value.p_value
 
 
-class FixedEvidence(msgspec.Struct, frozen=True):
-    """Welch's comparison of means, stratified by epoch; `arms` are the estimates of (control, treatment)."""
-
-    effect: Estimate
-    arms: tuple[Estimate, Estimate] | None
-    levels: tuple[float, float]
-    e_value: EValue | None = None
-
-    @property
-    def method(self) -> str:
-        """Name of the method."""
-        return "Welch's t, stratified by epoch"
-
-    @property
-    def guarantee(self) -> str:
-        """When the intervals hold."""
-        return "fixed horizon: valid at one look that was planned beforehand"
-
-    @property
-    def means(self) -> tuple[float, float]:
-        """Weighted alike over epochs, so that they are comparable."""
-        return self.levels
-
-    @property
-    def standard_error(self) -> float | None:
-        """Of the difference, at one look."""
-        return self.effect.standard_error
-
-    def interval(self, level: float, *, each: bool = False) -> Interval:
-        """For the difference."""
-        return self.effect.interval(alpha=_two_sided(level, each=each))
-
-    def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
-        """Fieller's."""
-        return _fieller(self.arms, _two_sided(level, each=each))
-
-    @property
-    def p_value(self) -> float | None:
-        """Two-sided."""
-        return self.effect.test().p_value
-
-
-class ScoreEvidence(msgspec.Struct, frozen=True):
-    """The score test of two proportions in one epoch, right for few successes too."""
-
-    control: ProportionTotals
-    treatment: ProportionTotals
-    e_value: EValue | None = None
-
-    @property
-    def method(self) -> str:
-        """Name of the method."""
-        return "score test of two proportions"
-
-    @property
-    def guarantee(self) -> str:
-        """When the intervals hold."""
-        return "fixed horizon: valid at one look that was planned beforehand"
-
-    @property
-    def means(self) -> tuple[float, float]:
-        """Both proportions."""
-        return self.control.mean, self.treatment.mean
-
-    @property
-    def standard_error(self) -> float | None:
-        """Of the difference, at one look."""
-        variances = [arm.mean * (1 - arm.mean) / arm.n for arm in (self.control, self.treatment)]
-        return math.sqrt(sum(variances))
-
-    def interval(self, level: float, *, each: bool = False) -> Interval:
-        """For the difference."""
-        return score_interval(self.treatment, self.control, alpha=_two_sided(level, each=each))
-
-    def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
-        """Koopman's."""
-        try:
-            return risk_ratio_interval(self.treatment, self.control, alpha=_two_sided(level, each=each))
-        except InsufficientData:
-            return None
-
-    @property
-    def p_value(self) -> float | None:
-        """Two-sided; None where no unit succeeded, or all did: the interval still has an answer."""
-        try:
-            return score_test(self.treatment, self.control).p_value
-        except InsufficientData:
-            return None
-
-
-class GroupSequentialEvidence(msgspec.Struct, frozen=True):
-    """Repeated intervals of a group sequential plan; `fractions` are those of the looks up to this one."""
-
-    effect: Estimate
-    arms: tuple[Estimate, Estimate] | None
-    levels: tuple[float, float]
-    fractions: tuple[float, ...]
-    looks: int
-    spending: Spending
-    e_value: EValue | None = None
-
-    @property
-    def method(self) -> str:
-        """Name of the method."""
-        return f"group sequential ({self.spending} spending), look {len(self.fractions)} of {self.looks}"
-
-    @property
-    def guarantee(self) -> str:
-        """When the intervals hold."""
-        return f"valid at the {self.looks} planned looks together, once at each"
-
-    @property
-    def means(self) -> tuple[float, float]:
-        """Weighted alike over epochs, so that they are comparable."""
-        return self.levels
-
-    def _boundary(self, level: float, *, each: bool) -> float:
-        return _boundary_of(GroupSequentialPlan(level, self.spending, _sides(each=each)[0]), self.fractions)
-
-    @property
-    def standard_error(self) -> float | None:
-        """Of the difference, at one look."""
-        return self.effect.standard_error
-
-    def interval(self, level: float, *, each: bool = False) -> Interval:
-        """For the difference."""
-        distance = self._boundary(level, each=each) * self.effect.standard_error
-        return Interval(self.effect.value - distance, self.effect.value + distance)
-
-    def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
-        """Fieller's, with the boundary of this look in place of the normal quantile."""
-        nominal = 2 * float(special.ndtr(-self._boundary(level, each=each)))
-        return _fieller(self.arms, nominal) if nominal > 0 else None
-
-    @property
-    def p_value(self) -> float | None:
-        """None: before the end a plan has boundaries, not a p-value."""
-        return None
-
-
-@lru_cache(maxsize=1_024)
-def _boundary_of(plan: GroupSequentialPlan, fractions: tuple[float, ...]) -> float:
-    """That of the last look: the same for all metrics and segments of an experiment."""
-    return plan.boundaries(fractions)[-1]
-
-
 class QuantileEvidence(msgspec.Struct, frozen=True):
     """The difference of two quantiles: at one planned look, or (with a tuning) at every look."""
 
@@ -543,7 +395,7 @@ class QuantileEvidence(msgspec.Struct, frozen=True):
     def guarantee(self) -> str:
         """When the intervals hold."""
         if self.tuning is None:
-            return "fixed horizon: valid at one look that was planned beforehand"
+            return AT_ONE_LOOK
         return f"{_EVERY_LOOK}; a variant's distribution is taken not to drift"
 
     @property
@@ -558,15 +410,15 @@ class QuantileEvidence(msgspec.Struct, frozen=True):
 
     def interval(self, level: float, *, each: bool = False) -> Interval:
         """For the difference."""
-        two_sided = _two_sided(level, each=each)
+        alpha = two_sided(level, each=each)
         if self.tuning is None:
-            return quantile_difference_interval(self.treatment, self.control, self.q, alpha=two_sided)
+            return quantile_difference_interval(self.treatment, self.control, self.q, alpha=alpha)
         return quantile_difference_sequence(
             self.treatment,
             self.control,
             self.q,
-            alpha=two_sided,
-            tuned_to=self.tuning.at(two_sided / 4, "greater"),
+            alpha=alpha,
+            tuned_to=self.tuning.at(alpha / 4, "greater"),
         )
 
     def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:  # noqa: ARG002 - the protocol's
@@ -581,13 +433,4 @@ class QuantileEvidence(msgspec.Struct, frozen=True):
     @property
     def p_value(self) -> float | None:
         """None: order statistics give an interval only."""
-        return None
-
-
-def _fieller(arms: tuple[Estimate, Estimate] | None, alpha: float) -> Interval | None:
-    if arms is None or arms[0].value <= 0:
-        return None
-    try:
-        return fieller_interval(arms[1], arms[0], alpha=alpha)
-    except InsufficientData:
         return None

@@ -9,8 +9,9 @@ from scipy.stats import binom
 
 from app.analysis.analyze import analyze, family_level, verdict
 from app.analysis.comparison import compare
-from app.analysis.evidence import BoundedEvidence, FixedEvidence, SequenceEvidence, Tuning
+from app.analysis.evidence import BoundedEvidence, SequenceEvidence, Tuning
 from app.analysis.observed import Cell, Observed
+from app.analysis.planned_evidence import FixedEvidence
 from app.experiments.metrics import Margin, Mean, Metric, Proportion, QuantileOf, Ratio
 from app.experiments.plan import AnalysisPlan, FixedHorizon, GroupSequential
 from stats import bounded
