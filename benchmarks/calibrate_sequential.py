@@ -110,33 +110,50 @@ def two_arm_misses(
     return misses / runs
 
 
+# Blocks of units whose arrays stay in the processor's cache: several times faster than all at once.
+_BLOCK = 4_096
+
+
 def _ever_misses(x, covariate, treated, truth: float, radius: Radius, tuned_to: float) -> bool:
-    arms = []
-    for arm in (~treated, treated):
-        n = np.cumsum(arm).astype(float)
-        with np.errstate(all="ignore"):
-            sums = [np.cumsum(np.where(arm, x, 0.0))]
-            if covariate is not None:
-                sums.append(np.cumsum(np.where(arm, covariate, 0.0)))
-            means = [total / n for total in sums]
-            m2 = np.cumsum(np.where(arm, x * x, 0.0)) - n * means[0] ** 2
-            extra = ()
-            if covariate is not None:
-                cross = np.cumsum(np.where(arm, x * covariate, 0.0)) - n * means[0] * means[1]
-                square = np.cumsum(np.where(arm, covariate**2, 0.0)) - n * means[1] ** 2
-                extra = (cross, square)
-        arms.append((n, means, np.maximum(m2, 0.0), extra))
-    (n_c, mean_c, m2_c, extra_c), (n_t, mean_t, m2_t, extra_t) = arms
+    """Block by block, with the sums so far; the first miss ends it."""
+    before = np.zeros((2, 3 if covariate is None else 6, 1))
+    for start in range(0, len(x), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        columns = [np.ones_like(x[block]), x[block], x[block] ** 2]
+        if covariate is not None:
+            columns += [covariate[block], x[block] * covariate[block], covariate[block] ** 2]
+        stacked = np.array(columns)
+        in_treatment = treated[block]
+        sums = np.array([np.cumsum(stacked * arm, axis=1) for arm in (~in_treatment, in_treatment)]) + before
+        before = sums[..., -1:]
+        if _misses(*sums, truth=truth, radius=radius, tuned_to=tuned_to):
+            return True
+    return False
+
+
+def _misses(
+    control: np.ndarray, treatment: np.ndarray, *, truth: float, radius: Radius, tuned_to: float
+) -> bool:
+    """Whether the sequence excludes the truth at any unit of a block, from both arms' sums up to each."""
+    (n_c, *_), (n_t, *_) = control, treatment
     seen = np.minimum(n_c, n_t) >= 2
     with np.errstate(all="ignore"):
-        difference = mean_t[0] - mean_c[0]
-        if covariate is not None:
-            slope = (extra_c[0] + extra_t[0]) / (extra_c[1] + extra_t[1])
-            difference = difference - slope * (mean_t[1] - mean_c[1])
-            m2_c = np.maximum(m2_c - 2 * slope * extra_c[0] + slope**2 * extra_c[1], 0.0)
-            m2_t = np.maximum(m2_t - 2 * slope * extra_t[0] + slope**2 * extra_t[1], 0.0)
-        distance = radius(n_c, m2_c, n_t, m2_t, tuned_to=tuned_to)
+        difference = treatment[1] / n_t - control[1] / n_c
+        m2_c, m2_t = (_squared_deviations(arm) for arm in (control, treatment))
+        if len(control) > 3:
+            cross_c, cross_t = (arm[4] - arm[1] * arm[3] / arm[0] for arm in (control, treatment))
+            square_c, square_t = (arm[5] - arm[3] ** 2 / arm[0] for arm in (control, treatment))
+            slope = (cross_c + cross_t) / (square_c + square_t)
+            difference = difference - slope * (treatment[3] / n_t - control[3] / n_c)
+            m2_c = m2_c - 2 * slope * cross_c + slope**2 * square_c
+            m2_t = m2_t - 2 * slope * cross_t + slope**2 * square_t
+        distance = radius(n_c, np.maximum(m2_c, 0.0), n_t, np.maximum(m2_t, 0.0), tuned_to=tuned_to)
         return bool((seen & (np.abs(difference - truth) > distance)).any())
+
+
+def _squared_deviations(arm: np.ndarray) -> np.ndarray:
+    """The sum of squared deviations from (n, sum, sum of squares, ...)."""
+    return arm[2] - arm[1] ** 2 / arm[0]
 
 
 # --- One arm ---
