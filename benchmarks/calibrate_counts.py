@@ -1,12 +1,16 @@
 """Calibration of what counts: sample ratios, and the errors and latencies of canaries."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import chi2
 
 from benchmarks.validity import Parts, Row, at_least, at_most, error_limit, generator
 from stats import sequences, sequential_counts, srm
+
+Evidence = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""The logarithm of the evidence, from counts (..., periods, arms) and probabilities (periods, arms)."""
 
 
 class Delays(NamedTuple):
@@ -27,13 +31,29 @@ def _delays(hit: np.ndarray, spent: np.ndarray) -> Delays:
     )
 
 
-def srm_alarms(share: float, *, runs: int, seed: int, looks: int = 100, alpha: float = 0.01) -> Delays:
+def chi_square_evidence(counts: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """The planted bug: 1 / p of the chi-square test of one period, made for one look, at every look."""
+    observed = counts[..., 0, :]
+    expected = observed.sum(axis=-1, keepdims=True) * probabilities[0]
+    statistic = ((observed - expected) ** 2 / expected).sum(axis=-1)
+    return -chi2.logsf(statistic, len(probabilities[0]) - 1)
+
+
+def srm_alarms(
+    share: float,
+    *,
+    runs: int,
+    seed: int,
+    looks: int = 100,
+    alpha: float = 0.01,
+    evidence: Evidence = srm.log_tilt_mixture,
+) -> Delays:
     """Sequential SRM test of 50/50 where the first arm really gets `share`, 1,000 units a look."""
     rng = generator(seed)
     first = rng.binomial(1_000, share, (runs, looks)).cumsum(axis=1)
     total = np.broadcast_to(np.arange(1, looks + 1) * 1_000, first.shape)
-    evidence = srm.log_tilt_mixture(np.stack([first, total - first], axis=-1)[..., None, :], [[0.5, 0.5]])
-    return _delays(evidence >= -np.log(alpha), total)
+    counts = np.stack([first, total - first], axis=-1)[..., None, :]
+    return _delays(evidence(counts, np.array([[0.5, 0.5]])) >= -np.log(alpha), total)
 
 
 def moving_srm_alarms(*, runs: int, seed: int, alpha: float = 0.01, stale: bool = False) -> float:
@@ -62,9 +82,19 @@ def moving_srm_alarms(*, runs: int, seed: int, alpha: float = 0.01, stale: bool 
 
 
 def error_canary(
-    control: float, treatment: float, *, runs: int, looks: int, seed: int, margin: float = 1.0
+    control: float,
+    treatment: float,
+    *,
+    runs: int,
+    looks: int,
+    seed: int,
+    margin: float = 1.0,
+    share: float = 0.05,
 ) -> Delays:
-    """Harm alarms at 1 % on error rates, 95/5, after every 1,000 requests; delays in canary requests."""
+    """Harm alarms at 1 % on error rates, 95/5, after every 1,000 requests; delays in canary requests.
+
+    Another `share` plants a fault: the traffic is not what the test is told.
+    """
     rng = generator(seed)
     requests = rng.binomial(1_000, 0.05, (runs, looks))
     errors_t = rng.binomial(requests, treatment).cumsum(axis=1)
@@ -72,7 +102,7 @@ def error_canary(
     evidence = sequential_counts.log_ratio_mixture(
         errors_c[..., None],
         errors_t[..., None],
-        [0.05],
+        [share],
         ratio=1.0,
         expected_ratio=1 + margin,
         alternative="greater",

@@ -264,11 +264,14 @@ def horizon_methods(drift: float, *, runs: int, seed: int, steps: int = 10_000) 
     return {name: _first(np.concatenate(each)) for name, each in rejected.items()}
 
 
-def group_sequential_rejections(spending: Spending, looks: int, *, runs: int, seed: int) -> float:
-    """Type-I error of a plan by simulation at its looks."""
+def group_sequential_rejections(
+    spending: Spending, looks: int, *, runs: int, seed: int, bound: float | None = None
+) -> float:
+    """Type-I error of a plan by simulation at its looks; `bound` plants one that is the same at each."""
     rng = generator(seed)
     fractions = [(i + 1) / looks for i in range(looks)]
-    bounds = np.array(GroupSequentialPlan(ALPHA, spending).boundaries(fractions))
+    planned = GroupSequentialPlan(ALPHA, spending).boundaries(fractions)
+    bounds = np.array(planned if bound is None else [bound] * looks)
     z = np.cumsum(rng.standard_normal((runs, looks)), axis=1) / np.sqrt(np.arange(1, looks + 1))
     return float((np.abs(z) >= bounds).any(axis=1).mean())
 
@@ -291,19 +294,28 @@ def _log_ratio_mixture(rng: np.random.Generator, runs: int) -> np.ndarray:
     return sequential_counts.log_ratio_mixture(*columns, ratio=1.0, expected_ratio=2.0, alternative="greater")
 
 
-E_PROCESSES = {
+EProcess = Callable[[np.random.Generator, int], np.ndarray]
+"""The logarithm of an e-process under its null at each of 1,000 steps, shape (runs, 1,000)."""
+
+
+def likelihood_ratio_at_its_maximum(rng: np.random.Generator, runs: int) -> np.ndarray:
+    """The planted bug: the likelihood of the mean that fits best, which is chosen by the same data."""
+    s = np.cumsum(rng.standard_normal((runs, 1_000)), axis=1)
+    return s**2 / (2 * np.arange(1, 1_001))
+
+
+E_PROCESSES: dict[str, EProcess] = {
     "normal": _log_normal_mixture,
     "proportion": _log_beta_mixture,
     "rare events": _log_ratio_mixture,
 }
-"""By name, the logarithm of an e-process under its null at each of 1,000 steps, shape (runs, 1,000)."""
 
 
-def e_process(name: str, *, runs: int, seed: int) -> tuple[dict[int, tuple[float, float]], float]:
+def e_process(process: EProcess, *, runs: int, seed: int) -> tuple[dict[int, tuple[float, float]], float]:
     """Mean and standard error of an e-process at 100 and 1,000 steps; P(ever 20)."""
     rng, means, reached = generator(seed), dict.fromkeys((100, 1_000), np.zeros(2)), 0
     for _ in range(0, runs, 100):
-        log_e = E_PROCESSES[name](rng, 100)
+        log_e = process(rng, 100)
         for step in means:
             e = np.exp(log_e[:, step - 1])
             means[step] = means[step] + (e.sum(), (e**2).sum())
@@ -378,10 +390,10 @@ def two_arm_sprt(
     seed: int,
     look: int,
     looks: int,
+    limits: sprt.WaldLimits = ERRORS,
 ) -> tuple[float, float]:
     """Shares of runs that reject and accept, deciding at 5 % / 20 % after every `look` units."""
     rng = generator(seed)
-    limits = ERRORS
     treated = rng.binomial(look, share, (runs, looks))
     s_t = rng.binomial(treated, base + true_effect).cumsum(axis=1)
     s_c = rng.binomial(look - treated, base).cumsum(axis=1)
@@ -567,7 +579,7 @@ def planned_rows(*, full: bool) -> Iterator[Row]:
     yield at_most("V3 looks at which the always-valid p rises", rising_p_values(runs=20, seed=148), 0)
     runs, errors = (20_000, 3.0) if full else (2_000, 5.0)
     for seed, name in enumerate(E_PROCESSES):
-        means, ever = e_process(name, runs=runs, seed=200 + seed)
+        means, ever = e_process(E_PROCESSES[name], runs=runs, seed=200 + seed)
         for n, (mean, se) in means.items():
             yield at_most(f"V4 mean e-process at {n}, {name}", mean, 1 + errors * se)
         yield at_most(f"V4 P(ever reaches 20), {name}", ever, error_limit(runs, ALPHA))

@@ -79,9 +79,15 @@ def test_bernstein_and_betting_keep_alpha():
 
 @pytest.mark.parametrize("name", calibrate.E_PROCESSES)
 def test_an_e_process_is_at_most_one_on_average_and_seldom_large(name):
-    means, ever = calibrate.e_process(name, runs=2_000, seed=6)
+    means, ever = calibrate.e_process(calibrate.E_PROCESSES[name], runs=2_000, seed=6)
     assert all(mean <= 1 + 5 * se for mean, se in means.values())
     assert ever <= limit(2_000, 0.05)
+
+
+def test_the_gates_of_e_processes_catch_a_likelihood_ratio_at_its_maximum():
+    means, ever = calibrate.e_process(calibrate.likelihood_ratio_at_its_maximum, runs=2_000, seed=6)
+    assert any(mean > 1 + 3 * se for mean, se in means.values())
+    assert ever > limit(2_000, 0.05)
 
 
 def test_an_always_valid_p_never_rises_where_the_inverse_of_the_e_value_does():
@@ -119,6 +125,8 @@ def test_methods_with_a_horizon_keep_alpha_and_have_their_power_in_order():
 def test_group_sequential_plans_spend_alpha(spending):
     measured = calibrate.group_sequential_rejections(spending, 10, runs=20_000, seed=9)
     assert measured == pytest.approx(0.05, abs=0.0078)
+    alone = calibrate.group_sequential_rejections(spending, 10, runs=2_000, seed=9, bound=1.96)
+    assert alone > limit(2_000, 0.05)  # planted bug
 
 
 @pytest.mark.parametrize(("share", "look"), [(0.5, 50), (0.05, 400)])
@@ -130,11 +138,14 @@ def test_the_two_arm_sprt_keeps_both_errors_and_is_between_them_midway(share, lo
     assert type_one <= limit(400, 0.05)
     assert type_two <= limit(400, 0.20)
     assert type_one < midway < power
+    assert run(0.0, limits=WaldLimits(0.20, 0.20))[0] > limit(400, 0.05)  # planted bug
 
 
 def test_the_sample_ratio_test_alarms_for_faults_only():
     assert counts.srm_alarms(0.5, runs=400, seed=11).alarms <= limit(400, 0.01)
     assert counts.srm_alarms(0.51, runs=200, seed=12).alarms > 0.9
+    peeking = counts.srm_alarms(0.5, runs=400, seed=11, evidence=counts.chi_square_evidence)
+    assert peeking.alarms > limit(400, 0.01)  # planted bug
     assert counts.moving_srm_alarms(runs=40, seed=13) <= limit(40, 0.01)
     assert counts.moving_srm_alarms(runs=10, seed=13, stale=True) >= 0.3  # planted fault
 
@@ -142,6 +153,8 @@ def test_the_sample_ratio_test_alarms_for_faults_only():
 def test_canaries_are_rolled_back_soon_and_healthy_ones_are_not():
     healthy = counts.error_canary(0.01, 0.01, runs=300, looks=500, seed=14)
     assert healthy.alarms <= limit(300, 0.01)
+    misled = counts.error_canary(0.01, 0.01, runs=100, looks=500, seed=14, share=0.04)
+    assert misled.alarms > limit(100, 0.01)  # planted fault
     broken = counts.error_canary(0.01, 0.03, runs=300, looks=60, seed=15)
     assert broken.median <= 900
     slow = counts.latency_canary(1.1, runs=100, looks=40, seed=16)
