@@ -1,33 +1,45 @@
 """Which arm is best, decided at confidence 1 - delta, at any time and under any allocation.
 
-Against every rival j of the leader i stands an e-process for "mean_j >= mean_i + indifference":
+Against every rival j of the leader i stands an e-process for "mean_j >= mean_i + indifference". Take a level
+m, and bet that i is above it and j below m + indifference = m'. With tilts a, b >= 0 the stake
 
-    E_ij = integral of the likelihood of both arms over a prior  /  its greatest value under the hypothesis.
+    M_m = sum over bets (a, b) of weight x product over rewards r of i of exp(a r) / (1 + m (exp(a) - 1))
+                                         x product over rewards r of j of exp(-b r) / (1 - m' (1 - exp(-b)))
 
-At the true means the first over the likelihood is a non-negative martingale that starts at 1, whatever rule
-chooses the arms from the past, and the second is at least the likelihood: so E_ij exceeds (K - 1) / delta
-with probability at most delta / (K - 1), ever (Ville). If the arm declared best is not within
-`indifference` of the best, then its E against the truly best arm has done so, and the leader is one of K - 1
-wrong ones: the error is at most delta in all. The prior costs power, never validity: it expects the arm to be
-better, by a gap that may be large or small (`_Prior`), which saved 8 to 20 % of the rewards that Jeffreys'
-prior for each arm needs on the four problems of `benchmarks/bandits.py`, where its sizes were chosen.
+is a non-negative supermartingale that starts at 1 if mean_i <= m and mean_j >= m', whatever rule chooses the
+arms from the past: exp is convex, so for rewards in [0, 1] exp(a r) <= 1 + r (exp(a) - 1) and
+exp(-b r) <= 1 - r (1 - exp(-b)), and each factor has an expectation of at most 1. Under the hypothesis
+m = mean_i is such a level. Nobody knows it, but E_ij, the infimum of M_m over all m, is at most that M_m: so
+E_ij reaches (K - 1) / delta with probability at most delta / (K - 1), ever (Ville). If the arm declared best
+is not within `indifference` of the best, its E against the truly best arm has done so, and it is one of K - 1
+wrong ones: the error is at most delta in all. Weights cost power, never validity.
 
-Likelihoods are Bernoulli's, with which the same holds for any rewards in [0, 1] (r enters as r successes
-and 1 - r failures: by convexity each factor has an expectation of at most 1), or normal with known sigma,
-with which it holds for rewards that are sigma-sub-Gaussian. It does not cover means that change, nor
-feedback that is missing for reasons that have to do with its value.
+The infimum costs next to nothing. A bet is a gap g in log-odds and a split s: a = g (1 - s), b = g s. In the
+normal approximation m cancels out of a bet whose s is the leader's part of the pair's rewards, so the
+infimum is about the stake at the average of both; for parts between those of `_SPLITS`, bets on both sides
+balance. What is paid is for not knowing the gap: 2.5 in log E, on 24 random pairs on which sizes and weights
+were chosen. Jeffreys' prior on both means over the greatest likelihood of the hypothesis pays for the level
+too, 8.6. That kind (Wasserman et al., 2020) is what this replaces. The logarithm of M_m is convex in m, as
+that of each bet is: so its infimum is found for certain, and tangents bound it from below.
 
-Source: mixture martingales, Kaufmann & Koolen (2021), JMLR 22(246), section 2; dividing by the greatest
-likelihood, Wasserman, Ramdas & Balakrishnan (2020), PNAS 117(29), section 7. This takes the place of the
-threshold of Garivier & Kaufmann (2016), COLT, theorem 10.
+All this holds for normal or sigma-sub-Gaussian rewards too, in units of sigma with the factors
+exp(a (r - m) - a^2 / 2) and exp(-b (r - m') - b^2 / 2). Means may change as long as a level stays between
+them. Not covered is feedback that is missing for reasons that have to do with its value.
+
+Sources: Ville (1939), Etude critique de la notion de collectif; mixtures over alternatives, Robbins (1970),
+Annals of Mathematical Statistics 41(5); the factor for rewards in [0, 1], Hoeffding (1963), JASA 58(301), eq.
+4.1. The infimum over levels is derived here. Universal inference: Wasserman, Ramdas & Balakrishnan (2020),
+PNAS 117(29), section 7. The safe tests of two samples by Turner, Ly & Gruenwald (2024) want blocks with fixed
+numbers of rewards of both arms, which an adaptive allocation does not give.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
 from bandits.allocation import Allocation, greatest, with_floor
@@ -37,11 +49,13 @@ from stats import checks
 from stats.errors import InvalidInput
 
 _JEFFREYS: Final = 0.5
-_CONCENTRATIONS: Final = (8.0, 128.0, 2_048.0)
-_SPACING: Final = 1.5
-"""Between centres of the prior, in its standard deviations: closer ones add nothing but work."""
+_LOG2_GAPS: Final = np.arange(-14.0, 4.0)
+_LIKELY_LOG2_GAP: Final = -2.0
+_SPLITS: Final = {0.0: 0.02, 0.25: 0.08, 0.5: 0.4, 0.75: 0.2, 0.9: 0.2, 1.0: 0.1}
+"""Weights of the leader's part of a pair's rewards. With 0 and 1 among them no split is lost."""
+_ACCURACY: Final = 1e-6
+_STEPS_MAX: Final = 200
 _BISECTIONS: Final = 40
-_TINY: Final = 1e-300
 _LEVELS: Final = 48
 _ROUNDS: Final = 4
 """Four grids of 48 levels, each inside one cell of the one before, find a root to 1e-6 of its range."""
@@ -77,9 +91,9 @@ def decide(
     A winner stays: pass what was decided before, and a `Winner` comes back as it is. P(an arm ever wins
     whose mean is more than `indifference` below the greatest) <= delta.
 
-    Worked by hand: 10 of 10 against 0 of 10. A quarter of the prior is Jeffreys' for both arms: there each
-    arm's integral is B(10.5, 0.5) / B(0.5, 0.5) = 0.17620. The greatest likelihood with equal means is 2^-20.
-    So E is at least 0.03105 / 4 x 1,048,576 = 8,138, which is more than 1 / 0.05: the first wins.
+    Worked by hand: 10 of 10 against 0 of 10. The bet with gap 8 and split 1/2 has a = b = 4, and stakes
+    exp(40) / ((1 + m (e^4 - 1)) (1 - m (1 - e^-4)))^10, least at m = 1/2: exp(40) / cosh(2)^20 = exp(13.50).
+    Its weight is 0.4 / 26 / 2.894 = exp(-5.24). So log E is at least 8.26, more than log 20: the first wins.
 
     Raises InvalidInput if there are fewer than 2 arms, rewards outside [0, 1], delta not in (0, 1) or
     indifference not in [0, 1).
@@ -87,16 +101,7 @@ def decide(
     totals.check_unit_rewards()
     if not 0 <= indifference < 1:
         raise InvalidInput(f"indifference must be in [0, 1), got {indifference:g}")
-    successes, failures = totals.sum, totals.n - totals.sum
-
-    def log_evidence(leader: int) -> FloatArray:
-        null = _bernoulli_null(successes[leader], failures[leader], successes, failures, indifference)
-        better = _log_marginal(_PRIOR.better, successes[leader], failures[leader])
-        worse = _log_marginal(_PRIOR.worse, successes[:, None], failures[:, None])
-        evidence: FloatArray = special.logsumexp(_PRIOR.log_weight + better + worse, axis=1) - null
-        return evidence
-
-    return _decision(totals, log_evidence, delta=delta, previous=previous)
+    return _decision(totals, _bernoulli_evidence, delta=delta, indifference=indifference, previous=previous)
 
 
 def decide_normal(
@@ -104,38 +109,24 @@ def decide_normal(
     *,
     delta: float,
     sigma: float,
-    prior_mean: float,
-    prior_sd: float,
     indifference: float = 0.0,
     previous: Decision | None = None,
 ) -> Decision:
     """As `decide`, for rewards with standard deviation `sigma` (normal, or sigma-sub-Gaussian).
 
-    `prior_mean` and `prior_sd` say where means are expected: they cost rewards where they are wrong.
+    Worked by hand: sigma 1, averages 1 and -1 of 16 each. The bet with gap 2 and split 1/2 has a = b = 1: its
+    logarithm is 16 (1 - m) - 8 + 16 (m + 1) - 8 = 16 at all m, and its weight is 0.4 / 10 / 2.894 =
+    exp(-4.28): log E is at least 11.72.
 
-    Worked by hand: sigma 1, prior N(0, 1), means 1 and -1 of 16 each, no indifference: each arm's integral
-    over its greatest likelihood has the logarithm -ln(17) / 2 - 1 / (2 (1 + 1/16)) = -1.887; the
-    hypothesis costs 16 x 16 / 32 x 2^2 / 2 = 16: log E = 16 - 3.774 = 12.226.
-
-    Raises InvalidInput if there are fewer than 2 arms, delta is not in (0, 1), sigma or prior_sd not
-    positive, or indifference negative.
+    Raises InvalidInput if there are fewer than 2 arms, delta is not in (0, 1), sigma not positive, or
+    indifference negative.
     """
-    for value, name in ((sigma, "sigma"), (prior_sd, "prior_sd")):
-        checks.positive(value, name)
-    checks.finite(prior_mean, "prior_mean")
+    checks.positive(sigma, "sigma")
     checks.not_negative(indifference, "indifference")
-    n, mean = totals.n, totals.mean
-    seen = np.where(n > 0, n, 1.0)
-    mixture = -0.5 * np.log1p(n * (prior_sd / sigma) ** 2)
-    mixture -= np.where(n > 0, 0.5 * (mean - prior_mean) ** 2 / (prior_sd**2 + sigma**2 / seen), 0.0)
-
-    def log_evidence(leader: int) -> FloatArray:
-        pair = n[leader] * n / np.maximum(n[leader] + n, 1.0)
-        apart = np.maximum(mean[leader] - mean + indifference, 0.0) / sigma
-        evidence: FloatArray = mixture[leader] + mixture + 0.5 * pair * apart**2
-        return evidence
-
-    return _decision(totals, log_evidence, delta=delta, previous=previous)
+    scaled = replace(totals, sum=totals.sum / sigma)
+    return _decision(
+        scaled, _normal_evidence, delta=delta, indifference=indifference / sigma, previous=previous
+    )
 
 
 def track_and_stop(totals: ArmTotals, *, exploration_floor: float) -> Allocation:
@@ -195,9 +186,10 @@ def optimal_shares(mean: FloatArray) -> FloatArray:
 
 def _decision(
     totals: ArmTotals,
-    log_evidence: Callable[[int], FloatArray],
+    least_evidence: "Callable[[_Pairs], float]",
     *,
     delta: float,
+    indifference: float,
     previous: Decision | None,
 ) -> Decision:
     """The best average leads; it wins once its evidence against every rival reaches the threshold."""
@@ -208,97 +200,139 @@ def _decision(
         return previous
     threshold = math.log((totals.n_arms - 1) / delta)
     leader = int(np.where(totals.n > 0, totals.mean, -np.inf).argmax())
-    weakest = float(np.delete(log_evidence(leader), leader).min())
+    # Of an arm without rewards nothing is known: no stake against it has moved.
+    weakest = least_evidence(_Pairs.of(totals, leader, indifference)) if (totals.n > 0).all() else 0.0
     if weakest >= threshold:
         return Winner(leader, float(totals.n.sum()), weakest, threshold)
     return Undecided(leader, weakest, threshold)
 
 
-class _Prior(NamedTuple):
-    """A mixture of pairs of independent Betas: `better` for the leader, `worse` for its rival.
+class _Bets(NamedTuple):
+    """That the leader is above a level, by the tilt `lead`, and its rival below, by `lag`; shape (bets,)."""
 
-    A quarter of the weight is on Jeffreys' priors for both, so that no pair of means is lost. A quarter each
-    is on gaps of about 2 / sqrt(concentration), spread evenly over levels: in the angle 2 arcsin sqrt(mean),
-    in which an average is as precise at every level, centres cover (0, pi), and the arms lie one standard
-    deviation above and below. `better` and `worse` hold alpha and beta, shape (2, components).
-    """
-
-    better: FloatArray
-    worse: FloatArray
+    lead: FloatArray
+    lag: FloatArray
     log_weight: FloatArray
 
     @classmethod
-    def of_gaps(cls) -> "_Prior":
-        """With the sizes of `_CONCENTRATIONS`."""
-        better, worse = [np.full((2, 1), _JEFFREYS)], [np.full((2, 1), _JEFFREYS)]
-        for concentration in _CONCENTRATIONS:
-            deviation = 1 / math.sqrt(concentration)
-            n_centres = math.ceil(math.pi / (_SPACING * deviation))
-            centres = (np.arange(n_centres) + 0.5) * math.pi / n_centres
-            for side, sign in ((better, 1), (worse, -1)):
-                angle = np.clip(centres + sign * deviation, 0, math.pi)
-                mean = np.sin(angle / 2) ** 2
-                side.append(_JEFFREYS + concentration * np.array((mean, 1 - mean)))
-        sizes = [part.shape[1] for part in better]
-        log_weight = -np.log(len(sizes)) - np.repeat(np.log(sizes), sizes)
-        return cls(np.concatenate(better, axis=1), np.concatenate(worse, axis=1), log_weight)
+    def of_gaps(cls) -> "_Bets":
+        """All gaps with all splits. Weights fall with the square of the distance from the likely size."""
+        gap = 2 ** _LOG2_GAPS[:, None]
+        split, share = np.array(list(_SPLITS)), np.array(list(_SPLITS.values()))
+        weight = share / (1 + (_LOG2_GAPS[:, None] - _LIKELY_LOG2_GAP) ** 2)
+        log_weight = np.log(weight / weight.sum())
+        return cls((gap * (1 - split)).ravel(), (gap * split).ravel(), log_weight.ravel())
 
 
-_PRIOR: Final = _Prior.of_gaps()
+_BETS: Final = _Bets.of_gaps()
+_UP: Final = np.expm1(_BETS.lead)
+_DOWN: Final = -np.expm1(-_BETS.lag)
 
 
-def _log_marginal(
-    beta: FloatArray, successes: FloatArray | float, failures: FloatArray | float
-) -> FloatArray:
-    """Of counts under each component, shape (..., components)."""
-    marginal: FloatArray = special.betaln(beta[0] + successes, beta[1] + failures) - special.betaln(*beta)
-    return marginal
+class _Pairs(NamedTuple):
+    """Totals of the leader and, as columns of shape (rivals, 1), of its rivals; and the indifference."""
+
+    n: float
+    sum: float
+    rival_n: FloatArray
+    rival_sum: FloatArray
+    indifference: float
+
+    @classmethod
+    def of(cls, totals: ArmTotals, leader: int, indifference: float) -> "_Pairs":
+        rivals = np.delete(np.arange(totals.n_arms), leader)[:, None]
+        n, total = totals.n, totals.sum
+        return cls(float(n[leader]), float(total[leader]), n[rivals], total[rivals], indifference)
+
+    @property
+    def level(self) -> FloatArray:
+        """The pooled average, had the rival's rewards been less by the indifference, shape (rivals, 1)."""
+        pooled = self.sum + self.rival_sum - self.indifference * self.rival_n
+        return np.asarray(pooled / (self.n + self.rival_n))
+
+    @property
+    def won(self) -> FloatArray:
+        """What the bets have won before they pay for the level, in logarithms, shape (rivals, bets)."""
+        return np.asarray(_BETS.log_weight + _BETS.lead * self.sum - _BETS.lag * self.rival_sum)
+
+    def among(self, rivals: NDArray[np.bool_]) -> "_Pairs":
+        """The pairs with these rivals only."""
+        return self._replace(rival_n=self.rival_n[rivals], rival_sum=self.rival_sum[rivals])
 
 
-def _bernoulli_null(
-    successes: float, failures: float, rival_successes: FloatArray, rival_failures: FloatArray, gap: float
-) -> FloatArray:
-    """The greatest log likelihood of an arm and each rival with rival mean >= arm mean + gap."""
-    n, rival_n = successes + failures, rival_successes + rival_failures
-    mean, rival_mean = successes / (n or 1.0), rival_successes / np.where(rival_n > 0, rival_n, 1.0)
-    # Where the averages contradict the hypothesis, the likelihood is greatest at its boundary.
-    if gap:
-        m = _boundary(successes, failures, rival_successes, rival_failures, gap)
-    else:
-        m = (successes + rival_successes) / np.maximum(n + rival_n, 1.0)
-    boundary = _log_likelihood(successes, failures, m)
-    boundary = boundary + _log_likelihood(rival_successes, rival_failures, np.minimum(m + gap, 1.0))
-    free = _log_likelihood(successes, failures, mean)
-    free = free + _log_likelihood(rival_successes, rival_failures, rival_mean)
-    inside = (rival_mean >= mean + gap) | (n == 0) | (rival_n == 0)
-    null: FloatArray = np.where(inside, free, boundary)
-    return null
+class _Price(NamedTuple):
+    """What each bet pays for a level, in logarithms, and its first two derivatives, (rivals, bets)."""
+
+    value: FloatArray
+    slope: FloatArray
+    curvature: FloatArray
 
 
-def _boundary(
-    successes: float, failures: float, rival_successes: FloatArray, rival_failures: FloatArray, gap: float
-) -> FloatArray:
-    """The mean m of the arm at which the likelihood with rival mean m + gap is greatest.
+def _bernoulli_price(pairs: _Pairs, level: FloatArray) -> _Price:
+    above, below = 1 + level * _UP, 1 - (level + pairs.indifference) * _DOWN
+    value = pairs.n * np.log(above) + pairs.rival_n * np.log(below)
+    up, down = _UP / above, _DOWN / below
+    slope, rival_slope = pairs.n * up, pairs.rival_n * down
+    return _Price(value, slope - rival_slope, -(slope * up + rival_slope * down))
 
-    It is concave in m, and m lies between what the rival's average says of it and its own.
+
+def _normal_price(pairs: _Pairs, level: FloatArray) -> _Price:
+    slope, rival_slope = pairs.n * _BETS.lead, pairs.rival_n * _BETS.lag
+    value = slope * (level + _BETS.lead / 2) - rival_slope * (level + pairs.indifference - _BETS.lag / 2)
+    return _Price(value, slope - rival_slope, np.zeros_like(value))
+
+
+def _bernoulli_evidence(pairs: _Pairs) -> float:
+    low = np.zeros_like(pairs.rival_n)
+    return _least_infimum(pairs, _bernoulli_price, low, low + (1 - pairs.indifference))
+
+
+def _normal_evidence(pairs: _Pairs) -> float:
+    """Beyond `low` and `high` a bet on one arm alone exceeds the whole stake at the pooled average."""
+    price = _normal_price(pairs, pairs.level)
+    terms = pairs.won - price.value
+    stake = special.logsumexp(terms, axis=1, keepdims=True)
+    ends = pairs.level + (terms - stake) / np.where(price.slope, price.slope, 1.0)
+    low = np.where(_BETS.lag == 0, ends, -np.inf).max(axis=1, keepdims=True)
+    high = np.where(_BETS.lead == 0, ends, np.inf).min(axis=1, keepdims=True)
+    return _least_infimum(pairs, _normal_price, low, high)
+
+
+def _least_infimum(
+    pairs: _Pairs, price: Callable[[_Pairs, FloatArray], _Price], low: FloatArray, high: FloatArray
+) -> float:
+    """The least logarithm of the stakes over rivals, and for each over levels in [low, high].
+
+    Never above it but for rounding, and below it by at most `_ACCURACY`: a stake is log-convex in the level,
+    so it lies above its tangents. Newton's method, halving the interval at every fourth step and where a step
+    would leave it; should `_STEPS_MAX` not do, what comes back is still a bound.
     """
-    mean = successes / max(successes + failures, 1.0)
-    rival_mean = rival_successes / np.maximum(rival_successes + rival_failures, 1.0)
-    low, high = np.clip(rival_mean - gap, 0.0, mean), np.full_like(rival_mean, min(mean, 1 - gap))
-    for _ in range(_BISECTIONS):
-        m = 0.5 * (low + high)
-        up = successes / np.maximum(m, _TINY) + rival_successes / np.maximum(m + gap, _TINY)
-        down = failures / np.maximum(1 - m, _TINY) + rival_failures / np.maximum(1 - m - gap, _TINY)
-        rising = up > down
-        low, high = np.where(rising, m, low), np.where(rising, high, m)
-    return 0.5 * (low + high)
-
-
-def _log_likelihood(
-    successes: FloatArray | float, failures: FloatArray | float, p: FloatArray | float
-) -> FloatArray:
-    value = special.xlogy(successes, p) + special.xlog1py(failures, -np.asarray(p))
-    return np.asarray(value, dtype=np.float64)
+    level = np.clip(pairs.level, low, high)
+    least, greatest_bound = np.full_like(level, np.inf), np.full_like(level, -np.inf)
+    for step in range(_STEPS_MAX):
+        value, slope, curvature = price(pairs, level)
+        terms = pairs.won - value
+        top = terms.max(axis=1, keepdims=True)
+        share = np.exp(terms - top)
+        total = share.sum(axis=1, keepdims=True)
+        stake = top + np.log(total)
+        share /= total
+        rise = -(share * slope).sum(axis=1, keepdims=True)
+        drop = np.maximum(rise * (level - low), rise * (level - high))
+        least, greatest_bound = np.minimum(least, stake), np.maximum(greatest_bound, stake - drop)
+        if least.min() - greatest_bound.min() <= _ACCURACY:
+            break
+        bend = (share * (slope**2 - curvature)).sum(axis=1, keepdims=True) - rise**2
+        newton = level - rise / np.where(bend > 0, bend, np.inf)
+        low, high = np.where(rise < 0, level, low), np.where(rise < 0, high, level)
+        inside = (low < newton) & (newton < high) & (step % 4 < 3)
+        level = np.where(inside, newton, 0.5 * (low + high))
+        # A rival whose infimum is above another's stake is not the one with the least.
+        open_ = (greatest_bound <= least.min())[:, 0]
+        pairs = pairs.among(open_)
+        low, high, level = low[open_], high[open_], level[open_]
+        least, greatest_bound = least[open_], greatest_bound[open_]
+    return float(greatest_bound.min())
 
 
 def _odds(leader: float, rivals: FloatArray, level: FloatArray) -> tuple[FloatArray, FloatArray]:
