@@ -412,10 +412,8 @@ def _confidence_sequence(means: tuple[float, ...]) -> Rule:
         tuned_to = units_to_tell(
             best - second, math.sqrt(2 * middle * (1 - middle)), alpha=alpha, alternative="greater"
         )
-        arms = [
-            MeanTotals(int(n), total / n, total - total**2 / n)
-            for n, total in zip(totals.n, totals.sum, strict=True)
-        ]
+        n, wins = np.maximum(totals.n, 1), totals.sum
+        arms = [MeanTotals(*arm) for arm in zip(n.astype(int), wins / n, wins - wins**2 / n, strict=True)]
         for rival in range(totals.n_arms):
             if rival == leader:
                 continue
