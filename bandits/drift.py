@@ -49,8 +49,9 @@ def detect(buckets: Sequence[ArmTotals], *, alpha: float) -> Drift:
 
     Raises InvalidInput if there is no bucket, rewards are outside [0, 1] or alpha is not in (0, 1).
 
-    Source: a likelihood-ratio scan in the manner of Maillard (2019), ALT; the mixtures, Kaufmann & Koolen (2021),
-    JMLR 22(246), section 2; over the greatest likelihood, Wasserman, Ramdas & Balakrishnan (2020), PNAS 117(29).
+    Source: a likelihood-ratio scan in the manner of Maillard (2019), ALT; the mixtures, Kaufmann & Koolen
+    (2021), JMLR 22(246), section 2; over the greatest likelihood, Wasserman, Ramdas & Balakrishnan (2020),
+    PNAS 117(29), section 7.
     """
     checks.open_unit(alpha, "alpha")
     if not buckets:
