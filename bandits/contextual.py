@@ -7,6 +7,7 @@ and vector and the probability that each score is the greatest.
 
 import math
 from dataclasses import dataclass, field
+from operator import sub
 from typing import Final
 
 import numpy as np
@@ -28,6 +29,7 @@ _CELLS: Final = 1024  # of the tables, per deviation; they end at -8 and 8 devia
 _Z: Final = np.linspace(-8, 8, 16 * _CELLS + 1)
 _LOG_CDF: Final = special.log_ndtr(_Z)
 _HAZARD: Final = np.exp(-_Z * _Z / 2 - _LOG_CDF)  # density over distribution function, but for a factor
+_LAST: Final = 16.0 * _CELLS
 _MIDDLE: Final = 8 * _CELLS + 0.5  # the cell of 0; the half because truncation is to round
 
 _EDGES: Final = np.array([-3.4, -2.4, -1.6, -0.8, 0.0, 0.8, 1.6, 2.4, 3.4])[:, None]
@@ -123,9 +125,9 @@ def ucb(arms: LinearArms, x: FloatArray, *, width: float = 1.5, exploration_floo
 def probability_greatest(mean: FloatArray, deviation: FloatArray) -> FloatArray:
     """P(arm is the greatest) of independent normals, shape (n_arms,), summing to 1.
 
-    Deterministic. Exact to rounding for two arms. Else the absolute error is at most 0.0015 while deviations
-    are within a factor of 12 or so, and at most 0.006 (root mean square 0.002) whatever they are, against the
-    0.06 of a share counted from 64 draws. Deviations must be positive.
+    Deterministic. Exact to rounding for two arms. Else the absolute error is at most 0.0015 while all scores
+    lie within some 80 of the smallest deviation, and at most 0.006 (root mean square 0.002) wherever they
+    lie, against the 0.06 of a share counted from 64 draws. Deviations must be positive.
 
     Worked by hand: means 1 and 0, deviations 0.6 and 0.8: the difference is N(1, 1), so 0.8413 and 0.1587.
     """
@@ -133,17 +135,17 @@ def probability_greatest(mean: FloatArray, deviation: FloatArray) -> FloatArray:
         gap = (mean[0] - mean[1]) / math.hypot(deviation[0], deviation[1])
         both: FloatArray = special.ndtr(np.array((gap, -gap)))
         return both
-    # Numbers of Python: for so few a loop is faster than the calls of numpy that it takes the place of.
-    means, deviations = mean.tolist(), deviation.tolist()
-    low = high = -math.inf
-    for centre, unit in zip(means, deviations, strict=True):
-        low, high = max(low, centre - _REACH * unit), max(high, centre + _REACH * unit)
-    step = _SPACING * min(deviations)
-    if high - low > (_POINTS_MAX - 2) * step:
+    # Lists: of so few numbers they are faster than the calls of numpy that they take the place of.
+    means, units = mean.tolist(), deviation.tolist()
+    low = max(map(sub, means, [_REACH * unit for unit in units]))
+    span = max(means) + _REACH * max(units) - low
+    step = _SPACING * min(units)
+    if span > (_POINTS_MAX - 2) * step:
         return _between_edges(mean, deviation)
-    slopes = [step * _CELLS / unit for unit in deviations]
-    starts = [(low - centre) * _CELLS / unit + _MIDDLE for centre, unit in zip(means, deviations, strict=True)]
-    return _at_even_points(np.array((slopes, starts)), int((high - low) / step) + 2)
+    slope = step * _CELLS
+    slopes = [slope / unit for unit in units]
+    starts = [(low - centre) * _CELLS / unit + _MIDDLE for centre, unit in zip(means, units, strict=True)]
+    return _at_even_points(np.array((slopes, starts)), int(span / step) + 2)
 
 
 def _at_even_points(cells: FloatArray, n: int) -> FloatArray:
@@ -157,7 +159,7 @@ def _at_even_points(cells: FloatArray, n: int) -> FloatArray:
     Source: Trefethen & Weideman (2014), SIAM Review 56(3), section 5.
     """
     cell = _LINE[:n].dot(cells)
-    np.minimum(cell, len(_Z) - 1, out=cell)
+    np.minimum(cell, _LAST, out=cell)
     index = cell.astype(np.intp)
     product = np.exp(_LOG_CDF[index].dot(_ONES[: cells.shape[1]]))
     probability: FloatArray = product.dot(_HAZARD[index])
