@@ -6,7 +6,8 @@ and vector and the probability that each score is the greatest.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import sub
 from typing import Final
 
 import numpy as np
@@ -17,6 +18,19 @@ from stats import checks
 from stats.errors import InvalidInput
 
 ARMS_MAX: Final = 50
+
+_REACH: Final = 3.5  # in deviations: where a score may be
+_SPACING: Final = 11 / 16  # of points, in the smallest deviation
+_POINTS_MAX: Final = 128
+_LINE: Final = np.column_stack((np.arange(_POINTS_MAX), np.ones(_POINTS_MAX)))
+_ONES: Final = np.ones(ARMS_MAX)
+
+_CELLS: Final = 1024  # of the tables, per deviation; they end at -8 and 8 deviations
+_Z: Final = np.linspace(-8, 8, 16 * _CELLS + 1)
+_LOG_CDF: Final = special.log_ndtr(_Z)
+_HAZARD: Final = np.exp(-_Z * _Z / 2 - _LOG_CDF)  # density over distribution function, but for a factor
+_LAST: Final = 16.0 * _CELLS
+_MIDDLE: Final = 8 * _CELLS + 0.5  # the cell of 0; the half because truncation is to round
 
 _EDGES: Final = np.array([-3.4, -2.4, -1.6, -0.8, 0.0, 0.8, 1.6, 2.4, 3.4])[:, None]
 _STEP_MIN: Final = 1e-300  # of ln G: where it does not move, neither does G
@@ -36,6 +50,7 @@ class LinearArms:
 
     means: FloatArray
     factors: FloatArray
+    _rows: FloatArray = field(init=False, repr=False)  # of both, so that one product with x is all
 
     def __post_init__(self) -> None:
         n_arms, d = self.means.shape
@@ -43,8 +58,10 @@ class LinearArms:
             raise InvalidInput(f"means {self.means.shape} and factors {self.factors.shape} make no arms")
         if not (np.isfinite(self.means).all() and np.isfinite(self.factors).all()):
             raise InvalidInput("means and factors must be finite")
-        object.__setattr__(self, "means", np.ascontiguousarray(self.means))
-        object.__setattr__(self, "factors", np.ascontiguousarray(self.factors))
+        rows = np.concatenate((self.means, self.factors.reshape(-1, d)))
+        object.__setattr__(self, "_rows", rows)
+        object.__setattr__(self, "means", rows[:n_arms])
+        object.__setattr__(self, "factors", rows[n_arms:].reshape(n_arms, d, d))
 
     @classmethod
     def of(cls, means: FloatArray, covariances: FloatArray) -> "LinearArms":
@@ -60,8 +77,9 @@ class LinearArms:
     def scores(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Means and standard deviations of the arms' scores in context x, each of shape (n_arms,)."""
         n_arms, d = self.means.shape
-        projected = self.factors.reshape(n_arms * d, d).dot(x).reshape(n_arms, d)
-        return self.means.dot(x), np.sqrt(np.vecdot(projected, projected) + _VARIANCE_MIN)
+        found = self._rows.dot(x)
+        projected = found[n_arms:].reshape(n_arms, d)
+        return found[:n_arms], np.sqrt(np.vecdot(projected, projected) + _VARIANCE_MIN)
 
 
 def thompson(arms: LinearArms, x: FloatArray, *, exploration_floor: float) -> FloatArray:
@@ -107,13 +125,9 @@ def ucb(arms: LinearArms, x: FloatArray, *, width: float = 1.5, exploration_floo
 def probability_greatest(mean: FloatArray, deviation: FloatArray) -> FloatArray:
     """P(arm is the greatest) of independent normals, shape (n_arms,), summing to 1.
 
-    Deterministic. Exact to rounding for two arms; else the absolute error is at most 0.006 (root mean square
-    0.002), against the 0.06 of a share counted from 64 draws. Deviations must be positive.
-
-    With distribution functions F_k and their product G, P(k) = integral of (ln F_k)' dG. Between neighbouring
-    edges, which every arm lays at multiples of its own deviation, so that arms whose deviations differ by
-    orders of magnitude are all resolved, ln F_k is taken as proportional to ln G. So all terms are positive
-    and sum to one by themselves.
+    Deterministic. Exact to rounding for two arms. Else the absolute error is at most 0.0015 while all scores
+    lie within some 80 of the smallest deviation, and at most 0.006 (root mean square 0.002) wherever they
+    lie, against the 0.06 of a share counted from 64 draws. Deviations must be positive.
 
     Worked by hand: means 1 and 0, deviations 0.6 and 0.8: the difference is N(1, 1), so 0.8413 and 0.1587.
     """
@@ -121,6 +135,45 @@ def probability_greatest(mean: FloatArray, deviation: FloatArray) -> FloatArray:
         gap = (mean[0] - mean[1]) / math.hypot(deviation[0], deviation[1])
         both: FloatArray = special.ndtr(np.array((gap, -gap)))
         return both
+    # Lists: of so few numbers they are faster than the calls of numpy that they take the place of.
+    means, units = mean.tolist(), deviation.tolist()
+    low = max(map(sub, means, [_REACH * unit for unit in units]))
+    span = max(means) + _REACH * max(units) - low
+    step = _SPACING * min(units)
+    if span > (_POINTS_MAX - 2) * step:
+        return _between_edges(mean, deviation)
+    slope = step * _CELLS
+    slopes = [slope / unit for unit in units]
+    starts = [(low - centre) * _CELLS / unit + _MIDDLE for centre, unit in zip(means, units, strict=True)]
+    return _at_even_points(np.array((slopes, starts)), int(span / step) + 2)
+
+
+def _at_even_points(cells: FloatArray, n: int) -> FloatArray:
+    """The integral of f_k times the product of all F_j, j != k, by the trapezoidal rule on n points.
+
+    `cells`, shape (2, n_arms), is the cell of the tables that each arm's first point is in and, before it, by
+    how many the next one is further. On even points that rule converges exponentially for functions like
+    these, which vanish with all their derivatives at both ends. Every f_k / F_k and ln F_k comes from the
+    nearest cell, which costs up to 0.0003.
+
+    Source: Trefethen & Weideman (2014), SIAM Review 56(3), section 5.
+    """
+    cell = _LINE[:n].dot(cells)
+    np.minimum(cell, _LAST, out=cell)
+    index = cell.astype(np.intp)
+    product = np.exp(_LOG_CDF[index].dot(_ONES[: cells.shape[1]]))
+    probability: FloatArray = product.dot(_HAZARD[index])
+    probability *= cells[0]  # in proportion to 1 / deviation
+    probability /= sum(probability.tolist())
+    return probability
+
+
+def _between_edges(mean: FloatArray, deviation: FloatArray) -> FloatArray:
+    """The same as an integral of (ln F_k)' dG, G being the product of all F, for deviations of all sizes.
+
+    Between neighbouring edges, which every arm lays at multiples of its own deviation, ln F_k is taken as
+    proportional to ln G. So all terms are positive and sum to one by themselves.
+    """
     edges = _EDGES * deviation
     edges += mean
     lowest = edges[0].max()
