@@ -290,10 +290,7 @@ class LinTsPolicy(LinearPolicy, frozen=True, kw_only=True, tag="lin_ts"):
 
 
 class LinUcbPolicy(LinearPolicy, frozen=True, kw_only=True, tag="lin_ucb"):
-    """The greatest upper bound, mean and `width` standard deviations; mixed with the floor.
-
-    Of bounds that reach 1, which no mean reward exceeds, that of the greatest mean.
-    """
+    """The greatest upper bound, mean and `width` standard deviations; mixed with the floor."""
 
     width: Annotated[float, msgspec.Meta(ge=0, le=10)] = 1.5
 

@@ -109,17 +109,6 @@ def test_ucb_takes_the_greatest_bound():
     assert ucb(arms, x, width=2, exploration_floor=0.1) == pytest.approx([0.05, 0.95])
 
 
-def test_a_bound_above_1_says_no_more_than_one_of_1():
-    """Bounds 1.05, 1.4 and 0.95; then, better known, 0.99 for the first: it is the second's turn."""
-    arms = LinearArms(np.array([[0.9], [0.2], [0.95]]), np.array([[[0.1]], [[0.8]], [[0.0]]]))
-    x = np.ones(1)
-    assert ucb(arms, x, width=1.5, exploration_floor=0) == pytest.approx([1, 0, 0])
-    known = LinearArms(arms.means, np.array([[[0.06]], [[0.8]], [[0.0]]]))
-    assert ucb(known, x, width=1.5, exploration_floor=0) == pytest.approx([0, 1, 0])
-    equal = LinearArms(np.array([[0.5], [0.5], [0.4]]), np.array([[[0.4]], [[2.0]], [[9.0]]]))
-    assert ucb(equal, x, width=1.5, exploration_floor=0.3) == pytest.approx([0.45, 0.45, 0.1])
-
-
 def test_a_covariance_comes_back_from_its_factor():
     rng = np.random.default_rng(3)
     root = rng.normal(size=(2, 4, 4))
