@@ -40,6 +40,9 @@ ANSWERS_MAX: Final = 1e9
 _DISPERSION_PRIOR: Final = 1.0
 """Squared deviations taken for granted: those of four answers whose mean is 1/2."""
 
+_ROUNDING: Final = 1e-9
+"""Relative, of sums in binary64: far more than they ever have."""
+
 # A density ends where it has fallen by exp(-25): what lies beyond is below 1e-10 of the mass.
 _FALL_END: Final = 25.0
 _FALLS: Final = _FALL_END * np.array([0.0625, 0.25, 0.5625, 1.0])
@@ -428,7 +431,7 @@ def answers_per_reward(totals: ArmTotals, *, alike_over: int | None = None) -> F
         (1 + D + S) / (1 + D).
 
     The 1 is that of four answers of mean 1/2, so that few rewards, however close together, do not pass for
-    certain; of fewer than 2 nothing is known. For rewards of 0 and 1, S is 0 and the ratio exactly 1,
+    certain; of fewer than 2, or if no rewards have such squares, nothing is known and it is 1. For rewards of 0 and 1, S is 0 and the ratio exactly 1,
     whatever is known of other arms. It is limited so that no arm counts for more than `ANSWERS_MAX` answers.
     `alike_over` is an axis, segments say, along which the rewards of an arm vary about different means but by
     the same ratio: D and S are summed over it, and it is gone from the shape.
@@ -438,7 +441,8 @@ def answers_per_reward(totals: ArmTotals, *, alike_over: int | None = None) -> F
     Source: the dispersion of quasi-likelihood, Wedderburn (1974), Biometrika 61(3), for the variance
     phi m (1 - m); that the prior starts it at answers, and its weight, are ours.
     """
-    known = totals.n >= 2
+    possible = totals.n * totals.sum_squares >= (1 - _ROUNDING) * totals.sum**2
+    known = (totals.n >= 2) & possible
     n = np.where(known, totals.n, 2.0)
     spared = known * np.maximum(totals.sum - totals.sum_squares, 0.0)
     deviations = known * np.maximum(totals.sum_squares - totals.sum**2 / n, 0.0) * (n / (n - 1))

@@ -79,6 +79,12 @@ def test_few_rewards_that_agree_are_not_certain_and_many_are_limited():
     BetaArms.from_totals(totals)
 
 
+def test_squares_that_no_rewards_have_say_nothing():
+    assert answers_per_reward(
+        ArmTotals.of([RewardTotals(10, 5.0, 0.0), RewardTotals(10, 5.0, 2.4)])
+    ).tolist() == [1, 1]
+
+
 def test_segments_of_an_arm_are_alike_in_how_rewards_vary_about_their_means():
     rng = np.random.default_rng(20260161)
     rewards = [rng.beta(19 * mean, 19 * (1 - mean), (2_000, 4)) for mean in (0.2, 0.8)]
