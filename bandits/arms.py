@@ -431,10 +431,11 @@ def answers_per_reward(totals: ArmTotals, *, alike_over: int | None = None) -> F
         (1 + D + S) / (1 + D).
 
     The 1 is that of four answers of mean 1/2, so that few rewards, however close together, do not pass for
-    certain; of fewer than 2, or if no rewards have such squares, nothing is known and it is 1. For rewards of 0 and 1, S is 0 and the ratio exactly 1,
-    whatever is known of other arms. It is limited so that no arm counts for more than `ANSWERS_MAX` answers.
-    `alike_over` is an axis, segments say, along which the rewards of an arm vary about different means but by
-    the same ratio: D and S are summed over it, and it is gone from the shape.
+    certain; of fewer than 2, or if no rewards have such squares, nothing is known and it is 1. For rewards of
+    0 and 1, S is 0 and the ratio exactly 1, whatever is known of other arms. It is limited so that no arm
+    counts for more than `ANSWERS_MAX` answers. `alike_over` is an axis, segments say, along which the rewards
+    of an arm vary about different means but by the same ratio: D and S are summed over it, and it is gone
+    from the shape.
 
     Worked by hand: rewards 1, 0 and 0.5 have S = 0.25 and D = 3/2 x 0.5 = 0.75: 2 / 1.75 = 8/7 answers each.
 
