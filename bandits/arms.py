@@ -17,7 +17,15 @@ from stats import checks
 from stats.errors import InvalidInput
 from stats.totals import MeanTotals, RewardTotals
 
-__all__ = ["Arms", "BetaArms", "FloatArray", "GammaArms", "NormalArms", "randomised_rounding"]
+__all__ = [
+    "Arms",
+    "BetaArms",
+    "FloatArray",
+    "GammaArms",
+    "NormalArms",
+    "answers_per_reward",
+    "randomised_rounding",
+]
 
 PARAMETER_MIN: Final = 1e-3
 PARAMETER_MAX: Final = 1e12
@@ -25,6 +33,15 @@ PARAMETER_MAX: Final = 1e12
 
 DEGREES_MIN: Final = 2.0
 """Below, a Student t density has no variance, and hardly a mean."""
+
+ANSWERS_MAX: Final = 1e9
+"""For more answers of yes or no than this the rewards of an arm never count, unless they are as many."""
+
+_DISPERSION_PRIOR: Final = 1.0
+"""Squared deviations taken for granted: those of four answers whose mean is 1/2."""
+
+_ROUNDING: Final = 1e-9
+"""Relative, of sums in binary64: far more than they ever have."""
 
 # A density ends where it has fallen by exp(-25): what lies beyond is below 1e-10 of the mass.
 _FALL_END: Final = 25.0
@@ -107,18 +124,21 @@ class BetaArms:
     ) -> "BetaArms":
         """The posteriors after rewards in [0, 1]: alpha = prior + sum, beta = prior + n - sum.
 
-        A prior may differ by arm. Exact for rewards of 0 and 1. A fractional reward r counts as r successes
-        and 1 - r failures: what a Bernoulli(r) coin tossed for it would add in expectation. Since no reward
-        in [0, 1] has a larger variance than the coin with its mean, the posterior is then never too narrow,
-        but explores more than it would have to. Guarantees proved for Bernoulli rewards are not inherited
-        word for word: toss the coin (`randomised_rounding`) to inherit them, or use `NormalArms`, which
-        learns how large the variance is, to explore less.
+        A prior may differ by arm. Exact for rewards of 0 and 1. A fractional reward r counts as w r successes
+        and w (1 - r) failures, where w, at least 1, is how many answers of yes or no a reward of its arm is
+        worth (`answers_per_reward`). What is assumed: a mean that is known as well as the arm's rewards are
+        close together has a Beta posterior of that strength. This is right in the limit of many rewards; with
+        few of them w stays near 1, which is never too narrow. Guarantees proved for Bernoulli rewards are not
+        inherited word for word: toss the coin (`randomised_rounding`) to inherit them, or use `NormalArms`,
+        whose tails allow for a variance that is not known.
 
-        Worked by hand: three rewards 1, 0 and 0.5 under Beta(1, 1) give Beta(2.5, 2.5).
+        Worked by hand: three rewards 1, 0 and 0.5 are worth w = 8/7 answers each, so under Beta(1, 1) they
+        give Beta(1 + 12/7, 1 + 12/7).
         """
         arms = ArmTotals.of(totals)
         arms.check_unit_rewards()
-        return cls(prior_alpha + arms.sum, prior_beta + (arms.n - arms.sum))
+        worth = answers_per_reward(arms)
+        return cls(prior_alpha + worth * arms.sum, prior_beta + worth * (arms.n - arms.sum))
 
     @property
     def mean(self) -> FloatArray:
@@ -399,6 +419,41 @@ class GammaArms:
     def draw(self, rng: Generator, size: int) -> FloatArray:
         """Draws from the posteriors, shape (size, n_arms)."""
         return rng.gamma(self.shape, 1 / self.rate, size=(size, len(self.shape)))
+
+
+def answers_per_reward(totals: ArmTotals, *, alike_over: int | None = None) -> FloatArray:
+    """How many answers of yes or no one reward in [0, 1] tells as much as, by arm: shape (..., n_arms).
+
+    With the mean m an answer has the variance m (1 - m), and a reward r that of its arm, s2: less by the mean
+    of r (1 - r), so a reward tells as much as m (1 - m) / s2 answers. Of n >= 2 rewards, S = sum r (1 - r) is
+    what answers would vary more, and D = n / (n - 1) sum (r - mean)^2 estimates n s2; the ratio is
+
+        (1 + D + S) / (1 + D).
+
+    The 1 is that of four answers of mean 1/2, so that few rewards, however close together, do not pass for
+    certain; of fewer than 2, or if no rewards have such squares, nothing is known and it is 1. For rewards of
+    0 and 1, S is 0 and the ratio exactly 1, whatever is known of other arms. It is limited so that no arm
+    counts for more than `ANSWERS_MAX` answers. `alike_over` is an axis, segments say, along which the rewards
+    of an arm vary about different means but by the same ratio: D and S are summed over it, and it is gone
+    from the shape.
+
+    Worked by hand: rewards 1, 0 and 0.5 have S = 0.25 and D = 3/2 x 0.5 = 0.75: 2 / 1.75 = 8/7 answers each.
+
+    Source: the dispersion of quasi-likelihood, Wedderburn (1974), Biometrika 61(3), for the variance
+    phi m (1 - m); that the prior starts it at answers, and its weight, are ours.
+    """
+    possible = totals.n * totals.sum_squares >= (1 - _ROUNDING) * totals.sum**2
+    known = (totals.n >= 2) & possible
+    n = np.where(known, totals.n, 2.0)
+    spared = known * np.maximum(totals.sum - totals.sum_squares, 0.0)
+    deviations = known * np.maximum(totals.sum_squares - totals.sum**2 / n, 0.0) * (n / (n - 1))
+    rewards = totals.n
+    if alike_over is not None:
+        rewards, spared, deviations = (array.sum(axis=alike_over) for array in (rewards, spared, deviations))
+    varies = _DISPERSION_PRIOR + deviations
+    most = np.maximum(ANSWERS_MAX / np.maximum(rewards, 1.0), 1.0)
+    worth: FloatArray = np.minimum((varies + spared) / varies, most)
+    return worth
 
 
 def randomised_rounding(reward: FloatArray, rng: Generator) -> FloatArray:

@@ -12,7 +12,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from scipy import special
 
-from bandits.arms import BetaArms, FloatArray
+from bandits.arms import BetaArms, FloatArray, answers_per_reward
+from bandits.totals import ArmTotals
 from stats.errors import InvalidInput
 from stats.totals import RewardTotals
 
@@ -42,8 +43,9 @@ def partially_pooled(totals: Sequence[Sequence[RewardTotals]]) -> Pooled:
     The prior of mu is uniform, that of kappa the one of a uniform shrinkage kappa / (kappa + m), cut off at
     kappa = 1, where m is the mean size of the segments that have any rewards. Both are integrated out on a
     grid, so that few segments leave the borrowing itself uncertain; the mixture of Betas which that gives in
-    a segment is served as the Beta with its mean and variance. A fractional reward counts as in
-    `BetaArms.from_totals`. Segments that are served by one allocation need no pooling; the arms of
+    a segment is served as the Beta with its mean and variance. A fractional reward counts for as many answers
+    of yes or no as it is worth (`bandits.arms.answers_per_reward`), learned within the segments of its arm
+    together. Segments that are served by one allocation need no pooling; the arms of
     `segments[s]` go to `bandits.best.probability_best` or `bandits.allocation.thompson` as they are.
 
     Worked by hand: without any reward all rates are uniform in expectation: mean 1/2 everywhere.
@@ -60,10 +62,14 @@ def partially_pooled(totals: Sequence[Sequence[RewardTotals]]) -> Pooled:
     n_arms = len(totals[0])
     if not n_arms or any(len(arms) != n_arms for arms in totals):
         raise InvalidInput("every segment must have the same arms, at least one")
-    n = np.array([[total.n for total in arms] for arms in totals], dtype=np.float64)
-    rewards = np.array([[total.sum for total in arms] for arms in totals], dtype=np.float64)
-    if not ((rewards >= 0) & (rewards <= n)).all():
-        raise InvalidInput("rewards must be in [0, 1], so a sum lies between 0 and n")
+    n, rewards, squares = (
+        np.array([[getattr(total, name) for total in arms] for arms in totals], dtype=np.float64)
+        for name in ("n", "sum", "sum_squares")
+    )
+    seen = ArmTotals(n, rewards, squares, np.zeros_like(n))
+    seen.check_unit_rewards()
+    worth = answers_per_reward(seen, alike_over=0)
+    n, rewards = worth * n, worth * rewards
     arms = [_pooled_arm(n[:, arm], rewards[:, arm]) for arm in range(n_arms)]
     alpha = np.stack([arm.alpha for arm in arms], axis=1)
     beta = np.stack([arm.beta for arm in arms], axis=1)

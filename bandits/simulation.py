@@ -20,7 +20,7 @@ from scipy import stats
 
 from bandits import ucb
 from bandits.allocation import Allocation, greatest
-from bandits.arms import BetaArms, NormalArms
+from bandits.arms import BetaArms, NormalArms, answers_per_reward
 from bandits.exp3 import learning_rate
 from bandits.identification import Decision, Winner
 from bandits.thompson import DEFAULT_SAMPLING, top_two
@@ -341,14 +341,20 @@ class Exp3Ix:
 
 
 def thompson_pulls(totals: ArmTotals, size: int, rng: Generator) -> FloatArray:
-    """Draws from Beta(1 + sum, 1 + n - sum), the greatest of which is pulled."""
-    alpha, beta = (1 + totals.sum)[:, None], (1 + totals.n - totals.sum)[:, None]
+    """Draws from the posteriors of `BetaArms`, the greatest of which is pulled."""
+    alpha, beta = _beta(totals)
     return _times_greatest(lambda shape: rng.beta(alpha, beta, size=shape), totals, size)
+
+
+def _beta(totals: ArmTotals) -> tuple[FloatArray, FloatArray]:
+    """Parameters of the posteriors, under the uniform prior: shape (runs, 1, n_arms)."""
+    worth = answers_per_reward(totals)
+    return (1 + worth * totals.sum)[:, None], (1 + worth * (totals.n - totals.sum))[:, None]
 
 
 def optimistic_pulls(totals: ArmTotals, size: int, rng: Generator) -> FloatArray:
     """As `bandits.thompson.optimistic_thompson`: means, or draws where they are greater and made at all."""
-    alpha, beta = (1 + totals.sum)[:, None], (1 + totals.n - totals.sum)[:, None]
+    alpha, beta = _beta(totals)
     mean = alpha / (alpha + beta)
 
     def draw(shape: tuple[int, int, int]) -> FloatArray:

@@ -112,8 +112,8 @@ class AdaptivePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class PosteriorPolicy(AdaptivePolicy, frozen=True, kw_only=True):
     """What policies that read a posterior of the variants' mean rewards have in common.
 
-    * `beta`: successes and failures; a fractional reward r counts as r of one and 1 - r of the other. The
-      prior is Beta(alpha, beta).
+    * `beta`: successes and failures; a fractional reward r counts as r of one and 1 - r of the other, times
+      how many answers of yes or no a reward of the variant is worth. The prior is Beta(alpha, beta).
     * `normal`: the mean of rewards whose variance is learned too. The prior has the mean alpha / (alpha +
       beta) and the weight of (alpha + beta) / 2 rewards.
     * `gamma`: the mean of counts, a count being reward x width of a range that begins at 0. The prior is

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy import integrate, special
 
-from bandits.arms import BetaArms
+from bandits.arms import BetaArms, answers_per_reward
 from bandits.best import probability_best
 from bandits.segments import partially_pooled
+from bandits.totals import ArmTotals
 from stats.errors import InvalidInput
 from stats.totals import RewardTotals
 
@@ -14,7 +15,7 @@ SIZES = np.array([400] * 15 + [40] * 10 + [8] * 15)
 
 
 def totals_of(n, successes):
-    return [[RewardTotals(int(a), float(b), float(b))] for a, b in zip(n, successes, strict=True)]
+    return [[RewardTotals(a, float(b), float(b))] for a, b in zip(n, successes, strict=True)]
 
 
 def squared_errors(draw_rates, *, runs, seed):
@@ -122,6 +123,30 @@ def test_nothing_extreme_or_fractional_breaks_it():
     for n, successes in (([5, 5], [0, 0]), ([5, 5], [5, 5]), ([10**9, 3], [1e8, 1.5]), ([1, 0], [0.5, 0])):
         arms = partially_pooled([[RewardTotals(a, b, b)] for a, b in zip(n, successes, strict=True)]).segments
         assert all(0 < segment.mean[0] < 1 for segment in arms)
+
+
+def test_fractional_rewards_count_as_the_answers_they_are_worth():
+    """Three segments of an arm with Beta rewards of concentration 19, and one with answers of yes or no."""
+    rng = np.random.default_rng(20260154)
+    n, means = [300, 40, 1], [0.3, 0.4, 0.35]
+    rewards = [rng.beta(19 * mean, 19 * (1 - mean), size) for size, mean in zip(n, means, strict=True)]
+    sums = np.array([segment.sum() for segment in rewards])
+    squares = np.array([np.square(segment).sum() for segment in rewards])
+    successes = [100.0, 10.0, 1.0]
+    totals = [
+        [RewardTotals(*row), RewardTotals(row[0], wins, wins)]
+        for *row, wins in zip(n, sums, squares, successes, strict=True)
+    ]
+    found = partially_pooled(totals).segments
+    arms = ArmTotals(*(np.array(one, dtype=np.float64)[:, None] for one in (n, sums, squares, [0] * 3)))
+    worth = answers_per_reward(arms, alike_over=0)[0]
+    assert 15 < worth < 25
+    counted = partially_pooled(totals_of(worth * np.array(n), worth * sums)).segments
+    answers = partially_pooled(totals_of(n, successes)).segments
+    for segment in range(3):
+        assert found[segment].alpha[0] == pytest.approx(counted[segment].alpha[0], rel=1e-9)
+        assert found[segment].alpha[1] == answers[segment].alpha[0]
+        assert found[segment].beta[1] == answers[segment].beta[0]
 
 
 @pytest.mark.parametrize("totals", [[], [[]], [[RewardTotals()], []], [[RewardTotals(1, 2.0, 2.0)]]])

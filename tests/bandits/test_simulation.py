@@ -1,5 +1,7 @@
 """Simulated traffic: exact environments, equality in distribution, and the regret gates of the policies."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -161,14 +163,66 @@ def test_logged_rewards_come_as_often_as_in_the_log():
     assert abs(rewards.sum_squares[0, 0] - 22_500) < 6 * np.sqrt(40_000 * 0.2)
 
 
-def test_on_fractional_rewards_normal_arms_lose_less_than_beta_arms():
-    """Rewards 0.5 +- 0.05 and 0.52 +- 0.05: the Beta posterior is far wider than it must be."""
+def lost(pulls, *, arms, seed, runs=400, rounds=2_000):
+    """Mean final regret and its 95th percentile, where `arms` make rewards of a generator."""
+    rng = np.random.default_rng(seed)
+    log = Logged([np.round(make(rng), 2) for make in arms])
+    final = simulate(
+        log, FromTotals(pulls), rounds=rounds, batch=20, runs=runs, rng=np.random.default_rng(seed + 1)
+    ).final
+    return final.mean(), np.quantile(final, 0.95)
+
+
+def beta(concentration, mean):
+    return lambda rng: rng.beta(concentration * mean, concentration * (1 - mean), 2_000)
+
+
+def coins_pulls(totals, size, rng):
+    """Thompson sampling that takes every reward for one answer of yes or no."""
+    return thompson_pulls(replace(totals, sum_squares=totals.sum), size, rng)
+
+
+def certain_pulls(totals, size, rng):
+    """A planted bug: means are as certain as after a hundred times the rewards."""
+    return thompson_pulls(totals.weighted(100.0), size, rng)
+
+
+FAR = [beta(2, 0.6), beta(2, 0.55), beta(2, 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("arms", "most"),
+    [
+        pytest.param([beta(10, 0.6), beta(10, 0.55), beta(10, 0.5)], 0.5, id="close to their means"),
+        pytest.param(FAR, 0.75, id="far from them"),
+        pytest.param([beta(1, 0.55), beta(10, 0.53), beta(100, 0.5)], 0.75, id="the best farthest"),
+        pytest.param([beta(100, 0.55), beta(10, 0.53), beta(1, 0.5)], 0.75, id="the best closest"),
+    ],
+)
+def test_on_fractional_rewards_less_is_lost_than_by_taking_them_for_answers(arms, most):
+    """And in the worst 1 run of 20 no more."""
+    mean, worst = lost(thompson_pulls, arms=arms, seed=20260144)
+    coins_mean, coins_worst = lost(coins_pulls, arms=arms, seed=20260144)
+    assert mean < most * coins_mean
+    assert worst < 1.05 * coins_worst
+
+
+def test_the_gate_for_fractional_rewards_sees_means_that_are_certain_too_soon():
+    _, worst = lost(certain_pulls, arms=FAR, seed=20260144)
+    _, coins_worst = lost(coins_pulls, arms=FAR, seed=20260144)
+    assert worst > 1.05 * coins_worst
+
+
+def test_on_fractional_rewards_beta_arms_lose_about_as_little_as_normal_arms():
+    """Rewards 0.5 +- 0.05 and 0.52 +- 0.05."""
     rng = np.random.default_rng(20260144)
     log = Logged([np.round(np.clip(rng.normal(mean, 0.05, 2_000), 0, 1), 2) for mean in (0.50, 0.52)])
-    normal, beta = (
-        run(log, FromTotals(pulls), rounds=4_000).mean[-1] for pulls in (normal_pulls, thompson_pulls)
+    normal, beta_arms, coins = (
+        run(log, FromTotals(pulls), rounds=4_000).mean[-1]
+        for pulls in (normal_pulls, thompson_pulls, coins_pulls)
     )
-    assert normal < 0.5 * beta
+    assert beta_arms < 1.5 * normal
+    assert coins > 2 * normal
 
 
 def test_means_change_and_swing_as_told():
