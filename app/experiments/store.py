@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.core import limits
 from app.core.clock import Clock
-from app.core.errors import Conflict, NotFound
+from app.core.errors import Conflict
+from app.experiments.checks import unknown
 from app.experiments.lifecycle import opens_epoch
 from app.experiments.model import Definition, Draft, Experiment, State
 from app.experiments.tables import epochs, experiments, publications
@@ -78,7 +79,7 @@ class ExperimentStore:
         async with self._engine.begin() as connection:
             before = await lock(connection, experiments.c.key == key)
             if before is None:
-                raise _unknown(key)
+                raise unknown(key)
             at = clock.now()
             changed = change(before, at)
             if changed is before:
@@ -142,12 +143,8 @@ def experiment_of(row: Row[Any]) -> Experiment:
 
 def _found(key: str, row: Row[Any] | None) -> Experiment:
     if row is None:
-        raise _unknown(key)
+        raise unknown(key)
     return experiment_of(row)
-
-
-def _unknown(key: str) -> NotFound:
-    return NotFound(f"no experiment is called {key!r}")
 
 
 async def _want_publication(connection: AsyncConnection, experiment_id: int) -> None:

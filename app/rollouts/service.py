@@ -1,7 +1,6 @@
 """Use cases of rollouts: begin one, look at it and decide, and what people do to it."""
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Annotated, Any, Final, assert_never
@@ -15,7 +14,7 @@ from app.analysis.observed import Observed
 from app.core import limits
 from app.core.clock import Clock
 from app.core.errors import Conflict, FieldError, InvalidInput, UnprocessableInput
-from app.core.text import Key, check_storable
+from app.core.text import Key, check_reason, check_storable, is_key
 from app.experiments.model import (
     BestArmPolicy,
     ContextualPolicy,
@@ -39,8 +38,7 @@ from app.rollouts.life import (
     Step,
     Taken,
     next_stage,
-    released,
-    shares_held,
+    shares_after,
 )
 from app.rollouts.lineage import Lineage, lineage
 from app.rollouts.model import (
@@ -62,7 +60,6 @@ from app.rollouts.receipt import Notice, Receipt, differences, receipt
 from app.rollouts.store import Locked, RolloutStore
 
 _LOG = structlog.get_logger(__name__)
-_KEY: Final = re.compile(limits.KEY_PATTERN)
 
 
 class RolloutRequest(PlanRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -90,10 +87,10 @@ class RolloutService:
         """
         check_storable(request.reason, "reason")
         now = self._clock.now()
-        before = await self._store.page(experiment=request.experiment, after=None, limit=limits.PAGE_SIZE)
         async with self._store.begun(request.experiment) as (connection, experiment):
             plan = _checked(request, experiment)
-            _check_reason(request, before)
+            if not request.reason:
+                await self._check_unharmed(connection, experiment, plan)
             stored = await self._store.measured(connection, experiment)
             plan = with_baselines(plan, stored.observed(experiment))
             epoch = experiment.epoch + 1
@@ -114,7 +111,7 @@ class RolloutService:
     async def look(self, rollout_id: int) -> bool:
         """Look at a rollout once, and do what follows; whether something was decided.
 
-        Nothing if somebody else looks at it just now, or if its experiment does not run.
+        Nothing if somebody else looks at it just now.
         """
         async with self._store.locked(rollout_id, wait=False) as locked:
             if locked is None or isinstance(locked.rollout.state, RolledBack | Completed):
@@ -125,15 +122,19 @@ class RolloutService:
         return True
 
     async def _decide(self, locked: Locked) -> bool:
-        """Do what follows from the data; whether that was anything but to hold or ask."""
-        if kind_of(locked.experiment.state) == "paused":
-            return False
-        if not isinstance(locked.experiment.state, ExperimentRunning):
+        """Do what follows from the data; whether that was anything but to hold or ask.
+
+        While the experiment is paused or killed nobody gets the canary: then only harm decides.
+        """
+        stands = kind_of(locked.experiment.state) == "paused" or locked.experiment.killed
+        if not stands and not isinstance(locked.experiment.state, ExperimentRunning):
             why = "the experiment has ended"
-            ended = RollBack(canaries=locked.rollout.running.canaries, reason="person", detail=why)
+            ended = RollBack(canaries=locked.rollout.running.canaries, reason="ended", detail=why)
             await self._apply(locked, ended, None, by=None, reason=why)
             return True
         made = await self._receipt(locked)
+        if stands and not _is_harm(made.decision):
+            return False
         match made.decision:
             case Hold() | Ask():
                 await self._note(locked, made)
@@ -154,8 +155,8 @@ class RolloutService:
         reason to skip or to roll back.
         """
         check_storable(reason, "reason")
-        if action in {"advance", "rollback"} and not reason:
-            raise InvalidInput("says why", field="reason")
+        if action in {"advance", "rollback"}:
+            check_reason(reason)
         async with self._store.locked(rollout_id, wait=True) as locked:
             assert locked is not None, "it was waited for"
             step = _step(locked.rollout, action, reason)
@@ -183,7 +184,7 @@ class RolloutService:
         """Newest first. Raises InvalidInput."""
         if not 1 <= limit <= limits.PAGE_SIZE_MAX:
             raise InvalidInput(f"must be 1 to {limits.PAGE_SIZE_MAX}, got {limit}", field="limit")
-        if experiment is not None and not _KEY.match(experiment):
+        if experiment is not None and not is_key(experiment):
             raise InvalidInput("must be the key of an experiment", field="experiment")
         return await self._store.page(experiment=experiment, after=after, limit=limit)
 
@@ -195,6 +196,17 @@ class RolloutService:
     async def lineage(self, key: str) -> Lineage:
         """The versions of an experiment, and which was the standard when. Raises NotFound."""
         return lineage(*await self._store.completions(key))
+
+    async def _check_unharmed(
+        self, connection: AsyncConnection, experiment: Experiment, plan: Plan
+    ) -> None:
+        """Proven harm is only outvoted by a person who says why. Raises InvalidInput."""
+        found = await self._store.harmed(connection, experiment, plan.canaries)
+        if found is not None:
+            raise InvalidInput(
+                f"rollout {found} took one of these canaries back for harm: say why it is tried again",
+                field="reason",
+            )
 
     async def _receipt(self, locked: Locked) -> Receipt:
         stored = await self._store.measured(locked.connection, locked.experiment)
@@ -225,9 +237,7 @@ class RolloutService:
         connection, rollout, experiment = locked.connection, locked.rollout, locked.experiment
         now = self._clock.now()
         state = _after(rollout.state, step, at=now, epoch=experiment.epoch + 1)
-        shares = dict(released(experiment, rollout.plan, state)) | shares_held(
-            experiment, rollout.plan, state
-        )
+        shares = shares_after(experiment, rollout.plan, state)
         if shares != experiment.held:
             await self._store.hold(connection, experiment, shares, now)
         await self._store.move(connection, rollout.id, state)
@@ -267,14 +277,14 @@ class RolloutService:
             "incident": f"rollout-{rollout.id}",
             "resolved": event == "rollout.completed",
             "rollout": rollout.id,
-            "decision": None if taken is None else msgspec.to_builtins(taken),
-            "notice": None if made is None else msgspec.to_builtins(Notice.of(made)),
+            "decision": taken,
+            "notice": None if made is None else Notice.of(made),
         }
         await self._store.tell(
             locked.connection,
             key=f"rollouts/{rollout.id}/{number}",
             event=event,
-            data=msgspec.json.decode(msgspec.json.encode(data)),
+            data=msgspec.to_builtins(data, builtin_types=(datetime,)),
             at=now,
         )
 
@@ -320,17 +330,6 @@ def _check_measured(plan: Plan, definition: Definition) -> None:
     )
     if errors:
         raise InvalidInput("; ".join(f"{one.field}: {one.reason}" for one in errors), errors=errors)
-
-
-def _check_reason(request: RolloutRequest, before: list[Rollout]) -> None:
-    """Proven harm is only outvoted by a person who says why."""
-    for rollout in before:
-        harmed = isinstance(rollout.state, RolledBack) and set(rollout.plan.canaries) & set(request.canaries)
-        if harmed and not request.reason:
-            raise InvalidInput(
-                f"rollout {rollout.id} of the same canary was rolled back: say why it is tried again",
-                field="reason",
-            )
 
 
 def _step(rollout: Rollout, action: str, reason: str) -> Step:

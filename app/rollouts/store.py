@@ -15,6 +15,7 @@ from app.analysis.store import read_stored
 from app.core import limits
 from app.core.errors import Conflict, NotFound
 from app.experiments import store as experiment_store
+from app.experiments.checks import possible, unknown
 from app.experiments.model import Experiment
 from app.experiments.tables import experiments
 from app.feedback.tables import assignments
@@ -92,13 +93,12 @@ class RolloutStore:
 
     async def completions(self, key: str) -> tuple[Experiment, list[Completion]]:
         """An experiment, and the decisions that completed its rollouts, oldest first. Raises NotFound."""
+        chosen = select(experiments).where(experiments.c.key == possible(key))
         async with self._engine.connect() as connection:
             await connection.execution_options(isolation_level="REPEATABLE READ")
-            row = (
-                await connection.execute(select(experiments).where(experiments.c.key == key))
-            ).one_or_none()
+            row = (await connection.execute(chosen)).one_or_none()
             if row is None:
-                raise NotFound(f"no experiment is called {key!r}")
+                raise unknown(key)
             statement = (
                 select(rollout_decisions, rollouts.c.state)
                 .join(rollouts, rollouts.c.id == rollout_decisions.c.rollout_id)
@@ -124,7 +124,7 @@ class RolloutStore:
             async with self._engine.begin() as connection:
                 experiment = await experiment_store.lock(connection, experiments.c.key == key)
                 if experiment is None:
-                    raise NotFound(f"no experiment is called {key!r}", field="experiment")
+                    raise unknown(key, "experiment")
                 yield connection, experiment
         except IntegrityError as error:
             raise Conflict(f"{key!r} has a rollout that has not ended", field="experiment") from error
