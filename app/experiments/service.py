@@ -15,7 +15,7 @@ from app.core.errors import InvalidInput, NotFound, UnprocessableInput
 from app.core.text import Key, is_key
 from app.experiments import lifecycle
 from app.experiments.checks import check, possible
-from app.experiments.lifecycle import DefinitionChange
+from app.experiments.lifecycle import DefinitionChange, Layer
 from app.experiments.model import STATE_KINDS, Definition, Experiment, Policy, State, warm_start_of
 from app.experiments.store import ExperimentStore
 
@@ -69,6 +69,11 @@ class ExperimentService:
             raise InvalidInput("must be the key of an experiment", field="after")
         found = await self._store.page(state=state, after=after, limit=limit + 1)
         return found[:limit], found[limit - 1].key if len(found) > limit else None
+
+    async def layer(self, key: str) -> Layer:
+        """Who holds which range of a layer, in their order, and the ranges that are free."""
+        found = await self._store.holders(possible(key))
+        return lifecycle.ranges(key, found)
 
     async def change(self, key: str, request: DefinitionChange) -> Experiment:
         """Replace some fields of the definition; see `lifecycle.change` for what may change when.
