@@ -389,7 +389,7 @@ class LayerRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     end: Share = 1.0
 
     def __post_init__(self) -> None:
-        if self.end - self.start < limits.LAYER_RANGE_MIN:
+        if round(self.end - self.start, 9) < limits.LAYER_RANGE_MIN:
             least = limits.LAYER_RANGE_MIN
             raise ValueError(
                 f"end must be at least {least:g} above start, got {self.start:g} and {self.end:g}"
