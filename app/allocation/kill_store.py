@@ -1,7 +1,7 @@
 """Kills in PostgreSQL, where they are kept, and in Valkey, where they are in force at once."""
 
 from datetime import datetime
-from typing import Final, cast
+from typing import Final, Literal, cast
 
 import msgspec
 from redis.asyncio import Redis
@@ -14,8 +14,12 @@ from app.core.valkey import CHANGES_CHANNEL, registry_key, valkey_needed
 from app.experiments import store as experiment_store
 from app.experiments.model import Experiment
 from app.experiments.tables import experiments
+from app.webhooks.outbox import WebhookOutbox
 
 _EXPERIMENTS_KEY: Final = registry_key("experiments")
+
+KillEvent = Literal["experiment.killed", "experiment.revived"]
+"""The types of webhooks that the kill switch sends."""
 
 
 class Kill(msgspec.Struct, frozen=True):
@@ -32,6 +36,7 @@ class KillStore:
     def __init__(self, engine: AsyncEngine, valkey: Redis) -> None:
         self._engine = engine
         self._valkey = valkey
+        self._outbox = WebhookOutbox()
 
     async def is_published(self, key: str) -> bool:
         """Whether servers know the experiment. Raises Unavailable without Valkey."""
@@ -64,9 +69,9 @@ class KillStore:
                 return None
             if before.killed:
                 return before
-            await connection.execute(
-                insert(kills).values(experiment_id=before.id, by=kill.by, reason=kill.reason, at=kill.at)
-            )
+            row = {"experiment_id": before.id, "by": kill.by, "reason": kill.reason, "at": kill.at}
+            kill_id = await connection.scalar(insert(kills).values(row).returning(kills.c.id))
+            await self._tell(connection, "experiment.killed", key, kill_id, kill)
             changed = msgspec.structs.replace(before, killed=True)
             return await experiment_store.store(connection, before, changed, kill.at)
 
@@ -78,9 +83,30 @@ class KillStore:
                 return before
             open_one = kills.c.experiment_id == before.id, kills.c.ended_at.is_(None)
             ended = {"ended_at": kill.at, "ended_by": kill.by, "ended_reason": kill.reason}
-            await connection.execute(update(kills).where(*open_one).values(**ended))
+            changing = update(kills).where(*open_one).values(**ended)
+            kill_id = await connection.scalar(changing.returning(kills.c.id))
+            await self._tell(connection, "experiment.revived", key, kill_id, kill)
             changed = msgspec.structs.replace(before, killed=False)
             return await experiment_store.store(connection, before, changed, kill.at)
+
+    async def _tell(
+        self, connection: AsyncConnection, event: KillEvent, key: str, kill_id: int | None, kill: Kill
+    ) -> None:
+        """Once for each kill that is kept: a revival closes what the kill has opened."""
+        revived = event == "experiment.revived"
+        what = "serves again as it says" if revived else "is killed: everyone gets the control"
+        facts = {
+            "summary": f"{key} {what}. {kill.reason}",
+            "severity": "critical",
+            "experiment": key,
+            "incident": f"kill-{kill_id}",
+            "resolved": revived,
+            "by": kill.by,
+            "reason": kill.reason,
+        }
+        await self._outbox.enqueue(
+            connection, key=f"kills/{kill_id}/{event}", type=event, data=facts, at=kill.at
+        )
 
 
 async def _is_over(connection: AsyncConnection, experiment_id: int, at: datetime) -> bool:

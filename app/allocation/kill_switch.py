@@ -1,7 +1,6 @@
 """The kill switch: the control everywhere within a second, also while PostgreSQL is away."""
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
@@ -12,11 +11,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.allocation.kill_store import Kill, KillStore
 from app.core import limits
 from app.core.clock import Clock
-from app.core.errors import InvalidInput, NotFound, Unavailable
+from app.core.errors import Unavailable
+from app.core.text import check_reason
+from app.experiments.checks import possible, unknown
 from app.experiments.model import Experiment
 
 _LOG: Final = structlog.get_logger(__name__)
-_KEY: Final = re.compile(limits.KEY_PATTERN)
 _AWAY: Final = (SQLAlchemyError, OSError, TimeoutError)
 
 
@@ -47,8 +47,8 @@ class KillSwitch:
 
         Raises InvalidInput without a reason; NotFound; Unavailable if both engines are away.
         """
-        kill = Kill(by, _reason(reason), self._clock.now())
-        applied = await self._apply(_possible(key), kill)
+        kill = Kill(by, check_reason(reason), self._clock.now())
+        applied = await self._apply(possible(key), kill)
         recorded = await self._record(key, kill)
         if not (applied or recorded):
             raise Unavailable("neither Valkey nor PostgreSQL could be reached")
@@ -60,8 +60,8 @@ class KillSwitch:
         Raises InvalidInput without a reason; NotFound; Unavailable if either engine is away: what is not
         forgotten everywhere would come back.
         """
-        kill = Kill(by, _reason(reason), self._clock.now())
-        waiting = (await self._store.waiting()).get(_possible(key))
+        kill = Kill(by, check_reason(reason), self._clock.now())
+        waiting = (await self._store.waiting()).get(possible(key))
         try:
             if waiting is not None:
                 await self._in_time(self._store.record(key, waiting))
@@ -69,7 +69,7 @@ class KillSwitch:
         except _AWAY as error:
             raise Unavailable(f"PostgreSQL does not answer, the kill stands: {error!r}") from error
         if experiment is None:
-            raise _unknown(key)
+            raise unknown(key)
         await self._store.take_away(key)
         await self._announce(experiment.id)
         return Killed(key, killed=False, applied=True, recorded=True)
@@ -85,7 +85,7 @@ class KillSwitch:
     async def _apply(self, key: str, kill: Kill) -> bool:
         try:
             if not await self._store.is_published(key):
-                raise _unknown(key)
+                raise unknown(key)
             await self._store.put(key, kill)
         except Unavailable:
             return False
@@ -98,7 +98,7 @@ class KillSwitch:
             _LOG.warning("kill_not_recorded_yet", experiment=key, reason=repr(error))
             return False
         if experiment is None:
-            raise _unknown(key)
+            raise unknown(key)
         await self._announce(experiment.id)
         return True
 
@@ -126,19 +126,3 @@ class KillSwitch:
             await self._on_change(experiment_id)
         except Exception as error:  # noqa: BLE001 - it is kept, and its publication is due
             _LOG.warning("publication_left_to_worker", experiment_id=experiment_id, reason=repr(error))
-
-
-def _reason(reason: str) -> str:
-    if not reason:
-        raise InvalidInput("says why", field="reason")
-    return reason
-
-
-def _possible(key: str) -> str:
-    if not _KEY.match(key):
-        raise _unknown(key[: limits.UNIT_LENGTH_MAX])
-    return key
-
-
-def _unknown(key: str) -> NotFound:
-    return NotFound(f"no experiment is called {key!r}")

@@ -13,7 +13,7 @@ from app.access.model import Scope
 from app.allocation.freezes import Freeze, Reason
 from app.allocation.kill_switch import Killed, KillSwitch
 from app.allocation.service import AllocationService
-from app.core.text import check_storable
+from app.core.text import check_reason
 
 
 class KillRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,7 +27,6 @@ async def kill_experiment(
     key: str, data: KillRequest, request: Request[Any, Any, Any], kill_switch: KillSwitch
 ) -> Killed:
     """Answer the control everywhere within a second, also while PostgreSQL is away."""
-    check_storable(data.reason, "reason")
     return await kill_switch.kill(key, by=f"key {request.state.api_key.id}", reason=data.reason)
 
 
@@ -36,7 +35,6 @@ async def revive_experiment(
     key: str, data: KillRequest, request: Request[Any, Any, Any], kill_switch: KillSwitch
 ) -> Killed:
     """End a kill: serve again as the experiment says. 503 while an engine is away."""
-    check_storable(data.reason, "reason")
     return await kill_switch.revive(key, by=f"key {request.state.api_key.id}", reason=data.reason)
 
 
@@ -57,15 +55,13 @@ async def unfreeze_experiment(
     request: Request[Any, Any, Any], key: str, data: UnfreezeRequest, allocation_service: AllocationService
 ) -> Freeze:
     """Let a frozen policy learn again, for a reason that is kept. 409 unless it is frozen."""
-    check_storable(data.reason, "reason")
-    check_storable(key, "key")
-    return await allocation_service.unfreeze(key, data.reason, key_id=request.state.api_key.id)
+    reason = check_reason(data.reason)
+    return await allocation_service.unfreeze(key, reason, key_id=request.state.api_key.id)
 
 
 @get("/experiments/{key:str}/freezes", guards=[requires(Scope.READ)])
 async def list_freezes(key: str, allocation_service: AllocationService) -> Freezes:
     """Read when the policy did not learn, why, and who let it go on."""
-    check_storable(key, "key")
     return Freezes(await allocation_service.freezes(key))
 
 

@@ -22,8 +22,8 @@ from app.allocation.tables import allocations, warm_starts
 from app.assignment import snapshot
 from app.assignment.snapshot import PublishedExperiment
 from app.core import limits
-from app.core.errors import NotFound
 from app.core.valkey import CHANGES_CHANNEL, registry_key, valkey_needed
+from app.experiments.checks import possible, unknown
 from app.experiments.model import (
     ConstrainedThompsonPolicy,
     Draft,
@@ -199,10 +199,11 @@ class AllocationStore:
 
     async def find(self, key: str) -> int:
         """The id of the experiment of this name. Raises NotFound."""
+        chosen = select(experiments.c.id).where(experiments.c.key == possible(key))
         async with self._engine.connect() as connection:
-            found = await connection.scalar(select(experiments.c.id).where(experiments.c.key == key))
+            found = await connection.scalar(chosen)
         if found is None:
-            raise NotFound(f"no experiment is called {key!r}")
+            raise unknown(key)
         return int(found)
 
     async def freezes(self, experiment_id: int) -> list[Freeze]:

@@ -76,6 +76,24 @@ def unit_hash(salt: bytes, unit: str) -> int:
     return int.from_bytes(blake2b(unit.encode(), digest_size=8, key=salt).digest(), "big", signed=True)
 
 
+def part(share: float) -> int:
+    """Where a share lies in whole parts of 2**32: 0 to 2**32, and never falling."""
+    return round(share * WHOLE)
+
+
+def layer_seed(layer: str) -> bytes:
+    """32 bytes for `layer_point`, from the layer's key."""
+    return blake2b(layer.encode(), digest_size=32, person=b"layer").digest()
+
+
+def layer_point(seed: bytes, unit: str) -> int:
+    """The unit's place in a layer, 0 to 2**32 - 1: the same for all experiments, whatever their salts.
+
+    32 bits of the BLAKE2b of the unit's UTF-8, keyed with the layer's seed.
+    """
+    return int.from_bytes(blake2b(unit.encode(), digest_size=4, key=seed, person=b"unit").digest(), "big")
+
+
 def variant_seed(salt: bytes, variant_key: str) -> int:
     """64 bits for `rendezvous`, from the variant's key and not its position."""
     return int.from_bytes(

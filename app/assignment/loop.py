@@ -38,6 +38,7 @@ class SnapshotKeeper:
         self._compare_at = 0.0  # not before, unless somebody waits: with many experiments it takes time
         self._compare = True
         self._announced: set[str] = set()
+        self._kills: dict[str, bytes] = {}  # that are in Valkey alone: it gets them back, should it lose them
         self._refreshed_at = monotonic()
         self._wanted = asyncio.Event()
         self._next = asyncio.get_running_loop().create_future()
@@ -115,8 +116,9 @@ class SnapshotKeeper:
     async def _load_changes(self) -> None:
         announced, self._announced = self._announced, set()
         compare, self._compare = self._compare, False
-        revision = await self._store.revision()
+        revision, kills = await self._store.revision()
         if revision is None:
+            await self._store.put_back(self._kills)
             self._revision = None
             self.error = "Valkey has no published experiments and keys; waiting for the worker"
             return
@@ -124,7 +126,8 @@ class SnapshotKeeper:
         if revision != self._revision and (compare or monotonic() >= self._compare_at):
             keys, access_too = keys | await self._outdated(), True
             self._revision, self._compare_at = revision, monotonic() + limits.SNAPSHOT_POLL_S
-        await self._load(keys, access_too=access_too)
+        self._kills = kills
+        await self._load(keys, frozenset(kills), access_too=access_too)
         self.error = None
         self._refreshed_at = monotonic()
 
@@ -137,9 +140,8 @@ class SnapshotKeeper:
             if key not in ours or ours[key].published.version != version
         }
 
-    async def _load(self, keys: set[str], *, access_too: bool) -> None:
+    async def _load(self, keys: set[str], killed: frozenset[str], *, access_too: bool) -> None:
         experiments = []
-        killed = await self._store.killed()
         keys = keys | (killed ^ self.snapshot.killed)
         if keys:
             for number, value in enumerate(await self._store.experiments(list(keys)), start=1):

@@ -18,7 +18,6 @@ from app.core.clock import Clock
 from app.core.errors import InvalidInput, NotFound, Unavailable
 from app.core.settings import Durability
 from app.core.telemetry import ASSIGNMENTS, FastCounter
-from app.experiments import targeting
 
 _RANDOM_MASK: Final = (1 << RANDOM_BITS) - 1
 _PLACEHOLDER: Final = "~" * assignment_id.TOKEN_LENGTH
@@ -30,7 +29,7 @@ Reason = Literal[
     "SPLIT",  # drawn
     "TARGETING_MATCH",  # drawn, among those the targeting admits
     "STICKY",  # the unit's first assignment again, with its id (strict stickiness)
-    "NOT_TARGETED",  # the context does not meet the targeting: the control
+    "NOT_TARGETED",  # outside of the targeting, or of the range of the layer: the control
     "FORCED",  # by an override of the definition
     "DISABLED",  # not running: the winner of a stopped experiment, or the control
 ]
@@ -98,10 +97,11 @@ def decide(
     if unit in published.overrides:
         return Decision(published.overrides[unit], 1.0, "FORCED")
     reason: Reason = "SPLIT"
-    if published.targeting:
-        if not targeting.matches(published.targeting, context):
+    if experiment.selects:
+        if not experiment.admits(unit, context):
             return Decision(published.control, 1.0, "NOT_TARGETED")
-        reason = "TARGETING_MATCH"
+        if published.targeting:
+            reason = "TARGETING_MATCH"
     if experiment.reader is not None:
         weights = experiment.reader.weights(context)
         if weights is not None:

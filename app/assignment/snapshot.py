@@ -11,7 +11,8 @@ from app.access.model import KeyRing
 from app.assignment import bucketing
 from app.assignment.assignment_id import Signer
 from app.core.errors import InvalidInput
-from app.experiments.model import Condition, Experiment, Reward, StateKind, Stopped, kind_of
+from app.experiments import targeting
+from app.experiments.model import Condition, Experiment, LayerRange, Reward, StateKind, Stopped, kind_of
 from app.experiments.plan import Segments
 from app.experiments.segments import segment_number
 from bandits.contextual import LinearArms, thompson, ucb
@@ -50,6 +51,14 @@ class PublishedSegments(msgspec.Struct, frozen=True, kw_only=True):
     weights: tuple[tuple[int, ...], ...]
 
 
+class PublishedLayer(msgspec.Struct, frozen=True, array_like=True):
+    """The range of a layer whose units take part, in parts of 2**32: from `start` to before `end`."""
+
+    key: str
+    start: int
+    end: int
+
+
 class PublishedExperiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """All that `/assign` and `/feedback` need of an experiment; in Valkey as a MessagePack map.
 
@@ -75,6 +84,7 @@ class PublishedExperiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     reward: Reward
     contextual: PublishedContextual | None = None  # without this and the next `weights` are for every context
     segmented: PublishedSegments | None = None
+    layer: PublishedLayer | None = None
     killed: bool = False  # the control everywhere, whatever else it says
 
     @property
@@ -115,8 +125,15 @@ def published(
         reward=definition.reward,
         contextual=by_context if isinstance(by_context, PublishedContextual) else None,
         segmented=by_context if isinstance(by_context, PublishedSegments) else None,
+        layer=_layer(definition.layer),
         killed=experiment.killed,
     )
+
+
+def _layer(held: LayerRange | None) -> PublishedLayer | None:
+    if held is None:
+        return None
+    return PublishedLayer(held.key, bucketing.part(held.start), bucketing.part(held.end))
 
 
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -183,7 +200,10 @@ class SegmentReader:
 class PreparedExperiment:
     """A published experiment with all that does not depend on the request worked out."""
 
-    __slots__ = ("answers", "cumulative", "propensities", "published", "reader", "running", "seeds", "serves")
+    __slots__ = (
+        "answers", "cumulative", "layer_seed", "propensities", "published", "reader", "running", "seeds",
+        "selects", "serves",
+    )  # fmt: skip
 
     def __init__(self, published: PublishedExperiment, *, killed: bool = False) -> None:
         self.published = published
@@ -195,10 +215,22 @@ class PreparedExperiment:
         """Answers already written out, by decision; bounded by variants times reasons."""
         self.cumulative = bucketing.cumulative(published.weights)
         self.propensities = tuple(weight / bucketing.WHOLE for weight in published.weights)
+        self.selects = bool(published.targeting) or published.layer is not None
+        """Whether some units take no part."""
+        self.layer_seed = b"" if published.layer is None else bucketing.layer_seed(published.layer.key)
         self.reader = _reader(published)
         self.seeds = tuple(
             bucketing.variant_seed(published.salt, variant.key) for variant in published.variants
         )
+
+    def admits(self, unit: str, context: Mapping[str, Any]) -> bool:
+        """Whether the unit is in the experiment's range of its layer, and its context meets the targeting."""
+        layer = self.published.layer
+        if layer is not None:
+            point = bucketing.layer_point(self.layer_seed, unit)
+            if not layer.start <= point < layer.end:
+                return False
+        return targeting.matches(self.published.targeting, context)
 
     @property
     def features(self) -> tuple[Feature, ...]:

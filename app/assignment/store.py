@@ -1,6 +1,6 @@
 """What assignment reads of Valkey: what was published, and the first draws of strict stickiness."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, cast
 
 import hiredis
@@ -18,7 +18,7 @@ _VERSIONS: Final = registry_key("versions")
 _REVISION: Final = registry_key("revision")
 
 KILLED_KEY: Final = registry_key("killed")
-"""Hash: experiment key -> who killed it, as long as that is not recorded and published."""
+"""Hash: experiment key -> who killed it, why and when, as long as that is not recorded and published."""
 KILLED_ANNOUNCEMENT: Final = "@killed"
 """On the channel of changes: the hash has changed."""
 
@@ -29,10 +29,21 @@ class RegistryStore:
     def __init__(self, valkey: Redis) -> None:
         self._valkey = valkey
 
-    async def revision(self) -> int | None:
-        """Grows with every publication; None when Valkey has lost it."""
-        found = cast("bytes | None", await self._valkey.get(_REVISION))
-        return None if found is None else int(found)
+    async def revision(self) -> tuple[int | None, dict[str, bytes]]:
+        """The revision, and the kills since what was published, by the keys of their experiments.
+
+        The revision grows with every publication; None when Valkey has lost everything.
+        """
+        both = self._valkey.pipeline(transaction=False)
+        both.get(_REVISION)
+        both.hgetall(KILLED_KEY)
+        revision, kills = cast("tuple[bytes | None, dict[bytes, bytes]]", await both.execute())
+        return None if revision is None else int(revision), {key.decode(): kills[key] for key in kills}
+
+    async def put_back(self, kills: Mapping[str, bytes]) -> None:
+        """Kills that a Valkey which lost everything has forgotten. One that came since stays."""
+        for key, kill in kills.items():
+            await self._valkey.hsetnx(KILLED_KEY, key, kill.decode())
 
     async def versions(self) -> dict[str, int]:
         """The version of each published experiment, by its key."""
@@ -47,11 +58,6 @@ class RegistryStore:
             values = cast("list[bytes | None]", await self._valkey.hmget(_EXPERIMENTS, some))
             found += [value for value in values if value is not None]
         return found
-
-    async def killed(self) -> frozenset[str]:
-        """The keys of experiments that somebody has killed since they were published."""
-        found = cast("list[bytes]", await self._valkey.hkeys(KILLED_KEY))
-        return frozenset(key.decode() for key in found)
 
     async def access(self) -> AccessSnapshot | None:
         """Keys in force; None when Valkey has lost them."""

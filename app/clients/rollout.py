@@ -17,7 +17,7 @@ from app.clients.client import ClientError, WaldClient
 from app.clients.commands import url_option
 from app.rollouts.gates import Gate
 from app.rollouts.life import Rollout
-from app.rollouts.model import Completed, Paused, RolledBack, Running
+from app.rollouts.model import Completed, Draft, Paused, RolledBack, Running
 from app.rollouts.routes import DecisionView, RolloutPage
 
 T = TypeVar("T")
@@ -80,6 +80,7 @@ def rollout_group() -> None:
     multiple=True,
     help="A stage: its share and shortest duration. Repeatable; without any 0.01:86400, 0.05, 0.25, 1.",
 )
+@click.option("--draft", is_flag=True, help="Plan it; `wald rollout start` begins it.")
 @_REASON
 def create(  # noqa: PLR0917 - as given
     url: str,
@@ -89,6 +90,8 @@ def create(  # noqa: PLR0917 - as given
     guardrails: tuple[str, ...],
     stages: tuple[dict[str, Any], ...],
     reason: str,
+    *,
+    draft: bool,
 ) -> None:
     """Begin a rollout of a running EXPERIMENT.
 
@@ -99,11 +102,13 @@ def create(  # noqa: PLR0917 - as given
         "canaries": canaries,
         "guardrails": guardrails,
         "reason": reason,
+        "start": not draft,
     }
     if stages:
         body["stages"] = stages
     made = _call(url, key, lambda client: client.call("POST", "/rollouts", Rollout, body))
-    Console().print(f"Rollout {made.id} has begun. Watch it: wald rollout watch {made.id}")
+    done, then = ("is planned. Begin it", "start") if draft else ("has begun. Watch it", "watch")
+    Console().print(f"Rollout {made.id} {done}: wald rollout {then} {made.id}")
 
 
 @rollout_group.command("list")
@@ -163,6 +168,7 @@ def _action(name: str, explained: str) -> None:
         Console().print(f"Rollout {found.id}: {where(found)}")
 
 
+_action("start", "Begin a rollout that was planned as a draft.")
 _action("advance", "Skip to the next stage without waiting for evidence; needs a reason.")
 _action("pause", "Stay in the stage. Proven harm still rolls it back.")
 _action("resume", "Go on after a pause.")
@@ -239,6 +245,8 @@ def _switch(url: str, key: str, path: str, reason: str) -> None:
 def where(rollout: Rollout) -> str:
     """Where a rollout is, in words."""
     match rollout.state:
+        case Draft():
+            return "draft"
         case Running(stage=stage):
             return f"stage {stage + 1} of {len(rollout.plan.stages)}, {rollout.plan.stages[stage].share:.0%}"
         case Paused(running=running):

@@ -27,6 +27,7 @@ CONDITIONS_MAX: Final = 32
 CONDITION_VALUES_MAX: Final = 1_000
 REWARD_VALUE_MAX: Final = 1e9
 FIELD_ERRORS_MAX: Final = 20
+LAYER_RANGE_MIN: Final = 0.0001  # of a layer that an experiment holds
 HORIZON_S_MAX: Final = 90 * 86_400
 EXPERIMENTS_MAX: Final = 20_000
 FEATURE_LOCATION_MAX: Final = 1e12  # in size

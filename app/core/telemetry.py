@@ -62,6 +62,29 @@ LEARNING_FROZEN: Final = Gauge(
     multiprocess_mode="mostrecent",
 )
 READOUTS: Final = Counter("wald_readouts", "Readouts kept.")
+ROLLOUTS: Final = Gauge(
+    "wald_rollouts", "Rollouts by their state.", ["state"], multiprocess_mode="mostrecent"
+)
+ROLLOUT_DECISIONS: Final = Counter(
+    "wald_rollout_decisions", "What was decided about rollouts, and who did.", ["kind", "by"]
+)
+ROLLBACKS: Final = Counter("wald_rollbacks", "Rollbacks of canaries by their reason.", ["reason"])
+ROLLOUT_DATA_AGE: Final = Histogram(
+    "wald_rollout_decision_data_age_seconds",
+    "Time from which on data may be missing in a decision, until it.",
+    buckets=(0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0),
+)
+ROLLOUT_LOOK_AGE: Final = Gauge(
+    "wald_rollout_look_age_seconds",
+    "Time since the last look at the rollout that waits longest for one.",
+    multiprocess_mode="mostrecent",
+)
+GUARDRAIL_STATE: Final = Gauge(
+    "wald_guardrail_state",
+    "Verdict of the last look: 1 safe, 0 not enough data, -1 harm; NaN once the rollout has ended.",
+    ["experiment", "variant", "guardrail"],
+    multiprocess_mode="mostrecent",
+)
 WEBHOOK_DELIVERIES: Final = Counter(
     "wald_webhook_deliveries", "Attempts to deliver webhooks by what became of the delivery.", ["result"]
 )

@@ -1,6 +1,7 @@
 """Texts and decoded JSON values that the engines can hold and give back unchanged."""
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Final
 
@@ -12,8 +13,22 @@ from app.core.errors import FieldError, InvalidInput
 Key = Annotated[str, msgspec.Meta(pattern=limits.KEY_PATTERN, description="1 to 128 of A-Z a-z 0-9 . _ -")]
 """The name of anything a user names."""
 
+_KEY: Final = re.compile(limits.KEY_PATTERN)
 _INTEGERS: Final = range(-(2**63), 2**64)
 _NAME_LENGTH_MAX: Final = 64
+
+
+def is_key(text: str) -> bool:
+    """Whether it may be the name of something: see `Key`."""
+    return _KEY.match(text) is not None
+
+
+def check_reason(reason: str) -> str:
+    """The reason that somebody gives. Raises InvalidInput if there is none, or it could not be stored."""
+    if not reason.strip():
+        raise InvalidInput("says why", field="reason")
+    check_storable(reason, "reason")
+    return reason
 
 
 def check_storable(value: Any, field: str) -> None:

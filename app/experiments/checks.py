@@ -1,15 +1,13 @@
 """Whether the parts of a definition fit together. Pure."""
 
-import re
 from collections.abc import Iterator
-from typing import Final
 
 import msgspec
 from msgspec import UNSET
 
 from app.core import limits
-from app.core.errors import FieldError, InvalidInput
-from app.core.text import unstorable
+from app.core.errors import FieldError, InvalidInput, NotFound
+from app.core.text import is_key, unstorable
 from app.experiments.metrics import REWARD, Mean, Metric, QuantileOf
 from app.experiments.model import (
     BestArmPolicy,
@@ -34,7 +32,17 @@ from app.experiments.segments import OTHER, segment_count
 from bandits.features import Feature, Numeric, Schema
 from stats.errors import InvalidInput as OutOfBounds
 
-_KEY: Final = re.compile(limits.KEY_PATTERN)
+
+def possible(key: str) -> str:
+    """The key, if an experiment could have it. Raises NotFound."""
+    if not is_key(key):
+        raise unknown(key[: limits.UNIT_LENGTH_MAX])
+    return key
+
+
+def unknown(key: str, field: str | None = None) -> NotFound:
+    """What to raise where no experiment has this key, which came in a `field`."""
+    return NotFound(f"no experiment is called {key!r}", field=field)
 
 
 def check(definition: Definition) -> Definition:
@@ -156,7 +164,7 @@ def _feature_errors(of: str, features: tuple[Feature, ...]) -> Iterator[FieldErr
         yield FieldError(of, "must be at least one")
     for index, feature in enumerate(features):
         field = f"{of}[{index}]"
-        if not _KEY.match(feature.name):
+        if not is_key(feature.name):
             yield FieldError(f"{field}.name", "must be 1 to 128 of A-Z a-z 0-9 . _ -")
         if isinstance(feature, Numeric):
             if abs(feature.location) > limits.FEATURE_LOCATION_MAX:

@@ -9,6 +9,7 @@ draft ──start──► running ◄──resume──┐
           archived ◄──archive
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, assert_never
 
@@ -26,6 +27,7 @@ from app.experiments.model import (
     Description,
     Draft,
     Experiment,
+    LayerRange,
     Paused,
     Policy,
     Reward,
@@ -73,6 +75,24 @@ class DefinitionChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     plan: AnalysisPlan | UnsetType = UNSET
     targeting: tuple[Condition, ...] | UnsetType = UNSET
     overrides: dict[Unit, Key] | UnsetType = UNSET
+    layer: LayerRange | UnsetType | None = UNSET
+
+
+class HeldRange(msgspec.Struct, frozen=True, order=True):
+    """The range [start, end) of a layer that an experiment holds while it runs or is paused."""
+
+    start: float
+    end: float
+    experiment: str
+    state: StateKind
+
+
+class Layer(msgspec.Struct, frozen=True):
+    """Who holds which range of a layer, and ranges that nobody holds, both in their order."""
+
+    layer: str
+    held: tuple[HeldRange, ...]
+    free: tuple[tuple[float, float], ...]
 
 
 def start(state: State, at: datetime) -> State:
@@ -135,6 +155,39 @@ def check_winner(definition: Definition, winner: Key | None) -> None:
     if winner is not None and all(variant.key != winner for variant in definition.variants):
         keys = ", ".join(variant.key for variant in definition.variants)
         raise UnprocessableInput(f"no variant is called {winner!r}; there are {keys}", field="winner")
+
+
+def check_layer(experiment: Experiment, holders: Sequence[Experiment]) -> None:
+    """Raise Conflict where others of its layer hold a part of its range, or randomise something else."""
+    mine = experiment.definition.layer
+    assert mine is not None
+    errors = []
+    for holder in holders:
+        theirs = holder.definition.layer
+        assert theirs is not None
+        if mine.meets(theirs):
+            reason = f"{holder.key} holds [{theirs.start:g}, {theirs.end:g}) of {mine.key}"
+            errors.append(FieldError("layer", reason))
+        elif holder.definition.unit != experiment.definition.unit:
+            reason = (
+                f"{holder.key} randomises {holder.definition.unit}: a layer keeps units of one kind apart"
+            )
+            errors.append(FieldError("unit", reason))
+    if errors:
+        raise Conflict("; ".join(error.reason for error in errors), errors=tuple(errors))
+
+
+def ranges(layer: str, holders: Sequence[Experiment]) -> Layer:
+    """What those who hold a range of a layer leave free."""
+    held = sorted(
+        HeldRange(mine.start, mine.end, holder.key, kind_of(holder.state))
+        for holder in holders
+        if (mine := holder.definition.layer) is not None
+    )
+    ends = [0.0, *(one.end for one in held)]
+    starts = [*(one.start for one in held), 1.0]
+    free = tuple((end, start) for end, start in zip(ends, starts, strict=True) if end < start)
+    return Layer(layer, tuple(held), free)
 
 
 def change(experiment: Experiment, request: DefinitionChange) -> Experiment:

@@ -375,11 +375,37 @@ class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     values: tuple[str | float | bool, ...] = ()
 
 
+class LayerRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The part of a layer's units that take part: those whose point in it lies in [start, end).
+
+    A layer is a hash space that experiments share: each unit has one point in it, whatever any of them does.
+    No two that run hold the same point, so that no unit is in both. Points that nobody holds are a holdout.
+
+    Raises ValueError unless the range holds at least `LAYER_RANGE_MIN`.
+    """
+
+    key: Key
+    start: Share = 0.0
+    end: Share = 1.0
+
+    def __post_init__(self) -> None:
+        if round(self.end - self.start, 9) < limits.LAYER_RANGE_MIN:
+            least = limits.LAYER_RANGE_MIN
+            raise ValueError(
+                f"end must be at least {least:g} above start, got {self.start:g} and {self.end:g}"
+            )
+
+    def meets(self, other: "LayerRange") -> bool:
+        """Whether some unit of the same layer is in both."""
+        return self.start < other.end and other.start < self.end
+
+
 class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A question with two or more variants. Whether its parts fit together is for `checks.check` to say.
 
     `metrics` and `plan` say how it is judged, and are fixed at the start. Takes part who meets all conditions
     of `targeting`; `overrides` gives single units a variant of their own.
+    With a `layer`, only units in its range do, and they are in no other experiment of the layer.
     `apprentice` is a policy that is shown what `policy` is shown, and compared, but never served.
     """
 
@@ -395,6 +421,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     plan: AnalysisPlan = AnalysisPlan()
     targeting: tuple[Condition, ...] = ()
     overrides: dict[Unit, Key] = msgspec.field(default_factory=dict)
+    layer: LayerRange | None = None
 
     @property
     def reads_silence(self) -> bool:

@@ -11,7 +11,7 @@ from app.access.guards import requires
 from app.access.model import Scope
 from app.core import limits
 from app.core.text import Key
-from app.experiments.lifecycle import DefinitionChange
+from app.experiments.lifecycle import DefinitionChange, Layer
 from app.experiments.model import STATE_KINDS, Definition, Experiment, StateKind, kind_of
 from app.experiments.service import ExperimentService
 
@@ -87,6 +87,12 @@ async def get_experiment(key: str, experiment_service: ExperimentService) -> Exp
     return ExperimentView.of(await experiment_service.get(key))
 
 
+@get("/layers/{key:str}", guards=[requires(Scope.READ)])
+async def get_layer(key: str, experiment_service: ExperimentService) -> Layer:
+    """Read who holds which range of a layer, and what is free."""
+    return await experiment_service.layer(key)
+
+
 @patch("/experiments/{key:str}", guards=[requires(Scope.ADMIN)])
 async def change_experiment(
     key: str, data: DefinitionChange, experiment_service: ExperimentService
@@ -102,7 +108,7 @@ async def change_experiment(
 
 @post("/experiments/{key:str}/start", guards=[requires(Scope.ADMIN)], status_code=200)
 async def start_experiment(key: str, experiment_service: ExperimentService) -> ExperimentView:
-    """Begin to assign and learn. 409 unless it is a draft."""
+    """Begin to assign and learn. 409 unless it is a draft whose range of its layer, if any, is free."""
     return ExperimentView.of(await experiment_service.start(key))
 
 
@@ -136,6 +142,7 @@ ROUTES: Final = [
     create_experiment,
     list_experiments,
     get_experiment,
+    get_layer,
     change_experiment,
     start_experiment,
     pause_experiment,

@@ -1,6 +1,5 @@
 """Use cases of experiments: define, read, change, and lead through their life."""
 
-import re
 import secrets
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -13,15 +12,14 @@ from msgspec.structs import replace
 from app.core import limits
 from app.core.clock import Clock
 from app.core.errors import InvalidInput, NotFound, UnprocessableInput
-from app.core.text import Key
+from app.core.text import Key, is_key
 from app.experiments import lifecycle
-from app.experiments.checks import check
-from app.experiments.lifecycle import DefinitionChange
+from app.experiments.checks import check, possible
+from app.experiments.lifecycle import DefinitionChange, Layer
 from app.experiments.model import STATE_KINDS, Definition, Experiment, Policy, State, warm_start_of
 from app.experiments.store import ExperimentStore
 
 _LOG = structlog.get_logger(__name__)
-_KEY: Final = re.compile(limits.KEY_PATTERN)
 _SALT_BYTES: Final = 16
 
 
@@ -54,7 +52,7 @@ class ExperimentService:
 
     async def get(self, key: str) -> Experiment:
         """The experiment of this name. Raises NotFound."""
-        return await self._store.find(_possible(key))
+        return await self._store.find(possible(key))
 
     async def list(
         self, *, state: str | None = None, after: str | None = None, limit: int = limits.PAGE_SIZE
@@ -67,10 +65,15 @@ class ExperimentService:
             raise InvalidInput(f"must be 1 to {limits.PAGE_SIZE_MAX}, got {limit}", field="limit")
         if state is not None and state not in STATE_KINDS:
             raise InvalidInput(f"must be one of {', '.join(STATE_KINDS)}, got {state!r}", field="state")
-        if after is not None and not _KEY.match(after):
+        if after is not None and not is_key(after):
             raise InvalidInput("must be the key of an experiment", field="after")
         found = await self._store.page(state=state, after=after, limit=limit + 1)
         return found[:limit], found[limit - 1].key if len(found) > limit else None
+
+    async def layer(self, key: str) -> Layer:
+        """Who holds which range of a layer, in their order, and the ranges that are free."""
+        found = await self._store.holders(possible(key))
+        return lifecycle.ranges(key, found)
 
     async def change(self, key: str, request: DefinitionChange) -> Experiment:
         """Replace some fields of the definition; see `lifecycle.change` for what may change when.
@@ -123,7 +126,7 @@ class ExperimentService:
         )
 
     async def _update(self, key: str, change: Callable[[Experiment, datetime], Experiment]) -> Experiment:
-        experiment, written = await self._store.update(_possible(key), change, self._clock)
+        experiment, written = await self._store.update(possible(key), change, self._clock)
         if written:
             await self._announce(experiment)
         return experiment
@@ -133,10 +136,3 @@ class ExperimentService:
             await self._on_change(experiment.id)
         except Exception as error:  # noqa: BLE001 - the change is committed, and its publication is due
             _LOG.warning("publication_left_to_worker", experiment=experiment.key, reason=repr(error))
-
-
-def _possible(key: str) -> str:
-    """The key, if an experiment could have it. Raises NotFound."""
-    if not _KEY.match(key):
-        raise NotFound(f"no experiment is called {key[: limits.UNIT_LENGTH_MAX]!r}")
-    return key

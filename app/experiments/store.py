@@ -11,12 +11,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.core import limits
 from app.core.clock import Clock
-from app.core.errors import Conflict, NotFound
-from app.experiments.lifecycle import opens_epoch
-from app.experiments.model import Definition, Draft, Experiment, State
+from app.core.errors import Conflict
+from app.experiments.checks import unknown
+from app.experiments.lifecycle import check_layer, opens_epoch
+from app.experiments.model import Definition, Draft, Experiment, Running, State
 from app.experiments.tables import epochs, experiments, publications
 
 _state_kind = experiments.c.state["kind"].astext
+_LAYER_LOCKS: Final = 0x57414C4C
+_LAYER_LOCK: Final = text("SELECT pg_advisory_xact_lock(:class, hashtext(:layer))")
 _CREATION_LOCK: Final = 0x57414C45  # creations run one after the other, so that their number is exact
 
 
@@ -73,17 +76,43 @@ class ExperimentStore:
     ) -> tuple[Experiment, bool]:
         """Apply `change` under the row's lock; the result, and whether anything was written.
 
+        What starts in a layer starts alone, and only where its range is free: else raises Conflict.
+
         Nothing is written when `change` returns the object it was given. Raises NotFound, and what it raises.
         """
         async with self._engine.begin() as connection:
             before = await lock(connection, experiments.c.key == key)
             if before is None:
-                raise _unknown(key)
+                raise unknown(key)
             at = clock.now()
             changed = change(before, at)
             if changed is before:
                 return before, False
+            if isinstance(before.state, Draft) and isinstance(changed.state, Running):
+                await _check_layer(connection, changed)
             return await store(connection, before, changed, at), True
+
+    async def holders(self, layer: str) -> list[Experiment]:
+        """The experiments that hold a range of a layer, by their keys."""
+        async with self._engine.connect() as connection:
+            return await _holders(connection, layer)
+
+
+async def _check_layer(connection: AsyncConnection, experiment: Experiment) -> None:
+    """One start in a layer after the other, or two could take the same range at once."""
+    layer = experiment.definition.layer
+    if layer is None:
+        return
+    await connection.execute(_LAYER_LOCK, {"class": _LAYER_LOCKS, "layer": layer.key})
+    check_layer(experiment, await _holders(connection, layer.key))
+
+
+async def _holders(connection: AsyncConnection, layer: str) -> list[Experiment]:
+    """Those that are running or paused."""
+    in_layer = experiments.c.definition[("layer", "key")].as_string() == layer
+    chosen = select(experiments).where(in_layer, _state_kind.in_(("running", "paused")))
+    rows = await connection.execute(chosen.order_by(experiments.c.key))
+    return [experiment_of(row) for row in rows]
 
 
 async def lock(connection: AsyncConnection, chosen: ColumnElement[bool]) -> Experiment | None:
@@ -142,12 +171,8 @@ def experiment_of(row: Row[Any]) -> Experiment:
 
 def _found(key: str, row: Row[Any] | None) -> Experiment:
     if row is None:
-        raise _unknown(key)
+        raise unknown(key)
     return experiment_of(row)
-
-
-def _unknown(key: str) -> NotFound:
-    return NotFound(f"no experiment is called {key!r}")
 
 
 async def _want_publication(connection: AsyncConnection, experiment_id: int) -> None:

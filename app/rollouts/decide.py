@@ -2,7 +2,7 @@
 
 In this order, the first that applies:
 
-1. an ended rollout holds;
+1. a draft and an ended rollout hold;
 2. proven harm, or a limit that tripped, rolls back: whatever else is the case;
 3. data that cannot be trusted hold, and call somebody;
 4. a stage that is overdue without an answer does as its plan says;
@@ -28,6 +28,7 @@ from app.rollouts.model import (
     Complete,
     Completed,
     Decision,
+    Draft,
     GuardrailReading,
     Hold,
     Paused,
@@ -88,6 +89,8 @@ def decide(plan: Plan, state: State, reading: Reading, now: datetime) -> Decisio
     because the stage lasts 24 hours. With latency harm instead it rolls back, after an hour or a second.
     """
     match state:
+        case Draft():
+            return Hold(reason="draft", detail="it has not been started")
         case RolledBack() | Completed():
             return Hold(reason="ended", detail="the rollout has ended")
         case Running() | Paused():
@@ -217,9 +220,9 @@ def after(state: State, decision: Decision, *, at: datetime, epoch: int) -> Stat
     """The state that a decision leads to. `epoch` is the one that begins with its change of shares.
 
     A person's decision is the same record, made by hand: `RollBack(reason="person")`, or an `Advance` that
-    skips a stage. Deciding about an ended rollout, or holding, changes nothing.
+    skips a stage. Deciding about one that is not under way, or holding, changes nothing.
     """
-    if isinstance(state, RolledBack | Completed):
+    if isinstance(state, Draft | RolledBack | Completed):
         return state
     running = state.running if isinstance(state, Paused) else state
     match decision:
@@ -263,7 +266,10 @@ def held(plan: Plan, state: State) -> dict[str, float]:
 
     Worked by hand: two canaries at 5 % have 2.5 % each; when one was rolled back it has 0, the other 2.5 %.
     """
+    shares: dict[str, float]
     match state:
+        case Draft():
+            shares = {}
         case RolledBack():
             shares = dict.fromkeys(plan.canaries, 0.0)
         case Completed(canaries=left):

@@ -3,7 +3,7 @@
 import msgspec
 
 from app.rollouts.life import Rollout
-from app.rollouts.model import Advance, Complete, Completed, Paused, RollBack, RolledBack
+from app.rollouts.model import Advance, Complete, Completed, Draft, Paused, RollBack, RolledBack
 
 
 class Gate(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,7 +30,8 @@ def gate(rollout: Rollout) -> Gate:
     proceed = not roll_back and (
         isinstance(rollout.state, Completed) or (not ended and isinstance(decision, Advance | Complete))
     )
-    otherwise = "every guardrail is safe" if proceed else "not looked at yet"
+    idle = "it has not been started" if isinstance(rollout.state, Draft) else "not looked at yet"
+    otherwise = "every guardrail is safe" if proceed else idle
     reason = getattr(decision, "detail", "") or otherwise
     state = rollout.state.running if isinstance(rollout.state, Paused) else rollout.state
     return Gate(

@@ -7,13 +7,14 @@ from typing import Literal
 import msgspec
 
 from app.core.errors import Conflict
-from app.experiments.model import AdaptivePolicy, EpsilonGreedyPolicy, Experiment
+from app.experiments.model import Experiment, FixedPolicy
 from app.rollouts.decide import held
 from app.rollouts.model import (
     Advance,
     Complete,
     Completed,
     Decision,
+    Draft,
     Paused,
     Plan,
     Reading,
@@ -63,7 +64,7 @@ class Looked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rollout(msgspec.Struct, frozen=True, kw_only=True):
-    """A rollout of one or more variants of an experiment. `epoch` is the first one of its data."""
+    """A rollout of one or more variants of an experiment. `epoch`: the first of its data; 0: a draft."""
 
     id: int
     experiment: str
@@ -77,12 +78,14 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def running(self) -> Running:
-        """Where it is, also while it is paused. Raises Conflict once it has ended."""
+        """Where it is, also while it is paused. Raises Conflict before its start, and once it has ended."""
         match self.state:
             case Running():
                 return self.state
             case Paused(running=running):
                 return running
+            case Draft():
+                raise Conflict(f"rollout {self.id} is a draft: start it first", field="state")
             case RolledBack() | Completed():
                 raise Conflict(f"rollout {self.id} has ended", field="state")
 
@@ -98,28 +101,52 @@ def next_stage(rollout: Rollout) -> Advance | Complete:
 def shares_held(experiment: Experiment, plan: Plan, state: State) -> dict[str, float]:
     """The shares that the experiment has to hold for its rollout.
 
-    Under a policy that learns, with variants besides control and canaries, the control is held as well while
-    something is measured: else its share would follow the rewards, and the comparison with it would not be
-    one of constant shares.
+    With variants besides control and canaries, the control is held as well while something is measured: under
+    a policy that learns, at the planner's size, because its share would follow the rewards, and the
+    comparison with it would not be one of constant shares; under a fixed one that would give it less than a
+    canary, at the share of a canary.
     """
-    shares: dict[str, float] = held(plan, state)
-    control = experiment.definition.variants[experiment.definition.control_index].key
+    shares = held(plan, state)
+    control = control_of(experiment)
     others = {variant.key for variant in experiment.definition.variants} - {control, *plan.canaries}
-    learns = isinstance(experiment.definition.policy, AdaptivePolicy | EpsilonGreedyPolicy)
-    if learns and others and isinstance(state, Running | Paused):
-        stage = state.running.stage if isinstance(state, Paused) else state.stage
-        if stage < len(plan.measured_stages):
-            shares[control] = control_share(plan, stage)
+    if not others or not isinstance(state, Running | Paused):
+        return shares
+    stage = state.running.stage if isinstance(state, Paused) else state.stage
+    if stage < len(plan.measured_stages):
+        share = plan.stages[stage].share
+        left = room(experiment, plan) - share
+        policy = experiment.definition.policy
+        if not isinstance(policy, FixedPolicy):
+            shares[control] = min(control_share(plan, stage), left)
+        elif _share_of_control(experiment, policy, shares) < (least := share / len(plan.canaries)):
+            shares[control] = min(least, left)
     return shares
 
 
-def released(experiment: Experiment, plan: Plan, state: State) -> Mapping[str, float]:
-    """What it holds from rollouts before; the control that one of them held is free again."""
-    control = experiment.definition.variants[experiment.definition.control_index].key
-    kept = dict(experiment.held)
-    if control not in shares_held(experiment, plan, state):
-        kept.pop(control, None)
-    return kept
+def shares_after(experiment: Experiment, plan: Plan, state: State) -> dict[str, float]:
+    """All that it holds then, also from rollouts before; a control that one of them held is free again."""
+    kept = {key: share for key, share in experiment.held.items() if key != control_of(experiment)}
+    return kept | shares_held(experiment, plan, state)
+
+
+def room(experiment: Experiment, plan: Plan) -> float:
+    """The share that rollouts before have left for the control and the canaries of this plan."""
+    mine = {control_of(experiment), *plan.canaries}
+    return 1 - sum(share for key, share in experiment.held.items() if key not in mine)
+
+
+def control_of(experiment: Experiment) -> str:
+    """The key of the control."""
+    return experiment.definition.variants[experiment.definition.control_index].key
+
+
+def _share_of_control(experiment: Experiment, policy: FixedPolicy, shares: Mapping[str, float]) -> float:
+    """What the policy leaves the control beside the held shares of others: see `allocation.with_held`."""
+    control = control_of(experiment)
+    holding = {key: share for key, share in {**experiment.held, **shares}.items() if key != control}
+    free = {key: weight for key, weight in policy.weights.items() if key not in holding}
+    total = sum(free.values())
+    return (1 - sum(holding.values())) * (free[control] / total if total else 1.0)
 
 
 EventKind = Literal[

@@ -4,15 +4,16 @@ import asyncio
 from collections.abc import Iterable
 from typing import Final
 
-import msgspec
 import structlog
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from app.core import limits
 from app.core.loops import Loop
+from app.core.telemetry import DEGRADED
 from app.rollouts.service import RolloutService
 
 _LOG: Final = structlog.get_logger(__name__)
-_UNUSABLE: Final = (msgspec.MsgspecError, ValueError)
+_AWAY: Final = (OperationalError, InterfaceError, OSError, TimeoutError)
 
 
 class RolloutLoops:
@@ -27,8 +28,11 @@ class RolloutLoops:
         self._wake = asyncio.Event()
 
     def all(self) -> list[Loop]:
-        """Look at every rollout that has not ended."""
-        return [Loop("rollouts", self._look, pause_s=limits.REALLOCATION_INTERVAL_S)]
+        """Look at every rollout that is under way; show how all of them are."""
+        return [
+            Loop("rollouts", self._look, pause_s=limits.REALLOCATION_INTERVAL_S),
+            Loop("rollout metrics", self._rollouts.measure, pause_s=limits.ROLLOUT_NOTE_S),
+        ]
 
     def on_commit(self, _experiment_ids: Iterable[int]) -> None:
         """The ledger has changed totals."""
@@ -41,12 +45,16 @@ class RolloutLoops:
         except TimeoutError:
             pass
         self._wake.clear()
-        for rollout_id in await self._rollouts.active():
-            name = f"rollout {rollout_id}"
+        active = {f"rollout {rollout_id}": rollout_id for rollout_id in await self._rollouts.active()}
+        self.errors = {name: error for name, error in self.errors.items() if name in active}
+        for name, rollout_id in active.items():
             try:
                 await self._rollouts.look(rollout_id)
                 self.errors.pop(name, None)
-            except _UNUSABLE as error:  # the others must not wait for one that a newer version wrote
+            except _AWAY:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, the others must not wait for this one
                 if name not in self.errors:
-                    _LOG.error("rollout_not_decided", rollout_id=rollout_id, reason=str(error))
-                self.errors[name] = str(error)
+                    _LOG.error("rollout_not_decided", rollout_id=rollout_id, exc_info=error)
+                self.errors[name] = f"{type(error).__name__}: {error}"
+        DEGRADED.labels("rollouts").set(bool(self.errors))

@@ -233,6 +233,10 @@ class PlanRequest(Ramp, frozen=True, kw_only=True, forbid_unknown_fields=True):
 # Life
 
 
+class Draft(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="draft"):
+    """Planned. It holds no share and reads no data until a person starts it."""
+
+
 class Running(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="running"):
     """In a stage (by its position), since `entered_at`; `epoch` was the first one of the stage.
 
@@ -267,7 +271,7 @@ class Completed(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag
     ended_at: datetime
 
 
-State = Running | Paused | RolledBack | Completed
+State = Draft | Running | Paused | RolledBack | Completed
 
 
 # What is read
@@ -366,7 +370,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
 
 
 HoldReason = Literal[
-    "ended", "paused", "integrity", "missing_data", "minimum_duration", "minimum_units",
+    "draft", "ended", "paused", "integrity", "missing_data", "minimum_duration", "minimum_units",
     "not_enough_data", "primary", "window", "overdue",
 ]  # fmt: skip
 
@@ -397,10 +401,10 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="ask"
 
 
 class RollBack(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="roll_back"):
-    """These canaries get no traffic any more."""
+    """These canaries get no traffic any more. `ended`: the experiment has."""
 
     canaries: tuple[str, ...]
-    reason: Literal["harm", "limit", "overdue", "person"]
+    reason: Literal["harm", "limit", "overdue", "person", "ended"]
     detail: str
 
 

@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from litestar import Request, get, post
+from litestar import Request, delete, get, post
 from litestar.params import Parameter
 
 from app.access.guards import requires
@@ -20,7 +20,7 @@ Reason = Annotated[str, msgspec.Meta(max_length=limits.DESCRIPTION_LENGTH_MAX)]
 
 
 class ActRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Why. Needed to skip a stage and to roll back."""
+    """Why. Needed to skip a stage, to roll back, and to start again after proven harm."""
 
     reason: Reason = ""
 
@@ -50,7 +50,10 @@ class DecisionView(msgspec.Struct, frozen=True):
 async def begin_rollout(
     data: RolloutRequest, request: Request[Any, Any, Any], rollout_service: RolloutService
 ) -> Rollout:
-    """Begin a rollout with its first stage. 409 while another one of the experiment has not ended."""
+    """Begin a rollout with its first stage; with `"start": false` plan a draft.
+
+    409 while another one of the experiment has not ended.
+    """
     return await rollout_service.begin(data, _caller(request))
 
 
@@ -75,14 +78,23 @@ async def get_rollout(rollout_id: int, rollout_service: RolloutService) -> Rollo
 @post("/rollouts/{rollout_id:int}/{action:str}", guards=[requires(Scope.ADMIN)], status_code=200)
 async def act_on_rollout(
     rollout_id: int,
-    action: Literal["pause", "resume", "approve", "advance", "rollback"],
+    action: Literal["start", "pause", "resume", "approve", "advance", "rollback"],
     request: Request[Any, Any, Any],
     rollout_service: RolloutService,
     data: ActRequest | None = None,
 ) -> Rollout:
-    """Pause, resume, approve the stage, advance to the next, or roll back at once. 409 once it has ended."""
+    """Start a draft, pause, resume, approve the stage, advance to the next, or roll back at once.
+
+    409 once it has ended.
+    """
     reason = "" if data is None else data.reason
     return await rollout_service.act(rollout_id, action, by=_caller(request), reason=reason)
+
+
+@delete("/rollouts/{rollout_id:int}", guards=[requires(Scope.ADMIN)], status_code=204)
+async def discard_rollout(rollout_id: int, rollout_service: RolloutService) -> None:
+    """Forget a draft. 409 once it has begun: what was decided is kept."""
+    await rollout_service.discard(rollout_id)
 
 
 @get("/rollouts/{rollout_id:int}/decisions", guards=[requires(Scope.READ)])
@@ -142,6 +154,7 @@ ROUTES: Final = [
     list_rollouts,
     get_rollout,
     act_on_rollout,
+    discard_rollout,
     list_decisions,
     get_decision,
     read_gate,

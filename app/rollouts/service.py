@@ -1,10 +1,9 @@
 """Use cases of rollouts: begin one, look at it and decide, and what people do to it."""
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
-from datetime import datetime
-from typing import Annotated, Any, Final, assert_never
+from datetime import datetime, timedelta
+from typing import Annotated, Any, assert_never
 
 import msgspec
 import structlog
@@ -12,10 +11,10 @@ import structlog
 from app import __version__
 from app.analysis.integrity import findings
 from app.analysis.observed import Observed
-from app.core import limits
+from app.core import limits, telemetry
 from app.core.clock import Clock
 from app.core.errors import Conflict, FieldError, InvalidInput, UnprocessableInput
-from app.core.text import Key, check_storable
+from app.core.text import Key, check_reason, check_storable, is_key
 from app.experiments.model import (
     BestArmPolicy,
     ContextualPolicy,
@@ -26,8 +25,9 @@ from app.experiments.model import (
     kind_of_policy,
 )
 from app.experiments.model import Running as ExperimentRunning
-from app.rollouts.checks import resolve
+from app.rollouts.checks import check, resolve
 from app.rollouts.decide import after, approved, paused, resumed
+from app.rollouts.gauges import Gauges
 from app.rollouts.life import (
     Approved,
     EventKind,
@@ -39,21 +39,21 @@ from app.rollouts.life import (
     Step,
     Taken,
     next_stage,
-    released,
-    shares_held,
+    room,
+    shares_after,
 )
 from app.rollouts.lineage import Lineage, lineage
 from app.rollouts.model import (
     Advance,
     Ask,
     Complete,
-    Completed,
+    Decision,
+    Draft,
     Hold,
     Paused,
     Plan,
     PlanRequest,
     RollBack,
-    RolledBack,
     Running,
     State,
 )
@@ -62,13 +62,16 @@ from app.rollouts.receipt import Notice, Receipt, differences, receipt
 from app.rollouts.store import Locked, RolloutStore
 
 _LOG = structlog.get_logger(__name__)
-_KEY: Final = re.compile(limits.KEY_PATTERN)
 
 
 class RolloutRequest(PlanRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A rollout to begin: of which experiment, and why. To try again after a rollback it needs a reason."""
+    """A rollout: of which experiment, and why. To try again after proven harm it needs a reason.
+
+    `start`: begin at once; else it is a draft, which `POST /rollouts/{id}/start` begins.
+    """
 
     experiment: Key
+    start: bool = True
     reason: Annotated[str, msgspec.Meta(max_length=limits.DESCRIPTION_LENGTH_MAX)] = ""
 
 
@@ -81,43 +84,69 @@ class RolloutService:
         self._store = store
         self._clock = clock
         self._on_change = on_change
+        self._gauges = Gauges()
 
     async def begin(self, request: RolloutRequest, by: str) -> Rollout:
-        """Begin with the first stage.
+        """Begin with the first stage, or plan a draft that somebody starts later.
 
-        Raises NotFound; InvalidInput naming the fields; Conflict while another rollout of the experiment has
-        not ended, or it does not run; UnprocessableInput where its policy has no shares to hold.
+        Raises NotFound; InvalidInput naming the fields; UnprocessableInput where the policy has no shares to
+        hold; and, unless it is a draft, what `act` raises for `start`.
         """
         check_storable(request.reason, "reason")
-        now = self._clock.now()
-        before = await self._store.page(experiment=request.experiment, after=None, limit=limits.PAGE_SIZE)
         async with self._store.begun(request.experiment) as (connection, experiment):
-            plan = _checked(request, experiment)
-            _check_reason(request, before)
-            stored = await self._store.measured(connection, experiment)
-            plan = with_baselines(plan, stored.observed(experiment))
-            epoch = experiment.epoch + 1
+            if request.start:
+                _check_running(experiment)
+            fields = {name: getattr(request, name) for name in PlanRequest.__struct_fields__}
+            plan = resolve(PlanRequest(**fields), experiment.definition)
+            _check_fits(plan, experiment.definition)
+            now = self._clock.now()
             locked = await self._store.insert(
-                connection,
-                experiment,
-                plan,
-                Running(stage=0, entered_at=now, epoch=epoch, canaries=plan.canaries),
-                epoch=epoch,
-                by=by,
-                reason=request.reason,
-                at=now,
+                connection, experiment, plan, by=by, reason=request.reason, at=now
             )
-            await self._apply(locked, Started(), None, by=by, reason=request.reason)
-        await self._announce(experiment.id)
+            if request.start:
+                await self._start(locked, by=by, reason=request.reason)
+        if request.start:
+            await self._announce(experiment.id)
         return await self._store.find(locked.rollout.id)
+
+    async def discard(self, rollout_id: int) -> None:
+        """Forget a draft. Raises NotFound; Conflict once it has begun: what was decided is kept."""
+        async with self._store.locked(rollout_id, wait=True) as locked:
+            assert locked is not None, "it was waited for"
+            if not isinstance(locked.rollout.state, Draft):
+                raise Conflict(f"rollout {rollout_id} has begun: its decisions are kept", field="state")
+            await self._store.delete(locked.connection, rollout_id)
+
+    async def _start(self, locked: Locked, *, by: str, reason: str) -> bool:
+        """Make a running rollout of a draft that fits the experiment as it is now; whether shares changed."""
+        connection, rollout, experiment = locked.connection, locked.rollout, locked.experiment
+        if not isinstance(rollout.state, Draft):
+            raise Conflict(f"rollout {rollout.id} has begun already", field="state")
+        _check_running(experiment)
+        check(rollout.plan, experiment.definition)
+        _check_fits(rollout.plan, experiment.definition)
+        _check_room(rollout.plan, experiment)
+        if not (reason or rollout.reason):
+            await self._check_unharmed(locked)
+        if await self._store.has_active(connection, experiment):
+            raise Conflict(f"{experiment.key!r} has a rollout that has not ended", field="experiment")
+        stored = await self._store.measured(connection, experiment)
+        begun = msgspec.structs.replace(
+            rollout,
+            plan=with_baselines(rollout.plan, stored.observed(experiment)),
+            epoch=experiment.epoch + 1,
+        )
+        await self._store.fix(connection, begun)
+        locked = msgspec.structs.replace(locked, rollout=begun)
+        return await self._apply(locked, Started(), None, by=by, reason=reason)
 
     async def look(self, rollout_id: int) -> bool:
         """Look at a rollout once, and do what follows; whether something was decided.
 
-        Nothing if somebody else looks at it just now, or if its experiment does not run.
+        Nothing if somebody else looks at it just now.
         """
         async with self._store.locked(rollout_id, wait=False) as locked:
-            if locked is None or isinstance(locked.rollout.state, RolledBack | Completed):
+            if locked is None or not isinstance(locked.rollout.state, Running | Paused):
                 return False
             if not await self._decide(locked):
                 return False
@@ -125,15 +154,21 @@ class RolloutService:
         return True
 
     async def _decide(self, locked: Locked) -> bool:
-        """Do what follows from the data; whether that was anything but to hold or ask."""
-        if kind_of(locked.experiment.state) == "paused":
-            return False
-        if not isinstance(locked.experiment.state, ExperimentRunning):
+        """Do what follows from the data; whether that was anything but to hold or ask.
+
+        While the experiment is paused or killed nobody gets the canary: then only harm decides.
+        """
+        stands = kind_of(locked.experiment.state) == "paused" or locked.experiment.killed
+        if not stands and not isinstance(locked.experiment.state, ExperimentRunning):
             why = "the experiment has ended"
-            ended = RollBack(canaries=locked.rollout.running.canaries, reason="person", detail=why)
+            ended = RollBack(canaries=locked.rollout.running.canaries, reason="ended", detail=why)
             await self._apply(locked, ended, None, by=None, reason=why)
             return True
         made = await self._receipt(locked)
+        if stands and not _is_harm(made.decision):
+            why = "killed" if locked.experiment.killed else "paused"
+            waits = Hold(reason="paused", detail=f"the experiment is {why}")
+            made = msgspec.structs.replace(made, decision=waits)
         match made.decision:
             case Hold() | Ask():
                 await self._note(locked, made)
@@ -148,21 +183,26 @@ class RolloutService:
                 assert_never(made.decision)
 
     async def act(self, rollout_id: int, action: str, *, by: str, reason: str) -> Rollout:
-        """What a person does: pause, resume, approve, advance (skip to the next stage) or rollback.
+        """What a person does: start (a draft), pause, resume, approve, advance (skip a stage), rollback.
 
-        Raises NotFound; Conflict once it has ended, or where there is nothing to do; InvalidInput without a
-        reason to skip or to roll back.
+        Raises NotFound; Conflict once it has ended, or where there is nothing to do, and to start while
+        another one of the experiment has not ended, or it does not run; InvalidInput without a reason to
+        skip, to roll back, or to start with a canary whose harm was proven before.
         """
         check_storable(reason, "reason")
-        if action in {"advance", "rollback"} and not reason:
-            raise InvalidInput("says why", field="reason")
+        if action in {"advance", "rollback"}:
+            check_reason(reason)
         async with self._store.locked(rollout_id, wait=True) as locked:
             assert locked is not None, "it was waited for"
-            step = _step(locked.rollout, action, reason)
-            running = isinstance(locked.experiment.state, ExperimentRunning)
-            made = await self._receipt(locked) if running else None
-            await self._apply(locked, step, made, by=by, reason=reason)
-        await self._announce(locked.experiment.id)
+            if action == "start":
+                changed = await self._start(locked, by=by, reason=reason)
+            else:
+                step = _step(locked.rollout, action, reason)
+                running = isinstance(locked.experiment.state, ExperimentRunning)
+                made = await self._receipt(locked) if running else None
+                changed = await self._apply(locked, step, made, by=by, reason=reason)
+        if changed:
+            await self._announce(locked.experiment.id)
         return await self._store.find(rollout_id)
 
     async def explain(self, rollout_id: int, number: int) -> tuple[Taken, Receipt | None, tuple[str, ...]]:
@@ -170,6 +210,12 @@ class RolloutService:
         taken, made = await self._store.decision(rollout_id, number)
         wrong = () if made is None else await asyncio.to_thread(differences, made)
         return taken, made, wrong
+
+    async def measure(self) -> None:
+        """Bring the gauges of `/metrics` up to date."""
+        now = self._clock.now()
+        counts = await self._store.count_by_state()
+        self._gauges.show(await self._store.watched(now - timedelta(hours=1)), counts, now)
 
     async def active(self) -> list[int]:
         """The ids of rollouts that have not ended."""
@@ -183,7 +229,7 @@ class RolloutService:
         """Newest first. Raises InvalidInput."""
         if not 1 <= limit <= limits.PAGE_SIZE_MAX:
             raise InvalidInput(f"must be 1 to {limits.PAGE_SIZE_MAX}, got {limit}", field="limit")
-        if experiment is not None and not _KEY.match(experiment):
+        if experiment is not None and not is_key(experiment):
             raise InvalidInput("must be the key of an experiment", field="experiment")
         return await self._store.page(experiment=experiment, after=after, limit=limit)
 
@@ -195,6 +241,16 @@ class RolloutService:
     async def lineage(self, key: str) -> Lineage:
         """The versions of an experiment, and which was the standard when. Raises NotFound."""
         return lineage(*await self._store.completions(key))
+
+    async def _check_unharmed(self, locked: Locked) -> None:
+        """Proven harm is only outvoted by a person who says why. Raises InvalidInput."""
+        canaries = locked.rollout.plan.canaries
+        found = await self._store.harmed(locked.connection, locked.experiment, canaries)
+        if found is not None:
+            raise InvalidInput(
+                f"rollout {found} took one of these canaries back for harm: say why it is tried again",
+                field="reason",
+            )
 
     async def _receipt(self, locked: Locked) -> Receipt:
         stored = await self._store.measured(locked.connection, locked.experiment)
@@ -220,15 +276,14 @@ class RolloutService:
 
     async def _apply(
         self, locked: Locked, step: Step, made: Receipt | None, *, by: str | None, reason: str
-    ) -> None:
-        """Write down what is done, with its shares and its webhook."""
+    ) -> bool:
+        """Write down what is done, with its shares and its webhook; whether shares changed."""
         connection, rollout, experiment = locked.connection, locked.rollout, locked.experiment
         now = self._clock.now()
-        state = _after(rollout.state, step, at=now, epoch=experiment.epoch + 1)
-        shares = dict(released(experiment, rollout.plan, state)) | shares_held(
-            experiment, rollout.plan, state
-        )
-        if shares != experiment.held:
+        state = _after(rollout, step, at=now, epoch=experiment.epoch + 1)
+        shares = shares_after(experiment, rollout.plan, state)
+        changed = shares != experiment.held
+        if changed:
             await self._store.hold(connection, experiment, shares, now)
         await self._store.move(connection, rollout.id, state)
         if made is not None:
@@ -238,6 +293,14 @@ class RolloutService:
         numbered = await self._store.take(connection, rollout.id, taken, made)
         event, severity = _event(step)
         await self._tell(locked, event, severity, numbered, made)
+        telemetry.ROLLOUT_DECISIONS.labels(
+            step.__struct_config__.tag, "wald" if by is None else "person"
+        ).inc()
+        if by is None and made is not None and made.reading.data_age_s is not None:
+            telemetry.ROLLOUT_DATA_AGE.observe(made.reading.data_age_s)
+        if isinstance(step, RollBack):
+            telemetry.ROLLBACKS.labels(step.reason).inc()
+        return changed
 
     async def _note(self, locked: Locked, made: Receipt) -> None:
         """Keep what was read; tell of a hold that somebody should look at, and of a question, once."""
@@ -263,18 +326,18 @@ class RolloutService:
             "summary": f"Rollout {rollout.id} of {rollout.experiment}: {_words(step)}",
             "severity": severity,
             "experiment": rollout.experiment,
-            "variant": ", ".join(rollout.plan.canaries),
+            "variant": ", ".join(getattr(step, "canaries", rollout.plan.canaries)),
             "incident": f"rollout-{rollout.id}",
             "resolved": event == "rollout.completed",
             "rollout": rollout.id,
-            "decision": None if taken is None else msgspec.to_builtins(taken),
-            "notice": None if made is None else msgspec.to_builtins(Notice.of(made)),
+            "decision": taken,
+            "notice": None if made is None else Notice.of(made),
         }
         await self._store.tell(
             locked.connection,
             key=f"rollouts/{rollout.id}/{number}",
             event=event,
-            data=msgspec.json.decode(msgspec.json.encode(data)),
+            data=msgspec.to_builtins(data),
             at=now,
         )
 
@@ -291,20 +354,30 @@ def since(observed: Observed, epoch: int) -> Observed:
     return msgspec.structs.replace(observed, cells=cells, adaptive=False, periods={}, assignments=())
 
 
-def _checked(request: RolloutRequest, experiment: Experiment) -> Plan:
-    definition = experiment.definition
+def _check_running(experiment: Experiment) -> None:
     if not isinstance(experiment.state, ExperimentRunning):
         raise Conflict(f"the experiment is {kind_of(experiment.state)}: start it first", field="experiment")
+
+
+def _check_room(plan: Plan, experiment: Experiment) -> None:
+    """Beside what rollouts before have promoted there has to be a control."""
+    left = room(experiment, plan)
+    if left <= max(stage.share for stage in plan.measured_stages):
+        raise Conflict(
+            f"rollouts before have left {left:.0%} of the traffic, too little for canary and control: stop "
+            "the experiment with its winner, and begin another one with that as the control",
+            field="experiment",
+        )
+
+
+def _check_fits(plan: Plan, definition: Definition) -> None:
     policy = definition.policy
     if isinstance(policy, ContextualPolicy | SegmentedThompsonPolicy | BestArmPolicy):
         raise UnprocessableInput(
             f"a rollout holds shares, and {kind_of_policy(policy)} has none that could be held",
             field="experiment",
         )
-    fields = {name: getattr(request, name) for name in PlanRequest.__struct_fields__}
-    plan = resolve(PlanRequest(**fields), definition)
     _check_measured(plan, definition)
-    return plan
 
 
 def _check_measured(plan: Plan, definition: Definition) -> None:
@@ -320,17 +393,6 @@ def _check_measured(plan: Plan, definition: Definition) -> None:
     )
     if errors:
         raise InvalidInput("; ".join(f"{one.field}: {one.reason}" for one in errors), errors=errors)
-
-
-def _check_reason(request: RolloutRequest, before: list[Rollout]) -> None:
-    """Proven harm is only outvoted by a person who says why."""
-    for rollout in before:
-        harmed = isinstance(rollout.state, RolledBack) and set(rollout.plan.canaries) & set(request.canaries)
-        if harmed and not request.reason:
-            raise InvalidInput(
-                f"rollout {rollout.id} of the same canary was rolled back: say why it is tried again",
-                field="reason",
-            )
 
 
 def _step(rollout: Rollout, action: str, reason: str) -> Step:
@@ -356,10 +418,11 @@ def _where(state: State) -> str:
     return "paused" if isinstance(state, Paused) else "running"
 
 
-def _after(state: State, step: Step, *, at: datetime, epoch: int) -> State:
+def _after(rollout: Rollout, step: Step, *, at: datetime, epoch: int) -> State:
+    state = rollout.state
     match step:
         case Started():
-            return state
+            return Running(stage=0, entered_at=at, epoch=epoch, canaries=rollout.plan.canaries)
         case PausedByPerson():
             assert isinstance(state, Running)
             return paused(state, at=at)
@@ -373,7 +436,7 @@ def _after(state: State, step: Step, *, at: datetime, epoch: int) -> State:
             return after(state, step, at=at, epoch=epoch)
 
 
-def _event(step: Step) -> tuple[EventKind, str]:  # noqa: PLR0911 - one per step
+def _event(step: Step) -> tuple[EventKind, str]:  # noqa: C901, PLR0911 - one per step
     """The type of its webhook, and how bad it is."""
     match step:
         case Started():
@@ -388,6 +451,8 @@ def _event(step: Step) -> tuple[EventKind, str]:  # noqa: PLR0911 - one per step
             return "rollout.advanced", "info"
         case Complete():
             return "rollout.completed", "info"
+        case RollBack(reason="ended"):
+            return "rollout.rolled_back", "info"
         case RollBack():
             return "rollout.rolled_back", "critical"
         case Hold():
@@ -402,6 +467,10 @@ def _words(step: Step) -> str:
     kind = str(step.__struct_config__.tag).replace("_", " ")
     detail = getattr(step, "detail", "")
     return f"{kind}: {detail}" if detail else kind
+
+
+def _is_harm(decision: Decision) -> bool:
+    return isinstance(decision, RollBack) and decision.reason in {"harm", "limit"}
 
 
 def _essence(decision: object) -> tuple[object, object]:

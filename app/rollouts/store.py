@@ -1,26 +1,27 @@
 """Rollouts in PostgreSQL: a decision, its receipt, shares and webhook change together, or not at all."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Row, Select, func, insert, select, text, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import DateTime, Row, Select, cast, delete, func, insert, select, text, update
+from sqlalchemy.dialects.postgresql import JSONB, array
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.analysis.model import Stored
 from app.analysis.store import read_stored
 from app.core import limits
-from app.core.errors import Conflict, NotFound
+from app.core.errors import NotFound
 from app.experiments import store as experiment_store
+from app.experiments.checks import possible, unknown
 from app.experiments.model import Experiment
 from app.experiments.tables import experiments
 from app.feedback.tables import assignments
 from app.rollouts.life import Looked, Rollout, Taken
 from app.rollouts.lineage import Completion
-from app.rollouts.model import Completed, Plan, State
+from app.rollouts.model import Completed, Draft, Plan, State
 from app.rollouts.receipt import Receipt
 from app.rollouts.tables import rollout_decisions, rollouts
 from app.webhooks.outbox import WebhookOutbox
@@ -92,13 +93,12 @@ class RolloutStore:
 
     async def completions(self, key: str) -> tuple[Experiment, list[Completion]]:
         """An experiment, and the decisions that completed its rollouts, oldest first. Raises NotFound."""
+        chosen = select(experiments).where(experiments.c.key == possible(key))
         async with self._engine.connect() as connection:
             await connection.execution_options(isolation_level="REPEATABLE READ")
-            row = (
-                await connection.execute(select(experiments).where(experiments.c.key == key))
-            ).one_or_none()
+            row = (await connection.execute(chosen)).one_or_none()
             if row is None:
-                raise NotFound(f"no experiment is called {key!r}")
+                raise unknown(key)
             statement = (
                 select(rollout_decisions, rollouts.c.state)
                 .join(rollouts, rollouts.c.id == rollout_decisions.c.rollout_id)
@@ -116,18 +116,37 @@ class RolloutStore:
 
     @asynccontextmanager
     async def begun(self, key: str) -> AsyncIterator[tuple[AsyncConnection, Experiment]]:
-        """A transaction that may begin a rollout of this experiment.
+        """A transaction that may begin a rollout of this experiment. Raises NotFound."""
+        async with self._engine.begin() as connection:
+            experiment = await experiment_store.lock(connection, experiments.c.key == key)
+            if experiment is None:
+                raise unknown(key, "experiment")
+            yield connection, experiment
 
-        Raises NotFound; Conflict if it has one that has not ended.
-        """
-        try:
-            async with self._engine.begin() as connection:
-                experiment = await experiment_store.lock(connection, experiments.c.key == key)
-                if experiment is None:
-                    raise NotFound(f"no experiment is called {key!r}", field="experiment")
-                yield connection, experiment
-        except IntegrityError as error:
-            raise Conflict(f"{key!r} has a rollout that has not ended", field="experiment") from error
+    async def has_active(self, connection: AsyncConnection, experiment: Experiment) -> bool:
+        """Whether a locked experiment has a rollout under way."""
+        mine = select(rollouts.c.id).where(rollouts.c.experiment_id == experiment.id, _ACTIVE)
+        return await connection.scalar(mine.limit(1)) is not None
+
+    async def harmed(
+        self, connection: AsyncConnection, experiment: Experiment, canaries: Sequence[str]
+    ) -> int | None:
+        """The newest rollout of the experiment that took one of these canaries back for harm, if any did."""
+        decision = rollout_decisions.c.decision
+        statement = (
+            select(rollouts.c.id)
+            .join(rollout_decisions, rollouts.c.id == rollout_decisions.c.rollout_id)
+            .where(
+                rollouts.c.experiment_id == experiment.id,
+                decision["kind"].as_string() == "roll_back",
+                decision["reason"].as_string().in_(("harm", "limit")),
+                cast(decision["canaries"], JSONB).has_any(array(canaries)),
+            )
+            .order_by(rollouts.c.id.desc())
+            .limit(1)
+        )
+        found: int | None = await connection.scalar(statement)
+        return found
 
     @asynccontextmanager
     async def locked(self, rollout_id: int, *, wait: bool) -> AsyncIterator[Locked | None]:
@@ -161,19 +180,17 @@ class RolloutStore:
         connection: AsyncConnection,
         experiment: Experiment,
         plan: Plan,
-        state: State,
         *,
-        epoch: int,
         by: str,
         reason: str,
         at: datetime,
     ) -> Locked:
-        """A new rollout. Raises IntegrityError if the experiment has one that has not ended."""
+        """A new draft."""
         statement = insert(rollouts).values(
             experiment_id=experiment.id,
             plan=msgspec.to_builtins(plan),
-            state=msgspec.to_builtins(state),
-            epoch=epoch,
+            state=msgspec.to_builtins(Draft()),
+            epoch=0,
             created_by=by,
             reason=reason,
             created_at=at,
@@ -181,6 +198,31 @@ class RolloutStore:
         made = (await connection.execute(statement.returning(rollouts.c.id))).scalar_one()
         row = (await connection.execute(_joined().where(rollouts.c.id == made))).one()
         return Locked(connection, _rollout(row), experiment)
+
+    async def fix(self, connection: AsyncConnection, rollout: Rollout) -> None:
+        """Plan and first epoch, as they are from the start on."""
+        statement = update(rollouts).where(rollouts.c.id == rollout.id)
+        await connection.execute(
+            statement.values(plan=msgspec.to_builtins(rollout.plan), epoch=rollout.epoch)
+        )
+
+    async def delete(self, connection: AsyncConnection, rollout_id: int) -> None:
+        """Forget it, with all that was decided."""
+        await connection.execute(delete(rollouts).where(rollouts.c.id == rollout_id))
+
+    async def watched(self, ended_since: datetime) -> list[Rollout]:
+        """Those under way, and those that have ended since."""
+        ended_at = cast(rollouts.c.state["ended_at"].astext, DateTime(timezone=True))
+        async with self._engine.connect() as connection:
+            rows = await connection.execute(_joined().where(_ACTIVE | (ended_at >= ended_since)))
+            return [_rollout(row) for row in rows]
+
+    async def count_by_state(self) -> dict[str, int]:
+        """How many rollouts are in each state; those without any are left out."""
+        kind = rollouts.c.state["kind"].astext
+        async with self._engine.connect() as connection:
+            rows = await connection.execute(select(kind, func.count()).group_by(kind))
+            return {row[0]: row[1] for row in rows}
 
     async def note(self, connection: AsyncConnection, rollout_id: int, looked: Looked) -> None:
         """What the last look came to."""

@@ -25,14 +25,20 @@ rollouts = Table(
     Column("experiment_id", ForeignKey(experiments.c.id, ondelete="CASCADE"), nullable=False),
     # JSON, not JSONB: numbers come back exactly as they were.
     Column("plan", JSON, nullable=False),
-    Column("state", JSONB, nullable=False, comment="{kind: running | paused | rolled_back | completed, ...}"),
-    Column("epoch", Integer, nullable=False, comment="the first one of its data"),
+    Column(
+        "state",
+        JSONB,
+        nullable=False,
+        comment="{kind: draft | running | paused | rolled_back | completed, ...}",
+    ),
+    Column("epoch", Integer, nullable=False, comment="the first one of its data; 0: a draft"),
     Column("looked", JSON, comment="the last decision, also one to hold, and when"),
     Column("created_by", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
     CheckConstraint(
-        "state ->> 'kind' IN ('running', 'paused', 'rolled_back', 'completed')", name="state_is_known"
+        "state ->> 'kind' IN ('draft', 'running', 'paused', 'rolled_back', 'completed')",
+        name="state_is_known",
     ),
     Index(
         "uq_rollouts_experiment_id_active",

@@ -113,6 +113,16 @@ class _Look(msgspec.Struct, frozen=True):
         return tuple(epoch for epoch in self.observed.epochs if epoch >= self.running.epoch)
 
     @property
+    def constant_epochs(self) -> tuple[int, ...]:
+        """Those of the stage in which the control had the share that it has now.
+
+        It got more when another canary was taken back, whose last units came in the epoch before.
+        """
+        gone = set(self.plan.canaries) - set(self.running.canaries)
+        before = max((cell.epoch for cell in self.observed.cells if cell.variant in gone), default=0)
+        return tuple(epoch for epoch in self.stage_epochs if epoch > before)
+
+    @property
     def level(self) -> float:
         """Of harm, for one guardrail and canary."""
         return self.plan.alpha / (len(self.plan.guardrails) * len(self.plan.canaries))
@@ -145,12 +155,12 @@ class _Look(msgspec.Struct, frozen=True):
     def answer(self, guardrail: Guardrail, canary: str, position: int) -> Compared | str:
         """From the data since the start of this position; or why there is none.
 
-        What cannot be stratified is compared within this stage, whose shares are constant: also whether harm
-        that began earlier is harmless now. Only a quantile has no other evidence of harm: a start before this
-        stage is that of its own epoch alone.
+        What cannot be stratified is compared in the newest epochs with constant shares: also whether harm
+        that began earlier is harmless now. Only a quantile has no other evidence of harm: a start before
+        these is that of its own epoch alone.
         """
         epochs = self.observed.epochs[position - 1 :]
-        pooled = tuple(epoch for epoch in epochs if epoch in self.stage_epochs)
+        pooled = tuple(epoch for epoch in epochs if epoch in self.constant_epochs)
         if isinstance(guardrail.metric.measure, QuantileOf) and len(pooled) < len(epochs):
             pooled = epochs[:1]
         question = Question(
@@ -184,7 +194,7 @@ def _guardrail(look: _Look, guardrail: Guardrail, canary: str) -> GuardrailReadi
         relative=guardrail.margin.relative,
     )
     answers = {position: look.answer(guardrail, canary, position) for position in look.starts()}
-    stage = answers.get(_stage_position(look), "the stage has no unit yet")
+    stage = answers.get(_safe_position(look, metric), "the stage has no unit yet")
     harm = _harm(answers.values())
     if harm is not None:
         shown = _filled(look, reading, harm, None if isinstance(stage, str) else stage)
@@ -199,9 +209,13 @@ def _guardrail(look: _Look, guardrail: Guardrail, canary: str) -> GuardrailReadi
     return msgspec.structs.replace(reading, verdict="safe", units_left=0, seconds_left=0.0)
 
 
-def _stage_position(look: _Look) -> int:
-    """Where the stage's own data start; 0 if there are none."""
-    return look.observed.epochs.index(look.stage_epochs[0]) + 1 if look.stage_epochs else 0
+def _safe_position(look: _Look, metric: Metric) -> int:
+    """Where the data start that can show safety; 0 if there are none.
+
+    They are those of the stage; of a quantile, those since its shares are what they are.
+    """
+    epochs = look.constant_epochs if isinstance(metric.measure, QuantileOf) else look.stage_epochs
+    return look.observed.epochs.index(epochs[0]) + 1 if epochs else 0
 
 
 def _harm(answers: Iterable[Compared | str]) -> Compared | None:
@@ -317,7 +331,7 @@ def _primary(look: _Look, primary: Primary, canary: str) -> PrimaryReading:
         test="sequence",
         canary=canary,
         epochs=look.observed.epochs,
-        pooled=look.stage_epochs,
+        pooled=look.constant_epochs,
         worse_level=look.plan.beta,
         within_level=look.plan.beta,
     )

@@ -100,6 +100,11 @@ def test_a_kill_serves_the_control_everywhere_whatever_is_away(server: Up) -> No
             assert (made["applied"], made["recorded"]) == (True, False)
             until(is_killed, "killed without PostgreSQL")
             assert revive(client) == 503, "what is not forgotten everywhere would come back"
+            # Valkey loses it before PostgreSQL could keep it: the servers remember.
+            with Redis.from_url(server.part("worker")[0].environ()["WALD_VALKEY_URL"]) as valkey:
+                valkey.flushall()
+                until(lambda: bool(valkey.hexists("wald:{registry}:killed", "answers")), "it is put back")
+            assert is_killed()
         finally:
             for process in processes:
                 process.send_signal(signal.SIGCONT)

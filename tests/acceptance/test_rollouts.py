@@ -180,3 +180,109 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Any:
         client.post("/experiments", json=DEFINITION).raise_for_status()
         client.post("/experiments/answers/start").raise_for_status()
         yield server
+
+
+def layered(key: str, start: float, end: float) -> dict[str, Any]:
+    layer = {"key": "answers", "start": start, "end": end}
+    return DEFINITION | {"key": key, "layer": layer, "stickiness": "unit", "unit": "user"}
+
+
+async def test_two_rollouts_in_one_layer_have_nothing_to_do_with_each_other(running):  # noqa: C901 - one story
+    """Each with its own units and its own control; one is rolled back, and no unit of the other moves."""
+    rng = random.Random(20260101)
+    async with running.async_client() as client:
+        for key, start, end in (("left", 0, 0.5), ("right", 0.5, 1), ("third", 0.4, 0.6)):
+            (await client.post("/experiments", json=layered(key, start, end))).raise_for_status()
+        for key in ("left", "right"):
+            (await client.post(f"/experiments/{key}/start")).raise_for_status()
+        refused = await client.post("/experiments/third/start")
+        assert refused.status_code == 409
+        assert "left holds [0, 0.5) of answers; right holds [0.5, 1) of answers" in refused.json()["detail"]
+        assert (await client.get("/layers/answers")).json()["free"] == []
+
+        created = wald(
+            running, "rollout", "create", "left", "--canary", "v2", "--guardrail", "error_rate",
+            "--stage", "0.5:3600", "--stage", "1", "--draft",
+        )  # fmt: skip
+        assert created.returncode == 0, created.stderr
+        left = (await client.get("/rollouts", params={"experiment": "left"})).json()["rollouts"][0]["id"]
+        assert (await client.get(f"/rollouts/{left}")).json()["state"] == {"kind": "draft"}
+        started = wald(running, "rollout", "start", str(left))
+        assert started.returncode == 0, started.stderr
+        right = (await client.post("/rollouts", json=ROLLOUT | {"experiment": "right"})).json()["id"]
+        assert (await client.delete(f"/rollouts/{right}")).status_code == 409
+
+        async def assigned(unit: int) -> list[dict[str, Any]]:
+            asked = {"unit": str(unit), "experiments": ["left", "right"]}
+            return (await client.post("/assign", json=asked)).json()["assignments"]
+
+        async def are_served() -> bool:
+            return all([0.5 in {one["propensity"] for one in await assigned(n)} for n in range(6)])
+
+        await until(are_served, "servers hear of both stages")
+        events, before = [], {}
+        for unit in range(700):
+            answers = await assigned(unit)
+            mine = [one for one in answers if one["reason"] == "SPLIT"]
+            assert len(mine) == 1, "every unit is in one of both"
+            assert {one["reason"] for one in answers} == {"SPLIT", "NOT_TARGETED"}
+            before[unit] = mine[0]["experiment"], mine[0]["variant"]
+            bad = 0.4 if before[unit] == ("left", "v2") else 0.01
+            about = {"assignment_id": mine[0]["assignment_id"], "source": "automated"}
+            events.append(about | {"signal": "error", "value": float(rng.random() < bad)})
+        accepted = await client.post("/feedback", json=events)
+        assert accepted.json()["accepted"] == len(events)
+
+        async def is_rolled_back() -> bool:
+            return (await client.get(f"/rollouts/{left}")).json()["state"]["kind"] == "rolled_back"
+
+        await until(is_rolled_back, "harm is proven on the left")
+
+        of_left = next(unit for unit, (key, _) in before.items() if key == "left")
+
+        async def is_gone() -> bool:
+            return (await assigned(of_left))[0]["propensity"] == 1.0
+
+        await until(is_gone, "servers hear of it")
+        found = (await client.get(f"/rollouts/{right}")).json()
+        assert found["state"]["kind"] == "running"
+        assert found["looked"]["reading"]["guardrails"][0]["verdict"] != "harm"
+        assert (await client.get("/experiments/right")).json()["held"] == {"v2": 0.5}
+        for unit, (key, variant) in before.items():
+            if key == "right":
+                assert (await assigned(unit))[1]["variant"] == variant
+
+        async def is_shown() -> bool:
+            text = (await client.get("/metrics")).text
+            return (
+                'wald_rollbacks_total{reason="harm"} 1.0' in text
+                and 'wald_guardrail_state{experiment="left",guardrail="error_rate",variant="v2"} NaN' in text
+                and 'wald_rollouts{state="rolled_back"} 1.0' in text
+            )
+
+        await until(is_shown, "metrics show it")
+
+
+async def test_gates_answer_the_requests_of_argo_and_flagger(running):
+    """Argo's web provider gets JSON with its own headers; Flagger posts its documented body."""
+    async with running.async_client() as client:
+        begun = await client.post("/rollouts", json=ROLLOUT)
+        assert begun.status_code == 201, begun.text
+        path = f"/rollouts/{begun.json()['id']}/gate"
+        answer = await client.get(path, headers={"Content-Type": "application/json"})
+        assert answer.headers["content-type"] == "application/json"
+        assert (answer.json()["value"], answer.json()["state"]) == (0, "running")
+        body = {
+            "name": "answers",
+            "namespace": "prod",
+            "phase": "Progressing",
+            "checksum": "85d557f47b",
+            "metadata": {"a": "b"},
+        }
+        for hook, status in (("confirm", 409), ("rollback", 409)):
+            assert (await client.post(f"{path}/{hook}", json=body)).status_code == status
+        done = await client.post(path.removesuffix("gate") + "rollback", json={"reason": "by hand"})
+        assert done.status_code == 200
+        assert (await client.post(f"{path}/rollback", json=body)).status_code == 200
+        assert (await client.post(f"{path}/confirm", json=body)).status_code == 409
+        assert (await client.get(path)).json()["value"] == -1

@@ -3,6 +3,7 @@
 import json
 from decimal import Decimal, localcontext
 from fractions import Fraction
+from hashlib import blake2b
 from pathlib import Path
 from random import Random
 
@@ -157,3 +158,11 @@ def test_the_finaliser_is_that_of_splitmix64():
     states = [(1234567 + step * gamma) % 2**64 for step in range(1, 4)]
     expected = [6457827717110365317, 3203168211198807973, 9817491932198370423]
     assert [bucketing._mix(state) for state in states] == expected
+
+
+@pytest.mark.parametrize("case", GOLDEN["layers"], ids=lambda case: case["unit"])
+def test_golden_points_of_layers(case: dict):
+    seed = blake2b(case["layer"].encode(), digest_size=32, person=b"layer").digest()
+    point = blake2b(case["unit"].encode(), digest_size=4, key=seed, person=b"unit").hexdigest()
+    assert bucketing.layer_point(bucketing.layer_seed(case["layer"]), case["unit"]) == int(point, 16)
+    assert case["point"] == int(point, 16)

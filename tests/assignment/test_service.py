@@ -8,7 +8,7 @@ from random import Random
 
 import msgspec
 import pytest
-from scipy.stats import chi2
+from scipy.stats import binom, chi2, chi2_contingency
 
 from app.assignment import bucketing
 from app.assignment.assignment_id import AssignmentId, Flag
@@ -19,7 +19,7 @@ from app.core.engines.folder import DataFolder
 from app.core.errors import NotFound, Unavailable
 from app.core.settings import Durability
 from app.core.valkey import create_client
-from app.experiments.model import Archived, Condition, Draft, Paused, Stopped
+from app.experiments.model import Archived, Condition, Draft, LayerRange, Paused, Stopped
 from tests.assignment.conftest import Server, recorded, running_server, until
 from tests.support.registry import ACCESS, START, experiment, publish
 
@@ -236,3 +236,56 @@ async def test_the_answer_written_out_ahead_is_that_of_the_encoder(valkey_url: s
         for number in range(30):
             assignment = await assign(server, random.choice(["forced", f"unit-{number}"]))
             assert assignment.json() == msgspec.json.encode(assignment.view())
+
+
+LOWER, UPPER = LayerRange("answers", 0.0, 0.3), LayerRange("answers", 0.3, 1.0)
+UNITS = 20_000
+
+
+def takes_part(prepared: PreparedExperiment, unit: str) -> bool:
+    number = bucketing.unit_hash(prepared.published.salt, unit)
+    return decide(prepared, unit, number, {}, 0).reason == "SPLIT"
+
+
+def test_experiments_of_a_layer_share_no_unit_and_together_have_all():
+    """Their parts are what they hold: a right split fails this with probability below 1e-9."""
+    lower, upper = [
+        PreparedExperiment(experiment(str(one.start), id=n, layer=one, stickiness="unit"))
+        for n, one in enumerate((LOWER, UPPER), 1)
+    ]
+    taken = [(takes_part(lower, str(n)), takes_part(upper, str(n))) for n in range(UNITS)]
+    assert all(one != other for one, other in taken)
+    in_lower = sum(one for one, _ in taken)
+    assert binom.ppf(5e-10, UNITS, 0.3) <= in_lower <= binom.isf(5e-10, UNITS, 0.3)
+
+
+def test_a_rollback_in_one_experiment_of_a_layer_moves_no_unit_of_the_other():
+    before = PreparedExperiment(experiment("a", layer=LOWER, stickiness="unit", shares=[0.5, 0.5]))
+    after = PreparedExperiment(experiment("a", layer=LOWER, stickiness="unit", shares=[1.0, 0.0]))
+    other = PreparedExperiment(experiment("b", id=2, layer=UPPER, stickiness="unit"))
+    for n in range(2_000):
+        assert takes_part(before, str(n)) == takes_part(after, str(n)) != takes_part(other, str(n))
+
+
+def test_within_its_range_a_variant_does_not_depend_on_the_layer():
+    """The draw inside is independent of the point: each half of the range is split alike."""
+    one = PreparedExperiment(experiment(layer=LOWER, stickiness="unit", shares=[0.5, 0.5]))
+    seed, halves = bucketing.layer_seed("answers"), [[0, 0], [0, 0]]
+    for n in range(UNITS):
+        unit = str(n)
+        decision = decide(one, unit, bucketing.unit_hash(one.published.salt, unit), {}, 0)
+        if decision.reason == "SPLIT":
+            halves[bucketing.layer_point(seed, unit) >= 0.15 * bucketing.WHOLE][decision.variant] += 1
+    assert chi2_contingency(halves).pvalue > 1e-6
+
+
+def test_who_is_outside_of_the_range_gets_the_control_and_an_override_all_the_same():
+    empty = LayerRange("answers", 0.9999, 1.0)
+    prepared = PreparedExperiment(
+        experiment(layer=empty, targeting=GOLD, overrides={"boss": "v1"}, shares=[0.0, 1.0])
+    )
+    assert decide(prepared, "unit", 1, {"tier": "gold"}, 0) == Decision(0, 1.0, "NOT_TARGETED")
+    assert decide(prepared, "boss", 1, {}, 0) == Decision(1, 1.0, "FORCED")
+    whole = PreparedExperiment(experiment(layer=LayerRange("answers"), targeting=GOLD, shares=[0.0, 1.0]))
+    assert decide(whole, "unit", 1, {"tier": "gold"}, 0) == Decision(1, 1.0, "TARGETING_MATCH")
+    assert decide(whole, "unit", 1, {}, 0) == Decision(0, 1.0, "NOT_TARGETED")

@@ -7,6 +7,7 @@ import pytest
 
 from app.assignment import snapshot
 from app.assignment.snapshot import PreparedExperiment
+from app.assignment.store import KILLED_KEY
 from app.core.valkey import create_client, registry_key
 from app.experiments.model import Condition, Stopped
 from tests.assignment.conftest import running_server, until
@@ -128,3 +129,23 @@ async def test_a_new_signing_key_verifies_at_once_and_signs_when_all_have_it(val
         await publish(valkey_url, access=access)
         await until(lambda: len(server.keeper.snapshot.signer.keys) == 2)
         assert server.keeper.snapshot.signer.key_id == SIGNING_KEY.id
+
+
+async def test_a_kill_that_valkey_lost_before_it_was_recorded_is_put_back_by_a_server(valkey_url: str):
+    await publish(valkey_url, experiment())
+    kill = b'{"by":"key 1","reason":"it swears","at":"2026-01-01T00:00:00Z"}'
+    async with running_server(valkey_url) as server, create_client(valkey_url) as valkey:
+        await valkey.hset(KILLED_KEY, "exp", kill)
+        await until(lambda: not server.keeper.snapshot.by_key["exp"].running)
+        await valkey.flushall()
+
+        async def is_back() -> bool:
+            return await valkey.hget(KILLED_KEY, "exp") == kill
+
+        async with asyncio.timeout(10):
+            while not await is_back():  # noqa: ASYNC110 - Valkey tells nobody
+                await asyncio.sleep(0.02)
+        assert not server.keeper.snapshot.by_key["exp"].running
+        await publish(valkey_url, experiment(policy_version=2))
+        await until(lambda: server.keeper.snapshot.by_key["exp"].published.policy_version == 2)
+        assert not server.keeper.snapshot.by_key["exp"].running

@@ -15,7 +15,9 @@ from app.experiments.model import (
     Definition,
     Draft,
     FixedPolicy,
+    LayerRange,
     Reward,
+    Running,
     Stopped,
     ThompsonPolicy,
     Variant,
@@ -289,3 +291,52 @@ async def test_a_warm_start_needs_an_experiment_that_is_there(experiments, annou
     await experiments.create(definition("before"))
     assert (await experiments.change("after", DefinitionChange(policy=warm))).definition.policy == warm
     assert (await experiments.create(definition("warm", policy=warm))).definition.policy == warm
+
+
+def in_layer(key: str, start: float, end: float, **fields) -> Definition:
+    return definition(key, layer=LayerRange("answers", start, end), **fields)
+
+
+async def test_a_range_of_a_layer_belongs_to_one_experiment_from_its_start_to_its_end(experiments):
+    for one in (in_layer("a", 0, 0.3), in_layer("b", 0.3, 0.6), in_layer("c", 0.2, 0.4)):
+        await experiments.create(one)
+    await experiments.start("a")
+    await experiments.start("b")
+    with pytest.raises(Conflict) as caught:
+        await experiments.start("c")
+    assert [(error.field, error.reason) for error in caught.value.errors] == [
+        ("layer", "a holds [0, 0.3) of answers"),
+        ("layer", "b holds [0.3, 0.6) of answers"),
+    ]
+    layer = await experiments.layer("answers")
+    assert [(one.experiment, one.start, one.end) for one in layer.held] == [("a", 0, 0.3), ("b", 0.3, 0.6)]
+    assert layer.free == ((0.6, 1.0),)
+    await experiments.pause("a")
+    with pytest.raises(Conflict, match="a holds"):
+        await experiments.start("c")
+    await experiments.stop("a")
+    await experiments.stop("b")
+    assert isinstance((await experiments.start("c")).state, Running)
+    assert (await experiments.layer("answers")).free == ((0.0, 0.2), (0.4, 1.0))
+    assert (await experiments.layer("nobody")).free == ((0.0, 1.0),)
+
+
+async def test_a_layer_keeps_units_of_one_kind_apart_and_is_fixed_at_the_start(experiments):
+    await experiments.create(in_layer("a", 0, 0.3, unit="user"))
+    await experiments.create(in_layer("b", 0.3, 0.6, unit="session"))
+    await experiments.start("a")
+    with pytest.raises(Conflict, match="a randomises user"):
+        await experiments.start("b")
+    with pytest.raises(Conflict, match="layer cannot change while running"):
+        await experiments.change("a", DefinitionChange(layer=None))
+    await experiments.change("b", DefinitionChange(layer=None))
+    await experiments.start("b")
+
+
+async def test_of_starts_at_once_one_gets_the_range(experiments):
+    keys = [f"e{number}" for number in range(6)]
+    for key in keys:
+        await experiments.create(in_layer(key, 0.1, 0.5))
+    came = await asyncio.gather(*(experiments.start(key) for key in keys), return_exceptions=True)
+    assert sum(isinstance(one, Conflict) for one in came) == 5
+    assert len((await experiments.layer("answers")).held) == 1

@@ -16,6 +16,7 @@ from app.rollouts.model import (
     Ask,
     Complete,
     Completed,
+    Draft,
     GuardrailReading,
     Hold,
     LimitReading,
@@ -303,3 +304,14 @@ def test_a_paused_rollout_loses_the_harmful_canary_and_stays_paused():
     left = after(both, RollBack(canaries=("new",), reason="harm", detail=""), at=START, epoch=2)
     assert isinstance(left, Paused)
     assert left.running.canaries == ("other",)
+
+
+def test_a_draft_holds_whatever_is_read_and_gives_no_share():
+    plan = plan_of()
+    for verdict in ("harm", "safe", "not_enough_data"):
+        decision = decide(plan, Draft(), reading(errors=verdict), START)
+        assert decision == Hold(reason="draft", detail="it has not been started")
+    back = RollBack(canaries=("new",), reason="person", detail="")
+    for made in (Advance(to_stage=1), Complete(), back):
+        assert after(Draft(), made, at=START, epoch=2) == Draft()
+    assert held(plan, Draft()) == {}

@@ -10,7 +10,9 @@ from sqlalchemy.exc import DBAPIError
 
 from app.core import limits
 from app.core.errors import Conflict, InvalidInput, NotFound, UnprocessableInput
-from app.experiments.model import Draft, Experiment, ThompsonPolicy, Variant
+from app.experiments.model import Definition, Experiment, FixedPolicy, ThompsonPolicy, Variant
+from app.experiments.model import Draft as ExperimentDraft
+from app.experiments.model import Paused as ExperimentPaused
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
 from app.rollouts.checks import resolve
@@ -20,6 +22,7 @@ from app.rollouts.model import (
     Advance,
     Complete,
     Completed,
+    Draft,
     Paused,
     PlanRequest,
     RollBack,
@@ -114,6 +117,8 @@ async def test_harm_rolls_back_once_with_a_receipt_that_computes_again(rollouts,
     ended = await rollouts.get(rollout.id)
     assert isinstance(ended.state, RolledBack)
     assert gate(ended).roll_back
+    with pytest.raises(InvalidInput, match="say why it is tried again"):
+        await rollouts.begin(request(), "key 1")
     taken, receipt, differs = await rollouts.explain(rollout.id, 2)
     assert isinstance(taken.decision, RollBack)
     assert taken.decision.canaries == ("new",)
@@ -263,9 +268,7 @@ async def test_people_skip_pause_resume_and_roll_back_with_their_reasons(rollout
         ("key 2", ""),
         ("key 3", "customers call"),
     ]
-    with pytest.raises(InvalidInput, match="say why it is tried again"):
-        await rollouts.begin(request(), "key 1")
-    await rollouts.begin(request(reason="the bug is fixed"), "key 1")
+    await rollouts.begin(request(), "key 1")
 
 
 async def test_a_rollout_needs_a_running_experiment_that_measures_its_guardrails(
@@ -301,21 +304,138 @@ async def test_an_experiment_that_is_stopped_ends_its_rollout(rollouts, experime
     await ExperimentService(ExperimentStore(engine), clock, leave_it_due).stop("summary", "new")
     assert await rollouts.look(rollout.id)
     assert isinstance((await rollouts.get(rollout.id)).state, RolledBack)
+    assert (await rollouts.decisions(rollout.id))[-1].decision.reason == "ended"
+    _, kind, body = (await messages(engine))[-1]
+    assert (kind, body["data"]["severity"]) == ("rollout.rolled_back", "info")
+
+
+async def test_harm_of_the_same_canary_is_not_forgotten_however_long_ago(rollouts, experiment, engine, clock):
+    rollout = await rollouts.begin(request(), "key 1")
+    await harmful(engine, clock)
+    assert await rollouts.look(rollout.id)
+    for _ in range(3):
+        one = await rollouts.begin(request(reason="again"), "key 1")
+        await rollouts.act(one.id, "rollback", by="key 2", reason="not today")
+    with pytest.raises(InvalidInput, match=f"rollout {rollout.id} took one of these canaries back"):
+        await rollouts.begin(request(), "key 1")
+
+
+async def test_a_draft_changes_nothing_until_somebody_starts_it(
+    rollouts, experiment, engine, clock, announced
+):
+    draft = await rollouts.begin(request(start=False), "key 1")
+    assert isinstance(draft.state, Draft)
+    assert await now(engine) == experiment
+    assert await rollouts.active() == announced == await rollouts.decisions(draft.id) == []
+    assert not await rollouts.look(draft.id)
+    assert (gate(draft).proceed, gate(draft).roll_back) == (False, False)
+    for action in ("pause", "approve", "advance", "rollback"):
+        with pytest.raises(Conflict, match="start it first"):
+            await rollouts.act(draft.id, action, by="key 2", reason="why not")
+    clock.forward(3_600)
+    begun = await rollouts.act(draft.id, "start", by="key 2", reason="the window is open")
+    assert begun.state == Running(stage=0, entered_at=clock.now(), epoch=begun.epoch, canaries=("new",))
+    assert (await now(engine)).held == {"new": 0.1}
+    assert announced == [experiment.id]
+    assert [(one.by, one.reason) for one in await rollouts.decisions(draft.id)] == [
+        ("key 2", "the window is open")
+    ]
+    with pytest.raises(Conflict, match="has begun already"):
+        await rollouts.act(draft.id, "start", by="key 2", reason="")
+    with pytest.raises(Conflict, match="decisions are kept"):
+        await rollouts.discard(draft.id)
+    await harmful(engine, clock)
+    assert await rollouts.look(draft.id)
+
+
+async def test_a_draft_that_nobody_wants_is_forgotten_and_one_at_a_time_is_started(rollouts, experiment):
+    first, second = [await rollouts.begin(request(start=False), "key 1") for _ in range(2)]
+    await rollouts.act(first.id, "start", by="key 1", reason="")
+    with pytest.raises(Conflict, match="has not ended"):
+        await rollouts.act(second.id, "start", by="key 1", reason="")
+    await rollouts.discard(second.id)
+    with pytest.raises(NotFound):
+        await rollouts.get(second.id)
+
+
+async def test_starts_at_once_begin_one_rollout(rollouts, experiment, engine):
+    drafts = [await rollouts.begin(request(start=False), "key 1") for _ in range(4)]
+    came = await asyncio.gather(
+        *(rollouts.act(one.id, "start", by="key 1", reason="") for one in drafts), return_exceptions=True
+    )
+    assert sorted(type(one).__name__ for one in came) == ["Conflict"] * 3 + ["Rollout"]
+    assert len(await rollouts.active()) == len(await messages(engine)) == 1
+
+
+async def test_what_changes_no_share_is_not_announced(rollouts, experiment, announced):
+    rollout = await rollouts.begin(request(), "key 1")
+    for action in ("pause", "resume", "approve"):
+        await rollouts.act(rollout.id, action, by="key 2", reason="")
+    assert announced == [experiment.id]
+
+
+@pytest.mark.parametrize("stands", ["killed", "paused"])
+async def test_while_nobody_gets_the_canary_only_harm_decides(rollouts, experiment, engine, clock, stands):
+    rollout = await rollouts.begin(request(), "key 1")
+    clock.forward(61)
+    await healthy(engine, clock)
+
+    def changed(one: Experiment, at: Any) -> Experiment:
+        if stands == "killed":
+            return msgspec.structs.replace(one, killed=True)
+        return msgspec.structs.replace(one, state=ExperimentPaused(at, at))
+
+    await ExperimentStore(engine).update("summary", changed, clock)
+    assert not await rollouts.look(rollout.id)
+    assert f"experiment is {stands}" in gate(await rollouts.get(rollout.id)).reason
+    await harmful(engine, clock, units=8_000)
+    assert await rollouts.look(rollout.id)
+    assert (await now(engine)).held == {"new": 0.0}
+
+
+THREE = msgspec.structs.replace(
+    DEFINITION,
+    variants=(Variant("old", control=True), Variant("new"), Variant("newer")),
+    policy=FixedPolicy({"old": 1.0, "new": 0.0, "newer": 0.0}),
+)
+
+
+def stored(definition: Definition, **changes: Any) -> Experiment:
+    times = {"created_at": START, "updated_at": START}
+    fields = {"id": 1, "state": ExperimentDraft(), "salt": b"", "epoch": 1, "revision": 1} | times | changes
+    return Experiment(definition=definition, **fields)
+
+
+def test_a_control_that_a_fixed_policy_would_starve_gets_as_much_as_a_canary():
+    plan = resolve(PlanRequest(canaries=("new",), guardrails=("error_rate",), stages=STAGES), THREE)
+    state = Running(stage=0, entered_at=START, epoch=2, canaries=("new",))
+    assert shares_held(stored(THREE), plan, state) == {"new": 0.1}
+    policy = FixedPolicy({"old": 0.0, "new": 0.0, "newer": 1.0})
+    starved = stored(msgspec.structs.replace(THREE, policy=policy))
+    assert shares_held(starved, plan, state) == {"new": 0.1, "old": 0.1}
+    assert shares_held(starved, plan, RolledBack(stage=0, ended_at=START)) == {"new": 0.0}
+
+
+async def test_beside_a_version_that_was_promoted_there_is_no_control_to_compare_with(
+    rollouts, engine, clock
+):
+    async def leave_it_due(_: int) -> None: ...
+
+    experiments = ExperimentService(ExperimentStore(engine), clock, leave_it_due)
+    await experiments.create(THREE)
+    await experiments.start("summary")
+    first = await rollouts.begin(request(), "key 1")
+    for _ in range(2):
+        await rollouts.act(first.id, "advance", by="key 2", reason="seen elsewhere")
+    assert (await now(engine)).held == {"new": 1.0}
+    with pytest.raises(Conflict, match="stop the experiment with its winner"):
+        await rollouts.begin(request(canaries=("newer",)), "key 1")
 
 
 def test_under_a_bandit_with_further_variants_the_control_is_held_too():
     variants = (Variant("old", control=True), Variant("new"), Variant("third"))
     definition = msgspec.structs.replace(DEFINITION, variants=variants, policy=ThompsonPolicy())
-    bandit = Experiment(
-        id=1,
-        definition=definition,
-        state=Draft(),
-        salt=b"",
-        epoch=1,
-        revision=1,
-        created_at=START,
-        updated_at=START,
-    )
+    bandit = stored(definition)
     plan = resolve(PlanRequest(canaries=("new",), guardrails=("error_rate",), stages=STAGES), definition)
     state = Running(stage=0, entered_at=START, epoch=2, canaries=("new",))
     assert shares_held(bandit, plan, state) == {"new": 0.1, "old": pytest.approx(0.9)}

@@ -20,6 +20,7 @@ from tests.rollouts.support import (
     LATENCY,
     LIMIT,
     START,
+    TAIL,
     cell,
     observed_of,
     plan_of,
@@ -375,3 +376,37 @@ def test_many_epochs_start_evidence_at_the_first_and_the_newest(rng):
     one = reading_of(plan_of(ERRORS), *cells, epoch=50).guardrails[0]
     assert one.verdict == "harm"
     assert one.harm.since_epoch in (1, *range(101 - limits.ROLLOUT_EPOCHS_MAX, 102))
+
+
+def test_a_canary_is_not_blamed_for_the_rollback_of_another(rng):
+    """Of two canaries one was taken back, and its traffic went to the control, as everything became faster.
+
+    Pooled over both periods the canary would have had more of the slow one: 50 % against 25 % of its units.
+    """
+    plan = plan_of(TAIL, canaries=("new", "newer"))
+    slow = [
+        cell(rng, "old", 4_000, slower=2.0),
+        cell(rng, "new", 8_000, slower=2.0),
+        cell(rng, "newer", 8_000, slower=4.0),
+    ]
+    healthy = [cell(rng, "old", 12_000, epoch=2), cell(rng, "new", 8_000, epoch=2)]
+    broken = [healthy[0], cell(rng, "new", 8_000, epoch=2, slower=1.5)]
+    for cells, verdict in ((slow + healthy, "safe"), (slow + broken, "harm")):
+        found = read(
+            plan,
+            running(canaries=("new",)),
+            observed_of(*cells, variants=("old", "new", "newer")),
+            findings=(),
+            now=START + DAY,
+            as_of=START + DAY,
+        )
+        assert verdicts(found) == {"latency_p95": verdict}
+    planted = read(  # as if both periods had had the same shares
+        plan_of(TAIL),
+        running(),
+        observed_of(*slow[:2], *healthy),
+        findings=(),
+        now=START + DAY,
+        as_of=START + DAY,
+    )
+    assert verdicts(planted) == {"latency_p95": "harm"}
