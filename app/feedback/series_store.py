@@ -70,7 +70,7 @@ async def recount_series(
     await cursor.execute(_READ_SERIES, (experiment_id,))
     stored: dict[SeriesKey, bytes] = {tuple(row[:-1]): row[-1] for row in await cursor.fetchall()}
     read = {key: totals for key, body in stored.items() if (totals := _readable(key, body)) is not None}
-    before, after = as_kept(_some(read), stored, kept), as_kept(_some(fresh), stored, kept)
+    before, after = _some(as_kept(read, stored, kept)), _some(as_kept(fresh, stored, kept))
     differed = {key for key in {*before, *after} if before.get(key) != after.get(key)}
     differed |= {key for key, body in stored.items() if body and key not in read}  # it cannot be read
     if differed:

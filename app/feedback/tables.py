@@ -193,7 +193,7 @@ metric_totals = Table(
 )
 
 # The same by time, without covariates: units by the minute of their first assignment in the epoch, older
-# ones by the hour and day. Rows of one time add up: what comes late to an hour is a minute until it is thinned.
+# ones by the hour and day. Rows of one time add up: what comes late is a minute until it is thinned.
 metric_series = Table(
     "metric_series",
     METADATA,
