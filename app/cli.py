@@ -222,6 +222,9 @@ def rebuild(**flags: Any) -> None:
         for drawn in rebuilt.ledger.draws:
             where = f"experiment {drawn.experiment_id}, epoch {drawn.epoch}, variant {drawn.variant}"
             _OUT.print(f"{where}: its draws and their probabilities were not what the log gives")
+        for moved in rebuilt.ledger.series:
+            where = f"experiment {moved.experiment_id}, epoch {moved.epoch}, variant {moved.variant}"
+            _OUT.print(f"{where}: its series were not what its units come to")
         for experiment_id in rebuilt.ledger.rewards:
             _OUT.print(f"experiment {experiment_id}: a stored reward was not what its signals give")
         for experiment_id in rebuilt.weights:

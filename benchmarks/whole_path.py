@@ -31,7 +31,7 @@ from app.experiments.model import (
     Variant,
 )
 from app.experiments.plan import AnalysisPlan, FixedHorizon
-from app.feedback.measures import MEASURED, cells, measure, measures_of
+from app.feedback.measures import MEASURED, cells, cells_by_minute, measure, measures_of
 from app.feedback.rewards import ASSIGNMENT, GIVEN, NONE, Given, Rule, differences, resolve
 from benchmarks.validity import Parts, Row, at_least, at_most, error_limit, generator, within
 
@@ -175,7 +175,8 @@ class WholePath:
             ((1, epoch, number, b""), unit)
             for number, (epoch, unit) in enumerate(zip(epochs, units, strict=True))
         ]
-        return [UnitCell(*key[1:], totals) for key, totals in sorted(cells(keyed, {1: measures}).items())]
+        found = cells(cells_by_minute(keyed, {1: measures}))
+        return [UnitCell(*key[1:], totals) for key, totals in sorted(found.items())]
 
     def _variants(self) -> list[VariantTotals]:
         found = [VariantTotals()] * len(self.experiment.definition.variants)

@@ -97,9 +97,13 @@ def _sample_ratio(observed: Observed) -> tuple[Finding, ...]:
 def _crossovers(observed: Observed) -> tuple[Finding, ...]:
     if not observed.crossovers:
         return ()
-    share = observed.crossovers / (observed.units() + observed.crossovers)
-    severity: Severity = "broken" if share > CROSSOVER_SHARE_MAX else "note"
-    detail = f"{observed.crossovers:,} units ({share:.2%}) were in several variants and are left out"
+    """Where shares move, units move with them: then crossovers are no fault, however many."""
+    counted = observed.crossovers_counted
+    share = observed.crossovers / (observed.units() + (0 if counted else observed.crossovers))
+    broken = share > CROSSOVER_SHARE_MAX and not observed.adaptive
+    severity: Severity = "broken" if broken else "note"
+    treated = "count for their first" if counted else "are left out"
+    detail = f"{observed.crossovers:,} units ({share:.2%}) were in several variants and {treated}"
     return (Finding(kind="crossovers", severity=severity, detail=detail, size=share),)
 
 

@@ -258,7 +258,6 @@ class Stored(msgspec.Struct, frozen=True):
         control = definition.control_index
         measures = measures_of(definition.metrics, definition.plan, definition.stickiness)
         cells = self._reward_cells(keys) if measures is None else self._unit_cells(keys, measures)
-        left_out = definition.plan.crossovers == "exclude"
         adaptive = any(shares is None for shares in self.epoch_shares.values())
         adaptive = adaptive or not isinstance(experiment.definition.policy, FixedPolicy)
         return Observed(
@@ -267,7 +266,10 @@ class Stored(msgspec.Struct, frozen=True):
             cells=cells,
             adaptive=adaptive,
             assignments=self._assignments(experiment),
-            crossovers=sum(cell.totals.units for cell in self.units if cell.crossed) if left_out else 0,
+            crossovers=sum(
+                cell.totals.units for cell in self.units if cell.crossed and cell.variant < len(keys)
+            ),
+            crossovers_counted=definition.plan.crossovers == "first",
             days=self._days(experiment),
             totals_age_s=self._totals_age_s(experiment),
         )
@@ -296,9 +298,10 @@ class Stored(msgspec.Struct, frozen=True):
     def _assignments(self, experiment: Experiment) -> list[ArmCounts]:
         """Draws beside what was logged of their probabilities, by epoch.
 
-        Without stickiness each assignment is a draw, else each unit is: and as it comes back to where it was
-        in later epochs, only those of the latest are independent. Where shares moved, the sums that the
-        ledger keeps stand for them; it keeps none with stickiness, nor of shares by context.
+        Without stickiness each assignment is a draw, else each unit is. Where shares moved, the sums that the
+        ledger keeps stand for them: with stickiness those of each unit's first exposure in the experiment,
+        for it comes back to where it was. For the same reason only the latest epoch tells of a fixed split of
+        sticky units. Nothing is kept of shares by context.
         """
         definition = experiment.definition
         n_variants = len(definition.variants)
@@ -318,6 +321,8 @@ class Stored(msgspec.Struct, frozen=True):
                 drawn.setdefault(epoch, [0] * n_variants)[variant] += count
         known = {epoch: self.epoch_shares[epoch] for epoch in drawn}
         constant = [ArmCounts(tuple(drawn[epoch]), shares) for epoch, shares in known.items() if shares]
+        if definition.stickiness != "none":
+            return constant
         return constant + _summed([one for one in self.draws if one.epoch not in drawn], n_variants)
 
     def _days(self, experiment: Experiment) -> float | None:
@@ -418,7 +423,7 @@ def _summed(draws: Sequence[Drawn], n_variants: int) -> list[ArmCounts]:
             [Fraction(one.probability_sum, bucketing.WHOLE) for one in found],
         )
         for found in epochs.values()
-        if [one.variant for one in found] == list(range(n_variants))
+        if [one.variant for one in found] == list(range(n_variants)) and any(one.assignments for one in found)
     ]
 
 

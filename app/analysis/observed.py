@@ -32,8 +32,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     within an epoch. * `periods`: per metric and variant, sums with logged propensities in time order, for
     metrics without known bounds where it did. * `assignments`: counts with the probabilities that were
     logged for them, all there are; empty if those are not known. * `crossovers`: units seen in more than one
-    variant, which are in no cell. * `days`: since the start. * `totals_age_s`: events of the last so many
-    seconds may be missing; None: not known, or of no matter.
+    variant, which are in no cell unless `crossovers_counted`: for their first. * `days`: since the start.
+    * `totals_age_s`: events of the last so many seconds may be missing; None: not known, or of no matter.
 
     Raises ValueError unless the control is one of at least two variants, and cells are of these.
     """
@@ -45,6 +45,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     periods: Mapping[str, Mapping[str, tuple[ArmPeriod, ...]]] = {}
     assignments: Sequence[ArmCounts] = ()
     crossovers: int = 0
+    crossovers_counted: bool = False
     days: float | None = None
     totals_age_s: float | None = None
 

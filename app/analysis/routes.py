@@ -11,7 +11,9 @@ from app.access.guards import requires
 from app.access.model import Scope
 from app.analysis.export import MEDIA_TYPES, Format
 from app.analysis.model import Status
+from app.analysis.series import Series
 from app.analysis.service import AnalysisService
+from app.experiments.metrics import REWARD
 
 
 @get("/experiments/{key:str}/status", guards=[requires(Scope.READ)])
@@ -27,6 +29,24 @@ async def experiment_status(
     # As it was kept: fields that came later are not in it.
     kept: Any = await analysis.status_at(key, at)
     return Response(kept)
+
+
+@get("/experiments/{key:str}/series", guards=[requires(Scope.READ)])
+async def metric_series(
+    key: str,
+    analysis: AnalysisService,
+    *,
+    metric: str = REWARD,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    step_s: int = 3_600,
+    seasonal: bool = False,
+) -> Series:
+    """Read a metric over time, per variant in steps: units by their first assignment.
+
+    With `seasonal` also without what is usual of the control at each hour and weekday.
+    """
+    return await analysis.series(key, metric, since=since, until=until, step_s=step_s, seasonal=seasonal)
 
 
 @get("/experiments/{key:str}/assignments", guards=[requires(Scope.READ)], media_type="text/csv")
@@ -49,4 +69,4 @@ async def export_assignments(
     return Stream(parts, media_type=MEDIA_TYPES[file_format], headers={"Content-Disposition": name})
 
 
-ROUTES: Final = [experiment_status, export_assignments]
+ROUTES: Final = [experiment_status, metric_series, export_assignments]

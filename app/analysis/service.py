@@ -9,11 +9,13 @@ from app.allocation.service import AllocationService
 from app.analysis.export import Format, Row, Writer, writer
 from app.analysis.integrity import causes
 from app.analysis.model import Status
+from app.analysis.series import Series, Steps, series_of
 from app.analysis.store import AnalysisStore
 from app.core import limits, telemetry
-from app.core.errors import InvalidInput, NotFound, Unavailable
+from app.core.errors import InvalidInput, NotFound, Unavailable, UnprocessableInput
 from app.experiments.model import Experiment
 from app.experiments.service import ExperimentService
+from app.feedback.measures import measures_of
 
 Lag = Callable[[], Awaitable[int]]
 """Counts acknowledged events not yet in the totals, and raises Unavailable without Valkey."""
@@ -62,6 +64,37 @@ class AnalysisService:
             self._store.assignments(experiment, since=since, until=until), writer(kind, exact=exact)
         )
         return _resumed(await anext(parts), parts)
+
+    async def series(
+        self,
+        key: str,
+        metric: str,
+        *,
+        since: datetime | None,
+        until: datetime | None,
+        step_s: int,
+        seasonal: bool,
+    ) -> Series:
+        """A metric over time. Raises NotFound, InvalidInput, UnprocessableInput where no series are kept."""
+        _with_offset("since", since)
+        _with_offset("until", until)
+        experiment = await self._experiments.get(key)
+        definition = experiment.definition
+        measures = measures_of(definition.metrics, definition.plan, definition.stickiness)
+        if measures is None:
+            raise UnprocessableInput(
+                f"{key} keeps no series: they are of experiments with metrics, segments, covariates or"
+                " stickiness"
+            )
+        chosen = next((one for one in measures.metrics if one.key == metric), None)
+        if chosen is None:
+            known = ", ".join(one.key for one in measures.metrics)
+            raise InvalidInput(f"is one of {known}, got {metric!r}", field="metric")
+        steps = Steps.of(since, until, step_s, now=await self._store.now())
+        rows = await self._store.series(experiment, steps.first // 60, steps.end // 60)
+        return await asyncio.to_thread(
+            series_of, experiment, measures, chosen, steps, rows, seasonal=seasonal
+        )
 
 
 async def _parts(pages: AsyncIterator[Sequence[Row]], file: Writer) -> AsyncIterator[bytes]:

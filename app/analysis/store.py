@@ -26,6 +26,7 @@ from app.allocation.store import (
 from app.allocation.tables import allocations
 from app.analysis.export import OUTCOMES, Row
 from app.analysis.model import Drawn, EpochTotals, Status, Stored, UnitCell, history_of
+from app.analysis.series import Row as SeriesRow
 from app.analysis.tables import readouts
 from app.assignment.bucketing import WHOLE
 from app.core import limits
@@ -33,7 +34,7 @@ from app.experiments.model import Experiment
 from app.experiments.store import experiment_of
 from app.experiments.tables import experiments, publications
 from app.feedback.measures import CellTotals
-from app.feedback.tables import assignments, draws, metric_totals, stream_positions, totals
+from app.feedback.tables import assignments, draws, metric_series, metric_totals, stream_positions, totals
 
 _FOLDER: Final = files(__package__)
 _DUE: Final = text(_FOLDER.joinpath("sql/due.sql").read_text())
@@ -72,6 +73,21 @@ class AnalysisStore:
             if len(found) < limits.EXPORT_PAGE_ROWS:
                 return
             last = found[-1].unit_hash, found[-1].id
+
+    async def now(self) -> datetime:
+        """By PostgreSQL's clock, which thins series."""
+        async with self._engine.connect() as connection:
+            found: datetime = (await connection.execute(select(func.now()))).scalar_one()
+        return found
+
+    async def series(self, experiment: Experiment, first: int, end: int) -> list[SeriesRow]:
+        """What is kept of the minutes from `first` to before `end`."""
+        kept = metric_series.c
+        statement = select(kept.minute, kept.variant, kept.crossed, kept.body).where(
+            kept.experiment_id == experiment.id, kept.minute >= first, kept.minute < end, kept.body != b""
+        )
+        async with self._engine.connect() as connection:
+            return [SeriesRow(*row) for row in await connection.execute(statement)]
 
     async def experiment(self, experiment_id: int) -> Experiment | None:
         """By its id; None: it is gone."""

@@ -1,4 +1,4 @@
-"""Loops beside the stream: rewards at the horizon of assignments in silence; what policies forgot goes."""
+"""Loops beside the stream: rewards at the horizon of assignments in silence; what grew old goes."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -31,7 +31,10 @@ class Horizons:
 
 
 class Forgotten:
-    """Deletes what policies have learned and no policy can read any more. Any number may run side by side."""
+    """Deletes what no policy can read any more of what they learned, and thins old series.
+
+    Any number may run side by side.
+    """
 
     def __init__(self, database_url: str) -> None:
         self._database_url = database_url
@@ -40,3 +43,5 @@ class Forgotten:
         """A bounded part of the work."""
         async with LedgerStore.open(self._database_url) as store:
             await store.delete_forgotten()
+            while await store.thin_series() >= limits.SERIES_THIN_ROWS_MAX:
+                stop_if_cancelled()

@@ -5,6 +5,7 @@ the moments of what these come to. All are whole numbers (values in nanos), func
 assignments and signals, and move by differences: totals do not depend on the order of events.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -42,6 +43,7 @@ MEASURED: Final = np.dtype(
 
 _NARROW: Final = range(-(2**63), 2**63)
 _WIDE_BYTES: Final = 24
+_MINUTE_US: Final = 60_000_000
 """A square of 10^18 nanos, of 10^12 units, has 160 bits."""
 _encode: Final = msgspec.msgpack.encode
 
@@ -89,8 +91,8 @@ UnitKey = tuple[int, int, int, bytes]
 """Experiment, epoch, unit hash, and the id of the assignment where each is a unit of its own."""
 
 
-UnitRow = tuple[int, str, bool, bytes]
-"""Variant, segment, whether it crossed over, and its body, as stored."""
+UnitRow = tuple[int, str, bool, int | None, bytes]
+"""Variant, segment, whether it crossed over, its minute, and its body, as stored."""
 
 
 class Unit(msgspec.Struct, frozen=True):
@@ -98,31 +100,35 @@ class Unit(msgspec.Struct, frozen=True):
 
     The first `UNIT_ASSIGNMENTS_MAX` assignments of the epoch make it, by time: so a unit with any number of
     them, as of a robot, does not hold up the ledger, and which ones count depends on the set alone.
-    `crossed`: it was assigned to another variant as well. `covariates` in nanos; `sums` are N and D of each
-    metric in turn.
+    `crossed`: it was assigned to another variant as well. `minute` is that of its first assignment, since
+    1970; null if it was stored before there were series. `covariates` in nanos, null where one is missing;
+    `sums` are N and D of each metric in turn.
     """
 
     variant: int
     segment: str
     crossed: bool
-    covariates: tuple[int, ...]
+    minute: int | None
+    covariates: tuple[int | None, ...]
     sums: tuple[int, ...]
 
     def to_bytes(self) -> bytes:
-        """All but the first three, which have columns of their own."""
+        """Covariates and sums; the others have columns of their own."""
         return _packed(self.covariates + self.sums)
 
     @classmethod
     def from_row(cls, row: UnitRow, measures: Measures) -> "Unit":
-        """The inverse, of variant, segment, crossed and these bytes.
+        """The inverse, of variant, segment, crossed, minute and these bytes.
 
         Raises ValueError or msgspec.MsgspecError if they do not fit.
         """
-        variant, segment, crossed, body = row
-        numbers, n_covariates = _unpacked(body), len(measures.plan.covariates)
+        variant, segment, crossed, minute, body = row
+        numbers, n_covariates = _decode_unit(body), len(measures.plan.covariates)
         if len(numbers) != n_covariates + 2 * len(measures.metrics):
             raise ValueError(f"{len(body)} bytes are no sums of these metrics")
-        return cls(variant, segment, crossed, numbers[:n_covariates], numbers[n_covariates:])
+        covariates = (None if one is None else _whole(one) for one in numbers[:n_covariates])
+        sums = (_whole(one or 0) for one in numbers[n_covariates:])
+        return cls(variant, segment, crossed, minute, tuple(covariates), tuple(sums))
 
 
 def measure(
@@ -143,6 +149,7 @@ def measure(
     edges = np.flatnonzero(np.diff(assignments["number"])) + 1
     ends = [0, *edges.tolist(), len(assignments)]
     variants, rewards = assignments["variant"].tolist(), assignments["reward"].tolist()
+    minutes = (assignments["assigned_us"] // _MINUTE_US).tolist()
     silent = (assignments["deadline_us"] <= silent_until_us).tolist()
     found = []
     for number, (start, end) in enumerate(pairwise(ends)):
@@ -158,6 +165,7 @@ def measure(
                 variant=first,
                 segment="" if measured.plan.segments is None else segment_of(measured.plan.segments, context),
                 crossed=any(variant != first for variant in variants[start:end]),
+                minute=minutes[start],
                 covariates=tuple(_covariate(context.get(name)) for name in measured.plan.covariates),
                 sums=tuple(sums),
             )
@@ -214,13 +222,13 @@ def nanos(value: float) -> int:
     return round(value * NANO)
 
 
-def _covariate(value: object) -> int:
-    """In nanos; what is missing, no number, or too large to be one, is 0, as good a covariate as any."""
+def _covariate(value: object) -> int | None:
+    """In nanos; None if it is missing, no number, or too large to be one."""
     try:
-        number = float(value) if isinstance(value, str | int | float) else 0.0
-    except ValueError:
-        return 0
-    return nanos(number) if abs(number) <= limits.SIGNAL_VALUE_MAX else 0
+        number = float(value) if isinstance(value, str | int | float) else math.nan
+    except (ValueError, OverflowError):
+        return None
+    return nanos(number) if abs(number) <= limits.SIGNAL_VALUE_MAX else None
 
 
 # Cells
@@ -228,9 +236,13 @@ def _covariate(value: object) -> int:
 CellKey = tuple[int, int, int, str, bool]
 """Experiment, epoch, variant, segment, and whether units crossed over."""
 
+MinuteKey = tuple[int, int, int, str, bool, int | None]
+"""A cell, and the minute of its units."""
+
 Sums = tuple[int, ...] | dict[int, int]
 """Of one metric: its number of units, then sums and products of what is measured of each, by rows of the
-lower triangle; of a quantile the number of units in each bucket."""
+lower triangle; of a quantile the number of units in each bucket. What is measured are (N, D) of a ratio, else
+the outcome, the covariates (0 where one is missing), and of each whether it is missing."""
 
 
 class CellTotals(msgspec.Struct, frozen=True):
@@ -246,6 +258,25 @@ class CellTotals(msgspec.Struct, frozen=True):
     def __sub__(self, other: "CellTotals") -> "CellTotals":
         metrics = zip(self.metrics, other.metrics, strict=True)
         return CellTotals(self.units - other.units, tuple(_plus(a, b, -1) for a, b in metrics))
+
+    @property
+    def empty(self) -> bool:
+        """Whether there are no units: what is left of some that have moved."""
+        return not self.units and not any(any(one) for one in self.metrics)
+
+    def outcomes(self, measures: Measures) -> "CellTotals":
+        """The same without covariates."""
+        size = 1 + 2 * len(measures.plan.covariates)
+        pairs = zip(measures.metrics, self.metrics, strict=True)
+        return CellTotals(
+            self.units,
+            tuple(
+                sums
+                if isinstance(sums, dict) or isinstance(metric.measure, Ratio)
+                else (sums[0], sums[1], sums[1 + size])
+                for metric, sums in pairs
+            ),
+        )
 
     @classmethod
     def none(cls, measures: Measures) -> "CellTotals":
@@ -268,21 +299,31 @@ class CellTotals(msgspec.Struct, frozen=True):
 _decode: Final = msgspec.msgpack.Decoder(tuple[int, list[bytes | list[tuple[int, int]]]]).decode
 
 
-def cells(
+def cells_by_minute(
     units: Iterable[tuple[UnitKey, Unit]], measures: Mapping[int, Measures]
-) -> dict[CellKey, CellTotals]:
-    """The totals of these units, by cell."""
-    of_cell: defaultdict[CellKey, list[Unit]] = defaultdict(list)
+) -> dict[MinuteKey, CellTotals]:
+    """The totals of these units, by cell and minute."""
+    of_cell: defaultdict[MinuteKey, list[Unit]] = defaultdict(list)
     for (experiment_id, epoch, *_), unit in units:
-        of_cell[experiment_id, epoch, unit.variant, unit.segment, unit.crossed].append(unit)
+        key = experiment_id, epoch, unit.variant, unit.segment, unit.crossed, unit.minute
+        of_cell[key].append(unit)
     return {key: _totals(found, measures[key[0]]) for key, found in of_cell.items()}
+
+
+def cells(by_minute: Mapping[MinuteKey, CellTotals]) -> dict[CellKey, CellTotals]:
+    """The same by cell alone."""
+    found: dict[CellKey, CellTotals] = {}
+    for names, totals in by_minute.items():
+        key = names[:5]
+        found[key] = found[key] + totals if key in found else totals
+    return found
 
 
 def _totals(units: Sequence[Unit], measures: Measures) -> CellTotals:
     found: list[Sums] = []
     for number, metric in enumerate(measures.metrics):
         pairs = [
-            (unit.sums[2 * number], unit.sums[2 * number + 1], unit.covariates)
+            (unit.sums[2 * number], unit.sums[2 * number + 1], _regressors(unit.covariates))
             for unit in units
             if unit.sums[2 * number] or unit.sums[2 * number + 1]
         ]
@@ -292,6 +333,14 @@ def _totals(units: Sequence[Unit], measures: Measures) -> CellTotals:
             size = len(_nothing(metric, measures.plan))
             found.append(_moments([_vector(metric, *pair) for pair in pairs], size))
     return CellTotals(len(units), tuple(found))
+
+
+def _regressors(covariates: tuple[int | None, ...]) -> tuple[int, ...]:
+    """The covariates, 0 where one is missing, and of each whether it is: 10^9 or 0.
+
+    A regression on both is the same whatever number stands for what is missing.
+    """
+    return (*(one or 0 for one in covariates), *(NANO * (one is None) for one in covariates))
 
 
 def _vector(metric: Metric, n: int, d: int, covariates: tuple[int, ...]) -> tuple[int, ...]:
@@ -339,7 +388,7 @@ def _buckets(values: Sequence[float]) -> dict[int, int]:
 def _nothing(metric: Metric, plan: AnalysisPlan) -> Sums:
     if isinstance(metric.measure, QuantileOf):
         return {}
-    dimension = 2 if isinstance(metric.measure, Ratio) else 1 + len(plan.covariates)
+    dimension = 2 if isinstance(metric.measure, Ratio) else 1 + 2 * len(plan.covariates)
     return (0,) * (1 + dimension + dimension * (dimension + 1) // 2)
 
 
@@ -352,19 +401,23 @@ def _plus(first: Sums, second: Sums, sign: int) -> Sums:
     raise ValueError("totals of different metrics do not add")
 
 
-def _packed(numbers: Iterable[int]) -> bytes:
+def _packed(numbers: Iterable[int | None]) -> bytes:
     """MessagePack: whole numbers of 64 bits as such, wider ones as their bytes."""
     return _encode(
-        [one if one in _NARROW else one.to_bytes(_WIDE_BYTES, "little", signed=True) for one in numbers]
+        [
+            one if one is None or one in _NARROW else one.to_bytes(_WIDE_BYTES, "little", signed=True)
+            for one in numbers
+        ]
     )
 
 
 def _unpacked(body: bytes) -> tuple[int, ...]:
-    return tuple([one if isinstance(one, int) else _wide(one) for one in _decode_numbers(body)])
+    return tuple([one if isinstance(one, int) else _whole(one) for one in _decode_numbers(body)])
 
 
-def _wide(body: bytes) -> int:
-    return int.from_bytes(body, "little", signed=True)
+def _whole(one: int | bytes) -> int:
+    return one if isinstance(one, int) else int.from_bytes(one, "little", signed=True)
 
 
 _decode_numbers: Final = msgspec.msgpack.Decoder(list[int | bytes]).decode
+_decode_unit: Final = msgspec.msgpack.Decoder(list[int | bytes | None]).decode

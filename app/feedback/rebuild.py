@@ -39,6 +39,14 @@ class CellDifference(msgspec.Struct, frozen=True):
     crossed: bool
 
 
+class SeriesDifference(msgspec.Struct, frozen=True):
+    """The series of a variant in an epoch were not what its units come to, and are now."""
+
+    experiment_id: int
+    epoch: int
+    variant: int
+
+
 class DrawsDifference(msgspec.Struct, frozen=True):
     """The draws of a variant in an epoch, or their probabilities, were not what the log says, and are now."""
 
@@ -56,6 +64,7 @@ class Rebuilt(msgspec.Struct, frozen=True):
     learned: tuple[LearnedDifference, ...] = ()
     cells: tuple[CellDifference, ...] = ()
     draws: tuple[DrawsDifference, ...] = ()
+    series: tuple[SeriesDifference, ...] = ()
 
 
 async def rebuild_totals(database_url: str, experiment_ids: Sequence[int] | None = None) -> Rebuilt:
@@ -67,6 +76,7 @@ async def rebuild_totals(database_url: str, experiment_ids: Sequence[int] | None
     learned: list[LearnedDifference] = []
     cells: list[CellDifference] = []
     draws: list[DrawsDifference] = []
+    series: list[SeriesDifference] = []
     corrected = []
     async with LedgerStore.open(database_url) as store:
         for experiment_id in experiment_ids if experiment_ids is not None else await store.experiment_ids():
@@ -76,10 +86,13 @@ async def rebuild_totals(database_url: str, experiment_ids: Sequence[int] | None
                 learned.append(LearnedDifference(experiment_id, epoch, variant))
             for epoch, variant in await store.recount_draws(experiment_id):
                 draws.append(DrawsDifference(experiment_id, epoch, variant))
-            cells += [CellDifference(*key) for key in await store.recount_cells(experiment_id)]
+            differed, moved = await store.recount_units(experiment_id)
+            cells += [CellDifference(*key) for key in differed]
+            series += [SeriesDifference(experiment_id, *one) for one in moved]
             if await _resolve_all(store, experiment_id):
                 corrected.append(experiment_id)
-    return Rebuilt(tuple(differences), tuple(corrected), tuple(learned), tuple(cells), tuple(draws))
+    found = (tuple(differences), tuple(corrected), tuple(learned), tuple(cells), tuple(draws), tuple(series))
+    return Rebuilt(*found)
 
 
 async def _resolve_all(store: LedgerStore, experiment_id: int) -> bool:

@@ -37,8 +37,9 @@ from app.feedback.rewards import (
     resolve,
 )
 from app.feedback.rows import Rows
+from app.feedback.series_store import thin_series
 from app.feedback.session import copy, read_signals, sql
-from app.feedback.unit_store import move_units, recount_cells
+from app.feedback.unit_store import move_units, recount
 
 _T = TypeVar("_T")
 
@@ -60,7 +61,7 @@ _RULES: Final = """
                 AND (policy ->> 'kind' = ANY(%(kinds)s) OR policy ? 'forgetting')
         ),
         definition -> 'metrics', definition -> 'plan', definition ->> 'stickiness',
-        definition ->> 'stickiness' = 'none' AND EXISTS (
+        EXISTS (
             SELECT FROM epochs WHERE experiment_id = experiments.id AND policy ->> 'kind' = ANY(%(moving)s)
         )
     FROM experiments
@@ -218,6 +219,14 @@ class LedgerStore:
 
         return await self._transact(work)
 
+    async def thin_series(self) -> int:
+        """Let a bounded number of old series stand for longer spans. Returns how many."""
+
+        async def work(cursor: AsyncCursor) -> int:
+            return await thin_series(cursor, rows_max=limits.SERIES_THIN_ROWS_MAX)
+
+        return await self._transact(work)
+
     async def experiment_ids(self) -> list[int]:
         """Of all experiments."""
         cursor = await self._connection.execute("SELECT id FROM experiments ORDER BY id")
@@ -277,31 +286,35 @@ class LedgerStore:
                 await cursor.execute(_WANT, ([experiment_id],))
             return sorted({(epoch, variant) for _, epoch, variant, _ in differed})
 
-    async def recount_cells(self, experiment_id: int) -> list[CellKey]:
-        """Set the totals of an experiment's cells to what its units come to. Returns those that differed."""
+    async def recount_units(self, experiment_id: int) -> tuple[list[CellKey], list[tuple[int, int]]]:
+        """Set an experiment's cells and series to what its units come to.
+
+        Returns the cells that differed, and (epoch, variant) of series that did.
+        """
         async with self._connection.transaction(), self._connection.cursor() as cursor:
             measures = (await _rules(cursor, [experiment_id])).measures.get(experiment_id)
             if measures is None:
-                return []
+                return [], []
             await cursor.execute("SET LOCAL statement_timeout = 0")
-            await cursor.execute("LOCK TABLE metric_totals IN SHARE ROW EXCLUSIVE MODE")
+            await cursor.execute("LOCK TABLE metric_totals, metric_series IN SHARE ROW EXCLUSIVE MODE")
             async with self._connection.cursor(name="units") as units:
-                differed = await recount_cells(
+                differed, series = await recount(
                     cursor, units, experiment_id, measures, rows_max=limits.SWEEP_ASSIGNMENTS_MAX
                 )
             if differed:
                 await cursor.execute(_WANT, ([experiment_id],))
-            return differed
+            return differed, series
 
     async def recount_draws(self, experiment_id: int) -> list[tuple[int, int]]:
         """Set an experiment's draws to what its log says; returns (epoch, variant) of those that differed."""
         async with self._connection.transaction(), self._connection.cursor() as cursor:
-            if experiment_id not in (await _rules(cursor, [experiment_id])).drawing:
+            by_unit = (await _rules(cursor, [experiment_id])).drawing.get(experiment_id)
+            if by_unit is None:
                 return []
             await cursor.execute("SET LOCAL statement_timeout = 0")
             await cursor.execute("SET LOCAL enable_hashjoin = on")
             await cursor.execute("LOCK TABLE draws IN SHARE ROW EXCLUSIVE MODE")
-            return await recount_draws(cursor, experiment_id)
+            return await recount_draws(cursor, experiment_id, by_unit=by_unit)
 
     async def _transact(self, work: Callable[[AsyncCursor], Awaitable[_T]]) -> _T:
         """Run `work` as one transaction; again if it was chosen to end a deadlock: then it wrote nothing."""
@@ -351,18 +364,18 @@ async def _lock_units(cursor: AsyncCursor, batch: Batch) -> None:
 class Rules(NamedTuple):
     """Of experiments that exist: how signals become rewards, and what is measured of units where it is.
 
-    `drawing`: those whose draws are summed with their probabilities.
+    `drawing`: those whose draws are summed with their probabilities, and whether only the first of a unit.
     """
 
     rewards: Mapping[int, Rule]
     measures: Mapping[int, Measures]
-    drawing: Collection[int]
+    drawing: Mapping[int, bool]
 
 
 async def _rules(cursor: AsyncCursor, experiment_ids: Collection[int]) -> Rules:
     kinds = {"kinds": list(LEARNING_KINDS), "moving": list(MOVING_KINDS)}
     await cursor.execute(_RULES, {"ids": list(experiment_ids), **kinds})
-    rules, measures, drawing = {}, {}, set()
+    rules, measures, drawing = {}, {}, {}
     for experiment_id, reward, by_unit, learns, metrics, plan, stickiness, draws in await cursor.fetchall():
         rules[experiment_id] = Rule.of(msgspec.convert(reward, Reward), by_unit=by_unit, learns=learns)
         if metrics or plan or stickiness != "none":
@@ -374,7 +387,7 @@ async def _rules(cursor: AsyncCursor, experiment_ids: Collection[int]) -> Rules:
             if found is not None:
                 measures[experiment_id] = found
         if draws:
-            drawing.add(experiment_id)
+            drawing[experiment_id] = stickiness != "none"
     return Rules(rules, measures, drawing)
 
 

@@ -169,6 +169,11 @@ unit_totals = Table(
     Column("variant", SmallInteger, nullable=False, comment="that of its first exposed assignment"),
     Column("segment", Text, nullable=False, comment="as it first came; empty: none are declared"),
     Column("crossed", Boolean, nullable=False, comment="it was assigned to other variants as well"),
+    Column(
+        "minute",
+        Integer,
+        comment="of its first exposed assignment, since 1970; null: stored before there were series",
+    ),
     Column("body", LargeBinary, nullable=False, comment="covariates and sums of its metrics"),
     PrimaryKeyConstraint("experiment_id", "epoch", "unit_hash", "assignment_id"),
     postgresql_with={"fillfactor": 70},
@@ -187,7 +192,25 @@ metric_totals = Table(
     PrimaryKeyConstraint("experiment_id", "epoch", "variant", "segment", "crossed"),
 )
 
-# Only where every assignment is a draw of its own from shares that move.
+# The same by time, without covariates: units by the minute of their first assignment in the epoch, older
+# ones by the hour and day. Rows of one time add up: what comes late is a minute until it is thinned.
+metric_series = Table(
+    "metric_series",
+    METADATA,
+    Column("experiment_id", Integer, nullable=False),
+    Column("minute", Integer, nullable=False, comment="the first of its span, since 1970"),
+    Column("span", SmallInteger, nullable=False, comment="1, 60 or 1440 minutes"),
+    Column("epoch", Integer, nullable=False),
+    Column("variant", SmallInteger, nullable=False),
+    Column("crossed", Boolean, nullable=False),
+    Column("body", LargeBinary, nullable=False, comment="exact sums of each metric; empty: none yet"),
+    PrimaryKeyConstraint("experiment_id", "minute", "span", "epoch", "variant", "crossed"),
+    # What thinning reads.
+    Index(None, "span", "minute"),
+)
+
+# Only where shares move for everybody alike. A draw is every assignment or, with stickiness, every unit's
+# first in the experiment.
 draws = Table(
     "draws",
     METADATA,

@@ -17,13 +17,17 @@ from app.feedback.measures import (
     CellKey,
     CellTotals,
     Measures,
+    MinuteKey,
     Unit,
     UnitKey,
     UnitRow,
     cells,
+    cells_by_minute,
     measure,
 )
 from app.feedback.rewards import Assignments, Given
+from app.feedback.series import SeriesKey, add, series
+from app.feedback.series_store import move_series, recount_series
 from app.feedback.session import arrays, copy, read_signals, sql
 
 _LOG: Final = structlog.get_logger(__name__)
@@ -36,6 +40,7 @@ _STORE_UNIT_TOTALS: Final = sql("store_unit_totals")
 _ENSURE_METRIC_TOTALS: Final = sql("ensure_metric_totals")
 _LOCK_METRIC_TOTALS: Final = sql("lock_metric_totals")
 _STORE_METRIC_TOTALS: Final = sql("store_metric_totals")
+_DELETE_GHOST_UNITS: Final = sql("delete_ghost_units")
 _SWEPT_UNTIL: Final = "SELECT (extract(epoch FROM swept_until) * 1000000)::double precision FROM horizons"
 
 _KEY: Final = np.dtype([("experiment_id", "i4"), ("epoch", "i4"), ("unit_hash", "i8"), ("id", "S16")])
@@ -51,7 +56,7 @@ _CELL_KEY: Final = ("experiment_id", "epoch", "variant", "segment", "crossed")
 
 
 async def move_units(cursor: AsyncCursor, touched: Assignments, measures: Mapping[int, Measures]) -> set[int]:
-    """Bring the units of exposed, locked assignments up to date, and their cells by the difference.
+    """Bring the units of exposed, locked assignments up to date, their cells and series by the difference.
 
     Rewards are stored already. Returns the experiments whose cells changed.
     """
@@ -91,8 +96,20 @@ async def _move(
     named = [tuple(key) for key in keys.tolist()]
     added = [(named[number], unit) for number, unit in after.items() if number not in overtaken]
     removed = [(named[number], before[number]) for number in after if number in before]
-    moved = await _move_cells(cursor, cells(added, measures), cells(removed, measures), measures)
-    return moved, keys[sorted(overtaken)]
+    differences = _differences(cells_by_minute(added, measures), cells_by_minute(removed, measures))
+    await _move_cells(cursor, cells(differences), measures)
+    await move_series(cursor, series(differences, measures))
+    return {key[0] for key in differences}, keys[sorted(overtaken)]
+
+
+def _differences(
+    added: Mapping[MinuteKey, CellTotals], removed: Mapping[MinuteKey, CellTotals]
+) -> dict[MinuteKey, CellTotals]:
+    """What is added, less what is removed."""
+    found = dict(added)
+    for key, totals in removed.items():
+        found[key] = found[key] - totals if key in found else totals - totals - totals
+    return found
 
 
 def _keys(touched: Assignments, measures: Mapping[int, Measures]) -> NDArray[np.void]:
@@ -171,6 +188,7 @@ async def _store(
             variant=(">i2", [unit.variant for unit in chosen]),
             crossed=("u1", [unit.crossed for unit in chosen]),
             new=("u1", [number not in known for number in numbers]),
+            minute=(">i4", [unit.minute for unit in chosen]),
         ),
     )
     if len(new) < len(units):
@@ -186,32 +204,27 @@ async def _store(
 
 
 async def _move_cells(
-    cursor: AsyncCursor,
-    added: Mapping[CellKey, CellTotals],
-    removed: Mapping[CellKey, CellTotals],
-    measures: Mapping[int, Measures],
-) -> set[int]:
-    """Add the difference to the cells. Returns the experiments of those that changed.
+    cursor: AsyncCursor, differences: Mapping[CellKey, CellTotals], measures: Mapping[int, Measures]
+) -> None:
+    """Add the differences to the cells.
 
     Totals that cannot be read, which only a hand that is not ours can bring about, stay as they are: they
     must not hold up the ledger, and `wald rebuild` mends them.
     """
-    keys = sorted({*added, *removed})
+    keys = sorted(differences)
     if not keys:
-        return set()
+        return
     await cursor.execute(_ENSURE_METRIC_TOTALS, _cell_keys(keys))
     await cursor.execute(_LOCK_METRIC_TOTALS, _cell_keys(keys))
     bodies: dict[CellKey, bytes] = {}
     for *names, body in await cursor.fetchall():
         key: CellKey = tuple(names)
-        none = CellTotals.none(measures[key[0]])
         try:
-            stood = CellTotals.from_bytes(body) if body else none
-            bodies[key] = (stood + added.get(key, none) - removed.get(key, none)).to_bytes()
+            stood = CellTotals.from_bytes(body) if body else CellTotals.none(measures[key[0]])
+            bodies[key] = (stood + differences[key]).to_bytes()
         except (ValueError, msgspec.MsgspecError) as error:
             _LOG.error("metric_totals_unusable", key=key, error=str(error), then="run wald rebuild")
     await store_cells(cursor, bodies)
-    return {key[0] for key in keys}
 
 
 async def store_cells(cursor: AsyncCursor, bodies: Mapping[CellKey, bytes]) -> None:
@@ -219,18 +232,22 @@ async def store_cells(cursor: AsyncCursor, bodies: Mapping[CellKey, bytes]) -> N
     await cursor.execute(_STORE_METRIC_TOTALS, _cell_keys(bodies) | {"body": list(bodies.values())})
 
 
-async def recount_cells(
+async def recount(
     cursor: AsyncCursor, units: AsyncCursor, experiment_id: int, measures: Measures, *, rows_max: int
-) -> list[CellKey]:
-    """Set the cells of an experiment to what its units come to. Returns the keys of those that differed.
+) -> tuple[list[CellKey], list[tuple[int, int]]]:
+    """Set the cells and series of an experiment to what its units come to, those that the log knows.
 
-    `units` is a cursor of the server's, of which a bounded number of rows is read at a time. The caller's
-    lock keeps others from adding to the cells: what they committed before is seen here.
+    Returns the keys of the cells that differed, and (epoch, variant) of the series. `units` is a cursor of
+    the server's, of which a bounded number of rows is read at a time. The caller's lock keeps others from
+    adding to cells and series: what they committed before is seen here.
     """
+    await cursor.execute(_DELETE_GHOST_UNITS, {"experiment_id": experiment_id})
     fresh: dict[CellKey, CellTotals] = {}
+    minutes: dict[SeriesKey, CellTotals] = {}
     none = CellTotals.none(measures)
     await units.execute(
-        "SELECT epoch, unit_hash, variant, segment, crossed, body FROM unit_totals WHERE experiment_id = %s",
+        "SELECT epoch, unit_hash, variant, segment, crossed, minute, body FROM unit_totals"
+        " WHERE experiment_id = %s",
         (experiment_id,),
     )
     while found := await units.fetchmany(rows_max):
@@ -239,8 +256,18 @@ async def recount_cells(
             unit = _readable((experiment_id, epoch, unit_hash), tuple(row), measures)
             if unit is not None:
                 some.append(((experiment_id, epoch, unit_hash, b""), unit))
-        for key, totals in cells(some, {experiment_id: measures}).items():
+        by_minute = cells_by_minute(some, {experiment_id: measures})
+        for key, totals in cells(by_minute).items():
             fresh[key] = fresh.get(key, none) + totals
+        for place, totals in series(by_minute, {experiment_id: measures}).items():
+            add(minutes, place, totals)
+    differed = await _recount_cells(cursor, experiment_id, fresh, none)
+    return differed, await recount_series(cursor, experiment_id, minutes)
+
+
+async def _recount_cells(
+    cursor: AsyncCursor, experiment_id: int, fresh: Mapping[CellKey, CellTotals], none: CellTotals
+) -> list[CellKey]:
     await cursor.execute(
         "SELECT epoch, variant, segment, crossed, body FROM metric_totals WHERE experiment_id = %s",
         (experiment_id,),

@@ -88,6 +88,7 @@ class StoredObserved(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     periods: dict[str, dict[str, tuple[ArmPeriod, ...]]] = {}
     assignments: tuple[ArmCounts, ...] = ()
     crossovers: int = 0
+    crossovers_counted: bool = False
     days: float | None = None
 
     @classmethod
@@ -111,6 +112,7 @@ class StoredObserved(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             periods={key: dict(arms) for key, arms in observed.periods.items()},
             assignments=tuple(observed.assignments),
             crossovers=observed.crossovers,
+            crossovers_counted=observed.crossovers_counted,
             days=observed.days,
         )
 
@@ -134,6 +136,7 @@ class StoredObserved(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             periods=self.periods,
             assignments=self.assignments,
             crossovers=self.crossovers,
+            crossovers_counted=self.crossovers_counted,
             days=self.days,
         )
 

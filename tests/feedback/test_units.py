@@ -18,14 +18,16 @@ from app.core.postgres import psycopg_dsn
 from app.experiments.metrics import Mean, Metric, Proportion, QuantileOf, Ratio
 from app.experiments.model import Definition, FixedPolicy, Reward, Variant
 from app.experiments.plan import AnalysisPlan, Segments
-from app.feedback.measures import CellTotals, Measures, Unit, measures_of, nanos
+from app.feedback.measures import CellTotals, Measures, MinuteKey, Unit, cells, measures_of, nanos
 from app.feedback.model import Source
 from app.feedback.rebuild import CellDifference, Rebuilt, rebuild_totals
 from app.feedback.rewards import NANO
+from app.feedback.series import SeriesKey, series
 from app.feedback.store import LedgerStore
 from stats.quantiles import bucket_numbers
 from tests.feedback.support import (
     SALT,
+    T0_MS,
     Assigned,
     Model,
     Said,
@@ -86,10 +88,10 @@ def test_the_reward_is_primary_unless_a_metric_is():
 @given(st.lists(st.lists(st.integers(-(10**18), 10**18), min_size=16, max_size=16), max_size=4))
 def test_units_come_back_from_their_bytes(numbers):
     for sums in numbers:
-        unit = Unit(1, "2", True, tuple(sums[:2]), tuple(sums[2:]))
-        assert Unit.from_row((1, "2", True, unit.to_bytes()), MEASURES) == unit
+        unit = Unit(1, "2", True, 29_000_000, (sums[0], None), tuple(sums[2:]))
+        assert Unit.from_row((1, "2", True, 29_000_000, unit.to_bytes()), MEASURES) == unit
         with pytest.raises(ValueError, match="no sums of these metrics"):
-            Unit.from_row((1, "2", True, unit.to_bytes()), Measures.of((), PLAN))
+            Unit.from_row((1, "2", True, None, unit.to_bytes()), Measures.of((), PLAN))
 
 
 def test_cells_come_back_from_their_bytes_and_take_back_what_was_added():
@@ -180,7 +182,9 @@ async def test_cells_do_not_depend_on_order_repeats_batches_or_shards(
     )
     while (await stores[0].resolve_silence())[0]:
         pass
-    assert stored_cells(database_url) == expected_cells(exposed, said)
+    expected = expected_minutes(exposed, said)
+    assert stored_cells(database_url) == cells(expected)
+    assert stored_series(database_url) == series(expected, dict.fromkeys(DEFINITIONS, MEASURES))
     assert await rebuild_totals(database_url) == Rebuilt((), ())
 
 
@@ -195,7 +199,7 @@ async def test_a_unit_is_measured_by_its_first_assignments_whatever_their_order(
         Said(one, one.experiment_id, "latency", Source.AUTOMATED, 0.25, one.at_ms + 1) for one in assigned
     ]
     measured = [*one_unit[:3], *each_drawn]
-    right = expected_cells(measured, [one for one in said if one.about in measured])
+    right = cells(expected_minutes(measured, [one for one in said if one.about in measured]))
     for seed in range(4):
         await forget_everything(stores[0])
         entries = [
@@ -246,7 +250,16 @@ def stored_cells(database_url: str) -> Cells:
     return {key: cell for key, cell in cells.items() if cell != none}
 
 
-def expected_cells(exposed: Iterable[Assigned], said: Iterable[Said]) -> Cells:
+def stored_series(database_url: str) -> dict[SeriesKey, CellTotals]:
+    """That hold units."""
+    found = rows(
+        database_url, "SELECT experiment_id, minute, span, epoch, variant, crossed, body FROM metric_series"
+    )
+    totals = {row[:6]: CellTotals.from_bytes(row[6]) for row in found}
+    return {key: one for key, one in totals.items() if not one.empty}
+
+
+def expected_minutes(exposed: Iterable[Assigned], said: Iterable[Said]) -> dict[MinuteKey, CellTotals]:
     """From the definitions of the metrics, unit by unit."""
     units: defaultdict[tuple[int, int, int, int], list[Told]] = defaultdict(list)
     model = Model(dict.fromkeys(DEFINITIONS, REWARD))
@@ -262,20 +275,21 @@ def expected_cells(exposed: Iterable[Assigned], said: Iterable[Said]) -> Cells:
             values[name].append(Fraction(nanos(value)))
         itself = one.number if DEFINITIONS[one.experiment_id].stickiness == "none" else -1
         units[one.experiment_id, one.epoch, one.unit, itself].append((one, reward, values))
-    cells: Cells = {}
+    found: dict[MinuteKey, CellTotals] = {}
     for (experiment_id, epoch, *_), told in units.items():
         told.sort(key=lambda row: assignment_order(row[0]))
         first = told[0][0]
         segment = str(first.number) if first.number in {1, 2} else "other"
         crossed = any(one.variant != first.variant for one, _, _ in told)
         own = [row for row in told if row[0].variant == first.variant]
-        key = experiment_id, epoch, first.variant, segment, crossed
-        cells[key] = cells.get(key, CellTotals.none(MEASURES)) + one_unit(first.number, own)
-    return cells
+        minute = (T0_MS + first.at_ms) // 60_000
+        key = experiment_id, epoch, first.variant, segment, crossed, minute
+        found[key] = found.get(key, CellTotals.none(MEASURES)) + one_unit(first.number, own)
+    return found
 
 
 def one_unit(number: int, told: list[Told]) -> CellTotals:
-    covariates = [Fraction(number * NANO), Fraction(0)]
+    covariates = [Fraction(number * NANO), Fraction(0), Fraction(0), Fraction(NANO)]  # the second is missing
     ends = [one.at_ms + 50 <= 150 for one, _, _ in told]
     latencies = [values.get("latency", []) for _, _, values in told]
     all_latencies = [value for values in latencies for value in values]
@@ -322,7 +336,7 @@ def bucket(mean: Fraction) -> int:
 
 def moments(x: Any, covariates: list[Fraction]) -> tuple[int, ...]:
     if x is None:
-        return (0,) * 10
+        return (0,) * 21
     vector = [Fraction(x), *covariates]
     products = [a * b for row, a in enumerate(vector) for b in vector[: row + 1]]
     return (1, *map(int, vector), *map(int, products))

@@ -1,9 +1,15 @@
 -- Set the draws of one experiment to what its log says, in the epochs of which every version is still known; others
--- stay. The caller holds a lock on draws. Returns the epochs and variants that differed.
+-- stay. By unit: only the first exposed assignment of each. The caller holds a lock on draws. Returns the epochs and variants that differed.
 WITH logged AS (
     SELECT epoch, policy_version AS version, variant, count(*) AS assignments
     FROM assignments
-    WHERE experiment_id = %(experiment_id)s AND exposed
+    WHERE experiment_id = %(experiment_id)s AND exposed AND NOT (
+        %(by_unit)s AND EXISTS (
+            SELECT FROM assignments AS earlier
+            WHERE earlier.experiment_id = assignments.experiment_id AND earlier.unit_hash = assignments.unit_hash
+                AND earlier.id < assignments.id AND earlier.exposed
+        )
+    )
     GROUP BY epoch, policy_version, variant
 ),
 known AS (

@@ -48,5 +48,5 @@ CREATE TEMPORARY TABLE touched_units (
 -- What touched units come to.
 CREATE TEMPORARY TABLE staged_units (
     experiment_id integer, epoch integer, unit_hash bigint, assignment_id uuid, variant smallint, crossed boolean,
-    new boolean, segment text, body bytea
+    new boolean, minute integer, segment text, body bytea
 ) ON COMMIT DELETE ROWS;

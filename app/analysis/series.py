@@ -1,0 +1,226 @@
+"""A metric over time: what the ledger keeps of it by the minute, hour and day, in equal steps. Pure.
+
+A unit stands at its first assignment in the epoch, with all that is known of it by now. A step describes: its
+units are new ones of that time, thrown together over epochs. Comparisons belong to the readout.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
+
+from app.core import limits
+from app.core.errors import InvalidInput
+from app.experiments.metrics import Metric, QuantileOf
+from app.experiments.model import Experiment
+from app.feedback.measures import CellTotals, Measures
+from app.feedback.metric_totals import MetricTotals, moments_of, totals_of
+from app.feedback.series import Kept
+from stats.errors import InsufficientData
+from stats.quantiles import QuantileSketch, quantile
+from stats.seasonality import SeasonalBaseline, fit_baseline
+from stats.totals import JointTotals
+
+DAY_S = 86_400
+
+
+class Steps(NamedTuple):
+    """Equal steps of whole minutes, from `first` to before `end`, in seconds since 1970."""
+
+    first: int
+    end: int
+    step_s: int
+
+    @classmethod
+    def of(cls, since: datetime | None, until: datetime | None, step_s: int, *, now: datetime) -> "Steps":
+        """The steps that hold a period: it ends by now, and has `SERIES_STEPS` unless it says so.
+
+        They begin at multiples of their length (of a day: at midnight UTC). Raises InvalidInput for lengths
+        that are not whole minutes or do not fill a day, periods that are empty or too long, and steps
+        shorter than what is still kept of their time.
+        """
+        if step_s < 60 or step_s % 60 or DAY_S % step_s:
+            reason = f"needs whole minutes that fill a day, such as 60, 300, 3600 or 86400, got {step_s}"
+            raise InvalidInput(reason, field="step_s")
+        last = now if until is None else min(until, now)
+        if last.timestamp() <= 0:
+            raise InvalidInput("must be after 1970", field="until")
+        if since is not None and since >= last:
+            raise InvalidInput("must be before until, and in the past", field="since")
+        end = -(-last.timestamp() // step_s) * step_s
+        first = end - limits.SERIES_STEPS * step_s if since is None else since.timestamp() // step_s * step_s
+        if end - first > limits.SERIES_STEPS_MAX * step_s:
+            reason = (
+                f"at most {limits.SERIES_STEPS_MAX:,} steps in one answer, got {(end - first) / step_s:,.0f}:"
+                " ask for longer steps, or for less"
+            )
+            raise InvalidInput(reason, field="since")
+        first = max(first, 0.0)
+        span_s = 60 * Kept.at(now.timestamp()).span(int(first // 60))
+        if step_s % span_s:
+            reason = f"of that time whole {'days' if span_s == DAY_S else 'hours'} are kept: needs {span_s}"
+            raise InvalidInput(f"{reason}, got {step_s}", field="step_s")
+        return cls(int(first), int(end), step_s)
+
+
+class Row(NamedTuple):
+    """A row as stored: its first minute, the position of its variant, whether units crossed, and its sums."""
+
+    minute: int
+    variant: int
+    crossed: bool
+    body: bytes
+
+
+class Point(msgspec.Struct, frozen=True, kw_only=True):
+    """One step from `at` on: `units` that came, `n` of them with a value, and the metric of these.
+
+    `standard_error` is null of fewer than two units, and of quantiles. `adjusted` is the value less what is
+    usual at that hour and weekday.
+    """
+
+    at: datetime
+    units: int
+    n: int
+    value: float | None
+    standard_error: float | None
+    adjusted: float | UnsetType | None = UNSET
+
+
+class VariantSeries(msgspec.Struct, frozen=True):
+    """The steps of one variant in which units came. The others are absent: nothing is known of them."""
+
+    variant: str
+    control: bool
+    points: list[Point]
+
+
+class Season(msgspec.Struct, frozen=True, kw_only=True):
+    """What is usual of the control at an hour of the day and weekday (UTC, from Monday), beside its level.
+
+    Null: never seen. `reason`: why there is no season, and nothing is adjusted.
+    """
+
+    level: float | None = None
+    hours: tuple[float | None, ...] = ()
+    weekdays: tuple[float | None, ...] = ()
+    autocorrelation: float | None = None
+    reason: str = ""
+
+
+class Series(msgspec.Struct, frozen=True, kw_only=True):
+    """A metric in steps, per variant in the order of the definition."""
+
+    key: str
+    metric: str
+    kind: str
+    step_s: int
+    since: datetime
+    until: datetime
+    variants: list[VariantSeries]
+    season: Season | UnsetType = UNSET
+
+
+def series_of(
+    experiment: Experiment,
+    measures: Measures,
+    metric: Metric,
+    steps: Steps,
+    rows: Iterable[Row],
+    *,
+    seasonal: bool,
+) -> Series:
+    """The series of a metric. Units that crossed over are left out, or not, as the plan says."""
+    number = measures.metrics.index(metric)
+    variants = experiment.definition.variants
+    found: list[dict[int, CellTotals]] = [{} for _ in variants]
+    for row in rows:
+        if row.variant < len(variants) and not (row.crossed and measures.plan.crossovers == "exclude"):
+            at, own = row.minute * 60 // steps.step_s * steps.step_s, found[row.variant]
+            totals = CellTotals.from_bytes(row.body)
+            own[at] = own[at] + totals if at in own else totals
+    made = [
+        VariantSeries(variant.key, variant.control, _points(metric, number, own))
+        for variant, own in zip(variants, found, strict=True)
+    ]
+    series = Series(
+        key=experiment.key,
+        metric=metric.key,
+        kind=metric.kind,
+        step_s=steps.step_s,
+        since=_time(steps.first),
+        until=_time(steps.end),
+        variants=made,
+    )
+    return _adjusted(series) if seasonal else series
+
+
+def _points(metric: Metric, number: int, own: Mapping[int, CellTotals]) -> list[Point]:
+    points = []
+    for at, totals in sorted(own.items()):
+        if totals.units:
+            known = totals_of(metric, totals.metrics[number])
+            n, value, error = (0, None, None) if known is None else _described(metric, known)
+            points.append(Point(at=_time(at), units=totals.units, n=n, value=value, standard_error=error))
+    return points
+
+
+def _described(metric: Metric, totals: MetricTotals) -> tuple[int, float | None, float | None]:
+    """How many units, the metric, and its standard error."""
+    if isinstance(totals, QuantileSketch):
+        assert isinstance(metric.measure, QuantileOf)
+        return totals.n, quantile(totals, metric.measure.q), None
+    try:
+        moments = moments_of(metric, totals)
+    except InsufficientData:  # a ratio by nothing, or of one unit
+        by = totals.mean[1] if isinstance(totals, JointTotals) else 0.0
+        return totals.n, totals.mean[0] / by if isinstance(totals, JointTotals) and by else None, None
+    error = (moments.variance / moments.n) ** 0.5 if moments.n > 1 else None
+    return moments.n, moments.mean, error
+
+
+def _adjusted(series: Series) -> Series:
+    """Less the season of the control, which is the same for all: differences stay what they are."""
+    control = next(one for one in series.variants if one.control)
+    try:
+        baseline = _baseline(control.points)
+    except InsufficientData as error:
+        return replace(series, season=Season(reason=str(error)))
+    season = Season(
+        level=baseline.level,
+        hours=baseline.hours,
+        weekdays=baseline.weekdays,
+        autocorrelation=baseline.autocorrelation,
+    )
+    variants = [
+        replace(one, points=[replace(point, adjusted=_usual(point, baseline)) for point in one.points])
+        for one in series.variants
+    ]
+    return replace(series, season=season, variants=variants)
+
+
+def _baseline(points: Iterable[Point]) -> SeasonalBaseline:
+    known = [point for point in points if point.value is not None]
+    return fit_baseline(
+        np.array([point.value for point in known], np.float64),
+        np.array([point.at.hour for point in known], np.int64),
+        np.array([point.at.weekday() for point in known], np.int64),
+    )
+
+
+def _usual(point: Point, baseline: SeasonalBaseline) -> float | None:
+    """The value without its season; None where the control was never seen at that hour or weekday."""
+    if point.value is None:
+        return None
+    try:
+        return point.value - baseline.expected(point.at.hour, point.at.weekday()) + baseline.level
+    except InsufficientData:
+        return None
+
+
+def _time(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,12 @@
+-- Take out series of a span that begin before a minute, at most rows_max of them, the oldest first. Rows that somebody
+-- else has locked are left for the next time.
+DELETE FROM metric_series
+WHERE (experiment_id, minute, span, epoch, variant, crossed) IN (
+    SELECT experiment_id, minute, span, epoch, variant, crossed
+    FROM metric_series
+    WHERE span = %(span)s AND minute < %(before)s
+    ORDER BY minute
+    LIMIT %(rows_max)s
+    FOR UPDATE SKIP LOCKED
+)
+RETURNING experiment_id, minute, span, epoch, variant, crossed, body
