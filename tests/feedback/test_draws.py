@@ -13,6 +13,7 @@ from app.feedback.store import LedgerStore
 from tests.feedback.support import (
     Assigned,
     Said,
+    assignment_order,
     create_experiment,
     execute,
     exposures,
@@ -104,3 +105,57 @@ async def test_a_rebuild_mends_draws_of_versions_that_are_known(
     execute(database_url, "DELETE FROM allocations WHERE version = 2")
     execute(database_url, "UPDATE draws SET assignments = 4 WHERE variant = 1")
     assert await rebuild_totals(database_url) == Rebuilt((), ())
+
+
+@pytest.fixture
+async def sticky(
+    database_url: str, stores: tuple[LedgerStore, LedgerStore]
+) -> tuple[LedgerStore, LedgerStore]:
+    """The same experiment, of which units are sticky."""
+    sticking = "jsonb_set(definition::jsonb, '{stickiness}', '\"unit\"')"
+    execute(database_url, f"UPDATE experiments SET definition = {sticking}")
+    return stores
+
+
+def first_draws(exposed: list[Assigned]) -> list[tuple[int, ...]]:
+    """In plain Python: each unit's first exposed assignment, where its version's shares moved."""
+    first: dict[int, Assigned] = {}
+    for one in sorted(exposed, key=assignment_order):
+        first.setdefault(one.unit, one)
+    counts = {0: [0, 0], 1: [0, 0]}
+    for one in first.values():
+        if one.epoch == 1:
+            weight = VERSIONS[one.policy_version][1]
+            counts[one.variant][0] += 1
+            counts[0][1] += weight
+            counts[1][1] += WHOLE - weight
+    return [(1, variant, *counts[variant]) for variant in (0, 1)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_a_sticky_unit_is_drawn_for_once_with_its_first_exposure_in_the_experiment(
+    database_url: str, sticky: tuple[LedgerStore, LedgerStore], seed: int
+) -> None:
+    """Whatever the order, the repeats, the batches and the shards; later epochs and signals add nothing."""
+    random = Random(20260150 + seed)
+    events = [
+        Assigned(
+            1, random.randrange(12), number, random.randrange(5), random.randrange(2), epoch, False, version
+        )
+        for number in range(60)
+        for version in [random.choice([1, 1, 2, 2, 3])]
+        for epoch in [VERSIONS[version][0]]
+    ]
+    said = [signals([Said(one, 1, "thumbs_up", Source.EXPLICIT, 1.0, one.at_ms + 1)]) for one in events[::3]]
+    entries = shuffled([*(exposures([one]) for one in events * 2), *said], random)
+    shards = numbered(entries[::2]), numbered(entries[1::2])
+    await asyncio.gather(
+        *(deliver(store, shard, shards[shard], Random(shard)) for shard, store in enumerate(sticky))
+    )
+
+    right = [row for row in first_draws(events) if row[2] or row[3]]
+    assert [row for row in stored(database_url) if row[2] or row[3]] == right
+    assert await rebuild_totals(database_url) == Rebuilt((), ())
+    execute(database_url, "UPDATE draws SET assignments = assignments + 1")
+    assert (await rebuild_totals(database_url)).draws
+    assert [row for row in stored(database_url) if row[2] or row[3]] == right

@@ -160,8 +160,9 @@ async def test_units_from_before_there_were_series_come_in_by_a_rebuild(
 async def test_a_unit_that_the_log_does_not_know_is_no_unit(database_url: str, store: LedgerStore) -> None:
     await deliver(store, 0, numbered([exposures(events())]), Random(1))
     right = whole(database_url, "metric_totals")
-    copied = "epoch, 424242, assignment_id, variant, segment, crossed, minute, body FROM unit_totals LIMIT 1"
-    execute(database_url, f"INSERT INTO unit_totals SELECT experiment_id, {copied}")
+    names = "experiment_id, epoch, assignment_id, variant, segment, crossed, minute, body"
+    ghost = f"INSERT INTO unit_totals ({names}, unit_hash) SELECT {names}, 424242 FROM unit_totals LIMIT 1"
+    execute(database_url, ghost)
     await rebuild_totals(database_url)
     assert whole(database_url, "metric_totals") == right
     assert not rows(database_url, "SELECT FROM unit_totals WHERE unit_hash = 424242")
