@@ -16,11 +16,12 @@ from redis.exceptions import RedisError, ResponseError
 from rich.markup import escape
 from rich.table import Table
 
-from app.core import migrations
+from app.core import limits, migrations
 from app.core.clock import Clock
 from app.core.postgres import psycopg_dsn
 from app.core.settings import Settings
 from app.core.valkey import create_client, shard_key
+from app.feedback.series import Kept
 
 _GIB: Final = 1 << 30
 _VALKEY_VERSION_MIN: Final = (7, 2)
@@ -44,6 +45,11 @@ _FACTS: Final = """
 _REVISION: Final = "SELECT version_num FROM alembic_version"
 _POSITIONS: Final = """
     SELECT shard, applied, coalesce(lease_until > now(), false) AS owned FROM stream_positions"""
+_OVERDUE_SERIES: Final = """
+    SELECT count(*) AS waiting
+    FROM (
+        SELECT FROM metric_series WHERE span = 1 AND minute < %(before)s LIMIT %(rows_max)s + 1
+    ) AS overdue"""
 _DEAD_LETTERS: Final = "SELECT count(*) AS waiting FROM dead_letters"
 
 
@@ -146,6 +152,14 @@ async def _examine_postgres(url: str, appended: Mapping[int, int] | None, clock:
                     findings.append(lag(appended, await _rows(connection, _POSITIONS)))
                 (letters,) = await _rows(connection, _DEAD_LETTERS)
                 findings.append(dead_letters(letters["waiting"]))
+                overdue = await connection.execute(
+                    _OVERDUE_SERIES,
+                    {
+                        "before": Kept.at(clock.now().timestamp()).hours,
+                        "rows_max": limits.SERIES_THIN_ROWS_MAX,
+                    },
+                )
+                findings.append(series((await overdue.fetchall())[0]["waiting"]))
             return findings
     except psycopg.Error as error:
         fix = "start `wald up`, or correct WALD_DATABASE_URL"
@@ -257,6 +271,14 @@ def dead_letters(count: int) -> Finding:
     if count == 0:
         return Finding("Dead letters", Verdict.OK, "none")
     return Finding("Dead letters", Verdict.WARN, f"{count} entries", "read `error` in the table dead_letters")
+
+
+def series(overdue: int) -> Finding:
+    """Minutes of series that should have become hours. Some always wait: what came late to a thinned hour."""
+    if overdue <= limits.SERIES_THIN_ROWS_MAX:
+        return Finding("Series", Verdict.OK, f"{overdue} old minutes wait to be thinned")
+    found = f"more than {limits.SERIES_THIN_ROWS_MAX} old minutes wait to be thinned"
+    return Finding("Series", Verdict.WARN, found, "look at the loop `forgotten` in `/ready` of a worker")
 
 
 def disk(folder: Path) -> Finding:

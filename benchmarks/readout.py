@@ -113,7 +113,9 @@ def _sums(metric: Metric, before: np.ndarray, factor: float, rng: np.random.Gene
             columns = [rng.binomial(sessions.astype(int), min(0.3 * factor, 1)).astype(float), sessions]
         case _:
             columns = [np.clip(factor * before + rng.normal(0, 0.1, n), 0, 1), before]
-    products = [columns[row] @ columns[column] for row in range(2) for column in range(row + 1)]
+    if not isinstance(metric.measure, Ratio):
+        columns.append(np.zeros(n))  # of no unit is the covariate missing
+    products = [columns[row] @ columns[column] for row in range(len(columns)) for column in range(row + 1)]
     sums = [int(column.sum() * NANO) for column in columns]
     return (n, *sums, *(int(product * NANO) * NANO for product in products))
 

@@ -49,6 +49,7 @@ async def test_the_embedded_engines_are_clean(valkey_url, database_url):
         "Schema",
         "Ledger",
         "Dead letters",
+        "Series",
         "Disk",
         "Open files",
     }
@@ -133,6 +134,7 @@ def test_the_worst_finding_decides_and_all_are_shown_with_their_fix():
         doctor.memory(1, 2),
         doctor.memory(10, 0),
         doctor.dead_letters(0),
+        doctor.series(10_001),
         doctor.schema(None, "0001"),
     ]
     assert doctor.verdict(findings[:1]) is Verdict.OK
