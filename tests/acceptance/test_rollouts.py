@@ -67,7 +67,7 @@ async def shares(client: httpx2.AsyncClient) -> set[tuple[str, float]]:
 
 
 async def until(condition: Any, what: str) -> Any:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not (found := await condition()):
         assert time.monotonic() < deadline, what
         await asyncio.sleep(0.02)

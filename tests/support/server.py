@@ -17,7 +17,7 @@ import psutil
 import psycopg
 
 ADMIN_KEY = "an-admin-key-of-the-tests"
-START_S = 60
+START_S = 240
 
 
 class Up(NamedTuple):
