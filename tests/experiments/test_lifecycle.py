@@ -18,6 +18,7 @@ from app.experiments.model import (
     Draft,
     Experiment,
     FixedPolicy,
+    LayerRange,
     Paused,
     Reward,
     Running,
@@ -52,6 +53,7 @@ CHANGES = {
     "plan": AnalysisPlan(alpha=0.01),
     "targeting": (Condition("country", "in", ("FR",)),),
     "overrides": {"me": "short"},
+    "layer": LayerRange("answers", 0.2, 0.4),
 }
 MUTABLE = {
     "draft": CHANGES.keys() - {"key"},
