@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.experiments.metrics import Margin, Mean, Metric, Proportion
 from app.experiments.model import Definition, Experiment, FixedPolicy, Variant
-from app.feedback.measures import Unit, cells, measures_of
+from app.feedback.measures import Unit, cells, cells_by_minute, measures_of
 from app.feedback.rewards import NANO
 from app.feedback.tables import metric_totals, stream_positions
 
@@ -47,13 +47,15 @@ async def come(
                 variant,
                 "",
                 False,
+                None,
                 (),
                 (0, 0, int(number < errors), 1, round(latency * (0.8 + 0.4 * (number % 2)) * NANO), 1),
             ),
         )
         for number in range(units)
     ]
-    found = cells(made, {experiment.id: measures})[experiment.id, experiment.epoch, variant, "", False]
+    by_cell = cells(cells_by_minute(made, {experiment.id: measures}))
+    found = by_cell[experiment.id, experiment.epoch, variant, "", False]
     async with engine.begin() as connection:
         row = {"experiment_id": experiment.id, "epoch": experiment.epoch, "variant": variant}
         statement = postgresql.insert(metric_totals).values(
