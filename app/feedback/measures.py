@@ -43,8 +43,8 @@ MEASURED: Final = np.dtype(
 
 _NARROW: Final = range(-(2**63), 2**63)
 _WIDE_BYTES: Final = 24
-_MINUTE_US: Final = 60_000_000
 """A square of 10^18 nanos, of 10^12 units, has 160 bits."""
+_MINUTE_US: Final = 60_000_000
 _encode: Final = msgspec.msgpack.encode
 
 
