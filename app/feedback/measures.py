@@ -321,17 +321,18 @@ def cells(by_minute: Mapping[MinuteKey, CellTotals]) -> dict[CellKey, CellTotals
 
 def _totals(units: Sequence[Unit], measures: Measures) -> CellTotals:
     found: list[Sums] = []
+    regressors = [_regressors(unit.covariates) for unit in units]
     for number, metric in enumerate(measures.metrics):
-        pairs = [
-            (unit.sums[2 * number], unit.sums[2 * number + 1], _regressors(unit.covariates))
-            for unit in units
+        measured = [
+            (unit.sums[2 * number], unit.sums[2 * number + 1], own)
+            for unit, own in zip(units, regressors, strict=True)
             if unit.sums[2 * number] or unit.sums[2 * number + 1]
         ]
         if isinstance(metric.measure, QuantileOf):
-            found.append(_buckets([n / d / NANO for n, d, _ in pairs]))
+            found.append(_buckets([n / d / NANO for n, d, _ in measured]))
         else:
             size = len(_nothing(metric, measures.plan))
-            found.append(_moments([_vector(metric, *pair) for pair in pairs], size))
+            found.append(_moments([_vector(metric, *one) for one in measured], size))
     return CellTotals(len(units), tuple(found))
 
 

@@ -7,6 +7,8 @@ from app.experiments.model import FixedPolicy, ThompsonPolicy
 from benchmarks import whole_path
 from benchmarks.whole_path import BATCH_US, Said, WholePath
 
+pytestmark = pytest.mark.timeout(400)  # hundreds of thousands of units: minutes, on a machine that is busy
+
 
 def test_an_aa_test_under_thompson_is_seldom_decided_however_often_one_looks():
     """400 replays of each setting are in `make calibrate`; the second row is a planted bug."""
