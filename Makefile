@@ -7,7 +7,7 @@ DATA ?= .wald
 DEMO ?= --demo
 BENCH ?=
 
-.PHONY: run test lint bench bench-bandits bench-rollouts calibrate lock clean
+.PHONY: run test coverage lint bench bench-bandits bench-rollouts calibrate lock clean
 
 $(VENV)/.installed: requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Wald needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
@@ -22,8 +22,14 @@ $(VENV)/.installed: requirements-dev.txt pyproject.toml
 run: $(VENV)/.installed  ## Serve on http://127.0.0.1:$(PORT) with embedded engines and a demo; DEMO= leaves the demo out
 	$(BIN)/wald up --data-dir $(DATA) --port $(PORT) $(DEMO)
 
+# One thread of linear algebra a process: there are as many processes as processors.
+TESTS := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --dist=loadfile
+
 test: $(VENV)/.installed  ## All tests, on real engines
-	$(BIN)/python -m pytest --numprocesses=logical --dist=loadfile --cov --cov-report=term:skip-covered
+	$(TESTS)
+
+coverage: $(VENV)/.installed  ## The same, and which lines no test ran
+	$(TESTS) --cov --cov-report=term:skip-covered
 
 lint: $(VENV)/.installed  ## Format, lint, types, import contracts
 	$(BIN)/ruff format --check .
