@@ -110,7 +110,13 @@ def test_thompson_gives_the_shares_that_mabwiser_draws():
     assert stats.binomtest(7_895, 40_000, shares[0]).pvalue > 1e-4
 
 
-def test_top_two_gives_the_worked_shares_and_those_of_its_definition():
+def test_top_two_gives_the_worked_shares():
+    """Beta(2, 1) is the best of itself and two uniform ones with 1/2: the integral of 2 x^3."""
+    arms = BetaArms(np.array([2.0, 1, 1]), np.ones(3))
+    assert top_two(arms, exploration_floor=0).shares == pytest.approx([5 / 12, 7 / 24, 7 / 24], abs=1e-9)
+
+
+def test_top_two_gives_the_shares_of_its_definition():
     """Leader and runner-up drawn literally, 100,000 times."""
     arms = BetaArms(np.array([3.0, 40, 5]), np.array([4.0, 50, 3]))
     rng, n = np.random.default_rng(20260108), 100_000
@@ -186,6 +192,44 @@ def test_greedy_policies_give_the_worked_shares():
     assert greedy(np.array([1.0, 2, 2]), exploration_floor=0).shares.tolist() == [0, 0.5, 0.5]
 
 
+def test_a_decreasing_epsilon_is_that_of_another_library():
+    """SMPyBandits 0.9.7, EpsilonDecreasing(3, epsilon=5 * 3 / 0.3**2), its `epsilon` at the time t."""
+    for t, epsilon in {100: 1.0, 400: 0.41666666666666674, 1_000: 0.16666666666666669}.items():
+        seen = totals([0.5 * t, 0.3 * t, 0.2 * t], [0.1 * t, 0.2 * t, 0.1 * t])
+        expected = [epsilon / 3, 1 - 2 * epsilon / 3, epsilon / 3]
+        assert decreasing_epsilon(seen, gap=0.3).shares == pytest.approx(expected, abs=1e-12)
+
+
+def share_of_the_worse_arm(policy, *, pulls, runs=5):
+    """Mean share after so many pulls, one at a time, of (0.9, 0.3)."""
+    rng, shares = np.random.default_rng(20260111), []
+    for _ in range(runs):
+        n, wins = np.zeros(2), np.zeros(2)
+        for _ in range(pulls - 1):
+            arm = int(rng.random() < policy(totals(n, wins)).shares[1])
+            n[arm] += 1
+            wins[arm] += rng.random() < (0.9, 0.3)[arm]
+        shares.append(policy(totals(n, wins)).shares[1])
+    return np.mean(shares)
+
+
+def test_a_decreasing_epsilon_pulls_the_worse_arm_as_seldom_as_is_proved():
+    """Auer, Cesa-Bianchi & Fischer (2002), theorem 3, for d = 0.6 and c = 6 after 500 pulls: 0.0377.
+
+    Planted bug: epsilon decreases with the square root of time.
+    """
+    c, d, n = 6.0, 0.6, 500
+    x = 2 * c / ((n - 1) * d**2 * np.exp(0.5))
+    bound = c / (d**2 * n) + 2 * c / d**2 * np.log(1 / x) * x ** (c / (5 * d**2))
+    bound += 4 * np.e / d**2 * x ** (c / 2)
+
+    def slow(seen):
+        return epsilon_greedy(seen, epsilon=min(1.0, np.sqrt(2 * c / d**2 / max(seen.n.sum(), 1))))
+
+    assert share_of_the_worse_arm(lambda seen: decreasing_epsilon(seen, c=c, gap=d), pulls=n) <= bound
+    assert share_of_the_worse_arm(slow, pulls=n) > bound
+
+
 def test_exp3_ix_gives_the_worked_shares_and_its_losses_add_up():
     one = LossTotals.observed(2, 1, 0.2, propensity=0.3, gamma=0.1)
     assert (one + one).losses == pytest.approx([0, 4])
@@ -194,6 +238,29 @@ def test_exp3_ix_gives_the_worked_shares_and_its_losses_add_up():
         pytest.approx([0.75, 0.25])
     )
     assert exp3_ix(LossTotals(np.array([1e9, 1e9 + 1])), eta=1, exploration_floor=0).shares.sum() == 1
+
+
+def test_exp3_ix_gives_the_probabilities_of_another_library():
+    """SCIP 10.0.2 (SCIPbanditUpdate and SCIPgetProbabilityExp3IX of its Exp.3-IX), three arms.
+
+    Its rate falls with time, so each of its losses counts as much as the rate of its round says.
+    """
+    expected = {
+        1: [0.18931756626028828, 0.4053412168698559, 0.4053412168698559],
+        3: [0.23181133802565215, 0.27186551724112096, 0.4963231447332269],
+        5: [0.2845202263833279, 0.3336818603010031, 0.38179791331566904],
+        10: [0.2886989300179269, 0.3400176727033735, 0.37128339727869974],
+    }
+    pulled = [0, 1, 1, 2, 0, 2, 1, 0, 1, 2]
+    rewards = [0.2, 0.7, 0.4, 0.0, 1.0, 0.5, 0.9, 0.1, 0.0, 0.3]
+    seen, shares = LossTotals(np.zeros(3)), np.full(3, 1 / 3)
+    for t, (arm, reward) in enumerate(zip(pulled, rewards, strict=True), start=1):
+        eta = learning_rate(3, 2 * t)
+        loss = LossTotals.observed(3, arm, reward, propensity=shares[arm], gamma=eta / 2)
+        seen += LossTotals(eta * loss.losses)
+        shares = exp3_ix(seen, eta=1, exploration_floor=0).shares
+        if t in expected:
+            assert shares == pytest.approx(expected[t], abs=1e-12)
 
 
 def test_importance_weighted_losses_are_low_by_what_gamma_takes():
