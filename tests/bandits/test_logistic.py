@@ -41,6 +41,13 @@ def test_the_worked_case_holds():
     assert (totals.sums / totals.n[:, None] / UNIT).tolist() == [[1, 0], [1, 1]]
 
 
+def test_the_worked_posterior_holds():
+    """An intercept alone, one success and one failure: the mode is 0, the curvature 2/4 + 1 / 1.5^2."""
+    posterior = logistic([LogisticTotals.of_rows(np.array([[UNIT], [UNIT]]), np.array([1.0, 0]))])
+    assert posterior.means == pytest.approx(np.zeros((1, 1)), abs=1e-9)
+    assert posterior.covariances[0, 0, 0] == pytest.approx(1 / (0.5 + 4 / 9))
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 10**6), st.integers(1, 100))
 def test_neither_order_nor_batches_change_a_bit(seed, size):

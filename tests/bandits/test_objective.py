@@ -45,6 +45,14 @@ def test_shares_are_those_of_drawing_rewards_and_metrics_and_serving_the_best_fe
     assert not agrees(constrained_thompson(REWARD, [], when_none=CONTROL, exploration_floor=0).shares)
 
 
+def test_constrained_shares_are_the_worked_ones():
+    """Two equal arms, of which the second meets the constraint with probability 1/2."""
+    constraints = [Constraint(latency(0, 1, scale=1e-3), at_most=1)]
+    equal, spare = BetaArms(np.full(2, 3.0), np.full(2, 3.0)), Allocation(np.array([1.0, 0]))
+    served = constrained_thompson(equal, constraints, when_none=spare, exploration_floor=0)
+    assert served.shares == pytest.approx([3 / 4, 1 / 4], abs=1e-6)
+
+
 def test_where_no_arm_is_feasible_the_stated_answer_is_served():
     impossible = [Constraint(latency(1.0, 1.1, 1.2, scale=0.001), at_most=0.5)]
     found = feasibility(REWARD, impossible)

@@ -63,6 +63,16 @@ def test_a_thin_segment_borrows_and_a_thick_one_does_not():
     assert alone == 0.75
 
 
+def test_the_worked_case_of_one_success_holds():
+    """With one reward the shrinkage is uniform on [1/2, 1], so 1 / (kappa + 1) is 1/4 on average.
+
+    There the mean is E theta^2 / E theta = 2 (E mu^2 + E mu (1 - mu) / 4) = 3/4, elsewhere 2 E mu^2 = 2/3.
+    """
+    here, elsewhere = partially_pooled(totals_of([1, 0], [1, 0])).segments
+    assert here.mean[0] == pytest.approx(3 / 4, abs=5e-4)
+    assert elsewhere.mean[0] == pytest.approx(2 / 3, abs=5e-4)
+
+
 def by_quadrature(n, successes):
     """Posterior mean rates of two segments by scipy's adaptive rule over shrinkage and mu, from the model."""
     size = np.mean(n)

@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bandits.arms import BetaArms
 from bandits.forgetting import discounted, warm_start, windowed
 from bandits.totals import ArmTotals
+from bandits.ucb import kl_ucb_index, ucb1_index
 from stats.errors import InvalidInput
 from stats.totals import RewardTotals
 
@@ -56,6 +58,30 @@ def test_a_window_keeps_its_buckets_and_all_that_is_pending():
     assert effective.n.tolist() == [50, 50]
     assert effective.pending.tolist() == [3, 0]
     assert windowed(buckets, last=9).n.tolist() == [60, 60]
+
+
+def of_pulls(pulls, rewards):
+    """A bucket for each pull of two arms."""
+    return [
+        totals(np.eye(2)[arm], reward * np.eye(2)[arm]) for arm, reward in zip(pulls, rewards, strict=True)
+    ]
+
+
+PULLS = of_pulls([0, 1, 0, 1, 0, 0, 1, 1, 1, 0], [1, 0, 0, 1, 1, 1, 0, 1, 1, 0])
+
+
+def test_discounted_posteriors_are_those_of_another_library():
+    """SMPyBandits 0.9.7, DiscountedBeta(gamma=0.9): updated by the pulls of its arm, discounted at others."""
+    arms = BetaArms.from_totals(discounted(PULLS, factor=0.9))
+    assert arms.alpha == pytest.approx([1 + 1.6340104890000002, 1 + 2.2414410000000005], abs=1e-12)
+    assert arms.beta == pytest.approx([1 + 1.4782969000000001, 1 + 1.1594672100000003], abs=1e-12)
+
+
+def test_indices_in_a_window_are_those_of_another_library():
+    """SMPyBandits 0.9.7, SWUCB(tau=7, alpha=2) and SWklUCB(tau=7), whose search stops at 1e-4."""
+    seen = windowed(PULLS, last=7)
+    assert ucb1_index(seen) == pytest.approx([1.805645785309121, 1.7363848511243756], abs=1e-12)
+    assert kl_ucb_index(seen) == pytest.approx([0.9779052734375, 0.984222412109375], abs=1e-4)
 
 
 def test_a_log_starts_a_policy_with_no_more_than_its_effective_size():
