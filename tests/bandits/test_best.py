@@ -1,5 +1,6 @@
 """P(best) and expected loss against closed forms, scipy's adaptive quadrature and simulation."""
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -36,19 +37,21 @@ def second_is_better(alpha_1, beta_1, alpha_2, beta_2):
 
 
 def by_adaptive_quadrature(arms):
-    """The same integrals over [0, 1], from scipy's distribution functions and QUADPACK, cut at quantiles."""
-    betas = [stats.beta(alpha, beta) for alpha, beta in zip(arms.alpha, arms.beta, strict=True)]
+    """The same integrals over [0, 1], from scipy's incomplete beta function and QUADPACK, cut at quantiles."""
+    betas = list(zip(arms.alpha, arms.beta, strict=True))
     tails = np.array([1e-12, 1e-6, 1e-3, 0.05, 0.3, 0.7, 0.95, 1 - 1e-3, 1 - 1e-6, 1 - 1e-12])
-    cuts = np.unique(np.concatenate([[0.0, 1.0], *(beta.ppf(tails).round(12) for beta in betas)]))
+    cuts = np.unique(np.concatenate([[0.0, 1.0], *(special.betaincinv(*one, tails).round(12) for one in betas)]))
     best, loss = [], []
     for own in betas:
-        others = [beta for beta in betas if beta is not own]
+        alpha, beta = own
+        others = [other for other in betas if other is not own]
 
-        def win(x, own=own, others=others):
-            return own.pdf(x) * np.prod([beta.cdf(x) for beta in others])
+        def win(x, alpha=alpha, beta=beta, others=others):
+            log_density = (alpha - 1) * math.log(x) + (beta - 1) * math.log1p(-x) - special.betaln(alpha, beta)
+            return math.exp(log_density) * math.prod(special.betainc(*other, x) for other in others)
 
         def lose(x, own=own, others=others):
-            return own.cdf(x) * (1 - np.prod([beta.cdf(x) for beta in others]))
+            return special.betainc(*own, x) * (1 - math.prod(special.betainc(*other, x) for other in others))
 
         best.append(sum(integrate.quad(win, a, b, epsabs=1e-10)[0] for a, b in pairwise(cuts)))
         loss.append(sum(integrate.quad(lose, a, b, epsabs=1e-10)[0] for a, b in pairwise(cuts)))
@@ -141,7 +144,7 @@ def test_one_arm_is_best():
     assert expected_loss(arms_of((3, 4))) == pytest.approx([0.0], abs=1e-12)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(several_arms)
 # The logistic function bends where a panel of a density with a long tail used to straddle it.
 @example([(1.0, 1e6), (0.125, 0.001)])
@@ -155,7 +158,7 @@ def test_probabilities_sum_to_one_and_losses_balance(pairs):
     assert loss + arms.mean == pytest.approx(np.full(len(pairs), (loss + arms.mean)[0]), abs=1e-8)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(several_arms, st.randoms(use_true_random=False))
 def test_permuting_the_arms_permutes_the_answer(pairs, random):
     order = list(range(len(pairs)))
@@ -166,7 +169,7 @@ def test_permuting_the_arms_permutes_the_answer(pairs, random):
     assert expected_loss(permuted) == pytest.approx(expected_loss(arms)[order], abs=1e-12)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(several_arms)
 def test_the_mirror_image_turns_best_of_two_around(pairs):
     """1 - Beta(a, b) is Beta(b, a): the better of two arms is the worse of their mirror images."""
@@ -176,7 +179,7 @@ def test_the_mirror_image_turns_best_of_two_around(pairs):
     assert probability_best(mirrored) == pytest.approx(1 - probability_best(arms), abs=1e-8)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.tuples(parameters, parameters), st.integers(1, 40), st.tuples(parameters, parameters))
 def test_two_arms_agree_with_the_finite_sum_wherever_it_is_exact(first, alpha, second):
     beta = second[1]
@@ -188,7 +191,7 @@ def test_two_arms_agree_with_the_finite_sum_wherever_it_is_exact(first, alpha, s
 
 
 def by_fine_panels(arms):
-    """P(best) on the logit scale, cut at 43 quantiles of each arm, 24 nodes a panel; scipy's functions."""
+    """P(best) on the logit scale, cut at 43 quantiles of each arm, 24 nodes a panel, of many arms 8; scipy's functions."""
     alpha, beta = arms.alpha[:, None], arms.beta[:, None]
     tails = 10.0 ** -np.arange(14, 1, -1)
     levels = np.concatenate([tails, np.linspace(0.05, 0.95, 17), 1 - tails[::-1]])
@@ -197,7 +200,7 @@ def by_fine_panels(arms):
     peak, spread = np.log(alpha / beta), 9 * np.sqrt((alpha + beta) / alpha / beta)
     low, high = (peak - spread - 36 / alpha).min(), (peak + spread + 36 / beta).max()
     cuts = np.unique(np.concatenate([cuts[(low < cuts) & (cuts < high)], np.linspace(low, high, 200)]))
-    nodes, weights = np.polynomial.legendre.leggauss(24)
+    nodes, weights = np.polynomial.legendre.leggauss(24 if len(arms.alpha) < 10 else 8)
     half, middle = np.diff(cuts) / 2, (cuts[1:] + cuts[:-1]) / 2
     t, weight = (middle[:, None] + half[:, None] * nodes).ravel(), (half[:, None] * weights).ravel()
     below = special.betainc(alpha, beta, special.expit(t))
@@ -220,7 +223,7 @@ def log_density(from_peak, alpha, beta):
 wide_parameters = st.floats(min_value=-1.0, max_value=9.0).map(lambda exponent: 10.0**exponent)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(wide_parameters, wide_parameters), min_size=2, max_size=5))
 def test_arms_of_any_shape_agree_with_fine_panels(pairs):
     arms = arms_of(*pairs)

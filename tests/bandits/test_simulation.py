@@ -105,7 +105,7 @@ def test_decreasing_epsilon_earns_by_decreasing():
 def test_thompson_sampling_has_the_regret_that_was_published():
     """Means 0.5 and 0.6, 10,000 rounds: 18.7 +- 1.1 (reference simulation, 500 runs); at most 15 % more."""
     found = run(
-        Stationary((0.5, 0.6)), policies(horizon=10_000)["thompson"], rounds=10_000, batch=5, runs=300
+        Stationary((0.5, 0.6)), policies(horizon=10_000)["thompson"], rounds=10_000, batch=10, runs=200
     )
     assert 18.7 - 5 < found.mean[-1] < 1.15 * 18.7 + 3 * found.standard_error
 
