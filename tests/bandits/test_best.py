@@ -40,14 +40,18 @@ def by_adaptive_quadrature(arms):
     """The same integrals over [0, 1], from scipy's incomplete beta function and QUADPACK, cut at quantiles."""
     betas = list(zip(arms.alpha, arms.beta, strict=True))
     tails = np.array([1e-12, 1e-6, 1e-3, 0.05, 0.3, 0.7, 0.95, 1 - 1e-3, 1 - 1e-6, 1 - 1e-12])
-    cuts = np.unique(np.concatenate([[0.0, 1.0], *(special.betaincinv(*one, tails).round(12) for one in betas)]))
+    cuts = np.unique(
+        np.concatenate([[0.0, 1.0], *(special.betaincinv(*one, tails).round(12) for one in betas)])
+    )
     best, loss = [], []
     for own in betas:
         alpha, beta = own
         others = [other for other in betas if other is not own]
 
         def win(x, alpha=alpha, beta=beta, others=others):
-            log_density = (alpha - 1) * math.log(x) + (beta - 1) * math.log1p(-x) - special.betaln(alpha, beta)
+            log_density = (
+                (alpha - 1) * math.log(x) + (beta - 1) * math.log1p(-x) - special.betaln(alpha, beta)
+            )
             return math.exp(log_density) * math.prod(special.betainc(*other, x) for other in others)
 
         def lose(x, own=own, others=others):
