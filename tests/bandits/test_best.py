@@ -37,7 +37,7 @@ def second_is_better(alpha_1, beta_1, alpha_2, beta_2):
 
 
 def by_adaptive_quadrature(arms):
-    """The same integrals over [0, 1], from scipy's incomplete beta function and QUADPACK, cut at quantiles."""
+    """The same integrals over [0, 1], from scipy: incomplete beta, QUADPACK, cut at quantiles."""
     betas = list(zip(arms.alpha, arms.beta, strict=True))
     tails = np.array([1e-12, 1e-6, 1e-3, 0.05, 0.3, 0.7, 0.95, 1 - 1e-3, 1 - 1e-6, 1 - 1e-12])
     cuts = np.unique(
@@ -195,7 +195,7 @@ def test_two_arms_agree_with_the_finite_sum_wherever_it_is_exact(first, alpha, s
 
 
 def by_fine_panels(arms):
-    """P(best) on the logit scale, cut at 43 quantiles of each arm, 24 nodes a panel, of many arms 8; scipy's functions."""
+    """P(best) on the logit scale, cut at 43 quantiles an arm, 24 nodes a panel, of many arms 8."""
     alpha, beta = arms.alpha[:, None], arms.beta[:, None]
     tails = 10.0 ** -np.arange(14, 1, -1)
     levels = np.concatenate([tails, np.linspace(0.05, 0.95, 17), 1 - tails[::-1]])

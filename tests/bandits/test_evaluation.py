@@ -59,7 +59,7 @@ RUNS = 120
 
 @pytest.fixture(scope="module")
 def estimated():
-    """By sharpness of the target: per log the truth on its contexts, and value and interval of each estimator.
+    """By sharpness of the target: per log the truth, and value and interval of each estimator.
 
     All targets are estimated from the same logs, with the same model of the rewards.
     """

@@ -273,7 +273,7 @@ def test_the_wrong_arm_wins_with_probability_delta_at_most(allocate, means, indi
 def test_bounded_rewards_are_decided_as_normal_ones_within_delta():
     """Rewards in [0, 1] are 1/2-sub-Gaussian; arms as good as equal, 12 looks, 60 runs, as above.
 
-    Planted bug: a sigma of 1/5.
+    Planted bug: a sigma of 1/10.
     """
 
     def wrong(sigma):
@@ -290,7 +290,7 @@ def test_bounded_rewards_are_decided_as_normal_ones_within_delta():
 
     limit = stats.binom.ppf(1 - 1e-6, 60, 0.05)
     assert wrong(0.5) <= limit
-    assert wrong(0.2) > limit
+    assert wrong(0.1) > limit
 
 
 def with_jeffreys(seen, previous):

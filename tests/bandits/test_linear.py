@@ -333,7 +333,9 @@ def test_the_posterior_of_one_arm_is_the_ridge_regression_of_another_library():
     contexts, _, rewards = without_a_generator()
     posterior = disjoint([LinearTotals.of_rows(contexts, rewards)])
     assert posterior.slope_ratio == 0.25
-    mean, deviation = (np.concatenate(found) for found in zip(*map(posterior.arms().scores, ASKED)))
+    mean, deviation = (
+        np.concatenate(found) for found in zip(*map(posterior.arms().scores, ASKED), strict=True)
+    )
     expected = [-0.02102023843754653, 0.05007559325779516, 0.12413419104757069, -0.1321081351222098]
     assert mean - 0.5 == pytest.approx(expected, abs=1e-9)
     expected = [0.15987911028758528, 0.20451688666938744, 0.21777093954300536, 0.2715237245795445]
