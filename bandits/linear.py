@@ -23,11 +23,11 @@ regret bounds assume a linear mean, a known noise scale and wider posteriors tha
 inherited.
 """
 
-import itertools
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -43,6 +43,9 @@ SQUARE_UNIT: Final = 2**32
 """A squared reward is a whole number of this part of 1, rounded down row by row."""
 RATIOS: Final = tuple(4.0**power for power in range(-4, 4))
 """Variance that slopes explain over the variance of the noise: what the marginal likelihood chooses from."""
+
+RIVALRIES: Final = (0.5, 0.9, 0.99)
+"""How much of the variance of the arms' mean slope rivalry takes away: what it is chosen from, beside 0."""
 
 _CHUNK: Final = 2**18  # rows whose sums are exact in binary64: 2**35 * 2**18 = 2**53
 _NOISE_SHAPE: Final = 0.5
@@ -187,7 +190,7 @@ def disjoint(totals: Sequence[LinearTotals]) -> LinearPosterior:
     Raises InvalidInput if there are no arms, more than ARMS_MAX, or they differ in the number of features.
     """
     sums = _Sums.of(totals)
-    return _likeliest(sums, RATIOS, [None]).posterior(sums)
+    return _likeliest(sums, partial(_rival_ratios, len(totals))).posterior(sums)
 
 
 def hybrid(totals: Sequence[LinearTotals]) -> LinearPosterior:
@@ -201,10 +204,7 @@ def hybrid(totals: Sequence[LinearTotals]) -> LinearPosterior:
     Raises InvalidInput like `disjoint`.
     """
     sums = _Sums.of(totals)
-    # One ratio after the other: the evidence has no ridges that would hold this up.
-    fit = _likeliest(sums, RATIOS, [1.0])
-    fit = _likeliest(sums, [fit.own_ratio], RATIOS)
-    return _likeliest(sums, RATIOS, [fit.shared_ratio]).posterior(sums)
+    return _likeliest(sums, lambda _: RATIOS).posterior(sums)
 
 
 class _Sums(NamedTuple):
@@ -249,16 +249,17 @@ class _Fit(NamedTuple):
 
     own_ratio: float
     shared_ratio: float | None
-    means: FloatArray  # (k, d)
+    alone: FloatArray  # (k, d), means if the shared part were 0
     precision: FloatArray  # (k, d, d), of each arm given the shared part, over that of the noise
     pull: FloatArray  # (k, d, q), how the shared part moves each arm
+    shared: FloatArray  # (q,), its mean
     shared_precision: FloatArray  # (q, q)
     residual: float
     log_evidence: float
 
     def posterior(self, sums: _Sums) -> LinearPosterior:
         noise = (_NOISE_SCALE + 0.5 * self.residual) / (_NOISE_SHAPE + 0.5 * sums.n)
-        means = self.means @ sums.centring
+        means = (self.alone + self.pull @ self.shared) @ sums.centring
         means[:, 0] += 0.5
         spread = self.pull @ np.linalg.inv(self.shared_precision) @ self.pull.swapaxes(1, 2)
         spread = sums.centring.T @ (np.linalg.inv(self.precision) + spread) @ sums.centring
@@ -266,40 +267,61 @@ class _Fit(NamedTuple):
         return LinearPosterior(means, covariances, noise, self.own_ratio, self.shared_ratio)
 
 
-def _likeliest(sums: _Sums, own: Sequence[float], shared: Sequence[float | None]) -> _Fit:
-    return max(
-        (_fit(sums, *pair) for pair in itertools.product(own, shared)), key=lambda fit: fit.log_evidence
-    )
+def _likeliest(sums: _Sums, shared: Callable[[float], Sequence[float | None]]) -> _Fit:
+    """The best of `RATIOS` for slopes of the arms' own, with the best of what is `shared` beside each."""
+    fits = (fit for own in RATIOS for fit in _fits(sums, own, shared(own)))
+    return max(fits, key=lambda fit: fit.log_evidence)
 
 
-def _fit(sums: _Sums, own_ratio: float, shared_ratio: float | None) -> _Fit:
-    """The posterior given the ratios, in units of the noise, and the marginal likelihood of the totals.
+def _fits(sums: _Sums, own_ratio: float, shared_ratios: Sequence[float | None]) -> Iterator[_Fit]:
+    """The posteriors given the ratios, in units of the noise, and the marginal likelihoods of the totals.
 
     With A_k = G_k + L (L the prior precision of deviations), the rewards of arm k say of b what a normal
-    likelihood with precision L - L A_k^-1 L and linear term L A_k^-1 c_k says.
+    likelihood with precision L - L A_k^-1 L and linear term L A_k^-1 c_k says. None of that depends on the
+    prior of b, so one more shared ratio costs little. All of it is algebra that holds as well where the
+    prior variance of b is negative, as long as that of the thetas together is not.
     """
     n_arms, d = sums.moment.shape
     own = np.full(d, sums.mean_square / own_ratio)
     own[0] = 1.0
-    q = d if shared_ratio is not None else 1
-    prior = np.full(q, sums.mean_square / (shared_ratio or 1.0))
-    prior[0] = 1.0
     precision = sums.gram + np.diag(own)
-    sides = np.broadcast_to(np.diag(own)[:, :q], (n_arms, d, q))
+    sides = np.broadcast_to(np.diag(own), (n_arms, d, d))
     solved = np.linalg.solve(precision, np.concatenate([sums.moment[:, :, None], sides], axis=2))
     alone, pull = solved[:, :, 0], solved[:, :, 1:]
-    shared_precision = np.diag(prior + n_arms * own[:q]) - own[:q, None] * pull[:, :q].sum(axis=0)
+    told = np.diag(n_arms * own) - own[:, None] * pull.sum(axis=0)
     linear = np.einsum("kdq,kd->q", pull, sums.moment)
-    shared = np.linalg.solve(shared_precision, linear)
-    fitted = (sums.moment * alone).sum() + linear @ shared
-    residual = max(sums.squares - float(fitted), 0.0)
+    fitted_alone = float((sums.moment * alone).sum())
     roots = np.diagonal(np.linalg.cholesky(precision), axis1=1, axis2=2)
-    volume = 2 * np.log(roots).sum() - n_arms * np.log(own).sum()
-    volume += np.linalg.slogdet(shared_precision)[1] - np.log(prior).sum()
-    log_evidence = -0.5 * float(volume) - (_NOISE_SHAPE + 0.5 * sums.n) * math.log(
-        _NOISE_SCALE + 0.5 * residual
-    )
-    for ratio in (own_ratio, shared_ratio or 1.0):
-        log_evidence -= 0.5 * (math.log(ratio) / math.log(4)) ** 2
-    means = alone + pull @ shared
-    return _Fit(own_ratio, shared_ratio, means, precision, pull, shared_precision, residual, log_evidence)
+    volume_alone = 2 * np.log(roots).sum() - n_arms * np.log(own).sum()
+    for shared_ratio in shared_ratios:
+        q = 1 if shared_ratio is None else d
+        prior = np.full(q, sums.mean_square / (shared_ratio or 1.0))
+        prior[0] = 1.0
+        shared_precision = told[:q, :q] + np.diag(prior)
+        shared = np.linalg.solve(shared_precision, linear[:q])
+        residual = max(sums.squares - fitted_alone - float(linear[:q] @ shared), 0.0)
+        volume = volume_alone + np.linalg.slogdet(shared_precision)[1] - np.log(abs(prior)).sum()
+        log_evidence = -0.5 * float(volume) + _log_prior(own_ratio, shared_ratio)
+        log_evidence -= (_NOISE_SHAPE + 0.5 * sums.n) * math.log(_NOISE_SCALE + 0.5 * residual)
+        yield _Fit(
+            own_ratio,
+            shared_ratio,
+            alone,
+            precision,
+            pull[:, :, :q],
+            shared,
+            shared_precision,
+            residual,
+            log_evidence,
+        )
+
+
+def _log_prior(own_ratio: float, shared_ratio: float | None) -> float:
+    ratios = [own_ratio] if shared_ratio is None or shared_ratio < 0 else [own_ratio, shared_ratio]
+    return -0.5 * sum((math.log(ratio) / math.log(4)) ** 2 for ratio in ratios)
+
+
+def _rival_ratios(n_arms: int, own_ratio: float) -> list[float | None]:
+    if n_arms == 1:
+        return [None]
+    return [None, *(-rivalry * own_ratio / n_arms for rivalry in RIVALRIES)]
