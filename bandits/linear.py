@@ -244,76 +244,81 @@ class _Sums(NamedTuple):
         return cls(n, gram, moment @ centring.T, squares / SQUARE_UNIT, centring, mean_square)
 
 
-class _Fit(NamedTuple):
-    """Of one choice of ratios: all that the evidence and the posterior need."""
+class _Alone(NamedTuple):
+    """Given the ratio of the arms' own slopes, all that does not depend on the prior of the shared part b.
+
+    In units of the noise. With A_k = G_k + L (L the prior precision of deviations), the rewards of arm k say
+    of b what a normal likelihood with precision L - L A_k^-1 L and linear term L A_k^-1 c_k says.
+    """
 
     own_ratio: float
+    inverse: FloatArray  # (k, d, d), A_k^-1
+    means: FloatArray  # (k, d), if b were 0
+    pull: FloatArray  # (k, d, d), how b moves each arm
+    told: FloatArray  # (d, d), the precision of what the rewards say of b
+    linear: FloatArray  # (d,)
+    fitted: float
+    volume: float
+
+    @classmethod
+    def of(cls, sums: _Sums, own_ratio: float) -> "_Alone":
+        n_arms, d = sums.moment.shape
+        own = np.full(d, sums.mean_square / own_ratio)
+        own[0] = 1.0
+        precision = sums.gram + np.diag(own)
+        inverse = np.linalg.inv(precision)
+        means = (inverse @ sums.moment[:, :, None])[:, :, 0]
+        pull = inverse * own
+        told = np.diag(n_arms * own) - own[:, None] * pull.sum(axis=0)
+        roots = np.diagonal(np.linalg.cholesky(precision), axis1=1, axis2=2)
+        volume = 2 * float(np.log(roots).sum()) - n_arms * float(np.log(own).sum())
+        fitted = float((sums.moment * means).sum())
+        return cls(own_ratio, inverse, means, pull, told, own * means.sum(axis=0), fitted, volume)
+
+    def fits(self, sums: _Sums, shared_ratios: Sequence[float | None]) -> "Iterator[_Fit]":
+        """With each prior of b, and the marginal likelihood of the totals under it.
+
+        All of it is algebra that holds as well where the prior variance of b is negative, as long as that of
+        the arms' coefficients together is not.
+        """
+        for shared_ratio in shared_ratios:
+            q = 1 if shared_ratio is None else len(self.linear)
+            prior = np.full(q, sums.mean_square / (shared_ratio or 1.0))
+            prior[0] = 1.0
+            precision = self.told[:q, :q] + np.diag(prior)
+            shared = np.linalg.solve(precision, self.linear[:q])
+            residual = max(sums.squares - self.fitted - float(self.linear[:q] @ shared), 0.0)
+            volume = self.volume + float(np.linalg.slogdet(precision)[1] - np.log(abs(prior)).sum())
+            log_evidence = -0.5 * volume + _log_prior(self.own_ratio, shared_ratio)
+            log_evidence -= (_NOISE_SHAPE + 0.5 * sums.n) * math.log(_NOISE_SCALE + 0.5 * residual)
+            yield _Fit(self, shared_ratio, shared, precision, residual, log_evidence)
+
+
+class _Fit(NamedTuple):
+    """Of one choice of ratios: all that the posterior needs."""
+
+    alone: _Alone
     shared_ratio: float | None
-    alone: FloatArray  # (k, d), means if the shared part were 0
-    precision: FloatArray  # (k, d, d), of each arm given the shared part, over that of the noise
-    pull: FloatArray  # (k, d, q), how the shared part moves each arm
-    shared: FloatArray  # (q,), its mean
+    shared: FloatArray  # (q,), the mean of b
     shared_precision: FloatArray  # (q, q)
     residual: float
     log_evidence: float
 
     def posterior(self, sums: _Sums) -> LinearPosterior:
         noise = (_NOISE_SCALE + 0.5 * self.residual) / (_NOISE_SHAPE + 0.5 * sums.n)
-        means = (self.alone + self.pull @ self.shared) @ sums.centring
+        pull = self.alone.pull[:, :, : len(self.shared)]
+        means = (self.alone.means + pull @ self.shared) @ sums.centring
         means[:, 0] += 0.5
-        spread = self.pull @ np.linalg.inv(self.shared_precision) @ self.pull.swapaxes(1, 2)
-        spread = sums.centring.T @ (np.linalg.inv(self.precision) + spread) @ sums.centring
+        spread = self.alone.inverse + pull @ np.linalg.inv(self.shared_precision) @ pull.swapaxes(1, 2)
+        spread = sums.centring.T @ spread @ sums.centring
         covariances = 0.5 * noise * (spread + spread.swapaxes(1, 2))
-        return LinearPosterior(means, covariances, noise, self.own_ratio, self.shared_ratio)
+        return LinearPosterior(means, covariances, noise, self.alone.own_ratio, self.shared_ratio)
 
 
 def _likeliest(sums: _Sums, shared: Callable[[float], Sequence[float | None]]) -> _Fit:
     """The best of `RATIOS` for slopes of the arms' own, with the best of what is `shared` beside each."""
-    fits = (fit for own in RATIOS for fit in _fits(sums, own, shared(own)))
+    fits = (fit for own in RATIOS for fit in _Alone.of(sums, own).fits(sums, shared(own)))
     return max(fits, key=lambda fit: fit.log_evidence)
-
-
-def _fits(sums: _Sums, own_ratio: float, shared_ratios: Sequence[float | None]) -> Iterator[_Fit]:
-    """The posteriors given the ratios, in units of the noise, and the marginal likelihoods of the totals.
-
-    With A_k = G_k + L (L the prior precision of deviations), the rewards of arm k say of b what a normal
-    likelihood with precision L - L A_k^-1 L and linear term L A_k^-1 c_k says. None of that depends on the
-    prior of b, so one more shared ratio costs little. All of it is algebra that holds as well where the
-    prior variance of b is negative, as long as that of the thetas together is not.
-    """
-    n_arms, d = sums.moment.shape
-    own = np.full(d, sums.mean_square / own_ratio)
-    own[0] = 1.0
-    precision = sums.gram + np.diag(own)
-    sides = np.broadcast_to(np.diag(own), (n_arms, d, d))
-    solved = np.linalg.solve(precision, np.concatenate([sums.moment[:, :, None], sides], axis=2))
-    alone, pull = solved[:, :, 0], solved[:, :, 1:]
-    told = np.diag(n_arms * own) - own[:, None] * pull.sum(axis=0)
-    linear = np.einsum("kdq,kd->q", pull, sums.moment)
-    fitted_alone = float((sums.moment * alone).sum())
-    roots = np.diagonal(np.linalg.cholesky(precision), axis1=1, axis2=2)
-    volume_alone = 2 * np.log(roots).sum() - n_arms * np.log(own).sum()
-    for shared_ratio in shared_ratios:
-        q = 1 if shared_ratio is None else d
-        prior = np.full(q, sums.mean_square / (shared_ratio or 1.0))
-        prior[0] = 1.0
-        shared_precision = told[:q, :q] + np.diag(prior)
-        shared = np.linalg.solve(shared_precision, linear[:q])
-        residual = max(sums.squares - fitted_alone - float(linear[:q] @ shared), 0.0)
-        volume = volume_alone + np.linalg.slogdet(shared_precision)[1] - np.log(abs(prior)).sum()
-        log_evidence = -0.5 * float(volume) + _log_prior(own_ratio, shared_ratio)
-        log_evidence -= (_NOISE_SHAPE + 0.5 * sums.n) * math.log(_NOISE_SCALE + 0.5 * residual)
-        yield _Fit(
-            own_ratio,
-            shared_ratio,
-            alone,
-            precision,
-            pull[:, :, :q],
-            shared,
-            shared_precision,
-            residual,
-            log_evidence,
-        )
 
 
 def _log_prior(own_ratio: float, shared_ratio: float | None) -> float:
