@@ -1,8 +1,10 @@
 """Segments: arms whose rates differ between declared groups of units, with partial pooling.
 
-The rate of an arm in segment s is drawn from a Beta(mu kappa, (1 - mu) kappa) of that arm. Where segments
-agree, kappa is large and a thin segment borrows nearly everything from the others; where they differ, it
-stands on its own. Both are learned from the totals of all segments, for each arm alone.
+The rate of arm k in segment s is drawn from a Beta(mu kappa, (1 - mu) kappa) whose mean is that of the arm
+with the effect of the segment on all arms: logit mu = a_k + g_s. Some segments are harder for everybody: that
+tells nothing of the arms' order, and should not pass for disagreement about it. Where segments agree but for
+that, kappa is large and a thin segment borrows nearly everything from the others; where they differ, it
+stands on its own. All of it is learned from the totals of all arms in all segments.
 """
 
 import math
@@ -23,27 +25,40 @@ _KAPPA_MIN: Final = 1.0
 _LOG_RATIO_MAX: Final = 12.0  # of kappa to the size of segments: they agree for all purposes
 _KAPPA_NODES: Final = 41
 _MU_STEPS: Final = np.linspace(-9, 9, 41)
+_NEWTON_STEPS: Final = 6
+
+_DEVIATIONS: Final = np.array([0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6])
+"""On the logit scale, of the effects of segments and, apart from them, of each arm in a segment."""
+_ARM_PRECISION: Final = 0.25  # of the prior of a_k about the logit of the overall rate
+_ROUNDS: Final = 3
+_LOGIT_MAX: Final = 25.0
+_RESPONSE_MAX: Final = 2.0  # on the logit scale, how far one round of weighted least squares may look
 
 
 class Pooled(NamedTuple):
     """Arms of every segment, and how strongly the segments of each arm were drawn together.
 
     `segments[s]` are the arms in segment s. `shrinkage[k]`, in (0, 1), is how far the rate of arm k in a
-    segment of middling size is drawn towards that of all segments: near 1 they agree, near 0 each stands
-    alone.
+    segment of middling size is drawn towards what the arm's rate elsewhere and the segment's effect let
+    expect: near 1 segments agree on the arms, near 0 each stands alone. `effects[s]`, on the logit scale, is
+    by how much segment s is kinder to all arms.
     """
 
     segments: tuple[BetaArms, ...]
     shrinkage: FloatArray
+    effects: FloatArray
 
 
 def partially_pooled(totals: Sequence[Sequence[RewardTotals]]) -> Pooled:
     """Posterior rates of each arm in each segment; `totals[s][k]` are those of arm k in segment s.
 
-    The prior of mu is uniform, that of kappa the one of a uniform shrinkage kappa / (kappa + m), cut off at
-    kappa = 1, where m is the mean size of the segments that have any rewards. Both are integrated out on a
-    grid, so that few segments leave the borrowing itself uncertain; the mixture of Betas which that gives in
-    a segment is served as the Beta with its mean and variance. A fractional reward counts for as many answers
+    The prior of expit(a_k) is uniform. That of kappa, which all arms share, is the one of a uniform shrinkage
+    kappa / (kappa + m), cut off at kappa = 1, where m is the mean size of the segments that have any rewards,
+    all arms counted. Both are integrated out on a grid, so that few segments leave the borrowing itself
+    uncertain; the mixture of Betas which that gives in a segment is served as the Beta with its mean and
+    variance. The effects of segments are learned first (`segment_effects`) and used as if they were known:
+    what is not known of them is common to the arms of a segment, which compete with each other. Of one arm
+    they cannot be told from its own differences, and are 0. A fractional reward counts for as many answers
     of yes or no as it is worth (`bandits.arms.answers_per_reward`), learned within the segments of its arm
     together. Segments that are served by one allocation need no pooling; the arms of
     `segments[s]` go to `bandits.best.probability_best` or `bandits.allocation.thompson` as they are.
@@ -70,38 +85,113 @@ def partially_pooled(totals: Sequence[Sequence[RewardTotals]]) -> Pooled:
     seen.check_unit_rewards()
     worth = answers_per_reward(seen, alike_over=0)
     n, rewards = worth * n, worth * rewards
-    arms = [_pooled_arm(n[:, arm], rewards[:, arm]) for arm in range(n_arms)]
-    alpha = np.stack([arm.alpha for arm in arms], axis=1)
-    beta = np.stack([arm.beta for arm in arms], axis=1)
-    segments = tuple(BetaArms(*parameters) for parameters in zip(alpha, beta, strict=True))
-    return Pooled(segments, np.array([arm.shrinkage for arm in arms]))
+    effects = segment_effects(n, rewards)
+    alpha, beta, shrinkage = _integrated(n, rewards, effects)
+    return Pooled(tuple(map(BetaArms, alpha, beta)), shrinkage, effects)
 
 
-class _Arm(NamedTuple):
-    alpha: FloatArray  # (s,)
-    beta: FloatArray  # (s,)
-    shrinkage: float
+def segment_effects(n: FloatArray, rewards: FloatArray) -> FloatArray:
+    """By how much each segment is kinder to all arms, on the logit scale, shape (s,).
 
+    `n` and `rewards`, shapes (s, n_arms), count answers and those of yes. The logit of a rate is a_k + g_s +
+    e_sk; g and e are normal with deviations of `_DEVIATIONS`, each pair of them as likely as any other before
+    the rewards, and averaged over by its marginal likelihood. The likelihood is taken as normal about the
+    current fit, three times. 0 for all if there are fewer than two arms or segments.
 
-def _pooled_arm(n: FloatArray, rewards: FloatArray) -> _Arm:
-    """Integrate over log kappa on a grid that is twice laid anew where its mass turned out to be."""
+    Worked by hand: where all arms have the same rate in every segment, all are 0.
+
+    Source: Breslow & Clayton (1993), JASA 88(421), penalised quasi-likelihood; Searle, Casella & McCulloch
+    (1992), Variance Components, for the marginal likelihood of the normal model.
+    """
+    if min(n.shape) < 2:
+        return np.zeros(len(n))
     seen = n > 0
-    size = float(n[seen].mean()) if seen.any() else 1.0
+    overall = special.logit((rewards.sum() + 0.5) / (n.sum() + 1))
+    arms = special.logit((rewards.sum(axis=0) + 0.5) / (n.sum(axis=0) + 1)) - overall
+    effects = np.zeros(len(n))
+    for _ in range(_ROUNDS):
+        fitted = arms + effects[:, None]
+        rate = special.expit(np.clip(overall + fitted, -_LOGIT_MAX, _LOGIT_MAX))
+        information = rate * (1 - rate)
+        residual = (rewards / np.where(seen, n, 1.0) - rate) / information
+        response = np.where(seen, fitted + np.clip(residual, -_RESPONSE_MAX, _RESPONSE_MAX), 0.0)
+        noise = np.where(seen, 1 / (np.where(seen, n, 1.0) * information), np.inf)
+        found = [_effects_given(response, noise, deviation) for deviation in _DEVIATIONS]
+        log_evidence, arms_given, effects_given = (np.concatenate(part) for part in zip(*found, strict=True))
+        weight = special.softmax(log_evidence)
+        arms, effects = weight @ arms_given, weight @ effects_given
+    return effects
+
+
+def _effects_given(
+    response: FloatArray, noise: FloatArray, deviation: float
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """For each deviation of effects, given that of e: log evidence, arms (., k) and effects (., s).
+
+    `response` is a + g + e with a normal error of variance `noise`. Effects are integrated out one by one,
+    which leaves the normal equations of the arms.
+    """
+    weight = 1 / (noise + deviation**2)
+    variance = _DEVIATIONS[:, None] ** 2
+    total = weight.sum(axis=1)
+    spread = variance / (1 + variance * total)  # (., s), what is not known of an effect, given the arms
+    matrix = -(weight.T * spread[:, None, :]) @ weight
+    diagonal = np.arange(response.shape[1])
+    matrix[:, diagonal, diagonal] += weight.sum(axis=0) + _ARM_PRECISION
+    weighted = weight * response
+    linear = weighted.sum(axis=0) - (spread * weighted.sum(axis=1)) @ weight
+    arms = np.linalg.solve(matrix, linear[:, :, None])[:, :, 0]
+    square = (weighted * response).sum() - spread @ weighted.sum(axis=1) ** 2 - (linear * arms).sum(axis=1)
+    volume = np.log1p(variance * total).sum(axis=1) + np.linalg.slogdet(matrix)[1]
+    volume -= np.log(weight, where=weight > 0, out=np.zeros_like(weight)).sum()
+    return -0.5 * (square + volume), arms, spread * (weighted.sum(axis=1) - arms @ weight.T)
+
+
+def _integrated(
+    n: FloatArray, rewards: FloatArray, effects: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Alpha and beta, (s, k), and shrinkage, (k,): log kappa on a grid, twice laid anew where its mass is."""
+    sizes = n.sum(axis=1)
+    size = float(sizes[sizes > 0].mean()) if sizes.any() else 1.0
+    seen = [n[:, arm] > 0 for arm in range(n.shape[1])]
+    rows = [(n[one, arm], rewards[one, arm], effects[one]) for arm, one in enumerate(seen)]
     log_kappa = np.linspace(math.log(_KAPPA_MIN), math.log(size) + _LOG_RATIO_MAX, _KAPPA_NODES)
-    logit, weight = _weights(log_kappa, n[seen], rewards[seen], size)
-    for _ in range(2):
-        log_kappa = _narrowed(log_kappa, weight.sum(axis=1))
-        logit, weight = _weights(log_kappa, n[seen], rewards[seen], size)
-    kappa = np.exp(log_kappa)[:, None]
-    shrinkage = weight.sum(axis=1) @ (kappa / (kappa + size))[:, 0]
-    weight = weight.ravel()
-    alpha = (kappa * special.expit(logit)).ravel()[:, None] + rewards
-    beta = (kappa * special.expit(-logit)).ravel()[:, None] + (n - rewards)
+    for narrowing in (True, True, False):
+        # Uniform shrinkage as a density of log kappa; the trapezoidal rule, since its lower end is no tail.
+        log_weight = log_kappa - 2 * np.logaddexp(log_kappa, math.log(size))
+        log_weight[[0, -1]] -= math.log(2)
+        given = [_rates_given(log_kappa, *row) for row in rows]
+        weight = special.softmax(log_weight + sum(log_likelihood for _, _, log_likelihood in given))
+        if narrowing:
+            log_kappa = _narrowed(log_kappa, weight)
+    kappa = np.exp(log_kappa)
+    served = [
+        _as_beta(kappa, logit, weight[:, None] * shares, n[:, arm], rewards[:, arm], effects)
+        for arm, (logit, shares, _) in enumerate(given)
+    ]
+    alpha, beta = (np.stack(part, axis=1) for part in zip(*served, strict=True))
+    means = np.array([n[one, arm].mean() if one.any() else 1.0 for arm, one in enumerate(seen)])
+    return alpha, beta, (kappa / (kappa + means[:, None])) @ weight
+
+
+def _as_beta(
+    kappa: FloatArray,
+    logit: FloatArray,
+    weight: FloatArray,
+    n: FloatArray,
+    rewards: FloatArray,
+    effects: FloatArray,
+) -> tuple[FloatArray, FloatArray]:
+    """Alpha and beta in each segment, (s,), with mean and variance of the mixture over the nodes."""
+    weight, logit = weight.ravel(), logit.ravel()[:, None] + effects
+    strength = np.repeat(kappa, len(_MU_STEPS))[:, None]
+    alpha = strength * special.expit(logit) + rewards
+    beta = strength * special.expit(-logit) + (n - rewards)
     mean = alpha / (alpha + beta)
     overall = weight @ mean
     variance = weight @ (mean * (1 - mean) / (alpha + beta + 1) + (mean - overall) ** 2)
-    strength = overall * (1 - overall) / variance - 1
-    return _Arm(overall * strength, (1 - overall) * strength, float(shrinkage))
+    served = overall * (1 - overall) / variance - 1
+    return overall * served, (1 - overall) * served
 
 
 def _narrowed(nodes: FloatArray, weight: FloatArray) -> FloatArray:
@@ -111,31 +201,38 @@ def _narrowed(nodes: FloatArray, weight: FloatArray) -> FloatArray:
     return np.linspace(max(nodes[0], mean - reach), min(nodes[-1], mean + reach), len(nodes))
 
 
-def _weights(
-    log_kappa: FloatArray, n: FloatArray, rewards: FloatArray, size: float
-) -> tuple[FloatArray, FloatArray]:
-    """Nodes of the logit of mu for each kappa, and the posterior there, summing to 1; shape (kappa, mu).
+def _rates_given(
+    log_kappa: FloatArray, n: FloatArray, rewards: FloatArray, effects: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Nodes of an arm's a for each kappa, their shares there, (kappa, a), and the log likelihood of kappa.
 
-    Given kappa a segment tells of mu what n kappa / (n + kappa) rewards would: that says where the nodes of
-    mu are needed, which for a large kappa is a place that no common grid would hit.
+    Given kappa a segment tells of a what n kappa / (n + kappa) rewards would: that says where the nodes of a
+    are needed, which for a large kappa is a place that no common grid would hit.
     """
     kappa = np.exp(log_kappa)[:, None]
     worth = n * kappa / (n + kappa)
-    rows = worth.sum(axis=1, keepdims=True) + 1
-    centre = ((worth * (rewards / n)).sum(axis=1, keepdims=True) + 0.5) / rows
-    deviation = 1 / np.sqrt(rows * centre * (1 - centre))
-    logit = special.logit(centre) + deviation * _MU_STEPS
-    mu, rest = special.expit(logit), special.expit(-logit)
-    # Uniform mu and uniform shrinkage, as densities of the logit and of log kappa.
-    ratio = kappa / size
-    log_weight = np.log(mu) + np.log(rest) + np.log(deviation) + np.log(ratio) - 2 * np.log1p(ratio)
-    for count, total in zip(n, rewards, strict=True):
-        log_weight += _log_rising(kappa * mu, total) + _log_rising(kappa * rest, count - total)
+    centre, deviation = _peak(worth, rewards / n, effects)
+    logit = centre + deviation * _MU_STEPS
+    # The prior, a uniform rate, as a density of the logit.
+    log_weight = np.log(special.expit(logit)) + np.log(special.expit(-logit)) + np.log(deviation)
+    for count, total, effect in zip(n, rewards, effects, strict=True):
+        log_weight += _log_rising(kappa * special.expit(logit + effect), total)
+        log_weight += _log_rising(kappa * special.expit(-logit - effect), count - total)
         log_weight -= _log_rising(kappa, count)
-    # The trapezoidal rule: kappa's lower end is no tail.
-    log_weight[[0, -1]] -= math.log(2)
-    weight: FloatArray = np.exp(log_weight - special.logsumexp(log_weight))
-    return logit, weight
+    log_likelihood = special.logsumexp(log_weight, axis=1)
+    return logit, np.exp(log_weight - log_likelihood[:, None]), log_likelihood
+
+
+def _peak(worth: FloatArray, rate: FloatArray, effects: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Where the posterior of a stands if segments tell what `worth` rewards would, and its deviation."""
+    rows = worth.sum(axis=1, keepdims=True) + 1
+    centre = special.logit(((worth * rate).sum(axis=1, keepdims=True) + 0.5) / rows)
+    for _ in range(_NEWTON_STEPS):
+        mu, prior = special.expit(centre + effects), special.expit(centre)
+        slope = (worth * (rate - mu)).sum(axis=1, keepdims=True) + 0.5 - prior
+        information = (worth * mu * (1 - mu)).sum(axis=1, keepdims=True) + prior * (1 - prior)
+        centre = centre + np.clip(slope / information, -1, 1)
+    return centre, 1 / np.sqrt(information)
 
 
 def _log_rising(start: FloatArray, steps: float) -> FloatArray:
