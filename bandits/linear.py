@@ -5,7 +5,9 @@ The model of the rewards of arm k in context x (whose first entry is the interce
     r = x . theta_k + noise,   theta_k = b + u_k,   noise variance s2,
 
 with a shared part b and each arm's own deviation u_k. *Hybrid* arms share all of b, so an arm that was
-rarely served borrows strength from the rest; *disjoint* arms share the intercept alone.
+rarely served borrows strength from the rest; *disjoint* arms share the intercept alone, unless they are
+*rivals*: where a context that is good for one arm is bad for the others, as where one of them is right and
+the others wrong, the slopes of all arms add up to nearly nothing, and the reward of one tells of all.
 
 What is not declared is learned from the totals, so that exploration is as strong as the rewards are noisy:
 
@@ -15,6 +17,9 @@ What is not declared is learned from the totals, so that exploration is as stron
   slopes give to the reward over that of the noise: free of the unit of features. It is the one of `RATIOS`
   with the greatest marginal likelihood times a log-normal prior of median 1 and spread log 4. The priors of
   intercepts are worth one reward each, around 1/2 for the shared one, in the mean context.
+* Slopes of hybrid arms covary by the variance of those in b, whose ratio is learned likewise. Of disjoint
+  arms they do not, or by -c / K times the variance of u_k, with K arms and the rivalry c, of `RIVALRIES`,
+  that has the greatest marginal likelihood; the formulas are those of b, with a variance below zero.
 
 Source: Gelman et al. (2013), Bayesian Data Analysis, 3rd ed., ch. 14 to 15 (conjugate regression, hierarchy);
 Li et al. (2010), WWW, for disjoint and hybrid LinUCB (theirs learns shared and own coefficients of different
@@ -45,7 +50,7 @@ RATIOS: Final = tuple(4.0**power for power in range(-4, 4))
 """Variance that slopes explain over the variance of the noise: what the marginal likelihood chooses from."""
 
 RIVALRIES: Final = (0.5, 0.9, 0.99)
-"""How much of the variance of the arms' mean slope rivalry takes away: what it is chosen from, beside 0."""
+"""The part of the variance of the arms' mean slope that rivalry takes away: the choice beside none."""
 
 _CHUNK: Final = 2**18  # rows whose sums are exact in binary64: 2**35 * 2**18 = 2**53
 _NOISE_SHAPE: Final = 0.5
@@ -152,7 +157,8 @@ class LinearTotals:
 class LinearPosterior(NamedTuple):
     """What is believed of the arms' coefficients; shapes (n_arms, d) and (n_arms, d, d).
 
-    The ratios are those that were chosen for slopes of the arms' own and for shared ones.
+    The ratios are those that were chosen for slopes of the arms' own and for shared ones: variance and, of two
+    arms, covariance. Below zero the arms are rivals.
     """
 
     means: FloatArray
@@ -181,11 +187,12 @@ class LinearPosterior(NamedTuple):
 
 
 def disjoint(totals: Sequence[LinearTotals]) -> LinearPosterior:
-    """Posterior of arms that share nothing but the mean of their intercepts.
+    """Posterior of arms that share nothing but the mean of their intercepts, unless they are rivals.
 
     Worked by hand: one arm, no feature but the intercept, one reward of 1. Before it the mean reward is 1/2
     with twice the variance of the noise (its own part and the shared one), so it moves by 2/3 of the way, to
-    5/6.
+    to 5/6. Two arms with the rivalry c have slopes of the correlation -c / (2 - c): for 0.99 it is -0.98, so that
+    a reward tells of the other arm what it tells of its own.
 
     Raises InvalidInput if there are no arms, more than ARMS_MAX, or they differ in the number of features.
     """
@@ -196,7 +203,8 @@ def disjoint(totals: Sequence[LinearTotals]) -> LinearPosterior:
 def hybrid(totals: Sequence[LinearTotals]) -> LinearPosterior:
     """Posterior of arms whose coefficients scatter about shared ones.
 
-    How strongly they are drawn together is learned: `slope_ratio` small means that all arms respond to the
+    How strongly they are drawn together is learned, by the ratios of own and shared slopes that are the
+    likeliest of all pairs: `slope_ratio` small means that all arms respond to the
     context in the same way. The scores of two arms are correlated through the shared part; the covariances
     given here are the right ones arm by arm, and a decision that treats arms as independent explores as if
     the shared part were uncertain for each of them separately: see `thompson`.

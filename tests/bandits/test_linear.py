@@ -165,6 +165,63 @@ def test_the_posterior_is_that_of_the_model_written_out(make):
             assert evidence - 0.5 * chosen >= other + weigh - 1e-3
 
 
+def one_hot(rng, n, n_arms, d=3):
+    """Rows of each arm, where the arm that the context asks for earns 1 and the others 0."""
+    x = np.column_stack([np.ones(n), rng.normal(0.3, 1, size=(n, d))])
+    contexts = np.rint(x.clip(-8, 8) * UNIT).astype(np.int64)
+    asked = (contexts / UNIT @ rng.normal(size=(d + 1, n_arms))).argmax(axis=1)
+    served = rng.integers(0, n_arms, n)
+    return [
+        (contexts[served == arm], (asked == arm)[served == arm].astype(float)) for arm in range(n_arms)
+    ]
+
+
+@pytest.mark.parametrize("n_arms", [2, 4])
+def test_rivals_are_found_and_have_the_posterior_of_the_model_written_out(n_arms):
+    """A shared part with a variance below zero is algebra; the arms' covariance is what must be one."""
+    arms = one_hot(np.random.default_rng(20260130), 300, n_arms)
+    posterior = disjoint([LinearTotals.of_rows(*arm) for arm in arms])
+    assert posterior.shared_ratio == pytest.approx(-0.99 * posterior.slope_ratio / n_arms)
+    means, covariances, noise, evidence = by_brute_force(arms, posterior.slope_ratio, posterior.shared_ratio)
+    assert posterior.means == pytest.approx(means, abs=1e-5)
+    assert posterior.covariances == pytest.approx(covariances, rel=1e-5, abs=1e-9)
+    assert posterior.noise_variance == pytest.approx(noise, rel=1e-5)
+    assert evidence > by_brute_force(arms, posterior.slope_ratio, None)[3] + 3
+    assert (np.linalg.eigvalsh(posterior.covariances) > 0).all()
+
+
+def test_a_reward_of_one_rival_tells_of_the_other():
+    """Exactly one of two arms is right. The second was served five times, and is known as well as the first."""
+    rng = np.random.default_rng(20260131)
+    first, second = one_hot(rng, 800, 2)
+    totals = [LinearTotals.of_rows(*first), LinearTotals.of_rows(second[0][:5], second[1][:5])]
+    posterior = disjoint(totals)
+    assert posterior.means[1, 1:] == pytest.approx(-posterior.means[0, 1:], abs=0.05)
+    one, other = np.trace(posterior.covariances[:, 1:, 1:], axis1=1, axis2=2)
+    assert other < 3 * one
+    alone = disjoint(totals[1:])
+    assert alone.shared_ratio is None
+    assert np.trace(alone.covariances[0][1:, 1:]) > 20 * other
+
+
+def test_rivals_follow_a_permutation_of_arms():
+    totals = [LinearTotals.of_rows(*arm) for arm in one_hot(np.random.default_rng(20260132), 200, 3)]
+    posterior, turned = disjoint(totals), disjoint(totals[::-1])
+    assert posterior.shared_ratio == turned.shared_ratio < 0
+    assert posterior.means == pytest.approx(turned.means[::-1], abs=1e-9)
+    assert posterior.covariances == pytest.approx(turned.covariances[::-1], abs=1e-9)
+
+
+def test_arms_that_respond_alike_or_on_their_own_are_no_rivals():
+    for seed, common in ((20260133, 0.1), (20260134, 0.0)):
+        rng = np.random.default_rng(seed)
+        shared = np.concatenate([[0.5], np.full(4, common)])
+        thetas = [shared + np.concatenate([[0], rng.normal(0, 0.05, 4)]) for _ in range(6)]
+        thetas[0] = shared + np.concatenate([[0], np.full(4, 0.1)])
+        totals = [LinearTotals.of_rows(*sample(rng, 100, theta, 0.1)) for theta in thetas]
+        assert disjoint(totals).shared_ratio is None
+
+
 def test_nothing_observed_decides_for_all_arms_alike():
     for make in (disjoint, hybrid):
         arms = make([LinearTotals.empty(3)] * 4).arms()

@@ -151,12 +151,58 @@ def test_fractional_rewards_count_as_the_answers_they_are_worth():
     arms = ArmTotals(*(np.array(one, dtype=np.float64)[:, None] for one in (n, sums, squares, [0] * 3)))
     worth = answers_per_reward(arms, alike_over=0)[0]
     assert 15 < worth < 25
-    counted = partially_pooled(totals_of(worth * np.array(n), worth * sums)).segments
-    answers = partially_pooled(totals_of(n, successes)).segments
-    for segment in range(3):
-        assert found[segment].alpha[0] == pytest.approx(counted[segment].alpha[0], rel=1e-9)
-        assert found[segment].alpha[1] == answers[segment].alpha[0]
-        assert found[segment].beta[1] == answers[segment].beta[0]
+    counted = partially_pooled(
+        [
+            [RewardTotals(worth * size, worth * total, worth * total), RewardTotals(size, wins, wins)]
+            for size, total, wins in zip(n, sums, successes, strict=True)
+        ]
+    ).segments
+    for arms, expected in zip(found, counted, strict=True):
+        assert arms.alpha == pytest.approx(expected.alpha, rel=1e-9)
+        assert arms.beta == pytest.approx(expected.beta, rel=1e-9)
+
+
+def binomial_totals(rng, n, rates):
+    wins = rng.binomial(n, rates)
+    return [
+        [RewardTotals(int(a), float(b), float(b)) for a, b in zip(*row, strict=True)]
+        for row in zip(n, wins, strict=True)
+    ]
+
+
+def test_what_is_common_to_all_arms_of_a_segment_is_its_effect_and_no_disagreement():
+    """Effects of -0.8, 0 and 0.8 on the logit scale; 300 rewards of each arm in each segment.
+
+    Given rewards tell an effect to about 0.06, so 0.25 is far; without effects nothing would be drawn
+    together.
+    """
+    rng = np.random.default_rng(20260156)
+    logit = np.array([-0.8, 0.0, 0.8])[:, None] + np.array([-0.6, -0.2, 0.0, 0.2, 0.4])
+    n = np.full((3, 5), 300)
+    pooled = partially_pooled(binomial_totals(rng, n, special.expit(logit)))
+    assert np.diff(pooled.effects) == pytest.approx([0.8, 0.8], abs=0.25)
+    assert (pooled.shrinkage > 0.75).all()
+    one_arm = partially_pooled([row[:1] for row in binomial_totals(rng, n, special.expit(logit))])
+    assert (one_arm.effects == 0).all()
+    assert one_arm.shrinkage[0] < 0.5
+
+
+def test_a_thin_segment_expects_what_its_effect_and_the_arm_let_expect():
+    """The last segment, kinder to all arms, has not served the third: it is expected above its rate elsewhere."""
+    rng = np.random.default_rng(20260157)
+    n = np.array([[400, 400, 400], [400, 400, 400], [400, 400, 0]])
+    rates = np.array([[0.3, 0.4, 0.5], [0.3, 0.4, 0.5], [0.5, 0.6, 0.7]])
+    thin = partially_pooled(binomial_totals(rng, n, rates)).segments[2]
+    assert thin.mean[2] == pytest.approx(0.69, abs=0.06)
+
+
+def test_arms_that_change_their_order_between_segments_stand_alone():
+    rng = np.random.default_rng(20260158)
+    rates = np.array([[0.2, 0.4, 0.6], [0.6, 0.4, 0.2]])
+    pooled = partially_pooled(binomial_totals(rng, np.full((2, 3), 1_000), rates))
+    assert (pooled.shrinkage < 0.2).all()
+    for arms, expected in zip(pooled.segments, rates, strict=True):
+        assert arms.mean == pytest.approx(expected, abs=0.05)
 
 
 @pytest.mark.parametrize("totals", [[], [[]], [[RewardTotals()], []], [[RewardTotals(1, 2.0, 2.0)]]])
