@@ -104,8 +104,8 @@ class Ours:
 class WithoutContext:
     """Thompson sampling for the arms' mean rewards."""
 
-    def __init__(self, n_arms: int, *, rng: Generator) -> None:
-        self.totals, self.rng = [RewardTotals()] * n_arms, rng
+    def __init__(self, n_arms: int, *, batch: int, rng: Generator) -> None:
+        self.totals, self.batch, self.rng, self.seen = [RewardTotals()] * n_arms, batch, rng, 0
         self.shares = np.full(n_arms, 1 / n_arms)
 
     def choose(self, context: FloatArray) -> int:
@@ -115,7 +115,10 @@ class WithoutContext:
     def learn(self, context: IntArray, arm: int, reward: float) -> None:
         del context
         self.totals[arm] += RewardTotals(1, reward, reward**2)
-        self.shares = thompson_of_arms(BetaArms.from_totals(self.totals), exploration_floor=0.0).shares
+        self.seen += 1
+        if self.seen % self.batch == 0:
+            arms = BetaArms.from_totals(self.totals)
+            self.shares = thompson_of_arms(arms, exploration_floor=0.0).shares
 
 
 class InSegments:
@@ -248,9 +251,10 @@ def players(
         "logistic_ts, batches of 25": lambda: Ours(
             [LogisticTotals.empty(d)] * n_arms, logistic, thompson, batch=25, rng=rng
         ),
-        "no context, thompson": lambda: WithoutContext(n_arms, rng=rng),
+        "no context, thompson": lambda: WithoutContext(n_arms, batch=1, rng=rng),
     }
     if segment is not None:
+        found["no context, batches of 10"] = lambda: WithoutContext(n_arms, batch=10, rng=rng)
         found["segments, batches of 10"] = lambda: InSegments(n_arms, feature=segment, batch=10, rng=rng)
     peers: dict[str, Callable[[], Player]] = {
         "MABWiser LinUCB 1.0": lambda: mabwiser("LinUCB", 1.0),
