@@ -157,8 +157,8 @@ class LinearTotals:
 class LinearPosterior(NamedTuple):
     """What is believed of the arms' coefficients; shapes (n_arms, d) and (n_arms, d, d).
 
-    The ratios are those that were chosen for slopes of the arms' own and for shared ones: variance and, of two
-    arms, covariance. Below zero the arms are rivals.
+    The ratios are those that were chosen for slopes of the arms' own and for shared ones, which is how the
+    slopes of two arms covary: below zero they are rivals.
     """
 
     means: FloatArray
@@ -191,8 +191,8 @@ def disjoint(totals: Sequence[LinearTotals]) -> LinearPosterior:
 
     Worked by hand: one arm, no feature but the intercept, one reward of 1. Before it the mean reward is 1/2
     with twice the variance of the noise (its own part and the shared one), so it moves by 2/3 of the way, to
-    to 5/6. Two arms with the rivalry c have slopes of the correlation -c / (2 - c): for 0.99 it is -0.98, so that
-    a reward tells of the other arm what it tells of its own.
+    5/6. Two arms with the rivalry c have slopes of the correlation -c / (2 - c): for 0.99 it is -0.98, so
+    that a reward tells of the other arm what it tells of its own.
 
     Raises InvalidInput if there are no arms, more than ARMS_MAX, or they differ in the number of features.
     """
@@ -274,7 +274,7 @@ class _Alone(NamedTuple):
         own = np.full(d, sums.mean_square / own_ratio)
         own[0] = 1.0
         precision = sums.gram + np.diag(own)
-        inverse = np.linalg.inv(precision)
+        inverse: FloatArray = np.linalg.inv(precision)
         means = (inverse @ sums.moment[:, :, None])[:, :, 0]
         pull = inverse * own
         told = np.diag(n_arms * own) - own[:, None] * pull.sum(axis=0)
@@ -294,7 +294,7 @@ class _Alone(NamedTuple):
             prior = np.full(q, sums.mean_square / (shared_ratio or 1.0))
             prior[0] = 1.0
             precision = self.told[:q, :q] + np.diag(prior)
-            shared = np.linalg.solve(precision, self.linear[:q])
+            shared: FloatArray = np.linalg.solve(precision, self.linear[:q])
             residual = max(sums.squares - self.fitted - float(self.linear[:q] @ shared), 0.0)
             volume = self.volume + float(np.linalg.slogdet(precision)[1] - np.log(abs(prior)).sum())
             log_evidence = -0.5 * volume + _log_prior(self.own_ratio, shared_ratio)

@@ -156,42 +156,46 @@ def _integrated(
     seen = [n[:, arm] > 0 for arm in range(n.shape[1])]
     rows = [(n[one, arm], rewards[one, arm], effects[one]) for arm, one in enumerate(seen)]
     log_kappa = np.linspace(math.log(_KAPPA_MIN), math.log(size) + _LOG_RATIO_MAX, _KAPPA_NODES)
-    for narrowing in (True, True, False):
-        # Uniform shrinkage as a density of log kappa; the trapezoidal rule, since its lower end is no tail.
-        log_weight = log_kappa - 2 * np.logaddexp(log_kappa, math.log(size))
-        log_weight[[0, -1]] -= math.log(2)
-        given = [_rates_given(log_kappa, *row) for row in rows]
-        weight = special.softmax(log_weight + sum(log_likelihood for _, _, log_likelihood in given))
-        if narrowing:
-            log_kappa = _narrowed(log_kappa, weight)
+    for _ in range(2):
+        log_kappa = _narrowed(log_kappa, _kappas_given(log_kappa, size, rows)[1])
+    given, weight = _kappas_given(log_kappa, size, rows)
     kappa = np.exp(log_kappa)
-    served = [
-        _as_beta(kappa, logit, weight[:, None] * shares, n[:, arm], rewards[:, arm], effects)
-        for arm, (logit, shares, _) in enumerate(given)
-    ]
+    strength = np.repeat(kappa, len(_MU_STEPS))[:, None]
+    served = []
+    for arm, (nodes, shares) in enumerate(given):
+        logit = nodes.ravel()[:, None] + effects
+        alpha = strength * special.expit(logit) + rewards[:, arm]
+        beta = strength * special.expit(-logit) + (n[:, arm] - rewards[:, arm])
+        served.append(_as_beta(alpha, beta, (weight[:, None] * shares).ravel()))
     alpha, beta = (np.stack(part, axis=1) for part in zip(*served, strict=True))
     means = np.array([n[one, arm].mean() if one.any() else 1.0 for arm, one in enumerate(seen)])
     return alpha, beta, (kappa / (kappa + means[:, None])) @ weight
 
 
-def _as_beta(
-    kappa: FloatArray,
-    logit: FloatArray,
-    weight: FloatArray,
-    n: FloatArray,
-    rewards: FloatArray,
-    effects: FloatArray,
-) -> tuple[FloatArray, FloatArray]:
-    """Alpha and beta in each segment, (s,), with mean and variance of the mixture over the nodes."""
-    weight, logit = weight.ravel(), logit.ravel()[:, None] + effects
-    strength = np.repeat(kappa, len(_MU_STEPS))[:, None]
-    alpha = strength * special.expit(logit) + rewards
-    beta = strength * special.expit(-logit) + (n - rewards)
+def _kappas_given(
+    log_kappa: FloatArray, size: float, rows: Sequence[tuple[FloatArray, FloatArray, FloatArray]]
+) -> tuple[list[tuple[FloatArray, FloatArray]], FloatArray]:
+    """Of each arm the nodes of a and their shares, both (kappa, a), and the posterior of kappa, (kappa,).
+
+    Its prior is uniform shrinkage, as a density of log kappa. The trapezoidal rule: its lower end is no tail.
+    """
+    log_weight = log_kappa - 2 * np.logaddexp(log_kappa, math.log(size))
+    log_weight[[0, -1]] -= math.log(2)
+    given = []
+    for row in rows:
+        nodes, shares, log_likelihood = _rates_given(log_kappa, *row)
+        log_weight += log_likelihood
+        given.append((nodes, shares))
+    return given, special.softmax(log_weight)
+
+
+def _as_beta(alpha: FloatArray, beta: FloatArray, weight: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Of a mixture in each segment, (nodes, s), the Beta with its mean and variance, (s,)."""
     mean = alpha / (alpha + beta)
     overall = weight @ mean
     variance = weight @ (mean * (1 - mean) / (alpha + beta + 1) + (mean - overall) ** 2)
-    served = overall * (1 - overall) / variance - 1
-    return overall * served, (1 - overall) * served
+    strength = overall * (1 - overall) / variance - 1
+    return overall * strength, (1 - overall) * strength
 
 
 def _narrowed(nodes: FloatArray, weight: FloatArray) -> FloatArray:
@@ -228,11 +232,17 @@ def _peak(worth: FloatArray, rate: FloatArray, effects: FloatArray) -> tuple[Flo
     rows = worth.sum(axis=1, keepdims=True) + 1
     centre = special.logit(((worth * rate).sum(axis=1, keepdims=True) + 0.5) / rows)
     for _ in range(_NEWTON_STEPS):
-        mu, prior = special.expit(centre + effects), special.expit(centre)
-        slope = (worth * (rate - mu)).sum(axis=1, keepdims=True) + 0.5 - prior
-        information = (worth * mu * (1 - mu)).sum(axis=1, keepdims=True) + prior * (1 - prior)
-        centre = centre + np.clip(slope / information, -1, 1)
-    return centre, 1 / np.sqrt(information)
+        slope = (worth * (rate - special.expit(centre + effects))).sum(axis=1, keepdims=True)
+        slope += 0.5 - special.expit(centre)
+        centre = centre + np.clip(slope / _information(worth, centre, effects), -1, 1)
+    return centre, 1 / np.sqrt(_information(worth, centre, effects))
+
+
+def _information(worth: FloatArray, centre: FloatArray, effects: FloatArray) -> FloatArray:
+    """Of a, at `centre`, (kappa, 1): of what segments tell and of the prior, one answer."""
+    mu, prior = special.expit(centre + effects), special.expit(centre)
+    information: FloatArray = (worth * mu * (1 - mu)).sum(axis=1, keepdims=True) + prior * (1 - prior)
+    return information
 
 
 def _log_rising(start: FloatArray, steps: float) -> FloatArray:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from statistics import mean, stdev
 from typing import Final, NamedTuple
 
-import numpy as np
 from numpy.random import Generator, default_rng
 from scipy import special
 
@@ -77,7 +76,7 @@ POLICIES: Final[dict[str, Callable[[Totals], list[BetaArms]]]] = {
 
 
 def regret(rates: FloatArray, posterior: Callable[[Totals], list[BetaArms]], rng: Generator) -> float:
-    """Expected rewards forgone. Segments are equally frequent; a request's rewards are drawn before its arm."""
+    """Expected rewards forgone. Segments are equally frequent; rewards are drawn before the arm is."""
     segments: IntArray = rng.integers(0, len(rates), REQUESTS)
     rewards = rng.random((REQUESTS, 1)) < rates[segments]
     totals = [[RewardTotals()] * rates.shape[1] for _ in rates]

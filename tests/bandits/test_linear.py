@@ -171,9 +171,7 @@ def one_hot(rng, n, n_arms, d=3):
     contexts = np.rint(x.clip(-8, 8) * UNIT).astype(np.int64)
     asked = (contexts / UNIT @ rng.normal(size=(d + 1, n_arms))).argmax(axis=1)
     served = rng.integers(0, n_arms, n)
-    return [
-        (contexts[served == arm], (asked == arm)[served == arm].astype(float)) for arm in range(n_arms)
-    ]
+    return [(contexts[served == arm], (asked == arm)[served == arm].astype(float)) for arm in range(n_arms)]
 
 
 @pytest.mark.parametrize("n_arms", [2, 4])
@@ -191,7 +189,7 @@ def test_rivals_are_found_and_have_the_posterior_of_the_model_written_out(n_arms
 
 
 def test_a_reward_of_one_rival_tells_of_the_other():
-    """Exactly one of two arms is right. The second was served five times; its slopes are known from the first."""
+    """Exactly one of two is right: the slopes of the second, served five times, follow from the first."""
     rng = np.random.default_rng(20260131)
     first, second = one_hot(rng, 800, 2)
     totals = [LinearTotals.of_rows(*first), LinearTotals.of_rows(second[0][:5], second[1][:5])]

@@ -188,7 +188,7 @@ def test_what_is_common_to_all_arms_of_a_segment_is_its_effect_and_no_disagreeme
 
 
 def test_a_thin_segment_expects_what_its_effect_and_the_arm_let_expect():
-    """The last segment, kinder to all arms, has not served the third: it is expected above its rate elsewhere."""
+    """The last segment, kinder to all arms, has not served the third: more is expected of it there."""
     rng = np.random.default_rng(20260157)
     n = np.array([[400, 400, 400], [400, 400, 400], [400, 400, 0]])
     rates = np.array([[0.3, 0.4, 0.5], [0.3, 0.4, 0.5], [0.5, 0.6, 0.7]])
