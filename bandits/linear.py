@@ -274,7 +274,7 @@ class _Alone(NamedTuple):
         own = np.full(d, sums.mean_square / own_ratio)
         own[0] = 1.0
         precision = sums.gram + np.diag(own)
-        inverse: FloatArray = np.linalg.inv(precision)
+        inverse = np.linalg.inv(precision).astype(np.float64, copy=False)
         means = (inverse @ sums.moment[:, :, None])[:, :, 0]
         pull = inverse * own
         told = np.diag(n_arms * own) - own[:, None] * pull.sum(axis=0)
@@ -294,7 +294,7 @@ class _Alone(NamedTuple):
             prior = np.full(q, sums.mean_square / (shared_ratio or 1.0))
             prior[0] = 1.0
             precision = self.told[:q, :q] + np.diag(prior)
-            shared: FloatArray = np.linalg.solve(precision, self.linear[:q])
+            shared = np.linalg.solve(precision, self.linear[:q]).astype(np.float64, copy=False)
             residual = max(sums.squares - self.fitted - float(self.linear[:q] @ shared), 0.0)
             volume = self.volume + float(np.linalg.slogdet(precision)[1] - np.log(abs(prior)).sum())
             log_evidence = -0.5 * volume + _log_prior(self.own_ratio, shared_ratio)
