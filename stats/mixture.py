@@ -15,6 +15,7 @@ one-sided boundary is exact (Newton's method) instead of their closed-form upper
 """
 
 import math
+from functools import lru_cache
 from typing import assert_never
 
 import msgspec
@@ -89,8 +90,13 @@ def tuned(information: float, *, alpha: float, alternative: Alternative = "two-s
     checks.positive(information, "information")
     checks.open_unit(alpha, "alpha")
     error = alpha if alternative == "two-sided" else min(2 * alpha, 0.99)
-    y = -float(special.lambertw(-(error**2) / math.e, -1).real)
-    return information / (y - 1)
+    return information / (_tightest(error) - 1)
+
+
+@lru_cache(maxsize=1_024)
+def _tightest(error: float) -> float:
+    """The y of `tuned`: whoever reads many metrics asks for the same few levels all the time."""
+    return -float(special.lambertw(-(error**2) / math.e, -1).real)
 
 
 class MixtureSprt(msgspec.Struct, frozen=True):

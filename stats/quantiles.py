@@ -12,6 +12,7 @@ import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
+from functools import cached_property
 from itertools import pairwise
 from typing import Final, Self
 
@@ -33,7 +34,7 @@ SMALLEST: Final = 1e-9
 """Observations no larger than this in size count as 0: give latencies in seconds or milliseconds."""
 
 
-class QuantileSketch(msgspec.Struct, frozen=True):
+class QuantileSketch(msgspec.Struct, frozen=True, dict=True):
     """How many observations fell into each bucket: (bucket, count) pairs in ascending order of bucket.
 
     `accuracy` is the greatest relative error of a quantile. Raises InvalidInput unless it is in [1e-4, 0.5],
@@ -65,7 +66,7 @@ class QuantileSketch(msgspec.Struct, frozen=True):
             summed[number] += count
         return cls(accuracy, tuple(sorted((number, count) for number, count in summed.items() if count)))
 
-    @property
+    @cached_property
     def n(self) -> int:
         """How many observations were counted."""
         return sum(count for _, count in self.buckets)
@@ -82,9 +83,13 @@ class QuantileSketch(msgspec.Struct, frozen=True):
         """
         if not 1 <= rank <= self.n:
             raise InvalidInput(f"rank must be in [1, {self.n}], got {rank}")
-        seen = np.cumsum([count for _, count in self.buckets])
-        number, _ = self.buckets[int(np.searchsorted(seen, rank))]
+        number, _ = self.buckets[int(np.searchsorted(self.ranks, rank))]
         return _edges(number, self.accuracy)
+
+    @cached_property
+    def ranks(self) -> NDArray[np.int64]:
+        """How many observations were counted up to each bucket: the rank of the largest in it."""
+        return np.cumsum([count for _, count in self.buckets])
 
 
 def bucket_numbers(observations: FloatArray, *, accuracy: float) -> NDArray[np.int64]:
@@ -211,11 +216,11 @@ def quantile_sequence(sketch: QuantileSketch, q: float, *, alpha: float, tuned_t
 
     if not n or not rejected(0, "less") or not rejected(n, "greater"):
         raise InsufficientData(f"{n} observations do not yet bound their {q:g}-quantile at alpha {alpha:g}")
-    middle = math.floor(q * n)
-    # The first rank that is not too small, and the first that is too large.
-    first = bisect_left(range(middle + 1), 1, key=lambda rank: not rejected(rank, "less"))
-    last = middle + bisect_left(range(middle, n), 1, key=lambda rank: rejected(rank, "greater"))
-    return Interval(sketch.order_statistic(max(first, 1))[0], sketch.order_statistic(max(last, 1))[1])
+    # The first bucket up to which the share is not too small, and the first up to which it is too large.
+    ranks = sketch.ranks.tolist()
+    first = bisect_left(ranks, 1, key=lambda rank: not rejected(rank, "less"))
+    last = bisect_left(ranks, 1, key=lambda rank: rejected(rank, "greater"))
+    return Interval(sketch.order_statistic(ranks[first])[0], sketch.order_statistic(ranks[last])[1])
 
 
 def quantile_difference_sequence(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
-from functools import cache
+from functools import cache, cached_property
 from typing import Self
 
 import msgspec
@@ -142,7 +142,7 @@ class CountTotals(msgspec.Struct, frozen=True):
         return CountTotals(self.events + other.events, self.exposure + other.exposure)
 
 
-class JointTotals(msgspec.Struct, frozen=True):
+class JointTotals(msgspec.Struct, frozen=True, dict=True):
     """Number, means and co-moments of several values per unit: the vector form of `MeanTotals`.
 
     `mean` has d entries. `comoments` is the lower triangle, row by row, of the matrix of sums of products of
@@ -239,13 +239,14 @@ class JointTotals(msgspec.Struct, frozen=True):
         between = np.outer(step, step) * (self.n * (other.n / n))
         return self._of_matrix(n, mean, self.matrix + other.matrix + between)
 
-    @property
+    @cached_property
     def matrix(self) -> FloatArray:
         """The co-moments as a symmetric matrix, shape (d, d)."""
         matrix = np.zeros((self.dimension, self.dimension))
         matrix[_lower(self.dimension)] = self.comoments
         symmetric: FloatArray = matrix + matrix.T
         np.fill_diagonal(symmetric, matrix.diagonal())
+        symmetric.flags.writeable = False
         return symmetric
 
     @property

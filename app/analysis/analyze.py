@@ -142,6 +142,9 @@ def family_level(members: Sequence[Evidence | None], alpha: float, correction: F
 
 
 def _excludes_zero(evidence: Evidence, level: float) -> bool:
+    """Whether the interval does. Where its rule has a p-value, that says the same at every level."""
+    if evidence.p_value is not None:
+        return evidence.p_value < level
     try:
         interval = evidence.interval(level)
     except InsufficientData:

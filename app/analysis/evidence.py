@@ -6,7 +6,7 @@ method.
 """
 
 import math
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Final, Protocol
 
 import msgspec
@@ -154,7 +154,7 @@ class SequenceEvidence(msgspec.Struct, frozen=True):
         return None if self.e_value is None else self.e_value.p_value
 
 
-class BoundedEvidence(msgspec.Struct, frozen=True):
+class BoundedEvidence(msgspec.Struct, frozen=True, dict=True):
     """Exact sequences of both arms, for values known to lie within bounds, whatever allocated them.
 
     The totals are those of (value - lower) / width. The time of each sequence is its arm's own count, so it
@@ -213,7 +213,7 @@ class BoundedEvidence(msgspec.Struct, frozen=True):
         """The sequence of one arm, at half the level: the other half is the other arm's."""
         return _bounded(arm, level / 2, self.tuning.at(level / 2, side), side)
 
-    @property
+    @cached_property
     def e_value(self) -> EValue | None:
         """Against every common mean: half the greater of both arms' evidence, where that is least."""
         weight = max(self.tuning.rho("two-sided") - 1, 0.5)

@@ -64,12 +64,12 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """The variants that are compared with the control."""
         return tuple(variant for variant in self.variants if variant != self.control)
 
-    @property
+    @cached_property
     def epochs(self) -> tuple[int, ...]:
         """In ascending order."""
         return tuple(sorted({cell.epoch for cell in self.cells}))
 
-    @property
+    @cached_property
     def segments(self) -> tuple[str, ...]:
         """Declared segments, in the order of their names; empty if there are none."""
         return tuple(sorted({cell.segment for cell in self.cells} - {""}))

@@ -1,7 +1,5 @@
 """A metric's exact sums as statistics read them. Pure."""
 
-from fractions import Fraction
-
 from app.experiments.metrics import Metric, Proportion, Ratio
 from app.feedback.measures import ACCURACY, Sums
 from app.feedback.rewards import NANO
@@ -26,11 +24,14 @@ def totals_of(metric: Metric, sums: Sums) -> MetricTotals | None:
         return None
     if dimension == 1 and isinstance(metric.measure, Proportion):
         return ProportionTotals(n, sums[1] // NANO)
-    firsts = [Fraction(one, NANO) for one in sums[1 : 1 + dimension]]
-    products = [Fraction(one, NANO**2) for one in sums[1 + dimension :]]
-    if dimension == 1:
-        return MeanTotals.from_sums(n, firsts[0], products[0])
-    return JointTotals.from_sums(n, firsts, products)
+    firsts, products = sums[1 : 1 + dimension], sums[1 + dimension :]
+    pairs = ((x, y) for row, x in enumerate(firsts) for y in firsts[: row + 1])
+    # Exact up to the division, which is rounded once.
+    mean = tuple(one / (n * NANO) for one in firsts)
+    comoments = tuple(
+        (n * product - x * y) / (n * NANO**2) for (x, y), product in zip(pairs, products, strict=True)
+    )
+    return MeanTotals(n, mean[0], comoments[0]) if dimension == 1 else JointTotals(n, mean, comoments)
 
 
 def moments_of(metric: Metric, totals: MetricTotals) -> MeanTotals:
