@@ -136,8 +136,8 @@ async def application(
         lag = LedgerLag(engine, valkey, shards=settings.stream_shards)
         policy = NetworkPolicy.of(settings.webhook_allowed_networks, settings.webhook_allowed_ports)
         webhooks = WebhookService(WebhookStore(engine), policy, clock)
-        analysis = AnalysisService(experiments, AnalysisStore(engine), lag.events)
         computing = Computing()
+        analysis = AnalysisService(experiments, AnalysisStore(engine), lag.events, computing)
         evaluation = EvaluationService(experiments, EvaluationStore(engine), clock, computing)
 
         async def readiness() -> Readiness:

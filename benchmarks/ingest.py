@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from random import Random
 from time import perf_counter
+from typing import LiteralString
 
 import numpy as np
 import psycopg
@@ -150,16 +151,21 @@ def copy_rate(database_url: str) -> float:
         for table in ("assignments", "signals"):
             connection.execute(f"DROP TABLE IF EXISTS floor_{table}")
             connection.execute(f"CREATE TABLE floor_{table} (LIKE {table} INCLUDING ALL)")
-            for rows in _stored(connection, table):
+            for rows in stored(connection, table):
                 begun = perf_counter()
-                with connection.cursor().copy(f"COPY floor_{table} FROM STDIN (FORMAT BINARY)") as copy:
-                    copy.write(b"".join([_HEADER, *rows, _TRAILER]))
+                write(connection, f"floor_{table}", rows)
                 spent += perf_counter() - begun
                 n_rows += len(rows)
     return n_rows / spent
 
 
-def _stored(connection: psycopg.Connection, table: str) -> Iterator[Sequence[bytes]]:
+def write(connection: psycopg.Connection, table: LiteralString, rows: Sequence[bytes]) -> None:
+    """Append stored rows to a table."""
+    with connection.cursor().copy(f"COPY {table} FROM STDIN (FORMAT BINARY)") as copy:
+        copy.write(b"".join([_HEADER, *rows, _TRAILER]))
+
+
+def stored(connection: psycopg.Connection, table: LiteralString) -> Iterator[Sequence[bytes]]:
     """The stored rows in the order they came, as COPY gives them, in batches."""
     batch: list[bytes] = []
     with connection.cursor().copy(f"COPY {table} TO STDOUT (FORMAT BINARY)") as copy:

@@ -97,6 +97,12 @@ class MeasuredRate(msgspec.Struct, frozen=True):
     replays: int
     interval: Interval
 
+    @classmethod
+    def of(cls, decisions: int, replays: int) -> "MeasuredRate":
+        """With its interval. Raises ValueError unless there are replays, and no more decisions than these."""
+        exact = stats.binomtest(decisions, replays).proportion_ci(0.95, method="exact")
+        return cls(decisions, replays, Interval(float(exact.low), float(exact.high)))
+
     @property
     def rate(self) -> float:
         """Decisions per replay."""
@@ -130,8 +136,7 @@ def false_positive_rate(
     if not ends.size or ends[0] < 1 or ends[-1] > x.size or (np.diff(ends) <= 0).any():
         raise InvalidInput(f"looks must increase within [1, {x.size}]")
     decisions = sum(_decides(x, rule, ends, rng, treatment_share) for _ in range(replays))
-    exact = stats.binomtest(decisions, replays).proportion_ci(0.95, method="exact")
-    return MeasuredRate(decisions, replays, Interval(float(exact.low), float(exact.high)))
+    return MeasuredRate.of(decisions, replays)
 
 
 def _decides(

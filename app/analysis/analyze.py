@@ -45,15 +45,9 @@ def analyze(plan: AnalysisPlan, metrics: Sequence[Metric], observed: Observed) -
     keys = [metric.key for metric in metrics]
     if not keys or len(set(keys)) != len(keys):
         raise ValueError(f"needs metrics with different keys, got {', '.join(keys) or 'none'}")
-    compared = {
-        metric.key: {arm: _compared(metric, plan, observed, arm) for arm in observed.treatments}
-        for metric in metrics
-    }
+    compared = _all_compared(plan, metrics, observed)
     levels = _levels(plan, metrics, compared)
-    shown = tuple(
-        _metric_readout(metric, plan, observed, compared[metric.key], levels[metric.role])
-        for metric in metrics
-    )
+    shown = _shown(plan, metrics, observed, compared, levels)
     found = (*findings(observed), *(_same_variants(shown) if plan.aa else ()))
     primary = next((metric for metric in metrics if metric.role == "primary"), None)
     leader = None if primary is None else _leader(primary, plan, observed)
@@ -69,6 +63,34 @@ def analyze(plan: AnalysisPlan, metrics: Sequence[Metric], observed: Observed) -
         integrity=found,
         progress=progress,
         recommendation=recommend(observed.treatments, shown, found, progress, leader),
+    )
+
+
+def metric_readouts(
+    plan: AnalysisPlan, metrics: Sequence[Metric], observed: Observed
+) -> tuple[MetricReadout, ...]:
+    """What `analyze` says of each metric, without what it says of all together."""
+    compared = _all_compared(plan, metrics, observed)
+    return _shown(plan, metrics, observed, compared, _levels(plan, metrics, compared))
+
+
+def _all_compared(plan: AnalysisPlan, metrics: Sequence[Metric], observed: Observed) -> Compared:
+    return {
+        metric.key: {arm: _compared(metric, plan, observed, arm) for arm in observed.treatments}
+        for metric in metrics
+    }
+
+
+def _shown(
+    plan: AnalysisPlan,
+    metrics: Sequence[Metric],
+    observed: Observed,
+    compared: Compared,
+    levels: Mapping[Role, float],
+) -> tuple[MetricReadout, ...]:
+    return tuple(
+        _metric_readout(metric, plan, observed, compared[metric.key], levels[metric.role])
+        for metric in metrics
     )
 
 

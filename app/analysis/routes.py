@@ -3,12 +3,13 @@
 from datetime import datetime
 from typing import Annotated, Any, Final
 
-from litestar import Response, get
+from litestar import Response, get, post
 from litestar.params import Parameter
 from litestar.response import Stream
 
 from app.access.guards import requires
 from app.access.model import Scope
+from app.analysis.aa import Aa, AaQuestion
 from app.analysis.export import MEDIA_TYPES, Format
 from app.analysis.model import Status
 from app.analysis.series import Series
@@ -69,4 +70,13 @@ async def export_assignments(
     return Stream(parts, media_type=MEDIA_TYPES[file_format], headers={"Content-Disposition": name})
 
 
-ROUTES: Final = [experiment_status, metric_series, export_assignments]
+@post("/experiments/{key:str}/aa", guards=[requires(Scope.READ)], status_code=200)
+async def replay_aa(key: str, data: AaQuestion, analysis: AnalysisService) -> Aa:
+    """Ask how often the experiment's own plan decides where nothing differs, and how large the noise is.
+
+    The units of its control are split in two at random, again and again. 422 while there are too few.
+    """
+    return await analysis.aa(key, data)
+
+
+ROUTES: Final = [experiment_status, metric_series, export_assignments, replay_aa]

@@ -3,15 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from app.allocation.service import AllocationService
+from app.analysis.aa import Aa, AaQuestion, replay
 from app.analysis.export import Format, Row, Writer, writer
 from app.analysis.integrity import causes
-from app.analysis.model import Status
+from app.analysis.model import Status, measured_of
 from app.analysis.series import Series, Steps, series_of
 from app.analysis.store import AnalysisStore
 from app.core import limits, telemetry
+from app.core.computing import Computing
 from app.core.errors import InvalidInput, NotFound, Unavailable, UnprocessableInput
 from app.experiments.model import Experiment
 from app.experiments.service import ExperimentService
@@ -24,10 +27,17 @@ Lag = Callable[[], Awaitable[int]]
 class AnalysisService:
     """What is known of an experiment, now and before."""
 
-    def __init__(self, experiments: ExperimentService, store: AnalysisStore, lag: Lag) -> None:
+    def __init__(
+        self,
+        experiments: ExperimentService,
+        store: AnalysisStore,
+        lag: Lag,
+        computing: Computing | None = None,
+    ) -> None:
         self._experiments = experiments
         self._store = store
         self._lag = lag
+        self._computing = computing or Computing()
 
     async def status(self, key: str) -> Status:
         """The readout of an experiment. Raises NotFound."""
@@ -95,6 +105,28 @@ class AnalysisService:
         return await asyncio.to_thread(
             series_of, experiment, measures, chosen, steps, rows, seasonal=seasonal
         )
+
+    async def aa(self, key: str, question: AaQuestion) -> Aa:
+        """Replay A/A on the units of the control.
+
+        Raises NotFound, InvalidInput, UnprocessableInput of too few units, Unavailable while others compute.
+        """
+        experiment = await self._experiments.get(key)
+        definition = experiment.definition
+        measures = measured_of(definition)
+        by_unit = measures_of(definition.metrics, definition.plan, definition.stickiness) is not None
+        arrived = await self._store.arrived(experiment, measures, by_unit=by_unit)
+        stored = await self._store.stored(experiment)
+        work = partial(
+            replay,
+            key,
+            question,
+            measures,
+            arrived,
+            n_variants=len(definition.variants),
+            adaptive=stored.observed(experiment).adaptive,
+        )
+        return await self._computing.run(work)
 
 
 async def _parts(pages: AsyncIterator[Sequence[Row]], file: Writer) -> AsyncIterator[bytes]:

@@ -8,8 +8,8 @@ from typing import Any, Final
 from uuid import UUID
 
 import msgspec
+from sqlalchemy import Integer, Select, case, cast, func, select, text, tuple_
 from sqlalchemy import Row as SqlRow
-from sqlalchemy import Select, case, func, select, text, tuple_
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -24,6 +24,7 @@ from app.allocation.store import (
     read_totals,
 )
 from app.allocation.tables import allocations
+from app.analysis.aa import Arrived
 from app.analysis.export import OUTCOMES, Row
 from app.analysis.model import Drawn, EpochTotals, Status, Stored, UnitCell, history_of
 from app.analysis.series import Row as SeriesRow
@@ -33,8 +34,16 @@ from app.core import limits
 from app.experiments.model import Experiment
 from app.experiments.store import experiment_of
 from app.experiments.tables import experiments, publications
-from app.feedback.measures import CellTotals
-from app.feedback.tables import assignments, draws, metric_series, metric_totals, stream_positions, totals
+from app.feedback.measures import CellTotals, Measures, Unit
+from app.feedback.tables import (
+    assignments,
+    draws,
+    metric_series,
+    metric_totals,
+    stream_positions,
+    totals,
+    unit_totals,
+)
 
 _FOLDER: Final = files(__package__)
 _DUE: Final = text(_FOLDER.joinpath("sql/due.sql").read_text())
@@ -88,6 +97,26 @@ class AnalysisStore:
         )
         async with self._engine.connect() as connection:
             return [SeriesRow(*row) for row in await connection.execute(statement)]
+
+    async def arrived(self, experiment: Experiment, measures: Measures, *, by_unit: bool) -> Arrived:
+        """Units of the control in the order of their arrival, by their minute and then by chance.
+
+        At most `AA_UNITS_MAX` are read, in the order of their hashes, which are keyed: of more they are a
+        random part of the earliest epochs. Without totals of units (`by_unit`) they are rewarded assignments.
+        """
+        statement = (_units_of_control if by_unit else _rewards_of_control)(experiment)
+        if by_unit and measures.plan.crossovers == "exclude":
+            statement = statement.where(~unit_totals.c.crossed)
+        async with self._engine.connect() as connection:
+            rows = (await connection.execute(statement.limit(limits.AA_UNITS_MAX + 1))).all()
+        units = [
+            Unit.from_row((row.variant, row.segment, row.crossed, row.minute, row.body), measures)
+            if by_unit
+            else Unit(row.variant, "", crossed=False, minute=row.minute, covariates=(), sums=(row.reward, 1))
+            for row in rows[: limits.AA_UNITS_MAX]
+        ]
+        units.sort(key=lambda unit: unit.minute or 0)
+        return Arrived(units, sampled=len(rows) > limits.AA_UNITS_MAX)
 
     async def experiment(self, experiment_id: int) -> Experiment | None:
         """By its id; None: it is gone."""
@@ -193,6 +222,30 @@ def _exported(experiment_id: int, since: datetime | None, until: datetime | None
     if until is not None:
         statement = statement.where(log.assigned_at < until)
     return statement
+
+
+def _units_of_control(experiment: Experiment) -> Select[Any]:
+    kept = unit_totals.c
+    return (
+        select(kept.variant, kept.segment, kept.crossed, kept.minute, kept.body)
+        .where(kept.experiment_id == experiment.id, kept.variant == experiment.definition.control_index)
+        .order_by(kept.epoch, kept.unit_hash, kept.assignment_id)
+    )
+
+
+def _rewards_of_control(experiment: Experiment) -> Select[Any]:
+    log = assignments.c
+    minute = cast(func.extract("epoch", log.assigned_at) / 60, Integer).label("minute")
+    return (
+        select(log.variant, minute, log.reward)
+        .where(
+            log.experiment_id == experiment.id,
+            log.exposed,
+            log.variant == experiment.definition.control_index,
+            log.reward.is_not(None),
+        )
+        .order_by(log.unit_hash, log.id)
+    )
 
 
 def _row(row: SqlRow[Any], variants: Sequence[str]) -> Row:

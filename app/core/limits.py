@@ -113,6 +113,11 @@ SIMULATION_POLICIES_MAX: Final = 20
 SIMULATION_RUNS_MAX: Final = 10_000
 EVALUATION_ROWS_MAX: Final = 200_000  # of a longer log a random sample of units is read
 EVALUATION_PAGE_ROWS: Final = 2_000
+AA_UNITS_MIN: Final = 200
+AA_UNITS_MAX: Final = 20_000  # of a control with more a random part is read
+AA_REPLAYS: Final = 100  # in one answer
+AA_REPLAYS_MAX: Final = 10_000
+AA_COMPARISONS_MAX: Final = 5_000  # in one answer: replays times looks times metrics
 
 # Publication
 REALLOCATION_INTERVAL_S: Final = 0.25

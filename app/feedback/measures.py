@@ -336,6 +336,28 @@ def _totals(units: Sequence[Unit], measures: Measures) -> CellTotals:
     return CellTotals(len(units), tuple(found))
 
 
+def vectors(
+    metric: Metric, measures: Measures, units: Sequence[Unit]
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """What is measured of the units that have a value, in plain numbers, not nanos: their places, and rows.
+
+    A row is what `Sums` sum up; of a quantile the value itself.
+    """
+    number = measures.metrics.index(metric)
+    pairs = [unit.sums[2 * number : 2 * number + 2] for unit in units]
+    known = [place for place, pair in enumerate(pairs) if any(pair)]
+    rows: list[tuple[float, ...]]
+    if isinstance(metric.measure, QuantileOf):
+        width, rows = 1, [(pairs[place][0] / pairs[place][1],) for place in known]
+    else:
+        width = 2 if isinstance(metric.measure, Ratio) else 1 + 2 * len(measures.plan.covariates)
+        rows = [
+            _vector(metric, pairs[place][0], pairs[place][1], _regressors(units[place].covariates))
+            for place in known
+        ]
+    return np.array(known, np.intp), np.array(rows, np.float64).reshape(len(known), width) / NANO
+
+
 def _regressors(covariates: tuple[int | None, ...]) -> tuple[int, ...]:
     """The covariates, 0 where one is missing, and of each whether it is: 10^9 or 0.
 

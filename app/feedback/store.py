@@ -112,7 +112,7 @@ class LedgerStore:
         async with await connect(database_url) as connection:
             # What a batch touches is looked up row by row, whatever the planner thinks of the sizes.
             await connection.execute("SET work_mem = '32MB'")
-            for way in ("hashjoin", "mergejoin", "bitmapscan"):
+            for way in ("hashjoin", "mergejoin", "bitmapscan", "seqscan"):
                 await connection.execute(SQL("SET {} = off").format(Identifier(f"enable_{way}")))
             await connection.execute(_TEMPORARY_TABLES)
             yield cls(connection)
@@ -259,6 +259,7 @@ class LedgerStore:
         async with self._connection.transaction(), self._connection.cursor() as cursor:
             await cursor.execute("SET LOCAL statement_timeout = 0")  # it reads the whole log of an experiment
             await cursor.execute("SET LOCAL enable_hashjoin = on")
+            await cursor.execute("SET LOCAL enable_seqscan = on")
             await cursor.execute("LOCK TABLE totals IN SHARE ROW EXCLUSIVE MODE")
             await cursor.execute(_REBUILD_TOTALS, {"experiment_id": experiment_id})
             return [
@@ -313,6 +314,7 @@ class LedgerStore:
                 return []
             await cursor.execute("SET LOCAL statement_timeout = 0")
             await cursor.execute("SET LOCAL enable_hashjoin = on")
+            await cursor.execute("SET LOCAL enable_seqscan = on")
             await cursor.execute("LOCK TABLE draws IN SHARE ROW EXCLUSIVE MODE")
             return await recount_draws(cursor, experiment_id, by_unit=by_unit)
 

@@ -1,0 +1,312 @@
+"""A/A on an experiment's own data: its control split in two at random, and judged by its own plan. Pure.
+
+Nothing differs between the halves, so whatever the rule decides is false. Only the split is drawn anew, again
+and again: units stay in the order of their arrival, with their values, so that drift and heavy tails are those
+of the data.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Annotated, Final, NamedTuple
+
+import msgspec
+import numpy as np
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from app.analysis.analyze import metric_readouts
+from app.analysis.observed import Cell, Observed
+from app.analysis.readout import MetricReadout
+from app.core import limits
+from app.core.errors import InvalidInput, UnprocessableInput
+from app.experiments.metrics import Metric, Proportion, QuantileOf
+from app.experiments.plan import AlwaysValid, AnalysisPlan, FixedHorizon
+from app.feedback.measures import ACCURACY, Measures, Unit, vectors
+from app.feedback.metric_totals import MetricTotals, moments_of
+from stats.aa import MeasuredRate, NoiseFloor, noise_floor
+from stats.errors import InsufficientData
+from stats.multiplicity import Role
+from stats.quantiles import QuantileSketch, bucket_numbers
+from stats.totals import FloatArray, JointTotals, MeanTotals, ProportionTotals
+
+LOOKS: Final = 10
+"""Equally far apart, where a plan may be looked at all the time."""
+_HALVES: Final = ("one half", "the other")
+_SEED: Final = 20260101
+
+Halves = tuple[MetricTotals | None, MetricTotals | None]
+
+
+class AaQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many replays, as many as one answer may take unless said, from which number on.
+
+    Replays are numbered, and each has its own split: answers about different numbers add up.
+    """
+
+    replays: Annotated[int, msgspec.Meta(ge=1, le=limits.AA_REPLAYS_MAX)] | None = None
+    first: Annotated[int, msgspec.Meta(ge=0, le=limits.AA_REPLAYS_MAX)] = 0
+
+
+class AaRate(msgspec.Struct, frozen=True, kw_only=True):
+    """In how many replays something was decided, with the exact 95 % interval of that rate.
+
+    `allowed` is how often the plan lets it happen.
+    """
+
+    decisions: int
+    rate: float
+    interval: tuple[float, float]
+    allowed: float
+
+    @classmethod
+    def of(cls, decisions: int, replays: int, allowed: float) -> "AaRate":
+        """Of so many replays."""
+        found = MeasuredRate.of(decisions, replays)
+        bounds = found.interval.lower, found.interval.upper
+        return cls(decisions=decisions, rate=found.rate, interval=bounds, allowed=allowed)
+
+
+class MetricAa(msgspec.Struct, frozen=True, kw_only=True):
+    """One metric, of the `units` with a value. It is decided if it is better or worse, a guardrail if harmed.
+
+    `noise_floor` is the difference between the halves that chance exceeds at one look as often as `allowed`,
+    `relative_noise_floor` its share of the mean; null of quantiles, and where nothing varies.
+    """
+
+    metric: str
+    role: Role
+    units: int
+    noise_floor: float | None
+    relative_noise_floor: float | None
+    false_positives: AaRate
+
+
+class Aa(msgspec.Struct, frozen=True, kw_only=True):
+    """What the rule in use decides where nothing differs. `looks` are numbers of units.
+
+    `false_positives` are replays in which any primary metric was decided.
+    """
+
+    key: str
+    units: int
+    sampled: bool
+    looks: tuple[int, ...]
+    first: int
+    replays: int
+    false_positives: AaRate
+    metrics: tuple[MetricAa, ...]
+    sentence: str
+
+
+class Arrived(NamedTuple):
+    """Units of the control in the order of their arrival; `sampled`: there are more."""
+
+    units: Sequence[Unit]
+    sampled: bool
+
+
+def replay(
+    key: str,
+    question: AaQuestion,
+    measures: Measures,
+    arrived: Arrived,
+    *,
+    n_variants: int,
+    adaptive: bool,
+) -> Aa:
+    """Replay A/A on these units, by the plan of the experiment.
+
+    Raises UnprocessableInput of fewer than `AA_UNITS_MIN` units, InvalidInput for more replays than one
+    answer may take.
+    """
+    n, metrics = len(arrived.units), measures.metrics
+    if n < limits.AA_UNITS_MIN:
+        reason = f"needs {limits.AA_UNITS_MIN:,} units of the control at least, has {n:,}: ask again later"
+        raise UnprocessableInput(reason)
+    plan, ends = _planned(measures.plan, n, n_variants)
+    replays = _affordable(question.replays, len(ends) * len(metrics))
+    columns = [_column(metric, measures, arrived.units, ends) for metric in metrics]
+    decided = np.zeros((replays, len(metrics)), np.bool_)
+    for number in range(replays):
+        chosen = np.random.default_rng((_SEED, question.first + number)).random(n) < 0.5
+        halves = [column.halves(chosen) for column in columns]
+        counts = np.cumsum(np.add.reduceat(chosen, _starts(ends)))
+        for look, end in enumerate(ends):
+            units = end - int(counts[look]), int(counts[look])
+            at_look = {metric.key: one[look] for metric, one in zip(metrics, halves, strict=True)}
+            readouts = metric_readouts(plan, metrics, _observed(units, at_look, adaptive=adaptive))
+            decided[number] |= [_decided(one) for one in readouts]
+    primary = [metric.role == "primary" for metric in metrics]
+    found = AaRate.of(int(decided[:, primary].any(axis=1).sum()), replays, plan.alpha)
+    return Aa(
+        key=key,
+        units=n,
+        sampled=arrived.sampled,
+        looks=ends,
+        first=question.first,
+        replays=replays,
+        false_positives=found,
+        metrics=tuple(
+            _metric(metric, column.whole, one, plan.alpha / (sum(primary) if metric.role == "primary" else 1))
+            for metric, column, one in zip(metrics, columns, decided.T, strict=True)
+        ),
+        sentence=sentence(found, replays, n),
+    )
+
+
+def _planned(plan: AnalysisPlan, n: int, n_variants: int) -> tuple[AnalysisPlan, tuple[int, ...]]:
+    """The plan for the two halves, and after how many units it is looked at.
+
+    A plan with a horizon reaches it with the last unit; one that is always valid stays tuned as it is.
+    """
+    expected = n
+    fractions: tuple[float, ...] = (1.0,)
+    match plan.estimator:
+        case AlwaysValid():
+            expected = max(round(plan.expected_units * 2 / n_variants), 1)
+            fractions = tuple((look + 1) / LOOKS for look in range(LOOKS))
+        case FixedHorizon():
+            pass
+        case sequential:
+            fractions = sequential.looks
+    ends = tuple(math.ceil(fraction * n) for fraction in fractions)
+    return replace(plan, expected_units=expected, segments=None, aa=False), ends
+
+
+def _affordable(wanted: int | None, comparisons: int) -> int:
+    most = max(limits.AA_COMPARISONS_MAX // comparisons, 1)
+    if wanted is not None and wanted > most:
+        reason = (
+            f"at most {most} in one answer, with these metrics and looks, got {wanted}: go on from `first`"
+        )
+        raise InvalidInput(reason, field="replays")
+    return min(most, limits.AA_REPLAYS) if wanted is None else wanted
+
+
+def _observed(units: tuple[int, int], at_look: dict[str, Halves], *, adaptive: bool) -> Observed:
+    cells = [
+        Cell(1, name, units[half], {key: one[half] for key, one in at_look.items() if one[half] is not None})  # type: ignore[misc] # None is left out
+        for half, name in enumerate(_HALVES)
+    ]
+    return Observed(variants=_HALVES, control=_HALVES[0], cells=cells, adaptive=adaptive)
+
+
+def _decided(metric: MetricReadout) -> bool:
+    verdicts = ("harm",) if metric.role == "guardrail" else ("harm", "better")
+    return metric.variants[1].verdict in verdicts
+
+
+class _Column(NamedTuple):
+    """One metric of all units: its totals, and those of the halves at each look, given who is in the second."""
+
+    whole: MetricTotals | None
+    halves: Callable[[NDArray[np.bool_]], list[Halves]]
+
+
+def _column(metric: Metric, measures: Measures, units: Sequence[Unit], ends: Sequence[int]) -> _Column:
+    known, rows = vectors(metric, measures, units)
+    if isinstance(metric.measure, QuantileOf):
+        return _quantile_column(known, rows[:, 0], ends)
+    return _moments_column(metric, known, rows, ends)
+
+
+def _moments_column(
+    metric: Metric, known: NDArray[np.intp], rows: FloatArray, ends: Sequence[int]
+) -> _Column:
+    """By sums of what is measured and of its products, around the mean so that no digits are lost."""
+    n, dimension = ends[-1], rows.shape[1]
+    centre = rows.mean(axis=0) if len(rows) else np.zeros(dimension)
+    lower = np.tril_indices(dimension)
+    terms = np.zeros((n, 1 + dimension + len(lower[0])))
+    deviations = rows - centre
+    terms[known, 0] = 1
+    terms[known, 1 : 1 + dimension] = deviations
+    terms[known, 1 + dimension :] = deviations[:, lower[0]] * deviations[:, lower[1]]
+    starts = _starts(ends)
+    everything = np.cumsum(np.add.reduceat(terms, starts), axis=0)
+
+    def totals(sums: FloatArray) -> MetricTotals | None:
+        count = round(sums[0])
+        if not count:
+            return None
+        first, products = sums[1 : 1 + dimension], sums[1 + dimension :]
+        mean = centre + first / count
+        if dimension == 1 and isinstance(metric.measure, Proportion):
+            return ProportionTotals(count, round(mean[0] * count))
+        comoments = products - first[lower[0]] * first[lower[1]] / count
+        comoments[lower[0] == lower[1]] = np.maximum(comoments[lower[0] == lower[1]], 0.0)
+        if dimension == 1:
+            return MeanTotals(count, float(mean[0]), float(comoments[0]))
+        return JointTotals(count, tuple(mean.tolist()), tuple(comoments.tolist()))
+
+    def halves(chosen: NDArray[np.bool_]) -> list[Halves]:
+        ours = np.cumsum(np.add.reduceat(terms * chosen[:, None], starts), axis=0)
+        return [(totals(whole - part), totals(part)) for whole, part in zip(everything, ours, strict=True)]
+
+    return _Column(totals(everything[-1]), halves)
+
+
+def _quantile_column(known: NDArray[np.intp], values: FloatArray, ends: Sequence[int]) -> _Column:
+    """By counts of buckets."""
+    numbers, bucket = np.unique(bucket_numbers(values, accuracy=ACCURACY), return_inverse=True)
+    look = np.searchsorted(ends, known, side="right")
+    place, size = look * len(numbers) + bucket, len(ends) * len(numbers)
+
+    def counts(chosen: NDArray[np.intp]) -> NDArray[np.intp]:
+        found = np.bincount(chosen, minlength=size)
+        return np.cumsum(found.reshape(len(ends), len(numbers)), axis=0)
+
+    everything = counts(place)
+
+    def totals(found: NDArray[np.intp]) -> MetricTotals | None:
+        if not found.any():
+            return None
+        return QuantileSketch.from_counts(
+            zip(numbers.tolist(), found.tolist(), strict=True), accuracy=ACCURACY
+        )
+
+    def halves(chosen: NDArray[np.bool_]) -> list[Halves]:
+        ours = counts(place[chosen[known]])
+        return [(totals(whole - part), totals(part)) for whole, part in zip(everything, ours, strict=True)]
+
+    return _Column(totals(everything[-1]), halves)
+
+
+def _starts(ends: Sequence[int]) -> list[int]:
+    """Where the units of each look begin."""
+    return [0, *ends[:-1]]
+
+
+def _metric(
+    metric: Metric, whole: MetricTotals | None, decided: NDArray[np.bool_], allowed: float
+) -> MetricAa:
+    floor = _floor(metric, whole, allowed)
+    return MetricAa(
+        metric=metric.key,
+        role=metric.role,
+        units=0 if whole is None else whole.n,
+        noise_floor=None if floor is None else floor.absolute,
+        relative_noise_floor=None if floor is None else floor.relative,
+        false_positives=AaRate.of(int(decided.sum()), len(decided), allowed),
+    )
+
+
+def _floor(metric: Metric, whole: MetricTotals | None, alpha: float) -> NoiseFloor | None:
+    if whole is None or isinstance(whole, QuantileSketch):
+        return None
+    try:
+        return noise_floor(moments_of(metric, whole), alpha=alpha)
+    except InsufficientData:
+        return None
+
+
+def sentence(found: AaRate, replays: int, units: int) -> str:
+    """What came out, in words; above what is allowed only if that is more than chance."""
+    low, high = found.interval
+    what = f"On {units:,} units of the control the plan decided {found.decisions} of {replays:,} times"
+    range_ = f"though nothing differs ({low:.1%} to {high:.1%}; {found.allowed:.1%} are allowed)"
+    if low > found.allowed:
+        return f"{what} {range_}: too often. Do not trust its decisions on these data."
+    if replays < 1 / found.allowed * 5:
+        return f"{what} {range_}: more replays would tell more."
+    return f"{what} {range_}: it keeps its promise."
