@@ -72,6 +72,8 @@ def floor_s(database_url: str) -> float:
     """Seconds to write what metrics have added, as often as the ledger does."""
     spent = 0.0
     with psycopg.connect(psycopg_dsn(database_url), autocommit=True) as connection:
+        for way in ("hashjoin", "mergejoin", "bitmapscan", "seqscan"):  # as in the ledger's session
+            connection.execute(SQL("SET {} = off").format(Identifier(f"enable_{way}")))
         for table in _KEYS:
             connection.execute(SQL("DROP TABLE IF EXISTS {}").format(Identifier(f"floor_{table}")))
             connection.execute(

@@ -1,8 +1,7 @@
 """A/A on an experiment's own data: its control split in two at random, and judged by its own plan. Pure.
 
-Nothing differs between the halves, so whatever the rule decides is false. Only the split is drawn anew, again
-and again: units stay in the order of their arrival, with their values, so that drift and heavy tails are those
-of the data.
+Nothing differs between the halves, so whatever the rule decides is false. Only the split is drawn anew: units
+stay in the order of their arrival, with their values, so drift and heavy tails are those of the data.
 """
 
 import math
@@ -197,7 +196,7 @@ def _decided(metric: MetricReadout) -> bool:
 
 
 class _Column(NamedTuple):
-    """One metric of all units: its totals, and those of the halves at each look, given who is in the second."""
+    """One metric of all units: its totals, and those of the halves at each look by who is in the second."""
 
     whole: MetricTotals | None
     halves: Callable[[NDArray[np.bool_]], list[Halves]]

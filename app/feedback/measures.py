@@ -9,6 +9,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from operator import mul
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -157,7 +158,8 @@ def measure(
         first = variants[start]
         sums = [0] * (2 * len(measured.metrics))
         for index in range(start, end):
-            if variants[index] == first:
+            told = index in values or silent[index] or rewards[index] != NONE
+            if told and variants[index] == first:
                 _add(sums, measured.metrics, values.get(index, {}), rewards[index], silent=silent[index])
         context = contexts.get(number) or {}
         found.append(
@@ -321,12 +323,13 @@ def cells(by_minute: Mapping[MinuteKey, CellTotals]) -> dict[CellKey, CellTotals
 
 def _totals(units: Sequence[Unit], measures: Measures) -> CellTotals:
     found: list[Sums] = []
-    regressors = [_regressors(unit.covariates) for unit in units]
+    # Most units that have just come are told nothing of.
+    told = [(unit.sums, _regressors(unit.covariates)) for unit in units if any(unit.sums)]
     for number, metric in enumerate(measures.metrics):
         measured = [
-            (unit.sums[2 * number], unit.sums[2 * number + 1], own)
-            for unit, own in zip(units, regressors, strict=True)
-            if unit.sums[2 * number] or unit.sums[2 * number + 1]
+            (sums[2 * number], sums[2 * number + 1], own)
+            for sums, own in told
+            if sums[2 * number] or sums[2 * number + 1]
         ]
         if isinstance(metric.measure, QuantileOf):
             found.append(_buckets([n / d / NANO for n, d, _ in measured]))
@@ -391,16 +394,11 @@ def _divided(n: int, d: int) -> int:
 
 
 def _moments(vectors: Sequence[tuple[int, ...]], size: int) -> tuple[int, ...]:
-    sums = [0] * size
-    for vector in vectors:
-        place = 1 + len(vector)
-        sums[0] += 1
-        for row, x in enumerate(vector):
-            sums[1 + row] += x
-            for y in vector[: row + 1]:
-                sums[place] += x * y
-                place += 1
-    return tuple(sums)
+    if not vectors:
+        return (0,) * size
+    columns = list(zip(*vectors, strict=True))
+    products = [sum(map(mul, x, y)) for row, x in enumerate(columns) for y in columns[: row + 1]]
+    return (len(vectors), *map(sum, columns), *products)
 
 
 def _buckets(values: Sequence[float]) -> dict[int, int]:
