@@ -22,11 +22,13 @@ from app.access.service import AccessService, KeyRequest
 from app.access.store import AccessStore
 from app.allocation.service import AllocationService
 from app.allocation.store import AllocationStore
+from app.clients.aa import aa_command
 from app.clients.commands import demo_command, replay_command
 from app.clients.evaluate import evaluate_command
 from app.clients.export import export_command
 from app.clients.offline import analyze_command, power_command
 from app.clients.rollout import explain_command, kill_command, revive_command, rollout_group
+from app.clients.series import series_command
 from app.clients.simulate import simulate_command
 from app.core import limits, logs, migrations
 from app.core.clock import SystemClock
@@ -51,7 +53,10 @@ click.rich_click.COMMAND_GROUPS = {
         {"name": "Operate", "commands": ["keys", "webhooks", "migrate", "rebuild", "doctor"]},
         {"name": "Roll out", "commands": ["rollout", "explain", "kill", "revive"]},
         {"name": "Try", "commands": ["demo", "replay"]},
-        {"name": "Plan and analyze", "commands": ["power", "simulate", "analyze", "evaluate"]},
+        {
+            "name": "Plan and analyze",
+            "commands": ["power", "simulate", "analyze", "series", "evaluate", "aa"],
+        },
     ]
 }
 
@@ -496,6 +501,8 @@ main.add_command(demo_command)
 main.add_command(replay_command)
 main.add_command(simulate_command)
 main.add_command(evaluate_command)
+main.add_command(series_command)
+main.add_command(aa_command)
 main.add_command(rollout_group)
 main.add_command(explain_command)
 main.add_command(kill_command)

@@ -17,7 +17,7 @@ from app.analysis.analyze import metric_readouts
 from app.analysis.observed import Cell, Observed
 from app.analysis.readout import MetricReadout
 from app.core import limits
-from app.core.errors import InvalidInput, UnprocessableInput
+from app.core.errors import UnprocessableInput
 from app.experiments.metrics import Metric, Proportion, QuantileOf
 from app.experiments.plan import AlwaysValid, AnalysisPlan, FixedHorizon
 from app.feedback.measures import ACCURACY, Measures, Unit, vectors
@@ -37,12 +37,12 @@ Halves = tuple[MetricTotals | None, MetricTotals | None]
 
 
 class AaQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How many replays, as many as one answer may take unless said, from which number on.
+    """How many replays, from which number on; fewer where one answer cannot take so many.
 
     Replays are numbered, and each has its own split: answers about different numbers add up.
     """
 
-    replays: Annotated[int, msgspec.Meta(ge=1, le=limits.AA_REPLAYS_MAX)] | None = None
+    replays: Annotated[int, msgspec.Meta(ge=1, le=limits.AA_REPLAYS_MAX)] = limits.AA_REPLAYS
     first: Annotated[int, msgspec.Meta(ge=0, le=limits.AA_REPLAYS_MAX)] = 0
 
 
@@ -97,6 +97,28 @@ class Aa(msgspec.Struct, frozen=True, kw_only=True):
     sentence: str
 
 
+def together(parts: Sequence[Aa]) -> Aa:
+    """Answers about different replays as one. Units that came in between are in the later ones."""
+    last, replays = parts[-1], sum(part.replays for part in parts)
+
+    def summed(rates: Sequence[AaRate]) -> AaRate:
+        return AaRate.of(sum(rate.decisions for rate in rates), replays, rates[0].allowed)
+
+    found = summed([part.false_positives for part in parts])
+    metrics = zip(*(part.metrics for part in parts), strict=True)
+    return replace(
+        last,
+        first=parts[0].first,
+        replays=replays,
+        false_positives=found,
+        metrics=tuple(
+            replace(same[-1], false_positives=summed([one.false_positives for one in same]))
+            for same in metrics
+        ),
+        sentence=sentence(found, replays, last.units),
+    )
+
+
 class Arrived(NamedTuple):
     """Units of the control in the order of their arrival; `sampled`: there are more."""
 
@@ -115,15 +137,14 @@ def replay(
 ) -> Aa:
     """Replay A/A on these units, by the plan of the experiment.
 
-    Raises UnprocessableInput of fewer than `AA_UNITS_MIN` units, InvalidInput for more replays than one
-    answer may take.
+    Raises UnprocessableInput of fewer than `AA_UNITS_MIN` units.
     """
     n, metrics = len(arrived.units), measures.metrics
     if n < limits.AA_UNITS_MIN:
         reason = f"needs {limits.AA_UNITS_MIN:,} units of the control at least, has {n:,}: ask again later"
         raise UnprocessableInput(reason)
     plan, ends = _planned(measures.plan, n, n_variants)
-    replays = _affordable(question.replays, len(ends) * len(metrics))
+    replays = min(question.replays, max(limits.AA_COMPARISONS_MAX // (len(ends) * len(metrics)), 1))
     columns = [_column(metric, measures, arrived.units, ends) for metric in metrics]
     decided = np.zeros((replays, len(metrics)), np.bool_)
     for number in range(replays):
@@ -170,16 +191,6 @@ def _planned(plan: AnalysisPlan, n: int, n_variants: int) -> tuple[AnalysisPlan,
             fractions = sequential.looks
     ends = tuple(math.ceil(fraction * n) for fraction in fractions)
     return replace(plan, expected_units=expected, segments=None, aa=False), ends
-
-
-def _affordable(wanted: int | None, comparisons: int) -> int:
-    most = max(limits.AA_COMPARISONS_MAX // comparisons, 1)
-    if wanted is not None and wanted > most:
-        reason = (
-            f"at most {most} in one answer, with these metrics and looks, got {wanted}: go on from `first`"
-        )
-        raise InvalidInput(reason, field="replays")
-    return min(most, limits.AA_REPLAYS) if wanted is None else wanted
 
 
 def _observed(units: tuple[int, int], at_look: dict[str, Halves], *, adaptive: bool) -> Observed:

@@ -13,6 +13,8 @@ from typing import Any, Final, Literal, Self, TypeVar
 import httpx2
 import msgspec
 
+from app.analysis.aa import Aa, AaQuestion
+from app.analysis.series import Series
 from app.core.errors import Problem
 from app.evaluation.model import Evaluation
 from app.experiments.model import Definition
@@ -174,6 +176,15 @@ class WaldClient:
         path = f"/experiments/{experiment}/evaluate"
         return _read(_EVALUATION, await self._call("POST", path, request, timeout_s=COMPUTATION_TIMEOUT_S))
 
+    async def aa(self, experiment: str, question: AaQuestion) -> Aa:
+        """What the plan decides where nothing differs. Refused with status 422 while there are few units."""
+        path = f"/experiments/{experiment}/aa"
+        return _read(_AA, await self._call("POST", path, question, timeout_s=COMPUTATION_TIMEOUT_S))
+
+    async def series(self, experiment: str, params: dict[str, str]) -> Series:
+        """A metric over time. Refused with status 422 where none is kept."""
+        return _read(_SERIES, await self._call("GET", f"/experiments/{experiment}/series", params=params))
+
     async def call(
         self,
         method: str,
@@ -249,6 +260,8 @@ _ASSIGNMENT: Final = msgspec.json.Decoder(Assignment)
 _RECEIPT: Final = msgspec.json.Decoder(Receipt)
 _STATUS: Final = msgspec.json.Decoder(Status)
 _EVALUATION: Final = msgspec.json.Decoder(Evaluation)
+_AA: Final = msgspec.json.Decoder(Aa)
+_SERIES: Final = msgspec.json.Decoder(Series)
 
 
 def _read(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
