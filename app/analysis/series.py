@@ -128,14 +128,13 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
 def series_of(
     experiment: Experiment,
     measures: Measures,
-    metric: Metric,
+    metrics: Iterable[Metric],
     steps: Steps,
     rows: Iterable[Row],
     *,
     seasonal: bool,
-) -> Series:
-    """The series of a metric. Units that crossed over are left out, or not, as the plan says."""
-    number = measures.metrics.index(metric)
+) -> list[Series]:
+    """The series of metrics. Units that crossed over are left out, or not, as the plan says."""
     variants = experiment.definition.variants
     found: list[dict[int, CellTotals]] = [{} for _ in variants]
     for row in rows:
@@ -144,19 +143,23 @@ def series_of(
             totals = CellTotals.from_bytes(row.body)
             own[at] = own[at] + totals if at in own else totals
     made = [
-        VariantSeries(variant.key, variant.control, _points(metric, number, own))
-        for variant, own in zip(variants, found, strict=True)
+        Series(
+            key=experiment.key,
+            metric=metric.key,
+            kind=metric.kind,
+            step_s=steps.step_s,
+            since=_time(steps.first),
+            until=_time(steps.end),
+            variants=[
+                VariantSeries(
+                    variant.key, variant.control, _points(metric, measures.metrics.index(metric), own)
+                )
+                for variant, own in zip(variants, found, strict=True)
+            ],
+        )
+        for metric in metrics
     ]
-    series = Series(
-        key=experiment.key,
-        metric=metric.key,
-        kind=metric.kind,
-        step_s=steps.step_s,
-        since=_time(steps.first),
-        until=_time(steps.end),
-        variants=made,
-    )
-    return _adjusted(series) if seasonal else series
+    return [_adjusted(series) for series in made] if seasonal else made
 
 
 def _points(metric: Metric, number: int, own: Mapping[int, CellTotals]) -> list[Point]:

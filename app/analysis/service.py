@@ -16,9 +16,10 @@ from app.analysis.store import AnalysisStore
 from app.core import limits, telemetry
 from app.core.computing import Computing
 from app.core.errors import InvalidInput, NotFound, Unavailable, UnprocessableInput
+from app.experiments.metrics import Metric
 from app.experiments.model import Experiment
 from app.experiments.service import ExperimentService
-from app.feedback.measures import measures_of
+from app.feedback.measures import Measures, measures_of
 
 Lag = Callable[[], Awaitable[int]]
 """Counts acknowledged events not yet in the totals, and raises Unavailable without Valkey."""
@@ -89,21 +90,40 @@ class AnalysisService:
         _with_offset("since", since)
         _with_offset("until", until)
         experiment = await self._experiments.get(key)
-        definition = experiment.definition
-        measures = measures_of(definition.metrics, definition.plan, definition.stickiness)
+        measures = _kept_measures(experiment)
         if measures is None:
             raise UnprocessableInput(
                 f"{key} keeps no series: they are of experiments with metrics, segments, covariates or"
                 " stickiness"
             )
-        chosen = next((one for one in measures.metrics if one.key == metric), None)
-        if chosen is None:
+        chosen = [one for one in measures.metrics if one.key == metric]
+        if not chosen:
             known = ", ".join(one.key for one in measures.metrics)
             raise InvalidInput(f"is one of {known}, got {metric!r}", field="metric")
         steps = Steps.of(since, until, step_s, now=await self._store.now())
+        (found,) = await self._series(experiment, measures, chosen, steps, seasonal=seasonal)
+        return found
+
+    async def all_series(self, experiment: Experiment, step_s: int) -> list[Series]:
+        """The last steps of all metrics; none where no series are kept."""
+        measures = _kept_measures(experiment)
+        if measures is None:
+            return []
+        steps = Steps.of(None, None, step_s, now=await self._store.now())
+        return await self._series(experiment, measures, measures.metrics, steps, seasonal=False)
+
+    async def _series(
+        self,
+        experiment: Experiment,
+        measures: Measures,
+        metrics: Sequence[Metric],
+        steps: Steps,
+        *,
+        seasonal: bool,
+    ) -> list[Series]:
         rows = await self._store.series(experiment, steps.first // 60, steps.end // 60)
         return await asyncio.to_thread(
-            series_of, experiment, measures, chosen, steps, rows, seasonal=seasonal
+            series_of, experiment, measures, metrics, steps, rows, seasonal=seasonal
         )
 
     async def aa(self, key: str, question: AaQuestion) -> Aa:
@@ -112,10 +132,8 @@ class AnalysisService:
         Raises NotFound, InvalidInput, UnprocessableInput of too few units, Unavailable while others compute.
         """
         experiment = await self._experiments.get(key)
-        definition = experiment.definition
-        measures = measured_of(definition)
-        by_unit = measures_of(definition.metrics, definition.plan, definition.stickiness) is not None
-        arrived = await self._store.arrived(experiment, measures, by_unit=by_unit)
+        kept, measures = _kept_measures(experiment), measured_of(experiment.definition)
+        arrived = await self._store.arrived(experiment, measures, by_unit=kept is not None)
         stored = await self._store.stored(experiment)
         work = partial(
             replay,
@@ -123,10 +141,15 @@ class AnalysisService:
             question,
             measures,
             arrived,
-            n_variants=len(definition.variants),
+            n_variants=len(experiment.definition.variants),
             adaptive=stored.observed(experiment).adaptive,
         )
         return await self._computing.run(work)
+
+
+def _kept_measures(experiment: Experiment) -> Measures | None:
+    definition = experiment.definition
+    return measures_of(definition.metrics, definition.plan, definition.stickiness)
 
 
 async def _parts(pages: AsyncIterator[Sequence[Row]], file: Writer) -> AsyncIterator[bytes]:

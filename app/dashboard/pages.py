@@ -1,5 +1,6 @@
 """Templates to answers: everything escaped, nothing loaded from elsewhere."""
 
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -58,6 +59,15 @@ def _percent(share: float | None) -> str:
     return MISSING if share is None else f"{share:.1%}"
 
 
+def _short(value: float | None) -> str:
+    """Four digits, of whatever scale."""
+    return MISSING if value is None else f"{value:.4g}"
+
+
+def _minute(at: datetime) -> str:
+    return at.strftime("%Y-%m-%d %H:%M")
+
+
 def _json(value: object) -> Markup:
     """JSON for a `script` element: no text in it can end the element."""
     return Markup(msgspec.json.encode(value).decode().replace("<", "\\u003c"))  # noqa: S704 - escaped here
@@ -74,5 +84,12 @@ _TEMPLATES: Final = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_TEMPLATES.filters |= {"decimal": _decimal, "percent": _percent, "count": _count, "json": _json}
+_TEMPLATES.filters |= {
+    "decimal": _decimal,
+    "percent": _percent,
+    "count": _count,
+    "short": _short,
+    "minute": _minute,
+    "json": _json,
+}
 _TEMPLATES.globals["asset"] = assets.address

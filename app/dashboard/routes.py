@@ -18,9 +18,10 @@ from litestar.response import Redirect
 from app.access.model import KeyRing, Scope, credential
 from app.analysis.service import AnalysisService
 from app.core.clock import SystemClock
-from app.core.errors import Forbidden, Unauthorized, Unavailable, WaldError
+from app.core.errors import Forbidden, InvalidInput, Unauthorized, Unavailable, WaldError
 from app.dashboard import assets, session
 from app.dashboard.card import Card
+from app.dashboard.chart import STEPS, Chart, step_of
 from app.dashboard.pages import PAGE_HEADERS, first_steps, page
 from app.experiments.model import Experiment
 from app.experiments.service import ExperimentService
@@ -95,6 +96,23 @@ async def card(key: str, experiment_service: ExperimentService, analysis: Analys
     return page("card.html", card=await _card(await experiment_service.get(key), analysis))
 
 
+@get("/dashboard/experiments/{key:str}", guards=[reads], **_PAGE)
+async def experiment_page(
+    key: str,
+    experiment_service: ExperimentService,
+    analysis: AnalysisService,
+    step_s: int | None = None,
+) -> Response[str]:
+    """One experiment: its card, and its metrics over time. 400 for steps other than those offered."""
+    experiment = await experiment_service.get(key)
+    if step_s is not None and step_s not in STEPS:
+        raise InvalidInput(f"is one of {', '.join(map(str, STEPS))}, got {step_s}", field="step_s")
+    step = step_s or step_of(getattr(experiment.state, "started_at", None), _CLOCK.now())
+    charts = [Chart.of(series) for series in await analysis.all_series(experiment, step)]
+    shown = await _card(experiment, analysis)
+    return page("experiment.html", card=shown, charts=charts, step=step, steps=STEPS)
+
+
 @get("/login", **_PAGE)
 async def login_form() -> Response[str]:
     """The form. `/login#KEY` fills and sends itself; what stands behind the # is not sent to the server."""
@@ -147,4 +165,4 @@ def _keyring(connection: ASGIConnection[Any, Any, Any, Any]) -> KeyRing:
     return keyring
 
 
-ROUTES: Final = [first_page, card, login_form, login, logout, asset]
+ROUTES: Final = [first_page, card, experiment_page, login_form, login, logout, asset]
