@@ -55,7 +55,7 @@ def of(answer, metric):
 
 @pytest.mark.parametrize(
     ("estimator", "looks", "replays"),
-    [(AlwaysValid(), 10, 40), (FixedHorizon(), 1, 200), (GroupSequential((0.5, 1.0)), 2, 200)],
+    [(AlwaysValid(), 10, 8), (FixedHorizon(), 1, 60), (GroupSequential((0.5, 1.0)), 2, 40)],
 )
 def test_a_plan_decides_no_more_often_than_it_may(estimator, looks, replays):
     """A right rule fails this gate with probability below 1e-6."""
@@ -74,8 +74,8 @@ def test_a_rule_that_is_too_sure_is_found_out(monkeypatch):
         return metric_readouts(replace(plan, alpha=0.5), metrics, observed)
 
     monkeypatch.setattr(aa, "metric_readouts", too_sure)
-    answer = asked(600, FixedHorizon(), replays=200)
-    assert answer.false_positives.decisions > binom.ppf(1 - 1e-6, 200, 0.05)
+    answer = asked(600, FixedHorizon(), replays=60)
+    assert answer.false_positives.decisions > binom.ppf(1 - 1e-6, 60, 0.05)
     assert "too often" in answer.sentence
 
 
@@ -101,8 +101,8 @@ def test_the_noise_floor_is_that_of_the_totals_which_the_ledger_keeps(covariates
 
 
 def test_answers_about_different_replays_add_up():
-    whole = asked(400, FixedHorizon(), replays=60)
-    parts = [asked(400, FixedHorizon(), replays=20, first=first) for first in (0, 20, 40)]
+    whole = asked(400, FixedHorizon(), replays=6)
+    parts = [asked(400, FixedHorizon(), replays=2, first=first) for first in (0, 2, 4)]
     assert together(parts) == whole
 
 
