@@ -19,7 +19,7 @@ MEDIA_TYPES: Final[dict[Format, str]] = {
 OUTCOMES: Final = ("pending", "rewarded", "silent", "censored")
 """By their numbers in the log."""
 
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 class Row(NamedTuple):

@@ -35,6 +35,7 @@ HOSTILE = [
     "@SUM(A1)",
     "\tcell",
     "\rcell",
+    "\n=1+1",
     "semi;colon",
     " padded ",
 ]
@@ -128,7 +129,7 @@ async def test_no_cell_is_a_formula(client, log):
     await log(*(assignment(number, unit) for number, unit in enumerate(HOSTILE)))
     units = [row["unit"] for row in table((await download(client)).text)]
     assert len(units) == len(HOSTILE)
-    assert not [unit for unit in units if unit[0] in "=+-@\t\r"]
+    assert not [unit for unit in units if unit[0] in "=+-@\t\r\n"]
     assert {unit.removeprefix("'") for unit in units} == {unit.removeprefix("'") for unit in HOSTILE}
 
 
