@@ -23,6 +23,7 @@ RETRY_PAUSE_S: Final = 0.1
 RETRY_PAUSE_S_MAX: Final = 2.0
 STATUS_POLL_S: Final = 0.2
 POLICY_QUIET_S: Final = 1.0
+PATIENCE_S: Final = 30.0
 REQUEST_TIMEOUT_S: Final = 10.0
 COMPUTATION_TIMEOUT_S: Final = 120.0
 
@@ -125,7 +126,7 @@ class WaldClient:
     Raises ClientError for a URL or key that no server can have.
     """
 
-    def __init__(self, url: str, key: str, *, connections: int = 16, patience_s: float = 30.0) -> None:
+    def __init__(self, url: str, key: str, *, connections: int = 16, patience_s: float = PATIENCE_S) -> None:
         if not url.startswith(("http://", "https://")):
             raise ClientError(f"the URL must begin with http:// or https://, got {url!r}")
         if not (key.isascii() and key.isprintable()):

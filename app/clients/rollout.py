@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import IO, Any, Final, TypeVar
 
 import msgspec
 import rich_click as click
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.allocation.kill_switch import Killed
-from app.clients.client import ClientError, WaldClient
+from app.clients.client import PATIENCE_S, ClientError, WaldClient
 from app.clients.commands import url_option
 from app.rollouts.gates import Gate
 from app.rollouts.life import Rollout
@@ -23,8 +23,8 @@ from app.rollouts.routes import DecisionView, RolloutPage
 T = TypeVar("T")
 
 REFRESH_S: Final = 1.0
-HOLDS, GOES_BACK = 1, 2
-"""What `wald rollout gate` exits with, besides 0."""
+FAILED, ROLLED_BACK, NOT_YET, UNKNOWN = 1, 1, 3, 4
+"""Exit statuses besides 0, and 2 for a command that makes no sense."""
 
 _KEY = click.option(
     "--key",
@@ -65,12 +65,11 @@ def rollout_group() -> None:
 @url_option
 @_KEY
 @click.argument("experiment")
-@click.option("--canary", "canaries", multiple=True, required=True, help="A variant to ramp up. Repeatable.")
+@click.option("--canary", "canaries", multiple=True, help="A variant to ramp up. Repeatable.")
 @click.option(
     "--guardrail",
     "guardrails",
     multiple=True,
-    required=True,
     help="A guardrail metric of the experiment, or a preset among its metrics. Repeatable.",
 )
 @click.option(
@@ -79,6 +78,12 @@ def rollout_group() -> None:
     type=StageOption(),
     multiple=True,
     help="A stage: its share and shortest duration. Repeatable; without any 0.01:86400, 0.05, 0.25, 1.",
+)
+@click.option(
+    "--plan",
+    type=click.File("rb"),
+    help="JSON with fields of POST /rollouts, of which options replace theirs; - reads standard input. "
+    "For all that has no option: a primary metric, limits, windows, approval.",
 )
 @click.option("--draft", is_flag=True, help="Plan it; `wald rollout start` begins it.")
 @_REASON
@@ -89,6 +94,7 @@ def create(  # noqa: PLR0917 - as given
     canaries: tuple[str, ...],
     guardrails: tuple[str, ...],
     stages: tuple[dict[str, Any], ...],
+    plan: IO[bytes] | None,
     reason: str,
     *,
     draft: bool,
@@ -96,19 +102,35 @@ def create(  # noqa: PLR0917 - as given
     """Begin a rollout of a running EXPERIMENT.
 
     wald rollout create summary-prompt --canary short --guardrail error_rate --stage 0.05:600 --stage 1
+
+    With a person who agrees before the last stage, and a limit that trips at once:
+
+    wald rollout create summary-prompt --plan plan.json
+
+    {"canaries": ["short"], "guardrails": ["error_rate"], "limits": [{"metric": "error_rate", "beyond": 0.5}],
+    "stages": [{"share": 0.05, "duration_s": 600}, {"share": 0.25, "approval": true}, {"share": 1}]}
     """
-    body: dict[str, Any] = {
-        "experiment": experiment,
-        "canaries": canaries,
-        "guardrails": guardrails,
-        "reason": reason,
-        "start": not draft,
-    }
-    if stages:
-        body["stages"] = stages
+    given = {"canaries": canaries, "guardrails": guardrails, "stages": stages, "reason": reason}
+    body = _planned(plan) | {"experiment": experiment} | {name: one for name, one in given.items() if one}
+    for name, option in (("canaries", "--canary"), ("guardrails", "--guardrail")):
+        if name not in body:
+            raise click.UsageError(f"{option} is missing, or a --plan that names {name}")
+    if draft:
+        body["start"] = False
     made = _call(url, key, lambda client: client.call("POST", "/rollouts", Rollout, body))
-    done, then = ("is planned. Begin it", "start") if draft else ("has begun. Watch it", "watch")
+    is_draft = isinstance(made.state, Draft)
+    done, then = ("is planned. Begin it", "start") if is_draft else ("has begun. Watch it", "watch")
     Console().print(f"Rollout {made.id} {done}: wald rollout {then} {made.id}")
+
+
+def _planned(plan: IO[bytes] | None) -> dict[str, Any]:
+    """The fields of a file, whose meaning the server checks."""
+    if plan is None:
+        return {}
+    try:
+        return msgspec.json.decode(plan.read(), type=dict[str, Any])
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise click.BadParameter(f"{plan.name} is no JSON object: {error}", param_hint="--plan") from error
 
 
 @rollout_group.command("list")
@@ -141,7 +163,10 @@ def show(url: str, key: str, rollout_id: int) -> None:
 @_KEY
 @click.argument("rollout_id", type=int)
 def watch(url: str, key: str, rollout_id: int) -> None:
-    """Watch a rollout until it ends. Exits with 1 if it was rolled back."""
+    """Watch a rollout until it ends, and say in the exit status how.
+
+    0: it was completed. 1: it was rolled back. 3: it was interrupted before. 4: no answer, or a refusal.
+    """
 
     async def run(client: WaldClient) -> Rollout:
         with Live(console=Console(), refresh_per_second=4) as live:
@@ -152,11 +177,15 @@ def watch(url: str, key: str, rollout_id: int) -> None:
                     return found
                 await asyncio.sleep(REFRESH_S)
 
-    if isinstance(_call(url, key, run).state, RolledBack):
-        sys.exit(1)
+    try:
+        ended = _call(url, key, run, failure=UNKNOWN)
+    except KeyboardInterrupt:
+        sys.exit(NOT_YET)
+    if isinstance(ended.state, RolledBack):
+        sys.exit(ROLLED_BACK)
 
 
-def _action(name: str, explained: str) -> None:
+def _action(name: str, explained: str, *, patience_s: float = PATIENCE_S) -> None:
     @rollout_group.command(name, help=explained)
     @url_option
     @_KEY
@@ -164,12 +193,18 @@ def _action(name: str, explained: str) -> None:
     @_REASON
     def act(url: str, key: str, rollout_id: int, reason: str) -> None:
         path = f"/rollouts/{rollout_id}/{name}"
-        found = _call(url, key, lambda client: client.call("POST", path, Rollout, {"reason": reason}))
+        found = _call(
+            url,
+            key,
+            lambda client: client.call("POST", path, Rollout, {"reason": reason}),
+            patience_s=patience_s,
+        )
         Console().print(f"Rollout {found.id}: {where(found)}")
 
 
 _action("start", "Begin a rollout that was planned as a draft.")
-_action("advance", "Skip to the next stage without waiting for evidence; needs a reason.")
+# Made once: of an answer that was lost nobody knows whether it skipped a stage.
+_action("advance", "Skip to the next stage without waiting for evidence; needs a reason.", patience_s=0)
 _action("pause", "Stay in the stage. Proven harm still rolls it back.")
 _action("resume", "Go on after a pause.")
 _action("approve", "Agree to leave a stage that asks for it.")
@@ -180,13 +215,24 @@ _action("rollback", "Take the canary back to 0 % at once; needs a reason.")
 @url_option
 @_KEY
 @click.argument("rollout_id", type=int)
-def gate(url: str, key: str, rollout_id: int) -> None:
-    """Ask whether a rollout may go on: exits with 0 if so, 1 if it holds, 2 if it must go back."""
-    path = f"/rollouts/{rollout_id}/gate"
-    found = _call(url, key, lambda client: client.call("GET", path, Gate))
+@click.option(
+    "--share",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Enough that the canaries have this share of the traffic; 1: that it is completed.",
+)
+def gate(url: str, key: str, rollout_id: int, share: float) -> None:
+    """Ask whether a rollout may go on, for CI: the answer is the exit status.
+
+    0: it is completed, or has the share. 1: it was rolled back. 3: neither yet. 4: nobody knows, because there
+    was no answer, or a refusal.
+    """
+    path, asked = f"/rollouts/{rollout_id}/gate", {"share": str(share)}
+    found = _call(url, key, lambda client: client.call("GET", path, Gate, params=asked), failure=UNKNOWN)
     Console().print(f"{found.state}: {found.reason}")
     if not found.proceed:
-        sys.exit(GOES_BACK if found.roll_back else HOLDS)
+        sys.exit(ROLLED_BACK if found.roll_back else NOT_YET)
 
 
 @click.command("explain")
@@ -319,12 +365,22 @@ async def _rollout(client: WaldClient, rollout_id: int) -> Rollout:
     return await client.call("GET", f"/rollouts/{rollout_id}", Rollout)
 
 
-def _call(url: str, key: str, ask: Callable[[WaldClient], Awaitable[T]]) -> T:
+def _call(
+    url: str,
+    key: str,
+    ask: Callable[[WaldClient], Awaitable[T]],
+    *,
+    failure: int = FAILED,
+    patience_s: float = PATIENCE_S,
+) -> T:
+    """The answer; else the reason is printed, and `failure` is the exit status."""
+
     async def run() -> T:
-        async with WaldClient(url, key) as client:
+        async with WaldClient(url, key, patience_s=patience_s) as client:
             return await ask(client)
 
     try:
         return asyncio.run(run())
     except ClientError as error:
-        raise click.ClickException(str(error)) from error
+        click.ClickException(str(error)).show()
+        sys.exit(failure)

@@ -3,14 +3,14 @@
 import msgspec
 
 from app.rollouts.life import Rollout
-from app.rollouts.model import Advance, Complete, Completed, Draft, Paused, RollBack, RolledBack
+from app.rollouts.model import Completed, Draft, Paused, RollBack, RolledBack, Running
 
 
 class Gate(msgspec.Struct, frozen=True, kw_only=True):
     """One answer for all of them.
 
-    `proceed`: every guardrail was safe at the last look, or it is completed; `roll_back`: harm is proven, or
-    it was rolled back. `value`: 1, 0 or -1 of the two, for controllers that compare a number.
+    `proceed`: the rollout is completed, or its canaries have at least the share that was asked for.
+    `roll_back`: it was rolled back. `value`: 1, 0 or -1 of the two, for controllers that compare a number.
     """
 
     rollout: int
@@ -22,18 +22,14 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-def gate(rollout: Rollout) -> Gate:
-    """What is known now."""
-    decision = None if rollout.looked is None else rollout.looked.decision
-    roll_back = isinstance(rollout.state, RolledBack) or isinstance(decision, RollBack)
-    ended = isinstance(rollout.state, RolledBack | Completed)
-    proceed = not roll_back and (
-        isinstance(rollout.state, Completed) or (not ended and isinstance(decision, Advance | Complete))
-    )
-    idle = "it has not been started" if isinstance(rollout.state, Draft) else "not looked at yet"
-    otherwise = "every guardrail is safe" if proceed else idle
-    reason = getattr(decision, "detail", "") or otherwise
+def gate(rollout: Rollout, share: float = 1.0) -> Gate:
+    """What is known now. Whatever it is asked about, a rollout that is completed may proceed.
+
+    By hand: in the third of the default stages, at 25 %, it may proceed to 0.25, and not yet to 0.5 or 1.
+    """
     state = rollout.state.running if isinstance(rollout.state, Paused) else rollout.state
+    reached = isinstance(state, Running) and rollout.plan.stages[state.stage].share >= share
+    proceed, roll_back = reached or isinstance(state, Completed), isinstance(state, RolledBack)
     return Gate(
         rollout=rollout.id,
         state=str(rollout.state.__struct_config__.tag),
@@ -41,5 +37,19 @@ def gate(rollout: Rollout) -> Gate:
         proceed=proceed,
         roll_back=roll_back,
         value=-1 if roll_back else int(proceed),
-        reason=reason,
+        reason=_reason(rollout),
     )
+
+
+def _reason(rollout: Rollout) -> str:
+    decision = None if rollout.looked is None else rollout.looked.decision
+    detail = getattr(decision, "detail", "")
+    match rollout.state:
+        case Draft():
+            return "it has not been started"
+        case Completed():
+            return f"it was given {rollout.plan.stages[-1].share:.0%} for good"
+        case RolledBack():
+            return detail if isinstance(decision, RollBack) else "it was rolled back"
+        case _:
+            return detail or ("not looked at yet" if decision is None else "every guardrail is safe")

@@ -56,11 +56,15 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Looked(msgspec.Struct, frozen=True, kw_only=True):
-    """The last look: what it came to, and what was read for it."""
+    """The last look: what it came to, and what was read for it.
+
+    `called`: by a webhook, whose reason still stands and after which no other was sent.
+    """
 
     at: datetime
     decision: Decision
     reading: Reading
+    called: bool = False
 
 
 class Rollout(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,6 +155,6 @@ def _share_of_control(experiment: Experiment, policy: FixedPolicy, shares: Mappi
 
 EventKind = Literal[
     "rollout.started", "rollout.advanced", "rollout.completed", "rollout.rolled_back", "rollout.held",
-    "rollout.approval_needed", "rollout.paused", "rollout.resumed", "rollout.approved",
+    "rollout.recovered", "rollout.approval_needed", "rollout.paused", "rollout.resumed", "rollout.approved",
 ]  # fmt: skip
 """The types of webhooks that rollouts send."""

@@ -5,10 +5,10 @@
 | proportion, the bad outcome rare | counts of bad outcomes, exact | relative: the same; else exact bounds |
 | mean, ratio, other proportion | one-sided sequence of means | the same |
 | quantile | exact sequences of both variants, in epochs with the same shares | the same |
-| any, where allocation reacts to outcomes | that of `analysis.comparison` | the same |
 | proportion or mean, `sprt` | Wald's limits on the ratio of "worse by the margin" to "no worse" | the same |
 
-All hold at every look. *Worsening* is an effect with its sign turned so that more of it is worse.
+All hold at every look, and need constant shares within each epoch, which a rollout holds under every policy.
+*Worsening* is an effect with its sign turned so that more of it is worse.
 """
 
 import math
@@ -21,11 +21,9 @@ from typing import Final, Literal
 import msgspec
 from scipy import optimize
 
-from app.analysis.comparison import compare
 from app.analysis.observed import Observed
 from app.analysis.readout import Bounds
 from app.experiments.metrics import Margin, Metric, Proportion, QuantileOf
-from app.experiments.plan import AnalysisPlan
 from app.feedback.metric_totals import MetricTotals, moments_of
 from app.rollouts.model import Baseline, Proof
 from stats import bounded, mixture, sequences, sequential_counts, sprt
@@ -123,8 +121,6 @@ def answer(question: Question, observed: Observed) -> Compared:
     """The answer that these totals allow. Raises InsufficientData, with the reason, if there is none."""
     if isinstance(question.metric.measure, QuantileOf):
         return _quantiles(question, observed)
-    if observed.adaptive:
-        return _adaptive(question, observed)
     strata = _strata(question, observed)
     if question.test == "sprt":
         return _sprt(question, strata)
@@ -460,40 +456,6 @@ def _quantiles(question: Question, observed: Observed) -> Compared:
         relative=question.margin.relative,
         effect=means[1] / means[0] - 1 if question.margin.relative else means[1] - means[0],
         interval=(ends[0], ends[1]),
-        worse=question.proof("bound", lower, 0.0, of="worse"),
-        within=question.proof("bound", upper, question.margin.size, of="within"),
-    )
-
-
-# Allocation that reacts to outcomes
-
-
-def _adaptive(question: Question, observed: Observed) -> Compared:
-    """By the intervals of the analysis, which hold whatever allocated the units."""
-    seen = msgspec.structs.replace(
-        observed, cells=[cell for cell in observed.cells if cell.epoch in question.epochs]
-    )
-    evidence = compare(
-        question.metric, AnalysisPlan(alpha=question.worse_level), seen, question.canary
-    ).evidence
-    relative = question.margin.relative
-    bounds = [
-        evidence.relative_interval(level, each=True) if relative else evidence.interval(level, each=True)
-        for level in (question.worse_level, question.within_level)
-    ]
-    if bounds[0] is None or bounds[1] is None:
-        raise InsufficientData("nothing valid can be said relative to the control under this allocation")
-    lower = bounds[0].lower if question.sign > 0 else -bounds[0].upper
-    upper = bounds[1].upper if question.sign > 0 else -bounds[1].lower
-    control, canary = evidence.means
-    ends = sorted((question.sign * lower, question.sign * upper))
-    return Compared(
-        method=evidence.method,
-        units=_units(_strata(question, observed)),
-        means=(control, canary),
-        relative=relative,
-        effect=(canary / control - 1 if control else None) if relative else canary - control,
-        interval=(_finite(ends[0]), _finite(ends[1])),
         worse=question.proof("bound", lower, 0.0, of="worse"),
         within=question.proof("bound", upper, question.margin.size, of="within"),
     )

@@ -17,6 +17,8 @@ from app.rollouts.receipt import Receipt
 from app.rollouts.service import RolloutRequest, RolloutService
 
 Reason = Annotated[str, msgspec.Meta(max_length=limits.DESCRIPTION_LENGTH_MAX)]
+AskedShare = Annotated[float, Parameter(gt=0, le=1)]
+"""Go on to this share of the traffic; 1, the default, is to the end."""
 
 
 class ActRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -110,18 +112,21 @@ async def get_decision(rollout_id: int, number: int, rollout_service: RolloutSer
 
 
 @get("/rollouts/{rollout_id:int}/gate", guards=[requires(Scope.READ)])
-async def read_gate(rollout_id: int, rollout_service: RolloutService) -> Gate:
+async def read_gate(rollout_id: int, rollout_service: RolloutService, share: AskedShare = 1.0) -> Gate:
     """Ask whether it may go on or must go back: for Argo Rollouts' web metrics, and CI."""
-    return gate(await rollout_service.get(rollout_id))
+    return gate(await rollout_service.get(rollout_id), share)
 
 
 @post("/rollouts/{rollout_id:int}/gate/confirm", guards=[requires(Scope.READ)], status_code=200)
 async def confirm_gate(
-    rollout_id: int, rollout_service: RolloutService, request: Request[Any, Any, Any]
+    rollout_id: int,
+    rollout_service: RolloutService,
+    request: Request[Any, Any, Any],
+    share: AskedShare = 1.0,
 ) -> Gate:
-    """Flagger's hook `confirm-promotion`: 200 if it may go on, else 409. Any body will do."""
+    """Flagger's hooks `confirm-…`: 200 if it may go on, else 409. Any body will do."""
     await request.body()
-    found = gate(await rollout_service.get(rollout_id))
+    found = gate(await rollout_service.get(rollout_id), share)
     if not found.proceed:
         raise Conflict(f"not to be promoted: {found.reason}")
     return found

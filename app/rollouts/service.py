@@ -75,6 +75,14 @@ class RolloutRequest(PlanRequest, frozen=True, kw_only=True, forbid_unknown_fiel
     reason: Annotated[str, msgspec.Meta(max_length=limits.DESCRIPTION_LENGTH_MAX)] = ""
 
 
+class _Done(msgspec.Struct, frozen=True):
+    """What was written, to be told once it is committed. `data_age_s` of what Wald decided by itself."""
+
+    taken: Taken
+    changed_shares: bool
+    data_age_s: float | None
+
+
 class RolloutService:
     """`on_change` is awaited with the id of an experiment whose shares changed, after the commit."""
 
@@ -93,6 +101,7 @@ class RolloutService:
         hold; and, unless it is a draft, what `act` raises for `start`.
         """
         check_storable(request.reason, "reason")
+        done: _Done | None = None
         async with self._store.begun(request.experiment) as (connection, experiment):
             if request.start:
                 _check_running(experiment)
@@ -104,9 +113,8 @@ class RolloutService:
                 connection, experiment, plan, by=by, reason=request.reason, at=now
             )
             if request.start:
-                await self._start(locked, by=by, reason=request.reason)
-        if request.start:
-            await self._announce(experiment.id)
+                done = await self._start(locked, by=by, reason=request.reason)
+        await self._committed(experiment.id, done)
         return await self._store.find(locked.rollout.id)
 
     async def discard(self, rollout_id: int) -> None:
@@ -117,8 +125,8 @@ class RolloutService:
                 raise Conflict(f"rollout {rollout_id} has begun: its decisions are kept", field="state")
             await self._store.delete(locked.connection, rollout_id)
 
-    async def _start(self, locked: Locked, *, by: str, reason: str) -> bool:
-        """Make a running rollout of a draft that fits the experiment as it is now; whether shares changed."""
+    async def _start(self, locked: Locked, *, by: str, reason: str) -> _Done:
+        """Make a running rollout of a draft that fits the experiment as it is now."""
         connection, rollout, experiment = locked.connection, locked.rollout, locked.experiment
         if not isinstance(rollout.state, Draft):
             raise Conflict(f"rollout {rollout.id} has begun already", field="state")
@@ -148,13 +156,12 @@ class RolloutService:
         async with self._store.locked(rollout_id, wait=False) as locked:
             if locked is None or not isinstance(locked.rollout.state, Running | Paused):
                 return False
-            if not await self._decide(locked):
-                return False
-        await self._announce(locked.experiment.id)
-        return True
+            done = await self._decide(locked)
+        await self._committed(locked.experiment.id, done)
+        return done is not None
 
-    async def _decide(self, locked: Locked) -> bool:
-        """Do what follows from the data; whether that was anything but to hold or ask.
+    async def _decide(self, locked: Locked) -> _Done | None:
+        """Do what follows from the data; None if that is to hold or to ask.
 
         While the experiment is paused or killed nobody gets the canary: then only harm decides.
         """
@@ -162,8 +169,7 @@ class RolloutService:
         if not stands and not isinstance(locked.experiment.state, ExperimentRunning):
             why = "the experiment has ended"
             ended = RollBack(canaries=locked.rollout.running.canaries, reason="ended", detail=why)
-            await self._apply(locked, ended, None, by=None, reason=why)
-            return True
+            return await self._apply(locked, ended, None, by=None, reason=why)
         made = await self._receipt(locked)
         if stands and not _is_harm(made.decision):
             why = "killed" if locked.experiment.killed else "paused"
@@ -172,13 +178,12 @@ class RolloutService:
         match made.decision:
             case Hold() | Ask():
                 await self._note(locked, made)
-                return False
+                return None
             case Advance() | Complete() | RollBack():
                 examples = tuple(await self._examples(locked))
                 made = msgspec.structs.replace(made, examples=examples)
                 reason = getattr(made.decision, "detail", "every guardrail is safe")
-                await self._apply(locked, made.decision, made, by=None, reason=reason)
-                return True
+                return await self._apply(locked, made.decision, made, by=None, reason=reason)
             case _:
                 assert_never(made.decision)
 
@@ -195,14 +200,13 @@ class RolloutService:
         async with self._store.locked(rollout_id, wait=True) as locked:
             assert locked is not None, "it was waited for"
             if action == "start":
-                changed = await self._start(locked, by=by, reason=reason)
+                done = await self._start(locked, by=by, reason=reason)
             else:
                 step = _step(locked.rollout, action, reason)
                 running = isinstance(locked.experiment.state, ExperimentRunning)
                 made = await self._receipt(locked) if running else None
-                changed = await self._apply(locked, step, made, by=by, reason=reason)
-        if changed:
-            await self._announce(locked.experiment.id)
+                done = await self._apply(locked, step, made, by=by, reason=reason)
+        await self._committed(locked.experiment.id, done)
         return await self._store.find(rollout_id)
 
     async def explain(self, rollout_id: int, number: int) -> tuple[Taken, Receipt | None, tuple[str, ...]]:
@@ -276,8 +280,8 @@ class RolloutService:
 
     async def _apply(
         self, locked: Locked, step: Step, made: Receipt | None, *, by: str | None, reason: str
-    ) -> bool:
-        """Write down what is done, with its shares and its webhook; whether shares changed."""
+    ) -> _Done:
+        """Write down what is done, with its shares and its webhook."""
         connection, rollout, experiment = locked.connection, locked.rollout, locked.experiment
         now = self._clock.now()
         state = _after(rollout, step, at=now, epoch=experiment.epoch + 1)
@@ -287,34 +291,32 @@ class RolloutService:
             await self._store.hold(connection, experiment, shares, now)
         await self._store.move(connection, rollout.id, state)
         if made is not None:
-            looked = Looked(at=now, decision=made.decision, reading=made.reading)
-            await self._store.note(connection, rollout.id, looked)
+            decision = step if isinstance(step, Decision) else made.decision
+            await self._store.note(
+                connection, rollout.id, Looked(at=now, decision=decision, reading=made.reading)
+            )
         taken = Taken(decision=step, by=by, reason=reason, at=now)
         numbered = await self._store.take(connection, rollout.id, taken, made)
         event, severity = _event(step)
         await self._tell(locked, event, severity, numbered, made)
-        telemetry.ROLLOUT_DECISIONS.labels(
-            step.__struct_config__.tag, "wald" if by is None else "person"
-        ).inc()
-        if by is None and made is not None and made.reading.data_age_s is not None:
-            telemetry.ROLLOUT_DATA_AGE.observe(made.reading.data_age_s)
-        if isinstance(step, RollBack):
-            telemetry.ROLLBACKS.labels(step.reason).inc()
-        return changed
+        return _Done(numbered, changed, None if by or made is None else made.reading.data_age_s)
 
     async def _note(self, locked: Locked, made: Receipt) -> None:
-        """Keep what was read; tell of a hold that somebody should look at, and of a question, once."""
+        """Keep what was read. Call somebody once about a hold or a question, and say when that is over."""
         before, now = locked.rollout.looked, self._clock.now()
         decision = made.decision
+        called, calls = before is not None and before.called, _calls(decision)
         changed = before is None or _essence(before.decision) != _essence(decision)
         stale = before is None or (now - before.at).total_seconds() >= limits.ROLLOUT_NOTE_S
-        if changed or stale:
-            looked = Looked(at=now, decision=decision, reading=made.reading)
+        if changed or stale or called != calls:
+            looked = Looked(at=now, decision=decision, reading=made.reading, called=calls)
             await self._store.note(locked.connection, locked.rollout.id, looked)
-        if changed and isinstance(decision, Ask):
-            await self._tell(locked, "rollout.approval_needed", "warning", None, made)
-        elif changed and isinstance(decision, Hold) and decision.alert:
-            await self._tell(locked, "rollout.held", "warning", None, made)
+        if calls and (changed or not called):
+            asks = isinstance(decision, Ask)
+            event: EventKind = "rollout.approval_needed" if asks else "rollout.held"
+            await self._tell(locked, event, "warning", None, made)
+        elif called and not calls:
+            await self._tell(locked, "rollout.recovered", "info", None, made)
 
     async def _tell(
         self, locked: Locked, event: EventKind, severity: str, taken: Taken | None, made: Receipt | None
@@ -328,7 +330,7 @@ class RolloutService:
             "experiment": rollout.experiment,
             "variant": ", ".join(getattr(step, "canaries", rollout.plan.canaries)),
             "incident": f"rollout-{rollout.id}",
-            "resolved": event == "rollout.completed",
+            "resolved": severity == "info",
             "rollout": rollout.id,
             "decision": taken,
             "notice": None if made is None else Notice.of(made),
@@ -341,7 +343,19 @@ class RolloutService:
             at=now,
         )
 
-    async def _announce(self, experiment_id: int) -> None:
+    async def _committed(self, experiment_id: int, done: _Done | None) -> None:
+        """After the commit: count what was done, and publish shares that changed."""
+        if done is None:
+            return
+        step, by = done.taken.decision, done.taken.by
+        kind = str(step.__struct_config__.tag)
+        telemetry.ROLLOUT_DECISIONS.labels(kind, "wald" if by is None else "person").inc()
+        if done.data_age_s is not None:
+            telemetry.ROLLOUT_DATA_AGE.observe(done.data_age_s)
+        if isinstance(step, RollBack):
+            telemetry.ROLLBACKS.labels(step.reason).inc()
+        if not done.changed_shares:
+            return
         try:
             await self._on_change(experiment_id)
         except Exception as error:  # noqa: BLE001 - the decision is committed, and its publication is due
@@ -471,6 +485,11 @@ def _words(step: Step) -> str:
 
 def _is_harm(decision: Decision) -> bool:
     return isinstance(decision, RollBack) and decision.reason in {"harm", "limit"}
+
+
+def _calls(decision: Decision) -> bool:
+    """Whether somebody should look, or has to decide."""
+    return isinstance(decision, Ask) or (isinstance(decision, Hold) and decision.alert)
 
 
 def _essence(decision: object) -> tuple[object, object]:

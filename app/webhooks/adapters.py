@@ -38,8 +38,8 @@ class Severity(StrEnum):
 class Facts(msgspec.Struct, frozen=True):
     """What adapters read in the `data` of an event; there may be more. All of it may be left out.
 
-    An event that ends an incident says `resolved`, with the `severity` and the `incident` (or experiment and
-    variant) of the one that opened it: by these receivers find what to close. `link` is for people.
+    Events of one `incident` (without: of one experiment and variant) are about the same, and its state is that
+    of the last of them: how bad it is, or that it is `resolved`. `link` is for people.
     """
 
     summary: str = ""
@@ -140,23 +140,26 @@ def _pagerduty(message: Message, event: _Event, secrets: Sequence[str]) -> dict[
 
 
 def _alertmanager(message: Message, event: _Event, _: Sequence[str]) -> list[dict[str, Any]]:
+    """One alert of the event's severity, and the end of those of other severities that events before began.
+
+    Labels are an alert's identity, and hold only what all events of an incident share: severity, by which
+    alerts are routed, makes another alert of it. To end one that never began changes nothing.
+    """
     facts, at = event.data, event.timestamp
-    named = {"experiment": facts.experiment, "variant": facts.variant}
-    alert: dict[str, Any] = {
-        # What two events share that are about the same: labels are an alert's identity.
-        "labels": {
-            "alertname": "Wald",
-            "severity": facts.severity,
-            "incident": dedup_key(message, facts),
-            **{name: value for name, value in named.items() if value is not None},
-        },
-        "annotations": {"summary": _summary(message, facts), "event": message.type},
-        "startsAt": at,
-        "endsAt": at if facts.resolved else at + ALERT_LASTS,
-    }
-    if facts.link is not None:
-        alert["generatorURL"] = facts.link
-    return [alert]
+    labels = {"alertname": "Wald", "incident": dedup_key(message, facts)}
+    annotations = {"summary": _summary(message, facts), "event": message.type}
+    if facts.experiment is not None:
+        labels["experiment"] = facts.experiment
+    if facts.variant is not None:
+        (annotations if facts.incident else labels)["variant"] = facts.variant
+    link = {} if facts.link is None else {"generatorURL": facts.link}
+
+    def alert(severity: Severity, ends_at: datetime) -> dict[str, Any]:
+        about = {"labels": labels | {"severity": severity}, "annotations": annotations}
+        return about | {"startsAt": at, "endsAt": ends_at} | link
+
+    others = [alert(severity, at) for severity in Severity if severity is not facts.severity]
+    return [alert(facts.severity, at if facts.resolved else at + ALERT_LASTS), *others]
 
 
 def _github(message: Message, _: _Event, __: Sequence[str]) -> dict[str, Any]:

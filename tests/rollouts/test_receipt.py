@@ -116,10 +116,8 @@ def totals(draw, measure):
 
 
 @settings(max_examples=300)
-@given(data=st.data(), guardrail=guardrails(), adaptive=st.booleans())
-def test_whatever_the_plan_and_the_totals_there_is_a_decision_and_its_receipt_reproduces(
-    data, guardrail, adaptive
-):
+@given(data=st.data(), guardrail=guardrails())
+def test_whatever_the_plan_and_the_totals_there_is_a_decision_and_its_receipt_reproduces(data, guardrail):
     cells = []
     for epoch in range(1, data.draw(st.integers(1, 3)) + 1):
         for variant in ("old", "new"):
@@ -128,7 +126,7 @@ def test_whatever_the_plan_and_the_totals_there_is_a_decision_and_its_receipt_re
     made = receipt(
         plan_of(guardrail),
         running(epoch=data.draw(st.integers(1, 3))),
-        observed_of(*cells, adaptive=adaptive),
+        observed_of(*cells),
         findings=(),
         now=START + DAY,
         as_of=START + DAY,

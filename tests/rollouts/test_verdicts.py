@@ -233,13 +233,6 @@ def test_the_sprt_of_two_proportions_decides_at_walds_limits():
     assert one.safe.threshold == pytest.approx(math.log((1 - 0.008) / 0.05))
 
 
-def test_under_a_bandit_bounded_metrics_are_told_and_others_hold(rng):
-    both = [cell(rng, "old", 20_000), cell(rng, "new", 20_000, error=0.2)]
-    found = reading_of(plan_of(ERRORS, LATENCY), *both, adaptive=True)
-    assert verdicts(found) == {"error_rate": "harm", "latency": "not_enough_data"}
-    assert "allocation reacted to outcomes" in found.guardrails[1].reason
-
-
 def test_outcomes_that_are_known_of_no_unit_are_missing_once_they_should_be_known(rng):
     silent = Cell(1, "new", 500, {})
     early = reading_of(plan_of(ERRORS), cell(rng, "old", 99), silent, at=timedelta(hours=1))
