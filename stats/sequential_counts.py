@@ -27,7 +27,7 @@ from typing import Final
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, special
+from scipy import optimize
 
 from stats import checks
 from stats.eprocess import EValue
@@ -83,13 +83,13 @@ def log_ratio_mixture(
     elif alternative == "two-sided":
         steps, weights = np.concatenate([-steps, steps]), np.concatenate([weights, weights])
     in_treatment = shares * ratio / (shares * ratio + 1 - shares)
+    of_both = events_c + events_t
     total = events_t.sum(axis=-1)
-    logs = [
-        total * step - ((events_c + events_t) * np.log1p(in_treatment * math.expm1(step))).sum(axis=-1)
-        for step in steps
-    ]
-    scale = (weights / weights.sum()).reshape((-1,) + (1,) * total.ndim)
-    return np.asarray(special.logsumexp(np.stack(logs), axis=0, b=scale))
+    first = (-1,) + (1,) * total.ndim  # the steps, before all other axes
+    steps, scale = steps.reshape(first), (weights / weights.sum()).reshape(first)
+    logs = total * steps - (of_both * np.log1p(in_treatment * np.expm1(steps)[..., None])).sum(axis=-1)
+    most = logs.max(axis=0)
+    return np.asarray(most + np.log((scale * np.exp(logs - most)).sum(axis=0)))
 
 
 def ratio_evalue(

@@ -225,7 +225,7 @@ _action("rollback", "Take the canary back to 0 % at once; needs a reason.")
 def gate(url: str, key: str, rollout_id: int, share: float) -> None:
     """Ask whether a rollout may go on, for CI: the answer is the exit status.
 
-    0: it is completed, or has the share. 1: it was rolled back. 3: neither yet. 4: nobody knows, because there
+    0: it is completed, or has the share. 1: it was rolled back. 3: neither yet. 4: nobody knows, as there
     was no answer, or a refusal.
     """
     path, asked = f"/rollouts/{rollout_id}/gate", {"share": str(share)}

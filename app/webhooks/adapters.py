@@ -38,8 +38,8 @@ class Severity(StrEnum):
 class Facts(msgspec.Struct, frozen=True):
     """What adapters read in the `data` of an event; there may be more. All of it may be left out.
 
-    Events of one `incident` (without: of one experiment and variant) are about the same, and its state is that
-    of the last of them: how bad it is, or that it is `resolved`. `link` is for people.
+    Events of one `incident` (without: of one experiment and variant) are about the same, whose state is
+    that of the last of them: how bad it is, or that it is `resolved`. `link` is for people.
     """
 
     summary: str = ""
