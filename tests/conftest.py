@@ -52,6 +52,15 @@ async def database_url(engines: EmbeddedEngines, _migrated: str) -> AsyncIterato
     await _execute(engines.database_url, "DROP DATABASE {} WITH (FORCE)", name)
 
 
+@pytest.fixture(scope="module")
+async def module_database(engines: EmbeddedEngines, _migrated: str) -> AsyncIterator[str]:
+    """A migrated database for all tests of a file, which empty it: making it takes longer than most."""
+    name = f"wald_module_{next(_numbers)}"
+    await _execute(engines.database_url, "CREATE DATABASE {} TEMPLATE {}", name, _migrated)
+    yield _with_database(engines.database_url, name)
+    await _execute(engines.database_url, "DROP DATABASE {} WITH (FORCE)", name)
+
+
 @pytest.fixture
 async def valkey_url(engines: EmbeddedEngines) -> str:
     """An empty Valkey."""

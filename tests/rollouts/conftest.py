@@ -2,10 +2,11 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import numpy as np
+import psycopg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.core.postgres import create_engine
+from app.core.postgres import create_engine, psycopg_dsn
 from app.experiments.model import Experiment
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
@@ -18,6 +19,16 @@ from tests.support.clocks import SettableClock
 @pytest.fixture
 def rng():
     return np.random.default_rng(20260101)
+
+
+@pytest.fixture
+async def database_url(module_database: str) -> str:
+    """Without experiments and all that belongs to them."""
+    async with await psycopg.AsyncConnection.connect(psycopg_dsn(module_database)) as connection:
+        await connection.execute(
+            "TRUNCATE experiments, metric_totals, stream_positions, webhook_messages RESTART IDENTITY CASCADE"
+        )
+    return module_database
 
 
 @pytest.fixture

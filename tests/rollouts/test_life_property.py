@@ -13,6 +13,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.core.errors import Conflict
+from app.experiments.metrics import Margin
 from app.experiments.model import Experiment, FixedPolicy, Variant
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
@@ -31,7 +32,8 @@ from app.rollouts.model import (
 from app.rollouts.service import RolloutRequest, RolloutService
 from app.rollouts.store import RolloutStore
 from app.webhooks.tables import webhook_messages
-from tests.rollouts.stored import DEFINITION, come, watermark
+from tests.rollouts.stored import DEFINITION, LATENCY, come, watermark
+from tests.rollouts.stored import ERROR as ERROR_RATE
 from tests.support.clocks import SettableClock
 
 pytestmark = pytest.mark.anyio
@@ -39,8 +41,12 @@ pytestmark = pytest.mark.anyio
 CANARIES = ("new", "newer")
 VARIANTS = (Variant("old", control=True), *map(Variant, CANARIES))
 STAGES = (Stage(share=0.2, duration_s=60), Stage(share=0.5, duration_s=60, approval=True), Stage(share=1.0))
-UNITS = 600
+UNITS = 120
+ERROR = msgspec.structs.replace(ERROR_RATE, margin=Margin(0.2))  # so few units show that it is kept
 _numbers = itertools.count(1)
+
+
+STEPS_OF_A_DECISION = ["measured", "examples", "hold", "move", "note", "take", "tell"]
 
 
 class Crash(BaseException):
@@ -161,8 +167,8 @@ def assert_monotone(plan: Plan, states: Sequence[State]) -> None:
         gone = nothing
 
 
-DEATHS = st.sampled_from([None, None, None, "measured", "hold", "move", "note", "take", "tell", "announce"])
-HEALTHY, HARMFUL = 0.0, 0.1
+DEATHS = st.sampled_from([None, None, None, *STEPS_OF_A_DECISION, "announce"])
+HEALTHY, HARMFUL = 0.0, 0.5
 ERRORS = st.sampled_from([HEALTHY] * 7 + [HARMFUL])
 ACTIONS = ["pause", "resume", "resume", "approve", "approve", "advance", "rollback"]
 LOOK = st.tuples(st.just("look"), DEATHS)
@@ -189,7 +195,7 @@ LOSES_ONE_AND_COMPLETES = [
 @given(steps=STEPS)
 @example(steps=LOSES_ONE_AND_COMPLETES)
 @settings(
-    max_examples=20,
+    max_examples=12,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     derandomize=True,
@@ -222,7 +228,9 @@ async def experiment_of(key: str, engine: AsyncEngine, clock: SettableClock) -> 
     async def leave_it_due(_: int) -> None: ...
 
     policy = FixedPolicy({"old": 1.0, "new": 0.0, "newer": 0.0})
-    definition = msgspec.structs.replace(DEFINITION, key=key, variants=VARIANTS, policy=policy)
+    definition = msgspec.structs.replace(
+        DEFINITION, key=key, variants=VARIANTS, policy=policy, metrics=(ERROR, LATENCY)
+    )
     experiments = ExperimentService(ExperimentStore(engine), clock, leave_it_due)
     await experiments.create(definition)
     return await experiments.start(key)

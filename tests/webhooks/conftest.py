@@ -1,4 +1,3 @@
-import itertools
 from collections.abc import AsyncIterator, Callable
 from ipaddress import ip_network
 from random import Random
@@ -6,10 +5,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.core.engines import EmbeddedEngines
 from app.core.postgres import create_engine, psycopg_dsn
 from app.webhooks.destination import NetworkPolicy
 from app.webhooks.dispatch import Dispatcher
@@ -21,20 +18,6 @@ from app.webhooks.store import WebhookStore
 from tests.support.clocks import SettableClock
 from tests.support.receiver import Receiver
 from tests.support.receiver import receiver as running_receiver
-
-_numbers = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-async def module_database(engines: EmbeddedEngines, _migrated: str) -> AsyncIterator[str]:
-    """A migrated database for all tests of a file: making one takes longer than most of them."""
-    name = f"wald_webhooks_{next(_numbers)}"
-    async with await psycopg.AsyncConnection.connect(
-        psycopg_dsn(engines.database_url), autocommit=True
-    ) as connection:
-        await connection.execute(f"CREATE DATABASE {name} TEMPLATE {_migrated}")
-        yield make_url(engines.database_url).set(database=name).render_as_string(hide_password=False)
-        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
