@@ -130,7 +130,7 @@ def _planned(plan: IO[bytes] | None) -> dict[str, Any]:
     try:
         return msgspec.json.decode(plan.read(), type=dict[str, Any])
     except (msgspec.MsgspecError, ValueError) as error:
-        raise click.BadParameter(f"{plan.name} is no JSON object: {error}", param_hint="--plan") from error
+        raise click.BadParameter(f"it is no JSON object: {error}", param_hint="--plan") from error
 
 
 @rollout_group.command("list")

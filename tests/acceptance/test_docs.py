@@ -19,7 +19,7 @@ from tests.support.server import Up, up
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTED_URL = "http://127.0.0.1:8000"
-BLOCK_S = 60
+BLOCK_S = 120
 BIN = Path(sys.executable).parent
 
 
@@ -35,13 +35,16 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Up:
         yield server
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md", "docs/how-to/canary.md"])
-def test_shell_blocks_run_as_pasted(page, running):
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/tutorial.md", "docs/how-to/canary.md", "docs/reference/rollouts.md"]
+)
+def test_shell_blocks_run_as_pasted(page, running, tmp_path):
     script = blocks(page).replace(DOCUMENTED_URL, running.url)
     assert "curl" in script
     done = subprocess.run(
         ["bash", "-euo", "pipefail"],
         input=script.replace("curl -s", "curl --fail -sS"),
+        cwd=tmp_path,
         env=os.environ | {"KEY": running.key, "PATH": f"{BIN}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
@@ -62,6 +65,20 @@ async def test_the_tutorial_ends_with_the_winner_it_names(running):
 
         # The stop has been committed; servers are told within a second.
         await eventually(lambda: served() == ("short", "DISABLED"), within_s=5)
+
+
+def test_a_watched_rollback_takes_ten_lines(running):
+    script = blocks("docs/how-to/canary.md")
+    assert len(script.strip().splitlines()) == 10
+    with running.client() as client:
+        (rollout,) = client.get("/rollouts", params={"experiment": "answers"}).json()["rollouts"]
+        assert rollout["state"]["kind"] == "rolled_back"
+        (planned,) = client.get("/rollouts", params={"experiment": "planned"}).json()["rollouts"]
+        assert planned["state"]["kind"] == "draft"
+        assert planned["plan"]["primary"]["metric"]["margin"]["size"] == 0.05
+        assert [stage["approval"] for stage in planned["plan"]["stages"]] == [False, True, False]
+        assert planned["plan"]["limits"]
+        assert planned["plan"]["windows"]
 
 
 def test_every_link_between_pages_leads_somewhere():

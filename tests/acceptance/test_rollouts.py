@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import httpx2
 import pytest
 from standardwebhooks.webhooks import Webhook
 
+from tests.support.clocks import SettableClock
 from tests.support.receiver import receiver
 from tests.support.server import Up, up
 
@@ -40,17 +42,33 @@ ROLLOUT = {
 }
 
 
-async def serve(client: httpx2.AsyncClient, rng: random.Random, n: int, *, canary: float) -> None:
-    """A product whose control fails in one of a hundred requests, its canary in a share of its own."""
-    events = []
-    for _ in range(n):
-        unit = str(rng.random())
-        given = (await client.get("/assign", params={"experiment": "answers", "unit": unit})).json()
-        failed = rng.random() < (canary if given["variant"] == "v2" else 0.01)
-        about = {"assignment_id": given["assignment_id"], "source": "automated"}
-        events.append(about | {"signal": "error", "value": float(failed)})
-    answer = await client.post("/feedback", json=events)
-    assert answer.json()["accepted"] == n, answer.text
+class Product:
+    """One of a hundred requests fails; of the canary's two of five from ten minutes on, by its clock."""
+
+    DEGRADES_AFTER = timedelta(minutes=10)
+    PACE = timedelta(seconds=2)
+
+    def __init__(self, client: httpx2.AsyncClient, clock: SettableClock) -> None:
+        self._client, self._clock = client, clock
+        self._degrades_at = clock.now() + self.DEGRADES_AFTER
+        self._rng = random.Random(20260101)
+
+    @property
+    def is_degraded(self) -> bool:
+        return self._clock.now() >= self._degrades_at
+
+    async def serve(self, n: int) -> None:
+        """A request every two seconds, and the feedback to all of them."""
+        events = []
+        for _ in range(n):
+            asked = {"experiment": "answers", "unit": str(self._rng.random())}
+            given = (await self._client.get("/assign", params=asked)).json()
+            rate = 0.4 if given["variant"] == "v2" and self.is_degraded else 0.01
+            about = {"assignment_id": given["assignment_id"], "source": "automated"}
+            events.append(about | {"signal": "error", "value": float(self._rng.random() < rate)})
+            self._clock.forward(self.PACE.total_seconds())
+        answer = await self._client.post("/feedback", json=events)
+        assert answer.json()["accepted"] == n, answer.text
 
 
 async def shares(client: httpx2.AsyncClient) -> set[tuple[str, float]]:
@@ -80,7 +98,6 @@ def wald(server: Up, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 async def test_a_canary_that_degrades_is_taken_back_everywhere_once_and_everyone_is_told(tmp_path):
-    rng = random.Random(20260101)
     async with receiver() as hook:
         environment = {
             "WALD_WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",
@@ -100,11 +117,13 @@ async def test_a_canary_that_degrades_is_taken_back_everywhere_once_and_everyone
                     return {share for _, share in await shares(client)} == {0.5}
 
                 await until(is_served, "servers hear of the stage")
-                await serve(client, rng, 200, canary=0.01)
+                product = Product(client, SettableClock())
+                await product.serve(300)
+                assert product.is_degraded, "ten minutes have passed"
                 assert (await client.get(path)).json()["state"]["kind"] == "running"
                 for worker in server.part("worker"):
                     worker.send_signal(signal.SIGKILL)
-                await serve(client, rng, 400, canary=0.4)
+                await product.serve(300)
 
                 async def is_rolled_back() -> bool:
                     return (await client.get(path)).json()["state"]["kind"] == "rolled_back"
@@ -149,7 +168,7 @@ async def test_a_canary_that_degrades_is_taken_back_everywhere_once_and_everyone
             explained = wald(server, "explain", "1/2")
             assert explained.returncode == 0, explained.stderr
             assert "bit for bit" in explained.stdout
-            assert wald(server, "rollout", "gate", "1").returncode == 2
+            assert wald(server, "rollout", "gate", "1").returncode == 1
             assert "rolled back" in wald(server, "rollout", "list").stdout
 
 
@@ -281,6 +300,15 @@ async def test_gates_answer_the_requests_of_argo_and_flagger(running):
         }
         for hook, status in (("confirm", 409), ("rollback", 409)):
             assert (await client.post(f"{path}/{hook}", json=body)).status_code == status
+        assert (await client.get(path, params={"share": 0.5})).json()["value"] == 1
+        assert (await client.post(f"{path}/confirm", params={"share": 0.5}, json=body)).status_code == 200
+        assert (await client.get(path, params={"share": 2})).status_code == 400
+        number = str(begun.json()["id"])
+        assert wald(running, "rollout", "gate", number).returncode == 3
+        assert wald(running, "rollout", "gate", number, "--share", "0.5").returncode == 0
+        assert wald(running, "rollout", "gate", number, "--share", "2").returncode == 2
+        assert wald(running, "rollout", "gate", "999999").returncode == 4
+        assert wald(running, "rollout", "watch", "999999").returncode == 4
         done = await client.post(path.removesuffix("gate") + "rollback", json={"reason": "by hand"})
         assert done.status_code == 200
         assert (await client.post(f"{path}/rollback", json=body)).status_code == 200

@@ -5,7 +5,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import select
+from prometheus_client import REGISTRY
+from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
 from app.core import limits
@@ -204,6 +205,42 @@ async def test_a_worker_that_is_paused_past_its_lease_has_decided_nothing(
     assert len(await messages(engine)) == 2
 
 
+async def test_a_decision_whose_commit_fails_is_neither_counted_nor_announced(
+    engine, clock, rollouts, experiment, announced, monkeypatch
+):
+    rollout = await rollouts.begin(request(), "key 1")
+    await harmful(engine, clock)
+    store = RolloutStore(engine)
+    tell = store.tell
+
+    async def loses_its_session(connection: Any, **message: Any) -> None:
+        await tell(connection, **message)
+        session = await connection.scalar(text("SELECT pg_backend_pid()"))
+        async with engine.connect() as other:
+            await other.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": session})
+
+    monkeypatch.setattr(store, "tell", loses_its_session)
+
+    async def on_change(experiment_id: int) -> None:
+        announced.append(experiment_id)
+
+    def counted() -> list[float | None]:
+        told = {"kind": "roll_back", "by": "wald"}
+        return [
+            REGISTRY.get_sample_value("wald_rollbacks_total", {"reason": "harm"}),
+            REGISTRY.get_sample_value("wald_rollout_decisions_total", told),
+            REGISTRY.get_sample_value("wald_rollout_decision_data_age_seconds_count"),
+        ]
+
+    before, published = counted(), list(announced)
+    with pytest.raises(DBAPIError):
+        await RolloutService(store, clock, on_change).look(rollout.id)
+    assert (counted(), announced) == (before, published)
+    assert len(await rollouts.decisions(rollout.id)) == len(await messages(engine)) == 1
+    assert await rollouts.look(rollout.id)
+    assert counted()[0] == (before[0] or 0) + 1
+
+
 async def test_a_publication_that_fails_undoes_no_decision(engine, clock, experiment):
     async def fail(_: int) -> None:
         raise OSError("Valkey is away")
@@ -228,6 +265,41 @@ async def test_broken_or_missing_data_hold_and_call_somebody_once(rollouts, expe
     looked = (await rollouts.get(rollout.id)).looked
     assert looked is not None
     assert looked.decision.reason == "missing_data"
+
+
+async def test_what_somebody_was_called_for_is_told_again_after_a_step_and_closed_when_it_is_over(
+    rollouts, experiment, engine, clock
+):
+    rollout = await rollouts.begin(request(), "key 1")
+    clock.forward(61)
+    await rollouts.look(rollout.id)
+    for action in ("pause", "resume"):
+        clock.forward(1)
+        await rollouts.act(rollout.id, action, by="key 2", reason="")
+    for _ in range(2):
+        clock.forward(1)
+        await rollouts.look(rollout.id)
+    await healthy(engine, clock, units=200)
+    for _ in range(2):
+        clock.forward(1)
+        await rollouts.look(rollout.id)
+    told = [(kind.removeprefix("rollout."), body["data"]) for _, kind, body in await messages(engine)]
+    assert [kind for kind, _ in told] == ["started", "held", "paused", "resumed", "held", "recovered"]
+    assert {data["incident"] for _, data in told} == {f"rollout-{rollout.id}"}
+    assert [kind for kind, data in told if not data["resolved"]] == ["held", "held"]
+
+
+async def test_a_gate_is_open_from_the_share_that_was_asked_for_to_the_end(
+    rollouts, experiment, engine, clock
+):
+    rollout = await rollouts.begin(request(), "key 1")
+    await rollouts.act(rollout.id, "advance", by="key 2", reason="seen in staging")
+    reached = await rollouts.get(rollout.id)
+    assert [gate(reached, share).value for share in (0.1, 0.5, 0.6, 1.0)] == [1, 1, 0, 0]
+    assert gate(await rollouts.act(rollout.id, "pause", by="key 2", reason=""), 0.5).proceed
+    await rollouts.act(rollout.id, "rollback", by="key 2", reason="customers call")
+    back = gate(await rollouts.get(rollout.id), 0.1)
+    assert (back.value, back.reason) == (-1, "customers call")
 
 
 async def test_a_paused_rollout_is_still_rolled_back_and_does_not_advance(

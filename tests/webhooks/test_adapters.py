@@ -108,6 +108,27 @@ def test_alertmanager_gets_an_alert_that_lasts_until_it_is_resolved():
     assert resolved[0]["endsAt"] == resolved[0]["startsAt"]
 
 
+def test_alertmanager_keeps_one_alert_of_an_incident_as_the_last_event_left_it():
+    """As Alertmanager does: what has the same labels is the same alert, the newest says whether it fires."""
+    firing: dict[str, str] = {}
+
+    def told(event_type: str, severity: str, variant: str, **more: object) -> list[str]:
+        about = {"severity": severity, "experiment": "answers", "variant": variant, "incident": "rollout-7"}
+        for alert in sent(Adapter.ALERTMANAGER, message(event_type, **about, **more))[1]:
+            key = json.dumps(alert["labels"], sort_keys=True)
+            firing.pop(key, None)
+            if alert["endsAt"] > alert["startsAt"]:
+                firing[key] = alert["labels"]["severity"]
+        return list(firing.values())
+
+    assert told("rollout.started", "info", "v2, v3", resolved=True) == []
+    assert told("rollout.held", "warning", "v2, v3") == ["warning"]
+    assert told("rollout.advanced", "info", "v2, v3", resolved=True) == []
+    assert told("rollout.held", "warning", "v2, v3") == ["warning"]
+    assert told("rollout.rolled_back", "critical", "v3") == ["critical"]
+    assert told("rollout.completed", "info", "v2, v3", resolved=True) == []
+
+
 def test_github_gets_a_dispatch_with_the_event_as_its_payload():
     headers, body = sent(Adapter.GITHUB, message(**DATA), "a-token")
     assert headers["Authorization"] == "Bearer a-token"
