@@ -46,7 +46,7 @@ class Product:
     """One of a hundred requests fails; of the canary's two of five from ten minutes on, by its clock."""
 
     DEGRADES_AFTER = timedelta(minutes=10)
-    PACE = timedelta(seconds=2)
+    PACE = timedelta(seconds=6)
 
     def __init__(self, client: httpx2.AsyncClient, clock: SettableClock) -> None:
         self._client, self._clock = client, clock
@@ -58,7 +58,7 @@ class Product:
         return self._clock.now() >= self._degrades_at
 
     async def serve(self, n: int) -> None:
-        """A request every two seconds, and the feedback to all of them."""
+        """A request every six seconds, and the feedback to all of them."""
         events = []
         for _ in range(n):
             asked = {"experiment": "answers", "unit": str(self._rng.random())}
@@ -118,12 +118,12 @@ async def test_a_canary_that_degrades_is_taken_back_everywhere_once_and_everyone
 
                 await until(is_served, "servers hear of the stage")
                 product = Product(client, SettableClock())
-                await product.serve(300)
+                await product.serve(100)
                 assert product.is_degraded, "ten minutes have passed"
                 assert (await client.get(path)).json()["state"]["kind"] == "running"
                 for worker in server.part("worker"):
                     worker.send_signal(signal.SIGKILL)
-                await product.serve(300)
+                await product.serve(200)
 
                 async def is_rolled_back() -> bool:
                     return (await client.get(path)).json()["state"]["kind"] == "rolled_back"
