@@ -410,6 +410,7 @@ def _check_screen(reading, suspicious, evidence: dict[str, float]) -> None:
         assert math.isclose(one.harm.statistic, known, rel_tol=1e-6, abs_tol=1e-6), (one, known)
 
 
+@functools.cache
 def planned_units(plan: Plan) -> tuple[int, ...]:
     """What the planner asks for, of the canary in each stage."""
     return tuple(stage.canary_units or 0 for stage in planner.stages(plan))

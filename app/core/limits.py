@@ -184,6 +184,7 @@ KILL_RECORD_INTERVAL_S: Final = 1.0  # between two looks for kills that are not 
 ROLLOUT_NOTE_S: Final = 5.0  # between two notes of what a rollout that holds has read
 ROLLOUT_LOOK_S: Final = 1.0  # between two looks, unless the ledger commits
 ROLLOUT_EXAMPLES_MAX: Final = 10  # assignments that a receipt names
+ROLLOUT_EXAMPLES_UNITS_MAX: Final = 100_000  # among which they are looked for
 
 # Connections
 CONNECTIONS_WAITING_MAX: Final = 1_024

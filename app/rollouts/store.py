@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from importlib.resources import files
 from typing import Any, Final
 
 import msgspec
@@ -18,7 +19,6 @@ from app.experiments import store as experiment_store
 from app.experiments.checks import possible, unknown
 from app.experiments.model import Experiment
 from app.experiments.tables import experiments
-from app.feedback.tables import assignments
 from app.rollouts.life import Looked, Rollout, Taken
 from app.rollouts.lineage import Completion
 from app.rollouts.model import Completed, Draft, Plan, State
@@ -26,6 +26,7 @@ from app.rollouts.receipt import Receipt
 from app.rollouts.tables import rollout_decisions, rollouts
 from app.webhooks.outbox import WebhookOutbox
 
+_EXAMPLES: Final = text(files(__package__).joinpath("sql/examples.sql").read_text())
 _LEASE: Final = text("SELECT set_config('idle_in_transaction_session_timeout', :ms, true)")
 _ACTIVE = rollouts.c.state["kind"].astext.in_(("running", "paused"))
 
@@ -268,18 +269,15 @@ class RolloutStore:
         await self._outbox.enqueue(connection, key=key, type=event, data=data, at=at)
 
     async def examples(self, locked: Locked, variants: list[int], limit: int) -> list[str]:
-        """Ids of assignments to these variants since the rollout began."""
-        statement = (
-            select(assignments.c.id)
-            .where(
-                assignments.c.experiment_id == locked.experiment.id,
-                assignments.c.variant.in_(variants),
-                assignments.c.epoch >= locked.rollout.epoch,
-                assignments.c.exposed,
-            )
-            .limit(limit)
-        )
-        return [str(one) for one in await locked.connection.scalars(statement)]
+        """Ids of assignments to these variants since the rollout began, in bounded time."""
+        asked = {
+            "experiment_id": locked.experiment.id,
+            "since": locked.rollout.epoch,
+            "variants": variants,
+            "units_max": limits.ROLLOUT_EXAMPLES_UNITS_MAX,
+            "examples": limit,
+        }
+        return [str(one) for one in await locked.connection.scalars(_EXAMPLES, asked)]
 
 
 def _check_possible(rollout_id: int) -> None:

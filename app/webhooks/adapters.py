@@ -20,7 +20,8 @@ from app.webhooks.signature import signature_header
 ALERT_LASTS: Final = timedelta(days=1)
 """Alertmanager forgets an alert that no event resolved after this long."""
 
-_SUMMARY_LENGTH_MAX: Final = 1_024  # PagerDuty's, the strictest
+_SUMMARY_LENGTH_MAX: Final = 1_024  # PagerDuty's
+_SLACK_LENGTH_MAX: Final = 390  # of 2,000, before `&` becomes five signs
 _DEDUP_KEY_LENGTH_MAX: Final = 255
 _EVENT_TYPE_LENGTH_MAX: Final = 100
 _SLACK_ESCAPES: Final = {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;"}
@@ -100,13 +101,13 @@ def _standard(message: Message, headers: dict[str, str], secrets: Sequence[str],
 
 def _slack(message: Message, event: _Event, _: Sequence[str]) -> dict[str, Any]:
     facts = event.data
-    summary = _summary(message, facts).translate(_SLACK_ESCAPES)
+    summary = _summary(message, facts)[:_SLACK_LENGTH_MAX].translate(_SLACK_ESCAPES)
     blocks: list[dict[str, Any]] = [
         {"type": "section", "text": {"type": "mrkdwn", "text": f"*{message.type}*\n{summary}"}}
     ]
     named = {"experiment": facts.experiment, "variant": facts.variant, "severity": facts.severity}
     fields = [
-        {"type": "mrkdwn", "text": f"*{name}*\n{value.translate(_SLACK_ESCAPES)[:512]}"}
+        {"type": "mrkdwn", "text": f"*{name}*\n{value[:_SLACK_LENGTH_MAX].translate(_SLACK_ESCAPES)}"}
         for name, value in named.items()
         if value is not None
     ]
@@ -188,7 +189,7 @@ def dedup_key(message: Message, facts: Facts) -> str:
 
 
 def _summary(message: Message, facts: Facts) -> str:
-    """Its own, or what and where; never longer than the strictest receiver takes."""
+    """Its own, or what and where, cut to what PagerDuty takes."""
     where = " / ".join(filter(None, (facts.experiment, facts.variant)))
     return (facts.summary or f"{message.type} {where}".rstrip())[:_SUMMARY_LENGTH_MAX]
 

@@ -257,6 +257,9 @@ async def test_two_rollouts_in_one_layer_have_nothing_to_do_with_each_other(runn
 
         await until(is_rolled_back, "harm is proven on the left")
 
+        decided = (await client.get(f"/rollouts/{left}/decisions/2")).json()["receipt"]
+        assert len(set(decided["examples"])) == 10, "of units that are sticky too"
+
         of_left = next(unit for unit, (key, _) in before.items() if key == "left")
 
         async def is_gone() -> bool:
