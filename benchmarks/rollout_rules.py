@@ -15,7 +15,6 @@ limit); Argo Rollouts' documented AnalysisTemplate (interval 5 minutes, failureL
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -50,10 +49,30 @@ Rule = Callable[[Requests, Requests, World], int | None]
 """(canary, baseline, the healthy control) -> requests of the canary until it aborts."""
 
 
-def _by_period(values: np.ndarray, periods: np.ndarray, what: Callable[[np.ndarray], float]) -> np.ndarray:
-    """One number for each period that has requests."""
-    cuts = np.flatnonzero(np.diff(periods)) + 1
-    return np.array([what(part) for part in np.split(values, cuts)])
+class Periods(NamedTuple):
+    """Those that have requests: where each starts, and how many it has; shapes (periods,)."""
+
+    of: np.ndarray
+    starts: np.ndarray
+    sizes: np.ndarray
+
+    @classmethod
+    def among(cls, of: np.ndarray) -> "Periods":
+        """From the period of every request, ascending."""
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(of)) + 1])
+        return cls(of, starts, np.diff(starts, append=len(of)))
+
+    def means(self, values: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(values, self.starts) / self.sizes
+
+    def quantiles(self, values: np.ndarray, q: float) -> np.ndarray:
+        """As `np.quantile` of each."""
+        ordered = values[np.lexsort((values, self.of))]
+        at = q * (self.sizes - 1)
+        low = np.floor(at).astype(int)
+        below = ordered[self.starts + low]
+        above = ordered[self.starts + np.minimum(low + 1, self.sizes - 1)]
+        return below + (at - low) * (above - below)
 
 
 # Kayenta
@@ -91,13 +110,13 @@ def is_high(x: np.ndarray, y: np.ndarray, *, confidence: float = 0.98, tolerance
 
 def kayenta(canary: Requests, baseline: Requests, _: World) -> int | None:
     """Every hour, on all minutes since the start: error rate, mean latency and its 95th percentile."""
-    series = []
-    for metric, what in (
-        ("errors", np.mean),
-        ("latency", np.mean),
-        ("latency", lambda v: np.quantile(v, 0.95)),
-    ):
-        series.append([_by_period(getattr(arm, metric), arm.minutes(1), what) for arm in (canary, baseline)])
+    minutes = Periods.among(canary.minutes(1))
+    both = (canary, baseline)
+    series = [
+        [minutes.means(arm.errors) for arm in both],
+        [minutes.means(arm.latency) for arm in both],
+        [minutes.quantiles(arm.latency, 0.95) for arm in both],
+    ]
     points = len(series[0][0])
     for hour in range(1, 25):
         seen = points * hour // 24
@@ -113,18 +132,19 @@ def kayenta(canary: Requests, baseline: Requests, _: World) -> int | None:
 
 
 def _failed_checks(
-    canary: Requests, length: int, failed: Callable[[Requests], bool], limit: int
+    canary: Requests, length: int, *, errors: float, q: float, latency: float, limit: int
 ) -> int | None:
-    """When more checks than allowed have failed; periods without requests are not checked."""
-    periods = canary.minutes(length)
-    cuts = [0, *(np.flatnonzero(np.diff(periods)) + 1).tolist(), len(periods)]
-    failures = 0
-    for start, end in pairwise(cuts):
-        part = Requests(canary.errors[start:end], canary.latency[start:end])
-        failures += failed(part)
-        if failures >= limit:
-            return end
-    return None
+    """When so many checks have failed: more errors, or a quantile of latency above its limit.
+
+    Periods without requests are not checked.
+    """
+    periods = Periods.among(canary.minutes(length))
+    failed = (periods.means(canary.errors) > errors) | (periods.quantiles(canary.latency, q) > latency)
+    enough = failed.cumsum() >= limit
+    if not enough.any():
+        return None
+    last = int(enough.argmax())
+    return int(periods.starts[last] + periods.sizes[last])
 
 
 def _quantile(world: World, q: float) -> float:
@@ -134,23 +154,13 @@ def _quantile(world: World, q: float) -> float:
 def flagger(canary: Requests, _: Requests, control: World) -> int | None:
     """Every minute; the limit of the duration is 1.1 times the control's true 99th percentile."""
     limit = 1.1 * _quantile(control, 0.99)
-    return _failed_checks(
-        canary,
-        1,
-        lambda part: part.errors.mean() > 0.01 or float(np.quantile(part.latency, 0.99)) > limit,
-        5,
-    )
+    return _failed_checks(canary, 1, errors=0.01, q=0.99, latency=limit, limit=5)
 
 
 def argo(canary: Requests, _: Requests, control: World) -> int | None:
     """Every five minutes; besides the success rate, the 95th percentile below 1.1 times the control's."""
     limit = 1.1 * _quantile(control, 0.95)
-    return _failed_checks(
-        canary,
-        5,
-        lambda part: part.errors.mean() > 0.05 or float(np.quantile(part.latency, 0.95)) > limit,
-        4,
-    )
+    return _failed_checks(canary, 5, errors=0.05, q=0.95, latency=limit, limit=4)
 
 
 # Point rules
