@@ -63,6 +63,7 @@ class Periods(NamedTuple):
         return cls(of, starts, np.diff(starts, append=len(of)))
 
     def means(self, values: np.ndarray) -> np.ndarray:
+        """Of each period."""
         return np.add.reduceat(values, self.starts) / self.sizes
 
     def quantiles(self, values: np.ndarray, q: float) -> np.ndarray:
