@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from typing import NamedTuple
+from pathlib import Path
 
 # Matrices here are small: threads of a linear algebra library would only wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -49,21 +49,29 @@ FRESH = 1_000_000
 """Offset of seeds on which nothing was ever tuned."""
 
 
-class Measured(NamedTuple):
-    """A row, and the part of the table it is in."""
+class Done(msgspec.Struct):
+    """A part that was measured whole, as a line of a file of rows."""
 
     part: str
-    row: Row
+    seed_offset: int
+    full: bool
+    rows: list[Row]
 
 
-def measured(parts: Parts, *, full: bool, seed_offset: int) -> Iterator[Measured]:
-    """The rows of these parts, each as soon as it is known."""
+def measured(name: str, *, full: bool, seed_offset: int) -> Iterator[Row]:
+    """The rows of a part, each as soon as it is known."""
     context = contextvars.copy_context()
     context.run(SEED_OFFSET.set, seed_offset)
-    for name, part in parts.items():
-        rows = part(full=full)
-        while (row := context.run(next, rows, None)) is not None:
-            yield Measured(name, row)
+    rows = PARTS[name](full=full)
+    while (row := context.run(next, rows, None)) is not None:
+        yield row
+
+
+def kept(path: Path | None, *, full: bool, seed_offset: int) -> dict[str, list[Row]]:
+    """Parts that were measured before, with this size and these seeds."""
+    lines = path.read_bytes().splitlines() if path and path.exists() else []
+    parts = [msgspec.json.decode(line, type=Done) for line in lines]
+    return {one.part: one.rows for one in parts if (one.full, one.seed_offset) == (full, seed_offset)}
 
 
 def chosen(only: str) -> Parts:
@@ -76,16 +84,16 @@ def with_error(row: Row) -> str:
     return f"{number(row.measured)} \u00b1 {row.error:.2g}" if row.error else number(row.measured)
 
 
-def table(results: list[Measured]) -> Table:
+def table(results: dict[str, list[Row]]) -> Table:
     """The validity table, missed rows in red."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
     shown.add_column("what", overflow="fold")
     shown.add_column("measured", justify="right")
     shown.add_column("threshold", justify="right")
     shown.add_column("")
-    for part, rows in itertools.groupby(results, key=lambda result: result.part):
+    for part, rows in results.items():
         shown.add_row(f"[bold]{part}[/bold]")
-        for _, row in rows:
+        for row in rows:
             style = "" if row.passed else "bold red"
             verdict = "pass" if row.passed else "MISSED"
             shown.add_row(escape(row.name), with_error(row), escape(row.threshold), verdict, style=style)
@@ -96,13 +104,16 @@ def table(results: list[Measured]) -> Table:
 @click.option("--quick", is_flag=True, help="A tenth of the size: some minutes.")
 @click.option("--seed-offset", type=int, default=FRESH, show_default=True, help="Added to every seed.")
 @click.option("--only", default="", help="Only parts with this word in their names: V8, or SPRT.")
-@click.option("--json", "as_json", is_flag=True, help="One row per line as JSON instead of the table.")
-def main(*, quick: bool, seed_offset: int, only: str, as_json: bool) -> None:
+@click.option(
+    "--rows", type=click.Path(dir_okay=False, path_type=Path), help="Keep parts here, and go on after those."
+)
+def main(*, quick: bool, seed_offset: int, only: str, rows: Path | None) -> None:
     """Measure the validity table."""
     parts = chosen(only)
     if not parts:
         raise click.BadParameter(f"{only!r} is no word of any part: {'; '.join(PARTS)}", param_hint="--only")
-    results: list[Measured] = []
+    known = kept(rows, full=not quick, seed_offset=seed_offset)
+    results: dict[str, list[Row]] = {}
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -111,21 +122,26 @@ def main(*, quick: bool, seed_offset: int, only: str, as_json: bool) -> None:
         console=Console(stderr=True),
     )
     with bar:
-        task = bar.add_task(next(iter(parts)), total=len(parts))
-        for part, row in measured(parts, full=not quick, seed_offset=seed_offset):
-            results.append(Measured(part, row))
-            done = list(parts).index(part)
-            bar.update(task, completed=done, description=escape(f"{part}: {len(results)} rows"))
-            if as_json:
-                click.echo(msgspec.json.encode({"part": part, **row._asdict()}))
-        bar.update(task, completed=len(parts))
-    missed = [row for _, row in results if not row.passed]
-    if not as_json:
-        Console(width=None if sys.stdout.isatty() else 140).print(table(results))
-        click.echo(
-            f"{len(results) - len(missed)} of {len(results)} rows hold; "
-            f"seeds {SEED + seed_offset} + k; \u00b1 is one standard error"
-        )
+        task = bar.add_task("", total=len(parts))
+        for part in parts:
+            results[part] = known.get(part, [])
+            if part not in known:
+                bar.update(task, description=part)
+                for row in measured(part, full=not quick, seed_offset=seed_offset):
+                    results[part].append(row)
+                    bar.update(task, description=f"{part}: {len(results[part])} rows")
+                if rows:
+                    done = Done(part, seed_offset, not quick, results[part])
+                    with rows.open("ab") as file:
+                        file.write(msgspec.json.encode(done) + b"\n")
+            bar.advance(task)
+    found = list(itertools.chain.from_iterable(results.values()))
+    missed = sum(not row.passed for row in found)
+    Console(width=None if sys.stdout.isatty() else 140).print(table(results))
+    click.echo(
+        f"{len(found) - missed} of {len(found)} rows hold; "
+        f"seeds {SEED + seed_offset} + k; \u00b1 is one standard error"
+    )
     sys.exit(1 if missed else 0)
 
 

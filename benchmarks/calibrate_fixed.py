@@ -78,7 +78,7 @@ def ratio_rejections(method: Callable[[JointTotals, JointTotals], Estimate], run
 
 
 def aa_rows(*, full: bool) -> Iterator[Row]:
-    runs = 10_000 if full else 1_500
+    runs = 10_000 if full else 800
     limits = (0.0443, 0.0569)
 
     def gate(name: str, share: float) -> Row:
@@ -112,7 +112,7 @@ def aa_rows(*, full: bool) -> Iterator[Row]:
 
 
 def coverage_rows(*, full: bool) -> Iterator[Row]:
-    runs = 10_000 if full else 800
+    runs = 10_000 if full else 300
 
     def gate(name: str, covered: float) -> Row:
         return (
@@ -378,35 +378,43 @@ def autoregression(rng: np.random.Generator, n: int, rho: float) -> np.ndarray:
     return lfilter([1.0], [1.0, -rho], shocks)
 
 
-def detrended(
-    values: np.ndarray, hours: np.ndarray, weekdays: np.ndarray, at: tuple[int, int], rate: float
-) -> float:
-    return fit_baseline(values, hours, weekdays).limits(*at, false_alarm=rate).lower
+Times = tuple[np.ndarray, np.ndarray]
+"""Hours of the day, and days of the week."""
+AHEAD = 20
 
 
-def last_hours(values: np.ndarray, *when_and_rate: object) -> float:
+def detrended(values: np.ndarray, known: Times, ahead: Times, rate: float) -> list[float]:
+    baseline = fit_baseline(values, *known)
+    times = zip(*(part.tolist() for part in ahead), strict=True)
+    return [baseline.limits(*at, false_alarm=rate).lower for at in times]
+
+
+def last_hours(values: np.ndarray, known: Times, ahead: Times, rate: float) -> list[float]:
     """The planted bug: mean - z sd of the last 12 hours, whatever the season."""
-    rate = float(str(when_and_rate[-1]))
-    return float(values[-12:].mean() + scipy_stats.norm.ppf(rate) * values[-12:].std(ddof=1))
+    del known
+    limit = float(values[-12:].mean() + scipy_stats.norm.ppf(rate) * values[-12:].std(ddof=1))
+    return [limit] * len(ahead[0])
 
 
 def false_alarms(
-    threshold: Callable[..., float], rho: float, season: float, rate: float, runs: int, seed: int
-) -> float:
+    threshold: Callable[[np.ndarray, Times, Times, float], list[float]],
+    rho: float,
+    season: float,
+    rate: float,
+    runs: int,
+    seed: int,
+) -> Simulated:
     """Share of points, 1 to 20 hours after four weeks of hourly history, below the threshold."""
-    rng = generator(seed)
-    time = np.arange(24 * 28 + 20)
+    rng, known = generator(seed), 24 * 28
+    time = np.arange(known + AHEAD)
     hours, weekdays = time % 24, (time // 24) % 7
     shape = season * (np.sin(2 * np.pi * hours / 24) + 0.3 * (weekdays > 4))
-    known, alarms = 24 * 28, 0
+    shares = []
     for _ in range(runs):
         values = shape + autoregression(rng, len(time), rho)
-        ahead = known + int(rng.integers(20))
-        limit = threshold(
-            values[:known], hours[:known], weekdays[:known], (int(hours[ahead]), int(weekdays[ahead])), rate
-        )
-        alarms += values[ahead] < limit
-    return alarms / runs
+        before, after = ((hours[part], weekdays[part]) for part in (slice(known), slice(known, None)))
+        shares.append((values[known:] < threshold(values[:known], before, after, rate)).mean())
+    return Simulated.mean(shares)
 
 
 def white_noise_alarms(n: int, points: int, seed: int) -> float:
@@ -427,11 +435,12 @@ def threshold_rows(*, full: bool) -> Iterator[Row]:
         yield around(
             f"V22 the same by simulation, {n} points", white_noise_alarms(n, points, 90 + at), exact, points
         )
-    runs, rate = (20_000, 0.00135) if full else (400, 0.05)
-    for at, (rho, season) in enumerate([(0.0, 0.0), (0.6, 0.0), (0.6, 3.0), (0.9, 3.0)]):
+    runs, rate = (5_000, 0.00135) if full else (150, 0.05)
+    series = [(0.0, 0.0), (0.6, 0.0), (0.6, 3.0), (0.9, 3.0)]
+    for at, (rho, season) in enumerate(series if full else series[-2:], start=0 if full else 2):
         alarms = false_alarms(detrended, rho, season, rate, runs, 80 + at)
         name = f"V22 false alarms per point, nominal {rate:g}, rho {rho:g}, season {season:g}"
-        yield within(name, Simulated.share(alarms, runs), 0.0, 2 * rate)
+        yield within(name, alarms, 0.0, 2 * rate)
 
 
 PARTS: Parts = {

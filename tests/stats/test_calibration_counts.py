@@ -17,7 +17,7 @@ def test_the_sample_ratio_test_alarms_for_faults_only():
     assert counts.srm_alarms(0.51, runs=200, seed=12).alarms.value > 0.9
     peeking = counts.srm_alarms(0.5, runs=400, seed=11, evidence=counts.chi_square_evidence)
     assert peeking.alarms.value > limit(400, 0.01)  # planted bug
-    assert counts.moving_srm_alarms(runs=20, seed=13).value <= limit(20, 0.01)
+    assert counts.moving_srm_alarms(runs=10, seed=13).value <= limit(10, 0.01)
     assert counts.moving_srm_alarms(runs=10, seed=13, stale=True).value >= 0.3  # planted fault
 
 

@@ -5,6 +5,7 @@ A correct method fails a gate with probability below 1e-6. `make calibrate` runs
 
 from functools import partial
 
+import numpy as np
 import pytest
 
 from benchmarks import calibrate_sequences as calibrate
@@ -18,7 +19,9 @@ limit = partial(error_limit, alpha=0.05, false_alarm=1e-6)
 
 @pytest.mark.parametrize("stream", calibrate.STREAMS)
 def test_the_difference_sequence_keeps_alpha_after_every_pair(stream):
-    assert calibrate.pair_misses(stream, pairs=10_000, runs=100, tuned_to=1_000, seed=1) <= limit(100)
+    tunings = (1_000, 10_000)
+    misses = calibrate.pair_misses(stream, pairs=10_000, runs=100, tunings=tunings, seed=1)
+    assert max(misses) <= limit(100)
 
 
 @pytest.mark.parametrize("stream", ["normal", "0.05", "0.005", "lognormal"])
@@ -28,8 +31,8 @@ def test_the_difference_sequence_keeps_alpha_with_a_small_arm(stream):
 
 
 def test_the_gates_of_differences_catch_what_burn_in_and_shrinkage_are_for():
-    fixed = partial(calibrate.pair_misses, "normal", pairs=10_000, radius=calibrate.fixed_radius)
-    assert fixed(runs=100, tuned_to=1_000, seed=1) > limit(100)
+    fixed = partial(calibrate.pair_misses, "normal", pairs=10_000, multiplier=calibrate.fixed_multiplier)
+    assert fixed(runs=100, tunings=[1_000], seed=1)[0] > limit(100)
     plug_in = partial(calibrate.two_arm_misses, "0.005", share=0.05, radius=calibrate.plug_in_radius)
     assert plug_in(units=10_000, runs=100, tuned_to=1_000, seed=1) > limit(100)
 
@@ -46,6 +49,12 @@ def test_the_simulated_radius_is_that_of_the_records():
     radius = calibrate.product_radius(1_900.0, 300.0, 150.0, 20.0, tuned_to=500)
     found = sequences.difference_sequence(Contrast.of((control, treatment)), alpha=0.05, tuned_to=500)
     assert found.upper - found.lower == pytest.approx(2 * float(radius))
+    arms = MeanTotals(400, 0.4, 90.0), MeanTotals(400, 0.3, 80.0)
+    error = np.sqrt(sum(sequences.shrunk_variances(400, 90.0, 400, 80.0)) / 400)
+    found = sequences.difference_sequence(Contrast.of(arms), alpha=0.05, tuned_to=500)
+    multiplier = calibrate.sequence_multiplier(np.array([99.0, 400.0]), tuned_to=500)
+    assert multiplier[0] == np.inf
+    assert found.upper - found.lower == pytest.approx(2 * float(multiplier[1] * error))
 
 
 @pytest.mark.parametrize("stream", ["0.005", "lognormal", "t5"])
