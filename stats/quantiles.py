@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
+from operator import itemgetter
 from typing import Final, Self
 
 import msgspec
@@ -68,7 +69,7 @@ class QuantileSketch(msgspec.Struct, frozen=True):
     @property
     def n(self) -> int:
         """How many observations were counted."""
-        return sum(count for _, count in self.buckets)
+        return sum(map(itemgetter(1), self.buckets))
 
     def __add__(self, other: Self) -> "QuantileSketch":
         if self.accuracy != other.accuracy:
@@ -82,7 +83,7 @@ class QuantileSketch(msgspec.Struct, frozen=True):
         """
         if not 1 <= rank <= self.n:
             raise InvalidInput(f"rank must be in [1, {self.n}], got {rank}")
-        seen = np.cumsum([count for _, count in self.buckets])
+        seen = np.cumsum(list(map(itemgetter(1), self.buckets)))
         number, _ = self.buckets[int(np.searchsorted(seen, rank))]
         return _edges(number, self.accuracy)
 

@@ -33,8 +33,8 @@ def test_the_gate_of_batches_catches_an_even_split():
 
 
 def test_the_gate_of_overlap_catches_silence_about_too_little_of_it():
-    assert calibrate.evaluated(10.0, logs=10, seed=403).unwarned == 0
-    assert calibrate.evaluated(10.0, logs=10, seed=403, silent=True).unwarned > 0
+    assert calibrate.evaluated(100.0, logs=5, seed=403).unwarned == 0
+    assert calibrate.evaluated(100.0, logs=5, seed=403, silent=True).unwarned > 0
 
 
 def test_the_gate_of_the_real_log_catches_propensities_that_were_not_logged():

@@ -37,7 +37,7 @@ def test_swapping_arms_mirrors_the_interval(method, sizes):
 
 
 @ALL
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(cut=st.integers(1, 2_999))
 def test_merged_totals_say_what_all_the_observations_say(method, cut):
     values = ROWS[0, :3_000] + SHIFT
@@ -86,7 +86,7 @@ def test_what_is_added_to_everybody_changes_nothing(method):
 @pytest.mark.parametrize(
     "method", [m for m in TWO_SAMPLE.values() if m.test], ids=[k for k, m in TWO_SAMPLE.items() if m.test]
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(shift=st.floats(-0.5, 0.5), size=st.integers(300, 3_000))
 def test_a_test_decides_as_its_interval_excludes_zero(method, shift, size):
     treatment, control = method.total(ROWS[0, :size] + shift), method.total(ROWS[1, :1_500])
