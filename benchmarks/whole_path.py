@@ -255,10 +255,11 @@ def aa_rates(
 
 def aa_rows(*, full: bool) -> Iterator[Row]:
     """A/A tests under Thompson sampling, looked at after every batch, through the whole path."""
-    runs = 400 if full else 60
+    runs = 400 if full else 40
     batches = 40
-    settings = [(0.5, 2, None), (0.1, 2, None), (0.5, 3, None), (0.5, 2, 0.0)]
-    for seed, (rate, n_variants, silence) in enumerate(settings[: 4 if full else 1], start=950):
+    settings = {950: (0.5, 2, None), 951: (0.1, 2, None), 952: (0.5, 3, None), 953: (0.5, 2, 0.0)}
+    # The last of them has every step of the path, and misleads the naive reader most.
+    for seed, (rate, n_variants, silence) in list(settings.items())[0 if full else -1 :]:
         silent = "" if silence is None else ", silence counts 0"
         name = f"A/A, Thompson, {n_variants} variants at {rate:g}{silent}, {batches} looks"
         ever, naive = aa_rates(
@@ -315,7 +316,7 @@ def pooled(observed: Observed) -> Observed:
 
 def ramp_rows(*, full: bool) -> Iterator[Row]:
     """Simpson's paradox: in ours, and in the naive estimate, at the end of each ramp."""
-    rng, runs = generator(960), 400 if full else 60
+    rng, runs = generator(960), 400 if full else 12
     ours, naive, effects, naive_effects = 0, 0, [], []
     for _ in range(runs):
         path = ramp(rng)
