@@ -92,9 +92,8 @@ def at_least(name: str, measured: Simulated | float, limit: float) -> Row:
 
 def caught(name: str, measured: Simulated, limit: float) -> Row:
     """A planted bug, which has to be over the limit."""
-    return Row(
-        f"{name} (has to fail)", measured.value, f"> {number(limit)}", measured.value > limit, measured.error
-    )
+    value, error = _parts(measured)
+    return Row(f"{name} (has to fail)", value, f"> {number(limit)}", bool(value > limit), error)
 
 
 def number(value: float) -> str:
@@ -103,7 +102,8 @@ def number(value: float) -> str:
 
 
 def _parts(measured: Simulated | float) -> tuple[float, float]:
-    return measured if isinstance(measured, Simulated) else (float(measured), 0.0)
+    value, error = measured if isinstance(measured, Simulated) else (measured, 0.0)
+    return float(value), float(error)
 
 
 def error_limit(runs: int, alpha: float, false_alarm: float = 1e-3) -> float:
