@@ -51,7 +51,7 @@ bench-rollouts: $(VENV)/.installed  ## Rollouts: false and missed rollbacks besi
 	$(BIN)/python -m benchmarks.rollouts $(BENCH)
 
 calibrate: $(VENV)/.installed  ## The validity table: every statistical promise, measured beside its threshold; half an hour
-	$(BIN)/python -m benchmarks.calibrate
+	$(BIN)/python -m benchmarks.calibrate $(BENCH)
 
 lock: $(VENV)/.installed  ## Renew the lock files from pyproject.toml
 	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --extra embedded -o requirements.txt pyproject.toml

@@ -1,10 +1,12 @@
 """What the calibrations share: rows of the validity table, their gates, and where chance comes from."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from scipy.stats import binom
 
 SEED = 20260101
@@ -14,13 +16,47 @@ SEED_OFFSET: ContextVar[int] = ContextVar("seed_offset", default=0)
 """Added to every seed: 0 are the seeds that methods were tuned with, any other are fresh ones."""
 
 
+class Simulated(NamedTuple):
+    """What a simulation found, and the standard error of that."""
+
+    value: float
+    error: float
+
+    @classmethod
+    def share(cls, share: float, runs: int) -> "Simulated":
+        """A share of so many runs.
+
+        The error is that after one more hit and one more miss, so that 0 of 100 is 0 +- 0.0098 and not exact.
+        """
+        near = (share * runs + 1) / (runs + 2)
+        return cls(float(share), math.sqrt(near * (1 - near) / (runs + 3)))
+
+    @classmethod
+    def mean(cls, values: npt.ArrayLike) -> "Simulated":
+        """The mean of one number per run."""
+        numbers = np.asarray(values, dtype=float)
+        return cls(float(numbers.mean()), float(numbers.std()) / math.sqrt(numbers.size))
+
+    @classmethod
+    def quantile(cls, values: npt.ArrayLike, level: float) -> "Simulated":
+        """A quantile of one number per run; its error is half the distance of the quantiles around it."""
+        numbers = np.asarray(values, dtype=float)
+        spread = math.sqrt(level * (1 - level) / numbers.size)
+        low, value, high = np.quantile(
+            numbers, [max(level - spread, 0), level, min(level + spread, 1)], method="higher"
+        )
+        # Where the quantile is infinite, nothing is known of its error.
+        return cls(float(value), (high - low) / 2 if math.isfinite(high) else 0.0)
+
+
 class Row(NamedTuple):
-    """One line of the validity table."""
+    """One line of the validity table; `error` is a standard error of `measured`, 0 if it was computed."""
 
     name: str
     measured: float
     threshold: str
     passed: bool
+    error: float = 0.0
 
 
 Part = Callable[..., Iterator[Row]]
@@ -33,22 +69,41 @@ def generator(seed: int) -> np.random.Generator:
     return np.random.default_rng(SEED + SEED_OFFSET.get() + seed)
 
 
-def within(name: str, measured: float, low: float, high: float) -> Row:
-    return Row(name, float(measured), f"[{low:.4f}, {high:.4f}]", bool(low <= measured <= high))
+def within(name: str, measured: Simulated | float, low: float, high: float) -> Row:
+    value, error = _parts(measured)
+    return Row(name, value, f"[{number(low)}, {number(high)}]", bool(low <= value <= high), error)
 
 
 def around(name: str, measured: float, rate: float, runs: int) -> Row:
     """Within the limits that a rate of exactly `rate` misses with probability 2e-6."""
     low, high = binom.ppf([1e-6, 1 - 1e-6], runs, rate) / runs
-    return within(name, measured, float(low), float(high))
+    return within(name, Simulated.share(measured, runs), float(low), float(high))
 
 
-def at_most(name: str, measured: float, limit: float) -> Row:
-    return Row(name, float(measured), f"<= {limit:.4g}", bool(measured <= limit))
+def at_most(name: str, measured: Simulated | float, limit: float) -> Row:
+    value, error = _parts(measured)
+    return Row(name, value, f"<= {number(limit)}", bool(value <= limit), error)
 
 
-def at_least(name: str, measured: float, limit: float) -> Row:
-    return Row(name, float(measured), f">= {limit:.4g}", bool(measured >= limit))
+def at_least(name: str, measured: Simulated | float, limit: float) -> Row:
+    value, error = _parts(measured)
+    return Row(name, value, f">= {number(limit)}", bool(value >= limit), error)
+
+
+def caught(name: str, measured: Simulated, limit: float) -> Row:
+    """A planted bug, which has to be over the limit."""
+    value, error = _parts(measured)
+    return Row(f"{name} (has to fail)", value, f"> {number(limit)}", bool(value > limit), error)
+
+
+def number(value: float) -> str:
+    """Four digits, or all of them before the point."""
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.4g}"
+
+
+def _parts(measured: Simulated | float) -> tuple[float, float]:
+    value, error = measured if isinstance(measured, Simulated) else (measured, 0.0)
+    return float(value), float(error)
 
 
 def error_limit(runs: int, alpha: float, false_alarm: float = 1e-3) -> float:

@@ -33,7 +33,7 @@ from app.experiments.model import (
 from app.experiments.plan import AnalysisPlan, FixedHorizon
 from app.feedback.measures import MEASURED, cells, cells_by_minute, measure, measures_of
 from app.feedback.rewards import ASSIGNMENT, GIVEN, NONE, Given, Rule, differences, resolve
-from benchmarks.validity import Parts, Row, at_least, at_most, error_limit, generator, within
+from benchmarks.validity import Parts, Row, Simulated, at_most, caught, error_limit, generator, within
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 BATCH_US: Final = 1_000_000
@@ -255,10 +255,11 @@ def aa_rates(
 
 def aa_rows(*, full: bool) -> Iterator[Row]:
     """A/A tests under Thompson sampling, looked at after every batch, through the whole path."""
-    runs = 400 if full else 60
+    runs = 400 if full else 40
     batches = 40
-    settings = [(0.5, 2, None), (0.1, 2, None), (0.5, 3, None), (0.5, 2, 0.0)]
-    for seed, (rate, n_variants, silence) in enumerate(settings[: 4 if full else 1], start=950):
+    settings = {950: (0.5, 2, None), 951: (0.1, 2, None), 952: (0.5, 3, None), 953: (0.5, 2, 0.0)}
+    # The last of them has every step of the path, and misleads the naive reader most.
+    for seed, (rate, n_variants, silence) in list(settings.items())[0 if full else -1 :]:
         silent = "" if silence is None else ", silence counts 0"
         name = f"A/A, Thompson, {n_variants} variants at {rate:g}{silent}, {batches} looks"
         ever, naive = aa_rates(
@@ -271,9 +272,9 @@ def aa_rows(*, full: bool) -> Iterator[Row]:
             n_variants=n_variants,
             silence=silence,
         )
-        yield at_most(f"{name}: ever decided", ever, error_limit(runs, PLAN.alpha, 1e-6))
-        caught = error_limit(runs, PLAN.alpha, 1e-6)
-        yield Row(f"{name}: Welch at every look (has to fail)", naive, f"> {caught:.4g}", naive > caught)
+        limit = error_limit(runs, PLAN.alpha, 1e-3 if full else 1e-6)
+        yield at_most(f"{name}: ever decided", Simulated.share(ever, runs), limit)
+        yield caught(f"{name}: Welch at every look", Simulated.share(naive, runs), limit)
 
 
 # A canary that is ramped up while the baseline drifts
@@ -315,7 +316,7 @@ def pooled(observed: Observed) -> Observed:
 
 def ramp_rows(*, full: bool) -> Iterator[Row]:
     """Simpson's paradox: in ours, and in the naive estimate, at the end of each ramp."""
-    rng, runs = generator(960), 400 if full else 60
+    rng, runs = generator(960), 400 if full else 12
     ours, naive, effects, naive_effects = 0, 0, [], []
     for _ in range(runs):
         path = ramp(rng)
@@ -325,12 +326,14 @@ def ramp_rows(*, full: bool) -> Iterator[Row]:
             found.append(readout.metrics[-1].variants[1].effect)
             if decided(readout):
                 ours, naive = (ours + 1, naive) if data is observed else (ours, naive + 1)
-    limit = error_limit(runs, PLAN.alpha, 1e-6)
-    yield at_most("ramp 1, 5, 25 % under a drift, no effect: ever decided", ours / runs, limit)
-    error = 5 * float(np.std(effects)) / np.sqrt(runs)
-    yield within("ramp: mean effect", float(np.mean(effects)), -error, error)
-    yield Row("ramp: pooled over epochs (has to fail)", naive / runs, f"> {limit:.4g}", naive / runs > limit)
-    yield at_least("ramp: pooled, mean effect (has to be far from 0)", float(np.mean(naive_effects)), 0.05)
+    limit = error_limit(runs, PLAN.alpha, 1e-3 if full else 1e-6)
+    yield at_most(
+        "ramp 1, 5, 25 % under a drift, no effect: ever decided", Simulated.share(ours / runs, runs), limit
+    )
+    effect = Simulated.mean(effects)
+    yield within("ramp: mean effect", effect, -5 * effect.error, 5 * effect.error)
+    yield caught("ramp: pooled over epochs", Simulated.share(naive / runs, runs), limit)
+    yield caught("ramp: pooled over epochs, mean effect", Simulated.mean(naive_effects), 0.05)
 
 
-PARTS: Parts = {"whole path, A/A": aa_rows, "whole path, ramp": ramp_rows}
+PARTS: Parts = {"whole path: A/A": aa_rows, "whole path: ramp": ramp_rows}

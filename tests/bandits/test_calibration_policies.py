@@ -23,4 +23,20 @@ def test_the_gate_of_regret_catches_an_even_split():
     even = FromTotals(exact_pulls(lambda totals: fixed([0.5, 0.5])))
     (means, rounds, anchor), *_ = calibrate.REGRETS.values()
     lost = calibrate.regret(means, rounds=rounds, batch=100, runs=20, seed=401, policy=even)
-    assert lost > 1.15 * anchor
+    assert lost.value > 1.15 * anchor
+
+
+def test_the_gate_of_batches_catches_an_even_split():
+    even = FromTotals(exact_pulls(lambda totals: fixed([0.5, 0.5])))
+    lost = calibrate.regret((0.10, 0.11), rounds=100_000, batch=10_000, runs=5, seed=402, policy=even)
+    assert lost.value > 1.15 * max(calibrate.BATCHED.values())
+
+
+def test_the_gate_of_overlap_catches_silence_about_too_little_of_it():
+    assert calibrate.evaluated(100.0, logs=5, seed=403).unwarned == 0
+    assert calibrate.evaluated(100.0, logs=5, seed=403, silent=True).unwarned > 0
+
+
+def test_the_gate_of_the_real_log_catches_propensities_that_were_not_logged():
+    found = calibrate.on_open_bandit(forget=True)
+    assert all(abs(value / calibrate.OBP[name] - 1) > 1e-6 for name, value in found.items())

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from statsmodels.stats.proportion import confint_proportions_2indep
@@ -73,6 +73,7 @@ def test_the_rate_ratio_agrees_with_the_binomial_test_and_its_interval_with_its_
         assert (p > alpha) == (interval.lower < null < interval.upper)
 
 
+@settings(max_examples=50)
 @given(arms, arms)
 def test_fisher_agrees_with_scipy(x, y):
     if x.successes + y.successes in (0, x.n + y.n):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint, proportions_ztest
@@ -95,6 +95,7 @@ def test_restricted_proportions_are_the_most_likely(treatment, control, differen
     assert (log_likelihood(near) >= log_likelihood(grid) - 1e-6).all()
 
 
+@settings(max_examples=40)
 @given(arms, arms, st.floats(-0.5, 0.5), st.sampled_from(["farrington-manning", "miettinen-nurminen"]))
 def test_the_score_interval_is_its_test_and_swapping_arms_flips_it(treatment, control, null, variance):
     interval = score_interval(treatment, control, alpha=0.05, variance=variance)

@@ -21,7 +21,7 @@ LOOKS = (300, 600, 1_000, 1_600, 2_400)
 
 
 def sketch(values):
-    return QuantileSketch.from_observations(values, accuracy=0.001)
+    return QuantileSketch.from_observations(values, accuracy=0.004)
 
 
 def misses(method, draw, q, truth, replays, seed):
@@ -52,15 +52,15 @@ def sequence(data, q):
     ],
 )
 def test_the_sequence_holds_at_every_look(draw, q, truth):
-    assert misses(sequence, draw, q, truth, 200, 1) <= binom.ppf(1 - 1e-6, 200, 0.05)
+    assert misses(sequence, draw, q, truth, 120, 1) <= binom.ppf(1 - 1e-6, 120, 0.05)
 
 
 def test_the_fixed_interval_does_not_hold_at_every_look():
     def fixed(data, q):
         return quantile_interval(data, q, alpha=0.20)
 
-    found = misses(fixed, lambda rng, n: rng.lognormal(size=n), 0.5, 1.0, 200, 2)
-    assert found > binom.ppf(1 - 1e-6, 200, 0.20)  # planted bug
+    found = misses(fixed, lambda rng, n: rng.lognormal(size=n), 0.5, 1.0, 160, 2)
+    assert found > binom.ppf(1 - 1e-6, 160, 0.20)  # planted bug
 
 
 def test_it_is_wider_than_the_fixed_interval_and_closes_in():
@@ -77,7 +77,7 @@ def test_it_is_wider_than_the_fixed_interval_and_closes_in():
 def test_equal_observations_leave_the_edges_of_their_bucket():
     found = quantile_sequence(sketch(np.full(500, 7.0)), 0.5, alpha=0.5, tuned_to=100)
     assert found.lower <= 7.0 <= found.upper
-    assert found.upper / found.lower < 1.003
+    assert found.upper / found.lower < 1.009
 
 
 def test_a_billion_observations_are_no_trouble():

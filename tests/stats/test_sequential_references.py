@@ -48,7 +48,7 @@ def test_walds_approximation_has_its_published_values():
 
 def test_the_normal_sprt_agrees_with_simulation_one_and_two_sided_and_truncated():
     rng = np.random.default_rng(20260101)
-    sums = np.cumsum(rng.normal(0.3, 1, (20_000, 400)), axis=1)
+    sums = np.cumsum(rng.normal(0.3, 1, (10_000, 400)), axis=1)
     n = np.arange(1, 401)
     limits = WaldLimits(0.05, 0.10)
     for two_sided, n_max in ((False, None), (True, None), (False, 40), (True, 40)):
@@ -63,7 +63,7 @@ def test_the_normal_sprt_agrees_with_simulation_one_and_two_sided_and_truncated(
         last = ratio[np.arange(len(ratio)), first]
         rejected = (last >= limits.upper) | ((first == end - 1) & (last > 0))
         exact = test.operating_characteristic(0.3)
-        assert exact.reject == pytest.approx(rejected.mean(), abs=0.01)
+        assert exact.reject == pytest.approx(rejected.mean(), abs=0.014)
         assert exact.expected_n == pytest.approx((first + 1).mean(), rel=0.03)
         assert exact.reject + exact.accept == pytest.approx(1, abs=1e-8)
 

@@ -1,0 +1,252 @@
+"""Two-sample methods of `stats`, asked the same way: what the contract tests are parametrized with."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from stats import (
+    adaptive,
+    bayesian,
+    bounded,
+    counts,
+    means,
+    proportions,
+    quantiles,
+    ratios,
+    relative,
+    seasonality,
+    sequences,
+    sequential_counts,
+    stratification,
+    variance_reduction,
+)
+from stats.estimate import Estimate
+from stats.interval import Interval
+from stats.sequential_counts import EventCounts
+from stats.stratification import Stratum
+from stats.totals import CountTotals, JointTotals, MeanTotals, ProportionTotals
+
+ROWS = np.random.default_rng(20260101).gamma(4.0, 1.0, (2, 6_000))
+"""Positive values of two arms that do not differ in distribution."""
+
+SHIFT = 0.13
+
+
+# --- Two-sample methods: from totals of (treatment, control) to an interval of the difference ---
+
+
+class TwoSample(NamedTuple):
+    """How values become totals, and totals an interval. What holds besides mirroring, merging and nesting."""
+
+    total: Callable[[np.ndarray], Any]
+    interval: Callable[[Any, Any, float], Interval]
+    test: Callable[[Any, Any], float] | None = None
+    scales: bool = True
+    shifts: bool = True
+
+
+def successes(values: np.ndarray) -> ProportionTotals:
+    return ProportionTotals(len(values), int((values > 4).sum()))
+
+
+def events(values: np.ndarray) -> CountTotals:
+    return CountTotals(int(values.sum()), float(len(values)))
+
+
+def within_unit(values: np.ndarray) -> MeanTotals:
+    return MeanTotals.from_observations(values / 100)
+
+
+def with_covariate(values: np.ndarray) -> JointTotals:
+    return JointTotals.from_observations(np.stack((values, np.sqrt(np.abs(values))), axis=1))
+
+
+def sessions(values: np.ndarray) -> JointTotals:
+    return JointTotals.from_observations(np.stack((values, 1 + np.round(10 * values) % 5), axis=1))
+
+
+def sketch(values: np.ndarray) -> quantiles.QuantileSketch:
+    return quantiles.QuantileSketch.from_observations(values, accuracy=0.01)
+
+
+def contrast(treatment: MeanTotals, control: MeanTotals) -> sequences.Contrast:
+    return sequences.Contrast.of((control, treatment))
+
+
+def period(arm: MeanTotals, other: MeanTotals) -> list[adaptive.ArmPeriod]:
+    return [adaptive.ArmPeriod.constant(arm.n + other.n, 0.5, arm)]
+
+
+def posterior(total: ProportionTotals) -> bayesian.BetaPosterior:
+    return bayesian.BetaPosterior.from_totals(total)
+
+
+def strata(treatment: MeanTotals, control: MeanTotals) -> list[Stratum]:
+    return [Stratum(treatment, control), Stratum(control, treatment)]
+
+
+MOMENTS = MeanTotals.from_observations
+TWO_SAMPLE = {
+    "Welch": TwoSample(
+        MOMENTS,
+        lambda t, c, a: means.mean_difference(t, c).interval(alpha=a),
+        lambda t, c: means.mean_difference(t, c).test().p_value,
+    ),
+    "stratified": TwoSample(
+        MOMENTS,
+        lambda t, c, a: stratification.stratified_difference(
+            strata(t, c), weighting="mantel-haenszel"
+        ).effect.interval(alpha=a),
+    ),
+    "post-stratified": TwoSample(
+        MOMENTS,
+        lambda t, c, a: variance_reduction.post_stratification([Stratum(t, c)]).effect.interval(alpha=a),
+    ),
+    "difference in differences": TwoSample(
+        MOMENTS,
+        lambda t, c, a: seasonality.difference_in_differences(
+            (MOMENTS(ROWS[0]), t), (MOMENTS(ROWS[0]), c)
+        ).interval(alpha=a),
+        shifts=True,
+        scales=False,
+    ),
+    "CUPED": TwoSample(
+        with_covariate,
+        lambda t, c, a: variance_reduction.cuped(t, c).effect.interval(alpha=a),
+        lambda t, c: variance_reduction.cuped(t, c).effect.test().p_value,
+        scales=False,
+        shifts=False,
+    ),
+    "regression adjustment": TwoSample(
+        with_covariate,
+        lambda t, c, a: variance_reduction.regression_adjustment(t, c).effect.interval(alpha=a),
+        scales=False,
+        shifts=False,
+    ),
+    "ratio, delta method": TwoSample(
+        sessions,
+        lambda t, c, a: ratios.ratio_difference(t, c).interval(alpha=a),
+        lambda t, c: ratios.ratio_difference(t, c).test().p_value,
+        scales=False,
+        shifts=False,
+    ),
+    "log ratio": TwoSample(
+        MOMENTS,
+        lambda t, c, a: relative.log_ratio(means.mean(t), means.mean(c)).interval(alpha=a),
+        scales=False,
+        shifts=False,
+    ),
+    "Newcombe": TwoSample(
+        successes,
+        lambda t, c, a: proportions.newcombe_interval(t, c, alpha=a),
+        scales=False,
+        shifts=False,
+    ),
+    "score": TwoSample(
+        successes,
+        lambda t, c, a: proportions.score_interval(t, c, alpha=a),
+        lambda t, c: proportions.score_test(t, c, variance="miettinen-nurminen").p_value,
+        scales=False,
+        shifts=False,
+    ),
+    "log risk ratio": TwoSample(
+        successes,
+        lambda t, c, a: logarithms(relative.risk_ratio_interval(t, c, alpha=a), 1.0),
+        scales=False,
+        shifts=False,
+    ),
+    "log rate ratio": TwoSample(
+        events,
+        lambda t, c, a: logarithms(counts.rate_ratio_interval(t, c, alpha=a), 0.0),
+        lambda t, c: counts.rate_ratio_test(t, c).p_value,
+        scales=False,
+        shifts=False,
+    ),
+    "rate difference": TwoSample(
+        events,
+        lambda t, c, a: counts.rate_difference_interval(t, c, alpha=a),
+        scales=False,
+        shifts=False,
+    ),
+    "log ratio of rare events, sequence": TwoSample(
+        events,
+        lambda t, c, a: logarithms(
+            sequential_counts.ratio_sequence(
+                [EventCounts(c.events, t.events, t.exposure / (t.exposure + c.exposure))],
+                alpha=a,
+                expected_ratio=1.5,
+            ),
+            0.0,
+        ),
+        lambda t, c: (
+            sequential_counts.ratio_evalue(
+                [EventCounts(c.events, t.events, t.exposure / (t.exposure + c.exposure))],
+                expected_ratio=1.5,
+                alternative="two-sided",
+            ).p_value
+        ),
+        scales=False,
+        shifts=False,
+    ),
+    "quantiles": TwoSample(
+        sketch,
+        lambda t, c, a: quantiles.quantile_difference_interval(t, c, 0.5, alpha=a),
+        scales=False,
+        shifts=False,
+    ),
+    "quantile sequence": TwoSample(
+        sketch,
+        lambda t, c, a: quantiles.quantile_difference_sequence(t, c, 0.5, alpha=a, tuned_to=1_000),
+        scales=False,
+        shifts=False,
+    ),
+    "sequence": TwoSample(
+        MOMENTS,
+        lambda t, c, a: sequences.difference_sequence(contrast(t, c), alpha=a, tuned_to=500),
+    ),
+    "exact sequence": TwoSample(
+        within_unit,
+        lambda t, c, a: bounded.bounded_difference_sequence(c, t, alpha=a, tuned_to=1_000),
+        scales=False,
+        shifts=False,
+    ),
+    "AIPW": TwoSample(
+        MOMENTS,
+        lambda t, c, a: adaptive.adaptive_difference(period(c, t), period(t, c)).interval(alpha=a),
+        scales=False,
+        shifts=False,
+    ),
+    "AIPW sequence": TwoSample(
+        MOMENTS,
+        lambda t, c, a: adaptive.difference_sequence(period(c, t), period(t, c), alpha=a, tuned_to=1_000),
+        scales=False,
+        shifts=False,
+    ),
+    "Beta posteriors": TwoSample(
+        successes,
+        lambda t, c, a: posterior(t).difference_interval(posterior(c), alpha=a),
+        scales=False,
+        shifts=False,
+    ),
+}
+
+
+def logarithms(interval: Interval, origin: float) -> Interval:
+    """Of a relative difference (origin 1) or a ratio (origin 0), on the scale on which swapping mirrors."""
+    return Interval(math.log(interval.lower + origin), math.log(interval.upper + origin))
+
+
+@functools.cache
+def arms(method: TwoSample, n: int, m: int, shift: float = SHIFT) -> tuple[Any, Any]:
+    return method.total(ROWS[0, :n] + shift), method.total(ROWS[1, :m])
+
+
+ONE = MOMENTS(ROWS[0])
+OTHER = MOMENTS(ROWS[1])
+SOME = ProportionTotals(1_000, 120)
+TALLY = CountTotals(40, 100.0)
+SKETCH = sketch(ROWS[0])
+EFFECTS = [Estimate(0.5, 0.1), Estimate(0.0, 0.2)]
