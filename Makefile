@@ -50,7 +50,7 @@ bench-bandits: $(VENV)/.peers  ## Policies beside other libraries, with figures;
 bench-rollouts: $(VENV)/.installed  ## Rollouts: false and missed rollbacks beside other rules; half an hour, or minutes with BENCH=--quick
 	$(BIN)/python -m benchmarks.rollouts $(BENCH)
 
-calibrate: $(VENV)/.installed  ## The validity table: every statistical promise, measured beside its threshold; half an hour
+calibrate: $(VENV)/.installed  ## The validity table: every statistical promise, measured beside its threshold; half an hour of one core, or a part with BENCH="--only V8"
 	$(BIN)/python -m benchmarks.calibrate $(BENCH)
 
 lock: $(VENV)/.installed  ## Renew the lock files from pyproject.toml
