@@ -92,11 +92,16 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VariantSeries(msgspec.Struct, frozen=True):
-    """The steps of one variant in which units came. The others are absent: nothing is known of them."""
+    """The steps of one variant in which units came, in order: nothing is known of the others."""
 
     variant: str
     control: bool
     points: list[Point]
+
+    @property
+    def known(self) -> list[Point]:
+        """The steps with a value."""
+        return [point for point in self.points if point.value is not None]
 
 
 class Season(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from app.analysis.aa import Aa, AaQuestion, AaRate, together
 from app.clients.client import ClientError, WaldClient
-from app.clients.commands import url_option
+from app.clients.commands import read_key_option, url_option
 from app.clients.display import MISSING
 from app.core import limits
 
@@ -23,13 +23,7 @@ _PART: Final = 20
 @click.command("aa")
 @click.argument("experiment")
 @url_option
-@click.option(
-    "--key",
-    required=True,
-    envvar=["WALD_API_KEY", "WALD_ADMIN_KEY"],
-    show_envvar=True,
-    help="An API key with the scope read.",
-)
+@read_key_option
 @click.option(
     "--replays",
     type=click.IntRange(1, limits.AA_REPLAYS_MAX),

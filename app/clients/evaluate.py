@@ -12,23 +12,15 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from app.clients.client import ClientError, WaldClient
-from app.clients.commands import url_option
+from app.clients.commands import Moment, read_key_option, url_option
 from app.clients.simulate import NameOrJson
 from app.evaluation.model import Evaluation
-
-_TIMES = ["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d%z"]
 
 
 @click.command("evaluate")
 @click.argument("experiment")
 @url_option
-@click.option(
-    "--key",
-    required=True,
-    envvar=["WALD_API_KEY", "WALD_ADMIN_KEY"],
-    show_envvar=True,
-    help="An API key with the scope read.",
-)
+@read_key_option
 @click.option(
     "--policy",
     type=NameOrJson(),
@@ -42,8 +34,8 @@ _TIMES = ["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d%z"]
     help='How contexts become numbers, as {"features": [{"type": "numeric", "name": "length"}]}. '
     "lin_ts, lin_ucb and logistic_ts need it; others are estimated more sharply with it.",
 )
-@click.option("--since", type=click.DateTime(_TIMES), help="Only assignments from then on, with an offset.")
-@click.option("--until", type=click.DateTime(_TIMES), help="Only assignments before.")
+@click.option("--since", type=Moment(), help="Only assignments from then on; UTC unless it has an offset.")
+@click.option("--until", type=Moment(), help="Only assignments before.")
 @click.option("--level", type=float, default=0.95, show_default=True, help="Of all intervals.")
 @click.option("--json", "as_json", is_flag=True, help="Print the server's answer.")
 def evaluate_command(
@@ -66,7 +58,7 @@ def evaluate_command(
 
         wald evaluate summary-prompt --policy '{"kind": "fixed", "weights": {"short": 1}}'
         wald evaluate summary-prompt --policy thompson
-        wald evaluate summary-prompt --policy lin_ts --schema @schema.json --since 2026-01-05+0000
+        wald evaluate summary-prompt --policy lin_ts --schema @schema.json --since 2026-01-05
 
     A policy that learns is judged only on rows that it has not learned from: the log is split into five
     parts, and for each part it decides as it would after the other four. That is the policy at the end of its
@@ -96,9 +88,6 @@ def evaluate_command(
         "until": until,
         "level": level,
     }
-    for name, at in (("since", since), ("until", until)):
-        if at is not None and at.tzinfo is None:
-            raise click.UsageError(f"--{name} needs an offset, as in 2030-01-31T00:00:00+0000")
 
     async def ask() -> Evaluation:
         async with WaldClient(url, key) as client:

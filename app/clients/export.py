@@ -10,22 +10,15 @@ from typing import BinaryIO, Final, Literal
 import httpx2
 import rich_click as click
 
-from app.clients.commands import url_option
+from app.clients.commands import Moment, read_key_option, url_option
 
-TIMES: Final = ["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d%z"]
 SILENCE_S: Final = 60.0
 
 
 @click.command("export")
 @click.argument("experiment")
 @url_option
-@click.option(
-    "--key",
-    required=True,
-    envvar=["WALD_API_KEY", "WALD_ADMIN_KEY"],
-    show_envvar=True,
-    help="An API key with the scope read.",
-)
+@read_key_option
 @click.option(
     "--format",
     "file_format",
@@ -34,8 +27,8 @@ SILENCE_S: Final = 60.0
     show_default=True,
     help="parquet needs pyarrow in the server.",
 )
-@click.option("--since", type=click.DateTime(TIMES), help="Only assignments from then on, with an offset.")
-@click.option("--until", type=click.DateTime(TIMES), help="Only assignments before.")
+@click.option("--since", type=Moment(), help="Only assignments from then on; UTC unless it has an offset.")
+@click.option("--until", type=Moment(), help="Only assignments before.")
 @click.option(
     "--exact",
     is_flag=True,

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.allocation.kill_switch import Killed
-from app.clients.client import PATIENCE_S, ClientError, WaldClient
+from app.clients.client import ClientError, WaldClient
 from app.clients.commands import url_option
 from app.rollouts.gates import Gate
 from app.rollouts.life import Rollout
@@ -185,26 +185,27 @@ def watch(url: str, key: str, rollout_id: int) -> None:
         sys.exit(ROLLED_BACK)
 
 
-def _action(name: str, explained: str, *, patience_s: float = PATIENCE_S) -> None:
+def _action(name: str, explained: str) -> None:
     @rollout_group.command(name, help=explained)
     @url_option
     @_KEY
     @click.argument("rollout_id", type=int)
     @_REASON
     def act(url: str, key: str, rollout_id: int, reason: str) -> None:
-        path = f"/rollouts/{rollout_id}/{name}"
-        found = _call(
-            url,
-            key,
-            lambda client: client.call("POST", path, Rollout, {"reason": reason}),
-            patience_s=patience_s,
-        )
+        found = _call(url, key, lambda client: _act(client, rollout_id, name, reason))
         Console().print(f"Rollout {found.id}: {where(found)}")
 
 
+async def _act(client: WaldClient, rollout_id: int, action: str, reason: str) -> Rollout:
+    """Do it to the stage in which it is now: repeated after a lost answer, it does not skip two."""
+    state = (await _rollout(client, rollout_id)).state
+    running = state.running if isinstance(state, Paused) else state
+    body = {"reason": reason} | ({"stage": running.stage} if isinstance(running, Running) else {})
+    return await client.call("POST", f"/rollouts/{rollout_id}/{action}", Rollout, body)
+
+
 _action("start", "Begin a rollout that was planned as a draft.")
-# Made once: of an answer that was lost nobody knows whether it skipped a stage.
-_action("advance", "Skip to the next stage without waiting for evidence; needs a reason.", patience_s=0)
+_action("advance", "Skip to the next stage without waiting for evidence; needs a reason.")
 _action("pause", "Stay in the stage. Proven harm still rolls it back.")
 _action("resume", "Go on after a pause.")
 _action("approve", "Agree to leave a stage that asks for it.")
@@ -371,12 +372,11 @@ def _call(
     ask: Callable[[WaldClient], Awaitable[T]],
     *,
     failure: int = FAILED,
-    patience_s: float = PATIENCE_S,
 ) -> T:
     """The answer; else the reason is printed, and `failure` is the exit status."""
 
     async def run() -> T:
-        async with WaldClient(url, key, patience_s=patience_s) as client:
+        async with WaldClient(url, key) as client:
             return await ask(client)
 
     try:

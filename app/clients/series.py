@@ -1,7 +1,7 @@
 """The command `wald series`."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -14,27 +14,20 @@ from rich.text import Text
 
 from app.analysis.series import Point, Series, VariantSeries
 from app.clients.client import ClientError, WaldClient
-from app.clients.commands import url_option
+from app.clients.commands import Moment, read_key_option, url_option
 from app.clients.display import BLOCKS, MISSING
 from app.experiments.metrics import REWARD
 
 WIDTH: Final = 60
-_TIMES: Final = ["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d%z"]
 
 
 @click.command("series")
 @click.argument("experiment")
 @url_option
-@click.option(
-    "--key",
-    required=True,
-    envvar=["WALD_API_KEY", "WALD_ADMIN_KEY"],
-    show_envvar=True,
-    help="An API key with the scope read.",
-)
+@read_key_option
 @click.option("--metric", default=REWARD, show_default=True, help="Which metric.")
-@click.option("--since", type=click.DateTime(_TIMES), help="From then on, with an offset.")
-@click.option("--until", type=click.DateTime(_TIMES), help="Up to then.")
+@click.option("--since", type=Moment(), help="From then on; UTC unless it has an offset.")
+@click.option("--until", type=Moment(), help="Up to then.")
 @click.option("--step-s", type=int, default=3_600, show_default=True, help="Length of a step in seconds.")
 @click.option("--figure", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with a figure.")
 @click.option("--json", "as_json", is_flag=True, help="Print the server's answer.")
@@ -54,7 +47,7 @@ def series_command(
 
         wald series summary-prompt --metric latency
 
-        wald series summary-prompt --since 2026-01-05+0000 --step-s 86400 --figure latency.html
+        wald series summary-prompt --since 2026-01-05 --step-s 86400 --figure latency.html
 
     A unit stands at its first assignment, with all that is known of it by now: so the newest steps are not
     finished while rewards are still to come. Steps without units are blank. Minutes are kept for two days,
@@ -63,11 +56,7 @@ def series_command(
     It describes. Whether variants differ is for the readout to say, which adds all this up in the right way.
     """
     params = {"metric": metric, "step_s": str(step_s)}
-    for name, at in (("since", since), ("until", until)):
-        if at is not None and at.tzinfo is None:
-            raise click.UsageError(f"--{name} needs an offset, as in 2030-01-31T00:00:00+0000")
-        if at is not None:
-            params[name] = at.isoformat()
+    params |= {name: at.isoformat() for name, at in (("since", since), ("until", until)) if at is not None}
 
     async def ask() -> Series:
         async with WaldClient(url, key) as client:
@@ -88,7 +77,7 @@ def series_command(
 
 def report(found: Series) -> RenderableType:
     """A line of blocks per variant on one scale, from the lowest value to the highest, and the newest."""
-    known = [point for variant in found.variants for point in _known(variant)]
+    known = [point for variant in found.variants for point in variant.known]
     if not known:
         return Text(f"{found.metric} of {found.key}: no units with a value in this time")
     values = [point.value for point in known if point.value is not None]
@@ -99,7 +88,7 @@ def report(found: Series) -> RenderableType:
     for heading in ("newest", "standard error", "units"):
         table.add_column(heading, justify="right")
     for variant in found.variants:
-        newest = next(reversed(list(_known(variant))), None)
+        newest = variant.known[-1] if variant.known else None
         table.add_row(
             Text(variant.variant + (" (control)" if variant.control else "")),
             Text(line(found, variant, low, high)),
@@ -116,7 +105,7 @@ def line(found: Series, variant: VariantSeries, low: float, high: float) -> str:
     steps = round((found.until - found.since).total_seconds()) // found.step_s
     width = min(steps, WIDTH)
     columns: list[list[Point]] = [[] for _ in range(width)]
-    for point in _known(variant):
+    for point in variant.known:
         step = round((point.at - found.since).total_seconds()) // found.step_s
         columns[step * width // steps].append(point)
     return "".join(_block(column, low, high) for column in columns)
@@ -137,10 +126,9 @@ def write_figure(found: Series, path: Path) -> None:
 
     figure = graph_objects.Figure()
     for variant in found.variants:
-        points = list(_known(variant))
         figure.add_scatter(
-            x=[point.at for point in points],
-            y=[point.value for point in points],
+            x=[point.at for point in variant.known],
+            y=[point.value for point in variant.known],
             name=variant.variant,
             mode="lines+markers",
         )
@@ -151,10 +139,6 @@ def write_figure(found: Series, path: Path) -> None:
         template="plotly_white",
     )
     path.write_text(figure.to_html(include_plotlyjs=True, full_html=True), encoding="utf-8")
-
-
-def _known(variant: VariantSeries) -> Iterator[Point]:
-    return (point for point in variant.points if point.value is not None)
 
 
 def _minute(at: datetime) -> str:

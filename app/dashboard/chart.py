@@ -6,7 +6,7 @@ from typing import Final, NamedTuple, Self
 
 import msgspec
 
-from app.analysis.series import Point, Series, VariantSeries
+from app.analysis.series import Series, VariantSeries
 
 STEPS: Final = {60: "by the minute", 3_600: "by the hour", 86_400: "by the day"}
 WIDTH: Final = 100
@@ -52,7 +52,7 @@ class Chart(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, series: Series) -> Self:
         """From the first step in which units came; the scale is common to all variants."""
-        values = [point.value for one in series.variants for point in _known(one) if point.value is not None]
+        values = [point.value for one in series.variants for point in one.known if point.value is not None]
         came = [point.at for one in series.variants for point in one.points]
         since = min(came, default=series.since)
         low, high = min(values, default=None), max(values, default=None)
@@ -89,12 +89,8 @@ def step_of(started_at: datetime | None, now: datetime) -> int:
     return 60 if age < timedelta(hours=3) else 3_600 if age < timedelta(days=4) else 86_400
 
 
-def _known(one: VariantSeries) -> Iterator[Point]:
-    return (point for point in one.points if point.value is not None)
-
-
 def _newest(one: VariantSeries) -> float | None:
-    return max(_known(one), key=lambda point: point.at).value if any(_known(one)) else None
+    return one.known[-1].value if one.known else None
 
 
 def _path(series: Series, since: datetime, one: VariantSeries, low: float, high: float) -> str:
@@ -102,7 +98,7 @@ def _path(series: Series, since: datetime, one: VariantSeries, low: float, high:
     span_s = max((series.until - since).total_seconds() - series.step_s, 1.0)
     parts: list[str] = []
     before: datetime | None = None
-    for point in _known(one):
+    for point in one.known:
         assert point.value is not None
         x = WIDTH * (point.at - since).total_seconds() / span_s
         place = (point.value - low) / (high - low) if high > low else 0.5

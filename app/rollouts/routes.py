@@ -22,9 +22,13 @@ AskedShare = Annotated[float, Parameter(gt=0, le=1)]
 
 
 class ActRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Why. Needed to skip a stage, to roll back, and to start again after proven harm."""
+    """Why, which is needed to skip a stage, to roll back, and to start again after proven harm.
+
+    `stage`, as in the state, is the one it is meant for: a call that is repeated does nothing to the next.
+    """
 
     reason: Reason = ""
+    stage: int | None = None
 
 
 class RolloutPage(msgspec.Struct, frozen=True):
@@ -87,10 +91,12 @@ async def act_on_rollout(
 ) -> Rollout:
     """Start a draft, pause, resume, approve the stage, advance to the next, or roll back at once.
 
-    409 once it has ended.
+    409 once it has ended, or is in another stage than the one it is meant for.
     """
-    reason = "" if data is None else data.reason
-    return await rollout_service.act(rollout_id, action, by=_caller(request), reason=reason)
+    asked = data or ActRequest()
+    return await rollout_service.act(
+        rollout_id, action, by=_caller(request), reason=asked.reason, stage=asked.stage
+    )
 
 
 @delete("/rollouts/{rollout_id:int}", guards=[requires(Scope.ADMIN)], status_code=204)

@@ -187,18 +187,23 @@ class RolloutService:
             case _:
                 assert_never(made.decision)
 
-    async def act(self, rollout_id: int, action: str, *, by: str, reason: str) -> Rollout:
+    async def act(
+        self, rollout_id: int, action: str, *, by: str, reason: str, stage: int | None = None
+    ) -> Rollout:
         """What a person does: start (a draft), pause, resume, approve, advance (skip a stage), rollback.
 
-        Raises NotFound; Conflict once it has ended, or where there is nothing to do, and to start while
-        another one of the experiment has not ended, or it does not run; InvalidInput without a reason to
-        skip, to roll back, or to start with a canary whose harm was proven before.
+        Raises NotFound; Conflict once it has ended, or where there is nothing to do, or if it is not in
+        `stage`, and to start while another one of the experiment has not ended, or it does not run;
+        InvalidInput without a reason to skip, to roll back, or to start with a canary whose harm was proven
+        before.
         """
         check_storable(reason, "reason")
         if action in {"advance", "rollback"}:
             check_reason(reason)
         async with self._store.locked(rollout_id, wait=True) as locked:
             assert locked is not None, "it was waited for"
+            if stage is not None:
+                _check_stage(locked.rollout, stage)
             if action == "start":
                 done = await self._start(locked, by=by, reason=reason)
             else:
@@ -371,6 +376,14 @@ def since(observed: Observed, epoch: int) -> Observed:
 def _check_running(experiment: Experiment) -> None:
     if not isinstance(experiment.state, ExperimentRunning):
         raise Conflict(f"the experiment is {kind_of(experiment.state)}: start it first", field="experiment")
+
+
+def _check_stage(rollout: Rollout, stage: int) -> None:
+    """What somebody decided of one stage is not done to another."""
+    if rollout.running.stage != stage:
+        raise Conflict(
+            f"rollout {rollout.id} is in stage {rollout.running.stage}, not {stage}", field="stage"
+        )
 
 
 def _check_room(plan: Plan, experiment: Experiment) -> None:

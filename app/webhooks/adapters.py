@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
+from itertools import accumulate
 from typing import Any, Final
 
 import msgspec
@@ -21,7 +22,9 @@ ALERT_LASTS: Final = timedelta(days=1)
 """Alertmanager forgets an alert that no event resolved after this long."""
 
 _SUMMARY_LENGTH_MAX: Final = 1_024  # PagerDuty's
-_SLACK_LENGTH_MAX: Final = 390  # of 2,000, before `&` becomes five signs
+_SLACK_SECTION_LENGTH_MAX: Final = 2_800  # of 3,000, which the type of the event shares
+_SLACK_FIELD_LENGTH_MAX: Final = 1_900  # of 2,000, which its name shares
+_SLACK_LINK_LENGTH_MAX: Final = 1_024
 _DEDUP_KEY_LENGTH_MAX: Final = 255
 _EVENT_TYPE_LENGTH_MAX: Final = 100
 _SLACK_ESCAPES: Final = {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;"}
@@ -101,21 +104,28 @@ def _standard(message: Message, headers: dict[str, str], secrets: Sequence[str],
 
 def _slack(message: Message, event: _Event, _: Sequence[str]) -> dict[str, Any]:
     facts = event.data
-    summary = _summary(message, facts)[:_SLACK_LENGTH_MAX].translate(_SLACK_ESCAPES)
+    summary = _escaped(_summary(message, facts), _SLACK_SECTION_LENGTH_MAX)
     blocks: list[dict[str, Any]] = [
         {"type": "section", "text": {"type": "mrkdwn", "text": f"*{message.type}*\n{summary}"}}
     ]
     named = {"experiment": facts.experiment, "variant": facts.variant, "severity": facts.severity}
     fields = [
-        {"type": "mrkdwn", "text": f"*{name}*\n{value[:_SLACK_LENGTH_MAX].translate(_SLACK_ESCAPES)}"}
+        {"type": "mrkdwn", "text": f"*{name}*\n{_escaped(value, _SLACK_FIELD_LENGTH_MAX)}"}
         for name, value in named.items()
         if value is not None
     ]
     blocks.append({"type": "section", "fields": fields})
     if facts.link is not None:
-        link = facts.link.translate(_SLACK_ESCAPES).replace("|", "%7C")[:1_024]
+        link = _escaped(facts.link.replace("|", "%7C"), _SLACK_LINK_LENGTH_MAX)
         blocks.append({"type": "context", "elements": [{"type": "mrkdwn", "text": f"<{link}>"}]})
     return {"text": f"{message.type}: {summary}", "blocks": blocks}
+
+
+def _escaped(text: str, length: int) -> str:
+    """In Slack's markup, cut to so many signs but never within an escape."""
+    escaped = [_SLACK_ESCAPES.get(ord(sign), sign) for sign in text]
+    ends = accumulate(map(len, escaped))
+    return "".join(sign for sign, end in zip(escaped, ends, strict=True) if end <= length)
 
 
 def _pagerduty(message: Message, event: _Event, secrets: Sequence[str]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Rollouts on a real database: one decision, one change of shares, one webhook, whoever dies."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -300,6 +301,15 @@ async def test_a_gate_is_open_from_the_share_that_was_asked_for_to_the_end(
     await rollouts.act(rollout.id, "rollback", by="key 2", reason="customers call")
     back = gate(await rollouts.get(rollout.id), 0.1)
     assert (back.value, back.reason) == (-1, "customers call")
+
+
+async def test_what_is_meant_for_one_stage_is_not_done_to_the_next(rollouts, experiment):
+    rollout = await rollouts.begin(request(), "key 1")
+    skip = partial(rollouts.act, rollout.id, "advance", by="key 2", reason="seen in staging", stage=0)
+    await skip()
+    with pytest.raises(Conflict, match="is in stage 1, not 0"):
+        await skip()
+    assert (await rollouts.get(rollout.id)).running.stage == 1
 
 
 async def test_a_paused_rollout_is_still_rolled_back_and_does_not_advance(

@@ -187,6 +187,15 @@ def test_every_receivers_bounds_are_kept(adapter, data):
                     assert len(field["text"]) <= 2_000
 
 
+def test_slack_shows_a_long_summary_as_far_as_it_takes_and_never_half_an_escape():
+    def shown(summary: str) -> str:
+        post = post_for(Adapter.SLACK, message(summary=summary), secrets=[], at=SENT_AT)
+        return json.loads(post.body)["blocks"][0]["text"]["text"].split("\n", 1)[1]
+
+    assert shown("a" * 1_000) == "a" * 1_000
+    assert shown("&" * 1_000) == "&amp;" * 560
+
+
 @given(TEXTS, TEXTS)
 def test_another_experiment_or_variant_is_another_incident(experiment, variant):
     one = dedup_key(message(), Facts(experiment="e" + experiment, variant="v" + variant))
