@@ -180,8 +180,7 @@ async def kill_workers(server: Up, rng: random.Random) -> None:
 async def survive(server: Up, hook: Receiver, rng: random.Random, n: int, *, prefix: str) -> int:
     """`n` rollouts at once are rolled back while workers are killed; how many decisions there were.
 
-    Raises AssertionError unless each has exactly one decision besides its start, one epoch for it, and
-    messages of one id.
+    Raises AssertionError as `check_decided_once`.
     """
     async with server.async_client() as client, watching(server) as watched:
         began = [await begin(client, f"{prefix}-{number}") for number in range(n)]
@@ -195,16 +194,21 @@ async def survive(server: Up, hook: Receiver, rng: random.Random, n: int, *, pre
         await random_kills
         await watched.until(names, 0.0)
         for one in began:
-            answer = await client.get(f"/rollouts/{one.id}/decisions")
-            kinds = [taken["decision"]["kind"] for taken in answer.json()["decisions"]]
-            assert kinds == ["started", "roll_back"], f"{one}: {kinds}"
-            experiment = (await client.get(f"/experiments/{one.experiment}")).json()
-            assert experiment["epoch"] == 3, f"{one}: epoch {experiment['epoch']}"
-            await told(hook, one.id)
-            of_this = [got for got in hook.received if got.json["data"].get("rollout") == one.id]
-            back = {got.headers["webhook-id"] for got in of_this if got.json["type"] == "rollout.rolled_back"}
-            assert len(back) == 1, f"{one}: {back}"
+            await check_decided_once(client, hook, one)
     return n
+
+
+async def check_decided_once(client: httpx2.AsyncClient, hook: Receiver, one: Began) -> None:
+    """Raise AssertionError unless it was rolled back by one decision, in one epoch, told under one id."""
+    answer = await client.get(f"/rollouts/{one.id}/decisions")
+    kinds = [taken["decision"]["kind"] for taken in answer.json()["decisions"]]
+    assert kinds == ["started", "roll_back"], f"{one}: {kinds}"
+    experiment = (await client.get(f"/experiments/{one.experiment}")).json()
+    assert experiment["epoch"] == 3, f"{one}: epoch {experiment['epoch']}"
+    await told(hook, one.id)
+    of_this = [got for got in hook.received if got.json["data"].get("rollout") == one.id]
+    back = {got.headers["webhook-id"] for got in of_this if got.json["type"] == "rollout.rolled_back"}
+    assert len(back) == 1, f"{one}: {back}"
 
 
 @asynccontextmanager

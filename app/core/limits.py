@@ -171,7 +171,6 @@ WEBHOOK_THIN_INTERVAL_S: Final = 60.0
 WEBHOOK_THIN_ROWS_MAX: Final = 1_000
 
 # Rollouts
-ROLLOUT_LEASE_S: Final = 8.0  # below the lock timeout: people who roll back by hand outwait a paused worker
 ROLLOUT_ID_MAX: Final = 2**31 - 1  # PostgreSQL's integer
 ROLLOUT_STAGES_MAX: Final = 20
 ROLLOUT_STAGE_S_MAX: Final = 90 * 86_400.0

@@ -18,7 +18,8 @@ METADATA: Final = MetaData(
 
 _OPTIONS: Final = (
     "-c statement_timeout=30000 -c lock_timeout=10000"
-    " -c idle_in_transaction_session_timeout=60000 -c timezone=UTC"
+    # A process that is stopped in a transaction loses its locks, sooner than others give up waiting for them.
+    " -c idle_in_transaction_session_timeout=8000 -c timezone=UTC"
     # Our statements are short; compiling one takes longer than running it.
     " -c jit=off"
 )

@@ -10,7 +10,6 @@ from prometheus_client import REGISTRY
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
-from app.core import limits
 from app.core.errors import Conflict, InvalidInput, NotFound, UnprocessableInput
 from app.experiments.model import Definition, Experiment, FixedPolicy, ThompsonPolicy, Variant
 from app.experiments.model import Draft as ExperimentDraft
@@ -174,13 +173,13 @@ async def test_a_crash_between_any_two_steps_leaves_nothing_half_done(
 async def test_a_worker_that_is_paused_past_its_lease_has_decided_nothing(
     rollouts, experiment, engine, clock, monkeypatch, by_hand
 ):
-    monkeypatch.setattr(limits, "ROLLOUT_LEASE_S", 0.3)
     rollout = await rollouts.begin(request(), "key 1")
     await harmful(engine, clock)
     slow, inside, goes_on = RolloutStore(engine), asyncio.Event(), asyncio.Event()
     tell = slow.tell
 
     async def paused(connection: Any, **message: Any) -> None:
+        await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 300"))
         inside.set()
         await goes_on.wait()
         await tell(connection, **message)
