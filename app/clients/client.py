@@ -18,6 +18,7 @@ from app.analysis.series import Series
 from app.core.errors import Problem
 from app.evaluation.model import Evaluation
 from app.experiments.model import Definition
+from app.feedback.model import Receipt
 
 RETRY_PAUSE_S: Final = 0.1
 RETRY_PAUSE_S_MAX: Final = 2.0
@@ -51,28 +52,6 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     value: float | None = None
     source: Source = "explicit"
     id: str | None = None
-
-
-class ItemError(msgspec.Struct, frozen=True):
-    """Why an event does not count."""
-
-    kind: str
-    field: str
-    reason: str
-
-
-class Rejection(msgspec.Struct, frozen=True):
-    """An event of a batch that does not count, by its position, and why."""
-
-    index: int
-    error: ItemError
-
-
-class Receipt(msgspec.Struct, frozen=True):
-    """The verdict on a batch of feedback."""
-
-    accepted: int
-    rejected: tuple[Rejection, ...] = ()
 
 
 class VariantStatus(msgspec.Struct, frozen=True):
