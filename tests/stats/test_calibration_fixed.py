@@ -26,6 +26,19 @@ def test_the_gate_of_ratios_catches_sessions_taken_for_independent():
     )
 
 
+@pytest.mark.parametrize(
+    "coverage",
+    [
+        partial(calibrate.adjusted_coverage, calibrate.cuped),
+        partial(calibrate.adjusted_coverage, calibrate.regression_adjustment),
+        calibrate.quantile_coverage,
+        calibrate.newcombe_coverage,
+    ],
+)
+def test_the_gate_of_coverage_catches_units_that_count_three_times(coverage):
+    assert coverage(200, 33, times=3) < calibrate.least_coverage(200) - 0.005
+
+
 def test_the_gate_of_families_catches_uncorrected_p_values():
     rate, any_false, _ = calibrate.family_errors(tuple, 10, 0.0, 200, 40)
     assert rate.value > 0.25
