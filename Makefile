@@ -47,8 +47,9 @@ $(VENV)/.peers: requirements-peers.txt $(VENV)/.installed
 bench-bandits: $(VENV)/.peers  ## Policies beside other libraries, with figures; six minutes; or an hour with BENCH=--full
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.policies $(BENCH)
 
-bench-rollouts: $(VENV)/.installed  ## Rollouts: false and missed rollbacks beside other rules; half an hour, or minutes with BENCH=--quick
+bench-rollouts: $(VENV)/.installed  ## Rollouts: false and missed rollbacks beside other rules; and on a whole Wald; an hour, or a quarter with BENCH=--quick
 	$(BIN)/python -m benchmarks.rollouts $(BENCH)
+	$(BIN)/python -m benchmarks.rollout_live
 
 calibrate: $(VENV)/.installed  ## The validity table: every statistical promise, measured beside its threshold; half an hour of one core, or a part with BENCH="--only V8"
 	$(BIN)/python -m benchmarks.calibrate $(BENCH)

@@ -43,24 +43,6 @@ _KEY = click.option(
 )
 
 
-class Moment(click.ParamType[datetime]):
-    """A day or a time in ISO 8601, UTC unless it has an offset."""
-
-    name = "TIME"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Read `2026-01-31`, `2026-01-31T08:00` or `2026-01-31T08:00+02:00`."""
-        if isinstance(value, datetime):
-            return value
-        try:
-            at = datetime.fromisoformat(value)
-        except ValueError:
-            at = None
-        if at is None or value[10:11] not in {"", "T", " "}:
-            self.fail(f"must be as 2026-01-31 or 2026-01-31T08:00+02:00, got {value!r}", param, ctx)
-        return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-
-
 class Scale(click.ParamType[tuple[float, float]]):
     """LOW:HIGH, two numbers, low < high."""
 

@@ -12,8 +12,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from app.clients.client import ClientError, WaldClient
-from app.clients.commands import Moment, read_key_option, url_option
+from app.clients.commands import read_key_option, url_option
 from app.clients.simulate import NameOrJson
+from app.core.commands import Moment
 from app.evaluation.model import Evaluation
 
 

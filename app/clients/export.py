@@ -10,7 +10,8 @@ from typing import BinaryIO, Final, Literal
 import httpx2
 import rich_click as click
 
-from app.clients.commands import Moment, read_key_option, url_option
+from app.clients.commands import read_key_option, url_option
+from app.core.commands import Moment
 
 SILENCE_S: Final = 60.0
 

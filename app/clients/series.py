@@ -14,8 +14,9 @@ from rich.text import Text
 
 from app.analysis.series import Point, Series, VariantSeries
 from app.clients.client import ClientError, WaldClient
-from app.clients.commands import Moment, read_key_option, url_option
+from app.clients.commands import read_key_option, url_option
 from app.clients.display import BLOCKS, MISSING
+from app.core.commands import Moment
 from app.experiments.metrics import REWARD
 
 WIDTH: Final = 60
