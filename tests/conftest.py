@@ -1,6 +1,7 @@
 """Real engines for every test: started once, each test on its own database and an empty Valkey."""
 
 import itertools
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -16,6 +17,14 @@ from app.core.engines import EmbeddedEngines
 from app.core.postgres import psycopg_dsn
 from app.core.valkey import create_client
 from tests.support.processes import eventually, servers_on
+
+_MEMORY = Path("/dev/shm")  # noqa: S108 - the machine's, which has one for everybody
+_MEMORY_BYTES = 2 << 30
+if "TMPDIR" not in os.environ and _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _MEMORY_BYTES:
+    # All folders of the tests, those of the engines among them, are in memory where there is enough of it.
+    # What a killed process has written stays there as it does on a disk, whose waits prove nothing.
+    os.environ["TMPDIR"] = str(_MEMORY)
+    tempfile.tempdir = None
 
 _TEMPLATE = "wald_template"
 _numbers = itertools.count(1)
