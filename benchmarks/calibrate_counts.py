@@ -53,7 +53,8 @@ def srm_alarms(
     first = rng.binomial(1_000, share, (runs, looks)).cumsum(axis=1)
     total = np.broadcast_to(np.arange(1, looks + 1) * 1_000, first.shape)
     counts = np.stack([first, total - first], axis=-1)[..., None, :]
-    return _delays(evidence(counts, np.array([[0.5, 0.5]])) >= -np.log(alpha), total)
+    even = np.array([[0.5, 0.5]])
+    return _delays(np.array([evidence(run, even) for run in counts]) >= -np.log(alpha), total)
 
 
 def moving_srm_alarms(*, runs: int, seed: int, alpha: float = 0.01, stale: bool = False) -> Simulated:

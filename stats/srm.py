@@ -31,6 +31,7 @@ from typing import Final
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 from stats import checks, tails
 from stats.eprocess import EValue
@@ -179,15 +180,17 @@ def log_tilt_mixture(counts: npt.ArrayLike, probabilities: npt.ArrayLike) -> Flo
 
     Worked by hand: the tilt w = 2 of one of two arms at 50/50: its assignments count (2/3) / (1/2) = 4/3
     each, the other's 2/3.
+
+    Of an array of counts, 128 times its memory is needed meanwhile.
     """
     observed, p = np.asarray(counts, dtype=float), np.asarray(probabilities, dtype=float)
     per_period, per_arm = observed.sum(axis=-1), observed.sum(axis=-2)
     shared = np.full(per_period.shape[:-1], -np.inf)
     log_prior = np.log(_PRIOR / _PRIOR.sum()) - math.log(p.shape[-1])
     for arm in range(p.shape[-1]):
-        for tilt, weight in zip(_TILTS, log_prior, strict=True):
-            likelihood = per_arm[..., arm] * tilt - per_period @ np.log1p(p[:, arm] * math.expm1(tilt))
-            shared = np.logaddexp(shared, weight + likelihood)
+        expected = np.log1p(np.multiply.outer(p[:, arm], np.expm1(_TILTS)))
+        likelihood = per_arm[..., arm, None] * _TILTS - per_period @ expected
+        shared = np.logaddexp(shared, special.logsumexp(likelihood + log_prior, axis=-1))
     return shared
 
 

@@ -39,6 +39,7 @@ from app.feedback.tables import policy_totals
 from bandits.features import UNIT, Numeric
 from bandits.linear import LinearTotals
 from tests.support.clocks import SettableClock
+from tests.support.dying import Dying
 from tests.support.totals import record
 
 pytestmark = pytest.mark.anyio
@@ -190,21 +191,18 @@ async def test_without_valkey_the_version_is_kept_and_published_later(
 
 
 async def test_dying_at_any_step_loses_nothing_and_skips_no_version(allocation, engine, valkey, experiment):
-    """A reallocation is cancelled after ever more turns of the loop, until one gets through."""
-    for turns in range(10_000):
-        await record(engine, experiment, (10, 3), (10, 4 + turns % 3))
-        task = asyncio.create_task(allocation.reallocate(experiment.id))
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        finished = task.done()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+    """A reallocation is cancelled at ever later waits, before and after the answer, until one gets through."""
+    for number, answered in itertools.product(range(1, 1_000), (False, True)):
+        await record(engine, experiment, (10, 3), (10, 4 + number % 3))
+        dying = Dying(allocation.reallocate(experiment.id), number, answered=answered)
+        await asyncio.gather(dying.task, return_exceptions=True)
         await reallocate_due(allocation)
         now, committed = await served(valkey), await latest(engine, experiment)
         assert (now.policy_version, now.weights) == (committed.version, committed.weights)
         assert await allocation.due() == []
-        if finished:
+        if dying.waits < number:
             break
+    assert number > 10, "several waits of a transaction, of which each was cut off"
     history = await versions(engine, experiment)
     assert history == list(range(1, len(history) + 1))
 

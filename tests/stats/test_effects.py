@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 from statsmodels.stats.meta_analysis import combine_effects
+from statsmodels.stats.multitest import multipletests
 
 from stats.errors import InsufficientData, InvalidInput
 from stats.estimate import Estimate
@@ -185,6 +186,22 @@ def test_the_worked_adjustments_hold():
         adjusted_p_values([1.2], correction="holm")
     with pytest.raises(InvalidInput):
         e_benjamini_hochberg([-1.0], alpha=0.1)
+
+
+@pytest.mark.parametrize(
+    ("correction", "name"),
+    [
+        ("bonferroni", "bonferroni"),
+        ("holm", "holm"),
+        ("benjamini-hochberg", "fdr_bh"),
+        ("benjamini-yekutieli", "fdr_by"),
+    ],
+)
+@pytest.mark.parametrize("m", [1, 2, 7, 60])
+def test_adjustments_are_those_of_statsmodels(correction, name, m):
+    p_values = np.random.default_rng(m).random(m).round(2) ** 3  # some of the sixty are equal
+    expected = multipletests(p_values, method=name)[1]
+    assert adjusted_p_values(p_values.tolist(), correction=correction) == pytest.approx(expected, rel=1e-12)
 
 
 @given(
