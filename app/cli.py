@@ -4,33 +4,17 @@ import asyncio
 import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from importlib import import_module
+from typing import Any, Final, ParamSpec, TypeVar
 
 import rich_click as click
 import uvloop
 
 from app import __version__
-from app.access.commands import keys
-from app.access.service import AccessService
-from app.access.store import AccessStore
-from app.allocation.service import AllocationService
-from app.allocation.store import AllocationStore
-from app.clients.aa import aa_command
-from app.clients.commands import demo_command, replay_command
-from app.clients.evaluate import evaluate_command
-from app.clients.export import export_command
-from app.clients.offline import analyze_command, power_command
-from app.clients.rollout import explain_command, kill_command, revive_command, rollout_group
-from app.clients.series import series_command
-from app.clients.simulate import simulate_command
-from app.core import logs, migrations
+from app.core import logs
 from app.core.clock import SystemClock
-from app.core.commands import ERR, OUT, engine_options, errors_told, run_with_engines, settings_of
-from app.core.postgres import create_engine
+from app.core.commands import OUT, engine_options, errors_told, run_with_engines, settings_of
 from app.core.settings import Durability, Settings
-from app.core.valkey import create_client
-from app.feedback.rebuild import rebuild_totals
-from app.webhooks.commands import webhooks
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,6 +33,42 @@ click.rich_click.COMMAND_GROUPS = {
     ]
 }
 
+_OF_ROOMS: Final = {
+    "keys": "app.access.commands:keys",
+    "webhooks": "app.webhooks.commands:webhooks",
+    "rebuild": "app.allocation.commands:rebuild_command",
+    "rollout": "app.clients.rollout:rollout_group",
+    "explain": "app.clients.rollout:explain_command",
+    "kill": "app.clients.rollout:kill_command",
+    "revive": "app.clients.rollout:revive_command",
+    "demo": "app.clients.commands:demo_command",
+    "replay": "app.clients.commands:replay_command",
+    "power": "app.clients.offline:power_command",
+    "simulate": "app.clients.simulate:simulate_command",
+    "analyze": "app.clients.offline:analyze_command",
+    "series": "app.clients.series:series_command",
+    "evaluate": "app.clients.evaluate:evaluate_command",
+    "aa": "app.clients.aa:aa_command",
+    "export": "app.clients.export:export_command",
+}
+"""Commands that other modules define: each is loaded when it is called or shown, for some take a second."""
+
+
+class Commands(click.RichGroup):
+    """The commands of this module and those of the rooms."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, in order."""
+        return sorted({*super().list_commands(ctx), *_OF_ROOMS})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, if there is one."""
+        if cmd_name not in _OF_ROOMS:
+            return super().get_command(ctx, cmd_name)
+        module, name = _OF_ROOMS[cmd_name].split(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
 
 def serving_options(command: Callable[P, T]) -> Callable[P, T]:
     """The options of whatever listens."""
@@ -64,7 +84,7 @@ def serving_options(command: Callable[P, T]) -> Callable[P, T]:
     return command
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="wald")
 def main() -> None:
     """Wald decides which variant of your LLM product serves each request, and learns from what happens next.
@@ -150,57 +170,12 @@ def worker(**flags: Any) -> None:
 @click.option("--to", default="head", show_default=True, help="The revision to migrate to.")
 def migrate(to: str, **flags: Any) -> None:
     """Bring the database to the schema of this version. Safe to run from several places at once."""
+    from app.core import migrations  # noqa: PLC0415
 
     async def run(settings: Settings) -> None:
         assert settings.database_url is not None
         revision = await asyncio.to_thread(migrations.upgrade, settings.database_url, to)
         OUT.print(f"The database is at revision [bold]{revision}[/].")
-
-    run_with_engines(flags, run)
-
-
-@main.command()
-@engine_options
-def rebuild(**flags: Any) -> None:
-    """Compute everything anew from the log: rewards, totals, shares, and what servers load.
-
-    Harmless at any time. Says what was not as the log has it; exit status 1 if there was anything.
-    """
-
-    async def run(settings: Settings) -> None:
-        assert settings.database_url is not None
-        assert settings.valkey_url is not None
-        engine, valkey = create_engine(settings.database_url), create_client(settings.valkey_url)
-        allocation = AllocationService(AllocationStore(engine, valkey), SystemClock())
-        try:
-            with ERR.status("Reading the log"):
-                rebuilt = await allocation.rebuild(partial(rebuild_totals, settings.database_url))
-            await AccessService(AccessStore(engine, valkey), SystemClock()).publish()
-        finally:
-            await valkey.aclose()
-            await engine.dispose()
-        for total in rebuilt.ledger.totals:
-            where = f"experiment {total.experiment_id}, epoch {total.epoch}, variant {total.variant}"
-            OUT.print(f"{where}: totals were {total.before}, are now {total.after}")
-        for one in rebuilt.ledger.learned:
-            where = f"experiment {one.experiment_id}, epoch {one.epoch}, variant {one.variant}"
-            OUT.print(f"{where}: what its policy learned was not what the log gives")
-        for cell in rebuilt.ledger.cells:
-            where = f"experiment {cell.experiment_id}, epoch {cell.epoch}, variant {cell.variant}"
-            OUT.print(f"{where}: totals of its metrics were not what its units come to")
-        for drawn in rebuilt.ledger.draws:
-            where = f"experiment {drawn.experiment_id}, epoch {drawn.epoch}, variant {drawn.variant}"
-            OUT.print(f"{where}: its draws and their probabilities were not what the log gives")
-        for moved in rebuilt.ledger.series:
-            where = f"experiment {moved.experiment_id}, epoch {moved.epoch}, variant {moved.variant}"
-            OUT.print(f"{where}: its series were not what its units come to")
-        for experiment_id in rebuilt.ledger.rewards:
-            OUT.print(f"experiment {experiment_id}: a stored reward was not what its signals give")
-        for experiment_id in rebuilt.weights:
-            OUT.print(f"experiment {experiment_id}: its shares were not what its totals give")
-        if not rebuilt.equal:
-            sys.exit(1)
-        OUT.print("Log, totals and shares agree bit for bit; everything is published.")
 
     run_with_engines(flags, run)
 
@@ -221,23 +196,6 @@ def examine_all(**flags: Any) -> None:
             sys.exit(1)
 
     run_with_engines(flags, run)
-
-
-main.add_command(keys)
-main.add_command(webhooks)
-main.add_command(analyze_command)
-main.add_command(power_command)
-main.add_command(demo_command)
-main.add_command(replay_command)
-main.add_command(simulate_command)
-main.add_command(evaluate_command)
-main.add_command(series_command)
-main.add_command(aa_command)
-main.add_command(rollout_group)
-main.add_command(explain_command)
-main.add_command(kill_command)
-main.add_command(revive_command)
-main.add_command(export_command)
 
 
 def _run_process(

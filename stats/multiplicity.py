@@ -41,14 +41,13 @@ def adjusted_p_values(p_values: Sequence[float], *, correction: Correction) -> t
         checks.closed_unit(p_value, "p_value")
     m, order = len(p_values), np.argsort(p_values)
     ranks, ascending = np.arange(1, m + 1), np.asarray(p_values, dtype=float)[order]
-    match correction:
-        case "bonferroni":
-            raised = m * ascending
-        case "holm":
-            raised = np.maximum.accumulate((m + 1 - ranks) * ascending)
-        case "benjamini-hochberg" | "benjamini-yekutieli":
-            price = np.sum(1 / ranks) if correction == "benjamini-yekutieli" else 1.0
-            raised = np.minimum.accumulate((price * m / ranks * ascending)[::-1])[::-1]
+    if correction == "bonferroni":
+        raised = m * ascending
+    elif correction == "holm":
+        raised = np.maximum.accumulate((m + 1 - ranks) * ascending)
+    else:
+        price = np.sum(1 / ranks) if correction == "benjamini-yekutieli" else 1.0
+        raised = np.minimum.accumulate((price * m / ranks * ascending)[::-1])[::-1]
     adjusted = np.empty(m)
     adjusted[order] = np.minimum(raised, 1)
     return tuple(adjusted.tolist())

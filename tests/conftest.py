@@ -18,7 +18,7 @@ from app.core.postgres import psycopg_dsn
 from app.core.valkey import create_client
 from tests.support.processes import eventually, servers_on
 
-_MEMORY = Path("/dev/shm")  # noqa: S108 - the machine's, which has one for everybody
+_MEMORY = Path("/dev/shm")
 _MEMORY_BYTES = 2 << 30
 if "TMPDIR" not in os.environ and _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _MEMORY_BYTES:
     # All folders of the tests, those of the engines among them, are in memory where there is enough of it.

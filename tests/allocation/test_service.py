@@ -191,7 +191,7 @@ async def test_without_valkey_the_version_is_kept_and_published_later(
 
 
 async def test_dying_at_any_step_loses_nothing_and_skips_no_version(allocation, engine, valkey, experiment):
-    """A reallocation is cancelled at ever later waits, before and after the answer, until one gets through."""
+    """A reallocation is cancelled at ever later waits, before or after the answer, until one gets through."""
     for number, answered in itertools.product(range(1, 1_000), (False, True)):
         await record(engine, experiment, (10, 3), (10, 4 + number % 3))
         dying = Dying(allocation.reallocate(experiment.id), number, answered=answered)

@@ -31,12 +31,13 @@ class Up(NamedTuple):
     def client(self, **options: Any) -> httpx2.Client:
         """A client with the admin key."""
         headers = {"Authorization": f"Bearer {self.key}"}
-        return httpx2.Client(base_url=self.url, headers=headers, timeout=10, **options)
+        # To load certificates, for which `http:` has no use, takes longer than any answer.
+        return httpx2.Client(base_url=self.url, headers=headers, timeout=10, verify=False, **options)
 
     def async_client(self, **options: Any) -> httpx2.AsyncClient:
         """The same, for asyncio."""
         headers = {"Authorization": f"Bearer {self.key}"}
-        return httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=10, **options)
+        return httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=10, verify=False, **options)
 
     def part(self, name: str) -> list[psutil.Process]:
         """Its processes of one kind: `serve`, `worker`, `valkey-server` or `postgres` (the postmaster)."""
@@ -57,15 +58,16 @@ class Up(NamedTuple):
     def wait_ready(self, timeout_s: float = START_S) -> None:
         """Until `/ready` answers 200; the last answer stands in the error."""
         deadline, last = time.monotonic() + timeout_s, "no answer"
-        while time.monotonic() < deadline:
-            with suppress(httpx2.HTTPError):
-                answer = httpx2.get(f"{self.url}/ready", timeout=2)
-                if answer.status_code == 200:
-                    return
-                last = f"{answer.status_code} {answer.text}"
-            if not self.process.is_running() or self.process.status() == psutil.STATUS_ZOMBIE:
-                raise AssertionError("`wald up` has ended")
-            time.sleep(0.05)
+        with self.client() as client:
+            while time.monotonic() < deadline:
+                with suppress(httpx2.HTTPError):
+                    answer = client.get("/ready", timeout=2)
+                    if answer.status_code == 200:
+                        return
+                    last = f"{answer.status_code} {answer.text}"
+                if not self.process.is_running() or self.process.status() == psutil.STATUS_ZOMBIE:
+                    raise AssertionError("`wald up` has ended")
+                time.sleep(0.05)
         raise AssertionError(f"not ready within {timeout_s} s: {last}")
 
     def wait_no_lag(self, experiment: str, timeout_s: float = 60) -> dict[str, Any]:

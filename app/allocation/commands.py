@@ -1,0 +1,64 @@
+"""The command `wald rebuild`, on the engines themselves."""
+
+import sys
+from functools import partial
+from typing import Any
+
+import rich_click as click
+
+from app.access.service import AccessService
+from app.access.store import AccessStore
+from app.allocation.service import AllocationService
+from app.allocation.store import AllocationStore
+from app.core.clock import SystemClock
+from app.core.commands import ERR, OUT, engine_options, run_with_engines
+from app.core.postgres import create_engine
+from app.core.settings import Settings
+from app.core.valkey import create_client
+from app.feedback.rebuild import rebuild_totals
+
+
+@click.command("rebuild")
+@engine_options
+def rebuild_command(**flags: Any) -> None:
+    """Compute everything anew from the log: rewards, totals, shares, and what servers load.
+
+    Harmless at any time. Says what was not as the log has it; exit status 1 if there was anything.
+    """
+
+    async def run(settings: Settings) -> None:
+        assert settings.database_url is not None
+        assert settings.valkey_url is not None
+        engine, valkey = create_engine(settings.database_url), create_client(settings.valkey_url)
+        allocation = AllocationService(AllocationStore(engine, valkey), SystemClock())
+        try:
+            with ERR.status("Reading the log"):
+                rebuilt = await allocation.rebuild(partial(rebuild_totals, settings.database_url))
+            await AccessService(AccessStore(engine, valkey), SystemClock()).publish()
+        finally:
+            await valkey.aclose()
+            await engine.dispose()
+        for total in rebuilt.ledger.totals:
+            where = f"experiment {total.experiment_id}, epoch {total.epoch}, variant {total.variant}"
+            OUT.print(f"{where}: totals were {total.before}, are now {total.after}")
+        for one in rebuilt.ledger.learned:
+            where = f"experiment {one.experiment_id}, epoch {one.epoch}, variant {one.variant}"
+            OUT.print(f"{where}: what its policy learned was not what the log gives")
+        for cell in rebuilt.ledger.cells:
+            where = f"experiment {cell.experiment_id}, epoch {cell.epoch}, variant {cell.variant}"
+            OUT.print(f"{where}: totals of its metrics were not what its units come to")
+        for drawn in rebuilt.ledger.draws:
+            where = f"experiment {drawn.experiment_id}, epoch {drawn.epoch}, variant {drawn.variant}"
+            OUT.print(f"{where}: its draws and their probabilities were not what the log gives")
+        for moved in rebuilt.ledger.series:
+            where = f"experiment {moved.experiment_id}, epoch {moved.epoch}, variant {moved.variant}"
+            OUT.print(f"{where}: its series were not what its units come to")
+        for experiment_id in rebuilt.ledger.rewards:
+            OUT.print(f"experiment {experiment_id}: a stored reward was not what its signals give")
+        for experiment_id in rebuilt.weights:
+            OUT.print(f"experiment {experiment_id}: its shares were not what its totals give")
+        if not rebuilt.equal:
+            sys.exit(1)
+        OUT.print("Log, totals and shares agree bit for bit; everything is published.")
+
+    run_with_engines(flags, run)
