@@ -36,6 +36,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 import numpy as np
+from scipy.linalg import lapack
 
 from bandits.arms import FloatArray
 from bandits.contextual import ARMS_MAX, LinearArms
@@ -147,11 +148,7 @@ class LinearTotals:
     @property
     def gram_matrix(self) -> FloatArray:
         """Sum of x x^T in whole units, shape (d, d)."""
-        upper = np.triu_indices(self.d)
-        matrix = np.zeros((self.d, self.d))
-        matrix[upper] = self.gram / UNIT**2
-        matrix.T[upper] = matrix[upper]
-        return matrix
+        return _symmetric(self.gram / UNIT**2, self.d)
 
 
 class LinearPosterior(NamedTuple):
@@ -215,15 +212,58 @@ def hybrid(totals: Sequence[LinearTotals]) -> LinearPosterior:
     return _likeliest(sums, lambda _: RATIOS).posterior(sums)
 
 
+def _symmetric(triangles: FloatArray, d: int) -> FloatArray:
+    """Upper triangles by rows, (..., d (d + 1) / 2), as matrices, (..., d, d)."""
+    place = np.zeros((d, d), np.intp)
+    upper = np.triu_indices(d)
+    place[upper] = place.T[upper] = np.arange(len(upper[0]))
+    return triangles[..., place]
+
+
+class _Ridge(NamedTuple):
+    """The Gram matrices of k arms in bases where they stay diagonal whatever prior slopes are given.
+
+    With e the intercept and `basis` V, (k, d, d): V (gram + e e^T) V^T is diagonal, which is the `spectrum`,
+    (k, d), and V (I - e e^T) V^T is I - e e^T. So a prior precision p of slopes adds p to every entry of the
+    spectrum but the first, and what is asked for one p more costs d numbers, not d^3 steps. Rows of V after
+    the first are eigenvectors of Schur's complement of the intercept, less what the intercept tells of them.
+    """
+
+    basis: FloatArray
+    spectrum: FloatArray
+
+    @classmethod
+    def of(cls, gram: FloatArray) -> "_Ridge":
+        intercept, along = gram[:, :1, 0] + 1, gram[:, 1:, 0]
+        told = along / intercept
+        values, vectors = np.linalg.eigh(gram[:, 1:, 1:] - told[:, :, None] * along[:, None, :])
+        basis = np.zeros_like(gram)
+        basis[:, 0, 0] = 1.0
+        basis[:, 1:, 1:] = vectors.swapaxes(1, 2)
+        basis[:, 1:, 0] = -np.vecdot(basis[:, 1:, 1:], told[:, None, :])
+        # Rounding may leave an eigenvalue below zero where a feature never varied.
+        return cls(basis, np.concatenate((intercept, np.maximum(values, 0.0)), axis=1))
+
+    def variances(self, scale: float) -> FloatArray:
+        """Of the arms' coordinates, (k, d), under the prior variance `scale` = 1 / p of slopes."""
+        found: FloatArray = scale / (1 + scale * self.spectrum)
+        found[:, 0] = 1 / self.spectrum[:, 0]
+        return found
+
+    def volume(self, scale: float) -> float:
+        """The logarithm of the precisions' determinants over the priors', of all arms together."""
+        return float(np.log(self.spectrum[:, 0]).sum() + np.log1p(scale * self.spectrum[:, 1:]).sum())
+
+
 class _Sums(NamedTuple):
     """Totals as numbers: rewards counted from 1/2, features but the intercept from their mean over all rows.
 
-    So the priors of intercepts speak of a usual context, wherever zero is. Shapes: gram (k, d, d), moment (k,
-    d), centring (d, d), by which contexts are multiplied.
+    So the priors of intercepts speak of a usual context, wherever zero is. Shapes: moment (k, d), in the
+    coordinates of `arms`, and centring (d, d), by which contexts are multiplied.
     """
 
     n: int
-    gram: FloatArray
+    arms: _Ridge
     moment: FloatArray
     squares: float
     centring: FloatArray
@@ -236,7 +276,7 @@ class _Sums(NamedTuple):
         d = totals[0].d
         if any(total.d != d for total in totals):
             raise InvalidInput("all arms must have the same number of features")
-        gram = np.array([total.gram_matrix for total in totals])
+        gram = _symmetric(np.array([total.gram for total in totals]) / UNIT**2, d)
         moment = np.array([total.moment for total in totals]) / (UNIT * REWARD_UNIT) - 0.5 * gram[:, 0]
         n = sum(total.n for total in totals)
         # sum (r - 1/2)^2 = sum r^2 - sum r + n / 4, in whole numbers until the end.
@@ -249,7 +289,9 @@ class _Sums(NamedTuple):
         mean_square = np.trace(gram, axis1=1, axis2=2).sum() / n - 1 if n else 1.0
         # Features that never varied leave rounding errors, about which nothing can be learned either way.
         mean_square = max(float(mean_square), 1e-6)
-        return cls(n, gram, moment @ centring.T, squares / SQUARE_UNIT, centring, mean_square)
+        arms = _Ridge.of(gram)
+        moment = np.vecdot(arms.basis, (moment @ centring.T)[:, None, :])
+        return cls(n, arms, moment, squares / SQUARE_UNIT, centring, mean_square)
 
 
 class _Alone(NamedTuple):
@@ -260,9 +302,8 @@ class _Alone(NamedTuple):
     """
 
     own_ratio: float
-    inverse: FloatArray  # (k, d, d), A_k^-1
-    means: FloatArray  # (k, d), if b were 0
-    pull: FloatArray  # (k, d, d), how b moves each arm
+    own: FloatArray  # (d,), the diagonal of L
+    variances: FloatArray  # (k, d), of the arms' coordinates
     told: FloatArray  # (d, d), the precision of what the rewards say of b
     linear: FloatArray  # (d,)
     fitted: float
@@ -271,17 +312,17 @@ class _Alone(NamedTuple):
     @classmethod
     def of(cls, sums: _Sums, own_ratio: float) -> "_Alone":
         n_arms, d = sums.moment.shape
-        own = np.full(d, sums.mean_square / own_ratio)
+        scale = own_ratio / sums.mean_square
+        own = np.full(d, 1 / scale)
         own[0] = 1.0
-        precision = sums.gram + np.diag(own)
-        inverse = np.linalg.inv(precision).astype(np.float64, copy=False)
-        means = (inverse @ sums.moment[:, :, None])[:, :, 0]
-        pull = inverse * own
-        told = np.diag(n_arms * own) - own[:, None] * pull.sum(axis=0)
-        roots = np.diagonal(np.linalg.cholesky(precision), axis1=1, axis2=2)
-        volume = 2 * float(np.log(roots).sum()) - n_arms * float(np.log(own).sum())
+        variances = sums.arms.variances(scale)
+        means = variances * sums.moment
+        basis = sums.arms.basis.reshape(-1, d)
+        roots = np.sqrt(variances).reshape(-1, 1) * basis
+        told = np.diag(n_arms * own) - own[:, None] * (roots.T @ roots) * own
+        linear = own * (means.ravel() @ basis)
         fitted = float((sums.moment * means).sum())
-        return cls(own_ratio, inverse, means, pull, told, own * means.sum(axis=0), fitted, volume)
+        return cls(own_ratio, own, variances, told, linear, fitted, sums.arms.volume(scale))
 
     def fits(self, sums: _Sums, shared_ratios: Sequence[float | None]) -> "Iterator[_Fit]":
         """With each prior of b, and the marginal likelihood of the totals under it.
@@ -294,9 +335,9 @@ class _Alone(NamedTuple):
             prior = np.full(q, sums.mean_square / (shared_ratio or 1.0))
             prior[0] = 1.0
             precision = self.told[:q, :q] + np.diag(prior)
-            shared = np.linalg.solve(precision, self.linear[:q]).astype(np.float64, copy=False)
+            factors, _, shared, _ = lapack.dgesv(precision, self.linear[:q])
             residual = max(sums.squares - self.fitted - float(self.linear[:q] @ shared), 0.0)
-            volume = self.volume + float(np.linalg.slogdet(precision)[1] - np.log(abs(prior)).sum())
+            volume = self.volume + float(np.log(abs(np.diagonal(factors) / prior)).sum())
             log_evidence = -0.5 * volume + _log_prior(self.own_ratio, shared_ratio)
             log_evidence -= (_NOISE_SHAPE + 0.5 * sums.n) * math.log(_NOISE_SCALE + 0.5 * residual)
             yield _Fit(self, shared_ratio, shared, precision, residual, log_evidence)
@@ -314,13 +355,15 @@ class _Fit(NamedTuple):
 
     def posterior(self, sums: _Sums) -> LinearPosterior:
         noise = (_NOISE_SCALE + 0.5 * self.residual) / (_NOISE_SHAPE + 0.5 * sums.n)
-        pull = self.alone.pull[:, :, : len(self.shared)]
-        means = (self.alone.means + pull @ self.shared) @ sums.centring
+        alone, arms, q = self.alone, sums.arms, len(self.shared)
+        outer = arms.basis @ sums.centring
+        scaled = outer.swapaxes(1, 2) * alone.variances[:, None, :]
+        pull = scaled @ (arms.basis[:, :, :q] * alone.own[:q])  # how b moves each arm
+        means = np.vecdot(scaled, sums.moment[:, None, :]) + pull @ self.shared
         means[:, 0] += 0.5
-        spread = self.alone.inverse + pull @ np.linalg.inv(self.shared_precision) @ pull.swapaxes(1, 2)
-        spread = sums.centring.T @ spread @ sums.centring
+        spread = scaled @ outer + pull @ np.linalg.inv(self.shared_precision) @ pull.swapaxes(1, 2)
         covariances = 0.5 * noise * (spread + spread.swapaxes(1, 2))
-        return LinearPosterior(means, covariances, noise, self.alone.own_ratio, self.shared_ratio)
+        return LinearPosterior(means, covariances, noise, alone.own_ratio, self.shared_ratio)
 
 
 def _likeliest(sums: _Sums, shared: Callable[[float], Sequence[float | None]]) -> _Fit:

@@ -139,6 +139,37 @@ def test_optimistic_probabilities_are_the_worked_ones():
     assert probability_best_optimistic(equal, 1.0) == pytest.approx([0.5, 0.5])
 
 
+@pytest.mark.parametrize("sampling", [1.0, 0.6])
+def test_optimistic_probabilities_of_two_arms_are_integrals_done_by_hand(sampling):
+    """Scores as May, Korda, Lee & Leslie (2012), section 3.2, define them: the greater of mean and draw.
+
+    Beta(2, 1) and Beta(1, 2) have the means 2/3 and 1/3. The second wins by a draw y above 2/3 and above what
+    the first has drawn: the integral of 2 (1 - y) y^2 from there to 1, 11/162; by any y above 2/3, which is
+    1/9, where the first does not draw. Thompson sampling gives it 1/6.
+    """
+    arms = BetaArms(np.array([2.0, 1]), np.array([1.0, 2]))
+    expected = sampling**2 * 11 / 162 + sampling * (1 - sampling) / 9
+    assert probability_best_optimistic(arms, sampling)[1] == pytest.approx(expected, abs=1e-9)
+
+
+def test_of_equal_means_the_less_certain_arm_is_preferred():
+    """Normal, deviations 1 and sqrt 3. With X the draws less the mean, the second wins by P(X2 > 0, X2 > X1),
+    an orthant of correlation sqrt(3) / 2: 1/4 + arcsin / 2 pi = 5/12 (Sheppard); the first by 1/3; and of the
+    rest, 1/4, each gets a half. Thompson sampling gives 1/2.
+    """
+    arms = NormalArms(np.full(2, 0.3), np.sqrt([0.01, 0.03]), np.full(2, 1e9))
+    assert probability_best_optimistic(arms, 1.0) == pytest.approx([11 / 24, 13 / 24], abs=1e-7)
+
+
+def test_optimistic_probabilities_of_normal_arms_are_orthants_of_another_library():
+    """Of unequal means the second wins with P(X2 > mean1, X2 > X1): scipy's bivariate normal distribution."""
+    (first, second), (s, t) = (0.5, 0.35), (0.1, 0.2)
+    arms = NormalArms(np.array([first, second]), np.array([s, t]), np.full(2, 1e9))
+    gap, covariance = second - first, [[t**2, t**2], [t**2, s**2 + t**2]]
+    expected = stats.multivariate_normal([0, 0], covariance).cdf([gap, gap])
+    assert probability_best_optimistic(arms, 1.0)[1] == pytest.approx(expected, abs=1e-6)
+
+
 @pytest.mark.parametrize("arms", FAMILIES.values(), ids=FAMILIES)
 def test_the_best_feasible_arm_is_best_as_often_as_in_draws(arms):
     rng, feasible = np.random.default_rng(20260106), np.array([0.2, 0.9, 0.5])

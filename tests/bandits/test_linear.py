@@ -8,7 +8,7 @@ from scipy import stats
 
 from bandits.contextual import LinearArms, thompson, ucb
 from bandits.features import ENTRY_MAX, REWARD_UNIT, UNIT
-from bandits.linear import ROWS_MAX, SQUARE_UNIT, LinearTotals, disjoint, hybrid
+from bandits.linear import RATIOS, RIVALRIES, ROWS_MAX, SQUARE_UNIT, LinearTotals, disjoint, hybrid
 from stats.errors import InvalidInput
 
 
@@ -163,6 +163,91 @@ def test_the_posterior_is_that_of_the_model_written_out(make):
                 (np.log(r or 1) / np.log(4)) ** 2 for r in (posterior.slope_ratio, posterior.shared_ratio)
             )
             assert evidence - 0.5 * chosen >= other + weigh - 1e-3
+
+
+COLUMNS = {
+    "vary": lambda rng, x: x,
+    "never vary": lambda rng, x: np.where(np.arange(x.shape[1]), 5 * UNIT, x),
+    "are one another's copies": lambda rng, x: x[:, np.minimum(np.arange(x.shape[1]), 1)],
+    "differ by an atom": lambda rng, x: (
+        x[:, np.minimum(np.arange(x.shape[1]), 1)] + (np.arange(x.shape[1]) > 0) * rng.integers(0, 2, x.shape)
+    ),
+}
+
+
+def dense(totals, own_ratio, shared_ratio):
+    """The posterior and its score from the covariance of all coefficients before any reward, by inverses."""
+    n, k, d = sum(one.n for one in totals), len(totals), totals[0].d
+    grams = np.array([one.gram_matrix for one in totals])
+    centring = np.eye(d)
+    centring[1:, 0] = -grams.sum(axis=0)[0, 1:] / max(n, 1)
+    moments = np.array([one.moment / UNIT / REWARD_UNIT for one in totals]) - 0.5 * grams[:, 0]
+    squares = sum(one.squares / SQUARE_UNIT - one.moment[0] / UNIT / REWARD_UNIT for one in totals) + n / 4
+    square = np.trace(centring @ grams.sum(axis=0) @ centring.T)
+    square = max(square / n - 1, 1e-6) if n else 1.0
+    own, shared = np.full(d, own_ratio / square), np.full(d, (shared_ratio or 0) / square)
+    own[0] = shared[0] = 1
+    before = np.kron(np.eye(k), np.diag(own)) + np.kron(np.ones((k, k)), np.diag(shared))
+    gram, moment = np.zeros((k * d, k * d)), (moments @ centring.T).ravel()
+    for arm in range(k):
+        part = slice(arm * d, (arm + 1) * d)
+        gram[part, part] = centring @ grams[arm] @ centring.T
+    precision = np.linalg.inv(before) + gram
+    after = np.linalg.inv(precision)
+    scale = 0.125 + 0.5 * (squares - moment @ after @ moment)
+    volume = np.linalg.slogdet(np.eye(k * d) + before @ gram)[1]
+    learned = [ratio for ratio in (own_ratio, shared_ratio) if ratio and ratio > 0]
+    score = -0.5 * volume - (0.5 + n / 2) * np.log(scale) - 0.5 * sum(np.log(learned) ** 2) / np.log(4) ** 2
+    back = np.kron(np.eye(k), centring.T)
+    means = (back @ after @ moment).reshape(k, d) + 0.5 * (np.arange(d) == 0)
+    every = (scale / (0.5 + n / 2) * back @ after @ back.T).reshape(k, d, k, d)
+    return means, every[np.arange(k), :, np.arange(k), :], score
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.sampled_from([disjoint, hybrid]),
+    st.sampled_from(list(COLUMNS)),
+    st.lists(st.sampled_from([0, 1, 3, 40]), min_size=1, max_size=3),
+    st.integers(1, 5),
+    st.integers(0, 12),
+    st.integers(0, 10**6),
+)
+def test_posteriors_are_those_of_dense_inverses_whatever_the_columns(fit, kind, sizes, d, doublings, seed):
+    """Also of arms without rewards, and of one with thousands of times as many as the others."""
+    rng, totals = np.random.default_rng(seed), []
+    for size in sizes:
+        x = rng.integers(-2 * UNIT, 2 * UNIT, (size, d))
+        x[:, 0] = UNIT
+        totals.append(LinearTotals.of_rows(COLUMNS[kind](rng, x), rng.random(size).round(3)))
+    for _ in range(doublings):
+        totals[0] += totals[0]
+    posterior = fit(totals)
+    means, covariances, score = dense(totals, posterior.slope_ratio, posterior.shared_ratio)
+    assert posterior.means == pytest.approx(means, rel=1e-6, abs=1e-6)
+    assert posterior.covariances == pytest.approx(covariances, rel=1e-5, abs=1e-6 * covariances.max())
+    for own in RATIOS:
+        rivals = [-rivalry * own / len(sizes) for rivalry in RIVALRIES] if len(sizes) > 1 else []
+        for shared in RATIOS[::2] if fit is hybrid else [None, *rivals]:
+            assert dense(totals, own, shared)[2] <= score + 1e-6 * (1 + abs(score))
+
+
+@pytest.mark.parametrize("fit", [disjoint, hybrid])
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_a_hundred_million_rewards_leave_posteriors_that_can_be_drawn_from(fit, kind):
+    rng, totals = np.random.default_rng(20260140), []
+    for _ in range(3):
+        x = rng.integers(-2 * UNIT, 2 * UNIT, (60, 8))
+        x[:, 0] = UNIT
+        x = COLUMNS[kind](rng, x)
+        totals.append(LinearTotals.of_rows(x, rng.random(60)))
+    for _ in range(21):
+        totals[0] += totals[0]
+    posterior = fit(totals)
+    assert (np.linalg.eigvalsh(posterior.covariances) > 0).all()
+    mean, deviation = posterior.arms().scores(x[0] / UNIT)
+    assert np.isfinite(mean).all()
+    assert 0 < deviation[0] < 0.6 * deviation[1:].min()
 
 
 def one_hot(rng, n, n_arms, d=3):
