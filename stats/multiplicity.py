@@ -25,6 +25,13 @@ from stats.interval import Interval
 Correction = Literal["bonferroni", "holm", "benjamini-hochberg", "benjamini-yekutieli"]
 Role = Literal["primary", "secondary", "guardrail"]
 
+_STATSMODELS = {
+    "bonferroni": "bonferroni",
+    "holm": "holm",
+    "benjamini-hochberg": "fdr_bh",
+    "benjamini-yekutieli": "fdr_by",
+}
+
 
 def adjusted_p_values(p_values: Sequence[float], *, correction: Correction) -> tuple[float, ...]:
     """Each p-value adjusted: a finding is one whose adjusted p-value is at most alpha. Empty for none.
@@ -35,22 +42,17 @@ def adjusted_p_values(p_values: Sequence[float], *, correction: Correction) -> t
     Raises InvalidInput unless every p-value is in [0, 1].
 
     Source: Holm (1979), Scandinavian Journal of Statistics 6(2); Benjamini & Hochberg (1995), Journal of the
-    Royal Statistical Society B 57(1); Benjamini & Yekutieli (2001), Annals of Statistics 29(4).
+    Royal Statistical Society B 57(1); Benjamini & Yekutieli (2001), Annals of Statistics 29(4). By
+    statsmodels.
     """
     for p_value in p_values:
         checks.closed_unit(p_value, "p_value")
-    m, order = len(p_values), np.argsort(p_values)
-    ranks, ascending = np.arange(1, m + 1), np.asarray(p_values, dtype=float)[order]
-    if correction == "bonferroni":
-        raised = m * ascending
-    elif correction == "holm":
-        raised = np.maximum.accumulate((m + 1 - ranks) * ascending)
-    else:
-        price = np.sum(1 / ranks) if correction == "benjamini-yekutieli" else 1.0
-        raised = np.minimum.accumulate((price * m / ranks * ascending)[::-1])[::-1]
-    adjusted = np.empty(m)
-    adjusted[order] = np.minimum(raised, 1)
-    return tuple(adjusted.tolist())
+    if len(p_values) == 0:
+        return ()
+    from statsmodels.stats.multitest import multipletests  # noqa: PLC0415  (loads pandas, which takes a second)
+
+    adjusted = multipletests(p_values, method=_STATSMODELS[correction])[1]
+    return tuple(float(p_value) for p_value in adjusted)
 
 
 def e_benjamini_hochberg(e_values: Sequence[float], *, alpha: float) -> tuple[bool, ...]:
