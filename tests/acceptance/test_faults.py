@@ -184,6 +184,7 @@ def valkey_url(server: Up) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_an_end_in_order_loses_nothing_and_a_kill_of_the_parent_leaves_nothing(tmp_path: Path) -> None:
     with up(tmp_path / "data", workers=2) as server:
         with server.client() as client:
