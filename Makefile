@@ -13,7 +13,8 @@ $(VENV)/.installed: requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Wald needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@# The lock file is complete: nothing is resolved, so a release that came after it changes nothing.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-dev.txt
+	@# Python compiles what is imported when it is: a quarter of ten thousand modules.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes --no-deps -r requirements-dev.txt
 	@# Without setuptools' warning about folders that are named like their packages.
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m pip --disable-pip-version-check check
@@ -22,8 +23,10 @@ $(VENV)/.installed: requirements-dev.txt pyproject.toml
 run: $(VENV)/.installed  ## Serve on http://127.0.0.1:$(PORT) with embedded engines and a demo; DEMO= leaves the demo out
 	$(BIN)/wald up --data-dir $(DATA) --port $(PORT) $(DEMO)
 
-# One thread of linear algebra a process: there are as many processes as processors.
-TESTS := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --dist=loadfile
+# One thread of linear algebra a process: there are as many processes as processors. In the order of the
+# alphabet the few long files of `acceptance` come first; by the number of tests, which is the default, they
+# come last, and the other processors wait for the last of them.
+TESTS := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --dist=loadfile --no-loadscope-reorder
 
 test: $(VENV)/.installed  ## All tests, on real engines
 	$(TESTS)

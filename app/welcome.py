@@ -9,8 +9,6 @@ from rich.console import Console
 
 from app.access.service import AccessService
 from app.access.store import AccessStore
-from app.clients.client import WaldClient
-from app.clients.demo import TRICKLE_EXPERIMENT, trickle
 from app.core.clock import SystemClock
 from app.core.postgres import create_engine
 from app.core.settings import Settings
@@ -53,19 +51,26 @@ def kept_key(settings: Settings) -> str | None:
 async def greet(settings: Settings, url: str, *, demo: bool) -> None:
     """Print the address and lines that work when pasted; then send demo traffic, for ever, where wanted."""
     key = kept_key(settings)
-    experiment = TRICKLE_EXPERIMENT if demo and key else "my-experiment"
-    login = f"{url}/login#{quote(key, safe='')}" if key else f"{url}/"
-    _ERR.print(f"\nWald is ready. The page: [bold]{login}[/]\n", soft_wrap=True)
-    for line in _lines(
-        url, settings.data_dir / KEY_FILE if key else None, experiment, define=not (demo and key)
-    ):
-        click.echo(line)
-    _ERR.print("\nCtrl-C ends everything in order.")
     if demo and key:
+        # Loads as much as all else of this process.
+        from app.clients.client import WaldClient  # noqa: PLC0415
+        from app.clients.demo import TRICKLE_EXPERIMENT, trickle  # noqa: PLC0415
+
+        _tell(settings, url, key, TRICKLE_EXPERIMENT, define=False)
         async with WaldClient(url, key) as client:
             await trickle(client)
-    elif demo:
+        return
+    _tell(settings, url, key, "my-experiment", define=True)
+    if demo:
         _ERR.print(f"No demo: {settings.data_dir / KEY_FILE} is missing; run `wald demo --key KEY`.")
+
+
+def _tell(settings: Settings, url: str, key: str | None, experiment: str, *, define: bool) -> None:
+    login = f"{url}/login#{quote(key, safe='')}" if key else f"{url}/"
+    _ERR.print(f"\nWald is ready. The page: [bold]{login}[/]\n", soft_wrap=True)
+    for line in _lines(url, settings.data_dir / KEY_FILE if key else None, experiment, define=define):
+        click.echo(line)
+    _ERR.print("\nCtrl-C ends everything in order.")
 
 
 def _lines(url: str, key_file: Path | None, experiment: str, *, define: bool) -> list[str]:
