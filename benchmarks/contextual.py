@@ -356,8 +356,8 @@ def compare(title: str, problem: Problem, shuffles: int) -> dict[str, list[float
 
 
 def decision_times() -> dict[str, dict[str, float]]:
-    """Microseconds for one decision with its exact propensity, 8 arms; prints its table."""
-    found = {f"{name}, d = {d}": one for d in (16, 64) for name, one in _micros(_decisions(d)).items()}
+    """Microseconds of the processor for one decision with its exact propensity, 8 arms; prints its table."""
+    found = _micros({f"{name}, d = {d}": one for d in (16, 64) for name, one in _decisions(d).items()})
     show("One decision, 8 arms", ["policy", "us"], [[name, f"{one:.1f}"] for name, one in found.items()])
     return {"decision in context, us": found}
 
@@ -402,11 +402,13 @@ def vowpal_of_actions(x: FloatArray) -> Callable[[], object]:
 
 
 def _micros(decisions: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Of 15 rounds the fastest, for each; they take turns, so that a slow minute of the machine hits all."""
-    numbers = {
-        name: max(int(0.02 / timeit.timeit(one, number=20) * 20), 5) for name, one in decisions.items()
-    }
-    runs = {name: partial(timeit.timeit, one, number=numbers[name]) for name, one in decisions.items()}
+    """Processor time, of 15 rounds the least; they take turns, so that a slow minute hits all.
+
+    Not the time that passes: others on the machine would be in it.
+    """
+    timed = partial(timeit.timeit, timer=time.process_time)
+    numbers = {name: max(int(0.02 / timed(one, number=20) * 20), 5) for name, one in decisions.items()}
+    runs = {name: partial(timed, one, number=numbers[name]) for name, one in decisions.items()}
     taken = interleaved(runs, rounds=15)
     return {name: round(min(times) / numbers[name] * 1e6, 2) for name, times in taken.items()}
 
