@@ -10,11 +10,13 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
+from redis.asyncio import Redis
 from sqlalchemy import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.core import migrations
 from app.core.engines import EmbeddedEngines
-from app.core.postgres import psycopg_dsn
+from app.core.postgres import create_engine, psycopg_dsn
 from app.core.valkey import create_client
 from tests.support.processes import eventually, servers_on
 
@@ -77,6 +79,22 @@ async def valkey_url(engines: EmbeddedEngines) -> str:
     await client.flushall()
     await client.aclose()
     return engines.valkey_url
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """A pool on it."""
+    engine = create_engine(database_url)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def valkey(valkey_url: str) -> AsyncIterator[Redis]:
+    """A client of it."""
+    client = create_client(valkey_url)
+    yield client
+    await client.aclose()
 
 
 @pytest.fixture

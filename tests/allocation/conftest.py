@@ -10,24 +10,9 @@ from app.allocation.loop import AllocationLoops
 from app.allocation.service import AllocationService
 from app.allocation.store import AllocationStore
 from app.core.clock import SystemClock
-from app.core.postgres import create_engine
 from app.core.valkey import create_client
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
-
-
-@pytest.fixture
-async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_engine(database_url)
-    yield engine
-    await engine.dispose()
-
-
-@pytest.fixture
-async def valkey(valkey_url: str) -> AsyncIterator[Redis]:
-    client = create_client(valkey_url)
-    yield client
-    await client.aclose()
 
 
 @pytest.fixture

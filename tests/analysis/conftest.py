@@ -12,25 +12,9 @@ from app.analysis.routes import ROUTES
 from app.analysis.service import AnalysisService
 from app.analysis.store import AnalysisStore
 from app.core.clock import SystemClock
-from app.core.postgres import create_engine
-from app.core.valkey import create_client
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
 from tests.support.api import KEYS, api, bearer, keyring_of_scopes
-
-
-@pytest.fixture
-async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_engine(database_url)
-    yield engine
-    await engine.dispose()
-
-
-@pytest.fixture
-async def valkey(valkey_url: str) -> AsyncIterator[Redis]:
-    client = create_client(valkey_url)
-    yield client
-    await client.aclose()
 
 
 @pytest.fixture

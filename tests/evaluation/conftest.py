@@ -7,20 +7,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.access.model import Scope
 from app.core.clock import SystemClock
 from app.core.computing import Computing
-from app.core.postgres import create_engine
 from app.evaluation.routes import ROUTES
 from app.evaluation.service import EvaluationService
 from app.evaluation.store import EvaluationStore
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
 from tests.support.api import KEYS, api, bearer, keyring_of_scopes
-
-
-@pytest.fixture
-async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_engine(database_url)
-    yield engine
-    await engine.dispose()
 
 
 @pytest.fixture

@@ -1,19 +1,9 @@
-from collections.abc import AsyncIterator
-
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.core.clock import SystemClock
-from app.core.postgres import create_engine
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
-
-
-@pytest.fixture
-async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_engine(database_url)
-    yield engine
-    await engine.dispose()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from app.core.clock import SystemClock
 from app.core.postgres import create_engine
 from app.core.stream import StreamAppender
-from app.core.valkey import create_client, shard_key
+from app.core.valkey import shard_key
 from app.experiments.model import Reward
 from app.feedback.batch import StreamEntry, stage
 from app.feedback.consumer import ShardConsumer
@@ -38,13 +38,6 @@ pytestmark = pytest.mark.anyio
 
 REWARD = Reward(signals={"up": 1.0, "down": 0.0}, horizon_s=3_600)
 SHARDS = 2
-
-
-@pytest.fixture
-async def valkey(valkey_url: str) -> AsyncIterator[Redis]:
-    client = create_client(valkey_url)
-    yield client
-    await client.aclose()
 
 
 @pytest.fixture

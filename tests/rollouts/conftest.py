@@ -1,4 +1,3 @@
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import numpy as np
@@ -6,7 +5,7 @@ import psycopg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.core.postgres import create_engine, psycopg_dsn
+from app.core.postgres import psycopg_dsn
 from app.experiments.model import Experiment
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
@@ -29,13 +28,6 @@ async def database_url(module_database: str) -> str:
             "TRUNCATE experiments, metric_totals, stream_positions, webhook_messages RESTART IDENTITY CASCADE"
         )
     return module_database
-
-
-@pytest.fixture
-async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_engine(database_url)
-    yield engine
-    await engine.dispose()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.core.postgres import create_engine, psycopg_dsn
+from app.core.postgres import psycopg_dsn
 from app.webhooks.destination import NetworkPolicy
 from app.webhooks.dispatch import Dispatcher
 from app.webhooks.model import Endpoint
@@ -29,13 +29,6 @@ async def database_url(module_database: str) -> str:
             " RESTART IDENTITY"
         )
     return module_database
-
-
-@pytest.fixture
-async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_engine(database_url)
-    yield engine
-    await engine.dispose()
 
 
 @pytest.fixture
