@@ -55,7 +55,7 @@ _SPLITS: Final = {0.0: 0.02, 0.25: 0.08, 0.5: 0.4, 0.75: 0.2, 0.9: 0.2, 1.0: 0.1
 """Weights of the leader's part of a pair's rewards. With 0 and 1 among them no split is lost."""
 _ACCURACY: Final = 1e-6
 _STEPS_MAX: Final = 200
-_BISECTIONS: Final = 40
+_NEWTON_MAX: Final = 60
 _LEVELS: Final = 48
 _ROUNDS: Final = 4
 """Four grids of 48 levels, each inside one cell of the one before, find a root to 1e-6 of its range."""
@@ -338,16 +338,20 @@ def _least_infimum(
 def _odds(leader: float, rivals: FloatArray, level: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Shares relative to the leader's at levels of evidence (l,), shape (l, rivals), and a sum, (l,).
 
-    The sum is over kl(leader, m) / kl(rival, m) at the mean m of leader and rival with those weights.
+    The sum is over kl(leader, m) / kl(rival, m) at the mean m of leader and rival with those weights. By
+    Newton's method: evidence is concave in the odds, with the slope kl(rival, m), so that no step from below
+    goes too far.
     """
-    low, high = np.zeros((len(level), len(rivals))), np.ones((len(level), len(rivals)))
-    for _ in range(_BISECTIONS):
-        weight = 0.5 * (low + high)
-        middle = (1 - weight) * leader + weight * rivals
+    odds = np.zeros((len(level), len(rivals)))
+    for _ in range(_NEWTON_MAX):
+        middle = (leader + odds * rivals) / (1 + odds)
         for_leader = bernoulli_divergence(np.array(leader), middle)
-        for_rival = weight / (1 - weight) * bernoulli_divergence(rivals, middle)
-        enough = for_leader + for_rival >= level[:, None]
-        low, high = np.where(enough, low, weight), np.where(enough, weight, high)
-    middle = (1 - high) * leader + high * rivals
+        slope = bernoulli_divergence(rivals, middle)
+        missing = np.maximum(level[:, None] - for_leader - odds * slope, 0.0)
+        step = np.divide(missing, slope, out=np.zeros_like(odds), where=slope > 0)
+        odds += step
+        if (step <= 1e-10 * odds).all():
+            break
+    middle = (leader + odds * rivals) / (1 + odds)
     ratio = bernoulli_divergence(np.array(leader), middle) / bernoulli_divergence(rivals, middle)
-    return high / (1 - high), ratio.sum(axis=1)
+    return odds, ratio.sum(axis=1)

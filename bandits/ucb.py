@@ -20,6 +20,7 @@ from stats.errors import InvalidInput
 _STEPS_MAX: Final = 64
 _BISECTIONS: Final = 30
 """An upper bound in [0, 1] is then known to 1e-9."""
+_LEAST: Final = np.nextafter(-1.0, 0.0)
 
 
 def ucb1_index(totals: ArmTotals) -> FloatArray:
@@ -139,7 +140,9 @@ def bernoulli_divergence(p: FloatArray, q: FloatArray) -> FloatArray:
     Worked by hand: p = 0.5, q = 0.25: 0.5 ln 2 + 0.5 ln(2/3) = 0.1438.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        divergence = special.xlog1py(p, (p - q) / q) + special.xlog1py(1 - p, (q - p) / (1 - q))
+        # A ratio that rounds to 0 would make what it weighs next to nothing with infinite.
+        success, failure = np.maximum((p - q) / q, _LEAST), np.maximum((q - p) / (1 - q), _LEAST)
+        divergence = special.xlog1py(p, success) + special.xlog1py(1 - p, failure)
     return np.where(p == q, 0.0, divergence)
 
 

@@ -399,6 +399,8 @@ def test_tracking_comes_to_pull_the_arms_in_the_published_proportions(means, pub
         ((0.4, 0.6), (0.5, 0.5)),
         ((0.6, 0.6, 0.2), (0.5, 0.5, 0.0)),
         ((0.1, 0.1 + 1e-9), (0.5, 0.5)),
+        # Rivals next to 0 are alike, however close to it.
+        ((0.5, 1e-9, 1e-30), (1 / 3, 1 / 3, 1 / 3)),
     ],
 )
 def test_optimal_shares_are_the_published_ones(means, expected):
