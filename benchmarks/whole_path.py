@@ -31,8 +31,9 @@ from app.experiments.model import (
     Variant,
 )
 from app.experiments.plan import AnalysisPlan, FixedHorizon
-from app.feedback.measures import MEASURED, cells, cells_by_minute, measure, measures_of
+from app.feedback.measures import cells, measures_of
 from app.feedback.rewards import ASSIGNMENT, GIVEN, NONE, Given, Rule, differences, resolve
+from app.feedback.units import Heads, measure, totals_by_minute
 from benchmarks.validity import Parts, Row, Simulated, at_most, caught, error_limit, generator, within
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -163,19 +164,12 @@ class WholePath:
         measures = measures_of(definition.metrics, definition.plan, definition.stickiness)
         if measures is None:
             return []
-        measured = np.zeros(len(self.log), MEASURED)
-        for name in ("assigned_us", "deadline_us", "variant", "reward"):
-            measured[name] = self.log[name]
-        measured["number"] = np.arange(len(measured))
-        in_time = self._signals["at_us"] <= self.log["deadline_us"][self._signals["owner"]]
-        given = Given(self._signals[in_time], ["score"])
-        units = measure(measured, given, {}, [measures] * len(measured), silent_until_us=self._now_us)
-        epochs = self.log["epoch"].tolist()
-        keyed = [
-            ((1, epoch, number, b""), unit)
-            for number, (epoch, unit) in enumerate(zip(epochs, units, strict=True))
-        ]
-        found = cells(cells_by_minute(keyed, {1: measures}))
+        given = Given(self._signals, ["score"])
+        heads = Heads.of([None] * len(self.log), measures)
+        units = measure(
+            self.log, np.arange(len(self.log)), given, heads, measures, silent_until_us=self._now_us
+        )
+        found = cells(totals_by_minute(1, units, measures))
         return [UnitCell(*key[1:], totals) for key, totals in sorted(found.items())]
 
     def _variants(self) -> list[VariantTotals]:

@@ -20,8 +20,9 @@ from app.core import limits
 from app.core.errors import UnprocessableInput
 from app.experiments.metrics import Metric, Proportion, QuantileOf
 from app.experiments.plan import AlwaysValid, AnalysisPlan, FixedHorizon
-from app.feedback.measures import ACCURACY, Measures, Unit, vectors
+from app.feedback.measures import ACCURACY, Measures
 from app.feedback.metric_totals import MetricTotals, moments_of
+from app.feedback.units import Units, vectors
 from stats.aa import MeasuredRate, NoiseFloor, noise_floor
 from stats.errors import InsufficientData
 from stats.multiplicity import Role
@@ -122,7 +123,7 @@ def together(parts: Sequence[Aa]) -> Aa:
 class Arrived(NamedTuple):
     """Units of the control in the order of their arrival; `sampled`: there are more."""
 
-    units: Sequence[Unit]
+    units: Units
     sampled: bool
 
 
@@ -139,7 +140,7 @@ def replay(
 
     Raises UnprocessableInput of fewer than `AA_UNITS_MIN` units.
     """
-    n, metrics = len(arrived.units), measures.metrics
+    n, metrics = len(arrived.units.sums), measures.metrics
     if n < limits.AA_UNITS_MIN:
         reason = f"needs {limits.AA_UNITS_MIN:,} units of the control at least, has {n:,}: ask again later"
         raise UnprocessableInput(reason)
@@ -213,7 +214,7 @@ class _Column(NamedTuple):
     halves: Callable[[NDArray[np.bool_]], list[Halves]]
 
 
-def _column(metric: Metric, measures: Measures, units: Sequence[Unit], ends: Sequence[int]) -> _Column:
+def _column(metric: Metric, measures: Measures, units: Units, ends: Sequence[int]) -> _Column:
     known, rows = vectors(metric, measures, units)
     if isinstance(metric.measure, QuantileOf):
         return _quantile_column(known, rows[:, 0], ends)

@@ -8,6 +8,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import msgspec
+import numpy as np
 from sqlalchemy import Integer, Select, case, cast, func, select, text, tuple_
 from sqlalchemy import Row as SqlRow
 from sqlalchemy.dialects import postgresql
@@ -34,7 +35,7 @@ from app.core import limits
 from app.experiments.model import Experiment
 from app.experiments.store import experiment_of
 from app.experiments.tables import experiments, publications
-from app.feedback.measures import CellTotals, Measures, Unit
+from app.feedback.measures import CellTotals, Measures
 from app.feedback.tables import (
     assignments,
     draws,
@@ -44,6 +45,7 @@ from app.feedback.tables import (
     totals,
     unit_totals,
 )
+from app.feedback.units import HEAD, Units
 
 _FOLDER: Final = files(__package__)
 _DUE: Final = text(_FOLDER.joinpath("sql/due.sql").read_text())
@@ -109,14 +111,15 @@ class AnalysisStore:
             statement = statement.where(~unit_totals.c.crossed)
         async with self._engine.connect() as connection:
             rows = (await connection.execute(statement.limit(limits.AA_UNITS_MAX + 1))).all()
-        units = [
-            Unit.from_row((row.variant, row.segment, row.crossed, row.minute, row.body), measures)
-            if by_unit
-            else Unit(row.variant, "", crossed=False, minute=row.minute, covariates=(), sums=(row.reward, 1))
-            for row in rows[: limits.AA_UNITS_MAX]
-        ]
-        units.sort(key=lambda unit: unit.minute or 0)
-        return Arrived(units, sampled=len(rows) > limits.AA_UNITS_MAX)
+        sampled, rows = len(rows) > limits.AA_UNITS_MAX, rows[: limits.AA_UNITS_MAX]
+        if by_unit:
+            heads = np.array([tuple(row[:4]) for row in rows], HEAD)
+            units, readable = Units.read(
+                heads, [row.segment for row in rows], [row.body for row in rows], measures
+            )
+        else:
+            units = Units.rewarded(*zip(*rows, strict=True))
+        return Arrived(units.of(np.argsort(units.minutes, kind="stable")), sampled)
 
     async def experiment(self, experiment_id: int) -> Experiment | None:
         """By its id; None: it is gone."""
@@ -227,7 +230,9 @@ def _exported(experiment_id: int, since: datetime | None, until: datetime | None
 def _units_of_control(experiment: Experiment) -> Select[Any]:
     kept = unit_totals.c
     return (
-        select(kept.variant, kept.segment, kept.crossed, kept.minute, kept.body)
+        select(
+            kept.epoch, kept.variant, kept.crossed, func.coalesce(kept.minute, -1), kept.segment, kept.body
+        )
         .where(kept.experiment_id == experiment.id, kept.variant == experiment.definition.control_index)
         .order_by(kept.epoch, kept.unit_hash, kept.assignment_id)
     )

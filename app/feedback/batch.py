@@ -65,13 +65,11 @@ class Batch:
         kept = np.isin(self.bodies["experiment_id"], list(experiment_ids))
         if kept.all():
             return self
-        signals = self.given.signals[kept[self.given.signals["owner"]]]
         chosen = np.flatnonzero(kept[self.given.signals["owner"]]).tolist()
-        signals["owner"] = (np.cumsum(kept) - 1)[signals["owner"]]
         return Batch(
             self.bodies[kept],
             [one for one, keep in zip(self.exposures, kept.tolist(), strict=True) if keep],
-            Given(signals, self.given.names),
+            self.given.about(np.flatnonzero(kept)),
             [self.ids[index] for index in chosen],
             self.received_us[chosen],
             self.unit_signals,

@@ -1,12 +1,13 @@
 """The log, in the ledger: assignments and signals are stored, and locked for whoever resolves them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from psycopg import AsyncCursor
 
+from app.assignment.exposure import Exposure
 from app.feedback.batch import Batch
 from app.feedback.rewards import ASSIGNMENT, PENDING, Assignments, Given, Rule
 from app.feedback.session import arrays, copy, sql
@@ -48,13 +49,15 @@ _AFFECTED: Final = (
 class Logged(NamedTuple):
     """Assignments that a transaction has locked, some of which have to be resolved.
 
-    `resolving` says which. `given` is the whole log of those of them that are not `unread`.
+    `resolving` says which. `given` is the whole log of those of them that are not `unread`. `exposures` are
+    those that came for the first of them, in this batch; null: there is no batch.
     """
 
     assignments: Assignments
     resolving: NDArray[np.bool_]
     unread: NDArray[np.bool_]
     given: Given
+    exposures: Sequence[Exposure | None] | None = None
 
 
 async def log(cursor: AsyncCursor, batch: Batch, rules: Mapping[int, Rule]) -> Logged:
@@ -79,6 +82,7 @@ async def log(cursor: AsyncCursor, batch: Batch, rules: Mapping[int, Rule]) -> L
         np.concatenate([resolving | known, others]),
         np.concatenate([unread | known, others]),
         batch.given,
+        batch.exposures,
     )
 
 

@@ -49,9 +49,8 @@ Integers = NDArray[np.int64]
 
 _VARIANTS: Final = 256
 _SOURCES: Final = 4
-_EXACT: Final = (
-    2.0**52
-)  # in size: so far binary64 holds every whole number, and thousands of them fit 64 bits
+FITTING: Final = 2.0**62
+"""Numbers whose sizes, added up as floats, stay below this have sums of 64 bits."""
 
 
 class Given(NamedTuple):
@@ -59,6 +58,14 @@ class Given(NamedTuple):
 
     signals: NDArray[np.void]
     names: Sequence[str]
+
+    def about(self, places: Integers) -> "Given":
+        """Those about the assignments at these places, by their index among these."""
+        index = np.full(max(self.signals["owner"].max(initial=0), places.max(initial=0)) + 1, NONE)
+        index[places] = np.arange(len(places))
+        kept = self.signals[index[self.signals["owner"]] != NONE]
+        kept["owner"] = index[kept["owner"]]
+        return Given(kept, self.names)
 
 
 class Rule(NamedTuple):
@@ -130,6 +137,18 @@ def resolve(
     return resolved
 
 
+def newest(assignments: Assignments, signals: NDArray[np.void]) -> NDArray[np.void]:
+    """Of the signals in time the newest of each assignment, name and source, in the order of owners."""
+    signals = signals[signals["at_us"] <= assignments["deadline_us"][signals["owner"]]]
+    kind = signals["name"] * _SOURCES + signals["source"]
+    order = np.lexsort((signals["value"], signals["at_us"], kind, signals["owner"]))
+    signals, kind = signals[order], kind[order]
+    last = np.ones(len(signals), np.bool_)
+    last[:-1] = (signals["owner"][1:] != signals["owner"][:-1]) | (kind[1:] != kind[:-1])
+    kept: NDArray[np.void] = signals[last]
+    return kept
+
+
 def differences(before: Assignments, after: Assignments) -> list[Difference]:
     """What totals have to change by when assignments stored as `before` are as `after`, in key order.
 
@@ -185,15 +204,7 @@ def _current(
     signals, n_names = given.signals, len(given.names)
     pairs, pair_of = np.unique(rule_of[signals["owner"]] * n_names + signals["name"], return_inverse=True)
     counts = [given.names[pair % n_names] in ordered[pair // n_names].catalogue for pair in pairs.tolist()]
-    in_time = signals["at_us"] <= assignments["deadline_us"][signals["owner"]]
-    signals = signals[np.array(counts, np.bool_)[pair_of] & in_time]
-    kind = signals["name"] * _SOURCES + signals["source"]
-    order = np.lexsort((signals["value"], signals["at_us"], kind, signals["owner"]))
-    signals, kind = signals[order], kind[order]
-    newest = np.ones(len(signals), np.bool_)
-    newest[:-1] = (signals["owner"][1:] != signals["owner"][:-1]) | (kind[1:] != kind[:-1])
-    kept: NDArray[np.void] = signals[newest]
-    return kept
+    return newest(assignments, signals[np.array(counts, np.bool_)[pair_of]])
 
 
 def _combined(
@@ -204,7 +215,7 @@ def _combined(
     if not len(owners):
         return owners, np.empty(0, np.int64)
     width = np.array([rule.width for rule in ordered])[rule_of[current["owner"]]]
-    amounts = _whole(np.rint(current["value"] * NANO / width))
+    amounts = whole(np.rint(current["value"] * NANO / width))
     combine = np.array([rule.combine for rule in ordered])[rule_of[owners]]
     by_time = np.lexsort((current["value"], current["at_us"], current["owner"]))
     ends = np.append(starts[1:], len(current)) - 1
@@ -215,8 +226,8 @@ def _combined(
     return owners, combined
 
 
-def _whole(amounts: NDArray[np.float64]) -> NDArray[Any]:
-    """Whole numbers whose sums are exact: of 64 bits, or without a bound where one is large."""
-    if (np.abs(amounts) < _EXACT).all():
+def whole(amounts: NDArray[np.float64]) -> NDArray[Any]:
+    """Whole numbers whose sums are exact: of 64 bits, or without a bound where they may not fit."""
+    if np.abs(amounts).sum() < FITTING:
         return amounts.astype(np.int64)
     return np.array([int(amount) for amount in amounts.tolist()], object)

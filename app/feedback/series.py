@@ -6,7 +6,7 @@ different spans add up too: what comes late to an hour is kept as a minute until
 """
 
 from collections.abc import Collection, Mapping
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from app.core import limits
 from app.feedback.measures import CellTotals, Measures, MinuteKey
@@ -17,6 +17,9 @@ SPANS: Final = (MINUTE, HOUR, DAY)
 
 SeriesKey = tuple[int, int, int, int, int, bool]
 """Experiment, first minute, span, epoch, variant, and whether units crossed over."""
+
+
+_Key = TypeVar("_Key")
 
 
 class Kept(NamedTuple):
@@ -48,7 +51,7 @@ def series(
     return found
 
 
-def add(found: dict[SeriesKey, CellTotals], key: SeriesKey, totals: CellTotals) -> None:
+def add(found: dict[_Key, CellTotals], key: _Key, totals: CellTotals) -> None:
     """Add totals to those of a key."""
     found[key] = found[key] + totals if key in found else totals
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from itertools import pairwise
 from typing import Any, Final, LiteralString
 
 import numpy as np
@@ -19,6 +20,13 @@ def sql(name: str) -> LiteralString:
 
 
 _READ_LOG: Final = sql("read_log")
+_LOGGED: Final = (
+    ("owner", ">i4"),
+    ("source", ">i2"),
+    ("at_us", ">i8"),
+    ("value", ">f8"),
+    ("name_length", ">i4"),
+)
 
 
 async def copy(cursor: AsyncCursor, table: LiteralString, copied: Rows) -> None:
@@ -44,6 +52,14 @@ async def arrays(
     return found
 
 
+def pieces(cursor: AsyncCursor, column: int, lengths: NDArray[np.int32]) -> list[bytes]:
+    """The values of so many bytes that stand one behind the other in a column of a statement's one row."""
+    result: Any = cursor.pgresult
+    data = result.get_value(0, column) or b""
+    ends = np.cumsum(lengths).tolist()
+    return [data[start:end] for start, end in pairwise([0, *ends])]
+
+
 async def read_signals(
     cursor: AsyncCursor, owners: Integers, assignments: NDArray[np.void], known_names: Sequence[str] = ()
 ) -> Given:
@@ -66,11 +82,12 @@ async def read_signals(
             exposed=("u1", assignments["exposed"]),
         ),
     )
-    await cursor.execute(_READ_LOG)
-    found = await cursor.fetchall()
-    names = list(dict.fromkeys([*known_names, *(row[4] for row in found)]))
+    found = await arrays(cursor, _READ_LOG, _LOGGED)
+    signals = [name.decode() for name in pieces(cursor, len(_LOGGED), found["name_length"])]
+    names = list(dict.fromkeys([*known_names, *signals]))
     position = {name: number for number, name in enumerate(names)}
     read = np.empty(len(found), GIVEN)
-    for number, (owner, source, at_us, value, signal) in enumerate(found):
-        read[number] = (owner, position[signal], source, at_us, value)
+    for name in ("owner", "source", "at_us", "value"):
+        read[name] = found[name]
+    read["name"] = [position[name] for name in signals]
     return Given(read, names)

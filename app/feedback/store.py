@@ -4,7 +4,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Final, LiteralString, NamedTuple, TypeVar
+from typing import Any, Final, LiteralString, NamedTuple, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -14,6 +14,7 @@ from psycopg import AsyncConnection, AsyncCursor, DataError, IntegrityError
 from psycopg.errors import DeadlockDetected
 from psycopg.sql import SQL, Identifier
 
+from app.assignment.exposure import Exposure
 from app.core import limits
 from app.core.postgres import connect
 from app.experiments.metrics import Metric
@@ -32,6 +33,7 @@ from app.feedback.rewards import (
     Assignments,
     Difference,
     Given,
+    Integers,
     Rule,
     differences,
     resolve,
@@ -39,7 +41,7 @@ from app.feedback.rewards import (
 from app.feedback.rows import Rows
 from app.feedback.series_store import thin_series
 from app.feedback.session import copy, read_signals, sql
-from app.feedback.unit_store import move_units, recount
+from app.feedback.unit_store import move_units, recount, touch_units
 
 _T = TypeVar("_T")
 
@@ -417,7 +419,13 @@ async def _resolve(
     it, is left to the sweep as overdue. Returns the experiments whose totals changed.
     """
     before = logged.assignments
-    given = await _read_log(cursor, logged, logged.resolving & logged.unread)
+    new = before["exposed"] & ~before["counted"]
+    measured = before["exposed"] & np.isin(before["experiment_id"], list(rules.measures))
+    touching = np.flatnonzero(measured & (logged.resolving | new))
+    touched = await touch_units(cursor, before[touching], rules.measures)
+    unread = logged.unread.copy()
+    unread[touching] |= touched.heard[touched.number]
+    given = await _read_log(cursor, logged, logged.resolving & unread)
     resolved = resolve(before, given, rules.rewards, silent_until_us=silent_until_us)
     after = np.where(logged.resolving, resolved, before)
     changed = (after["outcome"] != before["outcome"]) | (after["reward"] != before["reward"])
@@ -425,18 +433,32 @@ async def _resolve(
     await copy(cursor, "staged_rewards", _reward_rows(after[changed]))
     if changed.any():
         await cursor.execute(_STORE_REWARDS)
-    new = after["exposed"] & ~before["counted"]
-    measured = after["exposed"] & np.isin(after["experiment_id"], list(rules.measures))
     hears = [one for one, measures in rules.measures.items() if measures.reads_silence]
     hearing = np.isin(after["experiment_id"], hears)
     waiting = after["exposed"] & (after["outcome"] == PENDING) & (changed | new) | (hearing & new)
     await copy(cursor, "overdue_assignments", _key_rows(after[waiting & (after["deadline_us"] <= passed_us)]))
-    moved_units = await move_units(cursor, after[measured & (logged.resolving | new)], rules.measures)
+    contexts = None if logged.exposures is None else _contexts(logged.exposures, touching, new)
+    told = given.about(touching)
+    moved_units = await move_units(
+        cursor, touched, after[touching], told, contexts=contexts, measures=rules.measures
+    )
     totals_changed = await _add_to_totals(cursor, differences(before, after))
     only_besides = sorted((learned | moved_units).difference(totals_changed))
     if only_besides:
         await cursor.execute(_WANT, (only_besides,))
     return sorted([*totals_changed, *only_besides])
+
+
+def _contexts(
+    exposures: Sequence[Exposure | None], touching: Integers, new: NDArray[np.bool_]
+) -> dict[int, Mapping[str, Any] | None]:
+    """Of those of the touched assignments, by their index among these, that are exposed only now."""
+    found = {}
+    for number, place in enumerate(touching.tolist()):
+        exposure = exposures[place] if place < len(exposures) and new[place] else None
+        if exposure is not None:
+            found[number] = exposure.context
+    return found
 
 
 def _reward_rows(assignments: Assignments) -> Rows:

@@ -1,10 +1,10 @@
-"""Units and cells in the ledger's transaction: units are read from the log, cells move by differences."""
+"""Units in the ledger's transaction: locked, measured by what the log says, stored where that changed."""
 
-from collections import defaultdict
-from collections.abc import Collection, Mapping
-from typing import Any, Final
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Final, NamedTuple
 
-import msgspec
 import numpy as np
 import structlog
 from numpy.typing import NDArray
@@ -12,23 +12,14 @@ from psycopg import AsyncCursor
 
 from app.core import limits
 from app.feedback import rows
-from app.feedback.measures import (
-    MEASURED,
-    CellKey,
-    CellTotals,
-    Measures,
-    MinuteKey,
-    Unit,
-    UnitKey,
-    UnitRow,
-    cells,
-    cells_by_minute,
-    measure,
-)
-from app.feedback.rewards import Assignments, Given
+from app.feedback.cell_store import move_cells, recount_cells
+from app.feedback.measures import CellKey, CellTotals, Measures, MinuteKey, cells
+from app.feedback.rewards import ASSIGNMENT, Assignments, Given, Integers
+from app.feedback.rows import Rows
 from app.feedback.series import SeriesKey, add, series
 from app.feedback.series_store import move_series, recount_series
-from app.feedback.session import arrays, copy, read_signals, sql
+from app.feedback.session import arrays, copy, pieces, read_signals, sql
+from app.feedback.units import HEAD, Heads, Units, measure, starts_of, totals_by_minute
 
 _LOG: Final = structlog.get_logger(__name__)
 
@@ -37,13 +28,26 @@ _LOCK_UNIT_TOTALS: Final = sql("lock_unit_totals")
 _READ_UNIT_ASSIGNMENTS: Final = sql("read_unit_assignments")
 _READ_UNIT_CONTEXTS: Final = sql("read_unit_contexts")
 _STORE_UNIT_TOTALS: Final = sql("store_unit_totals")
-_ENSURE_METRIC_TOTALS: Final = sql("ensure_metric_totals")
-_LOCK_METRIC_TOTALS: Final = sql("lock_metric_totals")
-_STORE_METRIC_TOTALS: Final = sql("store_metric_totals")
 _DELETE_GHOST_UNITS: Final = sql("delete_ghost_units")
+_READ_UNITS: Final = (
+    "SELECT unit_hash, epoch, variant, crossed, coalesce(minute, -1), segment, body"
+    " FROM unit_totals WHERE experiment_id = %s"
+)
 _SWEPT_UNTIL: Final = "SELECT (extract(epoch FROM swept_until) * 1000000)::double precision FROM horizons"
 
 _KEY: Final = np.dtype([("experiment_id", "i4"), ("epoch", "i4"), ("unit_hash", "i8"), ("id", "S16")])
+
+# Columns of results that are one row of arrays.
+_STORED: Final = [
+    ("number", ">i4"),
+    ("place", "V6"),
+    ("epoch", ">i4"),
+    ("variant", ">i2"),
+    ("crossed", "?"),
+    ("minute", ">i4"),
+    ("segment_length", ">i4"),
+    ("body_length", ">i4"),
+]
 _OF_UNITS: Final = (
     ("number", ">i4"),
     ("id", "S16"),
@@ -52,111 +56,239 @@ _OF_UNITS: Final = (
     ("variant", ">i2"),
     ("reward", ">i4"),
 )
-_CELL_KEY: Final = ("experiment_id", "epoch", "variant", "segment", "crossed")
+_MADE: Final = (("experiment_id", ">i4"), ("epoch", ">i4"), ("unit_hash", ">i8"), ("id", "S16"))
+
+Flags = NDArray[np.bool_]
+Contexts = Mapping[int, Mapping[str, Any] | None]
 
 
-async def move_units(cursor: AsyncCursor, touched: Assignments, measures: Mapping[int, Measures]) -> set[int]:
-    """Bring the units of exposed, locked assignments up to date, their cells and series by the difference.
+class Part(NamedTuple):
+    """Touched units of one experiment, by their numbers, and what is stored of those that are `known`."""
 
-    Rewards are stored already. Returns the experiments whose cells changed.
+    experiment_id: int
+    measures: Measures
+    numbers: slice
+    stored: Units
+    known: Flags
+
+
+class Touched(NamedTuple):
+    """The units of some assignments, each once and in key order; those that are stored are locked.
+
+    `number` of each assignment is that of its unit. `found`: there is a row, at this `place`; `old`: the log
+    may hold other assignments of it.
+    """
+
+    keys: NDArray[np.void]
+    number: Integers
+    found: Flags
+    place: NDArray[np.void]
+    old: Flags
+    parts: Sequence[Part]
+
+    @property
+    def heard(self) -> Flags:
+        """Of which units the log may hold signals that a metric reads, besides those that are new."""
+        heard = self.old.copy()
+        for part in self.parts:
+            heard[part.numbers] &= ~(part.known & part.stored.unheard(part.measures))
+        return heard
+
+
+async def touch_units(
+    cursor: AsyncCursor, assignments: Assignments, measures: Mapping[int, Measures], *, stored: bool = False
+) -> Touched:
+    """Lock the units of exposed, locked assignments.
+
+    Where each assignment is a unit of its own, that of one that is not counted yet is nowhere, unless all
+    are known to be `stored`.
+    """
+    keys, number = _keys(assignments, measures)
+    old = np.full(len(keys), stored)
+    old[number[assignments["counted"]]] = True
+    asked = np.flatnonzero(old | (keys["id"] == b""))
+    found, place = np.zeros(len(keys), np.bool_), np.zeros(len(keys), "V6")
+    heads, segments, bodies = np.empty(0, _STORED), [], []
+    if len(asked):
+        await _ask(cursor, keys, asked)
+        heads = await arrays(cursor, _LOCK_UNIT_TOTALS, _STORED)
+        segments = [name.decode() for name in pieces(cursor, len(_STORED), heads["segment_length"])]
+        bodies = pieces(cursor, len(_STORED) + 1, heads["body_length"])
+        found[heads["number"]] = True
+        place[heads["number"]] = heads["place"]
+    parts = []
+    for experiment_id, numbers in _runs(keys["experiment_id"]):
+        own = slice(*np.searchsorted(heads["number"], (numbers.start, numbers.stop)).tolist())
+        read, readable = Units.read(heads[own], segments[own], bodies[own], measures[experiment_id])
+        _report(keys[heads["number"][own][~readable]].tolist())
+        places = heads["number"][own][readable] - numbers.start
+        known = np.zeros(numbers.stop - numbers.start, np.bool_)
+        known[places] = True
+        spread = read.of(readable).spread(places, len(known))
+        parts.append(Part(experiment_id, measures[experiment_id], numbers, spread, known))
+    return Touched(keys, number, found, place, old | found, parts)
+
+
+async def move_units(
+    cursor: AsyncCursor,
+    touched: Touched,
+    assignments: Assignments,
+    given: Given,
+    *,
+    contexts: Contexts | None,
+    measures: Mapping[int, Measures],
+) -> set[int]:
+    """Bring touched units up to date, their cells and series by the difference.
+
+    `assignments` are those that were touched, as they are stored by now, and `given` all signals about them.
+    `contexts` are those of assignments, by their index, whose exposure has just come; null: all are to be
+    read from the log. Returns the experiments of which units changed.
     """
     changed: set[int] = set()
-    keys = _keys(touched, measures)
-    while len(keys):  # a second time for units that somebody else has stored in between
-        moved, keys = await _move(cursor, keys, measures)
-        changed |= moved
+    differences: dict[MinuteKey, CellTotals] = {}
+    while len(touched.keys):  # a second time for units that somebody else has stored in between
+        found = await _measured(cursor, touched, assignments, given, contexts)
+        moved = [
+            ~part.known | part.stored.differ(units) for part, units in zip(touched.parts, found, strict=True)
+        ]
+        overtaken = await _store(cursor, touched, found, moved)
+        for part, units, mask in zip(touched.parts, found, moved, strict=True):
+            ours = mask & ~overtaken[part.numbers]
+            if ours.any():
+                changed.add(part.experiment_id)
+                for key, totals in _difference(part, units, ours).items():
+                    add(differences, key, totals)
+        again = np.flatnonzero(overtaken[touched.number])
+        assignments, given, contexts = assignments[again], given.about(again), None
+        touched = await touch_units(cursor, assignments, measures, stored=True)
+    await move_cells(cursor, cells(differences))
+    await move_series(cursor, series(differences, measures))
     return changed
 
 
-async def _move(
-    cursor: AsyncCursor, keys: NDArray[np.void], measures: Mapping[int, Measures]
-) -> tuple[set[int], NDArray[np.void]]:
-    """Bring units up to date. Returns the experiments whose cells changed, and the units still to do."""
-    stored = await _lock(cursor, keys)
-    bound = {"assignments_max": limits.UNIT_ASSIGNMENTS_MAX}
-    assignments = await arrays(cursor, _READ_UNIT_ASSIGNMENTS, _OF_UNITS, bound)
-    given = await _read_signals(cursor, assignments, keys)
-    of_unit = [measures[experiment_id] for experiment_id in keys["experiment_id"].tolist()]
-    contexts: dict[int, dict[str, Any] | None] = {}
-    if any(one.reads_contexts for one in measures.values()):
-        await cursor.execute(_READ_UNIT_CONTEXTS)
-        contexts = dict(await cursor.fetchall())
-    await cursor.execute(_SWEPT_UNTIL)
-    row = await cursor.fetchone()
-    assert row is not None
-    found = measure(assignments.astype(MEASURED), given, contexts, of_unit, silent_until_us=row[0])
-
-    before = {
-        number: unit
-        for number, row in stored.items()
-        if (unit := _readable(keys[number], row, of_unit[number])) is not None
-    }
-    after = {number: unit for number, unit in enumerate(found) if before.get(number) != unit}
-    overtaken = await _store(cursor, keys, after, known=stored.keys())
-    named = [tuple(key) for key in keys.tolist()]
-    added = [(named[number], unit) for number, unit in after.items() if number not in overtaken]
-    removed = [(named[number], before[number]) for number in after if number in before]
-    differences = _differences(cells_by_minute(added, measures), cells_by_minute(removed, measures))
-    await _move_cells(cursor, cells(differences), measures)
-    await move_series(cursor, series(differences, measures))
-    return {key[0] for key in differences}, keys[sorted(overtaken)]
+def _keys(assignments: Assignments, measures: Mapping[int, Measures]) -> tuple[NDArray[np.void], Integers]:
+    """The units of assignments, each once, in key order; and which of them each belongs to."""
+    keys = np.empty(len(assignments), _KEY)
+    for name in _KEY.names or ():
+        keys[name] = assignments[name]
+    by_unit = [one for one, measured in measures.items() if not measured.each_assignment]
+    keys["id"][np.isin(assignments["experiment_id"], by_unit)] = b""
+    order = np.lexsort([keys[name] for name in reversed(_KEY.names or ())])
+    keys = keys[order]
+    first = np.ones(len(keys), np.bool_)
+    first[1:] = np.logical_or.reduce([keys[name][1:] != keys[name][:-1] for name in _KEY.names or ()])
+    number = np.empty(len(keys), np.int64)
+    number[order] = np.cumsum(first) - 1
+    return keys[first], number
 
 
-def _differences(
-    added: Mapping[MinuteKey, CellTotals], removed: Mapping[MinuteKey, CellTotals]
-) -> dict[MinuteKey, CellTotals]:
-    """What is added, less what is removed."""
-    found = dict(added)
-    for key, totals in removed.items():
-        found[key] = found[key] - totals if key in found else totals - totals - totals
+def _runs(values: NDArray[Any]) -> Iterator[tuple[int, slice]]:
+    """Each value of an ascending column, and where it stands."""
+    for start, end in pairwise([*starts_of(values).tolist(), len(values)]):
+        yield int(values[start]), slice(start, end)
+
+
+def _report(keys: Iterable[object]) -> None:
+    """Stored units that cannot be read, which only a hand that is not ours can bring about.
+
+    They must not hold up the ledger. Stored anew, their cells count them twice; `wald rebuild` mends that.
+    """
+    for key in keys:
+        _LOG.error("unit_totals_unusable", key=str(key), then="run wald rebuild")
+
+
+async def _measured(
+    cursor: AsyncCursor, touched: Touched, assignments: Assignments, given: Given, contexts: Contexts | None
+) -> list[Units]:
+    """What the touched units come to, by parts."""
+    others, number, told = await _read_others(cursor, touched, assignments, given)
+    members, number = np.concatenate([assignments, others]), np.concatenate([touched.number, number])
+    order = np.lexsort((members["id"], number))
+    place_in_unit = np.arange(len(order)) - starts_of(number[order])[number[order]]
+    order = order[place_in_unit < limits.UNIT_ASSIGNMENTS_MAX]
+    members, number, told = members[order], number[order], told.about(order)
+    heads = await _heads(cursor, touched, order[starts_of(number)], contexts)
+    silent_until_us = await _silent_until_us(cursor, touched)
+    found = []
+    for part, head in zip(touched.parts, heads, strict=True):
+        own = np.flatnonzero((number >= part.numbers.start) & (number < part.numbers.stop))
+        numbers = number[own] - part.numbers.start
+        found.append(
+            measure(
+                members[own], numbers, told.about(own), head, part.measures, silent_until_us=silent_until_us
+            )
+        )
     return found
 
 
-def _keys(touched: Assignments, measures: Mapping[int, Measures]) -> NDArray[np.void]:
-    """The units of these assignments, each once, in key order."""
-    keys = np.empty(len(touched), _KEY)
-    for name in _KEY.names or ():
-        keys[name] = touched[name]
-    by_unit = [one for one, measured in measures.items() if not measured.each_assignment]
-    keys["id"][np.isin(touched["experiment_id"], by_unit)] = b""
-    return np.unique(keys)
-
-
-async def _read_signals(cursor: AsyncCursor, assignments: NDArray[np.void], keys: NDArray[np.void]) -> Given:
-    """The signals of assignments of units, by their index."""
+async def _read_others(
+    cursor: AsyncCursor, touched: Touched, assignments: Assignments, given: Given
+) -> tuple[Assignments, Integers, Given]:
+    """The other assignments of units that come back, their units, and what is given of all assignments."""
+    returning = np.flatnonzero(touched.old & (touched.keys["id"] == b""))
+    if not len(returning):
+        return assignments[:0], touched.number[:0], given
+    await _ask(cursor, touched.keys, returning)
+    bound = {"assignments_max": limits.UNIT_ASSIGNMENTS_MAX}
+    found = await arrays(cursor, _READ_UNIT_ASSIGNMENTS, _OF_UNITS, bound)
+    found = found[~np.isin(found["id"], assignments["id"])]
+    others, keys = np.zeros(len(found), ASSIGNMENT), touched.keys[found["number"]]
+    for name in ("experiment_id", "unit_hash", "epoch"):
+        others[name] = keys[name]
+    for name in ("id", "assigned_us", "deadline_us", "variant", "reward"):
+        others[name] = found[name]
+    others["exposed"] = True
+    heard = np.flatnonzero(touched.heard[found["number"]])
+    if not len(heard):
+        return others, found["number"], given
     await cursor.execute("DELETE FROM unread")  # what rewards were resolved from
-    fields = [("experiment_id", "i4"), ("unit_hash", "i8"), ("id", "S16"), ("assigned_us", "i8")]
-    asked = np.empty(len(assignments), [*fields, ("deadline_us", "i8"), ("exposed", "?")])
-    for name in ("experiment_id", "unit_hash"):
-        asked[name] = keys[name][assignments["number"]]
-    for name in ("id", "assigned_us", "deadline_us"):
-        asked[name] = assignments[name]
-    asked["exposed"] = True
-    return await read_signals(cursor, np.arange(len(asked)), asked)
+    read = await read_signals(cursor, len(assignments) + heard, others[heard], given.names)
+    return others, found["number"], Given(np.concatenate([given.signals, read.signals]), read.names)
 
 
-async def _lock(cursor: AsyncCursor, keys: NDArray[np.void]) -> dict[int, UnitRow]:
-    """Lock the units that are stored; what they came to, by their number among the keys."""
+async def _heads(
+    cursor: AsyncCursor, touched: Touched, firsts: Integers, contexts: Contexts | None
+) -> list[Heads]:
+    """By parts. What is stored stays, unless the exposure of a unit's first assignment has just come."""
+    told: dict[int, Mapping[str, Any] | None] = {}
+    if contexts:
+        told = {number: contexts[first] for number, first in enumerate(firsts.tolist()) if first in contexts}
+    unread = np.zeros(len(touched.keys), np.bool_)
+    for part in touched.parts:
+        if part.measures.reads_contexts:
+            unread[part.numbers] = ~part.known | (contexts is None)
+    unread[list(told)] = False
+    if unread.any():
+        await _ask(cursor, touched.keys, np.flatnonzero(unread))
+        await cursor.execute(_READ_UNIT_CONTEXTS)
+        told |= dict(await cursor.fetchall())
+    heads = []
+    for part in touched.parts:
+        numbers = [number for number in range(part.numbers.start, part.numbers.stop) if number in told]
+        fresh = Heads.of((told[number] for number in numbers), part.measures)
+        segments, covariates = part.stored.segments.copy(), part.stored.covariates.copy()
+        places = np.array(numbers, np.intp) - part.numbers.start
+        segments[places], covariates[places] = fresh.segments, fresh.covariates
+        heads.append(Heads(segments, covariates))
+    return heads
+
+
+async def _silent_until_us(cursor: AsyncCursor, touched: Touched) -> float:
+    """The position of the sweep, once units are locked; before all time where silence tells nothing."""
+    if not any(part.measures.reads_silence for part in touched.parts):
+        return -math.inf
+    await cursor.execute(_SWEPT_UNTIL)
+    row = await cursor.fetchone()
+    assert row is not None
+    found: float = row[0]
+    return found
+
+
+async def _ask(cursor: AsyncCursor, keys: NDArray[np.void], numbers: Integers) -> None:
+    """Stage the keys of units with these numbers."""
     await cursor.execute("DELETE FROM touched_units")
-    await copy(
-        cursor,
-        "touched_units",
-        rows.rows(len(keys), number=(">i4", np.arange(len(keys))), **_key_columns(keys)),
-    )
-    await cursor.execute(_LOCK_UNIT_TOTALS)
-    return {number: tuple(row) for number, *row in await cursor.fetchall()}
-
-
-def _readable(key: object, row: UnitRow, measures: Measures) -> Unit | None:
-    """A stored unit; None if it cannot be read, which only a hand that is not ours can bring about.
-
-    It must not hold up the ledger. Stored anew, its cell counts it twice; `wald rebuild` mends that.
-    """
-    try:
-        return Unit.from_row(row, measures)
-    except (ValueError, msgspec.MsgspecError) as error:
-        _LOG.error("unit_totals_unusable", key=str(key), error=str(error), then="run wald rebuild")
-        return None
+    asked = rows.rows(len(numbers), number=(">i4", numbers), **_key_columns(keys[numbers]))
+    await copy(cursor, "touched_units", asked)
 
 
 def _key_columns(keys: NDArray[np.void]) -> dict[str, tuple[str, Any]]:
@@ -169,67 +301,55 @@ def _key_columns(keys: NDArray[np.void]) -> dict[str, tuple[str, Any]]:
 
 
 async def _store(
-    cursor: AsyncCursor, keys: NDArray[np.void], units: Mapping[int, Unit], known: Collection[int]
-) -> set[int]:
-    """Store units, of which those `known` are locked. Returns others that somebody has stored meanwhile."""
-    if not units:
-        return set()
-    numbers, chosen = list(units), list(units.values())
-    new = [number for number in numbers if number not in known]
+    cursor: AsyncCursor, touched: Touched, found: Sequence[Units], moved: Sequence[Flags]
+) -> Flags:
+    """Store the units that have moved. Returns those that somebody else has stored meanwhile."""
+    overtaken = np.zeros(len(touched.keys), np.bool_)
+    numbers = np.flatnonzero(np.concatenate([overtaken[:0], *moved]))
+    if not len(numbers):
+        return overtaken
+    new = ~touched.found[numbers]
     await cursor.execute("DELETE FROM staged_units")
-    await copy(
-        cursor,
-        "staged_units",
-        rows.rows(
-            len(units),
-            [rows.text(unit.segment) for unit in chosen],
-            [rows.raw(unit.to_bytes()) for unit in chosen],
-            **_key_columns(keys[numbers]),
-            variant=(">i2", [unit.variant for unit in chosen]),
-            crossed=("u1", [unit.crossed for unit in chosen]),
-            new=("u1", [number not in known for number in numbers]),
-            minute=(">i4", [unit.minute for unit in chosen]),
-        ),
-    )
-    if len(new) < len(units):
+    await copy(cursor, "staged_units", _unit_rows(touched, numbers, found, moved))
+    if not new.all():
         await cursor.execute(_STORE_UNIT_TOTALS)
-    if not new:
-        return set()
-    await cursor.execute(_INSERT_UNIT_TOTALS)
-    if cursor.rowcount == len(new):
-        return set()
-    made = {(*row[:3], row[3].bytes.rstrip(b"\0")) for row in await cursor.fetchall()}
-    named = keys.tolist()
-    return {number for number in new if tuple(named[number]) not in made}
+    if new.any():
+        made = await arrays(cursor, _INSERT_UNIT_TOTALS, _MADE)
+        if len(made) < new.sum():
+            keys = set(made.tolist())
+            overtaken[numbers[new]] = [key not in keys for key in touched.keys[numbers[new]].tolist()]
+    return overtaken
 
 
-async def _move_cells(
-    cursor: AsyncCursor, differences: Mapping[CellKey, CellTotals], measures: Mapping[int, Measures]
-) -> None:
-    """Add the differences to the cells.
+def _unit_rows(touched: Touched, numbers: Integers, found: Sequence[Units], moved: Sequence[Flags]) -> Rows:
+    """Those with these numbers, which are the ones that have moved."""
+    segments, bodies, heads = [], [], []
+    for part, units, mask in zip(touched.parts, found, moved, strict=True):
+        chosen = units.of(mask)
+        texts = [rows.text(name) for name in part.measures.segments]
+        segments += [texts[segment] for segment in chosen.segments.tolist()]
+        bodies += [rows.raw(body) for body in chosen.bodies()]
+        heads.append(np.stack([chosen.variants, chosen.crossed, chosen.minutes]))
+    variant, crossed, minute = np.concatenate(heads, axis=1)
+    return rows.rows(
+        len(numbers),
+        segments,
+        bodies,
+        **_key_columns(touched.keys[numbers]),
+        place=("V6", touched.place[numbers]),
+        new=("u1", ~touched.found[numbers]),
+        variant=(">i2", variant),
+        crossed=("u1", crossed),
+        minute=(">i4", minute),
+    )
 
-    Totals that cannot be read, which only a hand that is not ours can bring about, stay as they are: they
-    must not hold up the ledger, and `wald rebuild` mends them.
-    """
-    keys = sorted(differences)
-    if not keys:
-        return
-    await cursor.execute(_ENSURE_METRIC_TOTALS, _cell_keys(keys))
-    await cursor.execute(_LOCK_METRIC_TOTALS, _cell_keys(keys))
-    bodies: dict[CellKey, bytes] = {}
-    for *names, body in await cursor.fetchall():
-        key: CellKey = tuple(names)
-        try:
-            stood = CellTotals.from_bytes(body) if body else CellTotals.none(measures[key[0]])
-            bodies[key] = (stood + differences[key]).to_bytes()
-        except (ValueError, msgspec.MsgspecError) as error:
-            _LOG.error("metric_totals_unusable", key=key, error=str(error), then="run wald rebuild")
-    await store_cells(cursor, bodies)
 
-
-async def store_cells(cursor: AsyncCursor, bodies: Mapping[CellKey, bytes]) -> None:
-    """Set the totals of cells that have a row."""
-    await cursor.execute(_STORE_METRIC_TOTALS, _cell_keys(bodies) | {"body": list(bodies.values())})
+def _difference(part: Part, units: Units, moved: Flags) -> dict[MinuteKey, CellTotals]:
+    """What the cells have to change by, by minute: the units as they are, less those as they were."""
+    before = part.stored.of(moved & part.known)
+    after = units.of(moved)
+    signs = np.repeat([1, -1], [len(after.sums), len(before.sums)])
+    return totals_by_minute(part.experiment_id, after | before, part.measures, signs)
 
 
 async def recount(
@@ -244,46 +364,16 @@ async def recount(
     await cursor.execute(_DELETE_GHOST_UNITS, {"experiment_id": experiment_id})
     fresh: dict[CellKey, CellTotals] = {}
     minutes: dict[SeriesKey, CellTotals] = {}
-    none = CellTotals.none(measures)
-    await units.execute(
-        "SELECT epoch, unit_hash, variant, segment, crossed, minute, body FROM unit_totals"
-        " WHERE experiment_id = %s",
-        (experiment_id,),
-    )
+    await units.execute(_READ_UNITS, (experiment_id,))
     while found := await units.fetchmany(rows_max):
-        some: list[tuple[UnitKey, Unit]] = []
-        for epoch, unit_hash, *row in found:
-            unit = _readable((experiment_id, epoch, unit_hash), tuple(row), measures)
-            if unit is not None:
-                some.append(((experiment_id, epoch, unit_hash, b""), unit))
-        by_minute = cells_by_minute(some, {experiment_id: measures})
-        for key, totals in cells(by_minute).items():
-            fresh[key] = fresh.get(key, none) + totals
-        for place, totals in series(by_minute, {experiment_id: measures}).items():
-            add(minutes, place, totals)
-    differed = await _recount_cells(cursor, experiment_id, fresh, none)
+        heads = np.array([row[1:5] for row in found], HEAD)
+        segments, bodies = [row[5] for row in found], [row[6] for row in found]
+        read, readable = Units.read(heads, segments, bodies, measures)
+        _report((experiment_id, *found[place][:2]) for place in np.flatnonzero(~readable).tolist())
+        by_minute = totals_by_minute(experiment_id, read.of(readable), measures)
+        for cell, totals in cells(by_minute).items():
+            add(fresh, cell, totals)
+        for minute, totals in series(by_minute, {experiment_id: measures}).items():
+            add(minutes, minute, totals)
+    differed = await recount_cells(cursor, experiment_id, fresh, CellTotals.none(measures))
     return differed, await recount_series(cursor, experiment_id, minutes)
-
-
-async def _recount_cells(
-    cursor: AsyncCursor, experiment_id: int, fresh: Mapping[CellKey, CellTotals], none: CellTotals
-) -> list[CellKey]:
-    await cursor.execute(
-        "SELECT epoch, variant, segment, crossed, body FROM metric_totals WHERE experiment_id = %s",
-        (experiment_id,),
-    )
-    stored: dict[CellKey, bytes] = {(experiment_id, *row[:4]): row[4] for row in await cursor.fetchall()}
-    right = {key: fresh.get(key, none).to_bytes() for key in {*fresh, *stored}}
-    differed = [key for key in sorted(right) if right[key] != (stored.get(key) or none.to_bytes())]
-    if differed:
-        await cursor.execute(_ENSURE_METRIC_TOTALS, _cell_keys(differed))
-        await store_cells(cursor, {key: right[key] for key in differed})
-    return differed
-
-
-def _cell_keys(keys: Collection[CellKey]) -> dict[str, list[Any]]:
-    columns: defaultdict[str, list[Any]] = defaultdict(list)
-    for key in keys:
-        for name, value in zip(_CELL_KEY, key, strict=True):
-            columns[name].append(value)
-    return {name: columns[name] for name in _CELL_KEY}

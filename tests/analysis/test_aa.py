@@ -13,10 +13,12 @@ from app.core.errors import UnprocessableInput
 from app.experiments.metrics import Mean, Metric, Proportion, QuantileOf, Ratio
 from app.experiments.model import Definition, FixedPolicy, Variant
 from app.experiments.plan import AlwaysValid, AnalysisPlan, FixedHorizon, GroupSequential
-from app.feedback.measures import Measures, Unit, cells, cells_by_minute
+from app.feedback.measures import Measures, cells
 from app.feedback.metric_totals import moments_of, totals_of
 from app.feedback.rewards import NANO
 from app.feedback.tables import unit_totals
+from app.feedback.units import totals_by_minute
+from tests.feedback import support
 
 METRICS = (
     Metric(key="solved", measure=Proportion("solved"), role="primary"),
@@ -30,15 +32,14 @@ PATH = "/experiments/summary/aa"
 def units(n, plan, *, seed=20260101):
     """In pairs that arrive together: a tenth have no cost."""
     rng = np.random.default_rng(seed)
-    found = []
-    for number in range(n):
+    found, covariates = [], []
+    for _ in range(n):
         solved, sessions = int(rng.random() < 0.3), 1 + int(rng.poisson(1))
         clicks, known = int(rng.binomial(sessions, 0.4)), int(rng.random() < 0.9)
         cost = known * round(float(rng.lognormal(0, 1)) * NANO)
-        sums = (solved * NANO, 1, solved, 1, cost, known, clicks * NANO, sessions * NANO, cost, known)
-        covariates = tuple(round(float(rng.normal()) * NANO) for _ in plan.covariates)
-        found.append(Unit(0, "", crossed=False, minute=number // 2, covariates=covariates, sums=sums))
-    return found
+        found.append((solved * NANO, 1, solved, 1, cost, known, clicks * NANO, sessions * NANO, cost, known))
+        covariates.append([round(float(rng.normal()) * NANO) for _ in plan.covariates])
+    return support.units(found, covariates=covariates, minutes=np.arange(n) // 2)
 
 
 def asked(n, estimator, *, replays, covariates=(), first=0, made=None):
@@ -84,8 +85,7 @@ def test_the_noise_floor_is_that_of_the_totals_which_the_ledger_keeps(covariates
     plan = AnalysisPlan(estimator=FixedHorizon(), covariates=covariates)
     made, measures = units(300, plan), Measures.of(METRICS, plan)
     answer = asked(300, FixedHorizon(), replays=1, covariates=covariates, made=made)
-    keyed = [((1, 1, number, b""), one) for number, one in enumerate(made)]
-    (totals,) = cells(cells_by_minute(keyed, {1: measures})).values()
+    (totals,) = cells(totals_by_minute(1, made, measures)).values()
     for metric, sums in zip(measures.metrics, totals.metrics, strict=True):
         shown, known = of(answer, metric.key), totals_of(metric, sums)
         assert shown.units == known.n

@@ -9,10 +9,12 @@ from app.core import limits
 from app.experiments.metrics import Mean, Metric, QuantileOf, Ratio
 from app.experiments.model import Definition, FixedPolicy, Variant
 from app.experiments.plan import AnalysisPlan
-from app.feedback.measures import Unit, cells_by_minute, measures_of
+from app.feedback.measures import measures_of
 from app.feedback.rewards import NANO
 from app.feedback.series import HOUR, add, series, widened
 from app.feedback.tables import metric_series
+from app.feedback.units import totals_by_minute
+from tests.feedback import support
 
 pytestmark = pytest.mark.anyio
 
@@ -38,14 +40,15 @@ def unit(at, variant, latency, *, crossed=False):
     known = latency is not None
     nanos = round((latency or 0) * NANO)
     sums = (0, 0, nanos, int(known), 2 * nanos, NANO * known, nanos, int(known))
-    return Unit(variant, "", crossed, int(at.timestamp() // 60), (), sums)
+    return sums, variant, crossed, int(at.timestamp() // 60)
 
 
 async def keep(engine, experiment, units, *, span=1):
     """As the ledger keeps them, by the minute or as the thinned hour."""
-    keyed = [((experiment.id, 1, number, b""), one) for number, one in enumerate(units)]
-    found, measures = {}, {experiment.id: MEASURES}
-    for key, totals in series(cells_by_minute(keyed, measures), measures).items():
+    sums, variants, crossed, minutes = zip(*units, strict=True)
+    made = support.units(sums, variants=variants, crossed=crossed, minutes=minutes)
+    found, by_minute = {}, totals_by_minute(experiment.id, made, MEASURES)
+    for key, totals in series(by_minute, {experiment.id: MEASURES}).items():
         add(found, widened(key, span), totals)
     names = ("experiment_id", "minute", "span", "epoch", "variant", "crossed")
     async with engine.begin() as connection:

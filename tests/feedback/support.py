@@ -8,6 +8,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 import psycopg
 
 from app.assignment import assignment_id, exposure
@@ -19,6 +20,8 @@ from app.feedback.batch import StreamEntry
 from app.feedback.entry import SignalsEntry, UnitSignal
 from app.feedback.learning import Key
 from app.feedback.model import Source
+from app.feedback.rewards import NONE
+from app.feedback.units import Units
 
 T0_MS = 1_790_000_039_940  # 60 ms before a minute ends
 SALT = bytes(16)
@@ -143,6 +146,19 @@ def open_epoch(database_url: str, experiment_id: int, epoch: int, policy: Policy
             "INSERT INTO epochs (experiment_id, epoch, policy) VALUES (%s, %s, %s)",
             (experiment_id, epoch, msgspec.json.encode(policy).decode()),
         )
+
+
+def units(
+    sums: Sequence[Sequence[int]],
+    *,
+    covariates: Sequence[Sequence[int]] | None = None,
+    **columns: Any,
+) -> Units:
+    """Units of the first epoch, variant and segment; `columns` are those of all of them, or of each."""
+    given = {"epochs": 1, "variants": 0, "segments": 0, "crossed": False, "minutes": NONE} | columns
+    heads = {name: np.broadcast_to(np.array(value), len(sums)).copy() for name, value in given.items()}
+    known = np.zeros((len(sums), 0), np.int64) if covariates is None else np.array(covariates, np.int64)
+    return Units(**heads, covariates=known, sums=np.array(sums, np.int64))
 
 
 def stored_learned(database_url: str) -> dict[Key, bytes]:

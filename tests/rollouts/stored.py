@@ -8,9 +8,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.experiments.metrics import Margin, Mean, Metric, Proportion
 from app.experiments.model import Definition, Experiment, FixedPolicy, Variant
-from app.feedback.measures import Unit, cells, cells_by_minute, measures_of
+from app.feedback.measures import cells, measures_of
 from app.feedback.rewards import NANO
 from app.feedback.tables import metric_totals, stream_positions
+from app.feedback.units import totals_by_minute
+from tests.feedback import support
 
 ERROR = Metric(
     key="error_rate",
@@ -40,21 +42,10 @@ async def come(
     """So many units came to a variant in the epoch of now; latencies are two values around their mean."""
     measures = measures_of(experiment.definition.metrics, experiment.definition.plan, "none")
     assert measures is not None
-    made = [
-        (
-            (experiment.id, experiment.epoch, number, b""),
-            Unit(
-                variant,
-                "",
-                False,
-                None,
-                (),
-                (0, 0, int(number < errors), 1, round(latency * (0.8 + 0.4 * (number % 2)) * NANO), 1),
-            ),
-        )
-        for number in range(units)
-    ]
-    by_cell = cells(cells_by_minute(made, {experiment.id: measures}))
+    spread = [round(latency * (0.8 + 0.4 * (number % 2)) * NANO) for number in range(units)]
+    sums = [(0, 0, int(number < errors), 1, spread[number], 1) for number in range(units)]
+    made = support.units(sums, epochs=experiment.epoch, variants=variant)
+    by_cell = cells(totals_by_minute(experiment.id, made, measures))
     found = by_cell[experiment.id, experiment.epoch, variant, "", False]
     async with engine.begin() as connection:
         row = {"experiment_id": experiment.id, "epoch": experiment.epoch, "variant": variant}

@@ -1,9 +1,10 @@
--- Lock the totals of some cells, in key order, as others have left them.
-SELECT experiment_id, epoch, variant, segment, crossed, body
+-- Lock the totals of some cells in key order, as others have left them; a row without bytes where there was none.
+INSERT INTO metric_totals (experiment_id, epoch, variant, segment, crossed, body)
+SELECT experiment_id, epoch, variant, segment, crossed, ''
 FROM unnest(
     %(experiment_id)s::integer[], %(epoch)s::integer[], %(variant)s::smallint[], %(segment)s::text[],
     %(crossed)s::boolean[]
 ) AS changed (experiment_id, epoch, variant, segment, crossed)
-JOIN metric_totals USING (experiment_id, epoch, variant, segment, crossed)
 ORDER BY experiment_id, epoch, variant, segment, crossed
-FOR NO KEY UPDATE OF metric_totals
+ON CONFLICT (experiment_id, epoch, variant, segment, crossed) DO UPDATE SET body = metric_totals.body
+RETURNING experiment_id, epoch, variant, segment, crossed, body

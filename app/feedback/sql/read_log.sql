@@ -1,7 +1,9 @@
 -- All signals about the unread assignments, in time: those about themselves, and of those by unit each that belongs to
 -- the unit's latest exposed assignment that is not after it. A statement after the one that locked the assignments: only
--- that sees what others committed while it waited.
-SELECT owner, logged.source, (extract(epoch FROM logged.at) * 1000000)::bigint, logged.value, logged.signal
+-- that sees what others committed while it waited. One row of arrays; names one behind the other, after their lengths.
+SELECT
+    array_agg(owner), array_agg(logged.source), array_agg(logged.at), array_agg(logged.value),
+    array_agg(octet_length(logged.signal)), string_agg(logged.signal, '')
 FROM unread
 CROSS JOIN LATERAL (
     SELECT source, at, value, signal

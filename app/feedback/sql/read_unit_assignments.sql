@@ -1,24 +1,15 @@
--- The first exposed assignments of the touched units in their epochs, those of each in the order of time. A statement
+-- The first exposed assignments in their epochs of touched units that come back to what they were given. A statement
 -- after the one that locked the units: only that sees what others committed while it waited. One row of arrays.
 SELECT
     array_agg(number), array_agg(id), array_agg(assigned_at), array_agg(deadline), array_agg(variant),
     array_agg(reward)
-FROM (
-    SELECT number, first.*
-    FROM touched_units AS touched
-    CROSS JOIN LATERAL (
-        SELECT id, assigned_at, deadline, variant, coalesce(reward, -1) AS reward
-        FROM assignments
-        WHERE experiment_id = touched.experiment_id AND unit_hash = touched.unit_hash
-            AND epoch = touched.epoch AND exposed
-        ORDER BY id
-        LIMIT %(assignments_max)s
-    ) AS first
-    WHERE assignment_id = '00000000-0000-0000-0000-000000000000'
-    UNION ALL
-    SELECT number, id, assigned_at, deadline, variant, coalesce(reward, -1)
-    FROM touched_units AS touched
-    JOIN assignments USING (experiment_id, unit_hash)
-    WHERE exposed AND id = assignment_id
-    ORDER BY number, id
-) AS of_units
+FROM touched_units AS touched
+CROSS JOIN LATERAL (
+    SELECT id, assigned_at, deadline, variant, coalesce(reward, -1) AS reward
+    FROM assignments
+    WHERE experiment_id = touched.experiment_id AND unit_hash = touched.unit_hash
+        AND epoch = touched.epoch AND exposed
+    ORDER BY id
+    LIMIT %(assignments_max)s
+) AS first
+WHERE assignment_id = '00000000-0000-0000-0000-000000000000'

@@ -1,0 +1,71 @@
+"""Cells in the ledger's transaction: they move by the differences of their units."""
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+import msgspec
+import structlog
+from psycopg import AsyncCursor
+
+from app.feedback.measures import CellKey, CellTotals
+from app.feedback.session import sql
+
+_LOG: Final = structlog.get_logger(__name__)
+
+_LOCK_METRIC_TOTALS: Final = sql("lock_metric_totals")
+_STORE_METRIC_TOTALS: Final = sql("store_metric_totals")
+_READ_METRIC_TOTALS: Final = (
+    "SELECT epoch, variant, segment, crossed, body FROM metric_totals WHERE experiment_id = %s"
+)
+_CELL_KEY: Final = ("experiment_id", "epoch", "variant", "segment", "crossed")
+
+
+async def move_cells(cursor: AsyncCursor, differences: Mapping[CellKey, CellTotals]) -> None:
+    """Add the differences to the cells.
+
+    Totals that cannot be read, which only a hand that is not ours can bring about, stay as they are: they
+    must not hold up the ledger, and `wald rebuild` mends them.
+    """
+    if not differences:
+        return
+    await cursor.execute(_LOCK_METRIC_TOTALS, _cell_keys(sorted(differences)))
+    bodies: dict[CellKey, bytes] = {}
+    for *names, body in await cursor.fetchall():
+        key: CellKey = tuple(names)
+        try:
+            moved = CellTotals.from_bytes(body) + differences[key] if body else differences[key]
+            bodies[key] = moved.to_bytes()
+        except (ValueError, msgspec.MsgspecError) as error:
+            _LOG.error("metric_totals_unusable", key=key, error=str(error), then="run wald rebuild")
+    await _store_cells(cursor, bodies)
+
+
+async def recount_cells(
+    cursor: AsyncCursor, experiment_id: int, fresh: Mapping[CellKey, CellTotals], none: CellTotals
+) -> list[CellKey]:
+    """Set the cells of an experiment to these, the others to `none`. Returns the keys of those that differed.
+
+    The caller's lock keeps others from adding to cells.
+    """
+    await cursor.execute(_READ_METRIC_TOTALS, (experiment_id,))
+    stored: dict[CellKey, bytes] = {(experiment_id, *row[:4]): row[4] for row in await cursor.fetchall()}
+    right = {key: fresh.get(key, none).to_bytes() for key in {*fresh, *stored}}
+    differed = [key for key in sorted(right) if right[key] != (stored.get(key) or none.to_bytes())]
+    if differed:
+        await cursor.execute(_LOCK_METRIC_TOTALS, _cell_keys(differed))
+        await _store_cells(cursor, {key: right[key] for key in differed})
+    return differed
+
+
+async def _store_cells(cursor: AsyncCursor, bodies: Mapping[CellKey, bytes]) -> None:
+    """Set the totals of cells that have a row."""
+    await cursor.execute(_STORE_METRIC_TOTALS, _cell_keys(bodies) | {"body": list(bodies.values())})
+
+
+def _cell_keys(keys: Collection[CellKey]) -> dict[str, list[Any]]:
+    columns: defaultdict[str, list[Any]] = defaultdict(list)
+    for key in keys:
+        for name, value in zip(_CELL_KEY, key, strict=True):
+            columns[name].append(value)
+    return {name: columns[name] for name in _CELL_KEY}
