@@ -4,7 +4,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, Final, LiteralString, NamedTuple, TypeVar
+from typing import Final, LiteralString, NamedTuple, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -14,7 +14,6 @@ from psycopg import AsyncConnection, AsyncCursor, DataError, IntegrityError
 from psycopg.errors import DeadlockDetected
 from psycopg.sql import SQL, Identifier
 
-from app.assignment.exposure import Exposure
 from app.core import limits
 from app.core.postgres import connect
 from app.experiments.metrics import Metric
@@ -41,7 +40,7 @@ from app.feedback.rewards import (
 from app.feedback.rows import Rows
 from app.feedback.series_store import thin_series
 from app.feedback.session import copy, read_signals, sql
-from app.feedback.unit_store import move_units, recount, touch_units
+from app.feedback.unit_store import Contexts, move_units, recount, touch_units
 
 _T = TypeVar("_T")
 
@@ -437,7 +436,7 @@ async def _resolve(
     hearing = np.isin(after["experiment_id"], hears)
     waiting = after["exposed"] & (after["outcome"] == PENDING) & (changed | new) | (hearing & new)
     await copy(cursor, "overdue_assignments", _key_rows(after[waiting & (after["deadline_us"] <= passed_us)]))
-    contexts = None if logged.exposures is None else _contexts(logged.exposures, touching, new)
+    contexts = _contexts(logged, touching, rules.measures)
     told = given.about(touching)
     moved_units = await move_units(
         cursor, touched, after[touching], told, contexts=contexts, measures=rules.measures
@@ -449,13 +448,14 @@ async def _resolve(
     return sorted([*totals_changed, *only_besides])
 
 
-def _contexts(
-    exposures: Sequence[Exposure | None], touching: Integers, new: NDArray[np.bool_]
-) -> dict[int, Mapping[str, Any] | None]:
-    """Of those of the touched assignments, by their index among these, that are exposed only now."""
+def _contexts(logged: Logged, touching: Integers, measures: Mapping[int, Measures]) -> Contexts | None:
+    """Of those of the touched assignments, by their index among these, whose exposure has just come."""
+    if logged.exposures is None or not any(one.reads_contexts for one in measures.values()):
+        return None if logged.exposures is None else {}
     found = {}
+    counted = logged.assignments["counted"]
     for number, place in enumerate(touching.tolist()):
-        exposure = exposures[place] if place < len(exposures) and new[place] else None
+        exposure = logged.exposures[place] if place < len(logged.exposures) and not counted[place] else None
         if exposure is not None:
             found[number] = exposure.context
     return found

@@ -9,6 +9,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 from psycopg import AsyncCursor
+from psycopg.errors import UniqueViolation
 
 from app.core import limits
 from app.feedback import rows
@@ -35,6 +36,9 @@ _READ_UNITS: Final = (
 )
 _SWEPT_UNTIL: Final = "SELECT (extract(epoch FROM swept_until) * 1000000)::double precision FROM horizons"
 
+_NEW_UNITS: Final = (
+    "unit_totals (experiment_id, epoch, unit_hash, assignment_id, variant, crossed, minute, segment, body)"
+)
 _KEY: Final = np.dtype([("experiment_id", "i4"), ("epoch", "i4"), ("unit_hash", "i8"), ("id", "S16")])
 
 # Columns of results that are one row of arrays.
@@ -70,6 +74,12 @@ class Part(NamedTuple):
     numbers: slice
     stored: Units
     known: Flags
+
+    def moved(self, units: Units) -> Flags:
+        """Which of them have to be stored."""
+        moved = ~self.known
+        moved[self.known] = self.stored.of(self.known).differ(units.of(self.known))
+        return moved
 
 
 class Touched(NamedTuple):
@@ -120,11 +130,11 @@ async def touch_units(
     for experiment_id, numbers in _runs(keys["experiment_id"]):
         own = slice(*np.searchsorted(heads["number"], (numbers.start, numbers.stop)).tolist())
         read, readable = Units.read(heads[own], segments[own], bodies[own], measures[experiment_id])
-        _report(keys[heads["number"][own][~readable]].tolist())
-        places = heads["number"][own][readable] - numbers.start
+        places = heads["number"][own] - numbers.start
+        _report(keys[numbers][places[~readable]].tolist())
         known = np.zeros(numbers.stop - numbers.start, np.bool_)
-        known[places] = True
-        spread = read.of(readable).spread(places, len(known))
+        known[places] = readable
+        spread = read.spread(places, len(known))
         parts.append(Part(experiment_id, measures[experiment_id], numbers, spread, known))
     return Touched(keys, number, found, place, old | found, parts)
 
@@ -148,9 +158,7 @@ async def move_units(
     differences: dict[MinuteKey, CellTotals] = {}
     while len(touched.keys):  # a second time for units that somebody else has stored in between
         found = await _measured(cursor, touched, assignments, given, contexts)
-        moved = [
-            ~part.known | part.stored.differ(units) for part, units in zip(touched.parts, found, strict=True)
-        ]
+        moved = [part.moved(units) for part, units in zip(touched.parts, found, strict=True)]
         overtaken = await _store(cursor, touched, found, moved)
         for part, units, mask in zip(touched.parts, found, moved, strict=True):
             ours = mask & ~overtaken[part.numbers]
@@ -305,39 +313,48 @@ async def _store(
 ) -> Flags:
     """Store the units that have moved. Returns those that somebody else has stored meanwhile."""
     overtaken = np.zeros(len(touched.keys), np.bool_)
-    numbers = np.flatnonzero(np.concatenate([overtaken[:0], *moved]))
-    if not len(numbers):
-        return overtaken
-    new = ~touched.found[numbers]
-    await cursor.execute("DELETE FROM staged_units")
-    await copy(cursor, "staged_units", _unit_rows(touched, numbers, found, moved))
-    if not new.all():
+    mask = np.concatenate([overtaken[:0], *moved])
+    changed, new = mask & touched.found, mask & ~touched.found
+    if changed.any():
+        place = {"place": ("V6", touched.place[changed])}
+        await cursor.execute("DELETE FROM changed_units")
+        await copy(cursor, "changed_units", _unit_rows(touched, found, changed, place))
         await cursor.execute(_STORE_UNIT_TOTALS)
     if new.any():
-        made = await arrays(cursor, _INSERT_UNIT_TOTALS, _MADE)
-        if len(made) < new.sum():
-            keys = set(made.tolist())
-            overtaken[numbers[new]] = [key not in keys for key in touched.keys[numbers[new]].tolist()]
+        keys = touched.keys[new]
+        overtaken[new] = await _insert(cursor, keys, _unit_rows(touched, found, new, _key_columns(keys)))
     return overtaken
 
 
-def _unit_rows(touched: Touched, numbers: Integers, found: Sequence[Units], moved: Sequence[Flags]) -> Rows:
-    """Those with these numbers, which are the ones that have moved."""
+async def _insert(cursor: AsyncCursor, keys: NDArray[np.void], units: Rows) -> Flags:
+    """Store new units, which locks them as well. Returns those that somebody else has stored meanwhile."""
+    try:
+        async with cursor.connection.transaction():
+            await copy(cursor, _NEW_UNITS, units)
+        return np.zeros(len(keys), np.bool_)
+    except UniqueViolation:
+        await copy(cursor, "new_units", units)
+        made = set((await arrays(cursor, _INSERT_UNIT_TOTALS, _MADE)).tolist())
+        return np.array([key not in made for key in keys.tolist()], np.bool_)
+
+
+def _unit_rows(
+    touched: Touched, found: Sequence[Units], chosen: Flags, columns: Mapping[str, tuple[str, Any]]
+) -> Rows:
+    """The chosen units, behind these columns."""
     segments, bodies, heads = [], [], []
-    for part, units, mask in zip(touched.parts, found, moved, strict=True):
-        chosen = units.of(mask)
+    for part, units in zip(touched.parts, found, strict=True):
+        some = units.of(chosen[part.numbers])
         texts = [rows.text(name) for name in part.measures.segments]
-        segments += [texts[segment] for segment in chosen.segments.tolist()]
-        bodies += [rows.raw(body) for body in chosen.bodies()]
-        heads.append(np.stack([chosen.variants, chosen.crossed, chosen.minutes]))
+        segments += [texts[segment] for segment in some.segments.tolist()]
+        bodies += [rows.raw(body) for body in some.bodies()]
+        heads.append(np.stack([some.variants, some.crossed, some.minutes]))
     variant, crossed, minute = np.concatenate(heads, axis=1)
     return rows.rows(
-        len(numbers),
+        len(segments),
         segments,
         bodies,
-        **_key_columns(touched.keys[numbers]),
-        place=("V6", touched.place[numbers]),
-        new=("u1", ~touched.found[numbers]),
+        **columns,
         variant=(">i2", variant),
         crossed=("u1", crossed),
         minute=(">i4", minute),

@@ -81,20 +81,29 @@ class Units(NamedTuple):
 
     def differ(self, other: "Units") -> NDArray[np.bool_]:
         """Which of them are not the same as those of `other`."""
-        wide = [(a != b).reshape(len(a), -1).any(axis=1) for a, b in zip(self, other, strict=True)]
-        differ: NDArray[np.bool_] = np.logical_or.reduce(wide)
+        pairs = zip(self, other, strict=True)
+        differ: NDArray[np.bool_] = np.logical_or.reduce(
+            [np.any(a != b, axis=tuple(range(1, a.ndim))) for a, b in pairs]
+        )
         return differ
+
+    @property
+    def heard(self) -> NDArray[np.bool_]:
+        """Of which of them a metric knows something."""
+        heard: NDArray[np.bool_] = np.any(self.sums != 0, axis=1)
+        return heard
 
     def unheard(self, measures: Measures) -> NDArray[np.bool_]:
         """Of which of them the log can hold no signal in time that a metric reads."""
-        if measures.hears_halves:
-            return np.zeros(len(self.sums), np.bool_)
-        return ~self.crossed & ~self.sums.astype(np.bool_).any(axis=1)
+        return ~self.crossed & ~self.heard & (not measures.hears_halves)
 
     def bodies(self) -> list[bytes]:
         """Of each the covariates and sums as MessagePack; the others have columns of their own."""
         if not self.covariates.shape[1] and self.sums.dtype != object:
-            return [_encode(row) for row in self.sums.tolist()]
+            heard = self.heard
+            bodies = iter([_encode(row) for row in self.sums[heard].tolist()])
+            nothing = _encode([0] * self.sums.shape[1])
+            return [next(bodies) if one else nothing for one in heard.tolist()]
         told = [[None if one == MISSING else one for one in row] for row in self.covariates.tolist()]
         return [packed(own + sums) for own, sums in zip(told, self.sums.tolist(), strict=True)]
 
@@ -196,7 +205,9 @@ def measure(
     told = silent | (assignments["reward"] != NONE)
     told[given.signals["owner"]] = True
     chosen = np.flatnonzero(told & own)
-    contributions = fitting(_contributions(assignments, given, measures, silent)[chosen])
+    contributions = fitting(
+        _contributions(assignments[chosen], given.about(chosen), measures, silent[chosen])
+    )
     sums = np.zeros((len(firsts), 2 * len(measures.metrics)), contributions.dtype)
     if len(chosen):
         starts = starts_of(number[chosen])
@@ -308,7 +319,7 @@ def totals_by_minute(
     names = units.epochs, units.variants, units.segments, units.crossed, units.minutes
     groups, group_of = _distinct(names)
     counts = np.bincount(group_of, signs, minlength=len(groups))
-    heard = np.flatnonzero(units.sums.astype(np.bool_).any(axis=1))
+    heard = np.flatnonzero(units.heard)
     heard = heard[np.argsort(group_of[heard], kind="stable")]
     grouped = _Grouped(group_of[heard], len(groups))
     found = [
@@ -400,7 +411,7 @@ def vectors(metric: Metric, measures: Measures, units: Units) -> tuple[NDArray[n
 
 
 def _measured(metric: Metric, number: int, units: Units) -> tuple[NDArray[np.bool_], Numbers]:
-    """Which units have a value, and what is measured of each, 0 without one; of a quantile in plain numbers."""
+    """Which units have a value, and what is measured of each, else 0; of a quantile in plain numbers."""
     n, d = units.sums[:, 2 * number], units.sums[:, 2 * number + 1]
     known = (n != 0) | (d != 0)
     measure, divisor = metric.measure, np.where(known, d, 1)

@@ -1,10 +1,8 @@
--- Store staged units that are new, in key order, which locks them as well. Those that somebody else stored meanwhile are
--- left out. One row of arrays: the keys of those stored.
+-- Store new units in key order, which locks them as well. Those that somebody else stored meanwhile are left out. One row of arrays: the keys of those stored.
 WITH stored AS (
     INSERT INTO unit_totals (experiment_id, epoch, unit_hash, assignment_id, variant, segment, crossed, minute, body)
     SELECT experiment_id, epoch, unit_hash, assignment_id, variant, segment, crossed, minute, body
-    FROM staged_units
-    WHERE new
+    FROM new_units
     ON CONFLICT (experiment_id, epoch, unit_hash, assignment_id) DO NOTHING
     RETURNING experiment_id, epoch, unit_hash, assignment_id
 )

@@ -1,6 +1,6 @@
 -- Store the sums of locked units anew.
 UPDATE unit_totals
-SET variant = staged.variant, segment = staged.segment, crossed = staged.crossed,
-    minute = staged.minute, body = staged.body
-FROM staged_units AS staged
-WHERE NOT new AND unit_totals.ctid = place
+SET variant = changed.variant, segment = changed.segment, crossed = changed.crossed, minute = changed.minute,
+    body = changed.body
+FROM changed_units AS changed
+WHERE unit_totals.ctid = place

@@ -45,8 +45,12 @@ CREATE TEMPORARY TABLE touched_units (
     number integer, experiment_id integer, epoch integer, unit_hash bigint, assignment_id uuid
 ) ON COMMIT DELETE ROWS;
 
--- What touched units come to. `place` is where a locked one stays until the end of the transaction.
-CREATE TEMPORARY TABLE staged_units (
-    experiment_id integer, epoch integer, unit_hash bigint, assignment_id uuid, place tid, new boolean,
-    variant smallint, crossed boolean, minute integer, segment text, body bytea
+-- What touched units come to. `place` is where a stored one stays until the end of the transaction.
+CREATE TEMPORARY TABLE changed_units (
+    place tid, variant smallint, crossed boolean, minute integer, segment text, body bytea
+) ON COMMIT DELETE ROWS;
+
+CREATE TEMPORARY TABLE new_units (
+    experiment_id integer, epoch integer, unit_hash bigint, assignment_id uuid, variant smallint, crossed boolean,
+    minute integer, segment text, body bytea
 ) ON COMMIT DELETE ROWS;
