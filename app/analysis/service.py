@@ -129,7 +129,8 @@ class AnalysisService:
     async def aa(self, key: str, question: AaQuestion) -> Aa:
         """Replay A/A on the units of the control.
 
-        Raises NotFound, InvalidInput, UnprocessableInput of too few units, Unavailable while others compute.
+        Raises NotFound, InvalidInput, UnprocessableInput of too few units, Conflict if what is stored of one
+        cannot be read, Unavailable while others compute.
         """
         experiment = await self._experiments.get(key)
         kept, measures = _kept_measures(experiment), measured_of(experiment.definition)

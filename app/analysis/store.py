@@ -32,10 +32,12 @@ from app.analysis.series import Row as SeriesRow
 from app.analysis.tables import readouts
 from app.assignment.bucketing import WHOLE
 from app.core import limits
+from app.core.errors import Conflict
 from app.experiments.model import Experiment
 from app.experiments.store import experiment_of
 from app.experiments.tables import experiments, publications
 from app.feedback.measures import CellTotals, Measures
+from app.feedback.session import report_unusable
 from app.feedback.tables import (
     assignments,
     draws,
@@ -105,6 +107,8 @@ class AnalysisStore:
 
         At most `AA_UNITS_MAX` are read, in the order of their hashes, which are keyed: of more they are a
         random part of the earliest epochs. Without totals of units (`by_unit`) they are rewarded assignments.
+
+        Raises Conflict if what is stored of a unit cannot be read.
         """
         statement = (_units_of_control if by_unit else _rewards_of_control)(experiment)
         if by_unit and measures.plan.crossovers == "exclude":
@@ -114,11 +118,15 @@ class AnalysisStore:
         sampled, rows = len(rows) > limits.AA_UNITS_MAX, rows[: limits.AA_UNITS_MAX]
         if by_unit:
             heads = np.array([tuple(row[:4]) for row in rows], HEAD)
-            units, readable = Units.read(
-                heads, [row.segment for row in rows], [row.body for row in rows], measures
-            )
+            segments, bodies = [row.segment for row in rows], [row.body for row in rows]
+            units, readable = Units.read(heads, segments, bodies, measures)
+            if not readable.all():
+                n_damaged = int((~readable).sum())
+                report_unusable("unit_totals", experiment.key, f"{n_damaged} units")
+                raise Conflict(f"what is stored of {n_damaged:,} units cannot be read: run `wald rebuild`")
         else:
-            units = Units.rewarded(*zip(*rows, strict=True))
+            columns = ([row[place] for row in rows] for place in range(3))
+            units = Units.rewarded(*columns)
         return Arrived(units.of(np.argsort(units.minutes, kind="stable")), sampled)
 
     async def experiment(self, experiment_id: int) -> Experiment | None:

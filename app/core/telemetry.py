@@ -35,6 +35,9 @@ CONTEXT_MISFITS: Final = Counter(
     "wald_context_misfits",
     "Rewards that a policy does not learn from: their context does not fit its features.",
 )
+UNUSABLE_TOTALS: Final = Counter(
+    "wald_unusable_totals", "Rows of totals that could not be read: run wald rebuild.", ["table"]
+)
 REALLOCATIONS: Final = Counter("wald_reallocations", "Allocations computed.", ["result"])
 STREAM_LAG: Final = Gauge(
     "wald_stream_lag_events", "Acknowledged events not yet in the ledger.", multiprocess_mode="mostrecent"

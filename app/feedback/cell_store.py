@@ -5,13 +5,10 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import msgspec
-import structlog
 from psycopg import AsyncCursor
 
 from app.feedback.measures import CellKey, CellTotals
-from app.feedback.session import sql
-
-_LOG: Final = structlog.get_logger(__name__)
+from app.feedback.session import report_unusable, sql
 
 _LOCK_METRIC_TOTALS: Final = sql("lock_metric_totals")
 _STORE_METRIC_TOTALS: Final = sql("store_metric_totals")
@@ -22,11 +19,7 @@ _CELL_KEY: Final = ("experiment_id", "epoch", "variant", "segment", "crossed")
 
 
 async def move_cells(cursor: AsyncCursor, differences: Mapping[CellKey, CellTotals]) -> None:
-    """Add the differences to the cells.
-
-    Totals that cannot be read, which only a hand that is not ours can bring about, stay as they are: they
-    must not hold up the ledger, and `wald rebuild` mends them.
-    """
+    """Add the differences to the cells. Totals that cannot be read stay as they are."""
     if not differences:
         return
     await cursor.execute(_LOCK_METRIC_TOTALS, _cell_keys(sorted(differences)))
@@ -37,7 +30,7 @@ async def move_cells(cursor: AsyncCursor, differences: Mapping[CellKey, CellTota
             moved = CellTotals.from_bytes(body) + differences[key] if body else differences[key]
             bodies[key] = moved.to_bytes()
         except (ValueError, msgspec.MsgspecError) as error:
-            _LOG.error("metric_totals_unusable", key=key, error=str(error), then="run wald rebuild")
+            report_unusable("metric_totals", key, error)
     await _store_cells(cursor, bodies)
 
 

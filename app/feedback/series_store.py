@@ -4,14 +4,11 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import msgspec
-import structlog
 from psycopg import AsyncCursor
 
 from app.feedback.measures import CellTotals
 from app.feedback.series import DAY, HOUR, MINUTE, Kept, SeriesKey, add, as_kept, widened
-from app.feedback.session import sql
-
-_LOG: Final = structlog.get_logger(__name__)
+from app.feedback.session import report_unusable, sql
 
 _LOCK_SERIES: Final = sql("lock_series")
 _STORE_SERIES: Final = sql("store_series")
@@ -25,7 +22,7 @@ _DELETE_SERIES: Final = "DELETE FROM metric_series WHERE experiment_id = %s"
 
 
 async def move_series(cursor: AsyncCursor, differences: Mapping[SeriesKey, CellTotals]) -> None:
-    """Add differences. What cannot be read stays as it is, as with cells: `wald rebuild` mends it."""
+    """Add differences. What cannot be read stays as it is, as with cells."""
     if not differences:
         return
     await cursor.execute(_LOCK_SERIES, _keys(sorted(differences)))
@@ -37,7 +34,7 @@ async def move_series(cursor: AsyncCursor, differences: Mapping[SeriesKey, CellT
                 CellTotals.from_bytes(body) + differences[key] if body else differences[key]
             ).to_bytes()
         except (ValueError, msgspec.MsgspecError) as error:
-            _LOG.error("metric_series_unusable", key=key, error=str(error), then="run wald rebuild")
+            report_unusable("metric_series", key, error)
     await cursor.execute(_STORE_SERIES, _keys(bodies) | {"body": list(bodies.values())})
 
 
@@ -87,11 +84,11 @@ async def _kept(cursor: AsyncCursor) -> Kept:
 
 
 def _readable(key: SeriesKey, body: bytes) -> CellTotals | None:
-    """None if there are none, or they cannot be read, which only a hand that is not ours can bring about."""
+    """None if there are none, or they cannot be read."""
     try:
         totals = CellTotals.from_bytes(body) if body else None
     except (ValueError, msgspec.MsgspecError) as error:
-        _LOG.error("metric_series_unusable", key=key, error=str(error), then="run wald rebuild")
+        report_unusable("metric_series", key, error)
         return None
     return totals
 

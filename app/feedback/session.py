@@ -1,4 +1,4 @@
-"""What all parts of a ledger transaction do with its session: copy rows, read arrays, read signals."""
+"""The session of the ledger, and what all parts of a transaction do with it: copy, read arrays and signals."""
 
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -6,12 +6,24 @@ from itertools import pairwise
 from typing import Any, Final, LiteralString
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
-from psycopg import AsyncCursor
+from psycopg import AsyncConnection, AsyncCursor
+from psycopg.sql import SQL, Identifier
 
+from app.core.telemetry import UNUSABLE_TOTALS
 from app.feedback import rows
 from app.feedback.rewards import GIVEN, Given, Integers
 from app.feedback.rows import Rows
+
+
+def report_unusable(table: str, key: object, error: object) -> None:
+    """Totals that cannot be read, which only a hand that is not ours can bring about.
+
+    They must not hold up the ledger: `wald rebuild` mends them.
+    """
+    UNUSABLE_TOTALS.labels(table).inc()
+    _LOG.error(f"{table}_unusable", key=str(key), error=str(error), then="run wald rebuild")
 
 
 def sql(name: str) -> LiteralString:
@@ -19,7 +31,10 @@ def sql(name: str) -> LiteralString:
     return files(__package__).joinpath(f"sql/{name}.sql").read_text()
 
 
+_LOG: Final = structlog.get_logger(__name__)
+
 _READ_LOG: Final = sql("read_log")
+_TEMPORARY_TABLES: Final = sql("temporary_tables")
 _LOGGED: Final = (
     ("owner", ">i4"),
     ("source", ">i2"),
@@ -27,6 +42,16 @@ _LOGGED: Final = (
     ("value", ">f8"),
     ("name_length", ">i4"),
 )
+
+
+async def prepare(connection: AsyncConnection) -> None:
+    """Make it a session of the ledger: what a batch touches is looked up row by row, whatever the planner
+    thinks of the sizes of tables.
+    """
+    await connection.execute("SET work_mem = '32MB'")
+    for way in ("hashjoin", "mergejoin", "bitmapscan", "seqscan"):
+        await connection.execute(SQL("SET {} = off").format(Identifier(f"enable_{way}")))
+    await connection.execute(_TEMPORARY_TABLES)
 
 
 async def copy(cursor: AsyncCursor, table: LiteralString, copied: Rows) -> None:

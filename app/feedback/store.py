@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from psycopg import AsyncConnection, AsyncCursor, DataError, IntegrityError
 from psycopg.errors import DeadlockDetected
-from psycopg.sql import SQL, Identifier
 
 from app.core import limits
 from app.core.postgres import connect
@@ -39,12 +38,11 @@ from app.feedback.rewards import (
 )
 from app.feedback.rows import Rows
 from app.feedback.series_store import thin_series
-from app.feedback.session import copy, read_signals, sql
+from app.feedback.session import copy, prepare, read_signals, sql
 from app.feedback.unit_store import Contexts, move_units, recount, touch_units
 
 _T = TypeVar("_T")
 
-_TEMPORARY_TABLES: Final = sql("temporary_tables")
 _ACQUIRE_LEASE: Final = sql("acquire_lease")
 _AFFECT_OVERDUE: Final = sql("affect_overdue")
 _AFFECT_SILENT: Final = sql("affect_silent")
@@ -111,11 +109,7 @@ class LedgerStore:
     async def open(cls, database_url: str) -> AsyncIterator["LedgerStore"]:
         """Connect and prepare the session."""
         async with await connect(database_url) as connection:
-            # What a batch touches is looked up row by row, whatever the planner thinks of the sizes.
-            await connection.execute("SET work_mem = '32MB'")
-            for way in ("hashjoin", "mergejoin", "bitmapscan", "seqscan"):
-                await connection.execute(SQL("SET {} = off").format(Identifier(f"enable_{way}")))
-            await connection.execute(_TEMPORARY_TABLES)
+            await prepare(connection)
             yield cls(connection)
 
     async def acquire(self, shard: int, owner: str) -> Lease | None:

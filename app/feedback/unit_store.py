@@ -1,12 +1,11 @@
 """Units in the ledger's transaction: locked, measured by what the log says, stored where that changed."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 from psycopg import AsyncCursor
 from psycopg.errors import UniqueViolation
@@ -19,10 +18,8 @@ from app.feedback.rewards import ASSIGNMENT, Assignments, Given, Integers
 from app.feedback.rows import Rows
 from app.feedback.series import SeriesKey, add, series
 from app.feedback.series_store import move_series, recount_series
-from app.feedback.session import arrays, copy, pieces, read_signals, sql
+from app.feedback.session import arrays, copy, pieces, read_signals, report_unusable, sql
 from app.feedback.units import HEAD, Heads, Units, measure, starts_of, totals_by_minute
-
-_LOG: Final = structlog.get_logger(__name__)
 
 _INSERT_UNIT_TOTALS: Final = sql("insert_unit_totals")
 _LOCK_UNIT_TOTALS: Final = sql("lock_unit_totals")
@@ -39,6 +36,7 @@ _SWEPT_UNTIL: Final = "SELECT (extract(epoch FROM swept_until) * 1000000)::doubl
 _NEW_UNITS: Final = (
     "unit_totals (experiment_id, epoch, unit_hash, assignment_id, variant, crossed, minute, segment, body)"
 )
+_NO_SUMS: Final = "these are no sums of these metrics"
 _KEY: Final = np.dtype([("experiment_id", "i4"), ("epoch", "i4"), ("unit_hash", "i8"), ("id", "S16")])
 
 # Columns of results that are one row of arrays.
@@ -131,7 +129,9 @@ async def touch_units(
         own = slice(*np.searchsorted(heads["number"], (numbers.start, numbers.stop)).tolist())
         read, readable = Units.read(heads[own], segments[own], bodies[own], measures[experiment_id])
         places = heads["number"][own] - numbers.start
-        _report(keys[numbers][places[~readable]].tolist())
+        # Stored anew, their cells count them twice, until `wald rebuild` mends that.
+        for key in keys[numbers][places[~readable]].tolist():
+            report_unusable("unit_totals", key, _NO_SUMS)
         known = np.zeros(numbers.stop - numbers.start, np.bool_)
         known[places] = readable
         spread = read.spread(places, len(known))
@@ -194,15 +194,6 @@ def _runs(values: NDArray[Any]) -> Iterator[tuple[int, slice]]:
     """Each value of an ascending column, and where it stands."""
     for start, end in pairwise([*starts_of(values).tolist(), len(values)]):
         yield int(values[start]), slice(start, end)
-
-
-def _report(keys: Iterable[object]) -> None:
-    """Stored units that cannot be read, which only a hand that is not ours can bring about.
-
-    They must not hold up the ledger. Stored anew, their cells count them twice; `wald rebuild` mends that.
-    """
-    for key in keys:
-        _LOG.error("unit_totals_unusable", key=str(key), then="run wald rebuild")
 
 
 async def _measured(
@@ -386,7 +377,8 @@ async def recount(
         heads = np.array([row[1:5] for row in found], HEAD)
         segments, bodies = [row[5] for row in found], [row[6] for row in found]
         read, readable = Units.read(heads, segments, bodies, measures)
-        _report((experiment_id, *found[place][:2]) for place in np.flatnonzero(~readable).tolist())
+        for place in np.flatnonzero(~readable).tolist():
+            report_unusable("unit_totals", (experiment_id, *found[place][:2]), _NO_SUMS)
         by_minute = totals_by_minute(experiment_id, read.of(readable), measures)
         for cell, totals in cells(by_minute).items():
             add(fresh, cell, totals)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from msgspec.structs import replace
+from prometheus_client import REGISTRY
 from scipy.stats import binom
 
 from app.analysis import aa
@@ -138,12 +139,14 @@ async def keep(engine, experiment, made, *, variant=0):
             "unit_hash": number,
             "assignment_id": "00000000-0000-0000-0000-000000000000",
             "variant": variant,
-            "segment": one.segment,
-            "crossed": one.crossed,
-            "minute": one.minute,
-            "body": one.to_bytes(),
+            "segment": "",
+            "crossed": False,
+            "minute": minute,
+            "body": body,
         }
-        for number, one in enumerate(made, start=1_000_000 * variant)
+        for number, (minute, body) in enumerate(
+            zip(made.minutes.tolist(), made.bodies(), strict=True), start=1_000_000 * variant
+        )
     ]
     async with engine.begin() as connection:
         await connection.execute(unit_totals.insert(), rows)
@@ -160,6 +163,23 @@ async def test_the_control_of_an_experiment_is_replayed(client, engine, experime
     assert (found["units"], found["replays"], found["looks"], found["sampled"]) == (300, 10, [300], False)
     assert [one["metric"] for one in found["metrics"]] == ["reward", "solved", "cost", "clicks", "p90"]
     assert (await client.post(PATH, json={"replays": 10})).json() == found  # equal data, equal answer
+
+
+@pytest.mark.anyio
+async def test_a_unit_that_was_damaged_by_hand_is_named_and_counted(client, engine, experiment):
+    await keep(engine, experiment, units(210, experiment.definition.plan))
+    async with engine.begin() as connection:
+        damaged = unit_totals.update().where(unit_totals.c.unit_hash == 7).values(body=b"\x00")
+        await connection.execute(damaged)
+    before = damaged_rows() or 0
+    refused = await client.post(PATH, json={"replays": 1})
+    assert refused.status_code == 409
+    assert "1 units cannot be read: run `wald rebuild`" in refused.json()["detail"]
+    assert damaged_rows() == before + 1
+
+
+def damaged_rows():
+    return REGISTRY.get_sample_value("wald_unusable_totals_total", {"table": "unit_totals"})
 
 
 @pytest.mark.anyio
