@@ -1,4 +1,4 @@
-"""The session of the ledger, and what all parts of a transaction do with it: copy, read arrays and signals."""
+"""The ledger's session, and what all parts of a transaction do with it: copy rows, read arrays and signals."""
 
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -45,8 +45,9 @@ _LOGGED: Final = (
 
 
 async def prepare(connection: AsyncConnection) -> None:
-    """Make it a session of the ledger: what a batch touches is looked up row by row, whatever the planner
-    thinks of the sizes of tables.
+    """Make it a session of the ledger.
+
+    What a batch touches is looked up row by row, whatever the planner thinks of the sizes of tables.
     """
     await connection.execute("SET work_mem = '32MB'")
     for way in ("hashjoin", "mergejoin", "bitmapscan", "seqscan"):
