@@ -1,4 +1,4 @@
-"""The ledger's session, and what all parts of a transaction do with it: copy rows, read arrays and signals."""
+"""The ledger's session, and what every part of a transaction does with it: copy, read arrays and signals."""
 
 from collections.abc import Mapping, Sequence
 from importlib.resources import files

@@ -324,6 +324,7 @@ async def _insert(cursor: AsyncCursor, keys: NDArray[np.void], units: Rows) -> F
             await copy(cursor, _NEW_UNITS, units)
         return np.zeros(len(keys), np.bool_)
     except UniqueViolation:
+        await cursor.execute("DELETE FROM new_units")
         await copy(cursor, "new_units", units)
         made = set((await arrays(cursor, _INSERT_UNIT_TOTALS, _MADE)).tolist())
         return np.array([key not in made for key in keys.tolist()], np.bool_)

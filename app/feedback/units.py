@@ -360,21 +360,26 @@ class _Grouped:
         self.group_of, self.n_groups = group_of, n_groups
         self._starts = starts_of(group_of)
 
-    def sums(self, numbers: Numbers) -> Numbers:
-        """Of each column by groups, as objects."""
-        found = np.zeros((self.n_groups, numbers.shape[1]), object)
-        if len(numbers):
-            found[self.group_of[self._starts]] = np.add.reduceat(fitting(numbers), self._starts)
-        return found
+    def sums(self, *numbers: Numbers) -> list[Numbers]:
+        """Of the columns of each of several tables, by groups, as objects."""
+        columns = np.concatenate(numbers, axis=1)
+        found = np.zeros((self.n_groups, columns.shape[1]), object)
+        if len(columns):
+            found[self.group_of[self._starts]] = np.add.reduceat(fitting(columns), self._starts)
+        return np.split(found, np.cumsum([one.shape[1] for one in numbers])[:-1], axis=1)
 
-    def products(self, x: Numbers, y: Numbers) -> Numbers:
-        """Sums of products, which have more than 64 bits: products of their halves are added up apart."""
+    def moments(self, firsts: Numbers, x: Numbers, y: Numbers) -> list[list[int]]:
+        """Of each group the sums of the columns of `firsts`, then of the products of those of `x` and `y`.
+
+        These have more than 64 bits: products of their halves are added up apart.
+        """
         if any(one.dtype == object or np.abs(one).max(initial=0) >= _LARGE for one in (x, y)):
-            return self.sums(x.astype(object) * y)
-        (high, low), (other_high, other_low) = ((one >> _HALF_BITS, one & _LOW) for one in (x, y))
-        upper, lower = self.sums(high * other_high), self.sums(low * other_low)
-        middle = self.sums(high * other_low + low * other_high)
-        found: Numbers = (upper << 2 * _HALF_BITS) + (middle << _HALF_BITS) + lower
+            sums, products = self.sums(firsts, x.astype(object) * y)
+        else:
+            (a, b), (c, d) = ((one >> _HALF_BITS, one & _LOW) for one in (x, y))
+            sums, upper, middle, lower = self.sums(firsts, a * c, a * d + b * c, b * d)
+            products = (upper << 2 * _HALF_BITS) + (middle << _HALF_BITS) + lower
+        found: list[list[int]] = np.concatenate([sums, products], axis=1).tolist()
         return found
 
 
@@ -385,9 +390,8 @@ def _sums(metric: Metric, number: int, units: Units, signs: Numbers, grouped: _G
         return _buckets(grouped.group_of[known], measured[known, 0], signs[known], grouped.n_groups)
     rows, columns = np.tril_indices(measured.shape[1])
     signed = measured * signs[:, None]
-    firsts = grouped.sums(np.column_stack([known * signs, signed]))
-    products = grouped.products(signed[:, rows], measured[:, columns])
-    return [tuple(one) for one in np.concatenate([firsts, products], axis=1).tolist()]
+    counted = np.column_stack([known * signs, signed])
+    return [tuple(one) for one in grouped.moments(counted, signed[:, rows], measured[:, columns])]
 
 
 def _buckets(groups: Numbers, values: NDArray[np.float64], signs: Numbers, n_groups: int) -> list[Sums]:

@@ -24,7 +24,7 @@ from app.feedback.rebuild import CellDifference, Rebuilt, rebuild_totals
 from app.feedback.rewards import NANO
 from app.feedback.series import SeriesKey, series
 from app.feedback.store import LedgerStore
-from app.feedback.units import HEAD, MISSING, Units
+from app.feedback.units import HEAD, MISSING, Units, fitting, totals_by_minute
 from stats.quantiles import bucket_numbers
 from tests.feedback.support import (
     SALT,
@@ -87,6 +87,7 @@ def test_the_reward_is_primary_unless_a_metric_is():
     assert Measures.of(METRICS[:1], PLAN).metrics[0].role == "primary"
 
 
+@settings(max_examples=25)
 @given(st.lists(st.lists(st.integers(-(10**18), 10**18), min_size=15, max_size=15), min_size=1, max_size=4))
 @example([[2**62] * 15])
 def test_units_come_back_from_their_bytes(numbers):
@@ -114,6 +115,42 @@ def test_cells_come_back_from_their_bytes_and_take_back_what_was_added():
     assert CellTotals.from_bytes(some.to_bytes()) == some
     assert some + some - some == some
     assert some - some == none
+
+
+@pytest.mark.parametrize("size", [10**3, NANO, 10**13, 10**18, 10**21])
+def test_totals_are_exact_whatever_the_size_of_values(size):
+    """Beside Python's own whole numbers and fractions; some units are taken away again."""
+    rng = np.random.default_rng(20261129)
+    n, cap = 60, 2 * NANO
+    sums = [[int(one) * size // 10**6 for one in row] for row in rng.integers(-(10**6), 10**6, (n, 14))]
+    for row in sums:
+        row[1::2] = [int(one) for one in rng.integers(1, 4, 7)]
+    known = rng.integers(-NANO, NANO, n).tolist()
+    covariates = [(one, MISSING if one % 3 else NANO) for one in known]
+    made = units([[0] * 14] * n, covariates=covariates, minutes=rng.integers(5, 7, n))
+    made = made._replace(sums=fitting(np.array(sums, object if size > NANO**2 else np.int64)))
+    signs = rng.choice([1, 1, -1], n)
+    expected: dict[int, CellTotals] = {}
+    for row, (one, other), minute, sign in zip(
+        sums, covariates, made.minutes.tolist(), signs.tolist(), strict=True
+    ):
+        pairs = [(Fraction(a), Fraction(b)) for a, b in zip(row[::2], row[1::2], strict=True)]
+        means = [half_even(a / b) for a, b in pairs]
+        told = [Fraction(one), *map(Fraction, (0, 0, NANO) if other == MISSING else (NANO, 0, 0))]
+        outcomes = (min(max(means[0], 0), NANO), NANO * (row[2] != 0), min(means[2], cap), row[6])
+        totals = CellTotals(
+            1,
+            (
+                *(moments(x, told) for x in outcomes),
+                pair([pairs[4]]),
+                pair([pairs[5]]),
+                {bucket(pairs[6][0] / pairs[6][1]): 1},
+            ),
+        )
+        none = expected.get(minute, CellTotals.none(MEASURES))
+        expected[minute] = none + totals if sign == 1 else none - totals
+    found = totals_by_minute(1, made, MEASURES, signs)
+    assert {key[-1]: totals for key, totals in found.items()} == expected
 
 
 # In the ledger
