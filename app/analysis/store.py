@@ -123,7 +123,7 @@ class AnalysisStore:
             if not readable.all():
                 n_damaged = int((~readable).sum())
                 report_unusable("unit_totals", experiment.key, f"{n_damaged} units")
-                raise Conflict(f"what is stored of {n_damaged:,} units cannot be read: run `wald rebuild`")
+                raise Conflict(f"units that cannot be read: {n_damaged:,}; run `wald rebuild`")
         else:
             columns = ([row[place] for row in rows] for place in range(3))
             units = Units.rewarded(*columns)
