@@ -1,6 +1,7 @@
 """The command `wald`."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -15,6 +16,10 @@ from app.core import logs
 from app.core.clock import SystemClock
 from app.core.commands import OUT, engine_options, errors_told, run_with_engines, settings_of
 from app.core.settings import Durability, Settings
+
+# Matrices here are small: threads of a linear algebra library would only wait for each other. It reads this
+# when it is loaded, which is by the commands that need it.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 P = ParamSpec("P")
 T = TypeVar("T")

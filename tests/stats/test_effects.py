@@ -7,9 +7,8 @@ import pytest
 import statsmodels.api as sm
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom
+from scipy.stats import binom, false_discovery_control
 from statsmodels.stats.meta_analysis import combine_effects
-from statsmodels.stats.multitest import multipletests
 
 from stats.errors import InsufficientData, InvalidInput
 from stats.estimate import Estimate
@@ -189,18 +188,12 @@ def test_the_worked_adjustments_hold():
 
 
 @pytest.mark.parametrize(
-    ("correction", "name"),
-    [
-        ("bonferroni", "bonferroni"),
-        ("holm", "holm"),
-        ("benjamini-hochberg", "fdr_bh"),
-        ("benjamini-yekutieli", "fdr_by"),
-    ],
+    ("correction", "name"), [("benjamini-hochberg", "bh"), ("benjamini-yekutieli", "by")]
 )
 @pytest.mark.parametrize("m", [1, 2, 7, 60])
-def test_adjustments_are_those_of_statsmodels(correction, name, m):
+def test_adjustments_are_those_of_scipy(correction, name, m):
     p_values = np.random.default_rng(m).random(m).round(2) ** 3  # some of the sixty are equal
-    expected = multipletests(p_values, method=name)[1]
+    expected = false_discovery_control(p_values, method=name)
     assert adjusted_p_values(p_values.tolist(), correction=correction) == pytest.approx(expected, rel=1e-12)
 
 

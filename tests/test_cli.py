@@ -1,0 +1,28 @@
+"""The command `wald`, as a process that has not loaded anything yet."""
+
+import json
+import os
+import subprocess
+import sys
+
+LOADED = """
+import json, os, sys
+from app.cli import main
+from click.testing import CliRunner
+before = "numpy" in sys.modules
+help = CliRunner().invoke(main, ["simulate", "--help"])
+print(json.dumps([before, help.exit_code, "numpy" in sys.modules, os.environ["OPENBLAS_NUM_THREADS"]]))
+"""
+
+
+def test_linear_algebra_has_one_thread_as_it_is_loaded_after_wald_has_said_so():
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert json.loads(done.stdout) == [False, 0, True, "1"]
