@@ -41,18 +41,16 @@ def rebuild_command(**flags: Any) -> None:
         for total in rebuilt.ledger.totals:
             where = f"experiment {total.experiment_id}, epoch {total.epoch}, variant {total.variant}"
             OUT.print(f"{where}: totals were {total.before}, are now {total.after}")
-        for one in rebuilt.ledger.learned:
-            where = f"experiment {one.experiment_id}, epoch {one.epoch}, variant {one.variant}"
-            OUT.print(f"{where}: what its policy learned was not what the log gives")
-        for cell in rebuilt.ledger.cells:
-            where = f"experiment {cell.experiment_id}, epoch {cell.epoch}, variant {cell.variant}"
-            OUT.print(f"{where}: totals of its metrics were not what its units come to")
-        for drawn in rebuilt.ledger.draws:
-            where = f"experiment {drawn.experiment_id}, epoch {drawn.epoch}, variant {drawn.variant}"
-            OUT.print(f"{where}: its draws and their probabilities were not what the log gives")
-        for moved in rebuilt.ledger.series:
-            where = f"experiment {moved.experiment_id}, epoch {moved.epoch}, variant {moved.variant}"
-            OUT.print(f"{where}: its series were not what its units come to")
+        ledger = rebuilt.ledger
+        for differing, said in (
+            (ledger.learned, "what its policy learned was not what the log gives"),
+            (ledger.cells, "totals of its metrics were not what its units come to"),
+            (ledger.draws, "its draws and their probabilities were not what the log gives"),
+            (ledger.series, "its series were not what its units come to"),
+        ):
+            for one in differing:
+                where = f"experiment {one.experiment_id}, epoch {one.epoch}, variant {one.variant}"
+                OUT.print(f"{where}: {said}")
         for experiment_id in rebuilt.ledger.rewards:
             OUT.print(f"experiment {experiment_id}: a stored reward was not what its signals give")
         for experiment_id in rebuilt.weights:

@@ -2,10 +2,10 @@
 
 import asyncio
 import re
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import rich_click as click
 from rich.console import Console
@@ -19,6 +19,8 @@ from app.clients.replay import replay
 REFRESH_S = 0.5
 SETTLE_S = 30.0
 
+Command = TypeVar("Command", bound=Callable[..., Any])
+
 url_option = click.option(
     "--url",
     default="http://127.0.0.1:8000",
@@ -27,20 +29,21 @@ url_option = click.option(
     show_envvar=True,
     help="Where the server is.",
 )
-read_key_option = click.option(
-    "--key",
-    required=True,
-    envvar=["WALD_API_KEY", "WALD_ADMIN_KEY"],
-    show_envvar=True,
-    help="An API key with the scope read.",
-)
-_KEY = click.option(
-    "--key",
-    required=True,
-    envvar=["WALD_API_KEY", "WALD_ADMIN_KEY"],
-    show_envvar=True,
-    help="An API key with the scopes assign, feedback, read and admin (it defines an experiment).",
-)
+
+
+def key_option(scopes: str) -> Callable[[Command], Command]:
+    """`--key`, which needs these scopes."""
+    return click.option(
+        "--key",
+        required=True,
+        envvar=["WALD_API_KEY", "WALD_ADMIN_KEY"],
+        show_envvar=True,
+        help=f"An API key with {scopes}.",
+    )
+
+
+read_key_option = key_option("the scope read")
+_KEY = key_option("the scopes assign, feedback, read and admin (it defines an experiment)")
 
 
 class Scale(click.ParamType[tuple[float, float]]):

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from app.allocation.kill_switch import Killed
 from app.clients.client import ClientError, WaldClient
-from app.clients.commands import url_option
+from app.clients.commands import key_option, url_option
 from app.rollouts.gates import Gate
 from app.rollouts.life import Rollout
 from app.rollouts.model import Completed, Draft, Paused, RolledBack, Running
@@ -26,13 +26,7 @@ REFRESH_S: Final = 1.0
 FAILED, ROLLED_BACK, NOT_YET, UNKNOWN = 1, 1, 3, 4
 """Exit statuses besides 0, and 2 for a command that makes no sense."""
 
-_KEY = click.option(
-    "--key",
-    required=True,
-    envvar=["WALD_API_KEY", "WALD_ADMIN_KEY"],
-    show_envvar=True,
-    help="An API key with the scope read, and admin to change anything.",
-)
+_KEY = key_option("the scope read, and admin to change anything")
 _REASON = click.option("--reason", default="", help="Why; it is kept with the decision.")
 
 
