@@ -74,6 +74,8 @@ async def log(cursor: AsyncCursor, batch: Batch, rules: Mapping[int, Rule]) -> L
         unread[batch.given.signals["owner"][np.array(named, np.bool_)]] = True
     resolving = spoken | exposing
     elsewhere = await _log_unit_signals(cursor, batch, rules)
+    if not len(elsewhere):
+        return Logged(assignments, resolving, unread, batch.given, batch.exposures)
     known = np.isin(assignments["id"], elsewhere["id"])
     elsewhere = elsewhere[~np.isin(elsewhere["id"], assignments["id"])]
     others = np.ones(len(elsewhere), np.bool_)

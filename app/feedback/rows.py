@@ -41,10 +41,9 @@ def rows(n: int, *texts: Sequence[bytes], **columns: tuple[str, Any]) -> Rows:
     for name, (_, values) in columns.items():
         fixed[f"{name}_length"] = fixed.dtype[name].itemsize
         fixed[name] = values
-    data, size = fixed.tobytes(), fixed.dtype.itemsize
     if not texts:
-        return Rows(n, b"".join([_HEADER, data, _TRAILER]))
-    parts = (data[start : start + size] for start in range(0, len(data), size))
+        return Rows(n, b"".join([_HEADER, fixed.tobytes(), _TRAILER]))
+    parts: list[bytes] = fixed.view(f"V{fixed.dtype.itemsize}").tolist()
     body = chain.from_iterable(zip(parts, *texts, strict=True))
     return Rows(n, b"".join([_HEADER, *body, _TRAILER]))
 

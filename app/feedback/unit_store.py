@@ -339,7 +339,9 @@ def _unit_rows(
         some = units.of(chosen[part.numbers])
         texts = [rows.text(name) for name in part.measures.segments]
         segments += [texts[segment] for segment in some.segments.tolist()]
-        bodies += [rows.raw(body) for body in some.bodies()]
+        told = some.bodies()
+        raw = {body: rows.raw(body) for body in set(told)}
+        bodies += [raw[body] for body in told]
         heads.append(np.stack([some.variants, some.crossed, some.minutes]))
     variant, crossed, minute = np.concatenate(heads, axis=1)
     return rows.rows(

@@ -39,7 +39,6 @@ _HALF_BITS: Final = 21
 _LOW: Final = 2**_HALF_BITS - 1
 _LARGE: Final = 2 ** (2 * _HALF_BITS)
 _decode: Final = msgspec.msgpack.Decoder(list[int | bytes | None]).decode
-_encode: Final = msgspec.msgpack.encode
 
 Numbers = NDArray[Any]
 """Whole numbers, int64 or objects."""
@@ -99,13 +98,15 @@ class Units(NamedTuple):
 
     def bodies(self) -> list[bytes]:
         """Of each the covariates and sums as MessagePack; the others have columns of their own."""
-        if not self.covariates.shape[1] and self.sums.dtype != object:
-            heard = self.heard
-            bodies = iter([_encode(row) for row in self.sums[heard].tolist()])
-            nothing = _encode([0] * self.sums.shape[1])
-            return [next(bodies) if one else nothing for one in heard.tolist()]
-        told = [[None if one == MISSING else one for one in row] for row in self.covariates.tolist()]
-        return [packed(own + sums) for own, sums in zip(told, self.sums.tolist(), strict=True)]
+        n_covariates = self.covariates.shape[1]
+        numbers = np.concatenate([self.covariates, self.sums], axis=1)
+        if numbers.dtype == object:
+            return [_body(row, n_covariates) for row in numbers.tolist()]
+        # Most units are like many others: what is told apart by its bytes is encoded once.
+        alike = numbers.view(f"V{numbers.shape[1] * numbers.itemsize}").ravel().tolist()
+        places = dict(zip(alike, range(len(alike)), strict=True))
+        bodies = {one: _body(numbers[place].tolist(), n_covariates) for one, place in places.items()}
+        return [bodies[one] for one in alike]
 
     @classmethod
     def rewarded(cls, variants: Sequence[int], minutes: Sequence[int], rewards: Sequence[int]) -> "Units":
@@ -137,6 +138,11 @@ class Units(NamedTuple):
         return cls(heads["epoch"], *columns), readable
 
 
+def _body(numbers: Sequence[int], n_covariates: int) -> bytes:
+    told = [None if one == MISSING else one for one in numbers[:n_covariates]]
+    return packed([*told, *numbers[n_covariates:]])
+
+
 def _numbers(body: bytes, size: int) -> list[int] | None:
     """What a unit's body says; None if it can not be read."""
     try:
@@ -165,13 +171,14 @@ class Heads(NamedTuple):
     def of(cls, contexts: Iterable[Mapping[str, Any] | None], measures: Measures) -> "Heads":
         """Of a context each."""
         told = [context or {} for context in contexts]
-        names = measures.plan.covariates
-        covariates = np.array([[_covariate(one.get(name)) for name in names] for one in told], np.int64)
+        covariates = np.empty((len(told), len(measures.plan.covariates)), np.int64)
+        for number, name in enumerate(measures.plan.covariates):
+            covariates[:, number] = [_covariate(one.get(name)) for one in told]
         segments = np.zeros(len(told), np.int64)
         if measures.plan.segments is not None:
             places = {name: place for place, name in enumerate(measures.segments)}
             segments[:] = [places[segment_of(measures.plan.segments, one)] for one in told]
-        return cls(segments, covariates.reshape(len(told), len(names)))
+        return cls(segments, covariates)
 
 
 def _covariate(value: object) -> int:
@@ -321,9 +328,9 @@ def totals_by_minute(
     counts = np.bincount(group_of, signs, minlength=len(groups))
     heard = np.flatnonzero(units.heard)
     heard = heard[np.argsort(group_of[heard], kind="stable")]
-    grouped = _Grouped(group_of[heard], len(groups))
+    grouped, speaking = _Grouped(group_of[heard], len(groups)), units.of(heard)
     found = [
-        _sums(metric, number, units.of(heard), signs[heard], grouped)
+        _sums(metric, number, speaking, signs[heard], grouped)
         for number, metric in enumerate(measures.metrics)
     ]
     keys = [
