@@ -16,7 +16,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from bandits import ucb
 from bandits.allocation import Allocation, greatest
@@ -543,7 +543,7 @@ def simulate(
     for _, outcome in waiting:
         seen, seen_sum = seen + outcome.pulls, seen_sum + outcome.rewards.sum
     settled = np.where(_leads(seen, seen_sum, best_at_end), settled, rounds + 1.0)
-    mean, radius = np.array(sums), stats.norm.isf(0.025) * np.array(squares)
+    mean, radius = np.array(sums), -special.ndtri(0.025) * np.array(squares)
     lost = float(mean[-1] / earned) if earned else 0.0  # where no arm ever earns, nothing can be lost
     return Regret(np.array(ends), mean, mean - radius, mean + radius, regret, settled, lost)
 

@@ -15,12 +15,14 @@ from collections.abc import Callable, Sequence
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+from scipy import special
 
 from stats import checks
 from stats.errors import InsufficientData, InvalidInput
 from stats.interval import Interval
-from stats.totals import MeanTotals
+from stats.proportions import exact_interval
+from stats.tails import log_binomial_upper
+from stats.totals import MeanTotals, ProportionTotals
 
 Rule = Callable[[MeanTotals, MeanTotals], bool]
 """Whether something would be decided, from totals of control and treatment at a look."""
@@ -50,6 +52,8 @@ def uniformity(p_values: npt.ArrayLike, *, alpha: float = 0.05) -> Uniformity:
     Worked by hand: 100 p-values of which 14 are below 0.05: P(14 or more of 100 at 0.05) = 0.0005.
     Raises InsufficientData below 20 p-values; InvalidInput if one is not in [0, 1].
     """
+    from scipy.stats import kstest  # noqa: PLC0415  (takes a second to load, which servers do not wait for)
+
     checks.open_unit(alpha, "alpha")
     p = np.asarray(p_values, dtype=float)
     if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
@@ -59,9 +63,9 @@ def uniformity(p_values: npt.ArrayLike, *, alpha: float = 0.05) -> Uniformity:
     return Uniformity(
         int(p.size),
         below / p.size,
-        float(stats.binomtest(below, p.size, alpha, alternative="greater").pvalue),
-        float(stats.kstest(p, "uniform", alternative="greater").pvalue),
-        float(stats.kstest(p, "uniform").pvalue),
+        math.exp(log_binomial_upper(below, int(p.size), alpha)),
+        float(kstest(p, "uniform", alternative="greater").pvalue),
+        float(kstest(p, "uniform").pvalue),
     )
 
 
@@ -99,9 +103,11 @@ class MeasuredRate(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, decisions: int, replays: int) -> "MeasuredRate":
-        """With its interval. Raises ValueError unless there are replays, and no more decisions than these."""
-        exact = stats.binomtest(decisions, replays).proportion_ci(0.95, method="exact")
-        return cls(decisions, replays, Interval(float(exact.low), float(exact.high)))
+        """With its interval.
+
+        Raises InsufficientData without replays, InvalidInput unless 0 <= decisions <= replays.
+        """
+        return cls(decisions, replays, exact_interval(ProportionTotals(replays, decisions), alpha=0.05))
 
     @property
     def rate(self) -> float:

@@ -8,15 +8,15 @@ on the safe side: their true error is below alpha, by half when a handful of eve
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special
-from scipy.stats import hypergeom
 
 from stats import checks, tails
 from stats.errors import InsufficientData
 from stats.estimate import Alternative, HypothesisTest, both_tails
 from stats.interval import Interval
 from stats.proportions import difference_of_bounds, exact_interval
-from stats.totals import CountTotals, ProportionTotals
+from stats.totals import CountTotals, FloatArray, ProportionTotals
 
 
 def rate_interval(total: CountTotals, *, alpha: float) -> Interval:
@@ -142,5 +142,12 @@ def _log_hypergeometric(k: int, draws: int, good: int, total: int) -> float:
     reach = 40 * deviation + 40
     lowest = max(0, draws + good - total, int(min(k, mean) - reach))
     highest = min(k, int(mean + reach))
-    logs = hypergeom.logpmf(np.arange(lowest, highest + 1), total, good, draws)
-    return min(float(special.logsumexp(logs)), 0.0)
+    taken = np.arange(lowest, highest + 1)
+    ways = _log_choose(good, taken) + _log_choose(total - good, draws - taken) - _log_choose(total, draws)
+    return min(float(special.logsumexp(ways)), 0.0)
+
+
+def _log_choose(n: int, k: int | NDArray[np.int64]) -> FloatArray:
+    """The logarithm of how many ways there are to take k out of n."""
+    ways: FloatArray = np.asarray(-math.log1p(n) - special.betaln(n - k + 1, k + 1))
+    return ways

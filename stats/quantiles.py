@@ -19,7 +19,6 @@ from typing import Final, Self
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
 
 from stats import checks
 from stats.bounded import log_beta_mixture
@@ -28,6 +27,7 @@ from stats.estimate import Alternative
 from stats.interval import Interval
 from stats.mixture import tuned
 from stats.proportions import difference_of_bounds
+from stats.tails import binomial_quantile, binomial_upper_quantile
 from stats.totals import FloatArray
 
 SMALLEST: Final = 1e-9
@@ -153,8 +153,8 @@ def quantile_interval(
     checks.n_at_least(sketch.n, 1, "observations")
     effective = max(math.floor(sketch.n / design_effect), 1)
     # The largest rank with P(X < rank) <= alpha / 2, and the smallest with P(X >= rank) <= alpha / 2.
-    lower = int(binom.ppf(alpha / 2, effective, q))
-    upper = int(binom.isf(alpha / 2, effective, q)) + 1
+    lower = binomial_quantile(alpha / 2, effective, q)
+    upper = binomial_upper_quantile(alpha / 2, effective, q) + 1
     if lower < 1 or upper > effective:
         raise InsufficientData(
             f"{effective} observations do not bound their {q:g}-quantile at alpha {alpha:g}"

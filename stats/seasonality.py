@@ -12,8 +12,7 @@ from typing import Final
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
-from scipy.signal import lfilter
+from scipy import linalg, special
 
 from stats import checks
 from stats.errors import InsufficientData, InvalidInput
@@ -215,7 +214,8 @@ def _dependence(residuals: FloatArray, basis: FloatArray) -> tuple[float, float,
     # Fitting pulls neighbouring residuals apart by the basis' own products of neighbours.
     corrected = raw + float((basis[1:] * basis[:-1]).sum()) / (n - parameters)
     r = min(max(corrected / (1 - 3 / n), 0.0), AUTOCORRELATION_MAX)
-    forward = lfilter([1.0], [1.0, -r], basis, axis=0)
+    bands = np.array([np.ones(n), np.full(n, -r)])  # y_t - r y_t-1 = x_t
+    forward = linalg.solve_banded((1, 0), bands, basis)
     # Of both directions of time the product with the basis is the same; the point itself counts once.
     lost = float((basis * (2 * forward - basis)).sum())
     freedom = (n - lost) * (1 - r * r) / (1 + r * r)

@@ -1,10 +1,11 @@
-"""Logarithms of tail probabilities that are far too small for a double.
+"""Tails: logarithms of probabilities that are far too small for a double, and quantiles of counts.
 
 scipy's distributions give log(0) = -inf below about 1e-308. A p-value of a large experiment gets there, and
 two such results must still be ordered, combined and shown. Where scipy's own value is not tiny it is used.
 """
 
 import math
+from bisect import bisect_left
 from typing import Final
 
 from scipy import special
@@ -40,6 +41,24 @@ def log_binomial_upper(k: int, n: int, p: float) -> float:
 def log_binomial_lower(k: int, n: int, p: float) -> float:
     """The logarithm of P(X <= k) of a Binomial(n, p), p in (0, 1)."""
     return 0.0 if k >= n else -math.inf if k < 0 else log_beta_lower(n - k, k + 1, 1 - p, p)
+
+
+def binomial_quantile(probability: float, n: int, p: float) -> int:
+    """The smallest k with P(X <= k) >= probability of a Binomial(n, p), n at least 1, p in [0, 1].
+
+    Worked by hand: of 10 throws of a coin 1 or fewer are heads with probability 11 / 1024, 2 or fewer with
+    56 / 1024: the quantile of 0.025 is 2.
+    """
+    return bisect_left(range(n), probability, key=lambda k: float(special.betaincc(k + 1, n - k, p)))
+
+
+def binomial_upper_quantile(probability: float, n: int, p: float) -> int:
+    """The smallest k with P(X > k) <= probability: with all digits of a small probability.
+
+    Worked by hand: of 10 throws of a coin more than 8 are heads with probability 11 / 1024, more than 7 with
+    56 / 1024: the upper quantile of 0.025 is 8.
+    """
+    return bisect_left(range(n), -probability, key=lambda k: -float(special.betainc(k + 1, n - k, p)))
 
 
 def log_chi_square_upper(x: float, degrees_of_freedom: float) -> float:

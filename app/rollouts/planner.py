@@ -10,7 +10,6 @@ from typing import Final, assert_never
 import msgspec
 import numpy as np
 from scipy import special
-from scipy.stats import binom
 
 from app.analysis.observed import Cell, Observed
 from app.experiments.metrics import Mean, Metric, Proportion, QuantileOf, Ratio
@@ -19,6 +18,7 @@ from app.rollouts.model import DAY_S, Baseline, Guardrail, Plan
 from app.rollouts.proofs import Question, answer
 from stats.errors import InsufficientData
 from stats.quantiles import QuantileSketch
+from stats.tails import binomial_quantile
 from stats.totals import MeanTotals, ProportionTotals
 
 CONTROL_RATIO: Final = 9.0
@@ -158,7 +158,7 @@ def _made_up(metric: Metric, baseline: Baseline | None, n: int, z: float) -> Met
     match metric.measure:
         case Proportion():
             rate = min(max(baseline.mean, 0.0), 1.0) if baseline is not None else 0.05
-            return ProportionTotals(n, int(binom.ppf(special.ndtr(z), n, rate)))
+            return ProportionTotals(n, binomial_quantile(float(special.ndtr(z)), n, rate))
         case Mean() | Ratio():
             known = baseline or _guess(metric)
             return MeanTotals(n, known.mean + z * known.sd / math.sqrt(n), (n - 1) * known.sd**2)

@@ -114,6 +114,22 @@ def test_a_binomial_tail_that_underflows_is_the_sum_of_its_terms():
     assert tails.log_binomial_upper(900, 1000, 0.3) == pytest.approx(special.logsumexp(terms), rel=1e-10)
 
 
+@given(st.integers(1, 10**9), st.floats(0, 1), st.floats(1e-9, 1 - 1e-9))
+def test_quantiles_of_counts_are_where_scipys_distribution_passes_the_probability(n, p, probability):
+    k = tails.binomial_quantile(probability, n, p)
+    assert binom.cdf(k, n, p) >= probability * (1 - 1e-9)
+    assert binom.cdf(k - 1, n, p) < probability * (1 + 1e-9)
+    k = tails.binomial_upper_quantile(probability, n, p)
+    assert binom.sf(k, n, p) <= probability * (1 + 1e-9)
+    assert k == 0 or binom.sf(k - 1, n, p) > probability * (1 - 1e-9)
+
+
+def test_quantiles_of_counts_hold_in_the_worked_cases():
+    assert tails.binomial_quantile(0.025, 10, 0.5) == 2
+    assert tails.binomial_upper_quantile(0.025, 10, 0.5) == 8
+    assert (tails.binomial_quantile(0.5, 7, 0.0), tails.binomial_quantile(0.5, 7, 1.0)) == (0, 7)
+
+
 def test_many_degrees_of_freedom_approach_the_normal():
     # To first order log P differs by t^4 / (4 df).
     near = tails.log_student_upper(40, 1e8) - tails.log_student_upper(40, math.inf)
