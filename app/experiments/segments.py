@@ -18,11 +18,16 @@ def segment_of(segments: Segments, context: Mapping[str, Any]) -> str:
     so 3, 3.0 and "3" are one segment.
     """
     value = context.get(segments.attribute)
+    name = value if isinstance(value, str) else _named(value)
+    return name if name in segments.values else OTHER
+
+
+def _named(value: Any) -> str | None:
     if isinstance(value, bool):
-        value = str(value).lower()
-    elif isinstance(value, int | float):
-        value = f"{value:.0f}" if value == int(value) else repr(value)
-    return value if value in segments.values else OTHER
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return f"{value:.0f}" if value == int(value) else repr(value)
+    return None
 
 
 def segment_count(by: Sequence[Segments]) -> int:

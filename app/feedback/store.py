@@ -446,13 +446,11 @@ def _contexts(logged: Logged, touching: Integers, measures: Mapping[int, Measure
     """Of those of the touched assignments, by their index among these, whose exposure has just come."""
     if logged.exposures is None or not any(one.reads_contexts for one in measures.values()):
         return None if logged.exposures is None else {}
-    found = {}
-    counted = logged.assignments["counted"]
-    for number, place in enumerate(touching.tolist()):
-        exposure = logged.exposures[place] if place < len(logged.exposures) and not counted[place] else None
-        if exposure is not None:
-            found[number] = exposure.context
-    return found
+    fresh = np.flatnonzero((touching < len(logged.exposures)) & ~logged.assignments["counted"][touching])
+    exposures = zip(
+        fresh.tolist(), (logged.exposures[place] for place in touching[fresh].tolist()), strict=True
+    )
+    return {number: exposure.context for number, exposure in exposures if exposure is not None}
 
 
 def _reward_rows(assignments: Assignments) -> Rows:
