@@ -37,7 +37,7 @@ coverage: $(VENV)/.installed  ## The same, and which lines no test ran
 lint: $(VENV)/.installed  ## Format, lint, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers auto
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.installed  ## The figures of the README, each against its floor from the same run
