@@ -6,6 +6,7 @@ import structlog
 from app.analysis.service import ReadoutKeeper
 from app.core import limits
 from app.core.loops import Loop
+from app.feedback.measures import UnreadableTotals
 
 _LOG = structlog.get_logger(__name__)
 
@@ -33,7 +34,7 @@ class AnalysisLoops:
             try:
                 await self._keeper.read(experiment_id)
                 self.errors.pop(name, None)
-            except (msgspec.MsgspecError, ValueError, ArithmeticError) as error:
+            except (UnreadableTotals, msgspec.MsgspecError, ValueError, ArithmeticError) as error:
                 # The others must not wait for one whose numbers no method can take.
                 if name not in self.errors:
                     _LOG.error("experiment_not_read", experiment_id=experiment_id, reason=str(error))

@@ -4,10 +4,9 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-import msgspec
 from psycopg import AsyncCursor
 
-from app.feedback.measures import CellKey, CellTotals
+from app.feedback.measures import CellKey, CellTotals, UnreadableTotals
 from app.feedback.session import report_unusable, sql
 
 _LOCK_METRIC_TOTALS: Final = sql("lock_metric_totals")
@@ -29,7 +28,7 @@ async def move_cells(cursor: AsyncCursor, differences: Mapping[CellKey, CellTota
         try:
             moved = CellTotals.from_bytes(body) + differences[key] if body else differences[key]
             bodies[key] = moved.to_bytes()
-        except (ValueError, msgspec.MsgspecError) as error:
+        except (ValueError, UnreadableTotals) as error:
             report_unusable("metric_totals", key, error)
     await _store_cells(cursor, bodies)
 

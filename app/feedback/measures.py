@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from app.core.errors import Conflict
 from app.experiments.metrics import REWARD, Mean, Metric, QuantileOf, Ratio
 from app.experiments.model import Stickiness
 from app.experiments.plan import AnalysisPlan
@@ -99,6 +100,10 @@ lower triangle; of a quantile the number of units in each bucket. What is measur
 the outcome, the covariates (0 where one is missing), and of each whether it is missing."""
 
 
+class UnreadableTotals(Conflict):
+    """Bytes that are no totals, as only a hand that is not ours can leave them."""
+
+
 class CellTotals(msgspec.Struct, frozen=True):
     """The totals of the units of a cell: how many came, and the sums of each metric."""
 
@@ -144,10 +149,13 @@ class CellTotals(msgspec.Struct, frozen=True):
 
     @classmethod
     def from_bytes(cls, body: bytes) -> "CellTotals":
-        """The inverse. Raises ValueError or msgspec.MsgspecError if these are no totals."""
-        units, bodies = _decode(body)
-        metrics = (_unpacked(one) if isinstance(one, bytes) else dict(one) for one in bodies)
-        return cls(units, tuple(metrics))
+        """The inverse. Raises UnreadableTotals."""
+        try:
+            units, bodies = _decode(body)
+            metrics = tuple([_unpacked(one) if isinstance(one, bytes) else dict(one) for one in bodies])
+        except msgspec.MsgspecError as error:
+            raise UnreadableTotals("totals that cannot be read; run `wald rebuild`") from error
+        return cls(units, metrics)
 
 
 _decode: Final = msgspec.msgpack.Decoder(tuple[int, list[bytes | list[tuple[int, int]]]]).decode

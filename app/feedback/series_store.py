@@ -3,10 +3,9 @@
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-import msgspec
 from psycopg import AsyncCursor
 
-from app.feedback.measures import CellTotals
+from app.feedback.measures import CellTotals, UnreadableTotals
 from app.feedback.series import DAY, HOUR, MINUTE, Kept, SeriesKey, add, as_kept, widened
 from app.feedback.session import report_unusable, sql
 
@@ -33,7 +32,7 @@ async def move_series(cursor: AsyncCursor, differences: Mapping[SeriesKey, CellT
             bodies[key] = (
                 CellTotals.from_bytes(body) + differences[key] if body else differences[key]
             ).to_bytes()
-        except (ValueError, msgspec.MsgspecError) as error:
+        except (ValueError, UnreadableTotals) as error:
             report_unusable("metric_series", key, error)
     await cursor.execute(_STORE_SERIES, _keys(bodies) | {"body": list(bodies.values())})
 
@@ -87,7 +86,7 @@ def _readable(key: SeriesKey, body: bytes) -> CellTotals | None:
     """None if there are none, or they cannot be read."""
     try:
         totals = CellTotals.from_bytes(body) if body else None
-    except (ValueError, msgspec.MsgspecError) as error:
+    except (ValueError, UnreadableTotals) as error:
         report_unusable("metric_series", key, error)
         return None
     return totals

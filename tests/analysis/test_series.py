@@ -12,7 +12,7 @@ from app.experiments.plan import AnalysisPlan
 from app.feedback.measures import measures_of
 from app.feedback.rewards import NANO
 from app.feedback.series import HOUR, add, series, widened
-from app.feedback.tables import metric_series
+from app.feedback.tables import metric_series, metric_totals
 from app.feedback.units import totals_by_minute
 from tests.feedback import support
 
@@ -94,6 +94,21 @@ async def test_an_empty_step_is_absent_and_a_missing_value_is_null(client, engin
         (hour + 2 * minute, {"units": 1, "n": 0, "value": None, "standard_error": None}),
     ]
     assert [(one["units"], one["value"]) for one in short["points"]] == [(1, 0.5)], "who crossed is left out"
+
+
+async def test_sums_that_were_damaged_by_hand_are_a_problem_that_says_what_mends_them(
+    client, engine, experiment
+):
+    hour = recently()
+    await keep(engine, experiment, [unit(hour, 1, 1.0)])
+    cell = {"experiment_id": experiment.id, "epoch": 1, "variant": 1, "segment": "", "crossed": False}
+    async with engine.begin() as connection:
+        await connection.execute(metric_series.update().values(body=b"\x00"))
+        await connection.execute(metric_totals.insert().values(**cell, body=b"\x00"))
+    for path, query in ((PATH, {"metric": "latency"}), ("/experiments/summary/status", {})):
+        refused = await client.get(path, params=query)
+        assert (refused.status_code, refused.json()["type"].rpartition("/")[2]) == (409, "conflict"), path
+        assert "run `wald rebuild`" in refused.json()["detail"]
 
 
 KINDS = [("latency", 2.0), ("cost", 4.0), ("p50", 2.0), ("reward", None)]
