@@ -4,7 +4,8 @@ Whole numbers: of 64 bits where all sums are sure to fit them, else without a bo
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
@@ -231,8 +232,10 @@ def measure(
 
 
 def starts_of(numbers: Integers) -> NDArray[np.intp]:
-    """Where each of some ascending numbers, none of them negative, begins."""
-    return np.flatnonzero(np.diff(numbers, prepend=-1))
+    """Where each of some ascending numbers begins."""
+    begins = np.ones(len(numbers), np.bool_)
+    np.not_equal(numbers[1:], numbers[:-1], out=begins[1:])
+    return np.flatnonzero(begins)
 
 
 class _Heard(NamedTuple):
@@ -250,6 +253,7 @@ def _contributions(
     amounts = whole(np.rint(given.signals["value"] * NANO))
     nothing = np.zeros(len(assignments), np.int64)
 
+    @cache
     def heard(name: str) -> _Heard:
         if name not in given.names:
             return _Heard(nothing, nothing, nothing)
@@ -328,11 +332,7 @@ def totals_by_minute(
     counts = np.bincount(group_of, signs, minlength=len(groups))
     heard = np.flatnonzero(units.heard)
     heard = heard[np.argsort(group_of[heard], kind="stable")]
-    grouped, speaking = _Grouped(group_of[heard], len(groups)), units.of(heard)
-    found = [
-        _sums(metric, number, speaking, signs[heard], grouped)
-        for number, metric in enumerate(measures.metrics)
-    ]
+    found = _sums(measures, units.of(heard), signs[heard], _Grouped(group_of[heard], len(groups)))
     keys = [
         (
             experiment_id,
@@ -375,12 +375,12 @@ class _Grouped:
             found[self.group_of[self._starts]] = np.add.reduceat(fitting(columns), self._starts)
         return np.split(found, np.cumsum([one.shape[1] for one in numbers])[:-1], axis=1)
 
-    def moments(self, firsts: Numbers, x: Numbers, y: Numbers) -> list[list[int]]:
+    def moments(self, firsts: Numbers, x: Numbers, y: Numbers, *, large: bool) -> list[list[int]]:
         """Of each group the sums of the columns of `firsts`, then of the products of those of `x` and `y`.
 
-        These have more than 64 bits: products of their halves are added up apart.
+        These have more than 64 bits: products of their halves are added up apart, unless they are `large`.
         """
-        if any(one.dtype == object or np.abs(one).max(initial=0) >= _LARGE for one in (x, y)):
+        if large:
             sums, products = self.sums(firsts, x.astype(object) * y)
         else:
             (a, b), (c, d) = ((one >> _HALF_BITS, one & _LOW) for one in (x, y))
@@ -390,15 +390,61 @@ class _Grouped:
         return found
 
 
-def _sums(metric: Metric, number: int, units: Units, signs: Numbers, grouped: _Grouped) -> list[Sums]:
-    """Of one metric, by groups."""
-    known, measured = _measured(metric, number, units)
-    if isinstance(metric.measure, QuantileOf):
-        return _buckets(grouped.group_of[known], measured[known, 0], signs[known], grouped.n_groups)
-    rows, columns = np.tril_indices(measured.shape[1])
-    signed = measured * signs[:, None]
-    counted = np.column_stack([known * signs, signed])
-    return [tuple(one) for one in grouped.moments(counted, signed[:, rows], measured[:, columns])]
+class _Vectors(NamedTuple):
+    """What a metric, by its number, measures of units: which of them have a value, and what."""
+
+    number: int
+    known: NDArray[np.bool_]
+    measured: Numbers
+
+    @property
+    def large(self) -> bool:
+        """Whether products may not fit 64 bits, in halves either."""
+        return self.measured.dtype == object or bool(np.abs(self.measured).max(initial=0) >= _LARGE)
+
+
+def _sums(measures: Measures, units: Units, signs: Numbers, grouped: _Grouped) -> list[list[Sums]]:
+    """Of each metric, by groups."""
+    found: list[list[Sums]] = [[] for _ in measures.metrics]
+    vectors: dict[bool, list[_Vectors]] = {False: [], True: []}
+    for number, metric in enumerate(measures.metrics):
+        known, measured = _measured(metric, number, units)
+        if isinstance(metric.measure, QuantileOf):
+            values = measured[known, 0]
+            found[number] = _buckets(grouped.group_of[known], values, signs[known], grouped.n_groups)
+        else:
+            one = _Vectors(number, known, measured)
+            vectors[one.large].append(one)
+    for large, some in vectors.items():
+        for one, sums in zip(some, _moments(some, signs, grouped, large=large), strict=True):
+            found[one.number] = sums
+    return found
+
+
+def _moments(
+    vectors: Sequence[_Vectors], signs: Numbers, grouped: _Grouped, *, large: bool
+) -> Iterator[list[Sums]]:
+    """Of metrics, which are added up side by side, by groups."""
+    if not vectors:
+        return
+    firsts, x, y = [], [], []
+    for _, known, measured in vectors:
+        signed, (rows, columns) = measured * signs[:, None], _lower_triangle(measured.shape[1])
+        firsts += [known * signs, signed]
+        x.append(signed[:, rows])
+        y.append(measured[:, columns])
+    moments = grouped.moments(np.column_stack(firsts), np.hstack(x), np.hstack(y), large=large)
+    first, product = 0, sum(1 + one.measured.shape[1] for one in vectors)
+    for one, products in zip(vectors, x, strict=True):
+        own = slice(first, first + 1 + one.measured.shape[1])
+        pairs = slice(product, product + products.shape[1])
+        first, product = own.stop, pairs.stop
+        yield [(*row[own], *row[pairs]) for row in moments]
+
+
+@cache
+def _lower_triangle(size: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    return np.tril_indices(size)
 
 
 def _buckets(groups: Numbers, values: NDArray[np.float64], signs: Numbers, n_groups: int) -> list[Sums]:
