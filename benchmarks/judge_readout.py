@@ -7,8 +7,8 @@ many random assignments how often its intervals contain the truth, and what it d
     python -m benchmarks.judge_readout ../shared/data/llm_judge_scores.csv
 """
 
+import argparse
 import csv
-import sys
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -65,7 +65,9 @@ def covers(readout: Readout, truth: dict[str, float]) -> bool:
 
 
 def main() -> None:
-    table = scores(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("scores", type=Path, help="CSV of judge scores: task_id, judge, model, score")
+    table = scores(parser.parse_args().scores)
     truth = dict(zip(MODELS, table.mean(axis=0).tolist(), strict=True))
     best = max(truth, key=lambda model: truth[model])
     print({model: round(mean, 3) for model, mean in truth.items()}, len(table), "tasks")
