@@ -47,7 +47,7 @@ $(VENV)/.peers: requirements-peers.txt $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-peers.txt
 	@touch $@
 
-bench-bandits: $(VENV)/.peers  ## Policies beside other libraries, with figures; six minutes; or an hour with BENCH=--full
+bench-bandits: $(VENV)/.peers  ## Policies beside other libraries, with figures; six minutes; or an hour and a half with BENCH=--full
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.policies $(BENCH)
 
 bench-rollouts: $(VENV)/.installed  ## Rollouts: false and missed rollbacks beside other rules; and on a whole Wald; an hour, or a quarter with BENCH=--quick

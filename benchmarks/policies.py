@@ -4,7 +4,7 @@ Both parts print their tables and say which peers are not installed (make instal
 Figures go to `docs/figures`, numbers to `policies.json` or `policies_full.json` beside this file. Decisions
 are timed first, with nothing beside them; then the two parts run beside each other. As it stands, this takes
 about six minutes on two cores, with standard errors three times as large as those of `--full`, which takes
-over an hour.
+an hour and a half.
 """
 
 import argparse
