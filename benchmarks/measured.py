@@ -61,7 +61,6 @@ class Written(NamedTuple):
 
 _WRITTEN: Final[dict[LiteralString, Written]] = {
     "assignments": Written(("experiment_id", "unit_hash", "id"), ("outcome", "reward")),
-    "signals": Written(("assignment_id", "event_key"), ()),
     "unit_totals": Written(("experiment_id", "epoch", "unit_hash", "assignment_id")),
     "metric_totals": Written(("experiment_id", "epoch", "variant", "segment", "crossed")),
     "metric_series": Written(("experiment_id", "minute", "span", "epoch", "variant", "crossed")),

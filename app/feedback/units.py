@@ -100,7 +100,7 @@ class Units(NamedTuple):
     def bodies(self) -> list[bytes]:
         """Of each the covariates and sums as MessagePack; the others have columns of their own."""
         n_covariates = self.covariates.shape[1]
-        numbers = np.concatenate([self.covariates, self.sums], axis=1)
+        numbers = np.ascontiguousarray(np.concatenate([self.covariates, self.sums], axis=1))
         if numbers.dtype == object:
             return [_body(row, n_covariates) for row in numbers.tolist()]
         # Most units are like many others: what is told apart by its bytes is encoded once.

@@ -108,6 +108,18 @@ def test_units_come_back_from_their_bytes(numbers):
             assert not unreadable[1].any()
 
 
+def test_what_a_unit_is_stored_as_does_not_depend_on_how_columns_lie_in_memory() -> None:
+    made = units([(0, 1, 2, 3), (0, 1, 2, 3), (4, 5, 6, 7)], covariates=[(1, MISSING), (1, MISSING), (2, 3)])
+    other = made._replace(covariates=np.asfortranarray(made.covariates), sums=np.asfortranarray(made.sums))
+    bodies = made.bodies()
+    assert other.bodies() == bodies
+    assert [msgspec.msgpack.decode(body) for body in bodies[1:]] == [
+        [1, None, 0, 1, 2, 3],
+        [2, 3, 4, 5, 6, 7],
+    ]
+    assert bodies[0] == bodies[1]
+
+
 def test_cells_come_back_from_their_bytes_and_take_back_what_was_added():
     none = CellTotals.none(MEASURES)
     metrics = tuple({3: 2, -1: 5} if not one else tuple(range(len(one))) for one in none.metrics)
