@@ -99,6 +99,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _host = b""
     """Last `Host` that was checked on this connection."""
     _n_hosts = 0
+    _n_trailers = 0
     _unparsed: bytes = b""
     """What has come and waits: at most one read of the transport."""
     _parsing = False
@@ -192,7 +193,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _begin(self) -> None:
         self._open = True
         self._head_done = False
-        self._head_bytes = self._body_bytes = self._n_hosts = 0
+        self._head_bytes = self._body_bytes = self._n_hosts = self._n_trailers = 0
         self._waiting_since = 0.0
 
     def on_url(self, url: bytes) -> None:
@@ -204,6 +205,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called by the parser with a header, or with a trailer. Raises Refused."""
         if self._head_done:
+            self._n_trailers += 1
+            if self._n_trailers > limits.HEADERS_MAX:
+                raise _head_too_large()
             return
         name = name.lower()
         if name == b"host":
