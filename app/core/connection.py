@@ -280,6 +280,12 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._unparsed and not self._parsing:
             self._parse_on()
 
+    def shutdown(self) -> None:
+        """Called by the server when it ends: finish what is in progress, then close."""
+        super().shutdown()
+        if self._input_ended and not self._n_due:
+            self.transport.close()
+
     # Refusals
     def _refuse(self, refusal: Refused) -> None:
         """Let this be the connection's last answer, in its turn."""
