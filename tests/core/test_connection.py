@@ -472,3 +472,28 @@ async def test_probes_are_answered_while_the_server_holds_as_many_requests_as_it
     assert (await client.response())[2] == b"alive"
     server.released.set()
     assert (await busy.response())[0] == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n",
+        b"Content-Length: 4\r\nContent-Length: 5\r\n",
+        b"Content-Length: 4, 4\r\n",
+        b"Content-Length: +4\r\n",
+        b"Content-Length: -1\r\n",
+        b"Transfer-Encoding: chunked, identity\r\n",
+        b"Transfer-Encoding : chunked\r\n",
+        b"Transfer-Encoding: xchunked\r\n",
+        b"Content-Length: 99999999999999999999999\r\n",
+    ],
+)
+async def test_a_body_of_ambiguous_length_smuggles_no_request(server: Server, headers: bytes) -> None:
+    client = await server.connect()
+    client.writer.write(
+        b"POST /echo HTTP/1.1\r\nHost: w\r\n"
+        + headers
+        + b"\r\n0\r\n\r\nGET /large HTTP/1.1\r\nHost: w\r\n\r\n"
+    )
+    await client.refusal(400)
