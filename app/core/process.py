@@ -21,6 +21,11 @@ def raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def descriptor_limit() -> int:
+    """Number of files this process may have open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
 class Account(NamedTuple):
     """Whom a child runs as."""
 

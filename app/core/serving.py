@@ -10,15 +10,19 @@ from typing import Any, Final
 
 import structlog
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.core import limits
+from app.core.connection import BoundedProtocol
 from app.core.errors import Unavailable
+from app.core.process import descriptor_limit, raise_descriptor_limit
 
 _LOG = structlog.get_logger(__name__)
 
 ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 ENDING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+_TICKS_BETWEEN_CHECKS: Final = 10
 
 
 class Ending:
@@ -50,6 +54,15 @@ class _Server(uvicorn.Server):
         """Of uvicorn; captures none."""
         yield
 
+    async def on_tick(self, counter: int) -> bool:
+        """Called by uvicorn ten times a second."""
+        if counter % _TICKS_BETWEEN_CHECKS == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, BoundedProtocol):
+                    connection.check_deadlines(now)
+        return await super().on_tick(counter)
+
 
 async def serve_http(
     app: ASGIApp,
@@ -57,13 +70,15 @@ async def serve_http(
     host: str,
     port: int,
     ending: Ending,
-    protocol: type[HttpToolsProtocol] = HttpToolsProtocol,
+    protocol: type[BoundedProtocol] = BoundedProtocol,
 ) -> None:
     """Listen until `ending` begins; then finish what is in flight, for at most `SHUTDOWN_GRACE_S`.
 
     Several processes may listen on one port of one machine; the kernel spreads connections over them.
     Raises Unavailable when the address cannot be listened on.
     """
+    raise_descriptor_limit()
+    protocol.connections_max = min(limits.CONNECTIONS_MAX, descriptor_limit() - limits.DESCRIPTORS_RESERVED)
     config = uvicorn.Config(
         app,
         http=protocol,
@@ -74,7 +89,6 @@ async def serve_http(
         server_header=False,
         proxy_headers=False,
         backlog=limits.CONNECTIONS_WAITING_MAX,
-        limit_concurrency=limits.CONNECTIONS_MAX,
         timeout_keep_alive=limits.KEEP_ALIVE_S,
         timeout_graceful_shutdown=limits.SHUTDOWN_GRACE_S,
     )

@@ -9,6 +9,8 @@ from typing import ClassVar, Final, Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from app.core.connection import BoundedProtocol
+
 Headers = Sequence[tuple[bytes, bytes]]
 Reply = Callable[[int, Headers, bytes], None]
 """Takes the status, the headers but date and length, and the body of a response; to be called once."""
@@ -30,8 +32,8 @@ class Shortcut(Protocol):
         ...
 
 
-class ShortcutProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 with `shortcuts`, by their path.
+class ShortcutProtocol(BoundedProtocol):
+    """HTTP/1.1 with `shortcuts`, by their path.
 
     A pipelined request waits for its turn as any other, and is then answered by the framework.
     """
@@ -41,16 +43,19 @@ class ShortcutProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Of the parser. The scope, which a shortcut does not need, is made in `_give_to_framework`."""
+        self._begin()
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
 
     def on_headers_complete(self) -> None:
         """Of the parser."""
+        self._check_head()
         path, _, query = self.url.partition(b"?")
         shortcut = self.shortcuts.get(path)
         if shortcut is None or not self._takes(shortcut, query):
             self._give_to_framework()
+        self._accept_head()
 
     def on_body(self, body: bytes) -> None:
         """Of the parser."""
@@ -66,6 +71,7 @@ class ShortcutProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Of the parser."""
+        self._open = False
         turn = self._turn
         if turn is None or self._current() is not turn or turn.shortcut is None:
             super().on_message_complete()
@@ -101,10 +107,10 @@ class ShortcutProtocol(HttpToolsProtocol):
 
     def _give_to_framework(self) -> None:
         url, headers, expect_100_continue = self.url, self.headers, self.expect_100_continue
-        super().on_message_begin()
+        HttpToolsProtocol.on_message_begin(self)
         self.url, self.expect_100_continue = url, expect_100_continue
         self.headers += headers  # the list that is in the scope
-        super().on_headers_complete()
+        HttpToolsProtocol.on_headers_complete(self)
 
     def _current(self) -> "RequestResponseCycle | _Turn | None":
         """Whose request the parser is at: uvicorn's cycle, our turn, or nobody's yet."""
@@ -115,6 +121,7 @@ class _Turn:
     """The part of uvicorn's request-response cycle that its protocol looks at; one serves a connection."""
 
     disconnected = False
+    response_started = False
 
     def __init__(self, protocol: ShortcutProtocol) -> None:
         self._protocol = protocol

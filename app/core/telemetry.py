@@ -91,6 +91,11 @@ GUARDRAIL_STATE: Final = Gauge(
 WEBHOOK_DELIVERIES: Final = Counter(
     "wald_webhook_deliveries", "Attempts to deliver webhooks by what became of the delivery.", ["result"]
 )
+CONNECTIONS_REFUSED: Final = Counter(
+    "wald_connections_refused",
+    "Connections closed because of what their client sent or did not send, by status or `evicted`.",
+    ["status"],
+)
 DEGRADED: Final = Gauge(
     "wald_degraded", "1 while a part does not work as it should.", ["component"], multiprocess_mode="livemax"
 )

@@ -1,0 +1,392 @@
+"""One HTTP/1.1 connection with bounds: what a client may send, how long it may take, how much we hold for it.
+
+uvicorn's protocol trusts its clients. `BoundedProtocol` is that protocol for clients who don't deserve trust:
+
+| bound | answer when it is crossed |
+|---|---|
+| request target, number and size of headers | 414, 431 |
+| time until a head or a body is complete | 408 |
+| bytes of a body with its framing | 413 |
+| `Host` that is no host, two that differ | 400 |
+| requests in progress in this process | 503, except for `/health` and `/ready` |
+| open connections | the one that waits longest for its client is closed |
+| pipelined requests that wait, answers that the client does not read | reading stops until there is room |
+| a client that reads nothing for `READER_S` | closed |
+
+A refusal is the last answer of its connection, and comes after the answers to earlier requests.
+"""
+
+import heapq
+import re
+from collections.abc import Iterable
+from typing import Any, ClassVar, Final
+
+import httptools
+import msgspec
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from app.core import limits
+from app.core.errors import Problem, Unavailable
+from app.core.telemetry import CONNECTIONS_REFUSED
+
+PROBES: Final = frozenset({"/health", "/ready"})
+_HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::([0-9]{0,5}))?")
+_PORT_MAX: Final = 65_535
+_NEVER: Final = float("inf")
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Refused(Exception):
+    """Raised inside the parser's callbacks when a request crosses a bound; carries the answer."""
+
+    def __init__(self, status: int, title: str, detail: str) -> None:
+        super().__init__(detail)
+        kind = title.lower().replace(" ", "-")
+        self.problem = Problem(f"/problems/{kind}", title, status, detail)
+
+
+_MALFORMED: Final = Refused(400, "Malformed request", "the request is not valid HTTP/1.1")
+
+
+class _Flow(FlowControl):
+    """uvicorn's flow control, which also stops reading while the client does not read our answers."""
+
+    _held = False  # reading goes on when the client has read
+
+    def pause_writing(self) -> None:
+        """Called by the transport when its buffer is full."""
+        super().pause_writing()
+        if not self.read_paused:
+            self._held = True
+            self.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Called by the transport when its buffer has room again."""
+        super().resume_writing()
+        if self._held:
+            self._held = False
+            self.resume_reading()
+
+    def resume_reading(self) -> None:
+        """Read on, or as soon as the client has read."""
+        if self.write_paused:
+            self._held = True
+        else:
+            super().resume_reading()
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 protocol with the bounds of this module."""
+
+    connections_max: ClassVar[int] = limits.CONNECTIONS_MAX
+
+    _open = False
+    """Whether a request has begun and is not complete."""
+    _head_done = False
+    """Whether its head is complete: what looks like a header after it is a trailer, and is dropped."""
+    _head_bytes = 0
+    """Size of the pieces before the current one in which its head lay."""
+    _body_bytes = 0
+    """Size of the pieces in which its body lay, with framing."""
+    _waiting_since = 0.0
+    """Loop time since which the client owes us the rest of a request; 0 when it owes us nothing."""
+    _abort_at = _NEVER
+    """Loop time at which the connection is cut, because the client does not read or does not leave."""
+    _n_due = 0
+    """Requests whose head is complete and whose response is not."""
+    _host = b""
+    """Last `Host` that was checked on this connection."""
+    _n_hosts = 0
+    _n_trailers = 0
+    _unparsed: bytes = b""
+    """What has come and waits: at most one read of the transport."""
+    _parsing = False
+    _input_ended = False
+    """Whether nothing more is parsed: a request was refused, or asked for another protocol."""
+    _refusal: Refused | None = None
+    """A refusal that waits for the answers before it."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Called by the transport. Makes room when there are too many connections."""
+        super().connection_made(transport)
+        self.flow = _Flow(transport)
+        self._waiting_since = self.loop.time()
+        if len(self.connections) > self.connections_max:
+            _make_room(
+                one for one in self.connections if isinstance(one, BoundedProtocol) and one is not self
+            )
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the transport."""
+        self._input_ended = True
+        self._unparsed = b""
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the transport."""
+        self._unset_keepalive_if_required()
+        if self._input_ended:
+            return
+        if self._unparsed:
+            self._unparsed += data
+            self.flow.pause_reading()
+        elif len(data) <= limits.PARSED_BYTES:
+            self._parsing = True
+            self._parse(data)
+            self._parsing = False
+        else:
+            self._unparsed = data
+            self._parse_on()
+
+    def _parse_on(self) -> None:
+        """Parse what has come, in pieces, for as long as its requests find room."""
+        if self._parsing:  # an answer was given while its request is parsed: the loop below is under way
+            return
+        self._parsing = True
+        data, start = memoryview(self._unparsed), 0
+        while start < len(data) and not self._input_ended:
+            if len(self.pipeline) >= limits.PIPELINED_MAX or self.flow.write_paused:
+                self.flow.pause_reading()
+                break
+            self._parse(data[start : start + limits.PARSED_BYTES])
+            start += limits.PARSED_BYTES
+        self._unparsed = b"" if self._input_ended else bytes(data[start:])
+        self._parsing = False
+
+    def _parse(self, piece: bytes | memoryview) -> None:
+        try:
+            self.parser.feed_data(piece)
+        except httptools.HttpParserUpgrade:
+            # No other protocol is spoken here. What follows may not be HTTP, so it is not looked at.
+            self._input_ended = True
+            if isinstance(self.cycle, RequestResponseCycle):
+                self.cycle.keep_alive = False
+            return
+        except httptools.HttpParserError as error:
+            self._refuse(error.__context__ if isinstance(error.__context__, Refused) else _MALFORMED)
+            return
+        if not self._open:
+            idle = not self._n_due and self.timeout_keep_alive_task is None  # only line breaks have come
+            self._waiting_since = (self._waiting_since or self.loop.time()) if idle else 0.0
+            return
+        if not self._waiting_since:
+            self._waiting_since = self.loop.time()
+        if self._head_done:
+            self._body_bytes += len(piece)
+            if self._body_bytes > limits.FRAMED_BODY_BYTES_MAX:
+                self._refuse(
+                    Refused(413, "Too large", f"a body may have {limits.FRAMED_BODY_BYTES_MAX} bytes")
+                )
+        else:
+            self._head_bytes += len(piece)
+            if self._head_bytes > limits.HEAD_BYTES_MAX + limits.PARSED_BYTES:
+                self._refuse(_head_too_large())
+
+    # Callbacks of the parser
+    def on_message_begin(self) -> None:
+        """Called by the parser at the first byte of a request."""
+        self._begin()
+        super().on_message_begin()
+
+    def _begin(self) -> None:
+        self._open = True
+        self._head_done = False
+        self._head_bytes = self._body_bytes = self._n_hosts = self._n_trailers = 0
+        self._waiting_since = 0.0
+
+    def on_url(self, url: bytes) -> None:
+        """Called by the parser with a part of the request's target. Raises Refused."""
+        self.url += url
+        if len(self.url) > limits.TARGET_BYTES_MAX:
+            raise Refused(414, "Target too long", f"a URL may have {limits.TARGET_BYTES_MAX} bytes")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Called by the parser with a header, or with a trailer. Raises Refused."""
+        if self._head_done:
+            self._n_trailers += 1
+            if self._n_trailers > limits.HEADERS_MAX:
+                raise _head_too_large()
+            return
+        name = name.lower()
+        if name == b"host":
+            self._n_hosts += 1
+            if value != self._host or self._n_hosts > 1:
+                self._check_host(value)
+        elif name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """Called by the parser after the last header. Raises Refused."""
+        self._check_head()
+        super().on_headers_complete()
+        self._accept_head()
+
+    def _check_head(self) -> None:
+        """Check the head as a whole. Raises Refused."""
+        if len(self.headers) > limits.HEADERS_MAX:
+            raise _head_too_large()
+        if self._head_bytes:  # otherwise it lies in one piece, which is smaller than the bound
+            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > limits.HEAD_BYTES_MAX:
+                raise _head_too_large()
+
+    def _accept_head(self) -> None:
+        """Note that the request is under way: it has a cycle that will give a response."""
+        self._head_done = True
+        self._n_due += 1
+
+    def _check_host(self, value: bytes) -> None:
+        if self._n_hosts > 1 and value != self._host:
+            raise Refused(400, "Malformed request", "the request has two Host headers that differ")
+        matched = _HOST.fullmatch(value)
+        if matched is None or int(matched[1] or 0) > _PORT_MAX:
+            shown = value[:100].decode("ascii", "backslashreplace")
+            detail = f"Host must be a name or an address, with a port at most; got {shown!r}"
+            raise Refused(400, "Malformed request", detail)
+        self._host = value
+
+    def on_message_complete(self) -> None:
+        """Called by the parser after the last byte of a request."""
+        self._open = False
+        super().on_message_complete()
+
+    # The requests of this connection
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        full = len(self.tasks) >= limits.REQUESTS_MAX and cycle.scope["path"] not in PROBES
+        super()._start_asgi_task(cycle, _overloaded if full else app)
+
+    def on_response_complete(self) -> None:
+        """Called after each response."""
+        self._n_due -= 1
+        super().on_response_complete()
+        if self._refusal is not None and not self._n_due:
+            self._send(self._refusal)
+        elif self._unparsed and not self._parsing:
+            self._parse_on()
+
+    def pause_writing(self) -> None:
+        """Called by the transport when the client does not read."""
+        super().pause_writing()
+        self._abort_at = min(self._abort_at, self.loop.time() + limits.READER_S)
+
+    def resume_writing(self) -> None:
+        """Called by the transport when the client has read."""
+        super().resume_writing()
+        if not self._input_ended:
+            self._abort_at = _NEVER
+        if self._unparsed and not self._parsing:
+            self._parse_on()
+
+    def shutdown(self) -> None:
+        """Called by the server when it ends: finish what is in progress, then close."""
+        super().shutdown()
+        if self._input_ended and not self._n_due:
+            self.transport.close()
+
+    # Refusals
+    def _refuse(self, refusal: Refused) -> None:
+        """Let this be the connection's last answer, in its turn."""
+        CONNECTIONS_REFUSED.labels(str(refusal.problem.status)).inc()
+        self._input_ended = True
+        self._waiting_since = 0.0
+        if self._head_done and self._open and not self._abandon():
+            self.transport.close()
+        elif self._n_due:
+            self._refusal = refusal
+        else:
+            self._send(refusal)
+
+    def _abandon(self) -> bool:
+        """Give up the request whose body is not complete. False when its response has already begun."""
+        cycle = self.cycle
+        if cycle.response_started or cycle.response_complete:
+            return False
+        self._n_due -= 1
+        if self.pipeline and self.pipeline[0][0] is cycle:
+            self.pipeline.popleft()
+        else:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        return True
+
+    def _send(self, refusal: Refused) -> None:
+        """Write the refusal, and close once the client has gone or `LINGER_S` have passed."""
+        self._refusal = None
+        transport, body = self.transport, _encode(refusal.problem)
+        if transport.is_closing():
+            return
+        head = [STATUS_LINE[refusal.problem.status]]
+        for name, value in self.server_state.default_headers:
+            head += (name, b": ", value, b"\r\n")
+        head.append(b"content-type: application/problem+json\r\nconnection: close\r\n")
+        head.append(b"content-length: %d\r\n\r\n" % len(body))
+        transport.write(b"".join((*head, body)))
+        self._unset_keepalive_if_required()
+        self._abort_at = self.loop.time() + limits.LINGER_S
+        # Closing at once would reset the connection of a client that still sends, and lose the answer.
+        if transport.can_write_eof():
+            transport.write_eof()
+        self.flow.resume_reading()
+
+    def check_deadlines(self, now: float) -> None:
+        """Refuse or close what is too slow. Called about once a second with the loop's time."""
+        if now > self._abort_at:
+            self.transport.abort()
+        elif self.transport.is_closing():
+            self._abort_at = min(self._abort_at, now + limits.READER_S)
+        elif self._waiting_since and self.flow.read_paused:  # the client waits for us
+            self._waiting_since = now
+        elif self._waiting_since and now - self._waiting_since > self._patience_s():
+            if self._open:
+                part = "body" if self._head_done else "head"
+                detail = f"the {part} of the request was not complete within {self._patience_s():g} s"
+                self._refuse(Refused(408, "Request timeout", detail))
+            else:
+                self.transport.close()
+
+    def _patience_s(self) -> float:
+        return limits.BODY_S if self._open and self._head_done else limits.HEAD_S
+
+    @property
+    def idle_since(self) -> float:
+        """Loop time since which we wait for the rest of a request; infinite when there is none."""
+        return self._waiting_since or _NEVER
+
+    @property
+    def busy(self) -> bool:
+        """Whether a complete request waits for its response."""
+        return self._n_due > (self._open and self._head_done)
+
+    def evict(self) -> None:
+        """Close the connection at once to make room for another."""
+        CONNECTIONS_REFUSED.labels("evicted").inc()
+        self.connections.discard(self)
+        self.transport.abort()
+
+
+def _make_room(connections: Iterable[Any]) -> None:
+    """Close some connections: first those that have owed us the rest of a request for longest."""
+    idle = (one for one in connections if isinstance(one, BoundedProtocol) and not one.busy)
+    for connection in heapq.nsmallest(limits.CONNECTIONS_EVICTED, idle, key=lambda one: one.idle_since):
+        connection.evict()
+
+
+async def _overloaded(_: Any, receive: Any, send: Any) -> None:  # noqa: ARG001
+    """Answer 503 in place of the application."""
+    error = Unavailable("the server answers as many requests as it can hold; try again")
+    body = _encode(error.problem())
+    headers = [
+        (b"content-type", b"application/problem+json"),
+        (b"content-length", b"%d" % len(body)),
+        *((name.lower().encode(), value.encode()) for name, value in error.headers.items()),
+    ]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _head_too_large() -> Refused:
+    most = f"at most {limits.HEADERS_MAX} headers and {limits.HEAD_BYTES_MAX} bytes"
+    return Refused(431, "Head too large", f"the head of a request may have {most}")
