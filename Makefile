@@ -7,7 +7,10 @@ DATA ?= .wald
 DEMO ?= --demo
 BENCH ?=
 
-.PHONY: run test coverage lint bench bench-bandits bench-rollouts calibrate lock clean
+.PHONY: help run test coverage fmt lint bench bench-bandits bench-rollouts calibrate lock clean
+
+help:  ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 18
 
 $(VENV)/.installed: requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Wald needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
@@ -33,6 +36,10 @@ test: $(VENV)/.installed  ## All tests, on real engines
 
 coverage: $(VENV)/.installed  ## The same, and which lines no test ran
 	$(TESTS) --cov --cov-report=term:skip-covered
+
+fmt: $(VENV)/.installed  ## Format the code and fix what ruff can fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
 
 lint: $(VENV)/.installed  ## Format, lint, types, import contracts
 	$(BIN)/ruff format --check .
@@ -62,5 +69,5 @@ lock: $(VENV)/.installed  ## Renew the lock files from pyproject.toml
 	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --extra embedded --extra dev -c requirements.txt -o requirements-dev.txt pyproject.toml
 	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --extra peers -c requirements-dev.txt -o requirements-peers.txt pyproject.toml
 
-clean:
+clean:  ## Remove the virtual environment and builds
 	rm -rf $(VENV) build dist *.egg-info
