@@ -58,7 +58,8 @@ async def begin_rollout(
 ) -> Rollout:
     """Begin a rollout with its first stage; with `"start": false` plan a draft.
 
-    409 while another one of the experiment has not ended.
+    409 while another one of the experiment has not ended; where the canaries were promoted, or rolled back
+    for harm after the same request, unless `after` names the rollout that ended last.
     """
     return await rollout_service.begin(data, _caller(request))
 

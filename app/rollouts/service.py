@@ -7,6 +7,7 @@ from typing import Annotated, Any, assert_never
 
 import msgspec
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app import __version__
 from app.analysis.integrity import findings
@@ -38,6 +39,7 @@ from app.rollouts.life import (
     Started,
     Step,
     Taken,
+    check_repeats,
     next_stage,
     room,
     shares_after,
@@ -97,7 +99,8 @@ class RolloutService:
     async def begin(self, request: RolloutRequest, by: str) -> Rollout:
         """Begin with the first stage, or plan a draft that somebody starts later.
 
-        Raises NotFound; InvalidInput naming the fields; UnprocessableInput where the policy has no shares to
+        Raises NotFound; InvalidInput naming the fields; Conflict for a request that would undo how a rollout
+        before has ended, see `life.check_repeats`; UnprocessableInput where the policy has no shares to
         hold; and, unless it is a draft, what `act` raises for `start`.
         """
         check_storable(request.reason, "reason")
@@ -108,6 +111,8 @@ class RolloutService:
             fields = {name: getattr(request, name) for name in PlanRequest.__struct_fields__}
             plan = resolve(PlanRequest(**fields), experiment.definition)
             _check_fits(plan, experiment.definition)
+            if not request.start:
+                await self._check_repeats(connection, experiment, plan, request.reason)
             now = self._clock.now()
             locked = await self._store.insert(
                 connection, experiment, plan, by=by, reason=request.reason, at=now
@@ -138,6 +143,7 @@ class RolloutService:
             await self._check_unharmed(locked)
         if await self._store.has_active(connection, experiment):
             raise Conflict(f"{experiment.key!r} has a rollout that has not ended", field="experiment")
+        await self._check_repeats(connection, experiment, rollout.plan, rollout.reason)
         stored = await self._store.measured(connection, experiment)
         begun = msgspec.structs.replace(
             rollout,
@@ -193,9 +199,9 @@ class RolloutService:
         """What a person does: start (a draft), pause, resume, approve, advance (skip a stage), rollback.
 
         Raises NotFound; Conflict once it has ended, or where there is nothing to do, or if it is not in
-        `stage`, and to start while another one of the experiment has not ended, or it does not run;
-        InvalidInput without a reason to skip, to roll back, or to start with a canary whose harm was proven
-        before.
+        `stage`, and to start where `begin` would refuse, while another one of the experiment has not ended,
+        or it does not run; InvalidInput without a reason to skip, to roll back, or to start with a canary
+        whose harm was proven before.
         """
         check_storable(reason, "reason")
         if action in {"advance", "rollback"}:
@@ -260,6 +266,13 @@ class RolloutService:
                 f"rollout {found} took one of these canaries back for harm: say why it is tried again",
                 field="reason",
             )
+
+    async def _check_repeats(
+        self, connection: AsyncConnection, experiment: Experiment, plan: Plan, reason: str
+    ) -> None:
+        ended = await self._store.ended(connection, experiment, plan.canaries)
+        harmed = await self._store.harmed(connection, experiment, plan.canaries)
+        check_repeats(plan, reason, ended, harmed)
 
     async def _receipt(self, locked: Locked) -> Receipt:
         stored = await self._store.measured(locked.connection, locked.experiment)
