@@ -362,6 +362,8 @@ def _explained(found: DecisionView) -> RenderableType:
     parts.append(table)
     differing = f"differs from what its inputs give: {', '.join(found.differs)}"
     again = differing if found.differs else "bit for bit"
+    if not found.recomputed:
+        again = f"no: Wald {found.receipt.wald} made it by tests that this release does not make"
     return Group(*parts, Text(f"computed again: {again}"))
 
 

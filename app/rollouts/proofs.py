@@ -50,7 +50,7 @@ STAND_IN: Final = 0.1
 The parts of all tests of a proof sum to 1, so that a union bound keeps the level; it costs the sharpest one
 0.1 of about 7 nats of evidence.
 """
-_TOTAL_RATIO: Final = 20.0
+TOTAL_RATIO: Final = 20.0
 """The scale of how many times more bad outcomes a canary has that fails totally."""
 _RESOLUTION: Final = 1e-9
 """Smaller differences, in relation to a value, are those of rounding."""
@@ -460,7 +460,7 @@ def _constants(
                 0 if same or worsening > 0 else theirs.n, 0 if same or worsening < 0 else ours.n, share
             )
         )
-    harm = sequential_counts.ratio_evalue(periods, expected_ratio=_TOTAL_RATIO).log_value
+    harm = sequential_counts.ratio_evalue(periods, expected_ratio=TOTAL_RATIO).log_value
     scale = abs(control)
     relative = question.margin.relative and scale > 0
     zero = (
@@ -506,7 +506,7 @@ def _stand_ins(question: Question, strata: Strata) -> tuple[_Evidence, ...]:
     """
     if isinstance(question.metric.measure, Proportion):
         value = sequential_counts.ratio_evalue(
-            _bad_counts(question, strata), expected_ratio=_TOTAL_RATIO
+            _bad_counts(question, strata), expected_ratio=TOTAL_RATIO
         ).log_value
         return (_Evidence(STAND_IN, value, f"{_COUNTS}, stratified by epoch"),)
     if isinstance(question.metric.measure, Ratio):
@@ -646,7 +646,7 @@ def _counts(question: Question, observed: Observed, strata: Strata) -> Compared:
     periods = _bad_counts(question, strata)
     expected = _expected_ratio(question)
     # One mixture for what breaks a margin, and one for a canary that fails totally.
-    tests = ((1 - STAND_IN, expected), (STAND_IN, max(_TOTAL_RATIO, expected)))
+    tests = ((1 - STAND_IN, expected), (STAND_IN, max(TOTAL_RATIO, expected)))
     harm = max(
         sequential_counts.ratio_evalue(periods, expected_ratio=scale).log_value + math.log(part)
         for part, scale in tests
