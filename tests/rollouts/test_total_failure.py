@@ -15,36 +15,17 @@ from app.rollouts import proofs
 from app.rollouts.decide import decide
 from app.rollouts.model import PRESETS, Baseline, Guardrail, Limit, Primary, RollBack
 from app.rollouts.verdicts import read
-from stats.quantiles import QuantileSketch
-from stats.totals import JointTotals, MeanTotals, ProportionTotals
+from benchmarks.rollout_extremes import (
+    LOOKS,
+    false_rollbacks,
+    first_rollback,
+    guardrail_of,
+    healthy_streams,
+    reading,
+    totals_of,
+)
+from stats.totals import JointTotals, MeanTotals
 from tests.rollouts.support import DAY, START, observed_of, plan_of, running
-
-
-def totals_of(metric, values):
-    """Totals of units, shape (n,), of a ratio (n, 2)."""
-    match metric.measure:
-        case Proportion():
-            return ProportionTotals(len(values), int(np.sum(values > 0)))
-        case Mean():
-            return MeanTotals.from_observations(values)
-        case QuantileOf():
-            return QuantileSketch.from_observations(values, accuracy=0.01)
-        case Ratio():
-            return JointTotals.from_observations(values)
-
-
-def reading(guardrail, *epochs, **changes):
-    """Of (control, canary) values in each epoch."""
-    key = guardrail.metric.key
-    cells = [
-        Cell(number, name, len(values), {key: totals_of(guardrail.metric, values)} if len(values) else {})
-        for number, pair in enumerate(epochs, start=1)
-        for name, values in zip(("old", "new"), pair, strict=True)
-    ]
-    plan = plan_of(guardrail, **changes)
-    at = START + timedelta(hours=1)
-    found = read(plan, running(), observed_of(*cells), findings=(), now=at, as_of=at)
-    return found.guardrails[0], decide(plan, running(), found, at)
 
 
 def preset(key, baseline=None, **changes):
@@ -52,21 +33,8 @@ def preset(key, baseline=None, **changes):
 
 
 def guardrail(measure, direction, margin, baseline=None, test="sequence"):
-    metric = Metric(key="x", measure=measure, role="guardrail", direction=direction, margin=margin)
-    return Guardrail(metric=metric, baseline=baseline, test=test)
-
-
-def first_harm(one, control, canary, looks):
-    """The first look, in units of the canary, at which it is rolled back; infinite if at none."""
-    for n in looks:
-        found, decision = reading(one, (control[: round(n * len(control) / len(canary))], canary[:n]))
-        assert isinstance(decision, RollBack) == (found.verdict == "harm")
-        if found.verdict == "harm":
-            return n
-    return math.inf
-
-
-LOOKS = (*range(5, 100, 5), *range(100, 401, 20))
+    """`direction` is that of the metric: which values are better."""
+    return guardrail_of(measure, "lower" if direction == "higher" else "higher", margin, baseline, test)
 
 
 # The cases that were held, or rolled back last
@@ -76,7 +44,7 @@ def test_judge_scores_that_fall_to_0_are_rolled_back_at_the_first_look(rng):
     scores = 0.8 + 0.1 * rng.standard_normal(4_000)
     low = 0.05 + 0.01 * rng.standard_normal(400)
     one = preset("judge_score", Baseline(0.8, 0.1))
-    assert first_harm(one, scores, np.zeros(400), LOOKS) == first_harm(one, scores, low, LOOKS) == 100
+    assert first_rollback(one, scores, np.zeros(400), LOOKS) == first_rollback(one, scores, low, LOOKS) == 100
     found, decision = reading(one, (scores, np.zeros(400)))
     assert found.verdict == "harm"
     assert found.effect == pytest.approx(-1, abs=1e-9)
@@ -87,7 +55,7 @@ def test_a_success_rate_of_half_a_per_cent_is_rolled_back_sooner_than_one_of_hal
     control = (rng.random(3_500) < 0.95).astype(float)
     draws = rng.random(350)
     one = preset("guardrail")
-    total, half = (first_harm(one, control, (draws < rate).astype(float), LOOKS) for rate in (0.005, 0.5))
+    total, half = (first_rollback(one, control, (draws < rate).astype(float), LOOKS) for rate in (0.005, 0.5))
     assert total <= 15
     assert total < half < 100
 
@@ -110,7 +78,7 @@ def test_a_tail_that_rises_from_0_to_200_is_rolled_back_by_the_difference():
     assert found.relative is False
     assert found.effect == pytest.approx(200, rel=0.02)
     assert "nothing is relative to a control of 0" in decision.detail
-    assert first_harm(one, np.zeros(4_000), np.full(400, 200.0), LOOKS) <= 30
+    assert first_rollback(one, np.zeros(4_000), np.full(400, 200.0), LOOKS) <= 30
 
 
 # Their siblings: whatever is at zero, constant or missing
@@ -291,7 +259,7 @@ def test_a_further_shift_in_the_harmful_direction_never_delays_the_rollback(case
     noise = rng.lognormal(size=2_400) if lognormal else rng.standard_normal(2_400)
     control, canary = location + spread * noise[:2_000], location + spread * noise[2_000:]
     sign = 1 if one.metric.direction == "lower" else -1
-    found = [first_harm(one, control, canary + sign * step, FEW) for step in steps]
+    found = [first_rollback(one, control, canary + sign * step, FEW) for step in steps]
     assert found == sorted(found, reverse=True), (steps, found)
 
 
@@ -321,7 +289,7 @@ def test_turning_more_successes_into_failures_never_delays_the_rollback(case, sh
     bad = 1.0 if one.metric.direction == "lower" else 0.0
     draws = rng.random(400)
     found = [
-        first_harm(one, control, np.where(draws < part, bad, canary), (5, 10, 20, *FEW[1:]))
+        first_rollback(one, control, np.where(draws < part, bad, canary), (5, 10, 20, *FEW[1:]))
         for part in sorted(worse)
     ]
     assert found == sorted(found, reverse=True), (worse, found)
@@ -347,7 +315,7 @@ def test_failures_added_to_a_ratio_never_delay_the_rollback(direction, margin, r
     found = []
     for part in sorted(worse):
         ours = events[2_000:] + part * (bad - events[2_000:])
-        found.append(first_harm(one, control, np.column_stack([ours, sent[2_000:]]), FEW))
+        found.append(first_rollback(one, control, np.column_stack([ours, sent[2_000:]]), FEW))
     assert found == sorted(found, reverse=True), (worse, found)
 
 
@@ -391,7 +359,7 @@ def test_every_preset_finds_total_failure_no_later_than_half_of_it(rng, key, sha
         half, total = (
             (values / 2, 0 * values) if metric.direction == "higher" else (10 * values, 1e9 + 0 * values)
         )
-    found = [first_harm(one, control, canary, LOOKS) for canary in (half, total)]
+    found = [first_rollback(one, control, canary, LOOKS) for canary in (half, total)]
     assert found[1] <= found[0]
     # The control's 95th percentile has no exact upper bound before some 200 of its own units.
     assert found[1] <= (260 if key == "latency_p95" else 100)
@@ -401,68 +369,29 @@ def test_every_preset_finds_total_failure_no_later_than_half_of_it(rng, key, sha
 
 
 RUNS, LEVEL = 120, 0.05
+LIMIT = binom.ppf(1 - 1e-6, RUNS, LEVEL) / RUNS
+STREAMS = healthy_streams()
 
 
-def false_harm(one, draw, *, seed):
-    """Share of runs in which a canary like the control is ever called harmed, at 6 looks."""
+def false_harm(name, seed=1):
+    """Of canaries like their controls, at six looks."""
     rng = np.random.default_rng(20260101 + seed)
-    hits = 0
-    for _ in range(RUNS):
-        control, canary = draw(rng, 3_200), draw(rng, 800)
-        looks = (20, 60, 100, 200, 400, 800)
-        hits += any(
-            reading(one, (control[: 4 * n], canary[:n]), alpha=LEVEL)[0].verdict == "harm" for n in looks
-        )
-    return hits / RUNS
+    looks = (20, 60, 100, 200, 400, 800)
+    return false_rollbacks(*STREAMS[name], runs=RUNS, looks=looks, rng=rng, alpha=LEVEL)
 
 
-HEALTHY = {
-    "rates of a half": (
-        guardrail(Proportion("x"), "higher", Margin(1e-6)),
-        lambda rng, n: (rng.random(n) < 0.5).astype(float),
-    ),
-    "rates near 1": (
-        guardrail(Proportion("x"), "higher", Margin(1e-6, relative=True)),
-        lambda rng, n: (rng.random(n) < 0.97).astype(float),
-    ),
-    "means around 0": (
-        guardrail(Mean("x"), "lower", Margin(1e-6, relative=True)),
-        lambda rng, n: rng.standard_normal(n),
-    ),
-    "means that fall": (
-        guardrail(Mean("x"), "higher", Margin(1e-6, relative=True)),
-        lambda rng, n: np.exp(0.5 * rng.standard_normal(n)),
-    ),
-    "values that are mostly 0": (
-        guardrail(Mean("x"), "lower", Margin(1e-6, relative=True)),
-        lambda rng, n: (rng.random(n) < 0.02) * rng.exponential(1.0, n),
-    ),
-    "ratios whose denominator is often 0": (
-        guardrail(Ratio("x", "y"), "lower", Margin(1e-6)),
-        lambda rng, n: np.column_stack([rng.exponential(1.0, n), rng.random(n) < 0.01]).astype(float),
-    ),
-    "tails": (
-        guardrail(QuantileOf("x", 0.9), "lower", Margin(1e-6, relative=True)),
-        lambda rng, n: np.maximum(rng.standard_normal(n) - 1.0, 0.0),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", HEALTHY)
+@pytest.mark.parametrize("name", STREAMS)
 def test_a_canary_like_its_control_is_rarely_rolled_back_by_any_stand_in(name):
     """A method that keeps its level fails this gate with probability below 1e-6."""
-    one, draw = HEALTHY[name]
-    limit = binom.ppf(1 - 1e-6, RUNS, LEVEL) / RUNS
-    assert false_harm(one, draw, seed=1) <= limit
+    assert false_harm(name) <= LIMIT
 
 
 def test_the_gate_sees_a_stand_in_that_takes_estimates_for_proof(monkeypatch):
     """The planted bug: harm as soon as the canary has more bad outcomes than its share."""
-    one, draw = HEALTHY["rates of a half"]
 
     def eager(question, strata):
         control, canary = strata[0]
         return (proofs._Evidence(0.1, 1e3 * (control.mean - canary.mean), "a point estimate"),)
 
     monkeypatch.setattr(proofs, "_stand_ins", eager)
-    assert false_harm(one, draw, seed=1) > binom.ppf(1 - 1e-6, RUNS, LEVEL) / RUNS
+    assert false_harm("rates of a half") > LIMIT
