@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app import __version__
 from app.analysis.integrity import findings
+from app.analysis.model import RolloutStatus
 from app.analysis.observed import Observed
 from app.core import limits, telemetry
 from app.core.clock import Clock
@@ -28,6 +29,7 @@ from app.experiments.model import (
 from app.experiments.model import Running as ExperimentRunning
 from app.rollouts.checks import check, resolve
 from app.rollouts.decide import after, approved, paused, resumed
+from app.rollouts.gates import status_of
 from app.rollouts.gauges import Gauges
 from app.rollouts.life import (
     Approved,
@@ -44,6 +46,7 @@ from app.rollouts.life import (
     room,
     shares_after,
 )
+from app.rollouts.limits import ROLLOUTS_SHOWN_MAX
 from app.rollouts.lineage import Lineage, lineage
 from app.rollouts.model import (
     Advance,
@@ -247,6 +250,11 @@ class RolloutService:
         if experiment is not None and not is_key(experiment):
             raise InvalidInput("must be the key of an experiment", field="experiment")
         return await self._store.page(experiment=experiment, after=after, limit=limit)
+
+    async def statuses(self, key: str) -> list[RolloutStatus]:
+        """The newest rollouts of an experiment, as its status shows them."""
+        found = await self._store.page(experiment=key, after=None, limit=ROLLOUTS_SHOWN_MAX)
+        return [status_of(rollout) for rollout in found]
 
     async def decisions(self, rollout_id: int) -> list[Taken]:
         """All that was decided, oldest first. Raises NotFound."""
