@@ -557,9 +557,9 @@ def _rough_means(question: Question, strata: Strata) -> tuple[float, float]:
     with suppress(InsufficientData):
         return _weighted_means(question, strata)
     control, canary = (
-        math.fsum(pair[arm].n * pair[arm].mean[0] for pair in strata if isinstance(pair[arm], JointTotals))
-        / max(sum(pair[arm].n for pair in strata), 1)
-        for arm in (0, 1)
+        math.fsum(one.n * one.mean[0] for one in arm if isinstance(one, JointTotals))
+        / max(sum(one.n for one in arm), 1)
+        for arm in zip(*strata, strict=True)
     )
     return control, canary
 
