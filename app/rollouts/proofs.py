@@ -229,13 +229,15 @@ def _with_one_rate(pairs: list[tuple[MeanTotals, MeanTotals]]) -> list[tuple[Mea
     return [(control, MeanTotals(canary.n, canary.mean, canary.n * unit)) for control, canary in pairs]
 
 
-def _is_constant(pairs: Sequence[tuple[MeanTotals, MeanTotals]]) -> bool:
-    """Whether all values of a variant in an epoch are the same, up to rounding.
+def _resolution(question: Question, control: MeanTotals) -> float:
+    """Differences up to this are those of rounding; a shift of the canary does not change it."""
+    return _RESOLUTION * max(abs(control.mean), 0.0 if question.margin.relative else question.margin.size)
 
-    It is measured against the control, so that a shift of the canary changes nothing.
-    """
+
+def _is_constant(question: Question, pairs: Sequence[tuple[MeanTotals, MeanTotals]]) -> bool:
+    """Whether all values of a variant in an epoch are the same, up to rounding."""
     return all(
-        arm.m2 <= arm.n * (_RESOLUTION * abs(control.mean)) ** 2
+        arm.m2 <= arm.n * _resolution(question, control) ** 2
         for control, canary in pairs
         for arm in (control, canary)
     )
@@ -285,6 +287,8 @@ class _Contrasts(NamedTuple):
         """Raises InsufficientData before the burn-in, or without any spread."""
         bounds = question.metric.bounds or (-math.inf, math.inf)
         absolute = OneSided.of(*pairs, relative=False, bounds=bounds)
+        if _is_constant(question, pairs):
+            raise InsufficientData("the values of a variant do not differ, so nothing says how sure they are")
         control, canary = absolute.control_mean, absolute.treatment_mean
         if question.margin.relative and min(control, canary) > 0:
             return cls(pairs, absolute, OneSided.of(*pairs, relative=True, bounds=bounds), "")
@@ -302,7 +306,7 @@ def _means(question: Question, observed: Observed, strata: Strata) -> Compared:
     others = _stand_ins(question, strata)
     try:
         pairs = _pairs(question, strata)
-        if _has_burned_in(pairs) and _is_constant(pairs):
+        if _has_burned_in(pairs) and _is_constant(question, pairs):
             return _constants(question, observed, strata, pairs)
         contrasts = _Contrasts.of(question, pairs)
     except InsufficientData:
@@ -454,7 +458,7 @@ def _constants(
     periods = []
     for (theirs, ours), share in zip(pairs, shares, strict=True):
         worsening = question.worsening(ours.mean - theirs.mean)
-        same = abs(worsening) <= _RESOLUTION * abs(theirs.mean)
+        same = abs(worsening) <= _resolution(question, theirs)
         periods.append(
             EventCounts(
                 0 if same or worsening > 0 else theirs.n, 0 if same or worsening < 0 else ours.n, share
