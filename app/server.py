@@ -137,7 +137,10 @@ async def application(
         policy = NetworkPolicy.of(settings.webhook_allowed_networks, settings.webhook_allowed_ports)
         webhooks = WebhookService(WebhookStore(engine), policy, clock)
         computing = Computing()
-        analysis = AnalysisService(experiments, AnalysisStore(engine), lag.events, computing)
+        rollouts = RolloutService(RolloutStore(engine), clock, allocation.reallocate)
+        analysis = AnalysisService(
+            experiments, AnalysisStore(engine), lag.events, computing, rollouts.statuses
+        )
         evaluation = EvaluationService(experiments, EvaluationStore(engine), clock, computing)
 
         async def readiness() -> Readiness:
@@ -164,7 +167,7 @@ async def application(
             allocation_service=allocation,
             analysis=analysis,
             webhook_service=webhooks,
-            rollout_service=RolloutService(RolloutStore(engine), clock, allocation.reallocate),
+            rollout_service=rollouts,
             evaluation=evaluation,
             planning=PlanningService(computing),
             readiness=readiness,

@@ -32,6 +32,7 @@ from app.rollouts.model import (
     Running,
     State,
 )
+from app.rollouts.proofs import STAND_IN, TOTAL_RATIO
 from app.rollouts.verdicts import read, start_level
 from stats import mixture, sequences, sequential_counts
 from stats.bounded import log_beta_mixture
@@ -164,18 +165,24 @@ def _stacked(strata: list[Stratum], arm: int, field: int) -> np.ndarray:
 
 
 def log_errors(plan: Plan, strata: list[Stratum]) -> np.ndarray:
-    """Log e-values against "not more errors"."""
+    """Log e-values against "not more errors", of the stronger of both mixtures at its part of the level."""
     guardrail = next(one for one in plan.guardrails if one.metric.key == "error_rate")
     size, relative = guardrail.margin.size, guardrail.margin.relative
     n_c, n_t = _stacked(strata, 0, 0), _stacked(strata, 1, 0)
-    return sequential_counts.log_ratio_mixture(
-        _stacked(strata, 0, 1),
-        _stacked(strata, 1, 1),
-        n_t / (n_c + n_t),
-        ratio=1.0,
-        expected_ratio=1 + (size if relative else size / guardrail.baseline.mean),
-        alternative="greater",
-    )
+    expected = 1 + (size if relative else size / guardrail.baseline.mean)
+    found = [
+        math.log(part)
+        + sequential_counts.log_ratio_mixture(
+            _stacked(strata, 0, 1),
+            _stacked(strata, 1, 1),
+            n_t / (n_c + n_t),
+            ratio=1.0,
+            expected_ratio=scale,
+            alternative="greater",
+        )
+        for part, scale in ((1 - STAND_IN, expected), (STAND_IN, max(TOTAL_RATIO, expected)))
+    ]
+    return np.maximum(*found)
 
 
 def log_latency(plan: Plan, strata: list[Stratum], level: float) -> np.ndarray:
@@ -185,15 +192,19 @@ def log_latency(plan: Plan, strata: list[Stratum], level: float) -> np.ndarray:
         ArmArrays(_stacked(strata, arm, 0), _stacked(strata, arm, 2), _stacked(strata, arm, 3))
         for arm in (0, 1)
     )
-    found = contrasts(control, canary, relative=True, bounds=(0.0, math.inf))
     spread = guardrail.baseline.sd / guardrail.baseline.mean
     tuned_to = sequences.units_to_tell(
         math.log1p(guardrail.margin.size), spread, alpha=level, alternative="greater"
     )
     rho = mixture.tuned(tuned_to / 2, alpha=level, alternative="greater")
-    score = found.effect / np.sqrt(found.variance_greater) * np.sqrt(found.time)
-    evidence = mixture.log_mixture(score, found.time, rho=rho, alternative="greater")
-    return np.where(canary.n.sum(axis=-1) >= sequences.ARM_UNITS_MIN, evidence, -np.inf)
+    evidence = []
+    for relative, part in ((True, 1 - STAND_IN), (False, STAND_IN)):
+        found = contrasts(control, canary, relative=relative, bounds=(-math.inf, math.inf))
+        score = found.effect / np.sqrt(found.variance_greater) * np.sqrt(found.time)
+        evidence.append(
+            math.log(part) + mixture.log_mixture(score, found.time, rho=rho, alternative="greater")
+        )
+    return np.where(canary.n.sum(axis=-1) >= sequences.ARM_UNITS_MIN, np.maximum(*evidence), -np.inf)
 
 
 @functools.lru_cache(maxsize=200_000)
@@ -226,7 +237,7 @@ def p95_is_harm(
     side = level / 2
     for look, (n_c, n_t) in enumerate(zip(control.n, canary.n, strict=True)):
         ranks = [_rank(int(n_t), side, upper=False), _rank(int(n_c), side, upper=True)]
-        if None in (*ranks, _rank(int(n_t), side, upper=True)):
+        if None in ranks:
             continue
         ours, theirs = (
             (path.buckets[:, look].cumsum(axis=1) < rank).sum(axis=1)

@@ -24,6 +24,7 @@ from app.analysis.observed import Cell, Observed
 from app.rollouts.decide import after, decide
 from app.rollouts.model import PRESETS, Baseline, Completed, Guardrail, Plan, RolledBack, Running, Stage
 from app.rollouts.verdicts import read
+from benchmarks.rollout_extremes import extreme_rows
 from benchmarks.rollout_rules import RULES, Requests, clairvoyant
 from benchmarks.rollout_simulation import HEALTHY, START, Outcome, World, plan_for, planned_units, simulate
 from benchmarks.validity import SEED_OFFSET, Row, at_least, at_most, generator
@@ -391,6 +392,7 @@ PARTS = {
     "optimum": optimum_rows,
     "single": single_rows,
     "judge": judge_rows,
+    "extremes": extreme_rows,
 }
 
 

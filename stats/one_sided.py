@@ -17,6 +17,12 @@ With `relative` the comparison is that of log means (delta method): the effect i
 the coefficient of variation. A slower answer is slower by a factor, and so is its spread: on this scale arms
 that differ by a factor have the same spread, and the test wants a quarter fewer units.
 
+Which of the two scales finds more harm sooner as harm grows depends on its direction. An increase by a
+constant raises the log ratio and lowers the treatment's coefficient of variation, so the evidence grows on
+both scales. A decrease by a constant raises that coefficient without a limit as the mean comes near 0: on the
+log scale the evidence against an arm that falls to 0 vanishes. Only the difference of means is monotone in
+both directions, because a shift changes no variance.
+
 Asymptotic, from `sequences.ARM_UNITS_MIN` units per arm on; error rates by simulation are in
 `benchmarks/rollouts.py`. It is not for allocation that reacts to outcomes, and not for rare events (use
 `stats.sequential_counts`).
@@ -87,7 +93,8 @@ def contrasts(
     per_unit = [(share**2 / arm.n).sum(axis=-1) for arm in (control, treatment)]
     theirs, ours = of_control * per_unit[0], np.maximum(of_treatment, squares[1] / freedom[1]) * per_unit[1]
     raised = 1 + _CAUTION * np.abs(units[0] - units[1]) / (units[0] + units[1]) / np.sqrt(units[1])
-    far = FAR_SDS * np.sqrt((m2[0] + m2[1]) / (freedom[0] + freedom[1]))
+    # Of the control alone: what the treatment does must not change how careful its own test is.
+    far = FAR_SDS * np.sqrt(m2[0] / freedom[0])
     least = max(bounds[0], 0.0) if relative else bounds[0]
     return ContrastArrays(
         control=means[0],

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property
 from itertools import pairwise
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 import msgspec
 import numpy as np
@@ -205,22 +205,46 @@ def quantile_sequence(sketch: QuantileSketch, q: float, *, alpha: float, tuned_t
     Source: Howard & Ramdas (2022), Bernoulli 28(3), section 3 (a sequence for one quantile), by inverting
     another sequential test.
     """
+    checks.open_unit(alpha, "alpha")
+    lower, upper = (
+        quantile_bound(sketch, q, side, alpha=alpha / 2, tuned_to=tuned_to) for side in ("lower", "upper")
+    )
+    if math.isinf(lower) or math.isinf(upper):
+        raise InsufficientData(
+            f"{sketch.n} observations do not yet bound their {q:g}-quantile at alpha {alpha:g}"
+        )
+    return Interval(lower, upper)
+
+
+def quantile_bound(
+    sketch: QuantileSketch, q: float, side: Literal["lower", "upper"], *, alpha: float, tuned_to: float
+) -> float:
+    """One bound of the q-quantile that holds at every look with probability 1 - alpha.
+
+    Infinite while the bound lies beyond all observations: the lower bound of a high quantile is finite after
+    a few observations, the upper one much later. An observation that moves up never lowers a bound.
+
+    Worked by hand: see `quantile_sequence`, whose bounds are these two at alpha / 2 each.
+    """
     checks.open_unit(q, "q")
     checks.open_unit(alpha, "alpha")
-    side, n = alpha / 2, sketch.n
-    weight = max(tuned(tuned_to, alpha=side, alternative="greater") - 1, 0.5)
+    n, ranks = sketch.n, sketch.ranks.tolist()
+    weight = max(tuned(tuned_to, alpha=alpha, alternative="greater") - 1, 0.5)
 
     def rejected(rank: int, alternative: Alternative) -> bool:
         evidence = log_beta_mixture(rank, n, q, weight=weight, alternative=alternative)
-        return float(evidence) >= -math.log(side)
+        return float(evidence) >= -math.log(alpha)
 
-    if not n or not rejected(0, "less") or not rejected(n, "greater"):
-        raise InsufficientData(f"{n} observations do not yet bound their {q:g}-quantile at alpha {alpha:g}")
-    # The first bucket up to which the share is not too small, and the first up to which it is too large.
-    ranks = sketch.ranks.tolist()
-    first = bisect_left(ranks, 1, key=lambda rank: not rejected(rank, "less"))
+    # The first bucket up to which the share is not too small, or the first up to which it is too large.
+    if side == "lower":
+        if not n or not rejected(0, "less"):
+            return -math.inf
+        first = bisect_left(ranks, 1, key=lambda rank: not rejected(rank, "less"))
+        return sketch.order_statistic(ranks[first])[0]
+    if not n or not rejected(n, "greater"):
+        return math.inf
     last = bisect_left(ranks, 1, key=lambda rank: rejected(rank, "greater"))
-    return Interval(sketch.order_statistic(ranks[first])[0], sketch.order_statistic(ranks[last])[1])
+    return sketch.order_statistic(ranks[last])[1]
 
 
 def quantile_difference_sequence(

@@ -136,6 +136,25 @@ class ApprenticeStatus(msgspec.Struct, frozen=True):
     served_expected_reward: float
 
 
+class RolloutStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One rollout of the experiment: where it is, or how it ended.
+
+    `state` is draft, running, paused, completed or rolled_back. `stage` is the position of its stage, null of
+    a draft and once it is completed; `share` is the part of the traffic that its canaries hold together.
+    `reason` says in words what the last look or decision came to. `ended_at` is null until it ends.
+    """
+
+    id: int
+    state: str
+    canaries: tuple[str, ...]
+    stage: int | None
+    stages: int
+    share: float
+    reason: str
+    created_at: datetime
+    ended_at: datetime | None
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """An experiment now: its totals up to the last commit of the ledger, and what follows from them.
 
@@ -168,6 +187,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     allocation_history: list[AllocationAt]
     analysis: Readout | None = None
     assumptions: list[str] = []
+    rollouts: list[RolloutStatus] | UnsetType = UNSET  # the newest first; left out of statuses that are kept
 
 
 class Stored(msgspec.Struct, frozen=True):

@@ -6,11 +6,13 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from app.allocation.service import AllocationService
 from app.analysis.aa import Aa, AaQuestion, replay
 from app.analysis.export import Format, Row, Writer, writer
 from app.analysis.integrity import causes
-from app.analysis.model import Status, measured_of
+from app.analysis.model import RolloutStatus, Status, measured_of
 from app.analysis.series import Series, Steps, series_of
 from app.analysis.store import AnalysisStore
 from app.core import limits, telemetry
@@ -25,6 +27,15 @@ Lag = Callable[[], Awaitable[int]]
 """Counts acknowledged events not yet in the totals, and raises Unavailable without Valkey."""
 
 
+Rollouts = Callable[[str], Awaitable[list[RolloutStatus]]]
+"""The newest rollouts of the experiment of this key, which a room above this one knows."""
+
+
+async def no_rollouts(_: str) -> list[RolloutStatus]:
+    """The rollouts of a server that has none."""
+    return []
+
+
 class AnalysisService:
     """What is known of an experiment, now and before."""
 
@@ -34,8 +45,10 @@ class AnalysisService:
         store: AnalysisStore,
         lag: Lag,
         computing: Computing | None = None,
+        rollouts: Rollouts = no_rollouts,
     ) -> None:
         self._experiments = experiments
+        self._rollouts = rollouts
         self._store = store
         self._lag = lag
         self._computing = computing or Computing()
@@ -43,7 +56,7 @@ class AnalysisService:
     async def status(self, key: str) -> Status:
         """The readout of an experiment. Raises NotFound."""
         status, _ = await read(await self._experiments.get(key), self._store, self._lag)
-        return status
+        return msgspec.structs.replace(status, rollouts=await self._rollouts(key))
 
     async def status_at(self, key: str, at: datetime) -> dict[str, Any]:
         """The newest status that was kept and is not after `at`, in the words of that time.

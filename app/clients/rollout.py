@@ -80,6 +80,12 @@ def rollout_group() -> None:
     "For all that has no option: a primary metric, limits, windows, approval.",
 )
 @click.option("--draft", is_flag=True, help="Plan it; `wald rollout start` begins it.")
+@click.option(
+    "--after",
+    type=int,
+    default=None,
+    help="The rollout of the same canary that has ended last, to roll it out once more on purpose.",
+)
 @_REASON
 def create(  # noqa: PLR0917 - as given
     url: str,
@@ -90,6 +96,7 @@ def create(  # noqa: PLR0917 - as given
     stages: tuple[dict[str, Any], ...],
     plan: IO[bytes] | None,
     reason: str,
+    after: int | None,
     *,
     draft: bool,
 ) -> None:
@@ -104,7 +111,13 @@ def create(  # noqa: PLR0917 - as given
     {"canaries": ["short"], "guardrails": ["error_rate"], "limits": [{"metric": "error_rate", "beyond": 0.5}],
     "stages": [{"share": 0.05, "duration_s": 600}, {"share": 0.25, "approval": true}, {"share": 1}]}
     """
-    given = {"canaries": canaries, "guardrails": guardrails, "stages": stages, "reason": reason}
+    given = {
+        "canaries": canaries,
+        "guardrails": guardrails,
+        "stages": stages,
+        "reason": reason,
+        "after": after,
+    }
     body = _planned(plan) | {"experiment": experiment} | {name: one for name, one in given.items() if one}
     for name, option in (("canaries", "--canary"), ("guardrails", "--guardrail")):
         if name not in body:
@@ -349,6 +362,8 @@ def _explained(found: DecisionView) -> RenderableType:
     parts.append(table)
     differing = f"differs from what its inputs give: {', '.join(found.differs)}"
     again = differing if found.differs else "bit for bit"
+    if not found.recomputed:
+        again = f"no: Wald {found.receipt.wald} made it by tests that this release does not make"
     return Group(*parts, Text(f"computed again: {again}"))
 
 

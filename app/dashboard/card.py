@@ -6,8 +6,9 @@ from itertools import accumulate
 from typing import Final, Self
 
 import msgspec
+from msgspec import UnsetType
 
-from app.analysis.model import AllocationAt, Status, VariantStatus
+from app.analysis.model import AllocationAt, RolloutStatus, Status, VariantStatus
 from app.experiments.model import AdaptivePolicy, Definition, Draft, Experiment, Reward, Stopped
 
 PAYLOAD_SHOWN_MAX: Final = 500
@@ -80,6 +81,7 @@ class Card(msgspec.Struct, frozen=True):
     leader: Row | None  # None until there are rewards
     scale: Scale | None
     history: History
+    rollouts: list[RolloutStatus]  # the newest first
 
     @classmethod
     def of(cls, experiment: Experiment, status: Status, now: datetime) -> Self:
@@ -101,6 +103,7 @@ class Card(msgspec.Struct, frozen=True):
             leader=max(compared, key=lambda row: row.probability_best or 0, default=None),
             scale=_scale(rows),
             history=History.of(experiment, status, now),
+            rollouts=[] if isinstance(status.rollouts, UnsetType) else status.rollouts,
         )
 
     @property

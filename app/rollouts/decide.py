@@ -110,7 +110,9 @@ def _harm(look: _Look) -> RollBack | None:
     if not hit:
         return None
     reasons = [f"{one.metric} of {one.canary} is beyond the limit {one.beyond:g}" for one in tripped]
-    reasons += [f"{one.metric} of {one.canary} is proven worse than the control" for one in harmed]
+    reasons += [
+        f"{one.metric} of {one.canary} is {one.reason or 'proven worse than the control'}" for one in harmed
+    ]
     return RollBack(
         canaries=tuple(canary for canary in look.running.canaries if canary in hit),
         reason="limit" if tripped else "harm",

@@ -1,6 +1,6 @@
 """A stored rollout, what people do to it, and the shares it holds. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -15,8 +15,10 @@ from app.rollouts.model import (
     Completed,
     Decision,
     Draft,
+    Guardrail,
     Paused,
     Plan,
+    Primary,
     Reading,
     RolledBack,
     Running,
@@ -100,6 +102,58 @@ def next_stage(rollout: Rollout) -> Advance | Complete:
     if following >= len(rollout.plan.stages) or rollout.plan.stages[following].share >= 1:
         return Complete()
     return Advance(to_stage=following)
+
+
+def check_repeats(plan: Plan, reason: str, ended: Sequence[Rollout], harmed: int | None) -> None:
+    """Refuse a request that was made before: it would undo how the rollout before has ended.
+
+    `ended` are the newest ended rollouts of its canaries, the newest end first; `harmed` is the id of the
+    newest one that proved harm. Canaries that were promoted would fall back to the first stage. Canaries that
+    were harmed would get traffic again by the same request, when a job repeats it. A request that is meant
+    names the newest of them in `after`: repeated, it is refused, because there is a newer one by then.
+
+    Raises Conflict.
+    """
+    newest = ended[0] if ended else None
+    if plan.after is not None and (newest is None or newest.id != plan.after):
+        found = "no rollout of these canaries has ended" if newest is None else f"that is {newest.id}"
+        raise Conflict(
+            f"after must be the newest ended rollout of these canaries, got {plan.after}: {found}",
+            field="after",
+        )
+    if newest is None or plan.after is not None:
+        return
+    again = f'to roll out once more on purpose, add "after": {newest.id}'
+    for canary in plan.canaries:
+        last = next((one for one in ended if canary in one.plan.canaries), None)
+        if last is not None and isinstance(last.state, Completed) and canary in last.state.canaries:
+            raise Conflict(
+                f"rollout {last.id} has promoted {canary!r} already, and another one would take traffic from "
+                f"it; {again}",
+                field="canaries",
+            )
+    same = reason == newest.reason and _asked(plan, newest.plan) == _asked(newest.plan, plan)
+    if same and newest.id == harmed:
+        raise Conflict(
+            f"rollout {newest.id} of the same request was rolled back for harm; {again}, or a new reason",
+            field="canaries",
+        )
+
+
+def _asked(plan: Plan, other: Plan) -> Plan:
+    """A plan as it was asked for: without baselines that the other one, not yet started, does not have."""
+
+    def plain(one: Guardrail | Primary, beside: Guardrail | Primary | None) -> Guardrail | Primary:
+        known = beside is not None and beside.baseline is not None
+        return one if known else msgspec.structs.replace(one, baseline=None)
+
+    keys = {one.metric.key: one for one in other.guardrails}
+    return msgspec.structs.replace(
+        plan,
+        after=None,
+        guardrails=tuple(plain(one, keys.get(one.metric.key)) for one in plan.guardrails),
+        primary=None if plan.primary is None else plain(plan.primary, other.primary),
+    )
 
 
 def shares_held(experiment: Experiment, plan: Plan, state: State) -> dict[str, float]:

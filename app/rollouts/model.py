@@ -181,6 +181,7 @@ Guardrails = Annotated[
 NamedGuardrails = Annotated[
     tuple[Key | Guardrail, ...], msgspec.Meta(min_length=1, max_length=limits.ROLLOUT_GUARDRAILS_MAX)
 ]
+RolloutId = Annotated[int, msgspec.Meta(ge=1, le=limits.ROLLOUT_ID_MAX)]
 Secondary = Annotated[tuple[Metric, ...], msgspec.Meta(max_length=limits.METRICS_MAX)]
 
 
@@ -190,7 +191,8 @@ class Ramp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     * `alpha`: the probability that canaries that are no worse than the control are ever rolled back, over all
       guardrails, stages and looks. * `beta`: the probability that a canary that breaks a margin advances from
       a stage. * `windows`: when it may advance; none is always. * `data_age_max_s`: older data are missing
-      data.
+      data. * `after`: the id of the newest ended rollout of these canaries, where they are meant to be rolled
+      out once more.
     """
 
     canaries: Canaries
@@ -200,6 +202,7 @@ class Ramp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     alpha: Level = 0.01
     beta: Level = 0.05
     data_age_max_s: Annotated[float, msgspec.Meta(ge=1, le=DAY_S)] = 300.0
+    after: RolloutId | None = None
 
 
 class Plan(Ramp, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -16,24 +16,24 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import reduce
 from operator import add
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 from scipy import optimize
 
 from app.analysis.observed import Observed
 from app.analysis.readout import Bounds
-from app.experiments.metrics import Margin, Metric, Proportion, QuantileOf
+from app.experiments.metrics import Margin, Metric, Proportion, QuantileOf, Ratio
 from app.feedback.metric_totals import MetricTotals, moments_of
 from app.rollouts.model import Baseline, Proof
 from stats import bounded, mixture, sequences, sequential_counts, sprt
 from stats.errors import InsufficientData
 from stats.estimate import Alternative
 from stats.one_sided import Claim, OneSided
-from stats.quantiles import QuantileSketch, quantile, quantile_sequence
+from stats.quantiles import QuantileSketch, quantile, quantile_bound
 from stats.sequential_counts import EventCounts
 from stats.sprt import WaldLimits
-from stats.totals import ProportionTotals
+from stats.totals import JointTotals, MeanTotals, ProportionTotals
 
 RARE: Final = 0.2
 """Bad outcomes below this share are counted: units without one say little then."""
@@ -44,6 +44,18 @@ _QUANTILE_UNITS: Final = 2_000.0
 """Where a quantile's sequences are tightest: about what it takes to tell a worsening by 10 %."""
 _CONTROL_UNITS: Final = 10.0
 """The control's bound is tightest at that many times the canary's units."""
+STAND_IN: Final = 0.1
+"""The part of a level that is kept for each test that stands in where the sharpest is undefined or slow.
+
+The parts of all tests of a proof sum to 1, so that a union bound keeps the level; it costs the sharpest one
+0.1 of about 7 nats of evidence.
+"""
+TOTAL_RATIO: Final = 20.0
+"""The scale of how many times more bad outcomes a canary has that fails totally."""
+_RESOLUTION: Final = 1e-9
+"""Smaller differences, in relation to a value, are those of rounding."""
+_SEQUENCES: Final = "one-sided sequences of means on"
+_COUNTS: Final = "counts of bad outcomes, given how many there were (exact)"
 _SPREAD_MAX: Final = 1e6
 """Of units, in margins: a million margins take more units than there are."""
 _FACTOR_MAX: Final = 1e9
@@ -76,6 +88,10 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
         """The effect, turned so that more is worse."""
         return self.sign * effect
 
+    def margin_at(self, control: float) -> float:
+        """The margin in the metric's own unit, where the control has this value."""
+        return self.margin.size * (abs(control) if self.margin.relative else 1.0)
+
     def proof(
         self,
         scale: Literal["log e-value", "log likelihood ratio", "bound"],
@@ -88,7 +104,9 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
         if scale != "bound":
             proven = statistic >= threshold
         else:
-            proven = statistic > threshold if of == "worse" else statistic < threshold
+            # Proven not to be worse at all is within every margin, also within one that is 0.
+            within = statistic < threshold or statistic <= 0
+            proven = statistic > threshold if of == "worse" else within
         return Proof(
             scale=scale,
             statistic=min(max(statistic, -1e300), 1e300),  # JSON has no infinity
@@ -103,7 +121,8 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
     """The answer. `effect` and `interval` are relative to the control, or differences, as `relative` says.
 
     `factor`: about how many times as much data there must
-    be until one of them is made, if the effect stays what it is; None if nobody can tell.
+    be until one of them is made, if the effect stays what it is; None if nobody can tell. `note`: in words,
+    which test decides in place of the usual one, and why; empty where the usual one does.
     """
 
     method: str
@@ -115,6 +134,7 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
     worse: Proof
     within: Proof
     factor: float | None = None
+    note: str = ""
 
 
 def answer(question: Question, observed: Observed) -> Compared:
@@ -123,10 +143,10 @@ def answer(question: Question, observed: Observed) -> Compared:
         return _quantiles(question, observed)
     strata = _strata(question, observed)
     if question.test == "sprt":
-        return _sprt(question, strata)
+        return _sprt(question, observed, strata)
     if isinstance(question.metric.measure, Proportion) and _counts_failures(question):
         return _counts(question, observed, strata)
-    return _means(question, strata)
+    return _means(question, observed, strata)
 
 
 Strata = Sequence[tuple[MetricTotals, MetricTotals]]
@@ -150,14 +170,77 @@ def _strata(question: Question, observed: Observed) -> Strata:
 # Means
 
 
-def _contrast(question: Question, strata: Strata) -> OneSided:
+class _Evidence(NamedTuple):
+    """What one test says against "no worse": a log e-value, that holds at `part` of the level.
+
+    `bound` is the least worsening at that part of the level, in the metric's own unit; None if not known.
+    """
+
+    part: float
+    log_value: float
+    method: str
+    bound: float | None = None
+
+    @property
+    def weighted(self) -> float:
+        """Comparable with the threshold of the whole level."""
+        return self.log_value + math.log(self.part)
+
+
+def _pairs(question: Question, strata: Strata) -> list[tuple[MeanTotals, MeanTotals]]:
+    """Moments of (control, canary) in every epoch in which both have some."""
     pairs = []
     for control, canary in strata:
         # An epoch too small for a ratio says nothing; others may.
         with suppress(InsufficientData):
-            pairs.append((moments_of(question.metric, control), moments_of(question.metric, canary)))
-    lower, upper = question.metric.bounds or (-math.inf, math.inf)
-    return OneSided.of(*pairs, relative=question.margin.relative, bounds=(lower, upper))
+            pairs.append((unit_moments(question.metric, control), unit_moments(question.metric, canary)))
+    if not pairs:
+        raise InsufficientData("the denominators are not far enough from 0 for a ratio of both variants")
+    return _with_one_rate(pairs) if isinstance(question.metric.measure, Proportion) else pairs
+
+
+def unit_moments(metric: Metric, totals: MetricTotals) -> MeanTotals:
+    """Totals of one number per unit whose mean is the metric and whose spread is its error.
+
+    Unlike `moments_of` it answers for a ratio without any spread: one that is 0, or the same for every unit.
+
+    Raises InsufficientData if a ratio's mean denominator is within 3 standard errors of 0.
+    """
+    if not (isinstance(totals, JointTotals) and isinstance(metric.measure, Ratio)):
+        return moments_of(metric, totals)
+    denominator = totals.value(1)
+    error = math.sqrt(denominator.variance / totals.n) if totals.n > 1 else 0.0
+    if not totals.n or not denominator.mean or abs(denominator.mean) < 3 * error:
+        raise InsufficientData("the mean denominator is not far enough from 0 for a ratio")
+    value = totals.mean[0] / denominator.mean
+    residual = totals.combine((1 / denominator.mean, -value / denominator.mean))
+    return MeanTotals(totals.n, value, residual.m2)
+
+
+def _with_one_rate(pairs: list[tuple[MeanTotals, MeanTotals]]) -> list[tuple[MeanTotals, MeanTotals]]:
+    """Proportions with the canary's spread taken from its rate over all epochs.
+
+    By concavity that is no less than the spread within epochs. Then one more bad outcome never raises the
+    variance by more than it raises the effect.
+    """
+    n = sum(canary.n for _, canary in pairs)
+    rate = math.fsum(canary.n * canary.mean for _, canary in pairs) / n
+    unit = max(rate * (1 - rate), 0.0)
+    return [(control, MeanTotals(canary.n, canary.mean, canary.n * unit)) for control, canary in pairs]
+
+
+def _resolution(question: Question, control: MeanTotals) -> float:
+    """Differences up to this are those of rounding; a shift of the canary does not change it."""
+    return _RESOLUTION * max(abs(control.mean), 0.0 if question.margin.relative else question.margin.size)
+
+
+def _is_constant(question: Question, pairs: Sequence[tuple[MeanTotals, MeanTotals]]) -> bool:
+    """Whether all values of a variant in an epoch are the same, up to rounding."""
+    return all(
+        arm.m2 <= arm.n * _resolution(question, control) ** 2
+        for control, canary in pairs
+        for arm in (control, canary)
+    )
 
 
 def _rhos(question: Question) -> tuple[float, float]:
@@ -191,38 +274,298 @@ def _claims(question: Question) -> tuple[Claim, Claim]:
     return ("greater", "less") if question.sign > 0 else ("less", "greater")
 
 
-def _means(question: Question, strata: Strata) -> Compared:
-    contrast = _contrast(question, strata)
-    worse, within = _claims(question)
-    at_margin = contrast.scaled(question.sign * question.margin.size)
-    rho_worse, rho_within = _rhos(question)
-    harm = contrast.evalue(0.0, worse, rho=rho_worse).log_value
-    safe = contrast.evalue(at_margin, within, rho=rho_within).log_value
-    ends = sorted(
-        (
-            contrast.unscaled(contrast.bound(worse, alpha=question.worse_level, rho=rho_worse)),
-            contrast.unscaled(contrast.bound(within, alpha=question.within_level, rho=rho_within)),
-        )
-    )
-    scale = "a log scale" if contrast.relative else "the metric's scale"
+class _Contrasts(NamedTuple):
+    """Both scales of a comparison of means; `log` is None, for the reason `why`, unless both are positive."""
+
+    pairs: Sequence[tuple[MeanTotals, MeanTotals]]
+    absolute: OneSided
+    log: OneSided | None
+    why: str
+
+    @classmethod
+    def of(cls, question: Question, pairs: Sequence[tuple[MeanTotals, MeanTotals]]) -> "_Contrasts":
+        """Raises InsufficientData before the burn-in, or without any spread."""
+        bounds = question.metric.bounds or (-math.inf, math.inf)
+        absolute = OneSided.of(*pairs, relative=False, bounds=bounds)
+        if _is_constant(question, pairs):
+            raise InsufficientData("the values of a variant do not differ, so nothing says how sure they are")
+        control, canary = absolute.control_mean, absolute.treatment_mean
+        if question.margin.relative and min(control, canary) > 0:
+            return cls(pairs, absolute, OneSided.of(*pairs, relative=True, bounds=bounds), "")
+        name, mean = ("control's", control) if control <= 0 else ("canary's", canary)
+        return cls(pairs, absolute, None, f"the {name} mean of {mean:g} has no logarithm")
+
+    @property
+    def scale(self) -> float:
+        """What a relative effect is relative to; 0 where nothing is."""
+        return abs(self.absolute.control_mean)
+
+
+def _means(question: Question, observed: Observed, strata: Strata) -> Compared:
+    """Sequences of means, and beside them the tests that decide where these cannot, or only slowly."""
+    others = _stand_ins(question, strata)
+    try:
+        pairs = _pairs(question, strata)
+        if _has_burned_in(pairs) and _is_constant(question, pairs):
+            return _constants(question, observed, strata, pairs)
+        contrasts = _Contrasts.of(question, pairs)
+    except InsufficientData:
+        if (found := _by_stand_ins(question, strata, others)) is None:
+            raise
+        return found
+    main = contrasts.log or contrasts.absolute
+    worse, _ = _claims(question)
+    harm = max((*_harm_of_means(question, contrasts, taken=len(others)), *others), key=_weighted)
+    within, upper = _within_of_means(question, contrasts)
+    lower = _least_worsening(question, contrasts, taken=len(others))
+    relative = question.margin.relative and contrasts.scale > 0
+    effect = contrasts.absolute.effect / contrasts.scale if relative else contrasts.absolute.effect
+    ends = sorted((question.sign * lower, question.sign * upper))
+    proof = question.proof("log e-value", harm.weighted, -math.log(question.worse_level), of="worse")
+    at_margin = main.scaled(question.sign * min(question.margin.size, 1e300)) if main.relative else None
+    margin = abs(at_margin) if at_margin is not None else question.margin_at(contrasts.absolute.control_mean)
     return Compared(
-        method=f"one-sided sequences of means on {scale}, stratified by epoch",
+        method=harm.method if proof.proven else _method_of_means(contrasts),
         units=_units(strata),
-        means=(contrast.control_mean, contrast.treatment_mean),
-        relative=contrast.relative,
-        effect=contrast.unscaled(contrast.effect),
-        interval=(ends[0], ends[1]),
-        worse=question.proof("log e-value", harm, -math.log(question.worse_level), of="worse"),
-        within=question.proof("log e-value", safe, -math.log(question.within_level), of="within"),
+        means=(contrasts.absolute.control_mean, contrasts.absolute.treatment_mean),
+        relative=relative,
+        effect=_finite(effect),
+        interval=(_finite(ends[0]), _finite(ends[1])),
+        worse=proof,
+        within=within,
         factor=_factor(
-            question.worsening(contrast.effect),
-            abs(at_margin),
-            variance=(contrast.variance(worse), contrast.variance(within)),
-            time=contrast.time,
+            question.worsening(main.effect),
+            margin,
+            variance=(main.variance(worse), main.variance(_claims(question)[1])),
+            time=main.time,
             levels=(question.worse_level, question.within_level),
-            rhos=(rho_worse, rho_within),
+            rhos=_rhos(question),
         ),
+        note=_note_of_means(question, contrasts, harm if proof.proven else None),
     )
+
+
+def _note_of_means(question: Question, contrasts: _Contrasts, harm: _Evidence | None) -> str:
+    """Why it is not the usual test that answers, if so."""
+    notes = []
+    if question.margin.relative and contrasts.log is None:
+        notes.append(f"{contrasts.why}, so the difference of means is tested")
+    if question.margin.relative and not contrasts.scale and harm is None:
+        notes.append("a margin relative to a control of 0 allows nothing, an absolute margin would")
+    if harm is not None and not harm.method.startswith(_SEQUENCES):
+        notes.append(f"by {harm.method}")
+    return "; ".join(notes)
+
+
+def _weighted(evidence: _Evidence) -> float:
+    return evidence.weighted
+
+
+def _has_burned_in(pairs: Sequence[tuple[MeanTotals, MeanTotals]]) -> bool:
+    return all(sum(pair[arm].n for pair in pairs) >= sequences.ARM_UNITS_MIN for arm in (0, 1))
+
+
+def _method_of_means(contrasts: _Contrasts) -> str:
+    if contrasts.log is not None:
+        return f"{_SEQUENCES} a log scale, stratified by epoch"
+    return f"{_SEQUENCES} the metric's scale, stratified by epoch"
+
+
+def _harm_of_means(question: Question, contrasts: _Contrasts, *, taken: int) -> tuple[_Evidence, ...]:
+    """Evidence by the sequences of means. `taken` tests beside them have a part of the level each.
+
+    A rise is tested on a log scale where the margin is relative, a fall always by the difference: see
+    `stats.one_sided` for which of them grows with every further harm. Where a rise has no logarithm the
+    difference has a part of the level that is always kept for it.
+    """
+    worse, _ = _claims(question)
+    rho, _ = _rhos(question)
+    rest = 1 - STAND_IN * taken
+    log_scale = question.margin.relative and question.sign > 0
+    found = []
+    for contrast, part, method in (
+        (contrasts.log if log_scale else None, rest - STAND_IN, f"{_SEQUENCES} a log scale"),
+        (contrasts.absolute, STAND_IN if log_scale else rest, f"{_SEQUENCES} the metric's scale"),
+    ):
+        if contrast is None:
+            continue
+        value = contrast.evalue(0.0, worse, rho=rho).log_value
+        bound = contrast.unscaled(contrast.bound(worse, alpha=part * question.worse_level, rho=rho))
+        if contrast.relative:
+            bound *= contrasts.scale
+        found.append(_Evidence(part, value, f"{method}, stratified by epoch", question.sign * bound))
+    return tuple(found)
+
+
+def _least_worsening(question: Question, contrasts: _Contrasts, *, taken: int) -> float:
+    """The lower bound of the worsening by the sequences, relative where the margin is and there is a base."""
+    bounds = [one.bound for one in _harm_of_means(question, contrasts, taken=taken) if one.bound is not None]
+    return max(bounds) / (contrasts.scale if question.margin.relative and contrasts.scale else 1.0)
+
+
+def _within_of_means(question: Question, contrasts: _Contrasts) -> tuple[Proof, float]:
+    """The proof of being within the margin, and the upper bound of the worsening that is shown with it.
+
+    An absolute margin by the difference of means. A relative one on a log scale; without a logarithm by the
+    difference of the canary's mean and what the margin allows, at a part of the level that is kept for it.
+    """
+    _, within = _claims(question)
+    _, rho = _rhos(question)
+    level, threshold = question.within_level, -math.log(question.within_level)
+    if not question.margin.relative:
+        contrast, part = contrasts.absolute, 1.0
+        value = contrast.evalue(question.sign * question.margin.size, within, rho=rho).log_value
+    elif contrasts.log is not None:
+        contrast, part = contrasts.log, 1 - STAND_IN
+        value = contrast.evalue(
+            contrast.scaled(question.sign * question.margin.size), within, rho=rho
+        ).log_value
+    else:
+        contrast, part = contrasts.absolute, STAND_IN
+        value = _allowed(question, contrasts).evalue(0.0, within, rho=rho).log_value
+    bound = question.sign * contrast.unscaled(contrast.bound(within, alpha=part * level, rho=rho))
+    if question.margin.relative and not contrast.relative and contrasts.scale:
+        bound /= contrasts.scale
+    return question.proof("log e-value", value + math.log(part), threshold, of="within"), bound
+
+
+def _allowed(question: Question, contrasts: _Contrasts) -> OneSided:
+    """The canary's mean less the worst that the margin allows, a multiple of the control's."""
+    control_mean = contrasts.absolute.control_mean
+    factor = 1 + question.sign * question.margin.size * math.copysign(1.0, control_mean)
+    scaled = [
+        (MeanTotals(control.n, factor * control.mean, factor**2 * control.m2), canary)
+        for control, canary in contrasts.pairs
+    ]
+    return OneSided.of(*scaled, relative=False)
+
+
+def _constants(
+    question: Question, observed: Observed, strata: Strata, pairs: Sequence[tuple[MeanTotals, MeanTotals]]
+) -> Compared:
+    """Where no variant has any spread, its values can only be counted: those that are worse.
+
+    Harm is an exact test of how many of the worse values the canary has. Safe is a canary that is no worse
+    than the control or worse by less than the margin, if a unit's spread, of which none was seen, is three
+    margins, as `planner` takes it to be; a proportion has exact bounds instead.
+    """
+    shares = [canary.n / (control.n + canary.n) for control, canary in pairs]
+    weights = [sequences.effective_units(control.n, canary.n) for control, canary in pairs]
+    control, canary = (
+        math.fsum(w * pair[arm].mean for w, pair in zip(weights, pairs, strict=True)) / math.fsum(weights)
+        for arm in (0, 1)
+    )
+    periods = []
+    for (theirs, ours), share in zip(pairs, shares, strict=True):
+        worsening = question.worsening(ours.mean - theirs.mean)
+        same = abs(worsening) <= _resolution(question, theirs)
+        periods.append(
+            EventCounts(
+                0 if same or worsening > 0 else theirs.n, 0 if same or worsening < 0 else ours.n, share
+            )
+        )
+    harm = sequential_counts.ratio_evalue(periods, expected_ratio=TOTAL_RATIO).log_value
+    scale = abs(control)
+    relative = question.margin.relative and scale > 0
+    zero = (
+        "; a margin relative to a control of 0 allows nothing" if relative < question.margin.relative else ""
+    )
+    return Compared(
+        method="counts of worse values (exact): the values of each variant have no spread",
+        units=_units(strata),
+        means=(control, canary),
+        relative=relative,
+        effect=_finite((canary - control) / scale if relative else canary - control),
+        interval=None,
+        worse=question.proof("log e-value", harm, -math.log(question.worse_level), of="worse"),
+        within=_constant_within(question, observed, control, canary, math.fsum(weights)),
+        note=f"the values of a variant do not differ, so worse values are counted{zero}",
+    )
+
+
+def _constant_within(
+    question: Question, observed: Observed, control: float, canary: float, time: float
+) -> Proof:
+    margin = question.margin_at(control)
+    if isinstance(question.metric.measure, Proportion) and margin > 0:
+        upper = _worsening_at_most(question, observed)
+        # Of a rise the bound is a difference, as is then the margin.
+        threshold = margin if question.sign > 0 else question.margin.size
+        return question.proof("bound", upper, threshold, of="within")
+    threshold = -math.log(question.within_level)
+    if margin <= 0:
+        return question.proof("log e-value", 0.0, threshold, of="within")
+    _, rho = _rhos(question)
+    score = (margin - question.worsening(canary - control)) / (3 * margin) * time
+    value = float(mixture.log_mixture(score, time, rho=rho, alternative="greater"))
+    return question.proof("log e-value", value, threshold, of="within")
+
+
+def _stand_ins(question: Question, strata: Strata) -> tuple[_Evidence, ...]:
+    """Tests of the same harm that a kind of metric always has beside its sequence of means.
+
+    Each has `STAND_IN` of the level. A proportion: counts of bad outcomes, exact from the first unit on. A
+    ratio: the canary's numerator less what its denominator makes at the control's ratio, which is defined
+    where the canary's denominator, and so its ratio, is not.
+    """
+    if isinstance(question.metric.measure, Proportion):
+        value = sequential_counts.ratio_evalue(
+            _bad_counts(question, strata), expected_ratio=TOTAL_RATIO
+        ).log_value
+        return (_Evidence(STAND_IN, value, f"{_COUNTS}, stratified by epoch"),)
+    if isinstance(question.metric.measure, Ratio):
+        return (_numerators(question, strata),)
+    return ()
+
+
+def _numerators(question: Question, strata: Strata) -> _Evidence:
+    worse, _ = _claims(question)
+    rho, _ = _rhos(question)
+    method = "one-sided sequence of numerators less what the control's ratio expects, stratified by epoch"
+    pairs = []
+    for control, canary in strata:
+        with suppress(InsufficientData):
+            assert isinstance(control, JointTotals)
+            assert isinstance(canary, JointTotals)
+            value = unit_moments(question.metric, control).mean
+            pairs.append((control.combine((1.0, -value)), canary.combine((1.0, -value))))
+    try:
+        evidence = OneSided.of(*pairs, relative=False).evalue(0.0, worse, rho=rho).log_value
+    except InsufficientData:
+        evidence = 0.0
+    return _Evidence(STAND_IN, evidence, method)
+
+
+def _by_stand_ins(question: Question, strata: Strata, others: Sequence[_Evidence]) -> Compared | None:
+    """The answer while there is none of the sequences of means; None unless harm is proven."""
+    harm = max(others, key=_weighted, default=None)
+    threshold = -math.log(question.worse_level)
+    if harm is None or harm.weighted < threshold:
+        return None
+    control, canary = _rough_means(question, strata)
+    return Compared(
+        method=harm.method,
+        units=_units(strata),
+        means=(control, canary),
+        relative=False,
+        effect=canary - control,
+        interval=None,
+        worse=question.proof("log e-value", harm.weighted, threshold, of="worse"),
+        within=question.proof("log e-value", 0.0, -math.log(question.within_level), of="within"),
+        note=f"by {harm.method}",
+    )
+
+
+def _rough_means(question: Question, strata: Strata) -> tuple[float, float]:
+    """Of both variants; of a ratio whose denominator is not known to be above 0, the mean numerator."""
+    with suppress(InsufficientData):
+        return _weighted_means(question, strata)
+    control, canary = (
+        math.fsum(one.n * one.mean[0] for one in arm if isinstance(one, JointTotals))
+        / max(sum(one.n for one in arm), 1)
+        for arm in zip(*strata, strict=True)
+    )
+    return control, canary
 
 
 def _units(strata: Strata) -> tuple[int, int]:
@@ -304,15 +647,17 @@ def _counts(question: Question, observed: Observed, strata: Strata) -> Compared:
     of both, its bad outcomes are hypergeometric, less spread than the binomial numbers that the test allows
     for (Hoeffding 1963, theorem 4): that makes it the more careful.
     """
-    periods = [
-        EventCounts(_bad(question, control), _bad(question, canary), canary.n / (control.n + canary.n))
-        for control, canary in strata
-    ]
+    periods = _bad_counts(question, strata)
     expected = _expected_ratio(question)
-    harm = sequential_counts.ratio_evalue(periods, expected_ratio=expected, alternative="greater").log_value
+    # One mixture for what breaks a margin, and one for a canary that fails totally.
+    tests = ((1 - STAND_IN, expected), (STAND_IN, max(TOTAL_RATIO, expected)))
+    harm = max(
+        sequential_counts.ratio_evalue(periods, expected_ratio=scale).log_value + math.log(part)
+        for part, scale in tests
+    )
     relative = question.margin.relative
     control, canary = _weighted_means(question, strata)
-    lower = _ratio_bound(periods, question.worse_level, expected, "greater")
+    lower = max(_ratio_bound(periods, part * question.worse_level, scale, "greater") for part, scale in tests)
     if relative and question.sign > 0:
         upper = _ratio_bound(periods, question.within_level, expected, "less")
         safe = sequential_counts.ratio_evalue(
@@ -327,7 +672,7 @@ def _counts(question: Question, observed: Observed, strata: Strata) -> Compared:
         within = question.proof("bound", upper, question.margin.size, of="within")
     ends = sorted((question.sign * lower, question.sign * upper))
     return Compared(
-        method="counts of bad outcomes, given how many there were (exact), stratified by epoch",
+        method=f"{_COUNTS}, stratified by epoch",
         units=_units(strata),
         means=(control, canary),
         relative=relative,
@@ -339,12 +684,19 @@ def _counts(question: Question, observed: Observed, strata: Strata) -> Compared:
     )
 
 
+def _bad_counts(question: Question, strata: Strata) -> list[EventCounts]:
+    return [
+        EventCounts(_bad(question, control), _bad(question, canary), canary.n / (control.n + canary.n))
+        for control, canary in strata
+    ]
+
+
 def _weighted_means(question: Question, strata: Strata) -> tuple[float, float]:
     """Of both variants, epochs weighted alike."""
     weights = [sequences.effective_units(control.n, canary.n) for control, canary in strata]
     control, canary = (
         math.fsum(
-            w * moments_of(question.metric, pair[arm]).mean for w, pair in zip(weights, strata, strict=True)
+            w * unit_moments(question.metric, pair[arm]).mean for w, pair in zip(weights, strata, strict=True)
         )
         / math.fsum(weights)
         for arm in (0, 1)
@@ -378,7 +730,8 @@ def _worsening_at_most(question: Question, observed: Observed) -> float:
         return math.inf
     control, canary = _proportion(question, pooled[0]), _proportion(question, pooled[1])
     sides: tuple[Alternative, Alternative] = ("less", "greater") if question.sign > 0 else ("greater", "less")
-    baseline = question.baseline.mean if question.baseline is not None else 0.05
+    guess = 0.05 if question.sign > 0 else 0.95
+    baseline = question.baseline.mean if question.baseline is not None else guess
     reach = max(question.margin.size * (baseline if question.margin.relative else 1), 1 / _SPREAD_MAX)
     spread = math.sqrt(max(baseline * (1 - baseline), reach))
     half = question.within_level / 2
@@ -425,48 +778,101 @@ def _finite(bound: float) -> float | None:
 
 
 def _quantiles(question: Question, observed: Observed) -> Compared:
-    """From the order statistics of both variants."""
+    """From the order statistics of both variants, each of whose bounds misses with half the level.
+
+    Harm needs one bound of each variant only, so it is found while the others are still infinite; and it
+    needs no division, so it is found beside a control at 0.
+    """
     assert isinstance(question.metric.measure, QuantileOf)
-    q = question.metric.measure.q
+    q, sign = question.metric.measure.q, question.sign
     control, canary = (_pooled(question, observed, arm) for arm in (observed.control, question.canary))
     if not (isinstance(control, QuantileSketch) and isinstance(canary, QuantileSketch)):
         raise InsufficientData("a variant has no value yet")
+    better: Literal["lower", "upper"] = "lower" if sign > 0 else "upper"
+    worse: Literal["lower", "upper"] = "upper" if sign > 0 else "lower"
 
-    def worsening(level: float, side: Literal["lower", "upper"]) -> float:
-        """The bound of the worsening: each variant's bounds miss with half the level."""
-        theirs, ours = (
-            quantile_sequence(sketch, q, alpha=level, tuned_to=_QUANTILE_UNITS)
-            for sketch in (control, canary)
+    def bound(sketch: QuantileSketch, side: Literal["lower", "upper"], level: float) -> float:
+        return quantile_bound(sketch, q, side, alpha=level / 2, tuned_to=_QUANTILE_UNITS)
+
+    at_least = bound(canary, better, question.worse_level), bound(control, worse, question.worse_level)
+    at_most = bound(canary, worse, question.within_level), bound(control, better, question.within_level)
+    lower, upper = (_worsening(question, *pair) for pair in (at_least, at_most))
+    if lower <= 0 and math.isinf(upper):
+        raise InsufficientData(
+            f"{control.n:,} and {canary.n:,} values do not yet bound the {q:g}-quantile of both variants"
         )
-        least = ours.lower if (side == "lower") == (question.sign > 0) else ours.upper
-        most = theirs.upper if (side == "lower") == (question.sign > 0) else theirs.lower
-        if not question.margin.relative:
-            return question.sign * (least - most)
-        if most <= 0:
-            raise InsufficientData("the control's quantile is not surely positive")
-        return question.sign * (least / most - 1)
-
-    lower, upper = worsening(question.worse_level, "lower"), worsening(question.within_level, "upper")
     means = quantile(control, q), quantile(canary, q)
-    ends = sorted((question.sign * lower, question.sign * upper))
+    relative = question.margin.relative and means[0] != 0
+    words = "" if relative == question.margin.relative else ": nothing is relative to a control of 0"
+    ends = sorted((sign * lower, sign * upper))
     return Compared(
-        method=f"exact sequences of the {q:g}-quantiles",
+        method=f"exact sequences of the {q:g}-quantiles{words}",
         units=(control.n, canary.n),
         means=means,
-        relative=question.margin.relative,
-        effect=means[1] / means[0] - 1 if question.margin.relative else means[1] - means[0],
-        interval=(ends[0], ends[1]),
+        relative=relative,
+        effect=_finite((means[1] - means[0]) / (abs(means[0]) if relative else 1.0)),
+        interval=(_finite(ends[0]), _finite(ends[1])),
         worse=question.proof("bound", lower, 0.0, of="worse"),
-        within=question.proof("bound", upper, question.margin.size, of="within"),
+        within=_quantile_within(question, upper, control=at_most[1]),
+        note=words.removeprefix(": "),
     )
+
+
+def _worsening(question: Question, ours: float, theirs: float) -> float:
+    """The worsening from one bound to another, in relation to the control's where that is not 0."""
+    found = question.sign * (ours - theirs)
+    return found / abs(theirs) if question.margin.relative and theirs and math.isfinite(theirs) else found
+
+
+def _quantile_within(question: Question, upper: float, *, control: float) -> Proof:
+    """Whether the upper bound of the worsening from this bound of the control is within the margin."""
+    size = question.margin.size
+    if question.margin.relative and not control:
+        size = 0.0
+    elif question.margin.relative and question.sign * control < 0:
+        size = min(size, 1.0)  # the control's quantile may be as near to 0 as it likes
+    return question.proof("bound", upper, size, of="within")
 
 
 # Two named hypotheses
 
 
-def _sprt(question: Question, strata: Strata) -> Compared:
-    """Wald's test of "worse by just the margin" against "no worse"."""
-    limits = WaldLimits(question.worse_level, question.within_level)
+def _sprt(question: Question, observed: Observed, strata: Strata) -> Compared:
+    """Wald's test of "worse by just the margin" against "no worse".
+
+    It grows no faster than the margin allows, and without a base to which the margin is relative not at all.
+    So the tests of a sequence stand beside it, with a part of both levels.
+    """
+    try:
+        beside = _means(
+            msgspec.structs.replace(
+                question,
+                worse_level=STAND_IN * question.worse_level,
+                within_level=STAND_IN * question.within_level,
+            ),
+            observed,
+            strata,
+        )
+    except InsufficientData:
+        beside = None
+    try:
+        found = _sprt_alone(question, strata)
+    except InsufficientData:
+        if beside is None:
+            raise
+        return beside
+    if beside is None:
+        return found
+    if beside.worse.proven and not found.worse.proven:
+        note = beside.note or f"by {beside.method}"
+        found = msgspec.structs.replace(found, method=beside.method, worse=beside.worse, note=note)
+    if beside.within.proven and not found.within.proven:
+        found = msgspec.structs.replace(found, within=beside.within)
+    return found
+
+
+def _sprt_alone(question: Question, strata: Strata) -> Compared:
+    limits = WaldLimits((1 - STAND_IN) * question.worse_level, (1 - STAND_IN) * question.within_level)
     size = question.sign * question.margin.size
     control, canary = _weighted_means(question, strata)
     if isinstance(question.metric.measure, Proportion) and not question.margin.relative:
@@ -478,10 +884,7 @@ def _sprt(question: Question, strata: Strata) -> Compared:
         ratios = ratio, ratio
     else:
         method = "SPRT on means, stratified by epoch"
-        contrast = _contrast(question, strata)
-        at_margin = contrast.scaled(size)
-        worse, within = (contrast.log_ratio(0.0, at_margin, claim) for claim in _claims(question))
-        ratios = worse, within
+        ratios = _ratios_of_means(question, _Contrasts.of(question, _pairs(question, strata)))
     relative = question.margin.relative
     return Compared(
         method=method,
@@ -493,3 +896,20 @@ def _sprt(question: Question, strata: Strata) -> Compared:
         worse=question.proof("log likelihood ratio", ratios[0], limits.upper, of="worse"),
         within=question.proof("log likelihood ratio", -ratios[1], -limits.lower, of="within"),
     )
+
+
+def _ratios_of_means(question: Question, contrasts: _Contrasts) -> tuple[float, float]:
+    """Log likelihood ratios for harm and for safety.
+
+    A fall that is relative is tested for harm by the difference, as in `_harm_of_means`.
+    Raises InsufficientData where a relative margin has no positive means.
+    """
+    worse, within = _claims(question)
+    main = contrasts.log if question.margin.relative else contrasts.absolute
+    if main is None:
+        raise InsufficientData(f"nothing is relative: {contrasts.why}")
+    at_margin = main.scaled(question.sign * question.margin.size)
+    harm, harm_margin = main, at_margin
+    if main.relative and question.sign < 0:
+        harm, harm_margin = contrasts.absolute, -question.margin_at(contrasts.absolute.control_mean)
+    return harm.log_ratio(0.0, harm_margin, worse), main.log_ratio(0.0, at_margin, within)

@@ -3,12 +3,14 @@
 A receipt is JSON, and everything in it but the examples follows from its inputs: `recompute` gives it again,
 bit for bit, because JSON holds every number to its last digit and no clock or chance is asked. What a later
 release computes from the same inputs may differ in the last digit; `wald` names the release that wrote it.
+Tests of harm and safety that change get another number of `RULES`: a receipt of other rules is read, and is
+not computed again.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
-from typing import assert_never
+from typing import Final, assert_never
 
 import msgspec
 
@@ -169,8 +171,12 @@ def _totals(stored: StoredTotals) -> MetricTotals:
             assert_never(stored)
 
 
+RULES: Final = 2
+"""The tests that `verdicts` makes. 1: without tests that stand in where the sharpest is undefined or slow."""
+
+
 class Inputs(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a decision is a function of."""
+    """All that a decision is a function of. `rules` is the number of the tests that were made."""
 
     plan: Plan
     state: Running | Paused
@@ -178,6 +184,7 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
     findings: tuple[Finding, ...]
     now: datetime
     as_of: datetime | None
+    rules: int = 1  # receipts of before do not say so
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
@@ -262,6 +269,7 @@ def receipt(
         findings=tuple(findings),
         now=now,
         as_of=as_of,
+        rules=RULES,
     )
     made = recompute(inputs, wald=wald)
     return msgspec.structs.replace(made, examples=tuple(examples[: limits.ROLLOUT_EXAMPLES_MAX]))
@@ -281,11 +289,19 @@ def recompute(inputs: Inputs, *, wald: str) -> Receipt:
     return Receipt(wald=wald, inputs=inputs, reading=reading, decision=decision)
 
 
+def is_current(stored: Receipt) -> bool:
+    """Whether this release still makes the tests of the receipt, so that it can compute it again."""
+    return stored.inputs.rules == RULES
+
+
 def differences(stored: Receipt) -> tuple[str, ...]:
     """Which of `reading` and `decision` do not follow from the inputs bit for bit; empty if all is well.
 
-    The JSON of both sides is compared, so a receipt may come from a file or a database too.
+    The JSON of both sides is compared, so a receipt may come from a file or a database too. Empty for one
+    that is not current.
     """
+    if not is_current(stored):
+        return ()
     again = recompute(stored.inputs, wald=stored.wald)
     return tuple(
         part

@@ -13,7 +13,7 @@ from app.core.errors import Conflict
 from app.rollouts.gates import Gate, gate
 from app.rollouts.life import Rollout, Taken
 from app.rollouts.lineage import Lineage
-from app.rollouts.receipt import Receipt
+from app.rollouts.receipt import Receipt, is_current
 from app.rollouts.service import RolloutRequest, RolloutService
 
 Reason = Annotated[str, msgspec.Meta(max_length=limits.DESCRIPTION_LENGTH_MAX)]
@@ -45,11 +45,15 @@ class DecisionList(msgspec.Struct, frozen=True):
 
 
 class DecisionView(msgspec.Struct, frozen=True):
-    """A decision with its evidence. `differs`: parts that its inputs do not give again, bit for bit."""
+    """A decision with its evidence. `differs`: parts that its inputs do not give again, bit for bit.
+
+    `recomputed` is false without a receipt, and for one of a release whose tests this one no longer makes.
+    """
 
     decision: Taken
     receipt: Receipt | None
     differs: tuple[str, ...]
+    recomputed: bool = True
 
 
 @post("/rollouts", guards=[requires(Scope.ADMIN)], status_code=201)
@@ -58,7 +62,8 @@ async def begin_rollout(
 ) -> Rollout:
     """Begin a rollout with its first stage; with `"start": false` plan a draft.
 
-    409 while another one of the experiment has not ended.
+    409 while another one of the experiment has not ended; where the canaries were promoted, or rolled back
+    for harm after the same request, unless `after` names the rollout that ended last.
     """
     return await rollout_service.begin(data, _caller(request))
 
@@ -114,7 +119,8 @@ async def list_decisions(rollout_id: int, rollout_service: RolloutService) -> De
 @get("/rollouts/{rollout_id:int}/decisions/{number:int}", guards=[requires(Scope.READ)])
 async def get_decision(rollout_id: int, number: int, rollout_service: RolloutService) -> DecisionView:
     """Read a decision with its receipt, which is computed again from its inputs."""
-    return DecisionView(*await rollout_service.explain(rollout_id, number))
+    taken, made, differs = await rollout_service.explain(rollout_id, number)
+    return DecisionView(taken, made, differs, recomputed=made is not None and is_current(made))
 
 
 @get("/rollouts/{rollout_id:int}/gate", guards=[requires(Scope.READ)])

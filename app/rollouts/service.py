@@ -7,9 +7,11 @@ from typing import Annotated, Any, assert_never
 
 import msgspec
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app import __version__
 from app.analysis.integrity import findings
+from app.analysis.model import RolloutStatus
 from app.analysis.observed import Observed
 from app.core import limits, telemetry
 from app.core.clock import Clock
@@ -27,6 +29,7 @@ from app.experiments.model import (
 from app.experiments.model import Running as ExperimentRunning
 from app.rollouts.checks import check, resolve
 from app.rollouts.decide import after, approved, paused, resumed
+from app.rollouts.gates import status_of
 from app.rollouts.gauges import Gauges
 from app.rollouts.life import (
     Approved,
@@ -38,10 +41,12 @@ from app.rollouts.life import (
     Started,
     Step,
     Taken,
+    check_repeats,
     next_stage,
     room,
     shares_after,
 )
+from app.rollouts.limits import ROLLOUTS_SHOWN_MAX
 from app.rollouts.lineage import Lineage, lineage
 from app.rollouts.model import (
     Advance,
@@ -97,7 +102,8 @@ class RolloutService:
     async def begin(self, request: RolloutRequest, by: str) -> Rollout:
         """Begin with the first stage, or plan a draft that somebody starts later.
 
-        Raises NotFound; InvalidInput naming the fields; UnprocessableInput where the policy has no shares to
+        Raises NotFound; InvalidInput naming the fields; Conflict for a request that would undo how a rollout
+        before has ended, see `life.check_repeats`; UnprocessableInput where the policy has no shares to
         hold; and, unless it is a draft, what `act` raises for `start`.
         """
         check_storable(request.reason, "reason")
@@ -108,6 +114,8 @@ class RolloutService:
             fields = {name: getattr(request, name) for name in PlanRequest.__struct_fields__}
             plan = resolve(PlanRequest(**fields), experiment.definition)
             _check_fits(plan, experiment.definition)
+            if not request.start:
+                await self._check_repeats(connection, experiment, plan, request.reason)
             now = self._clock.now()
             locked = await self._store.insert(
                 connection, experiment, plan, by=by, reason=request.reason, at=now
@@ -138,6 +146,7 @@ class RolloutService:
             await self._check_unharmed(locked)
         if await self._store.has_active(connection, experiment):
             raise Conflict(f"{experiment.key!r} has a rollout that has not ended", field="experiment")
+        await self._check_repeats(connection, experiment, rollout.plan, rollout.reason)
         stored = await self._store.measured(connection, experiment)
         begun = msgspec.structs.replace(
             rollout,
@@ -193,9 +202,9 @@ class RolloutService:
         """What a person does: start (a draft), pause, resume, approve, advance (skip a stage), rollback.
 
         Raises NotFound; Conflict once it has ended, or where there is nothing to do, or if it is not in
-        `stage`, and to start while another one of the experiment has not ended, or it does not run;
-        InvalidInput without a reason to skip, to roll back, or to start with a canary whose harm was proven
-        before.
+        `stage`, and to start where `begin` would refuse, while another one of the experiment has not ended,
+        or it does not run; InvalidInput without a reason to skip, to roll back, or to start with a canary
+        whose harm was proven before.
         """
         check_storable(reason, "reason")
         if action in {"advance", "rollback"}:
@@ -242,6 +251,11 @@ class RolloutService:
             raise InvalidInput("must be the key of an experiment", field="experiment")
         return await self._store.page(experiment=experiment, after=after, limit=limit)
 
+    async def statuses(self, key: str) -> list[RolloutStatus]:
+        """The newest rollouts of an experiment, as its status shows them."""
+        found = await self._store.page(experiment=key, after=None, limit=ROLLOUTS_SHOWN_MAX)
+        return [status_of(rollout) for rollout in found]
+
     async def decisions(self, rollout_id: int) -> list[Taken]:
         """All that was decided, oldest first. Raises NotFound."""
         await self._store.find(rollout_id)
@@ -260,6 +274,13 @@ class RolloutService:
                 f"rollout {found} took one of these canaries back for harm: say why it is tried again",
                 field="reason",
             )
+
+    async def _check_repeats(
+        self, connection: AsyncConnection, experiment: Experiment, plan: Plan, reason: str
+    ) -> None:
+        ended = await self._store.ended(connection, experiment, plan.canaries)
+        harmed = await self._store.harmed(connection, experiment, plan.canaries)
+        check_repeats(plan, reason, ended, harmed)
 
     async def _receipt(self, locked: Locked) -> Receipt:
         stored = await self._store.measured(locked.connection, locked.experiment)

@@ -21,12 +21,13 @@ from app.experiments.model import Experiment
 from app.experiments.tables import experiments
 from app.rollouts.life import Looked, Rollout, Taken
 from app.rollouts.lineage import Completion
-from app.rollouts.model import Completed, Draft, Plan, State
+from app.rollouts.model import Completed, Draft, Plan, RolledBack, State
 from app.rollouts.receipt import Receipt
 from app.rollouts.tables import rollout_decisions, rollouts
 from app.webhooks.outbox import WebhookOutbox
 
 _EXAMPLES: Final = text(files(__package__).joinpath("sql/examples.sql").read_text())
+_ENDED_AT = cast(rollouts.c.state["ended_at"].astext, DateTime(timezone=True))
 _ACTIVE = rollouts.c.state["kind"].astext.in_(("running", "paused"))
 
 
@@ -128,6 +129,28 @@ class RolloutStore:
         mine = select(rollouts.c.id).where(rollouts.c.experiment_id == experiment.id, _ACTIVE)
         return await connection.scalar(mine.limit(1)) is not None
 
+    async def ended(
+        self, connection: AsyncConnection, experiment: Experiment, canaries: Sequence[str]
+    ) -> list[Rollout]:
+        """The newest ended rollout of each of these canaries, the newest end first."""
+        plan, state = cast(rollouts.c.plan, JSONB), rollouts.c.state
+        found: dict[int, Rollout] = {}
+        for canary in canaries:
+            statement = (
+                _joined()
+                .where(
+                    rollouts.c.experiment_id == experiment.id,
+                    state["kind"].astext.in_(("rolled_back", "completed")),
+                    plan["canaries"].has_key(canary),
+                )
+                .order_by(_ENDED_AT.desc(), rollouts.c.id.desc())
+                .limit(1)
+            )
+            row = (await connection.execute(statement)).one_or_none()
+            if row is not None:
+                found[row.id] = _rollout(row)
+        return sorted(found.values(), key=lambda one: (_ended_at(one), one.id), reverse=True)
+
     async def harmed(
         self, connection: AsyncConnection, experiment: Experiment, canaries: Sequence[str]
     ) -> int | None:
@@ -211,9 +234,8 @@ class RolloutStore:
 
     async def watched(self, ended_since: datetime) -> list[Rollout]:
         """Those under way, and those that have ended since."""
-        ended_at = cast(rollouts.c.state["ended_at"].astext, DateTime(timezone=True))
         async with self._engine.connect() as connection:
-            rows = await connection.execute(_joined().where(_ACTIVE | (ended_at >= ended_since)))
+            rows = await connection.execute(_joined().where(_ACTIVE | (ended_since <= _ENDED_AT)))
             return [_rollout(row) for row in rows]
 
     async def count_by_state(self) -> dict[str, int]:
@@ -281,6 +303,11 @@ class RolloutStore:
 def _check_possible(rollout_id: int) -> None:
     if not 1 <= rollout_id <= limits.ROLLOUT_ID_MAX:
         raise NotFound(f"no rollout has the id {rollout_id}")
+
+
+def _ended_at(rollout: Rollout) -> datetime:
+    assert isinstance(rollout.state, Completed | RolledBack), "it was asked for"
+    return rollout.state.ended_at
 
 
 def _joined() -> Select[Any]:

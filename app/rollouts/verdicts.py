@@ -28,7 +28,6 @@ from app.analysis.readout import MetricReadout
 from app.core import limits
 from app.experiments.metrics import Margin, Metric, QuantileOf
 from app.experiments.plan import AnalysisPlan
-from app.feedback.metric_totals import moments_of
 from app.rollouts.model import (
     Guardrail,
     GuardrailReading,
@@ -41,7 +40,7 @@ from app.rollouts.model import (
     Reading,
     Running,
 )
-from app.rollouts.proofs import Compared, Question, answer
+from app.rollouts.proofs import Compared, Question, answer, unit_moments
 from stats.errors import InsufficientData
 from stats.quantiles import QuantileSketch, quantile
 
@@ -52,6 +51,9 @@ MISSING_UNITS_MIN: Final = 100
 """Units that came, from which on a metric without a value is missing rather than late."""
 COVERAGE_MIN: Final = 0.5
 """A canary whose outcomes are known less than half as often as the control's hides something."""
+
+HARM: Final = "proven worse than the control"
+OPEN: Final = "the data still allow for a worsening by the margin"
 
 
 def start_level(level: float, position: int) -> float:
@@ -198,15 +200,20 @@ def _guardrail(look: _Look, guardrail: Guardrail, canary: str) -> GuardrailReadi
     harm = _harm(answers.values())
     if harm is not None:
         shown = _filled(look, reading, harm, None if isinstance(stage, str) else stage)
-        return msgspec.structs.replace(shown, verdict="harm", reason="proven worse than the control")
+        return msgspec.structs.replace(shown, verdict="harm", reason=_noted(HARM, harm))
     if not isinstance(stage, str):
         reading = _filled(look, reading, stage, stage)
     if (absent := _absent(look, metric, canary)) is not None:
         return msgspec.structs.replace(reading, missing=True, reason=absent)
     if isinstance(stage, str) or not stage.within.proven:
-        reason = stage if isinstance(stage, str) else "the data still allow for a worsening by the margin"
+        reason = stage if isinstance(stage, str) else _noted(OPEN, stage)
         return msgspec.structs.replace(reading, reason=reason)
     return msgspec.structs.replace(reading, verdict="safe", units_left=0, seconds_left=0.0)
+
+
+def _noted(reason: str, found: Compared) -> str:
+    """The reason, and which test decides in place of the usual one."""
+    return f"{reason} ({found.note})" if found.note else reason
 
 
 def _safe_position(look: _Look, metric: Metric) -> int:
@@ -303,7 +310,7 @@ def _level(observed: Observed, metric: Metric, variant: str, epoch: int | None) 
         assert isinstance(metric.measure, QuantileOf)
         return totals.n, quantile(totals, metric.measure.q)
     try:
-        return totals.n, moments_of(metric, totals).mean
+        return totals.n, unit_moments(metric, totals).mean
     except InsufficientData:
         return totals.n, None
 

@@ -13,7 +13,7 @@ from app.core import limits
 from app.experiments.metrics import Margin, Mean, Metric, Proportion, QuantileOf, Ratio
 from app.rollouts.decide import paused
 from app.rollouts.model import Baseline, Guardrail, Primary, RollBack
-from app.rollouts.receipt import EpochUnits, Notice, Receipt, StoredObserved, differences, receipt
+from app.rollouts.receipt import EpochUnits, Notice, Receipt, StoredObserved, differences, is_current, receipt
 from stats.adaptive import ArmPeriod
 from stats.quantiles import QuantileSketch
 from stats.srm import ArmCounts
@@ -190,6 +190,21 @@ def test_what_was_changed_afterwards_is_found(rng):
         calm, inputs=msgspec.structs.replace(calm.inputs, state=state, observed=observed)
     )
     assert "decision" in differences(moved)
+
+
+def test_a_receipt_of_the_tests_of_before_is_read_and_not_called_forged(rng):
+    shown = made(rng, slower=1.4)
+    stored = msgspec.to_builtins(shown)
+    del stored["inputs"]["rules"]
+    del stored["inputs"]["plan"]["after"]
+    stored["reading"]["guardrails"][1]["harm"]["statistic"] += 0.1
+    before = msgspec.convert(stored, Receipt)
+    assert before.inputs.rules == 1
+    assert before.decision == shown.decision
+    assert (is_current(before), is_current(shown)) == (False, True)
+    assert differences(before) == ()
+    same = msgspec.structs.replace(before, inputs=shown.inputs)
+    assert differences(same) == ("reading",)
 
 
 def test_totals_of_every_kind_are_stored_without_loss(rng):

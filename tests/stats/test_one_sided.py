@@ -102,6 +102,35 @@ def test_too_little_data_and_nonsense_are_refused():
         OneSided.of(arms(), relative=True).scaled(-1.0)
 
 
+@given(
+    mean=st.floats(-5, 5),
+    sd=st.floats(0.01, 5),
+    shifts=st.tuples(st.floats(0, 50), st.floats(0, 50)),
+    claim=st.sampled_from(["greater", "less"]),
+    cap=st.sampled_from([(-math.inf, math.inf), (0.0, math.inf), (-100.0, 100.0)]),
+)
+def test_a_further_shift_never_weakens_the_evidence_of_a_difference(mean, sd, shifts, claim, cap):
+    control = MeanTotals(1_000, mean, sd**2 * 999)
+    sign = 1 if claim == "greater" else -1
+    mild, far = (
+        OneSided.of(
+            (control, MeanTotals(100, mean + sign * shift, sd**2 * 99)), relative=False, bounds=cap
+        ).evalue(0.0, claim, rho=RHO)
+        for shift in sorted(shifts)
+    )
+    assert far.log_value >= mild.log_value - 1e-9
+
+
+def test_on_a_log_scale_the_evidence_against_a_mean_that_falls_to_0_vanishes():
+    """Why a fall is tested by the difference."""
+    control = MeanTotals(1_000, 1.0, 0.01 * 999)
+    half, nearly_all = (
+        OneSided.of((control, MeanTotals(100, mean, 0.01 * 99)), relative=True).evalue(0.0, "less", rho=RHO)
+        for mean in (0.5, 0.001)
+    )
+    assert nearly_all.log_value < 0 < half.log_value
+
+
 # Error rates
 
 LOOKS = np.unique(np.concatenate([np.arange(100, 400, 10), np.geomspace(400, 6_000, 60).astype(int)]))

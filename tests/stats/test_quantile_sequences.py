@@ -5,12 +5,15 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import binom
 
 from stats.errors import InsufficientData, InvalidInput
 from stats.group_sequential import GroupSequentialPlan, crossings
 from stats.quantiles import (
     QuantileSketch,
+    quantile_bound,
     quantile_difference_interval,
     quantile_difference_sequence,
     quantile_interval,
@@ -78,6 +81,39 @@ def test_equal_observations_leave_the_edges_of_their_bucket():
     found = quantile_sequence(sketch(np.full(500, 7.0)), 0.5, alpha=0.5, tuned_to=100)
     assert found.lower <= 7.0 <= found.upper
     assert found.upper / found.lower < 1.009
+
+
+def test_one_bound_of_a_high_quantile_is_finite_long_before_the_other():
+    data = sketch(np.full(20, 7.0))
+    lower, upper = (
+        quantile_bound(data, 0.95, side, alpha=0.05, tuned_to=2_000) for side in ("lower", "upper")
+    )
+    assert 6.9 < lower <= 7.0
+    assert upper == math.inf
+    assert quantile_bound(data, 0.05, "upper", alpha=0.05, tuned_to=2_000) < 7.1
+    assert quantile_bound(QuantileSketch(0.01), 0.5, "lower", alpha=0.05, tuned_to=2_000) == -math.inf
+
+
+@given(
+    values=st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=60),
+    q=st.sampled_from([0.05, 0.5, 0.95]),
+    side=st.sampled_from(["lower", "upper"]),
+    moved=st.integers(0, 59),
+    by=st.floats(0, 1e3),
+)
+def test_an_observation_that_moves_up_never_lowers_a_bound(values, q, side, moved, by):
+    before = np.array(values)
+    after = before.copy()
+    after[moved % len(after)] += by
+    bounds = [quantile_bound(sketch(data), q, side, alpha=0.2, tuned_to=30) for data in (before, after)]
+    assert bounds[0] <= bounds[1]
+
+
+def test_both_bounds_are_those_of_the_sequence():
+    data = sketch(np.random.default_rng(20260106).lognormal(size=3_000))
+    both = quantile_sequence(data, 0.9, alpha=0.05, tuned_to=1_000)
+    for side, bound in (("lower", both.lower), ("upper", both.upper)):
+        assert quantile_bound(data, 0.9, side, alpha=0.025, tuned_to=1_000) == bound
 
 
 def test_a_billion_observations_are_no_trouble():
