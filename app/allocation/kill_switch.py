@@ -24,13 +24,13 @@ _AWAY: Final = (SQLAlchemyError, OSError, TimeoutError)
 T = TypeVar("T")
 
 
-class Killed(msgspec.Struct, frozen=True):
+class Killed(msgspec.Struct, frozen=True, omit_defaults=True):
     """What became of a kill or of its end.
 
-    `applied`: the server that answers serves accordingly from now on. `servers`: who else does: `all` within
-    a second, by Valkey or by PostgreSQL, or only `this` one, because it could reach neither. `recorded`:
-    PostgreSQL keeps it, so that it survives the loss of Valkey and of all servers. What is missing is made up
-    for as soon as an engine is back.
+    `applied`: the server that answers serves accordingly from now on. `recorded`: PostgreSQL keeps it, so
+    that it survives the loss of Valkey and of all servers. `servers` says who has it: `all` within a second,
+    by Valkey or by PostgreSQL (left out), or only `this` one, because it could reach neither. What is missing
+    is made up for as soon as an engine is back.
     """
 
     experiment: str

@@ -98,7 +98,7 @@ async def test_a_publication_that_valkey_refuses_is_made_when_it_can(
     async with loops, listening(valkey) as heard:
         await heard("summary")
         async with asyncio.timeout(PATIENCE_S):
-            while not await valkey.exists(WHOLE_KEY):  # the refill of a new Valkey is over
+            while not await valkey.exists(WHOLE_KEY):  # noqa: ASYNC110 - the refill of a new Valkey is over
                 await asyncio.sleep(0.02)
         before = (await valkey.config_get("maxmemory"))["maxmemory"]
         await valkey.config_set("maxmemory", "1")
