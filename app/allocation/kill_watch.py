@@ -12,6 +12,7 @@ from app.allocation.kill_store import KILLS_CHANNEL, read_recorded
 from app.assignment.loop import SnapshotKeeper
 from app.core.loops import stop_if_cancelled
 from app.core.postgres import connect
+from app.core.telemetry import DEGRADED
 
 _LOG: Final = structlog.get_logger(__name__)
 
@@ -37,6 +38,7 @@ class KillWatch:
                 if self.error is None:
                     _LOG.warning("kills_not_followed", error=str(error) or type(error).__name__)
                 self.error = str(error) or type(error).__name__
+                DEGRADED.labels("kills by postgres").set(1)
             await asyncio.sleep(limits.KILLS_RETRY_S)
 
     async def _follow(self) -> None:
@@ -50,6 +52,7 @@ class KillWatch:
                 async with asyncio.timeout(limits.KILLS_READ_S):
                     await self._look(connection)
                 self.error = None
+                DEGRADED.labels("kills by postgres").set(0)
                 async for _ in connection.notifies(timeout=limits.KILLS_POLL_S, stop_after=1):
                     self._keeper.refresh_from_database_soon()
         finally:
@@ -58,7 +61,7 @@ class KillWatch:
 
     async def _look(self, connection: psycopg.AsyncConnection) -> None:
         keeper = self._keeper
-        killed_before = keeper.killed_revisions()
+        killed_before = keeper.snapshot.killed
         recorded, over = await read_recorded(connection, keeper.kills.pending)
         if keeper.kills.know_recorded(recorded, over, killed_before):
             keeper.apply_kills()

@@ -8,11 +8,11 @@ PUBLISHED_PAGE_ROWS: Final = 500
 DATABASE_POLL_S: Final = 1.0
 """Pause between two looks at PostgreSQL while Valkey cannot be used."""
 
-DATABASE_LOAD_S: Final = 10.0
-"""Time limit of one look."""
+DATABASE_ANSWER_S: Final = 4.0
+"""Time that PostgreSQL has to say whether anything changed; then it counts as away."""
 
-STARTING_S: Final = 4.0
-"""Time that a starting server waits for PostgreSQL before it reads its snapshot file."""
+DATABASE_LOAD_S: Final = 30.0
+"""Time limit of loading from PostgreSQL."""
 
 SNAPSHOT_FILE_INTERVAL_S: Final = 10.0
 """Pause between two writes of a snapshot file whose experiments changed."""

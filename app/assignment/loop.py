@@ -97,7 +97,7 @@ class SnapshotKeeper:
         """Load everything once, successfully or not, and go on from there."""
         await self._refresh()
         if self._valkey_error is not None:
-            await self._refresh_from_database(own_limits.STARTING_S)
+            await self._refresh_from_database()
         if not self.loaded:
             self._load_file()
         self._tasks = [
@@ -116,18 +116,21 @@ class SnapshotKeeper:
         await self._valkey.aclose()
         await self._listener.aclose()
 
-    async def refresh_soon(self) -> None:
-        """Wait for a refresh that begins after this call; all who wait share it.
+    async def refresh_soon(self) -> bool:
+        """Wait for a refresh that begins after this call; all who wait share it. Returns whether it is over.
 
         Waits no longer than `REFRESH_WAIT_S`, and not at all while refreshes fail.
         """
         if self.error is not None:
-            return
+            return False
         self._compare = True
         self._wanted.set()
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(limits.REFRESH_WAIT_S):
                 await asyncio.shield(self._next)
+        except TimeoutError:
+            return False
+        return True
 
     def refresh_from_database_soon(self) -> None:
         """Look at PostgreSQL without a pause, should it be in use now."""
@@ -143,31 +146,27 @@ class SnapshotKeeper:
         if key not in self.snapshot.by_key:
             return False
         self.kills.made_here[key] = kill
-        self.apply_kills()
+        self.apply_kills([key])
         return True
 
     def revive(self, key: str) -> None:
         """Serve what the experiment says: the database has ended its kill."""
         experiment = self.snapshot.by_key.get(key)
         self.kills.revive(key, None if experiment is None else experiment.published)
-        self.apply_kills()
+        self.apply_kills([key])
 
     def forget_kill(self, key: str) -> None:
         """Take back a kill made here of an experiment that turned out not to exist."""
         self.kills.made_here.pop(key, None)
-        self.apply_kills()
+        self.apply_kills([key])
 
-    def killed_revisions(self) -> dict[str, int]:
-        """Return the revisions of the published experiments that say they are killed, by their keys."""
-        return {
-            key: one.published.revision for key, one in self.snapshot.by_key.items() if one.published.killed
-        }
-
-    def apply_kills(self) -> None:
-        """Bring the snapshot in line with `kills`."""
+    def apply_kills(self, keys: Collection[str] | None = None) -> None:
+        """Bring these experiments, or all, in line with `kills`."""
+        by_key = self.snapshot.by_key
+        chosen = by_key.values() if keys is None else [by_key[key] for key in keys if key in by_key]
         changed = [
             PreparedExperiment(one.published, killed=not one.killed)
-            for one in self.snapshot.by_key.values()
+            for one in chosen
             if self.kills.kills(one.published) != one.killed
         ]
         if changed:
@@ -193,7 +192,7 @@ class SnapshotKeeper:
                 self._database_error = _NOT_ASKED
                 self._resolve_waiting()
             else:
-                await self._refresh_from_database(own_limits.DATABASE_LOAD_S)
+                await self._refresh_from_database()
 
     async def _refresh(self) -> None:
         waited_for, self._next = self._next, asyncio.get_running_loop().create_future()
@@ -215,12 +214,12 @@ class SnapshotKeeper:
                 if self._compare or before is None:
                     self._database_wanted.set()
 
-    async def _refresh_from_database(self, limit_s: float) -> None:
+    async def _refresh_from_database(self) -> None:
         if self._database is None:
             return
         waited_for, self._waiting_for_database = self._waiting_for_database, []
         try:
-            async with asyncio.timeout(limit_s):
+            async with asyncio.timeout(own_limits.DATABASE_LOAD_S):
                 await self._load_from_database(self._database)
         except Exception as error:  # noqa: BLE001 - the last snapshot goes on serving
             if self._database_error is None:
@@ -256,10 +255,13 @@ class SnapshotKeeper:
         keys |= self.kills.in_valkey.keys() ^ state.kills.keys()
         compare = compare or state.mark != self._mark
         compared = state.revision != self._revision and (compare or monotonic() >= self._compare_at)
-        if compared:
-            keys, access_too = keys | await self._outdated(), True
+        if compared or self.source == "file":
+            keys, access_too, compared = keys | await self._outdated(), True, True
+        before = self.kills.keys
         self.kills.know_valkey(state.kills, whole=state.mark is not None)
-        return await self._load(state, keys, access_too=access_too, compared=compared)
+        error = await self._load(state, keys, access_too=access_too, compared=compared)
+        self.apply_kills(keys | (before ^ self.kills.keys))
+        return error
 
     async def _load(
         self, state: RegistryState, keys: Collection[str], *, access_too: bool, compared: bool
@@ -274,14 +276,12 @@ class SnapshotKeeper:
             self._compare = True
             return _EMPTIED  # while this was read
         if state.mark is not None:
-            known = self._all_known = True
             base = Snapshot() if self.source == "file" else self.snapshot
-            self._swap(base, experiments, keyring, complete=known)
-            self.source, self._refreshed_at = "valkey", monotonic()
+            self._swap(base, experiments, keyring, complete=True)
+            self._all_known, self.source, self._refreshed_at = True, "valkey", monotonic()
             self._fingerprint, self._database_error = None, _NOT_ASKED
         else:
             self._swap(self.snapshot, experiments, keyring, complete=self.snapshot.complete)
-        self.apply_kills()
         if compared:
             self._revision, self._compare_at = state.revision, monotonic() + limits.SNAPSHOT_POLL_S
         self._mark = state.mark
@@ -298,7 +298,8 @@ class SnapshotKeeper:
 
     async def _load_from_database(self, database: PublishedStore) -> None:
         """Load what has changed in PostgreSQL. Raises what SQLAlchemy raises."""
-        fingerprint = await database.fingerprint()
+        async with asyncio.timeout(own_limits.DATABASE_ANSWER_S):
+            fingerprint = await database.fingerprint()
         complete = fingerprint.missing == 0
         experiments: list[PreparedExperiment] = []
         keyring = self.keyring
@@ -318,17 +319,15 @@ class SnapshotKeeper:
             return  # it came back meanwhile, and knows better
         base = self.snapshot
         if self.source == "file":
-            if not complete:
-                experiments = []
-            else:
-                base = Snapshot()
+            base, experiments = (Snapshot(), experiments) if complete else (base, [])
         self._swap(base, experiments, keyring, complete=complete)
+        self.apply_kills([one.published.key for one in experiments])
+        if experiments:
+            self._revision, self._compare = None, True  # Valkey is compared with all of it
         if complete:
             self._all_known, self.source = True, "postgres"
             self._refreshed_at = monotonic()
-        self.apply_kills()
-        self._fingerprint = fingerprint
-        self._revision, self._compare = None, True  # Valkey is compared with all of it
+            self._fingerprint = fingerprint
         self._database_error = None if complete else f"{fingerprint.missing} experiments are not stored yet"
 
     def _load_file(self) -> None:

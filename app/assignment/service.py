@@ -147,10 +147,11 @@ class Assigner:
         Raises Unavailable for a key that this server does not know while it may not know all experiments.
         """
         experiment = self.keeper.snapshot.by_key.get(key)
+        refreshed = False
         if experiment is None or experiment.published.state == "draft":
-            await self.keeper.refresh_soon()
+            refreshed = await self.keeper.refresh_soon()
             experiment = self.keeper.snapshot.by_key.get(key)
-        if experiment is None and not self.keeper.snapshot.complete:
+        if experiment is None and not (refreshed and self.keeper.snapshot.complete):
             raise Unavailable(f"this server does not know yet whether there is an experiment {key!r}")
         if experiment is None or experiment.published.state == "archived":
             raise NotFound(f"no experiment has the key {key!r}", field="experiment")

@@ -261,6 +261,11 @@ class Snapshot:
         """Experiments that are running, in the order of their keys."""
         return tuple(self.by_key[key] for key in sorted(self.by_key) if self.by_key[key].running)
 
+    @cached_property
+    def killed(self) -> dict[str, int]:
+        """Revisions of the published experiments that say they are killed, by their keys."""
+        return {key: one.published.revision for key, one in self.by_key.items() if one.published.killed}
+
     def changed(
         self,
         experiments: Sequence[PreparedExperiment],

@@ -40,6 +40,7 @@ class SnapshotSaver:
             if self._file.try_lock():
                 await self._save()
         except OSError as error:
+            self._file.unlock()  # the folder may be another one next time
             if self.error is None:
                 _LOG.warning("snapshot_file_not_written", file=str(self._file.path), reason=str(error))
             self.error = f"{self._file.path}: {error}"
