@@ -4,7 +4,7 @@ Either engine alone brings a kill to all servers: Valkey by its hash and channel
 notification.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from datetime import datetime
 from typing import Final, Literal, cast
 
@@ -48,9 +48,12 @@ def encode(kill: Kill) -> bytes:
     return msgspec.json.encode(kill)
 
 
-def decode(value: bytes) -> Kill:
-    """Read it back. Raises msgspec.MsgspecError."""
-    return msgspec.json.decode(value, type=Kill)
+def decode(value: bytes) -> Kill | None:
+    """Read it back; None: it was written by hand, and stands until the experiment is revived."""
+    try:
+        return msgspec.json.decode(value, type=Kill)
+    except msgspec.MsgspecError:
+        return None
 
 
 class KillStore:
@@ -79,10 +82,11 @@ class KillStore:
             await self._valkey.publish(CHANGES_CHANNEL, KILLED_ANNOUNCEMENT)
 
     async def waiting(self) -> dict[str, Kill]:
-        """Kills that are in force and not recorded yet. Raises Unavailable without Valkey."""
+        """Kills that are in force and not recorded yet, those that can be read. Raises Unavailable."""
         with valkey_needed():
             found = cast("dict[bytes, bytes]", await self._valkey.hgetall(KILLED_KEY))
-        return {key.decode(): decode(body) for key, body in found.items()}
+        kills = {key.decode(): decode(body) for key, body in found.items()}
+        return {key: kill for key, kill in kills.items() if kill is not None}
 
     async def record(self, key: str, kill: Kill, *, fresh: bool = False) -> Experiment | None:
         """Keep a kill. None: there is no such experiment, or it was revived after this kill.
@@ -138,8 +142,8 @@ class KillStore:
 
 
 async def read_recorded(
-    connection: PsycopgConnection, pending: Mapping[str, bytes]
-) -> tuple[dict[str, int], dict[str, bytes]]:
+    connection: PsycopgConnection, pending: Collection[tuple[str, bytes]]
+) -> tuple[dict[str, int], set[tuple[str, bytes]]]:
     """Return the revisions of killed experiments by their keys, and the `pending` kills that have ended.
 
     One snapshot of the database per statement is enough: a kill that ends in between is pending once more.
@@ -147,17 +151,17 @@ async def read_recorded(
     rows = await (await connection.execute(_KILLED)).fetchall()
     recorded: dict[str, int] = dict(rows)
     if not pending:
-        return recorded, {}
-    ended: dict[str, datetime] = dict(await (await connection.execute(_ENDED, [list(pending)])).fetchall())
-    over = {key: kill for key, kill in pending.items() if key in ended and _ended(kill, ended[key])}
+        return recorded, set()
+    ended: dict[str, datetime] = dict(
+        await (await connection.execute(_ENDED, [[key for key, _ in pending]])).fetchall()
+    )
+    over = {(key, kill) for key, kill in pending if key in ended and _ended(kill, ended[key])}
     return recorded, over
 
 
-def _ended(kill: bytes, ended_at: datetime) -> bool:
-    try:
-        return decode(kill).at <= ended_at
-    except msgspec.MsgspecError:  # written by hand: it stands until somebody takes it away
-        return False
+def _ended(value: bytes, ended_at: datetime) -> bool:
+    kill = decode(value)
+    return kill is not None and kill.at <= ended_at
 
 
 async def _is_over(connection: AsyncConnection, experiment_id: int, at: datetime) -> bool:

@@ -144,6 +144,8 @@ class KillSwitch:
             return
         for key, body in dict(self._here.kills.made_here).items():
             kill = decode(body)
+            if kill is None:
+                continue
             put, recorded = await asyncio.gather(
                 self._put(key, kill, if_published=True), self._record(key, kill, fresh=False)
             )
@@ -183,17 +185,15 @@ class KillSwitch:
 
     async def _waiting(self, key: str) -> list[Kill]:
         """Kills of the experiment that PostgreSQL may not know: Valkey's, or what is known here of it."""
-        found: dict[str, Kill] = {}
-        known = {} if self._here is None else self._here.kills.pending
-        if key in known:
-            found["here"] = decode(known[key])
+        pairs = () if self._here is None else self._here.kills.pairs
+        found = [kill for name, body in pairs if name == key and (kill := decode(body)) is not None]
         try:
             in_valkey = (await self._in_time(self._store.waiting())).get(key)
         except (Unavailable, TimeoutError):
             in_valkey = None
-        if in_valkey is not None and in_valkey not in found.values():
-            found["valkey"] = in_valkey
-        return list(found.values())
+        if in_valkey is not None and in_valkey not in found:
+            found.append(in_valkey)
+        return sorted(found, key=lambda kill: kill.at)
 
     async def _reached(self, asked: Coroutine[Any, Any, object]) -> bool:
         """Whether Valkey did it; if not, the worker does."""

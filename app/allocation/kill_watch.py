@@ -62,6 +62,6 @@ class KillWatch:
     async def _look(self, connection: psycopg.AsyncConnection) -> None:
         keeper = self._keeper
         killed_before = keeper.snapshot.killed
-        recorded, over = await read_recorded(connection, keeper.kills.pending)
+        recorded, over = await read_recorded(connection, keeper.kills.pairs)
         if keeper.kills.know_recorded(recorded, over, killed_before):
             keeper.apply_kills()

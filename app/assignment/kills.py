@@ -1,6 +1,6 @@
 """What one server knows of killed experiments, and from where. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from app.assignment.snapshot import PublishedExperiment
 
@@ -15,40 +15,48 @@ class KnownKills:
     def __init__(self) -> None:
         self.in_valkey: dict[str, bytes] = {}
         self.made_here: dict[str, bytes] = {}
-        self._over: dict[str, bytes] = {}
+        self._over: set[tuple[str, bytes]] = set()  # kept for good: a stale copy in Valkey stays over
         self._recorded: dict[str, int] = {}
         self._revived: dict[str, int] = {}
 
     @property
     def pending(self) -> dict[str, bytes]:
         """Kills that the database may not know yet, encoded, by the keys of their experiments."""
-        known = self.made_here | self.in_valkey
-        return {key: kill for key, kill in known.items() if self._over.get(key) != kill}
+        return dict(sorted(self.pairs))
+
+    @property
+    def pairs(self) -> set[tuple[str, bytes]]:
+        """The same with every kill of an experiment, as a server may know two."""
+        return (self.made_here.items() | self.in_valkey.items()) - self._over
 
     @property
     def keys(self) -> frozenset[str]:
         """Keys of the experiments that are killed, whatever their published form says."""
-        return frozenset(self.pending) | self._recorded.keys()
+        return frozenset(key for key, _ in self.pairs) | self._recorded.keys()
 
     def kills(self, published: PublishedExperiment) -> bool:
         """Return whether the control is served instead of what `published` says."""
         key, revision = published.key, published.revision
-        if key in self.pending or self._recorded.get(key, -1) >= revision:
+        if self._recorded.get(key, -1) >= revision:
             return True
+        for known in (self.made_here, self.in_valkey):
+            if key in known and (key, known[key]) not in self._over:
+                return True
         return published.killed and self._revived.get(key) != revision
 
     def revive(self, key: str, published: PublishedExperiment | None) -> None:
         """Note that the database has ended the kill of this experiment."""
-        known = self.made_here | self.in_valkey
-        if key in known:
-            self._over[key] = known[key]
+        self._over |= {pair for pair in self.pairs if pair[0] == key}
         self.made_here.pop(key, None)
         self._recorded.pop(key, None)
         if published is not None and published.killed:
             self._revived[key] = published.revision
 
     def know_recorded(
-        self, recorded: Mapping[str, int], over: Mapping[str, bytes], killed_before: Mapping[str, int]
+        self,
+        recorded: Mapping[str, int],
+        over: Collection[tuple[str, bytes]],
+        killed_before: Mapping[str, int],
     ) -> bool:
         """Note what the database says; returns whether it is news.
 
@@ -56,13 +64,14 @@ class KnownKills:
         `killed_before`: revisions of the published experiments that said they were killed, taken before the
         database was asked; those that the database does not call killed are revived.
         """
-        known = self._recorded, self._over, self._revived, len(self.made_here)
+        known = self._recorded, len(self._over), self._revived, len(self.made_here)
         self._recorded = dict(recorded)
-        self._over = dict(over)
+        self._over.update(over)
         self._revived = {key: revision for key, revision in killed_before.items() if key not in recorded}
-        for key in [key for key in self.made_here if key in recorded or key in over]:
+        ended = {key for key, kill in self.made_here.items() if key in recorded or (key, kill) in self._over}
+        for key in ended:
             del self.made_here[key]
-        return known != (self._recorded, self._over, self._revived, len(self.made_here))
+        return known != (self._recorded, len(self._over), self._revived, len(self.made_here))
 
     def know_valkey(self, kills: Mapping[str, bytes], *, whole: bool) -> None:
         """Note what the hash in Valkey holds; one that is not `whole` may have lost some."""

@@ -63,6 +63,7 @@ class SnapshotKeeper:
         self._compare_at = 0.0  # not before, unless somebody waits: with many experiments it takes time
         self._compare = True
         self._announced: set[str] = set()
+        self._somebody_waits = False
         self._fingerprint: object = None  # of what was last loaded from PostgreSQL
         self._all_known = False
         self._refreshed_at = monotonic()
@@ -123,7 +124,7 @@ class SnapshotKeeper:
         """
         if self.error is not None:
             return False
-        self._compare = True
+        self._compare = self._somebody_waits = True
         self._wanted.set()
         try:
             async with asyncio.timeout(limits.REFRESH_WAIT_S):
@@ -211,8 +212,9 @@ class SnapshotKeeper:
                 _resolve(waited_for)
             else:
                 self._waiting_for_database.append(waited_for)
-                if self._compare or before is None:
+                if self._somebody_waits or before is None:
                     self._database_wanted.set()
+            self._somebody_waits = False
 
     async def _refresh_from_database(self) -> None:
         if self._database is None:
