@@ -162,11 +162,12 @@ def test_a_unit_assigned_200_times_at_once_by_two_servers_gets_one_assignment(se
 
 
 def test_servers_that_start_while_both_engines_hang_serve_from_the_snapshot_file_unrecorded(server):
+    start(server, "saved", unit="user", stickiness="unit")
     start(server, "from-file")
     with server.client() as client:
         made = client.post("/keys", json={"name": "to be revoked", "kind": "srv"}).raise_for_status().json()
         client.post("/experiments/from-file/kill", json={"reason": "a test"}).raise_for_status()
-        client.delete(f"/keys/{made['id']}").raise_for_status()
+        client.delete(f"/keys/{made['key']['id']}").raise_for_status()
     file = server.data_dir / "snapshot" / "snapshot"
     eventually(lambda: file.exists() and b"from-file" in file.read_bytes())
     written = file.stat()
@@ -186,12 +187,12 @@ def test_servers_that_start_while_both_engines_hang_serve_from_the_snapshot_file
         with server.client() as client:
             answer = client.get("/assign?experiment=from-file&unit=u").json()
             assert (answer["variant"], answer["reason"]) == ("a", "DISABLED"), "a kill outlives it"
-            assert not recorded(assign(client, "by-unit", "u1"))
-            headers = {"Authorization": f"Bearer {made['key']}"}
-            revoked = client.get("/assign?experiment=by-unit&unit=u", headers=headers)
+            assert not recorded(assign(client, "saved", "u1"))
+            headers = {"Authorization": f"Bearer {made['secret']}"}
+            revoked = client.get("/assign?experiment=saved&unit=u", headers=headers)
             assert revoked.status_code in {401, 503}
             assert_unavailable(client.get("/assign?experiment=never-heard-of&unit=u"))
-            event = {"experiment": "by-unit", "unit": "u1", "signal": "score"}
+            event = {"experiment": "saved", "unit": "u1", "signal": "score"}
             assert_unavailable(client.post("/feedback", json=event))
             ready = client.get("/ready")
             assert ready.status_code == 503
@@ -199,7 +200,7 @@ def test_servers_that_start_while_both_engines_hang_serve_from_the_snapshot_file
             assert "loaded from file, last current" in detail
     server.wait_ready()
     with server.client() as client:
-        eventually(lambda: recorded(assign(client, "by-unit", "u1")))
+        eventually(lambda: recorded(assign(client, "saved", "u1")))
         eventually(lambda: client.get("/assign?experiment=never-heard-of&unit=u").status_code == 404)
 
 
