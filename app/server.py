@@ -15,6 +15,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app import __version__
 from app.access.routes import ROUTES as ACCESS_ROUTES
@@ -22,6 +23,7 @@ from app.access.service import AccessService
 from app.access.store import AccessStore
 from app.allocation.kill_store import KillStore
 from app.allocation.kill_switch import KillSwitch
+from app.allocation.kill_watch import KillWatch
 from app.allocation.routes import ROUTES as ALLOCATION_ROUTES
 from app.allocation.service import AllocationService
 from app.allocation.store import AllocationStore
@@ -29,12 +31,16 @@ from app.analysis.planning_routes import ROUTES as POWER_ROUTES
 from app.analysis.routes import ROUTES as ANALYSIS_ROUTES
 from app.analysis.service import AnalysisService
 from app.analysis.store import AnalysisStore
+from app.assignment import limits as assignment_limits
 from app.assignment.changes import ROUTES as CHANGES_ROUTES
 from app.assignment.commit import ExposureCommit
 from app.assignment.hot import HotAssign
 from app.assignment.loop import SnapshotKeeper
+from app.assignment.published_store import PublishedStore
 from app.assignment.routes import ROUTES as ASSIGNMENT_ROUTES
 from app.assignment.service import Assigner
+from app.assignment.snapshot_file import SnapshotFile, installation_of
+from app.assignment.snapshot_saver import SnapshotSaver
 from app.assignment.store import StickyStore
 from app.core import limits, operations
 from app.core.clock import Clock, SystemClock
@@ -109,20 +115,21 @@ async def application(
         stack.push_async_callback(engine.dispose)
         valkey = create_client(settings.valkey_url)
         stack.push_async_callback(valkey.aclose)
-        keeper = SnapshotKeeper(settings.valkey_url, clock)
+        keeper, saver = _keeper(settings, engine, valkey, clock, stack)
         await keeper.start()
         stack.push_async_callback(keeper.stop)
         exposures = StreamAppender(settings.valkey_url, deadline_s=limits.EXPOSURE_DEADLINE_S)
-        await exposures.start()
         stack.push_async_callback(exposures.stop)
         commit = ExposureCommit(exposures, shards=settings.stream_shards)
         stack.push_async_callback(commit.drain)
-        signals = []
-        for _ in range(limits.FEEDBACK_FLUSHES_MAX):
-            appender = StreamAppender(settings.valkey_url, deadline_s=limits.FEEDBACK_DEADLINE_S)
-            await appender.start()
+        signals = [
+            StreamAppender(settings.valkey_url, deadline_s=limits.FEEDBACK_DEADLINE_S)
+            for _ in range(limits.FEEDBACK_FLUSHES_MAX)
+        ]
+        for appender in signals:
             stack.push_async_callback(appender.stop)
-            signals.append(appender)
+        # At once: each would wait for a Valkey that hangs.
+        await asyncio.gather(*(appender.start() for appender in (exposures, *signals)))
         signals_commit = SignalsCommit(signals, shards=settings.stream_shards)
         stack.push_async_callback(signals_commit.drain)
         chance = random.Random()  # noqa: S311  (of draws: seeded by the system, and as fast as it gets)
@@ -143,10 +150,14 @@ async def application(
         )
         evaluation = EvaluationService(experiments, EvaluationStore(engine), clock, computing)
 
+        switch = KillSwitch(KillStore(engine, valkey), clock, allocation.reallocate, keeper)
+        watch = KillWatch(database_url, keeper)
+
         async def readiness() -> Readiness:
             return Readiness.of(
                 [
                     _snapshot_check(keeper),
+                    Check("snapshot file", not saver.error, detail=saver.error or ""),
                     *await _engine_checks(database_url, valkey, clock),
                     *(
                         Check(f"loop {name}", not loop.error, detail=loop.error or "")
@@ -162,7 +173,7 @@ async def application(
             access=access,
             assigner=assigner,
             experiment_service=experiments,
-            kill_switch=KillSwitch(KillStore(engine, valkey), clock, allocation.reallocate),
+            kill_switch=switch,
             feedback=feedback,
             allocation_service=allocation,
             analysis=analysis,
@@ -179,7 +190,16 @@ async def application(
             assigner.counter.flush()
             assign.durations.flush()
 
-        loops = Loops([Loop("metrics", measure, pause_s=limits.METRICS_S)], clock=clock, random=chance)
+        loops = Loops(
+            [
+                Loop("metrics", measure, pause_s=limits.METRICS_S),
+                Loop("kills", watch.run),
+                Loop("kills made here", switch.spread, pause_s=limits.KILL_RECORD_INTERVAL_S),
+                Loop("snapshot file", saver.save_if_due, pause_s=assignment_limits.SNAPSHOT_FILE_CHECK_S),
+            ],
+            clock=clock,
+            random=chance,
+        )
         stack.push_async_callback(measure)
         await stack.enter_async_context(loops)
 
@@ -221,10 +241,12 @@ def _provided(dependency: Any) -> Provide:
 
 
 def _snapshot_check(keeper: SnapshotKeeper) -> Check:
-    """Critical until something was loaded; an old snapshot still serves."""
-    loaded = keeper.snapshot.signer is not None and keeper.keyring is not None
-    detail = f"{keeper.error}; last current {keeper.age_s:.1f} s ago" if keeper.error else ""
-    return Check("snapshot", loaded and not keeper.error, critical=not loaded, detail=detail)
+    """Critical until all experiments and keys were loaded once; an old snapshot still serves."""
+    detail = ""
+    if keeper.error:
+        age = f"; loaded from {keeper.source}, last current {keeper.age_s:.1f} s ago" if keeper.loaded else ""
+        detail = f"{keeper.error}{age}"
+    return Check("snapshot", keeper.loaded and not keeper.error, critical=not keeper.loaded, detail=detail)
 
 
 async def _engine_checks(database_url: str, valkey: Redis, clock: Clock) -> list[Check]:
@@ -235,6 +257,20 @@ async def _engine_checks(database_url: str, valkey: Redis, clock: Clock) -> list
         ),
         *await _worker_checks(valkey, clock),
     ]
+
+
+def _keeper(
+    settings: Settings, engine: AsyncEngine, valkey: Redis, clock: Clock, stack: AsyncExitStack
+) -> tuple[SnapshotKeeper, SnapshotSaver]:
+    """The keeper of the snapshot, not yet started, and what saves its snapshot in a file."""
+    assert settings.database_url is not None
+    assert settings.valkey_url is not None
+    folder = settings.snapshot_dir or settings.data_dir / "snapshot"
+    file = SnapshotFile(folder, installation_of(settings.valkey_url, settings.database_url))
+    stack.callback(file.unlock)
+    database = PublishedStore(engine, AccessStore(engine, valkey))
+    keeper = SnapshotKeeper(settings.valkey_url, clock, database=database, file=file)
+    return keeper, SnapshotSaver(keeper, file, clock)
 
 
 async def _check(name: str, attempt: Awaitable[object], *, critical: bool = False) -> Check:

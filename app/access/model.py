@@ -91,6 +91,7 @@ class KeyRing:
     """Who holds which key, as of one snapshot; a newer snapshot makes a new key ring."""
 
     def __init__(self, snapshot: AccessSnapshot) -> None:
+        self.snapshot = snapshot
         self.revision = snapshot.revision
         self.signing_keys: Sequence[SigningKey] = snapshot.signing_keys
         self._by_digest = {key.digest: key for key in snapshot.api_keys}

@@ -1,14 +1,16 @@
-"""The kill switch: the control everywhere within a second, also while PostgreSQL is away."""
+"""The kill switch: the control everywhere within a second, whichever engine is away."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 import msgspec
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.allocation.kill_store import Kill, KillStore
+from app.allocation.kill_store import Kill, KillStore, decode, encode
+from app.assignment.kills import KnownKills
+from app.assignment.snapshot import Snapshot
 from app.core import limits
 from app.core.clock import Clock
 from app.core.errors import Unavailable
@@ -19,59 +21,113 @@ from app.experiments.model import Experiment
 _LOG: Final = structlog.get_logger(__name__)
 _AWAY: Final = (SQLAlchemyError, OSError, TimeoutError)
 
+T = TypeVar("T")
 
-class Killed(msgspec.Struct, frozen=True):
-    """What became of a kill.
 
-    `applied`: servers have it, or will within a second. `recorded`: it survives the loss of Valkey. What is
-    not yet is made up for by the worker as soon as the engine is back.
+class Killed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of a kill or of its end.
+
+    `applied`: the server that answers serves accordingly from now on. `recorded`: PostgreSQL keeps it, so
+    that it survives the loss of Valkey and of all servers. `servers` says who has it: `all` within a second,
+    by Valkey or by PostgreSQL (left out), or only `this` one, because it could reach neither. What is missing
+    is made up for as soon as an engine is back.
     """
 
     experiment: str
     killed: bool
     applied: bool
     recorded: bool
+    servers: Literal["all", "this"] = "all"
+
+
+class KillsHere(Protocol):
+    """The snapshot of the server that answers."""
+
+    kills: KnownKills
+    snapshot: Snapshot
+
+    def kill(self, key: str, kill: bytes) -> bool:
+        """Serve the control from now on; False: the experiment is not known here."""
+        ...
+
+    def revive(self, key: str) -> None:
+        """Serve what the experiment says."""
+        ...
+
+    def forget_kill(self, key: str) -> None:
+        """Take back a kill of an experiment that does not exist."""
+        ...
 
 
 class KillSwitch:
-    """A kill goes to Valkey first, which all servers hear, and to PostgreSQL, which keeps it."""
+    """A kill is in force here at once, and each engine brings it to all servers. PostgreSQL keeps it.
 
-    def __init__(self, store: KillStore, clock: Clock, on_change: Callable[[int], Awaitable[object]]) -> None:
+    `here` is the snapshot of this server; a worker has none.
+    """
+
+    def __init__(
+        self,
+        store: KillStore,
+        clock: Clock,
+        on_change: Callable[[int], Awaitable[object]],
+        here: KillsHere | None = None,
+    ) -> None:
         self._store = store
         self._clock = clock
         self._on_change = on_change
-        self._late: set[asyncio.Task[Experiment | None]] = set()
+        self._here = here
+        self._late: set[asyncio.Task[Any]] = set()
 
     async def kill(self, key: str, *, by: str, reason: str) -> Killed:
         """Answer the control from now on, whatever the experiment says. Twice is as good as once.
 
-        Raises InvalidInput without a reason; NotFound; Unavailable if both engines are away.
+        Answers within about `KILL_RECORD_S`, whatever the engines do. Raises InvalidInput without a reason;
+        NotFound; Unavailable if this server does not know the experiment and both engines are away.
         """
         kill = Kill(by, check_reason(reason), self._clock.now())
-        applied = await self._apply(possible(key), kill)
-        recorded = await self._record(key, kill)
-        if not (applied or recorded):
+        known = self._here is not None and self._here.kill(possible(key), encode(kill))
+        if known:
+            put, recorded = await asyncio.gather(self._put(key, kill), self._record(key, kill))
+        else:
+            recorded = await self._record(possible(key), kill)
+            put = await self._put(key, kill, if_published=not isinstance(recorded, Experiment))
+        if recorded is _NO_SUCH:
+            await self._undo(key)
+            raise unknown(key)
+        if not (known or put or recorded):
+            if self._here is not None and self._here.snapshot.complete:
+                raise unknown(key)
             raise Unavailable("neither Valkey nor PostgreSQL could be reached")
-        return Killed(key, killed=True, applied=applied, recorded=recorded)
+        if isinstance(recorded, Experiment):
+            await self._announce(recorded.id, wait=put)
+        return Killed(
+            key,
+            killed=True,
+            applied=True,
+            recorded=isinstance(recorded, Experiment),
+            servers="all" if put or recorded else "this",
+        )
 
     async def revive(self, key: str, *, by: str, reason: str) -> Killed:
-        """Serve again as the experiment says.
+        """Serve again as the experiment says. Twice is as good as once.
 
-        Raises InvalidInput without a reason; NotFound; Unavailable if either engine is away: what is not
-        forgotten everywhere would come back.
+        Raises InvalidInput without a reason; NotFound; Unavailable if PostgreSQL is away: a kill whose end is
+        not recorded would come back.
         """
         kill = Kill(by, check_reason(reason), self._clock.now())
-        waiting = (await self._store.waiting()).get(possible(key))
+        waiting = await self._waiting(possible(key))
         try:
-            if waiting is not None:
-                await self._in_time(self._store.record(key, waiting))
+            for one in waiting:
+                await self._in_time(self._store.record(key, one))
             experiment = await self._in_time(self._store.revive(key, kill))
         except _AWAY as error:
             raise Unavailable(f"PostgreSQL does not answer, the kill stands: {error!r}") from error
         if experiment is None:
             raise unknown(key)
-        await self._store.take_away(key)
-        await self._announce(experiment.id)
+        if self._here is not None:
+            self._here.revive(key)
+        taken = await self._reached(self._store.take_away(key))
+        await self._announce(experiment.id, wait=taken)
         return Killed(key, killed=False, applied=True, recorded=True)
 
     async def record_waiting(self) -> None:
@@ -82,28 +138,73 @@ class KillSwitch:
                 await self._on_change(experiment.id)
             await self._store.take_away(key)
 
-    async def _apply(self, key: str, kill: Kill) -> bool:
-        try:
-            if not await self._store.is_published(key):
-                raise unknown(key)
-            await self._store.put(key, kill)
-        except Unavailable:
-            return False
-        return True
+    async def spread(self) -> None:
+        """Bring the kills made here, which neither engine has yet, to whichever answers."""
+        if self._here is None:
+            return
+        for key, body in dict(self._here.kills.made_here).items():
+            kill = decode(body)
+            if kill is None:
+                continue
+            put, recorded = await asyncio.gather(
+                self._put(key, kill, if_published=True), self._record(key, kill, fresh=False)
+            )
+            if recorded is _NO_SUCH:  # or revived meanwhile
+                await self._undo(key)
+            elif isinstance(recorded, Experiment):
+                await self._announce(recorded.id, wait=put)
 
-    async def _record(self, key: str, kill: Kill) -> bool:
+    async def _undo(self, key: str) -> None:
+        if self._here is not None:
+            self._here.forget_kill(key)
+        await self._reached(self._store.take_away(key))
+
+    async def _put(self, key: str, kill: Kill, *, if_published: bool = False) -> bool:
+        """Whether Valkey has it; with `if_published` only if servers know such an experiment."""
+
+        async def put() -> bool:
+            if if_published and not await self._store.is_published(key):
+                return False
+            await self._store.put(key, kill)
+            return True
+
         try:
-            experiment = await self._in_time(self._store.record(key, kill))
+            return await self._in_time(put())
+        except (Unavailable, TimeoutError) as error:
+            _LOG.warning("kill_not_in_valkey", experiment=key, reason=str(error))
+            return False
+
+    async def _record(self, key: str, kill: Kill, *, fresh: bool = True) -> "Experiment | _NoSuch | None":
+        """The experiment whose kill PostgreSQL keeps; None: PostgreSQL is away."""
+        try:
+            experiment = await self._in_time(self._store.record(key, kill, fresh=fresh))
         except _AWAY as error:
             _LOG.warning("kill_not_recorded_yet", experiment=key, reason=repr(error))
+            return None
+        return _NO_SUCH if experiment is None else experiment
+
+    async def _waiting(self, key: str) -> list[Kill]:
+        """Kills of the experiment that PostgreSQL may not know: Valkey's, or what is known here of it."""
+        pairs = () if self._here is None else self._here.kills.pairs
+        found = [kill for name, body in pairs if name == key and (kill := decode(body)) is not None]
+        try:
+            in_valkey = (await self._in_time(self._store.waiting())).get(key)
+        except (Unavailable, TimeoutError):
+            in_valkey = None
+        if in_valkey is not None and in_valkey not in found:
+            found.append(in_valkey)
+        return sorted(found, key=lambda kill: kill.at)
+
+    async def _reached(self, asked: Coroutine[Any, Any, object]) -> bool:
+        """Whether Valkey did it; if not, the worker does."""
+        try:
+            await self._in_time(asked)
+        except (Unavailable, TimeoutError):
             return False
-        if experiment is None:
-            raise unknown(key)
-        await self._announce(experiment.id)
         return True
 
-    async def _in_time(self, asked: Coroutine[Any, Any, Experiment | None]) -> Experiment | None:
-        """The answer of PostgreSQL. Raises TimeoutError, and then does not wait for the end of giving up.
+    async def _in_time(self, asked: Coroutine[Any, Any, T]) -> T:
+        """The answer of an engine. Raises TimeoutError, and then does not wait for the end of giving up.
 
         That takes as long as a connection of the pool does, which for one that hangs is many seconds.
         """
@@ -111,18 +212,38 @@ class KillSwitch:
         done, _ = await asyncio.wait({task}, timeout=limits.KILL_RECORD_S)
         if not done:
             task.cancel()
-            self._late.add(task)
-            task.add_done_callback(self._forget)
+            self._leave(task)
             raise TimeoutError(f"no answer within {limits.KILL_RECORD_S:g} s")
         return task.result()
 
-    def _forget(self, task: "asyncio.Task[Experiment | None]") -> None:
+    def _leave(self, task: "asyncio.Task[Any]") -> None:
+        """Let a task end by itself."""
+        self._late.add(task)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: "asyncio.Task[Any]") -> None:
         self._late.discard(task)
         if not task.cancelled():
             task.exception()  # seen, or asyncio would complain
 
-    async def _announce(self, experiment_id: int) -> None:
-        try:
-            await self._on_change(experiment_id)
-        except Exception as error:  # noqa: BLE001 - it is kept, and its publication is due
-            _LOG.warning("publication_left_to_worker", experiment_id=experiment_id, reason=repr(error))
+    async def _announce(self, experiment_id: int, *, wait: bool) -> None:
+        """Publish what has become of the experiment; without Valkey nobody waits for that to fail."""
+
+        async def announce() -> None:
+            try:
+                await self._on_change(experiment_id)
+            except Exception as error:  # noqa: BLE001 - it is kept, and its publication is due
+                _LOG.warning("publication_left_to_worker", experiment_id=experiment_id, reason=repr(error))
+
+        task = asyncio.ensure_future(announce())
+        if wait:
+            await asyncio.wait({task}, timeout=limits.KILL_RECORD_S)
+        if not task.done():
+            self._leave(task)
+
+
+class _NoSuch:
+    """PostgreSQL knows no such experiment, or has ended this kill."""
+
+
+_NO_SUCH: Final = _NoSuch()

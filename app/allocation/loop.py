@@ -2,18 +2,17 @@
 
 import asyncio
 from collections.abc import Iterable
-from typing import Final
+from time import monotonic
 
-import msgspec
 import structlog
 
 from app.access.service import AccessService
-from app.allocation.service import AllocationService
+from app.allocation import limits as own_limits
+from app.allocation.service import UNUSABLE, AllocationService
 from app.core import limits
 from app.core.loops import Loop
 
 _LOG = structlog.get_logger(__name__)
-_UNUSABLE: Final = (msgspec.MsgspecError, ValueError)
 
 
 class AllocationLoops:
@@ -27,6 +26,7 @@ class AllocationLoops:
         self._allocation = allocation
         self._access = access
         self._wake = asyncio.Event()
+        self._look_for_missing_at = 0.0
 
     def all(self) -> list[Loop]:
         """Reallocate what is due, restore what Valkey has lost, thin the history."""
@@ -53,13 +53,19 @@ class AllocationLoops:
             try:
                 await self._allocation.reallocate(experiment_id)
                 self.errors.pop(name, None)
-            except _UNUSABLE as error:  # the others must not wait for one that a newer version wrote
+            except UNUSABLE as error:  # the others must not wait for one that a newer version wrote
                 if name not in self.errors:
                     _LOG.error("experiment_not_allocated", experiment_id=experiment_id, reason=str(error))
                 self.errors[name] = str(error)
 
     async def _restore(self) -> None:
-        if await self._allocation.want_all_if_lost():
-            _LOG.warning("publications_lost", then="everything is published again")
-            self._wake.set()
         await self._access.publish_if_due()
+        began = monotonic()
+        refilled = await self._allocation.refill_if_lost()
+        if refilled:
+            _LOG.warning("valkey_refilled", experiments=refilled, seconds=round(monotonic() - began, 3))
+            self._wake.set()
+        if monotonic() >= self._look_for_missing_at:
+            if await self._allocation.store_missing():
+                self._wake.set()
+            self._look_for_missing_at = monotonic() + own_limits.NOT_STORED_CHECK_S

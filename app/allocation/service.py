@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from typing import Final
 
 import msgspec
 import structlog
@@ -25,6 +27,8 @@ from app.feedback.rebuild import Rebuilt as RebuiltLedger
 from bandits.identification import Winner
 
 _LOG = structlog.get_logger(__name__)
+UNUSABLE: Final = (msgspec.MsgspecError, ValueError)
+"""What allocating an experiment raises that a newer version defined."""
 
 
 class Rebuilt(msgspec.Struct, frozen=True):
@@ -79,8 +83,10 @@ class AllocationService:
                 await self._store.insert(connection, experiment, version, found)
             if (due_at := _due_at(due, now_s)) != due.due_at:
                 await self._store.due_again(connection, experiment_id, due_at)
-        weights = found.weights
-        await self._publish(published(experiment, version, weights, by_context))
+            weights = found.weights
+            publication = published(experiment, version, weights, by_context)
+            await self._store.store_published(connection, publication)
+        await self._publish(publication)
         await self._store.mark_published(experiment_id, due.wanted)
         telemetry.LEARNING_FROZEN.labels(experiment.key).set(due.held is not None)
         telemetry.REALLOCATIONS.labels("unchanged" if unchanged else "changed").inc()
@@ -150,16 +156,38 @@ class AllocationService:
         every_id = await self._store.experiment_ids()
         return Rebuilt(ledger, tuple([one for one in every_id if await self.reallocate(one)]))
 
-    async def want_all_if_lost(self) -> bool:
-        """When Valkey has lost what servers load, make every experiment due; whether there was any.
+    async def refill_if_lost(self) -> int | None:
+        """When Valkey has lost what servers load, publish everything again.
 
-        Noted in PostgreSQL before the first is published, so that dying on the way forgets none.
+        Returns the number of experiments; None: nothing was lost. Each experiment is published as it was
+        last, from PostgreSQL; only what is not stored there is computed. The mark that servers wait for comes
+        last, so that a worker which dies before leaves the whole work to the next. Raises Unavailable without
+        Valkey.
         """
-        if not await self._store.registry_is_lost():
-            return False
-        lost = await self._store.want_all()
-        await self._store.mark_whole()
-        return lost > 0
+        token = await self._store.begin_refill()
+        if token is None:
+            return None
+        refilled, newer = 0, []
+        async for page in self._store.stored_pages():
+            newer += await self._store.publish_page(page)
+            refilled += len(page)
+        if newer:  # as after PostgreSQL was put back to an earlier backup
+            await self._store.want_again(newer)
+        missing = await self._store.not_stored()
+        if missing:
+            await self._store.want_again(missing)
+        for experiment_id in missing:
+            with suppress(*UNUSABLE):  # the loop that finds it due reports it
+                await self.reallocate(experiment_id)
+                refilled += 1
+        return refilled if await self._store.end_refill(token) else None
+
+    async def store_missing(self) -> int:
+        """Make experiments due whose published form is not stored yet; returns their number."""
+        missing = await self._store.not_stored()
+        if missing:
+            await self._store.want_again(missing)
+        return len(missing)
 
     async def thin_history(self) -> None:
         """Of versions older than `HISTORY_DENSE_S` keep each minute's last; a bounded part of the work."""

@@ -1,6 +1,7 @@
 """Where allocation reads and writes: totals and history in PostgreSQL, what servers load in Valkey."""
 
-from collections.abc import AsyncIterator
+import secrets
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from enum import IntEnum
@@ -20,7 +21,9 @@ from app.allocation.model import Allocated, AllocationPoint, VariantTotals
 from app.allocation.objective import Moments, moments_of_cells
 from app.allocation.tables import allocations, warm_starts
 from app.assignment import snapshot
+from app.assignment.published_store import PublishedStore, StoredExperiment, store_published
 from app.assignment.snapshot import PublishedExperiment
+from app.assignment.store import REFILLED_ANNOUNCEMENT, WHOLE_KEY
 from app.core import limits
 from app.core.valkey import CHANGES_CHANNEL, registry_key, valkey_needed
 from app.experiments.checks import possible, unknown
@@ -41,12 +44,13 @@ from bandits.identification import Winner
 
 _FOLDER: Final = files(__package__)
 _PUBLISH_EXPERIMENT: Final = _FOLDER.joinpath("lua/publish_experiment.lua").read_text()
+_MARK_WHOLE: Final = _FOLDER.joinpath("lua/mark_whole.lua").read_text()
 _HISTORY: Final = text(_FOLDER.joinpath("sql/history.sql").read_text())
 _THIN: Final = text(_FOLDER.joinpath("sql/thin.sql").read_text())
 _EXPERIMENTS_KEY: Final = registry_key("experiments")
 _VERSIONS_KEY: Final = registry_key("versions")
 _REVISION_KEY: Final = registry_key("revision")
-_WHOLE_KEY: Final = registry_key("whole")
+_FILLING_KEY: Final = registry_key("filling")
 
 
 class Publication(IntEnum):
@@ -79,6 +83,8 @@ class AllocationStore:
         self._engine = engine
         self._valkey = valkey
         self._publish_experiment = valkey.register_script(_PUBLISH_EXPERIMENT)
+        self._mark_whole = valkey.register_script(_MARK_WHOLE)
+        self._published = PublishedStore(engine)
 
     async def due(self, limit: int) -> list[int]:
         """At most `limit` ids of experiments that have to be computed and published."""
@@ -171,6 +177,10 @@ class AllocationStore:
             )
         )
 
+    async def store_published(self, connection: AsyncConnection, published: PublishedExperiment) -> None:
+        """Store what servers are going to load, before they are given it."""
+        await store_published(connection, published)
+
     async def publish(self, published: PublishedExperiment, *, disowned: int = 0) -> Publication:
         """Give it to all servers, unless they were given a newer one. Raises Unavailable without Valkey.
 
@@ -183,6 +193,31 @@ class AllocationStore:
                 args=[published.key, published.version, body, CHANGES_CHANNEL, disowned],
             )
         return Publication(answer)
+
+    async def publish_page(self, page: Sequence[StoredExperiment]) -> list[int]:
+        """Give a page of stored experiments to all servers, in one round trip and without announcements.
+
+        Returns the ids of those of which Valkey has a newer version. Raises Unavailable without Valkey.
+        """
+        with valkey_needed():
+            async with self._valkey.pipeline(transaction=False) as pipeline:
+                for one in page:
+                    await self._publish_experiment(
+                        keys=[_EXPERIMENTS_KEY, _VERSIONS_KEY, _REVISION_KEY],
+                        args=[one.key, one.version, one.body, "", 0],
+                        client=pipeline,
+                    )
+                answers = await pipeline.execute()
+        pairs = zip(page, answers, strict=True)
+        return [one.id for one, answer in pairs if answer == Publication.KEPT_NEWER]
+
+    def stored_pages(self) -> AsyncIterator[list[StoredExperiment]]:
+        """Yield every experiment as it was published last, a page at a time."""
+        return self._published.pages()
+
+    async def not_stored(self) -> list[int]:
+        """Return the ids of the experiments whose published form is not stored yet."""
+        return await self._published.not_stored()
 
     async def published_version(self, key: str) -> int:
         """The version that servers were given last; 0 when Valkey has none."""
@@ -221,24 +256,36 @@ class AllocationStore:
         async with self._engine.begin() as connection:
             await connection.execute(statement)
 
-    async def registry_is_lost(self) -> bool:
-        """Whether Valkey has lost what servers load, be it for a moment. Raises Unavailable.
+    async def begin_refill(self) -> str | None:
+        """If Valkey was emptied, claim to refill it. Returns the claim's token; None: nothing is missing.
 
-        Told by a mark of its own: everything else is back, in part, with the next publication.
+        The mark is separate from the data because the next publication brings a part of those back.
+        Raises Unavailable without Valkey.
+        """
+        token = secrets.token_hex(8)
+        with valkey_needed():
+            if await self._valkey.exists(WHOLE_KEY):
+                return None
+            await self._valkey.set(_FILLING_KEY, token)
+        return token
+
+    async def end_refill(self, token: str) -> bool:
+        """Mark that everything is published. False: Valkey was emptied again, or another worker took over.
+
+        Raises Unavailable without Valkey.
         """
         with valkey_needed():
-            return not await self._valkey.exists(_WHOLE_KEY)
+            answer = await self._mark_whole(
+                keys=[_FILLING_KEY, WHOLE_KEY, _REVISION_KEY],
+                args=[token, CHANGES_CHANNEL, REFILLED_ANNOUNCEMENT],
+            )
+        return bool(answer)
 
-    async def mark_whole(self) -> None:
-        """All that was lost is due again. Raises Unavailable."""
-        with valkey_needed():
-            await self._valkey.set(_WHOLE_KEY, 1)
-
-    async def want_all(self) -> int:
-        """Every experiment that was published has to be published again; how many these are."""
-        statement = update(publications).values(published=0).where(publications.c.published > 0)
+    async def want_again(self, experiment_ids: Sequence[int]) -> None:
+        """Make these experiments due, whether or not they were published."""
+        chosen = publications.c.experiment_id.in_(list(experiment_ids))
         async with self._engine.begin() as connection:
-            return (await connection.execute(statement)).rowcount
+            await connection.execute(update(publications).values(published=0).where(chosen))
 
     async def thin(self) -> int:
         """Of versions older than `HISTORY_DENSE_S` keep each minute's last; how many rows went."""

@@ -142,11 +142,17 @@ class Assigner:
         self._waits = durability is Durability.DURABLE
 
     async def experiment(self, key: str) -> PreparedExperiment:
-        """The experiment of this key, newly published ones included. Raises NotFound; archived ones are."""
+        """The experiment of this key, newly published ones included. Raises NotFound; archived ones are.
+
+        Raises Unavailable for a key that this server does not know while it may not know all experiments.
+        """
         experiment = self.keeper.snapshot.by_key.get(key)
+        refreshed = False
         if experiment is None or experiment.published.state == "draft":
-            await self.keeper.refresh_soon()
+            refreshed = await self.keeper.refresh_soon()
             experiment = self.keeper.snapshot.by_key.get(key)
+        if experiment is None and not (refreshed and self.keeper.snapshot.complete):
+            raise Unavailable(f"this server does not know yet whether there is an experiment {key!r}")
         if experiment is None or experiment.published.state == "archived":
             raise NotFound(f"no experiment has the key {key!r}", field="experiment")
         return experiment
@@ -156,9 +162,11 @@ class Assigner:
     ) -> list[Assignment]:
         """One assignment per key, in their order; without keys, for every running experiment.
 
-        Raises NotFound; InvalidInput when they are too many, or like `decide`.
+        Raises NotFound; InvalidInput when they are too many, or like `decide`; Unavailable like `experiment`.
         """
         if keys is None:
+            if not self.keeper.loaded:
+                raise Unavailable("this server does not know all experiments yet")
             experiments = self.keeper.snapshot.running
         else:
             experiments = tuple([await self.experiment(key) for key in keys])

@@ -201,13 +201,14 @@ class PreparedExperiment:
     """A published experiment with all that does not depend on the request worked out."""
 
     __slots__ = (
-        "answers", "cumulative", "layer_seed", "propensities", "published", "reader", "running", "seeds",
-        "selects", "serves",
+        "answers", "cumulative", "killed", "layer_seed", "propensities", "published", "reader", "running",
+        "seeds", "selects", "serves",
     )  # fmt: skip
 
-    def __init__(self, published: PublishedExperiment, *, killed: bool = False) -> None:
+    def __init__(self, published: PublishedExperiment, *, killed: bool | None = None) -> None:
         self.published = published
-        killed = killed or published.killed
+        self.killed = killed = published.killed if killed is None else killed
+        """Whether the kill switch is on; a server may know better than `published`."""
         self.running = published.state == "running" and not killed
         self.serves = published.control if published.winner is None or killed else published.winner
         """The variant given to those who are not drawn for."""
@@ -250,7 +251,8 @@ class Snapshot:
     def __init__(self) -> None:
         self.by_key: dict[str, PreparedExperiment] = {}
         self.by_id: dict[int, PreparedExperiment] = {}
-        self.killed: frozenset[str] = frozenset()
+        self.complete = False
+        """Whether an experiment that is not in here does not exist."""
         self.keyring: KeyRing | None = None
         self.signer: Signer | None = None
 
@@ -259,17 +261,23 @@ class Snapshot:
         """Experiments that are running, in the order of their keys."""
         return tuple(self.by_key[key] for key in sorted(self.by_key) if self.by_key[key].running)
 
+    @cached_property
+    def killed(self) -> dict[str, int]:
+        """Revisions of the published experiments that say they are killed, by their keys."""
+        return {key: one.published.revision for key, one in self.by_key.items() if one.published.killed}
+
     def changed(
         self,
         experiments: Sequence[PreparedExperiment],
         keyring: KeyRing | None,
         signer: Signer | None,
-        killed: frozenset[str] = frozenset(),
+        *,
+        complete: bool = True,
     ) -> "Snapshot":
-        """This one with some experiments replaced or added, and other keys; `killed` ones are so already."""
+        """This one with some experiments replaced or added, and other keys."""
         new = Snapshot()
-        new.killed = killed
         new.by_key = self.by_key | {one.published.key: one for one in experiments}
         new.by_id = self.by_id | {one.published.id: one for one in experiments}
+        new.complete = complete
         new.keyring, new.signer = keyring, signer
         return new

@@ -1,7 +1,7 @@
 """What assignment reads of Valkey: what was published, and the first draws of strict stickiness."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 import hiredis
 from redis.asyncio import Redis
@@ -17,10 +17,27 @@ _EXPERIMENTS: Final = registry_key("experiments")
 _VERSIONS: Final = registry_key("versions")
 _REVISION: Final = registry_key("revision")
 
+WHOLE_KEY: Final = registry_key("whole")
+"""The mark that everything which servers load is published; absent in a Valkey that was emptied."""
+REFILLED_ANNOUNCEMENT: Final = "@refilled"
+"""On the channel of changes: the mark has been set."""
+
 KILLED_KEY: Final = registry_key("killed")
 """Hash: experiment key -> who killed it, why and when, as long as that is not recorded and published."""
 KILLED_ANNOUNCEMENT: Final = "@killed"
 """On the channel of changes: the hash has changed."""
+
+
+class RegistryState(NamedTuple):
+    """State of what servers load.
+
+    `revision` grows with every publication; None when Valkey has lost everything. `mark` is set once all is
+    published, to another value after each loss. `kills` are those since what was published.
+    """
+
+    revision: int | None
+    mark: bytes | None
+    kills: dict[str, bytes]
 
 
 class RegistryStore:
@@ -29,16 +46,21 @@ class RegistryStore:
     def __init__(self, valkey: Redis) -> None:
         self._valkey = valkey
 
-    async def revision(self) -> tuple[int | None, dict[str, bytes]]:
-        """The revision, and the kills since what was published, by the keys of their experiments.
+    async def state(self) -> RegistryState:
+        """Return what tells whether something has changed, in one round trip."""
+        asked = self._valkey.pipeline(transaction=False)
+        asked.get(_REVISION)
+        asked.get(WHOLE_KEY)
+        asked.hgetall(KILLED_KEY)
+        revision, mark, kills = cast(
+            "tuple[bytes | None, bytes | None, dict[bytes, bytes]]", await asked.execute()
+        )
+        named = {key.decode(): kill for key, kill in kills.items()}
+        return RegistryState(None if revision is None else int(revision), mark, named)
 
-        The revision grows with every publication; None when Valkey has lost everything.
-        """
-        both = self._valkey.pipeline(transaction=False)
-        both.get(_REVISION)
-        both.hgetall(KILLED_KEY)
-        revision, kills = cast("tuple[bytes | None, dict[bytes, bytes]]", await both.execute())
-        return None if revision is None else int(revision), {key.decode(): kills[key] for key in kills}
+    async def mark(self) -> bytes | None:
+        """Return the mark that all is published; None while Valkey is empty or being refilled."""
+        return cast("bytes | None", await self._valkey.get(WHOLE_KEY))
 
     async def put_back(self, kills: Mapping[str, bytes]) -> None:
         """Kills that a Valkey which lost everything has forgotten. One that came since stays."""

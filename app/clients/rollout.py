@@ -289,9 +289,13 @@ def revive_command(url: str, key: str, experiment: str, reason: str) -> None:
 def _switch(url: str, key: str, path: str, reason: str) -> None:
     done = _call(url, key, lambda client: client.call("POST", path, Killed, {"reason": reason}))
     said = "answers the control" if done.killed else "serves again as it says"
-    Console().print(f"{done.experiment} {said} everywhere within a second.")
-    if not done.applied:
-        Console().print("Valkey is away: servers hear of it as soon as it is back.")
+    if done.servers == "all":
+        Console().print(f"{done.experiment} {said} everywhere within a second.")
+    else:
+        Console().print(
+            f"{done.experiment} {said} on the server that answered. Valkey and PostgreSQL are away: "
+            "the other servers follow as soon as one of them is back."
+        )
     if not done.recorded:
         Console().print("PostgreSQL is away: it is recorded as soon as it is back.")
 

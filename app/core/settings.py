@@ -35,6 +35,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Annotated[str, msgspec.Meta(min_length=8, max_length=200, pattern=r"^[!-~]+$(?!\n)")] | None
     ) = None
     log_level: str = "info"
+    snapshot_dir: Path | None = None  # of servers; unset: the folder `snapshot` in `data_dir`
     webhook_allowed_networks: tuple[str, ...] = ()
     webhook_allowed_ports: tuple[Annotated[int, msgspec.Meta(ge=1, le=65_535)], ...] = (443,)
 

@@ -52,6 +52,9 @@ SNAPSHOT_AGE: Final = Gauge(
     "Time since the snapshot was last known current.",
     multiprocess_mode="livemax",
 )
+SNAPSHOT_FILES: Final = Counter(
+    "wald_snapshot_files", "Snapshot files: read, ignored, written, or failed to be written.", ["result"]
+)
 ALLOCATION: Final = Gauge(
     "wald_variant_allocation_ratio",
     "Share of traffic a variant gets.",

@@ -58,6 +58,7 @@ experiments = Table(
     ),
     Index("ix_experiments_state", text("(state ->> 'kind')")),
     Index("ix_experiments_reads_silence", "id", postgresql_where=text("reads_silence")),
+    Index("ix_experiments_killed", "id", postgresql_where=text("killed")),
 )
 
 epochs = Table(

@@ -5,16 +5,20 @@ import re
 from collections import Counter
 from typing import Final, Protocol
 
+import numpy as np
+
 from app.assignment.snapshot import Snapshot
 from app.core.clock import Clock
-from app.core.errors import FieldError, InvalidInput, WaldError
+from app.core.errors import FieldError, InvalidInput, Unavailable, WaldError
 from app.core.telemetry import FEEDBACK
 from app.feedback.commit import SignalsCommit
 from app.feedback.decode import Decoded, MediaType, decode
-from app.feedback.judge import judge
+from app.feedback.judge import Verdicts, judge
 from app.feedback.model import REASONS, ItemError, Receipt, Rejection, Verdict
 
 _FIELD: Final = re.compile(r"(?:field `|\$\.)(\w+)")
+
+_UNKNOWN: Final = (Verdict.UNKNOWN_EXPERIMENT, Verdict.UNKNOWN_SIGNING_KEY)
 
 
 class Snapshots(Protocol):
@@ -56,11 +60,22 @@ class FeedbackService:
         self._next_us = max(self._next_us, self._clock.now_us())
         judged = judge(decoded.events, self._snapshots.snapshot, self._next_us, by_unit=by_unit)
         self._next_us += len(decoded.events)
+        self._refuse_unless_known(judged.verdicts)
         verdicts = [Verdict(code) for code in judged.verdicts.tolist()] if judged.verdicts.any() else []
         rejections = _rejections(decoded, verdicts)
         FEEDBACK.labels("accepted").inc(judged.entry.n)
         written = self._commit.append(judged.entry) if judged.entry.n else None
         return Receipt(judged.entry.n, rejections), written
+
+    def _refuse_unless_known(self, verdicts: Verdicts) -> None:
+        """Take nothing while this server may not know the experiment or the signing key of an event.
+
+        Raises Unavailable: what exists must never be called unknown. Sending everything again is safe.
+        """
+        if verdicts.any() and not self._snapshots.snapshot.complete and np.isin(verdicts, _UNKNOWN).any():
+            raise Unavailable(
+                "this server does not know all experiments yet; sending the events again is safe"
+            )
 
 
 def receipt_status(receipt: Receipt) -> int:

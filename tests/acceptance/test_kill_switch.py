@@ -1,22 +1,25 @@
-"""The kill switch on a whole Wald: the control everywhere, with PostgreSQL away or an emptied Valkey."""
+"""The kill switch on a whole Wald: the control everywhere, whichever engine is away, hung, full or empty."""
 
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx2
+import psutil
+import psycopg
 import pytest
 from redis import Redis
 
 from tests.support.server import Up, up
 
 
-@pytest.fixture
-def server(tmp_path: Any) -> Iterator[Up]:
-    with up(tmp_path / "data", workers=2) as running:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    with up(tmp_path_factory.mktemp("kills") / "data", workers=3) as running:
         yield running
 
 
@@ -27,13 +30,19 @@ def until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.05)
 
 
-def answers(server: Up, n: int = 12) -> set[tuple[str, str]]:
-    """Variants and reasons, from both servers."""
+def answer(client: httpx2.Client, key: str = "answers", unit: str = "u") -> tuple[str, str]:
+    """Variant and reason, from the server that this client is connected to."""
+    one = client.get("/assign", params={"experiment": key, "unit": unit})
+    assert one.status_code == 200, one.text
+    return one.json()["variant"], one.json()["reason"]
+
+
+def answers(server: Up, n: int = 16, key: str = "answers") -> set[tuple[str, str]]:
+    """Variants and reasons, from all servers."""
     found = set()
     for number in range(n):
         with server.client() as client:
-            one = client.get("/assign", params={"experiment": "answers", "unit": str(number)}).json()
-            found.add((one["variant"], one["reason"]))
+            found.add(answer(client, key, str(number)))
     return found
 
 
@@ -112,3 +121,121 @@ def test_a_kill_serves_the_control_everywhere_whatever_is_away(server: Up) -> No
         until(is_killed, "the kill stands")
         until(lambda: revive(client) == 200, "revived")
         until(is_served, "served again")
+
+
+def define(server: Up, key: str) -> None:
+    """An experiment that gives everyone v2, on all servers."""
+    definition = {
+        "key": key,
+        "variants": [{"key": "v1", "control": True}, {"key": "v2"}],
+        "policy": {"kind": "fixed", "weights": {"v1": 0, "v2": 1}},
+    }
+    with server.client() as client:
+        client.post("/experiments", json=definition).raise_for_status()
+        client.post(f"/experiments/{key}/start").raise_for_status()
+    until(lambda: answers(server, key=key) == SERVED, "all servers serve")
+
+
+def switch(client: httpx2.Client, key: str, way: str) -> httpx2.Response:
+    return client.post(f"/experiments/{key}/{way}", json={"reason": "a test"}, timeout=6)
+
+
+@contextmanager
+def hung(server: Up, *engines: str) -> Iterator[None]:
+    """Engines that accept connections and answer nothing."""
+    processes = [
+        process
+        for engine in engines
+        for parent in server.part(engine)
+        for process in (parent, *parent.children(recursive=True))
+    ]
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def full(server: Up) -> Iterator[None]:
+    """A Valkey that refuses whatever needs memory, and answers all else."""
+    with Redis.from_url(server.part("worker")[0].environ()["WALD_VALKEY_URL"]) as valkey:
+        before = valkey.config_get("maxmemory")["maxmemory"]
+        valkey.config_set("maxmemory", 1)
+        try:
+            yield
+        finally:
+            valkey.config_set("maxmemory", before)
+
+
+def recorded_kills(server: Up, key: str) -> list[bool]:
+    """For each kill that is kept, whether it has ended."""
+    statement = """SELECT ended_at IS NOT NULL FROM kills JOIN experiments ON experiments.id = experiment_id
+                   WHERE key = %s ORDER BY kills.id"""
+    with psycopg.connect(server.part("worker")[0].environ()["WALD_DATABASE_URL"]) as connection:
+        return [row[0] for row in connection.execute(statement, [key])]
+
+
+@pytest.mark.parametrize("trouble", ["hung", "full"])
+def test_a_kill_while_valkey_is_hung_or_full_is_in_force_here_at_once_and_soon_everywhere(
+    server: Up, trouble: str
+) -> None:
+    define(server, trouble)
+    with server.client() as client:
+        assert answer(client, trouble) == ("v2", "SPLIT")
+        with hung(server, "valkey-server") if trouble == "hung" else full(server):
+            for _ in range(2):  # twice is as good as once
+                made = switch(client, trouble, "kill")
+                assert made.json() == {
+                    "experiment": trouble, "killed": True, "applied": True, "recorded": True,
+                }  # fmt: skip
+                assert answer(client, trouble) == ("v1", "DISABLED"), "by the very server that answered"
+            until(lambda: answers(server, key=trouble) == KILLED, "everywhere, by PostgreSQL")
+            assert switch(client, "nothing-like-it", "kill").status_code == 404
+            assert switch(client, "nothing-like-it", "revive").status_code == 404
+
+            # A server that starts meanwhile knows it too.
+            restarted = server.part("serve")[0]
+            restarted.kill()
+            restarted.wait()
+            until(lambda: len(server.part("serve")) == 3, "the server is back")
+            until(lambda: answers(server, key=trouble) == KILLED, "also from the server that is back")
+
+            for _ in range(2):
+                with server.client() as other:
+                    assert switch(other, trouble, "revive").json()["killed"] is False
+                    assert answer(other, trouble) == ("v2", "SPLIT")
+            until(lambda: answers(server, key=trouble) == SERVED, "revived everywhere, by PostgreSQL")
+            with server.client() as other:
+                assert switch(other, trouble, "kill").json()["recorded"]
+            until(lambda: answers(server, key=trouble) == KILLED, "killed again")
+        server.wait_published()
+        until(lambda: answers(server, key=trouble) == KILLED, "killed when Valkey is back")
+        assert recorded_kills(server, trouble) == [True, False], "each kill once"
+        until(lambda: switch(client, trouble, "revive").status_code == 200, "revived")
+        until(lambda: answers(server, key=trouble) == SERVED, "served again")
+
+
+def test_a_kill_while_both_engines_hang_is_in_force_here_and_made_up_for(server: Up) -> None:
+    define(server, "both")
+    with server.client() as client:
+        assert answer(client, "both") == ("v2", "SPLIT")
+        with hung(server, "valkey-server", "postgres"):
+            made = switch(client, "both", "kill")
+            assert made.status_code == 200, made.text
+            assert made.json() == {
+                "experiment": "both", "killed": True, "applied": True, "recorded": False, "servers": "this",
+            }  # fmt: skip
+            assert answer(client, "both") == ("v1", "DISABLED")
+            assert switch(client, "both", "revive").status_code == 503, "PostgreSQL has to keep it"
+            assert answer(client, "both") == ("v1", "DISABLED")
+    until(lambda: answers(server, key="both") == KILLED, "everywhere once the engines answer")
+    until(lambda: recorded_kills(server, "both") == [False], "recorded once")
+    server.wait_published()
+    with server.client() as client:
+        until(lambda: switch(client, "both", "revive").status_code == 200, "revived")
+        until(lambda: answers(server, key="both") == SERVED, "served again")
+    assert recorded_kills(server, "both") == [True]

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import signal
+import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -160,6 +161,49 @@ def test_a_unit_assigned_200_times_at_once_by_two_servers_gets_one_assignment(se
     assert list(asyncio.run(first_assignments()).values()) == [200]
 
 
+def test_servers_that_start_while_both_engines_hang_serve_from_the_snapshot_file_unrecorded(server):
+    start(server, "saved", unit="user", stickiness="unit")
+    start(server, "from-file")
+    with server.client() as client:
+        made = client.post("/keys", json={"name": "to be revoked", "kind": "srv"}).raise_for_status().json()
+        client.post("/experiments/from-file/kill", json={"reason": "a test"}).raise_for_status()
+        client.delete(f"/keys/{made['key']['id']}").raise_for_status()
+    file = server.data_dir / "snapshot" / "snapshot"
+    eventually(lambda: file.exists() and b"from-file" in file.read_bytes())
+    written = file.stat()
+    assert stat.S_IMODE(written.st_mode) == 0o600
+    with stopped(server, "valkey-server"), stopped(server, "postgres"):
+        before = server.part("serve")
+        for process in before:
+            process.kill()
+        psutil.wait_procs(before)
+
+        def answers_again() -> bool:
+            with suppress(httpx2.HTTPError), server.client() as client:
+                return client.get("/assign?experiment=from-file&unit=u").status_code == 200
+            return False
+
+        eventually(answers_again, within_s=60)
+        with server.client() as client:
+            answer = client.get("/assign?experiment=from-file&unit=u").json()
+            assert (answer["variant"], answer["reason"]) == ("a", "DISABLED"), "a kill outlives it"
+            assert not recorded(assign(client, "saved", "u1"))
+            headers = {"Authorization": f"Bearer {made['secret']}"}
+            revoked = client.get("/assign?experiment=saved&unit=u", headers=headers)
+            assert revoked.status_code in {401, 503}
+            assert_unavailable(client.get("/assign?experiment=never-heard-of&unit=u"))
+            event = {"experiment": "saved", "unit": "u1", "signal": "score"}
+            assert_unavailable(client.post("/feedback", json=event))
+            ready = client.get("/ready")
+            assert ready.status_code == 503
+            detail = next(one["detail"] for one in ready.json()["checks"] if one["name"] == "snapshot")
+            assert "loaded from file, last current" in detail
+    server.wait_ready()
+    with server.client() as client:
+        eventually(lambda: recorded(assign(client, "saved", "u1")))
+        eventually(lambda: client.get("/assign?experiment=never-heard-of&unit=u").status_code == 404)
+
+
 def definition(key: str, **parts: Any) -> dict[str, Any]:
     variants = [{"key": "a", "control": True}, {"key": "b"}]
     reward = {"signals": {"score": 0.0}, "horizon_s": 86_400}
@@ -231,8 +275,8 @@ def rewards(server: Up, experiment: str) -> tuple[int, float | None]:
     return n, total / n if n else None
 
 
-def eventually(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
+def eventually(condition: Callable[[], object], *, within_s: float = DEADLINE_S) -> None:
+    deadline = time.monotonic() + within_s
     while not condition():
-        assert time.monotonic() < deadline, f"not within {DEADLINE_S} s"
+        assert time.monotonic() < deadline, f"not within {within_s} s"
         time.sleep(0.05)

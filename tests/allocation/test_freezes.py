@@ -181,7 +181,7 @@ async def test_a_contextual_policy_goes_on_deciding_by_what_it_believed(
     await allocation.reallocate(experiment.id)
     assert (await served(valkey)).contextual == before
     await valkey.flushall()
-    await allocation.want_all_if_lost()
+    await allocation.refill_if_lost()
     await allocation.reallocate(experiment.id)
     assert (await served(valkey)).contextual == before
     await allocation.unfreeze("summary", "checked", key_id=1)

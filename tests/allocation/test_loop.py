@@ -7,6 +7,7 @@ from random import Random
 import pytest
 
 from app.assignment import snapshot
+from app.assignment.store import REFILLED_ANNOUNCEMENT, WHOLE_KEY
 from app.core.clock import SystemClock
 from app.core.loops import Loops
 from app.core.valkey import CHANGES_CHANNEL, registry_key
@@ -67,7 +68,7 @@ async def test_a_valkey_that_lost_everything_gets_it_back_with_access(
         before = await valkey.hgetall(registry_key("experiments"))
         async with listening(valkey) as heard:
             await valkey.flushall()
-            await heard("summary")
+            await heard(REFILLED_ANNOUNCEMENT)
     assert await valkey.hgetall(registry_key("experiments")) == before
 
 
@@ -96,6 +97,9 @@ async def test_a_publication_that_valkey_refuses_is_made_when_it_can(
     experiment = await experiments.create(Definition(key="summary", variants=VARIANTS))
     async with loops, listening(valkey) as heard:
         await heard("summary")
+        async with asyncio.timeout(PATIENCE_S):
+            while not await valkey.exists(WHOLE_KEY):  # noqa: ASYNC110 - the refill of a new Valkey is over
+                await asyncio.sleep(0.02)
         before = (await valkey.config_get("maxmemory"))["maxmemory"]
         await valkey.config_set("maxmemory", "1")
         try:

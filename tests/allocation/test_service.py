@@ -233,17 +233,17 @@ async def test_what_valkey_lost_comes_back_with_equal_bytes(
 ):
     await experiments.create(Definition(key="other", variants=VARIANTS))
     await record(engine, experiment, (100, 30), (100, 37))
-    assert not await allocation.want_all_if_lost(), "a new Valkey has lost nothing"
+    assert await allocation.refill_if_lost() == 2, "a new Valkey gets what is defined"
     await reallocate_due(allocation)
-    assert not await allocation.want_all_if_lost()
+    assert await allocation.refill_if_lost() is None
     before = await valkey.hgetall(registry_key("experiments"))
     await valkey.flushall()
     await allocation.reallocate((await experiments.get("other")).id)
-    assert await allocation.want_all_if_lost(), "also where one publication came before the look"
-    await reallocate_due(allocation)
+    assert await allocation.refill_if_lost() == 2, "also where one publication came before the look"
+    assert await allocation.due() == []
     assert await valkey.hgetall(registry_key("experiments")) == before
     assert set(before) == {b"summary", b"other"}
-    assert not await allocation.want_all_if_lost()
+    assert await allocation.refill_if_lost() is None
 
 
 async def test_a_version_postgresql_never_knew_gives_way(allocation, store, engine, valkey, experiment):
@@ -342,7 +342,7 @@ async def test_shares_move_by_at_most_a_step_for_each_update(
     assert (await served(valkey)).weights == (WHOLE * 3 // 8, WHOLE * 5 // 8), "nothing new, no step"
     before = await valkey.hgetall(registry_key("experiments"))
     await valkey.flushall()
-    assert await allocation.want_all_if_lost()
+    assert await allocation.refill_if_lost()
     await reallocate_due(allocation)
     assert await valkey.hgetall(registry_key("experiments")) == before
     for _ in range(3):
@@ -401,7 +401,7 @@ async def test_what_was_best_is_forgotten_as_time_passes_without_any_event(
 
     before = await valkey.hgetall(registry_key("experiments"))
     await valkey.flushall()
-    assert await allocation.want_all_if_lost()
+    assert await allocation.refill_if_lost()
     await reallocate_due(allocation)
     assert await valkey.hgetall(registry_key("experiments")) == before
 

@@ -72,6 +72,7 @@ async def publish(
         if access is not None:
             body = msgspec.msgpack.encode(access)
             pipeline.hset(registry_key("access"), mapping={"revision": access.revision, "body": body})
+        pipeline.set(registry_key("whole"), 1)
         pipeline.incr(registry_key("revision"))
         pipeline.publish(CHANGES_CHANNEL, experiments[0].key if experiments else "@access")
         await pipeline.execute()

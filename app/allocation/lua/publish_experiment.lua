@@ -2,7 +2,7 @@
   KEYS[1] wald:{registry}:experiments   hash: experiment key -> MessagePack PublishedExperiment
   KEYS[2] wald:{registry}:versions      hash: experiment key -> its version
   KEYS[3] wald:{registry}:revision      counter that servers poll
-  ARGV[1] experiment key   ARGV[2] version   ARGV[3] body   ARGV[4] channel to announce the key on
+  ARGV[1] experiment key   ARGV[2] version   ARGV[3] body   ARGV[4] channel to announce the key on; empty: no announcement
   ARGV[5] a newer version to replace all the same: PostgreSQL no longer knows it; 0: none
   Returns 1 published, 2 the same is there already, 0 kept a newer one, -1 a version is not a whole number.
   Absolute values only, so running it twice is harmless. ]]
@@ -20,5 +20,7 @@ end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
 redis.call('INCR', KEYS[3])
-redis.call('PUBLISH', ARGV[4], ARGV[1])
+if ARGV[4] ~= '' then
+  redis.call('PUBLISH', ARGV[4], ARGV[1])
+end
 return 1

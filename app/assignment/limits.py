@@ -1,0 +1,33 @@
+"""Bounds of what a server does while an engine is away, and of its snapshot file."""
+
+from typing import Final
+
+PUBLISHED_PAGE_ROWS: Final = 500
+"""Published experiments read from PostgreSQL, or written to Valkey, in one round trip."""
+
+DATABASE_POLL_S: Final = 1.0
+"""Pause between two looks at PostgreSQL while Valkey cannot be used."""
+
+DATABASE_ANSWER_S: Final = 4.0
+"""Time that PostgreSQL has to say whether anything changed; then it counts as away."""
+
+DATABASE_LOAD_S: Final = 30.0
+"""Time limit of loading from PostgreSQL."""
+
+SNAPSHOT_FILE_INTERVAL_S: Final = 10.0
+"""Pause between two writes of a snapshot file whose experiments changed."""
+
+SNAPSHOT_FILE_REFRESH_S: Final = 300.0
+"""Pause between two writes of a snapshot file in which nothing changed except its time."""
+
+SNAPSHOT_FILE_AGE_S_MAX: Final = 86_400.0
+"""A snapshot file that was last known to be current longer ago is ignored."""
+
+SNAPSHOT_FILE_BYTES_MAX: Final = 2 << 30
+"""A larger snapshot file is neither written nor read."""
+
+SNAPSHOT_FILE_ENCODE_MAX: Final = 200
+"""Experiments that are encoded for the snapshot file between two looks at requests."""
+
+SNAPSHOT_FILE_CHECK_S: Final = 1.0
+"""Pause between two looks whether the snapshot file is due."""
