@@ -36,7 +36,7 @@ from app.assignment.loop import SnapshotKeeper
 from app.assignment.routes import ROUTES as ASSIGNMENT_ROUTES
 from app.assignment.service import Assigner
 from app.assignment.store import StickyStore
-from app.core import limits, operations
+from app.core import limits, operations, process
 from app.core.clock import Clock, SystemClock
 from app.core.computing import Computing
 from app.core.health import Check, Readiness, worker_checks
@@ -48,6 +48,7 @@ from app.core.settings import Settings
 from app.core.shortcut import ShortcutProtocol, with_shortcuts
 from app.core.stream import StreamAppender
 from app.core.telemetry import SNAPSHOT_AGE
+from app.core.timekeeping import TimeKeeper
 from app.core.valkey import create_client
 from app.dashboard.routes import ROUTES as DASHBOARD_ROUTES
 from app.evaluation.routes import ROUTES as EVALUATION_ROUTES
@@ -105,6 +106,8 @@ async def application(
     assert settings.valkey_url is not None
     clock = SystemClock()
     async with AsyncExitStack() as stack:
+        timekeeper = TimeKeeper(database_url, process.NAME)
+        await timekeeper.start()
         engine = create_engine(database_url)
         stack.push_async_callback(engine.dispose)
         valkey = create_client(settings.valkey_url)
@@ -144,6 +147,7 @@ async def application(
             return Readiness.of(
                 [
                     _snapshot_check(keeper),
+                    timekeeper.check(),
                     *await _engine_checks(database_url, valkey, clock),
                     *(
                         Check(f"loop {name}", not loop.error, detail=loop.error or "")
@@ -176,7 +180,14 @@ async def application(
             assigner.counter.flush()
             assign.durations.flush()
 
-        loops = Loops([Loop("metrics", measure, pause_s=limits.METRICS_S)], clock=clock, random=chance)
+        loops = Loops(
+            [
+                Loop("metrics", measure, pause_s=limits.METRICS_S),
+                Loop("clock", timekeeper.run, pause_s=limits.CLOCK_SYNC_S),
+            ],
+            clock=clock,
+            random=chance,
+        )
         stack.push_async_callback(measure)
         await stack.enter_async_context(loops)
 

@@ -22,6 +22,7 @@ from app.allocation.tables import allocations, warm_starts
 from app.assignment import snapshot
 from app.assignment.snapshot import PublishedExperiment
 from app.core import limits
+from app.core.clock import Clock, SystemClock
 from app.core.valkey import CHANGES_CHANNEL, registry_key, valkey_needed
 from app.experiments.checks import possible, unknown
 from app.experiments.model import (
@@ -39,6 +40,7 @@ from app.feedback.measures import CellTotals
 from app.feedback.tables import metric_totals, policy_totals, totals
 from bandits.identification import Winner
 
+_CLOCK: Final[Clock] = SystemClock()
 _FOLDER: Final = files(__package__)
 _PUBLISH_EXPERIMENT: Final = _FOLDER.joinpath("lua/publish_experiment.lua").read_text()
 _HISTORY: Final = text(_FOLDER.joinpath("sql/history.sql").read_text())
@@ -168,6 +170,7 @@ class AllocationStore:
                 contextual=found.digest,
                 winner=None if found.winner is None else msgspec.to_builtins(found.winner),
                 wanted=found.wanted,
+                created_at=_CLOCK.now(),
             )
         )
 
@@ -242,7 +245,11 @@ class AllocationStore:
 
     async def thin(self) -> int:
         """Of versions older than `HISTORY_DENSE_S` keep each minute's last; how many rows went."""
-        parameters = {"dense_s": limits.HISTORY_DENSE_S, "rows_max": limits.HISTORY_THIN_ROWS_MAX}
+        parameters = {
+            "now": _CLOCK.now(),
+            "dense_s": limits.HISTORY_DENSE_S,
+            "rows_max": limits.HISTORY_THIN_ROWS_MAX,
+        }
         async with self._engine.begin() as connection:
             return (await connection.execute(_THIN, parameters)).rowcount
 

@@ -91,6 +91,16 @@ GUARDRAIL_STATE: Final = Gauge(
 WEBHOOK_DELIVERIES: Final = Counter(
     "wald_webhook_deliveries", "Attempts to deliver webhooks by what became of the delivery.", ["result"]
 )
+CLOCK_SKEW: Final = Gauge(
+    "wald_clock_skew_seconds",
+    "How far a clock is ahead of the shared time: of the machine, or of PostgreSQL.",
+    ["clock"],
+    multiprocess_mode="mostrecent",
+)
+CLOCK_JUMPS: Final = Counter("wald_clock_jumps", "Jumps of PostgreSQL's clock that were not followed.")
+CLOCK_STEPS: Final = Counter(
+    "wald_clock_steps", "Times that a process moved its clock because all others disagreed with it."
+)
 DEGRADED: Final = Gauge(
     "wald_degraded", "1 while a part does not work as it should.", ["component"], multiprocess_mode="livemax"
 )

@@ -149,8 +149,10 @@ async def test_a_stalled_owner_is_refused(database_url: str, experiment_id: int)
         old = await stalled.acquire(0, "stalled")
         assert old is not None
         assert await next_owner.acquire(0, "next") is None
-        await stalled._connection.execute("UPDATE stream_positions SET lease_until = now() - interval '1 s'")
-        new = await next_owner.acquire(0, "next")
+        seen = await next_owner.renewal(0)
+        await stalled.renew(old, moment(0))
+        assert await next_owner.acquire(0, "next", stalled=seen) is None, "it has renewed since"
+        new = await next_owner.acquire(0, "next", stalled=await next_owner.renewal(0))
         assert new is not None
         with pytest.raises(Fenced):
             await stalled.apply(old, stage([entry]), [entry], moment(0))
