@@ -18,7 +18,7 @@ from rich.table import Table
 
 from app.core import limits, migrations
 from app.core.clock import Clock
-from app.core.postgres import psycopg_dsn
+from app.core.postgres import connect
 from app.core.settings import Settings
 from app.core.valkey import create_client, shard_key
 from app.feedback.series import Kept
@@ -31,7 +31,6 @@ _SKEW_WARN: Final = timedelta(seconds=1)
 _SKEW_FAIL: Final = timedelta(seconds=30)
 _LAG_EVENTS_WARN: Final = 100_000
 _DESCRIPTORS_WARN: Final = 4_096
-_CONNECT_TIMEOUT_S: Final = 5
 
 _FACTS: Final = """
     SELECT current_setting('server_version_num')::int / 10000 AS major,
@@ -134,9 +133,7 @@ async def _valkey_durability(client: Redis) -> list[Finding]:
 
 async def _examine_postgres(url: str, appended: Mapping[int, int] | None, clock: Clock) -> list[Finding]:
     try:
-        async with await psycopg.AsyncConnection.connect(
-            psycopg_dsn(url), autocommit=True, row_factory=dict_row, connect_timeout=_CONNECT_TIMEOUT_S
-        ) as connection:
+        async with await connect(url, row_factory=dict_row) as connection:
             before = clock.now()
             (facts,) = await _rows(connection, _FACTS)
             findings = [

@@ -204,7 +204,7 @@ class Timekeeping:
             believed = abs(reading.shared_us - counted_us) <= limits.CLOCK_JUMP_US + reading.error_us
         else:
             counted_us = max(reading.database_us, row.reached_us)
-            believed = 0 <= reading.shared_us - row.reached_us <= limits.CLOCK_WATCH_US
+            believed = 0 <= reading.shared_us - row.reached_us <= limits.CLOCK_FRESH_US
         if believed or self._beats_seen:
             self._timeline.move_to(reading.shared_us, reading.counter_us)
             self.synchronised = True

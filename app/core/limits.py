@@ -194,13 +194,20 @@ CLOCK_STEP_US: Final = 10_000  # by which the shared time moves towards it at mo
 CLOCK_RETURN_US: Final = 5_000  # by which it comes back each time after a jump of PostgreSQL's clock
 CLOCK_JUMP_US: Final = 500_000  # a greater difference is a jump, not drift
 CLOCK_ERROR_US_MAX: Final = 250_000  # of a reading that counts: half the time that PostgreSQL took
-CLOCK_KEEPER_SILENT_US: Final = 5_000_000  # then another process keeps the shared time
+CLOCK_KEEPER_SILENT_US: Final = 3_000_000  # then another process keeps the shared time
 CLOCK_BEATS_BELIEVED: Final = 3  # of a keeper that disagrees, after which our own time is taken to be wrong
-CLOCK_WATCH_US: Final = 2_500_000  # that a process waits at its start for a keeper, if clocks disagree
+CLOCK_WATCH_US: Final = 4_500_000  # that a process waits at its start for a beat, if clocks disagree
+CLOCK_FRESH_US: Final = 2_500_000  # a beat that is younger, by the shared time, needs no second one
 CLOCK_WATCH_PAUSE_S: Final = 0.25
-CLOCK_START_S: Final = 6.0
+CLOCK_START_S: Final = 8.0
 CLOCK_AGE_SHOWN_S: Final = 60.0  # without a comparison for longer, the check fails
 CLOCK_SKEW_SHOWN_S: Final = 1.0  # a clock that is farther from the shared time is a failed check
+
+# PostgreSQL that hangs
+POSTGRES_SILENT_S: Final = 2.0  # then it is asked whether it still reacts to anything
+POSTGRES_PULSE_S: Final = 2.0  # that it has for that, and for a new session
+POSTGRES_SILENT_AGAIN_S: Final = 0.5  # after a session that got no reaction, the next is refused at once
+POSTGRES_SILENT_S_MAX: Final = 35.0  # of one statement, which PostgreSQL itself ends after 30
 
 # Connections
 CONNECTIONS_WAITING_MAX: Final = 1_024

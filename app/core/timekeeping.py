@@ -101,7 +101,7 @@ class TimeKeeper:
     def check(self) -> Check:
         """Whether the clocks of this machine and of PostgreSQL agree with the shared time. Never critical."""
         problems = [
-            f"{whose} is {abs(skew_s):,.3f} s {'ahead of' if skew_s > 0 else 'behind'} the shared time"
+            f"{whose} is {abs(skew_s):,.1f} s {'ahead of' if skew_s > 0 else 'behind'} the shared time"
             for whose, skew_s in self.skews_s().items()
             if abs(skew_s) > limits.CLOCK_SKEW_SHOWN_S
         ]
