@@ -39,6 +39,7 @@ from app.assignment.store import StickyStore
 from app.core import limits, operations, process
 from app.core.clock import Clock, SystemClock
 from app.core.computing import Computing
+from app.core.errors import Unavailable
 from app.core.health import Check, Readiness, worker_checks
 from app.core.http import EXCEPTION_HANDLERS, require_json
 from app.core.loops import Loop, Loops
@@ -46,8 +47,8 @@ from app.core.postgres import connect, create_engine
 from app.core.serving import ASGIApp, Ending, serve_http
 from app.core.settings import Settings
 from app.core.shortcut import ShortcutProtocol, with_shortcuts
-from app.core.stream import StreamAppender
-from app.core.telemetry import SNAPSHOT_AGE
+from app.core.stream import StreamAppender, refusal
+from app.core.telemetry import DEGRADED, SNAPSHOT_AGE
 from app.core.timekeeping import TimeKeeper
 from app.core.valkey import create_client
 from app.dashboard.routes import ROUTES as DASHBOARD_ROUTES
@@ -148,7 +149,7 @@ async def application(
                 [
                     _snapshot_check(keeper),
                     timekeeper.check(),
-                    *await _engine_checks(database_url, valkey, clock),
+                    *await _engine_checks(database_url, valkey, clock, shards=settings.stream_shards),
                     *(
                         Check(f"loop {name}", not loop.error, detail=loop.error or "")
                         for name, loop in loops.health().items()
@@ -235,28 +236,34 @@ def _snapshot_check(keeper: SnapshotKeeper) -> Check:
     return Check("snapshot", loaded and not keeper.error, critical=not loaded, detail=detail)
 
 
-async def _engine_checks(database_url: str, valkey: Redis, clock: Clock) -> list[Check]:
+async def _engine_checks(database_url: str, valkey: Redis, clock: Clock, *, shards: int) -> list[Check]:
     """Without Valkey feedback is refused, which is critical; without PostgreSQL the streams hold it."""
-    return [
-        *await asyncio.gather(
-            _check("valkey", _ping(valkey), critical=True), _check("postgres", _connect(database_url))
-        ),
-        *await _worker_checks(valkey, clock),
-    ]
+    of_valkey, of_postgres, of_workers = await asyncio.gather(
+        _check("valkey", _takes_events(valkey, shards), critical=True),
+        _check("postgres", _connect(database_url)),
+        _worker_checks(valkey, clock),
+    )
+    return [of_valkey, of_postgres, *of_workers]
 
 
 async def _check(name: str, attempt: Awaitable[object], *, critical: bool = False) -> Check:
     try:
         async with asyncio.timeout(limits.READY_CHECK_S):
             await attempt
-    except (RedisError, psycopg.Error, OSError, TimeoutError) as error:
+    except (RedisError, psycopg.Error, OSError, TimeoutError, Unavailable) as error:
         detail = str(error).partition("\n")[0] or f"no answer within {limits.READY_CHECK_S:g} s"
-        return Check(name, ok=False, critical=critical, detail=detail)
-    return Check(name, ok=True, critical=critical)
+        check = Check(name, ok=False, critical=critical, detail=detail)
+    else:
+        check = Check(name, ok=True, critical=critical)
+    DEGRADED.labels(name).set(not check.ok)
+    return check
 
 
-async def _ping(valkey: Redis) -> None:
-    await valkey.ping()
+async def _takes_events(valkey: Redis, shards: int) -> None:
+    """Raise Unavailable while Valkey answers, but refuses what `/feedback` would append."""
+    refused = await refusal(valkey, shards=shards)
+    if refused:
+        raise Unavailable(refused)
 
 
 async def _connect(database_url: str) -> None:

@@ -55,7 +55,7 @@ async def work(settings: Settings) -> None:
         stack.push_async_callback(engine.dispose)
         valkey = create_client(settings.valkey_url)
         stack.push_async_callback(valkey.aclose)
-        blocking = create_client(settings.valkey_url, socket_timeout=None)
+        blocking = create_client(settings.valkey_url, socket_timeout=limits.LEDGER_SILENT_S)
         stack.push_async_callback(blocking.aclose)
         access = AccessService(AccessStore(engine, valkey), clock)
         reallocation = AllocationService(AllocationStore(engine, valkey), clock)

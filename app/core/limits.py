@@ -77,6 +77,7 @@ LEDGER_BATCH_EVENTS_MAX: Final = 10_000
 LEDGER_BATCH_WAIT_MS: Final = 200
 LEDGER_READ_ENTRIES_MAX: Final = 64
 LEDGER_IDLE_MS: Final = 1_000  # then the watermark of an idle shard moves on
+LEDGER_SILENT_S: Final = 10.0  # of a Valkey that does not even say that nothing came
 LEDGER_ENTRY_RETRIES_MAX: Final = 3
 LEDGER_ENTRY_EVENTS_MAX: Final = 1_000_000  # that an entry may claim to have: ten times what servers put in
 DEAD_LETTER_EVENTS_NAMED_MAX: Final = 20

@@ -107,7 +107,7 @@ events = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(events, st.integers(0, 2**32))
 def test_shared_time_advances_by_the_counters_whatever_databases_and_walls_say(history, seed) -> None:
-    """Off by what may be followed: a hundredth of the time that went by, and less than a jump for each step."""
+    """Off by what may be followed: a hundredth of the time, and less than a jump for each step."""
     world, rng = World(), Random(seed)
     world.join(machine=0, wall_us=5)
     world.join(machine=1, wall_us=T0 + HOUR)
