@@ -20,7 +20,6 @@ from tests.support.server import Up, up
 
 AWAY_S = 3
 ANSWER_S_MAX = 2.0
-HANGS_ANSWER_S_MAX = 15
 DEADLINE_S = 20
 PROBLEM = "application/problem+json"
 
@@ -103,7 +102,7 @@ def test_every_call_that_reads_postgres_is_refused_in_time_while_it_hangs_and_al
         before = assign(client, "hangs", "before")
 
     async def ask_all() -> dict[str, httpx2.Response]:
-        async with server.async_client(timeout=HANGS_ANSWER_S_MAX) as client:
+        async with server.async_client() as client:
 
             async def ask(method: str, path: str) -> tuple[str, httpx2.Response]:
                 return f"{method} {path}", await client.request(method, path)
