@@ -42,6 +42,7 @@ async def test_the_embedded_engines_are_clean(valkey_url, database_url):
         "Valkey",
         "Valkey durability",
         "Valkey memory",
+        "Valkey writes",
         "Clock of Valkey",
         "PostgreSQL",
         "PostgreSQL durability",

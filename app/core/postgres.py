@@ -96,7 +96,7 @@ class AnsweredConnection(AsyncConnection[Any]):
     pulse: Pulse | None = None
     silent_s_max: float = float("inf")
 
-    async def wait(  # type: ignore[override]
+    async def wait(
         self,
         gen: Any,
         interval: float = 0.1,

@@ -70,7 +70,7 @@ class ShardConsumer:
 
     async def _consume(self, store: LedgerStore, lease: Lease) -> None:
         marks = Marks()
-        await self._stream.advance(lease.position, lease.applied)
+        lease = await self._advance(store, lease)
         while True:
             stop_if_cancelled()
             began = self._clock.now()
@@ -86,7 +86,14 @@ class ShardConsumer:
                 marks.add(await self._stream.last_id(), began)
             for batch in _batches(entries):
                 lease = await self._apply(store, lease, batch, marks)
-            await self._stream.advance(lease.position, lease.applied)
+            lease = await self._advance(store, lease)
+
+    async def _advance(self, store: LedgerStore, lease: Lease) -> Lease:
+        """Let the stream go of what is applied; if Valkey lost its data, begin the stream anew."""
+        if await self._stream.advance(lease.position, lease.applied):
+            return lease
+        _LOG.warning("stream_begins_anew", shard=self._shard, position=lease.position)
+        return await store.begin_anew(lease)
 
     async def _apply(
         self, store: LedgerStore, lease: Lease, entries: Sequence[StreamEntry], marks: "Marks"

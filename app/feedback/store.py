@@ -20,7 +20,7 @@ from app.experiments.metrics import Metric
 from app.experiments.model import Reward
 from app.experiments.plan import AnalysisPlan
 from app.feedback import rows
-from app.feedback.batch import Batch, StreamEntry
+from app.feedback.batch import Batch, StreamEntry, UndecodableEntry
 from app.feedback.draw_store import MOVING_KINDS, add_draws, recount_draws
 from app.feedback.learning import LEARNING_KINDS
 from app.feedback.learning_store import delete_forgotten, learn, learning_by_epoch, recount_learned
@@ -63,7 +63,8 @@ _RULES: Final = """
         definition -> 'metrics', definition -> 'plan', definition ->> 'stickiness',
         EXISTS (
             SELECT FROM epochs WHERE experiment_id = experiments.id AND policy ->> 'kind' = ANY(%(moving)s)
-        )
+        ),
+        json_array_length(definition -> 'variants')
     FROM experiments
     WHERE id = ANY(%(ids)s)
 """
@@ -177,6 +178,14 @@ class LedgerStore:
             await _check_fence(cursor, lease)
             await _move(cursor, lease, watermark, self._lease_until())
 
+    async def begin_anew(self, lease: Lease) -> Lease:
+        """Go back to the beginning of the stream: the log drops what was applied before. Raises Fenced."""
+        async with self._connection.transaction(), self._connection.cursor() as cursor:
+            await _check_fence(cursor, lease)
+            begun = lease._replace(position="0-0", applied=0)
+            await _move(cursor, begun, None, self._lease_until())
+        return begun
+
     async def apply(
         self, lease: Lease, batch: Batch, entries: Sequence[StreamEntry], watermark: datetime | None
     ) -> tuple[Lease, list[int]]:
@@ -191,6 +200,7 @@ class LedgerStore:
             await _lock_units(cursor, batch)
             rules = await _rules(cursor, batch.experiment_ids)
             kept = batch.only(rules.rewards)
+            rules.check(kept.bodies)
             logged = await log(cursor, kept, rules.rewards)
             reached = max((one.timestamp() * 1e6 for one in (watermark, before) if one), default=-math.inf)
             changed = await _resolve(cursor, logged, rules, passed_us=reached)
@@ -417,13 +427,27 @@ class Rules(NamedTuple):
     rewards: Mapping[int, Rule]
     measures: Mapping[int, Measures]
     drawing: Mapping[int, bool]
+    n_variants: Mapping[int, int]
+
+    def check(self, bodies: NDArray[np.void]) -> None:
+        """Raise UndecodableEntry for a variant that its experiment does not have."""
+        if not len(bodies) or bodies["variant"].max() < min(self.n_variants.values()):
+            return
+        for experiment_id, n_variants in self.n_variants.items():
+            variants = bodies["variant"][bodies["experiment_id"] == experiment_id]
+            if (variants >= n_variants).any():
+                raise UndecodableEntry(
+                    f"experiment {experiment_id} has variants 0 to {n_variants - 1}; got {variants.max()}"
+                )
 
 
 async def _rules(cursor: AsyncCursor, experiment_ids: Collection[int]) -> Rules:
     kinds = {"kinds": list(LEARNING_KINDS), "moving": list(MOVING_KINDS)}
     await cursor.execute(_RULES, {"ids": list(experiment_ids), **kinds})
-    rules, measures, drawing = {}, {}, {}
-    for experiment_id, reward, by_unit, learns, metrics, plan, stickiness, draws in await cursor.fetchall():
+    rules, measures, drawing, n_variants = {}, {}, {}, {}
+    for row in await cursor.fetchall():
+        experiment_id, reward, by_unit, learns, metrics, plan, stickiness, draws, variants = row
+        n_variants[experiment_id] = variants
         rules[experiment_id] = Rule.of(msgspec.convert(reward, Reward), by_unit=by_unit, learns=learns)
         if metrics or plan or stickiness != "none":
             found = measures_of(
@@ -435,7 +459,7 @@ async def _rules(cursor: AsyncCursor, experiment_ids: Collection[int]) -> Rules:
                 measures[experiment_id] = found
         if draws:
             drawing[experiment_id] = stickiness != "none"
-    return Rules(rules, measures, drawing)
+    return Rules(rules, measures, drawing, n_variants)
 
 
 async def _resolve_affected(cursor: AsyncCursor, *, silent_until_us: float = -math.inf) -> list[int]:

@@ -23,6 +23,7 @@ class ShardStream:
         self._valkey = valkey
         self._events = shard_key(shard, "events")
         self._appended = shard_key(shard, "appended")
+        self._whole = shard_key(shard, "whole")
         self._advance = valkey.register_script(_ADVANCE)
 
     async def read(self, after: str, *, wait_ms: int | None = None) -> list[StreamEntry]:
@@ -40,9 +41,13 @@ class ShardStream:
             return "0-0"
         return cast("dict[str, bytes]", found)["last-generated-id"].decode()
 
-    async def advance(self, position: str, applied: int) -> None:
-        """Let go of what is applied; harmless when repeated."""
-        await self._advance(keys=[self._events, self._appended], args=[position, applied])
+    async def advance(self, position: str, applied: int) -> bool:
+        """Let go of what is applied; harmless when repeated.
+
+        False: Valkey has lost its data, and what came since lies before the position. Nothing was let go.
+        """
+        keys = [self._events, self._appended, self._whole]
+        return int(await self._advance(keys=keys, args=[position, applied])) >= 0
 
     async def waiting(self, position: str, applied: int) -> int:
         """Events behind the position; at least 1 while there is an entry."""

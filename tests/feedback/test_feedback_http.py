@@ -153,7 +153,7 @@ WRONG = {
         410,
         "assignment_id",
     ),
-    "from the future": (lambda: event(assignment_id=token(age_s=-3_600)), 422, "assignment_id"),
+    "from the future": (lambda: event(assignment_id=token(age_s=-90_000)), 422, "assignment_id"),
     "no address": (lambda: {"signal": "thumbs_up"}, 400, "assignment_id"),
     "two addresses": (lambda: event(experiment="exp", unit="u"), 400, "assignment_id"),
     "half an address": (lambda: {"signal": "thumbs_up", "unit": "u"}, 400, "assignment_id"),

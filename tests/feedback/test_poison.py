@@ -207,6 +207,10 @@ def spoil_experiment(content: Any) -> None:
     content[7][0] = content[7][0][:4] + b"\xff" + content[7][0][5:]
 
 
+def spoil_variant(content: Any) -> None:
+    content[7][0] = content[7][0][:3] + b"\xc8" + content[7][0][4:]
+
+
 def spoil_shape(content: Any) -> None:
     content[7] = ["not", "an", "exposure"]
 
@@ -239,6 +243,16 @@ def spoil_name(content: Any) -> None:
     content[2][2] = "no\0name"
 
 
+OF_EXPOSURES = {
+    spoil_unit,
+    spoil_context,
+    spoil_propensity,
+    spoil_experiment,
+    spoil_variant,
+    spoil_shape,
+}
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -246,6 +260,7 @@ def spoil_name(content: Any) -> None:
         spoil_context,
         spoil_propensity,
         spoil_experiment,
+        spoil_variant,
         spoil_shape,
         spoil_unit_signal,
         spoil_unit_signal_id,
@@ -266,7 +281,7 @@ async def test_one_poisonous_event_leaves_the_others_of_its_entry_counted(
     experiment_id = create_experiment(database_url, "experiment", REWARD)
     assigned = some(experiment_id, 20)
     said = said_about(assigned)
-    of_exposures = spoil in {spoil_unit, spoil_context, spoil_propensity, spoil_experiment, spoil_shape}
+    of_exposures = spoil in OF_EXPOSURES
     entries = [exposures(assigned), signals(said)]
     spoiled = 0 if of_exposures else 1
     content = msgspec.msgpack.decode(entries[spoiled].body)
