@@ -240,11 +240,11 @@ def apart(item: StreamEntry) -> tuple[list[tuple[int, StreamEntry]], dict[int, s
 
 def _check_exposures(exposed: Sequence[Exposure]) -> None:
     """Raise UndecodableEntry for units that the log cannot hold."""
-    for one in exposed:
-        if len(one.body) != BODY.itemsize:
-            raise UndecodableEntry(f"assignment bodies must have {BODY.itemsize} bytes; got {len(one.body)}")
-        if "\0" in one.unit:
-            raise UndecodableEntry("a unit contains a zero byte (0x00)")
+    lengths = set(map(len, [one.body for one in exposed]))
+    if lengths - {BODY.itemsize}:
+        raise UndecodableEntry(f"assignment bodies must have {BODY.itemsize} bytes; got {sorted(lengths)}")
+    if "\0" in "".join([one.unit for one in exposed]):
+        raise UndecodableEntry("a unit contains a zero byte (0x00)")
 
 
 def _check_bodies(bodies: NDArray[np.void]) -> None:
@@ -262,31 +262,45 @@ def _check_bodies(bodies: NDArray[np.void]) -> None:
 
 def _check_signals(column: SignalsEntry) -> None:
     """Raise UndecodableEntry for signals that no server accepts."""
-    units = column.units
     _check_times([column.received_at_ms * 1_000])
-    _check_times(np.frombuffer(column.at_us, signals_entry.TIMES).tolist() + [one.at_us for one in units])
-    values = np.concatenate(
-        [np.frombuffer(column.values, signals_entry.VALUES), [one.value for one in units]]
-    )
+    _check_times(np.frombuffer(column.at_us, signals_entry.TIMES))
+    _check_values(np.frombuffer(column.values, signals_entry.VALUES))
+    _check_words(column.signals, column.sources, column.ids)
+    if column.units:
+        ids, hashes, signals, sources, values, at_us, given = zip(
+            *map(msgspec.structs.astuple, column.units), strict=True
+        )
+        _check_times(at_us)
+        _check_values(np.array(values))
+        _check_words(signals, sources, given)
+        if not 0 < min(ids) <= max(ids) <= _INTEGER_MAX:
+            raise UndecodableEntry(f"experiment ids must be from 1 to {_INTEGER_MAX}; got {max(ids)}")
+        if not -(2**63) <= min(hashes) <= max(hashes) < 2**63:
+            raise UndecodableEntry("hashes of units must fit 64 bits")
+
+
+def _check_times(times_us: Sequence[int] | Integers) -> None:
+    times = np.asarray(times_us)
+    if len(times) and not 0 <= times.min() <= times.max() <= _TIME_US_MAX:
+        raise UndecodableEntry(f"times must be between the years 1970 and 9999; got {times.max()} us")
+
+
+def _check_values(values: NDArray[np.float64]) -> None:
     if not (np.abs(values) <= limits.SIGNAL_VALUE_MAX).all():
-        raise UndecodableEntry("a value is not finite, or too large")
-    for name in {*column.signals, *(one.signal for one in units)}:
+        raise UndecodableEntry(f"values must be finite, and at most {limits.SIGNAL_VALUE_MAX:g} in size")
+
+
+def _check_words(names: Iterable[str], sources: Iterable[int], ids: Sequence[str | None]) -> None:
+    for name in set(names):
         if not _is_key(name):
             raise UndecodableEntry(f"not a name of a signal: {name[:64]!r}")
-    for source in {*column.sources, *(one.source for one in units)}:
-        if source not in _SOURCES:
-            raise UndecodableEntry(f"unknown source {source}")
-    for given in [*column.ids, *(one.id for one in units)]:
+    if unknown := set(sources) - _SOURCES:
+        raise UndecodableEntry(f"unknown source {min(unknown)}")
+    if ids.count(None) == len(ids):
+        return
+    for given in ids:
         if given is not None and ("\0" in given or not 0 < len(given) <= limits.EVENT_ID_LENGTH_MAX):
             raise UndecodableEntry(f"not an id of an event: {given[:64]!r}")
-    for one in units:
-        if not (0 < one.experiment_id <= _INTEGER_MAX and -(2**63) <= one.unit_hash < 2**63):
-            raise UndecodableEntry(f"no unit is {one.unit_hash} of experiment {one.experiment_id}")
-
-
-def _check_times(times_us: Sequence[int]) -> None:
-    if times_us and not 0 <= min(times_us) <= max(times_us) <= _TIME_US_MAX:
-        raise UndecodableEntry(f"times must be between the years 1970 and 9999; got {max(times_us)} us")
 
 
 def _distinct(bodies: NDArray[np.void]) -> tuple[Integers, Integers]:

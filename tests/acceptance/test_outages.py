@@ -16,6 +16,9 @@ import psutil
 import pytest
 from redis import Redis
 
+from app.core.clock import SystemClock
+from app.core.settings import Settings
+from app.doctor import examine
 from tests.support.server import Up, up
 
 AWAY_S = 3
@@ -115,8 +118,11 @@ def test_every_call_that_reads_postgres_is_refused_in_time_while_it_hangs_and_al
             calls.append(ask("DELETE", "/keys/1"))
             return dict(await asyncio.gather(*calls))
 
+    environment = server.part("worker")[0].environ()
     with stopped(server, "postgres"):
         answers = asyncio.run(ask_all())
+        findings = asyncio.run(examine(Settings.load(environment), SystemClock()))
+        assert "does not answer" in next(one.found for one in findings if one.check == "PostgreSQL")
         with server.client() as client:
             assert recorded(assign(client, "hangs", "during")), "the hot path needs no PostgreSQL"
             assert give(client, before, 0.5).status_code == 202
