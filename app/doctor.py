@@ -18,8 +18,9 @@ from rich.table import Table
 
 from app.core import limits, migrations
 from app.core.clock import Clock
-from app.core.postgres import psycopg_dsn
+from app.core.postgres import connect
 from app.core.settings import Settings
+from app.core.stream import refusal
 from app.core.valkey import create_client, shard_key
 from app.feedback.series import Kept
 
@@ -31,7 +32,6 @@ _SKEW_WARN: Final = timedelta(seconds=1)
 _SKEW_FAIL: Final = timedelta(seconds=30)
 _LAG_EVENTS_WARN: Final = 100_000
 _DESCRIPTORS_WARN: Final = 4_096
-_CONNECT_TIMEOUT_S: Final = 5
 
 _FACTS: Final = """
     SELECT current_setting('server_version_num')::int / 10000 AS major,
@@ -44,7 +44,11 @@ _FACTS: Final = """
            clock_timestamp() AS now"""
 _REVISION: Final = "SELECT version_num FROM alembic_version"
 _POSITIONS: Final = """
-    SELECT shard, applied, coalesce(lease_until > now(), false) AS owned FROM stream_positions"""
+    SELECT shard, applied, EXISTS (
+        SELECT FROM pg_stat_activity AS a WHERE a.pid::text = split_part(session, '/', 1)
+    ) AS owned
+    FROM stream_positions"""
+_SHARED_CLOCK: Final = "SELECT ahead_us FROM shared_clock"
 _OVERDUE_SERIES: Final = """
     SELECT count(*) AS waiting
     FROM (
@@ -109,6 +113,7 @@ async def _examine_valkey(
         there = datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=microseconds)
         counts = await client.mget([shard_key(shard, "appended") for shard in range(shards)])
         durability = await _valkey_durability(client)
+        refused = await refusal(client, shards=shards)
     except (RedisError, OSError) as error:
         fix = "start `wald up`, or correct WALD_VALKEY_URL"
         return [Finding("Valkey", Verdict.FAIL, str(error), fix)], None
@@ -119,8 +124,12 @@ async def _examine_valkey(
         *durability,
         memory(int(info["used_memory"]), int(info["maxmemory"])),
         clock_skew("Valkey", before, there, after),
+        writes(refused),
     ]
-    return findings, {shard: int(count or 0) for shard, count in enumerate(counts)}
+    return findings, {
+        shard: int(count) if count is not None and count.isdigit() else 0
+        for shard, count in enumerate(counts)
+    }
 
 
 async def _valkey_durability(client: Redis) -> list[Finding]:
@@ -134,9 +143,7 @@ async def _valkey_durability(client: Redis) -> list[Finding]:
 
 async def _examine_postgres(url: str, appended: Mapping[int, int] | None, clock: Clock) -> list[Finding]:
     try:
-        async with await psycopg.AsyncConnection.connect(
-            psycopg_dsn(url), autocommit=True, row_factory=dict_row, connect_timeout=_CONNECT_TIMEOUT_S
-        ) as connection:
+        async with await connect(url, row_factory=dict_row) as connection:
             before = clock.now()
             (facts,) = await _rows(connection, _FACTS)
             findings = [
@@ -150,6 +157,8 @@ async def _examine_postgres(url: str, appended: Mapping[int, int] | None, clock:
             if found.verdict is Verdict.OK:
                 if appended is not None:
                     findings.append(lag(appended, await _rows(connection, _POSITIONS)))
+                shared = await _rows(connection, _SHARED_CLOCK)
+                findings += [shared_clock(row["ahead_us"] / 1e6) for row in shared]
                 (letters,) = await _rows(connection, _DEAD_LETTERS)
                 findings.append(dead_letters(letters["waiting"]))
                 overdue = await connection.execute(
@@ -239,6 +248,24 @@ def clock_skew(engine: str, before: datetime, there: datetime, after: datetime) 
     severity = Verdict.OK if skew < _SKEW_WARN else Verdict.WARN if skew < _SKEW_FAIL else Verdict.FAIL
     fix = "" if severity is Verdict.OK else "synchronise the clocks of the machines (NTP)"
     return Finding(f"Clock of {engine}", severity, f"differs by {skew.total_seconds():.3f} s", fix)
+
+
+def shared_clock(ahead_s: float) -> Finding:
+    """The time that all processes share against PostgreSQL's clock, from which it came."""
+    found = f"{abs(ahead_s):,.3f} s {'ahead of' if ahead_s > 0 else 'behind'} the clock of PostgreSQL"
+    if abs(ahead_s) <= limits.CLOCK_SKEW_SHOWN_S:
+        return Finding("Shared time", Verdict.OK, found)
+    hours = abs(ahead_s) * 1e6 / limits.CLOCK_RETURN_US * limits.CLOCK_SYNC_S / 3_600
+    fix = f"correct the clock of PostgreSQL's machine; if it is right, the difference goes in {hours:,.1f} h"
+    return Finding("Shared time", Verdict.WARN, found, fix)
+
+
+def writes(refused: str) -> Finding:
+    """Whether Valkey takes events; `refused`: why not."""
+    if not refused:
+        return Finding("Valkey writes", Verdict.OK, "every shard takes events")
+    why, _, fix = refused.partition("; ")
+    return Finding("Valkey writes", Verdict.FAIL, why, fix or "see the log of Valkey")
 
 
 def schema(current: str | None, needed: str) -> Finding:

@@ -42,9 +42,10 @@ from app.assignment.service import Assigner
 from app.assignment.snapshot_file import SnapshotFile, installation_of
 from app.assignment.snapshot_saver import SnapshotSaver
 from app.assignment.store import StickyStore
-from app.core import limits, operations
+from app.core import limits, operations, process
 from app.core.clock import Clock, SystemClock
 from app.core.computing import Computing
+from app.core.errors import Unavailable
 from app.core.health import Check, Readiness, worker_checks
 from app.core.http import EXCEPTION_HANDLERS, require_json
 from app.core.loops import Loop, Loops
@@ -52,8 +53,9 @@ from app.core.postgres import connect, create_engine
 from app.core.serving import ASGIApp, Ending, serve_http
 from app.core.settings import Settings
 from app.core.shortcut import ShortcutProtocol, with_shortcuts
-from app.core.stream import StreamAppender
-from app.core.telemetry import SNAPSHOT_AGE
+from app.core.stream import StreamAppender, refusal
+from app.core.telemetry import DEGRADED, SNAPSHOT_AGE
+from app.core.timekeeping import TimeKeeper
 from app.core.valkey import create_client
 from app.dashboard.routes import ROUTES as DASHBOARD_ROUTES
 from app.evaluation.routes import ROUTES as EVALUATION_ROUTES
@@ -111,6 +113,8 @@ async def application(
     assert settings.valkey_url is not None
     clock = SystemClock()
     async with AsyncExitStack() as stack:
+        timekeeper = TimeKeeper(database_url, process.NAME)
+        await timekeeper.start()
         engine = create_engine(database_url)
         stack.push_async_callback(engine.dispose)
         valkey = create_client(settings.valkey_url)
@@ -158,7 +162,8 @@ async def application(
                 [
                     _snapshot_check(keeper),
                     Check("snapshot file", not saver.error, detail=saver.error or ""),
-                    *await _engine_checks(database_url, valkey, clock),
+                    timekeeper.check(),
+                    *await _engine_checks(database_url, valkey, clock, shards=settings.stream_shards),
                     *(
                         Check(f"loop {name}", not loop.error, detail=loop.error or "")
                         for name, loop in loops.health().items()
@@ -196,6 +201,7 @@ async def application(
                 Loop("kills", watch.run),
                 Loop("kills made here", switch.spread, pause_s=limits.KILL_RECORD_INTERVAL_S),
                 Loop("snapshot file", saver.save_if_due, pause_s=assignment_limits.SNAPSHOT_FILE_CHECK_S),
+                Loop("clock", timekeeper.run, pause_s=limits.CLOCK_SYNC_S),
             ],
             clock=clock,
             random=chance,
@@ -249,14 +255,14 @@ def _snapshot_check(keeper: SnapshotKeeper) -> Check:
     return Check("snapshot", keeper.loaded and not keeper.error, critical=not keeper.loaded, detail=detail)
 
 
-async def _engine_checks(database_url: str, valkey: Redis, clock: Clock) -> list[Check]:
+async def _engine_checks(database_url: str, valkey: Redis, clock: Clock, *, shards: int) -> list[Check]:
     """Without Valkey feedback is refused, which is critical; without PostgreSQL the streams hold it."""
-    return [
-        *await asyncio.gather(
-            _check("valkey", _ping(valkey), critical=True), _check("postgres", _connect(database_url))
-        ),
-        *await _worker_checks(valkey, clock),
-    ]
+    of_valkey, of_postgres, of_workers = await asyncio.gather(
+        _check("valkey", _takes_events(valkey, shards), critical=True),
+        _check("postgres", _connect(database_url)),
+        _worker_checks(valkey, clock),
+    )
+    return [of_valkey, of_postgres, *of_workers]
 
 
 def _keeper(
@@ -277,14 +283,20 @@ async def _check(name: str, attempt: Awaitable[object], *, critical: bool = Fals
     try:
         async with asyncio.timeout(limits.READY_CHECK_S):
             await attempt
-    except (RedisError, psycopg.Error, OSError, TimeoutError) as error:
+    except (RedisError, psycopg.Error, OSError, TimeoutError, Unavailable) as error:
         detail = str(error).partition("\n")[0] or f"no answer within {limits.READY_CHECK_S:g} s"
-        return Check(name, ok=False, critical=critical, detail=detail)
-    return Check(name, ok=True, critical=critical)
+        check = Check(name, ok=False, critical=critical, detail=detail)
+    else:
+        check = Check(name, ok=True, critical=critical)
+    DEGRADED.labels(name).set(not check.ok)
+    return check
 
 
-async def _ping(valkey: Redis) -> None:
-    await valkey.ping()
+async def _takes_events(valkey: Redis, shards: int) -> None:
+    """Raise Unavailable while Valkey answers, but refuses what `/feedback` would append."""
+    refused = await refusal(valkey, shards=shards)
+    if refused:
+        raise Unavailable(refused)
 
 
 async def _connect(database_url: str) -> None:

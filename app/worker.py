@@ -1,12 +1,8 @@
 """Composition of `wald worker`: all that is not a request."""
 
-import os
 import random
-import secrets
-import socket
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
-from typing import Final
 
 from litestar import Litestar
 from litestar.di import Provide
@@ -22,14 +18,16 @@ from app.analysis.loop import AnalysisLoops
 from app.analysis.service import ReadoutKeeper
 from app.analysis.store import AnalysisStore
 from app.core import limits, operations
-from app.core.clock import SystemClock
+from app.core.clock import SystemClock, WallClock
 from app.core.health import Check, Readiness, beat
 from app.core.http import EXCEPTION_HANDLERS
 from app.core.loops import Loop, Loops
 from app.core.postgres import create_engine
+from app.core.process import NAME
 from app.core.serving import Ending, serve_http
 from app.core.settings import Settings
 from app.core.telemetry import STREAM_LAG, WATERMARK_AGE
+from app.core.timekeeping import TimeKeeper
 from app.core.valkey import create_client
 from app.feedback.consumer import ledger_loops
 from app.feedback.lag import LedgerLag
@@ -42,9 +40,6 @@ from app.webhooks.loop import WebhookLoops
 from app.webhooks.sender import Sender
 from app.webhooks.store import WebhookStore
 
-NAME: Final = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-"""Of this process, different from that of every other."""
-
 
 async def work(settings: Settings) -> None:
     """Run every loop until SIGTERM or SIGINT; answer operators where `settings.port` is not 0."""
@@ -54,11 +49,13 @@ async def work(settings: Settings) -> None:
     ending = Ending()
     ending.listen()
     async with AsyncExitStack() as stack:
+        timekeeper = TimeKeeper(settings.database_url, NAME)
+        await timekeeper.start()
         engine = create_engine(settings.database_url)
         stack.push_async_callback(engine.dispose)
         valkey = create_client(settings.valkey_url)
         stack.push_async_callback(valkey.aclose)
-        blocking = create_client(settings.valkey_url, socket_timeout=None)
+        blocking = create_client(settings.valkey_url, socket_timeout=limits.LEDGER_SILENT_S)
         stack.push_async_callback(blocking.aclose)
         access = AccessService(AccessStore(engine, valkey), clock)
         reallocation = AllocationService(AllocationStore(engine, valkey), clock)
@@ -67,7 +64,8 @@ async def work(settings: Settings) -> None:
         rollouts = RolloutLoops(RolloutService(RolloutStore(engine), clock, reallocation.reallocate))
         chance = random.Random()  # noqa: S311  (of pauses)
         policy = NetworkPolicy.of(settings.webhook_allowed_networks, settings.webhook_allowed_ports)
-        dispatcher = Dispatcher(WebhookStore(engine), Sender(policy, clock), clock, chance)
+        sender = Sender(policy, WallClock())
+        dispatcher = Dispatcher(WebhookStore(engine), sender, clock, chance, wall=WallClock())
         lag = LedgerLag(engine, valkey, shards=settings.stream_shards)
         analysis = AnalysisLoops(ReadoutKeeper(AnalysisStore(engine), reallocation, lag.events))
 
@@ -95,6 +93,7 @@ async def work(settings: Settings) -> None:
                 *analysis.all(),
                 *WebhookLoops(dispatcher).all(),
                 Loop("lag", measure, pause_s=limits.WORKER_BEAT_S),
+                Loop("clock", timekeeper.run, pause_s=limits.CLOCK_SYNC_S),
             ],
             clock=clock,
             random=chance,
@@ -102,7 +101,9 @@ async def work(settings: Settings) -> None:
 
         def errors() -> dict[str, str]:
             failing = {name: loop.error for name, loop in loops.health().items() if loop.error}
-            return failing | allocation.errors | rollouts.errors | analysis.errors
+            timely = timekeeper.check()
+            skewed = {} if timely.ok else {"clock": timely.detail}
+            return failing | allocation.errors | rollouts.errors | analysis.errors | skewed
 
         async def heartbeat() -> None:
             await beat(valkey, NAME, errors(), clock)

@@ -104,7 +104,9 @@ class AccessService:
         async with self._store.change() as connection:
             verifying, retired = await self._store.signing_key_ids(connection)
             if not verifying:
-                await self._store.put_signing_key(connection, _free_id(verifying, retired), _secret())
+                await self._store.put_signing_key(
+                    connection, _free_id(verifying, retired), _secret(), self._clock.now()
+                )
         await self._publish_or_leave_it_due()
 
     async def rotate_signing_key(self) -> int:
@@ -115,7 +117,7 @@ class AccessService:
         """
         async with self._store.change() as connection:
             key_id = _free_id(*await self._store.signing_key_ids(connection))
-            await self._store.put_signing_key(connection, key_id, _secret())
+            await self._store.put_signing_key(connection, key_id, _secret(), self._clock.now())
         await self._publish_or_leave_it_due()
         return key_id
 

@@ -123,9 +123,11 @@ class AccessStore:
             list((await connection.execute(retired)).scalars()),
         )
 
-    async def put_signing_key(self, connection: AsyncConnection, key_id: int, secret: bytes) -> None:
+    async def put_signing_key(
+        self, connection: AsyncConnection, key_id: int, secret: bytes, at: datetime
+    ) -> None:
         """Store a secret under an id that is unused or retired."""
-        fresh = {"secret": secret, "created_at": func.clock_timestamp(), "retired_at": None}
+        fresh = {"secret": secret, "created_at": at, "retired_at": None}
         statement = postgresql.insert(signing_keys).values(id=key_id, **fresh)
         await connection.execute(
             statement.on_conflict_do_update(index_elements=[signing_keys.c.id], set_=fresh, where=~_VERIFIES)

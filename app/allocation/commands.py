@@ -10,10 +10,12 @@ from app.access.service import AccessService
 from app.access.store import AccessStore
 from app.allocation.service import AllocationService
 from app.allocation.store import AllocationStore
+from app.core import process
 from app.core.clock import SystemClock
 from app.core.commands import ERR, OUT, engine_options, run_with_engines
 from app.core.postgres import create_engine
 from app.core.settings import Settings
+from app.core.timekeeping import TimeKeeper
 from app.core.valkey import create_client
 from app.feedback.rebuild import rebuild_totals
 
@@ -29,6 +31,7 @@ def rebuild_command(**flags: Any) -> None:
     async def run(settings: Settings) -> None:
         assert settings.database_url is not None
         assert settings.valkey_url is not None
+        await TimeKeeper(settings.database_url, process.NAME).start()
         engine, valkey = create_engine(settings.database_url), create_client(settings.valkey_url)
         allocation = AllocationService(AllocationStore(engine, valkey), SystemClock())
         try:

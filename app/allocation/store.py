@@ -25,6 +25,7 @@ from app.assignment.published_store import PublishedStore, StoredExperiment, sto
 from app.assignment.snapshot import PublishedExperiment
 from app.assignment.store import REFILLED_ANNOUNCEMENT, WHOLE_KEY
 from app.core import limits
+from app.core.clock import Clock, SystemClock
 from app.core.valkey import CHANGES_CHANNEL, registry_key, valkey_needed
 from app.experiments.checks import possible, unknown
 from app.experiments.model import (
@@ -42,6 +43,7 @@ from app.feedback.measures import CellTotals
 from app.feedback.tables import metric_totals, policy_totals, totals
 from bandits.identification import Winner
 
+_CLOCK: Final[Clock] = SystemClock()
 _FOLDER: Final = files(__package__)
 _PUBLISH_EXPERIMENT: Final = _FOLDER.joinpath("lua/publish_experiment.lua").read_text()
 _MARK_WHOLE: Final = _FOLDER.joinpath("lua/mark_whole.lua").read_text()
@@ -174,6 +176,7 @@ class AllocationStore:
                 contextual=found.digest,
                 winner=None if found.winner is None else msgspec.to_builtins(found.winner),
                 wanted=found.wanted,
+                created_at=_CLOCK.now(),
             )
         )
 
@@ -289,7 +292,11 @@ class AllocationStore:
 
     async def thin(self) -> int:
         """Of versions older than `HISTORY_DENSE_S` keep each minute's last; how many rows went."""
-        parameters = {"dense_s": limits.HISTORY_DENSE_S, "rows_max": limits.HISTORY_THIN_ROWS_MAX}
+        parameters = {
+            "now": _CLOCK.now(),
+            "dense_s": limits.HISTORY_DENSE_S,
+            "rows_max": limits.HISTORY_THIN_ROWS_MAX,
+        }
         async with self._engine.begin() as connection:
             return (await connection.execute(_THIN, parameters)).rowcount
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -16,6 +16,7 @@ from app.analysis.model import RolloutStatus, Status, measured_of
 from app.analysis.series import Series, Steps, series_of
 from app.analysis.store import AnalysisStore
 from app.core import limits, telemetry
+from app.core.clock import Clock, SystemClock
 from app.core.computing import Computing
 from app.core.errors import InvalidInput, NotFound, Unavailable, UnprocessableInput
 from app.experiments.metrics import Metric
@@ -25,6 +26,8 @@ from app.feedback.measures import Measures, measures_of
 
 Lag = Callable[[], Awaitable[int]]
 """Counts acknowledged events not yet in the totals, and raises Unavailable without Valkey."""
+
+_CLOCK: Final[Clock] = SystemClock()
 
 
 Rollouts = Callable[[str], Awaitable[list[RolloutStatus]]]
@@ -113,7 +116,7 @@ class AnalysisService:
         if not chosen:
             known = ", ".join(one.key for one in measures.metrics)
             raise InvalidInput(f"is one of {known}, got {metric!r}", field="metric")
-        steps = Steps.of(since, until, step_s, now=await self._store.now())
+        steps = Steps.of(since, until, step_s, now=_CLOCK.now())
         (found,) = await self._series(experiment, measures, chosen, steps, seasonal=seasonal)
         return found
 
@@ -122,7 +125,7 @@ class AnalysisService:
         measures = _kept_measures(experiment)
         if measures is None:
             return []
-        steps = Steps.of(None, None, step_s, now=await self._store.now())
+        steps = Steps.of(None, None, step_s, now=_CLOCK.now())
         return await self._series(experiment, measures, measures.metrics, steps, seasonal=False)
 
     async def _series(

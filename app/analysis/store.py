@@ -32,6 +32,7 @@ from app.analysis.series import Row as SeriesRow
 from app.analysis.tables import readouts
 from app.assignment.bucketing import WHOLE
 from app.core import limits
+from app.core.clock import Clock, SystemClock
 from app.core.errors import Conflict
 from app.experiments.model import Experiment
 from app.experiments.store import experiment_of
@@ -49,6 +50,7 @@ from app.feedback.tables import (
 )
 from app.feedback.units import HEAD, Units
 
+_CLOCK: Final[Clock] = SystemClock()
 _FOLDER: Final = files(__package__)
 _DUE: Final = text(_FOLDER.joinpath("sql/due.sql").read_text())
 _THIN: Final = text(_FOLDER.joinpath("sql/thin.sql").read_text())
@@ -86,12 +88,6 @@ class AnalysisStore:
             if len(found) < limits.EXPORT_PAGE_ROWS:
                 return
             last = found[-1].unit_hash, found[-1].id
-
-    async def now(self) -> datetime:
-        """By PostgreSQL's clock, which thins series."""
-        async with self._engine.connect() as connection:
-            found: datetime = (await connection.execute(select(func.now()))).scalar_one()
-        return found
 
     async def series(self, experiment: Experiment, first: int, end: int) -> list[SeriesRow]:
         """What is kept of the minutes from `first` to before `end`."""
@@ -138,7 +134,7 @@ class AnalysisStore:
 
     async def due(self, limit: int) -> list[int]:
         """At most `limit` ids of experiments that have to be read."""
-        parameters = {"interval_s": limits.READOUT_INTERVAL_S, "limit": limit}
+        parameters = {"now": _CLOCK.now(), "interval_s": limits.READOUT_INTERVAL_S, "limit": limit}
         async with self._engine.connect() as connection:
             return list((await connection.execute(_DUE, parameters)).scalars())
 
@@ -176,6 +172,7 @@ class AnalysisStore:
     async def thin(self) -> int:
         """Let older readouts stand farther apart; how many rows went."""
         parameters = {
+            "now": _CLOCK.now(),
             "dense_s": limits.READOUT_DENSE_S,
             "medium_s": limits.READOUT_MEDIUM_S,
             "rows_max": limits.READOUT_THIN_ROWS_MAX,
@@ -189,7 +186,7 @@ async def read_stored(connection: AsyncConnection, experiment: Experiment) -> St
     watermark = stream_positions.c.watermark
     wanted = select(publications.c.wanted).where(publications.c.experiment_id == experiment.id)
     known = func.count() == func.count(watermark)  # a shard that was never read knows nothing
-    read_at = (await connection.execute(select(func.now()))).scalar_one()
+    read_at = _CLOCK.now()
     return Stored(
         read_at=read_at,
         wanted=await connection.scalar(wanted) or 0,

@@ -18,11 +18,17 @@ class Exposure(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(list[Exposure])
+_raw_decoder: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 
 def encode(exposures: Sequence[Exposure | tuple[bytes, str, dict[str, Any] | None]]) -> bytes:
     """The body of the stream entry. Tuples in the order of `Exposure` are as good, and cheaper to make."""
     return _encoder.encode(exposures)
+
+
+def apart(body: bytes) -> list[bytes]:
+    """The body of one entry per exposure, readable or not. Raises msgspec.DecodeError if it is not a list."""
+    return [_encoder.encode([exposure]) for exposure in _raw_decoder.decode(body)]
 
 
 def decode(body: bytes) -> list[Exposure]:

@@ -90,4 +90,5 @@ async def _heartbeats(valkey: Redis) -> dict[str, Heartbeat]:
 
 
 def _silent_s(beat: Heartbeat, now_ms: int) -> float:
-    return (now_ms - beat.at_ms) / 1_000
+    """A beat from the future is as old: its process had another clock, and may have died since."""
+    return abs(now_ms - beat.at_ms) / 1_000

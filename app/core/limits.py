@@ -63,9 +63,10 @@ FEEDBACK_FLUSHES_MAX: Final = 8
 SIGNAL_VALUE_MAX: Final = 1e9  # in size, of a value in a sum or outside the catalogue
 CLOCK_SKEW_S_MAX: Final = 86_400  # how far ahead of ours a caller's clock may be
 FEEDBACK_ENTRY_EVENTS_MAX: Final = 1_000  # in one stream entry
+FEEDBACK_ORDER_US_MAX: Final = 1_000_000  # that times of a burst run ahead of the clock, to be distinct
 FEEDBACK_PENDING_MAX: Final = 100_000  # events that wait for their acknowledgement
 
-ASSIGNMENT_ID_AHEAD_S_MAX: Final = 60  # how far the clocks of two servers may differ
+ASSIGNMENT_ID_AHEAD_S_MAX: Final = 86_400  # of our clock: ids are signed, so a clock was wrong, not a caller
 
 # Assignment ids are accepted this long after the horizon of their experiment has passed.
 ASSIGNMENT_ID_GRACE_S: Final = 30 * 86_400
@@ -76,7 +77,10 @@ LEDGER_BATCH_EVENTS_MAX: Final = 10_000
 LEDGER_BATCH_WAIT_MS: Final = 200
 LEDGER_READ_ENTRIES_MAX: Final = 64
 LEDGER_IDLE_MS: Final = 1_000  # then the watermark of an idle shard moves on
+LEDGER_SILENT_S: Final = 10.0  # of a Valkey that does not even say that nothing came
 LEDGER_ENTRY_RETRIES_MAX: Final = 3
+LEDGER_ENTRY_EVENTS_MAX: Final = 1_000_000  # that an entry may claim to have: ten times what servers put in
+DEAD_LETTER_EVENTS_NAMED_MAX: Final = 20
 LEDGER_DEADLOCKS_MAX: Final = 5
 DEAD_LETTER_ERROR_LENGTH_MAX: Final = 2_000
 LEASE_S: Final = 10.0
@@ -184,6 +188,27 @@ ROLLOUT_NOTE_S: Final = 5.0  # between two notes of what a rollout that holds ha
 ROLLOUT_LOOK_S: Final = 1.0  # between two looks, unless the ledger commits
 ROLLOUT_EXAMPLES_MAX: Final = 10  # assignments that a receipt names
 ROLLOUT_EXAMPLES_UNITS_MAX: Final = 100_000  # among which they are looked for
+
+# Clocks
+CLOCK_SYNC_S: Final = 1.0  # between two comparisons with PostgreSQL's clock
+CLOCK_STEP_US: Final = 10_000  # by which the shared time moves towards it at most, each time
+CLOCK_RETURN_US: Final = 5_000  # by which it comes back each time after a jump of PostgreSQL's clock
+CLOCK_JUMP_US: Final = 500_000  # a greater difference is a jump, not drift
+CLOCK_ERROR_US_MAX: Final = 250_000  # of a reading that counts: half the time that PostgreSQL took
+CLOCK_KEEPER_SILENT_US: Final = 3_000_000  # then another process keeps the shared time
+CLOCK_BEATS_BELIEVED: Final = 3  # of a keeper that disagrees, after which our own time is taken to be wrong
+CLOCK_WATCH_US: Final = 4_500_000  # that a process waits at its start for a beat, if clocks disagree
+CLOCK_FRESH_US: Final = 2_500_000  # a beat that is younger, by the shared time, needs no second one
+CLOCK_WATCH_PAUSE_S: Final = 0.25
+CLOCK_START_S: Final = 8.0
+CLOCK_AGE_SHOWN_S: Final = 60.0  # without a comparison for longer, the check fails
+CLOCK_SKEW_SHOWN_S: Final = 1.0  # a clock that is farther from the shared time is a failed check
+
+# PostgreSQL that hangs
+POSTGRES_SILENT_S: Final = 2.0  # then it is asked whether it still reacts to anything
+POSTGRES_PULSE_S: Final = 2.0  # that it has for that, and for a new session
+POSTGRES_SILENT_AGAIN_S: Final = 0.5  # after a session that got no reaction, the next is refused at once
+POSTGRES_SILENT_S_MAX: Final = 35.0  # of one statement, which PostgreSQL itself ends after 30
 
 # Connections
 CONNECTIONS_WAITING_MAX: Final = 1_024

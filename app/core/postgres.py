@@ -1,10 +1,18 @@
 """PostgreSQL: the schema's metadata, the connection pool, and how a transaction is opened."""
 
-from typing import Any, Final
+import asyncio
+from collections.abc import Generator
+from time import monotonic
+from typing import Any, Final, Self, TypeVar
 
+import psycopg
 from psycopg import AsyncConnection
 from sqlalchemy import URL, MetaData, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from app.core import limits
+
+_T = TypeVar("_T")
 
 METADATA: Final = MetaData(
     naming_convention={
@@ -44,8 +52,110 @@ def psycopg_dsn(url: str) -> str:
     return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
+class Pulse:
+    """Whether a PostgreSQL reacts to a new session. It is asked only while a caller waits for an answer.
+
+    A PostgreSQL that hangs keeps its connections open: nothing else tells it from one that is busy.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._dsn = psycopg_dsn(url)
+        self._asking: asyncio.Task[None] | None = None
+        self._silent_at = -float("inf")
+
+    def ask(self) -> None:
+        """Find out in the background, unless that is under way."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask(), name="postgres-pulse")
+
+    def silent_since(self, moment: float) -> bool:
+        """Whether a new session got no reaction after `moment`, by `time.monotonic`."""
+        return self._silent_at >= moment
+
+    def found_silent(self) -> None:
+        """Another new session got no reaction."""
+        self._silent_at = monotonic()
+
+    async def _ask(self) -> None:
+        try:
+            async with asyncio.timeout(limits.POSTGRES_PULSE_S):
+                await (await AsyncConnection.connect(self._dsn, **_LIVENESS)).close()
+        except TimeoutError:
+            self.found_silent()
+        except (psycopg.Error, OSError):
+            pass  # a refusal is a reaction: sessions that cannot go on are told so themselves
+
+
+class AnsweredConnection(AsyncConnection[Any]):
+    """A connection whose statements fail, rather than wait for ever, while PostgreSQL hangs.
+
+    A statement that takes longer than `POSTGRES_SILENT_S` is waited for as long as PostgreSQL reacts to new
+    sessions, for at most `silent_s_max`. After that the connection is closed, and OperationalError raised.
+    """
+
+    pulse: Pulse | None = None
+    silent_s_max: float = float("inf")
+
+    async def wait(
+        self,
+        gen: Any,
+        interval: float = 0.1,
+        timeout: float | None = None,  # noqa: ASYNC109 - psycopg's signature
+    ) -> Any:
+        """Of psycopg; `interval` is how often a wait without an answer is looked at, in seconds."""
+        if self.pulse is None:
+            return await super().wait(gen, interval, timeout)
+        try:
+            return await super().wait(self._answered(gen, self.pulse), interval, timeout)
+        except _Silent:
+            self.pgconn.finish()
+            raise psycopg.OperationalError("PostgreSQL does not answer") from None
+
+    def _answered(self, gen: Generator[Any, Any, _T], pulse: Pulse) -> Generator[Any, Any, _T]:
+        """The same generator of waits, which gives up between two of them."""
+        asked_at = monotonic()
+        suspect_at, give_up_at = asked_at + limits.POSTGRES_SILENT_S, asked_at + self.silent_s_max
+        try:
+            state = next(gen)
+            while True:
+                ready = yield state
+                if not ready and (now := monotonic()) >= suspect_at:
+                    if now >= give_up_at or pulse.silent_since(suspect_at):
+                        raise _Silent
+                    pulse.ask()
+                state = gen.send(ready)
+        except StopIteration as end:
+            result: _T = end.value
+            return result
+
+    @classmethod
+    async def open(cls, pulse: Pulse, *arguments: Any, silent_s_max: float, **options: Any) -> Self:
+        """Connect within `POSTGRES_PULSE_S`, or raise OperationalError; at once if another just could not."""
+        if pulse.silent_since(monotonic() - limits.POSTGRES_SILENT_AGAIN_S):
+            raise psycopg.OperationalError("PostgreSQL does not answer")
+        try:
+            async with asyncio.timeout(limits.POSTGRES_PULSE_S):
+                connection = await cls.connect(*arguments, **options)
+        except TimeoutError:
+            pulse.found_silent()
+            raise psycopg.OperationalError("PostgreSQL does not answer") from None
+        connection.pulse, connection.silent_s_max = pulse, silent_s_max
+        return connection
+
+
+class _Silent(Exception):
+    """PostgreSQL does not answer."""
+
+
 def create_engine(url: str, *, pool_size: int = 4) -> AsyncEngine:
-    """A pool that notices when PostgreSQL was away and comes back by itself."""
+    """A pool that notices when PostgreSQL was away or hangs, and comes back by itself."""
+    pulse = Pulse(url)
+
+    async def opened(*arguments: Any, **options: Any) -> AnsweredConnection:
+        return await AnsweredConnection.open(
+            pulse, *arguments, silent_s_max=limits.POSTGRES_SILENT_S_MAX, **options
+        )
+
     return create_async_engine(
         sqlalchemy_url(url),
         pool_size=pool_size,
@@ -54,15 +164,21 @@ def create_engine(url: str, *, pool_size: int = 4) -> AsyncEngine:
         pool_recycle=1_800,
         pool_timeout=5,
         hide_parameters=True,  # secrets are among them, and errors are logged
-        connect_args={"options": _OPTIONS} | _LIVENESS,
+        connect_args={"options": _OPTIONS, "async_creator_fn": opened} | _LIVENESS,
     )
 
 
-async def connect(url: str) -> AsyncConnection:
+async def connect(url: str, **options: Any) -> AsyncConnection:
     """A connection of its own, in autocommit mode, for COPY and temporary tables.
 
     Statements are planned anew each time: a plan made for an empty table would stay while the table grows.
     """
-    return await AsyncConnection.connect(
-        psycopg_dsn(url), autocommit=True, prepare_threshold=None, options=_OPTIONS, **_LIVENESS
+    return await AnsweredConnection.open(
+        Pulse(url),
+        psycopg_dsn(url),
+        silent_s_max=float("inf"),
+        autocommit=True,
+        prepare_threshold=None,
+        options=_OPTIONS,
+        **(_LIVENESS | options),
     )

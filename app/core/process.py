@@ -4,12 +4,17 @@ import asyncio
 import ctypes
 import os
 import resource
+import secrets
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final, NamedTuple
+
+NAME: Final = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+"""Of this process, different from that of every other."""
 
 _PR_SET_PDEATHSIG: Final = 1
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)

@@ -7,13 +7,42 @@ from importlib.resources import files
 from typing import Any, Final
 
 import hiredis
+from redis.asyncio import Redis
 
 from app.core.errors import Unavailable
 from app.core.multiplex import MultiplexedConnection
 from app.core.valkey import shard_key
 
 _APPEND: Final = files(__package__).joinpath("lua/append.lua").read_bytes()
+_PROBE: Final = files(__package__).joinpath("lua/probe.lua").read_text()
+_REMEDIES: Final = {
+    "maxmemory": "raise maxmemory, or see why the worker does not drain the streams",
+    "read only replica": "name the primary in WALD_VALKEY_URL",
+    "MISCONF": "free its disk",
+    "loading": "wait until it has read its data",
+}
+"""What to do, by words that stand in the errors of Valkey."""
+
 _APPEND_SHA: Final = sha1(_APPEND, usedforsecurity=False).hexdigest()
+
+
+async def refusal(valkey: Redis, *, shards: int) -> str:
+    """Why Valkey would not take an event for some shard; empty: it takes them all.
+
+    Raises what the client raises when Valkey does not answer.
+    """
+    pipeline = valkey.pipeline(transaction=False)
+    for shard in range(shards):
+        keys = [shard_key(shard, name) for name in ("events", "appended", "probe")]
+        pipeline.eval(_PROBE, len(keys), *keys, "1")
+    replies: list[Any] = await pipeline.execute(raise_on_error=False)
+    refused = {shard: str(reply) for shard, reply in enumerate(replies) if isinstance(reply, Exception)}
+    if not refused:
+        return ""
+    error = next(iter(refused.values()))
+    remedy = next((remedy for words, remedy in _REMEDIES.items() if words.lower() in error.lower()), "")
+    where = "every shard" if len(refused) == shards else f"shards {', '.join(map(str, refused))}"
+    return f"events are refused for {where}: {error}" + (f"; {remedy}" if remedy else "")
 
 
 class StreamAppender(MultiplexedConnection):

@@ -99,6 +99,16 @@ CONNECTIONS_REFUSED: Final = Counter(
     "Connections closed because of what their client sent or did not send, by status or `evicted`.",
     ["status"],
 )
+CLOCK_SKEW: Final = Gauge(
+    "wald_clock_skew_seconds",
+    "How far a clock is ahead of the shared time: of the machine, or of PostgreSQL.",
+    ["clock"],
+    multiprocess_mode="mostrecent",
+)
+CLOCK_JUMPS: Final = Counter("wald_clock_jumps", "Jumps of PostgreSQL's clock that were not followed.")
+CLOCK_STEPS: Final = Counter(
+    "wald_clock_steps", "Times that a process moved its clock because all others disagreed with it."
+)
 DEGRADED: Final = Gauge(
     "wald_degraded", "1 while a part does not work as it should.", ["component"], multiprocess_mode="livemax"
 )

@@ -1,9 +1,10 @@
 """From stream entries to what one ledger transaction takes into the log. Pure."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -12,22 +13,33 @@ from numpy.typing import NDArray
 from app.assignment import exposure
 from app.assignment.assignment_id import BODY
 from app.assignment.exposure import Exposure
+from app.core import limits
 from app.feedback import entry as signals_entry
 from app.feedback import rows
 from app.feedback.entry import SignalsEntry, UnitSignal
+from app.feedback.model import Source
 from app.feedback.rewards import ASSIGNMENT, GIVEN, NONE, Assignments, Given, Integers
 from app.feedback.rows import Rows
 
 Flags = NDArray[np.bool_]
 
+_is_key: Final = re.compile(limits.KEY_PATTERN).fullmatch
+_SOURCES: Final = frozenset(source.value for source in Source)
+_INTEGER_MAX: Final = 2**31 - 1  # PostgreSQL's integer
+_TIME_US_MAX: Final = 253_402_300_799_000_000  # the end of the year 9999
+
 
 class StreamEntry(NamedTuple):
-    """One entry as read from a stream: its id, kind, number of events and body."""
+    """One entry as read from a stream: its id, kind, number of events and body.
+
+    `fault`: why it cannot be an entry at all, if so.
+    """
 
     id: str
     kind: str
     n: int
     body: bytes
+    fault: str = ""
 
 
 class UndecodableEntry(Exception):
@@ -168,6 +180,8 @@ def stage(entries: Sequence[StreamEntry]) -> Batch:
     exposed: list[Exposure] = []
     columns: list[SignalsEntry] = []
     for item in entries:
+        if item.fault:
+            raise UndecodableEntry(item.fault)
         try:
             match item.kind:
                 case exposure.KIND:
@@ -178,10 +192,14 @@ def stage(entries: Sequence[StreamEntry]) -> Batch:
                     raise UndecodableEntry(f"unknown kind {item.kind!r}")
         except (msgspec.MsgspecError, ValueError, UnicodeError, RecursionError) as error:
             raise UndecodableEntry(str(error)) from error
+    _check_exposures(exposed)
+    for column in columns:
+        _check_signals(column)
     tokens = b"".join([*(one.body for one in exposed), *(column.bodies for column in columns)])
     if len(tokens) % BODY.itemsize:
         raise UndecodableEntry(f"assignment bodies must have {BODY.itemsize} bytes")
     bodies = np.frombuffer(tokens, BODY)
+    _check_bodies(bodies)
     chosen, number_of = _distinct(bodies)
     given, ids, received_us = _signals(number_of[len(exposed) :], columns)
     units = [signal for column in columns for signal in column.units]
@@ -195,6 +213,94 @@ def stage(entries: Sequence[StreamEntry]) -> Batch:
         unit_signals=_unit_signals(units, unit_received),
         unit_experiment_ids=frozenset(signal.experiment_id for signal in units),
     )
+
+
+def apart(item: StreamEntry) -> tuple[list[tuple[int, StreamEntry]], dict[int, str]]:
+    """Each event of an entry as an entry of its own, by its number, and what is wrong with the others.
+
+    An entry that cannot be taken apart is one wrong event, the first.
+    """
+    if item.fault:
+        return [], {0: item.fault}
+    try:
+        match item.kind:
+            case exposure.KIND:
+                return [
+                    (number, item._replace(n=1, body=body))
+                    for number, body in enumerate(exposure.apart(item.body))
+                ], {}
+            case signals_entry.KIND:
+                good, wrong = signals_entry.apart(item.body)
+                return [(number, item._replace(n=1, body=body)) for number, body in good.items()], wrong
+            case _:
+                return [], {0: f"unknown kind {item.kind!r}"}
+    except (msgspec.MsgspecError, ValueError, UnicodeError, RecursionError) as error:
+        return [], {0: str(error)}
+
+
+def _check_exposures(exposed: Sequence[Exposure]) -> None:
+    """Raise UndecodableEntry for units that the log cannot hold."""
+    lengths = set(map(len, [one.body for one in exposed]))
+    if lengths - {BODY.itemsize}:
+        raise UndecodableEntry(f"assignment bodies must have {BODY.itemsize} bytes; got {sorted(lengths)}")
+    if "\0" in "".join([one.unit for one in exposed]):
+        raise UndecodableEntry("a unit contains a zero byte (0x00)")
+
+
+def _check_bodies(bodies: NDArray[np.void]) -> None:
+    """Raise UndecodableEntry for assignments that no server makes: they would spoil totals."""
+    for name in ("experiment_id", "epoch", "policy_version"):
+        if (bodies[name] > _INTEGER_MAX).any():
+            raise UndecodableEntry(f"{name} must be at most {_INTEGER_MAX}; got {bodies[name].max()}")
+    propensity = bodies["propensity"]
+    wrong = ~((propensity > 0) & (propensity <= 1))
+    if wrong.any():
+        raise UndecodableEntry(f"propensity must be between 0 and 1; got {propensity[wrong][0]}")
+    if len(bodies) and (latest := int(_assigned_us(bodies).max())) > _TIME_US_MAX:
+        raise UndecodableEntry(f"the time of an assignment must be before the year 10000; got {latest} us")
+
+
+def _check_signals(column: SignalsEntry) -> None:
+    """Raise UndecodableEntry for signals that no server accepts."""
+    _check_times([column.received_at_ms * 1_000])
+    _check_times(np.frombuffer(column.at_us, signals_entry.TIMES))
+    _check_values(np.frombuffer(column.values, signals_entry.VALUES))
+    _check_words(column.signals, column.sources, column.ids)
+    if column.units:
+        ids, hashes, signals, sources, values, at_us, given = zip(
+            *map(msgspec.structs.astuple, column.units), strict=True
+        )
+        _check_times(at_us)
+        _check_values(np.array(values))
+        _check_words(signals, sources, given)
+        if not 0 < min(ids) <= max(ids) <= _INTEGER_MAX:
+            raise UndecodableEntry(f"experiment ids must be from 1 to {_INTEGER_MAX}; got {max(ids)}")
+        if not -(2**63) <= min(hashes) <= max(hashes) < 2**63:
+            raise UndecodableEntry("hashes of units must fit 64 bits")
+
+
+def _check_times(times_us: Sequence[int] | Integers) -> None:
+    times = np.asarray(times_us)
+    if len(times) and not 0 <= times.min() <= times.max() <= _TIME_US_MAX:
+        raise UndecodableEntry(f"times must be between the years 1970 and 9999; got {times.max()} us")
+
+
+def _check_values(values: NDArray[np.float64]) -> None:
+    if not (np.abs(values) <= limits.SIGNAL_VALUE_MAX).all():
+        raise UndecodableEntry(f"values must be finite, and at most {limits.SIGNAL_VALUE_MAX:g} in size")
+
+
+def _check_words(names: Iterable[str], sources: Iterable[int], ids: Sequence[str | None]) -> None:
+    for name in set(names):
+        if not _is_key(name):
+            raise UndecodableEntry(f"not a name of a signal: {name[:64]!r}")
+    if unknown := set(sources) - _SOURCES:
+        raise UndecodableEntry(f"unknown source {min(unknown)}")
+    if ids.count(None) == len(ids):
+        return
+    for given in ids:
+        if given is not None and ("\0" in given or not 0 < len(given) <= limits.EVENT_ID_LENGTH_MAX):
+            raise UndecodableEntry(f"not an id of an event: {given[:64]!r}")
 
 
 def _distinct(bodies: NDArray[np.void]) -> tuple[Integers, Integers]:
@@ -220,8 +326,6 @@ def _signals(owners: Integers, columns: Sequence[SignalsEntry]) -> tuple[Given, 
     signals["source"] = np.frombuffer(b"".join(column.sources for column in columns), np.uint8)
     signals["value"] = np.frombuffer(b"".join(column.values for column in columns), signals_entry.VALUES)
     signals["at_us"] = np.frombuffer(b"".join(column.at_us for column in columns), signals_entry.TIMES)
-    if not np.isfinite(signals["value"]).all():
-        raise UndecodableEntry("a value is not finite")
     received_us = np.repeat(
         np.array([column.received_at_ms * 1_000 for column in columns], np.int64),
         [len(column.signals) for column in columns],

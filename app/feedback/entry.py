@@ -71,6 +71,9 @@ class SignalsEntry(msgspec.Struct, frozen=True, array_like=True):
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(SignalsEntry)
+_raw_decoder: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_unit_decoder: Final = msgspec.msgpack.Decoder(UnitSignal)
+_COLUMNS: Final = 7  # elements of an entry before its signals by unit
 
 
 def encode(entry: SignalsEntry) -> bytes:
@@ -95,6 +98,26 @@ def decode(body: bytes) -> SignalsEntry:
     if lengths != {n}:
         raise ValueError(f"columns of {n} signals have lengths {sorted(lengths)}")
     return entry
+
+
+def apart(body: bytes) -> tuple[dict[int, bytes], dict[int, str]]:
+    """The body of one entry per signal, by its number, and why others cannot be read.
+
+    Raises msgspec.DecodeError or ValueError if the columns cannot be read, without which no signal can.
+    """
+    parts = _raw_decoder.decode(body)
+    raw_units = _raw_decoder.decode(parts[_COLUMNS]) if len(parts) > _COLUMNS else []
+    columns = decode(_encoder.encode(parts[:_COLUMNS]))
+    good = {number: encode(one) for number, one in enumerate(_cut(columns, 1))}
+    wrong = {}
+    for number, raw in enumerate(raw_units, len(good)):
+        try:
+            unit = _unit_decoder.decode(raw)
+        except (msgspec.MsgspecError, ValueError, UnicodeError, RecursionError) as error:
+            wrong[number] = str(error)
+        else:
+            good[number] = encode(SignalsEntry(columns.received_at_ms, b"", [], b"", b"", b"", [], [unit]))
+    return good, wrong
 
 
 def chunks(parts: Sequence[SignalsEntry], events_max: int) -> Iterator[SignalsEntry]:

@@ -1,12 +1,17 @@
 """How far the ledger is behind what was acknowledged."""
 
+from typing import Final
+
 from redis.asyncio import Redis
-from sqlalchemy import Double, cast, func, select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.core.clock import Clock, SystemClock
 from app.core.valkey import valkey_needed
 from app.feedback.stream import ShardStream
 from app.feedback.tables import stream_positions
+
+_CLOCK: Final[Clock] = SystemClock()
 
 
 class LedgerLag:
@@ -34,10 +39,10 @@ class LedgerLag:
             )
 
     async def watermark_age_s(self) -> float:
-        """Age of the oldest watermark of a shard, by PostgreSQL's clock: since then events may be missing.
+        """Age of the oldest watermark of a shard: since then events may be missing.
 
         0.0 before the first watermark. Raises what SQLAlchemy raises without PostgreSQL.
         """
-        age = func.extract("epoch", func.now() - func.min(stream_positions.c.watermark))
         async with self._engine.connect() as connection:
-            return await connection.scalar(select(cast(age, Double))) or 0.0
+            oldest = await connection.scalar(select(func.min(stream_positions.c.watermark)))
+        return 0.0 if oldest is None else max(0.0, (_CLOCK.now() - oldest).total_seconds())

@@ -8,6 +8,7 @@ import msgspec
 import structlog
 from psycopg import AsyncCursor
 
+from app.core.clock import Clock, SystemClock
 from app.core.telemetry import CONTEXT_MISFITS
 from app.experiments.model import Policy
 from app.feedback import rows
@@ -51,7 +52,7 @@ _FORGETTING: Final = """
     ORDER BY random()
     LIMIT %s
 """
-_NOW: Final = "SELECT extract(epoch FROM clock_timestamp())::double precision"
+_CLOCK: Final[Clock] = SystemClock()
 _POLICY_TOTALS: Final = "SELECT epoch, variant, part, body FROM policy_totals WHERE experiment_id = %s"
 
 
@@ -122,7 +123,7 @@ async def recount_learned(
     lock keeps others from adding to policy totals: what they committed before is seen here. What is forgotten
     by now stays as it is, deleted or not.
     """
-    now_s = await _now_s(cursor)
+    now_s = _now_s()
     fresh = await _learned_anew(rewarded, experiment_id, learning, rows_max=rows_max)
     await cursor.execute(_POLICY_TOTALS, (experiment_id,))
     stored: dict[Key, bytes] = {(experiment_id, *row[:3]): row[3] for row in await cursor.fetchall()}
@@ -145,7 +146,7 @@ async def delete_forgotten(cursor: AsyncCursor, *, epochs_max: int, rows_max: in
 
     A change that comes to it later makes a row of that change alone, which the next time deletes.
     """
-    now_s = await _now_s(cursor)
+    now_s = _now_s()
     await cursor.execute(_FORGETTING, (epochs_max,))
     kept = []
     for experiment_id, epoch, policy in await cursor.fetchall():
@@ -159,12 +160,9 @@ async def delete_forgotten(cursor: AsyncCursor, *, epochs_max: int, rows_max: in
     return cursor.rowcount
 
 
-async def _now_s(cursor: AsyncCursor) -> float:
-    """PostgreSQL's clock, which all workers share: whatever was deleted before is forgotten after."""
-    await cursor.execute(_NOW)
-    row = await cursor.fetchone()
-    assert row is not None
-    return float(row[0])
+def _now_s() -> float:
+    """The time that all workers share: whatever was deleted before is forgotten after."""
+    return _CLOCK.now().timestamp()
 
 
 async def _learned_anew(

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from app.core import limits
+from app.core.clock import Clock, SystemClock
 from app.core.loops import stop_if_cancelled
 from app.feedback.store import LedgerStore
 
@@ -14,13 +15,14 @@ OnCommit = Callable[[Sequence[int]], None]
 class Horizons:
     """Looks for deadlines that passed in silence. Any number may run side by side."""
 
-    def __init__(self, database_url: str, on_commit: OnCommit) -> None:
+    def __init__(self, database_url: str, on_commit: OnCommit, clock: Clock | None = None) -> None:
         self._database_url = database_url
         self._on_commit = on_commit
+        self._clock = clock or SystemClock()
 
     async def run(self) -> None:
         """Until PostgreSQL fails."""
-        async with LedgerStore.open(self._database_url) as store:
+        async with LedgerStore.open(self._database_url, self._clock) as store:
             while True:
                 stop_if_cancelled()
                 resolved, changed = await store.resolve_silence()

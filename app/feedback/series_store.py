@@ -5,10 +5,12 @@ from typing import Any, Final
 
 from psycopg import AsyncCursor
 
+from app.core.clock import Clock, SystemClock
 from app.feedback.measures import CellTotals, UnreadableTotals
 from app.feedback.series import DAY, HOUR, MINUTE, Kept, SeriesKey, add, as_kept, widened
 from app.feedback.session import report_unusable, sql
 
+_CLOCK: Final[Clock] = SystemClock()
 _LOCK_SERIES: Final = sql("lock_series")
 _STORE_SERIES: Final = sql("store_series")
 _TAKE_SERIES: Final = sql("take_series")
@@ -39,7 +41,7 @@ async def move_series(cursor: AsyncCursor, differences: Mapping[SeriesKey, CellT
 
 async def thin_series(cursor: AsyncCursor, *, rows_max: int) -> int:
     """Put a bounded number of old minutes into their hours, and hours into their days. Returns how many."""
-    kept = await _kept(cursor)
+    kept = _kept()
     taken = 0
     for span, wider, before in ((MINUTE, HOUR, kept.hours), (HOUR, DAY, kept.days)):
         await cursor.execute(_TAKE_SERIES, {"span": span, "before": before, "rows_max": rows_max})
@@ -62,7 +64,7 @@ async def recount_series(
     Returns (epoch, variant) of those that differed. The caller's lock keeps others from changing them. Hours
     and days stay as long as they are.
     """
-    kept = await _kept(cursor)
+    kept = _kept()
     await cursor.execute(_READ_SERIES, (experiment_id,))
     stored: dict[SeriesKey, bytes] = {tuple(row[:-1]): row[-1] for row in await cursor.fetchall()}
     read = {key: totals for key, body in stored.items() if (totals := _readable(key, body)) is not None}
@@ -75,11 +77,8 @@ async def recount_series(
     return sorted({(key[3], key[4]) for key in differed})
 
 
-async def _kept(cursor: AsyncCursor) -> Kept:
-    await cursor.execute("SELECT extract(epoch FROM now())::double precision")
-    row = await cursor.fetchone()
-    assert row is not None
-    return Kept.at(row[0])
+def _kept() -> Kept:
+    return Kept.at(_CLOCK.now().timestamp())
 
 
 def _readable(key: SeriesKey, body: bytes) -> CellTotals | None:

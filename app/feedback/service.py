@@ -8,6 +8,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from app.assignment.snapshot import Snapshot
+from app.core import limits
 from app.core.clock import Clock
 from app.core.errors import FieldError, InvalidInput, Unavailable, WaldError
 from app.core.telemetry import FEEDBACK
@@ -57,7 +58,9 @@ class FeedbackService:
         """The same without waiting: the receipt holds when the future is done; None: nothing was accepted."""
         decoded = decode(body, media_type)
         # No two events share a microsecond, so that those without a time have the order of their arrival.
-        self._next_us = max(self._next_us, self._clock.now_us())
+        now_us = self._clock.now_us()
+        if not now_us <= self._next_us <= now_us + limits.FEEDBACK_ORDER_US_MAX:
+            self._next_us = now_us  # it has passed; or our clock was set back, and must be followed
         judged = judge(decoded.events, self._snapshots.snapshot, self._next_us, by_unit=by_unit)
         self._next_us += len(decoded.events)
         self._refuse_unless_known(judged.verdicts)

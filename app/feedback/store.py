@@ -3,7 +3,7 @@
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, LiteralString, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -14,12 +14,13 @@ from psycopg import AsyncConnection, AsyncCursor, DataError, IntegrityError
 from psycopg.errors import DeadlockDetected
 
 from app.core import limits
+from app.core.clock import Clock, SystemClock
 from app.core.postgres import connect
 from app.experiments.metrics import Metric
 from app.experiments.model import Reward
 from app.experiments.plan import AnalysisPlan
 from app.feedback import rows
-from app.feedback.batch import Batch, StreamEntry
+from app.feedback.batch import Batch, StreamEntry, UndecodableEntry
 from app.feedback.draw_store import MOVING_KINDS, add_draws, recount_draws
 from app.feedback.learning import LEARNING_KINDS
 from app.feedback.learning_store import delete_forgotten, learn, learning_by_epoch, recount_learned
@@ -62,7 +63,8 @@ _RULES: Final = """
         definition -> 'metrics', definition -> 'plan', definition ->> 'stickiness',
         EXISTS (
             SELECT FROM epochs WHERE experiment_id = experiments.id AND policy ->> 'kind' = ANY(%(moving)s)
-        )
+        ),
+        json_array_length(definition -> 'variants')
     FROM experiments
     WHERE id = ANY(%(ids)s)
 """
@@ -72,8 +74,16 @@ _WANT: Final = """
     ON CONFLICT (experiment_id) DO UPDATE SET wanted = publications.wanted + 1
 """
 
-POISON: Final = (DataError, IntegrityError)
-"""What PostgreSQL raises about the events themselves; any other error is about its own state."""
+POISON: Final = (
+    DataError,
+    IntegrityError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    ValueError,
+    RecursionError,
+)
+"""What PostgreSQL or our arithmetic raises about the events themselves; others are about an engine."""
 
 _UNIT_LOCKS: Final = 64
 _LOCK_CLASS: Final = 0x57414C44  # "WALD"
@@ -88,10 +98,19 @@ class Lease(NamedTuple):
     applied: int
 
     def moved(self, entries: Sequence[StreamEntry]) -> "Lease":
-        """Behind the last of `entries`."""
+        """Behind the last of `entries`; where it is without any."""
+        if not entries:
+            return self
         return self._replace(
             position=entries[-1].id, applied=self.applied + sum(entry.n for entry in entries)
         )
+
+
+class Renewal(NamedTuple):
+    """The last sign of life of a shard's owner: while it does not change, the owner has done nothing."""
+
+    fence: int
+    until: datetime | None
 
 
 class Fenced(Exception):
@@ -101,46 +120,78 @@ class Fenced(Exception):
 class LedgerStore:
     """One connection's worth of ledger work. Every method is one transaction."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: AsyncConnection, clock: Clock) -> None:
         self._connection = connection
+        self._clock = clock
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, database_url: str) -> AsyncIterator["LedgerStore"]:
-        """Connect and prepare the session."""
+    async def open(cls, database_url: str, clock: Clock | None = None) -> AsyncIterator["LedgerStore"]:
+        """Connect and prepare the session. `clock` is the time that all processes share."""
         async with await connect(database_url) as connection:
             await prepare(connection)
-            yield cls(connection)
+            yield cls(connection, clock or SystemClock())
 
-    async def acquire(self, shard: int, owner: str) -> Lease | None:
-        """Take a shard whose owner is gone or overdue by PostgreSQL's clock; None: somebody holds it."""
-        cursor = await self._connection.execute(
-            _ACQUIRE_LEASE, {"shard": shard, "owner": owner, "lease_s": limits.LEASE_S}
-        )
+    async def acquire(self, shard: int, owner: str, stalled: Renewal | None = None) -> Lease | None:
+        """Take a shard whose owner's session has ended, or has not renewed since `stalled` was read.
+
+        None: another process holds it. The right lasts as long as this session, or until another process has
+        waited `LEASE_S` for a renewal.
+        """
+        parameters = {
+            "shard": shard,
+            "owner": owner,
+            "until": self._lease_until(),
+            "stalled_fence": None if stalled is None else stalled.fence,
+            "stalled_until": None if stalled is None else stalled.until,
+        }
+        cursor = await self._connection.execute(_ACQUIRE_LEASE, parameters)
         row = await cursor.fetchone()
         return None if row is None else Lease(shard, *row)
+
+    async def renewal(self, shard: int) -> Renewal | None:
+        """The last sign of life of the shard's owner; None: the shard was never owned."""
+        cursor = await self._connection.execute(
+            "SELECT fence, lease_until FROM stream_positions WHERE shard = %s", (shard,)
+        )
+        row = await cursor.fetchone()
+        return None if row is None else Renewal(*row)
+
+    def _lease_until(self) -> datetime:
+        """For people and as a sign of life: it is compared with its former self, never with a clock."""
+        return self._clock.now() + timedelta(seconds=limits.LEASE_S)
 
     async def release(self, shard: int, owner: str) -> None:
         """Let the next owner in without waiting for the lease to end."""
         await self._connection.execute(
-            "UPDATE stream_positions SET owner = NULL, lease_until = NULL WHERE shard = %s AND owner = %s",
+            "UPDATE stream_positions SET owner = NULL, lease_until = NULL, session = NULL"
+            " WHERE shard = %s AND owner = %s",
             (shard, owner),
         )
 
-    async def renew(self, lease: Lease, watermark: datetime) -> None:
+    async def renew(self, lease: Lease, watermark: datetime | None) -> None:
         """Keep the lease of an idle shard, all of whose entries before `watermark` are in the log.
 
         Raises Fenced.
         """
         async with self._connection.transaction(), self._connection.cursor() as cursor:
             await _check_fence(cursor, lease)
-            await _move(cursor, lease, watermark)
+            await _move(cursor, lease, watermark, self._lease_until())
+
+    async def begin_anew(self, lease: Lease) -> Lease:
+        """Go back to the beginning of the stream: the log drops what was applied before. Raises Fenced."""
+        async with self._connection.transaction(), self._connection.cursor() as cursor:
+            await _check_fence(cursor, lease)
+            begun = lease._replace(position="0-0", applied=0)
+            await _move(cursor, begun, None, self._lease_until())
+        return begun
 
     async def apply(
-        self, lease: Lease, batch: Batch, entries: Sequence[StreamEntry], watermark: datetime
+        self, lease: Lease, batch: Batch, entries: Sequence[StreamEntry], watermark: datetime | None
     ) -> tuple[Lease, list[int]]:
         """Take `batch`, the staged `entries`, into log and totals and move behind the last of them.
 
+        `watermark` as in `renew`; None: no later than before.
         Returns the lease at its new position and the experiments whose totals changed. Raises Fenced.
         """
 
@@ -149,19 +200,20 @@ class LedgerStore:
             await _lock_units(cursor, batch)
             rules = await _rules(cursor, batch.experiment_ids)
             kept = batch.only(rules.rewards)
+            rules.check(kept.bodies)
             logged = await log(cursor, kept, rules.rewards)
-            reached = watermark if before is None else max(watermark, before)
-            changed = await _resolve(cursor, logged, rules, passed_us=reached.timestamp() * 1e6)
+            reached = max((one.timestamp() * 1e6 for one in (watermark, before) if one), default=-math.inf)
+            changed = await _resolve(cursor, logged, rules, passed_us=reached)
             if rules.drawing:
                 ours = logged.assignments[: len(kept.bodies)]
                 await add_draws(cursor, kept.bodies[ours["exposed"] & ~ours["counted"]], rules.drawing)
             moved = lease.moved(entries)
-            await _move(cursor, moved, watermark)
+            await _move(cursor, moved, watermark, self._lease_until())
             return moved, changed
 
         return await self._transact(work)
 
-    async def bury(self, lease: Lease, entry: StreamEntry, error: str, watermark: datetime) -> Lease:
+    async def bury(self, lease: Lease, entry: StreamEntry, error: str, watermark: datetime | None) -> Lease:
         """Put an entry that cannot be applied aside and move on. Raises Fenced."""
         async with self._connection.transaction(), self._connection.cursor() as cursor:
             await _check_fence(cursor, lease)
@@ -171,15 +223,15 @@ class LedgerStore:
                 (lease.shard, entry.id, entry.body, error[: limits.DEAD_LETTER_ERROR_LENGTH_MAX]),
             )
             moved = lease.moved([entry])
-            await _move(cursor, moved, watermark)
+            await _move(cursor, moved, watermark, self._lease_until())
         return moved
 
     async def resolve_silence(self) -> tuple[int, list[int]]:
         """Resolve a bounded number of assignments whose horizon passed in silence.
 
-        Silent as of the watermark that all shards have reached, so that no acknowledged signal is overtaken.
-        Returns how many there were (`SWEEP_ASSIGNMENTS_MAX`: there may be more) and the experiments whose
-        totals changed.
+        Silent as of the watermark that all shards have reached, so that no acknowledged signal is overtaken,
+        and never later than the present. Returns how many there were (`SWEEP_ASSIGNMENTS_MAX`: there may be
+        more) and the experiments whose totals changed.
         """
 
         async def work(cursor: AsyncCursor) -> tuple[int, list[int]]:
@@ -192,14 +244,17 @@ class LedgerStore:
             row = await cursor.fetchone()
             if row is None or row[0] is None:
                 return 0, []
+            silent_until = min(row[0], self._clock.now())
+            if row[0] - silent_until > timedelta(microseconds=limits.CLOCK_JUMP_US):
+                await _take_back(cursor, silent_until)
             await cursor.execute("SELECT id FROM experiments WHERE reads_silence")
             hearing = [one for (one,) in await cursor.fetchall()]
-            bounds = {"watermark": row[0], "rows_max": limits.SWEEP_ASSIGNMENTS_MAX, "hearing": hearing}
+            bounds = {"watermark": silent_until, "rows_max": limits.SWEEP_ASSIGNMENTS_MAX, "hearing": hearing}
             await cursor.execute(_AFFECT_SILENT, bounds)
             n_silent = cursor.rowcount
             await cursor.execute(_AFFECT_OVERDUE, bounds)
             n_overdue = cursor.rowcount
-            changed = await _resolve_affected(cursor, silent_until_us=row[0].timestamp() * 1e6)
+            changed = await _resolve_affected(cursor, silent_until_us=silent_until.timestamp() * 1e6)
             return max(n_silent, n_overdue), changed
 
         return await self._transact(work)
@@ -338,13 +393,18 @@ async def _check_fence(cursor: AsyncCursor, lease: Lease) -> datetime | None:
     return watermark
 
 
-async def _move(cursor: AsyncCursor, lease: Lease, watermark: datetime) -> None:
+async def _move(cursor: AsyncCursor, lease: Lease, watermark: datetime | None, until: datetime) -> None:
     await cursor.execute(
         "UPDATE stream_positions SET position = %s, applied = %s, updated_at = now(),"
-        " watermark = greatest(watermark, %s), lease_until = now() + %s * interval '1 second'"
-        " WHERE shard = %s",
-        (lease.position, lease.applied, watermark, limits.LEASE_S, lease.shard),
+        " watermark = greatest(watermark, %s), lease_until = %s WHERE shard = %s",
+        (lease.position, lease.applied, watermark, until, lease.shard),
     )
+
+
+async def _take_back(cursor: AsyncCursor, now: datetime) -> None:
+    """Watermarks and a sweep that are in the future, as an earlier version left them after a clock's jump."""
+    await cursor.execute("UPDATE stream_positions SET watermark = %s WHERE watermark > %s", (now, now))
+    await cursor.execute("UPDATE horizons SET swept_until = least(swept_until, %s)", (now,))
 
 
 async def _lock_units(cursor: AsyncCursor, batch: Batch) -> None:
@@ -367,13 +427,27 @@ class Rules(NamedTuple):
     rewards: Mapping[int, Rule]
     measures: Mapping[int, Measures]
     drawing: Mapping[int, bool]
+    n_variants: Mapping[int, int]
+
+    def check(self, bodies: NDArray[np.void]) -> None:
+        """Raise UndecodableEntry for a variant that its experiment does not have."""
+        if not len(bodies) or bodies["variant"].max() < min(self.n_variants.values()):
+            return
+        for experiment_id, n_variants in self.n_variants.items():
+            variants = bodies["variant"][bodies["experiment_id"] == experiment_id]
+            if (variants >= n_variants).any():
+                raise UndecodableEntry(
+                    f"experiment {experiment_id} has variants 0 to {n_variants - 1}; got {variants.max()}"
+                )
 
 
 async def _rules(cursor: AsyncCursor, experiment_ids: Collection[int]) -> Rules:
     kinds = {"kinds": list(LEARNING_KINDS), "moving": list(MOVING_KINDS)}
     await cursor.execute(_RULES, {"ids": list(experiment_ids), **kinds})
-    rules, measures, drawing = {}, {}, {}
-    for experiment_id, reward, by_unit, learns, metrics, plan, stickiness, draws in await cursor.fetchall():
+    rules, measures, drawing, n_variants = {}, {}, {}, {}
+    for row in await cursor.fetchall():
+        experiment_id, reward, by_unit, learns, metrics, plan, stickiness, draws, variants = row
+        n_variants[experiment_id] = variants
         rules[experiment_id] = Rule.of(msgspec.convert(reward, Reward), by_unit=by_unit, learns=learns)
         if metrics or plan or stickiness != "none":
             found = measures_of(
@@ -385,7 +459,7 @@ async def _rules(cursor: AsyncCursor, experiment_ids: Collection[int]) -> Rules:
                 measures[experiment_id] = found
         if draws:
             drawing[experiment_id] = stickiness != "none"
-    return Rules(rules, measures, drawing)
+    return Rules(rules, measures, drawing, n_variants)
 
 
 async def _resolve_affected(cursor: AsyncCursor, *, silent_until_us: float = -math.inf) -> list[int]:

@@ -245,6 +245,7 @@ stream_positions = Table(
     Column("owner", Text),
     Column("fence", BigInteger, nullable=False, server_default=text("0"), comment="+1 with every new owner"),
     Column("lease_until", DateTime(timezone=True)),
+    Column("session", Text, comment="of the owner: it owns nothing once that has ended"),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
 )
 

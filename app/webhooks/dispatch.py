@@ -23,7 +23,16 @@ class Dispatcher:
     again with the same id. So a message may arrive twice and is never lost.
     """
 
-    def __init__(self, store: WebhookStore, sender: Sender, clock: Clock, random: Random) -> None:
+    def __init__(
+        self,
+        store: WebhookStore,
+        sender: Sender,
+        clock: Clock,
+        random: Random,
+        *,
+        wall: Clock | None = None,
+    ) -> None:
+        self._wall = wall or clock  # of signatures: receivers compare them with their own wall clock
         self._store = store
         self._sender = sender
         self._clock = clock
@@ -48,7 +57,8 @@ class Dispatcher:
 
     async def _send(self, claim: Claim, at: datetime) -> Answer:
         try:
-            post = post_for(claim.adapter, claim.message, secrets=claim.secrets.in_force(at), at=at)
+            secrets = claim.secrets.in_force(at)
+            post = post_for(claim.adapter, claim.message, secrets=secrets, at=self._wall.now())
             return await self._sender.send(claim.url, post)
         except Exception as error:  # noqa: BLE001 - of one message; the others must not wait for it
             _LOG.error("webhook_not_sendable", delivery=claim.delivery_id, exc_info=error)

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import re
 import signal
 import stat
 import time
@@ -14,7 +15,11 @@ import httpx2
 import msgspec
 import psutil
 import pytest
+from redis import Redis
 
+from app.core.clock import SystemClock
+from app.core.settings import Settings
+from app.doctor import examine
 from tests.support.server import Up, up
 
 AWAY_S = 3
@@ -87,6 +92,107 @@ def test_ready_answers_at_once_while_postgres_hangs(server):
             assert "postgres" in failed_checks(client)
             assert time.monotonic() - began < ANSWER_S_MAX
         eventually(lambda: not failed_checks(client))
+
+
+def test_every_call_that_reads_postgres_is_refused_in_time_while_it_hangs_and_all_come_back(server):
+    """More calls at once than there are connections, among them every readable address and the pages."""
+    start(server, "hangs")
+    with server.client() as client:
+        paths = [
+            re.sub(r"\{[^}]+\}", lambda name: "hangs" if "key" in name[0] else "1", path)
+            for path, operations in client.get("/openapi/openapi.json").json()["paths"].items()
+            if "get" in operations and not path.startswith(("/changes", "/health", "/ready", "/metrics"))
+        ]
+        before = assign(client, "hangs", "before")
+
+    async def ask_all() -> dict[str, httpx2.Response]:
+        async with server.async_client() as client:
+
+            async def ask(method: str, path: str) -> tuple[str, httpx2.Response]:
+                return f"{method} {path}", await client.request(method, path)
+
+            calls = [
+                ask("GET", path)
+                for path in [*paths, "/", "/dashboard/experiments/hangs", "/dashboard/cards/hangs"]
+            ]
+            calls += [ask("POST", "/experiments/hangs/stop") for _ in range(20)]
+            calls.append(ask("DELETE", "/keys/1"))
+            return dict(await asyncio.gather(*calls))
+
+    environment = server.part("worker")[0].environ()
+    with stopped(server, "postgres"):
+        answers = asyncio.run(ask_all())
+        findings = asyncio.run(examine(Settings.load(environment), SystemClock()))
+        assert "does not answer" in next(one.found for one in findings if one.check == "PostgreSQL")
+        with server.client() as client:
+            assert recorded(assign(client, "hangs", "during")), "the hot path needs no PostgreSQL"
+            assert give(client, before, 0.5).status_code == 202
+    expected = [
+        "GET /experiments",
+        "GET /experiments/hangs/status",
+        "GET /keys",
+        "GET /webhooks",
+        "GET /",
+        "GET /dashboard/cards/hangs",
+    ]
+    for call in [*expected, "POST /experiments/hangs/stop", "DELETE /keys/1"]:
+        assert answers[call].status_code == 503, f"{call}: {answers[call].status_code} {answers[call].text}"
+    for call, answer in answers.items():
+        if answer.status_code == 503:
+            assert int(answer.headers["retry-after"]) > 0, call
+        assert answer.status_code == 503 or answer.status_code < 500, f"{call}: {answer.text}"
+    with server.client() as client:
+        eventually(lambda: client.get("/experiments/hangs/status").is_success)
+    assert rewards(server, "hangs") == (1, pytest.approx(0.5))
+
+
+@pytest.mark.parametrize(
+    ("refuse", "allow", "said"),
+    [
+        (["CONFIG", "SET", "maxmemory", "1"], ["CONFIG", "SET", "maxmemory", "0"], "maxmemory"),
+        (["REPLICAOF", "127.0.0.1", "1"], ["REPLICAOF", "NO", "ONE"], "replica"),
+        (
+            ["CONFIG", "SET", "min-replicas-to-write", "1"],
+            ["CONFIG", "SET", "min-replicas-to-write", "0"],
+            "replicas",
+        ),
+        (["RENAME", "wald:{1}:appended", "kept"], ["RENAME", "kept", "wald:{1}:appended"], "WRONGTYPE"),
+    ],
+    ids=["full", "replica", "too few replicas", "one shard"],
+)
+def test_a_valkey_that_refuses_events_is_not_ready_and_is_ready_again_by_itself(server, refuse, allow, said):
+    start(server, f"refuses-{said}")
+    url = server.part("worker")[0].environ()["WALD_VALKEY_URL"]
+    with server.client() as client, Redis.from_url(url) as valkey:
+        one = assign(client, f"refuses-{said}", "before")
+        valkey.execute_command(*refuse)
+        if said == "WRONGTYPE":
+            valkey.lpush("wald:{1}:appended", "not a number")
+        try:
+            began = time.monotonic()
+            eventually(lambda: "valkey" in critical_failures(client))
+            assert time.monotonic() - began < ANSWER_S_MAX
+            assert said in critical_failures(client)["valkey"]
+            if said != "WRONGTYPE":
+                assert_unavailable(give(client, one, 0.5))
+                assert not recorded(assign(client, f"refuses-{said}", "during"))
+        finally:
+            if said == "WRONGTYPE":
+                valkey.delete("wald:{1}:appended")
+            valkey.execute_command(*allow)
+        eventually(lambda: not critical_failures(client))
+        eventually(lambda: give(client, one, 0.5).status_code == 202)
+    assert rewards(server, f"refuses-{said}") == (1, pytest.approx(0.5))
+
+
+def critical_failures(client: httpx2.Client) -> dict[str, str]:
+    """What keeps a server from being ready, and why."""
+    answer = client.get("/ready")
+    failed = {
+        one["name"]: one["detail"] for one in answer.json()["checks"] if one["critical"] and not one["ok"]
+    }
+    assert bool(failed) == (answer.status_code == 503)
+    return failed
 
 
 def test_feedback_finds_the_assignment_of_a_unit_and_is_revised_down(server):

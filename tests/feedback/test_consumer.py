@@ -9,13 +9,14 @@ from random import Random
 import pytest
 from redis.asyncio import Redis
 
+from app.core import limits
 from app.core.clock import SystemClock
 from app.core.postgres import create_engine
 from app.core.stream import StreamAppender
 from app.core.valkey import shard_key
 from app.experiments.model import Reward
 from app.feedback.batch import StreamEntry, stage
-from app.feedback.consumer import ShardConsumer
+from app.feedback.consumer import Marks, ShardConsumer
 from app.feedback.lag import LedgerLag
 from app.feedback.loop import Horizons
 from app.feedback.model import Source
@@ -27,6 +28,7 @@ from tests.feedback.support import (
     Model,
     Said,
     create_experiment,
+    execute,
     exposures,
     moment,
     rows,
@@ -149,8 +151,10 @@ async def test_a_stalled_owner_is_refused(database_url: str, experiment_id: int)
         old = await stalled.acquire(0, "stalled")
         assert old is not None
         assert await next_owner.acquire(0, "next") is None
-        await stalled._connection.execute("UPDATE stream_positions SET lease_until = now() - interval '1 s'")
-        new = await next_owner.acquire(0, "next")
+        seen = await next_owner.renewal(0)
+        await stalled.renew(old, moment(0))
+        assert await next_owner.acquire(0, "next", stalled=seen) is None, "it has renewed since"
+        new = await next_owner.acquire(0, "next", stalled=await next_owner.renewal(0))
         assert new is not None
         with pytest.raises(Fenced):
             await stalled.apply(old, stage([entry]), [entry], moment(0))
@@ -203,6 +207,7 @@ async def test_the_stream_is_trimmed_behind_the_position_and_never_beyond(
     valkey: Redis, valkey_url: str
 ) -> None:
     stream = ShardStream(valkey, 0)
+    assert await stream.advance("0-0", 0)
     ids = [await valkey.xadd(shard_key(0, "events"), {"k": "x", "n": 1, "b": ""}) for _ in range(5)]
     await valkey.set(shard_key(0, "appended"), 5)
     await stream.advance(ids[2].decode(), 3)
@@ -229,6 +234,113 @@ async def test_after_a_loss_of_valkeys_data_new_events_are_behind_the_position(
         await append(appender, 0, exposures([two]))
         await until(lambda: len(rows(database_url, "SELECT FROM assignments")) == 2)
     assert rows(database_url, "SELECT applied FROM stream_positions") == [(2,)]
+
+
+async def test_events_that_came_between_a_loss_of_valkeys_data_and_the_worker_are_applied(
+    database_url: str, valkey: Redis, appender: StreamAppender, experiment_id: int
+) -> None:
+    """The position is that of a clock that ran ahead: the new entries lie before it."""
+    one, two, three = some_assignments(experiment_id, 3)
+    position = f"{T0_MS * 2}-7"
+    async with LedgerStore.open(database_url) as store:
+        lease = await store.acquire(0, "one")
+        assert lease is not None
+        entry = exposures([one])._replace(id=position)
+        await store.apply(lease, stage([entry]), [entry], moment(0))
+        await store.release(0, "one")
+    await append(appender, 0, exposures([two]))
+    await append(appender, 0, exposures([one, three]))
+    engine = create_engine(database_url)
+    lag = LedgerLag(engine, valkey, shards=1)
+    async with running(consumer(database_url, valkey).run):
+        await until(lambda: len(rows(database_url, "SELECT FROM assignments")) == 3)
+
+        async def caught_up() -> bool:
+            return await lag.events() == 0
+
+        await until(caught_up)
+    await engine.dispose()
+
+
+async def test_a_full_valkey_is_drained_all_the_same(
+    database_url: str, valkey: Redis, appender: StreamAppender, experiment_id: int
+) -> None:
+    assigned = some_assignments(experiment_id, 3)
+    await append(appender, 0, exposures(assigned))
+    await valkey.set(shard_key(0, "appended"), 7)  # so that there is something to correct
+    await valkey.config_set("maxmemory", 1)
+    try:
+        async with running(consumer(database_url, valkey).run):
+            await until(lambda: len(rows(database_url, "SELECT FROM assignments")) == len(assigned))
+            await until(lambda: rows(database_url, "SELECT applied FROM stream_positions") == [(3,)])
+    finally:
+        await valkey.config_set("maxmemory", 0)
+
+
+async def test_watermarks_come_from_our_time_and_not_from_the_ids_of_valkey(
+    database_url: str, valkey: Redis, experiment_id: int
+) -> None:
+    """Ids of a Valkey whose clock is an hour ahead, more of them than are read at once."""
+    ahead_ms = SystemClock().now_ms() + 3_600_000
+    for number in range(limits.LEDGER_READ_ENTRIES_MAX * 2):
+        entry = exposures(some_assignments(experiment_id, 1))
+        fields = {"k": entry.kind, "n": entry.n, "b": entry.body}
+        await valkey.xadd(shard_key(0, "events"), fields, id=f"{ahead_ms}-{number}")
+    async with running(consumer(database_url, valkey).run):
+        await until(lambda: rows(database_url, "SELECT FROM stream_positions WHERE watermark IS NOT NULL"))
+        await until(lambda: rows(database_url, "SELECT applied FROM stream_positions") == [(128,)])
+    ((watermark,),) = rows(database_url, "SELECT watermark FROM stream_positions")
+    assert watermark <= SystemClock().now()
+
+
+async def test_marks_say_no_more_than_was_applied() -> None:
+    marks = Marks()
+    marks.add("5-1", moment(1))
+    marks.add("5-10", moment(2))
+    assert marks.waiting
+    assert marks.reached("4-99") is None
+    assert marks.reached("5-9") == moment(1)
+    assert marks.reached("6-0") == moment(2)
+    assert not marks.waiting
+
+
+async def test_a_watermark_in_the_future_is_taken_back_and_nothing_is_resolved_early(
+    database_url: str, valkey: Redis
+) -> None:
+    """As an earlier version left it after a clock was an hour ahead."""
+    silent = create_experiment(database_url, "silent", Reward(horizon_s=600, silence=0.0))
+    now = SystemClock().now()
+    at_ms = SystemClock().now_ms() - T0_MS
+    async with LedgerStore.open(database_url) as store:
+        lease = await store.acquire(0, "one")
+        assert lease is not None
+        await store.renew(lease, now + timedelta(hours=1))
+        execute(database_url, "UPDATE horizons SET swept_until = now() + interval '1 hour'")
+        for number in range(2):
+            entry = exposures([Assigned(silent, number, number, at_ms=at_ms, variant=0)])._replace(
+                id=f"5-{number}"
+            )
+            lease, _ = await store.apply(lease, stage([entry]), [entry], None)
+            await store.resolve_silence()
+        assert rows(database_url, "SELECT outcome FROM assignments") == [(0,), (0,)]
+        ((watermark, swept),) = rows(
+            database_url, "SELECT watermark, swept_until FROM stream_positions, horizons"
+        )
+        assert max(watermark, swept) <= SystemClock().now()
+        execute(database_url, "UPDATE assignments SET deadline = now() - interval '1 second'")
+        execute(database_url, "UPDATE horizons SET swept_until = now() - interval '1 minute'")
+        await store.renew(lease, SystemClock().now())
+        await store.resolve_silence()
+    assert rows(database_url, "SELECT outcome FROM assignments") == [(2,), (2,)]
+
+
+async def test_a_shard_whose_owner_was_killed_is_free_at_once(database_url: str, experiment_id: int) -> None:
+    async with LedgerStore.open(database_url) as next_owner:
+        async with LedgerStore.open(database_url) as killed:
+            assert await killed.acquire(0, "killed")
+            assert await next_owner.acquire(0, "next") is None
+        assert rows(database_url, "SELECT owner FROM stream_positions") == [("killed",)]
+        await until(lambda: next_owner.acquire(0, "next"))
 
 
 async def test_silence_is_resolved_only_up_to_what_all_shards_have_applied(

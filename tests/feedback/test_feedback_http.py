@@ -25,6 +25,7 @@ from app.feedback.entry import SignalsEntry
 from app.feedback.routes import ROUTES
 from app.feedback.service import FeedbackService
 from tests.support.api import api, bearer
+from tests.support.clocks import SettableClock
 from tests.support.registry import experiment
 
 pytestmark = pytest.mark.anyio
@@ -153,7 +154,7 @@ WRONG = {
         410,
         "assignment_id",
     ),
-    "from the future": (lambda: event(assignment_id=token(age_s=-3_600)), 422, "assignment_id"),
+    "from the future": (lambda: event(assignment_id=token(age_s=-90_000)), 422, "assignment_id"),
     "no address": (lambda: {"signal": "thumbs_up"}, 400, "assignment_id"),
     "two addresses": (lambda: event(experiment="exp", unit="u"), 400, "assignment_id"),
     "half an address": (lambda: {"signal": "thumbs_up", "unit": "u"}, 400, "assignment_id"),
@@ -282,6 +283,29 @@ async def test_the_catalogue_gives_values_and_the_order_gives_times(feedback: Fe
     assert past == pytest.approx(before_us - 5_000_000, abs=1)
     assert (stored.ids, list(stored.sources)) == ([None, None, "one", None], [1, 1, 3, 1])
     assert (stored.units[0].experiment_id, stored.units[0].value) == (2, 2.0)
+
+
+async def test_an_id_of_an_hour_ahead_is_of_a_wrong_clock_and_is_accepted(feedback: Feedback) -> None:
+    """Ids are signed: the server that gave this one was ahead, or we were set back since."""
+    answer = await feedback.post(event(assignment_id=token(age_s=-3_600)))
+    assert answer.status_code == 202
+
+
+async def test_times_of_events_follow_a_clock_that_was_set_back(valkey_url: str) -> None:
+    clock = SettableClock(SystemClock().now())
+    appender = StreamAppender(valkey_url, deadline_s=5)
+    await appender.start()
+    service = FeedbackService(SimpleNamespace(snapshot=SNAPSHOT), SignalsCommit([appender], shards=2), clock)
+    async with api(ROUTES, {"feedback": service}, KEYRING) as client:
+        feedback = Feedback(client, valkey_url)
+        for moved_s in (0, 3_600, -3_600, 0):
+            clock.forward(moved_s)
+            before_us = clock.now_us()
+            assert (await feedback.post([event(), event()])).status_code == 202
+            stored = await feedback.stored()
+            newest = [memoryview(one.at_us).cast("q").tolist() for one in stored]
+            assert any(0 <= times[0] - before_us < times[1] - before_us <= 10 for times in newest)
+    await appender.stop()
 
 
 async def test_one_id_says_one_thing(feedback: Feedback) -> None:

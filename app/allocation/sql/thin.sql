@@ -10,8 +10,8 @@ WHERE (experiment_id, version) IN (
                    ORDER BY version DESC
                ) AS from_last
         FROM allocations
-        WHERE created_at < date_trunc('minute', now() - make_interval(secs => :dense_s))
-          AND created_at >= now() - make_interval(secs => :dense_s) - interval '1 day'
+        WHERE created_at < date_trunc('minute', CAST(:now AS timestamptz) - make_interval(secs => :dense_s))
+          AND created_at >= CAST(:now AS timestamptz) - make_interval(secs => :dense_s) - interval '1 day'
     ) AS numbered
     WHERE from_last > 1
     LIMIT :rows_max

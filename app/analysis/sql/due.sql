@@ -9,7 +9,7 @@ LEFT JOIN LATERAL (
     ORDER BY r.at DESC LIMIT 1
 ) AS last ON true
 WHERE last.at IS NULL
-   OR last.at < now() - make_interval(secs => :interval_s)
+   OR last.at < CAST(:now AS timestamptz) - make_interval(secs => :interval_s)
       AND (last.wanted < p.wanted
            OR EXISTS (SELECT FROM freezes AS f WHERE f.experiment_id = e.id AND f.lifted_at IS NULL))
 ORDER BY last.at NULLS FIRST

@@ -9,11 +9,11 @@ WHERE (experiment_id, at) IN (
                    AS from_last
         FROM (
             SELECT experiment_id, at,
-                   CASE WHEN at < date_trunc('hour', now() - make_interval(secs => :medium_s))
+                   CASE WHEN at < date_trunc('hour', CAST(:now AS timestamptz) - make_interval(secs => :medium_s))
                         THEN interval '1 hour' ELSE interval '5 minutes' END AS span
             FROM readouts
-            WHERE at < date_bin('5 minutes', now() - make_interval(secs => :dense_s), 'epoch')
-              AND at >= now() - make_interval(secs => :medium_s) - interval '1 day'
+            WHERE at < date_bin('5 minutes', CAST(:now AS timestamptz) - make_interval(secs => :dense_s), 'epoch')
+              AND at >= CAST(:now AS timestamptz) - make_interval(secs => :medium_s) - interval '1 day'
         ) AS aged
     ) AS numbered
     WHERE from_last > 1

@@ -1,7 +1,18 @@
--- Become the owner of a shard that has none, or whose owner has been silent for too long.
-INSERT INTO stream_positions AS held (shard, owner, fence, lease_until)
-VALUES (%(shard)s, %(owner)s, 1, now() + %(lease_s)s * interval '1 second')
+-- Become the owner of a shard that has none, whose owner's session has ended, or whose row still is as the caller
+-- saw it so long ago that its owner must have stopped. No clock is asked.
+INSERT INTO stream_positions AS held (shard, owner, fence, lease_until, session)
+SELECT %(shard)s, %(owner)s, 1, %(until)s, pid || '/' || extract(epoch FROM backend_start)
+FROM pg_stat_activity
+WHERE pid = pg_backend_pid()
 ON CONFLICT (shard) DO UPDATE
-    SET owner = excluded.owner, fence = held.fence + 1, lease_until = excluded.lease_until
-    WHERE held.owner IS NULL OR held.owner = excluded.owner OR held.lease_until < now()
+    SET owner = excluded.owner, fence = held.fence + 1, lease_until = excluded.lease_until, session = excluded.session
+    WHERE held.owner IS NULL
+        OR held.owner = excluded.owner
+        OR (held.fence = %(stalled_fence)s AND held.lease_until = %(stalled_until)s)
+        OR NOT EXISTS (
+            SELECT FROM pg_stat_activity AS a
+            WHERE a.pid::text = split_part(held.session, '/', 1)
+                -- Null: it belongs to another role, whose sessions we may not look into.
+                AND coalesce(extract(epoch FROM a.backend_start)::text = split_part(held.session, '/', 2), true)
+        )
 RETURNING fence, position, applied
