@@ -1,13 +1,13 @@
 """shared clock before code
 
-Runs before the code that needs it. Revision 0013, after 0012.
+Runs before the code that needs it. Revision 0014, after 0013.
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0016"
-down_revision = "0014"
+revision = "0014"
+down_revision = "0013"
 branch_labels = None
 depends_on = None
 

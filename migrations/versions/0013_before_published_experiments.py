@@ -1,12 +1,12 @@
 """published experiments before code
 
-Runs before the code that needs it. Revision 0014, after 0012. The worker fills the table.
+Runs before the code that needs it. Revision 0013, after 0012. The worker fills the table.
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0014"
+revision = "0013"
 down_revision = "0012"
 branch_labels = None
 depends_on = None
