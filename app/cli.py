@@ -161,12 +161,13 @@ def serve(**flags: Any) -> None:
 def worker(**flags: Any) -> None:
     """Do all that is not a request: ledger, horizons, allocation, publication.
 
-    Run one or several: they share the stream shards by leases. Its port answers /health, /ready and /metrics;
-    port 0, the default here, leaves that out.
+    Run one or several: they share the stream shards by leases. Its port answers /health, /ready and /metrics.
+    The default here is 0, which means no port; --port or WALD_PORT chooses one.
     """
     from app import worker as composition  # noqa: PLC0415
 
-    flags["port"] = flags["port"] or 0
+    if flags["port"] is None and not os.environ.get("WALD_PORT"):
+        flags["port"] = 0
     _run_process("worker", flags, composition.work)
 
 
@@ -174,13 +175,21 @@ def worker(**flags: Any) -> None:
 @engine_options
 @click.option("--to", default="head", show_default=True, help="The revision to migrate to.")
 def migrate(to: str, **flags: Any) -> None:
-    """Bring the database to the schema of this version. Safe to run from several places at once."""
+    """Bring the database to the schema of this version. Safe to run from several places at once.
+
+    Also makes the signing key, and stores the admin key of WALD_ADMIN_KEY, where they are missing.
+    """
+    from app import start  # noqa: PLC0415
     from app.core import migrations  # noqa: PLC0415
 
     async def run(settings: Settings) -> None:
         assert settings.database_url is not None
         revision = await asyncio.to_thread(migrations.upgrade, settings.database_url, to)
         OUT.print(f"The database is at revision [bold]{revision}[/].")
+        if revision == migrations.head():
+            logs.configure("error", process="migrate")  # a Valkey that is away now is no news here
+            for doubt in await start.ensure_access_of(settings):
+                OUT.print(f"Note: {doubt}", soft_wrap=True, markup=False)
 
     run_with_engines(flags, run)
 

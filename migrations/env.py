@@ -6,6 +6,7 @@ from sqlalchemy import Connection, create_engine
 import app.access.tables
 import app.allocation.tables
 import app.analysis.tables
+import app.core.agreement
 import app.experiments.tables
 import app.feedback.tables
 import app.webhooks.tables  # noqa: F401  (each adds its tables to the metadata)

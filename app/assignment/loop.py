@@ -1,6 +1,7 @@
 """The loop that keeps a server's snapshot current: it listens for changes, polls, and swaps the whole."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Final
@@ -9,10 +10,11 @@ import msgspec
 import structlog
 from redis.exceptions import RedisError
 
-from app.access.model import KeyRing
+from app.access.model import AccessSnapshot, KeyRing
 from app.access.store import ANNOUNCEMENT
+from app.assignment.adopted import Adopted
 from app.assignment.assignment_id import Signer
-from app.assignment.snapshot import PreparedExperiment, Snapshot, decode
+from app.assignment.snapshot import PreparedExperiment, PublishedExperiment, Snapshot, decode
 from app.assignment.store import KILLED_ANNOUNCEMENT, RegistryStore
 from app.core import limits
 from app.core.clock import Clock
@@ -39,6 +41,7 @@ class SnapshotKeeper:
         self._compare = True
         self._announced: set[str] = set()
         self._kills: dict[str, bytes] = {}  # that are in Valkey alone: it gets them back, should it lose them
+        self._adopted = Adopted()
         self._refreshed_at = monotonic()
         self._wanted = asyncio.Event()
         self._next = asyncio.get_running_loop().create_future()
@@ -85,6 +88,47 @@ class SnapshotKeeper:
         with suppress(TimeoutError):
             async with asyncio.timeout(limits.REFRESH_WAIT_S):
                 await asyncio.shield(self._next)
+
+    async def load_access(self) -> bool:
+        """Wait until the keys were loaded that are published now; whether that was done in time.
+
+        All who wait share one load. Loads begin at most every `REFRESH_SPACING_S`, and read the keys
+        only if they have changed. Waits no longer than `REFRESH_WAIT_S`, and not at all while loads fail.
+        """
+        if self.error is not None:
+            return False
+        self._announced.add(ANNOUNCEMENT)
+        self._wanted.set()
+        try:
+            async with asyncio.timeout(limits.REFRESH_WAIT_S):
+                await asyncio.shield(self._next)
+        except TimeoutError:
+            return False
+        return self.error is None
+
+    def adopt_access(self, access: AccessSnapshot) -> None:
+        """Take keys that this process has just committed, before they are published.
+
+        Older keys do not replace them while their publication is on its way, or waits for Valkey.
+        """
+        keyring = self.snapshot.keyring
+        if keyring is None or access.revision <= keyring.revision:
+            return
+        self._adopted.take(ANNOUNCEMENT, access.revision)
+        self._swap([], KeyRing(access), self.snapshot.killed)
+
+    def adopt_experiment(self, published: PublishedExperiment) -> None:
+        """Take an experiment that this process has just committed, unless a newer version is here."""
+        ours = self.snapshot.by_key.get(published.key)
+        if self.snapshot.keyring is None or (
+            ours is not None and ours.published.version >= published.version
+        ):
+            return
+        self._adopted.take(published.key, published.version)
+        killed = self.snapshot.killed
+        self._swap(
+            [PreparedExperiment(published, killed=published.key in killed)], self.snapshot.keyring, killed
+        )
 
     async def swapped(self) -> Snapshot:
         """Wait until the snapshot is another one."""
@@ -148,9 +192,35 @@ class SnapshotKeeper:
                 experiments += _prepared(value, killed)
                 if number % limits.SNAPSHOT_PREPARE_MAX == 0:
                     await asyncio.sleep(0)  # let requests in between
+        access = await self._newer_access() if access_too else None
+        # Without waiting from here on: what was adopted meanwhile must not be lost.
+        loaded = {
+            one.published.key: one
+            for one in experiments
+            if not self._adopted.outdates(one.published.key, one.published.version)
+        }
+        kept = (killed ^ self.snapshot.killed) & self.snapshot.by_key.keys() - loaded.keys()
+        for key in kept:  # a kill applies to them all the same
+            ours = self.snapshot.by_key[key].published
+            loaded[key] = PreparedExperiment(ours, killed=key in killed)
         keyring = self.snapshot.keyring
-        if access_too and (access := await self._store.access()) is not None:
+        if access is not None and not self._adopted.outdates(ANNOUNCEMENT, access.revision):
             keyring = KeyRing(access)
+        self._swap(list(loaded.values()), keyring, killed)
+
+    async def _newer_access(self) -> AccessSnapshot | None:
+        """What is published of access; None if it is what we have."""
+        ours = self.snapshot.keyring
+        revision = await self._store.access_revision()
+        if ours is not None and revision == ours.revision:
+            self._adopted.outdates(ANNOUNCEMENT, revision)
+            return None
+        return await self._store.access()
+
+    def _swap(
+        self, experiments: Sequence[PreparedExperiment], keyring: KeyRing | None, killed: frozenset[str]
+    ) -> None:
+        """Put another snapshot in place, if anything is different in it."""
         signer = self._signer(keyring)
         before = self.snapshot
         same = (before.keyring, before.signer, before.killed) == (keyring, signer, killed)

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, create_engine, inspect, text
 import app.access.tables
 import app.allocation.tables
 import app.analysis.tables
+import app.core.agreement
 import app.experiments.tables
 import app.feedback.tables
 import app.rollouts.tables
