@@ -21,6 +21,6 @@ VOLUME /data
 EXPOSE 8000
 # `wald worker` answers the same paths on its own WALD_PORT.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=6 \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"WALD_PORT\"]}/health', timeout=2)"]
+    CMD ["python", "-P", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"WALD_PORT\"]}/health', timeout=2)"]
 ENTRYPOINT ["wald"]
 CMD ["up"]

@@ -28,7 +28,7 @@ click.rich_click.TEXT_MARKUP = "markdown"
 click.rich_click.COMMAND_GROUPS = {
     "wald": [
         {"name": "Run", "commands": ["up", "serve", "worker"]},
-        {"name": "Operate", "commands": ["keys", "webhooks", "migrate", "rebuild", "doctor"]},
+        {"name": "Operate", "commands": ["keys", "webhooks", "settings", "migrate", "rebuild", "doctor"]},
         {"name": "Roll out", "commands": ["rollout", "explain", "kill", "revive"]},
         {"name": "Try", "commands": ["demo", "replay"]},
         {
@@ -41,6 +41,7 @@ click.rich_click.COMMAND_GROUPS = {
 _OF_ROOMS: Final = {
     "keys": "app.access.commands:keys",
     "webhooks": "app.webhooks.commands:webhooks",
+    "settings": "app.feedback.commands:settings_group",
     "rebuild": "app.allocation.commands:rebuild_command",
     "rollout": "app.clients.rollout:rollout_group",
     "explain": "app.clients.rollout:explain_command",

@@ -57,6 +57,7 @@ class Start:
         self._lacking: str | None = None  # of the schema
         self._away: str | None = "PostgreSQL was not asked yet"
         self._differences: list[str] = []
+        self._strands = False  # a server here appends to shards that no worker reads
         self._doubts: tuple[str, ...] = ()
         self._has_admin_key = True
         self._prepared = asyncio.Event()
@@ -98,7 +99,12 @@ class Start:
             return [Check("schema", ok=False, detail=detail)]
         return [
             Check("schema", ok=True),
-            Check("settings", not self._differences, detail="; ".join(self._differences)),
+            Check(
+                "settings",
+                not self._differences,
+                critical=self._strands,
+                detail="; ".join(self._differences),
+            ),
             Check("admin key", self._has_admin_key, detail="" if self._has_admin_key else NO_ADMIN_KEY),
         ]
 
@@ -145,7 +151,10 @@ class Start:
         if not await self._has_schema():
             return
         self._has_admin_key = await self._access.has_admin_key()
-        self._differences = agreement.differences(self._settings, await agreement.read_agreed(self._engine))
+        agreed = await agreement.read_agreed(self._engine)
+        self._differences = agreement.differences(self._settings, agreed)
+        shards = int(agreed.get(agreement.STREAM_SHARDS, self._settings.stream_shards))
+        self._strands = shards < self._settings.stream_shards
         doubts = await self._access.doubts(self._settings.admin_key)
         for doubt in doubts:
             if doubt not in self._doubts:

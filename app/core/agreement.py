@@ -5,6 +5,7 @@ process refuses to start with it. Different webhook networks or ports only make 
 that starts last has the value in force, and others say that theirs differs.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 import structlog
@@ -72,7 +73,7 @@ async def store_agreed(engine: AsyncEngine, name: str, value: str) -> None:
         await _write(connection, name, value)
 
 
-def shards_differ(settings: Settings, stored: dict[str, str]) -> str:
+def shards_differ(settings: Settings, stored: Mapping[str, str]) -> str:
     """Name both numbers of stream shards and the fix; empty while they agree, or none is stored."""
     agreed = stored.get(STREAM_SHARDS, str(settings.stream_shards))
     if agreed == str(settings.stream_shards):
@@ -84,7 +85,7 @@ def shards_differ(settings: Settings, stored: dict[str, str]) -> str:
     )
 
 
-def differences(settings: Settings, stored: dict[str, str]) -> list[str]:
+def differences(settings: Settings, stored: Mapping[str, str]) -> list[str]:
     """Every setting that is stored with another value than the one of this process, in words."""
     mine = _values(settings)
     others = [

@@ -12,6 +12,7 @@ import msgspec
 
 from app.core.errors import InvalidInput
 
+STREAM_SHARDS_MAX: Final = 256
 ADMIN_KEY_LENGTH_MIN: Final = 16
 ADMIN_KEY_LENGTH_MAX: Final = 200
 _PRINTABLE: Final = re.compile(r"[!-~]+")
@@ -33,7 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8000
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
-    stream_shards: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
+    stream_shards: Annotated[int, msgspec.Meta(ge=1, le=STREAM_SHARDS_MAX)] = 2
     durability: Durability = Durability.DURABLE
     admin_key: str | None = None
     log_level: str = "info"
