@@ -80,7 +80,6 @@ def serving_options(command: Callable[P, T]) -> Callable[P, T]:
     """The options of whatever listens."""
     options = (
         click.option("--host", help="Address to listen on.  [env: WALD_HOST; default: 127.0.0.1]"),
-        click.option("--port", type=int, help="Port to listen on.  [env: WALD_PORT; default: 8000]"),
         click.option(
             "--log-level", help="debug, info, warning, error.  [env: WALD_LOG_LEVEL; default: info]"
         ),
@@ -88,6 +87,9 @@ def serving_options(command: Callable[P, T]) -> Callable[P, T]:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+_port_option = click.option("--port", type=int, help="Port to listen on.  [env: WALD_PORT; default: 8000]")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -110,6 +112,7 @@ def main() -> None:
 @main.command()
 @engine_options
 @serving_options
+@_port_option
 @click.option("--workers", type=int, help="Number of serving processes.  [env: WALD_WORKERS; default: 1]")
 @click.option(
     "--demo/--no-demo", default=False, help="Define a demo experiment and send it a trickle of traffic."
@@ -141,6 +144,7 @@ def up(**flags: Any) -> None:
 @main.command()
 @engine_options
 @serving_options
+@_port_option
 @click.option(
     "--durability",
     type=click.Choice([level.value for level in Durability]),
@@ -159,16 +163,15 @@ def serve(**flags: Any) -> None:
 @main.command()
 @engine_options
 @serving_options
+@click.option("--port", type=int, default=0, help="Port to listen on; left out, none.")
 def worker(**flags: Any) -> None:
     """Do all that is not a request: ledger, horizons, allocation, publication.
 
-    Run one or several: they share the stream shards by leases. Its port answers /health, /ready and /metrics.
-    The default here is 0, which means no port; --port or WALD_PORT chooses one.
+    Run one or several: they share the stream shards by leases. With --port it answers /health, /ready and
+    /metrics there. It does not read WALD_PORT, which a server on the same machine may have.
     """
     from app import worker as composition  # noqa: PLC0415
 
-    if flags["port"] is None and not os.environ.get("WALD_PORT"):
-        flags["port"] = 0
     _run_process("worker", flags, composition.work)
 
 

@@ -128,6 +128,7 @@ async def work(settings: Settings) -> None:
             openapi_config=None,
         )
         if settings.port:
-            await serve_http(app, host=settings.host, port=settings.port, ending=ending)
+            # Not on the port of a server, which would share its requests with us.
+            await serve_http(app, host=settings.host, port=settings.port, ending=ending, shared=False)
         else:
             await ending.wait()

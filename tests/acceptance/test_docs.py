@@ -62,7 +62,7 @@ GOES_ON = re.compile(r"^(make run|wald serve|wald worker)\b", re.MULTILINE)
 
 
 def blocks(page: str, language: str = "sh") -> str:
-    """All fenced blocks of a language that can be run here, in their order: later ones build on earlier ones."""
+    """All fenced blocks of a language that run here, in their order: later ones build on earlier ones."""
     fenced = re.compile(rf"^(<!-- .* -->\n)?```{language}\n(.*?)^```", re.MULTILINE | re.DOTALL)
     return "\n".join(
         block
@@ -80,11 +80,16 @@ class Reader:
         self.url = f"http://127.0.0.1:{self.port}"
         self._pids, self.log = folder / "pids", folder / "log"
         self._pids.touch()
-        path = f"{self.folder / '.venv/bin'}:{os.environ['PATH']}"
         self._environment = clean_environment(
-            PATH=path, PORT=str(self.port), ADDRESS=f"127.0.0.1:{self.port}", WALD_URL=self.url,
-            LOGS=str(self.log), PIDS=str(self._pids), **variables,
-        )  # fmt: skip
+            PATH=f"{self.folder / '.venv/bin'}:{os.environ['PATH']}",
+            PORT=str(self.port),
+            WALD_PORT=str(self.port),
+            WALD_URL=self.url,
+            ADDRESS=f"127.0.0.1:{self.port}",
+            LOGS=str(self.log),
+            PIDS=str(self._pids),
+            **variables,
+        )
 
     @property
     def key(self) -> str:
@@ -144,7 +149,8 @@ def reader(anyio_backend) -> Iterator[Reader]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_of_a_page_runs_as_pasted_in_a_fresh_clone(page, reader):
-    assert reader.paste(page).strip()
+    assert blocks(page)
+    reader.paste(page)
 
 
 def test_every_page_that_guides_has_only_blocks_that_can_be_pasted():

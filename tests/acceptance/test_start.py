@@ -91,10 +91,10 @@ def assign_once(url: str, key: str) -> None:
 
 
 def test_containers_are_healthy_when_they_are_ready():
-    for service in ("server", "worker"):
+    for service, port in (("server", "8000"), ("worker", "8001")):
         health = " ".join(COMPOSE["services"][service]["healthcheck"]["test"])
-        port = COMPOSE["services"][service]["environment"]["WALD_PORT"]
         assert f"127.0.0.1:{port}/ready" in health
+    assert command_of("worker")[1:] == ["--port", "8001"]
 
 
 def test_servers_and_workers_start_in_any_order_and_make_what_is_missing_once(

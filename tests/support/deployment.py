@@ -93,6 +93,8 @@ class Running:
 def running(command: list[str], folder: Path, environment: Mapping[str, str]) -> Iterator[Running]:
     """One process on a port of its own, until the block ends; then it must end in order."""
     port = free_port()
+    if command[0] == "worker":
+        command = ["worker", "--port", str(port)]
     log = folder.parent / f"{'-'.join(command)}-{port}.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
