@@ -132,8 +132,6 @@ class Start:
             return
         await agreement.agree(self._engine, self._settings)
         await ensure_access(self._access, self._settings)
-        with suppress(Unavailable, RedisError):  # the worker publishes what Valkey was away for
-            await self._access.publish_if_due()
         await self._review()
         self._prepared.set()
 
@@ -150,6 +148,8 @@ class Start:
     async def _review(self) -> None:
         if not await self._has_schema():
             return
+        with suppress(Unavailable, RedisError):  # what Valkey was away for, where no worker runs
+            await self._access.publish_if_due()
         self._has_admin_key = await self._access.has_admin_key()
         agreed = await agreement.read_agreed(self._engine)
         self._differences = agreement.differences(self._settings, agreed)
