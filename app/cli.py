@@ -28,7 +28,7 @@ click.rich_click.TEXT_MARKUP = "markdown"
 click.rich_click.COMMAND_GROUPS = {
     "wald": [
         {"name": "Run", "commands": ["up", "serve", "worker"]},
-        {"name": "Operate", "commands": ["keys", "webhooks", "migrate", "rebuild", "doctor"]},
+        {"name": "Operate", "commands": ["keys", "webhooks", "settings", "migrate", "rebuild", "doctor"]},
         {"name": "Roll out", "commands": ["rollout", "explain", "kill", "revive"]},
         {"name": "Try", "commands": ["demo", "replay"]},
         {
@@ -41,6 +41,7 @@ click.rich_click.COMMAND_GROUPS = {
 _OF_ROOMS: Final = {
     "keys": "app.access.commands:keys",
     "webhooks": "app.webhooks.commands:webhooks",
+    "settings": "app.feedback.commands:settings_group",
     "rebuild": "app.allocation.commands:rebuild_command",
     "rollout": "app.clients.rollout:rollout_group",
     "explain": "app.clients.rollout:explain_command",
@@ -79,7 +80,6 @@ def serving_options(command: Callable[P, T]) -> Callable[P, T]:
     """The options of whatever listens."""
     options = (
         click.option("--host", help="Address to listen on.  [env: WALD_HOST; default: 127.0.0.1]"),
-        click.option("--port", type=int, help="Port to listen on.  [env: WALD_PORT; default: 8000]"),
         click.option(
             "--log-level", help="debug, info, warning, error.  [env: WALD_LOG_LEVEL; default: info]"
         ),
@@ -87,6 +87,9 @@ def serving_options(command: Callable[P, T]) -> Callable[P, T]:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+_port_option = click.option("--port", type=int, help="Port to listen on.  [env: WALD_PORT; default: 8000]")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -109,6 +112,7 @@ def main() -> None:
 @main.command()
 @engine_options
 @serving_options
+@_port_option
 @click.option("--workers", type=int, help="Number of serving processes.  [env: WALD_WORKERS; default: 1]")
 @click.option(
     "--demo/--no-demo", default=False, help="Define a demo experiment and send it a trickle of traffic."
@@ -140,6 +144,7 @@ def up(**flags: Any) -> None:
 @main.command()
 @engine_options
 @serving_options
+@_port_option
 @click.option(
     "--durability",
     type=click.Choice([level.value for level in Durability]),
@@ -158,15 +163,15 @@ def serve(**flags: Any) -> None:
 @main.command()
 @engine_options
 @serving_options
+@click.option("--port", type=int, default=0, help="Port to listen on; left out, none.")
 def worker(**flags: Any) -> None:
     """Do all that is not a request: ledger, horizons, allocation, publication.
 
-    Run one or several: they share the stream shards by leases. Its port answers /health, /ready and /metrics;
-    port 0, the default here, leaves that out.
+    Run one or several: they share the stream shards by leases. With --port it answers /health, /ready and
+    /metrics there. It does not read WALD_PORT, which a server on the same machine may have.
     """
     from app import worker as composition  # noqa: PLC0415
 
-    flags["port"] = flags["port"] or 0
     _run_process("worker", flags, composition.work)
 
 
@@ -174,13 +179,21 @@ def worker(**flags: Any) -> None:
 @engine_options
 @click.option("--to", default="head", show_default=True, help="The revision to migrate to.")
 def migrate(to: str, **flags: Any) -> None:
-    """Bring the database to the schema of this version. Safe to run from several places at once."""
+    """Bring the database to the schema of this version. Safe to run from several places at once.
+
+    Also makes the signing key, and stores the admin key of WALD_ADMIN_KEY, where they are missing.
+    """
+    from app import start  # noqa: PLC0415
     from app.core import migrations  # noqa: PLC0415
 
     async def run(settings: Settings) -> None:
         assert settings.database_url is not None
         revision = await asyncio.to_thread(migrations.upgrade, settings.database_url, to)
         OUT.print(f"The database is at revision [bold]{revision}[/].")
+        if revision == migrations.head():
+            logs.configure("error", process="migrate")  # a Valkey that is away now is no news here
+            for doubt in await start.ensure_access_of(settings):
+                OUT.print(f"Note: {doubt}", soft_wrap=True, markup=False)
 
     run_with_engines(flags, run)
 

@@ -2,7 +2,7 @@
 
 import resource
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -16,10 +16,13 @@ from redis.exceptions import RedisError, ResponseError
 from rich.markup import escape
 from rich.table import Table
 
+from app.access.service import NO_ADMIN_KEY, AccessService
+from app.access.store import AccessStore
 from app.core import limits, migrations
-from app.core.clock import Clock
-from app.core.postgres import connect
-from app.core.settings import Settings
+from app.core.agreement import STREAM_SHARDS, differences, shards_differ
+from app.core.clock import Clock, SystemClock
+from app.core.postgres import connect, create_engine
+from app.core.settings import STREAM_SHARDS_MAX, Settings
 from app.core.stream import refusal
 from app.core.valkey import create_client, shard_key
 from app.feedback.series import Kept
@@ -54,6 +57,7 @@ _OVERDUE_SERIES: Final = """
     FROM (
         SELECT FROM metric_series WHERE span = 1 AND minute < %(before)s LIMIT %(rows_max)s + 1
     ) AS overdue"""
+_AGREED: Final = "SELECT name, value FROM agreed_settings"
 _DEAD_LETTERS: Final = "SELECT count(*) AS waiting FROM dead_letters"
 
 
@@ -78,8 +82,8 @@ async def examine(settings: Settings, clock: Clock) -> list[Finding]:
     """Look at everything; `settings` name both engines. An engine that is away is a finding, not an error."""
     if settings.valkey_url is None or settings.database_url is None:
         raise ValueError("both engines have to be named by URL")
-    of_valkey, appended = await _examine_valkey(settings.valkey_url, settings.stream_shards, clock)
-    of_postgres = await _examine_postgres(settings.database_url, appended, clock)
+    of_valkey, appended = await _examine_valkey(settings.valkey_url, clock, shards=settings.stream_shards)
+    of_postgres = await _examine_postgres(settings, settings.database_url, appended, clock)
     hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     return [*of_valkey, *of_postgres, disk(settings.data_dir), descriptors(hard_limit)]
 
@@ -101,9 +105,12 @@ def table(findings: list[Finding]) -> Table:
 
 
 async def _examine_valkey(
-    url: str, shards: int, clock: Clock
+    url: str, clock: Clock, *, shards: int
 ) -> tuple[list[Finding], Mapping[int, int] | None]:
-    """What is found, and the events appended to each shard: None when Valkey is away."""
+    """What is found, and the events appended to each shard: None when Valkey is away.
+
+    Counts all shards that there can be: some may have been written by a process with another number of shards.
+    """
     client = create_client(url)
     try:
         info = await client.info()
@@ -111,7 +118,7 @@ async def _examine_valkey(
         seconds, microseconds = await client.time()
         after = clock.now()
         there = datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=microseconds)
-        counts = await client.mget([shard_key(shard, "appended") for shard in range(shards)])
+        counts = await client.mget([shard_key(shard, "appended") for shard in range(STREAM_SHARDS_MAX)])
         durability = await _valkey_durability(client)
         refused = await refusal(client, shards=shards)
     except (RedisError, OSError) as error:
@@ -141,7 +148,9 @@ async def _valkey_durability(client: Redis) -> list[Finding]:
     return valkey_durability(cast("dict[str, str]", config))
 
 
-async def _examine_postgres(url: str, appended: Mapping[int, int] | None, clock: Clock) -> list[Finding]:
+async def _examine_postgres(
+    settings: Settings, url: str, appended: Mapping[int, int] | None, clock: Clock
+) -> list[Finding]:
     try:
         async with await connect(url, row_factory=dict_row) as connection:
             before = clock.now()
@@ -155,6 +164,9 @@ async def _examine_postgres(url: str, appended: Mapping[int, int] | None, clock:
             found = schema(revisions[0]["version_num"] if revisions else None, migrations.head())
             findings.append(found)
             if found.verdict is Verdict.OK:
+                findings += await _examine_access(url, settings.admin_key)
+                agreed = {row["name"]: row["value"] for row in await _rows(connection, _AGREED)}
+                findings.append(shared_settings(settings, agreed))
                 if appended is not None:
                     findings.append(lag(appended, await _rows(connection, _POSITIONS)))
                 shared = await _rows(connection, _SHARED_CLOCK)
@@ -173,6 +185,19 @@ async def _examine_postgres(url: str, appended: Mapping[int, int] | None, clock:
     except psycopg.Error as error:
         fix = "start `wald up`, or correct WALD_DATABASE_URL"
         return [Finding("PostgreSQL", Verdict.FAIL, str(error), fix)]
+
+
+async def _examine_access(url: str, preset: str | None) -> list[Finding]:
+    """Whether there are a key for administrators and a key that signs."""
+    engine, valkey = create_engine(url), create_client("unix:///")  # Valkey is not asked anything
+    try:
+        access = AccessService(AccessStore(engine, valkey), SystemClock())
+        return [
+            admin_key(await access.has_admin_key(), await access.doubts(preset)),
+            signing_key(there=await access.has_signing_key()),
+        ]
+    finally:
+        await engine.dispose()
 
 
 async def _rows(connection: psycopg.AsyncConnection[DictRow], query: LiteralString) -> list[DictRow]:
@@ -274,6 +299,35 @@ def schema(current: str | None, needed: str) -> Finding:
         return Finding("Schema", Verdict.OK, f"revision {current}")
     found = f"{'empty' if current is None else f'revision {current}'}, needed is {needed}"
     return Finding("Schema", Verdict.FAIL, found, "run `wald migrate`, or a version of Wald that knows it")
+
+
+def admin_key(there: bool, doubts: Sequence[str]) -> Finding:  # noqa: FBT001  (there is or is not)
+    """Whether an administrator can get in; `doubts` as `AccessService.doubts` names them."""
+    if not there:
+        return Finding("Admin key", Verdict.FAIL, "none", NO_ADMIN_KEY)
+    if doubts:
+        return Finding("Admin key", Verdict.WARN, "there, but see the note", "; ".join(doubts))
+    return Finding("Admin key", Verdict.OK, "there")
+
+
+def signing_key(*, there: bool) -> Finding:
+    """Whether assignment ids can be signed."""
+    if there:
+        return Finding("Signing key", Verdict.OK, "there")
+    fix = "run `wald migrate`, or start `wald serve` or `wald worker`: each makes it"
+    return Finding("Signing key", Verdict.FAIL, "none", fix)
+
+
+def shared_settings(settings: Settings, agreed: Mapping[str, str]) -> Finding:
+    """Whether the settings here are those that the processes of this deployment run with."""
+    name = "Shared settings"
+    if different := shards_differ(settings, agreed):
+        return Finding(name, Verdict.FAIL, "the number of stream shards differs", different)
+    if others := differences(settings, agreed):
+        return Finding(name, Verdict.WARN, "a setting differs", "; ".join(others))
+    if not agreed:
+        return Finding(name, Verdict.OK, "none stored: the first server or worker stores its own")
+    return Finding(name, Verdict.OK, f"{agreed[STREAM_SHARDS]} stream shards")
 
 
 def lag(appended: Mapping[int, int], positions: list[dict[str, Any]]) -> Finding:

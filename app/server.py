@@ -74,6 +74,7 @@ from app.planning.service import PlanningService
 from app.rollouts.routes import ROUTES as ROLLOUT_ROUTES
 from app.rollouts.service import RolloutService
 from app.rollouts.store import RolloutStore
+from app.start import Start
 from app.webhooks.destination import NetworkPolicy
 from app.webhooks.routes import ROUTES as WEBHOOK_ROUTES
 from app.webhooks.service import WebhookService
@@ -120,6 +121,10 @@ async def application(
         valkey = create_client(settings.valkey_url)
         stack.push_async_callback(valkey.aclose)
         keeper, saver = _keeper(settings, engine, valkey, clock, stack)
+        access = AccessService(AccessStore(engine, valkey), clock, keeper.adopt_access)
+        chance = random.Random()  # noqa: S311  (of draws: seeded by the system, and as fast as it gets)
+        start = Start(settings, engine, access, ending)
+        starting = await stack.enter_async_context(start.begun(clock, chance))
         await keeper.start()
         stack.push_async_callback(keeper.stop)
         exposures = StreamAppender(settings.valkey_url, deadline_s=limits.EXPOSURE_DEADLINE_S)
@@ -136,12 +141,10 @@ async def application(
         await asyncio.gather(*(appender.start() for appender in (exposures, *signals)))
         signals_commit = SignalsCommit(signals, shards=settings.stream_shards)
         stack.push_async_callback(signals_commit.drain)
-        chance = random.Random()  # noqa: S311  (of draws: seeded by the system, and as fast as it gets)
         assigner = Assigner(
             keeper, commit, StickyStore(exposures), clock=clock, rng=chance, durability=settings.durability
         )
-        access = AccessService(AccessStore(engine, valkey), clock)
-        allocation = AllocationService(AllocationStore(engine, valkey), clock)
+        allocation = AllocationService(AllocationStore(engine, valkey), clock, keeper.adopt_experiment)
         experiments = ExperimentService(ExperimentStore(engine), clock, allocation.reallocate)
         feedback = FeedbackService(keeper, signals_commit, clock)
         lag = LedgerLag(engine, valkey, shards=settings.stream_shards)
@@ -160,13 +163,14 @@ async def application(
         async def readiness() -> Readiness:
             return Readiness.of(
                 [
+                    *start.checks(),
                     _snapshot_check(keeper),
                     Check("snapshot file", not saver.error, detail=saver.error or ""),
                     timekeeper.check(),
                     *await _engine_checks(database_url, valkey, clock, shards=settings.stream_shards),
                     *(
                         Check(f"loop {name}", not loop.error, detail=loop.error or "")
-                        for name, loop in loops.health().items()
+                        for name, loop in (starting.health() | loops.health()).items()
                     ),
                 ]
             )

@@ -22,7 +22,8 @@ from app.core.process import raise_descriptor_limit
 from app.core.settings import Settings
 from app.core.supervisor import KILL_AFTER_S, Program, keep_running, started
 
-_PROGRAM: Final = (sys.executable, "-m", "app.cli")
+_PROGRAM: Final = (sys.executable, "-P", "-m", "app.cli")
+"""Without the current folder on the path (`-P`): it may hold an `app.py` of somebody else."""
 _READY_POLL_S: Final = 0.1
 _READY_TIMEOUT_S: Final = 2.0
 _STOP_S_MAX: Final = 2 * KILL_AFTER_S + SHUTDOWN_GRACE_S  # servers, worker, engines

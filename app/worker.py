@@ -34,6 +34,7 @@ from app.feedback.lag import LedgerLag
 from app.rollouts.loop import RolloutLoops
 from app.rollouts.service import RolloutService
 from app.rollouts.store import RolloutStore
+from app.start import Start
 from app.webhooks.destination import NetworkPolicy
 from app.webhooks.dispatch import Dispatcher
 from app.webhooks.loop import WebhookLoops
@@ -58,6 +59,7 @@ async def work(settings: Settings) -> None:
         blocking = create_client(settings.valkey_url, socket_timeout=limits.LEDGER_SILENT_S)
         stack.push_async_callback(blocking.aclose)
         access = AccessService(AccessStore(engine, valkey), clock)
+        start = Start(settings, engine, access, ending)
         reallocation = AllocationService(AllocationStore(engine, valkey), clock)
         allocation = AllocationLoops(reallocation, access)
         switch = KillSwitch(KillStore(engine, valkey), clock, reallocation.reallocate)
@@ -77,33 +79,32 @@ async def work(settings: Settings) -> None:
             STREAM_LAG.set(await lag.events())
             WATERMARK_AGE.set(await lag.watermark_age_s())
 
-        loops = Loops(
-            [
-                *ledger_loops(
-                    shards=settings.stream_shards,
-                    owner=NAME,
-                    database_url=settings.database_url,
-                    valkey=blocking,
-                    clock=clock,
-                    on_commit=on_commit,
-                ),
-                *allocation.all(),
-                *rollouts.all(),
-                Loop("kill switch", switch.record_waiting, pause_s=limits.KILL_RECORD_INTERVAL_S),
-                *analysis.all(),
-                *WebhookLoops(dispatcher).all(),
-                Loop("lag", measure, pause_s=limits.WORKER_BEAT_S),
-                Loop("clock", timekeeper.run, pause_s=limits.CLOCK_SYNC_S),
-            ],
-            clock=clock,
-            random=chance,
-        )
+        every = [
+            *ledger_loops(
+                shards=settings.stream_shards,
+                owner=NAME,
+                database_url=settings.database_url,
+                valkey=blocking,
+                clock=clock,
+                on_commit=on_commit,
+            ),
+            *allocation.all(),
+            *rollouts.all(),
+            Loop("kill switch", switch.record_waiting, pause_s=limits.KILL_RECORD_INTERVAL_S),
+            *analysis.all(),
+            *WebhookLoops(dispatcher).all(),
+            Loop("lag", measure, pause_s=limits.WORKER_BEAT_S),
+            Loop("clock", timekeeper.run, pause_s=limits.CLOCK_SYNC_S),
+        ]
+        loops = Loops([start.after(loop) for loop in every], clock=clock, random=chance)
+        starting = await stack.enter_async_context(start.begun(clock, chance))
 
         def errors() -> dict[str, str]:
-            failing = {name: loop.error for name, loop in loops.health().items() if loop.error}
+            health = starting.health() | loops.health()
+            failing = {name: loop.error for name, loop in health.items() if loop.error}
             timely = timekeeper.check()
             skewed = {} if timely.ok else {"clock": timely.detail}
-            return failing | allocation.errors | rollouts.errors | analysis.errors | skewed
+            return failing | start.errors() | allocation.errors | rollouts.errors | analysis.errors | skewed
 
         async def heartbeat() -> None:
             await beat(valkey, NAME, errors(), clock)
@@ -111,16 +112,14 @@ async def work(settings: Settings) -> None:
         pulse = Loop("heartbeat", heartbeat, pause_s=limits.WORKER_BEAT_S)
         await stack.enter_async_context(loops)
         await stack.enter_async_context(Loops([pulse], clock=clock, random=chance))
-        if not settings.port:
-            await ending.wait()
-            return
 
         def readiness() -> Readiness:
-            failing = errors()
+            failing = {name: error for name, error in errors().items() if name not in start.errors()}
             names = loops.health().keys() | failing.keys()
-            return Readiness.of(
-                [Check(name, name not in failing, detail=failing.get(name, "")) for name in sorted(names)]
-            )
+            others = [
+                Check(name, name not in failing, detail=failing.get(name, "")) for name in sorted(names)
+            ]
+            return Readiness.of([*start.checks(), *others])
 
         app = Litestar(
             operations.ROUTES,
@@ -129,4 +128,8 @@ async def work(settings: Settings) -> None:
             logging_config=None,
             openapi_config=None,
         )
-        await serve_http(app, host=settings.host, port=settings.port, ending=ending)
+        if settings.port:
+            # Not on the port of a server, which would share its requests with us.
+            await serve_http(app, host=settings.host, port=settings.port, ending=ending, shared=False)
+        else:
+            await ending.wait()

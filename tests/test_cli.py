@@ -39,3 +39,15 @@ def test_linear_algebra_has_one_thread_as_it_is_loaded_after_wald_has_said_so():
         timeout=60,
     )
     assert json.loads(done.stdout) == [False, 0, True, "1"]
+
+
+def test_files_of_the_current_folder_are_not_taken_for_ours_or_those_of_python(tmp_path):
+    names = ("stats.py", "random.py", "logging.py", "secrets.py", "redis.py", "asyncio.py", "click.py")
+    for name in names:
+        (tmp_path / name).write_text("raise SystemExit('the file of the user was executed')\n")
+    for package in ("bandits", "migrations"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise SystemExit('executed')\n")
+    command = [sys.executable, "-m", "app.cli", "power", "--baseline", "0.1", "--effect", "0.01"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -10,12 +10,16 @@ import pytest
 from rich.console import Console
 
 from app import doctor
+from app.access.service import AccessService
+from app.access.store import AccessStore
 from app.core import migrations
+from app.core.agreement import agree
 from app.core.clock import SystemClock
 from app.core.postgres import psycopg_dsn
 from app.core.settings import Settings
 from app.core.valkey import create_client, shard_key
 from app.doctor import Finding, Verdict, examine
+from app.start import ensure_access_of
 
 pytestmark = pytest.mark.anyio
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -34,7 +38,10 @@ def settings(**values: Any) -> Settings:
     return Settings(**{"data_dir": Path("/"), "stream_shards": 2} | values)
 
 
-async def test_the_embedded_engines_are_clean(valkey_url, database_url):
+async def test_the_embedded_engines_are_clean(valkey_url, database_url, engine):
+    wanted = settings(valkey_url=valkey_url, database_url=database_url, admin_key="an-admin-key-of-the-tests")
+    await ensure_access_of(wanted)
+    await agree(engine, wanted)
     findings = await examine(settings(valkey_url=valkey_url, database_url=database_url), SystemClock())
     of_engines = [finding for finding in findings if finding.check not in {"Disk", "Open files"}]
     assert [finding for finding in of_engines if finding.verdict is not Verdict.OK] == []
@@ -48,6 +55,9 @@ async def test_the_embedded_engines_are_clean(valkey_url, database_url):
         "PostgreSQL durability",
         "Clock of PostgreSQL",
         "Schema",
+        "Admin key",
+        "Signing key",
+        "Shared settings",
         "Ledger",
         "Dead letters",
         "Series",
@@ -71,9 +81,51 @@ async def test_an_empty_database_needs_migration(valkey_url, engines):
     assert Finding("Schema", Verdict.FAIL, f"empty, needed is {migrations.head()}", FIX_SCHEMA) in findings
 
 
+async def test_keys_that_nobody_has_made_yet_are_failures_with_a_fix(valkey_url, database_url):
+    findings = await examine(settings(valkey_url=valkey_url, database_url=database_url), SystemClock())
+    failed = {finding.check: finding.fix for finding in findings if finding.verdict is Verdict.FAIL}
+    assert failed.keys() == {"Admin key", "Signing key"}
+    assert "wald keys create NAME --kind adm" in failed["Admin key"]
+    assert "wald migrate" in failed["Signing key"]
+
+
+async def test_settings_that_differ_from_those_of_other_processes_are_found(valkey_url, database_url, engine):
+    urls = {"valkey_url": valkey_url, "database_url": database_url}
+    await agree(engine, settings(**urls))
+    for changed, verdict in (
+        ({"stream_shards": 3}, Verdict.FAIL),
+        ({"webhook_allowed_ports": (443, 8443)}, Verdict.WARN),
+        ({}, Verdict.OK),
+    ):
+        findings = await examine(settings(**urls, **changed), SystemClock())
+        (found,) = [finding for finding in findings if finding.check == "Shared settings"]
+        assert found.verdict is verdict
+
+
+async def test_a_preset_key_that_was_changed_or_revoked_is_noted(valkey_url, database_url, engine, valkey):
+    urls = {"valkey_url": valkey_url, "database_url": database_url}
+    for preset in ("the-first-preset-key", "the-second-preset-key"):
+        await ensure_access_of(settings(**urls, admin_key=preset))
+    both = await admin_finding(settings(**urls, admin_key="the-second-preset-key"))
+    assert both.verdict is Verdict.WARN
+    assert "wald keys revoke" in both.fix
+    access = AccessService(AccessStore(engine, valkey), SystemClock())
+    first, second = await access.list()
+    await access.revoke(first.id)
+    assert (await admin_finding(settings(**urls, admin_key="the-second-preset-key"))).verdict is Verdict.OK
+    await access.revoke(second.id)
+    gone = await admin_finding(settings(**urls, admin_key="the-second-preset-key"))
+    assert gone.verdict is Verdict.FAIL
+
+
+async def admin_finding(examined: Settings) -> Finding:
+    return next(one for one in await examine(examined, SystemClock()) if one.check == "Admin key")
+
+
 async def test_events_that_nobody_works_on_and_dead_letters_are_found(valkey_url, database_url):
     client = create_client(valkey_url)
     await client.set(shard_key(1, "appended"), 7)
+    await client.set(shard_key(9, "appended"), 2)  # by a server with another number of shards
     await client.aclose()
     async with await psycopg.AsyncConnection.connect(psycopg_dsn(database_url)) as connection:
         await connection.execute("INSERT INTO stream_positions (shard, applied) VALUES (1, 4)")
@@ -82,7 +134,7 @@ async def test_events_that_nobody_works_on_and_dead_letters_are_found(valkey_url
         )
     findings = await examine(settings(valkey_url=valkey_url, database_url=database_url), SystemClock())
     found = {finding.check: finding for finding in findings if finding.verdict is not Verdict.OK}
-    assert found["Ledger"].found == "3 events wait, and nobody works on shard 1"
+    assert found["Ledger"].found == "5 events wait, and nobody works on shard 1, 9"
     assert found["Ledger"].fix == "start `wald worker`"
     assert found["Dead letters"].verdict is Verdict.WARN
 

@@ -1,13 +1,16 @@
 """The composed HTTP application: operations, and answers to what no route expects."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx2
 import pytest
 
 from app.access.service import AccessService
 from app.access.store import AccessStore
+from app.core import migrations
 from app.core.clock import SystemClock
+from app.core.errors import Conflict
 from app.core.postgres import create_engine
 from app.core.serving import Ending
 from app.core.settings import Settings
@@ -138,3 +141,34 @@ async def test_without_a_key_it_is_401(client: httpx2.AsyncClient, path: str) ->
     answer = await client.get(path, headers={"Authorization": ""})
     assert_problem(answer, 401)
     assert answer.headers["www-authenticate"] == "Bearer"
+
+
+async def test_without_postgres_it_listens_and_says_that_the_schema_is_not_known(
+    valkey_url: str, tmp_path: Path
+) -> None:
+    away = f"postgresql://postgres@/wald?host={tmp_path}"
+    async with application(Settings(valkey_url=valkey_url, database_url=away), Ending()) as (app, _):
+        transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://wald") as client:
+            checks = {check["name"]: check for check in (await client.get("/ready")).json()["checks"]}
+    assert not checks["schema"]["ok"]
+    assert "not known whether the schema is there" in checks["schema"]["detail"]
+    assert checks["loop start"]["ok"]
+
+
+async def test_with_another_number_of_stream_shards_it_does_not_start(
+    client: httpx2.AsyncClient, valkey_url: str, database_url: str
+) -> None:
+    other = Settings(valkey_url=valkey_url, database_url=database_url, stream_shards=3)
+    with pytest.raises(Conflict, match="WALD_STREAM_SHARDS is 3 here, but 2 in the database"):
+        async with application(other, Ending()):
+            pass
+
+
+async def test_a_table_that_is_missing_is_503_and_names_the_command(
+    client: httpx2.AsyncClient, database_url: str
+) -> None:
+    migrations.downgrade(database_url, "0006")
+    answer = await client.get("/rollouts")
+    assert_problem(answer, 503)
+    assert "run `wald migrate`" in answer.json()["detail"]

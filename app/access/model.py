@@ -19,6 +19,10 @@ from app.core import limits
 from app.core.errors import Forbidden, Unauthorized, Unavailable
 
 
+class UnknownKey(Unauthorized):
+    """A well-formed API key that the key ring does not hold: revoked, made up, or newer than the key ring."""
+
+
 class Scope(StrEnum):
     """What a key may do."""
 
@@ -101,7 +105,8 @@ class KeyRing:
     def authenticate(self, authorization: bytes | None, scope: Scope, now_ms: int) -> ApiKey:
         """The key in the value of an `Authorization` header, if it has the scope.
 
-        Raises Unauthorized when there is no key, or it is malformed, unknown, revoked or expired; Forbidden
+        Raises Unauthorized when there is no key, or it is malformed, unknown, revoked or expired (UnknownKey
+        for a well-formed key that may be newer than this key ring); Forbidden
         when it lacks the scope. A header that was seen before costs one dictionary look-up.
         """
         key = None if authorization is None else self._seen.get(authorization)
@@ -113,7 +118,7 @@ class KeyRing:
         """The key of this id, for a caller who has proved to hold it. Raises as `authenticate` does."""
         key = self._by_id.get(key_id)
         if key is None:
-            raise Unauthorized("this API key is unknown or revoked")
+            raise UnknownKey("this API key is unknown or revoked")
         return _permitted(key, scope, now_ms)
 
     def signing_key(self, now_ms: int) -> SigningKey:
@@ -137,10 +142,12 @@ class KeyRing:
             raise Unauthorized("the Authorization header must be `Bearer KEY`")
         key = self._by_digest.get(sha256(secret).digest())
         if key is None:
-            mistyped = is_mistyped(secret.decode("ascii", "replace"))
-            raise Unauthorized(
-                "this API key is mistyped: its checksum does not match" if mistyped else "unknown API key"
-            )
+            text_of_key = secret.decode("ascii", "replace")
+            if is_mistyped(text_of_key):
+                raise Unauthorized("this API key is mistyped: its checksum does not match")
+            if text_of_key.startswith(_PREFIX):
+                raise UnknownKey("unknown API key")
+            raise Unauthorized("unknown API key")
         if len(self._seen) >= limits.SEEN_HEADERS_MAX:
             self._seen.clear()
         self._seen[authorization] = key
@@ -178,7 +185,7 @@ def plaintext(kind: KeyKind, random: bytes) -> str:
 
 def is_mistyped(key: str) -> bool:
     """Whether it begins like one of our keys and is not one that we could have made."""
-    if not key.startswith("wald_"):
+    if not key.startswith(_PREFIX):
         return False
     return _KEY.fullmatch(key) is None or _checksum(key[:-6]) != key[-6:]
 
@@ -196,6 +203,7 @@ def hint(key: str) -> str:
     return f"{head}…{key[-4:]}"
 
 
+_PREFIX: Final = "wald_"
 _ALPHABET: Final = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _KEY: Final = re.compile(r"wald_(cli|srv|adm)_[0-9A-Za-z]{38}")
 

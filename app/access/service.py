@@ -1,14 +1,15 @@
 """Use cases of access: make, list and revoke keys, rotate signing secrets, and tell the servers."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.access.model import SCOPES, KeyKind, Scope, StoredKey, digest, hint, plaintext
+from app.access.model import SCOPES, AccessSnapshot, KeyKind, Scope, StoredKey, digest, hint, plaintext
 from app.access.store import AccessStore
 from app.core import limits
 from app.core.clock import Clock
@@ -16,6 +17,12 @@ from app.core.errors import Conflict, InvalidInput, NotFound
 from app.core.text import check_storable
 
 _LOG = structlog.get_logger(__name__)
+
+NO_ADMIN_KEY: Final = (
+    "no API key has the scope admin: set WALD_ADMIN_KEY, or run `wald keys create NAME --kind adm`"
+)
+PRESET_NAME: Final = "preset by WALD_ADMIN_KEY"
+"""The name of keys that the environment preset."""
 
 
 class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,11 +38,21 @@ class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AccessService:
-    """Every change is committed first and then published, so that servers hold it within a second."""
+    """Every change is committed first and then published, so that servers hold it within a second.
 
-    def __init__(self, store: AccessStore, clock: Clock) -> None:
+    `on_change` is given what is in force after a change, before it is published: the server that makes a
+    change knows it before it answers, also while Valkey is away.
+    """
+
+    def __init__(
+        self,
+        store: AccessStore,
+        clock: Clock,
+        on_change: Callable[[AccessSnapshot], None] = lambda _: None,
+    ) -> None:
         self._store = store
         self._clock = clock
+        self._on_change = on_change
 
     async def create(self, request: KeyRequest) -> tuple[StoredKey, str]:
         """The new key and its plaintext, which exists nowhere else.
@@ -82,25 +99,59 @@ class AccessService:
         """See to it that an administrator can get in; the plaintext of a key that had to be made.
 
         With `preset` that key is stored if it never was (once revoked it stays revoked) and None returned.
+        Any number of processes may call this at once: one of them makes the key.
         """
-        key = preset or plaintext(KeyKind.ADMIN, secrets.token_bytes(32))
+        if preset is not None:
+            await self.store_preset(preset)
+            return None
+        if await self.has_admin_key():
+            return None
+        key = plaintext(KeyKind.ADMIN, secrets.token_bytes(32))
         async with self._store.change() as connection:
-            needed = preset is not None or not await self._store.has_key(connection, Scope.ADMIN)
+            needed = not await self._store.has_key(connection, Scope.ADMIN)
             if needed:
-                await self._store.insert_key(
-                    connection,
-                    name="preset by WALD_ADMIN_KEY" if preset else "first admin key",
-                    kind=KeyKind.ADMIN,
-                    scopes=SCOPES[KeyKind.ADMIN],
-                    digest=digest(key),
-                    hint=hint(key),
-                    expires_at=None,
-                )
+                await self._insert_admin_key(connection, "first admin key", key)
         await self._publish_or_leave_it_due()
-        return key if needed and preset is None else None
+        return key if needed else None
+
+    async def store_preset(self, preset: str) -> None:
+        """Store the admin key that WALD_ADMIN_KEY presets, unless it is or was there already.
+
+        A preset that differs from an earlier one adds a key: the earlier one stays in force until it is
+        revoked, so that a process with another environment cannot lock anybody out.
+        """
+        if await self._store.find_key(digest(preset)) is not None:
+            return
+        async with self._store.change() as connection:
+            await self._insert_admin_key(connection, PRESET_NAME, preset)
+        await self._publish_or_leave_it_due()
+
+    async def has_admin_key(self) -> bool:
+        """Whether some key in force has the scope `admin`."""
+        return bool(await self._store.admin_keys())
+
+    async def doubts(self, preset: str | None) -> tuple[str, ...]:
+        """What an operator should know about admin keys, each with its fix. Empty: all is well."""
+        keys = await self._store.admin_keys()
+        found = []
+        if not keys:
+            found.append(NO_ADMIN_KEY)
+        if preset is not None and digest(preset) not in keys.values():
+            found.append(
+                "the key in WALD_ADMIN_KEY was revoked, or lacks the scope admin: set another, or unset it"
+            )
+        presets = [key.id for key in keys if key.name == PRESET_NAME and keys[key] != digest(preset or "")]
+        if preset is not None and presets:
+            ids = ", ".join(map(str, presets))
+            found.append(
+                f"an earlier WALD_ADMIN_KEY is still in force, as key {ids}: `wald keys revoke ID` ends it"
+            )
+        return tuple(found)
 
     async def ensure_signing_key(self) -> None:
-        """See to it that there is a secret to sign assignment ids with."""
+        """See to it that there is a secret to sign assignment ids with. Safe from several processes."""
+        if await self._store.has_signing_key():
+            return
         async with self._store.change() as connection:
             verifying, retired = await self._store.signing_key_ids(connection)
             if not verifying:
@@ -108,6 +159,21 @@ class AccessService:
                     connection, _free_id(verifying, retired), _secret(), self._clock.now()
                 )
         await self._publish_or_leave_it_due()
+
+    async def has_signing_key(self) -> bool:
+        """Whether there is a secret to sign assignment ids with."""
+        return await self._store.has_signing_key()
+
+    async def _insert_admin_key(self, connection: AsyncConnection, name: str, key: str) -> None:
+        await self._store.insert_key(
+            connection,
+            name=name,
+            kind=KeyKind.ADMIN,
+            scopes=SCOPES[KeyKind.ADMIN],
+            digest=digest(key),
+            hint=hint(key),
+            expires_at=None,
+        )
 
     async def rotate_signing_key(self) -> int:
         """Sign with a new secret from now on, and return its id; ids signed with older ones stay good.
@@ -138,7 +204,9 @@ class AccessService:
 
     async def publish(self) -> None:
         """Give all servers what is in force. Raises Unavailable without Valkey."""
-        await self._store.publish(await self._store.snapshot())
+        snapshot = await self._store.snapshot()
+        self._on_change(snapshot)
+        await self._store.publish(snapshot)
 
     async def publish_if_due(self) -> bool:
         """Publish what Valkey was away for or has lost; whether there was something.

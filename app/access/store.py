@@ -96,6 +96,25 @@ class AccessStore:
         statement = select(exists().where(_NOT_REVOKED, lasting, api_keys.c.scopes.contains([scope])))
         return bool((await connection.execute(statement)).scalar_one())
 
+    async def admin_keys(self) -> dict[StoredKey, bytes]:
+        """Keys that have the scope `admin` now, with their digests, oldest first."""
+        lasting = func.coalesce(api_keys.c.expires_at > func.now(), True)
+        statement = select(api_keys).where(_NOT_REVOKED, lasting, api_keys.c.scopes.contains([Scope.ADMIN]))
+        async with self._engine.connect() as connection:
+            rows = await connection.execute(statement.order_by(api_keys.c.id))
+            return {_stored_key(row): row.digest for row in rows}
+
+    async def find_key(self, digest: bytes) -> int | None:
+        """The id of the key with this digest, in force or revoked; None if there never was one."""
+        async with self._engine.connect() as connection:
+            found = await connection.execute(select(api_keys.c.id).where(api_keys.c.digest == digest))
+            return found.scalar_one_or_none()
+
+    async def has_signing_key(self) -> bool:
+        """Whether some secret signs."""
+        async with self._engine.connect() as connection:
+            return bool((await connection.execute(select(exists().where(_VERIFIES)))).scalar_one())
+
     async def keys(self) -> list[StoredKey]:
         """All that are not revoked, oldest first."""
         async with self._engine.connect() as connection:
@@ -188,6 +207,12 @@ async def load(valkey: Redis) -> AccessSnapshot | None:
     """What was last published; None when nothing is there."""
     body = await valkey.hget(_ACCESS_KEY, "body")
     return None if body is None else _decode(cast("bytes", body))
+
+
+async def load_revision(valkey: Redis) -> int | None:
+    """The revision of what was last published; None when nothing is there."""
+    revision = await valkey.hget(_ACCESS_KEY, "revision")
+    return None if revision is None else int(revision)
 
 
 def _stored_key(row: Row[tuple[object, ...]]) -> StoredKey:

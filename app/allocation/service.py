@@ -50,11 +50,20 @@ class AllocationService:
 
     A version is committed before it is published, and noted as published after: whoever dies in between
     leaves the experiment due, and computing it again changes nothing.
+
+    `on_change` is given what was committed before it is published: the server that makes a change serves by
+    it before it answers.
     """
 
-    def __init__(self, store: AllocationStore, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: AllocationStore,
+        clock: Clock,
+        on_change: Callable[[PublishedExperiment], None] = lambda _: None,
+    ) -> None:
         self._store = store
         self._clock = clock
+        self._on_change = on_change
 
     async def due(self) -> list[int]:
         """At most `REALLOCATION_BATCH_MAX` ids of experiments with changes that are not published.
@@ -214,6 +223,7 @@ class AllocationService:
         A version it does not know is from before PostgreSQL was put back to an earlier backup. What servers
         have is read first: PostgreSQL only ever moves on, so that what it does not know then, it never knew.
         """
+        self._on_change(experiment)
         if await self._store.publish(experiment) is not Publication.KEPT_NEWER:
             return
         present = await self._store.published_version(experiment.key)

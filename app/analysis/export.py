@@ -95,7 +95,10 @@ class ParquetWriter:
             import pyarrow as pa  # noqa: PLC0415 - an extra, and large
             from pyarrow import parquet  # noqa: PLC0415
         except ImportError:
-            needed = "Parquet needs pyarrow in the server: pip install 'wald[parquet]'; CSV needs nothing"
+            needed = (
+                "Parquet needs pyarrow in the server: install it with the Python that runs the server, "
+                "in a clone `.venv/bin/python -m pip install pyarrow`; CSV needs nothing"
+            )
             raise UnprocessableInput(needed, field="format") from None
         self._arrow = pa
         self._schema = pa.schema(

@@ -14,13 +14,14 @@ import msgspec
 import structlog
 from redis.exceptions import RedisError
 
-from app.access.model import KeyRing
+from app.access.model import AccessSnapshot, KeyRing
 from app.access.store import ANNOUNCEMENT
 from app.assignment import limits as own_limits
+from app.assignment.adopted import Adopted
 from app.assignment.assignment_id import Signer
 from app.assignment.kills import KnownKills
 from app.assignment.published_store import PublishedStore
-from app.assignment.snapshot import PreparedExperiment, Snapshot, decode
+from app.assignment.snapshot import PreparedExperiment, PublishedExperiment, Snapshot, decode
 from app.assignment.snapshot_file import SnapshotFile
 from app.assignment.store import KILLED_ANNOUNCEMENT, REFILLED_ANNOUNCEMENT, RegistryState, RegistryStore
 from app.core import limits
@@ -66,6 +67,7 @@ class SnapshotKeeper:
         self._somebody_waits = False
         self._fingerprint: object = None  # of what was last loaded from PostgreSQL
         self._all_known = False
+        self._adopted = Adopted()
         self._refreshed_at = monotonic()
         self._wanted = asyncio.Event()
         self._database_wanted = asyncio.Event()
@@ -132,6 +134,43 @@ class SnapshotKeeper:
         except TimeoutError:
             return False
         return True
+
+    async def load_access(self) -> bool:
+        """Wait until the keys were loaded that are published now; whether that was done in time.
+
+        All who wait share one load. Loads begin at most every `REFRESH_SPACING_S`, and read the keys
+        only if they have changed. Waits no longer than `REFRESH_WAIT_S`, and not at all while loads fail.
+        """
+        if self.error is not None:
+            return False
+        self._announced.add(ANNOUNCEMENT)
+        self._somebody_waits = True
+        self._wanted.set()
+        try:
+            async with asyncio.timeout(limits.REFRESH_WAIT_S):
+                await asyncio.shield(self._next)
+        except TimeoutError:
+            return False
+        return self.error is None
+
+    def adopt_access(self, access: AccessSnapshot) -> None:
+        """Take keys that this process has just committed, before they are published.
+
+        Older keys do not replace them while their publication is on its way, or waits for Valkey.
+        """
+        if self.keyring is None or access.revision <= self.keyring.revision:
+            return
+        self._adopted.take(ANNOUNCEMENT, access.revision)
+        self._swap(self.snapshot, [], KeyRing(access), complete=self.snapshot.complete)
+
+    def adopt_experiment(self, published: PublishedExperiment) -> None:
+        """Take an experiment that this process has just committed, unless a newer version is here."""
+        ours = self.snapshot.by_key.get(published.key)
+        if self.keyring is None or (ours is not None and ours.published.version >= published.version):
+            return
+        self._adopted.take(published.key, published.version)
+        prepared = PreparedExperiment(published, killed=self.kills.kills(published))
+        self._swap(self.snapshot, [prepared], self.keyring, complete=self.snapshot.complete)
 
     def refresh_from_database_soon(self) -> None:
         """Look at PostgreSQL without a pause, should it be in use now."""
@@ -271,12 +310,12 @@ class SnapshotKeeper:
         if self.source == "file" and state.mark is None:
             keys = ()  # a part of the experiments does not replace all of them
         experiments = await self._prepared(await self._store.experiments(list(keys)) if keys else [])
-        keyring = self.keyring
-        if access_too and (access := await self._store.access()) is not None:
-            keyring = KeyRing(access)
+        access = await self._newer_access() if access_too else None
         if compared and await self._store.mark() != state.mark:
             self._compare = True
             return _EMPTIED  # while this was read
+        # Without waiting from here on: what was adopted meanwhile must not be lost.
+        experiments, keyring = self._not_outdated(experiments, access)
         if state.mark is not None:
             base = Snapshot() if self.source == "file" else self.snapshot
             self._swap(base, experiments, keyring, complete=True)
@@ -288,6 +327,25 @@ class SnapshotKeeper:
             self._revision, self._compare_at = state.revision, monotonic() + limits.SNAPSHOT_POLL_S
         self._mark = state.mark
         return None if state.mark is not None else _EMPTIED
+
+    async def _newer_access(self) -> AccessSnapshot | None:
+        """What is published of access; None if it is what we have."""
+        revision = await self._store.access_revision()
+        if self.keyring is not None and revision == self.keyring.revision:
+            self._adopted.outdates(ANNOUNCEMENT, revision)
+            return None
+        return await self._store.access()
+
+    def _not_outdated(
+        self, experiments: Sequence[PreparedExperiment], access: AccessSnapshot | None
+    ) -> tuple[list[PreparedExperiment], KeyRing | None]:
+        """What was read, less what is older than a change of our own that is not published yet."""
+        current = [
+            one for one in experiments if not self._adopted.outdates(one.published.key, one.published.version)
+        ]
+        if access is None or self._adopted.outdates(ANNOUNCEMENT, access.revision):
+            return current, self.keyring
+        return current, KeyRing(access)
 
     async def _outdated(self) -> set[str]:
         """Keys of experiments whose version is not the one we have. What Valkey does not know stays."""
@@ -304,7 +362,7 @@ class SnapshotKeeper:
             fingerprint = await database.fingerprint()
         complete = fingerprint.missing == 0
         experiments: list[PreparedExperiment] = []
-        keyring = self.keyring
+        access: AccessSnapshot | None = None
         if fingerprint != self._fingerprint:
             ours = {} if self.source == "file" else self.snapshot.by_key
             outdated = [
@@ -315,10 +373,11 @@ class SnapshotKeeper:
             async for page in database.bodies(outdated):
                 experiments += await self._prepared(page)
             access = await database.access()
-            if access is not None and (keyring is None or access.revision != keyring.revision):
-                keyring = KeyRing(access)
         if self._valkey_error is None:
             return  # it came back meanwhile, and knows better
+        if access is not None and self.keyring is not None and access.revision == self.keyring.revision:
+            access = None
+        experiments, keyring = self._not_outdated(experiments, access)
         base = self.snapshot
         if self.source == "file":
             base, experiments = (Snapshot(), experiments) if complete else (base, [])

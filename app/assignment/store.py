@@ -81,6 +81,10 @@ class RegistryStore:
             found += [value for value in values if value is not None]
         return found
 
+    async def access_revision(self) -> int | None:
+        """The revision of the keys in force; None when Valkey has lost them."""
+        return await access_store.load_revision(self._valkey)
+
     async def access(self) -> AccessSnapshot | None:
         """Keys in force; None when Valkey has lost them."""
         return await access_store.load(self._valkey)

@@ -9,8 +9,9 @@ import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ExceptionHandlersMap
+from psycopg.errors import UndefinedColumn, UndefinedTable
 from redis.exceptions import RedisError
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.core import limits
@@ -82,6 +83,15 @@ def _engine_away(request: Request[Any, Any, Any], error: Exception) -> Response[
     return problem_response(problem, Unavailable.headers)
 
 
+def _statement_refused(request: Request[Any, Any, Any], error: ProgrammingError) -> Response[bytes]:
+    """A table or column that is not there: this version runs on the schema of an older one, or on none."""
+    if not isinstance(error.orig, UndefinedTable | UndefinedColumn):
+        return _unexpected(request, error)
+    _LOG.error("schema_missing", path=request.url.path, reason=str(error.orig).partition("\n")[0])
+    problem = Unavailable("the database lacks a table that this version needs: run `wald migrate`").problem()
+    return problem_response(problem, Unavailable.headers)
+
+
 def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     _LOG.error("request_failed", path=request.url.path, method=request.method, exc_info=error)
     return problem_response(Problem("/problems/internal", "Internal error", 500, "unexpected; it was logged"))
@@ -96,6 +106,7 @@ EXCEPTION_HANDLERS: Final[ExceptionHandlersMap] = {
     OperationalError: _engine_away,
     InterfaceError: _engine_away,
     PoolTimeout: _engine_away,
+    ProgrammingError: _statement_refused,
     RedisError: _engine_away,
     Exception: _unexpected,
 }

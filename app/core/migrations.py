@@ -1,6 +1,5 @@
 """Bring a database to the schema this version of the code needs."""
 
-from pathlib import Path
 from typing import Final
 
 from alembic import command
@@ -10,8 +9,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
 
 from app.core.postgres import sqlalchemy_url
+from app.core.schema import FOLDER
 
-_FOLDER: Final = Path(__file__).parents[2] / "migrations"
 _LOCK: Final = 0x57414C44  # "WALD": two servers that start at once migrate one after the other
 
 
@@ -32,7 +31,7 @@ def downgrade(database_url: str, revision: str) -> None:
 
 def head() -> str:
     """The revision this code needs."""
-    return ScriptDirectory(str(_FOLDER)).get_current_head() or ""
+    return ScriptDirectory(str(FOLDER)).get_current_head() or ""
 
 
 def current(connection: Connection) -> str | None:
@@ -42,7 +41,7 @@ def current(connection: Connection) -> str | None:
 
 def _config(connection: Connection) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(_FOLDER))
+    config.set_main_option("script_location", str(FOLDER))
     config.attributes["connection"] = connection
     return config
 

@@ -71,10 +71,12 @@ async def serve_http(
     port: int,
     ending: Ending,
     protocol: type[BoundedProtocol] = BoundedProtocol,
+    shared: bool = True,
 ) -> None:
     """Listen until `ending` begins; then finish what is in flight, for at most `SHUTDOWN_GRACE_S`.
 
-    Several processes may listen on one port of one machine; the kernel spreads connections over them.
+    Several processes may listen on one port of one machine, if all of them are `shared`; the kernel spreads
+    connections over them.
     Raises Unavailable when the address cannot be listened on.
     """
     raise_descriptor_limit()
@@ -93,7 +95,7 @@ async def serve_http(
         timeout_graceful_shutdown=limits.SHUTDOWN_GRACE_S,
     )
     server = _Server(config)
-    with _listening(host, port) as listener:
+    with _listening(host, port, shared=shared) as listener:
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
         waiting = asyncio.create_task(ending.wait(), name="ending")
         gc.collect()
@@ -105,11 +107,11 @@ async def serve_http(
 
 
 @contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
+def _listening(host: str, port: int, *, shared: bool) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
         try:
             listener.bind((host, port))
         except OSError as error:

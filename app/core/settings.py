@@ -12,6 +12,11 @@ import msgspec
 
 from app.core.errors import InvalidInput
 
+STREAM_SHARDS_MAX: Final = 256
+ADMIN_KEY_LENGTH_MIN: Final = 16
+ADMIN_KEY_LENGTH_MAX: Final = 200
+_PRINTABLE: Final = re.compile(r"[!-~]+")
+
 
 class Durability(StrEnum):
     """What an acknowledged exposure survives."""
@@ -29,17 +34,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8000
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
-    stream_shards: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
+    stream_shards: Annotated[int, msgspec.Meta(ge=1, le=STREAM_SHARDS_MAX)] = 2
     durability: Durability = Durability.DURABLE
-    admin_key: (
-        Annotated[str, msgspec.Meta(min_length=8, max_length=200, pattern=r"^[!-~]+$(?!\n)")] | None
-    ) = None
+    admin_key: str | None = None
     log_level: str = "info"
     snapshot_dir: Path | None = None  # of servers; unset: the folder `snapshot` in `data_dir`
     webhook_allowed_networks: tuple[str, ...] = ()
     webhook_allowed_ports: tuple[Annotated[int, msgspec.Meta(ge=1, le=65_535)], ...] = (443,)
 
     def __post_init__(self) -> None:
+        if self.admin_key is not None and (wrong := _wrong_with_admin_key(self.admin_key)):
+            raise ValueError(wrong)
         for network in self.webhook_allowed_networks:
             ip_network(network)  # raises ValueError, which names it
 
@@ -67,6 +72,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         for name in _LISTS:
             values[name] = ",".join(map(str, values[name]))
         return {f"WALD_{name.upper()}": str(value) for name, value in values.items() if value is not None}
+
+
+def _wrong_with_admin_key(key: str) -> str | None:
+    """Name the bound that a preset admin key breaks, without the key; None when it can be used."""
+    length = len(key)
+    if ADMIN_KEY_LENGTH_MIN <= length <= ADMIN_KEY_LENGTH_MAX and _PRINTABLE.fullmatch(key):
+        return None
+    found = f"{length} characters" if _PRINTABLE.fullmatch(key) else "a space or another character"
+    return (
+        f"WALD_ADMIN_KEY must be {ADMIN_KEY_LENGTH_MIN} to {ADMIN_KEY_LENGTH_MAX} printable ASCII characters "
+        f"without spaces; got {found}. Make a good one: "
+        "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+    )
 
 
 _LISTS: Final = frozenset({"webhook_allowed_networks", "webhook_allowed_ports"})

@@ -15,6 +15,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import Body
 from litestar.response import Redirect
 
+from app.access.guards import Access, authenticated, looked_up
 from app.access.model import KeyRing, Scope, credential
 from app.analysis.service import AnalysisService
 from app.core.clock import SystemClock
@@ -44,14 +45,15 @@ class LoginForm(msgspec.Struct, frozen=True):
     key: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 
-def reads(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """A guard: a session, or an API key, that may read. Raises Unauthorized and Forbidden."""
-    keyring, token = _keyring(connection), connection.cookies.get(session.COOKIE)
+async def reads(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    """A guard: a session, or an API key, that may read. Raises Unauthorized, Forbidden and Unavailable."""
+    access: Access = connection.app.state.access
+    token = connection.cookies.get(session.COOKIE)
     header = credential(connection.scope["headers"])
     if header is None and token is not None:
-        session.authenticate(token, keyring, _CLOCK.now_ms())
+        await looked_up(access, lambda keyring: session.authenticate(token, keyring, _CLOCK.now_ms()))
     else:
-        keyring.authenticate(header, Scope.READ, _CLOCK.now_ms())
+        await authenticated(access, header, Scope.READ, _CLOCK)
 
 
 def same_site(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
@@ -124,8 +126,9 @@ async def login(
     request: AnyRequest, data: Annotated[LoginForm, Body(media_type=RequestEncodingType.URL_ENCODED)]
 ) -> Redirect:
     """Begin a session of the holder of an API key. 401 and 403 answer the form again."""
+    header = b"Bearer " + data.key.strip().encode()
+    key = await authenticated(request.app.state.access, header, Scope.READ, _CLOCK)
     keyring, now_ms = _keyring(request), _CLOCK.now_ms()
-    key = keyring.authenticate(b"Bearer " + data.key.strip().encode(), Scope.READ, now_ms)
     cookie = Cookie(
         key=session.COOKIE,
         value=session.issue(key, keyring, now_ms),

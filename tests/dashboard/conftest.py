@@ -59,6 +59,9 @@ async def site(database_url: str, valkey_url: str) -> AsyncIterator[Site]:
     async def no_lag() -> int:
         return 0
 
+    async def no_newer_keys() -> bool:
+        return True
+
     analysis = AnalysisService(experiments, AnalysisStore(engine), no_lag)
     app = Litestar(
         ROUTES,
@@ -66,7 +69,7 @@ async def site(database_url: str, valkey_url: str) -> AsyncIterator[Site]:
             "experiment_service": Provide(lambda: experiments, sync_to_thread=False),
             "analysis": Provide(lambda: analysis, sync_to_thread=False),
         },
-        state=State({"access": SimpleNamespace(keyring=None)}),
+        state=State({"access": SimpleNamespace(keyring=None, load_access=no_newer_keys)}),
         exception_handlers=EXCEPTION_HANDLERS,
         openapi_config=None,
     )

