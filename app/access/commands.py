@@ -10,10 +10,12 @@ from rich.table import Table
 from app.access.model import KeyKind, Scope
 from app.access.service import AccessService, KeyRequest
 from app.access.store import AccessStore
+from app.core import process
 from app.core.clock import SystemClock
 from app.core.commands import ERR, OUT, Moment, engine_options, run_with_engines
 from app.core.postgres import create_engine
 from app.core.settings import Settings
+from app.core.timekeeping import TimeKeeper
 from app.core.valkey import create_client
 
 
@@ -121,6 +123,7 @@ def _run_with_access(
 ) -> None:
     async def run(settings: Settings) -> None:
         assert settings.database_url is not None
+        await TimeKeeper(settings.database_url, process.NAME).start()
         assert settings.valkey_url is not None
         engine, valkey = create_engine(settings.database_url), create_client(settings.valkey_url)
         try:

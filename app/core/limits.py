@@ -206,7 +206,7 @@ CLOCK_SKEW_SHOWN_S: Final = 1.0  # a clock that is farther from the shared time 
 
 # PostgreSQL that hangs
 POSTGRES_SILENT_S: Final = 2.0  # then it is asked whether it still reacts to anything
-POSTGRES_PULSE_S: Final = 2.0  # that it has for that, and for a new session
+POSTGRES_PULSE_S: Final = 3.0  # that it has for that, and for a new session
 POSTGRES_SILENT_AGAIN_S: Final = 0.5  # after a session that got no reaction, the next is refused at once
 POSTGRES_SILENT_S_MAX: Final = 35.0  # of one statement, which PostgreSQL itself ends after 30
 

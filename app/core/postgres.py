@@ -168,7 +168,7 @@ def create_engine(url: str, *, pool_size: int = 4) -> AsyncEngine:
     )
 
 
-async def connect(url: str, **options: Any) -> AsyncConnection:
+async def connect(url: str, **options: Any) -> AsyncConnection[Any]:
     """A connection of its own, in autocommit mode, for COPY and temporary tables.
 
     Statements are planned anew each time: a plan made for an empty table would stay while the table grows.

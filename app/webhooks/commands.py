@@ -7,11 +7,12 @@ import rich_click as click
 from rich.markup import escape
 from rich.table import Table
 
-from app.core import limits
+from app.core import limits, process
 from app.core.clock import SystemClock
 from app.core.commands import ERR, OUT, engine_options, run_with_engines
 from app.core.postgres import create_engine
 from app.core.settings import Settings
+from app.core.timekeeping import TimeKeeper
 from app.webhooks.destination import NetworkPolicy
 from app.webhooks.model import Adapter, Endpoint
 from app.webhooks.service import EndpointRequest, RotateRequest, WebhookService
@@ -158,6 +159,7 @@ def _run_with_webhooks(
 ) -> None:
     async def run(settings: Settings) -> None:
         assert settings.database_url is not None
+        await TimeKeeper(settings.database_url, process.NAME).start()
         engine = create_engine(settings.database_url)
         policy = NetworkPolicy.of(settings.webhook_allowed_networks, settings.webhook_allowed_ports)
         try:
