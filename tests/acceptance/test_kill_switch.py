@@ -16,6 +16,8 @@ from redis import Redis
 
 from tests.support.server import Up, up
 
+pytestmark = pytest.mark.timeout(400)
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:

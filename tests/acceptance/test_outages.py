@@ -267,6 +267,7 @@ def test_a_unit_assigned_200_times_at_once_by_two_servers_gets_one_assignment(se
     assert list(asyncio.run(first_assignments()).values()) == [200]
 
 
+@pytest.mark.timeout(400)
 def test_servers_that_start_while_both_engines_hang_serve_from_the_snapshot_file_unrecorded(server):
     start(server, "saved", unit="user", stickiness="unit")
     start(server, "from-file")

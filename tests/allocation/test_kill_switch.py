@@ -5,11 +5,12 @@ from datetime import timedelta
 
 import msgspec
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
-from app.allocation.kill_store import KillStore
+from app.allocation.kill_store import Kill, KillStore, encode
 from app.allocation.kill_switch import KillSwitch
 from app.allocation.tables import kills
+from app.assignment.store import KILLED_KEY
 from app.core.clock import SystemClock
 from app.core.errors import InvalidInput, NotFound
 from app.experiments.model import Definition, Variant
@@ -65,6 +66,26 @@ async def test_a_kill_and_its_end_are_told_once_each(switch, engine):
         for one in messages
     ]
     assert alerts[0]["labels"] == alerts[1]["labels"], "by which Alertmanager knows what is over"
+
+
+async def test_a_kill_made_now_counts_although_the_clock_of_the_last_revival_was_ahead(switch, engine):
+    await switch.kill("answers", by="key 1", reason="it swears")
+    await switch.revive("answers", by="key 2", reason="mended")
+    async with engine.begin() as connection:
+        await connection.execute(update(kills).values(ended_at=SystemClock().now() + timedelta(minutes=5)))
+    again = await switch.kill("answers", by="key 1", reason="it swears again")
+    assert (again.applied, again.recorded) == (True, True)
+    async with engine.connect() as connection:
+        assert await connection.scalar(select(func.count()).select_from(kills)) == 2
+
+
+async def test_a_kill_in_valkey_that_nobody_can_read_does_not_stop_the_others(switch, valkey, experiments):
+    await valkey.hset(KILLED_KEY, "by-hand", "not JSON")
+    await valkey.hset(KILLED_KEY, "answers", encode(Kill("key 1", "it swears", SystemClock().now())).decode())
+    await switch.record_waiting()
+    assert (await experiments.get("answers")).killed
+    assert list(await valkey.hgetall(KILLED_KEY)) == [b"by-hand"]
+    assert not (await switch.revive("answers", by="key 2", reason="mended")).killed
 
 
 async def test_kills_at_once_are_kept_and_told_as_one(switch, engine):
