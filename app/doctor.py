@@ -109,7 +109,7 @@ async def _examine_valkey(
 ) -> tuple[list[Finding], Mapping[int, int] | None]:
     """What is found, and the events appended to each shard: None when Valkey is away.
 
-    Counts all shards that there can be: some may have been written by a process with another number of shards.
+    Counts all shards that there can be: a process with another number of shards may have written some.
     """
     client = create_client(url)
     try:
