@@ -42,26 +42,23 @@ def balance_findings(plan: AnalysisPlan, observed: Observed) -> tuple[Finding, .
 
 def unused_findings(metrics: Sequence[Metric], observed: Observed) -> tuple[Finding, ...]:
     """Which metrics are not adjusted although there are covariates, and why."""
-    if not observed.covariates:
-        return ()
-    if observed.adaptive:
-        detail = "covariates are not used: where allocation reacts to outcomes, effects are not adjusted"
+    if observed.adaptive and (observed.covariates or observed.constant_covariates):
+        detail = "not used: where allocation reacts to outcomes, effects are not adjusted"
         return (Finding(kind="covariates", severity="note", detail=detail),)
-    quantiles = [metric.key for metric in metrics if isinstance(metric.measure, QuantileOf)]
-    without = [
-        metric.key
-        for metric in metrics
-        if not isinstance(metric.measure, QuantileOf) and not _has_covariates(metric, observed)
-    ]
-    reasons = [
-        (quantiles, "quantiles are not adjusted"),
-        (without, "no covariate varies or is kept with them"),
-    ]
-    return tuple(
-        Finding(kind="covariates", severity="note", detail=f"{', '.join(keys)} without covariates: {reason}")
-        for keys, reason in reasons
-        if keys
-    )
+    details = []
+    if observed.constant_covariates:
+        names = ", ".join(observed.constant_covariates)
+        details.append(f"{names} not used: the same for every unit")
+    if observed.covariates:
+        quantiles = [metric.key for metric in metrics if isinstance(metric.measure, QuantileOf)]
+        others = [
+            metric.key
+            for metric in metrics
+            if not isinstance(metric.measure, QuantileOf) and not _has_covariates(metric, observed)
+        ]
+        reasons = (quantiles, "quantiles have no adjustment"), (others, "none are kept with it")
+        details += [f"not used for {', '.join(keys)}: {reason}" for keys, reason in reasons if keys]
+    return tuple(Finding(kind="covariates", severity="note", detail=detail) for detail in details)
 
 
 def _has_covariates(metric: Metric, observed: Observed) -> bool:

@@ -36,8 +36,9 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     metrics without known bounds where it did. * `assignments`: counts with the probabilities that were
     logged for them, all there are; empty if those are not known. * `crossovers`: units seen in more than one
     variant, which are in no cell unless `crossovers_counted`: for their first. * `days`: since the start.
-    * `covariates`: their names, in the order of their totals. * `totals_age_s`: events of the last so many
-    seconds may be missing; None: not known, or of no matter.
+    * `covariates`: their names, in the order of their totals; `constant_covariates`: those of no use, the
+    same for every unit. * `totals_age_s`: events of the last so many seconds may be missing; None: not
+    known, or of no matter.
 
     Raises ValueError unless the control is one of at least two variants, and cells are of these.
     """
@@ -52,6 +53,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     crossovers_counted: bool = False
     days: float | None = None
     covariates: tuple[str, ...] = ()
+    constant_covariates: tuple[str, ...] = ()
     totals_age_s: float | None = None
 
     def __post_init__(self) -> None:

@@ -174,7 +174,7 @@ def test_moving_propensities_are_taken_for_a_bandit(tmp_path):
         ([(1, "a", 1), (2, "b", 1)], "other", "line 1: no column 'other'; there are u, v, m"),
         ([(1, "a", 1), (2, "b", "")], "m", "column 'm': no value in any row of 'b'"),
         ([(1, "a", 1), (2, "a", 1)], "m", "needs two or more variants, found a"),
-        ([], "m", "needs two or more variants, found none"),
+        ([], "m", "line 1: a header without rows"),
         ([(1, "a", 1), (2, "", 1)], "m", "line 3, column 'v': is empty"),
         ([(1, "a", 1), (2, "b", 0.5)], "m:proportion", "line 3, column 'm': 0.5 is neither 0 nor 1"),
         ([(1, "a", 1), (1, "a", 2), (2, "b", 1)], "m:p50", "line 3, column 'm': a quantile needs one row"),
