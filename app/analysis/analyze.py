@@ -36,6 +36,8 @@ from stats.interval import Interval
 from stats.multiplicity import Role
 
 _UNITS_FAR: Final = 1e12
+_ROUNDING: Final = 1e-12
+"""A smaller part of a constant than this is what rounding leaves of no difference."""
 _UNANSWERED: Final = (ValueError, ArithmeticError)
 """What a statistic raises where data are too few or too odd for it. Each metric answers for itself."""
 
@@ -296,7 +298,7 @@ def _without_interval(shown: VariantReadout, found: Unanswered) -> VariantReadou
     control, estimate = found.means or (None, None)
     effect = relative = None
     if found.constant and control is not None and estimate is not None:
-        effect = estimate - control
+        effect = estimate - control if abs(estimate - control) > _ROUNDING * abs(control) else 0.0
         relative = effect / abs(control) if control else None
     return msgspec.structs.replace(
         shown,

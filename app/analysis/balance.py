@@ -132,8 +132,8 @@ def _differs(name: str, variant: str, control: str, strata: Strata, p_value: flo
     return Finding(
         kind="covariate_balance",
         severity="broken",
-        detail=f"{name} is {apart} (p = {p_value:.2g}), though no variant can change what was before it: "
-        "effects are not adjusted. It was measured after the exposure, or units were not assigned at random",
+        detail=f"the covariate {name} differs ({apart}, p = {p_value:.2g}), so effects are not adjusted: it "
+        "was measured after the exposure, or units were not assigned at random",
         p_value=p_value,
         variant=variant,
         size=abs(t - c) / sd if sd else None,

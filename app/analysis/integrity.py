@@ -9,7 +9,7 @@ from app.allocation.freezes import Cause
 from app.analysis.observed import Observed
 from app.core.limits import TOTALS_STALE_S
 from stats.errors import InsufficientData
-from stats.srm import ArmCounts, deviations, evalue, zero_weight_leaks
+from stats.srm import ArmCounts, absence_p_values, deviations, evalue, zero_weight_leaks
 
 Kind = Literal[
     "sample_ratio", "zero_weight", "crossovers", "covariate_balance", "covariates", "stale_totals", "aa"
@@ -18,6 +18,8 @@ Severity = Literal["fine", "note", "broken", "unknown"]
 
 SAMPLE_RATIO_ALPHA: Final = 0.01
 """Of the sequential test; it may be looked at all the time."""
+ABSENCE_ALPHA: Final = 0.001
+"""Of the test that a variant with a probability gets no unit at all; it too may be looked at all the time."""
 AA_ALPHA: Final = 0.01
 """Of all primary comparisons of an A/A test together, over all looks."""
 CROSSOVER_SHARE_MAX: Final = 0.01
@@ -80,10 +82,11 @@ def _sample_ratio(observed: Observed) -> tuple[Finding, ...]:
     except InsufficientData:  # All of them are such leaks.
         return tuple(found)
     evidence = evalue(periods)
-    worst = min((variant for variant in off if off[variant] == -1), default="") or max(
-        off, key=lambda variant: abs(off[variant])
-    )
-    broken = evidence.rejects(SAMPLE_RATIO_ALPHA)
+    absent = dict(zip(observed.variants, absence_p_values(periods), strict=True))
+    without = min(absent, key=lambda variant: absent[variant])
+    p_absent = absent[without] * len(absent)
+    worst = without if absent[without] < 1 else max(off, key=lambda variant: abs(off[variant]))
+    broken = evidence.rejects(SAMPLE_RATIO_ALPHA) or p_absent <= ABSENCE_ALPHA
     severity: Severity = "broken" if broken else "fine"
     detail = f"the split follows the logged probabilities; farthest is {worst} by {off[worst]:+.2%}"
     if broken and off[worst] == -1:
@@ -97,7 +100,7 @@ def _sample_ratio(observed: Observed) -> tuple[Finding, ...]:
             kind="sample_ratio",
             severity=severity,
             detail=detail,
-            p_value=evidence.p_value,
+            p_value=min(evidence.p_value, p_absent) if p_absent <= ABSENCE_ALPHA else evidence.p_value,
             size=abs(off[worst]),
         )
     )
