@@ -1,4 +1,4 @@
-"""Covariates must have the same mean in all variants; else effects are not adjusted, and a finding says so."""
+"""Covariates must have the same mean in all variants, else effects are not adjusted, which a finding says."""
 
 import numpy as np
 import pytest
