@@ -167,7 +167,8 @@ class Paths:
 
     def powers(self, drifts: NDArray[np.float64]) -> NDArray[np.float64]:
         """`power` at each of some drifts, shape (n,)."""
-        return np.minimum(self._leaving(drifts).sum(axis=0), 1.0)
+        found: NDArray[np.float64] = np.minimum(self._leaving(drifts).sum(axis=0), 1.0)
+        return found
 
     def drift_for(self, power: float) -> float:
         """The drift (in the direction of the alternative) that is found with this power.

@@ -299,7 +299,7 @@ class Stored(msgspec.Struct, frozen=True):
             if isinstance(joint, JointTotals) and joint.dimension > 1:
                 before = joint.select(*range(1, joint.dimension))
             cells.append(Cell(cell.epoch, keys[cell.variant], cell.totals.units, found, cell.segment, before))
-        return cells
+        return _alike(cells, measures)
 
     def _assignments(self, experiment: Experiment) -> list[ArmCounts]:
         """Draws beside what was logged of their probabilities, by epoch.
@@ -437,6 +437,22 @@ def measured_of(definition: Definition) -> Measures:
     """What the readout shows: at least the reward."""
     measures = measures_of(definition.metrics, definition.plan, definition.stickiness)
     return Measures.of((), definition.plan) if measures is None else measures
+
+
+def _alike(cells: list[Cell], measures: Measures) -> list[Cell]:
+    """With covariates beside a ratio in all cells or none: totals begun without them do not add to others."""
+    ratios = [metric.key for metric in measures.metrics if isinstance(metric.measure, Ratio)]
+    for key in ratios:
+        known = [cell.metrics[key] for cell in cells if key in cell.metrics]
+        sizes = {one.dimension for one in known if isinstance(one, JointTotals)}
+        if len(sizes) > 1:
+            cells = [
+                replace(cell, metrics={**cell.metrics, key: totals.select(0, 1)})
+                if isinstance(totals := cell.metrics.get(key), JointTotals)
+                else cell
+                for cell in cells
+            ]
+    return cells
 
 
 def _covariates(measures: Measures | None) -> tuple[str, ...]:

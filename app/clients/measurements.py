@@ -232,7 +232,9 @@ def _per_unit(metric: Metric, rows: _Rows, unit: NDArray[np.int64]) -> FloatArra
     columns = [rows.numbers[name] for name in columns_of(metric)]
     known = ~np.any([np.isnan(column) for column in columns], axis=0)
     count = np.bincount(unit, weights=known)
-    sums = np.stack([np.bincount(unit, weights=np.where(known, column, 0.0)) for column in columns], axis=1)
+    sums: FloatArray = np.stack(
+        [np.bincount(unit, weights=np.where(known, column, 0.0)) for column in columns], axis=1
+    )
     match metric.measure:
         case Proportion(signal):
             wrong = np.flatnonzero(known & ~np.isin(columns[0], (0, 1)))

@@ -472,19 +472,20 @@ def _measured(metric: Metric, number: int, units: Units) -> tuple[NDArray[np.boo
     n, d = units.sums[:, 2 * number], units.sums[:, 2 * number + 1]
     known = (n != 0) | (d != 0)
     measure, divisor = metric.measure, np.where(known, d, 1)
-    if isinstance(measure, Ratio):
-        return known, np.stack([_capped_numerator(n, d, measure.cap), d], axis=1)
     if isinstance(measure, QuantileOf):
         return known, (n.astype(object) / divisor).astype(np.float64)[:, None] / NANO
-    if isinstance(measure, Proportion):
-        x = np.where(n != 0, NANO, 0)
+    outcomes: list[Numbers]
+    if isinstance(measure, Ratio):
+        outcomes = [_capped_numerator(n, d, measure.cap), d]
+    elif isinstance(measure, Proportion):
+        outcomes = [np.where(n != 0, NANO, 0)]
     else:
-        x = _capped(n if measure.per_unit == "sum" else _divided(n, divisor), measure.cap)
+        outcomes = [_capped(n if measure.per_unit == "sum" else _divided(n, divisor), measure.cap)]
     # 0 where a covariate is missing, and of each whether it is: a regression on both is the same whatever
     # number stands for what is missing.
     missing = units.covariates == MISSING
     covariates = np.where(missing, 0, units.covariates)
-    return known, np.column_stack([x, covariates, missing * NANO]) * known[:, None]
+    return known, np.column_stack([*outcomes, covariates, missing * NANO]) * known[:, None]
 
 
 def _capped(x: Numbers, cap: tuple[float | None, float | None]) -> Numbers:

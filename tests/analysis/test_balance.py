@@ -9,11 +9,16 @@ from app.analysis.balance import BALANCE_ALPHA
 from app.analysis.observed import Cell, Observed
 from app.experiments.metrics import Mean, Metric, Proportion, QuantileOf, Ratio
 from app.experiments.plan import AnalysisPlan, FixedHorizon
+from app.feedback.measures import CellTotals, Measures
+from app.feedback.metric_totals import totals_of
+from app.feedback.rewards import NANO
+from app.feedback.units import totals_by_minute
 from stats.balance import balance_evalue
 from stats.errors import InsufficientData
 from stats.means import mean_difference
 from stats.quantiles import QuantileSketch
 from stats.totals import JointTotals, MeanTotals, ProportionTotals
+from tests.feedback.support import units
 
 SEED = 20260101
 PRIMARY = Metric(key="m", measure=Mean("m"), role="primary")
@@ -126,6 +131,29 @@ def test_constant_covariates_leave_a_readout_as_it_is_bit_for_bit(measure, plan)
         cells.append(Cell(1, variant, 700, {"m": alone if isinstance(measure, Mean) else counts}))
     plain = Observed(variants=("a", "b"), control="a", cells=cells)
     assert analyze(plan, [metric], with_constant).metrics == analyze(plan, [metric], plain).metrics
+
+
+def test_ratios_that_the_ledger_measures_are_adjusted_too():
+    """From units through their exact sums to the readout, beside the same without covariates."""
+    rng, n = np.random.default_rng(SEED + 4), 1_200
+    ratio = Metric(key="rate", measure=Ratio("clicks", "seen"), role="primary")
+    measured = Measures.of((ratio,), AnalysisPlan(covariates=("pre",)))
+    cells = []
+    for variant in "ab":
+        pre, seen = rng.normal(size=n), 1 + rng.poisson(3, n)
+        clicks = rng.binomial(seen, np.clip(0.4 + 0.15 * pre, 0, 1))
+        rows = np.stack([np.zeros(n), np.zeros(n), clicks * NANO, seen * NANO], axis=1).astype(np.int64)
+        made = units(rows, covariates=np.rint(pre[:, None] * NANO).astype(np.int64))
+        sums = sum(totals_by_minute(1, made, measured).values(), CellTotals.none(measured)).metrics[1]
+        totals = totals_of(ratio, sums)
+        assert totals.mean[:2] == pytest.approx((clicks.mean(), seen.mean()))
+        cells.append(Cell(1, variant, n, {"rate": totals}, covariates=totals.select(2, 3)))
+    for plan in PLANS:
+        adjusted = analyze(plan, [ratio], observed(cells, ("pre", "pre (missing)"))).metrics[0].variants[1]
+        plain_cells = [Cell(1, one.variant, n, {"rate": one.metrics["rate"].select(0, 1)}) for one in cells]
+        plain = analyze(plan, [ratio], observed(plain_cells, ())).metrics[0].variants[1]
+        assert adjusted.variance_reduction > 0.15
+        assert np.ptp(adjusted.interval) < 0.95 * np.ptp(plain.interval)
 
 
 # The error of the check itself
