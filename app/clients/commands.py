@@ -244,7 +244,7 @@ def replay_command(
     )
     try:
         log = logged.read(file, columns, scale=scale)
-    except (logged.UnreadableLog, OSError) as error:
+    except (records.UnreadableLog, OSError) as error:
         raise click.ClickException(f"{file}: {error}") from error
     name = experiment or _experiment_key(file)
     _run(_replay(url, key, log, name, policy=policy, passes=passes, concurrency=concurrency, seed=seed))
