@@ -21,7 +21,7 @@ from typing import Final, assert_never
 import msgspec
 import numpy as np
 
-from app.analysis.balance import adjustable
+from app.analysis.balance import adjustable, alike
 from app.analysis.evidence import (
     AdaptiveEvidence,
     BoundedEvidence,
@@ -108,7 +108,7 @@ def compare(
         return Comparison(_adaptive(metric, plan, observed, (base, treatment), segment), None)
     key = "adjustment", metric, segment, adjustable(plan, observed)
     if key not in observed.memo:
-        observed.memo[key] = _adjustment(metric, observed, segment) if key[-1] else None
+        observed.memo[key] = _adjustment(metric, plan, observed, segment) if key[-1] else None
     adjustment: Adjustment | None = observed.memo[key]
     strata, moments = _strata(metric, observed, (base, treatment), segment, adjustment)
     events = _events(metric, plan, observed, strata)
@@ -193,17 +193,20 @@ def _strata(
     return strata, moments
 
 
-def _adjustment(metric: Metric, observed: Observed, segment: str | None) -> Adjustment | None:
-    """From all variants and epochs; None if the totals hold no covariates, or none that varies."""
-    cells = [
-        joint
+def _adjustment(
+    metric: Metric, plan: AnalysisPlan, observed: Observed, segment: str | None
+) -> Adjustment | None:
+    """From all variants and epochs; None without covariates, or if none varies, or variants differ in them."""
+    joints = {
+        (variant, epoch): joint
         for epoch in observed.epochs
         for variant in observed.variants
         if (joint := _joint(metric, observed.totals(metric.key, variant, epoch=epoch, segment=segment)))
         is not None
-    ]
-    if not cells:
+    }
+    if not joints or not (observed.covariates or alike(plan, observed, joints)):
         return None
+    cells = list(joints.values())
     slopes, identified = fitted(cells)
     if not identified:
         return None
@@ -249,8 +252,8 @@ def _evidence(
         (c, t) for c, t in strata if isinstance(c, ProportionTotals) and isinstance(t, ProportionTotals)
     ]
     match plan.estimator:
-        case AlwaysValid() if len(counts) == len(strata) and (alike := _alike(plan, observed, counts)):
-            return alike
+        case AlwaysValid() if len(counts) == len(strata) and (exact := _alike(plan, observed, counts)):
+            return exact
         case FixedHorizon() if len(counts) == len(strata) == 1:
             ((control, treatment),) = counts
             return ScoreEvidence(control, treatment, _always_valid(moments, tuning(plan, observed)))
