@@ -196,7 +196,7 @@ def _strata(
 def _adjustment(
     metric: Metric, plan: AnalysisPlan, observed: Observed, segment: str | None
 ) -> Adjustment | None:
-    """From all variants and epochs; None without covariates, or if none varies, or variants differ in them."""
+    """From all variants and epochs; None without covariates, if none varies, or variants differ in them."""
     joints = {
         (variant, epoch): joint
         for epoch in observed.epochs
