@@ -7,7 +7,8 @@ import numpy as np
 from scipy.stats import chi2
 
 from benchmarks.validity import Parts, Row, Simulated, at_least, at_most, error_limit, generator, within
-from stats import sequences, sequential_counts, srm
+from stats import balance, sequences, sequential_counts, srm
+from stats.totals import MeanTotals
 
 Evidence = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """The logarithm of the evidence, from counts (..., periods, arms) and probabilities (periods, arms)."""
@@ -79,6 +80,39 @@ def moving_srm_alarms(*, runs: int, seed: int, alpha: float = 0.01, stale: bool 
             srm.log_tilt_mixture(np.array(observed[:k]), probabilities[:k]) >= -np.log(alpha)
             for k in range(10, 101, 10)
         )
+    return Simulated.share(alarms / runs, runs)
+
+
+def covariate_alarms(
+    draw: Callable[[np.random.Generator, int], np.ndarray],
+    *,
+    sizes: tuple[int, int],
+    runs: int,
+    seed: int,
+    looks: int = 20,
+    moved: float = 0.0,
+) -> Simulated:
+    """How often a covariate is ever called unbalanced at 1 % in `looks` looks on as many units each.
+
+    `moved` plants a fault: the treatment moves the covariate by so many standard errors at the end.
+    """
+    rng, alarms = generator(seed), 0
+    for _ in range(runs):
+        control, treatment = (draw(rng, n * looks) for n in sizes)
+        error = np.sqrt(control.var() / len(control) + treatment.var() / len(treatment))
+        treatment = treatment + moved * error
+        parts = [np.array_split(arm, looks) for arm in (control, treatment)]
+        totals = [MeanTotals(), MeanTotals()]
+        for look in range(looks):
+            totals = [
+                arm + MeanTotals.from_observations(part[look])
+                for arm, part in zip(totals, parts, strict=True)
+            ]
+            if min(arm.n for arm in totals) < sequences.ARM_UNITS_MIN:
+                continue
+            if balance.balance_evalue([(totals[0], totals[1])]).rejects(0.01):
+                alarms += 1
+                break
     return Simulated.share(alarms / runs, runs)
 
 
@@ -184,4 +218,24 @@ def canary_rows(*, full: bool) -> Iterator[Row]:
     )
 
 
-PARTS: Parts = {"V15, V11: sample ratio": sample_ratio_rows, "section 9: canaries": canary_rows}
+def covariate_rows(*, full: bool) -> Iterator[Row]:
+    runs = 4_000 if full else 200
+    draws: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
+        "normal": lambda rng, n: rng.normal(size=n),
+        "lognormal (sigma 1.5)": lambda rng, n: rng.lognormal(sigma=1.5, size=n),
+        "Bernoulli (.02)": lambda rng, n: (rng.random(n) < 0.02).astype(float),
+    }
+    for at, (name, draw) in enumerate(draws.items()):
+        for sizes in ((100, 100), (190, 10)):
+            found = covariate_alarms(draw, sizes=sizes, runs=runs, seed=190 + at)
+            split = f"{sizes[0] / sum(sizes):.0%}"
+            yield at_most(f"balance alarms, {name}, {split} control", found, error_limit(runs, 0.01))
+    found = covariate_alarms(draws["normal"], sizes=(100, 100), runs=runs // 10, seed=195, moved=4.7)
+    yield at_least("balance, moved by 4.7 standard errors: found", found, 0.6)
+
+
+PARTS: Parts = {
+    "V15, V11: sample ratio": sample_ratio_rows,
+    "balance of covariates": covariate_rows,
+    "section 9: canaries": canary_rows,
+}

@@ -21,7 +21,7 @@ from stats.planning import MeanOutcome, Plan, ProportionOutcome, RatioOutcome, s
 from stats.prediction_powered import JudgedTotals, prediction_powered_mean
 from stats.proportions import newcombe_interval, score_test
 from stats.quantiles import QuantileSketch, quantile_difference_interval
-from stats.ratios import ratio_difference
+from stats.ratios import ratio_difference, with_covariates
 from stats.seasonality import false_alarm_rate, fit_baseline
 from stats.totals import JointTotals, MeanTotals, ProportionTotals
 from stats.variance_reduction import AdjustedDifference, cuped, regression_adjustment
@@ -128,6 +128,22 @@ def adjusted_coverage(adjust: Adjustment, runs: int, seed: int, *, times: int = 
     return covered / runs
 
 
+def adjusted_ratio_coverage(runs: int, seed: int, *, times: int = 1) -> float:
+    """Of an effect of 0 on a ratio, adjusted by the delta method; `times` as in `adjusted_coverage`."""
+    rng = generator(seed)
+    covered = 0
+    for _ in range(runs):
+        arms = []
+        for n in (60, 240):
+            x, seen = rng.normal(size=n), 1.0 + rng.poisson(3.0, n)
+            clicks = rng.binomial(seen.astype(int), np.clip(0.4 + 0.15 * x, 0.0, 1.0))
+            rows = np.repeat(np.stack((clicks, seen, x), axis=1), times, axis=0)
+            arms.append(with_covariates(JointTotals.from_observations(rows)))
+        interval = cuped(*arms).effect.interval(alpha=0.05)
+        covered += interval.lower <= 0 <= interval.upper
+    return covered / runs
+
+
 def quantile_coverage(runs: int, seed: int, *, times: int = 1) -> float:
     """Of a difference of 0 between 95th percentiles; `times` as in `adjusted_coverage`."""
     rng = generator(seed)
@@ -166,6 +182,11 @@ def coverage_rows(*, full: bool) -> Iterator[Row]:
             if full
             else around(of, covered, 0.95, runs)
         )
+    covered = adjusted_ratio_coverage(runs, 33)
+    of = "coverage of CUPED on a ratio, 60 and 240 units"
+    yield (
+        within(of, Simulated.share(covered, runs), 0.935, 0.957) if full else around(of, covered, 0.95, runs)
+    )
     least = 0.9427 if full else least_coverage(runs)
     covered = Simulated.share(quantile_coverage(runs, 31), runs)
     yield within("coverage of the difference of p95, lognormal, 600 each", covered, least, 1.0)

@@ -8,6 +8,10 @@
 | any number, ratings missing, any scale | `krippendorff_alpha` |
 | one category far more frequent than others | `gwet_ac1` beside them: kappa is then low regardless |
 
+Where all items agree alike, as at perfect or opposite agreement, the errors of the formulas vanish though few
+items prove little. The result is then a `LimitingAgreement`: its value is the coefficient (1 at perfect
+agreement) and its interval reaches from there as far as items not seen yet could bring it.
+
 Closed-form errors take items as independent. Where several items belong to one unit (answers of one
 conversation) use `cluster_bootstrap`, which resamples units.
 """
@@ -22,7 +26,7 @@ from numpy.typing import NDArray
 
 from stats import checks
 from stats.errors import InsufficientData, InvalidInput
-from stats.estimate import Estimate
+from stats.estimate import Alternative, Estimate, HypothesisTest, both_tails
 from stats.interval import Interval
 from stats.totals import FloatArray
 
@@ -31,6 +35,66 @@ Weights = Literal["unweighted", "linear", "quadratic"]
 Scale = Literal["nominal", "ordinal", "interval"]
 
 _GROUPS_MAX: Final = 400
+_ROUNDING: Final = 1e-12
+
+
+class LimitingAgreement(Estimate, frozen=True, kw_only=True):
+    """Agreement beyond chance where each of `items` items has the same agreement `agreed` in [0, 1].
+
+    Only items that agree otherwise could move the coefficient. Without one among n, their share is at most
+    1 - (alpha / 2)^(1 / n) (Clopper and Pearson), and each of them agrees by 0 at least and by 1 at most. The
+    interval takes the `chance` agreement as known. `standard_error` is that of the same share by Jeffreys'
+    posterior, for comparisons of size only: interval and test do not use it.
+
+    Worked by hand: 50 items of perfect agreement with chance 1/2: the share of others is at most
+    1 - 0.025^(1/50) = 0.0711 at alpha 0.05, so kappa is within [1 - 0.0711 / (1/2), 1] = [0.858, 1].
+    """
+
+    items: int
+    agreed: float
+    chance: float
+
+    @classmethod
+    def of(cls, items: int, agreed: float, chance: float) -> "LimitingAgreement":
+        """Raises InsufficientData without items."""
+        checks.n_at_least(items, 1, "items")
+        error = math.sqrt(0.5 * (items + 0.5) / (items + 2)) / (items + 1) / (1 - chance)
+        return cls((agreed - chance) / (1 - chance), error, items=items, agreed=agreed, chance=chance)
+
+    def interval(self, *, alpha: float) -> Interval:
+        """From as far as unseen items could bring the coefficient down to as far as they could raise it."""
+        checks.open_unit(alpha, "alpha")
+        return Interval(self.lower_bound(alpha=alpha / 2), self.upper_bound(alpha=alpha / 2))
+
+    def lower_bound(self, *, alpha: float) -> float:
+        """The one-sided bound above which the truth lies, up to error alpha."""
+        return self._coefficient(self.agreed * (1 - self._others(alpha)))
+
+    def upper_bound(self, *, alpha: float) -> float:
+        """The one-sided bound below which the truth lies, up to error alpha."""
+        others = self._others(alpha)
+        return self._coefficient(self.agreed * (1 - others) + others)
+
+    def test(self, *, null: float = 0.0, alternative: Alternative = "two-sided") -> HypothesisTest:
+        """The test whose two-sided form rejects exactly the nulls outside of the interval."""
+        checks.finite(null, "null")
+        agreed = null * (1 - self.chance) + self.chance
+        # How many items must agree otherwise for the null to be true: none was seen.
+        share = 1 - agreed / self.agreed if agreed < self.agreed else 0.0
+        if agreed > self.agreed:
+            share = (agreed - self.agreed) / (1 - self.agreed) if self.agreed < 1 else 1.0
+        none_seen = self.items * math.log1p(-share) if share < 1 else -math.inf
+        log_lower = none_seen if agreed > self.agreed else 0.0
+        log_upper = none_seen if agreed < self.agreed else 0.0
+        return both_tails((self.value - null) / self.standard_error, log_lower, log_upper, alternative)
+
+    def _others(self, alpha: float) -> float:
+        """The greatest share of items that agree otherwise."""
+        checks.open_unit(alpha, "alpha")
+        return -math.expm1(math.log(alpha) / self.items)
+
+    def _coefficient(self, agreed: float) -> float:
+        return (agreed - self.chance) / (1 - self.chance)
 
 
 def cohen_kappa(table: IntArray, *, weights: Weights = "unweighted") -> Estimate:
@@ -42,8 +106,11 @@ def cohen_kappa(table: IntArray, *, weights: Weights = "unweighted") -> Estimate
 
     Worked by hand: [[20, 5], [10, 15]] agrees in 0.7, by chance in 0.5 * 0.6 + 0.5 * 0.4 = 0.5: kappa 0.4.
 
-    Raises InsufficientData if there is no item, or both raters use one category only; InvalidInput unless the
-    table is square with at least 2 categories and no negative count.
+    At perfect agreement it is 1, as `LimitingAgreement`.
+
+    Raises InsufficientData if there is no item, or a rater uses one category only: kappa is then 0 or
+    undefined whatever the other rater does. InvalidInput unless the table is square with at least 2
+    categories and no negative count.
 
     Source: Cohen (1960; 1968); Fleiss, Cohen & Everitt (1969), Psychological Bulletin 72(5), eq. 7 (error).
     """
@@ -57,12 +124,16 @@ def cohen_kappa(table: IntArray, *, weights: Weights = "unweighted") -> Estimate
     row, column = share.sum(axis=1), share.sum(axis=0)
     weight = _agreement_weights(len(table), weights)
     observed, chance = float((weight * share).sum()), float(row @ weight @ column)
-    if chance >= 1:
-        raise InsufficientData("both raters used one category only: agreement beyond chance is undefined")
+    if max(row.max(), column.max()) >= 1:
+        who = "both raters" if row.max() >= 1 and column.max() >= 1 else "a rater"
+        raise InsufficientData(f"{who} used one category only: agreement beyond chance is undefined")
     # Average weight of a row's category against the other rater's categories, and the other way round.
     average = (weight @ column)[:, None] + (row @ weight)[None, :]
     form = weight * (1 - chance) - average * (1 - observed)
     centre = observed * chance - 2 * chance + observed
+    used = weight[table > 0]
+    if used.max() == used.min() and float(np.ptp(form[table > 0])) <= _ROUNDING:
+        return LimitingAgreement.of(n, float(used[0]), chance)
     variance = (float((share * form**2).sum()) - centre**2) / (n * (1 - chance) ** 4)
     return Estimate.of_independent((observed - chance) / (1 - chance), [(variance, math.inf)])
 
@@ -73,6 +144,8 @@ def fleiss_kappa(counts: IntArray) -> Estimate:
     The error is the jackknife's over items, which, unlike the formula of 1979, holds away from kappa = 0 too.
 
     Worked by hand: items (2, 0), (0, 2), (1, 1) agree in 2/3, by chance in 1/2: kappa 1/3.
+
+    At perfect agreement it is 1, as `LimitingAgreement`.
 
     Raises InsufficientData with fewer than 3 items or a single category in use; InvalidInput unless each item
     has the same number of ratings, at least 2.
@@ -85,7 +158,8 @@ def fleiss_kappa(counts: IntArray) -> Estimate:
             "needs counts of shape (items, categories) with the same number >= 2 of ratings each"
         )
     pairs = (counts * (counts - 1)).sum(axis=1) / (ratings * (ratings - 1))
-    return _jackknife(_chance_corrected, (counts / ratings[:, None], pairs))
+    columns = (counts / ratings[:, None], pairs)
+    return _with_error(_chance_corrected, columns, pairs, _fleiss_chance(columns[0]))
 
 
 def gwet_ac1(counts: IntArray) -> Estimate:
@@ -110,7 +184,8 @@ def gwet_ac1(counts: IntArray) -> Estimate:
     checks.n_at_least(int(twice.sum()), 3, "items with two ratings")
     possible = np.where(twice, ratings * (ratings - 1), 1)
     pairs = np.where(twice, (counts * (counts - 1)).sum(axis=1) / possible, np.nan)
-    return _jackknife(_ac1, (counts / ratings[:, None], pairs))
+    columns = (counts / ratings[:, None], pairs)
+    return _with_error(_ac1, columns, pairs[twice], _ac1_chance(columns[0]))
 
 
 def krippendorff_alpha(ratings: FloatArray, *, scale: Scale) -> Estimate:
@@ -118,7 +193,8 @@ def krippendorff_alpha(ratings: FloatArray, *, scale: Scale) -> Estimate:
 
     With the jackknife's error. 1 - observed / expected disagreement over pairs within an item and over all
     pairs. Disagreement is 0 or 1 (nominal), the squared difference of ranks (ordinal), or of values
-    (interval).
+    (interval). At perfect agreement it is 1, as `LimitingAgreement`; how far an item not seen yet could
+    disagree is then taken from the greatest difference between the values given.
 
     Worked by hand: nominal items (1, 1), (2, 2), (1, 2): 2 of 6 paired values disagree; of all pairs of 3
     ones and 3 twos 18 of 30 do: alpha = 1 - (1/3) / (3/5) = 4/9.
@@ -133,7 +209,12 @@ def krippendorff_alpha(ratings: FloatArray, *, scale: Scale) -> Estimate:
     usable = ratings[(~np.isnan(ratings)).sum(axis=1) >= 2]
     checks.n_at_least(len(usable), 3, "items with two ratings")
     if scale == "interval":
-        return _jackknife(_interval_alpha, _item_sums(usable))
+        sums = _item_sums(usable)
+        size, total, squares = sums
+        farthest = float(np.ptp(usable[~np.isnan(usable)])) ** 2
+        disagreement = 2 * (size * squares - total**2) / (size * (size - 1)) / (farthest or 1.0)
+        chance = 1 - _interval_expected(*sums) / (farthest or 1.0)
+        return _with_error(_interval_alpha, sums, 1 - disagreement, chance)
     values, codes = np.unique(usable[~np.isnan(usable)], return_inverse=True)
     counts = np.zeros((len(usable), len(values)))
     np.add.at(counts, (np.nonzero(~np.isnan(usable))[0], codes), 1)
@@ -141,7 +222,11 @@ def krippendorff_alpha(ratings: FloatArray, *, scale: Scale) -> Estimate:
     def alpha(*columns: FloatArray) -> float:
         return _alpha(columns[0], scale)
 
-    return _jackknife(alpha, (counts,))
+    difference, size = _squared_differences(counts.sum(axis=0), scale), counts.sum(axis=1)
+    farthest = float(difference.max()) or 1.0
+    disagreement = ((counts @ difference) * counts).sum(axis=1) / (size * (size - 1)) / farthest
+    chance = 1 - _expected(counts.sum(axis=0), difference) / farthest
+    return _with_error(alpha, (counts,), 1 - disagreement, chance)
 
 
 def cluster_bootstrap(
@@ -199,16 +284,24 @@ def _agreement_weights(k: int, weights: Weights) -> FloatArray:
 
 def _chance_corrected(shares: FloatArray, pairs: FloatArray) -> float:
     """Fleiss' kappa from each item's shares of categories and its share of agreeing pairs."""
-    chance = float((shares.mean(axis=0) ** 2).sum())
+    chance = _fleiss_chance(shares)
     if chance >= 1 - 1e-12:
         raise InsufficientData("one category only was used: agreement beyond chance is undefined")
     return (float(pairs.mean()) - chance) / (1 - chance)
 
 
+def _fleiss_chance(shares: FloatArray) -> float:
+    return float((shares.mean(axis=0) ** 2).sum())
+
+
 def _ac1(shares: FloatArray, pairs: FloatArray) -> float:
-    share = shares.mean(axis=0)
-    chance = float((share * (1 - share)).sum()) / (len(share) - 1)
+    chance = _ac1_chance(shares)
     return (float(np.nanmean(pairs)) - chance) / (1 - chance)
+
+
+def _ac1_chance(shares: FloatArray) -> float:
+    share = shares.mean(axis=0)
+    return float((share * (1 - share)).sum()) / (len(share) - 1)
 
 
 def _alpha(counts: FloatArray, scale: Literal["nominal", "ordinal"]) -> float:
@@ -218,10 +311,16 @@ def _alpha(counts: FloatArray, scale: Literal["nominal", "ordinal"]) -> float:
     difference = _squared_differences(total, scale)
     size = counts.sum(axis=1)
     observed = float((((counts @ difference) * counts).sum(axis=1) / (size - 1)).sum()) / float(n)
-    expected = float(total @ difference @ total) / float(n * (n - 1))
+    expected = _expected(total, difference)
     if expected <= 0:
         raise InsufficientData("one value only was given: agreement beyond chance is undefined")
     return 1 - observed / expected
+
+
+def _expected(total: FloatArray, difference: FloatArray) -> float:
+    """Mean disagreement over all pairs of ratings."""
+    n = total.sum()
+    return float(total @ difference @ total) / float(n * (n - 1))
 
 
 def _item_sums(ratings: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -233,12 +332,16 @@ def _item_sums(ratings: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]
 
 def _interval_alpha(size: FloatArray, total: FloatArray, squares: FloatArray) -> float:
     """As `_alpha` for squared differences of values, which sums of squares give directly."""
-    n = size.sum()
-    observed = float(2 * ((size * squares - total**2) / (size - 1)).sum() / n)
-    expected = float(2 * (n * squares.sum() - total.sum() ** 2) / (n * (n - 1)))
+    observed = float(2 * ((size * squares - total**2) / (size - 1)).sum() / size.sum())
+    expected = _interval_expected(size, total, squares)
     if expected <= 0:
         raise InsufficientData("one value only was given: agreement beyond chance is undefined")
     return 1 - observed / expected
+
+
+def _interval_expected(size: FloatArray, total: FloatArray, squares: FloatArray) -> float:
+    n = size.sum()
+    return float(2 * (n * squares.sum() - total.sum() ** 2) / (n * (n - 1)))
 
 
 def _squared_differences(total: FloatArray, scale: Literal["nominal", "ordinal"]) -> FloatArray:
@@ -254,8 +357,29 @@ def _squared_differences(total: FloatArray, scale: Literal["nominal", "ordinal"]
     return squared
 
 
-def _jackknife(statistic: Callable[..., float], columns: tuple[FloatArray, ...]) -> Estimate:
-    """The statistic of all items, with its error from leaving out each in turn.
+def _with_error(
+    statistic: Callable[..., float], columns: tuple[FloatArray, ...], agreements: FloatArray, chance: float
+) -> Estimate:
+    """The statistic with the jackknife's error, or as the limit where all items have the same agreement.
+
+    `agreements`, shape (items,), are in [0, 1].
+
+    Raises InsufficientData if leaving out items never changes the statistic although they differ.
+    """
+    checks.n_at_least(len(agreements), 3, "items")
+    statistic(*columns)  # raises where it is undefined
+    if agreements.min() >= 1 - _ROUNDING:
+        return LimitingAgreement.of(len(agreements), 1.0, chance)
+    found = _jackknife(statistic, columns)
+    if found is None and np.ptp(agreements) <= _ROUNDING:
+        return LimitingAgreement.of(len(agreements), float(np.clip(agreements[0], 0.0, 1.0)), chance)
+    if found is None:
+        raise InsufficientData("leaving out items does not change the coefficient, so it has no error")
+    return found
+
+
+def _jackknife(statistic: Callable[..., float], columns: tuple[FloatArray, ...]) -> Estimate | None:
+    """The statistic of all items, with its error from leaving out each in turn; None if it never changes.
 
     Beyond `_GROUPS_MAX` items, groups of them are left out, so that the work stays in proportion to the
     items.
@@ -268,4 +392,6 @@ def _jackknife(statistic: Callable[..., float], columns: tuple[FloatArray, ...])
     groups = np.array_split(np.arange(n), min(n, _GROUPS_MAX))
     left_out = [statistic(*(np.delete(column, group, axis=0) for column in columns)) for group in groups]
     variance = (len(groups) - 1) * float(np.var(left_out))
+    if math.sqrt(variance) <= _ROUNDING:
+        return None
     return Estimate.of_independent(statistic(*columns), [(variance, len(groups) - 1)])

@@ -45,14 +45,16 @@ def rate_ratio_test(
     alternative="less"` is a test that the treatment raises the rate by less than 20 % (non-inferiority).
 
     Worked by hand: 5 against 0 events at equal exposures: P(5 of 5) = 1/32 one-sided, 1/16 two-sided.
+    Without any event there is a single possible outcome, so p = 1.
 
-    Raises InsufficientData if there was no event or no exposure; InvalidInput unless null is positive.
+    Raises InsufficientData if an arm had no exposure; InvalidInput unless null is positive.
 
     Source: Przyborowski & Wilenski (1940), Biometrika 31(3-4).
     """
     share = _share(treatment, control, null)
     events = treatment.events + control.events
-    checks.n_at_least(events, 1, "events")
+    if not events:
+        return HypothesisTest(0.0, 0.0)
     lower = tails.log_binomial_lower(treatment.events, events, share)
     upper = tails.log_binomial_upper(treatment.events, events, share)
     return both_tails(treatment.events, lower, upper, alternative)
@@ -105,14 +107,13 @@ def fisher_test(
     Its statistic is the number of the treatment's successes. scipy's and R's two-sided p-value adds all
     tables that are no more likely than the one seen: equal in symmetric cases, smaller or larger in others.
 
-    Worked by hand: 3 of 3 against 0 of 3: P = 1 / C(6, 3) = 0.05 one-sided, 0.1 two-sided.
+    Worked by hand: 3 of 3 against 0 of 3: P = 1 / C(6, 3) = 0.05 one-sided, 0.1 two-sided. If all units
+    succeeded, or none, there is a single possible table, so p = 1.
 
-    Raises InsufficientData if an arm is empty, or all units succeeded or none.
+    Raises InsufficientData if an arm is empty.
     """
     checks.n_at_least(min(treatment.n, control.n), 1, "units per arm")
     units, successes = treatment.n + control.n, treatment.successes + control.successes
-    if successes in (0, units):
-        raise InsufficientData("needs both successes and failures")
     lower = _log_hypergeometric(treatment.successes, treatment.n, successes, units)
     # Not fewer successes are not more failures.
     upper = _log_hypergeometric(treatment.n - treatment.successes, treatment.n, units - successes, units)

@@ -20,6 +20,8 @@ UNITS_PER_DAY_MIN: Final = 10_000
 """Below it most effects that products make are out of reach of a test per unit within weeks."""
 
 _UNITS_MAX: Final = 1e15
+_ROUNDING: Final = 1e-11
+"""How far a root may be off, relatively: not rounded up to one more unit."""
 
 
 class ProportionOutcome(msgspec.Struct, frozen=True):
@@ -145,8 +147,8 @@ def sample_size(plan: Plan, effect: float) -> Sample:
     """
     _check_effect(plan, effect)
     least = _fixed_units(plan, effect)
-    total = least * plan.inflation
-    per_variant = tuple(math.ceil(total * share - 1e-6) for share in plan.allocation)
+    total = least * plan.inflation * (1 - _ROUNDING)
+    per_variant = tuple(max(math.ceil(total * share - 1e-6), 1) for share in plan.allocation)
     return Sample(sum(per_variant), per_variant)
 
 
@@ -195,7 +197,7 @@ def minimum_detectable_effect(plan: Plan, units: float) -> float:
         raise InvalidInput(f"{units:g} units do not find even the largest possible effect")
     if missing(lowest) >= 0:
         return lowest
-    return float(optimize.brentq(missing, lowest, highest, xtol=1e-15, rtol=1e-10))
+    return float(optimize.brentq(missing, lowest, highest, xtol=1e-300, rtol=1e-14, maxiter=500))
 
 
 class Feasible(msgspec.Struct, frozen=True, tag="feasible"):
@@ -220,12 +222,18 @@ class TrafficTooLow(msgspec.Struct, frozen=True, tag="traffic_too_low"):
 
 
 def duration(
-    plan: Plan, effect: float, *, units_per_day: float, exposure_share: float = 1.0, weeks_max: int = 8
+    plan: Plan,
+    effect: float,
+    *,
+    units_per_day: float,
+    exposure_share: float = 1.0,
+    weeks_max: int = 8,
+    relative_to: float | None = None,
 ) -> Feasible | TrafficTooLow:
     """How many whole weeks the units take, if `exposure_share` of `units_per_day` *new* units enter.
 
     Units that come back are not new: give distinct units per day of a week's count, or weeks come out too
-    short.
+    short. With `relative_to` the advice gives effects as a share of it.
 
     Worked by hand: 2 * 14,751 units at 5,000 a day, of which 80 % enter: 29,502 / 4,000 = 7.4 days, 2 weeks.
 
@@ -246,11 +254,14 @@ def duration(
         detectable = minimum_detectable_effect(plan, weeks_max * per_week)
     except InvalidInput:
         detectable = None
-    return TrafficTooLow(sample, weeks, detectable, _advice(plan, units_per_day, exposure_share, detectable))
+    shown = None if detectable is None else f"{detectable:.3g}"
+    if detectable is not None and relative_to:
+        shown = f"{detectable / abs(relative_to):.3%} of the baseline"
+    return TrafficTooLow(sample, weeks, detectable, _advice(plan, units_per_day, exposure_share, shown))
 
 
 def _advice(
-    plan: Plan, units_per_day: float, exposure_share: float, detectable: float | None
+    plan: Plan, units_per_day: float, exposure_share: float, detectable: str | None
 ) -> tuple[str, ...]:
     advice = []
     if units_per_day < UNITS_PER_DAY_MIN:
@@ -262,9 +273,7 @@ def _advice(
             "Compare both variants on the same inputs: paired differences vary far less than units."
         )
     if detectable is not None:
-        advice.append(
-            f"In the weeks allowed an effect of {detectable:.3g} could be found: test bolder changes."
-        )
+        advice.append(f"In the weeks allowed an effect of {detectable} could be found: test bolder changes.")
     if exposure_share < 1:
         advice.append("Let more of the traffic into the experiment.")
     if plan.comparisons > 1:

@@ -1,4 +1,7 @@
-"""Relative differences treatment / control - 1: what "3 % better" may claim.
+"""Relative differences (treatment - control) / |control|: what "3 % better" may claim.
+
+For a positive control this is treatment / control - 1. Dividing by the size keeps the sign of the difference
+for a negative control too: -10.2 against -10 is 2 % less.
 
 The control's mean is itself uncertain, so dividing an interval of the difference by it is too narrow. When
 the control's mean is not clearly away from 0 no bounded interval can have its coverage (Gleser & Hwang 1987),
@@ -23,7 +26,7 @@ _ERRORS_MIN: Final = 3.0
 def fieller_interval(
     treatment: Estimate, control: Estimate, *, alpha: float, covariance: float = 0.0
 ) -> Interval:
-    """The interval of treatment / control - 1: exact for normal means of known variance.
+    """The interval of (treatment - control) / |control|: exact for normal means of known variance.
 
     All ratios r for which treatment - r control is not significantly different from 0. `covariance` is that
     of the two estimates (0 for two arms; for a ratio of two means of the same units it is not 0).
@@ -31,14 +34,18 @@ def fieller_interval(
     Worked by hand: 12 and 10, each with standard error 1, at a quantile of 2: (100 - 4) r^2 - 240 r + 140 =
     0, so r = (240 -+ sqrt(240^2 - 4 * 96 * 140)) / 192 = 0.927, 1.573 and the interval is [-0.073, 0.573].
 
+    With a negative control both values change their sign first, and the bounds change places.
+
     Raises InsufficientData if the control's own interval contains 0: the set is then unbounded, and dividing
-    has no answer at this alpha. Raises InvalidInput if control is not positive: a share of it then means
-    nothing.
+    has no answer at this alpha. Raises InvalidInput if control is 0: a share of it means nothing.
 
     Source: Fieller (1954), Journal of the Royal Statistical Society B 16(2). Degrees of freedom are
     Satterthwaite's at the estimated ratio, which is our approximation.
     """
     checks.open_unit(alpha, "alpha")
+    if control.value < 0:
+        mirrored = fieller_interval(-treatment, -control, alpha=alpha, covariance=covariance)
+        return Interval(-mirrored.upper, -mirrored.lower)
     _positive(control)
     ratio = treatment.value / control.value
     scaled = Estimate.of_independent(

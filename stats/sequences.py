@@ -42,6 +42,11 @@ MEAN_UNITS_MIN: Final = 2_000
 SHRINKAGE_UNITS: Final = 1_000
 # How far variances are raised, in relation to 1 / sqrt(n). See `raised_variance` and `shrunk_variances`.
 _CAUTION: Final = 10.0
+_MIRRORED: Final[dict[Alternative, Alternative]] = {
+    "two-sided": "two-sided",
+    "greater": "less",
+    "less": "greater",
+}
 
 
 def effective_units(control_n: float, treatment_n: float) -> float:
@@ -249,19 +254,27 @@ def difference_sequence(
 def relative_difference_sequence(
     contrast: Contrast, *, alpha: float, tuned_to: float, alternative: Alternative = "two-sided"
 ) -> Interval:
-    """Asymptotic confidence sequence for mean(treatment) / mean(control) - 1, where that mean is positive.
+    """Asymptotic confidence sequence for (mean(treatment) - mean(control)) / |mean(control)|.
 
-    All ratios r for which the sequence of mean(treatment) - r mean(control) contains 0 (Fieller's argument):
-    with k the radius per standard error, the roots of (m_t - r m_c)^2 = k^2 (v_t + r^2 v_c).
+    For a positive control that is mean(treatment) / mean(control) - 1: all ratios r for which the sequence of
+    mean(treatment) - r mean(control) contains 0 (Fieller's argument): with k the radius per standard error,
+    the roots of (m_t - r m_c)^2 = k^2 (v_t + r^2 v_c). With a negative control both means change their sign
+    first, and the bounds change places.
 
     Worked by hand: if v_c is negligible the bounds are (m_t -+ k sqrt(v_t)) / m_c - 1.
     Raises InsufficientData while the control's mean cannot be told from 0.
     Source: Fieller (1954), JRSS B 16(2), applied to a sequence.
     """
     m_c, m_t = contrast.control_mean, contrast.treatment_mean
+    if m_c < 0:
+        mirrored = msgspec.structs.replace(contrast, control_mean=-m_c, treatment_mean=-m_t)
+        found = relative_difference_sequence(
+            mirrored, alpha=alpha, tuned_to=tuned_to, alternative=_MIRRORED[alternative]
+        )
+        return Interval(-found.upper, -found.lower)
     k = float(radius(1.0, contrast.time, alpha=alpha, tuned_to=tuned_to, alternative=alternative))
     square = m_c**2 - k**2 * contrast.control_variance
-    if m_c <= 0 or square <= 0:
+    if square <= 0:
         raise InsufficientData("the control's mean cannot yet be told from 0, so nothing is relative to it")
     middle = m_c * m_t / square
     distance = math.sqrt(max(middle**2 - (m_t**2 - k**2 * contrast.treatment_variance) / square, 0.0))

@@ -7,6 +7,7 @@ of bias for any coefficient; how much it gains is R^2 of the outcome on the cova
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -16,7 +17,10 @@ from stats.errors import InvalidInput
 from stats.estimate import Estimate
 from stats.means import mean_difference
 from stats.stratification import Stratum, pooled, stratified_difference
-from stats.totals import FloatArray, JointTotals
+from stats.totals import FloatArray, JointTotals, MeanTotals
+
+_ROUNDING: Final = 1e-13
+"""A spread that is a smaller part of the mean than this is what rounding leaves of a constant."""
 
 
 class AdjustedDifference(msgspec.Struct, frozen=True):
@@ -36,7 +40,7 @@ def cuped(treatment: JointTotals, control: JointTotals) -> AdjustedDifference:
 
     The totals hold the outcome first, then k >= 1 covariates. The coefficients, one set for both arms, are
     those of the regression within arms (arms centred apart, then pooled). A covariate that does not vary, or
-    repeats others, changes nothing.
+    repeats others, changes nothing: without any that varies the effect is the unadjusted one, bit for bit.
 
     Worked by hand: units (outcome, covariate) (1, 0), (3, 2), (2, 1) against (0, 0), (2, 2), (4, 1): within
     arms the co-moments are 2 + 2 = 4 and the covariate's 2 + 2 = 4, so the coefficient is 1. Covariate means
@@ -50,17 +54,20 @@ def cuped(treatment: JointTotals, control: JointTotals) -> AdjustedDifference:
     `regression_adjustment`. The coefficients are estimated from the same data; degrees of freedom lose k, and
     the remaining bias is of order 1/n.
     """
-    k = _covariates(treatment, control)
-    coefficients = regression_coefficients(treatment.matrix + control.matrix)
-    residuals = [arm.combine((1.0, *(-coefficients).tolist())) for arm in (treatment, control)]
+    _covariates(treatment, control)
+    coefficients, k = fitted([treatment, control])
+    unadjusted = _unadjusted(treatment, control)
+    if not k:
+        return AdjustedDifference(unadjusted, unadjusted)
+    residuals = [residual_totals(arm, coefficients) for arm in (treatment, control)]
     value = residuals[0].mean - residuals[1].mean
-    # The k estimated coefficients are shared by both arms in proportion to their units.
+    # The k identified coefficients are shared by both arms in proportion to their units.
     total = treatment.n + control.n
     parts = []
     for residual in residuals:
         freedom = residual.n - 1 - k * residual.n / total
         parts.append((residual.m2 / freedom / residual.n, freedom))
-    return AdjustedDifference(Estimate.of_independent(value, parts), _unadjusted(treatment, control))
+    return AdjustedDifference(Estimate.of_independent(value, parts), unadjusted)
 
 
 def regression_adjustment(treatment: JointTotals, control: JointTotals) -> AdjustedDifference:
@@ -83,23 +90,26 @@ def regression_adjustment(treatment: JointTotals, control: JointTotals) -> Adjus
     Source: Lin (2013), Annals of Applied Statistics 7(1); Negi & Wooldridge (2021), Econometric Reviews 40(5)
     for the second term.
     """
-    k = _covariates(treatment, control)
+    _covariates(treatment, control)
     both = treatment + control
     centre = np.array(both.mean[1:])
     value = 0.0
     slopes: list[FloatArray] = []
     parts = []
     for arm, sign in ((treatment, 1.0), (control, -1.0)):
-        slope = regression_coefficients(arm.matrix)
-        residual = arm.combine((1.0, *(-slope).tolist()))
+        slope, k = fitted([arm])
+        residual = residual_totals(arm, slope)
         value += sign * (residual.mean + float(slope @ centre))
         freedom = arm.n - 1 - k
         parts.append((residual.m2 / freedom / arm.n, freedom))
         slopes.append(slope)
+    unadjusted = _unadjusted(treatment, control)
+    if not (slopes[0].any() or slopes[1].any()):
+        return AdjustedDifference(unadjusted, unadjusted)
     difference = slopes[0] - slopes[1]
     within = both.covariance[1:, 1:]
     parts.append((max(float(difference @ within @ difference), 0.0) / both.n, both.n - 1))
-    return AdjustedDifference(Estimate.of_independent(value, parts), _unadjusted(treatment, control))
+    return AdjustedDifference(Estimate.of_independent(value, parts), unadjusted)
 
 
 def post_stratification(strata: Sequence[Stratum]) -> AdjustedDifference:
@@ -142,12 +152,45 @@ def regression_coefficients(comoments: FloatArray) -> FloatArray:
 
     On the scale of correlations, so that covariates in different units are equally well conditioned.
     """
+    return _solved(comoments)[0]
+
+
+def fitted(cells: Sequence[JointTotals]) -> tuple[FloatArray, int]:
+    """The coefficients within all cells (arms, strata), shape (k,), and how many of them are identified.
+
+    The totals hold the outcome first, then k covariates. A covariate that varies in no cell, beyond what
+    rounding leaves of a constant, has the coefficient 0; one that repeats others identifies nothing more.
+
+    Worked by hand: covariates 1, 2 and 5, 5 with outcomes 2, 4: coefficients 2 and 0, one identified.
+    """
+    comoments: FloatArray = np.sum([cell.matrix for cell in cells], axis=0)
+    n = sum(cell.n for cell in cells)
+    largest = np.max([np.abs(cell.mean[1:]) for cell in cells], axis=0)
+    constant = np.flatnonzero(np.diag(comoments)[1:] <= n * (_ROUNDING * largest) ** 2) + 1
+    if constant.size:
+        comoments = comoments.copy()
+        comoments[constant] = comoments[:, constant] = 0.0
+    return _solved(comoments)
+
+
+def residual_totals(total: JointTotals, coefficients: FloatArray) -> MeanTotals:
+    """Totals of (outcome - what the covariates explain), without spread where only rounding is left of it.
+
+    Worked by hand: the units (1, 0) and (3, 1) with the coefficient 2 leave 1 and 1: mean 1, no spread.
+    """
+    residual = total.combine((1.0, *(-coefficients).tolist()))
+    explained = residual.m2 <= _ROUNDING * total.comoments[0]
+    return MeanTotals(residual.n, residual.mean, 0.0) if explained else residual
+
+
+def _solved(comoments: FloatArray) -> tuple[FloatArray, int]:
+    """Coefficients, and the rank of the covariates."""
     scale = np.sqrt(np.diag(comoments)[1:])
     scale = np.where(scale > 0, scale, 1.0)
     correlations = comoments[1:, 1:] / np.outer(scale, scale)
-    solution = np.linalg.lstsq(correlations, comoments[1:, 0] / scale, rcond=1e-10)[0]
+    solution, _, rank, _ = np.linalg.lstsq(correlations, comoments[1:, 0] / scale, rcond=1e-10)
     coefficients: FloatArray = solution / scale
-    return coefficients
+    return coefficients, int(rank)
 
 
 def _unadjusted(treatment: JointTotals, control: JointTotals) -> Estimate:

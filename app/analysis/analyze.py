@@ -9,9 +9,10 @@ import msgspec
 import numpy as np
 from scipy import optimize
 
-from app.analysis.comparison import Comparison, compare
+from app.analysis.balance import balance_findings, unused_findings
+from app.analysis.comparison import Comparison, comparable_means, compare
 from app.analysis.evidence import Evidence, SequenceEvidence
-from app.analysis.frontier import frontier_of
+from app.analysis.frontier import Frontier, frontier_of
 from app.analysis.integrity import AA_ALPHA, Finding, findings
 from app.analysis.observed import Observed
 from app.analysis.readout import (
@@ -35,9 +36,25 @@ from stats.interval import Interval
 from stats.multiplicity import Role
 
 _UNITS_FAR: Final = 1e12
+_ROUNDING: Final = 1e-12
+"""A smaller part of a constant than this is what rounding leaves of no difference."""
+_UNANSWERED: Final = (ValueError, ArithmeticError)
+"""What a statistic raises where data are too few or too odd for it. Each metric answers for itself."""
 
-Compared = Mapping[str, Mapping[str, Comparison | str]]
-"""Per metric and treatment the comparison, or in words why there is none."""
+
+class Unanswered(msgspec.Struct, frozen=True):
+    """Why there is no comparison, and the means of (control, treatment) as far as they are known.
+
+    `constant`: all units of a variant have the same value, in both variants.
+    """
+
+    reason: str
+    means: tuple[float, float] | None = None
+    constant: bool = False
+
+
+Compared = Mapping[str, Mapping[str, Comparison | Unanswered]]
+"""Per metric and treatment the comparison, or why there is none."""
 
 
 def analyze(plan: AnalysisPlan, metrics: Sequence[Metric], observed: Observed) -> Readout:
@@ -48,7 +65,12 @@ def analyze(plan: AnalysisPlan, metrics: Sequence[Metric], observed: Observed) -
     compared = _all_compared(plan, metrics, observed)
     levels = _levels(plan, metrics, compared)
     shown = _shown(plan, metrics, observed, compared, levels)
-    found = (*findings(observed), *(_same_variants(shown) if plan.aa else ()))
+    found = (
+        *findings(observed),
+        *balance_findings(plan, observed),
+        *unused_findings(metrics, observed),
+        *(_same_variants(shown) if plan.aa else ()),
+    )
     primary = next((metric for metric in metrics if metric.role == "primary"), None)
     leader = None if primary is None else _leader(primary, plan, observed)
     progress = _progress(plan, observed, compared[primary.key] if primary else {}, levels["primary"])
@@ -59,7 +81,7 @@ def analyze(plan: AnalysisPlan, metrics: Sequence[Metric], observed: Observed) -
         units=observed.units(),
         metrics=shown,
         leader=leader,
-        frontier=frontier_of(metrics, observed),
+        frontier=_frontier(metrics, observed),
         integrity=found,
         progress=progress,
         recommendation=recommend(observed.treatments, shown, found, progress, leader),
@@ -94,13 +116,28 @@ def _shown(
     )
 
 
-def _compared(metric: Metric, plan: AnalysisPlan, observed: Observed, arm: str) -> Comparison | str:
+def _compared(metric: Metric, plan: AnalysisPlan, observed: Observed, arm: str) -> Comparison | Unanswered:
+    """Asks all that the readout will ask, so that one bad metric takes nothing from the others."""
     try:
         comparison = compare(metric, plan, observed, arm)
-        comparison.evidence.interval(plan.alpha)
-    except InsufficientData as lacking:
-        return str(lacking)
+        evidence = comparison.evidence
+        evidence.interval(plan.alpha)
+        _ = evidence.means, evidence.e_value, evidence.p_value, evidence.standard_error
+    except _UNANSWERED as error:
+        return _unanswered(metric, observed, arm, _reason(error))
     return comparison
+
+
+def _unanswered(metric: Metric, observed: Observed, arm: str, reason: str) -> Unanswered:
+    try:
+        known = comparable_means(metric, observed, arm)
+    except _UNANSWERED:
+        known = None
+    return Unanswered(reason) if known is None else Unanswered(reason, known[0], constant=not known[1])
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, InsufficientData) else f"cannot be computed: {error}"
 
 
 def _same_variants(metrics: Sequence[MetricReadout]) -> tuple[Finding, ...]:
@@ -169,7 +206,7 @@ def _excludes_zero(evidence: Evidence, level: float) -> bool:
         return evidence.p_value < level
     try:
         interval = evidence.interval(level)
-    except InsufficientData:
+    except _UNANSWERED:
         return False
     return interval.lower > 0 or interval.upper < 0
 
@@ -179,7 +216,7 @@ def _levels(plan: AnalysisPlan, metrics: Sequence[Metric], compared: Compared) -
 
     def family(role: Role) -> list[Evidence | None]:
         return [
-            None if isinstance(comparison, str) else comparison.evidence
+            None if isinstance(comparison, Unanswered) else comparison.evidence
             for metric in metrics
             if metric.role == role
             for comparison in compared[metric.key].values()
@@ -224,10 +261,13 @@ def _metric_readout(
     metric: Metric,
     plan: AnalysisPlan,
     observed: Observed,
-    compared: Mapping[str, Comparison | str],
+    compared: Mapping[str, Comparison | Unanswered],
     level: float,
 ) -> MetricReadout:
-    known = [one.evidence for one in compared.values() if not isinstance(one, str)]
+    known = [one.evidence for one in compared.values() if not isinstance(one, Unanswered)]
+    means = [one.means for one in known] + [
+        one.means for one in compared.values() if isinstance(one, Unanswered) and one.means is not None
+    ]
     variants = []
     for arm in observed.variants:
         totals = observed.totals(metric.key, arm)
@@ -236,10 +276,9 @@ def _metric_readout(
             variant=arm, control=arm == observed.control, units=units, missing=observed.units(arm) - units
         )
         if arm == observed.control:
-            estimate = known[0].means[0] if known else None
-            variants.append(msgspec.structs.replace(shown, estimate=estimate))
-        elif isinstance(comparison := compared[arm], str):
-            variants.append(msgspec.structs.replace(shown, verdict="not_enough_data", reason=comparison))
+            variants.append(msgspec.structs.replace(shown, estimate=means[0][0] if means else None))
+        elif isinstance(comparison := compared[arm], Unanswered):
+            variants.append(_without_interval(shown, comparison))
         else:
             variants.append(_told(shown, metric, comparison, plan=plan, observed=observed, level=level))
     return MetricReadout(
@@ -251,6 +290,24 @@ def _metric_readout(
         guarantee=known[0].guarantee if known else None,
         decided_on="relative difference" if metric.margin and metric.margin.relative else "difference",
         variants=tuple(variants),
+    )
+
+
+def _without_interval(shown: VariantReadout, found: Unanswered) -> VariantReadout:
+    """With what is known besides: the means, and the difference of constants."""
+    control, estimate = found.means or (None, None)
+    effect = relative = None
+    if found.constant and control is not None and estimate is not None:
+        effect = estimate - control if abs(estimate - control) > _ROUNDING * abs(control) else 0.0
+        relative = effect / abs(control) if control else None
+    return msgspec.structs.replace(
+        shown,
+        estimate=estimate,
+        control_estimate=control,
+        effect=effect,
+        relative_effect=relative,
+        verdict="not_enough_data",
+        reason=found.reason,
     )
 
 
@@ -266,17 +323,17 @@ def _told(
     """With its effect and segments, or with the reason why there is no interval at this level yet."""
     try:
         filled = _with_effect(shown, metric, comparison, level)
-    except InsufficientData as lacking:
-        return msgspec.structs.replace(shown, verdict="not_enough_data", reason=str(lacking))
+    except _UNANSWERED as error:
+        return _without_interval(shown, _unanswered(metric, observed, shown.variant, _reason(error)))
     return _with_segments(filled, metric, plan, observed, level)
 
 
 def _with_effect(shown: VariantReadout, metric: Metric, found: Comparison, level: float) -> VariantReadout:
     evidence, each = found.evidence, metric.role == "guardrail"
     interval = evidence.interval(level, each=each)
-    relative = evidence.relative_interval(level, each=each)
-    by_ratio = metric.margin is not None and metric.margin.relative and relative is not None
-    decided = verdict(metric, relative if by_ratio else interval, relative)
+    relative = _relative_interval(evidence, level, each=each)
+    by_share = metric.margin is not None and metric.margin.relative
+    decided = verdict(metric, relative if by_share and relative is not None else interval, relative)
     control, estimate = evidence.means
     return msgspec.structs.replace(
         shown,
@@ -284,15 +341,33 @@ def _with_effect(shown: VariantReadout, metric: Metric, found: Comparison, level
         control_estimate=control,
         effect=estimate - control,
         interval=_bounds(interval),
-        relative_effect=estimate / control - 1 if control > 0 else None,
+        relative_effect=None if relative is None or not control else (estimate - control) / abs(control),
         relative_interval=None if relative is None else _bounds(relative),
         level=level,
         e_value=None if evidence.e_value is None else min(evidence.e_value.value, 1e300),
         p_value=evidence.p_value,
         verdict=decided,
-        reason="the interval still allows for both" if decided == "not_enough_data" else "",
+        reason=_open_reason(decided, no_share=by_share and relative is None),
         variance_reduction=found.variance_reduction,
     )
+
+
+def _relative_interval(evidence: Evidence, level: float, *, each: bool) -> Interval | None:
+    try:
+        found = evidence.relative_interval(level, each=each)
+    except _UNANSWERED:
+        return None
+    if found is None or math.isnan(found.lower) or math.isnan(found.upper):
+        return None
+    return found
+
+
+def _open_reason(decided: Verdict, *, no_share: bool) -> str:
+    """Why nothing is decided, or what it was decided on if a relative margin could not be judged."""
+    if no_share:
+        judged = "" if decided == "not_enough_data" else "; judged on the difference alone"
+        return f"the control cannot be told from 0, so a relative margin cannot be judged{judged}"
+    return "the interval still allows for both" if decided == "not_enough_data" else ""
 
 
 def _bounds(interval: Interval) -> Bounds:
@@ -314,18 +389,20 @@ def _with_segments(
         try:
             evidence = compare(metric, plan, observed, shown.variant, segment=segment).evidence
             interval = evidence.interval(level / len(segments))
-        except InsufficientData:
+            control, treatment = evidence.means
+            error = evidence.standard_error
+            if error:
+                estimates[segment] = Estimate(treatment - control, error)
+        except _UNANSWERED:
             continue
-        control, treatment = evidence.means
         effects[segment] = (treatment - control, _bounds(interval))
-        if evidence.standard_error:
-            estimates[segment] = Estimate(treatment - control, evidence.standard_error)
     pooled: dict[str, Estimate] = {}
     interaction = None
     if len(estimates) >= 2:
-        found = partial_pooling(list(estimates.values()))
-        pooled = dict(zip(estimates, found.segments, strict=True))
-        interaction = found.interaction.p_value
+        with suppress(*_UNANSWERED):
+            found = partial_pooling(list(estimates.values()))
+            pooled = dict(zip(estimates, found.segments, strict=True))
+            interaction = found.interaction.p_value
     rows = tuple(
         SegmentEffect(
             segment=segment,
@@ -339,7 +416,14 @@ def _with_segments(
     return msgspec.structs.replace(shown, segments=rows, interaction_p_value=interaction)
 
 
-# Leader and progress
+# Frontier, leader and progress
+
+
+def _frontier(metrics: Sequence[Metric], observed: Observed) -> Frontier | None:
+    try:
+        return frontier_of(metrics, observed)
+    except _UNANSWERED:
+        return None
 
 
 def _leader(metric: Metric, plan: AnalysisPlan, observed: Observed) -> Leader | None:
@@ -347,7 +431,7 @@ def _leader(metric: Metric, plan: AnalysisPlan, observed: Observed) -> Leader | 
     best: str | None = None
     effects = {observed.control: 0.0}
     for arm in observed.treatments:
-        with suppress(InsufficientData):
+        with suppress(*_UNANSWERED):
             control, estimate = compare(metric, plan, observed, arm).evidence.means
             effects[arm] = estimate - control
     if len(effects) < 2:
@@ -368,13 +452,13 @@ def _beats(
 ) -> bool:
     try:
         interval = compare(metric, plan, observed, best, control=other).evidence.interval(level, each=True)
-    except InsufficientData:
+    except _UNANSWERED:
         return False
     return _turned(interval, metric.direction).lower > 0
 
 
 def _progress(
-    plan: AnalysisPlan, observed: Observed, primary: Mapping[str, Comparison | str], level: float
+    plan: AnalysisPlan, observed: Observed, primary: Mapping[str, Comparison | Unanswered], level: float
 ) -> Progress:
     units = observed.units()
     needed: float | None = None
@@ -382,7 +466,7 @@ def _progress(
         needed = max(plan.expected_units, units)
     elif primary:
         each = [
-            None if isinstance(one, str) else _units_to_decide(one.evidence, plan, units, level)
+            None if isinstance(one, Unanswered) else _units_to_decide(one.evidence, plan, units, level)
             for one in primary.values()
         ]
         known = [one for one in each if one is not None]

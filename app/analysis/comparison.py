@@ -3,6 +3,7 @@
 | allocation | metric | always valid | fixed horizon | group sequential |
 |---|---|---|---|---|
 | fixed within epochs | guardrail of rare events, relative margin | exact, conditional | as a proportion | |
+| | proportion, all units of a variant alike | exact sequences | as a proportion | |
 | | proportion | sequence | score test; Welch over several epochs | repeated intervals |
 | | mean, ratio | sequence | Welch | repeated intervals |
 | | quantile | exact sequences | order statistics | refused |
@@ -20,6 +21,7 @@ from typing import Final, assert_never
 import msgspec
 import numpy as np
 
+from app.analysis.balance import adjustable, alike
 from app.analysis.evidence import (
     AdaptiveEvidence,
     BoundedEvidence,
@@ -31,19 +33,20 @@ from app.analysis.evidence import (
 )
 from app.analysis.observed import Observed
 from app.analysis.planned_evidence import FixedEvidence, GroupSequentialEvidence, ScoreEvidence
-from app.experiments.metrics import Metric, QuantileOf, Ratio
+from app.experiments.metrics import Metric, Proportion, QuantileOf, Ratio
 from app.experiments.plan import AlwaysValid, AnalysisPlan, FixedHorizon, GroupSequential
 from app.feedback.metric_totals import MetricTotals, moments_of
 from stats import checks
 from stats.eprocess import EValue
 from stats.errors import InsufficientData
 from stats.estimate import Estimate
-from stats.quantiles import QuantileSketch
-from stats.sequences import Contrast, effective_units
+from stats.quantiles import QuantileSketch, quantile
+from stats.ratios import with_covariates
+from stats.sequences import ARM_UNITS_MIN, Contrast, effective_units
 from stats.sequential_counts import EventCounts
 from stats.stratification import Stratum, stratified_difference
 from stats.totals import JointTotals, MeanTotals, ProportionTotals
-from stats.variance_reduction import regression_coefficients
+from stats.variance_reduction import fitted, residual_totals
 
 EVENT_RATE_MAX: Final = 0.1
 """Above it the conditional test wastes more than a tenth of what is known: it is a mean like any other."""
@@ -63,7 +66,7 @@ class Adjustment(msgspec.Struct, frozen=True):
 
         The spread is raised by `caution`, because the coefficients were fitted to the same units.
         """
-        residual = totals.combine((1.0, *(-slope for slope in self.coefficients)))
+        residual = residual_totals(totals, np.array(self.coefficients))
         shift = math.fsum(slope * x for slope, x in zip(self.coefficients, self.centre, strict=True))
         return (
             MeanTotals(residual.n, residual.mean + shift, residual.m2 * self.caution)
@@ -103,59 +106,140 @@ def compare(
         return Comparison(_quantiles(metric, plan, observed, arms, q=q, segment=segment), None)
     if observed.adaptive:
         return Comparison(_adaptive(metric, plan, observed, (base, treatment), segment), None)
-    key = "adjustment", metric, segment
+    key = "adjustment", metric, segment, adjustable(plan, observed)
     if key not in observed.memo:
-        observed.memo[key] = _adjustment(metric, observed, segment)
+        observed.memo[key] = _adjustment(metric, plan, observed, segment) if key[-1] else None
     adjustment: Adjustment | None = observed.memo[key]
-    strata, moments = [], []
-    for epoch in observed.epochs:
-        c, t = (observed.totals(metric.key, arm, epoch=epoch, segment=segment) for arm in (base, treatment))
-        if c is None or t is None or not min(c.n, t.n):
-            continue
-        # An epoch too small for a ratio says nothing; others may.
-        with suppress(InsufficientData):
-            moments.append((_adjusted(metric, c, adjustment), _adjusted(metric, t, adjustment)))
-            strata.append((c, t))
-    if not strata:
-        raise InsufficientData("no epoch has enough units with a value in both variants")
+    strata, moments = _strata(metric, observed, (base, treatment), segment, adjustment)
     events = _events(metric, plan, observed, strata)
     if events is not None:
         return Comparison(events, None)
-    evidence = _evidence(plan, observed, strata, moments)
     if adjustment is None:
-        return Comparison(evidence, None)
+        # A proportion's moments from its counts lose nothing.
+        moments = [(moments_of(metric, c), moments_of(metric, t)) for c, t in strata]
+        return Comparison(_evidence(plan, observed, strata, moments), None)
+    evidence = _adjusted_evidence(plan, observed, moments)
     plain = math.fsum(moments_of(metric, arm).m2 for pair in strata for arm in pair)
     left = math.fsum(arm.m2 for pair in moments for arm in pair)
     return Comparison(evidence, 1 - left / plain if plain else None)
 
 
-def _adjustment(metric: Metric, observed: Observed, segment: str | None) -> Adjustment | None:
-    """From all variants and epochs; None if the totals hold no covariates."""
-    if isinstance(metric.measure, Ratio):
+def comparable_means(
+    metric: Metric, observed: Observed, treatment: str, *, control: str | None = None
+) -> tuple[tuple[float, float], bool] | None:
+    """Means of (control, treatment) weighted alike over epochs, and whether a unit differs from the others.
+
+    What is known also where nothing says how sure it is. None if a variant has no value, if the metric is a
+    quantile of several epochs, or where allocation reacted to outcomes: then such means may be biased.
+    """
+    arms = control or observed.control, treatment
+    if observed.adaptive or (isinstance(metric.measure, QuantileOf) and len(observed.epochs) > 1):
         return None
-    cells = [
-        totals
+    if isinstance(metric.measure, QuantileOf):
+        sketches = [observed.totals(metric.key, arm) for arm in arms]
+        known = [one for one in sketches if isinstance(one, QuantileSketch) and one.n]
+        if len(known) < 2:
+            return None
+        spread = any(len(one.buckets) > 1 for one in known)
+        return (quantile(known[0], metric.measure.q), quantile(known[1], metric.measure.q)), spread
+    try:
+        _, moments = _strata(metric, observed, arms, None, None)
+    except InsufficientData:
+        return None
+    weights = [effective_units(c.n, t.n) for c, t in moments]
+    control_mean, treatment_mean = (
+        math.fsum(w * pair[arm].mean for w, pair in zip(weights, moments, strict=True)) / math.fsum(weights)
+        for arm in (0, 1)
+    )
+    return (control_mean, treatment_mean), any(arm.m2 for pair in moments for arm in pair)
+
+
+def _strata(
+    metric: Metric,
+    observed: Observed,
+    arms: tuple[str, str],
+    segment: str | None,
+    adjustment: Adjustment | None,
+) -> tuple[list[tuple[MetricTotals, MetricTotals]], list[tuple[MeanTotals, MeanTotals]]]:
+    """Of each epoch in which both variants have values: their totals, and one number per unit, adjusted.
+
+    Raises InsufficientData if there is no such epoch.
+    """
+    strata, moments, reasons = [], [], []
+    for epoch in observed.epochs:
+        c, t = (observed.totals(metric.key, arm, epoch=epoch, segment=segment) for arm in arms)
+        if c is None or t is None or not min(c.n, t.n):
+            continue
+        # An epoch too small for a ratio says nothing; others may.
+        try:
+            moments.append((_adjusted(metric, c, adjustment), _adjusted(metric, t, adjustment)))
+            strata.append((_plain(metric, c), _plain(metric, t)))
+        except InsufficientData as lacking:
+            reasons.append(str(lacking))
+    if not strata and reasons:
+        raise InsufficientData(reasons[0])
+    if not strata:
+        empty = [
+            arm
+            for arm in arms
+            if not (totals := observed.totals(metric.key, arm, segment=segment)) or not totals.n
+        ]
+        which = (
+            f"no unit of {' or '.join(empty)} has a value"
+            if empty
+            else "no epoch has values in both variants"
+        )
+        raise InsufficientData(which)
+    return strata, moments
+
+
+def _adjustment(
+    metric: Metric, plan: AnalysisPlan, observed: Observed, segment: str | None
+) -> Adjustment | None:
+    """From all variants and epochs; None without covariates, if none varies, or variants differ in them."""
+    joints = {
+        (variant, epoch): joint
         for epoch in observed.epochs
         for variant in observed.variants
-        if isinstance(
-            totals := observed.totals(metric.key, variant, epoch=epoch, segment=segment), JointTotals
-        )
-    ]
-    if not cells or cells[0].dimension < 2:
+        if (joint := _joint(metric, observed.totals(metric.key, variant, epoch=epoch, segment=segment)))
+        is not None
+    }
+    if not joints or not (observed.covariates or alike(plan, observed, joints)):
+        return None
+    cells = list(joints.values())
+    slopes, identified = fitted(cells)
+    if not identified:
         return None
     together = sum(cells[1:], cells[0])
-    within = np.sum([cell.matrix for cell in cells], axis=0)
-    covariates = together.dimension - 1
     freedom = sum(max(cell.n - 1, 0) for cell in cells)
-    checks.n_at_least(freedom - covariates, 1, "units beyond those that the covariates take")
-    slopes = tuple(regression_coefficients(within).tolist())
-    return Adjustment(slopes, together.mean[1:], freedom / (freedom - covariates))
+    checks.n_at_least(freedom - identified, 1, "units beyond those that the covariates take")
+    return Adjustment(tuple(slopes.tolist()), together.mean[1:], freedom / (freedom - identified))
+
+
+def _joint(metric: Metric, totals: MetricTotals | None) -> JointTotals | None:
+    """Totals of (outcome, covariates ...); None without covariates, or where the outcome cannot be told."""
+    if not isinstance(totals, JointTotals) or not totals.n:
+        return None
+    if not isinstance(metric.measure, Ratio):
+        return totals if totals.dimension > 1 else None
+    with suppress(InsufficientData):
+        return with_covariates(totals) if totals.dimension > 2 else None
+    return None
 
 
 def _adjusted(metric: Metric, totals: MetricTotals, adjustment: Adjustment | None) -> MeanTotals:
-    if adjustment is None or not isinstance(totals, JointTotals):
-        return moments_of(metric, totals)
-    return adjustment.of(totals)
+    if adjustment is not None and (joint := _joint(metric, totals)) is not None:
+        return adjustment.of(joint)
+    return moments_of(metric, totals)
+
+
+def _plain(metric: Metric, totals: MetricTotals) -> MetricTotals:
+    """The same without covariates, as an experiment that has none holds them."""
+    if not isinstance(totals, JointTotals) or isinstance(metric.measure, Ratio):
+        return totals
+    if isinstance(metric.measure, Proportion):
+        return ProportionTotals(totals.n, round(totals.n * totals.mean[0]))
+    return totals.value(0)
 
 
 def _evidence(
@@ -164,18 +248,42 @@ def _evidence(
     strata: Sequence[tuple[MetricTotals, MetricTotals]],
     moments: Sequence[tuple[MeanTotals, MeanTotals]],
 ) -> Evidence:
+    counts = [
+        (c, t) for c, t in strata if isinstance(c, ProportionTotals) and isinstance(t, ProportionTotals)
+    ]
+    match plan.estimator:
+        case AlwaysValid() if len(counts) == len(strata) and (exact := _alike(plan, observed, counts)):
+            return exact
+        case FixedHorizon() if len(counts) == len(strata) == 1:
+            ((control, treatment),) = counts
+            return ScoreEvidence(control, treatment, _always_valid(moments, tuning(plan, observed)))
+        case _:
+            return _adjusted_evidence(plan, observed, moments)
+
+
+def _alike(
+    plan: AnalysisPlan, observed: Observed, counts: Sequence[tuple[ProportionTotals, ProportionTotals]]
+) -> BoundedEvidence | None:
+    """Exact sequences for proportions of 0 or 1 in both variants, where a sequence of means has no spread.
+
+    None for others, and below the units that a sequence of means needs.
+    """
+    arms = [sum((pair[arm] for pair in counts[1:]), counts[0][arm]) for arm in (0, 1)]
+    if min(arm.n for arm in arms) < ARM_UNITS_MIN or any(0 < arm.successes < arm.n for arm in arms):
+        return None
+    per_arm = Tuning(plan.expected_units / len(observed.variants), plan.alpha / 2)
+    return BoundedEvidence(arms[0].moments, arms[1].moments, 0.0, 1.0, per_arm)
+
+
+def _adjusted_evidence(
+    plan: AnalysisPlan, observed: Observed, moments: Sequence[tuple[MeanTotals, MeanTotals]]
+) -> Evidence:
+    """From one number per unit."""
     tuned = tuning(plan, observed)
     match plan.estimator:
         case AlwaysValid():
             return SequenceEvidence(Contrast.of(*moments), tuned)
         case FixedHorizon():
-            control, treatment = strata[0]
-            if (
-                len(strata) == 1
-                and isinstance(control, ProportionTotals)
-                and isinstance(treatment, ProportionTotals)
-            ):
-                return ScoreEvidence(control, treatment, _always_valid(moments, tuned))
             return _welch(moments, tuned)
         case GroupSequential(looks=looks, spending=spending):
             fractions = _fractions(looks, observed.units() / plan.expected_units)

@@ -22,6 +22,8 @@ from stats.quantiles import (
     quantile,
     quantile_difference_interval,
     quantile_difference_sequence,
+    quantile_interval,
+    quantile_sequence,
 )
 from stats.sequences import Contrast
 from stats.sequential_counts import EventCounts
@@ -56,7 +58,7 @@ class Evidence(Protocol):
         """For the difference."""
 
     def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
-        """For treatment / control - 1; None where the control cannot be told from 0."""
+        """For (treatment - control) / |control|; None where the control cannot be told from 0."""
 
     @property
     def standard_error(self) -> float | None:
@@ -79,6 +81,24 @@ def sides(*, each: bool) -> tuple[Alternative, Alternative]:
 def two_sided(level: float, *, each: bool) -> float:
     """The two-sided level at which a symmetric method's bounds miss with `level`, together or each."""
     return min(2 * level, 1 - 1e-9) if each else level
+
+
+def relative_of_bounds(control: Interval, treatment: Interval) -> Interval | None:
+    """All (t - c) / |c| with t and c within these bounds; None unless 0 is outside of those of the control.
+
+    Worked by hand: 9 to 10 against 8 to 12: from 8 / 10 - 1 = -0.2 to 12 / 9 - 1 = 0.333. The same below 0
+    changes places: -9 to -10 against -8 to -12 is -0.333 to 0.2.
+    """
+    if control.upper < 0:
+        mirrored = relative_of_bounds(
+            Interval(-control.upper, -control.lower), Interval(-treatment.upper, -treatment.lower)
+        )
+        return None if mirrored is None else Interval(-mirrored.upper, -mirrored.lower)
+    if control.lower <= 0:
+        return None
+    lower = treatment.lower / (control.upper if treatment.lower > 0 else control.lower)
+    upper = treatment.upper / (control.lower if treatment.upper > 0 else control.upper)
+    return Interval(lower - 1, upper - 1)
 
 
 class Tuning(msgspec.Struct, frozen=True):
@@ -132,7 +152,7 @@ class SequenceEvidence(msgspec.Struct, frozen=True):
         return Interval(lower.lower, upper.upper)
 
     def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
-        """For treatment / control - 1."""
+        """For (treatment - control) / |control|."""
         try:
             lower, upper = (self._sequence(level, side, relative=True) for side in sides(each=each))
         except InsufficientData:
@@ -197,17 +217,14 @@ class BoundedEvidence(msgspec.Struct, frozen=True, dict=True):
         return Interval(self.width * lower, self.width * upper)
 
     def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
-        """For treatment / control - 1; None unless the control's mean is surely positive."""
-        lower_side, upper_side = sides(each=each)
-        least = self.lower + self.width * self._arm(self.control, level, lower_side).lower
-        most = self.lower + self.width * self._arm(self.control, level, upper_side).upper
-        if least <= 0:
-            return None
-        lower = self.lower + self.width * self._arm(self.treatment, level, lower_side).lower
-        upper = self.lower + self.width * self._arm(self.treatment, level, upper_side).upper
-        return Interval(
-            lower / (most if lower > 0 else least) - 1, upper / (least if upper > 0 else most) - 1
-        )
+        """For (treatment - control) / |control|; None unless the control's mean is surely not 0."""
+        control, treatment = (self._both(arm, level, each=each) for arm in (self.control, self.treatment))
+        return relative_of_bounds(control, treatment)
+
+    def _both(self, arm: MeanTotals, level: float, *, each: bool) -> Interval:
+        """Lower and upper bound of one arm's mean, in the metric's unit."""
+        lower, upper = (self._arm(arm, level, side) for side in sides(each=each))
+        return Interval(self.lower + self.width * lower.lower, self.lower + self.width * upper.upper)
 
     def _arm(self, arm: MeanTotals, level: float, side: Alternative) -> Interval:
         """The sequence of one arm, at half the level: the other half is the other arm's."""
@@ -359,9 +376,19 @@ class AdaptiveEvidence(msgspec.Struct, frozen=True):
         )
         return Interval(lower.lower, upper.upper)
 
-    def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:  # noqa: ARG002 - the protocol's
-        """None: a ratio of two such estimates has no sequence here."""
-        return None
+    def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
+        """For (treatment - control) / |control|, from a sequence for each arm at half the level."""
+        alpha = two_sided(level, each=each)
+        control, treatment = (self._arm(arm, alpha / 2) for arm in (self.control, self.treatment))
+        return relative_of_bounds(control, treatment)
+
+    def _arm(self, arm: tuple[adaptive.ArmPeriod, ...], alpha: float) -> Interval:
+        """The sequence of one arm's mean."""
+        found = adaptive.adaptive_mean(arm, weights="uniform", first_guess=0.0)
+        n = sum(period.assigned for period in arm)
+        tuned_to = self.tuning.at(alpha, "two-sided")
+        distance = sequences.radius(found.standard_error**2, n, alpha=alpha, tuned_to=tuned_to)
+        return sequences.around(found.value, float(distance), "two-sided")
 
     @property
     def e_value(self) -> EValue | None:
@@ -421,9 +448,21 @@ class QuantileEvidence(msgspec.Struct, frozen=True):
             tuned_to=self.tuning.at(alpha / 4, "greater"),
         )
 
-    def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:  # noqa: ARG002 - the protocol's
-        """None: not offered."""
-        return None
+    def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
+        """For (treatment - control) / |control|, from the interval of each quantile at half the level."""
+        alpha = two_sided(level, each=each)
+        try:
+            control, treatment = (self._arm(arm, alpha / 2) for arm in (self.control, self.treatment))
+        except InsufficientData:
+            return None
+        return relative_of_bounds(control, treatment)
+
+    def _arm(self, arm: QuantileSketch, alpha: float) -> Interval:
+        """The interval of one arm's quantile."""
+        if self.tuning is None:
+            return quantile_interval(arm, self.q, alpha=alpha)
+        tuned_to = self.tuning.at(alpha / 2, "greater")
+        return quantile_sequence(arm, self.q, alpha=alpha, tuned_to=tuned_to)
 
     @property
     def e_value(self) -> EValue | None:

@@ -8,13 +8,18 @@ import msgspec
 from app.allocation.freezes import Cause
 from app.analysis.observed import Observed
 from app.core.limits import TOTALS_STALE_S
-from stats.srm import deviations, evalue, zero_weight_leaks
+from stats.errors import InsufficientData
+from stats.srm import ArmCounts, absence_p_values, deviations, evalue, zero_weight_leaks
 
-Kind = Literal["sample_ratio", "zero_weight", "crossovers", "stale_totals", "aa"]
+Kind = Literal[
+    "sample_ratio", "zero_weight", "crossovers", "covariate_balance", "covariates", "stale_totals", "aa"
+]
 Severity = Literal["fine", "note", "broken", "unknown"]
 
 SAMPLE_RATIO_ALPHA: Final = 0.01
 """Of the sequential test; it may be looked at all the time."""
+ABSENCE_ALPHA: Final = 0.001
+"""Of the test that a variant with a probability gets no unit at all; it too may be looked at all the time."""
 AA_ALPHA: Final = 0.01
 """Of all primary comparisons of an A/A test together, over all looks."""
 CROSSOVER_SHARE_MAX: Final = 0.01
@@ -26,7 +31,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
     `variant`: of which one, empty where it is about all. `size`: how bad it is, if that has a measure: of
     `sample_ratio` the greatest relative deviation, of `zero_weight` assignments, of `crossovers` the share of
-    units, of `stale_totals` seconds, of `aa` the effect.
+    units, of `covariate_balance` the difference in standard deviations, of `stale_totals` seconds, of `aa`
+    the effect.
     """
 
     kind: Kind
@@ -71,27 +77,39 @@ def _sample_ratio(observed: Observed) -> tuple[Finding, ...]:
             found.append(
                 Finding(kind="zero_weight", severity="broken", detail=detail, variant=variant, size=count)
             )
+    try:
+        off = dict(zip(observed.variants, deviations(periods), strict=True))
+    except InsufficientData:  # All of them are such leaks.
+        return tuple(found)
     evidence = evalue(periods)
-    off = dict(zip(observed.variants, deviations(periods), strict=True))
-    worst = max(off, key=lambda variant: abs(off[variant]))
-    broken = evidence.rejects(SAMPLE_RATIO_ALPHA)
-    how = "more" if off[worst] > 0 else "fewer"
-    detail = (
-        f"{worst} has {abs(off[worst]):.2%} {how} units than its logged probabilities give"
-        if broken
-        else f"the split follows the logged probabilities; farthest is {worst} by {off[worst]:+.2%}"
-    )
+    absent = dict(zip(observed.variants, absence_p_values(periods), strict=True))
+    without = min(absent, key=lambda variant: absent[variant])
+    p_absent = absent[without] * len(absent)
+    worst = without if absent[without] < 1 else max(off, key=lambda variant: abs(off[variant]))
+    broken = evidence.rejects(SAMPLE_RATIO_ALPHA) or p_absent <= ABSENCE_ALPHA
     severity: Severity = "broken" if broken else "fine"
+    detail = f"the split follows the logged probabilities; farthest is {worst} by {off[worst]:+.2%}"
+    if broken and off[worst] == -1:
+        expected = _expected(periods, observed.variants.index(worst))
+        detail = f"{worst} got no units; its logged probabilities give {expected:,.0f}"
+    elif broken:
+        how = "more" if off[worst] > 0 else "fewer"
+        detail = f"{worst} has {abs(off[worst]):.2%} {how} units than its logged probabilities give"
     found.append(
         Finding(
             kind="sample_ratio",
             severity=severity,
             detail=detail,
-            p_value=evidence.p_value,
+            p_value=min(evidence.p_value, p_absent) if p_absent <= ABSENCE_ALPHA else evidence.p_value,
             size=abs(off[worst]),
         )
     )
     return tuple(found)
+
+
+def _expected(periods: Sequence[ArmCounts], arm: int) -> float:
+    """How many assignments to this arm the logged probabilities give."""
+    return sum(sum(period.counts) * period.probabilities[arm] for period in periods)
 
 
 def _crossovers(observed: Observed) -> tuple[Finding, ...]:

@@ -27,7 +27,7 @@ from app.analysis.beliefs import (
 from app.analysis.observed import Cell, Observed
 from app.analysis.readout import Readout, Sensitivity
 from app.assignment import bucketing
-from app.experiments.metrics import REWARD
+from app.experiments.metrics import REWARD, QuantileOf, Ratio
 from app.experiments.model import (
     Definition,
     Experiment,
@@ -45,7 +45,7 @@ from bandits.best import expected_loss, probability_best
 from bandits.identification import Winner
 from stats.interval import beta_interval
 from stats.srm import ArmCounts
-from stats.totals import MeanTotals
+from stats.totals import JointTotals, MeanTotals
 
 
 class VariantStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -291,6 +291,7 @@ class Stored(msgspec.Struct, frozen=True):
             ),
             crossovers_counted=definition.plan.crossovers == "first",
             days=self._days(experiment),
+            covariates=_covariates(measures),
             totals_age_s=self._totals_age_s(experiment),
         )
 
@@ -304,6 +305,7 @@ class Stored(msgspec.Struct, frozen=True):
     def _unit_cells(self, keys: Sequence[str], measures: Measures) -> list[Cell]:
         """Units that crossed over left out, or counted for their first variant, as the plan says."""
         cells = []
+        fullest = _fullest(self.units, measures)
         for cell in self.units:
             if cell.variant >= len(keys) or (cell.crossed and measures.plan.crossovers == "exclude"):
                 continue
@@ -312,8 +314,12 @@ class Stored(msgspec.Struct, frozen=True):
                 for metric, sums in zip(measures.metrics, cell.totals.metrics, strict=True)
                 if (totals := totals_of(metric, sums)) is not None
             }
-            cells.append(Cell(cell.epoch, keys[cell.variant], cell.totals.units, found, cell.segment))
-        return cells
+            joint = None if fullest is None else found.get(fullest)
+            before = None
+            if isinstance(joint, JointTotals) and joint.dimension > 1:
+                before = joint.select(*range(1, joint.dimension))
+            cells.append(Cell(cell.epoch, keys[cell.variant], cell.totals.units, found, cell.segment, before))
+        return _alike(cells, measures)
 
     def _assignments(self, experiment: Experiment) -> list[ArmCounts]:
         """Draws beside what was logged of their probabilities, by epoch.
@@ -451,6 +457,40 @@ def measured_of(definition: Definition) -> Measures:
     """What the readout shows: at least the reward."""
     measures = measures_of(definition.metrics, definition.plan, definition.stickiness)
     return Measures.of((), definition.plan) if measures is None else measures
+
+
+def _alike(cells: list[Cell], measures: Measures) -> list[Cell]:
+    """With covariates beside a ratio in all cells or none: totals begun without them do not add to others."""
+    ratios = [metric.key for metric in measures.metrics if isinstance(metric.measure, Ratio)]
+    for key in ratios:
+        known = [cell.metrics[key] for cell in cells if key in cell.metrics]
+        sizes = {one.dimension for one in known if isinstance(one, JointTotals)}
+        if len(sizes) > 1:
+            cells = [
+                replace(cell, metrics={**cell.metrics, key: totals.select(0, 1)})
+                if isinstance(totals := cell.metrics.get(key), JointTotals)
+                else cell
+                for cell in cells
+            ]
+    return cells
+
+
+def _covariates(measures: Measures | None) -> tuple[str, ...]:
+    """In the order in which totals hold them: values, then whether each is missing."""
+    names = () if measures is None else measures.plan.covariates
+    return (*names, *(f"{name} (missing)" for name in names))
+
+
+def _fullest(cells: Sequence[UnitCell], measures: Measures) -> str | None:
+    """The mean or proportion that most units have a value of: it knows most of their covariates."""
+    if not measures.plan.covariates:
+        return None
+    units = {
+        metric.key: sum(sums[0] for cell in cells if not isinstance(sums := cell.totals.metrics[place], dict))
+        for place, metric in enumerate(measures.metrics)
+        if not isinstance(metric.measure, Ratio | QuantileOf)
+    }
+    return max(units, key=lambda key: units[key], default=None)
 
 
 def _moments(total: VariantTotals) -> MeanTotals:

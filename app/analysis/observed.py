@@ -10,12 +10,14 @@ import msgspec
 from app.feedback.metric_totals import MetricTotals
 from stats.adaptive import ArmPeriod
 from stats.srm import ArmCounts
+from stats.totals import JointTotals
 
 
 class Cell(msgspec.Struct, frozen=True):
     """The totals of one variant in one epoch (and segment): `units` that came, and each metric's totals.
 
-    A metric of fewer units than came was not known of the others: missing, never zero.
+    A metric of fewer units than came was not known of the others: missing, never zero. `covariates` are the
+    totals of the covariates alone, of all units that came as far as they are known; None without covariates.
     """
 
     epoch: int
@@ -23,6 +25,7 @@ class Cell(msgspec.Struct, frozen=True):
     units: int
     metrics: Mapping[str, MetricTotals]
     segment: str = ""
+    covariates: JointTotals | None = None
 
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -33,7 +36,9 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     metrics without known bounds where it did. * `assignments`: counts with the probabilities that were
     logged for them, all there are; empty if those are not known. * `crossovers`: units seen in more than one
     variant, which are in no cell unless `crossovers_counted`: for their first. * `days`: since the start.
-    * `totals_age_s`: events of the last so many seconds may be missing; None: not known, or of no matter.
+    * `covariates`: their names, in the order of their totals; `constant_covariates`: those of no use, the
+    same for every unit. * `totals_age_s`: events of the last so many seconds may be missing; None: not
+    known, or of no matter.
 
     Raises ValueError unless the control is one of at least two variants, and cells are of these.
     """
@@ -47,6 +52,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     crossovers: int = 0
     crossovers_counted: bool = False
     days: float | None = None
+    covariates: tuple[str, ...] = ()
+    constant_covariates: tuple[str, ...] = ()
     totals_age_s: float | None = None
 
     def __post_init__(self) -> None:
@@ -87,6 +94,15 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             self.memo[key] = self._merged(metric, variant, epoch, segment)
         merged: MetricTotals | None = self.memo[key]
         return merged
+
+    def covariate_totals(self, variant: str, epoch: int) -> JointTotals | None:
+        """Those of the covariates of a variant in an epoch; None if there are none."""
+        found = [
+            cell.covariates
+            for cell in self.cells
+            if cell.covariates is not None and (cell.variant, cell.epoch) == (variant, epoch)
+        ]
+        return sum(found[1:], found[0]) if found else None
 
     @cached_property
     def memo(self) -> dict[tuple[object, ...], Any]:

@@ -164,7 +164,7 @@ def _boundary_of(plan: GroupSequentialPlan, fractions: tuple[float, ...]) -> flo
 
 
 def _fieller(arms: tuple[Estimate, Estimate] | None, alpha: float) -> Interval | None:
-    if arms is None or arms[0].value <= 0:
+    if arms is None or not arms[0].value:
         return None
     try:
         return fieller_interval(arms[1], arms[0], alpha=alpha)

@@ -1,18 +1,17 @@
 """Before an experiment: how many units, how long, and what could be seen. Pure."""
 
 import math
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Final, Literal, NoReturn, assert_never
 
 import msgspec
 
+from app.analysis.designs import Design, SequentialDesign
 from app.core.errors import FieldError, InvalidInput
-from stats import mixture, planning
+from stats import planning
 from stats.errors import InvalidInput as Meaningless
 from stats.estimate import Alternative
-from stats.group_sequential import Exits, GroupSequentialPlan, Spending, crossings
-from stats.yeast import Yeast
+from stats.group_sequential import Spending
 
 # Of any scale that occurs; beyond it numbers overflow before they mean something.
 Number = Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]
@@ -20,11 +19,17 @@ Positive = Annotated[float, msgspec.Meta(ge=1e-9, le=1e9)]
 Error = Annotated[float, msgspec.Meta(ge=1e-9, le=0.5)]
 Power = Annotated[float, msgspec.Meta(ge=1e-3, le=1 - 1e-6)]
 SomeShare = Annotated[float, msgspec.Meta(ge=1e-6, le=1)]
-Design = Literal["fixed", "group_sequential", "yeast", "always_valid"]
-
 ARMS_MAX: Final = 20
-_LOOKS_FINE: Final = 60
-"""Looks that stand for continuous monitoring when its power is computed; more would add less than 0.01."""
+_OF_KIND: Final = {
+    "baseline": ("proportion", "mean"),
+    "sd": ("mean",),
+    "numerator_mean": ("ratio",),
+    "denominator_mean": ("ratio",),
+    "numerator_sd": ("ratio",),
+    "denominator_sd": ("ratio",),
+    "correlation": ("ratio",),
+}
+"""To which kinds of outcome a field belongs."""
 _CURVE_POINTS: Final = 41
 
 
@@ -33,9 +38,9 @@ class PowerQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     * Of a `proportion`: `baseline`. Of a `mean`: `sd` (and `baseline`, for relative effects). Of a `ratio`:
     `numerator_mean`, `denominator_mean`, `numerator_sd`, `denominator_sd`, `correlation`, per unit.
-    * With `effect` (absolute; of the baseline if `relative`) the answer is the units; with `units` what
-    could be detected; with both the power.
-    * `margin` (absolute) asks for non-inferiority: the effect is then the true one, usually 0.
+    * With `effect` the answer is the units; with `units` what could be detected; with both the power. Effects
+    are absolute or, if `relative`, shares of the size of the baseline: in the question and in the answer.
+    * `margin` (always absolute) asks for non-inferiority: the effect is then the true one, usually 0.
     * `allocation`: shares, control first; or `arms` equal ones.
     * `design`: one look at the end; `looks` planned ones; continuous monitoring to a known horizon (YEAST);
     always-valid intervals.
@@ -94,9 +99,10 @@ class DetectablePoint(msgspec.Struct, frozen=True):
 class PowerAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """The plan in numbers and one sentence.
 
-    `units` are the most that may be needed, `per_variant` in the order of the allocation; `inflation` is how
-    many times those of the fixed design; `expected_units` how many it takes on average if the effect is as
-    planned. `power_curve` and `detectable_by_day` are for drawing.
+    `effect`, `detectable_in_time` and `detectable_by_day` are shares of the baseline if the question was
+    `relative`. `units` are the most that may be needed, `per_variant` in the order of the allocation;
+    `inflation` is how many times those of the fixed design; `expected_units` how many it takes on average if
+    the effect is as planned. `power_curve` and `detectable_by_day` are for drawing.
     """
 
     sentence: str
@@ -148,45 +154,77 @@ def answer(question: PowerQuestion) -> PowerAnswer:
     """Work it out. Raises InvalidInput naming the field."""
     if question.effect is None and question.units is None:
         raise InvalidInput("give effect, units, or both", field="effect")
-    plan, used = _plan(question)
+    _check_unused(question)
+    plan, design = _plan(question)
     try:
-        return _answer(question, plan, used)
+        return _answer(question, plan, design)
     except Meaningless as error:
         _refuse(error, question)
 
 
-def _answer(question: PowerQuestion, plan: planning.Plan, used: float) -> PowerAnswer:
-    effect, power = _effect(question), plan.power
+def _answer(question: PowerQuestion, plan: planning.Plan, design: SequentialDesign) -> PowerAnswer:
+    """`plan` has the power of the fixed test with which the design has the power that is asked for."""
+    scale = _scale(question)
+    effect = None if question.effect is None else question.effect * scale
+    power, fixed_power = question.power, plan.power
     if effect is None:
         assert question.units is not None
         effect = planning.minimum_detectable_effect(plan, question.units)
     elif question.units is not None:
-        power = planning.power(plan, effect, question.units)
+        fixed_power = planning.power(plan, effect, question.units)
+        power = design.power_from(fixed_power)
     if question.units is None:
         sample = planning.sample_size(plan, effect)
         units, per_variant = sample.total, sample.per_variant
     else:
         units = question.units
-        per_variant = tuple(round(units * share) for share in plan.allocation)
+        per_variant = _apportioned(units, plan.allocation)
     duration = None
     if question.units_per_day is not None and question.units is None:
-        duration = _duration(question, plan, effect)
+        duration = _duration(question, plan, effect, scale)
     return PowerAnswer(
-        sentence=_sentence(question, effect, units, power, duration),
-        effect=effect,
+        sentence=_sentence(question, effect / scale, units, power, duration),
+        effect=effect / scale,
         power=power,
         units=units,
         per_variant=per_variant,
-        inflation=plan.inflation,
-        expected_units=math.ceil(units * used),
+        inflation=design.inflation(question.power),
+        expected_units=math.ceil(units * design.expected_share(design.drift_from(fixed_power))),
         duration=duration,
-        power_curve=_power_curve(plan, effect, units),
-        detectable_by_day=_detectable(question, plan),
+        power_curve=_power_curve(plan, design, effect, units),
+        detectable_by_day=_detectable(question, plan, scale),
     )
 
 
-def _plan(question: PowerQuestion) -> tuple[planning.Plan, float]:
-    """The plan, and the share of its units that are used on average if the effect is as planned."""
+def _apportioned(units: int, shares: Sequence[float]) -> tuple[int, ...]:
+    """So many units in these shares, to whole ones whose sum is right (largest remainders)."""
+    whole = [math.floor(units * share) for share in shares]
+    by_remainder = sorted(range(len(shares)), key=lambda arm: whole[arm] - units * shares[arm])
+    for arm in by_remainder[: units - sum(whole)]:
+        whole[arm] += 1
+    return tuple(whole)
+
+
+def _check_unused(question: PowerQuestion) -> None:
+    """Raises InvalidInput for what would be ignored: it was meant to matter."""
+    defaults = PowerQuestion()
+    for field, kinds in _OF_KIND.items():
+        if question.kind not in kinds and getattr(question, field) is not None:
+            belongs = " or ".join(kinds)
+            raise InvalidInput(f"{field} belongs to a {belongs}, not to a {question.kind}", field=field)
+    for field in ("looks", "spending"):
+        if question.design != "group_sequential" and getattr(question, field) != getattr(defaults, field):
+            raise InvalidInput(f"{field} belongs to the design group_sequential", field=field)
+    if question.allocation is not None and question.arms not in (defaults.arms, len(question.allocation)):
+        shares = len(question.allocation)
+        raise InvalidInput(f"arms must be the {shares} of allocation, got {question.arms}", field="arms")
+    for field in ("exposure_share", "weeks_max"):
+        if question.units_per_day is None and getattr(question, field) != getattr(defaults, field):
+            raise InvalidInput(f"{field} needs units_per_day", field=field)
+
+
+def _plan(question: PowerQuestion) -> tuple[planning.Plan, SequentialDesign]:
+    """The plan of the fixed test, and the design that needs more units for the same power."""
     shares = question.allocation or (1 / question.arms,) * question.arms
     if len(shares) > ARMS_MAX:
         raise InvalidInput(f"allocation has at most {ARMS_MAX} shares, got {len(shares)}", field="allocation")
@@ -194,22 +232,21 @@ def _plan(question: PowerQuestion) -> tuple[planning.Plan, float]:
         raise InvalidInput(f"power must be above alpha, got {question.power:g}", field="power")
     side: Alternative = "greater" if question.margin else "two-sided"
     level = question.alpha / max(len(shares) - 1, 1)
-    inflation, used = _sequential(
-        question.design, level, question.power, side, question.looks, question.spending
-    )
+    sequential = question.design == "group_sequential"
+    looks, spending = (question.looks, question.spending) if sequential else (1, "obrien-fleming")
+    design = SequentialDesign(question.design, level, side, looks, spending)
     try:
         plan = planning.Plan(
             _outcome(question),
             question.alpha,
-            question.power,
+            design.fixed_power_for(question.power),
             shares,
             margin=question.margin,
-            inflation=inflation,
             variance_reduction=question.variance_reduction,
         )
     except Meaningless as error:
         _refuse(error, question)
-    return plan, used
+    return plan, design
 
 
 def _outcome(question: PowerQuestion) -> planning.Outcome:
@@ -236,15 +273,16 @@ def _needed(value: float | None, field: str, question: PowerQuestion) -> float:
     return value
 
 
-def _effect(question: PowerQuestion) -> float | None:
-    if question.effect is None or not question.relative:
-        return question.effect
+def _scale(question: PowerQuestion) -> float:
+    """How large an effect of 1 is: 1 or, of relative effects, the size of the baseline."""
+    if not question.relative:
+        return 1.0
     baseline = question.baseline
     if question.kind == "ratio" and question.numerator_mean is not None and question.denominator_mean:
         baseline = question.numerator_mean / question.denominator_mean
     if not baseline:
         raise InvalidInput("a relative effect needs a baseline that is not 0", field="baseline")
-    return question.effect * baseline
+    return abs(baseline)
 
 
 def _refuse(error: Meaningless, question: PowerQuestion) -> NoReturn:
@@ -258,60 +296,7 @@ def _refuse(error: Meaningless, question: PowerQuestion) -> NoReturn:
     raise InvalidInput(reason, field=field) from error
 
 
-@lru_cache(maxsize=256)
-def _sequential(  # noqa: PLR0917 - a key of the cache
-    design: Design, alpha: float, power: float, side: Alternative, looks: int, spending: Spending
-) -> tuple[float, float]:
-    """Greatest units over those of the fixed design, and the mean share of them that is used.
-
-    Of designs without planned looks from the probability of crossing their boundary at many looks.
-    """
-    fixed = GroupSequentialPlan(alpha, alternative=side).drift_for([1.0], power=power)
-    fine = [(k + 1) / _LOOKS_FINE for k in range(_LOOKS_FINE)]
-    match design:
-        case "fixed":
-            return 1.0, 1.0
-        case "group_sequential":
-            plan = GroupSequentialPlan(alpha, spending, side)
-            fractions = [(k + 1) / looks for k in range(looks)]
-            drift = plan.drift_for(fractions, power=power)
-            return (drift / fixed) ** 2, plan.expected_fraction(fractions, drift=drift)
-        case "yeast":
-            yeast = Yeast(alpha, side)
-            drift = yeast.drift_for(power)
-            bounds = [yeast.boundary / math.sqrt(t) for t in fine]
-            return (drift / fixed) ** 2, _expected_share(
-                fine, crossings(fine, bounds, drift=drift, alternative=side)
-            )
-        case "always_valid":
-            rho = mixture.tuned(1.0, alpha=alpha, alternative=side)
-            limits = mixture.boundary(fine, alpha=alpha, rho=rho, alternative=side)
-            bounds = [float(limit) / math.sqrt(t) for limit, t in zip(limits, fine, strict=True)]
-            drift = _drift_for(fine, bounds, power, side)
-            return (drift / fixed) ** 2, _expected_share(
-                fine, crossings(fine, bounds, drift=drift, alternative=side)
-            )
-        case _:
-            assert_never(design)
-
-
-def _drift_for(fractions: list[float], bounds: list[float], power: float, side: Alternative) -> float:
-    """The drift whose crossing probability is `power`, by bisection to 1e-4."""
-    low, high = 0.0, 20.0
-    while high - low > 1e-4:
-        middle = (low + high) / 2
-        found = crossings(fractions, bounds, drift=middle, alternative=side)
-        low, high = (middle, high) if math.fsum(found.lower + found.upper) < power else (low, middle)
-    return high
-
-
-def _expected_share(fractions: list[float], exits: Exits) -> float:
-    leaving = [low + high for low, high in zip(exits.lower, exits.upper, strict=True)]
-    stopped = math.fsum(t * p for t, p in zip(fractions, leaving, strict=True))
-    return stopped + max(1 - math.fsum(leaving), 0.0)
-
-
-def _duration(question: PowerQuestion, plan: planning.Plan, effect: float) -> Duration:
+def _duration(question: PowerQuestion, plan: planning.Plan, effect: float, scale: float) -> Duration:
     assert question.units_per_day is not None
     found = planning.duration(
         plan,
@@ -319,27 +304,35 @@ def _duration(question: PowerQuestion, plan: planning.Plan, effect: float) -> Du
         units_per_day=question.units_per_day,
         exposure_share=question.exposure_share,
         weeks_max=question.weeks_max,
+        relative_to=scale if question.relative else None,
     )
     match found:
         case planning.Feasible(weeks=weeks, days=days):
             return Duration(feasible=True, weeks=weeks, days=days, detectable_in_time=None, advice=())
         case planning.TrafficTooLow(weeks=weeks, detectable=detectable, advice=advice):
             return Duration(
-                feasible=False, weeks=weeks, days=7 * weeks, detectable_in_time=detectable, advice=advice
+                feasible=False,
+                weeks=weeks,
+                days=7 * weeks,
+                detectable_in_time=None if detectable is None else detectable / scale,
+                advice=advice,
             )
         case _:
             assert_never(found)
 
 
-def _power_curve(plan: planning.Plan, effect: float, units: int) -> tuple[PowerPoint, ...]:
+def _power_curve(
+    plan: planning.Plan, design: SequentialDesign, effect: float, units: int
+) -> tuple[PowerPoint, ...]:
     steps = range(1, _CURVE_POINTS)
     chosen = sorted(
         {max(round(2 * units * step / (_CURVE_POINTS - 1)), len(plan.allocation)) for step in steps}
     )
-    return tuple(PowerPoint(n, planning.power(plan, effect, n)) for n in chosen)
+    powers = design.powers_from([planning.power(plan, effect, n) for n in chosen])
+    return tuple(PowerPoint(n, power) for n, power in zip(chosen, powers, strict=True))
 
 
-def _detectable(question: PowerQuestion, plan: planning.Plan) -> tuple[DetectablePoint, ...]:
+def _detectable(question: PowerQuestion, plan: planning.Plan, scale: float) -> tuple[DetectablePoint, ...]:
     if question.units_per_day is None:
         return ()
     points = []
@@ -350,7 +343,7 @@ def _detectable(question: PowerQuestion, plan: planning.Plan) -> tuple[Detectabl
             )
         except Meaningless:
             found = None
-        points.append(DetectablePoint(7 * week, found))
+        points.append(DetectablePoint(7 * week, None if found is None else found / scale))
     return tuple(points)
 
 
@@ -358,7 +351,9 @@ def _sentence(
     question: PowerQuestion, effect: float, units: int, power: float, duration: Duration | None
 ) -> str:
     what = "shown not to be inferior" if question.margin else "found"
-    text = f"A true effect of {effect:+.4g} is {what} with probability {power:.0%} in {units:,} units"
+    size = f"{effect:+.4%}" if question.relative else f"{effect:+.4g}"
+    of = " of the baseline" if question.relative else ""
+    text = f"A true effect of {size}{of} is {what} with probability {power:.0%} in {units:,} units"
     if duration is None:
         return f"{text}."
     if duration.feasible:

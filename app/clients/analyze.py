@@ -1,6 +1,7 @@
 """What `wald analyze` does: the readout of a file, without a server."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,9 +10,9 @@ import rich_click as click
 from rich.console import Console
 
 from app.analysis.analyze import analyze
-from app.clients import figures, measurements, readout_display
-from app.clients.logged import UnreadableLog
-from app.experiments.metrics import Margin, Mean, Metric
+from app.clients import figures, measurements, readout_display, records
+from app.clients.records import UnreadableLog
+from app.experiments.metrics import Margin, Mean, Measure, Metric, Ratio
 from app.experiments.plan import AlwaysValid, AnalysisPlan, Estimator, FixedHorizon, GroupSequential
 from stats.errors import InvalidInput
 from stats.multiplicity import Role
@@ -47,19 +48,20 @@ def show_readout(file: Path, *, figure: Path | None, as_json: bool, options: dic
 
 def _table(options: dict[str, Any]) -> measurements.Table:
     """Raises ValueError in words."""
-    margins = dict(_named(text, "--guardrail NAME=MARGIN") for text in options["guardrail"])
-    caps = dict(_named(text, "--cap NAME=LOW:HIGH") for text in options["cap"])
+    margins = _each_once([_named(text, "--guardrail NAME=MARGIN") for text in options["guardrail"]])
+    caps = _each_once([_named(text, "--cap NAME=LOW:HIGH") for text in options["cap"]])
     specs = options["specs"]
     for given in (*margins, *caps, *options["lower"]):
         if given not in specs:
-            raise ValueError(f"{given!r} is none of the metrics: {', '.join(specs)}")
+            hint = records.suggestion(given, specs)
+            raise ValueError(f"{given!r} is not a metric; there are {', '.join(specs)}{hint}")
     metrics: list[Metric] = []
     for spec in specs:
         measure = measurements.measure_of(spec)
         if spec in caps:
-            if not isinstance(measure, Mean):
-                raise ValueError(f"only a mean can be capped, {spec!r} is none")
-            measure = Mean(measure.signal, _cap(caps[spec]))
+            if not isinstance(measure, Mean | Ratio):
+                raise ValueError(f"only a mean or a ratio can be capped; {spec!r} is a {_kind(measure)}")
+            measure = msgspec.structs.replace(measure, cap=_cap(caps[spec]))
         has_primary = any(metric.role == "primary" for metric in metrics)
         role: Role = "guardrail" if spec in margins else "secondary" if has_primary else "primary"
         metrics.append(
@@ -71,6 +73,7 @@ def _table(options: dict[str, Any]) -> measurements.Table:
                 margin=_margin(margins[spec]) if spec in margins else None,
             )
         )
+    _check_covariates(options["covariates"], metrics)
     return measurements.Table(
         unit=options["unit"],
         variant=options["variant"],
@@ -83,7 +86,33 @@ def _table(options: dict[str, Any]) -> measurements.Table:
         shares=_shares(options["shares"]),
         where=options["where"],
         days=options["days"],
+        decimal=options["decimal"],
     )
+
+
+def _each_once(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Raises ValueError if a name is given two values."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name in found if [one for one, _ in pairs].count(name) > 1)
+        raise ValueError(f"{twice!r} is given twice; one value must be left out")
+    return found
+
+
+def _check_covariates(covariates: Sequence[str], metrics: Sequence[Metric]) -> None:
+    """Raises ValueError if one is given twice, or is the outcome itself: adjusting would explain it away."""
+    _each_once([(name, "") for name in covariates])
+    for metric in metrics:
+        for name in measurements.columns_of(metric):
+            if name in covariates:
+                raise ValueError(
+                    f"--covariate {name!r} is what the metric {metric.key!r} measures; a covariate must be "
+                    "known before the exposure"
+                )
+
+
+def _kind(measure: Measure) -> str:
+    return str(measure.__struct_config__.tag)
 
 
 def _named(text: str, form: str) -> tuple[str, str]:
@@ -95,9 +124,12 @@ def _named(text: str, form: str) -> tuple[str, str]:
 
 def _float(text: str, what: str) -> float:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise ValueError(f"{what} must be a number, got {text!r}") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{what} must be a finite number, got {text!r}")
+    return value
 
 
 def _margin(text: str) -> Margin:
@@ -118,8 +150,8 @@ def _cap(text: str) -> tuple[float | None, float | None]:
 def _shares(text: str | None) -> dict[str, float] | None:
     if text is None:
         return None
-    pairs = [_named(part, "--shares A=.5,B=.5") for part in text.split(",")]
-    return {name: _float(value, f"the share of {name}") for name, value in pairs}
+    pairs = _each_once([_named(part.strip(), "--shares A=.5,B=.5") for part in text.split(",")])
+    return {name: _float(value, f"the share of {name}") for name, value in pairs.items()}
 
 
 def _plan(options: dict[str, Any]) -> AnalysisPlan:

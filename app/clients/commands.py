@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from app.clients import demo, display, logged
+from app.clients import demo, display, logged, records
 from app.clients.client import ClientError, Status, WaldClient
 from app.clients.replay import replay
 
@@ -28,6 +28,15 @@ url_option = click.option(
     show_default=True,
     show_envvar=True,
     help="Where the server is.",
+)
+
+
+decimal_option = click.option(
+    "--decimal",
+    type=click.Choice(["auto", "point", "comma"]),
+    default="auto",
+    show_default=True,
+    help="What separates decimals in the file.",
 )
 
 
@@ -171,6 +180,7 @@ def _rewards(status: Status) -> int:
     help="The column naming the task; without it the n-th rows of all variants make a task.",
 )
 @click.option("--where", type=Condition(), multiple=True, help="Only rows with this value; may be repeated.")
+@decimal_option
 @click.option(
     "--scale",
     type=Scale(),
@@ -210,6 +220,7 @@ def replay_command(
     reward_column: str,
     task_column: str | None,
     where: tuple[tuple[str, str], ...],
+    decimal: records.Decimal,
     scale: tuple[float, float],
     passes: int,
     concurrency: int,
@@ -228,10 +239,12 @@ def replay_command(
         wald replay scores.csv --variant model --reward score --task task_id
         --where judge=gpt-4o --scale 1:10 --passes 20
     """
-    columns = logged.Columns(variant=variant_column, reward=reward_column, task=task_column, where=where)
+    columns = logged.Columns(
+        variant=variant_column, reward=reward_column, task=task_column, where=where, decimal=decimal
+    )
     try:
         log = logged.read(file, columns, scale=scale)
-    except (logged.UnreadableLog, OSError) as error:
+    except (records.UnreadableLog, OSError) as error:
         raise click.ClickException(f"{file}: {error}") from error
     name = experiment or _experiment_key(file)
     _run(_replay(url, key, log, name, policy=policy, passes=passes, concurrency=concurrency, seed=seed))

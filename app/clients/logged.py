@@ -1,6 +1,6 @@
 """Logged scores read from a CSV file: for each task, the reward every variant earned on it. No network."""
 
-import csv
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,13 +8,11 @@ from typing import Final
 
 import msgspec
 
+from app.clients import records
+from app.clients.records import UnreadableLog
 from app.core import limits
 
 TASK_LENGTH_MAX: Final = limits.UNIT_LENGTH_MAX - 16  # leaves room for the number of the pass
-
-
-class UnreadableLog(Exception):
-    """The file does not hold what it should. The message names line and column."""
 
 
 class Columns(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,12 +22,7 @@ class Columns(msgspec.Struct, frozen=True, kw_only=True):
     reward: str
     task: str | None = None
     where: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Every column that must be there."""
-        optional = () if self.task is None else (self.task,)
-        return (self.variant, self.reward, *optional, *(name for name, _ in self.where))
+    decimal: records.Decimal = "auto"
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -67,16 +60,23 @@ class _Cell(msgspec.Struct, frozen=True):
 
 
 def read(path: Path, columns: Columns, *, scale: tuple[float, float] = (0.0, 1.0)) -> LoggedRewards:
-    """Read `path` row by row. An empty reward is a missing one, and leaves its task out.
+    """Read `path`. An empty reward, NA or NULL is a missing one, and leaves its task out.
 
-    Raises UnreadableLog for a missing column, a reward that is no number or off the scale, two rewards of
-    one variant on one task, fewer than two variants, or no complete task; OSError when there is no file.
+    Raises UnreadableLog for what `records.read` cannot read, a reward off the scale, two rewards of one
+    variant on one task, fewer than two variants, or no complete task; OSError when there is no file.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        try:
-            return _table(_cells(file, columns, scale), scale)
-        except UnicodeDecodeError as error:
-            raise UnreadableLog(f"not UTF-8: {error}") from error
+    texts = (columns.variant,) if columns.task is None else (columns.variant, columns.task)
+    found = records.read(
+        path,
+        records.Wanted(
+            texts=texts,
+            numbers=(columns.reward,),
+            where=columns.where,
+            filled=(columns.variant,),
+            decimal=columns.decimal,
+        ),
+    )
+    return _table(_cells(found, columns, scale), scale)
 
 
 def variant_keys(names: Sequence[str]) -> dict[str, str]:
@@ -94,45 +94,23 @@ def variant_keys(names: Sequence[str]) -> dict[str, str]:
     return keys
 
 
-def _cells(lines: Iterable[str], columns: Columns, scale: tuple[float, float]) -> Iterator[_Cell]:
-    reader = csv.DictReader(lines, strict=True)
-    header = reader.fieldnames or []
-    for name in columns.names:
-        if name not in header:
-            raise UnreadableLog(f"line 1: no column {name!r}; there are {', '.join(header) or 'none'}")
-    for line, row in _rows(reader, columns):
-        if any(row[name] != value for name, value in columns.where):
-            continue
-        task = None if columns.task is None else row[columns.task]
-        if task is not None and not 1 <= len(task) <= TASK_LENGTH_MAX:
-            raise UnreadableLog(f"line {line}, column {columns.task!r}: must be 1 to {TASK_LENGTH_MAX} long")
-        reward = _reward(row[columns.reward], scale, f"line {line}, column {columns.reward!r}")
-        yield _Cell(line, row[columns.variant], task, reward)
-
-
-def _rows(reader: "csv.DictReader[str]", columns: Columns) -> Iterator[tuple[int, dict[str, str]]]:
-    """Each row with its line, complete in what `columns` names."""
-    try:
-        for row in reader:
-            for name in columns.names:
-                if row[name] is None:
-                    raise UnreadableLog(f"line {reader.line_num}: the row ends before column {name!r}")
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise UnreadableLog(f"line {reader.line_num + 1}: {error}") from error
-
-
-def _reward(text: str, scale: tuple[float, float], where: str) -> float | None:
-    if not text.strip():
-        return None
+def _cells(found: records.Records, columns: Columns, scale: tuple[float, float]) -> Iterator[_Cell]:
     low, high = scale
-    try:
-        reward = float(text)
-    except ValueError:
-        raise UnreadableLog(f"{where}: {text!r} is not a number") from None
-    if not low <= reward <= high:
-        raise UnreadableLog(f"{where}: {text} is off the scale {low:g}:{high:g}")
-    return reward
+    tasks = [None] * len(found.lines) if columns.task is None else found.texts[columns.task]
+    rewards = found.numbers[columns.reward].tolist()
+    rows = zip(found.lines, found.texts[columns.variant], tasks, rewards, strict=True)
+    for line, variant, task, reward in rows:
+        if task is not None and not 1 <= len(task) <= TASK_LENGTH_MAX:
+            raise UnreadableLog(
+                f"line {line}, column {columns.task!r}: must be 1 to {TASK_LENGTH_MAX} long, is {len(task)}"
+            )
+        missing = math.isnan(reward)
+        if not missing and not low <= reward <= high:
+            raise UnreadableLog(
+                f"line {line}, column {columns.reward!r}: {reward:g} is off the scale {low:g}:{high:g}; give "
+                "the right one with --scale LOW:HIGH"
+            )
+        yield _Cell(line, variant, task, None if missing else reward)
 
 
 def _table(cells: Iterable[_Cell], scale: tuple[float, float]) -> LoggedRewards:

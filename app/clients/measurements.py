@@ -1,9 +1,7 @@
 """Measurements of units, read from CSV into the totals that an analysis reads. No network."""
 
-import csv
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, assert_never
 
@@ -12,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.analysis.observed import Cell, Observed
-from app.clients.logged import UnreadableLog
+from app.clients import records
+from app.clients.records import UnreadableLog
 from app.experiments.metrics import Mean, Metric, Proportion, QuantileOf, Ratio
 from app.feedback.metric_totals import MetricTotals
 from stats.adaptive import ArmPeriod
@@ -22,10 +21,7 @@ from stats.totals import FloatArray, JointTotals, MeanTotals, ProportionTotals
 
 SKETCH_ACCURACY: Final = 0.001
 PERIODS_MAX: Final = 200
-_SEPARATORS: Final = ",;\t"
-_MISSING: Final = ("", "NA", "NULL", "null")
-"""A cell that holds no value: empty, or as R and SQL write it."""
-_TRUTHS: Final = {"true": 1.0, "false": 0.0}
+_SHARES_OFF: Final = 1e-9
 _SPEC: Final = re.compile(r"(?P<names>.+?)(:(?P<kind>mean|proportion|ratio|p\d{1,2}(\.\d+)?))?")
 
 
@@ -43,6 +39,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     shares: Mapping[str, float] | None = None
     where: tuple[tuple[str, str], ...] = ()
     days: float | None = None
+    decimal: records.Decimal = "auto"
 
 
 class Measurements(msgspec.Struct, frozen=True):
@@ -85,69 +82,49 @@ def measure_of(spec: str) -> Mean | Proportion | Ratio | QuantileOf:
 class _Rows(msgspec.Struct):
     """Columns as read; numbers are NaN where a cell was empty."""
 
-    lines: list[int]
-    units: list[str]
-    variants: list[str]
-    epochs: list[str]
-    segments: list[str]
-    numbers: dict[str, FloatArray]
+    lines: Sequence[int]
+    units: Sequence[str]
+    variants: Sequence[str]
+    epochs: Sequence[str]
+    segments: Sequence[str]
+    numbers: Mapping[str, FloatArray]
 
 
 def read(path: Path, table: Table) -> Measurements:
-    """Read `path`. An empty cell, NA or NULL is a missing value, which is left out of its metric and counted.
-
-    Cells are separated by whatever separates the header: commas, semicolons (then a decimal comma is one as
-    well) or tabs. True and false are 1 and 0. Empty lines, and blanks around variants and units, are nothing.
+    """Read `path` (see `records.read`). A missing value is left out of its metric and counted.
 
     Several rows of one unit in one variant are one unit: means are averaged, a proportion is whether any row
     has 1, ratios are summed; quantiles need one row per unit. A unit with rows in several variants is a
     crossover: it is left out of all of them, and counted. Covariate, segment and epoch are those of a unit's
     first row; a missing covariate is the mean of the others.
 
-    Raises UnreadableLog naming line and column: a column that is missing or there twice, what is no finite
-    number, a proportion other than 0 and 1, a variant without any value, fewer than two variants; OSError
-    when there is no file.
+    With `shares`, a variant that has no row is a variant without units: a finding, not an error.
+
+    Raises UnreadableLog for what `records.read` cannot read, a proportion other than 0 and 1, no metric with
+    a value, fewer than two variants; OSError when there is no file.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            header = file.readline()
-            # Not by going back to the start: the file may be a pipe.
-            rows = _rows(chain([header], file), table, max(_SEPARATORS, key=header.count))
-    except UnicodeDecodeError as error:
-        raise UnreadableLog(f"not CSV in UTF-8: {error}") from error
-    except csv.Error as error:
-        raise UnreadableLog(f"not CSV: {error}") from error
+    optional = [name for name in (table.epoch, table.segment) if name is not None]
+    found = records.read(
+        path,
+        records.Wanted(
+            texts=(table.unit, table.variant, *optional),
+            numbers=tuple(_numeric(table)),
+            where=table.where,
+            filled=(table.unit, table.variant),
+            decimal=table.decimal,
+        ),
+    )
+    nothing = ("",) * len(found.lines)
+    segments = [text or "(none)" for text in found.texts[table.segment]] if table.segment else nothing
+    rows = _Rows(
+        found.lines,
+        found.texts[table.unit],
+        found.texts[table.variant],
+        found.texts[table.epoch] if table.epoch else nothing,
+        segments,
+        found.numbers,
+    )
     return _measurements(rows, table)
-
-
-def _rows(lines: Iterable[str], table: Table, separator: str) -> _Rows:
-    reader = csv.reader(lines, strict=True, delimiter=separator)
-    header: list[str] = next(reader, [])
-    numeric = _numeric(table)
-    at = _positions(header, table, numeric)
-    rows = _Rows([], [], [], [], [], {})
-    numbers: dict[str, list[float]] = {name: [] for name in numeric}
-    for row in reader:
-        line = reader.line_num
-        if not any(row):
-            continue
-        if len(row) != len(header):
-            raise UnreadableLog(f"line {line}: has {len(row)} cells, the header has {len(header)}")
-        if any(row[at[name]] != value for name, value in table.where):
-            continue
-        for name in (table.unit, table.variant):
-            if not row[at[name]].strip():
-                raise UnreadableLog(f"line {line}, column {name!r}: is empty")
-        rows.lines.append(line)
-        rows.units.append(row[at[table.unit]].strip())
-        rows.variants.append(row[at[table.variant]].strip())
-        rows.epochs.append(row[at[table.epoch]] if table.epoch else "")
-        rows.segments.append((row[at[table.segment]] or "(none)") if table.segment else "")
-        for name in numeric:
-            text = row[at[name]]
-            numbers[name].append(_number(text.replace(",", ".") if separator == ";" else text, line, name))
-    rows.numbers = {name: np.array(values) for name, values in numbers.items()}
-    return rows
 
 
 def _numeric(table: Table) -> list[str]:
@@ -158,40 +135,8 @@ def _numeric(table: Table) -> list[str]:
     )
 
 
-def _positions(header: Sequence[str], table: Table, numeric: Sequence[str]) -> dict[str, int]:
-    """Where each column is that is read. Raises UnreadableLog if one is missing, or there twice."""
-    texts = (table.unit, table.variant, table.epoch, table.segment, *(name for name, _ in table.where))
-    wanted = [name for name in (*texts, *numeric) if name is not None]
-    for name in wanted:
-        if name not in header:
-            raise UnreadableLog(f"line 1: no column {name!r}; there are {', '.join(header) or 'none'}")
-        if header.count(name) > 1:
-            raise UnreadableLog(f"line 1: {header.count(name)} columns are called {name!r}")
-    return {name: header.index(name) for name in wanted}
-
-
-def _number(text: str, line: int, column: str) -> float:
-    """NaN if the cell is missing. A written NaN or infinity is a mistake somewhere, not a missing value."""
-    if text.strip() in _MISSING:
-        return np.nan
-    try:
-        value = float(text)
-    except ValueError:
-        if (truth := _TRUTHS.get(text.strip().lower())) is not None:
-            return truth
-        raise UnreadableLog(f"line {line}, column {column!r}: {text!r} is not a number") from None
-    if not np.isfinite(value):
-        raise UnreadableLog(
-            f"line {line}, column {column!r}: {text!r} is not finite; leave the cell empty if it is missing"
-        )
-    return value
-
-
 def _measurements(rows: _Rows, table: Table) -> Measurements:
-    variants = tuple(sorted(set(rows.variants)))
-    if len(variants) < 2:
-        found = ", ".join(variants) or "none"
-        raise UnreadableLog(f"column {table.variant!r}: needs two or more variants, found {found}")
+    variants = _variants(rows, table)
     control = _control(variants, table)
     unit_code = {unit: code for code, unit in enumerate(dict.fromkeys(rows.units))}
     unit = np.array([unit_code[name] for name in rows.units])
@@ -206,7 +151,11 @@ def _measurements(rows: _Rows, table: Table) -> Measurements:
         )
     metrics = tuple(_with_kind(metric, rows) for metric in table.metrics)
     values = {metric.key: _per_unit(metric, rows, unit) for metric in metrics}
-    covariates = [_first_values(rows.numbers[name], first, name) for name in table.covariates]
+    covariates = {
+        name: column
+        for name in table.covariates
+        if np.ptp(column := _first_values(rows.numbers[name], first, name)) > 0
+    }
     keys = [(rows.epochs[i], rows.variants[i], rows.segments[i]) for i in first.tolist()]
     epochs = {name: number for number, name in enumerate(sorted({key[0] for key in keys}), start=1)}
     members: dict[tuple[str, str, str], list[int]] = {}
@@ -216,12 +165,11 @@ def _measurements(rows: _Rows, table: Table) -> Measurements:
     cells = []
     for (epoch, variant, segment), codes in members.items():
         chosen = np.array(codes)
-        totals = {
-            metric.key: _totals(metric, values[metric.key][chosen], [c[chosen] for c in covariates])
-            for metric in metrics
-        }
-        cells.append(Cell(epochs[epoch], variant, len(codes), totals, segment))
-    _check_values(metrics, variants, cells, table)
+        before = [column[chosen] for column in covariates.values()]
+        totals = {metric.key: _totals(metric, values[metric.key][chosen], before) for metric in metrics}
+        known = JointTotals.from_observations(np.stack(before, axis=1)) if before else None
+        cells.append(Cell(epochs[epoch], variant, len(codes), totals, segment, known))
+    _check_values(metrics, cells, table)
     propensities = _propensities(rows, table, first, ~crossed)
     observed = Observed(
         variants=variants,
@@ -234,8 +182,29 @@ def _measurements(rows: _Rows, table: Table) -> Measurements:
         assignments=_assignments(table, variants, arm[first], propensities, ~crossed),
         crossovers=int(crossed.sum()),
         days=table.days,
+        covariates=tuple(covariates),
+        constant_covariates=tuple(name for name in table.covariates if name not in covariates),
     )
     return Measurements(metrics, observed)
+
+
+def _variants(rows: _Rows, table: Table) -> tuple[str, ...]:
+    """Those that have rows or a declared share."""
+    seen = set(rows.variants)
+    variants = tuple(sorted(seen | set(table.shares or ())))
+    if len(variants) < 2:
+        raise UnreadableLog(
+            f"column {table.variant!r}: needs two or more variants, found {', '.join(variants)}; if others "
+            "got no units, declare them with --shares"
+        )
+    unknown = sorted(seen - set(table.shares or seen))
+    if table.shares is not None and unknown and abs(sum(table.shares.values()) - 1) > _SHARES_OFF:
+        hint = records.suggestion(unknown[0], table.shares)
+        raise UnreadableLog(
+            f"column {table.variant!r}: no share was given for {', '.join(unknown)}, and the others do not "
+            f"sum to 1{hint}"
+        )
+    return variants
 
 
 def _control(variants: Sequence[str], table: Table) -> str:
@@ -244,6 +213,7 @@ def _control(variants: Sequence[str], table: Table) -> str:
     if table.control not in variants:
         raise UnreadableLog(
             f"column {table.variant!r}: the control {table.control!r} is not among {', '.join(variants)}"
+            f"{records.suggestion(table.control, variants)}"
         )
     return table.control
 
@@ -262,7 +232,9 @@ def _per_unit(metric: Metric, rows: _Rows, unit: NDArray[np.int64]) -> FloatArra
     columns = [rows.numbers[name] for name in columns_of(metric)]
     known = ~np.any([np.isnan(column) for column in columns], axis=0)
     count = np.bincount(unit, weights=known)
-    sums = np.stack([np.bincount(unit, weights=np.where(known, column, 0.0)) for column in columns], axis=1)
+    sums: FloatArray = np.stack(
+        [np.bincount(unit, weights=np.where(known, column, 0.0)) for column in columns], axis=1
+    )
     match metric.measure:
         case Proportion(signal):
             wrong = np.flatnonzero(known & ~np.isin(columns[0], (0, 1)))
@@ -275,8 +247,8 @@ def _per_unit(metric: Metric, rows: _Rows, unit: NDArray[np.int64]) -> FloatArra
         case Mean(cap=(lower, upper)):
             mean = sums / np.maximum(count, 1)[:, None]
             values = np.clip(mean, -np.inf if lower is None else lower, np.inf if upper is None else upper)
-        case Ratio():
-            values = sums
+        case Ratio(cap=cap):
+            values = _capped(sums, cap)
         case QuantileOf(signal):
             if (count > 1).any():
                 code = int(np.flatnonzero(count > 1)[0])
@@ -292,6 +264,23 @@ def _per_unit(metric: Metric, rows: _Rows, unit: NDArray[np.int64]) -> FloatArra
     return values
 
 
+def _capped(pairs: FloatArray, cap: tuple[float | None, float | None]) -> FloatArray:
+    """(Numerator, denominator) of each unit, with the numerator set so that their ratio is within the cap."""
+    ends = [pairs[:, 1] * bound for bound in cap if bound is not None]
+    if not ends:
+        return pairs
+    lower, upper = (None if bound is None else pairs[:, 1] * bound for bound in cap)
+    # With a negative denominator the bounds change places.
+    negative = pairs[:, 1] < 0
+    least = np.full(len(pairs), -np.inf) if lower is None else lower
+    most = np.full(len(pairs), np.inf) if upper is None else upper
+    least, most = (
+        np.where(negative, -np.inf if upper is None else most, least),
+        np.where(negative, np.inf if lower is None else least, most),
+    )
+    return np.stack([np.clip(pairs[:, 0], least, most), pairs[:, 1]], axis=1)
+
+
 def _first_values(values: FloatArray, first: NDArray[np.int64], column: str) -> FloatArray:
     chosen = values[first]
     missing = np.isnan(chosen)
@@ -305,7 +294,8 @@ def _totals(metric: Metric, values: FloatArray, covariates: Sequence[FloatArray]
     present = values[known]
     match metric.measure:
         case Ratio():
-            return JointTotals.from_observations(present)
+            columns = [present, *(covariate[known, None] for covariate in covariates)]
+            return JointTotals.from_observations(np.concatenate(columns, axis=1))
         case QuantileOf():
             return QuantileSketch.from_observations(present[:, 0], accuracy=SKETCH_ACCURACY)
         case Mean() | Proportion() if covariates:
@@ -317,17 +307,21 @@ def _totals(metric: Metric, values: FloatArray, covariates: Sequence[FloatArray]
             return MeanTotals.from_observations(present[:, 0])
 
 
-def _check_values(
-    metrics: Sequence[Metric], variants: Sequence[str], cells: Sequence[Cell], table: Table
-) -> None:
-    """Every variant must have a value of every metric."""
+def _check_values(metrics: Sequence[Metric], cells: Sequence[Cell], table: Table) -> None:
+    """Some metric must have a value in every variant that has units; the others say what they lack."""
+    variants = sorted({cell.variant for cell in cells})
+    lacking = []
     for metric in metrics:
-        for variant in variants:
-            if not any(cell.metrics[metric.key].n for cell in cells if cell.variant == variant):
-                columns = " and ".join(map(repr, columns_of(metric)))
-                raise UnreadableLog(
-                    f"column {columns}: no value in any row of {variant!r} (column {table.variant!r})"
-                )
+        without = [
+            variant
+            for variant in variants
+            if not any(cell.metrics[metric.key].n for cell in cells if cell.variant == variant)
+        ]
+        if not without:
+            return
+        columns = " and ".join(map(repr, columns_of(metric)))
+        lacking.append(f"column {columns}: no value in any row of {without[0]!r} (column {table.variant!r})")
+    raise UnreadableLog(lacking[0])
 
 
 # Logged probabilities
@@ -407,11 +401,9 @@ def _assignments(
 ) -> tuple[ArmCounts, ...]:
     """Counts beside their probabilities: declared shares, or (of two variants) the logged ones."""
     if table.shares is not None:
-        missing = [variant for variant in variants if variant not in table.shares]
-        if missing:
-            raise UnreadableLog(f"column {table.variant!r}: no share was given for {', '.join(missing)}")
         counts = np.bincount(arm[kept], minlength=len(variants))
-        return (ArmCounts(tuple(counts.tolist()), tuple(table.shares[variant] for variant in variants)),)
+        # A variant without a declared share was never to be drawn: its units are leaks.
+        return (ArmCounts(tuple(counts.tolist()), tuple(table.shares.get(one, 0.0) for one in variants)),)
     if propensities is None or len(variants) != 2:
         return ()
     of_second = np.where(arm == 1, propensities, 1 - propensities)[kept].round(12)

@@ -5,7 +5,7 @@ from typing import Any
 
 import rich_click as click
 
-from app.clients.commands import Condition
+from app.clients.commands import Condition, decimal_option
 
 ESTIMATORS = ("always-valid", "fixed-horizon", "group-sequential")
 
@@ -40,6 +40,7 @@ ESTIMATORS = ("always-valid", "fixed-horizon", "group-sequential")
 @click.option("--propensity", metavar="COL", help="The logged probability of each unit's own draw.")
 @click.option("--shares", metavar="A=.5,B=.5", help="The probabilities of the variants, if they never moved.")
 @click.option("--where", type=Condition(), multiple=True, help="Only rows with this value; may be repeated.")
+@decimal_option
 @click.option(
     "--plan",
     type=click.Choice(ESTIMATORS),

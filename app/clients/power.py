@@ -54,7 +54,10 @@ def power_report(question: PowerQuestion, found: PowerAnswer) -> RenderableType:
         table.add_column("days", justify="right")
         table.add_column(f"smallest effect found with probability {question.power:.0%}", justify="right")
         for point in found.detectable_by_day:
-            table.add_row(str(point.days), "none" if point.effect is None else f"{point.effect:.4g}")
+            shown = "none" if point.effect is None else f"{point.effect:.4g}"
+            if question.relative and point.effect is not None:
+                shown = f"{point.effect:.4%}"
+            table.add_row(str(point.days), shown)
         parts += [Text(""), table]
     return Group(*parts)
 

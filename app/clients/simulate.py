@@ -9,8 +9,8 @@ import rich_click as click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from app.clients import logged, regret
-from app.clients.commands import Condition, Scale
+from app.clients import logged, records, regret
+from app.clients.commands import Condition, Scale, decimal_option
 from app.core import limits
 from app.core.errors import InvalidInput
 from app.planning import model
@@ -85,6 +85,7 @@ class NameOrJson(click.ParamType["str | dict[str, Any]"]):
 @click.option("--reward", metavar="COL", help="The log's column with the score.")
 @click.option("--task", metavar="COL", help="The log's column naming the task.")
 @click.option("--where", type=Condition(), multiple=True, help="Only rows with this value; may be repeated.")
+@decimal_option
 @click.option("--scale", type=Scale(), default="0:1", show_default=True, help="Worst and best score.")
 @click.option("--requests-per-day", type=float, default=1_000, show_default=True, help="Your traffic.")
 @click.option("--days", type=float, default=14.0, show_default=True, help="How long it goes on.")
@@ -232,14 +233,15 @@ def _rewards(
     reward: str | None,
     task: str | None,
     where: tuple[tuple[str, str], ...],
+    decimal: records.Decimal,
     scale: tuple[float, float],
 ) -> dict[str, list[float]]:
     if variant is None or reward is None:
         raise click.UsageError("--log needs --variant and --reward, the columns to read")
-    columns = logged.Columns(variant=variant, reward=reward, task=task, where=where)
+    columns = logged.Columns(variant=variant, reward=reward, task=task, where=where, decimal=decimal)
     try:
         log = logged.read(file, columns, scale=scale)
-    except (logged.UnreadableLog, OSError) as error:
+    except (records.UnreadableLog, OSError) as error:
         raise click.ClickException(f"{file}: {error}") from error
     by_variant = zip(log.variants, zip(*(one.rewards for one in log.tasks), strict=True), strict=True)
     return {name: [log.scaled(one) for one in rewards] for name, rewards in by_variant}

@@ -8,7 +8,7 @@ from msgspec import UNSET
 from app.core import limits
 from app.core.errors import FieldError, InvalidInput, NotFound
 from app.core.text import is_key, unstorable
-from app.experiments.metrics import REWARD, Mean, Metric, QuantileOf
+from app.experiments.metrics import REWARD, Mean, Metric, QuantileOf, Ratio
 from app.experiments.model import (
     BestArmPolicy,
     Condition,
@@ -214,7 +214,7 @@ def _metric_errors(metrics: tuple[Metric, ...]) -> Iterator[FieldError]:
             yield FieldError(f"metrics[{index}].key", f"{REWARD!r} is the reward of the definition")
         if isinstance(metric.measure, Mean) and metric.measure.silence is not None:
             yield from _bound_errors(metric.measure.silence, f"metrics[{index}].measure.silence")
-        if isinstance(metric.measure, Mean):
+        if isinstance(metric.measure, Mean | Ratio):
             for bound in metric.measure.cap:
                 if bound is not None:
                     yield from _bound_errors(bound, f"metrics[{index}].measure.cap")

@@ -43,11 +43,7 @@ class Mean(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="k
     silence: float | None = None
 
     def __post_init__(self) -> None:
-        lower, upper = self.cap
-        if lower is not None and upper is not None and not lower < upper:
-            raise ValueError(
-                f"cap must have its lower bound below the upper one, got {lower:g} and {upper:g}"
-            )
+        _check_cap(self.cap)
 
 
 class Ratio(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="ratio"):
@@ -55,10 +51,25 @@ class Ratio(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
 
     The denominator `assignments` is how many assignments a unit has: cost per request. An assignment whose
     horizon passed without one of the two signals counts 0 in it, if it has the other.
+
+    A unit whose own ratio lies beyond the bounds of `cap` counts with a numerator that brings it to the bound
+    (winsorised); null is no bound. The bounds are fixed before the start.
+
+    Raises ValueError unless the lower bound is below the upper one.
     """
 
     numerator: Key
     denominator: Key
+    cap: tuple[float | None, float | None] = (None, None)
+
+    def __post_init__(self) -> None:
+        _check_cap(self.cap)
+
+
+def _check_cap(cap: tuple[float | None, float | None]) -> None:
+    lower, upper = cap
+    if lower is not None and upper is not None and not lower < upper:
+        raise ValueError(f"cap must have its lower bound below the upper one, got {lower:g} and {upper:g}")
 
 
 class QuantileOf(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="quantile"):

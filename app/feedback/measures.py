@@ -97,7 +97,8 @@ MinuteKey = tuple[int, int, int, str, bool, int | None]
 Sums = tuple[int, ...] | dict[int, int]
 """Of one metric: its number of units, then sums and products of what is measured of each, by rows of the
 lower triangle; of a quantile the number of units in each bucket. What is measured are (N, D) of a ratio, else
-the outcome, the covariates (0 where one is missing), and of each whether it is missing."""
+the outcome, then the covariates (0 where one is missing), and of each whether it is missing. Sums of a ratio
+that were begun before ratios had covariates have none, until `wald rebuild` counts them again."""
 
 
 class UnreadableTotals(Conflict):
@@ -125,14 +126,13 @@ class CellTotals(msgspec.Struct, frozen=True):
 
     def outcomes(self, measures: Measures) -> "CellTotals":
         """The same without covariates."""
-        size = 1 + 2 * len(measures.plan.covariates)
         pairs = zip(measures.metrics, self.metrics, strict=True)
         return CellTotals(
             self.units,
             tuple(
                 sums
-                if isinstance(sums, dict) or isinstance(metric.measure, Ratio)
-                else (sums[0], sums[1], sums[1 + size])
+                if isinstance(sums, dict)
+                else first_sums(sums, 2 if isinstance(metric.measure, Ratio) else 1)
                 for metric, sums in pairs
             ),
         )
@@ -170,10 +170,23 @@ def cells(by_minute: Mapping[MinuteKey, CellTotals]) -> dict[CellKey, CellTotals
     return found
 
 
+_RATIO_LENGTH: Final = 6
+"""Of the sums of a ratio without covariates; no other sums have as many."""
+
+
+def first_sums(sums: tuple[int, ...], dimension: int) -> tuple[int, ...]:
+    """The sums of the first values alone: their number, they themselves, and their products."""
+    measured = 1
+    while 1 + measured + measured * (measured + 1) // 2 < len(sums):
+        measured += 1
+    products = 1 + measured
+    return (*sums[: 1 + dimension], *sums[products : products + dimension * (dimension + 1) // 2])
+
+
 def _nothing(metric: Metric, plan: AnalysisPlan) -> Sums:
     if isinstance(metric.measure, QuantileOf):
         return {}
-    dimension = 2 if isinstance(metric.measure, Ratio) else 1 + 2 * len(plan.covariates)
+    dimension = (2 if isinstance(metric.measure, Ratio) else 1) + 2 * len(plan.covariates)
     return (0,) * (1 + dimension + dimension * (dimension + 1) // 2)
 
 
@@ -182,6 +195,8 @@ def _plus(first: Sums, second: Sums, sign: int) -> Sums:
         merged = first | {key: first.get(key, 0) + sign * count for key, count in second.items()}
         return {key: count for key, count in merged.items() if count}
     if isinstance(first, tuple) and isinstance(second, tuple):
+        if len(first) != len(second) and _RATIO_LENGTH in (len(first), len(second)):
+            first, second = first_sums(first, 2), first_sums(second, 2)
         return tuple(a + sign * b for a, b in zip(first, second, strict=True))
     raise ValueError("totals of different metrics do not add")
 

@@ -5,12 +5,12 @@ from app.feedback.measures import ACCURACY, Sums
 from app.feedback.rewards import NANO
 from stats.errors import InsufficientData
 from stats.quantiles import QuantileSketch
-from stats.ratios import ratio
+from stats.ratios import ratio_parts
 from stats.totals import JointTotals, MeanTotals, ProportionTotals
 
 MetricTotals = ProportionTotals | MeanTotals | JointTotals | QuantileSketch
 """Of a proportion or mean: its totals, or `JointTotals` of (outcome, covariates ...); of a ratio:
-`JointTotals` of (numerator, denominator); of a quantile: a sketch."""
+`JointTotals` of (numerator, denominator, covariates ...); of a quantile: a sketch."""
 
 
 def totals_of(metric: Metric, sums: Sums) -> MetricTotals | None:
@@ -37,7 +37,8 @@ def totals_of(metric: Metric, sums: Sums) -> MetricTotals | None:
 def moments_of(metric: Metric, totals: MetricTotals) -> MeanTotals:
     """Totals of one number per unit whose mean is the metric, and whose spread is its error.
 
-    Of a ratio by the delta method: each unit's part in the error of the ratio, around the ratio itself.
+    Of a ratio by the delta method: each unit's part in the error of the ratio, around the ratio itself. A
+    ratio that all units share has no spread.
 
     Raises InsufficientData if they are not of the metric's kind, or cannot be told.
     """
@@ -47,9 +48,7 @@ def moments_of(metric: Metric, totals: MetricTotals) -> MeanTotals:
         case MeanTotals():
             return totals
         case JointTotals() if isinstance(metric.measure, Ratio):
-            value, scale = ratio(totals).value, totals.mean[1]
-            residual = totals.combine((1 / scale, -value / scale))
-            return MeanTotals(totals.n, value, residual.m2)
+            return ratio_parts(totals)
         case JointTotals():
             return totals.value(0)
         case _:

@@ -472,25 +472,42 @@ def _measured(metric: Metric, number: int, units: Units) -> tuple[NDArray[np.boo
     n, d = units.sums[:, 2 * number], units.sums[:, 2 * number + 1]
     known = (n != 0) | (d != 0)
     measure, divisor = metric.measure, np.where(known, d, 1)
-    if isinstance(measure, Ratio):
-        return known, np.stack([n, d], axis=1)
     if isinstance(measure, QuantileOf):
         return known, (n.astype(object) / divisor).astype(np.float64)[:, None] / NANO
-    if isinstance(measure, Proportion):
-        x = np.where(n != 0, NANO, 0)
+    outcomes: list[Numbers]
+    if isinstance(measure, Ratio):
+        outcomes = [_capped_numerator(n, d, measure.cap), d]
+    elif isinstance(measure, Proportion):
+        outcomes = [np.where(n != 0, NANO, 0)]
     else:
-        x = _capped(n if measure.per_unit == "sum" else _divided(n, divisor), measure.cap)
+        outcomes = [_capped(n if measure.per_unit == "sum" else _divided(n, divisor), measure.cap)]
     # 0 where a covariate is missing, and of each whether it is: a regression on both is the same whatever
     # number stands for what is missing.
     missing = units.covariates == MISSING
     covariates = np.where(missing, 0, units.covariates)
-    return known, np.column_stack([x, covariates, missing * NANO]) * known[:, None]
+    return known, np.column_stack([*outcomes, covariates, missing * NANO]) * known[:, None]
 
 
 def _capped(x: Numbers, cap: tuple[float | None, float | None]) -> Numbers:
     lower, upper = cap
     x = x if lower is None else np.maximum(x, nanos(lower))
     return x if upper is None else np.minimum(x, nanos(upper))
+
+
+def _capped_numerator(n: Numbers, d: Numbers, cap: tuple[float | None, float | None]) -> Numbers:
+    """The numerators, set so that no ratio is beyond the cap; bounds are rounded down to whole nanos."""
+    if cap == (None, None):
+        return n
+    wide = d.astype(object)
+    lower, upper = (None if bound is None else nanos(bound) * wide // NANO for bound in cap)
+    negative = d < 0  # as a sum of signals may be: then the bounds change places
+    capped = n.astype(object)
+    if lower is not None:
+        capped = np.where(negative, np.minimum(capped, lower), np.maximum(capped, lower))
+    if upper is not None:
+        capped = np.where(negative, np.maximum(capped, upper), np.minimum(capped, upper))
+    fits = n.dtype != object and np.abs(capped.astype(np.float64)).max(initial=0) < FITTING
+    return capped.astype(np.int64) if fits else capped
 
 
 def _divided(n: Numbers, d: Numbers) -> Numbers:

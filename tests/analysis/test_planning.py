@@ -2,11 +2,15 @@
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from app.access.model import Scope
 from app.analysis.planning import PowerQuestion, answer
 from app.analysis.planning_routes import ROUTES
+from app.core.errors import InvalidInput
 from stats import mixture
+from stats.group_sequential import GroupSequentialPlan, Paths, crossings
 from tests.support.api import KEYS, api, bearer, keyring_of_scopes
 
 
@@ -65,6 +69,118 @@ def test_what_is_left_out_is_the_answer():
     assert ask(effect=0.0, margin=0.01).sentence.startswith("A true effect of +0 is shown not to be inferior")
 
 
+def test_a_relative_question_has_a_relative_answer():
+    """20,000 units at a baseline of 10 % find 12.2 % of it, with power 0.8 again."""
+    found = ask(effect=None, units=20_000, relative=True, units_per_day=500)
+    absolute = ask(effect=None, units=20_000, units_per_day=500)
+    assert found.effect == pytest.approx(0.122, abs=5e-4)
+    assert found.effect == pytest.approx(absolute.effect / 0.1)
+    assert ask(effect=found.effect, units=20_000, relative=True).power == pytest.approx(0.8, abs=1e-9)
+    assert ask(effect=found.effect, relative=True).units == 20_000
+    assert "12.2" in found.sentence
+    assert "of the baseline" in found.sentence
+    pairs = zip(found.detectable_by_day, absolute.detectable_by_day, strict=True)
+    assert all(one.effect == pytest.approx(other.effect / 0.1) for one, other in pairs)
+    low, low_absolute = (
+        ask(relative=r, effect=e, units_per_day=300) for r, e in ((True, 0.1), (False, 0.01))
+    )
+    assert low.duration.detectable_in_time == pytest.approx(low_absolute.duration.detectable_in_time / 0.1)
+    assert any("% of the baseline" in line for line in low.duration.advice)
+
+
+def test_a_relative_effect_of_a_negative_mean_is_a_share_of_its_size():
+    up, down = (
+        ask(kind="mean", sd=3.0, baseline=baseline, effect=0.02, relative=True, margin=0.5)
+        for baseline in (10.0, -10.0)
+    )
+    assert up.units == down.units
+    assert ask(kind="mean", sd=3.0, baseline=-10.0, effect=None, units=9_000, relative=True).effect > 0
+
+
+OUTCOMES = st.one_of(
+    st.builds(
+        lambda baseline: {"kind": "proportion", "baseline": baseline},
+        st.sampled_from([1e-5, 0.001, 0.1, 0.5, 0.9, 0.999, 1 - 1e-5]),
+    ),
+    st.builds(
+        lambda sd, baseline: {"kind": "mean", "sd": sd, "baseline": baseline},
+        st.sampled_from([1e-6, 1.0, 1e6]),
+        st.sampled_from([-40.0, 1e-3, 5.0]),
+    ),
+    st.just(
+        {"kind": "ratio", "baseline": None, "numerator_mean": 2.0, "denominator_mean": 4.0}
+        | {"numerator_sd": 1.0, "denominator_sd": 2.0, "correlation": 0.4}
+    ),
+)
+DESIGNS = st.sampled_from(
+    [
+        {"design": "fixed"},
+        {"design": "fixed", "alpha": 1e-4, "power": 0.999},
+        {"design": "yeast"},
+        {"design": "group_sequential", "looks": 3},
+        {"design": "group_sequential", "looks": 4, "spending": "pocock", "power": 0.95},
+        {"design": "always_valid", "power": 0.9},
+    ]
+)
+ALLOCATIONS = st.sampled_from([(0.5, 0.5), (0.99, 0.01), (0.2, 0.3, 0.5)])
+
+
+@settings(max_examples=40)
+@given(
+    outcome=OUTCOMES,
+    design=DESIGNS,
+    allocation=ALLOCATIONS,
+    relative=st.booleans(),
+    reduced=st.sampled_from([0.0, 0.4]),
+    margin_sds=st.sampled_from([0.0, 0.0, 0.02]),
+    units=st.sampled_from([2_000, 54_321, 10**7, 10**13]),
+)
+def test_effect_power_and_units_are_inverses_of_one_another(
+    outcome, design, allocation, relative, reduced, margin_sds, units
+):
+    """In every design, absolute and relative, at the extremes too; units are whole, so up to rounding up."""
+    baseline = outcome["baseline"]
+    sd = {"proportion": lambda: (baseline * (1 - baseline)) ** 0.5, "mean": lambda: outcome["sd"]}
+    margin = margin_sds * sd.get(outcome["kind"], lambda: 1.0)()
+    assume(outcome["kind"] != "proportion" or margin < baseline / 2)
+    common = outcome | design | {"allocation": allocation, "relative": relative, "margin": margin}
+    common |= {"variance_reduction": reduced}
+    wanted = common.get("power", 0.8)
+    try:
+        effect = ask(**common, effect=None, units=units).effect
+    except InvalidInput:  # not even the largest possible effect is found
+        assume(False)
+    assert ask(**common, effect=effect, units=units).power == pytest.approx(wanted, abs=1e-6)
+    assert ask(**common, effect=effect).units == pytest.approx(units, rel=1e-6, abs=len(allocation))
+    smaller = effect - 0.2 * (abs(effect) + margin)
+    power = ask(**common, effect=smaller, units=units).power
+    if power > common.get("alpha", 0.05) + 1e-3 and power < 1 - 1e-6:
+        again = common | {"power": power}
+        assert ask(**again, effect=None, units=units).effect == pytest.approx(smaller, rel=1e-6)
+        assert ask(**again, effect=smaller).units == pytest.approx(units, rel=1e-6, abs=len(allocation))
+
+
+@pytest.mark.parametrize("side", ["two-sided", "greater", "less"])
+@pytest.mark.parametrize("drift", [-3.0, 0.0, 2.8, 8.0])
+def test_paths_without_drift_tell_of_any_drift(side, drift):
+    """Against the integration with that drift, and their own inverse."""
+    fractions = [0.25, 0.5, 0.8, 1.0]
+    bounds = GroupSequentialPlan(0.05, alternative=side).boundaries(fractions)
+    paths = Paths(fractions, bounds, alternative=side)
+    exits = crossings(fractions, bounds, drift=drift, alternative=side)
+    expected = [low + high for low, high in zip(exits.lower, exits.upper, strict=True)]
+    assert paths.leaving(drift) == pytest.approx(expected, abs=1e-10)
+    sign = -1 if side == "less" else 1
+    assert paths.drift_for(paths.power(sign * 2.5)) == pytest.approx(sign * 2.5, abs=1e-9)
+
+
+@pytest.mark.parametrize(("units", "allocation"), [(5, (0.5, 0.5)), (7, (0.2, 0.3, 0.5)), (10, (0.99, 0.01))])
+def test_units_of_variants_add_up_to_the_units_that_were_given(units, allocation):
+    found = ask(units=units, allocation=allocation)
+    assert sum(found.per_variant) == units
+    assert all(abs(n - units * share) < 1 for n, share in zip(found.per_variant, allocation, strict=True))
+
+
 @pytest.fixture
 async def client():
     async with api(ROUTES, {}, keyring_of_scopes()) as client:
@@ -101,6 +217,12 @@ async def test_query_and_body_give_the_same_answer(client):
         ({"units": 2, "baseline": 0.1}, "units"),
         ({"effect": 0.1, "relative": True, "kind": "mean", "sd": 1.0}, "baseline"),
         ({"effect": 0.01, "baseline": 0.1, "units_per_day": -3}, "units_per_day"),
+        ({"effect": 0.01, "baseline": 0.1, "sd": 2.0}, "sd"),
+        ({"effect": 0.01, "baseline": 0.1, "correlation": 0.5}, "correlation"),
+        ({"effect": 0.01, "baseline": 0.1, "looks": 3}, "looks"),
+        ({"effect": 0.01, "baseline": 0.1, "spending": "pocock"}, "spending"),
+        ({"effect": 0.01, "baseline": 0.1, "arms": 4, "allocation": [0.5, 0.5]}, "arms"),
+        ({"effect": 0.01, "baseline": 0.1, "exposure_share": 0.5}, "exposure_share"),
     ],
 )
 async def test_what_is_wrong_is_named(client, given, field):

@@ -234,9 +234,11 @@ def test_missing_is_missing():
     cells = [Cell(1, v, 1_000, {"m": ProportionTotals(n, n // 2)}) for v, n in (("a", 1_000), ("b", 700))]
     some = Observed(variants=("a", "b"), control="a", cells=cells)
     assert shown(PLAN, SOLVED, some).missing == 300
-    none_spread = shown(PLAN, SOLVED, observed(ProportionTotals(900, 0), ProportionTotals(900, 0)))
+    none_spread = shown(PLAN, PRIMARY, observed(MeanTotals(900, 2.0, 0.0), MeanTotals(900, 2.0, 0.0)))
     assert none_spread.verdict == "not_enough_data"
     assert none_spread.p_value is None
+    assert (none_spread.estimate, none_spread.effect, none_spread.interval) == (2.0, 0.0, None)
+    assert "no spread" in none_spread.reason
 
 
 def test_a_billion_units_and_identical_arms_have_their_limits():

@@ -174,7 +174,7 @@ def test_moving_propensities_are_taken_for_a_bandit(tmp_path):
         ([(1, "a", 1), (2, "b", 1)], "other", "line 1: no column 'other'; there are u, v, m"),
         ([(1, "a", 1), (2, "b", "")], "m", "column 'm': no value in any row of 'b'"),
         ([(1, "a", 1), (2, "a", 1)], "m", "needs two or more variants, found a"),
-        ([], "m", "needs two or more variants, found none"),
+        ([], "m", "line 1: a header without rows"),
         ([(1, "a", 1), (2, "", 1)], "m", "line 3, column 'v': is empty"),
         ([(1, "a", 1), (2, "b", 0.5)], "m:proportion", "line 3, column 'm': 0.5 is neither 0 nor 1"),
         ([(1, "a", 1), (1, "a", 2), (2, "b", 1)], "m:p50", "line 3, column 'm': a quantile needs one row"),
@@ -210,6 +210,166 @@ def test_options_that_mean_nothing_are_refused_in_words(tmp_path, options):
     found = run(path, "--unit", "u", "--variant", "v", "--metric", "m", *options)
     assert found.exit_code != 0
     assert isinstance(found.exception, SystemExit), found.exception
+
+
+# Numbers that were plausible and wrong
+
+
+def variant(found, key, metric=0):
+    return next(one for one in found["metrics"][metric]["variants"] if one["variant"] == key)
+
+
+def finding(found, kind):
+    return next(one for one in found["integrity"] if one["kind"] == kind)
+
+
+PAIR = ("--unit", "u", "--variant", "v")
+
+
+def test_a_relative_guardrail_of_a_negative_mean_is_safe_if_2_percent_worse(tmp_path):
+    rng = np.random.default_rng(20260107)
+    noise = rng.normal(0, 0.5, 8_000)
+    rows = [(n, ("control", "b")[n % 2], (-10.009, -10.215)[n % 2] + noise[n]) for n in range(8_000)]
+    path = write(tmp_path / "x.csv", ("u", "v", "m"), rows)
+    for plan in ("always-valid", "fixed-horizon"):
+        found = variant(readout(path, *PAIR, "--metric", "m", "--guardrail", "m=10%", "--plan", plan), "b")
+        assert found["verdict"] == "safe"
+        assert found["relative_effect"] == pytest.approx(-0.0206, abs=0.003)
+
+
+@pytest.mark.parametrize("n", [24, 3_000])
+def test_a_declared_variant_without_rows_is_a_broken_sample_ratio(tmp_path, n):
+    rows = [(k, ("control", "c")[k % 2], k % 3) for k in range(n)]
+    path = write(tmp_path / "x.csv", ("u", "v", "m"), rows)
+    found = readout(path, *PAIR, "--metric", "m:mean", "--shares", "control=.3333,b=.3333,c=.3334")
+    ratio = finding(found, "sample_ratio")
+    assert ratio["severity"] == "broken"
+    assert ratio["detail"].startswith("b got no units")
+    assert found["recommendation"]["action"] == "fix_data"
+    assert variant(found, "b")["units"] == 0
+    assert "no unit of b" in variant(found, "b")["reason"]
+
+
+def test_one_variant_alone_is_a_broken_sample_ratio_if_others_were_declared(tmp_path):
+    path = write(tmp_path / "x.csv", ("u", "v", "m"), [(n, "a", n % 3) for n in range(100)])
+    found = readout(path, *PAIR, "--metric", "m:mean", "--shares", "a=.5,b=.5")
+    assert finding(found, "sample_ratio")["detail"] == "b got no units; its logged probabilities give 50"
+    refused = run(path, *PAIR, "--metric", "m:mean")
+    assert refused.exit_code == 1
+    assert "declare them with --shares" in " ".join(refused.output.replace("│", " ").split())
+
+
+def test_rows_of_a_variant_without_a_share_are_a_leak_or_a_misspelling(tmp_path):
+    path = write(tmp_path / "x.csv", ("u", "v", "m"), [(n, "abc"[n % 3], n % 3) for n in range(300)])
+    found = readout(path, *PAIR, "--metric", "m:mean", "--shares", "a=.5,b=.5")
+    assert finding(found, "zero_weight")["detail"] == "100 assignments to c while its probability was 0"
+    for shares in ("a=.5,x=.5", "b=1,x=0", "x=.5,y=.5"):
+        found = readout(path, *PAIR, "--metric", "m:mean", "--shares", shares)
+        assert finding(found, "zero_weight")["severity"] == "broken"
+    refused = run(path, *PAIR, "--metric", "m:mean", "--shares", "a=.4,b=.3,cc=.2")
+    assert "no share was given for c" in refused.output
+    assert "did you mean 'cc'?" in " ".join(refused.output.replace("│", " ").split())
+
+
+def ratio_file(tmp_path):
+    rng, rows = np.random.default_rng(20260108), []
+    for n in range(6_000):
+        pre, seen = rng.normal(5, 1), 1 + rng.poisson(3)
+        rate = min(max(0.3 + 0.1 * (pre - 5) + 0.02 * (n % 2), 0), 1)
+        rows.append((n, ("control", "b")[n % 2], rng.binomial(seen, rate), seen, pre, 7))
+    return write(tmp_path / "x.csv", ("u", "v", "clicks", "seen", "pre", "seven"), rows)
+
+
+@pytest.mark.parametrize("cap", [(), ("--cap", "clicks/seen:ratio=0.1:0.8")])
+def test_covariates_narrow_ratios_capped_ones_too(tmp_path, cap):
+    """Against the rows themselves: the delta method's residuals, less what the covariate explains."""
+    path = ratio_file(tmp_path)
+    asked = (path, *PAIR, "--metric", "clicks/seen:ratio", "--plan", "fixed-horizon", *cap)
+    plain, adjusted = (variant(readout(*asked, *more), "b") for more in ((), ("--covariate", "pre")))
+    data = np.genfromtxt(path, delimiter=",", skip_header=1, usecols=(2, 3, 4))
+    arm = np.arange(6_000) % 2
+    clicks, seen, pre = data.T
+    if cap:
+        clicks = np.clip(clicks, 0.1 * seen, 0.8 * seen)
+    parts = np.zeros(6_000)
+    for one in (0, 1):
+        own = arm == one
+        value = clicks[own].sum() / seen[own].sum()
+        parts[own] = value + (clicks[own] - value * seen[own]) / seen[own].mean()
+    centred = [x - np.array([x[arm == one].mean() for one in (0, 1)])[arm] for x in (parts, pre)]
+    slope = centred[0] @ centred[1] / (centred[1] @ centred[1])
+    rest = parts - slope * pre
+    effect = rest[arm == 1].mean() - rest[arm == 0].mean()
+    error = np.sqrt(sum(rest[arm == one].var(ddof=1) / 3_000 for one in (0, 1)))
+    assert adjusted["effect"] == pytest.approx(effect, rel=1e-9)
+    width = (adjusted["interval"][1] - adjusted["interval"][0]) / 2
+    assert width == pytest.approx(1.96 * error, rel=2e-3)
+    assert adjusted["variance_reduction"] == pytest.approx(0.16, abs=0.03)
+    assert width < (plain["interval"][1] - plain["interval"][0]) / 2
+    assert plain["variance_reduction"] is None
+
+
+def test_a_constant_covariate_changes_nothing_and_is_noted(tmp_path):
+    path = ratio_file(tmp_path)
+    for metric in ("clicks/seen:ratio", "clicks"):
+        plain, constant = (
+            readout(path, *PAIR, "--metric", metric, *more) for more in ((), ("--covariate", "seven"))
+        )
+        assert constant["metrics"] == plain["metrics"]
+        assert "seven not used" in finding(constant, "covariates")["detail"]
+
+
+def test_a_covariate_that_the_treatment_moved_is_a_finding_and_not_used(tmp_path):
+    rng, rows = np.random.default_rng(20260109), []
+    for n in range(4_000):
+        pre = rng.normal() + 0.15 * (n % 2)
+        rows.append((n, ("control", "b")[n % 2], 0.05 * (n % 2) + pre + 0.1 * rng.normal(), pre))
+    path = write(tmp_path / "x.csv", ("u", "v", "m", "pre"), rows)
+    found = readout(path, *PAIR, "--metric", "m", "--covariate", "pre")
+    assert variant(found, "b")["effect"] == pytest.approx(0.2, abs=0.07)
+    assert finding(found, "covariate_balance")["severity"] == "broken"
+    assert "not adjusted" in finding(found, "covariate_balance")["detail"]
+
+
+def test_decimal_commas_are_read_and_doubt_is_refused(tmp_path):
+    cells = ["950,5", "1.234", "900,25", "739,25"]
+    path = tmp_path / "x.csv"
+    path.write_text("u;v;m\n" + "".join(f"{n};{'ab'[n // 4 % 2]};{cells[n % 4]}\n" for n in range(400)))
+    found = readout(path, *PAIR, "--metric", "m")
+    assert variant(found, "a")["estimate"] == pytest.approx(956.0)
+    path.write_text("u;v;m\n" + "".join(f"{n};{'ab'[n % 2]};1.234\n" for n in range(40)))
+    refused = run(path, *PAIR, "--metric", "m:mean")
+    assert "column 'm': '1.234' may be 1.234 or 1234" in " ".join(refused.output.replace("│", " ").split())
+    assert variant(readout(path, *PAIR, "--metric", "m:mean", "--decimal", "comma"), "a")["estimate"] == 1234
+
+
+def test_a_metric_without_values_says_so_and_the_others_are_read(tmp_path):
+    rows = [(n, "ab"[n % 2], n % 5, "" if n % 2 else n, "") for n in range(400)]
+    path = write(tmp_path / "x.csv", ("u", "v", "m", "half", "none"), rows)
+    found = readout(path, *PAIR, "--metric", "m", "--metric", "half:mean", "--metric", "none:mean")
+    assert variant(found, "b")["interval"] is not None
+    assert variant(found, "b", 1)["reason"] == "no unit of b has a value"
+    assert "no unit of a or b" in variant(found, "b", 2)["reason"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--covariate", "m"), "'m' is what the metric 'm' measures"),
+        (("--covariate", "c", "--covariate", "c"), "'c' is given twice"),
+        (("--guardrail", "m=1", "--guardrail", "m=2"), "'m' is given twice"),
+        (("--shares", "a=.5,a=.5"), "'a' is given twice"),
+        (("--guardrail", "mm=1"), "did you mean 'm'?"),
+        (("--guardrail", "m=nan"), "must be a finite number"),
+        (("--metric", "c:p50", "--cap", "c:p50=0:1"), "'c:p50' is a quantile"),
+        (("--control", "A"), "did you mean 'a'?"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(tmp_path, options, expected):
+    path = write(tmp_path / "x.csv", ("u", "v", "m", "c"), [(n, "ab"[n % 2], n, n % 7) for n in range(40)])
+    found = run(path, *PAIR, "--metric", "m", *options)
+    assert found.exit_code in (1, 2)
+    assert expected in " ".join(found.output.replace("│", " ").split())
 
 
 def test_a_forest_line_worked_by_hand():

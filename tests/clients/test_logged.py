@@ -43,13 +43,14 @@ def test_without_a_task_column_the_nth_rows_make_a_task(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "line 1: no column 'model'; there are none"),
+        ("", "is empty"),
+        ("task,model,score\n", "line 1: a header without rows"),
         ("task,score\n", "line 1: no column 'model'; there are task, score"),
         ("task,model,score\na,x,good\n", "line 2, column 'score': 'good' is not a number"),
         ("task,model,score\na,x,1\na,y,1.5\n", "line 3, column 'score': 1.5 is off the scale 0:1"),
-        ("task,model,score\na,x,nan\n", "line 2, column 'score': nan is off the scale"),
+        ("task,model,score\na,x,nan\n", "line 2, column 'score': 'nan' is not finite"),
         ("task,model,score\na,x,1\na,x,1\n", "line 3: 'x' already has a reward on task 'a', in line 2"),
-        ("task,model,score\na,x\n", "line 2: the row ends before column 'score'"),
+        ("task,model,score\na,x\n", "line 2: has 2 cells, the header has 3"),
         ("task,model,score\n,x,1\n", "line 2, column 'task': must be 1 to"),
         ('task,model,score\na,"x,1\n', "line 2: unexpected end of data"),
         ("task,model,score\na,x,1\n", "must hold 2 to 50 variants, found 1"),

@@ -18,7 +18,7 @@ from app.core.postgres import psycopg_dsn
 from app.experiments.metrics import Mean, Metric, Proportion, QuantileOf, Ratio
 from app.experiments.model import Definition, FixedPolicy, Reward, Variant
 from app.experiments.plan import AnalysisPlan, Segments
-from app.feedback.measures import CellTotals, Measures, MinuteKey, cells, measures_of, nanos
+from app.feedback.measures import CellTotals, Measures, MinuteKey, cells, first_sums, measures_of, nanos
 from app.feedback.model import Source
 from app.feedback.rebuild import CellDifference, Rebuilt, rebuild_totals
 from app.feedback.rewards import NANO
@@ -129,6 +129,37 @@ def test_cells_come_back_from_their_bytes_and_take_back_what_was_added():
     assert some - some == none
 
 
+def test_sums_of_ratios_from_before_they_had_covariates_go_on_without():
+    """Also in the readout, where one cell without them leaves the ratio unadjusted."""
+    made = units([[0] * 14] * 3, covariates=[(one, NANO) for one in (1, 2, 3)])
+    made = made._replace(sums=np.tile([0] * 8 + [6, 2, 4, 8] + [0, 0], (3, 1)))
+    (full,) = totals_by_minute(1, made, MEASURES).values()
+    place = [metric.key for metric in MEASURES.metrics].index("per-down")
+    assert len(full.metrics[place]) > 6
+    old = CellTotals(
+        3, tuple(first_sums(one, 2) if at == place else one for at, one in enumerate(full.metrics))
+    )
+    assert old.metrics[place] == (3, 18, 6, 108, 36, 12)
+    for moved in (old + full, full + old):
+        assert moved.metrics[place] == (6, 36, 12, 216, 72, 24)
+        assert moved.metrics[place + 1] == (full + full).metrics[place + 1]
+    assert old + full - full == old
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "expected"), [(30, 2, 20), (1, 2, 10), (14, 2, 14), (-30, -2, -20), (5, 0, 0)]
+)
+def test_a_capped_ratio_brings_the_numerator_to_the_bound(n, d, expected):
+    """Of units whose own ratio is beyond 5 or 10; exact in whole nanos, also beyond 64 bits."""
+    metric = Metric(key="r", measure=Ratio("a", "b", (5.0, 10.0)))
+    measures = Measures.of((metric,), AnalysisPlan())
+    for size in (1, NANO, 10**21):
+        sums = np.array([[0, 0, n * size, d * size]], object if size > NANO else np.int64)
+        made = units([[0] * 4])._replace(sums=sums)
+        (totals,) = totals_by_minute(1, made, measures).values()
+        assert totals.metrics[1][1:3] == (expected * size, d * size)
+
+
 @pytest.mark.parametrize("size", [10**3, NANO, 10**13, 10**18, 10**21])
 def test_totals_are_exact_whatever_the_size_of_values(size):
     """Beside Python's own whole numbers and fractions; some units are taken away again."""
@@ -154,8 +185,8 @@ def test_totals_are_exact_whatever_the_size_of_values(size):
             1,
             (
                 *(moments(x, told) for x in outcomes),
-                pair([pairs[4]]),
-                pair([pairs[5]]),
+                pair([pairs[4]], told),
+                pair([pairs[5]], told),
                 {bucket(pairs[6][0] / pairs[6][1]): 1},
             ),
         )
@@ -381,8 +412,8 @@ def one_unit(number: int, told: list[Told]) -> CellTotals:
             moments(NANO * any(liked) if liked else None, covariates),
             moments(None if mean is None else min(half_even(mean), 2 * NANO), covariates),
             moments(sum(spent) if spent else None, covariates),
-            pair(per_down),
-            pair(per_request),
+            pair(per_down, covariates),
+            pair(per_request, covariates),
             {} if mean is None else {bucket(mean): 1},
         ),
     )
@@ -397,13 +428,16 @@ def bucket(mean: Fraction) -> int:
 
 
 def moments(x: Any, covariates: list[Fraction]) -> tuple[int, ...]:
-    if x is None:
-        return (0,) * 21
-    vector = [Fraction(x), *covariates]
+    return sums_of(None if x is None else [Fraction(x), *covariates], 1 + len(covariates))
+
+
+def pair(pairs: list[tuple[Any, Any]], covariates: list[Fraction]) -> tuple[int, ...]:
+    n, d = sum(one for one, _ in pairs), sum(one for _, one in pairs)
+    return sums_of([Fraction(n), Fraction(d), *covariates] if n or d else None, 2 + len(covariates))
+
+
+def sums_of(vector: list[Fraction] | None, dimension: int) -> tuple[int, ...]:
+    if vector is None:
+        return (0,) * (1 + dimension + dimension * (dimension + 1) // 2)
     products = [a * b for row, a in enumerate(vector) for b in vector[: row + 1]]
     return (1, *map(int, vector), *map(int, products))
-
-
-def pair(pairs: list[tuple[Any, Any]]) -> tuple[int, ...]:
-    n, d = sum(one for one, _ in pairs), sum(one for _, one in pairs)
-    return (0,) * 6 if not (n or d) else (1, int(n), int(d), int(n * n), int(n * d), int(d * d))

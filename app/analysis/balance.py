@@ -1,0 +1,161 @@
+"""Whether covariates may be used: they must have the same mean in all variants. Pure.
+
+A covariate is known before the exposure, so no variant can change it. Where one differs all the same, effects
+are not adjusted for any of them: adjusting would take a part of the effect away.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+from app.analysis.integrity import Finding
+from app.analysis.observed import Observed
+from app.experiments.metrics import Metric, QuantileOf
+from app.experiments.plan import AnalysisPlan, FixedHorizon
+from stats import balance
+from stats.errors import InsufficientData
+from stats.stratification import Stratum, stratified_difference
+from stats.totals import JointTotals, MeanTotals
+
+BALANCE_ALPHA: Final = 0.01
+"""Of all covariates and variants together (Bonferroni), over all looks; at a fixed horizon at one look."""
+
+Strata = Sequence[tuple[MeanTotals, MeanTotals]]
+
+
+def adjustable(plan: AnalysisPlan, observed: Observed) -> bool:
+    """Whether effects may be adjusted: no covariate is known to differ between variants."""
+    return not any(finding.severity == "broken" for finding in balance_findings(plan, observed))
+
+
+def alike(plan: AnalysisPlan, observed: Observed, joints: Mapping[tuple[str, int], JointTotals]) -> bool:
+    """Whether the covariates beside an outcome, by variant and epoch, are not known to differ.
+
+    For totals whose covariates have no names, such as those kept with a decision.
+    """
+    dimension = max(joint.dimension for joint in joints.values())
+    fixed = isinstance(plan.estimator, FixedHorizon)
+    comparisons = (dimension - 1) * len(observed.treatments)
+    for position in range(1, dimension):
+        for variant in observed.treatments:
+            pairs = [
+                (joints.get((observed.control, at)), joints.get((variant, at))) for at in observed.epochs
+            ]
+            strata = [(c.value(position), t.value(position)) for c, t in pairs if c and t]
+            with suppress(InsufficientData):
+                if _p_value(strata, fixed=fixed) <= BALANCE_ALPHA / comparisons:
+                    return False
+    return True
+
+
+def balance_findings(plan: AnalysisPlan, observed: Observed) -> tuple[Finding, ...]:
+    """One finding per covariate that differs, else one for all; none where there are no covariates.
+
+    Not where allocation reacts to outcomes: there shares move within an epoch, and covariates with them.
+    """
+    fixed = isinstance(plan.estimator, FixedHorizon)
+    key = "balance", fixed
+    if key not in observed.memo:
+        observed.memo[key] = _findings(observed, fixed=fixed)
+    found: tuple[Finding, ...] = observed.memo[key]
+    return found
+
+
+def unused_findings(metrics: Sequence[Metric], observed: Observed) -> tuple[Finding, ...]:
+    """Which metrics are not adjusted although there are covariates, and why."""
+    if observed.adaptive and (observed.covariates or observed.constant_covariates):
+        detail = "not used: where allocation reacts to outcomes, effects are not adjusted"
+        return (Finding(kind="covariates", severity="note", detail=detail),)
+    details = []
+    if observed.constant_covariates:
+        names = ", ".join(observed.constant_covariates)
+        details.append(f"{names} not used: the same for every unit")
+    if observed.covariates:
+        quantiles = [metric.key for metric in metrics if isinstance(metric.measure, QuantileOf)]
+        others = [
+            metric.key
+            for metric in metrics
+            if not isinstance(metric.measure, QuantileOf) and not _has_covariates(metric, observed)
+        ]
+        reasons = (quantiles, "quantiles have no adjustment"), (others, "none are kept with it")
+        details += [f"not used for {', '.join(keys)}: {reason}" for keys, reason in reasons if keys]
+    return tuple(Finding(kind="covariates", severity="note", detail=detail) for detail in details)
+
+
+def _has_covariates(metric: Metric, observed: Observed) -> bool:
+    outcomes = 2 if metric.kind == "ratio" else 1
+    return any(
+        isinstance(totals := cell.metrics.get(metric.key), JointTotals) and totals.dimension > outcomes
+        for cell in observed.cells
+    )
+
+
+def _findings(observed: Observed, *, fixed: bool) -> tuple[Finding, ...]:
+    if not observed.covariates or observed.adaptive:
+        return ()
+    comparisons = len(observed.covariates) * len(observed.treatments)
+    found, n_checked = [], 0
+    for position, name in enumerate(observed.covariates):
+        worst: Finding | None = None
+        for variant in observed.treatments:
+            strata = _strata(observed, variant, position)
+            try:
+                p_value = _p_value(strata, fixed=fixed)
+            except InsufficientData:
+                continue
+            n_checked += 1
+            if p_value <= BALANCE_ALPHA / comparisons and (worst is None or p_value < (worst.p_value or 0.0)):
+                worst = _differs(name, variant, observed.control, strata, p_value)
+        if worst is not None:
+            found.append(worst)
+    if found:
+        return tuple(found)
+    names = ", ".join(observed.covariates)
+    if not n_checked:
+        detail = f"too few units to check whether {names} had the same mean in all variants"
+        return (Finding(kind="covariate_balance", severity="unknown", detail=detail),)
+    detail = f"before the exposure all variants were alike in {names}"
+    return (Finding(kind="covariate_balance", severity="fine", detail=detail),)
+
+
+def _strata(observed: Observed, variant: str, position: int) -> Strata:
+    pairs = [
+        (observed.covariate_totals(observed.control, epoch), observed.covariate_totals(variant, epoch))
+        for epoch in observed.epochs
+    ]
+    return [(c.value(position), t.value(position)) for c, t in pairs if c is not None and t is not None]
+
+
+def _p_value(strata: Strata, *, fixed: bool) -> float:
+    """Of equal means; raises InsufficientData if it cannot be told."""
+    try:
+        anytime = balance.balance_evalue(strata).p_value
+    except InsufficientData:
+        if not fixed:
+            raise
+        anytime = 1.0
+    if not fixed:
+        return anytime
+    try:
+        welch = stratified_difference([Stratum(t, c) for c, t in strata], weighting="mantel-haenszel")
+    except InsufficientData:
+        return anytime
+    return min(welch.effect.test().p_value, anytime)
+
+
+def _differs(name: str, variant: str, control: str, strata: Strata, p_value: float) -> Finding:
+    n, m2 = (sum(getattr(arm, field) for pair in strata for arm in pair) for field in ("n", "m2"))
+    c, t = (sum((pair[arm] for pair in strata), MeanTotals()).mean for arm in (0, 1))
+    sd = (m2 / max(n - 2, 1)) ** 0.5
+    apart = f"{c:.4g} in {control} and {t:.4g} in {variant}" + (
+        f", {abs(t - c) / sd:.2g} sd apart" if sd else ""
+    )
+    return Finding(
+        kind="covariate_balance",
+        severity="broken",
+        detail=f"the covariate {name} differs ({apart}, p = {p_value:.2g}), so effects are not adjusted: it "
+        "was measured after the exposure, or units were not assigned at random",
+        p_value=p_value,
+        variant=variant,
+        size=abs(t - c) / sd if sd else None,
+    )
