@@ -218,6 +218,9 @@ def _metric_errors(metrics: tuple[Metric, ...]) -> Iterator[FieldError]:
             for bound in metric.measure.cap:
                 if bound is not None:
                     yield from _bound_errors(bound, f"metrics[{index}].measure.cap")
+        if isinstance(metric.measure, Mean | QuantileOf):
+            for bound in metric.measure.range or ():
+                yield from _bound_errors(bound, f"metrics[{index}].measure.range")
 
 
 def _bound_errors(value: float, field: str) -> Iterator[FieldError]:

@@ -8,14 +8,16 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from app.assignment.assignment_id import BODY_BYTES
+from app.assignment.assignment_id import BODY_BYTES, Flag
 from app.assignment.assignment_id import Verdict as TokenVerdict
 from app.assignment.bucketing import unit_hash
 from app.assignment.snapshot import PreparedExperiment, Snapshot
 from app.core import limits
 from app.core.errors import Unavailable
+from app.experiments.signals import SignalUse
 from app.feedback.entry import TIMES, VALUES, SignalsEntry, UnitSignal
-from app.feedback.model import Event, Source, Verdict
+from app.feedback.limits import CLOCK_TOLERANCE_US
+from app.feedback.model import Event, Remark, Source, Verdict
 
 _is_key: Final = re.compile(limits.KEY_PATTERN).fullmatch
 _source: Final = {source.name.lower(): source.value for source in Source}.__getitem__
@@ -28,23 +30,38 @@ Verdicts = NDArray[np.uint8]
 Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+Remarks = NDArray[np.uint8]
 
 
 class Judged(NamedTuple):
-    """A verdict on each event, in order, and the entry of those that are accepted."""
+    """A verdict on each event, in order, and the entry of those that are accepted.
+
+    `remarks` are flags of `Remark` for each event; null: there are none.
+    """
 
     verdicts: Verdicts
     entry: SignalsEntry
+    remarks: Remarks | None = None
+
+
+_ANY: Final = SignalUse()
+"""Of a signal that may have any value."""
 
 
 class _Rule(NamedTuple):
-    """What holds for a signal of an experiment: its value when none is sent, its bounds, the life of ids."""
+    """What holds for a signal of an experiment: its value when none is sent, its bounds, the life of ids.
+
+    `use`: what the experiment expects of it; null: it does not read it. `known`: there is the experiment.
+    """
 
     default: float
     low: float
     high: float
     life_ms: float
     known: bool
+    horizon_us: float = 0.0
+    use: SignalUse | None = _ANY
+    draft: bool = False
 
 
 class _Facts(NamedTuple):
@@ -55,6 +72,7 @@ class _Facts(NamedTuple):
     values: Floats
     at_us: Integers
     sources: bytes
+    remarks: Remarks | None
 
 
 def judge(events: Sequence[Event], snapshot: Snapshot, from_us: int, *, by_unit: bool) -> Judged:
@@ -78,15 +96,20 @@ def judge(events: Sequence[Event], snapshot: Snapshot, from_us: int, *, by_unit:
         for event in events
     ]
     verdicts = np.full(len(events), Verdict.ADDRESS, np.uint8)
+    remarks = np.zeros(len(events), np.uint8)
     picked = _picked(events, direct)
     tokens = [event.assignment_id or "" for event in picked]
-    verdicts[direct], entry = _judge_direct(picked, tokens, now_us[direct], snapshot)
+    verdicts[direct], entry, said = _judge_direct(picked, tokens, now_us[direct], snapshot)
+    if said is not None:
+        remarks[direct] = said
     if by_unit:
-        verdicts[named], units = _judge_named(_picked(events, named), now_us[named], snapshot)
+        verdicts[named], units, said = _judge_named(_picked(events, named), now_us[named], snapshot)
         entry.units.extend(units)
+        if said is not None:
+            remarks[named] = said
     else:
         verdicts[named] = Verdict.UNIT_BY_CLIENT_KEY
-    return Judged(verdicts, entry)
+    return Judged(verdicts, entry, remarks if remarks.any() else None)
 
 
 def _judge_direct(
@@ -107,6 +130,7 @@ def _judge_direct(
         experiment_ids=experiment_ids,
         assigned_ms=assigned_ms,
         find=snapshot.by_id.get,
+        flags=bodies["flags"],
     )
     ids = [event.id for event in events]
     _refuse_reused(facts.verdicts, events, tokens, ids)
@@ -120,12 +144,12 @@ def _judge_direct(
         ids=ids,
     )
     refused = facts.verdicts != Verdict.ACCEPTED
-    return Judged(facts.verdicts, entry.without(refused) if refused.any() else entry)
+    return Judged(facts.verdicts, entry.without(refused) if refused.any() else entry, facts.remarks)
 
 
 def _judge_named(
     events: Sequence[Event], now_us: Integers, snapshot: Snapshot
-) -> tuple[Verdicts, list[UnitSignal]]:
+) -> tuple[Verdicts, list[UnitSignal], Remarks | None]:
     """Events by experiment and unit."""
     units = [event.unit or "" for event in events]
     experiments = [snapshot.by_key.get(event.experiment or "") for event in events]
@@ -143,7 +167,7 @@ def _judge_named(
     )
     owners = [(event.experiment, event.unit) for event in events]
     _refuse_reused(facts.verdicts, events, owners, [event.id for event in events])
-    return facts.verdicts, [
+    accepted = [
         UnitSignal(
             experiment.published.id,
             unit_hash(experiment.published.salt, unit),
@@ -156,6 +180,7 @@ def _judge_named(
         for index, (event, experiment, unit) in enumerate(zip(events, experiments, units, strict=True))
         if facts.verdicts[index] == Verdict.ACCEPTED and experiment is not None
     ]
+    return facts.verdicts, accepted, facts.remarks
 
 
 def _check(
@@ -166,8 +191,12 @@ def _check(
     experiment_ids: Integers,
     assigned_ms: Integers,
     find: Callable[[int], PreparedExperiment | None],
+    flags: Verdicts | None = None,
 ) -> _Facts:
-    """What both kinds of events have in common. The first thing that is wrong is the verdict."""
+    """What both kinds of events have in common. The first thing that is wrong is the verdict.
+
+    `flags` are those of assignment ids; null: the events name units.
+    """
 
     def refuse(verdict: Verdict, wrong: Flags) -> None:
         verdicts[wrong & (verdicts == Verdict.ACCEPTED)] = verdict
@@ -200,7 +229,54 @@ def _check(
     at_us, untimely = _times([event.at for event in events], now_us)
     if untimely is not None:
         refuse(Verdict.TIME, untimely)
-    return _Facts(verdicts, signals, values, at_us, _sources([event.source for event in events]))
+    remarks = _remarks(rules, pair_of, given, values, at_us, None if flags is None else assigned_ms, flags)
+    if remarks is not None:
+        remarks[verdicts != Verdict.ACCEPTED] = 0
+        if not remarks.any():
+            remarks = None
+    return _Facts(verdicts, signals, values, at_us, _sources([event.source for event in events]), remarks)
+
+
+def _remarks(
+    rules: Sequence[_Rule],
+    pair_of: Integers,
+    given: Sequence[float | None],
+    values: Floats,
+    at_us: Integers,
+    assigned_ms: Integers | None,
+    flags: Verdicts | None,
+) -> Remarks | None:
+    """What the events should be told; null: nothing, as for most requests.
+
+    As with refusals, extremes are looked at first. The time of the assignment is known by its id alone.
+    """
+    remarks = np.zeros(len(given), np.uint8)
+
+    def remark(what: Remark, where: Flags) -> None:
+        remarks[where] |= np.uint8(what)
+
+    if any(rule.use is None for rule in rules):
+        remark(Remark.UNKNOWN_SIGNAL, np.array([rule.use is None for rule in rules])[pair_of])
+    if any(rule.draft for rule in rules):
+        remark(Remark.NOT_STARTED, np.array([rule.draft for rule in rules])[pair_of])
+    if flags is not None and assigned_ms is not None and len(given):
+        if flags.any():
+            remark(Remark.UNRECORDED, (flags & Flag.UNRECORDED) != 0)
+        shortest_us = min(rule.horizon_us for rule in rules)
+        if at_us.max() > assigned_ms.min() * 1_000 + shortest_us:
+            horizon_us = np.array([rule.horizon_us for rule in rules])[pair_of]
+            remark(Remark.LATE, at_us > assigned_ms * 1_000 + horizon_us)
+        if at_us.min() < assigned_ms.max() * 1_000 - CLOCK_TOLERANCE_US:
+            remark(Remark.EARLY, at_us < assigned_ms * 1_000 - CLOCK_TOLERANCE_US)
+    uses = [rule.use or _ANY for rule in rules]
+    if any(use.needs_value for use in uses) and None in given:
+        missing = np.array([value is None for value in given])
+        remark(Remark.VALUE_MISSING, missing & np.array([use.needs_value for use in uses])[pair_of])
+    if given.count(None) < len(given) and any(use != _ANY for use in uses):
+        low = np.array([-np.inf if use.low is None else use.low for use in uses])[pair_of]
+        high = np.array([np.inf if use.high is None else use.high for use in uses])[pair_of]
+        remark(Remark.OUT_OF_RANGE, (values < low) | (values > high))
+    return remarks if remarks.any() else None
 
 
 def _distinct(experiment_ids: Integers, numbers: Integers, n_names: int) -> tuple[Integers, Integers]:
@@ -214,12 +290,19 @@ def _rule(experiment: PreparedExperiment | None, signal: str) -> _Rule:
     bound = limits.SIGNAL_VALUE_MAX
     if experiment is None:
         return _Rule(1.0, -bound, bound, 0.0, known=False)
-    reward = experiment.published.reward
+    published = experiment.published
+    reward = published.reward
     life_ms = (reward.horizon_s + limits.ASSIGNMENT_ID_GRACE_S) * 1_000
+    horizon_us, draft = reward.horizon_s * 1e6, published.state == "draft"
+    metrics = published.metric_signals
     if signal not in reward.signals:
-        return _Rule(1.0, -bound, bound, life_ms, known=True)
-    low, high = (-bound, bound) if reward.combine == "sum" else reward.range
-    return _Rule(reward.signals[signal], low, high, life_ms, known=True)
+        use = _ANY if metrics is None else metrics.get(signal)
+        return _Rule(1.0, -bound, bound, life_ms, True, horizon_us, use, draft)  # noqa: FBT003 - fields
+    summed = reward.combine == "sum"
+    # Where values are not summed, those outside of the range are refused.
+    use = experiment.signals[signal] if summed or (metrics and signal in metrics) else _ANY
+    low, high = (-bound, bound) if summed else reward.range
+    return _Rule(reward.signals[signal], low, high, life_ms, True, horizon_us, use, draft)  # noqa: FBT003
 
 
 def _filled(given: Sequence[float | None], default: Floats) -> Floats:

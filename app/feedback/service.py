@@ -11,8 +11,12 @@ from app.core.errors import FieldError, InvalidInput, WaldError
 from app.core.telemetry import FEEDBACK
 from app.feedback.commit import SignalsCommit
 from app.feedback.decode import Decoded, MediaType, decode
-from app.feedback.judge import judge
-from app.feedback.model import REASONS, ItemError, Receipt, Rejection, Verdict
+from app.feedback.judge import Judged, judge
+from app.feedback.model import REASONS, ItemError, Receipt, Rejection, Source, Verdict
+from app.feedback.remarks import remarked
+
+RESULTS: Final = ("counted", "waiting", "unknown_signal", "late", "early")
+"""The fields of a receipt that accepted events are counted in, and labels of their metric."""
 
 _FIELD: Final = re.compile(r"(?:field `|\$\.)(\w+)")
 
@@ -54,13 +58,14 @@ class FeedbackService:
         decoded = decode(body, media_type)
         # No two events share a microsecond, so that those without a time have the order of their arrival.
         self._next_us = max(self._next_us, self._clock.now_us())
-        judged = judge(decoded.events, self._snapshots.snapshot, self._next_us, by_unit=by_unit)
+        snapshot = self._snapshots.snapshot
+        judged = judge(decoded.events, snapshot, self._next_us, by_unit=by_unit)
         self._next_us += len(decoded.events)
         verdicts = [Verdict(code) for code in judged.verdicts.tolist()] if judged.verdicts.any() else []
         rejections = _rejections(decoded, verdicts)
-        FEEDBACK.labels("accepted").inc(judged.entry.n)
+        receipt = _receipt(decoded, judged, rejections, snapshot)
         written = self._commit.append(judged.entry) if judged.entry.n else None
-        return Receipt(judged.entry.n, rejections), written
+        return receipt, written
 
 
 def receipt_status(receipt: Receipt) -> int:
@@ -68,12 +73,31 @@ def receipt_status(receipt: Receipt) -> int:
     return 202 if receipt.accepted else 422
 
 
+def _receipt(
+    decoded: Decoded, judged: Judged, rejections: tuple[Rejection, ...], snapshot: Snapshot
+) -> Receipt:
+    """What became of the accepted events, as far as is known here, and counted."""
+    n, by_unit = judged.entry.n, len(judged.entry.units)
+    if judged.remarks is None:
+        receipt = Receipt(n, rejections, counted=n - by_unit, waiting=by_unit)
+    else:
+        receipt = remarked(decoded, judged, rejections, snapshot)
+    for result in RESULTS:
+        if count := getattr(receipt, result):
+            FEEDBACK.labels(result).inc(count)
+    return receipt
+
+
 def _rejections(decoded: Decoded, verdicts: list[Verdict]) -> tuple[Rejection, ...]:
     """What was refused, in the order of the request, and counted. Raises it if the request was one event."""
     refused: dict[int, tuple[type[WaldError], str, str]] = {}
     for place, message in decoded.malformed.items():
         named = _FIELD.search(message)
-        refused[place] = (InvalidInput, named[1] if named else "event", message)
+        if named and named[1] == "source":
+            reason = f"must be one of {', '.join(source.name.lower() for source in Source)}: {message}"
+        else:
+            reason = message
+        refused[place] = (InvalidInput, named[1] if named else "event", reason)
     for place, verdict in zip(decoded.places, verdicts, strict=False):
         if verdict is not Verdict.ACCEPTED:
             refused[place] = REASONS[verdict]
