@@ -229,27 +229,27 @@ def _check(
     at_us, untimely = _times([event.at for event in events], now_us)
     if untimely is not None:
         refuse(Verdict.TIME, untimely)
-    remarks = _remarks(rules, pair_of, given, values, at_us, None if flags is None else assigned_ms, flags)
-    if remarks is not None:
-        remarks[verdicts != Verdict.ACCEPTED] = 0
-        if not remarks.any():
-            remarks = None
+    told = _Told(given, values, at_us, flags, assigned_ms)
+    remarks = _remarks(rules, pair_of, told, verdicts)
     return _Facts(verdicts, signals, values, at_us, _sources([event.source for event in events]), remarks)
 
 
-def _remarks(
-    rules: Sequence[_Rule],
-    pair_of: Integers,
-    given: Sequence[float | None],
-    values: Floats,
-    at_us: Integers,
-    assigned_ms: Integers | None,
-    flags: Verdicts | None,
-) -> Remarks | None:
-    """What the events should be told; null: nothing, as for most requests.
+class _Told(NamedTuple):
+    """What a group of events says. `flags` of assignment ids, whose times alone are known; null: by unit."""
 
-    As with refusals, extremes are looked at first. The time of the assignment is known by its id alone.
+    given: Sequence[float | None]
+    values: Floats
+    at_us: Integers
+    flags: Verdicts | None
+    assigned_ms: Integers
+
+
+def _remarks(rules: Sequence[_Rule], pair_of: Integers, told: _Told, verdicts: Verdicts) -> Remarks | None:
+    """What the accepted events should be told; null: nothing, as for most requests.
+
+    As with refusals, extremes are looked at first.
     """
+    given, values, at_us, flags, assigned_ms = told
     remarks = np.zeros(len(given), np.uint8)
 
     def remark(what: Remark, where: Flags) -> None:
@@ -259,7 +259,7 @@ def _remarks(
         remark(Remark.UNKNOWN_SIGNAL, np.array([rule.use is None for rule in rules])[pair_of])
     if any(rule.draft for rule in rules):
         remark(Remark.NOT_STARTED, np.array([rule.draft for rule in rules])[pair_of])
-    if flags is not None and assigned_ms is not None and len(given):
+    if flags is not None and len(given):
         if flags.any():
             remark(Remark.UNRECORDED, (flags & Flag.UNRECORDED) != 0)
         shortest_us = min(rule.horizon_us for rule in rules)
@@ -276,6 +276,7 @@ def _remarks(
         low = np.array([-np.inf if use.low is None else use.low for use in uses])[pair_of]
         high = np.array([np.inf if use.high is None else use.high for use in uses])[pair_of]
         remark(Remark.OUT_OF_RANGE, (values < low) | (values > high))
+    remarks[verdicts != Verdict.ACCEPTED] = 0
     return remarks if remarks.any() else None
 
 

@@ -200,7 +200,7 @@ class Rejection(msgspec.Struct, frozen=True):
     error: ItemError
 
 
-class Warning(msgspec.Struct, frozen=True, omit_defaults=True):
+class FeedbackWarning(msgspec.Struct, frozen=True, omit_defaults=True):
     """Why an accepted event does not count, or not as it was likely meant.
 
     `index` is its place in the request, from 0. `nearest` is the known signal that is spelt most alike.
@@ -229,4 +229,4 @@ class Receipt(msgspec.Struct, frozen=True):
     late: int = 0
     early: int = 0
     warned: int = 0
-    warnings: tuple[Warning, ...] = ()
+    warnings: tuple[FeedbackWarning, ...] = ()

@@ -14,7 +14,7 @@ from app.experiments.signals import nearest
 from app.feedback.decode import Decoded
 from app.feedback.judge import Judged
 from app.feedback.limits import SUGGESTIONS_MAX, WARNINGS_MAX
-from app.feedback.model import REMARKS, Event, Receipt, Rejection, Remark, Verdict, Warning
+from app.feedback.model import REMARKS, Event, FeedbackWarning, Receipt, Rejection, Remark, Verdict
 
 _NOT_RECORDED: Final = Remark.NOT_STARTED | Remark.UNRECORDED
 
@@ -54,7 +54,7 @@ def remarked(
     )
 
 
-def _warnings(decoded: Decoded, judged: Judged, snapshot: Snapshot) -> Iterator[Warning]:
+def _warnings(decoded: Decoded, judged: Judged, snapshot: Snapshot) -> Iterator[FeedbackWarning]:
     """At most `WARNINGS_MAX`, in the order of the request; of one event all of its remarks."""
     assert judged.remarks is not None
     suggested: dict[tuple[int, str], str | None] = {}
@@ -76,7 +76,7 @@ def _warnings(decoded: Decoded, judged: Judged, snapshot: Snapshot) -> Iterator[
                     suggested[key] = nearest(event.signal, experiment.signals)
                 near = suggested.get(key)
                 reason += f"; did you mean {near!r}?" if near else ""
-            yield Warning(place, text.kind, text.field, reason, near)
+            yield FeedbackWarning(place, text.kind, text.field, reason, near)
 
 
 def _words(event: Event, experiment: PreparedExperiment) -> dict[str, object]:
