@@ -53,7 +53,9 @@ def rebuild_command(**flags: Any) -> None:
                 OUT.print(f"{where}: {said}")
         for counts in ledger.signals:
             named = repr(counts.signal) if counts.signal else "of other names"
-            OUT.print(f"experiment {counts.experiment_id}: totals of signals {named} were not what the log gives")
+            OUT.print(
+                f"experiment {counts.experiment_id}: totals of signals {named} were not what the log gives"
+            )
         for experiment_id in rebuilt.ledger.rewards:
             OUT.print(f"experiment {experiment_id}: a stored reward was not what its signals give")
         for experiment_id in rebuilt.weights:

@@ -1,7 +1,7 @@
 """Which events of a request are accepted: all are judged together, column by column. Pure."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -210,12 +210,14 @@ def _check(
     # Most requests have nothing wrong: look at the extremes first, and at each event only if they say so.
     if not all(rule.known for rule in rules):
         refuse(Verdict.UNKNOWN_EXPERIMENT, ~np.array([rule.known for rule in rules])[pair_of])
+    earliest_ms = latest_ms = 0
     if len(events):
         now_ms = int(now_us[0]) // 1_000
-        latest_ms = now_ms + limits.ASSIGNMENT_ID_AHEAD_S_MAX * 1_000
-        if assigned_ms.max() > latest_ms:
-            refuse(Verdict.ID_FROM_THE_FUTURE, assigned_ms > latest_ms)
-        if assigned_ms.min() < now_ms - min(rule.life_ms for rule in rules):
+        earliest_ms, latest_ms = int(assigned_ms.min()), int(assigned_ms.max())
+        bound_ms = now_ms + limits.ASSIGNMENT_ID_AHEAD_S_MAX * 1_000
+        if latest_ms > bound_ms:
+            refuse(Verdict.ID_FROM_THE_FUTURE, assigned_ms > bound_ms)
+        if earliest_ms < now_ms - min(rule.life_ms for rule in rules):
             lives_ms = np.array([rule.life_ms for rule in rules])[pair_of]
             refuse(Verdict.EXPIRED_ID, assigned_ms < now_ms - lives_ms)
     if wrong := [number for number, name in enumerate(names) if not _is_key(name)]:
@@ -229,55 +231,75 @@ def _check(
     at_us, untimely = _times([event.at for event in events], now_us)
     if untimely is not None:
         refuse(Verdict.TIME, untimely)
-    told = _Told(given, values, at_us, flags, assigned_ms)
+    told = _Told(given, values, at_us, untimely is not None, flags, assigned_ms, earliest_ms, latest_ms)
     remarks = _remarks(rules, pair_of, told, verdicts)
     return _Facts(verdicts, signals, values, at_us, _sources([event.source for event in events]), remarks)
 
 
 class _Told(NamedTuple):
-    """What a group of events says. `flags` of assignment ids, whose times alone are known; null: by unit."""
+    """What a group of events says. `flags` are those of assignment ids; null: the events name units.
+
+    `assigned_ms` are the times of the ids, and their extremes.
+    """
 
     given: Sequence[float | None]
     values: Floats
     at_us: Integers
+    timed: bool
+    """Whether a time was given."""
     flags: Verdicts | None
     assigned_ms: Integers
+    earliest_ms: int
+    latest_ms: int
 
 
 def _remarks(rules: Sequence[_Rule], pair_of: Integers, told: _Told, verdicts: Verdicts) -> Remarks | None:
     """What the accepted events should be told; null: nothing, as for most requests.
 
-    As with refusals, extremes are looked at first.
+    As with refusals, extremes are looked at first: a request without remarks costs next to nothing.
     """
-    given, values, at_us, flags, assigned_ms = told
-    remarks = np.zeros(len(given), np.uint8)
-
-    def remark(what: Remark, where: Flags) -> None:
-        remarks[where] |= np.uint8(what)
-
+    found: list[tuple[Remark, Flags]] = []
     if any(rule.use is None for rule in rules):
-        remark(Remark.UNKNOWN_SIGNAL, np.array([rule.use is None for rule in rules])[pair_of])
+        found.append((Remark.UNKNOWN_SIGNAL, np.array([rule.use is None for rule in rules])[pair_of]))
     if any(rule.draft for rule in rules):
-        remark(Remark.NOT_STARTED, np.array([rule.draft for rule in rules])[pair_of])
-    if flags is not None and len(given):
-        if flags.any():
-            remark(Remark.UNRECORDED, (flags & Flag.UNRECORDED) != 0)
-        shortest_us = min(rule.horizon_us for rule in rules)
-        if at_us.max() > assigned_ms.min() * 1_000 + shortest_us:
-            horizon_us = np.array([rule.horizon_us for rule in rules])[pair_of]
-            remark(Remark.LATE, at_us > assigned_ms * 1_000 + horizon_us)
-        if at_us.min() < assigned_ms.max() * 1_000 - CLOCK_TOLERANCE_US:
-            remark(Remark.EARLY, at_us < assigned_ms * 1_000 - CLOCK_TOLERANCE_US)
+        found.append((Remark.NOT_STARTED, np.array([rule.draft for rule in rules])[pair_of]))
+    if told.flags is not None and len(told.given):
+        found += _of_times(rules, pair_of, told, told.flags)
     uses = [rule.use or _ANY for rule in rules]
-    if any(use.needs_value for use in uses) and None in given:
-        missing = np.array([value is None for value in given])
-        remark(Remark.VALUE_MISSING, missing & np.array([use.needs_value for use in uses])[pair_of])
-    if given.count(None) < len(given) and any(use != _ANY for use in uses):
-        low = np.array([-np.inf if use.low is None else use.low for use in uses])[pair_of]
-        high = np.array([np.inf if use.high is None else use.high for use in uses])[pair_of]
-        remark(Remark.OUT_OF_RANGE, (values < low) | (values > high))
+    if any(use is not _ANY for use in uses):
+        found += _of_values(uses, pair_of, told)
+    if not found:
+        return None
+    remarks = np.zeros(len(verdicts), np.uint8)
+    for what, where in found:
+        remarks[where] |= np.uint8(what)
     remarks[verdicts != Verdict.ACCEPTED] = 0
     return remarks if remarks.any() else None
+
+
+def _of_times(
+    rules: Sequence[_Rule], pair_of: Integers, told: _Told, flags: Verdicts
+) -> Iterator[tuple[Remark, Flags]]:
+    at_us, assigned_us = told.at_us, told.assigned_ms * 1_000
+    if np.count_nonzero(flags):
+        yield Remark.UNRECORDED, (flags & Flag.UNRECORDED) != 0
+    last_us = at_us.max() if told.timed else at_us[-1]
+    if last_us > told.earliest_ms * 1_000 + min(rule.horizon_us for rule in rules):
+        yield Remark.LATE, at_us > assigned_us + np.array([rule.horizon_us for rule in rules])[pair_of]
+    first_us = at_us.min() if told.timed else at_us[0]
+    if first_us < told.latest_ms * 1_000 - CLOCK_TOLERANCE_US:
+        yield Remark.EARLY, at_us < assigned_us - CLOCK_TOLERANCE_US
+
+
+def _of_values(uses: Sequence[SignalUse], pair_of: Integers, told: _Told) -> Iterator[tuple[Remark, Flags]]:
+    given, values = told.given, told.values
+    if any(use.needs_value for use in uses) and None in given:
+        missing = np.array([value is None for value in given])
+        yield Remark.VALUE_MISSING, missing & np.array([use.needs_value for use in uses])[pair_of]
+    if given.count(None) < len(given):
+        low = np.array([-np.inf if use.low is None else use.low for use in uses])[pair_of]
+        high = np.array([np.inf if use.high is None else use.high for use in uses])[pair_of]
+        yield Remark.OUT_OF_RANGE, (values < low) | (values > high)
 
 
 def _distinct(experiment_ids: Integers, numbers: Integers, n_names: int) -> tuple[Integers, Integers]:

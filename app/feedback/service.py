@@ -18,6 +18,7 @@ from app.feedback.remarks import remarked
 RESULTS: Final = ("counted", "waiting", "unknown_signal", "late", "early")
 """The fields of a receipt that accepted events are counted in, and labels of their metric."""
 
+_COUNTED: Final = FEEDBACK.labels("counted")
 _FIELD: Final = re.compile(r"(?:field `|\$\.)(\w+)")
 
 
@@ -79,9 +80,12 @@ def _receipt(
     """What became of the accepted events, as far as is known here, and counted."""
     n, by_unit = judged.entry.n, len(judged.entry.units)
     if judged.remarks is None:
-        receipt = Receipt(n, rejections, counted=n - by_unit, waiting=by_unit)
-    else:
-        receipt = remarked(decoded, judged, rejections, snapshot)
+        if n > by_unit:
+            _COUNTED.inc(n - by_unit)
+        if by_unit:
+            FEEDBACK.labels("waiting").inc(by_unit)
+        return Receipt(n, rejections, counted=n - by_unit, waiting=by_unit)
+    receipt = remarked(decoded, judged, rejections, snapshot)
     for result in RESULTS:
         if count := getattr(receipt, result):
             FEEDBACK.labels(result).inc(count)

@@ -95,8 +95,10 @@ async def test_the_status_warns_of_feedback_that_is_lost(client, engine, experim
     assert warnings == (await client.get(PATH)).json()["warnings"]
     assert warnings == [
         "3 signals name a unit that had no assignment in this experiment at the time; they are not counted",
-        "7 signals 'thumb_up' are not counted: neither the reward nor a metric reads them;"
-        " did you mean 'thumbs_up'?",
+        (
+            "7 signals 'thumb_up' are not counted: neither the reward nor a metric reads them;"
+            " did you mean 'thumbs_up'?"
+        ),
         "1 values of 'score' are outside of its declared range, 1 to 10; values go from 1 to 11",
     ]
 

@@ -38,9 +38,7 @@ SNAPSHOT = Snapshot().changed(
     [
         PreparedExperiment(experiment("exp", id=1, reward=Reward(horizon_s=HORIZON_S), metrics=METRICS)),
         PreparedExperiment(
-            experiment(
-                "sums", id=2, reward=Reward(signals={"judge": 1.0}, combine="sum", range=(1.0, 10.0))
-            )
+            experiment("sums", id=2, reward=Reward(signals={"judge": 1.0}, combine="sum", range=(1.0, 10.0)))
         ),
         PreparedExperiment(experiment("draft", id=3, state=Draft())),
         PreparedExperiment(experiment("over", id=4, state=Stopped(START, START))),
@@ -148,7 +146,7 @@ def test_an_accepted_event_that_does_not_count_as_meant_is_told_so(case: str) ->
 
 
 RIGHT = {
-    "thumb": lambda: event(),
+    "thumb": event,
     "thumb just before its assignment": lambda: event(at=at(-0.05)),
     "thumb within the tolerance": lambda: event(at=at(-CLOCK_TOLERANCE_S + 5)),
     "score on its scale": lambda: event("score", value=10),
@@ -219,7 +217,7 @@ def test_a_misspelled_source_is_told_the_valid_ones() -> None:
 @given(
     st.lists(
         st.sampled_from(
-            [*(make for make, *_ in LOST.values()), *RIGHT.values(), lambda: event(value=7), lambda: {}]
+            [*(make for make, *_ in LOST.values()), *RIGHT.values(), lambda: event(value=7), dict]
         ),
         max_size=30,
     )
