@@ -54,6 +54,11 @@ def rebuild_command(**flags: Any) -> None:
             for one in differing:
                 where = f"experiment {one.experiment_id}, epoch {one.epoch}, variant {one.variant}"
                 OUT.print(f"{where}: {said}")
+        for counts in ledger.signals:
+            named = repr(counts.signal) if counts.signal else "of other names"
+            OUT.print(
+                f"experiment {counts.experiment_id}: totals of signals {named} were not what the log gives"
+            )
         for experiment_id in rebuilt.ledger.rewards:
             OUT.print(f"experiment {experiment_id}: a stored reward was not what its signals give")
         for experiment_id in rebuilt.weights:

@@ -26,6 +26,7 @@ from app.analysis.beliefs import (
 )
 from app.analysis.observed import Cell, Observed
 from app.analysis.readout import Readout, Sensitivity
+from app.analysis.signals import SignalTotals, warnings_of
 from app.assignment import bucketing
 from app.experiments.metrics import REWARD, QuantileOf, Ratio
 from app.experiments.model import (
@@ -159,10 +160,11 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """An experiment now: its totals up to the last commit of the ledger, and what follows from them.
 
     `lag_events` counts acknowledged events, of all experiments, that are not in the totals yet; null when
-    Valkey cannot be asked, which `warnings` then says. `analysis` compares the mean rewards by a method that
-    is valid at every look under this policy, and `assumptions` says what it takes for granted. Everything
-    acknowledged before `totals_as_of` is in them. `updated_at` is when the allocation in force was computed.
-    `frozen`: the policy holds that allocation, because the data are broken. All is as of `read_at`.
+    Valkey cannot be asked, which `warnings` then says. They also say what of the feedback does not count.
+    `analysis` compares the mean rewards by a method that is valid at every look under this policy, and
+    `assumptions` says what it takes for granted. Everything acknowledged before `totals_as_of` is in them.
+    `updated_at` is when the allocation in force was computed. `frozen`: the policy holds that allocation,
+    because the data are broken. All is as of `read_at`.
     """
 
     key: str
@@ -212,6 +214,7 @@ class Stored(msgspec.Struct, frozen=True):
     learned: Learned = MappingProxyType({})
     frozen: Freeze | None = None
     learned_epochs: Sequence[int] = ()
+    signals: Sequence[SignalTotals] = ()
 
     def status(self, experiment: Experiment, *, lag_events: int | None, warnings: list[str]) -> Status:
         """The readout for people and programs."""
@@ -229,7 +232,7 @@ class Stored(msgspec.Struct, frozen=True):
             totals_as_of=self.totals_as_of,
             read_at=self.read_at,
             lag_events=lag_events,
-            warnings=warnings,
+            warnings=[*warnings, *warnings_of(definition, self.signals)],
             frozen=self.frozen,
             best_arm=self._best_arm(experiment),
             apprentice=self._apprentice(experiment),

@@ -14,6 +14,7 @@ from app.analysis.export import MEDIA_TYPES, Format
 from app.analysis.model import Status
 from app.analysis.series import Series
 from app.analysis.service import AnalysisService
+from app.analysis.signals import SignalsReport
 from app.experiments.metrics import REWARD
 
 
@@ -30,6 +31,15 @@ async def experiment_status(
     # As it was kept: fields that came later are not in it.
     kept: Any = await analysis.status_at(key, at)
     return Response(kept)
+
+
+@get("/experiments/{key:str}/signals", guards=[requires(Scope.READ)])
+async def experiment_signals(key: str, analysis: AnalysisService) -> SignalsReport:
+    """Read what has become of the signals of an experiment: counted, waiting, late, or lost, by name.
+
+    As of the last commit of the ledger. Names that nothing reads are listed with the name they resemble.
+    """
+    return await analysis.signals(key)
 
 
 @get("/experiments/{key:str}/series", guards=[requires(Scope.READ)])
@@ -79,4 +89,4 @@ async def replay_aa(key: str, data: AaQuestion, analysis: AnalysisService) -> Aa
     return await analysis.aa(key, data)
 
 
-ROUTES: Final = [experiment_status, metric_series, export_assignments, replay_aa]
+ROUTES: Final = [experiment_status, experiment_signals, metric_series, export_assignments, replay_aa]

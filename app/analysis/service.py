@@ -14,6 +14,7 @@ from app.analysis.export import Format, Row, Writer, writer
 from app.analysis.integrity import causes
 from app.analysis.model import RolloutStatus, Status, measured_of
 from app.analysis.series import Series, Steps, series_of
+from app.analysis.signals import SignalsReport, report_of
 from app.analysis.store import AnalysisStore
 from app.core import limits, telemetry
 from app.core.clock import Clock, SystemClock
@@ -60,6 +61,12 @@ class AnalysisService:
         """The readout of an experiment. Raises NotFound."""
         status, _ = await read(await self._experiments.get(key), self._store, self._lag)
         return msgspec.structs.replace(status, rollouts=await self._rollouts(key))
+
+    async def signals(self, key: str) -> SignalsReport:
+        """What has become of an experiment's signals. Raises NotFound."""
+        experiment = await self._experiments.get(key)
+        assignments, totals = await self._store.signals(experiment)
+        return await asyncio.to_thread(report_of, experiment.definition, assignments, totals)
 
     async def status_at(self, key: str, at: datetime) -> dict[str, Any]:
         """The newest status that was kept and is not after `at`, in the words of that time.

@@ -29,6 +29,7 @@ from app.analysis.aa import Arrived
 from app.analysis.export import OUTCOMES, Row
 from app.analysis.model import Drawn, EpochTotals, Status, Stored, UnitCell, history_of
 from app.analysis.series import Row as SeriesRow
+from app.analysis.signals import SignalTotals
 from app.analysis.tables import readouts
 from app.assignment.bucketing import WHOLE
 from app.core import limits
@@ -44,6 +45,7 @@ from app.feedback.tables import (
     draws,
     metric_series,
     metric_totals,
+    signal_totals,
     stream_positions,
     totals,
     unit_totals,
@@ -67,6 +69,16 @@ class AnalysisStore:
         async with self._engine.connect() as connection:
             await connection.execution_options(isolation_level="REPEATABLE READ")
             return await read_stored(connection, experiment)
+
+    async def signals(self, experiment: Experiment) -> tuple[int, list[SignalTotals]]:
+        """How many assignments are recorded, and what has become of the signals about them."""
+        recorded = select(func.coalesce(func.sum(totals.c.assignments), 0)).where(
+            totals.c.experiment_id == experiment.id
+        )
+        async with self._engine.connect() as connection:
+            await connection.execution_options(isolation_level="REPEATABLE READ")
+            n_assignments = int((await connection.execute(recorded)).scalar_one())
+            return n_assignments, await read_signal_totals(connection, experiment.id)
 
     async def assignments(
         self, experiment: Experiment, *, since: datetime | None, until: datetime | None
@@ -202,7 +214,16 @@ async def read_stored(connection: AsyncConnection, experiment: Experiment) -> St
         earlier=await read_earlier(connection, experiment),
         learned=await read_learned(connection, experiment, read_at.timestamp()),
         learned_epochs=await read_learned_epochs(connection, experiment),
+        signals=await read_signal_totals(connection, experiment.id),
     )
+
+
+async def read_signal_totals(connection: AsyncConnection, experiment_id: int) -> list[SignalTotals]:
+    """What has become of an experiment's signals, in the order of their names."""
+    kept = signal_totals.c
+    columns = [kept[name] for name in SignalTotals.__struct_fields__]
+    statement = select(*columns).where(kept.experiment_id == experiment_id).order_by(kept.signal)
+    return [SignalTotals(*row) for row in await connection.execute(statement)]
 
 
 def _exported(experiment_id: int, since: datetime | None, until: datetime | None) -> Select[Any]:

@@ -15,6 +15,7 @@ from app.experiments import targeting
 from app.experiments.model import Condition, Experiment, LayerRange, Reward, StateKind, Stopped, kind_of
 from app.experiments.plan import Segments
 from app.experiments.segments import segment_number
+from app.experiments.signals import SignalUse, signals_of_metrics, with_reward
 from bandits.contextual import LinearArms, thompson, ucb
 from bandits.features import ContextError, Feature, Schema
 
@@ -86,6 +87,9 @@ class PublishedExperiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     segmented: PublishedSegments | None = None
     layer: PublishedLayer | None = None
     killed: bool = False  # the control everywhere, whatever else it says
+    metric_signals: dict[str, SignalUse] | None = (
+        None  # those that metrics read; null: an older version wrote it
+    )
 
     @property
     def version(self) -> int:
@@ -127,6 +131,7 @@ def published(
         segmented=by_context if isinstance(by_context, PublishedSegments) else None,
         layer=_layer(definition.layer),
         killed=experiment.killed,
+        metric_signals=signals_of_metrics(definition.metrics),
     )
 
 
@@ -201,7 +206,7 @@ class PreparedExperiment:
     """A published experiment with all that does not depend on the request worked out."""
 
     __slots__ = (
-        "answers", "cumulative", "killed", "layer_seed", "propensities", "published", "reader", "running",
+        "_signals", "answers", "cumulative", "killed", "layer_seed", "propensities", "published", "reader", "running",
         "seeds", "selects", "serves",
     )  # fmt: skip
 
@@ -220,9 +225,17 @@ class PreparedExperiment:
         """Whether some units take no part."""
         self.layer_seed = b"" if published.layer is None else bucketing.layer_seed(published.layer.key)
         self.reader = _reader(published)
+        self._signals: dict[str, SignalUse] | None = None
         self.seeds = tuple(
             bucketing.variant_seed(published.salt, variant.key) for variant in published.variants
         )
+
+    @property
+    def signals(self) -> Mapping[str, SignalUse]:
+        """The signals that its reward or, as far as is known, a metric reads."""
+        if self._signals is None:
+            self._signals = with_reward(self.published.reward, self.published.metric_signals or {})
+        return self._signals
 
     def admits(self, unit: str, context: Mapping[str, Any]) -> bool:
         """Whether the unit is in the experiment's range of its layer, and its context meets the targeting."""

@@ -8,7 +8,7 @@ from msgspec import UNSET
 from app.core import limits
 from app.core.errors import FieldError, InvalidInput, NotFound
 from app.core.text import is_key, unstorable
-from app.experiments.metrics import REWARD, Mean, Metric, QuantileOf, Ratio
+from app.experiments.metrics import REWARD, Mean, Measure, Metric, QuantileOf, Ratio
 from app.experiments.model import (
     BestArmPolicy,
     Condition,
@@ -212,12 +212,19 @@ def _metric_errors(metrics: tuple[Metric, ...]) -> Iterator[FieldError]:
     for index, metric in enumerate(metrics):
         if metric.key == REWARD:
             yield FieldError(f"metrics[{index}].key", f"{REWARD!r} is the reward of the definition")
-        if isinstance(metric.measure, Mean) and metric.measure.silence is not None:
-            yield from _bound_errors(metric.measure.silence, f"metrics[{index}].measure.silence")
-        if isinstance(metric.measure, Mean | Ratio):
-            for bound in metric.measure.cap:
-                if bound is not None:
-                    yield from _bound_errors(bound, f"metrics[{index}].measure.cap")
+        yield from _measure_errors(metric.measure, f"metrics[{index}].measure")
+
+
+def _measure_errors(measure: Measure, field: str) -> Iterator[FieldError]:
+    if isinstance(measure, Mean) and measure.silence is not None:
+        yield from _bound_errors(measure.silence, f"{field}.silence")
+    if isinstance(measure, Mean | Ratio):
+        for bound in measure.cap:
+            if bound is not None:
+                yield from _bound_errors(bound, f"{field}.cap")
+    if isinstance(measure, Mean | QuantileOf):
+        for bound in measure.range or ():
+            yield from _bound_errors(bound, f"{field}.range")
 
 
 def _bound_errors(value: float, field: str) -> Iterator[FieldError]:

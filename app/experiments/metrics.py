@@ -10,10 +10,23 @@ from stats.multiplicity import Role
 REWARD: Final = "reward"
 """The key of the metric that every experiment has: the reward of its definition."""
 
+ASSIGNMENTS: Final = "assignments"
+"""The denominator that counts a unit's assignments."""
+
 Direction = Literal["higher", "lower"]
 """Which values are better."""
 
 Quantile = Annotated[float, msgspec.Meta(gt=0, lt=1)]
+Scale = tuple[float, float]
+"""The least and the greatest value that a signal is expected to have."""
+
+
+def check_scale(scale: Scale | None) -> None:
+    """Raise ValueError unless its lower bound is below the upper one."""
+    if scale is not None and not scale[0] < scale[1]:
+        raise ValueError(
+            f"range must have its lower bound below the upper one, got {scale[0]:g} and {scale[1]:g}"
+        )
 
 
 class Proportion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="proportion"):
@@ -34,15 +47,28 @@ class Mean(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="k
     before the start: bounds taken from the data would move between looks. With both of them the metric is
     known to lie within, and has exact intervals also where a bandit allocates.
 
-    Raises ValueError unless the lower bound is below the upper one.
+    `range` is the scale that values are expected on, such as 1 to 10 of a judge. A value outside of it counts
+    as it is, and is reported: in the answer to the feedback, by the signals of the experiment, and in its
+    status.
+
+    Raises ValueError unless each lower bound is below the upper one.
     """
 
     signal: Key
     cap: tuple[float | None, float | None] = (None, None)
     per_unit: Literal["mean", "sum"] = "mean"
     silence: float | None = None
+    range: Scale | None = None
+
+    @property
+    def expected(self) -> tuple[float | None, float | None]:
+        """Between which values signals are expected: `range`, else a `cap` with both bounds, else any."""
+        if self.range is not None:
+            return self.range
+        return self.cap if None not in self.cap else (None, None)
 
     def __post_init__(self) -> None:
+        check_scale(self.range)
         _check_cap(self.cap)
 
 
@@ -73,10 +99,17 @@ def _check_cap(cap: tuple[float | None, float | None]) -> None:
 
 
 class QuantileOf(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="quantile"):
-    """The `q`-quantile over units of the mean of a unit's values of `signal`: 0.95 of a latency."""
+    """The `q`-quantile over units of the mean of a unit's values of `signal`: 0.95 of a latency.
+
+    `range` as for a mean. Raises ValueError unless its lower bound is below the upper one.
+    """
 
     signal: Key
     q: Quantile = 0.95
+    range: Scale | None = None
+
+    def __post_init__(self) -> None:
+        check_scale(self.range)
 
 
 Measure = Proportion | Mean | Ratio | QuantileOf

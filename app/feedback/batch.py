@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
@@ -17,7 +17,8 @@ from app.core import limits
 from app.feedback import entry as signals_entry
 from app.feedback import rows
 from app.feedback.entry import SignalsEntry, UnitSignal
-from app.feedback.model import Source
+from app.feedback.limits import CLOCK_TOLERANCE_US
+from app.feedback.model import COUNTED, EARLY, LATE, WAITING, Source
 from app.feedback.rewards import ASSIGNMENT, GIVEN, NONE, Assignments, Given, Integers
 from app.feedback.rows import Rows
 
@@ -46,6 +47,48 @@ class UndecodableEntry(Exception):
     """An entry that says something this version cannot read."""
 
 
+class StagedSignals(NamedTuple):
+    """Signals by assignment id as the log takes them, each key once and in key order: rows, and columns.
+
+    `names` are texts that `name` refers to; `state` is the place of their `SignalState`.
+    """
+
+    rows: Rows
+    names: Sequence[str]
+    experiment_id: Integers
+    name: Integers
+    value: NDArray[np.float64]
+    received_us: Integers
+    state: Integers
+
+
+class UnitSignals(NamedTuple):
+    """Signals by unit as the log takes them, each key once, and when they came."""
+
+    signals: Sequence[UnitSignal]
+    received_us: Sequence[int]
+
+    @property
+    def n(self) -> int:
+        """How many."""
+        return len(self.signals)
+
+    def rows(self) -> Rows:
+        """As they are staged, numbered."""
+        return rows.rows(
+            self.n,
+            [rows.text(one.signal) for one in self.signals],
+            [rows.text(_unit_key(one)) for one in self.signals],
+            number=(">i4", np.arange(self.n)),
+            experiment_id=(">i4", [one.experiment_id for one in self.signals]),
+            unit_hash=(">i8", [one.unit_hash for one in self.signals]),
+            source=(">i2", [one.source for one in self.signals]),
+            value=(">f8", [one.value for one in self.signals]),
+            at=rows.timestamps(np.array([one.at_us for one in self.signals], np.int64)),
+            received_at=rows.timestamps(np.array(self.received_us, np.int64)),
+        )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """What one transaction logs: each assignment once, in key order, and the signals about them.
@@ -59,8 +102,12 @@ class Batch:
     given: Given
     ids: Sequence[str | None]
     received_us: Integers
-    unit_signals: Rows
-    unit_experiment_ids: frozenset[int]
+    unit_signals: UnitSignals
+
+    @property
+    def unit_experiment_ids(self) -> frozenset[int]:
+        """Of the signals by unit."""
+        return frozenset(one.experiment_id for one in self.unit_signals.signals)
 
     @property
     def experiment_ids(self) -> frozenset[int]:
@@ -68,13 +115,24 @@ class Batch:
         return frozenset(np.unique(self.bodies["experiment_id"]).tolist()) | self.unit_experiment_ids
 
     @property
+    def n_events(self) -> int:
+        """How many exposures and signals there are, each once."""
+        return int(self.exposed.sum()) + len(self.given.signals) + self.unit_signals.n
+
+    @property
     def exposed(self) -> Flags:
         """Which assignments have their exposure here."""
         return np.array([one is not None for one in self.exposures], np.bool_)
 
     def only(self, experiment_ids: Iterable[int]) -> "Batch":
-        """The events by assignment id of these experiments alone, and all those by unit."""
-        kept = np.isin(self.bodies["experiment_id"], list(experiment_ids))
+        """The events of these experiments alone."""
+        known = frozenset(experiment_ids)
+        if not self.unit_experiment_ids <= known:
+            told = zip(self.unit_signals.signals, self.unit_signals.received_us, strict=True)
+            chosen_units = [(one, at) for one, at in told if one.experiment_id in known]
+            signals, received_us = zip(*chosen_units, strict=True) if chosen_units else ((), ())
+            return replace(self, unit_signals=UnitSignals(signals, received_us)).only(known)
+        kept = np.isin(self.bodies["experiment_id"], list(known))
         if kept.all():
             return self
         chosen = np.flatnonzero(kept[self.given.signals["owner"]]).tolist()
@@ -85,7 +143,6 @@ class Batch:
             [self.ids[index] for index in chosen],
             self.received_us[chosen],
             self.unit_signals,
-            self.unit_experiment_ids,
         )
 
     def assignments(self, horizon_us: Integers) -> Assignments:
@@ -131,25 +188,25 @@ class Batch:
             exposed=("u1", [one is not None for one in picked]),
         )
 
-    def signal_rows(self, deadline_us: Integers) -> Rows:
-        """The signals by assignment id, each key once, in key order.
+    def staged_signals(self, assignments: Assignments) -> StagedSignals:
+        """The signals by assignment id, about `assignments` as they are locked.
 
-        What comes after the deadline has a key of its own: it must not displace what counts. Of one key the
-        first stays where the client gave it an id, else the newest.
+        What comes after the deadline, or too long before the assignment, has a key of its own: it must not
+        displace what counts. Of one key the first stays where the client gave it an id, else the newest.
         """
         signals, names = self.given
-        late = signals["at_us"] > deadline_us[signals["owner"]]
-        kinds = (signals["name"] * 256 + signals["source"]) * 2 + late
+        at_us, owner = signals["at_us"], signals["owner"]
+        timely = (at_us > assignments["deadline_us"][owner]) * _LATE
+        timely += (at_us < assignments["assigned_us"][owner] - CLOCK_TOLERANCE_US) * _EARLY
+        kinds = (signals["name"] * 256 + signals["source"]) * len(_PREFIXES) + timely
         distinct, kind_of = np.unique(kinds, return_inverse=True)
-        natural = [
-            f"{'+' if kind % 2 else '#'}{names[kind // 512]}/{kind // 2 % 256}" for kind in distinct.tolist()
-        ]
-        owners = self.bodies["id"][signals["owner"]]
+        natural = [_natural_key(kind, names) for kind in distinct.tolist()]
+        owners = self.bodies["id"][owner]
         own = np.array([one is not None for one in self.ids], np.bool_)
         key_of = np.where(own, len(natural) + np.arange(len(signals)), kind_of)
         halves = owners.view(">u8").reshape(-1, 2)
-        order = np.lexsort((signals["value"], signals["at_us"], key_of, halves[:, 1], halves[:, 0]))
-        owner, key = signals["owner"][order], key_of[order]
+        order = np.lexsort((signals["value"], at_us, key_of, halves[:, 1], halves[:, 0]))
+        owner, key = owner[order], key_of[order]
         newest = np.ones(len(order), np.bool_)
         newest[:-1] = (owner[1:] != owner[:-1]) | (key[1:] != key[:-1])
         order = order[newest]
@@ -158,10 +215,11 @@ class Batch:
         keys = [rows.text(key) for key in natural]
         bodies = self.bodies[chosen["owner"]]
         picked = zip(kind_of[order].tolist(), map(self.ids.__getitem__, order.tolist()), strict=True)
-        return rows.rows(
+        staged = rows.rows(
             len(chosen),
             [texts[name] for name in chosen["name"].tolist()],
             [keys[kind] if given is None else rows.text(f"={given}") for kind, given in picked],
+            number=(">i4", np.arange(len(chosen))),
             assignment_id=("V16", bodies["id"]),
             experiment_id=(">i4", bodies["experiment_id"]),
             unit_hash=(">i8", bodies["unit_hash"]),
@@ -170,6 +228,39 @@ class Batch:
             at=rows.timestamps(chosen["at_us"]),
             received_at=rows.timestamps(self.received_us[order]),
         )
+        in_time = np.where(assignments["exposed"][chosen["owner"]], COUNTED, WAITING)
+        return StagedSignals(
+            staged,
+            names,
+            bodies["experiment_id"].astype(np.int64),
+            chosen["name"],
+            chosen["value"],
+            self.received_us[order],
+            np.select([timely[order] == _LATE, timely[order] == _EARLY], [LATE, EARLY], in_time),
+        )
+
+
+_PREFIXES: Final = "#+-"
+_LATE: Final = 1
+_EARLY: Final = 2
+
+
+def _natural_key(kind: int, names: Sequence[str]) -> str:
+    """The key of a signal without a client's id."""
+    named, timely = divmod(kind, len(_PREFIXES))
+    return f"{_PREFIXES[timely]}{names[named // 256]}/{named % 256}"
+
+
+def _unit_key(signal: UnitSignal) -> str:
+    """The key of a signal by unit.
+
+    Without a client's id the time is part of it. A unit may have several assignments, each with its own value
+    of the same signal, and which of them a signal belongs to is known only when all exposures have arrived:
+    so every time is kept.
+    """
+    if signal.id is not None:
+        return f"={signal.id}"
+    return f"#{signal.signal}/{signal.source}@{signal.at_us}"
 
 
 def stage(entries: Sequence[StreamEntry]) -> Batch:
@@ -211,7 +302,6 @@ def stage(entries: Sequence[StreamEntry]) -> Batch:
         ids=ids,
         received_us=received_us,
         unit_signals=_unit_signals(units, unit_received),
-        unit_experiment_ids=frozenset(signal.experiment_id for signal in units),
     )
 
 
@@ -337,28 +427,16 @@ def _signals(owners: Integers, columns: Sequence[SignalsEntry]) -> tuple[Given, 
     return Given(signals, names), ids, received_us
 
 
-def _unit_signals(signals: Sequence[UnitSignal], received_us: Sequence[int]) -> Rows:
-    """One row per signal; of those with a client's id, the first. Without one, the time is part of the key.
-
-    A unit may have several assignments, each with its own value of the same signal, and which of them a
-    signal belongs to is known only when all exposures have arrived: so every time is kept.
-    """
-    kept = _first(((one.experiment_id, one.unit_hash), one.id) for one in signals)
-    chosen = [signals[index] for index in kept]
-    keys = (
-        f"={one.id}" if one.id is not None else f"#{one.signal}/{one.source}@{one.at_us}" for one in chosen
-    )
-    return rows.rows(
-        len(kept),
-        [rows.text(one.signal) for one in chosen],
-        [rows.text(key) for key in keys],
-        experiment_id=(">i4", [one.experiment_id for one in chosen]),
-        unit_hash=(">i8", [one.unit_hash for one in chosen]),
-        source=(">i2", [one.source for one in chosen]),
-        value=(">f8", [one.value for one in chosen]),
-        at=rows.timestamps(np.array([one.at_us for one in chosen], np.int64)),
-        received_at=rows.timestamps(np.array([received_us[index] for index in kept], np.int64)),
-    )
+def _unit_signals(signals: Sequence[UnitSignal], received_us: Sequence[int]) -> UnitSignals:
+    """Each key once: of those with a client's id the first, of the others the one with the greatest value."""
+    kept: dict[tuple[int, int, str], int] = {}
+    for index, one in enumerate(signals):
+        key = one.experiment_id, one.unit_hash, _unit_key(one)
+        first = kept.setdefault(key, index)
+        if one.id is None and one.value > signals[first].value:
+            kept[key] = index
+    chosen = list(kept.values())
+    return UnitSignals([signals[index] for index in chosen], [received_us[index] for index in chosen])
 
 
 def _assigned_us(bodies: NDArray[np.void]) -> Integers:

@@ -153,7 +153,6 @@ class ShardConsumer:
         began = perf_counter()
         lease, changed = await store.apply(lease, stage(entries), entries if moves else (), watermark)
         LEDGER_BATCH_SECONDS.observe(perf_counter() - began)
-        LEDGER_EVENTS.labels("applied").inc(sum(entry.n for entry in entries))
         if changed:
             self._on_commit(changed)
         return lease

@@ -11,12 +11,18 @@ from app.assignment.exposure import Exposure
 from app.feedback.batch import Batch
 from app.feedback.rewards import ASSIGNMENT, PENDING, Assignments, Given, Rule
 from app.feedback.session import arrays, copy, sql
+from app.feedback.signal_store import (
+    count_unit_scope,
+    count_waiting,
+    lock_unit_scope,
+    log_signals,
+    log_unit_signals,
+)
+from app.feedback.tally import SignalTally, Uses
 
 _LOCK_STAGED: Final = sql("lock_staged")
 _INSERT_ASSIGNMENTS: Final = sql("insert_assignments")
 _EXPOSE_ASSIGNMENTS: Final = sql("expose_assignments")
-_UPSERT_SIGNALS: Final = sql("upsert_signals")
-_UPSERT_UNIT_SIGNALS: Final = sql("upsert_unit_signals")
 _AFFECT_BY_UNIT: Final = sql("affect_by_unit")
 _LOCK_AFFECTED: Final = sql("lock_affected")
 
@@ -60,20 +66,30 @@ class Logged(NamedTuple):
     exposures: Sequence[Exposure | None] | None = None
 
 
-async def log(cursor: AsyncCursor, batch: Batch, rules: Mapping[int, Rule]) -> Logged:
-    """Take a batch into the log."""
+async def log(
+    cursor: AsyncCursor, batch: Batch, rules: Mapping[int, Rule], tally: SignalTally, uses: Uses
+) -> Logged:
+    """Take a batch into the log, and count what becomes of its signals."""
     horizons = [rules[one].horizon_us for one in batch.bodies["experiment_id"].tolist()]
     assignments = batch.assignments(np.array(horizons, np.int64))
+    heard_by_unit = [experiment_id for experiment_id, rule in rules.items() if rule.by_unit]
+    taking = batch.exposed & np.isin(assignments["experiment_id"], heard_by_unit)
+    before = await lock_unit_scope(cursor, assignments[taking])
     new, exposing = await _log_assignments(cursor, batch, assignments)
+    tally.results["exposure"] += int((new & batch.exposed).sum() + exposing.sum())
+    if exposing.any():
+        await count_waiting(cursor, assignments[exposing], tally)
     spoken = np.zeros(len(assignments), np.bool_)
     spoken[batch.given.signals["owner"]] = True
     # The log says nothing that counts about what is exposed and pending, or has just been stored.
     unread = ~new & ~(assignments["exposed"] & (assignments["outcome"] == PENDING)) | exposing
-    if not await _log_signals(cursor, batch, assignments):
+    if not await _log_signals(cursor, batch, assignments, tally, uses):
         named = [one is not None for one in batch.ids]
         unread[batch.given.signals["owner"][np.array(named, np.bool_)]] = True
     resolving = spoken | exposing
-    elsewhere = await _log_unit_signals(cursor, batch, rules)
+    elsewhere = await _log_unit_signals(cursor, batch, heard_by_unit, tally, uses)
+    if before or batch.unit_signals.n:
+        await count_unit_scope(cursor, before, tally, uses)
     if not len(elsewhere):
         return Logged(assignments, resolving, unread, batch.given, batch.exposures)
     known = np.isin(assignments["id"], elsewhere["id"])
@@ -133,22 +149,23 @@ def _at(assignments: Assignments, stored: NDArray[np.void], among: NDArray[np.bo
     return np.array([position[one] for one in stored["id"].tolist()], np.intp)
 
 
-async def _log_signals(cursor: AsyncCursor, batch: Batch, assignments: Assignments) -> bool:
-    """Whether none of them was in the log before."""
+async def _log_signals(
+    cursor: AsyncCursor, batch: Batch, assignments: Assignments, tally: SignalTally, uses: Uses
+) -> bool:
+    """Log signals by assignment id. Returns whether each of them said something new."""
     if not len(batch.given.signals):
         return True
-    signals = batch.signal_rows(assignments["deadline_us"])
-    await copy(cursor, "staged_signals", signals)
-    await cursor.execute(_UPSERT_SIGNALS)
-    return cursor.rowcount == signals.n
+    return await log_signals(cursor, batch.staged_signals(assignments), tally, uses)
 
 
-async def _log_unit_signals(cursor: AsyncCursor, batch: Batch, rules: Mapping[int, Rule]) -> Assignments:
+async def _log_unit_signals(
+    cursor: AsyncCursor, batch: Batch, heard_by_unit: Sequence[int], tally: SignalTally, uses: Uses
+) -> Assignments:
     """Log signals by unit; lock the assignments that they, or those logged before, may now belong to."""
-    if not batch.unit_signals.n and not any(rule.by_unit for rule in rules.values()):
+    if not batch.unit_signals.n and not heard_by_unit:
         return np.empty(0, ASSIGNMENT)
-    await copy(cursor, "staged_unit_signals", batch.unit_signals)
-    await cursor.execute(_UPSERT_UNIT_SIGNALS)
+    if batch.unit_signals.n:
+        await log_unit_signals(cursor, batch.unit_signals, tally, uses)
     await cursor.execute(_AFFECT_BY_UNIT)
     return await lock_affected(cursor)
 

@@ -11,15 +11,13 @@ from typing import Final, NamedTuple
 import msgspec
 
 from app.core.errors import Conflict
-from app.experiments.metrics import REWARD, Mean, Metric, QuantileOf, Ratio
+from app.experiments.metrics import ASSIGNMENTS, REWARD, Mean, Metric, QuantileOf, Ratio
 from app.experiments.model import Stickiness
 from app.experiments.plan import AnalysisPlan
 from app.experiments.segments import OTHER
 from app.feedback.rewards import NANO
 
 REWARD_METRIC: Final = Metric(key=REWARD, measure=Mean(REWARD, (0.0, 1.0)), role="primary")
-ASSIGNMENTS: Final = "assignments"
-"""The denominator that counts a unit's assignments."""
 ACCURACY: Final = 0.01
 """Of the sketches that quantiles are read from, relatively."""
 

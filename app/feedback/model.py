@@ -1,13 +1,14 @@
 """The words of feedback: an event as a client sends it, and what became of it. Pure."""
 
 from datetime import datetime
-from enum import IntEnum
+from enum import IntEnum, IntFlag, StrEnum
 from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 
 from app.core import limits
 from app.core.errors import Conflict, Forbidden, Gone, InvalidInput, NotFound, UnprocessableInput, WaldError
+from app.feedback.limits import CLOCK_TOLERANCE_S
 
 SourceName = Literal["implicit", "explicit", "automated", "human"]
 
@@ -75,7 +76,9 @@ REASONS: Final = {
     Verdict.UNKNOWN_SIGNING_KEY: Reason(
         UnprocessableInput, "assignment_id", "signed under a key that is unknown here or retired"
     ),
-    Verdict.FORGED_ID: Reason(UnprocessableInput, "assignment_id", "its signature does not match"),
+    Verdict.FORGED_ID: Reason(
+        UnprocessableInput, "assignment_id", "its signature does not match: another installation made the id"
+    ),
     Verdict.ID_FROM_THE_FUTURE: Reason(UnprocessableInput, "assignment_id", "its time has not come yet"),
     Verdict.EXPIRED_ID: Reason(
         Gone,
@@ -115,6 +118,73 @@ REASONS: Final = {
 """Every verdict but ACCEPTED."""
 
 
+class Remark(IntFlag):
+    """What an accepted event should be told. `REMARKS` says it in words."""
+
+    UNKNOWN_SIGNAL = 1
+    LATE = 2
+    EARLY = 4
+    NOT_STARTED = 8
+    UNRECORDED = 16
+    OUT_OF_RANGE = 32
+    VALUE_MISSING = 64
+
+
+class RemarkText(NamedTuple):
+    """The stable name of a remark, the field it is about, and its words."""
+
+    kind: str
+    field: str
+    reason: str
+
+
+REMARKS: Final = {
+    Remark.UNKNOWN_SIGNAL: RemarkText(
+        "unknown_signal", "signal", "neither the reward nor a metric of {experiment} reads {signal!r}"
+    ),
+    Remark.LATE: RemarkText(
+        "late", "at", "after the horizon of {horizon_s:g} s from the assignment: stored, not counted"
+    ),
+    Remark.EARLY: RemarkText(
+        "early",
+        "at",
+        f"more than {CLOCK_TOLERANCE_S:g} s before the assignment: stored, not counted; check the clock of"
+        " the sender, or leave out `at`",
+    ),
+    Remark.NOT_STARTED: RemarkText(
+        "not_started", "experiment", "{experiment} is a draft: nothing counts before it is started"
+    ),
+    Remark.UNRECORDED: RemarkText(
+        "unrecorded",
+        "assignment_id",
+        "the assignment was not recorded (forced, not targeted, not running, or Valkey was away): its"
+        " feedback is not counted",
+    ),
+    Remark.OUT_OF_RANGE: RemarkText(
+        "out_of_range", "value", "{value:g} is outside of the declared range, {low} to {high}"
+    ),
+    Remark.VALUE_MISSING: RemarkText(
+        "value_missing", "value", "a metric measures {signal!r}, but no value was sent: it counts as 1"
+    ),
+}
+"""Every remark, in words that are completed with the event's own."""
+
+
+class SignalState(StrEnum):
+    """What has become of a signal in the log."""
+
+    COUNTED = "counted"  # it belongs to an assignment that counts, and happened in time
+    WAITING = "waiting"  # the exposure of its assignment has not arrived; of unrecorded ones it never does
+    UNKNOWN_UNIT = "unknown_unit"  # named by a unit without an assignment at the time
+    LATE = "late"  # after the horizon of its assignment
+    EARLY = "early"  # more than `CLOCK_TOLERANCE_S` before its assignment
+
+
+SIGNAL_STATES: Final = tuple(SignalState)
+COUNTED, WAITING, UNKNOWN_UNIT, LATE, EARLY = range(len(SIGNAL_STATES))
+"""Their places."""
+
+
 class ItemError(msgspec.Struct, frozen=True):
     """Why one event was refused; `kind` is the last part of the type of the same problem on its own."""
 
@@ -130,8 +200,33 @@ class Rejection(msgspec.Struct, frozen=True):
     error: ItemError
 
 
+class FeedbackWarning(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why an accepted event does not count, or not as it was likely meant.
+
+    `index` is its place in the request, from 0. `nearest` is the known signal that is spelt most alike.
+    """
+
+    index: int
+    kind: str
+    field: str
+    reason: str
+    nearest: str | None = None
+
+
 class Receipt(msgspec.Struct, frozen=True):
-    """The answer to `/feedback`: how many events are now durable, and which were refused."""
+    """The answer to `/feedback`: how many events are now durable, and which were refused.
+
+    Each accepted event is in one of the counts from `counted` to `early`, as far as the server knows:
+    `waiting` are those whose assignment only the ledger can find, because they name a unit, or because the
+    assignment was not recorded. `warnings` are the first of `warned` ones.
+    """
 
     accepted: int
     rejected: tuple[Rejection, ...] = ()
+    counted: int = 0
+    waiting: int = 0
+    unknown_signal: int = 0
+    late: int = 0
+    early: int = 0
+    warned: int = 0
+    warnings: tuple[FeedbackWarning, ...] = ()

@@ -55,6 +55,13 @@ class DrawsDifference(msgspec.Struct, frozen=True):
     variant: int
 
 
+class SignalsDifference(msgspec.Struct, frozen=True):
+    """The totals of a signal were not what the log says, and are now. The empty name is all other signals."""
+
+    experiment_id: int
+    signal: str
+
+
 class Rebuilt(msgspec.Struct, frozen=True):
     """What a rebuild found wrong; all empty when log and totals agreed bit for bit."""
 
@@ -65,6 +72,7 @@ class Rebuilt(msgspec.Struct, frozen=True):
     cells: tuple[CellDifference, ...] = ()
     draws: tuple[DrawsDifference, ...] = ()
     series: tuple[SeriesDifference, ...] = ()
+    signals: tuple[SignalsDifference, ...] = ()
 
 
 async def rebuild_totals(database_url: str, experiment_ids: Sequence[int] | None = None) -> Rebuilt:
@@ -77,6 +85,7 @@ async def rebuild_totals(database_url: str, experiment_ids: Sequence[int] | None
     cells: list[CellDifference] = []
     draws: list[DrawsDifference] = []
     series: list[SeriesDifference] = []
+    signals: list[SignalsDifference] = []
     corrected = []
     async with LedgerStore.open(database_url) as store:
         for experiment_id in experiment_ids if experiment_ids is not None else await store.experiment_ids():
@@ -89,10 +98,13 @@ async def rebuild_totals(database_url: str, experiment_ids: Sequence[int] | None
             differed, moved = await store.recount_units(experiment_id)
             cells += [CellDifference(*key) for key in differed]
             series += [SeriesDifference(experiment_id, *one) for one in moved]
+            signals += [
+                SignalsDifference(experiment_id, name) for name in await store.recount_signals(experiment_id)
+            ]
             if await _resolve_all(store, experiment_id):
                 corrected.append(experiment_id)
     found = (tuple(differences), tuple(corrected), tuple(learned), tuple(cells), tuple(draws), tuple(series))
-    return Rebuilt(*found)
+    return Rebuilt(*found, tuple(signals))
 
 
 async def _resolve_all(store: LedgerStore, experiment_id: int) -> bool:

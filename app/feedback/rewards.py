@@ -6,12 +6,15 @@ exact: totals do not depend on the order of events either.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.experiments.model import Reward
+from app.experiments.signals import SignalUse
+from app.feedback.limits import CLOCK_TOLERANCE_US
 
 NANO: Final = 1_000_000_000
 NONE: Final = -1
@@ -81,9 +84,18 @@ class Rule(NamedTuple):
     """Whether signals by unit have been logged."""
     learns: bool
     """Whether the policy of some epoch learns more than the totals."""
+    signals: Mapping[str, SignalUse] = MappingProxyType({})
+    """Those that the reward or a metric reads."""
 
     @classmethod
-    def of(cls, reward: Reward, *, by_unit: bool, learns: bool = False) -> "Rule":
+    def of(
+        cls,
+        reward: Reward,
+        *,
+        by_unit: bool,
+        learns: bool = False,
+        signals: Mapping[str, SignalUse] = MappingProxyType({}),
+    ) -> "Rule":
         """What the definition says."""
         low, high = reward.range
         width = high - low
@@ -96,6 +108,7 @@ class Rule(NamedTuple):
             horizon_us=round(reward.horizon_s * 1e6),
             by_unit=by_unit,
             learns=learns,
+            signals=signals,
         )
 
 
@@ -138,8 +151,14 @@ def resolve(
 
 
 def newest(assignments: Assignments, signals: NDArray[np.void]) -> NDArray[np.void]:
-    """Of the signals in time the newest of each assignment, name and source, in the order of owners."""
-    signals = signals[signals["at_us"] <= assignments["deadline_us"][signals["owner"]]]
+    """Of the signals in time the newest of each assignment, name and source, in the order of owners.
+
+    In time is what is neither late nor early.
+    """
+    owners, at_us = signals["owner"], signals["at_us"]
+    in_time = at_us <= assignments["deadline_us"][owners]
+    in_time &= at_us >= assignments["assigned_us"][owners] - CLOCK_TOLERANCE_US
+    signals = signals[in_time]
     kind = signals["name"] * _SOURCES + signals["source"]
     order = np.lexsort((signals["value"], signals["at_us"], kind, signals["owner"]))
     signals, kind = signals[order], kind[order]

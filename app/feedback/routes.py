@@ -73,10 +73,12 @@ async def give_feedback(request: Request[Any, Any, Any], feedback: FeedbackServi
 
     Event: `{assignment_id | (experiment, unit), signal, value?, source?, id?, at?}`. 202 means that the
     accepted events are durable: they will count, and once, however often they are sent. Of several, each gets
-    its own verdict: `{accepted, rejected: [{index, error: {kind, field, reason}}]}`, with 422 when none was
-    accepted. One event alone is answered as such: 400 when it is malformed or out of bounds, 404 for an
-    unknown experiment, 410 when its assignment has expired, 422 for an assignment id that is forged or signed
-    elsewhere. 503 with Retry-After while events cannot be made durable; sending them again is safe.
+    its own verdict: `{accepted, rejected: [{index, error: {kind, field, reason}}], ...}`, with 422 when none
+    was accepted. An accepted event may still not count: it is `counted`, `waiting` for the ledger to find its
+    assignment, of an `unknown_signal`, `late` or `early`, and `warnings` say why. One event alone is answered
+    as such: 400 when it is malformed or out of bounds, 404 for an unknown experiment, 410 when its assignment
+    has expired, 422 for an assignment id that is forged or signed elsewhere. 503 with Retry-After while
+    events cannot be made durable; sending them again is safe.
     """
     media_type = _media_type(request)
     body = await _body(request)

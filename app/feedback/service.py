@@ -14,9 +14,14 @@ from app.core.errors import FieldError, InvalidInput, Unavailable, WaldError
 from app.core.telemetry import FEEDBACK
 from app.feedback.commit import SignalsCommit
 from app.feedback.decode import Decoded, MediaType, decode
-from app.feedback.judge import Verdicts, judge
-from app.feedback.model import REASONS, ItemError, Receipt, Rejection, Verdict
+from app.feedback.judge import Judged, Verdicts, judge
+from app.feedback.model import REASONS, ItemError, Receipt, Rejection, Source, Verdict
+from app.feedback.remarks import remarked
 
+RESULTS: Final = ("counted", "waiting", "unknown_signal", "late", "early")
+"""The fields of a receipt that accepted events are counted in, and labels of their metric."""
+
+_COUNTED: Final = FEEDBACK.labels("counted")
 _FIELD: Final = re.compile(r"(?:field `|\$\.)(\w+)")
 
 _UNKNOWN: Final = (Verdict.UNKNOWN_EXPERIMENT, Verdict.UNKNOWN_SIGNING_KEY)
@@ -61,14 +66,15 @@ class FeedbackService:
         now_us = self._clock.now_us()
         if not now_us <= self._next_us <= now_us + limits.FEEDBACK_ORDER_US_MAX:
             self._next_us = now_us  # it has passed; or our clock was set back, and must be followed
-        judged = judge(decoded.events, self._snapshots.snapshot, self._next_us, by_unit=by_unit)
+        snapshot = self._snapshots.snapshot
+        judged = judge(decoded.events, snapshot, self._next_us, by_unit=by_unit)
         self._next_us += len(decoded.events)
         self._refuse_unless_known(judged.verdicts)
         verdicts = [Verdict(code) for code in judged.verdicts.tolist()] if judged.verdicts.any() else []
         rejections = _rejections(decoded, verdicts)
-        FEEDBACK.labels("accepted").inc(judged.entry.n)
+        receipt = _receipt(decoded, judged, rejections, snapshot)
         written = self._commit.append(judged.entry) if judged.entry.n else None
-        return Receipt(judged.entry.n, rejections), written
+        return receipt, written
 
     def _refuse_unless_known(self, verdicts: Verdicts) -> None:
         """Take nothing while this server may not know the experiment or the signing key of an event.
@@ -86,12 +92,34 @@ def receipt_status(receipt: Receipt) -> int:
     return 202 if receipt.accepted else 422
 
 
+def _receipt(
+    decoded: Decoded, judged: Judged, rejections: tuple[Rejection, ...], snapshot: Snapshot
+) -> Receipt:
+    """What became of the accepted events, as far as is known here, and counted."""
+    n, by_unit = judged.entry.n, len(judged.entry.units)
+    if judged.remarks is None:
+        if n > by_unit:
+            _COUNTED.inc(n - by_unit)
+        if by_unit:
+            FEEDBACK.labels("waiting").inc(by_unit)
+        return Receipt(n, rejections, counted=n - by_unit, waiting=by_unit)
+    receipt = remarked(decoded, judged, rejections, snapshot)
+    for result in RESULTS:
+        if count := getattr(receipt, result):
+            FEEDBACK.labels(result).inc(count)
+    return receipt
+
+
 def _rejections(decoded: Decoded, verdicts: list[Verdict]) -> tuple[Rejection, ...]:
     """What was refused, in the order of the request, and counted. Raises it if the request was one event."""
     refused: dict[int, tuple[type[WaldError], str, str]] = {}
     for place, message in decoded.malformed.items():
         named = _FIELD.search(message)
-        refused[place] = (InvalidInput, named[1] if named else "event", message)
+        if named and named[1] == "source":
+            reason = f"must be one of {', '.join(source.name.lower() for source in Source)}: {message}"
+        else:
+            reason = message
+        refused[place] = (InvalidInput, named[1] if named else "event", reason)
     for place, verdict in zip(decoded.places, verdicts, strict=False):
         if verdict is not Verdict.ACCEPTED:
             refused[place] = REASONS[verdict]

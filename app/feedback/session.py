@@ -13,6 +13,7 @@ from psycopg.sql import SQL, Identifier
 
 from app.core.telemetry import UNUSABLE_TOTALS
 from app.feedback import rows
+from app.feedback.limits import CLOCK_TOLERANCE_US
 from app.feedback.rewards import GIVEN, Given, Integers
 from app.feedback.rows import Rows
 
@@ -108,7 +109,7 @@ async def read_signals(
             exposed=("u1", assignments["exposed"]),
         ),
     )
-    found = await arrays(cursor, _READ_LOG, _LOGGED)
+    found = await arrays(cursor, _READ_LOG, _LOGGED, {"tolerance_us": CLOCK_TOLERANCE_US})
     signals = [name.decode() for name in pieces(cursor, len(_LOGGED), found["name_length"])]
     names = list(dict.fromkeys([*known_names, *signals]))
     position = {name: number for number, name in enumerate(names)}

@@ -16,9 +16,11 @@ from psycopg.errors import DeadlockDetected
 from app.core import limits
 from app.core.clock import Clock, SystemClock
 from app.core.postgres import connect
+from app.core.telemetry import LEDGER_EVENTS
 from app.experiments.metrics import Metric
 from app.experiments.model import Reward
 from app.experiments.plan import AnalysisPlan
+from app.experiments.signals import signals_of
 from app.feedback import rows
 from app.feedback.batch import Batch, StreamEntry, UndecodableEntry
 from app.feedback.draw_store import MOVING_KINDS, add_draws, recount_draws
@@ -40,6 +42,8 @@ from app.feedback.rewards import (
 from app.feedback.rows import Rows
 from app.feedback.series_store import thin_series
 from app.feedback.session import copy, prepare, read_signals, sql
+from app.feedback.signal_store import add_to_signal_totals, recount_signals
+from app.feedback.tally import SignalTally, uses_of
 from app.feedback.unit_store import Contexts, move_units, recount, touch_units
 
 _T = TypeVar("_T")
@@ -195,23 +199,29 @@ class LedgerStore:
         Returns the lease at its new position and the experiments whose totals changed. Raises Fenced.
         """
 
-        async def work(cursor: AsyncCursor) -> tuple[Lease, list[int]]:
+        async def work(cursor: AsyncCursor) -> tuple[Lease, list[int], SignalTally]:
             before = await _check_fence(cursor, lease)
             await _lock_units(cursor, batch)
             rules = await _rules(cursor, batch.experiment_ids)
             kept = batch.only(rules.rewards)
             rules.check(kept.bodies)
-            logged = await log(cursor, kept, rules.rewards)
+            tally = SignalTally()
+            uses = uses_of({one: rule.signals for one, rule in rules.rewards.items()})
+            logged = await log(cursor, kept, rules.rewards, tally, uses)
             reached = max((one.timestamp() * 1e6 for one in (watermark, before) if one), default=-math.inf)
             changed = await _resolve(cursor, logged, rules, passed_us=reached)
             if rules.drawing:
                 ours = logged.assignments[: len(kept.bodies)]
                 await add_draws(cursor, kept.bodies[ours["exposed"] & ~ours["counted"]], rules.drawing)
+            await add_to_signal_totals(cursor, tally.moves, uses)
             moved = lease.moved(entries)
             await _move(cursor, moved, watermark, self._lease_until())
-            return moved, changed
+            tally.results["unknown_experiment"] += batch.n_events - kept.n_events
+            return moved, changed, tally
 
-        return await self._transact(work)
+        moved, changed, tally = await self._transact(work)
+        _count(tally, sum(entry.n for entry in entries))
+        return moved, changed
 
     async def bury(self, lease: Lease, entry: StreamEntry, error: str, watermark: datetime | None) -> Lease:
         """Put an entry that cannot be applied aside and move on. Raises Fenced."""
@@ -368,6 +378,19 @@ class LedgerStore:
             await cursor.execute("LOCK TABLE draws IN SHARE ROW EXCLUSIVE MODE")
             return await recount_draws(cursor, experiment_id, by_unit=by_unit)
 
+    async def recount_signals(self, experiment_id: int) -> list[str]:
+        """Set an experiment's totals of signals to what its log says; returns the names that differed."""
+        async with self._connection.transaction(), self._connection.cursor() as cursor:
+            rule = (await _rules(cursor, [experiment_id])).rewards.get(experiment_id)
+            if rule is None:
+                return []
+            await cursor.execute("SET LOCAL statement_timeout = 0")
+            for way in ("hashjoin", "mergejoin", "seqscan"):
+                await cursor.execute(f"SET LOCAL enable_{way} = on")
+            # Whoever adds to them has committed, and is seen here, or waits and adds to what is stored here.
+            await cursor.execute("LOCK TABLE signal_totals IN SHARE ROW EXCLUSIVE MODE")
+            return await recount_signals(cursor, experiment_id, rule.signals)
+
     async def _transact(self, work: Callable[[AsyncCursor], Awaitable[_T]]) -> _T:
         """Run `work` as one transaction; again if it was chosen to end a deadlock: then it wrote nothing."""
         for attempts_left in reversed(range(limits.LEDGER_DEADLOCKS_MAX)):
@@ -378,6 +401,14 @@ class LedgerStore:
                 if not attempts_left:
                     raise
         raise AssertionError("the last attempt returns or raises")
+
+
+def _count(tally: SignalTally, n_events: int) -> None:
+    """Count the events of a committed transaction; what is left over said nothing new, or revised a value."""
+    tally.results["repeated"] = max(0, n_events - tally.results.total())
+    for result, n in tally.results.items():
+        if n:
+            LEDGER_EVENTS.labels(result).inc(n)
 
 
 async def _check_fence(cursor: AsyncCursor, lease: Lease) -> datetime | None:
@@ -448,13 +479,12 @@ async def _rules(cursor: AsyncCursor, experiment_ids: Collection[int]) -> Rules:
     for row in await cursor.fetchall():
         experiment_id, reward, by_unit, learns, metrics, plan, stickiness, draws, variants = row
         n_variants[experiment_id] = variants
-        rules[experiment_id] = Rule.of(msgspec.convert(reward, Reward), by_unit=by_unit, learns=learns)
+        defined = msgspec.convert(reward, Reward)
+        declared = msgspec.convert(metrics or (), tuple[Metric, ...])
+        signals = signals_of(defined, declared)
+        rules[experiment_id] = Rule.of(defined, by_unit=by_unit, learns=learns, signals=signals)
         if metrics or plan or stickiness != "none":
-            found = measures_of(
-                msgspec.convert(metrics or (), tuple[Metric, ...]),
-                msgspec.convert(plan or {}, AnalysisPlan),
-                stickiness,
-            )
+            found = measures_of(declared, msgspec.convert(plan or {}, AnalysisPlan), stickiness)
             if found is not None:
                 measures[experiment_id] = found
         if draws:

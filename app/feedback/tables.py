@@ -91,7 +91,7 @@ signals = Table(
         "event_key",
         Text,
         nullable=False,
-        comment="=id of the client; without one #signal/source, after the deadline +signal/source",
+        comment="=id of the client; without one #signal/source, + for # after the deadline, - if too early",
     ),
     Column("experiment_id", Integer, nullable=False),
     Column("unit_hash", BigInteger, nullable=False),
@@ -121,6 +121,27 @@ unit_signals = Table(
     Column("received_at", DateTime(timezone=True), nullable=False),
     PrimaryKeyConstraint("experiment_id", "unit_hash", "event_key"),
     CheckConstraint("source BETWEEN 0 AND 3", name="source_is_known"),
+)
+
+# What has become of the signals in the log, by name: a row of the log is in one of the states from counted
+# to early. Names that are not read share the row of the empty name once an experiment has too many of them.
+signal_totals = Table(
+    "signal_totals",
+    METADATA,
+    Column("experiment_id", Integer, nullable=False),
+    Column("signal", Text, nullable=False, comment="empty: all that have no row of their own"),
+    Column("counted", BigInteger, nullable=False, comment="in time, of an exposed assignment"),
+    Column("waiting", BigInteger, nullable=False, comment="in time, the exposure has not arrived"),
+    Column("unknown_unit", BigInteger, nullable=False, comment="by unit, without an assignment at the time"),
+    Column("late", BigInteger, nullable=False, comment="after the deadline"),
+    Column("early", BigInteger, nullable=False, comment="too long before the assignment"),
+    Column(
+        "out_of_range", BigInteger, nullable=False, comment="of all of them; as the definition declares it"
+    ),
+    Column("lowest", Double, comment="value ever logged"),
+    Column("highest", Double, comment="value ever logged"),
+    Column("last_at", DateTime(timezone=True), comment="when the last one came"),
+    PrimaryKeyConstraint("experiment_id", "signal"),
 )
 
 totals = Table(

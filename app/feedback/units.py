@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.core import limits
-from app.experiments.metrics import REWARD, Mean, Metric, Proportion, QuantileOf, Ratio
+from app.experiments.metrics import ASSIGNMENTS, REWARD, Mean, Metric, Proportion, QuantileOf, Ratio
 from app.experiments.segments import segment_of
 from app.feedback.measures import (
     ACCURACY,
-    ASSIGNMENTS,
     CellTotals,
     Measures,
     MinuteKey,

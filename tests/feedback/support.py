@@ -1,6 +1,6 @@
 """Experiments, events and a model of the ledger that knows nothing of SQL."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
@@ -19,10 +19,12 @@ from app.feedback import entry
 from app.feedback.batch import StreamEntry
 from app.feedback.entry import SignalsEntry, UnitSignal
 from app.feedback.learning import Key
+from app.feedback.limits import CLOCK_TOLERANCE_S
 from app.feedback.model import Source
 from app.feedback.rewards import NONE
 from app.feedback.units import Units
 
+TOLERANCE_MS = round(CLOCK_TOLERANCE_S * 1_000)
 T0_MS = 1_790_000_039_940  # 60 ms before a minute ends
 SALT = bytes(16)
 
@@ -161,6 +163,17 @@ def units(
     return Units(**heads, covariates=known, sums=np.array(sums, np.int64))
 
 
+def stored_states(database_url: str) -> dict[tuple[int, str], Counter[str]]:
+    """What has become of signals, as `Model.states` has it."""
+    found = rows(
+        database_url,
+        "SELECT experiment_id, signal, counted, waiting, unknown_unit, late, early FROM signal_totals",
+    )
+    names = ("counted", "waiting", "unknown_unit", "late", "early")
+    pairs = ((row[:2], Counter(dict(zip(names, row[2:], strict=True)))) for row in found)
+    return {key: states for key, states in pairs if states.total()}
+
+
 def stored_learned(database_url: str) -> dict[Key, bytes]:
     """What policies learned of (experiment, epoch, variant, part)."""
     found = rows(database_url, "SELECT experiment_id, epoch, variant, part, body FROM policy_totals")
@@ -214,19 +227,40 @@ class Model:
             if isinstance(signal.about, Assigned):
                 given[signal.about].append(signal)
                 continue
-            earlier = [
-                one for one in of_unit[signal.experiment_id, signal.about] if one.at_ms <= signal.at_ms
-            ]
-            if earlier:
-                given[max(earlier, key=assignment_order)].append(signal)
+            owner = _owner(of_unit[signal.experiment_id, signal.about], signal)
+            if owner is not None:
+                given[owner].append(signal)
         return given
+
+    def states(
+        self, exposed: Iterable[Assigned], said: Iterable[Said]
+    ) -> dict[tuple[int, str], Counter[str]]:
+        """What has become of the logged signals: by experiment and name, how many are in each state."""
+        exposed = set(exposed)
+        found: dict[tuple[int, str], Counter[str]] = defaultdict(Counter)
+        for signal in _logged(said, self._rewards):
+            key = signal.experiment_id, signal.signal
+            owner = signal.about
+            if not isinstance(owner, Assigned):
+                units = [one for one in exposed if (one.experiment_id, one.unit) == (key[0], signal.about)]
+                owner = _owner(units, signal)
+            if owner is None:
+                found[key]["unknown_unit"] += 1
+            elif signal.at_ms > owner.at_ms + self._rewards[key[0]].horizon_s * 1_000:
+                found[key]["late"] += 1
+            elif signal.at_ms < owner.at_ms - TOLERANCE_MS:
+                found[key]["early"] += 1
+            else:
+                found[key]["counted" if owner in exposed else "waiting"] += 1
+        return found
 
     def _reward(self, one: Assigned, said: list[Said], silent_until_ms: int) -> Any:
         rule = self._rewards[one.experiment_id]
         deadline_ms = one.at_ms + rule.horizon_s * 1_000
         newest: dict[tuple[str, Source], tuple[int, float]] = {}
         for signal in said:
-            if signal.signal in rule.signals and signal.at_ms <= deadline_ms:
+            in_time = one.at_ms - TOLERANCE_MS <= signal.at_ms <= deadline_ms
+            if signal.signal in rule.signals and in_time:
                 key = signal.signal, signal.source
                 newest[key] = max(newest.get(key, (-(10**15), 0.0)), (signal.at_ms, signal.value))
         if not newest:
@@ -245,6 +279,30 @@ class Model:
 
 def assignment_order(one: Assigned) -> tuple[int, int]:
     return one.at_ms, one.number
+
+
+def _owner(of_unit: Sequence[Assigned], signal: Said) -> Assigned | None:
+    """The unit's latest assignment that is not after a signal, else its first within the tolerance."""
+    earlier = [one for one in of_unit if one.at_ms <= signal.at_ms]
+    if earlier:
+        return max(earlier, key=assignment_order)
+    soon = [one for one in of_unit if one.at_ms <= signal.at_ms + TOLERANCE_MS]
+    return min(of_unit, key=assignment_order) if soon else None
+
+
+def _logged(said: Iterable[Said], rewards: dict[int, Reward]) -> list[Said]:
+    """One event of each key of the log: repeats and revisions are no further rows."""
+    kept: dict[Any, Said] = {}
+    for one in _once(said):
+        key: Any = one.experiment_id, one.about, one.id
+        if one.id is None and isinstance(one.about, Assigned):
+            deadline_ms = one.about.at_ms + rewards[one.experiment_id].horizon_s * 1_000
+            timely = (one.at_ms > deadline_ms, one.at_ms < one.about.at_ms - TOLERANCE_MS)
+            key = one.experiment_id, one.about, one.signal, one.source, timely
+        elif one.id is None:
+            key = one.experiment_id, one.about, one.signal, one.source, one.at_ms
+        kept.setdefault(key, one)
+    return list(kept.values())
 
 
 def _once(said: Iterable[Said]) -> list[Said]:

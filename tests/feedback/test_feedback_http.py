@@ -74,6 +74,12 @@ def event(**fields: Any) -> dict[str, Any]:
     return {"assignment_id": token(), "signal": "thumbs_up"} | fields
 
 
+def receipt(**counts: int) -> dict[str, Any]:
+    """An answer without refusals and warnings; what is not said is 0."""
+    names = ("accepted", "counted", "waiting", "unknown_signal", "late", "early", "warned")
+    return dict.fromkeys(names, 0) | {"rejected": [], "warnings": []} | counts
+
+
 class Feedback:
     """A client, and what it has brought into the streams."""
 
@@ -125,7 +131,7 @@ async def feedback(valkey_url: str) -> AsyncIterator[Feedback]:
 )
 async def test_every_encoding_is_understood(feedback: Feedback, media_type: str | None, body: bytes) -> None:
     answer = await feedback.post(body, media_type)
-    assert (answer.status_code, answer.json()) == (202, {"accepted": 1, "rejected": []})
+    assert (answer.status_code, answer.json()) == (202, receipt(accepted=1, counted=1))
     (stored,) = await feedback.stored()
     assert stored.signals == ["thumbs_up"]
 
@@ -251,7 +257,7 @@ async def test_sizes_are_bounded(feedback: Feedback) -> None:
 async def test_a_large_request_is_cut_into_several_entries(feedback: Feedback) -> None:
     one = token()
     answer = await feedback.post([{"assignment_id": one, "signal": "thumbs_up"}] * 2_500)
-    assert answer.json() == {"accepted": 2_500, "rejected": []}
+    assert answer.json() == receipt(accepted=2_500, counted=2_500)
     assert sorted(stored.n for stored in await feedback.stored()) == [500, 1_000, 1_000]
 
 
@@ -275,7 +281,8 @@ async def test_the_catalogue_gives_values_and_the_order_gives_times(feedback: Fe
             {"experiment": "sums", "unit": "u-1", "signal": "coins"},
         ]
     )
-    assert answer.json() == {"accepted": 5, "rejected": []}
+    counts = {"counted": 3, "unknown_signal": 1, "waiting": 1, "warned": 1}
+    assert answer.json() | {"warnings": []} == receipt(accepted=5, **counts)
     (stored,) = await feedback.stored()
     assert memoryview(stored.values).cast("d").tolist() == [0.0, 1.0, 0.25, 1.0]
     first, second, past, clipped = memoryview(stored.at_us).cast("q").tolist()

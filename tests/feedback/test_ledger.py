@@ -42,6 +42,7 @@ from tests.feedback.support import (
     shuffled,
     signals,
     stored_learned,
+    stored_states,
     stored_totals,
 )
 
@@ -93,7 +94,7 @@ def histories(draw: st.DrawFn) -> tuple[list[Assigned], list[Said], Random]:
                 signal=draw(st.sampled_from(["up", "down", "latency"])),
                 source=draw(st.sampled_from([Source.EXPLICIT, Source.AUTOMATED])),
                 value=draw(st.sampled_from(VALUES[reward.combine])),
-                at_ms=target.at_ms + draw(st.integers(-10, 120)),
+                at_ms=target.at_ms + draw(st.integers(-10, 120) | st.integers(-60_010, -59_990)),
                 id=draw(st.sampled_from([None, None, f"id-{number}"])),
             )
         )
@@ -131,7 +132,7 @@ async def deliver(store: LedgerStore, shard: int, entries: Sequence[StreamEntry]
 async def forget_everything(store: LedgerStore) -> None:
     await store._connection.execute(
         "TRUNCATE assignments, signals, unit_signals, totals, stream_positions, dead_letters, publications,"
-        " overdue_assignments, policy_totals, unit_totals, metric_totals, metric_series, draws"
+        " overdue_assignments, policy_totals, unit_totals, metric_totals, metric_series, draws, signal_totals"
     )
     await store._connection.execute("UPDATE horizons SET swept_until = '-infinity'")
 
@@ -175,6 +176,7 @@ async def test_totals_do_not_depend_on_order_repeats_batches_or_shards(
     assert learned_of_rewards(database_url) == expected_learned(
         Model(REWARDS).rewards(exposed, said, silent_until_ms=150)
     )
+    assert stored_states(database_url) == Model(REWARDS).states(exposed, said)
     assert await rebuild_totals(database_url) == Rebuilt((), ())
 
 

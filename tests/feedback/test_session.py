@@ -4,6 +4,7 @@ import pytest
 from psycopg import AsyncConnection
 
 from app.core.postgres import connect
+from app.feedback.limits import CLOCK_TOLERANCE_US
 from app.feedback.session import prepare, sql
 from tests.feedback.support import execute
 
@@ -18,12 +19,24 @@ LOOKING_UP = (
     "read_unit_contexts",
     "store_rewards",
     "store_unit_totals",
+    "affect_by_unit",
+    "affect_by_unit_signals",
+    "count_unit_scope",
+    "count_waiting_signals",
+    "lock_unit_scope",
+    "read_repeated_signals",
+    "read_repeated_unit_signals",
+    "revise_signals",
+    "revise_unit_signals",
 )
+PARAMETERS = {"tolerance_us": CLOCK_TOLERANCE_US}
 
 
 async def scanned(connection: AsyncConnection) -> set[str]:
     """The tables of the log that one of the statements would read as a whole."""
-    plans = [await (await connection.execute("EXPLAIN " + sql(name))).fetchall() for name in LOOKING_UP]
+    plans = [
+        await (await connection.execute("EXPLAIN " + sql(name), PARAMETERS)).fetchall() for name in LOOKING_UP
+    ]
     lines = [line.strip() for plan in plans for (line,) in plan]
     return {table for table in LOG for line in lines if f"Seq Scan on {table} " in line}
 

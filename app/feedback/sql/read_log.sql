@@ -1,6 +1,7 @@
 -- All signals about the unread assignments, in time: those about themselves, and of those by unit each that belongs to
--- the unit's latest exposed assignment that is not after it. A statement after the one that locked the assignments: only
--- that sees what others committed while it waited. One row of arrays; names one behind the other, after their lengths.
+-- the unit's latest exposed assignment that is not after it or, within the tolerance, to its first. A statement after the
+-- one that locked the assignments: only that sees what others committed while it waited. One row of arrays; names one
+-- behind the other, after their lengths.
 SELECT
     array_agg(owner), array_agg(logged.source), array_agg(logged.at), array_agg(logged.value),
     array_agg(octet_length(logged.signal)), string_agg(logged.signal, '')
@@ -8,12 +9,19 @@ FROM unread
 CROSS JOIN LATERAL (
     SELECT source, at, value, signal
     FROM signals
-    WHERE assignment_id = unread.id AND at <= unread.deadline
+    WHERE assignment_id = unread.id
+        AND at BETWEEN unread.assigned_at - %(tolerance_us)s * interval '1 microsecond' AND unread.deadline
     UNION ALL
     SELECT source, at, value, signal
     FROM unit_signals
     WHERE exposed AND experiment_id = unread.experiment_id AND unit_hash = unread.unit_hash
-        AND at BETWEEN unread.assigned_at AND unread.deadline
+        AND at BETWEEN unread.assigned_at - %(tolerance_us)s * interval '1 microsecond' AND unread.deadline
+        AND NOT EXISTS (
+            SELECT FROM assignments AS earlier
+            WHERE earlier.experiment_id = unread.experiment_id AND earlier.unit_hash = unread.unit_hash
+                AND earlier.id < unread.id AND earlier.exposed
+                AND unit_signals.at < unread.assigned_at
+        )
         AND NOT EXISTS (
             SELECT FROM assignments AS later
             WHERE later.experiment_id = unread.experiment_id AND later.unit_hash = unread.unit_hash

@@ -10,13 +10,28 @@ CREATE TEMPORARY TABLE staged_assignments (
 ) ON COMMIT DELETE ROWS;
 
 CREATE TEMPORARY TABLE staged_signals (
-    assignment_id uuid, experiment_id integer, unit_hash bigint, source smallint, value double precision,
+    number integer, assignment_id uuid, experiment_id integer, unit_hash bigint, source smallint, value double precision,
     at timestamptz, received_at timestamptz, signal text, event_key text COLLATE "C"
 ) ON COMMIT DELETE ROWS;
 
 CREATE TEMPORARY TABLE staged_unit_signals (
-    experiment_id integer, unit_hash bigint, source smallint, value double precision,
+    number integer, experiment_id integer, unit_hash bigint, source smallint, value double precision,
     at timestamptz, received_at timestamptz, signal text, event_key text COLLATE "C"
+) ON COMMIT DELETE ROWS;
+
+-- Assignments that are exposed only now, although signals about them may be stored; in time is what is between.
+CREATE TEMPORARY TABLE exposing (
+    id uuid, since timestamptz, deadline timestamptz
+) ON COMMIT DELETE ROWS;
+
+-- Units that a batch exposes: from when on the signals about them may change hands, and the last of the exposures.
+CREATE TEMPORARY TABLE exposed_units (
+    experiment_id integer, unit_hash bigint, since timestamptz, until timestamptz
+) ON COMMIT DELETE ROWS;
+
+-- Signals by unit whose state a transaction may change; `fresh`: it has logged them itself.
+CREATE TEMPORARY TABLE unit_scope (
+    experiment_id integer, unit_hash bigint, at timestamptz, fresh boolean, signal text
 ) ON COMMIT DELETE ROWS;
 
 -- Assignments outside the batch whose reward may change, some of them several times.

@@ -1,0 +1,88 @@
+"""Which signals an experiment reads, and which values it expects of them. Pure."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+import msgspec
+
+from app.experiments import limits
+from app.experiments.metrics import ASSIGNMENTS, Mean, Metric, Proportion, QuantileOf, Ratio
+from app.experiments.model import Reward
+
+
+class SignalUse(msgspec.Struct, frozen=True, array_like=True):
+    """What an experiment expects of one signal.
+
+    Values below `low` or above `high` are outside of the declared range; null is no bound. `needs_value`: it
+    measures something, so that an event without a value is most likely a mistake.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    needs_value: bool = False
+
+    def excludes(self, value: float) -> bool:
+        """Whether a value is outside of the declared range."""
+        return (self.low is not None and value < self.low) or (self.high is not None and value > self.high)
+
+
+def signals_of_metrics(metrics: Iterable[Metric]) -> dict[str, SignalUse]:
+    """The signals that metrics read. Where several metrics read one, all their bounds hold."""
+    uses: dict[str, SignalUse] = {}
+    for metric in metrics:
+        for name, use in _uses(metric):
+            uses[name] = _both(uses[name], use) if name in uses else use
+    return uses
+
+
+def signals_of(reward: Reward, metrics: Iterable[Metric]) -> dict[str, SignalUse]:
+    """The signals that the reward or a metric reads."""
+    return with_reward(reward, signals_of_metrics(metrics))
+
+
+def with_reward(reward: Reward, of_metrics: dict[str, SignalUse]) -> dict[str, SignalUse]:
+    """The same with the signals of the reward, whose range is declared for all of them.
+
+    In a sum the range is that of the sum: a single value may be negative, but is not greater in size than
+    both bounds. A reward has a value for each of its signals, so that none of them needs one.
+    """
+    low, high = reward.range
+    if reward.combine == "sum":
+        high = max(abs(low), abs(high))
+        low = -high
+    uses = dict(of_metrics)
+    for name in reward.signals:
+        bounds = SignalUse(low, high)
+        both = _both(uses[name], bounds) if name in uses else bounds
+        uses[name] = msgspec.structs.replace(both, needs_value=False)
+    return uses
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is spelt most like `name`, or None."""
+    if len(name) > limits.SUGGESTION_LENGTH_MAX:
+        return None
+    return next(iter(get_close_matches(name, sorted(known), n=1)), None)
+
+
+def _uses(metric: Metric) -> Iterable[tuple[str, SignalUse]]:
+    match metric.measure:
+        case Proportion(signal=signal):
+            return [(signal, SignalUse(0.0, 1.0))]
+        case Mean(signal=signal, per_unit=per_unit, silence=silence) as mean:
+            low, high = mean.expected
+            return [(signal, SignalUse(low, high, needs_value=per_unit == "mean" and silence is None))]
+        case QuantileOf(signal=signal, range=bounds):
+            low, high = bounds or (None, None)
+            return [(signal, SignalUse(low, high, needs_value=True))]
+        case Ratio(numerator=numerator, denominator=denominator):
+            names = [numerator] if denominator == ASSIGNMENTS else [numerator, denominator]
+            return [(name, SignalUse()) for name in names]
+
+
+def _both(first: SignalUse, second: SignalUse) -> SignalUse:
+    lows = [one.low for one in (first, second) if one.low is not None]
+    highs = [one.high for one in (first, second) if one.high is not None]
+    return SignalUse(
+        max(lows, default=None), min(highs, default=None), first.needs_value or second.needs_value
+    )
