@@ -2,8 +2,9 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Final
 
 import psycopg
@@ -17,6 +18,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app import __version__
+from app.access.model import Scope
+from app.access.refusals import Refusals, refusing_early
 from app.access.routes import ROUTES as ACCESS_ROUTES
 from app.access.service import AccessService
 from app.access.store import AccessStore
@@ -30,6 +33,7 @@ from app.analysis.routes import ROUTES as ANALYSIS_ROUTES
 from app.analysis.service import AnalysisService
 from app.analysis.store import AnalysisStore
 from app.assignment.changes import ROUTES as CHANGES_ROUTES
+from app.assignment.changes import ChangeFeed
 from app.assignment.commit import ExposureCommit
 from app.assignment.hot import HotAssign
 from app.assignment.loop import SnapshotKeeper
@@ -37,15 +41,18 @@ from app.assignment.routes import ROUTES as ASSIGNMENT_ROUTES
 from app.assignment.service import Assigner
 from app.assignment.store import StickyStore
 from app.core import limits, operations
+from app.core.announce import announced
 from app.core.clock import Clock, SystemClock
 from app.core.computing import Computing
 from app.core.health import Check, Readiness, worker_checks
 from app.core.http import EXCEPTION_HANDLERS, require_json
 from app.core.loops import Loop, Loops
+from app.core.operations import Readings, operations_port
 from app.core.postgres import connect, create_engine
+from app.core.requests import behind_proxies, logged_shortcuts, with_request_id
 from app.core.serving import ASGIApp, Ending, serve_http
 from app.core.settings import Settings
-from app.core.shortcut import ShortcutProtocol, with_shortcuts
+from app.core.shortcut import Shortcut, ShortcutProtocol, with_shortcuts
 from app.core.stream import StreamAppender
 from app.core.telemetry import SNAPSHOT_AGE
 from app.core.valkey import create_client
@@ -91,7 +98,7 @@ async def serve(settings: Settings) -> None:
     """Answer HTTP on `settings.host` and `settings.port` until SIGTERM or SIGINT."""
     ending = Ending()
     ending.listen()
-    async with application(settings, ending) as (app, protocol):
+    async with announced(settings, ending), application(settings, ending) as (app, protocol):
         await serve_http(app, host=settings.host, port=settings.port, ending=ending, protocol=protocol)
 
 
@@ -152,10 +159,11 @@ async def application(
                 ]
             )
 
+        readings = Readings(readiness, reads_all=partial(_reads_all, keeper, clock))
+        await stack.enter_async_context(operations_port(settings, readings, ending))
         framework = _framework(
-            State({"access": keeper}),
-            snapshots=keeper,
-            ending=ending,
+            State({"access": keeper, "sessions": access, "refusals": Refusals()}),
+            changes=ChangeFeed(keeper, ending, clock),
             access=access,
             assigner=assigner,
             experiment_service=experiments,
@@ -167,7 +175,7 @@ async def application(
             rollout_service=RolloutService(RolloutStore(engine), clock, allocation.reallocate),
             evaluation=evaluation,
             planning=PlanningService(computing),
-            readiness=readiness,
+            readiness=readings,
         )
         assign = HotAssign(assigner)
 
@@ -180,7 +188,17 @@ async def application(
         stack.push_async_callback(measure)
         await stack.enter_async_context(loops)
 
-        yield framework, with_shortcuts(assign, HotFeedback(feedback, keeper, clock))
+        yield _served(framework, keeper, settings, assign, HotFeedback(feedback, keeper, clock))
+
+
+def _served(
+    framework: Litestar, keeper: SnapshotKeeper, settings: Settings, *shortcuts: Shortcut
+) -> tuple[ASGIApp, type[ShortcutProtocol]]:
+    """The framework with what stands before it, and the protocol with its shortcuts."""
+    app = refusing_early(framework, framework.state.refusals, keeper)
+    app = with_request_id(app, access_log=settings.access_log)
+    protocol = logged_shortcuts if settings.access_log else with_shortcuts
+    return behind_proxies(app, settings.trusted_proxies), protocol(*shortcuts)
 
 
 def _framework(state: State, **dependencies: Any) -> Litestar:
@@ -215,6 +233,11 @@ def _provided(dependency: Any) -> Provide:
     if asyncio.iscoroutinefunction(dependency):
         return Provide(dependency)
     return Provide(lambda: dependency, sync_to_thread=False)
+
+
+async def _reads_all(keeper: SnapshotKeeper, clock: Clock, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether the caller of `/ready` and `/metrics` may read everything."""
+    return keeper.keyring is not None and keeper.keyring.admits(headers, Scope.READ, clock.now_ms())
 
 
 def _snapshot_check(keeper: SnapshotKeeper) -> Check:

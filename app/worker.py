@@ -1,16 +1,15 @@
 """Composition of `wald worker`: all that is not a request."""
 
+import asyncio
 import os
 import random
 import secrets
 import socket
-from collections.abc import Iterable
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, suppress
 from typing import Final
 
-from litestar import Litestar
-from litestar.di import Provide
-
+from app.access.model import KeyRing, Scope, credential
 from app.access.service import AccessService
 from app.access.store import AccessStore
 from app.allocation.kill_store import KillStore
@@ -21,14 +20,17 @@ from app.allocation.store import AllocationStore
 from app.analysis.loop import AnalysisLoops
 from app.analysis.service import ReadoutKeeper
 from app.analysis.store import AnalysisStore
-from app.core import limits, operations
-from app.core.clock import SystemClock
+from app.core import limits
+from app.core.announce import announced
+from app.core.clock import Clock, SystemClock
 from app.core.health import Check, Readiness, beat
-from app.core.http import EXCEPTION_HANDLERS
 from app.core.loops import Loop, Loops
+from app.core.operations import Readings, operations_app, operations_port
+from app.core.outages import ENGINE_ERRORS
 from app.core.postgres import create_engine
 from app.core.serving import Ending, serve_http
 from app.core.settings import Settings
+from app.core.shared import Shared
 from app.core.telemetry import STREAM_LAG, WATERMARK_AGE
 from app.core.valkey import create_client
 from app.feedback.consumer import ledger_loops
@@ -53,7 +55,7 @@ async def work(settings: Settings) -> None:
     clock = SystemClock()
     ending = Ending()
     ending.listen()
-    async with AsyncExitStack() as stack:
+    async with announced(settings, ending), AsyncExitStack() as stack:
         engine = create_engine(settings.database_url)
         stack.push_async_callback(engine.dispose)
         valkey = create_client(settings.valkey_url)
@@ -110,22 +112,39 @@ async def work(settings: Settings) -> None:
         pulse = Loop("heartbeat", heartbeat, pause_s=limits.WORKER_BEAT_S)
         await stack.enter_async_context(loops)
         await stack.enter_async_context(Loops([pulse], clock=clock, random=chance))
-        if not settings.port:
-            await ending.wait()
-            return
 
-        def readiness() -> Readiness:
+        async def readiness() -> Readiness:
             failing = errors()
             names = loops.health().keys() | failing.keys()
             return Readiness.of(
                 [Check(name, name not in failing, detail=failing.get(name, "")) for name in sorted(names)]
             )
 
-        app = Litestar(
-            operations.ROUTES,
-            dependencies={"readiness": Provide(readiness, sync_to_thread=False)},
-            exception_handlers=EXCEPTION_HANDLERS,
-            logging_config=None,
-            openapi_config=None,
-        )
-        await serve_http(app, host=settings.host, port=settings.port, ending=ending)
+        readings = Readings(readiness, reads_all=_key_checker(AccessStore(engine, valkey), clock))
+        await stack.enter_async_context(operations_port(settings, readings, ending))
+        if settings.port:
+            app = operations_app(readings)
+            await serve_http(app, host=settings.host, port=settings.port, ending=ending)
+        else:
+            await ending.wait()
+
+
+def _key_checker(
+    store: AccessStore, clock: Clock
+) -> Callable[[Iterable[tuple[bytes, bytes]]], Awaitable[bool]]:
+    """Whether headers carry a key that may read, by the keys in PostgreSQL; False while it is away."""
+
+    async def key_ring() -> KeyRing:
+        return KeyRing(await store.snapshot())
+
+    keyring = Shared(key_ring, max_age_s=limits.WORKER_BEAT_S)
+
+    async def reads_all(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        if credential(headers) is None:
+            return False
+        with suppress(*ENGINE_ERRORS, OSError, TimeoutError):
+            async with asyncio.timeout(limits.READY_CHECK_S):
+                return (await keyring.get()).admits(headers, Scope.READ, clock.now_ms())
+        return False
+
+    return reads_all

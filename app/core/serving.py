@@ -18,6 +18,7 @@ from app.core.errors import Unavailable
 _LOG = structlog.get_logger(__name__)
 
 ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
+_HANG_UP: Final = "wald.hang_up"
 ENDING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -50,6 +51,22 @@ class _Server(uvicorn.Server):
         """Of uvicorn; captures none."""
         yield
 
+    def hang_up(self, peer: tuple[str, int] | None) -> None:
+        """Abort the connection of this peer."""
+        for connection in list(self.server_state.connections):
+            if peer is not None and getattr(connection, "client", None) == peer:
+                connection.transport.abort()
+
+
+def hang_up(scope: Any) -> None:
+    """End the connection of a request at once, and drop what the client has not taken.
+
+    Nothing happens where the scope does not come from `serve_http`.
+    """
+    abort = (scope.get("extensions") or {}).get(_HANG_UP)
+    if abort is not None:
+        abort()
+
 
 async def serve_http(
     app: ASGIApp,
@@ -64,8 +81,14 @@ async def serve_http(
     Several processes may listen on one port of one machine; the kernel spreads connections over them.
     Raises Unavailable when the address cannot be listened on.
     """
+
+    async def with_hang_up(scope: Any, receive: Any, send: Any) -> None:
+        peer = scope.get("client")
+        scope.setdefault("extensions", {})[_HANG_UP] = lambda: server.hang_up(peer)
+        await app(scope, receive, send)
+
     config = uvicorn.Config(
-        app,
+        with_hang_up,
         http=protocol,
         ws="none",
         lifespan="off",
@@ -82,6 +105,7 @@ async def serve_http(
     with _listening(host, port) as listener:
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
         waiting = asyncio.create_task(ending.wait(), name="ending")
+        _LOG.info("listening", url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
         gc.collect()
         gc.freeze()  # a collection of all that lives for good would stall requests for tens of milliseconds
         await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)

@@ -66,7 +66,7 @@ async def site(database_url: str, valkey_url: str) -> AsyncIterator[Site]:
             "experiment_service": Provide(lambda: experiments, sync_to_thread=False),
             "analysis": Provide(lambda: analysis, sync_to_thread=False),
         },
-        state=State({"access": SimpleNamespace(keyring=None)}),
+        state=State({"access": SimpleNamespace(keyring=None), "sessions": access}),
         exception_handlers=EXCEPTION_HANDLERS,
         openapi_config=None,
     )
