@@ -12,8 +12,6 @@ from litestar import Litestar, Router
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.openapi.spec import Components, SecurityScheme
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -47,6 +45,7 @@ from app.core.computing import Computing
 from app.core.health import Check, Readiness, worker_checks
 from app.core.http import EXCEPTION_HANDLERS, require_json
 from app.core.loops import Loop, Loops
+from app.core.openapi import CompletePlugin
 from app.core.operations import Readings, operations_port
 from app.core.postgres import connect, create_engine
 from app.core.requests import behind_proxies, logged_shortcuts, with_request_id
@@ -222,9 +221,8 @@ def _framework(state: State, **dependencies: Any) -> Litestar:
             version=__version__,
             description="Experimentation and bandit allocation for online evaluation of LLM outputs.",
             path="/openapi",
-            render_plugins=[JsonRenderPlugin(path="/openapi.json")],
-            components=Components(security_schemes={"key": SecurityScheme(type="http", scheme="bearer")}),
-            security=[{"key": []}],
+            render_plugins=[CompletePlugin(path="/openapi.json")],
+            use_handler_docstrings=True,
         ),
     )
 

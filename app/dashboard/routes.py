@@ -25,7 +25,7 @@ from app.core.clock import SystemClock
 from app.core.errors import Forbidden, InvalidInput, TooManyRequests, Unauthorized, Unavailable, WaldError
 from app.dashboard import assets, session
 from app.dashboard.card import Card
-from app.dashboard.chart import STEPS, Chart, step_of
+from app.dashboard.chart import STEPS, Chart, Unit, step_of
 from app.dashboard.pages import PAGE_HEADERS, first_steps, page
 from app.experiments.model import Experiment
 from app.experiments.service import ExperimentService
@@ -119,7 +119,11 @@ async def experiment_page(
     if step_s is not None and step_s not in STEPS:
         raise InvalidInput(f"is one of {', '.join(map(str, STEPS))}, got {step_s}", field="step_s")
     step = step_s or step_of(getattr(experiment.state, "started_at", None), _CLOCK.now())
-    charts = [Chart.of(series) for series in await analysis.all_series(experiment, step)]
+    definition = experiment.definition
+    charts = [
+        Chart.of(series, Unit.of(definition, series.metric))
+        for series in await analysis.all_series(experiment, step)
+    ]
     shown = await _card(experiment, analysis)
     return page("experiment.html", card=shown, charts=charts, step=step, steps=STEPS)
 
