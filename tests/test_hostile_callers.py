@@ -163,12 +163,10 @@ async def test_forwarded_headers_of_an_address_that_is_not_trusted_change_nothin
     ):
         answer = await browser.post("/login", data={"key": ADMIN_KEY})
         assert "Secure" not in answer.headers["set-cookie"]
-        found: dict[int, int] = {}
-        for number in range(200):
-            forged = {"X-Forwarded-For": f"198.51.100.{number}", "X-API-Key": "wrong"}
-            status = (await browser.get("/keys", headers=forged)).status_code
-            found[status] = found.get(status, 0) + 1
-        assert found[429] >= 50, "a forged address does not escape the throttle"
+        forged = [{"X-Forwarded-For": f"198.51.100.{n}", "X-API-Key": "wrong"} for n in range(180)]
+        answers = await asyncio.gather(*(browser.get("/keys", headers=headers) for headers in forged))
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert len(refused) >= 20, "a forged address does not escape the throttle"
 
 
 # Operations
