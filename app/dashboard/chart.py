@@ -110,9 +110,7 @@ class Chart(msgspec.Struct, frozen=True):
         if self.low is None or self.high is None:
             return f"{self.metric} over time: nothing is known yet"
         newest = ", ".join(
-            f"{line.variant} {self.unit.shown(line.newest)}"
-            for line in self.lines
-            if line.newest is not None
+            f"{line.variant} {self.unit.shown(line.newest)}" for line in self.lines if line.newest is not None
         )
         low, high = self.unit.shown(self.low), self.unit.shown(self.high)
         return f"{self.metric} ({self.unit.text}) over time, from {low} to {high}; newest: {newest}"
