@@ -24,7 +24,7 @@ SECURITY_SCHEMES: Final[Document] = {
 }
 """Two ways to send one API key."""
 
-_KEYED: Final = [{name: []} for name in SECURITY_SCHEMES]
+_KEYED: Final[list[Document]] = [{name: []} for name in SECURITY_SCHEMES]
 _PROBLEM: Final = "application/problem+json"
 _DESCRIPTIONS: Final = {
     400: "Cannot be read, or a field is out of its bounds",

@@ -51,6 +51,13 @@ class _Server(uvicorn.Server):
         """Of uvicorn; captures none."""
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Of uvicorn; says that it listens, once it does."""
+        await super().startup(sockets)
+        for host, port, *_ in (listener.getsockname() for listener in sockets or ()):
+            address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            _LOG.info("listening", url=f"http://{address}")
+
     def hang_up(self, peer: tuple[str, int] | None) -> None:
         """Abort the connection of this peer."""
         for connection in list(self.server_state.connections):
@@ -105,7 +112,6 @@ async def serve_http(
     with _listening(host, port) as listener:
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
         waiting = asyncio.create_task(ending.wait(), name="ending")
-        _LOG.info("listening", url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
         gc.collect()
         gc.freeze()  # a collection of all that lives for good would stall requests for tens of milliseconds
         await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
