@@ -136,3 +136,49 @@ async def test_generated_requests_get_documented_answers(server: Served) -> None
     wrong = await asyncio.to_thread(conformance, server.url)
     kinds = {text.partition("Value:")[0] for text in wrong}
     assert not wrong, f"{len(wrong)} answers:\n" + "\n\n".join(sorted(kinds)[:20])
+
+
+def test_the_document_names_both_key_headers_optional_bodies_and_hidden_parameters(
+    document: dict[str, Any],
+):
+    schemes = document["components"]["securitySchemes"].values()
+    assert {(one["type"], one.get("name") or one["scheme"]) for one in schemes} == {
+        ("http", "bearer"),
+        ("apiKey", "X-API-Key"),
+    }
+    assert len(document["security"]) == 2
+    paths = document["paths"]
+    (context,) = (one for one in paths["/assign"]["get"]["parameters"] if one["name"].startswith("context."))
+    assert context["explode"]
+    optional = {
+        (path, method)
+        for path, operations in paths.items()
+        for method, operation in operations.items()
+        if operation.get("requestBody", {}).get("required") is False
+    }
+    assert optional == {
+        ("/experiments/{key}/stop", "post"),
+        ("/webhooks/{webhook_id}/rotate", "post"),
+        ("/rollouts/{rollout_id}/{action}", "post"),
+    }
+    assert {"baseline", "units"} <= {one["name"] for one in paths["/power"]["get"]["parameters"]}
+    assert list(paths["/changes"]["get"]["responses"]["200"]["content"]) == ["text/event-stream"]
+    for path, operations in paths.items():
+        for operation in operations.values():
+            assert operation["description"]
+            keyed = {} not in operation.get("security", document["security"])
+            assert not keyed or {"400", "401", "403", "429", "503"} <= operation["responses"].keys(), path
+
+
+async def test_a_refusal_without_a_key_and_an_endless_stream_are_as_documented(
+    server: Served, document: dict[str, Any]
+):
+    schema = schemathesis.openapi.from_dict(document)
+    operation = schema["/changes"]["GET"]
+    async with server.stranger() as client:
+        refused = await client.get("/changes")
+    assert refused.status_code == 401
+    assert str(refused.status_code) in operation.definition.raw["responses"]
+    async with server.client() as client, client.stream("GET", "/changes") as answer:
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].partition(";")[0] == "text/event-stream"
