@@ -68,7 +68,7 @@ def identified(
 def refusing_early(app: ASGIApp, refusals: Refusals, access: Access) -> ASGIApp:
     """`app`, but wrong keys of addresses that have sent too many are answered 429 at once.
 
-    That takes about a twentieth of the time in which the framework refuses.
+    That takes about a seventh of the time in which the framework refuses.
     """
 
     async def refuse_or_pass(scope: Any, receive: Any, send: Any) -> None:
