@@ -2,8 +2,9 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Final
 
 import psycopg
@@ -11,13 +12,13 @@ from litestar import Litestar, Router
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.openapi.spec import Components, SecurityScheme
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app import __version__
+from app.access.model import Scope
+from app.access.refusals import Refusals, refusing_early
 from app.access.routes import ROUTES as ACCESS_ROUTES
 from app.access.service import AccessService
 from app.access.store import AccessStore
@@ -33,6 +34,7 @@ from app.analysis.service import AnalysisService
 from app.analysis.store import AnalysisStore
 from app.assignment import limits as assignment_limits
 from app.assignment.changes import ROUTES as CHANGES_ROUTES
+from app.assignment.changes import ChangeFeed
 from app.assignment.commit import ExposureCommit
 from app.assignment.hot import HotAssign
 from app.assignment.loop import SnapshotKeeper
@@ -43,16 +45,20 @@ from app.assignment.snapshot_file import SnapshotFile, installation_of
 from app.assignment.snapshot_saver import SnapshotSaver
 from app.assignment.store import StickyStore
 from app.core import limits, operations, process
+from app.core.announce import announced
 from app.core.clock import Clock, SystemClock
 from app.core.computing import Computing
 from app.core.errors import Unavailable
 from app.core.health import Check, Readiness, worker_checks
 from app.core.http import EXCEPTION_HANDLERS, require_json
 from app.core.loops import Loop, Loops
+from app.core.openapi import CompletePlugin
+from app.core.operations import Readings, operations_port
 from app.core.postgres import connect, create_engine
+from app.core.requests import behind_proxies, logged_shortcuts, with_request_id
 from app.core.serving import ASGIApp, Ending, serve_http
 from app.core.settings import Settings
-from app.core.shortcut import ShortcutProtocol, with_shortcuts
+from app.core.shortcut import Shortcut, ShortcutProtocol, with_shortcuts
 from app.core.stream import StreamAppender, refusal
 from app.core.telemetry import DEGRADED, SNAPSHOT_AGE
 from app.core.timekeeping import TimeKeeper
@@ -100,7 +106,7 @@ async def serve(settings: Settings) -> None:
     """Answer HTTP on `settings.host` and `settings.port` until SIGTERM or SIGINT."""
     ending = Ending()
     ending.listen()
-    async with application(settings, ending) as (app, protocol):
+    async with announced(settings, ending), application(settings, ending) as (app, protocol):
         await serve_http(app, host=settings.host, port=settings.port, ending=ending, protocol=protocol)
 
 
@@ -127,20 +133,7 @@ async def application(
         starting = await stack.enter_async_context(start.begun(clock, chance))
         await keeper.start()
         stack.push_async_callback(keeper.stop)
-        exposures = StreamAppender(settings.valkey_url, deadline_s=limits.EXPOSURE_DEADLINE_S)
-        stack.push_async_callback(exposures.stop)
-        commit = ExposureCommit(exposures, shards=settings.stream_shards)
-        stack.push_async_callback(commit.drain)
-        signals = [
-            StreamAppender(settings.valkey_url, deadline_s=limits.FEEDBACK_DEADLINE_S)
-            for _ in range(limits.FEEDBACK_FLUSHES_MAX)
-        ]
-        for appender in signals:
-            stack.push_async_callback(appender.stop)
-        # At once: each would wait for a Valkey that hangs.
-        await asyncio.gather(*(appender.start() for appender in (exposures, *signals)))
-        signals_commit = SignalsCommit(signals, shards=settings.stream_shards)
-        stack.push_async_callback(signals_commit.drain)
+        exposures, commit, signals_commit = await _commits(settings, stack)
         assigner = Assigner(
             keeper, commit, StickyStore(exposures), clock=clock, rng=chance, durability=settings.durability
         )
@@ -175,10 +168,11 @@ async def application(
                 ]
             )
 
+        readings = Readings(readiness, reads_all=partial(_reads_all, keeper, clock))
+        await stack.enter_async_context(operations_port(settings, readings, ending))
         framework = _framework(
-            State({"access": keeper}),
-            snapshots=keeper,
-            ending=ending,
+            State({"access": keeper, "sessions": access, "refusals": Refusals()}),
+            changes=ChangeFeed(keeper, ending, clock),
             access=access,
             assigner=assigner,
             experiment_service=experiments,
@@ -190,7 +184,7 @@ async def application(
             rollout_service=rollouts,
             evaluation=evaluation,
             planning=PlanningService(computing),
-            readiness=readiness,
+            readiness=readings,
         )
         assign = HotAssign(assigner)
 
@@ -213,7 +207,38 @@ async def application(
         stack.push_async_callback(measure)
         await stack.enter_async_context(loops)
 
-        yield framework, with_shortcuts(assign, HotFeedback(feedback, keeper, clock))
+        yield _served(framework, keeper, settings, assign, HotFeedback(feedback, keeper, clock))
+
+
+async def _commits(
+    settings: Settings, stack: AsyncExitStack
+) -> tuple[StreamAppender, ExposureCommit, SignalsCommit]:
+    """The group commits of exposures, with their appender, and of signals; drained when the stack ends."""
+    assert settings.valkey_url is not None
+    exposures = StreamAppender(settings.valkey_url, deadline_s=limits.EXPOSURE_DEADLINE_S)
+    signals = [
+        StreamAppender(settings.valkey_url, deadline_s=limits.FEEDBACK_DEADLINE_S)
+        for _ in range(limits.FEEDBACK_FLUSHES_MAX)
+    ]
+    for appender in (exposures, *signals):
+        stack.push_async_callback(appender.stop)
+    # At once: each would wait for a Valkey that hangs.
+    await asyncio.gather(*(appender.start() for appender in (exposures, *signals)))
+    commit = ExposureCommit(exposures, shards=settings.stream_shards)
+    stack.push_async_callback(commit.drain)
+    signals_commit = SignalsCommit(signals, shards=settings.stream_shards)
+    stack.push_async_callback(signals_commit.drain)
+    return exposures, commit, signals_commit
+
+
+def _served(
+    framework: Litestar, keeper: SnapshotKeeper, settings: Settings, *shortcuts: Shortcut
+) -> tuple[ASGIApp, type[ShortcutProtocol]]:
+    """The framework with what stands before it, and the protocol with its shortcuts."""
+    app = refusing_early(framework, framework.state.refusals, keeper)
+    app = with_request_id(app, access_log=settings.access_log)
+    protocol = logged_shortcuts if settings.access_log else with_shortcuts
+    return behind_proxies(app, settings.trusted_proxies), protocol(*shortcuts)
 
 
 def _framework(state: State, **dependencies: Any) -> Litestar:
@@ -237,9 +262,8 @@ def _framework(state: State, **dependencies: Any) -> Litestar:
             version=__version__,
             description="Experimentation and bandit allocation for online evaluation of LLM outputs.",
             path="/openapi",
-            render_plugins=[JsonRenderPlugin(path="/openapi.json")],
-            components=Components(security_schemes={"key": SecurityScheme(type="http", scheme="bearer")}),
-            security=[{"key": []}],
+            render_plugins=[CompletePlugin(path="/openapi.json")],
+            use_handler_docstrings=True,
         ),
     )
 
@@ -248,6 +272,11 @@ def _provided(dependency: Any) -> Provide:
     if asyncio.iscoroutinefunction(dependency):
         return Provide(dependency)
     return Provide(lambda: dependency, sync_to_thread=False)
+
+
+async def _reads_all(keeper: SnapshotKeeper, clock: Clock, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether the caller of `/ready` and `/metrics` may read everything."""
+    return keeper.keyring is not None and keeper.keyring.admits(headers, Scope.READ, clock.now_ms())
 
 
 def _snapshot_check(keeper: SnapshotKeeper) -> Check:

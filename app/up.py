@@ -101,7 +101,9 @@ async def _run(
         await asyncio.to_thread(migrations.upgrade, database_url)
         await on_engines_ready(valkey_url, database_url)
         environment = _environment(settings, _empty_metrics_folder(settings.data_dir))
-        worker = Program("worker", [*program, "worker"], environment | {"WALD_PORT": "0"})
+        worker = Program(
+            "worker", [*program, "worker"], environment | {"WALD_PORT": "0", "WALD_OPERATIONS_PORT": "0"}
+        )
         serve = [*program, "serve", "--port", str(settings.port)]
         servers = [Program(f"serve-{n}", serve, environment) for n in range(1, settings.workers + 1)]
         async with started([worker]), started(servers), asyncio.TaskGroup() as tasks:

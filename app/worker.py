@@ -1,12 +1,14 @@
 """Composition of `wald worker`: all that is not a request."""
 
+import asyncio
 import random
-from collections.abc import Iterable
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, suppress
 
-from litestar import Litestar
-from litestar.di import Provide
+from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.access.model import KeyRing, Scope, credential
 from app.access.service import AccessService
 from app.access.store import AccessStore
 from app.allocation.kill_store import KillStore
@@ -17,15 +19,18 @@ from app.allocation.store import AllocationStore
 from app.analysis.loop import AnalysisLoops
 from app.analysis.service import ReadoutKeeper
 from app.analysis.store import AnalysisStore
-from app.core import limits, operations
-from app.core.clock import SystemClock, WallClock
+from app.core import limits
+from app.core.announce import announced
+from app.core.clock import Clock, SystemClock, WallClock
 from app.core.health import Check, Readiness, beat
-from app.core.http import EXCEPTION_HANDLERS
 from app.core.loops import Loop, Loops
+from app.core.operations import Readings, operations_app, operations_port
+from app.core.outages import ENGINE_ERRORS
 from app.core.postgres import create_engine
 from app.core.process import NAME
 from app.core.serving import Ending, serve_http
 from app.core.settings import Settings
+from app.core.shared import Shared
 from app.core.telemetry import STREAM_LAG, WATERMARK_AGE
 from app.core.timekeeping import TimeKeeper
 from app.core.valkey import create_client
@@ -49,15 +54,10 @@ async def work(settings: Settings) -> None:
     clock = SystemClock()
     ending = Ending()
     ending.listen()
-    async with AsyncExitStack() as stack:
+    async with announced(settings, ending), AsyncExitStack() as stack:
         timekeeper = TimeKeeper(settings.database_url, NAME)
         await timekeeper.start()
-        engine = create_engine(settings.database_url)
-        stack.push_async_callback(engine.dispose)
-        valkey = create_client(settings.valkey_url)
-        stack.push_async_callback(valkey.aclose)
-        blocking = create_client(settings.valkey_url, socket_timeout=limits.LEDGER_SILENT_S)
-        stack.push_async_callback(blocking.aclose)
+        engine, valkey, blocking = _engines(settings, stack)
         access = AccessService(AccessStore(engine, valkey), clock)
         start = Start(settings, engine, access, ending)
         reallocation = AllocationService(AllocationStore(engine, valkey), clock)
@@ -65,9 +65,7 @@ async def work(settings: Settings) -> None:
         switch = KillSwitch(KillStore(engine, valkey), clock, reallocation.reallocate)
         rollouts = RolloutLoops(RolloutService(RolloutStore(engine), clock, reallocation.reallocate))
         chance = random.Random()  # noqa: S311  (of pauses)
-        policy = NetworkPolicy.of(settings.webhook_allowed_networks, settings.webhook_allowed_ports)
-        sender = Sender(policy, WallClock())
-        dispatcher = Dispatcher(WebhookStore(engine), sender, clock, chance, wall=WallClock())
+        dispatcher = _dispatcher(settings, engine, clock, chance)
         lag = LedgerLag(engine, valkey, shards=settings.stream_shards)
         analysis = AnalysisLoops(ReadoutKeeper(AnalysisStore(engine), reallocation, lag.events))
 
@@ -113,7 +111,7 @@ async def work(settings: Settings) -> None:
         await stack.enter_async_context(loops)
         await stack.enter_async_context(Loops([pulse], clock=clock, random=chance))
 
-        def readiness() -> Readiness:
+        async def readiness() -> Readiness:
             failing = {name: error for name, error in errors().items() if name not in start.errors()}
             names = loops.health().keys() | failing.keys()
             others = [
@@ -121,15 +119,52 @@ async def work(settings: Settings) -> None:
             ]
             return Readiness.of([*start.checks(), *others])
 
-        app = Litestar(
-            operations.ROUTES,
-            dependencies={"readiness": Provide(readiness, sync_to_thread=False)},
-            exception_handlers=EXCEPTION_HANDLERS,
-            logging_config=None,
-            openapi_config=None,
-        )
+        readings = Readings(readiness, reads_all=_key_checker(AccessStore(engine, valkey), clock))
+        await stack.enter_async_context(operations_port(settings, readings, ending))
         if settings.port:
+            app = operations_app(readings)
             # Not on the port of a server, which would share its requests with us.
             await serve_http(app, host=settings.host, port=settings.port, ending=ending, shared=False)
         else:
             await ending.wait()
+
+
+def _engines(settings: Settings, stack: AsyncExitStack) -> tuple[AsyncEngine, Redis, Redis]:
+    """PostgreSQL, Valkey, and Valkey for reads that wait for new entries; closed when the stack ends."""
+    assert settings.database_url is not None
+    assert settings.valkey_url is not None
+    engine = create_engine(settings.database_url)
+    stack.push_async_callback(engine.dispose)
+    valkey = create_client(settings.valkey_url)
+    stack.push_async_callback(valkey.aclose)
+    blocking = create_client(settings.valkey_url, socket_timeout=limits.LEDGER_SILENT_S)
+    stack.push_async_callback(blocking.aclose)
+    return engine, valkey, blocking
+
+
+def _dispatcher(settings: Settings, engine: AsyncEngine, clock: Clock, chance: random.Random) -> Dispatcher:
+    """What delivers webhooks. Signatures carry the time of the machine, as receivers compare it with theirs."""
+    policy = NetworkPolicy.of(settings.webhook_allowed_networks, settings.webhook_allowed_ports)
+    wall = WallClock()
+    return Dispatcher(WebhookStore(engine), Sender(policy, wall), clock, chance, wall=wall)
+
+
+def _key_checker(
+    store: AccessStore, clock: Clock
+) -> Callable[[Iterable[tuple[bytes, bytes]]], Awaitable[bool]]:
+    """Whether headers carry a key that may read, by the keys in PostgreSQL; False while it is away."""
+
+    async def key_ring() -> KeyRing:
+        return KeyRing(await store.snapshot())
+
+    keyring = Shared(key_ring, max_age_s=limits.WORKER_BEAT_S)
+
+    async def reads_all(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        if credential(headers) is None:
+            return False
+        with suppress(*ENGINE_ERRORS, OSError, TimeoutError):
+            async with asyncio.timeout(limits.READY_CHECK_S):
+                return (await keyring.get()).admits(headers, Scope.READ, clock.now_ms())
+        return False
+
+    return reads_all

@@ -18,8 +18,7 @@ __all__ = ["client"]  # the fixture
 
 ENDLESS = "/changes"
 DEPENDENCIES = (
-    "snapshots",
-    "ending",
+    "changes",
     "access",
     "assigner",
     "experiment_service",

@@ -8,8 +8,9 @@ from litestar.handlers import BaseRouteHandler
 from litestar.types import Guard
 
 from app.access.model import ApiKey, KeyRing, Scope, UnknownKey, credential
+from app.access.refusals import charged
 from app.core.clock import Clock, SystemClock
-from app.core.errors import Unavailable
+from app.core.errors import Unauthorized, Unavailable
 
 
 class Access(Protocol):
@@ -34,14 +35,23 @@ def requires(scope: Scope, clock: Clock = SystemClock()) -> Guard:  # noqa: B008
     # Asynchronous, or Litestar would run it in a thread.
     async def guard(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
         header = credential(connection.scope["headers"])
-        connection.state.api_key = await authenticated(connection.app.state.access, header, scope, clock)
+        connection.state.api_key = await authenticated(connection, header, scope, clock)
 
     return guard
 
 
-async def authenticated(access: Access, header: bytes | None, scope: Scope, clock: Clock) -> ApiKey:
-    """The key in a header, if it has the scope. Raises as `KeyRing.authenticate` and `looked_up` do."""
-    return await looked_up(access, lambda keyring: keyring.authenticate(header, scope, clock.now_ms()))
+async def authenticated(
+    connection: ASGIConnection[Any, Any, Any, Any], header: bytes | None, scope: Scope, clock: Clock
+) -> ApiKey:
+    """Return the key in a header, if it has the scope.
+
+    Raises as `KeyRing.authenticate` and `looked_up` do; TooManyRequests after too many wrong keys.
+    """
+    access: Access = connection.app.state.access
+    try:
+        return await looked_up(access, lambda keyring: keyring.authenticate(header, scope, clock.now_ms()))
+    except Unauthorized as error:
+        raise charged(connection, header, error) from None
 
 
 async def looked_up(access: Access, find: Callable[[KeyRing], ApiKey]) -> ApiKey:

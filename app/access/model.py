@@ -114,6 +114,18 @@ class KeyRing:
             key = self._identify(authorization)
         return _permitted(key, scope, now_ms)
 
+    def knows(self, authorization: bytes) -> bool:
+        """Whether the value of an `Authorization` header carries one of these keys, expired ones included."""
+        return authorization in self._seen or sha256(_secret_in(authorization)).digest() in self._by_digest
+
+    def admits(self, headers: Iterable[tuple[bytes, bytes]], scope: Scope, now_ms: int) -> bool:
+        """Whether ASGI headers carry a key with this scope."""
+        header = credential(headers)
+        try:
+            return header is not None and self.authenticate(header, scope, now_ms) is not None
+        except (Unauthorized, Forbidden):
+            return False
+
     def by_id(self, key_id: int, scope: Scope, now_ms: int) -> ApiKey:
         """The key of this id, for a caller who has proved to hold it. Raises as `authenticate` does."""
         key = self._by_id.get(key_id)
@@ -136,9 +148,8 @@ class KeyRing:
     def _identify(self, authorization: bytes | None) -> ApiKey:
         if authorization is None:
             raise Unauthorized("no API key: send it as `Authorization: Bearer KEY`")
-        scheme, _, text = authorization.partition(b" ")
-        secret = text.strip()
-        if scheme.lower() != b"bearer" or not secret:
+        secret = _secret_in(authorization)
+        if not secret:
             raise Unauthorized("the Authorization header must be `Bearer KEY`")
         key = self._by_digest.get(sha256(secret).digest())
         if key is None:
@@ -152,6 +163,12 @@ class KeyRing:
             self._seen.clear()
         self._seen[authorization] = key
         return key
+
+
+def _secret_in(authorization: bytes) -> bytes:
+    """The key in `Bearer KEY`; empty where the header is something else."""
+    scheme, _, text = authorization.partition(b" ")
+    return text.strip() if scheme.lower() == b"bearer" else b""
 
 
 def _permitted(key: ApiKey, scope: Scope, now_ms: int) -> ApiKey:

@@ -202,6 +202,14 @@ class AccessService:
                 await self._store.retire_signing_key(connection, key_id)
         await self.publish()
 
+    async def end_session(self, session: bytes, ends_at: datetime) -> None:
+        """Refuse a session of the pages from now on, on every server, by the digest of its token."""
+        await self._store.end_session(session, ends_at)
+
+    async def session_ended(self, session: bytes) -> bool:
+        """Whether the session of this digest was signed out."""
+        return await self._store.session_ended(session)
+
     async def publish(self) -> None:
         """Give all servers what is in force. Raises Unavailable without Valkey."""
         snapshot = await self._store.snapshot()

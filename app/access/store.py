@@ -9,12 +9,12 @@ from typing import Final, cast
 
 import msgspec
 from redis.asyncio import Redis
-from sqlalchemy import Row, exists, func, select, update
+from sqlalchemy import Row, delete, exists, func, select, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.access.model import AccessSnapshot, ApiKey, KeyKind, Scope, SigningKey, StoredKey
-from app.access.tables import access_changes, api_keys, signing_keys
+from app.access.tables import access_changes, api_keys, ended_sessions, signing_keys
 from app.core.valkey import CHANGES_CHANNEL, registry_key, valkey_needed
 
 ANNOUNCEMENT: Final = "@access"
@@ -176,6 +176,22 @@ class AccessStore:
                     SigningKey(row.id, row.secret, _milliseconds(row.created_at)) for row in secrets
                 ),
             )
+
+    async def end_session(self, session: bytes, ends_at: datetime) -> None:
+        """Keep the digest of a session that was signed out; forget those that have ended by themselves."""
+        async with self._engine.begin() as connection:
+            await connection.execute(delete(ended_sessions).where(ended_sessions.c.ends_at < func.now()))
+            await connection.execute(
+                postgresql.insert(ended_sessions)
+                .values(digest=session, ends_at=ends_at)
+                .on_conflict_do_nothing()
+            )
+
+    async def session_ended(self, session: bytes) -> bool:
+        """Whether the session of this digest was signed out."""
+        statement = select(exists().where(ended_sessions.c.digest == session))
+        async with self._engine.connect() as connection:
+            return bool((await connection.execute(statement)).scalar_one())
 
     async def publish(self, snapshot: AccessSnapshot) -> Publication:
         """Give it to all servers, unless they were given a newer one. Raises Unavailable without Valkey."""

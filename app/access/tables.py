@@ -1,4 +1,4 @@
-"""Tables of access: API keys (hashed), the secrets that sign assignment ids, the count of changes to both."""
+"""Tables of access: API keys (hashed), secrets that sign assignment ids, changes to both, ended sessions."""
 
 from sqlalchemy import (
     BigInteger,
@@ -6,6 +6,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     Identity,
+    Index,
     Integer,
     LargeBinary,
     SmallInteger,
@@ -54,3 +55,13 @@ access_changes = Table(
     Column("revision", BigInteger, nullable=False, comment="+1 with every change; its lock orders them"),
     CheckConstraint("id = 1", name="one_row"),
 )
+
+ended_sessions = Table(
+    "ended_sessions",
+    METADATA,
+    Column("digest", LargeBinary, primary_key=True, comment="SHA-256 of the session's token"),
+    Column("ends_at", DateTime(timezone=True), nullable=False, comment="then it would have ended by itself"),
+    Index(None, "ends_at"),
+    CheckConstraint("octet_length(digest) = 32", name="digest_is_sha256"),
+)
+"""Sessions of the pages that were signed out."""

@@ -1,4 +1,4 @@
-"""Bounds of what a server does while an engine is away, and of its snapshot file."""
+"""Bounds of assignment: streams of changes, a server without an engine, and its snapshot file."""
 
 from typing import Final
 
@@ -31,3 +31,11 @@ SNAPSHOT_FILE_ENCODE_MAX: Final = 200
 
 SNAPSHOT_FILE_CHECK_S: Final = 1.0
 """Pause between two looks whether the snapshot file is due."""
+
+CHANGES_READERS_MAX: Final = 200  # of one server process
+CHANGES_CHUNK: Final = 100  # experiments in one write, between two turns of other requests
+CHANGES_COMPARED: Final = 200  # experiments that are compared between two turns of other requests
+CHANGES_SPACING_S: Final = 0.2  # between two writes of news to one reader
+CHANGES_CHECK_S: Final = 2.0  # how often it is looked whether the reader's key has expired
+CHANGES_STALLED_S: Final = 10.0  # that a reader may take for one chunk
+CHANGES_HANG_UP_S: Final = 1.0

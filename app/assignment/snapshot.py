@@ -206,8 +206,8 @@ class PreparedExperiment:
     """A published experiment with all that does not depend on the request worked out."""
 
     __slots__ = (
-        "_signals", "answers", "cumulative", "killed", "layer_seed", "propensities", "published", "reader", "running",
-        "seeds", "selects", "serves",
+        "_signals", "answers", "cumulative", "killed", "layer_seed", "propensities", "published", "reader",
+        "running", "seeds", "selects", "serves",
     )  # fmt: skip
 
     def __init__(self, published: PublishedExperiment, *, killed: bool | None = None) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from app.core.engines import EmbeddedEngines
 from app.core.errors import WaldError
+from app.core.logs import brief
 from app.core.settings import Settings
 
 P = ParamSpec("P")
@@ -89,6 +90,12 @@ def errors_told() -> Iterator[None]:
         yield
     except WaldError as error:
         raise click.ClickException(error.detail) from error
+    except Exception as error:
+        from app.core.outages import ENGINE_ERRORS  # noqa: PLC0415  (loads the drivers of both engines)
+
+        if not isinstance(error, ENGINE_ERRORS):
+            raise
+        raise click.ClickException(f"an engine cannot be used: {brief(error)}") from error
 
 
 async def connected(settings: Settings, stack: AsyncExitStack) -> Settings:

@@ -9,9 +9,11 @@ WaldError
 ├── Gone                410
 ├── TooLarge            413
 ├── UnprocessableInput  422  well-formed, but contradicts what is stored
+├── TooManyRequests     429  one caller asks too often; carries Retry-After
 └── Unavailable         503  an engine is away; carries Retry-After
 """
 
+import math
 from typing import ClassVar
 
 import msgspec
@@ -121,6 +123,18 @@ class UnprocessableInput(WaldError):
     status = 422
     kind = "unprocessable"
     title = "Unprocessable"
+
+
+class TooManyRequests(WaldError):
+    """One caller asks too often: the same request works after `retry_after_s` seconds, rounded up."""
+
+    status = 429
+    kind = "too-many-requests"
+    title = "Too many requests"
+
+    def __init__(self, detail: str, *, retry_after_s: float) -> None:
+        super().__init__(detail)
+        self.headers = {"Retry-After": str(max(1, math.ceil(retry_after_s)))}  # type: ignore[misc]
 
 
 class Unavailable(WaldError):

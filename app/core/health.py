@@ -4,6 +4,7 @@ Workers have no users to tell: they leave a heartbeat with the state of their lo
 report.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal, cast
 
@@ -15,6 +16,11 @@ from app.core.clock import Clock
 from app.core.valkey import registry_key
 
 HEARTBEATS: Final = registry_key("workers")
+_NAMED_KINDS: Final = frozenset({"worker", "experiment", "rollout"})
+"""First words of checks whose other words name something of the user's, or a process."""
+
+_PUBLIC_DETAILS: Final = frozenset({"worker", "schema", "settings", "admin key", "signing key", "clock"})
+_ADDRESS: Final = re.compile(r"""["'@]|://|\d\.\d|:\d|\bport\b|\bhost\b""")
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -40,6 +46,29 @@ class Readiness(msgspec.Struct, frozen=True):
         if failed:
             status = "unready" if any(check.critical for check in failed) else "degraded"
         return cls(status, tuple(checks))
+
+    def public(self) -> "Readiness":
+        """What anybody may see: one check for each kind of part, and no details that may quote an address.
+
+        Workers, experiments and rollouts are named `KIND NAME`; their names and number are left out.
+        """
+        shown: dict[str, Check] = {}
+        for check in self.checks:
+            kind = check.name.partition(" ")[0]
+            name = kind if kind in _NAMED_KINDS else check.name
+            before = shown.get(name, Check(name, ok=True))
+            shown[name] = Check(
+                name,
+                before.ok and check.ok,
+                critical=before.critical or check.critical,
+                detail=check.detail if _is_public(check) else before.detail,
+            )
+        return Readiness(self.status, tuple(shown.values()))
+
+
+def _is_public(check: Check) -> bool:
+    """Whether anybody may read the detail: a sentence of ours, in which no address is quoted."""
+    return check.name in _PUBLIC_DETAILS and _ADDRESS.search(check.detail) is None
 
 
 class Heartbeat(msgspec.Struct, frozen=True):

@@ -10,12 +10,12 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ExceptionHandlersMap
 from psycopg.errors import UndefinedColumn, UndefinedTable
-from redis.exceptions import RedisError
-from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import ProgrammingError
 
 from app.core import limits
 from app.core.errors import FieldError, InvalidInput, Problem, Unavailable, WaldError
+from app.core.logs import brief
+from app.core.outages import ENGINE_ERRORS
 
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
 _LOG = structlog.get_logger(__name__)
@@ -78,7 +78,7 @@ def _undecodable(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]
 
 
 def _engine_away(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    _LOG.warning("engine_away", path=request.url.path, method=request.method, reason=repr(error))
+    _LOG.warning("engine_away", path=request.url.path, method=request.method, reason=brief(error))
     problem = Unavailable("an engine does not answer; try again").problem()
     return problem_response(problem, Unavailable.headers)
 
@@ -103,11 +103,8 @@ EXCEPTION_HANDLERS: Final[ExceptionHandlersMap] = {
     HTTPException: _framework_error,
     UnicodeError: _undecodable,
     RecursionError: _undecodable,
-    OperationalError: _engine_away,
-    InterfaceError: _engine_away,
-    PoolTimeout: _engine_away,
     ProgrammingError: _statement_refused,
-    RedisError: _engine_away,
+    **dict.fromkeys(ENGINE_ERRORS, _engine_away),
     Exception: _unexpected,
 }
 

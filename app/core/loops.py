@@ -12,6 +12,8 @@ import structlog
 from app.core.backoff import Backoff
 from app.core.clock import Clock
 from app.core.limits import SHUTDOWN_GRACE_S, STEADY_S
+from app.core.logs import brief
+from app.core.outages import is_expected
 from app.core.telemetry import DEGRADED
 
 _LOG = structlog.get_logger(__name__)
@@ -107,8 +109,9 @@ class Loops:
 
     def _fails(self, name: str, error: Exception) -> None:
         before = self._health[name]
-        text = f"{type(error).__name__}: {error}"
-        _LOG.error("loop_failed", loop=name, error=text, exc_info=error if before.error is None else None)
+        text = brief(error)
+        traced = error if before.error is None and not is_expected(error) else None
+        _LOG.error("loop_failed", loop=name, error=text, exc_info=traced)
         self._health[name] = msgspec.structs.replace(
             before,
             error=text,

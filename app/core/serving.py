@@ -19,6 +19,7 @@ from app.core.process import descriptor_limit, raise_descriptor_limit
 _LOG = structlog.get_logger(__name__)
 
 ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
+_HANG_UP: Final = "wald.hang_up"
 ENDING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -63,6 +64,29 @@ class _Server(uvicorn.Server):
                     connection.check_deadlines(now)
         return await super().on_tick(counter)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Of uvicorn; says that it listens, once it does."""
+        await super().startup(sockets)
+        for host, port, *_ in (listener.getsockname() for listener in sockets or ()):
+            address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            _LOG.info("listening", url=f"http://{address}")
+
+    def hang_up(self, peer: tuple[str, int] | None) -> None:
+        """Abort the connection of this peer."""
+        for connection in list(self.server_state.connections):
+            if peer is not None and getattr(connection, "client", None) == peer:
+                connection.transport.abort()
+
+
+def hang_up(scope: Any) -> None:
+    """End the connection of a request at once, and drop what the client has not taken.
+
+    Nothing happens where the scope does not come from `serve_http`.
+    """
+    abort = (scope.get("extensions") or {}).get(_HANG_UP)
+    if abort is not None:
+        abort()
+
 
 async def serve_http(
     app: ASGIApp,
@@ -81,8 +105,14 @@ async def serve_http(
     """
     raise_descriptor_limit()
     protocol.connections_max = min(limits.CONNECTIONS_MAX, descriptor_limit() - limits.DESCRIPTORS_RESERVED)
+
+    async def with_hang_up(scope: Any, receive: Any, send: Any) -> None:
+        peer = scope.get("client")
+        scope.setdefault("extensions", {})[_HANG_UP] = lambda: server.hang_up(peer)
+        await app(scope, receive, send)
+
     config = uvicorn.Config(
-        app,
+        with_hang_up,
         http=protocol,
         ws="none",
         lifespan="off",

@@ -7,6 +7,7 @@ from enum import StrEnum
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -41,12 +42,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     snapshot_dir: Path | None = None  # of servers; unset: the folder `snapshot` in `data_dir`
     webhook_allowed_networks: tuple[str, ...] = ()
     webhook_allowed_ports: tuple[Annotated[int, msgspec.Meta(ge=1, le=65_535)], ...] = (443,)
+    trusted_proxies: tuple[str, ...] = ()
+    operations_host: str = "127.0.0.1"
+    operations_port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 0
+    access_log: bool = False
 
     def __post_init__(self) -> None:
         if self.admin_key is not None and (wrong := _wrong_with_admin_key(self.admin_key)):
             raise ValueError(wrong)
-        for network in self.webhook_allowed_networks:
+        for network in (*self.webhook_allowed_networks, *self.trusted_proxies):
             ip_network(network)  # raises ValueError, which names it
+        _check_url("WALD_VALKEY_URL", self.valkey_url, _VALKEY_SCHEMES)
+        _check_url("WALD_DATABASE_URL", self.database_url, _DATABASE_SCHEMES)
+        if self.log_level.lower() not in LOG_LEVELS:
+            raise ValueError(f"WALD_LOG_LEVEL must be one of {', '.join(LOG_LEVELS)}; got {self.log_level!r}")
 
     @classmethod
     def load(cls, environment: Mapping[str, str] = os.environ, **flags: Any) -> Self:
@@ -87,8 +96,27 @@ def _wrong_with_admin_key(key: str) -> str | None:
     )
 
 
-_LISTS: Final = frozenset({"webhook_allowed_networks", "webhook_allowed_ports"})
+_LISTS: Final = frozenset({"webhook_allowed_networks", "webhook_allowed_ports", "trusted_proxies"})
 """Settings whose variable holds several values, parted by commas."""
+
+
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+_VALKEY_SCHEMES: Final = ("redis", "rediss", "unix")
+_DATABASE_SCHEMES: Final = ("postgresql", "postgres", "postgresql+psycopg")
+
+
+def _check_url(variable: str, url: str | None, schemes: tuple[str, ...]) -> None:
+    """Raise ValueError, which names the variable but not the URL: passwords stand in URLs."""
+    if url is None:
+        return
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises ValueError unless it is a number of a port
+    except ValueError:
+        raise ValueError(f"{variable} is not a URL: its host or port cannot be read") from None
+    if parts.scheme not in schemes:
+        starts = ", ".join(f"{name}://" for name in schemes)
+        raise ValueError(f"{variable} must start with one of {starts}; got {parts.scheme or 'no scheme'}")
 
 
 def _decode(kind: type, value: Any) -> Any:

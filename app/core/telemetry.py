@@ -4,16 +4,24 @@ Processes started together share `PROMETHEUS_MULTIPROC_DIR`, so that a scrape of
 counters outlive a process that died. The hot path counts in plain integers; `FastCounter` moves them here.
 """
 
+import asyncio
 import os
 from bisect import bisect_left
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, NamedTuple, cast
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from app.core.limits import LABEL_SETS_MAX
 
 CONTENT_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8"
+
+PRIVATE_LABELS: Final = frozenset(
+    {"experiment", "variant", "guardrail", "signal", "metric", "unit", "rollout", "webhook", "host", "pid"}
+)
+"""Labels that name something of the user's, or a process: not shown to callers without a key."""
 
 ASSIGNMENTS: Final = Counter(
     "wald_assignments", "Assignments answered.", ["experiment", "variant", "reason", "recorded"]
@@ -170,10 +178,62 @@ class FastHistogram:
                 bucket.inc(count)
 
 
-def exposition() -> bytes:
-    """The text a scrape gets."""
+class Exposition(NamedTuple):
+    """The texts that a scrape gets: all metrics, and what anybody may see of them."""
+
+    whole: bytes
+    public: bytes
+
+
+async def expositions() -> Exposition:
+    """Collect the metrics once, in a thread, and write both texts."""
+    return await asyncio.to_thread(_expositions)
+
+
+def _expositions() -> Exposition:
+    families = list(_registry().collect())
+    return Exposition(_text(families), _text([_public(family) for family in families if _shown(family)]))
+
+
+def _registry() -> CollectorRegistry:
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-        return generate_latest()
+        return REGISTRY
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return generate_latest(registry)
+    return registry
+
+
+class _Collected:
+    """Families that are collected already, as a registry for `generate_latest`."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the families."""
+        return self._families
+
+
+def _text(families: Iterable[Metric]) -> bytes:
+    return generate_latest(cast("CollectorRegistry", _Collected(families)))
+
+
+def _shown(family: Metric) -> bool:
+    """Whether anybody may see it, summed. Gauges by experiment, such as shares, have no meaningful sum."""
+    ours = family.name.startswith("wald_")
+    named = any(PRIVATE_LABELS & sample.labels.keys() for sample in family.samples)
+    return ours and not (named and family.type == "gauge")
+
+
+def _public(family: Metric) -> Metric:
+    """The family summed over the labels that name something of the user's."""
+    sums: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+    for sample in family.samples:
+        if sample.name.endswith("_created"):
+            continue
+        kept = tuple((name, value) for name, value in sample.labels.items() if name not in PRIVATE_LABELS)
+        sums[sample.name, kept] = sums.get((sample.name, kept), 0.0) + sample.value
+    public = Metric(family.name, family.documentation, family.type, family.unit)
+    for (name, labels), value in sums.items():
+        public.add_sample(name, dict(labels), value)
+    return public

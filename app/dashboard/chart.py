@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self, assert_never
 
 import msgspec
 
 from app.analysis.series import Series, VariantSeries
+from app.experiments.metrics import Mean, Proportion, QuantileOf, Ratio
+from app.experiments.model import Definition
 
 STEPS: Final = {60: "by the minute", 3_600: "by the hour", 86_400: "by the day"}
 WIDTH: Final = 100
@@ -37,11 +39,41 @@ class TableRow(NamedTuple):
     cells: list[Cell | None]
 
 
+class Unit(NamedTuple):
+    """What the values of a metric are: in words, and whether they are shares, shown as percentages."""
+
+    text: str
+    share: bool = False
+
+    @classmethod
+    def of(cls, definition: Definition, metric: str) -> Self:
+        """The unit of a metric of an experiment; of `reward` where none of its metrics is called so."""
+        measure = next((one.measure for one in definition.metrics if one.key == metric), None)
+        match measure:
+            case Proportion(signal=signal):
+                return cls(f"% of units with {signal}", share=True)
+            case Mean(signal=signal, per_unit=per_unit):
+                return cls(f"{per_unit} of {signal} per unit, mean over units")
+            case Ratio(numerator=numerator, denominator=denominator):
+                return cls(f"{numerator} per {denominator.removesuffix('s')}")
+            case QuantileOf(signal=signal, q=q):
+                return cls(f"{signal}, {q:.4g} quantile over units")
+            case None:
+                return cls("mean reward per unit, 0 to 1")
+        assert_never(measure)
+
+    def shown(self, value: float | None) -> str:
+        """A value with four digits."""
+        if value is None:
+            return "n/a"
+        return f"{100 * value:.4g} %" if self.share else f"{value:.4g}"
+
+
 class Chart(msgspec.Struct, frozen=True):
     """One metric. Without any value it has no scale, no lines and no rows."""
 
     metric: str
-    kind: str
+    unit: Unit
     since: datetime
     until: datetime
     low: float | None
@@ -50,7 +82,7 @@ class Chart(msgspec.Struct, frozen=True):
     rows: list[TableRow]
 
     @classmethod
-    def of(cls, series: Series) -> Self:
+    def of(cls, series: Series, unit: Unit | None = None) -> Self:
         """From the first step in which units came; the scale is common to all variants."""
         values = [point.value for one in series.variants for point in one.known if point.value is not None]
         came = [point.at for one in series.variants for point in one.points]
@@ -58,7 +90,7 @@ class Chart(msgspec.Struct, frozen=True):
         low, high = min(values, default=None), max(values, default=None)
         return cls(
             metric=series.metric,
-            kind=series.kind,
+            unit=unit or Unit(series.kind),
             since=since,
             until=series.until,
             low=low,
@@ -78,9 +110,10 @@ class Chart(msgspec.Struct, frozen=True):
         if self.low is None or self.high is None:
             return f"{self.metric} over time: nothing is known yet"
         newest = ", ".join(
-            f"{line.variant} {line.newest:.4g}" for line in self.lines if line.newest is not None
+            f"{line.variant} {self.unit.shown(line.newest)}" for line in self.lines if line.newest is not None
         )
-        return f"{self.metric} over time, from {self.low:.4g} to {self.high:.4g}; newest: {newest}"
+        low, high = self.unit.shown(self.low), self.unit.shown(self.high)
+        return f"{self.metric} ({self.unit.text}) over time, from {low} to {high}; newest: {newest}"
 
 
 def step_of(started_at: datetime | None, now: datetime) -> int:

@@ -59,11 +59,6 @@ def _percent(share: float | None) -> str:
     return MISSING if share is None else f"{share:.1%}"
 
 
-def _short(value: float | None) -> str:
-    """Four digits, of whatever scale."""
-    return MISSING if value is None else f"{value:.4g}"
-
-
 def _minute(at: datetime) -> str:
     return at.strftime("%Y-%m-%d %H:%M")
 
@@ -88,7 +83,6 @@ _TEMPLATES.filters |= {
     "decimal": _decimal,
     "percent": _percent,
     "count": _count,
-    "short": _short,
     "minute": _minute,
     "json": _json,
 }

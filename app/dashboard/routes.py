@@ -1,5 +1,7 @@
 """The pages. Needs the dependencies `experiment_service: ExperimentService` and `analysis: AnalysisService`.
 
+`app.state.sessions` has to be the `AccessService`, which knows the sessions that were signed out.
+
 Whoever reads signs in with an API key that has the scope `read`, or sends it as `Authorization: Bearer`.
 """
 
@@ -17,12 +19,13 @@ from litestar.response import Redirect
 
 from app.access.guards import Access, authenticated, looked_up
 from app.access.model import KeyRing, Scope, credential
+from app.access.service import AccessService
 from app.analysis.service import AnalysisService
 from app.core.clock import SystemClock
-from app.core.errors import Forbidden, InvalidInput, Unauthorized, Unavailable, WaldError
+from app.core.errors import Forbidden, InvalidInput, TooManyRequests, Unauthorized, Unavailable, WaldError
 from app.dashboard import assets, session
 from app.dashboard.card import Card
-from app.dashboard.chart import STEPS, Chart, step_of
+from app.dashboard.chart import STEPS, Chart, Unit, step_of
 from app.dashboard.pages import PAGE_HEADERS, first_steps, page
 from app.experiments.model import Experiment
 from app.experiments.service import ExperimentService
@@ -46,14 +49,19 @@ class LoginForm(msgspec.Struct, frozen=True):
 
 
 async def reads(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """A guard: a session, or an API key, that may read. Raises Unauthorized, Forbidden and Unavailable."""
+    """A guard: a session, or an API key, that may read.
+
+    Raises Unauthorized, also when the session was signed out; Forbidden; Unavailable; TooManyRequests.
+    """
     access: Access = connection.app.state.access
     token = connection.cookies.get(session.COOKIE)
     header = credential(connection.scope["headers"])
     if header is None and token is not None:
         await looked_up(access, lambda keyring: session.authenticate(token, keyring, _CLOCK.now_ms()))
+        if await _sessions(connection).session_ended(session.identity(token).digest):
+            raise Unauthorized("the session was signed out: sign in again")
     else:
-        await authenticated(access, header, Scope.READ, _CLOCK)
+        await authenticated(connection, header, Scope.READ, _CLOCK)
 
 
 def same_site(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
@@ -64,10 +72,12 @@ def same_site(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandle
 
 def problem_page(request: AnyRequest, error: WaldError) -> Response[str]:
     """An error as a page; where it is about who calls, the page to sign in."""
-    if isinstance(error, Unauthorized | Forbidden):
+    if isinstance(error, Unauthorized | Forbidden | TooManyRequests):
         knocked = session.COOKIE in request.cookies or request.method == "POST"
-        problem = error.detail if knocked or isinstance(error, Forbidden) else None
-        return page("login.html", status_code=error.status, problem=problem)
+        problem = error.detail if knocked or not isinstance(error, Unauthorized) else None
+        answer = page("login.html", status_code=error.status, problem=problem)
+        answer.headers.update(error.headers)
+        return answer
     return page("problem.html", status_code=error.status, problem=error.problem())
 
 
@@ -110,7 +120,11 @@ async def experiment_page(
     if step_s is not None and step_s not in STEPS:
         raise InvalidInput(f"is one of {', '.join(map(str, STEPS))}, got {step_s}", field="step_s")
     step = step_s or step_of(getattr(experiment.state, "started_at", None), _CLOCK.now())
-    charts = [Chart.of(series) for series in await analysis.all_series(experiment, step)]
+    definition = experiment.definition
+    charts = [
+        Chart.of(series, Unit.of(definition, series.metric))
+        for series in await analysis.all_series(experiment, step)
+    ]
     shown = await _card(experiment, analysis)
     return page("experiment.html", card=shown, charts=charts, step=step, steps=STEPS)
 
@@ -125,9 +139,11 @@ async def login_form() -> Response[str]:
 async def login(
     request: AnyRequest, data: Annotated[LoginForm, Body(media_type=RequestEncodingType.URL_ENCODED)]
 ) -> Redirect:
-    """Begin a session of the holder of an API key. 401 and 403 answer the form again."""
+    """Begin a session of the holder of an API key. 401, 403 and 429 answer the form again."""
     header = b"Bearer " + data.key.strip().encode()
-    key = await authenticated(request.app.state.access, header, Scope.READ, _CLOCK)
+    key = await authenticated(request, header, Scope.READ, _CLOCK)
+    if (refusals := request.app.state.get("refusals")) is not None:
+        refusals.sign_in(key)
     keyring, now_ms = _keyring(request), _CLOCK.now_ms()
     cookie = Cookie(
         key=session.COOKIE,
@@ -141,9 +157,19 @@ async def login(
 
 
 @post("/logout", guards=[same_site], request_max_body_size=FORM_BYTES_MAX, status_code=303, **_PAGE)
-async def logout() -> Redirect:
-    """End the session in this browser."""
-    gone = Cookie(key=session.COOKIE, value="", max_age=0, httponly=True, samesite="strict")
+async def logout(request: AnyRequest) -> Redirect:
+    """End the session, in this browser and on every server: a copy of the cookie is refused from now on."""
+    token = request.cookies.get(session.COOKIE)
+    if token is not None and _is_signed(token, request):
+        await _sessions(request).end_session(*session.identity(token))
+    gone = Cookie(
+        key=session.COOKIE,
+        value="",
+        max_age=0,
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+    )
     return Redirect("/login", status_code=303, cookies=[gone], headers=PAGE_HEADERS)
 
 
@@ -159,6 +185,20 @@ async def asset(request: AnyRequest, fingerprint: str, name: str) -> Response[by
 
 async def _card(experiment: Experiment, analysis: AnalysisService) -> Card:
     return Card.of(experiment, await analysis.status(experiment.key), _CLOCK.now())
+
+
+def _is_signed(token: str, request: AnyRequest) -> bool:
+    """Whether a session is one of ours and not over: of others nothing needs to be kept."""
+    try:
+        session.authenticate(token, _keyring(request), _CLOCK.now_ms())
+    except (Unauthorized, Forbidden):
+        return False
+    return True
+
+
+def _sessions(connection: ASGIConnection[Any, Any, Any, Any]) -> AccessService:
+    sessions: AccessService = connection.app.state.sessions
+    return sessions
 
 
 def _keyring(connection: ASGIConnection[Any, Any, Any, Any]) -> KeyRing:

@@ -3,14 +3,15 @@
 A token is the id of the key (4 bytes), the end of the session (8 bytes, ms) and the first 16 bytes of an
 HMAC-SHA256 of both and of the key's digest, under a signing secret of the server: 28 bytes, URL-safe base64.
 Every request looks the key up again, so a session ends with its key. Retiring a signing secret ends
-the sessions under it as well.
+the sessions under it as well. Signing out keeps the digest of the token, which every server then refuses.
 """
 
 import hmac
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from datetime import UTC, datetime
+from hashlib import sha256
 from struct import Struct
-from struct import error as StructError  # noqa: N812 - it is an exception
-from typing import Final
+from typing import Final, NamedTuple
 
 from app.access.model import ApiKey, KeyRing, Scope, SigningKey
 from app.core.errors import Unauthorized
@@ -36,18 +37,39 @@ def authenticate(token: str, keyring: KeyRing, now_ms: int) -> ApiKey:
     Raises Unauthorized when the token is malformed, forged or over, or its key revoked or expired; Forbidden
     when the key lacks the scope `read`.
     """
-    try:
-        raw = urlsafe_b64decode(token + "=" * (-len(token) % 4))
-        body, mac = raw[: _BODY.size], raw[_BODY.size :]
-        key_id, ends_at_ms = _BODY.unpack(body)
-    except (ValueError, StructError) as error:
-        raise Unauthorized("the session cannot be read: sign in again") from error
+    body, mac, _ = _parts(token)
+    key_id, ends_at_ms = _BODY.unpack(body)
     if ends_at_ms <= now_ms:
         raise Unauthorized("the session is over: sign in again")
     key = keyring.by_id(key_id, Scope.READ, now_ms)
     if not any(hmac.compare_digest(mac, _mac(secret, body, key)) for secret in keyring.signing_keys):
         raise Unauthorized("the session is not one of this server: sign in again")
     return key
+
+
+class Session(NamedTuple):
+    """What is kept of a session that is signed out."""
+
+    digest: bytes
+    ends_at: datetime
+
+
+def identity(token: str) -> Session:
+    """The digest and end of a token that `authenticate` accepts. All spellings of a token have one digest."""
+    body, _, raw = _parts(token)
+    _, ends_at_ms = _BODY.unpack(body)
+    return Session(sha256(raw).digest(), datetime.fromtimestamp(ends_at_ms / 1_000, UTC))
+
+
+def _parts(token: str) -> tuple[bytes, bytes, bytes]:
+    """Body, MAC and all bytes of a token. Raises Unauthorized when it has another form."""
+    try:
+        raw = urlsafe_b64decode(token + "=" * (-len(token) % 4))
+    except ValueError as error:
+        raise Unauthorized("the session cannot be read: sign in again") from error
+    if len(raw) != _BODY.size + _MAC_BYTES:
+        raise Unauthorized("the session cannot be read: sign in again")
+    return raw[: _BODY.size], raw[_BODY.size :], raw
 
 
 def _mac(secret: SigningKey, body: bytes, key: ApiKey) -> bytes:

@@ -146,7 +146,8 @@ def checked(request: Simulation, *, seconds_usual: float, seconds_max: float) ->
     if request.runs is None:
         least, most = _RUNS_USUAL
         fewer, more = (seconds(msgspec.structs.replace(request, runs=runs)) for runs in _RUNS_USUAL)
-        runs = least + int((most - least) * (seconds_usual - fewer) / (more - fewer))
+        share = (seconds_usual - fewer) / (more - fewer) if more > fewer else 1.0
+        runs = least + int((most - least) * min(share, 1.0))
         request = msgspec.structs.replace(request, runs=min(max(runs, least), most))
     errors = tuple(_errors(request, seconds_max))
     if errors:

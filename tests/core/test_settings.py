@@ -33,6 +33,9 @@ def test_without_any_only_the_port_of_https_is_allowed():
             admin_key="1234567890123456",
             webhook_allowed_networks=("10.0.0.0/8", "fd00::/8"),
             webhook_allowed_ports=(443, 9093),
+            trusted_proxies=("127.0.0.1/32", "10.0.0.0/8"),
+            operations_port=9_100,
+            access_log=True,
         ),
     ],
 )
@@ -47,8 +50,14 @@ def test_what_a_process_tells_its_children_is_what_they_read(settings):
         {"WALD_WEBHOOK_ALLOWED_NETWORKS": "everything"},
         {"WALD_WEBHOOK_ALLOWED_PORTS": "0"},
         {"WALD_WEBHOOK_ALLOWED_PORTS": "443,x"},
+        {"WALD_TRUSTED_PROXIES": "10.0.0.1/8"},
+        {"WALD_OPERATIONS_PORT": "65536"},
+        {"WALD_ACCESS_LOG": "perhaps"},
+        {"WALD_LOG_LEVEL": "loud"},
+        {"WALD_DATABASE_URL": "mysql://h/db"},
+        {"WALD_VALKEY_URL": "redis://h:port"},
     ],
 )
-def test_what_is_no_network_or_port_is_refused_at_start(environment):
+def test_a_value_that_cannot_be_used_is_refused_at_start(environment):
     with pytest.raises(InvalidInput, match="configuration"):
         Settings.load(environment)

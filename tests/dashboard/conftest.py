@@ -69,7 +69,7 @@ async def site(database_url: str, valkey_url: str) -> AsyncIterator[Site]:
             "experiment_service": Provide(lambda: experiments, sync_to_thread=False),
             "analysis": Provide(lambda: analysis, sync_to_thread=False),
         },
-        state=State({"access": SimpleNamespace(keyring=None, load_access=no_newer_keys)}),
+        state=State({"access": SimpleNamespace(keyring=None, load_access=no_newer_keys), "sessions": access}),
         exception_handlers=EXCEPTION_HANDLERS,
         openapi_config=None,
     )

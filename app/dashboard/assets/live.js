@@ -2,6 +2,8 @@
 
 const REFRESH_MS = 2000;
 
+const ZONE = Intl.DateTimeFormat().resolvedOptions().timeZone || "local";
+
 const live = document.querySelector(".live");
 const inView = new Set();
 
@@ -36,15 +38,15 @@ function traces(history) {
 function layout(key) {
   return {
     uirevision: key,
-    margin: { t: 8, r: 8, b: 34, l: 46 },
+    margin: { t: 8, r: 8, b: 46, l: 62 },
     paper_bgcolor: "transparent",
     plot_bgcolor: "transparent",
     font: { family: "inherit", size: 12, color: ink("muted") },
     showlegend: false,
     hovermode: "x unified",
     hoverlabel: { bgcolor: ink("surface"), bordercolor: ink("line"), font: { color: ink("text") }, namelength: 40 },
-    xaxis: { type: "date", gridcolor: ink("line"), linecolor: ink("line"), fixedrange: false },
-    yaxis: { range: [0, 1], tickformat: ".0%", dtick: 0.25, gridcolor: ink("line"), fixedrange: true, zeroline: false },
+    xaxis: { type: "date", title: { text: `time (${ZONE})`, standoff: 8 }, gridcolor: ink("line"), linecolor: ink("line"), fixedrange: false },
+    yaxis: { title: { text: "share of traffic", standoff: 8 }, range: [0, 1], tickformat: ".0%", dtick: 0.25, gridcolor: ink("line"), fixedrange: true, zeroline: false },
   };
 }
 
@@ -56,12 +58,26 @@ function draw(card) {
   window.Plotly.react(chart, traces(history), layout(card.dataset.key), { displayModeBar: false, responsive: true });
 }
 
-// The chart's element stays, so that zoom and hover survive; everything else is the server's.
+// Elements stay where they are and only what differs is changed: a table keeps its scroll position, a link its
+// focus, a chart its zoom, and a reader their selection.
+function update(old, fresh) {
+  if (old.isEqualNode(fresh)) return;
+  if (old.nodeName !== fresh.nodeName) return old.replaceWith(fresh);
+  if (old.nodeType !== Node.ELEMENT_NODE) {
+    old.data = fresh.data;
+    return;
+  }
+  if (old.classList.contains("js-plotly-plot") && !fresh.classList.contains("empty")) return;
+  for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
+  for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  const present = [...old.childNodes];
+  const wanted = [...fresh.childNodes];
+  wanted.forEach((node, index) => (index < present.length ? update(present[index], node) : old.append(node)));
+  present.slice(wanted.length).forEach((node) => node.remove());
+}
+
 function replace(card, text) {
-  const fresh = new DOMParser().parseFromString(text, "text/html").querySelector(".card");
-  const old = card.querySelector(".chart");
-  if (!old.classList.contains("empty")) fresh.querySelector(".chart").replaceWith(old);
-  card.replaceChildren(...fresh.childNodes);
+  update(card, new DOMParser().parseFromString(text, "text/html").querySelector(".card"));
   draw(card);
 }
 

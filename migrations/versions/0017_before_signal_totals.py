@@ -1,13 +1,13 @@
 """signal totals before code
 
-Runs before the code that needs it. Revision 0016, after 0015. `wald rebuild` counts what was logged before.
+Runs before the code that needs it. Revision 0017, after 0016. `wald rebuild` counts what was logged before.
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0016"
-down_revision = "0015"
+revision = "0017"
+down_revision = "0016"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,95 @@
+"""Refusing wrong keys: 401 a hundred times, then 429 before the framework is asked."""
+
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Any, Final, Protocol
+
+import msgspec
+from litestar.connection import ASGIConnection
+
+from app.access import limits
+from app.access.model import ApiKey, KeyRing, credential
+from app.access.throttle import Throttle, caller_of
+from app.core.errors import TooManyRequests, Unauthorized
+
+ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Access(Protocol):
+    """What `app.state.access` has to be: a refresh loop swaps its key ring whole."""
+
+    @property
+    def keyring(self) -> KeyRing | None:
+        """The API keys in force; None before they are loaded."""
+        ...
+
+
+class Refusals:
+    """The rate limits of one process: wrong keys by address, sign-ins by key. Right keys always pass."""
+
+    def __init__(self) -> None:
+        self.wrong_keys = Throttle(burst=limits.WRONG_KEYS_BURST, per_s=limits.WRONG_KEYS_PER_S)
+        self.sign_ins = Throttle(burst=limits.SIGN_INS_BURST, per_s=limits.SIGN_INS_PER_S)
+
+    def wrong_key(self, connection: ASGIConnection[Any, Any, Any, Any], error: Unauthorized) -> Unauthorized:
+        """Return `error`, or raise TooManyRequests when this address has sent too many wrong keys."""
+        wait_s = self.wrong_keys.charge(caller_of(connection.scope.get("client")), monotonic())
+        if wait_s > 0:
+            raise _too_many(wait_s) from error
+        return error
+
+    def sign_in(self, key: ApiKey) -> None:
+        """Count one session that is begun with a key. Raises TooManyRequests when there were too many."""
+        wait_s = self.sign_ins.charge(str(key.id), monotonic())
+        if wait_s > 0:
+            raise TooManyRequests(
+                "too many sign-ins with this API key: wait, then try again", retry_after_s=wait_s
+            )
+
+
+def charged(
+    connection: ASGIConnection[Any, Any, Any, Any], header: bytes | None, error: Unauthorized
+) -> Unauthorized:
+    """Count a wrong key against its address and return `error`. Raises TooManyRequests after too many."""
+    refusals: Refusals | None = connection.app.state.get("refusals")
+    return error if header is None or refusals is None else refusals.wrong_key(connection, error)
+
+
+def refusing_early(app: ASGIApp, refusals: Refusals, access: Access) -> ASGIApp:
+    """`app`, but wrong keys of addresses that have sent too many are answered 429 at once.
+
+    That takes about a seventh of the time in which the framework refuses.
+    """
+
+    async def refuse_or_pass(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            wait_s = refusals.wrong_keys.wait_s(caller_of(scope.get("client")), monotonic())
+            if wait_s > 0 and _is_wrong(credential(scope["headers"]), access.keyring):
+                await _answer(send, _too_many(wait_s))
+                return
+        await app(scope, receive, send)
+
+    return refuse_or_pass
+
+
+def _is_wrong(header: bytes | None, keyring: KeyRing | None) -> bool:
+    return header is not None and keyring is not None and not keyring.knows(header)
+
+
+def _too_many(wait_s: float) -> TooManyRequests:
+    return TooManyRequests(
+        "too many wrong API keys from this address, and this one is wrong too: check the key",
+        retry_after_s=wait_s,
+    )
+
+
+async def _answer(send: Any, error: TooManyRequests) -> None:
+    body = _encode(error.problem())
+    headers = [
+        (b"content-type", b"application/problem+json"),
+        (b"content-length", str(len(body)).encode()),
+        *((name.lower().encode(), value.encode()) for name, value in error.headers.items()),
+    ]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

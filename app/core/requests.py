@@ -1,0 +1,119 @@
+"""Around every request: the client it comes from, its request id, and its line in the access log.
+
+The shortcuts of `/assign` and `/feedback` do not come here. `logged_shortcuts` wraps them where an access log
+is kept; otherwise they pay nothing.
+"""
+
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from time import perf_counter
+from typing import Any, ClassVar, Final
+
+import structlog
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+from app.core.shortcut import Headers, Reply, Shortcut, ShortcutProtocol, with_shortcuts
+
+ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
+
+REQUEST_ID: Final = b"x-request-id"
+_VALID_ID: Final = re.compile(rb"[A-Za-z0-9._:;=/+@-]{1,128}")
+_LOG: Final = structlog.get_logger(__name__)
+
+
+def request_id(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """The caller's `X-Request-ID`; a new one where it sent none, more than one, or one that is not valid."""
+    given = [value for name, value in headers if name == REQUEST_ID]
+    if len(given) == 1 and _VALID_ID.fullmatch(given[0]):
+        return given[0]
+    return secrets.token_hex(16).encode()
+
+
+def with_request_id(app: ASGIApp, *, access_log: bool) -> ASGIApp:
+    """`app` with a request id on every answer and on what is logged meanwhile."""
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        begun, given, status = perf_counter(), request_id(scope["headers"]), 0
+
+        async def send_with_id(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message.get("headers", ()), (REQUEST_ID, given)]}
+            await send(message)
+
+        structlog.contextvars.bind_contextvars(request_id=given.decode())
+        try:
+            await app(scope, receive, send_with_id)
+        finally:
+            if access_log:
+                client = scope.get("client")
+                _log(given, (scope["method"], scope["path"]), status, begun, client[0] if client else None)
+            structlog.contextvars.unbind_contextvars("request_id")
+
+    return answer
+
+
+def behind_proxies(app: ASGIApp, trusted: Sequence[str]) -> ASGIApp:
+    """`app` that believes `X-Forwarded-For` and `-Proto` of clients in the `trusted` networks only."""
+    return ProxyHeadersMiddleware(app, list(trusted)) if trusted else app
+
+
+def logged_shortcuts(*shortcuts: Shortcut) -> type[ShortcutProtocol]:
+    """The protocol of a server whose short ways write the access log as well.
+
+    The client of these lines is the peer of the connection, which behind a proxy is the proxy.
+    """
+    plain = with_shortcuts(*(_Logged(shortcut) for shortcut in shortcuts))
+    return type("LoggedShortcuts", (_WithPeer, plain), {})
+
+
+class _WithPeer(ShortcutProtocol):
+    """Says whose bytes are being read: what it reads, shortcuts answer before it returns."""
+
+    peer: ClassVar[str | None] = None
+
+    def data_received(self, data: bytes) -> None:
+        """Of asyncio."""
+        _WithPeer.peer = self.client[0] if self.client else None
+        super().data_received(data)
+
+
+class _Logged:
+    """A shortcut whose answers carry a request id and are logged."""
+
+    def __init__(self, shortcut: Shortcut) -> None:
+        self._shortcut = shortcut
+        self.method = shortcut.method
+        self.path = shortcut.path
+        self.body_bytes_max = shortcut.body_bytes_max
+
+    def admits(self, headers: Headers) -> bool:
+        """Of Shortcut."""
+        return self._shortcut.admits(headers)
+
+    def answer(self, query: bytes, headers: Headers, body: bytes, reply: Reply) -> bool:
+        """Of Shortcut."""
+        begun, given, peer = perf_counter(), request_id(headers), _WithPeer.peer
+
+        def logged(status: int, answered: Headers, content: bytes) -> None:
+            reply(status, (*answered, (REQUEST_ID, given)), content)
+            _log(given, (self.method.decode(), self.path.decode()), status, begun, peer)
+
+        return self._shortcut.answer(query, headers, body, logged)
+
+
+def _log(given: bytes, request: tuple[str, str], status: int, begun: float, client: str | None) -> None:
+    _LOG.info(
+        "request",
+        request_id=given.decode(),
+        method=request[0],
+        path=request[1],
+        status=status,
+        duration_ms=round(1_000 * (perf_counter() - begun), 2),
+        client=client,
+    )
