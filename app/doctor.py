@@ -13,13 +13,13 @@ import psycopg
 from psycopg.rows import DictRow, dict_row
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from app.core import limits, migrations
 from app.core.clock import Clock
 from app.core.postgres import psycopg_dsn
 from app.core.settings import Settings
+from app.core.tables import Column, Table
 from app.core.valkey import create_client, shard_key
 from app.feedback.series import Kept
 
@@ -89,10 +89,12 @@ def verdict(findings: list[Finding]) -> Verdict:
 def table(findings: list[Finding]) -> Table:
     """For people."""
     colours = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red"}
-    shown = Table("", "Check", "Found", "What to do", box=None, pad_edge=False)
+    shown = Table(
+        Column("", "text"), Column("Check", "name"), Column("Found", "text"), Column("What to do", "text")
+    )
     for finding in findings:
-        mark = f"[{colours[finding.verdict]}]{finding.verdict}[/]"
-        shown.add_row(mark, finding.check, escape(finding.found), escape(finding.fix))
+        mark = Text(finding.verdict, style=colours[finding.verdict])
+        shown.add(mark, finding.check, finding.found, finding.fix)
     return shown
 
 

@@ -3,16 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import rich_click as click
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from app.analysis.planning import PowerAnswer, PowerQuestion, answer, question_of
 from app.clients import figures
 from app.clients.display import sparkline
+from app.core.amounts import number
 from app.core.errors import InvalidInput
+from app.core.tables import Column, Table
+from app.core.terminal import emit_json, out
 
 
 def show_power(options: dict[str, Any], *, figure: Path | None, as_json: bool) -> None:
@@ -27,9 +28,9 @@ def show_power(options: dict[str, Any], *, figure: Path | None, as_json: bool) -
     if figure is not None:
         _draw(found, figure)
     if as_json:
-        click.echo(msgspec.json.encode(found))
+        emit_json(found)
         return
-    console = Console()
+    console = out()
     console.print(power_report(question, found))
     if figure is not None:
         console.print(f"\nThe curve is in {figure}")
@@ -50,11 +51,9 @@ def power_report(question: PowerQuestion, found: PowerAnswer) -> RenderableType:
     ends = f"{found.power_curve[0].units:,} to {found.power_curve[-1].units:,} units"
     parts += [Text(""), Text(f"power  {sparkline(curve)}  {ends}")]
     if found.detectable_by_day:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("days", justify="right")
-        table.add_column(f"smallest effect found with probability {question.power:.0%}", justify="right")
+        table = Table(Column("days"), Column(f"smallest effect found with probability {question.power:.0%}"))
         for point in found.detectable_by_day:
-            table.add_row(str(point.days), "none" if point.effect is None else f"{point.effect:.4g}")
+            table.add(str(point.days), "none" if point.effect is None else number(point.effect))
         parts += [Text(""), table]
     return Group(*parts)
 
