@@ -7,13 +7,10 @@ from typing import NoReturn, TypeVar
 
 import rich_click as click
 
-from app.clients.client import ClientError, Refused, WaldClient
+from app.clients.client import INPUT_AT_FAULT, ClientError, Refused, WaldClient
 from app.core.command_line import FAILED, MISUSED, report
 
 T = TypeVar("T")
-
-_INPUT_AT_FAULT = frozenset({400, 413})
-"""Statuses that say that what was sent is wrong, whatever the state of the server."""
 
 
 def ask(url: str, key: str, call: Callable[[WaldClient], Awaitable[T]], *, failure: int | None = None) -> T:
@@ -35,7 +32,7 @@ def ask(url: str, key: str, call: Callable[[WaldClient], Awaitable[T]], *, failu
 def fail(error: ClientError, failure: int | None = None) -> NoReturn:
     """Print the reason and end with an exit status, as `ask` does."""
     report(click.ClickException(advised(error)))
-    wrong = isinstance(error, Refused) and error.status in _INPUT_AT_FAULT
+    wrong = isinstance(error, Refused) and error.status in INPUT_AT_FAULT
     sys.exit((MISUSED if wrong else FAILED) if failure is None else failure)
 
 

@@ -30,6 +30,8 @@ FIRST_PATIENCE_S: Final = 2.0
 REQUEST_TIMEOUT_S: Final = 10.0
 COMPUTATION_TIMEOUT_S: Final = 120.0
 
+INPUT_AT_FAULT: Final = frozenset({400, 413})
+"""Statuses that say that what was sent is wrong, whatever the state of the server."""
 NO_SERVER: Final = "; is the server running? Start one with `wald up`, or set WALD_URL"
 
 T = TypeVar("T")
@@ -291,9 +293,9 @@ def _problem(answer: httpx2.Response) -> Problem:
 
 
 def _said(problem: Problem) -> str:
-    """What a problem says, once: a line for each of its fields, or its detail."""
+    """What a problem says, once: a line for each field that is wrong, or its detail."""
     lines = [_line(error) for error in problem.errors]
-    if not lines:
+    if not lines or (len(lines) == 1 and problem.status not in INPUT_AT_FAULT):
         return problem.detail or problem.title
     return lines[0] if len(lines) == 1 else "\n".join(["", *(f"  {line}" for line in lines)])
 

@@ -1,6 +1,7 @@
 """What demo and replay show on a terminal. Pure: values in, rich renderables out."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from rich.console import Group, RenderableType
@@ -9,7 +10,7 @@ from rich.text import Text
 from app.clients.client import Status, VariantStatus
 from app.clients.replay import ReplayResult
 from app.clients.simulation import PROMPTS
-from app.core.amounts import count, decimal, interval, percent
+from app.core.amounts import count, decimal, decimal_interval, percent
 from app.core.tables import Column, Picture, Table
 
 BLOCKS: Final = "▁▂▃▄▅▆▇█"
@@ -21,6 +22,12 @@ WINDOWS_MAX: Final = 32
 def sparkline(shares: Sequence[float]) -> str:
     """Shares as blocks from empty (0) to full (1)."""
     return "".join(BLOCKS[min(int(share * len(BLOCKS)), len(BLOCKS) - 1)] for share in shares)
+
+
+def resampled(values: Sequence[float], width: int) -> list[float]:
+    """The values at `width` places, evenly from the first to the last."""
+    steps = max(width - 1, 1)
+    return [values[round(place * (len(values) - 1) / steps)] for place in range(width)]
 
 
 def bar(share: float, width: int) -> str:
@@ -37,24 +44,21 @@ def status_table(status: Status) -> Table:
         Column("mean reward"),
         Column("95% interval"),
         Column("assigned"),
-        Column("rewards"),
         Column("pending"),
         Column(""),
     )
     leader = _leader(status.variants)
     for variant in status.variants:
         name = variant.key + (" (control)" if variant.control else "")
-        share = variant.allocation or 0.0
         table.add(
             Text(name, style="green" if variant is leader else ""),
             percent(variant.allocation),
             percent(variant.probability_best),
             decimal(variant.mean),
-            interval(variant.interval),
+            decimal_interval(variant.interval),
             count(variant.assignments),
-            count(variant.rewards),
             count(variant.pending),
-            Picture(lambda width, share=share: bar(share, width), 8, SHARE_WIDTH),
+            Picture(partial(bar, variant.allocation or 0.0), 8, SHARE_WIDTH),
         )
     return table
 
@@ -88,7 +92,7 @@ def demo_summary(status: Status, *, served: dict[str, int], rewards: Sequence[fl
             prompt.key,
             decimal(prompt.mean_reward),
             decimal(variant.mean),
-            interval(variant.interval),
+            decimal_interval(variant.interval),
             percent(variant.probability_best),
             percent(variant.allocation),
             count(served[prompt.key]),
@@ -120,9 +124,7 @@ def replay_report(result: ReplayResult) -> RenderableType:
             decimal(variant.mean),
             percent(variant.probability_best),
             percent(variant.allocation),
-            Picture(
-                lambda width, index=index: sparkline(result.shares(width)[index]), WINDOWS_MIN, WINDOWS_MAX
-            ),
+            Picture(partial(_shares_over_time, result, index), WINDOWS_MIN, WINDOWS_MAX),
         )
     n_served = len(result.draws)
     gain = result.reward / result.uniform - 1 if result.uniform else 0.0
@@ -141,6 +143,10 @@ def replay_report(result: ReplayResult) -> RenderableType:
 def _leader(variants: Sequence[VariantStatus]) -> VariantStatus | None:
     known = [variant for variant in variants if variant.probability_best is not None]
     return max(known, key=lambda variant: variant.probability_best or 0.0, default=None)
+
+
+def _shares_over_time(result: ReplayResult, index: int, width: int) -> str:
+    return sparkline(result.shares(width)[index])
 
 
 def replay_record(result: ReplayResult, experiment: str) -> dict[str, object]:

@@ -9,10 +9,10 @@ from rich.text import Text
 
 from app.analysis.planning import PowerAnswer, PowerQuestion, answer, question_of
 from app.clients import figures
-from app.clients.display import sparkline
-from app.core.amounts import number
+from app.clients.display import WINDOWS_MIN, resampled, sparkline
+from app.core.amounts import count, number, percent
 from app.core.errors import InvalidInput
-from app.core.tables import Column, Table
+from app.core.tables import Column, Picture, Table
 from app.core.terminal import emit_json, out
 
 
@@ -47,15 +47,24 @@ def power_report(question: PowerQuestion, found: PowerAnswer) -> RenderableType:
     )
     if found.duration is not None:
         parts += [Text(f"* {line}") for line in found.duration.advice]
-    curve = [point.power for point in found.power_curve]
-    ends = f"{found.power_curve[0].units:,} to {found.power_curve[-1].units:,} units"
-    parts += [Text(""), Text(f"power  {sparkline(curve)}  {ends}")]
+    parts += [Text(""), _curve(found)]
     if found.detectable_by_day:
         table = Table(Column("days"), Column(f"smallest effect found with probability {question.power:.0%}"))
         for point in found.detectable_by_day:
             table.add(str(point.days), "none" if point.effect is None else number(point.effect))
         parts += [Text(""), table]
     return Group(*parts)
+
+
+def _curve(found: PowerAnswer) -> Table:
+    """Power from few units to many: both ends in numbers, and a line of blocks where there is room."""
+    first, last = found.power_curve[0], found.power_curve[-1]
+    curve = [point.power for point in found.power_curve]
+    table = Table(Column("units"), Column("power", "text"), Column("power over units"))
+    line = Picture(lambda width: sparkline(resampled(curve, width)), WINDOWS_MIN, len(curve))
+    table.add(count(first.units), percent(first.power), line)
+    table.add(count(last.units), percent(last.power), "")
+    return table
 
 
 def _option(field: str) -> str:

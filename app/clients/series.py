@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +16,7 @@ from app.core.amounts import amounts_of, count
 from app.core.tables import Column, Picture, Table
 
 WIDTH: Final = 60
-WIDTH_LEAST: Final = 12
+WIDTH_LEAST: Final = 8
 
 
 def series_of(answer: bytes) -> Series:
@@ -35,21 +36,20 @@ def report(found: Series) -> RenderableType:
     scale = f"{amounts.value(low)} (lowest) to {amounts.value(high)} (highest)"
     table = Table(
         Column("variant", "name"),
-        *map(Column, ("first", "lowest", "highest", "newest", "standard error", "units", scale)),
+        *map(Column, ("lowest", "highest", "newest", "standard error", "units", scale)),
     )
     for variant in found.variants:
         known_values = [point.value for point in variant.known if point.value is not None]
         newest = variant.known[-1] if variant.known else None
         table.add(
             variant.variant + (" (control)" if variant.control else ""),
-            amounts.value(known_values[0] if known_values else None),
             amounts.value(min(known_values, default=None)),
             amounts.value(max(known_values, default=None)),
             amounts.value(None if newest is None else newest.value),
             amounts.value(None if newest is None else newest.standard_error),
             count(sum(point.units for point in variant.points)),
             Picture(
-                lambda width, variant=variant: line(found, variant, low, high, width),
+                partial(line, found, variant, low, high),
                 min(WIDTH_LEAST, steps),
                 min(WIDTH, steps),
             ),

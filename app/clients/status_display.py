@@ -13,7 +13,7 @@ from app.clients import rollout_display
 from app.clients.client import Status, VariantStatus, read
 from app.clients.display import BLOCKS, sparkline
 from app.clients.readout_display import readout_report
-from app.core.amounts import count, decimal, interval, percent
+from app.core.amounts import count, decimal, decimal_interval, percent
 from app.core.tables import Column, Picture, Table, visible
 from app.rollouts.life import Rollout
 
@@ -79,7 +79,7 @@ def variants_table(status: LiveStatus) -> Table:
         Column("variant", "name"),
         *map(
             Column,
-            ("share", "P(best)", "mean reward", "95% interval", "assigned", "rewards", "pending"),
+            ("share", "P(best)", "mean reward", "95% interval", "assigned", "pending"),
         ),
         Column("share over time"),
     )
@@ -94,9 +94,8 @@ def _cells(variant: VariantStatus) -> tuple[str, ...]:
         percent(variant.allocation),
         percent(variant.probability_best),
         decimal(variant.mean),
-        interval(variant.interval),
+        decimal_interval(variant.interval),
         count(variant.assignments),
-        count(variant.rewards),
         count(variant.pending),
     )
 

@@ -17,7 +17,7 @@ def number(value: float | None, *, signed: bool = False) -> str:
     if value is None:
         return MISSING
     sign = "+" if signed else ""
-    if 1e4 <= abs(value) < _DIGITS_MAX:
+    if 1e3 <= abs(value) < _DIGITS_MAX:
         return f"{value:{sign},.0f}"
     return f"{value:{sign}.4g}"
 
@@ -25,6 +25,11 @@ def number(value: float | None, *, signed: bool = False) -> str:
 def decimal(value: float | None) -> str:
     """Three decimals, for what lies between 0 and 1."""
     return MISSING if value is None else f"{value:.3f}"
+
+
+def decimal_interval(bounds: Sequence[float] | None) -> str:
+    """Both bounds with three decimals."""
+    return MISSING if bounds is None else f"{bounds[0]:.3f} to {bounds[1]:.3f}"
 
 
 def percent(share: float | None, *, signed: bool = False, decimals: int = 1) -> str:

@@ -13,7 +13,7 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, Final, NamedTuple
 
@@ -47,7 +47,7 @@ class Deferred(click.RichCommand):
     """A command whose module is loaded when the command is called."""
 
     def __init__(self, name: str, target: Target) -> None:
-        super().__init__(name, help=target.summary)
+        super().__init__(name=name, help=target.summary)
         self._place = target.place
 
     @property
@@ -73,12 +73,11 @@ class Group(click.RichGroup):
 
     def __init__(
         self,
-        *args: Any,
-        commands: MutableMapping[str, click.Command] | Sequence[click.Command] | None = None,
+        *,
         deferred: Mapping[str, Target] | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(*args, commands=commands, **options)
+        super().__init__(**options)
         for name, target in (deferred or {}).items():
             self.add_command(Deferred(name, target))
 
@@ -87,13 +86,12 @@ class Group(click.RichGroup):
         args: Sequence[str] | None = None,
         prog_name: str | None = None,
         complete_var: str | None = None,
-        standalone_mode: bool = True,  # noqa: FBT001, FBT002 - as click has it
-        windows_expand_args: bool = True,  # noqa: FBT001, FBT002
+        standalone_mode: bool = True,  # noqa: FBT001, FBT002 - as rich_click has it
         **extra: Any,
     ) -> Any:
         """Run the command line and end the process with an exit status."""
         if not standalone_mode:
-            return super().main(args, prog_name, complete_var, standalone_mode, windows_expand_args, **extra)
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         try:
             status = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         except click.ClickException as error:
@@ -113,9 +111,11 @@ class Group(click.RichGroup):
             raise click.UsageError(f"No such command {args[0]!r}.{near}", ctx)
         return super().resolve_command(ctx, args)
 
-    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_help(  # type: ignore[override] # as rich_click has it
+        self, ctx: click.RichContext, formatter: click.RichHelpFormatter
+    ) -> None:
         """Write the help; its text has no Markdown, whose reader takes longer to load than all the rest."""
-        formatter.config.text_markup = None  # type: ignore[attr-defined] # it is that of rich_click
+        formatter.config.text_markup = None
         super().format_help(ctx, formatter)
 
     def invoke(self, ctx: click.Context) -> Any:

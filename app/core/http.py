@@ -80,6 +80,7 @@ def _expected(request: Request[Any, Any, Any], place: str) -> tuple[Any, str]:
     body = parameters.get("data")
     return (Any if body is None else body.annotation), place
 
+
 def _framework_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     kind, title = _KINDS.get(error.status_code, ("invalid-input", "Invalid input"))
     problem = Problem(f"/problems/{kind}", title, error.status_code, error.detail or title)

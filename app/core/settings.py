@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Self
 
 import msgspec
 
+from app.core.choices import explained
 from app.core.errors import InvalidInput
 
 
@@ -58,7 +59,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         try:
             return msgspec.convert(values, cls, strict=False, dec_hook=_decode)
         except msgspec.ValidationError as error:
-            raise InvalidInput(f"configuration: {error}") from error
+            reason, _, path = str(error).partition(" - at `$.")
+            name = path.rstrip("`")
+            where = f" - at `$.{name}`" if name else ""
+            raise InvalidInput(f"configuration: {explained(reason, cls, name)}{where}") from error
 
     def environment(self) -> dict[str, str]:
         """The variables from which `load` reads the same again."""

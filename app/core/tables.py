@@ -17,6 +17,8 @@ from rich.text import Text
 GAP: Final = 2
 NAME_LEAST: Final = 16
 TEXT_LEAST: Final = 20
+NAME_BESIDE_PICTURES: Final = 24
+"""Names longer than this are folded if a picture then has room."""
 NAME_LINES_MAX: Final = 3
 _JOINERS: Final = "\u200c\u200d"
 _UNSEEN: Final = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
@@ -87,7 +89,9 @@ class _Shown:
 
     def __init__(self, columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> None:
         self.columns = columns
-        self.cells = [[_text(cell) for cell in row] for row in rows]
+        self.cells = [
+            [_text(cell, column) for column, cell in zip(columns, row, strict=True)] for row in rows
+        ]
         self.pictures = {
             column for row in rows for column, cell in enumerate(row) if isinstance(cell, Picture)
         }
@@ -141,7 +145,10 @@ def _parts(shown: _Shown, width: int) -> list[list[Placed]]:
         groups[-1].append(index)
         left -= shown.least[index] + GAP
     if len(groups) == 1:
-        left = width - sum(shown.natural[index] + GAP for index in names + others)
+        texts = {index for index in others if shown.columns[index].kind == "text"}
+        taken = [min(shown.natural[index], NAME_BESIDE_PICTURES) for index in names]
+        taken += [shown.natural[index] if index in texts else shown.least[index] for index in others]
+        left = width - sum(one + GAP for one in taken)
         for index in sorted(shown.pictures):
             if shown.least[index] <= left:
                 groups[0].append(index)
@@ -187,7 +194,7 @@ def _drawn(shown: _Shown, part: Sequence[Placed]) -> Iterator[Text]:
         for place in part:
             cell = row[place.column]
             if isinstance(cell, Picture):
-                cells.append([Text(cell.draw(min(place.width, cell.most)))])
+                cells.append([Text(cell.draw(min(place.width, cell.most)).rstrip())])
                 continue
             kind = shown.columns[place.column].kind
             plain = labels_of[place.column][number] if kind == "name" else cell.plain
@@ -215,12 +222,12 @@ def _beside(cells: Sequence[Sequence[Text]], shown: _Shown, part: Sequence[Place
         yield text
 
 
-def _text(cell: Cell) -> Text | Picture:
+def _text(cell: Cell, column: Column) -> Text | Picture:
+    """The cell as it is shown; names are made visible together, so that they stay different."""
     if isinstance(cell, Picture):
         return cell
-    if isinstance(cell, str):
-        return Text(visible(cell))
-    return Text(visible(cell.plain), style=cell.style)
+    plain, style = (cell, "") if isinstance(cell, str) else (cell.plain, cell.style)
+    return Text(plain if column.kind == "name" else visible(plain), style=style)
 
 
 def _plain(cell: Text | Picture) -> str:
