@@ -4,7 +4,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from app.clients.client import read
-from app.core.tables import Column, Table
+from app.core.tables import Column, Table, visible
 from app.evaluation.model import Evaluation
 
 
@@ -33,7 +33,7 @@ def report(found: Evaluation) -> RenderableType:
         f"interval at every look {low:.4f} to {high:.4f}",
         f"effective rows {overlap.effective_rows:,.0f} of {overlap.rows:,}, largest weight "
         f"{overlap.largest_weight:.3g} ({overlap.largest_weight_share:.2%} of all)",
-        f"shares: {shares}",
+        Text(visible(f"shares: {shares}")),
         f"{found.fitted}",
         *(Text(f"warning: {warning}", style="yellow") for warning in found.warnings),
     )

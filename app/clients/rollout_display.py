@@ -7,7 +7,7 @@ from rich.text import Text
 
 from app.clients.client import read
 from app.core.amounts import RELATIVE, amounts_of, count, number
-from app.core.tables import Column, Table
+from app.core.tables import Column, Table, visible
 from app.rollouts.life import Rollout
 from app.rollouts.model import Completed, Draft, GuardrailReading, Paused, RolledBack, Running
 from app.rollouts.routes import DecisionView, RolloutPage
@@ -53,7 +53,8 @@ def where(rollout: Rollout) -> str:
 
 def report(rollout: Rollout) -> RenderableType:
     """The rollout, and its guardrails as they were last read."""
-    title = Text(f"Rollout {rollout.id} of {rollout.experiment}: {', '.join(rollout.plan.canaries)}", "bold")
+    canaries = ", ".join(map(visible, rollout.plan.canaries))
+    title = Text(f"Rollout {rollout.id} of {rollout.experiment}: {canaries}", "bold")
     parts: list[RenderableType] = [title, Text(where(rollout))]
     looked = rollout.looked
     if looked is None:

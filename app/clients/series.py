@@ -13,7 +13,7 @@ from app.analysis.series import Point, Series, VariantSeries
 from app.clients.client import read
 from app.clients.display import BLOCKS
 from app.core.amounts import amounts_of, count
-from app.core.tables import Column, Picture, Table
+from app.core.tables import Column, Picture, Table, visible
 
 WIDTH: Final = 60
 WIDTH_LEAST: Final = 8
@@ -28,7 +28,7 @@ def report(found: Series) -> RenderableType:
     """A line of blocks per variant on one scale, from the lowest value to the highest, and the newest."""
     known = [point for variant in found.variants for point in variant.known]
     if not known:
-        return Text(f"{found.metric} of {found.key}: no units with a value in this time")
+        return Text(f"{visible(found.metric)} of {found.key}: no units with a value in this time")
     steps = round((found.until - found.since).total_seconds()) // found.step_s
     values = [point.value for point in known if point.value is not None]
     low, high = min(values), max(values)
@@ -54,7 +54,7 @@ def report(found: Series) -> RenderableType:
                 min(WIDTH, steps),
             ),
         )
-    head = Text(found.metric, style="bold")
+    head = Text(visible(found.metric), style="bold")
     head.append(f" of {found.key}, steps of {_length(found.step_s)}", style="not bold")
     return Group(head, "", table, "", f"{_minute(found.since)} to {_minute(found.until)}, UTC")
 

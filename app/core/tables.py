@@ -219,6 +219,7 @@ def _beside(cells: Sequence[Sequence[Text]], shown: _Shown, part: Sequence[Place
             else:
                 blank += place.width + GAP
         text.end = "\n"
+        text.rstrip()
         yield text
 
 
