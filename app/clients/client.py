@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import httpx2
 import msgspec
+import rich_click as click
 
 from app.core.errors import FieldError, Problem
 
@@ -84,8 +85,11 @@ class Status(msgspec.Struct, frozen=True):
     variants: tuple[VariantStatus, ...]
 
 
-class ClientError(Exception):
+class ClientError(click.ClickException):
     """The server did not do what was asked. The message says what and why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
 
 
 class Unreachable(ClientError):

@@ -76,7 +76,8 @@ def create(url: str, key: str, file: IO[bytes], *, as_json: bool) -> None:
 
 def _definition(file: IO[bytes]) -> Input:
     """Read a JSON object. Raises BadInput naming line and column."""
-    name = "standard input" if file.name == "<stdin>" else str(file.name)
+    name = str(getattr(file, "name", "<stdin>"))
+    name = "standard input" if name == "<stdin>" else name
     body = file.read(limits.BODY_BYTES_MAX + 1)
     if len(body) > limits.BODY_BYTES_MAX:
         raise BadInput(f"{name}: a definition may have at most {limits.BODY_BYTES_MAX:,} bytes")

@@ -217,7 +217,8 @@ def _converted(spelled: Mapping[str, Any], kinds: Any) -> Any:
         return msgspec.convert(spelled, kinds)
     except msgspec.ValidationError as error:
         reason, at, path = str(error).partition(" - at `$.")
-        said = explained(reason, kinds, path.rstrip("`")) + at + path
+        said = explained(reason, kinds, path.rstrip("`"))
+        said += "" if said != reason else at + path
         raise InvalidInput(said, errors=(FieldError("policy", said),)) from error
 
 
