@@ -77,12 +77,15 @@ def test_what_show_prints_can_be_created_again(wald):
     ("change", "lines"),
     [
         ({"policy": {"kind": "tompson"}}, ["policy.kind: Invalid value 'tompson': one of fixed, thompson,"]),
-        ({"variants": [{"key": "a b", "control": True}, {"key": "b"}]}, ['variants[0].key: must be', 'got "a b"']),
+        (
+            {"variants": [{"key": "a b", "control": True}, {"key": "b"}]},
+            ["variants[0].key: must be", '; got "a b"'],
+        ),
         ({"variants": [{"key": "a"}, {"key": "b"}]}, ["variants: exactly one must be the control, got 0"]),
         ({"policy": {"kind": "thompson", "exploration_floor": 3}}, ["policy.exploration_floor:", "; got 3"]),
         ({"stickines": "unit"}, ["stickines: unknown field; did you mean stickiness?"]),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_definition_exits_2_and_names_field_value_bound_and_fix_once(wald, change, lines):
     done = wald("experiments", "create", "-", stdin=json.dumps(DEFINITION | change))
     assert (done.exit_code, done.stdout) == (2, "")
