@@ -207,6 +207,10 @@ def test_a_server_that_is_absent_is_named_with_what_to_do_about_it():
     assert "is the server running? Start one with `wald up`" in done.stderr
     assert "Traceback" not in done.stderr
     assert wald("rollout", "gate", "1", "--url", url, "--key", "k").returncode == 4
+    export = invoke("export", "x", "--url", url, "--key", "k")
+    assert (export.exit_code, export.stdout) == (1, "")
+    assert url in export.stderr
+    assert "is the server running?" in export.stderr
 
 
 @contextmanager
