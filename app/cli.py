@@ -1,21 +1,18 @@
 """The command `wald`."""
 
-import asyncio
 import os
 import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
-from importlib import import_module
 from typing import Any, Final, ParamSpec, TypeVar
 
 import rich_click as click
-import uvloop
 
 from app import __version__
-from app.core import logs
-from app.core.clock import SystemClock
-from app.core.commands import OUT, engine_options, errors_told, run_with_engines, settings_of
+from app.core.command_line import Group, Target
+from app.core.commands import engine_options, errors_told, json_option, run_with_engines, settings_of
 from app.core.settings import Durability, Settings
+from app.core.terminal import answer, emit_json, out
 
 # Matrices here are small: threads of a linear algebra library would only wait for each other. It reads this
 # when it is loaded, which is by the commands that need it.
@@ -29,51 +26,80 @@ click.rich_click.COMMAND_GROUPS = {
     "wald": [
         {"name": "Run", "commands": ["up", "serve", "worker"]},
         {"name": "Operate", "commands": ["keys", "webhooks", "settings", "migrate", "rebuild", "doctor"]},
+        {"name": "Experiment", "commands": ["experiments", "status", "series", "export"]},
         {"name": "Roll out", "commands": ["rollout", "explain", "kill", "revive"]},
         {"name": "Try", "commands": ["demo", "replay"]},
         {
             "name": "Plan and analyze",
-            "commands": ["power", "simulate", "analyze", "series", "evaluate", "aa", "export"],
+            "commands": ["power", "simulate", "analyze", "evaluate", "aa"],
         },
     ]
 }
 
 _OF_ROOMS: Final = {
-    "keys": "app.access.commands:keys",
-    "webhooks": "app.webhooks.commands:webhooks",
-    "settings": "app.feedback.commands:settings_group",
-    "rebuild": "app.allocation.commands:rebuild_command",
-    "rollout": "app.clients.rollout:rollout_group",
-    "explain": "app.clients.rollout:explain_command",
-    "kill": "app.clients.rollout:kill_command",
-    "revive": "app.clients.rollout:revive_command",
-    "demo": "app.clients.commands:demo_command",
-    "replay": "app.clients.commands:replay_command",
-    "power": "app.clients.offline:power_command",
-    "simulate": "app.clients.simulate:simulate_command",
-    "analyze": "app.clients.offline:analyze_command",
-    "series": "app.clients.series:series_command",
-    "evaluate": "app.clients.evaluate:evaluate_command",
-    "aa": "app.clients.aa:aa_command",
-    "export": "app.clients.export:export_command",
+    "keys": Target("app.access.commands:keys", "Make, list and revoke API keys; rotate signing secrets."),
+    "webhooks": Target("app.webhooks.commands:webhooks", "Tell other systems what happens."),
+    "settings": Target(
+        "app.feedback.commands:settings_group", "Show and change the settings that all processes share."
+    ),
+    "rebuild": Target(
+        "app.allocation.commands:rebuild_command",
+        "Compute everything anew from the log: rewards, totals, shares, and what servers load.",
+    ),
+    "status": Target(
+        "app.clients.status:status_command", "Show how EXPERIMENT is doing and what to do about it."
+    ),
+    "experiments": Target(
+        "app.clients.experiments:experiments_group", "Create, list, start and stop experiments."
+    ),
+    "rollout": Target(
+        "app.clients.rollout:rollout_group",
+        "Ramp a canary up stage by stage; harm that is proven takes it back.",
+    ),
+    "explain": Target(
+        "app.clients.rollout:explain_command",
+        "Compute a decision of a rollout again from its stored inputs, and show its evidence.",
+    ),
+    "kill": Target(
+        "app.clients.rollout:kill_command",
+        "Answer the control everywhere within a second, whatever EXPERIMENT says.",
+    ),
+    "revive": Target("app.clients.rollout:revive_command", "End a kill: serve again as EXPERIMENT says."),
+    "demo": Target("app.clients.commands:demo_command", "Watch a running server learn from simulated users."),
+    "replay": Target(
+        "app.clients.commands:replay_command",
+        "Replay logged scores as if they came in live, to see what adaptive allocation would have earned.",
+    ),
+    "power": Target(
+        "app.clients.offline:power_command",
+        "How many units and weeks an experiment needs, or what it can find.",
+    ),
+    "simulate": Target(
+        "app.clients.simulate:simulate_command",
+        "Find the policy for your traffic before you serve a request.",
+    ),
+    "analyze": Target(
+        "app.clients.offline:analyze_command",
+        "Read out an experiment from a CSV file with one row per unit.",
+    ),
+    "series": Target(
+        "app.clients.online:series_command",
+        "Show a metric of EXPERIMENT over time, one line per variant.",
+    ),
+    "evaluate": Target(
+        "app.clients.evaluate:evaluate_command",
+        "Ask what another policy would have earned on the traffic of EXPERIMENT.",
+    ),
+    "aa": Target(
+        "app.clients.online:aa_command",
+        "Measure how often the plan of EXPERIMENT decides where nothing differs, on its own data.",
+    ),
+    "export": Target(
+        "app.clients.export:export_command",
+        "Download the assignments of EXPERIMENT with their propensities, rewards and contexts.",
+    ),
 }
-"""Commands that other modules define: each is loaded when it is called or shown, for some take a second."""
-
-
-class Commands(click.RichGroup):
-    """The commands of this module and those of the rooms."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """All names, in order."""
-        return sorted({*super().list_commands(ctx), *_OF_ROOMS})
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of that name, if there is one."""
-        if cmd_name not in _OF_ROOMS:
-            return super().get_command(ctx, cmd_name)
-        module, name = _OF_ROOMS[cmd_name].split(":")
-        command: click.Command = getattr(import_module(module), name)
-        return command
+"""Commands that other modules define: each is loaded when it is called, for some take a second."""
 
 
 def serving_options(command: Callable[P, T]) -> Callable[P, T]:
@@ -92,7 +118,7 @@ def serving_options(command: Callable[P, T]) -> Callable[P, T]:
 _port_option = click.option("--port", type=int, help="Port to listen on.  [env: WALD_PORT; default: 8000]")
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, deferred=_OF_ROOMS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="wald")
 def main() -> None:
     """Wald decides which variant of your LLM product serves each request, and learns from what happens next.
@@ -123,8 +149,11 @@ def up(**flags: Any) -> None:
     Engines that are not named by a URL run embedded, with their data in the data folder. The first start
     prints an admin key, once; set WALD_ADMIN_KEY to choose it yourself.
     """
-    from app import up as composition  # noqa: PLC0415  (each command loads only what it needs)
+    import uvloop  # noqa: PLC0415  (each command loads only what it needs)
+
+    from app import up as composition  # noqa: PLC0415
     from app import welcome  # noqa: PLC0415
+    from app.core import logs  # noqa: PLC0415
 
     with_demo = flags.pop("demo")
     settings = settings_of(flags)
@@ -178,38 +207,51 @@ def worker(**flags: Any) -> None:
 @main.command()
 @engine_options
 @click.option("--to", default="head", show_default=True, help="The revision to migrate to.")
-def migrate(to: str, **flags: Any) -> None:
+@json_option
+def migrate(to: str, *, as_json: bool, **flags: Any) -> None:
     """Bring the database to the schema of this version. Safe to run from several places at once.
 
     Also makes the signing key, and stores the admin key of WALD_ADMIN_KEY, where they are missing.
     """
+    import asyncio  # noqa: PLC0415
+
     from app import start  # noqa: PLC0415
-    from app.core import migrations  # noqa: PLC0415
+    from app.core import (
+        logs,
+        migrations,
+    )
 
     async def run(settings: Settings) -> None:
         assert settings.database_url is not None
         revision = await asyncio.to_thread(migrations.upgrade, settings.database_url, to)
-        OUT.print(f"The database is at revision [bold]{revision}[/].")
+        doubts: list[str] = []
         if revision == migrations.head():
             logs.configure("error", process="migrate")  # a Valkey that is away now is no news here
-            for doubt in await start.ensure_access_of(settings):
-                OUT.print(f"Note: {doubt}", soft_wrap=True, markup=False)
+            doubts += await start.ensure_access_of(settings)
+        notes = "".join(f"\nNote: {doubt}" for doubt in doubts)
+        shown = {"revision": revision, "notes": doubts}
+        answer(f"The database is at revision {revision}.{notes}", shown, as_json=as_json)
 
     run_with_engines(flags, run)
 
 
 @main.command("doctor")
 @engine_options
-def examine_all(**flags: Any) -> None:
+@json_option
+def examine_all(*, as_json: bool, **flags: Any) -> None:
     """Check engines, versions, durability, schema, clocks, disk and memory, and say what to do.
 
     Exit status 1 if something does not work or may lose what was acknowledged.
     """
     from app import doctor  # noqa: PLC0415
+    from app.core.clock import SystemClock  # noqa: PLC0415
 
     async def run(settings: Settings) -> None:
         findings = await doctor.examine(settings, SystemClock())
-        OUT.print(doctor.table(findings))
+        if as_json:
+            emit_json(findings)
+        else:
+            out().print(doctor.table(findings))
         if doctor.verdict(findings) is doctor.Verdict.FAIL:
             sys.exit(1)
 
@@ -220,6 +262,7 @@ def _run_process(
     name: str, flags: dict[str, Any], main: Callable[[Settings], Coroutine[Any, Any, None]]
 ) -> None:
     """Run one of the processes of a deployment until SIGTERM or SIGINT."""
+    from app.core import logs  # noqa: PLC0415
 
     async def run(settings: Settings) -> None:
         logs.configure(settings.log_level, process=name)

@@ -13,8 +13,7 @@ import psycopg
 from psycopg.rows import DictRow, dict_row
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from app.access.service import NO_ADMIN_KEY, AccessService
 from app.access.store import AccessStore
@@ -24,6 +23,7 @@ from app.core.clock import Clock, SystemClock
 from app.core.postgres import connect, create_engine
 from app.core.settings import STREAM_SHARDS_MAX, Settings
 from app.core.stream import refusal
+from app.core.tables import Column, Table
 from app.core.valkey import create_client, shard_key
 from app.feedback.series import Kept
 
@@ -97,10 +97,12 @@ def verdict(findings: list[Finding]) -> Verdict:
 def table(findings: list[Finding]) -> Table:
     """For people."""
     colours = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red"}
-    shown = Table("", "Check", "Found", "What to do", box=None, pad_edge=False)
+    shown = Table(
+        Column("", "text"), Column("Check", "name"), Column("Found", "text"), Column("What to do", "text")
+    )
     for finding in findings:
-        mark = f"[{colours[finding.verdict]}]{finding.verdict}[/]"
-        shown.add_row(mark, finding.check, escape(finding.found), escape(finding.fix))
+        mark = Text(finding.verdict, style=colours[finding.verdict])
+        shown.add(mark, finding.check, finding.found, finding.fix)
     return shown
 
 

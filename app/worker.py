@@ -143,7 +143,7 @@ def _engines(settings: Settings, stack: AsyncExitStack) -> tuple[AsyncEngine, Re
 
 
 def _dispatcher(settings: Settings, engine: AsyncEngine, clock: Clock, chance: random.Random) -> Dispatcher:
-    """What delivers webhooks. Signatures carry the time of the machine, as receivers compare it with theirs."""
+    """What delivers webhooks. Signatures carry the machine's time, which receivers compare with theirs."""
     policy = NetworkPolicy.of(settings.webhook_allowed_networks, settings.webhook_allowed_ports)
     wall = WallClock()
     return Dispatcher(WebhookStore(engine), Sender(policy, wall), clock, chance, wall=wall)

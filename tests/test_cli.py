@@ -10,8 +10,9 @@ import json, os, sys
 from app.cli import main
 from click.testing import CliRunner
 before = "numpy" in sys.modules
-help = CliRunner().invoke(main, ["simulate", "--help"])
-print(json.dumps([before, help.exit_code, "numpy" in sys.modules, os.environ["OPENBLAS_NUM_THREADS"]]))
+arguments = ["simulate", "--means", "0.2,0.4", "--days", "1", "--runs", "2", "--policy", "fixed", "--json"]
+done = CliRunner().invoke(main, arguments)
+print(json.dumps([before, done.exit_code, "numpy" in sys.modules, os.environ["OPENBLAS_NUM_THREADS"]]))
 """
 
 STARTED = """

@@ -17,6 +17,7 @@ from app.analysis.series import Series, Steps, series_of
 from app.analysis.signals import SignalsReport, report_of
 from app.analysis.store import AnalysisStore
 from app.core import limits, telemetry
+from app.core.choices import refusal
 from app.core.clock import Clock, SystemClock
 from app.core.computing import Computing
 from app.core.errors import InvalidInput, NotFound, Unavailable, UnprocessableInput
@@ -121,8 +122,8 @@ class AnalysisService:
             )
         chosen = [one for one in measures.metrics if one.key == metric]
         if not chosen:
-            known = ", ".join(one.key for one in measures.metrics)
-            raise InvalidInput(f"is one of {known}, got {metric!r}", field="metric")
+            known = [one.key for one in measures.metrics]
+            raise InvalidInput(refusal(repr(metric), known), field="metric")
         steps = Steps.of(since, until, step_s, now=_CLOCK.now())
         (found,) = await self._series(experiment, measures, chosen, steps, seasonal=seasonal)
         return found

@@ -7,11 +7,11 @@ from typing import Any, Final
 
 import msgspec
 import rich_click as click
-from rich.console import Console
 
 from app.analysis.analyze import analyze
 from app.clients import figures, measurements, readout_display, records
 from app.clients.records import UnreadableLog
+from app.core.terminal import emit_json, out
 from app.experiments.metrics import Margin, Mean, Measure, Metric, Ratio
 from app.experiments.plan import AlwaysValid, AnalysisPlan, Estimator, FixedHorizon, GroupSequential
 from stats.errors import InvalidInput
@@ -38,9 +38,9 @@ def show_readout(file: Path, *, figure: Path | None, as_json: bool, options: dic
     if figure is not None:
         figures.write_forest(found, figure)
     if as_json:
-        click.echo(msgspec.json.encode(found))
+        emit_json(found)
         return
-    console = Console()
+    console = out()
     console.print(readout_display.readout_report(found))
     if figure is not None:
         console.print(f"\nThe forest plot is in {figure}")

@@ -6,27 +6,34 @@ ClientError
 """
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
+from urllib.parse import quote
 
 import httpx2
 import msgspec
+import rich_click as click
 
-from app.analysis.aa import Aa, AaQuestion
-from app.analysis.series import Series
-from app.core.errors import Problem
-from app.evaluation.model import Evaluation
-from app.experiments.model import Definition
-from app.feedback.model import Receipt
+from app.core.errors import FieldError, Problem
+
+if TYPE_CHECKING:  # they load numerical libraries, which most commands do without
+    from app.experiments.model import Definition
+    from app.feedback.model import Receipt
 
 RETRY_PAUSE_S: Final = 0.1
 RETRY_PAUSE_S_MAX: Final = 2.0
 STATUS_POLL_S: Final = 0.2
 POLICY_QUIET_S: Final = 1.0
 PATIENCE_S: Final = 30.0
+FIRST_PATIENCE_S: Final = 2.0
+"""How long to try before the first answer: a server that never answered is seldom about to."""
 REQUEST_TIMEOUT_S: Final = 10.0
 COMPUTATION_TIMEOUT_S: Final = 120.0
+
+INPUT_AT_FAULT: Final = frozenset({400, 413})
+"""Statuses that say that what was sent is wrong, whatever the state of the server."""
+NO_SERVER: Final = "; is the server running? Start one with `wald up`, or set WALD_URL"
 
 T = TypeVar("T")
 Source = Literal["implicit", "explicit", "automated", "human"]
@@ -78,8 +85,11 @@ class Status(msgspec.Struct, frozen=True):
     variants: tuple[VariantStatus, ...]
 
 
-class ClientError(Exception):
+class ClientError(click.ClickException):
     """The server did not do what was asked. The message says what and why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
 
 
 class Unreachable(ClientError):
@@ -90,8 +100,8 @@ class Refused(ClientError):
     """The server answered with an error that repeating would not cure."""
 
     def __init__(self, request: str, status: int, problem: Problem) -> None:
-        fields = "".join(f"\n  {error.field}: {error.reason}" for error in problem.errors)
-        super().__init__(f"{request} answered {status}: {problem.detail or problem.title}{fields}")
+        super().__init__(f"{request} answered {status}: {_said(problem)}")
+        self.request = request
         self.status = status
         self.problem = problem
 
@@ -99,7 +109,8 @@ class Refused(ClientError):
 class WaldClient:
     """A pool of connections to one server. Use it as an asynchronous context manager.
 
-    Connection errors and 503 are repeated with a growing pause for `patience_s`. That is harmless: a
+    Connection errors and 503 are repeated with a growing pause for `patience_s`; connection errors before the
+    first answer for at most `FIRST_PATIENCE_S`. That is harmless: a
     repeated feedback event is dropped by its id or natural key, a repeated assignment whose first answer
     was lost stays without feedback, and life cycle calls are absolute. `retries` counts the repetitions.
     Raises ClientError for a URL or key that no server can have.
@@ -113,6 +124,7 @@ class WaldClient:
         self.url = url.rstrip("/")
         self.retries = 0
         self._patience_s = patience_s
+        self._answered = False
         self._http = httpx2.AsyncClient(
             base_url=self.url,
             headers={"Authorization": f"Bearer {key}"},
@@ -129,41 +141,30 @@ class WaldClient:
     ) -> None:
         await self._http.aclose()
 
-    async def define(self, definition: Definition) -> None:
+    async def define(self, definition: "Definition") -> None:
         """Create a draft experiment. Refused with status 409 when its key is taken."""
         await self._call("POST", "/experiments", definition)
 
     async def start(self, experiment: str) -> None:
         """Start a draft, or refuse with status 409."""
-        await self._call("POST", f"/experiments/{experiment}/start")
+        await self._call("POST", path_of("experiments", experiment, "start"))
 
     async def assign(self, experiment: str, unit: str) -> Assignment:
         """Ask which variant serves `unit`."""
         body = await self._call("GET", "/assign", params={"experiment": experiment, "unit": unit})
         return _read(_ASSIGNMENT, body)
 
-    async def feedback(self, events: Sequence[Event]) -> Receipt:
+    async def feedback(self, events: Sequence[Event]) -> "Receipt":
         """Send events; when this returns, the accepted ones are durable, be they all or none."""
+        from app.feedback.model import Receipt  # noqa: PLC0415
+
         none_accepted = httpx2.codes.UNPROCESSABLE_CONTENT
-        return _read(_RECEIPT, await self._call("POST", "/feedback", events, answers=(none_accepted,)))
+        body = await self._call("POST", "/feedback", events, answers=(none_accepted,))
+        return _read(msgspec.json.Decoder(Receipt), body)
 
     async def status(self, experiment: str) -> Status:
         """The experiment now. Refused with status 404 when there is none."""
-        return _read(_STATUS, await self._call("GET", f"/experiments/{experiment}/status"))
-
-    async def evaluate(self, experiment: str, request: Mapping[str, Any]) -> Evaluation:
-        """What a policy would have earned. Refused with status 422 when the log cannot say."""
-        path = f"/experiments/{experiment}/evaluate"
-        return _read(_EVALUATION, await self._call("POST", path, request, timeout_s=COMPUTATION_TIMEOUT_S))
-
-    async def aa(self, experiment: str, question: AaQuestion) -> Aa:
-        """What the plan decides where nothing differs. Refused with status 422 while there are few units."""
-        path = f"/experiments/{experiment}/aa"
-        return _read(_AA, await self._call("POST", path, question, timeout_s=COMPUTATION_TIMEOUT_S))
-
-    async def series(self, experiment: str, params: dict[str, str]) -> Series:
-        """A metric over time. Refused with status 422 where none is kept."""
-        return _read(_SERIES, await self._call("GET", f"/experiments/{experiment}/series", params=params))
+        return _read(_STATUS, await self._call("GET", path_of("experiments", experiment, "status")))
 
     async def call(
         self,
@@ -172,9 +173,28 @@ class WaldClient:
         answer: type[T],
         body: Any = None,
         params: dict[str, str] | None = None,
+        *,
+        timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> T:
         """Any other call, and its answer. Raises Refused and Unreachable."""
-        return _read(msgspec.json.Decoder(answer), await self._call(method, path, body, params=params))
+        return read(await self.raw(method, path, body, params, timeout_s=timeout_s), answer)
+
+    async def raw(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        params: dict[str, str] | None = None,
+        *,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+    ) -> bytes:
+        """Any call, and the JSON of its answer as it was sent. Raises Refused and Unreachable.
+
+        `body` is a value to be encoded, or bytes of JSON.
+        """
+        answer = await self._call(method, path, body, params=params, timeout_s=timeout_s)
+        _read(_ANY, answer)
+        return answer
 
     async def settled(self, experiment: str, *, rewards: int, within_s: float) -> Status:
         """The status once `rewards` of them are in the totals and the policy has seen them.
@@ -210,38 +230,47 @@ class WaldClient:
 
         `answers` are statuses that are answers to it as well as those of success.
         """
-        content = None if body is None else msgspec.json.encode(body)
+        content = body if body is None or isinstance(body, bytes) else msgspec.json.encode(body)
         headers = {"Content-Type": "application/json"} if content is not None else None
         loop = asyncio.get_running_loop()
-        deadline, pause = loop.time() + self._patience_s, RETRY_PAUSE_S
+        began, pause = loop.time(), RETRY_PAUSE_S
         while True:
             try:
                 answer = await self._http.request(
                     method, path, content=content, headers=headers, params=params, timeout=timeout_s
                 )
             except httpx2.TransportError as error:
-                reason = str(error) or type(error).__name__
+                reason, hint = str(error) or type(error).__name__, NO_SERVER
             except (httpx2.HTTPError, httpx2.InvalidURL) as error:
                 raise ClientError(f"{method} {self.url}{path}: {error}") from error
             else:
+                self._answered = True
                 if answer.is_success or answer.status_code in answers:
                     return answer.content
                 if answer.status_code != httpx2.codes.SERVICE_UNAVAILABLE:
                     raise Refused(f"{method} {path}", answer.status_code, _problem(answer))
-                reason = _problem(answer).detail
-            if loop.time() + pause > deadline:
-                raise Unreachable(f"{self.url} is away: {reason}")
+                reason, hint = _problem(answer).detail, ""
+            patience_s = self._patience_s if self._answered else min(self._patience_s, FIRST_PATIENCE_S)
+            if loop.time() + pause > began + patience_s:
+                raise Unreachable(f"{self.url} is away: {reason}{hint}")
             self.retries += 1
             await asyncio.sleep(pause)
             pause = min(2 * pause, RETRY_PAUSE_S_MAX)
 
 
 _ASSIGNMENT: Final = msgspec.json.Decoder(Assignment)
-_RECEIPT: Final = msgspec.json.Decoder(Receipt)
 _STATUS: Final = msgspec.json.Decoder(Status)
-_EVALUATION: Final = msgspec.json.Decoder(Evaluation)
-_AA: Final = msgspec.json.Decoder(Aa)
-_SERIES: Final = msgspec.json.Decoder(Series)
+_ANY: Final = msgspec.json.Decoder(msgspec.Raw)
+
+
+def read(body: bytes, kind: type[T]) -> T:
+    """Decode an answer. Raises ClientError if it is not one of a Wald server."""
+    return _read(msgspec.json.Decoder(kind), body)
+
+
+def path_of(*parts: str) -> str:
+    """The path whose parts are these, whatever characters they have."""
+    return "/" + "/".join(quote(part, safe="") for part in parts)
 
 
 def _read(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
@@ -256,9 +285,24 @@ def _problem(answer: httpx2.Response) -> Problem:
     try:
         return msgspec.json.decode(answer.content, type=Problem)
     except (msgspec.DecodeError, UnicodeDecodeError):
+        kind = answer.headers.get("content-type", "").partition(";")[0]
+        words = " ".join(answer.text.split())[:200] if kind in {"", "text/plain"} else ""
+        said = f": {words}" if words else ""
         return Problem(
             type="about:blank",
             title=answer.reason_phrase,
             status=answer.status_code,
-            detail=answer.text[:200] or answer.reason_phrase,
+            detail=f"{answer.reason_phrase}; not the answer of a Wald server, is the URL right?{said}",
         )
+
+
+def _said(problem: Problem) -> str:
+    """What a problem says, once: a line for each field that is wrong, or its detail."""
+    lines = [_line(error) for error in problem.errors]
+    if not lines or (len(lines) == 1 and problem.status not in INPUT_AT_FAULT):
+        return problem.detail or problem.title
+    return lines[0] if len(lines) == 1 else "\n".join(["", *(f"  {line}" for line in lines)])
+
+
+def _line(error: FieldError) -> str:
+    return error.reason if error.reason.startswith(error.field) else f"{error.field}: {error.reason}"

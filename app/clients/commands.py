@@ -1,23 +1,20 @@
 """The commands `wald demo` and `wald replay`."""
 
-import asyncio
+import json
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import rich_click as click
-from rich.console import Console
-from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from app.clients import demo, display, logged, records
-from app.clients.client import ClientError, Status, WaldClient
-from app.clients.replay import replay
+from app.core.commands import json_option
 
-REFRESH_S = 0.5
-SETTLE_S = 30.0
+if TYPE_CHECKING:  # loads numerical libraries
+    from app.clients.records import Decimal
+
+DEMO_EXPERIMENT = "demo"
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -45,7 +42,7 @@ def key_option(scopes: str) -> Callable[[Command], Command]:
     return click.option(
         "--key",
         required=True,
-        envvar=["WALD_API_KEY", "WALD_ADMIN_KEY"],
+        envvar=["WALD_API_KEY", "WALD_KEY", "WALD_ADMIN_KEY"],
         show_envvar=True,
         help=f"An API key with {scopes}.",
     )
@@ -92,6 +89,24 @@ class Condition(click.ParamType[tuple[str, str]]):
         return column, wanted
 
 
+class NameOrJson(click.ParamType["str | dict[str, Any]"]):
+    """A name, or a JSON object."""
+
+    name = "NAME|JSON"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | dict[str, Any]:
+        """Read `ucb` or `{"kind": "ucb", "index": "ucb1"}`."""
+        if isinstance(value, dict) or not str(value).lstrip().startswith("{"):
+            return value if isinstance(value, dict) else str(value)
+        try:
+            found: dict[str, Any] = json.loads(value)
+        except ValueError as error:
+            self.fail(f"is not JSON: {error}", param, ctx)
+        return found
+
+
 @click.command("demo")
 @url_option
 @_KEY
@@ -113,9 +128,12 @@ class Condition(click.ParamType[tuple[str, str]]):
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the users; the server draws."
 )
 @click.option(
-    "--experiment", default=demo.EXPERIMENT, show_default=True, help="Its key; created when it is not there."
+    "--experiment", default=DEMO_EXPERIMENT, show_default=True, help="Its key; created when it is not there."
 )
-def demo_command(*, url: str, key: str, requests: int, rate: float, seed: int, experiment: str) -> None:
+@json_option
+def demo_command(
+    *, url: str, key: str, requests: int, rate: float, seed: int, experiment: str, as_json: bool
+) -> None:
     """Watch a running server learn from simulated users.
 
     A simulated product asks `/assign` which of three prompts serves each request. Users copy answers, ask for
@@ -130,39 +148,9 @@ def demo_command(*, url: str, key: str, requests: int, rate: float, seed: int, e
 
     Run it again to go on with the same experiment, or begin another: wald demo --experiment demo-2
     """
-    _run(_demo(url, key, requests=requests, rate=rate, seed=seed, experiment=experiment))
+    from app.clients.live import run_demo  # noqa: PLC0415 - loads more than the help needs
 
-
-async def _demo(url: str, key: str, *, requests: int, rate: float, seed: int, experiment: str) -> None:
-    console = Console()
-    async with WaldClient(url, key, connections=demo.USERS_AT_ONCE + 2) as client:
-        await demo.ensure_running(client, experiment)
-        traffic = demo.Traffic(client, experiment, rate=rate, seed=seed, requests=requests)
-        status = await client.status(experiment)
-        rewards_before = _rewards(status)
-        running = asyncio.create_task(traffic.run())
-        try:
-            with Live(console=console, auto_refresh=False) as live:
-                while not running.done():
-                    status = await client.status(experiment)
-                    served = sum(traffic.served.values())
-                    view = display.demo_progress(
-                        status, served=served, requests=requests, waiting=traffic.waiting
-                    )
-                    live.update(view, refresh=True)
-                    await asyncio.wait([running], timeout=REFRESH_S)
-            await running
-        finally:
-            running.cancel()
-        rewards = rewards_before + len(traffic.rewards)
-        status = await client.settled(experiment, rewards=rewards, within_s=SETTLE_S)
-    console.print()
-    console.print(display.demo_summary(status, served=traffic.served, rewards=traffic.rewards))
-    console.print(f"\nSee it at [bold]{url}/[/]. Next, replay your own logged scores: wald replay --help")
-
-
-def _rewards(status: Status) -> int:
-    return sum(variant.rewards for variant in status.variants)
+    run_demo(url, key, requests=requests, rate=rate, seed=seed, experiment=experiment, as_json=as_json)
 
 
 @click.command("replay")
@@ -211,6 +199,7 @@ def _rewards(status: Status) -> int:
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the order of tasks.")
 @click.option("--experiment", help="The key of the experiment to create. [default: from file and time]")
+@json_option
 def replay_command(
     *,
     file: Path,
@@ -220,13 +209,14 @@ def replay_command(
     reward_column: str,
     task_column: str | None,
     where: tuple[tuple[str, str], ...],
-    decimal: records.Decimal,
+    decimal: "Decimal",
     scale: tuple[float, float],
     passes: int,
     concurrency: int,
     policy: Literal["thompson", "fixed"],
     seed: int,
     experiment: str | None,
+    as_json: bool,
 ) -> None:
     """Replay logged scores as if they came in live, to see what adaptive allocation would have earned.
 
@@ -239,6 +229,9 @@ def replay_command(
         wald replay scores.csv --variant model --reward score --task task_id
         --where judge=gpt-4o --scale 1:10 --passes 20
     """
+    from app.clients import logged, records  # noqa: PLC0415 - loads more than the help needs
+    from app.clients.live import run_replay  # noqa: PLC0415
+
     columns = logged.Columns(
         variant=variant_column, reward=reward_column, task=task_column, where=where, decimal=decimal
     )
@@ -247,53 +240,19 @@ def replay_command(
     except (records.UnreadableLog, OSError) as error:
         raise click.ClickException(f"{file}: {error}") from error
     name = experiment or _experiment_key(file)
-    _run(_replay(url, key, log, name, policy=policy, passes=passes, concurrency=concurrency, seed=seed))
-
-
-async def _replay(
-    url: str,
-    key: str,
-    log: logged.LoggedRewards,
-    experiment: str,
-    *,
-    policy: Literal["thompson", "fixed"],
-    passes: int,
-    concurrency: int,
-    seed: int,
-) -> None:
-    console = Console()
-    left_out = f", {log.incomplete:,} incomplete ones left out" if log.incomplete else ""
-    console.print(f"{experiment}: {len(log.variants)} variants on {len(log.tasks):,} tasks{left_out}")
-    bar = Progress(
-        TextColumn("replaying"), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+    run_replay(
+        url,
+        key,
+        log,
+        experiment=name,
+        policy=policy,
+        passes=passes,
+        concurrency=concurrency,
+        seed=seed,
+        as_json=as_json,
     )
-    async with WaldClient(url, key, connections=concurrency) as client:
-        with bar:
-            task = bar.add_task("replaying", total=passes * len(log.tasks))
-            result = await replay(
-                client,
-                log,
-                experiment=experiment,
-                policy=policy,
-                passes=passes,
-                concurrency=concurrency,
-                seed=seed,
-                progress=lambda done: bar.advance(task, done),
-            )
-    console.print(display.replay_report(result, width=console.width))
-    if result.errors:
-        raise click.ClickException(f"the server rejected {result.errors} of {len(result.draws)} rewards")
 
 
 def _experiment_key(file: Path) -> str:
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem)[:80]
     return f"replay-{stem}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-
-
-def _run(work: Coroutine[Any, Any, None]) -> None:
-    try:
-        asyncio.run(work)
-    except ClientError as error:
-        raise click.ClickException(str(error)) from error
-    except KeyboardInterrupt:
-        raise click.Abort from None

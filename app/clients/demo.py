@@ -13,7 +13,6 @@ import structlog
 from app.clients import simulation
 from app.clients.client import ClientError, Event, Refused, WaldClient
 
-EXPERIMENT: Final = "demo"
 TRICKLE_EXPERIMENT: Final = "demo-prompts"
 USERS_AT_ONCE: Final = 16
 DELIVERY_INTERVAL_S: Final = 0.1

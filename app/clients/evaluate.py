@@ -1,21 +1,17 @@
 """The command `wald evaluate`."""
 
-import asyncio
 import json
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import rich_click as click
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
 
-from app.clients.client import ClientError, WaldClient
-from app.clients.commands import read_key_option, url_option
-from app.clients.simulate import NameOrJson
-from app.core.commands import Moment
-from app.evaluation.model import Evaluation
+from app.clients.calls import ask
+from app.clients.client import COMPUTATION_TIMEOUT_S, path_of
+from app.clients.commands import NameOrJson, read_key_option, url_option
+from app.core.commands import Moment, json_option
+from app.core.terminal import emit_json, out
 
 
 @click.command("evaluate")
@@ -38,7 +34,7 @@ from app.evaluation.model import Evaluation
 @click.option("--since", type=Moment(), help="Only assignments from then on; UTC unless it has an offset.")
 @click.option("--until", type=Moment(), help="Only assignments before.")
 @click.option("--level", type=float, default=0.95, show_default=True, help="Of all intervals.")
-@click.option("--json", "as_json", is_flag=True, help="Print the server's answer.")
+@json_option
 def evaluate_command(
     *,
     experiment: str,
@@ -89,45 +85,14 @@ def evaluate_command(
         "until": until,
         "level": level,
     }
-
-    async def ask() -> Evaluation:
-        async with WaldClient(url, key) as client:
-            return await client.evaluate(experiment, request)
-
-    try:
-        found = asyncio.run(ask())
-    except ClientError as error:
-        raise click.ClickException(str(error)) from error
+    path = path_of("experiments", experiment, "evaluate")
+    answer = ask(url, key, lambda client: client.raw("POST", path, request, timeout_s=COMPUTATION_TIMEOUT_S))
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(found)))
+        emit_json(answer)
         return
-    Console().print(report(found))
+    from app.clients.evaluate_display import evaluation_of, report  # noqa: PLC0415 - loads numerical libraries
 
-
-def report(found: Evaluation) -> RenderableType:
-    """The answer, its estimates, and how far to trust them."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("estimate")
-    for heading in ("per request", "standard error", "interval for one look"):
-        table.add_column(heading, justify="right")
-    for name, one in (*found.estimates.items(), ("as it was served", found.logged)):
-        low, high = one.interval
-        table.add_row(name, f"{one.value:.4f}", f"{one.standard_error:.4f}", f"{low:.4f} to {high:.4f}")
-    low, high = found.anytime_interval
-    overlap = found.overlap
-    shares = ", ".join(f"{key} {share:.1%}" for key, share in found.shares.items())
-    return Group(
-        f"[bold]{found.summary}[/]",
-        "",
-        table,
-        "",
-        f"interval at every look {low:.4f} to {high:.4f}",
-        f"effective rows {overlap.effective_rows:,.0f} of {overlap.rows:,}, largest weight "
-        f"{overlap.largest_weight:.3g} ({overlap.largest_weight_share:.2%} of all)",
-        f"shares: {shares}",
-        f"{found.fitted}",
-        *(f"[yellow]warning:[/] {warning}" for warning in found.warnings),
-    )
+    out().print(report(evaluation_of(answer)))
 
 
 def _schema(text: str | None) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from typing import BinaryIO, Final, Literal
 import httpx2
 import rich_click as click
 
+from app.clients.client import NO_SERVER, path_of
 from app.clients.commands import read_key_option, url_option
 from app.core.commands import Moment
 
@@ -60,7 +61,7 @@ def export_command(
     """
     asked: dict[str, str] = {"format": file_format, "exact": str(exact).lower()}
     asked |= {name: at.isoformat() for name, at in (("since", since), ("until", until)) if at is not None}
-    path = f"{url.rstrip('/')}/experiments/{experiment}/assignments"
+    path = url.rstrip("/") + path_of("experiments", experiment, "assignments")
     to_stdout = str(output) == "-"
     part = output.with_name(f"{output.name}.part")
     opened: AbstractContextManager[BinaryIO] = (
@@ -74,7 +75,8 @@ def export_command(
             part.unlink(missing_ok=True)
         if isinstance(error, click.ClickException):
             raise
-        raise click.ClickException(f"the download failed: {error}") from None
+        hint = NO_SERVER if isinstance(error, httpx2.ConnectError) else ""
+        raise click.ClickException(f"the download failed: {url}: {error}{hint}") from None
     if not to_stdout:
         part.replace(output)
 
@@ -96,4 +98,4 @@ def _reason(answer: httpx2.Response) -> str:
     try:
         return str(answer.json()["detail"])
     except (ValueError, KeyError, TypeError):
-        return f"the server answered {answer.status_code}"
+        return f"{answer.url.path} answered {answer.status_code}; is the URL right?"

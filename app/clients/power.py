@@ -3,16 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import rich_click as click
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from app.analysis.planning import PowerAnswer, PowerQuestion, answer, question_of
 from app.clients import figures
-from app.clients.display import sparkline
+from app.clients.display import WINDOWS_MIN, resampled, sparkline
+from app.core.amounts import count, number, percent
 from app.core.errors import InvalidInput
+from app.core.tables import Column, Picture, Table
+from app.core.terminal import emit_json, out
 
 
 def show_power(options: dict[str, Any], *, figure: Path | None, as_json: bool) -> None:
@@ -27,9 +28,9 @@ def show_power(options: dict[str, Any], *, figure: Path | None, as_json: bool) -
     if figure is not None:
         _draw(found, figure)
     if as_json:
-        click.echo(msgspec.json.encode(found))
+        emit_json(found)
         return
-    console = Console()
+    console = out()
     console.print(power_report(question, found))
     if figure is not None:
         console.print(f"\nThe curve is in {figure}")
@@ -46,20 +47,27 @@ def power_report(question: PowerQuestion, found: PowerAnswer) -> RenderableType:
     )
     if found.duration is not None:
         parts += [Text(f"* {line}") for line in found.duration.advice]
-    curve = [point.power for point in found.power_curve]
-    ends = f"{found.power_curve[0].units:,} to {found.power_curve[-1].units:,} units"
-    parts += [Text(""), Text(f"power  {sparkline(curve)}  {ends}")]
+    parts += [Text(""), _curve(found)]
     if found.detectable_by_day:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("days", justify="right")
-        table.add_column(f"smallest effect found with probability {question.power:.0%}", justify="right")
+        table = Table(Column("days"), Column(f"smallest effect found with probability {question.power:.0%}"))
         for point in found.detectable_by_day:
-            shown = "none" if point.effect is None else f"{point.effect:.4g}"
-            if question.relative and point.effect is not None:
-                shown = f"{point.effect:.4%}"
-            table.add_row(str(point.days), shown)
+            shown = "none"
+            if point.effect is not None:
+                shown = f"{point.effect:.4%}" if question.relative else number(point.effect)
+            table.add(str(point.days), shown)
         parts += [Text(""), table]
     return Group(*parts)
+
+
+def _curve(found: PowerAnswer) -> Table:
+    """Power from few units to many: both ends in numbers, and a line of blocks where there is room."""
+    first, last = found.power_curve[0], found.power_curve[-1]
+    curve = [point.power for point in found.power_curve]
+    table = Table(Column("units"), Column("power", "text"), Column("power over units"))
+    line = Picture(lambda width: sparkline(resampled(curve, width)), WINDOWS_MIN, len(curve))
+    table.add(count(first.units), percent(first.power), line)
+    table.add(count(last.units), percent(last.power), "")
+    return table
 
 
 def _option(field: str) -> str:

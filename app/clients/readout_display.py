@@ -4,24 +4,34 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from app.analysis.readout import Bounds, MetricReadout, Readout, VariantReadout
+from app.core.amounts import (
+    MISSING,
+    Amounts,
+    amounts_of,
+    count,
+    e_value,
+    p_value,
+    percent,
+    percent_interval,
+)
+from app.core.tables import Cell, Column, Picture, Table, labels, visible
 
 WIDTH: Final = 31
-MISSING: Final = "n/a"
+WIDTH_LEAST: Final = 15
 _STYLES: Final = {"better": "green", "safe": "green", "harm": "bold red", "not_enough_data": "dim"}
 
 
 def readout_report(readout: Readout) -> RenderableType:
     """Everything: recommendation, integrity, then a table with its forest plot per metric."""
-    parts: list[RenderableType] = [Text(readout.recommendation.sentence, style="bold")]
-    parts += [Text(f"  {reason}") for reason in readout.recommendation.reasons]
+    parts: list[RenderableType] = [Text(visible(readout.recommendation.sentence), style="bold")]
+    parts += [Text(visible(f"  {reason}")) for reason in readout.recommendation.reasons]
     parts.append(Text(""))
     for finding in readout.integrity:
         style = "bold red" if finding.severity == "broken" else "dim"
-        parts.append(Text(f"{finding.kind}: {finding.detail}", style=style))
+        parts.append(Text(visible(f"{finding.kind}: {finding.detail}"), style=style))
     for metric in readout.metrics:
         parts += [Text(""), _heading(metric), _metric_table(metric)]
         parts += list(_notes(metric))
@@ -55,63 +65,97 @@ def forest_line(interval: Bounds, effect: float, reach: float, width: int = WIDT
 
 def _heading(metric: MetricReadout) -> Text:
     better = "" if metric.direction == "higher" else ", lower is better"
-    text = Text(metric.key, style="bold")
-    text.append(f"  {metric.kind}, {metric.role}{better}", style="not bold")
+    unit = (
+        "differences in percentage points (pp)" if metric.kind == "proportion" else "in the metric's own unit"
+    )
+    text = Text(visible(metric.key), style="bold")
+    text.append(f"  {metric.kind}, {metric.role}{better}; {unit}", style="not bold")
     if metric.method:
         text.append(f"\n{metric.method}; {metric.guarantee}", style="not bold dim")
     return text
 
 
 def _metric_table(metric: MetricReadout) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("variant", no_wrap=True)
-    for heading in ("units", "estimate", "effect", "interval", "relative"):
-        table.add_column(heading, justify="right")
-    table.add_column("", width=WIDTH, no_wrap=True)
-    table.add_column("e-value", justify="right")
-    table.add_column("verdict")
-    reach = _reach(metric.variants)
+    has_p = any(variant.p_value is not None for variant in metric.variants)
+    has_missing = any(variant.missing for variant in metric.variants)
+    table = Table(
+        Column("variant", "name"),
+        Column("units"),
+        *([Column("missing")] if has_missing else []),
+        *map(Column, ("estimate", "effect", "interval", "relative effect", "relative interval")),
+        *([Column("p-value")] if has_p else []),
+        Column("e-value"),
+        Column("verdict", "text"),
+        Column(""),
+    )
+    reach, amounts = _reach(metric.variants), amounts_of(metric.kind)
     for variant in metric.variants:
-        table.add_row(*_cells(variant, reach))
+        cells = _cells(variant, amounts, reach)
+        table.add(
+            *(
+                cell
+                for heading, cell in cells.items()
+                if not (heading == "p-value" and not has_p) and not (heading == "missing" and not has_missing)
+            )
+        )
     return table
 
 
-def _cells(variant: VariantReadout, reach: float) -> Iterator[RenderableType]:
-    yield variant.variant + (" (control)" if variant.control else "")
-    yield f"{variant.units:,}" + (f" -{variant.missing:,}" if variant.missing else "")
-    yield _number(variant.estimate)
+def _cells(variant: VariantReadout, amounts: Amounts, reach: float) -> dict[str, Cell]:
+    """The cells of a variant by their headings."""
+    cells: dict[str, Cell] = {
+        "variant": variant.variant + (" (control)" if variant.control else ""),
+        "units": count(variant.units),
+        "missing": count(variant.missing),
+        "estimate": amounts.value(variant.estimate),
+    }
     if variant.effect is None or variant.interval is None:
-        yield from (["", "", "", "", ""] if variant.control else [MISSING, MISSING, MISSING, "", MISSING])
-        yield "" if variant.control else Text("not enough data", style="dim")
-        return
-    yield f"{variant.effect:+.4g}"
-    yield _interval(variant.interval)
-    relative = variant.relative_interval
-    yield (
-        MISSING if relative is None else " to ".join(MISSING if b is None else f"{b:+.1%}" for b in relative)
-    )
-    yield forest_line(variant.interval, variant.effect, reach)
-    yield MISSING if variant.e_value is None else f"{variant.e_value:.3g}"
-    verdict = variant.verdict or "not_enough_data"
-    yield Text(verdict.replace("_", " "), style=_STYLES[verdict])
+        unknown = "" if variant.control else MISSING
+        verdict = Text("" if variant.control else "not enough data", style="dim")
+        headings = ("effect", "interval", "relative effect", "relative interval", "p-value", "e-value")
+        return cells | dict.fromkeys(headings, unknown) | {"verdict": verdict, "picture": ""}
+    interval, effect = variant.interval, variant.effect
+    verdict_word = variant.verdict or "not_enough_data"
+    return cells | {
+        "effect": amounts.difference(effect),
+        "interval": amounts.interval(interval),
+        "relative effect": percent(variant.relative_effect, signed=True),
+        "relative interval": percent_interval(variant.relative_interval, signed=True),
+        "p-value": p_value(variant.p_value),
+        "e-value": e_value(variant.e_value),
+        "verdict": Text(verdict_word.replace("_", " "), style=_STYLES[verdict_word]),
+        "picture": Picture(
+            lambda width: forest_line(interval, effect, reach, width - 1 + width % 2), WIDTH_LEAST, WIDTH
+        ),
+    }
 
 
-def _notes(metric: MetricReadout) -> Iterator[Text]:
-    for variant in metric.variants:
+def _notes(metric: MetricReadout) -> Iterator[RenderableType]:
+    amounts = amounts_of(metric.kind)
+    shown = labels([variant.variant for variant in metric.variants])
+    for label, variant in zip(shown, metric.variants, strict=True):
         if variant.effect is None and variant.reason:
-            yield Text(f"  {variant.variant}: {variant.reason}", style="dim")
+            yield Text(visible(f"  {label}: {variant.reason}"), style="dim")
         if variant.variance_reduction is not None:
             gain = f"covariates took away {variant.variance_reduction:.0%} of the variance"
-            yield Text(f"  {variant.variant}: {gain}", style="dim")
+            yield Text(f"  {label}: {gain}", style="dim")
         if variant.segments:
-            shown = ", ".join(
-                f"{segment.segment} {_number(segment.effect, signed=True)} {_interval(segment.interval)}"
-                f" (pooled {_number(segment.pooled_effect, signed=True)})"
-                for segment in variant.segments
-            )
-            test = variant.interaction_p_value
-            differ = "" if test is None else f"; segments differ: p = {test:.3g}"
-            yield Text(f"  {variant.variant} by segment: {shown}{differ}", style="dim")
+            yield from _segments(label, variant, amounts)
+
+
+def _segments(label: str, variant: VariantReadout, amounts: Amounts) -> Iterator[RenderableType]:
+    test = variant.interaction_p_value
+    differ = "" if test is None else f"; segments differ: p = {p_value(test)}"
+    yield Text(f"  {label} by segment{differ}", style="dim")
+    table = Table(Column("  segment", "name"), *map(Column, ("effect", "interval", "pooled effect")))
+    for segment in variant.segments:
+        table.add(
+            f"  {segment.segment}",
+            amounts.difference(segment.effect),
+            amounts.interval(segment.interval),
+            amounts.difference(segment.pooled_effect),
+        )
+    yield table
 
 
 def _progress(readout: Readout) -> str:
@@ -123,7 +167,9 @@ def _progress(readout: Readout) -> str:
         text += f", {progress.days_left:.1f} days from now"
     if readout.leader is not None:
         declared = "declared best" if readout.leader.declared else "leads, not yet declared best"
-        text += f"\n{readout.leader.variant} {declared} (each comparison at {readout.leader.level:.3g})"
+        text += (
+            f"\n{visible(readout.leader.variant)} {declared} (each comparison at {readout.leader.level:.3g})"
+        )
     return text
 
 
@@ -131,14 +177,3 @@ def _reach(variants: Sequence[VariantReadout]) -> float:
     ends = [abs(bound) for variant in variants for bound in variant.interval or () if bound is not None]
     effects = [abs(variant.effect) for variant in variants if variant.effect is not None]
     return max([*ends, *effects], default=1.0) or 1.0
-
-
-def _number(value: float | None, *, signed: bool = False) -> str:
-    return MISSING if value is None else f"{value:+.4g}" if signed else f"{value:.4g}"
-
-
-def _interval(interval: Bounds | None) -> str:
-    if interval is None:
-        return MISSING
-    lower, upper = interval
-    return f"[{'-inf' if lower is None else f'{lower:.4g}'}, {'inf' if upper is None else f'{upper:.4g}'}]"

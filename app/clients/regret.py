@@ -4,14 +4,17 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
-from app.clients.display import MISSING
+from app.core.amounts import MISSING, percent
+from app.core.tables import Column, Table
 from app.planning.model import PolicyResult, SimulationResult
 
 _WIDTH, _HEIGHT = 72, 14
+_WIDTH_LEAST: Final = 30
+_MARGIN: Final = 12
+"""Characters left of the curves: numbers of up to ten, a blank and the axis."""
 _MARKS: Final = "ABCDEFGHIJKLMNOPQRST"
 _STYLES: Final = ("blue", "red", "green", "magenta", "yellow", "cyan")
 _HUES: Final = ("#3b82f6", "#e0562b", "#2f9e58", "#a855c7", "#c48a00", "#0d9bb5")
@@ -24,7 +27,7 @@ def report(result: SimulationResult) -> RenderableType:
         "",
         _table(result),
         "",
-        _chart(result),
+        Chart(result),
     )
 
 
@@ -54,50 +57,59 @@ def write_figure(result: SimulationResult, path: Path) -> None:
 
 
 def _table(result: SimulationResult) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("policy", no_wrap=True)
-    for heading in (
-        "rewards lost",
-        "95 % interval",
-        "in 1 of 20 over",
-        "of the best's",
-        "best in front",
-        "in",
-    ):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = Table(
+        Column("policy", "name"),
+        *map(
+            Column,
+            ("rewards lost", "95% interval", "in 1 of 20 over", "of the best's", "best in front", "in"),
+        ),
+    )
     for number, policy in _ranked(result):
         low, high = policy.lost_rewards_interval
-        table.add_row(
+        table.add(
             _name(policy, number),
             f"{policy.lost_rewards:,.1f}",
             f"{low:,.1f} to {high:,.1f}",
             f"{policy.lost_rewards_p95:,.1f}",
-            f"{policy.lost_share:.2%}",
+            percent(policy.lost_share, decimals=2),
             MISSING if policy.best_found.days is None else f"day {policy.best_found.days:.1f}",
-            f"{policy.best_found.share:.0%}",
+            percent(policy.best_found.share, decimals=0),
         )
     return table
 
 
-def _chart(result: SimulationResult) -> Text:
+class Chart:
     """Mean regret over requests; where curves meet, the one that loses less is in front."""
+
+    def __init__(self, result: SimulationResult) -> None:
+        self._result = result
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the chart, unless there is no room for one."""
+        width = min(options.max_width - _MARGIN, _WIDTH)
+        if width >= _WIDTH_LEAST:
+            yield _chart(self._result, width)
+
+
+def _chart(result: SimulationResult, width: int) -> Text:
     top = max(policy.regret.mean[-1] for policy in result.policies) or 1.0
     cells: dict[tuple[int, int], int] = {}
     for number, policy in reversed(_ranked(result)):
-        xs = np.linspace(0, result.requests, _WIDTH)
+        xs = np.linspace(0, result.requests, width)
         ys = np.interp(xs, [0, *policy.regret.requests], [0, *policy.regret.mean])
         for column, y in enumerate(ys.tolist()):
             cells[_HEIGHT - 1 - round(y / top * (_HEIGHT - 1)), column] = number
-    text = Text("rewards lost\n", style="dim")
+    text = Text("rewards lost\n", style="dim", no_wrap=True, overflow="ignore")
     for row in range(_HEIGHT):
         shown = top * (1 - row / (_HEIGHT - 1)) if row % 4 == 1 or row == _HEIGHT - 1 else None
-        text.append(f"{'' if shown is None else f'{shown:,.0f}':>10} │", style="dim")
-        for column in range(_WIDTH):
+        label = "" if shown is None else f"{shown:,.0f}" if shown < 1e7 else f"{shown:.3g}"
+        text.append(f"{label:>10} │", style="dim")
+        for column in range(width):
             number = cells.get((row, column), -1)
             text.append(_MARKS[number] if number >= 0 else " ", style=_style(number) if number >= 0 else "")
         text.append("\n")
-    text.append(f"{'':>10} └{'─' * _WIDTH}\n", style="dim")
-    text.append(f"{'':>11} 0{f'{result.requests:,} requests':>{_WIDTH - 1}}", style="dim")
+    text.append(f"{'':>10} └{'─' * width}\n", style="dim")
+    text.append(f"{'':>11} 0{f'{result.requests:,} requests':>{width - 1}}", style="dim")
     return text
 
 

@@ -1,29 +1,20 @@
 """The commands `wald rollout …`, `wald explain`, `wald kill` and `wald revive`, over HTTP."""
 
-import asyncio
 import sys
-from collections.abc import Awaitable, Callable
-from typing import IO, Any, Final, TypeVar
+from typing import IO, Any, Final
 
 import msgspec
 import rich_click as click
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
-from app.allocation.kill_switch import Killed
-from app.clients.client import ClientError, WaldClient
+from app.clients.calls import ask
+from app.clients.client import WaldClient, path_of, read
 from app.clients.commands import key_option, url_option
-from app.rollouts.gates import Gate
-from app.rollouts.life import Rollout
-from app.rollouts.model import Completed, Draft, Paused, RolledBack, Running
-from app.rollouts.routes import DecisionView, RolloutPage
-
-T = TypeVar("T")
+from app.core.command_line import Group
+from app.core.commands import json_option
+from app.core.terminal import emit_json, out
 
 REFRESH_S: Final = 1.0
-FAILED, ROLLED_BACK, NOT_YET, UNKNOWN = 1, 1, 3, 4
+ROLLED_BACK, NOT_YET, UNKNOWN = 1, 3, 4
 """Exit statuses besides 0, and 2 for a command that makes no sense."""
 
 _KEY = key_option("the scope read, and admin to change anything")
@@ -46,7 +37,7 @@ class StageOption(click.ParamType[dict[str, Any]]):
             self.fail(f"must be SHARE or SHARE:SECONDS, as in 0.05:3600, got {value!r}", param, ctx)
 
 
-@click.group("rollout")
+@click.group("rollout", cls=Group)
 def rollout_group() -> None:
     """Ramp a canary up stage by stage; harm that is proven takes it back.
 
@@ -87,6 +78,7 @@ def rollout_group() -> None:
     help="The rollout of the same canary that has ended last, to roll it out once more on purpose.",
 )
 @_REASON
+@json_option
 def create(  # noqa: PLR0917 - as given
     url: str,
     key: str,
@@ -99,6 +91,7 @@ def create(  # noqa: PLR0917 - as given
     after: int | None,
     *,
     draft: bool,
+    as_json: bool,
 ) -> None:
     """Begin a rollout of a running EXPERIMENT.
 
@@ -124,10 +117,13 @@ def create(  # noqa: PLR0917 - as given
             raise click.UsageError(f"{option} is missing, or a --plan that names {name}")
     if draft:
         body["start"] = False
-    made = _call(url, key, lambda client: client.call("POST", "/rollouts", Rollout, body))
-    is_draft = isinstance(made.state, Draft)
-    done, then = ("is planned. Begin it", "start") if is_draft else ("has begun. Watch it", "watch")
-    Console().print(f"Rollout {made.id} {done}: wald rollout {then} {made.id}")
+    answer = _called(url, key, "POST", "/rollouts", body)
+    if as_json:
+        emit_json(answer)
+        return
+    from app.clients.rollout_display import begun  # noqa: PLC0415 - loads numerical libraries
+
+    out().print(begun(answer))
 
 
 def _planned(plan: IO[bytes] | None) -> dict[str, Any]:
@@ -144,51 +140,65 @@ def _planned(plan: IO[bytes] | None) -> dict[str, Any]:
 @url_option
 @_KEY
 @click.option("--experiment", default=None, help="Of this experiment only.")
-def list_rollouts(url: str, key: str, experiment: str | None) -> None:
+@json_option
+def list_rollouts(url: str, key: str, experiment: str | None, *, as_json: bool) -> None:
     """List rollouts, newest first."""
     params = {} if experiment is None else {"experiment": experiment}
-    page = _call(url, key, lambda client: client.call("GET", "/rollouts", RolloutPage, params=params))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("id", "experiment", "canaries", "state"):
-        table.add_column(name)
-    for one in page.rollouts:
-        table.add_row(str(one.id), one.experiment, ", ".join(one.plan.canaries), where(one))
-    Console().print(table)
+    answer = _called(url, key, "GET", "/rollouts", params=params)
+    if as_json:
+        emit_json(answer)
+        return
+    from app.clients.rollout_display import listed  # noqa: PLC0415 - loads numerical libraries
+
+    out().print(listed(answer))
 
 
 @rollout_group.command("show")
 @url_option
 @_KEY
 @click.argument("rollout_id", type=int)
-def show(url: str, key: str, rollout_id: int) -> None:
+@json_option
+def show(url: str, key: str, rollout_id: int, *, as_json: bool) -> None:
     """Show a rollout and what the last look came to."""
-    Console().print(report(_call(url, key, lambda client: _rollout(client, rollout_id))))
+    answer = _called(url, key, "GET", f"/rollouts/{rollout_id}")
+    if as_json:
+        emit_json(answer)
+        return
+    from app.clients.rollout_display import report, rollout_of  # noqa: PLC0415 - loads numerical libraries
+
+    out().print(report(rollout_of(answer)))
 
 
 @rollout_group.command("watch")
 @url_option
 @_KEY
 @click.argument("rollout_id", type=int)
-def watch(url: str, key: str, rollout_id: int) -> None:
+@json_option
+def watch(url: str, key: str, rollout_id: int, *, as_json: bool) -> None:
     """Watch a rollout until it ends, and say in the exit status how.
 
     0: it was completed. 1: it was rolled back. 3: it was interrupted before. 4: no answer, or a refusal.
-    """
 
-    async def run(client: WaldClient) -> Rollout:
-        with Live(console=Console(), refresh_per_second=4) as live:
-            while True:
-                found = await _rollout(client, rollout_id)
-                live.update(report(found))
-                if isinstance(found.state, RolledBack | Completed):
-                    return found
-                await asyncio.sleep(REFRESH_S)
+    In a pipe it prints a rollout whenever it changes; with `--json` a line for each.
+    """
+    from app.clients.rollout_display import report, rollout_of  # noqa: PLC0415 - loads numerical libraries
+    from app.clients.watching import watch as watching  # noqa: PLC0415
+    from app.rollouts.model import Completed, RolledBack  # noqa: PLC0415
+
+    async def run(client: WaldClient) -> bytes:
+        return await watching(
+            lambda: client.raw("GET", f"/rollouts/{rollout_id}"),
+            lambda answer: report(rollout_of(answer)),
+            every_s=REFRESH_S,
+            as_json=as_json,
+            ended=lambda answer: isinstance(rollout_of(answer).state, RolledBack | Completed),
+        )
 
     try:
-        ended = _call(url, key, run, failure=UNKNOWN)
+        ended = ask(url, key, run, failure=UNKNOWN)
     except KeyboardInterrupt:
         sys.exit(NOT_YET)
-    if isinstance(ended.state, RolledBack):
+    if isinstance(rollout_of(ended).state, RolledBack):
         sys.exit(ROLLED_BACK)
 
 
@@ -198,17 +208,24 @@ def _action(name: str, explained: str) -> None:
     @_KEY
     @click.argument("rollout_id", type=int)
     @_REASON
-    def act(url: str, key: str, rollout_id: int, reason: str) -> None:
-        found = _call(url, key, lambda client: _act(client, rollout_id, name, reason))
-        Console().print(f"Rollout {found.id}: {where(found)}")
+    @json_option
+    def act(url: str, key: str, rollout_id: int, reason: str, *, as_json: bool) -> None:
+        answer = ask(url, key, lambda client: _act(client, rollout_id, name, reason))
+        if as_json:
+            emit_json(answer)
+            return
+        from app.clients.rollout_display import rollout_of, where  # noqa: PLC0415 - loads numerical libraries
+
+        out().print(f"Rollout {rollout_id}: {where(rollout_of(answer))}")
 
 
-async def _act(client: WaldClient, rollout_id: int, action: str, reason: str) -> Rollout:
+async def _act(client: WaldClient, rollout_id: int, action: str, reason: str) -> bytes:
     """Do it to the stage in which it is now: repeated after a lost answer, it does not skip two."""
-    state = (await _rollout(client, rollout_id)).state
-    running = state.running if isinstance(state, Paused) else state
-    body = {"reason": reason} | ({"stage": running.stage} if isinstance(running, Running) else {})
-    return await client.call("POST", f"/rollouts/{rollout_id}/{action}", Rollout, body)
+    path = f"/rollouts/{rollout_id}"
+    state = read(await client.raw("GET", path), dict[str, Any]).get("state", {})
+    stage = state.get("running", state).get("stage") if state.get("kind") in {"running", "paused"} else None
+    body = {"reason": reason} | ({} if stage is None else {"stage": stage})
+    return await client.raw("POST", f"{path}/{action}", body)
 
 
 _action("start", "Begin a rollout that was planned as a draft.")
@@ -230,24 +247,29 @@ _action("rollback", "Take the canary back to 0 % at once; needs a reason.")
     show_default=True,
     help="Enough that the canaries have this share of the traffic; 1: that it is completed.",
 )
-def gate(url: str, key: str, rollout_id: int, share: float) -> None:
+@json_option
+def gate(url: str, key: str, rollout_id: int, share: float, *, as_json: bool) -> None:
     """Ask whether a rollout may go on, for CI: the answer is the exit status.
 
     0: it is completed, or has the share. 1: it was rolled back. 3: neither yet. 4: nobody knows, as there
     was no answer, or a refusal.
     """
     path, asked = f"/rollouts/{rollout_id}/gate", {"share": str(share)}
-    found = _call(url, key, lambda client: client.call("GET", path, Gate, params=asked), failure=UNKNOWN)
-    Console().print(f"{found.state}: {found.reason}")
-    if not found.proceed:
-        sys.exit(ROLLED_BACK if found.roll_back else NOT_YET)
+    answer = ask(url, key, lambda client: client.raw("GET", path, params=asked), failure=UNKNOWN)
+    found = read(answer, dict[str, Any])
+    if as_json:
+        emit_json(answer)
+    else:
+        out().print(f"{found['state']}: {found['reason']}")
+    if not found["proceed"]:
+        sys.exit(ROLLED_BACK if found["roll_back"] else NOT_YET)
 
 
 @click.command("explain")
 @url_option
 @_KEY
 @click.argument("decision", metavar="ROLLOUT/NUMBER")
-@click.option("--json", "as_json", is_flag=True, help="The whole receipt as JSON.")
+@json_option
 def explain_command(url: str, key: str, decision: str, *, as_json: bool) -> None:
     """Compute a decision of a rollout again from its stored inputs, and show its evidence.
 
@@ -257,12 +279,14 @@ def explain_command(url: str, key: str, decision: str, *, as_json: bool) -> None
     if not (slash and rollout_id.isdecimal() and number.isdecimal()):
         raise click.UsageError("must be ROLLOUT/NUMBER, as in 3/2")
     path = f"/rollouts/{rollout_id}/decisions/{number}"
-    found = _call(url, key, lambda client: client.call("GET", path, DecisionView))
+    answer = _called(url, key, "GET", path)
     if as_json:
-        click.echo(msgspec.json.encode(found))
+        emit_json(answer)
     else:
-        Console().print(_explained(found))
-    if found.differs:
+        from app.clients.rollout_display import explained  # noqa: PLC0415 - loads numerical libraries
+
+        out().print(explained(answer))
+    if read(answer, dict[str, Any])["differs"]:
         sys.exit(1)
 
 
@@ -271,9 +295,10 @@ def explain_command(url: str, key: str, decision: str, *, as_json: bool) -> None
 @_KEY
 @click.argument("experiment")
 @click.option("--reason", required=True, help="Why; it is kept.")
-def kill_command(url: str, key: str, experiment: str, reason: str) -> None:
+@json_option
+def kill_command(url: str, key: str, experiment: str, reason: str, *, as_json: bool) -> None:
     """Answer the control everywhere within a second, whatever EXPERIMENT says."""
-    _switch(url, key, f"/experiments/{experiment}/kill", reason)
+    _switch(url, key, path_of("experiments", experiment, "kill"), reason, as_json=as_json)
 
 
 @click.command("revive")
@@ -281,119 +306,30 @@ def kill_command(url: str, key: str, experiment: str, reason: str) -> None:
 @_KEY
 @click.argument("experiment")
 @click.option("--reason", required=True, help="Why; it is kept.")
-def revive_command(url: str, key: str, experiment: str, reason: str) -> None:
+@json_option
+def revive_command(url: str, key: str, experiment: str, reason: str, *, as_json: bool) -> None:
     """End a kill: serve again as EXPERIMENT says."""
-    _switch(url, key, f"/experiments/{experiment}/revive", reason)
+    _switch(url, key, path_of("experiments", experiment, "revive"), reason, as_json=as_json)
 
 
-def _switch(url: str, key: str, path: str, reason: str) -> None:
-    done = _call(url, key, lambda client: client.call("POST", path, Killed, {"reason": reason}))
-    said = "answers the control" if done.killed else "serves again as it says"
-    if done.servers == "all":
-        Console().print(f"{done.experiment} {said} everywhere within a second.")
+def _switch(url: str, key: str, path: str, reason: str, *, as_json: bool) -> None:
+    answer = _called(url, key, "POST", path, {"reason": reason})
+    if as_json:
+        emit_json(answer)
+        return
+    done = read(answer, dict[str, Any])
+    said = "answers the control" if done["killed"] else "serves again as it says"
+    if done.get("servers", "all") == "all":
+        out().print(f"{done['experiment']} {said} everywhere within a second.")
     else:
-        Console().print(
-            f"{done.experiment} {said} on the server that answered. Valkey and PostgreSQL are away: "
+        out().print(
+            f"{done['experiment']} {said} on the server that answered. Valkey and PostgreSQL are away: "
             "the other servers follow as soon as one of them is back."
         )
-    if not done.recorded:
-        Console().print("PostgreSQL is away: it is recorded as soon as it is back.")
+    if not done["recorded"]:
+        out().print("PostgreSQL is away: it is recorded as soon as it is back.")
 
 
-def where(rollout: Rollout) -> str:
-    """Where a rollout is, in words."""
-    match rollout.state:
-        case Draft():
-            return "draft"
-        case Running(stage=stage):
-            return f"stage {stage + 1} of {len(rollout.plan.stages)}, {rollout.plan.stages[stage].share:.0%}"
-        case Paused(running=running):
-            return f"paused in stage {running.stage + 1} of {len(rollout.plan.stages)}"
-        case RolledBack(stage=stage):
-            return f"rolled back in stage {stage + 1}"
-        case Completed():
-            return "completed"
-
-
-def report(rollout: Rollout) -> RenderableType:
-    """The rollout, and its guardrails as they were last read."""
-    title = Text(f"Rollout {rollout.id} of {rollout.experiment}: {', '.join(rollout.plan.canaries)}", "bold")
-    parts: list[RenderableType] = [title, Text(where(rollout))]
-    looked = rollout.looked
-    if looked is None:
-        return Group(*parts, Text("not looked at yet"))
-    decision = looked.decision
-    parts.append(Text(f"{decision.__struct_config__.tag}: {getattr(decision, 'detail', '')}".rstrip(": ")))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("guardrail", "canary", "verdict", "control", "canary's", "effect", "interval", "left"):
-        table.add_column(name)
-    for one in looked.reading.guardrails:
-        low, high = one.interval or (None, None)
-        table.add_row(
-            one.metric,
-            one.canary,
-            one.verdict,
-            _number(one.control_estimate),
-            _number(one.canary_estimate),
-            _number(one.effect),
-            f"{_number(low)} … {_number(high)}" if one.interval else "",
-            "" if one.units_left is None else f"{one.units_left:,} units",
-        )
-    return Group(*parts, table)
-
-
-def _explained(found: DecisionView) -> RenderableType:
-    taken = found.decision
-    decided = f"{taken.decision.__struct_config__.tag} at {taken.at:%Y-%m-%d %H:%M:%S} UTC"
-    parts: list[RenderableType] = [Text(f"{decided} by {taken.by or 'Wald'}: {taken.reason}", "bold")]
-    if found.receipt is None:
-        return Group(*parts, Text("nothing was measured for it"))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("guardrail", "canary", "proof", "statistic", "threshold", "level", "units"):
-        table.add_column(name)
-    for one in found.receipt.reading.guardrails:
-        for name, proof in (("harm", one.harm), ("safe", one.safe)):
-            if proof is not None:
-                table.add_row(
-                    one.metric,
-                    one.canary,
-                    f"{name}{'' if proof.proven else ' not'} proven ({proof.scale})",
-                    _number(proof.statistic),
-                    _number(proof.threshold),
-                    f"{proof.level:.3g}",
-                    f"{one.canary_units:,}",
-                )
-    parts.append(table)
-    differing = f"differs from what its inputs give: {', '.join(found.differs)}"
-    again = differing if found.differs else "bit for bit"
-    if not found.recomputed:
-        again = f"no: Wald {found.receipt.wald} made it by tests that this release does not make"
-    return Group(*parts, Text(f"computed again: {again}"))
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
-
-
-async def _rollout(client: WaldClient, rollout_id: int) -> Rollout:
-    return await client.call("GET", f"/rollouts/{rollout_id}", Rollout)
-
-
-def _call(
-    url: str,
-    key: str,
-    ask: Callable[[WaldClient], Awaitable[T]],
-    *,
-    failure: int = FAILED,
-) -> T:
-    """The answer; else the reason is printed, and `failure` is the exit status."""
-
-    async def run() -> T:
-        async with WaldClient(url, key) as client:
-            return await ask(client)
-
-    try:
-        return asyncio.run(run())
-    except ClientError as error:
-        click.ClickException(str(error)).show()
-        sys.exit(failure)
+def _called(url: str, key: str, method: str, path: str, body: Any = None, **options: Any) -> bytes:
+    """The JSON of the answer; else the reason is printed and the command ends."""
+    return ask(url, key, lambda client: client.raw(method, path, body, **options))

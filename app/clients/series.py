@@ -1,110 +1,68 @@
-"""The command `wald series`."""
+"""A series on a terminal, and as a page with a figure. Pure but for writing the page."""
 
-import asyncio
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-import msgspec
-import rich_click as click
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from app.analysis.series import Point, Series, VariantSeries
-from app.clients.client import ClientError, WaldClient
-from app.clients.commands import read_key_option, url_option
-from app.clients.display import BLOCKS, MISSING
-from app.core.commands import Moment
-from app.experiments.metrics import REWARD
+from app.clients.client import read
+from app.clients.display import BLOCKS
+from app.core.amounts import amounts_of, count
+from app.core.tables import Column, Picture, Table, visible
 
 WIDTH: Final = 60
+WIDTH_LEAST: Final = 8
 
 
-@click.command("series")
-@click.argument("experiment")
-@url_option
-@read_key_option
-@click.option("--metric", default=REWARD, show_default=True, help="Which metric.")
-@click.option("--since", type=Moment(), help="From then on; UTC unless it has an offset.")
-@click.option("--until", type=Moment(), help="Up to then.")
-@click.option("--step-s", type=int, default=3_600, show_default=True, help="Length of a step in seconds.")
-@click.option("--figure", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with a figure.")
-@click.option("--json", "as_json", is_flag=True, help="Print the server's answer.")
-def series_command(
-    *,
-    experiment: str,
-    url: str,
-    key: str,
-    metric: str,
-    since: datetime | None,
-    until: datetime | None,
-    step_s: int,
-    figure: Path | None,
-    as_json: bool,
-) -> None:
-    """Show a metric of EXPERIMENT over time, one line per variant.
-
-        wald series summary-prompt --metric latency
-
-        wald series summary-prompt --since 2026-01-05 --step-s 86400 --figure latency.html
-
-    A unit stands at its first assignment, with all that is known of it by now: so the newest steps are not
-    finished while rewards are still to come. Steps without units are blank. Minutes are kept for two days,
-    hours for 35, days for good: older times need longer steps.
-
-    It describes. Whether variants differ is for the readout to say, which adds all this up in the right way.
-    """
-    params = {"metric": metric, "step_s": str(step_s)}
-    params |= {name: at.isoformat() for name, at in (("since", since), ("until", until)) if at is not None}
-
-    async def ask() -> Series:
-        async with WaldClient(url, key) as client:
-            return await client.series(experiment, params)
-
-    try:
-        found = asyncio.run(ask())
-    except ClientError as error:
-        raise click.ClickException(str(error)) from error
-    if figure is not None:
-        write_figure(found, figure)
-        Console(stderr=True).print(f"The figure is in {figure}.")
-    if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(found)))
-        return
-    Console().print(report(found))
+def series_of(answer: bytes) -> Series:
+    """The series of an answer."""
+    return read(answer, Series)
 
 
 def report(found: Series) -> RenderableType:
     """A line of blocks per variant on one scale, from the lowest value to the highest, and the newest."""
     known = [point for variant in found.variants for point in variant.known]
     if not known:
-        return Text(f"{found.metric} of {found.key}: no units with a value in this time")
+        return Text(f"{visible(found.metric)} of {found.key}: no units with a value in this time")
+    steps = round((found.until - found.since).total_seconds()) // found.step_s
     values = [point.value for point in known if point.value is not None]
     low, high = min(values), max(values)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("variant")
-    table.add_column(f"{low:.4g} (lowest) to {high:.4g} (highest)", no_wrap=True)
-    for heading in ("newest", "standard error", "units"):
-        table.add_column(heading, justify="right")
+    amounts = amounts_of(found.kind)
+    scale = f"{amounts.value(low)} (lowest) to {amounts.value(high)} (highest)"
+    table = Table(
+        Column("variant", "name"),
+        *map(Column, ("lowest", "highest", "newest", "standard error", "units", scale)),
+    )
     for variant in found.variants:
+        known_values = [point.value for point in variant.known if point.value is not None]
         newest = variant.known[-1] if variant.known else None
-        table.add_row(
-            Text(variant.variant + (" (control)" if variant.control else "")),
-            Text(line(found, variant, low, high)),
-            MISSING if newest is None else f"{newest.value:.4g}",
-            MISSING if newest is None or newest.standard_error is None else f"{newest.standard_error:.2g}",
-            f"{sum(point.units for point in variant.points):,}",
+        table.add(
+            variant.variant + (" (control)" if variant.control else ""),
+            amounts.value(min(known_values, default=None)),
+            amounts.value(max(known_values, default=None)),
+            amounts.value(None if newest is None else newest.value),
+            amounts.value(None if newest is None else newest.standard_error),
+            count(sum(point.units for point in variant.points)),
+            Picture(
+                partial(line, found, variant, low, high),
+                min(WIDTH_LEAST, steps),
+                min(WIDTH, steps),
+            ),
         )
-    head = f"[bold]{found.metric}[/] of {found.key}, steps of {_length(found.step_s)}"
+    head = Text(visible(found.metric), style="bold")
+    head.append(f" of {found.key}, steps of {_length(found.step_s)}", style="not bold")
     return Group(head, "", table, "", f"{_minute(found.since)} to {_minute(found.until)}, UTC")
 
 
-def line(found: Series, variant: VariantSeries, low: float, high: float) -> str:
-    """Blocks, at most `WIDTH`: of steps that share one the mean, weighted by units; blank without any."""
+def line(found: Series, variant: VariantSeries, low: float, high: float, room: int = WIDTH) -> str:
+    """Blocks, at most `room`: of steps that share one the mean, weighted by units; blank without any."""
     steps = round((found.until - found.since).total_seconds()) // found.step_s
-    width = min(steps, WIDTH)
+    width = min(steps, room)
     columns: list[list[Point]] = [[] for _ in range(width)]
     for point in variant.known:
         step = round((point.at - found.since).total_seconds()) // found.step_s

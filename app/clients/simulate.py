@@ -1,20 +1,21 @@
 """The command `wald simulate`. It needs no server."""
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import rich_click as click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from app.clients import logged, records, regret
-from app.clients.commands import Condition, Scale, decimal_option
+from app.clients.commands import Condition, NameOrJson, Scale, decimal_option
 from app.core import limits
+from app.core.choices import explained
+from app.core.commands import json_option
 from app.core.errors import InvalidInput
-from app.planning import model
-from app.planning.model import Simulation
+from app.core.terminal import emit_json, err, out, progress
+
+if TYPE_CHECKING:  # loads numerical libraries
+    from app.clients.records import Decimal
+    from app.planning.model import Simulation
 
 
 class Numbers(click.ParamType[tuple[float, ...]]):
@@ -48,24 +49,6 @@ class Change(click.ParamType[dict[str, Any]]):
             return {"day": float(day), "means": [float(mean) for mean in means.split(",")]}
         except ValueError:
             self.fail(f"must be DAY:MEANS, as in 5:0.14,0.12, got {value!r}", param, ctx)
-
-
-class NameOrJson(click.ParamType["str | dict[str, Any]"]):
-    """A name, or a JSON object."""
-
-    name = "NAME|JSON"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str | dict[str, Any]:
-        """Read `ucb` or `{"kind": "ucb", "index": "ucb1"}`."""
-        if isinstance(value, dict) or not str(value).lstrip().startswith("{"):
-            return value if isinstance(value, dict) else str(value)
-        try:
-            found: dict[str, Any] = json.loads(value)
-        except ValueError as error:
-            self.fail(f"is not JSON: {error}", param, ctx)
-        return found
 
 
 @click.command("simulate")
@@ -106,7 +89,7 @@ class NameOrJson(click.ParamType["str | dict[str, Any]"]):
 @click.option(
     "--figure", type=click.Path(dir_okay=False, path_type=Path), help="Write the curves as an HTML page."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print what POST /simulate answers.")
+@json_option
 def simulate_command(*, figure: Path | None, as_json: bool, **options: Any) -> None:
     """Find the policy for your traffic before you serve a request.
 
@@ -141,23 +124,20 @@ def simulate_command(*, figure: Path | None, as_json: bool, **options: Any) -> N
     that part of the traffic, for ever. With `{"kind": "thompson", "exploration_floor": 0}` there is none.
     """
     request = _request(**options)
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("simulating"), BarColumn(None), TimeRemainingColumn(), console=console, transient=True
-    )
-    with bar:
-        task = bar.add_task("simulating", total=1.0)
-        result = model.run(request, progress=lambda part: bar.advance(task, part))
+    from app.clients import regret  # noqa: PLC0415 - loads numerical libraries
+    from app.planning import model  # noqa: PLC0415
+
+    with progress("simulating", 1.0) as advance:
+        result = model.run(request, progress=advance)
     if figure is not None:
         regret.write_figure(result, figure)
-        console.print(f"The figure is in {figure}.")
+        err().print(f"The figure is in {figure}.")
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(result)))
+        emit_json(result)
         return
-    out = Console()
     size = f"{result.requests:,} requests in batches of {result.batch:,}, {result.runs} runs"
-    out.print(f"{size}, seed {result.seed}\n")
-    out.print(regret.report(result))
+    out().print(f"{size}, seed {result.seed}\n")
+    out().print(regret.report(result))
 
 
 def _request(
@@ -170,7 +150,9 @@ def _request(
     runs: int | None,
     seed: int,
     **environment: Any,
-) -> Simulation:
+) -> "Simulation":
+    from app.planning import model  # noqa: PLC0415 - loads numerical libraries
+
     described = {
         "environment": _environment(days=days, **environment),
         "traffic": {
@@ -185,11 +167,15 @@ def _request(
     }
     try:
         return model.checked(
-            msgspec.convert(described, Simulation),
+            msgspec.convert(described, model.Simulation),
             seconds_usual=limits.SIMULATION_COMMAND_S,
             seconds_max=limits.SIMULATION_COMMAND_S_MAX,
         )
-    except (msgspec.ValidationError, InvalidInput) as error:
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$.")
+        path = path.rstrip("`")
+        raise click.UsageError(f"{path}: {explained(reason, model.Simulation, path)}") from error
+    except InvalidInput as error:
         raise click.UsageError(str(error)) from error
 
 
@@ -233,11 +219,13 @@ def _rewards(
     reward: str | None,
     task: str | None,
     where: tuple[tuple[str, str], ...],
-    decimal: records.Decimal,
+    decimal: "Decimal",
     scale: tuple[float, float],
 ) -> dict[str, list[float]]:
     if variant is None or reward is None:
         raise click.UsageError("--log needs --variant and --reward, the columns to read")
+    from app.clients import logged, records  # noqa: PLC0415 - loads numerical libraries
+
     columns = logged.Columns(variant=variant, reward=reward, task=task, where=where, decimal=decimal)
     try:
         log = logged.read(file, columns, scale=scale)

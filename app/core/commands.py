@@ -4,23 +4,17 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 import rich_click as click
-import uvloop
-from rich.console import Console
 
-from app.core.engines import EmbeddedEngines
 from app.core.errors import WaldError
 from app.core.logs import brief
 from app.core.settings import Settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-OUT: Final = Console()
-ERR: Final = Console(stderr=True)
 
 
 def engine_options(command: Callable[P, T]) -> Callable[P, T]:
@@ -43,6 +37,10 @@ def engine_options(command: Callable[P, T]) -> Callable[P, T]:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+"""The flag that every command has whose result a program may want to read."""
 
 
 class Moment(click.ParamType[datetime]):
@@ -73,6 +71,8 @@ def settings_of(flags: dict[str, Any]) -> Settings:
 
 def run_with_engines(flags: dict[str, Any], use: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:
     """Run `use` with both URLs known: as given, or of the engines of the data folder."""
+    import uvloop  # noqa: PLC0415 - what `--help` does not need is loaded late
+
     settings = settings_of(flags)
 
     async def run() -> None:
@@ -102,6 +102,8 @@ async def connected(settings: Settings, stack: AsyncExitStack) -> Settings:
     """The settings with both URLs; engines that none names run embedded until `stack` closes."""
     if settings.valkey_url and settings.database_url:
         return settings
+    from app.core.engines import EmbeddedEngines  # noqa: PLC0415 - loads clients of both engines
+
     engines = await stack.enter_async_context(
         EmbeddedEngines(
             settings.data_dir, valkey=settings.valkey_url is None, postgres=settings.database_url is None

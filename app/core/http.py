@@ -13,6 +13,7 @@ from psycopg.errors import UndefinedColumn, UndefinedTable
 from sqlalchemy.exc import ProgrammingError
 
 from app.core import limits
+from app.core.choices import explained, field_names, suggestion
 from app.core.errors import FieldError, InvalidInput, Problem, Unavailable, WaldError
 from app.core.logs import brief
 from app.core.outages import ENGINE_ERRORS
@@ -46,24 +47,39 @@ def _wald_error(_: Request[Any, Any, Any], error: WaldError) -> Response[bytes]:
     return problem_response(error.problem(), error.headers)
 
 
-def _validation(_: Request[Any, Any, Any], error: ValidationException) -> Response[bytes]:
+def _validation(request: Request[Any, Any, Any], error: ValidationException) -> Response[bytes]:
     extra = error.extra if isinstance(error.extra, list) else []
-    errors = tuple(_field_error(item) for item in extra if isinstance(item, dict))
+    errors = tuple(_field_error(item, request) for item in extra if isinstance(item, dict))
     detail = "; ".join(f"{one.field}: {one.reason}" for one in errors) or error.detail
     return problem_response(InvalidInput(detail, errors=errors).problem())
 
 
-def _field_error(item: Mapping[str, Any]) -> FieldError:
+def _field_error(item: Mapping[str, Any], request: Request[Any, Any, Any]) -> FieldError:
     """What Litestar reports of one field, in words that do not need its documentation."""
     place, message = str(item.get("key", "data")), str(item.get("message", ""))
     if message == "'data'":
         return FieldError("body", "is required")
     if named := _NAMED_FIELD.fullmatch(message):
         name = named["name"] if place == "data" else f"{place}.{named['name']}"
-        return FieldError(name, "unknown field" if named["unknown"] else "is required")
+        if not named["unknown"]:
+            return FieldError(name, "is required")
+        kind, path = _expected(request, "" if place == "data" else place)
+        return FieldError(name, f"unknown field{suggestion(named['name'], field_names(kind, path))}")
     if repr(limits.KEY_PATTERN) in message:
         message = "must be 1 to 128 of A-Z a-z 0-9 . _ -"
+    message = explained(message, *_expected(request, place))
     return FieldError("body" if place == "data" else place, message)
+
+
+def _expected(request: Request[Any, Any, Any], place: str) -> tuple[Any, str]:
+    """The type in which a field is, and its path there: of the body, or of a parameter of the call."""
+    parameters = request.route_handler.parsed_fn_signature.parameters
+    for name, parameter in parameters.items():
+        query = getattr(parameter.kwarg_definition, "query", None) or name
+        if place in {name, query} and name != "data":
+            return parameter.annotation, ""
+    body = parameters.get("data")
+    return (Any if body is None else body.annotation), place
 
 
 def _framework_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:

@@ -73,14 +73,13 @@ def logged_shortcuts(*shortcuts: Shortcut) -> type[ShortcutProtocol]:
 
 
 class _WithPeer(ShortcutProtocol):
-    """Says whose bytes are being read: what it reads, shortcuts answer before it returns."""
+    """Says whose bytes are parsed: a shortcut is asked while they are."""
 
     peer: ClassVar[str | None] = None
 
-    def data_received(self, data: bytes) -> None:
-        """Of asyncio."""
+    def _parse(self, piece: bytes | memoryview) -> None:
         _WithPeer.peer = self.client[0] if self.client else None
-        super().data_received(data)
+        super()._parse(piece)
 
 
 class _Logged:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from app.core.choices import explained
 from app.core.errors import InvalidInput
 
 STREAM_SHARDS_MAX: Final = 256
@@ -73,7 +74,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         try:
             return msgspec.convert(values, cls, strict=False, dec_hook=_decode)
         except msgspec.ValidationError as error:
-            raise InvalidInput(f"configuration: {error}") from error
+            reason, _, path = str(error).partition(" - at `$.")
+            name = path.rstrip("`")
+            where = f" - at `$.{name}`" if name else ""
+            raise InvalidInput(f"configuration: {explained(reason, cls, name)}{where}") from error
 
     def environment(self) -> dict[str, str]:
         """The variables from which `load` reads the same again."""

@@ -16,6 +16,7 @@ from app.allocation.contextual import segmented
 from app.allocation.forgetting import Learned
 from app.allocation.model import NANO, VariantTotals, allocate
 from app.assignment.bucketing import WHOLE
+from app.core.choices import explained
 from app.core.errors import FieldError, InvalidInput, UnprocessableInput
 from app.experiments.checks import check
 from app.experiments.model import (
@@ -215,7 +216,10 @@ def _converted(spelled: Mapping[str, Any], kinds: Any) -> Any:
     try:
         return msgspec.convert(spelled, kinds)
     except msgspec.ValidationError as error:
-        raise InvalidInput(str(error), errors=(FieldError("policy", str(error)),)) from error
+        reason, at, path = str(error).partition(" - at `$.")
+        said = explained(reason, kinds, path.rstrip("`"))
+        said += "" if said != reason else at + path
+        raise InvalidInput(said, errors=(FieldError("policy", said),)) from error
 
 
 def _read(value: Any, feature: object) -> Any:

@@ -10,6 +10,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from app.core import limits
+from app.core.choices import refusal
 from app.core.clock import Clock
 from app.core.errors import InvalidInput, NotFound, UnprocessableInput
 from app.core.text import Key, is_key
@@ -64,7 +65,7 @@ class ExperimentService:
         if not 1 <= limit <= limits.PAGE_SIZE_MAX:
             raise InvalidInput(f"must be 1 to {limits.PAGE_SIZE_MAX}, got {limit}", field="limit")
         if state is not None and state not in STATE_KINDS:
-            raise InvalidInput(f"must be one of {', '.join(STATE_KINDS)}, got {state!r}", field="state")
+            raise InvalidInput(refusal(repr(state), STATE_KINDS), field="state")
         if after is not None and not is_key(after):
             raise InvalidInput("must be the key of an experiment", field="after")
         found = await self._store.page(state=state, after=after, limit=limit + 1)

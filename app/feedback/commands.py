@@ -3,24 +3,27 @@
 from typing import Any
 
 import rich_click as click
-from rich.table import Table
 
 from app.core.agreement import NAMES, STREAM_SHARDS, read_agreed, variable
-from app.core.commands import OUT, engine_options, run_with_engines
+from app.core.command_line import Group
+from app.core.commands import engine_options, json_option, run_with_engines
 from app.core.postgres import create_engine
 from app.core.settings import STREAM_SHARDS_MAX, Settings
+from app.core.tables import Column, Table
+from app.core.terminal import answer, emit_json, out
 from app.core.valkey import create_client
 from app.feedback.resize import resize
 
 
-@click.group("settings")
+@click.group("settings", cls=Group)
 def settings_group() -> None:
     """Show and change the settings that all processes of this deployment share."""
 
 
 @settings_group.command("show")
 @engine_options
-def show_settings(**flags: Any) -> None:
+@json_option
+def show_settings(*, as_json: bool, **flags: Any) -> None:
     """Show what is stored beside what the environment says here."""
 
     async def run(settings: Settings) -> None:
@@ -31,10 +34,15 @@ def show_settings(**flags: Any) -> None:
         finally:
             await engine.dispose()
         here = settings.environment()
-        table = Table("setting", "stored", "here", box=None)
+        if as_json:
+            emit_json(
+                {variable(name): {"stored": stored.get(name), "here": here[variable(name)]} for name in NAMES}
+            )
+            return
+        table = Table(Column("setting", "name"), Column("stored", "text"), Column("here", "text"))
         for name in NAMES:
-            table.add_row(variable(name), stored.get(name, "nothing yet"), here[variable(name)])
-        OUT.print(table)
+            table.add(variable(name), stored.get(name, "nothing yet"), here[variable(name)])
+        out().print(table)
 
     run_with_engines(flags, run)
 
@@ -43,7 +51,8 @@ def show_settings(**flags: Any) -> None:
 @click.argument("name", type=click.Choice([STREAM_SHARDS]))
 @click.argument("value", type=click.IntRange(1, STREAM_SHARDS_MAX))
 @engine_options
-def set_setting(name: str, value: int, **flags: Any) -> None:
+@json_option
+def set_setting(name: str, value: int, *, as_json: bool, **flags: Any) -> None:
     """Change the number of stream shards for all processes.
 
     More shards: set the number, then restart every worker and every server with WALD_STREAM_SHARDS of the
@@ -59,6 +68,7 @@ def set_setting(name: str, value: int, **flags: Any) -> None:
         finally:
             await valkey.aclose()
             await engine.dispose()
-        OUT.print(f"Stored. Start every server and worker with {variable(name)}={value}.")
+        said = f"Stored. Start every server and worker with {variable(name)}={value}."
+        answer(said, {"name": variable(name), "value": value}, as_json=as_json)
 
     run_with_engines(flags, run)

@@ -1,0 +1,118 @@
+"""Where commands write: consoles of the right width, JSON, and progress that only a person sees.
+
+On a terminal, output has the terminal's width. In a pipe or a file nothing is wrapped, shortened or coloured.
+`COLUMNS` sets the width in both cases.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, TextIO
+
+import msgspec
+import rich_click as click
+from rich.console import Console
+
+PIPE_COLUMNS: Final = 100_000
+"""The width of a pipe: wider than any row, so that each row stays on one line."""
+COLUMNS_MIN: Final = 20
+COLUMNS_FALLBACK: Final = 80
+BROKEN_PIPE_STATUS: Final = 141
+"""Exit status after the reader of a pipe has left: 128 and the number of SIGPIPE, as of other programs."""
+
+
+class _Console(Console):
+    """A console that ends the command when the reader of its pipe has left, as in `wald … | head`."""
+
+    def on_broken_pipe(self) -> None:
+        """Leave quietly."""
+        leave_broken_pipe()
+
+
+def leave_broken_pipe() -> None:
+    """End the command without an error message. Nothing that is still buffered is written.
+
+    Raises SystemExit.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            os.dup2(nowhere, stream.fileno())
+    sys.exit(BROKEN_PIPE_STATUS)
+
+
+def out() -> Console:
+    """The console of the command's result."""
+    return _console(sys.stdout)
+
+
+def err() -> Console:
+    """The console of messages beside the result."""
+    return _console(sys.stderr)
+
+
+def _console(stream: TextIO) -> Console:
+    return _Console(file=stream, width=columns(stream), highlight=False, emoji=False, markup=False)
+
+
+def columns(stream: TextIO) -> int:
+    """The width to write `stream` with: `COLUMNS`, or that of the terminal; a pipe has no limit."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given) > 0:
+        return max(int(given), COLUMNS_MIN)
+    if not is_terminal(stream):
+        return PIPE_COLUMNS
+    try:
+        width = os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        width = 0
+    return max(width, COLUMNS_MIN) if width else COLUMNS_FALLBACK
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a person looks at it."""
+    try:
+        return stream.isatty()
+    except ValueError:  # it is closed
+        return False
+
+
+def emit_json(value: object, *, one_line: bool = False) -> None:
+    """Print a value as JSON. `bytes` are JSON already: their values stay as they are."""
+    body = value if isinstance(value, bytes) else msgspec.json.encode(value)
+    click.echo(msgspec.json.format(body, indent=-1 if one_line else 2))
+
+
+def answer(sentence: str, value: object, *, as_json: bool) -> None:
+    """Print what was done: a sentence for people, or a value as JSON."""
+    if as_json:
+        emit_json(value)
+    else:
+        out().print(sentence)
+
+
+@contextmanager
+def progress(description: str, total: float) -> Iterator[Callable[[float], None]]:
+    """A progress bar on standard error while the block runs, if that is a terminal.
+
+    The block calls the yielded function with what has been done since its last call.
+    """
+    if not is_terminal(sys.stderr):
+        yield lambda _: None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415 (loads slowly)
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(None),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+        console=err(),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(description, total=total)
+        yield lambda done: bar.advance(task, done)
