@@ -216,10 +216,7 @@ def migrate(to: str, *, as_json: bool, **flags: Any) -> None:
     import asyncio  # noqa: PLC0415
 
     from app import start  # noqa: PLC0415
-    from app.core import (
-        logs,
-        migrations,
-    )
+    from app.core import logs, migrations  # noqa: PLC0415
 
     async def run(settings: Settings) -> None:
         assert settings.database_url is not None
