@@ -40,7 +40,8 @@ _OF_ROOMS: Final = {
     "keys": Target("app.access.commands:keys", "Make, list and revoke API keys; rotate signing secrets."),
     "webhooks": Target("app.webhooks.commands:webhooks", "Tell other systems what happens."),
     "settings": Target(
-        "app.feedback.commands:settings_group", "Show and change the settings that all processes share."
+        "app.feedback.commands:settings_group",
+        "Show and change the settings that all processes of this deployment share.",
     ),
     "rebuild": Target(
         "app.allocation.commands:rebuild_command",

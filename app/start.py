@@ -95,7 +95,7 @@ class Start:
         if self._lacking is not None:
             return [Check("schema", ok=False, critical=True, detail=self._lacking)]
         if not self._prepared.is_set():
-            detail = f"not known whether the schema is there: {self._away}"
+            detail = "not known whether the schema is there: PostgreSQL does not answer"
             return [Check("schema", ok=False, detail=detail)]
         return [
             Check("schema", ok=True),

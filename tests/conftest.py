@@ -28,6 +28,8 @@ if "TMPDIR" not in os.environ and _MEMORY.is_dir() and shutil.disk_usage(_MEMORY
     os.environ["TMPDIR"] = str(_MEMORY)
     tempfile.tempdir = None
 
+os.environ.pop("COLUMNS", None)  # processes that run tests side by side set it; commands would obey it
+
 _TEMPLATE = "wald_template"
 _numbers = itertools.count(1)
 

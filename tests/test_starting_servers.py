@@ -119,7 +119,7 @@ async def test_a_server_that_starts_on_an_emptied_valkey_knows_everything_from_p
             answer = await assign(client, key)
             assert (answer.status_code, answer.json()["variant"]) == (200, "v2")
         receipt = await client.post("/feedback", json=[event(key) for key in KEYS])
-        assert receipt.json() == {"accepted": len(KEYS), "rejected": []}
+        assert (receipt.json()["accepted"], receipt.json()["rejected"]) == (len(KEYS), [])
         assert (await assign(client, "no-such")).status_code == 404
 
 
@@ -141,7 +141,10 @@ async def test_while_valkey_refills_and_postgres_is_away_what_is_not_known_yet_i
         assert_unavailable(await client.post("/feedback", json=event(KEYS[3])))
         assert_unavailable(await client.post("/feedback", json=[event(key) for key in KEYS]))
         known = await client.post("/feedback", json=[event(key) for key in KEYS[:2]])
-        assert known.json() == {"accepted": 2, "rejected": []}, "and of the request before nothing was taken"
+        answer = known.json()
+        assert (answer["accepted"], answer["rejected"]) == (2, []), (
+            "and of the request before nothing was taken"
+        )
 
         assert await installed.allocation.refill_if_lost() == len(KEYS)
 
@@ -150,7 +153,7 @@ async def test_while_valkey_refills_and_postgres_is_away_what_is_not_known_yet_i
 
         await until(is_ready)
         receipt = await client.post("/feedback", json=[event(key) for key in KEYS])
-        assert receipt.json() == {"accepted": len(KEYS), "rejected": []}
+        assert (receipt.json()["accepted"], receipt.json()["rejected"]) == (len(KEYS), [])
         assert (await assign(client, KEYS[5])).status_code == 200
         assert (await assign(client, "no-such")).status_code == 404
         assert (await client.post("/feedback", json=event("no-such"))).status_code == 404
@@ -226,7 +229,7 @@ async def test_a_running_server_keeps_everything_when_valkey_is_emptied_again_an
                 for key in KEYS:
                     assert (await assign(client, key)).status_code == 200
                 receipt = await client.post("/feedback", json=[event(key) for key in KEYS])
-                assert receipt.json() == {"accepted": len(KEYS), "rejected": []}
+                assert (receipt.json()["accepted"], receipt.json()["rejected"]) == (len(KEYS), [])
             assert await installed.allocation.refill_if_lost() == len(KEYS)
 
 

@@ -4,15 +4,11 @@ from typing import Any
 
 import rich_click as click
 
-from app.core.agreement import NAMES, STREAM_SHARDS, read_agreed, variable
 from app.core.command_line import Group
 from app.core.commands import engine_options, json_option, run_with_engines
-from app.core.postgres import create_engine
 from app.core.settings import STREAM_SHARDS_MAX, Settings
 from app.core.tables import Column, Table
 from app.core.terminal import answer, emit_json, out
-from app.core.valkey import create_client
-from app.feedback.resize import resize
 
 
 @click.group("settings", cls=Group)
@@ -25,6 +21,8 @@ def settings_group() -> None:
 @json_option
 def show_settings(*, as_json: bool, **flags: Any) -> None:
     """Show what is stored beside what the environment says here."""
+    from app.core.agreement import NAMES, read_agreed, variable  # noqa: PLC0415 - loads the engines' clients
+    from app.core.postgres import create_engine  # noqa: PLC0415
 
     async def run(settings: Settings) -> None:
         assert settings.database_url is not None
@@ -48,7 +46,7 @@ def show_settings(*, as_json: bool, **flags: Any) -> None:
 
 
 @settings_group.command("set")
-@click.argument("name", type=click.Choice([STREAM_SHARDS]))
+@click.argument("name", type=click.Choice(["stream_shards"]))
 @click.argument("value", type=click.IntRange(1, STREAM_SHARDS_MAX))
 @engine_options
 @json_option
@@ -58,6 +56,10 @@ def set_setting(name: str, value: int, *, as_json: bool, **flags: Any) -> None:
     More shards: set the number, then restart every worker and every server with WALD_STREAM_SHARDS of the
     same number. Fewer: stop all servers, let the workers finish, stop them, set the number, and start all.
     """
+    from app.core.agreement import variable  # noqa: PLC0415 - loads the engines' clients
+    from app.core.postgres import create_engine  # noqa: PLC0415
+    from app.core.valkey import create_client  # noqa: PLC0415
+    from app.feedback.resize import resize  # noqa: PLC0415
 
     async def run(settings: Settings) -> None:
         assert settings.database_url is not None

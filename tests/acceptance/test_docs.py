@@ -172,7 +172,7 @@ def test_engines_of_ones_own_are_used_as_the_page_says(engines, valkey_url, tmp_
             )
         finally:
             someone.stop()
-        assert not (someone.folder / ".wald").exists()
+        assert [entry.name for entry in (someone.folder / ".wald").iterdir()] == ["snapshot"], "no engine"
 
 
 @pytest.mark.anyio

@@ -15,6 +15,8 @@ from redis.asyncio import Redis
 from app.access.model import KeyKind, plaintext
 from app.access.service import AccessService
 from app.access.store import AccessStore
+from app.allocation.service import AllocationService
+from app.allocation.store import AllocationStore
 from app.assignment.loop import SnapshotKeeper
 from app.core import limits
 from app.core.clock import SystemClock
@@ -61,7 +63,18 @@ async def servers(database_url: str, valkey_url: str) -> AsyncIterator[Servers]:
             transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
             client = httpx2.AsyncClient(transport=transport, base_url="http://wald")
             clients.append(await stack.enter_async_context(client))
+        await refill(database_url, valkey_url)
         yield Servers(*clients)
+
+
+async def refill(database_url: str, valkey_url: str) -> None:
+    """Do what a worker does first, so that servers take Valkey's word for what there is."""
+    engine, valkey = create_engine(database_url), create_client(valkey_url)
+    try:
+        await AllocationService(AllocationStore(engine, valkey), SystemClock()).refill_if_lost()
+    finally:
+        await valkey.aclose()
+        await engine.dispose()
 
 
 async def test_a_new_key_is_never_refused_by_any_server(servers):
@@ -105,7 +118,7 @@ async def test_made_up_keys_cost_few_looks_at_valkey_however_many_they_are(serve
         *(servers.first.get("/experiments", headers=made_up()) for _ in range(300))
     )
     seconds = asyncio.get_running_loop().time() - begun
-    assert {answer.status_code for answer in answers} <= {401, 503}
+    assert {answer.status_code for answer in answers} <= {401, 429, 503}
     assert await commands(valkey, "hget") <= 2 * (3 + seconds / limits.REFRESH_SPACING_S)
 
 
@@ -130,6 +143,7 @@ async def test_without_valkey_a_new_key_works_where_it_was_made_and_an_unknown_o
     try:
         here = AccessService(AccessStore(engine, valkey), SystemClock(), keeper.adopt_access)
         await here.ensure_signing_key()
+        await refill(database_url, valkey_url)
         await keeper.start()
         nobody = create_client(f"unix://{tmp_path}/nobody.sock")
         apart = AccessService(AccessStore(engine, nobody), SystemClock(), keeper.adopt_access)
@@ -147,14 +161,14 @@ async def test_without_valkey_a_new_key_works_where_it_was_made_and_an_unknown_o
         await engine.dispose()
 
 
-async def test_while_keys_cannot_be_loaded_an_unknown_key_is_asked_to_come_again(servers, valkey):
-    await valkey.flushall()
-    deadline = asyncio.get_running_loop().time() + 10
-    while (answer := await servers.second.get("/experiments", headers=made_up())).status_code != 503:
-        assert asyncio.get_running_loop().time() < deadline
-        await asyncio.sleep(0.05)
-    assert answer.headers["retry-after"] == "1"
-    assert (await servers.second.get("/experiments", headers=bearer(ADMIN_KEY))).status_code == 200
+async def test_a_new_key_is_never_401_while_valkey_has_lost_everything(servers, valkey):
+    for _ in range(5):
+        await valkey.flushall()
+        _, header = await servers.make_key()
+        answer = await servers.second.get("/experiments", headers=header)
+        assert answer.status_code in {200, 503}
+        assert answer.status_code == 200 or answer.headers["retry-after"] == "1"
+        assert (await servers.second.get("/experiments", headers=bearer(ADMIN_KEY))).status_code == 200
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

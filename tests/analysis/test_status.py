@@ -63,6 +63,7 @@ async def test_before_the_first_reward_nothing_is_claimed(client, experiment):
         "totals_as_of": None,
         "lag_events": 0,
         "warnings": [],
+        "rollouts": [],
         "frozen": None,
         "variants": [
             {"key": "control", "control": True, **unknown, **even},

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -92,7 +92,10 @@ def mutated(draw: st.DrawFn) -> StreamEntry:
         del place[draw(st.integers(0, len(place) - 1))]
     elif change == "add":
         place.insert(draw(st.integers(0, len(place))), draw(odd_values))
-    body = bytearray(msgspec.msgpack.encode(content))
+    try:
+        body = bytearray(msgspec.msgpack.encode(content))
+    except OverflowError:  # a number that MessagePack has no form for
+        reject()
     if change == "cut":
         body = body[: draw(st.integers(0, len(body)))]
     elif change == "flip":
@@ -110,7 +113,7 @@ def test_whatever_an_entry_holds_it_is_read_or_refused_and_so_is_each_event(entr
         try:
             batch = stage([one])
             batch.assignments(batch.bodies["epoch"].astype("i8"))
-            batch.signal_rows(batch.assignments(batch.bodies["epoch"].astype("i8"))["deadline_us"])
+            batch.staged_signals(batch.assignments(batch.bodies["epoch"].astype("i8")))
         except UndecodableEntry:
             continue
     assert events or wrong or msgspec.msgpack.decode(entry.body) in ([], [0, b"", [], b"", b"", b"", []])

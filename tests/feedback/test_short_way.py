@@ -77,10 +77,11 @@ def bodies() -> list[bytes]:
 
 
 @pytest.fixture
-async def url(database_url: str, valkey_url: str) -> AsyncIterator[str]:
+async def url(valkey_url: str) -> AsyncIterator[str]:
     await registry.publish(valkey_url, registry.experiment("exp", id=1))
     ending, port = Ending(), free_port()
-    settings = Settings(valkey_url=valkey_url, database_url=database_url)
+    # Without PostgreSQL, so that the published keys and experiments are those of this test.
+    settings = Settings(valkey_url=valkey_url, database_url="postgresql://nobody@127.0.0.1:1/nothing")
     async with application(settings, ending) as (app, protocol):
         serving = asyncio.create_task(
             serve_http(app, host="127.0.0.1", port=port, ending=ending, protocol=protocol)
