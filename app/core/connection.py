@@ -71,6 +71,8 @@ class _Flow(FlowControl):
 
     def resume_reading(self) -> None:
         """Read on, or as soon as the client has read."""
+        if not self.read_paused:
+            return
         if self.write_paused:
             self._held = True
         else:
@@ -82,23 +84,25 @@ class BoundedProtocol(HttpToolsProtocol):
 
     connections_max: ClassVar[int] = limits.CONNECTIONS_MAX
 
-    _open = False
-    """Whether a request has begun and is not complete."""
-    _head_done = False
-    """Whether its head is complete: what looks like a header after it is a trailer, and is dropped."""
-    _head_bytes = 0
-    """Size of the pieces before the current one in which its head lay."""
-    _body_bytes = 0
-    """Size of the pieces in which its body lay, with framing."""
+    _stage = 0
+    """Where the parser is: 0 between requests, 1 in a head, 2 in a body or in what follows it."""
+    _n_due = 0
+    """Requests whose head is complete and whose response is not."""
+    _noted: list[tuple[bytes, bytes]] | None = None
+    """Headers of the request that took more than one piece, of which the next three fields are."""
+    _noted_stage = 0
+    _noted_bytes = 0
+    """Size of the pieces so far in which its head or its body lay."""
     _waiting_since = 0.0
     """Loop time since which the client owes us the rest of a request; 0 when it owes us nothing."""
     _abort_at = _NEVER
     """Loop time at which the connection is cut, because the client does not read or does not leave."""
-    _n_due = 0
-    """Requests whose head is complete and whose response is not."""
     _host = b""
     """Last `Host` that was checked on this connection."""
-    _n_hosts = 0
+    _hosted: list[tuple[bytes, bytes]] | None = None
+    """Headers of the last request that had a `Host`."""
+    _trailed: list[tuple[bytes, bytes]] | None = None
+    """Headers of the last request that had trailers."""
     _n_trailers = 0
     _unparsed: bytes = b""
     """What has come and waits: at most one read of the transport."""
@@ -133,9 +137,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._unparsed += data
             self.flow.pause_reading()
         elif len(data) <= limits.PARSED_BYTES:
-            self._parsing = True
             self._parse(data)
-            self._parsing = False
         else:
             self._unparsed = data
             self._parse_on()
@@ -167,56 +169,55 @@ class BoundedProtocol(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             self._refuse(error.__context__ if isinstance(error.__context__, Refused) else _MALFORMED)
             return
-        if not self._open:
+        if self._stage:
+            self._note_incomplete(len(piece))
+        elif self._waiting_since or not self._n_due:
             idle = not self._n_due and self.timeout_keep_alive_task is None  # only line breaks have come
             self._waiting_since = (self._waiting_since or self.loop.time()) if idle else 0.0
-            return
-        if not self._waiting_since:
+
+    def _note_incomplete(self, n_bytes: int) -> None:
+        """Note that the request lay in this piece and goes on in the next one."""
+        if self._noted is not self.headers:
+            self._noted, self._noted_stage, self._noted_bytes = self.headers, self._stage, 0
             self._waiting_since = self.loop.time()
-        if self._head_done:
-            self._body_bytes += len(piece)
-            if self._body_bytes > limits.FRAMED_BODY_BYTES_MAX:
-                self._refuse(
-                    Refused(413, "Too large", f"a body may have {limits.FRAMED_BODY_BYTES_MAX} bytes")
-                )
-        else:
-            self._head_bytes += len(piece)
-            if self._head_bytes > limits.HEAD_BYTES_MAX + limits.PARSED_BYTES:
+        elif self._noted_stage != self._stage:
+            self._noted_stage, self._noted_bytes = self._stage, 0
+        self._noted_bytes += n_bytes
+        if self._stage == 1:
+            if len(self.url) > limits.TARGET_BYTES_MAX:
+                self._refuse(_target_too_long())
+            elif self._noted_bytes > limits.HEAD_BYTES_MAX + limits.PARSED_BYTES:
                 self._refuse(_head_too_large())
+        elif self._noted_bytes > limits.FRAMED_BODY_BYTES_MAX:
+            detail = f"a body may have {limits.FRAMED_BODY_BYTES_MAX} bytes with its framing"
+            self._refuse(Refused(413, "Too large", detail))
 
     # Callbacks of the parser
     def on_message_begin(self) -> None:
         """Called by the parser at the first byte of a request."""
-        self._begin()
+        self._stage = 1
         super().on_message_begin()
-
-    def _begin(self) -> None:
-        self._open = True
-        self._head_done = False
-        self._head_bytes = self._body_bytes = self._n_hosts = self._n_trailers = 0
-        self._waiting_since = 0.0
-
-    def on_url(self, url: bytes) -> None:
-        """Called by the parser with a part of the request's target. Raises Refused."""
-        self.url += url
-        if len(self.url) > limits.TARGET_BYTES_MAX:
-            raise Refused(414, "Target too long", f"a URL may have {limits.TARGET_BYTES_MAX} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called by the parser with a header, or with a trailer. Raises Refused."""
-        if self._head_done:
-            self._n_trailers += 1
-            if self._n_trailers > limits.HEADERS_MAX:
-                raise _head_too_large()
+        if self._stage == 2:
+            self._drop_trailer()
             return
         name = name.lower()
         if name == b"host":
-            self._n_hosts += 1
-            if value != self._host or self._n_hosts > 1:
+            if value != self._host or self._hosted is self.headers:
                 self._check_host(value)
+            self._hosted = self.headers
         elif name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
         self.headers.append((name, value))
+
+    def _drop_trailer(self) -> None:
+        if self._trailed is not self.headers:
+            self._trailed, self._n_trailers = self.headers, 0
+        self._n_trailers += 1
+        if self._n_trailers > limits.HEADERS_MAX:
+            raise _head_too_large()
 
     def on_headers_complete(self) -> None:
         """Called by the parser after the last header. Raises Refused."""
@@ -228,18 +229,20 @@ class BoundedProtocol(HttpToolsProtocol):
         """Check the head as a whole. Raises Refused."""
         if len(self.headers) > limits.HEADERS_MAX:
             raise _head_too_large()
-        if self._head_bytes:  # otherwise it lies in one piece, which is smaller than the bound
+        if self._noted is self.headers:  # otherwise it lies in one piece, which is smaller than the bounds
+            if len(self.url) > limits.TARGET_BYTES_MAX:
+                raise _target_too_long()
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > limits.HEAD_BYTES_MAX:
                 raise _head_too_large()
 
     def _accept_head(self) -> None:
         """Note that the request is under way: it has a cycle that will give a response."""
-        self._head_done = True
+        self._stage = 2
         self._n_due += 1
 
     def _check_host(self, value: bytes) -> None:
-        if self._n_hosts > 1 and value != self._host:
+        if self._hosted is self.headers and value != self._host:
             raise Refused(400, "Malformed request", "the request has two Host headers that differ")
         matched = _HOST.fullmatch(value)
         if matched is None or int(matched[1] or 0) > _PORT_MAX:
@@ -250,7 +253,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Called by the parser after the last byte of a request."""
-        self._open = False
+        self._stage = 0
         super().on_message_complete()
 
     # The requests of this connection
@@ -292,7 +295,7 @@ class BoundedProtocol(HttpToolsProtocol):
         CONNECTIONS_REFUSED.labels(str(refusal.problem.status)).inc()
         self._input_ended = True
         self._waiting_since = 0.0
-        if self._head_done and self._open and not self._abandon():
+        if self._stage == 2 and not self._abandon():
             self.transport.close()
         elif self._n_due:
             self._refusal = refusal
@@ -340,15 +343,15 @@ class BoundedProtocol(HttpToolsProtocol):
         elif self._waiting_since and self.flow.read_paused:  # the client waits for us
             self._waiting_since = now
         elif self._waiting_since and now - self._waiting_since > self._patience_s():
-            if self._open:
-                part = "body" if self._head_done else "head"
+            if self._stage:
+                part = "body" if self._stage == 2 else "head"
                 detail = f"the {part} of the request was not complete within {self._patience_s():g} s"
                 self._refuse(Refused(408, "Request timeout", detail))
             else:
                 self.transport.close()
 
     def _patience_s(self) -> float:
-        return limits.BODY_S if self._open and self._head_done else limits.HEAD_S
+        return limits.BODY_S if self._stage == 2 else limits.HEAD_S
 
     @property
     def idle_since(self) -> float:
@@ -358,7 +361,7 @@ class BoundedProtocol(HttpToolsProtocol):
     @property
     def busy(self) -> bool:
         """Whether a complete request waits for its response."""
-        return self._n_due > (self._open and self._head_done)
+        return self._n_due > (self._stage == 2)
 
     def evict(self) -> None:
         """Close the connection at once to make room for another."""
@@ -385,6 +388,10 @@ async def _overloaded(_: Any, receive: Any, send: Any) -> None:  # noqa: ARG001
     ]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _target_too_long() -> Refused:
+    return Refused(414, "Target too long", f"a URL may have {limits.TARGET_BYTES_MAX} bytes")
 
 
 def _head_too_large() -> Refused:

@@ -43,7 +43,7 @@ class ShortcutProtocol(BoundedProtocol):
 
     def on_message_begin(self) -> None:
         """Of the parser. The scope, which a shortcut does not need, is made in `_give_to_framework`."""
-        self._begin()
+        self._stage = 1
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
@@ -71,7 +71,7 @@ class ShortcutProtocol(BoundedProtocol):
 
     def on_message_complete(self) -> None:
         """Of the parser."""
-        self._open = False
+        self._stage = 0
         turn = self._turn
         if turn is None or self._current() is not turn or turn.shortcut is None:
             super().on_message_complete()
