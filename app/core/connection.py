@@ -94,7 +94,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _noted_bytes = 0
     """Size of the pieces so far in which its head or its body lay."""
     _waiting_since = 0.0
-    """Loop time since which the client owes us the rest of a request; 0 when it owes us nothing."""
+    """Loop time since which we wait for the client to begin or to complete a request; 0: it waits for us."""
     _abort_at = _NEVER
     """Loop time at which the connection is cut, because the client does not read or does not leave."""
     _host = b""
@@ -130,7 +130,6 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Called by the transport."""
-        self._unset_keepalive_if_required()
         if self._input_ended:
             return
         if self._unparsed:
@@ -171,9 +170,8 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self._stage:
             self._note_incomplete(len(piece))
-        elif self._waiting_since or not self._n_due:
-            idle = not self._n_due and self.timeout_keep_alive_task is None  # only line breaks have come
-            self._waiting_since = (self._waiting_since or self.loop.time()) if idle else 0.0
+        elif self._n_due:
+            self._waiting_since = 0.0
 
     def _note_incomplete(self, n_bytes: int) -> None:
         """Note that the request lay in this piece and goes on in the next one."""
@@ -262,9 +260,16 @@ class BoundedProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, _overloaded if full else app)
 
     def on_response_complete(self) -> None:
-        """Called after each response."""
+        """Called after each response. `check_deadlines` stands in for uvicorn's timer per response."""
         self._n_due -= 1
-        super().on_response_complete()
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif not self._n_due:
+            self._waiting_since = self.loop.time()
         if self._refusal is not None and not self._n_due:
             self._send(self._refusal)
         elif self._unparsed and not self._parsing:
@@ -327,7 +332,6 @@ class BoundedProtocol(HttpToolsProtocol):
         head.append(b"content-type: application/problem+json\r\nconnection: close\r\n")
         head.append(b"content-length: %d\r\n\r\n" % len(body))
         transport.write(b"".join((*head, body)))
-        self._unset_keepalive_if_required()
         self._abort_at = self.loop.time() + limits.LINGER_S
         # Closing at once would reset the connection of a client that still sends, and lose the answer.
         if transport.can_write_eof():
@@ -351,12 +355,14 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.transport.close()
 
     def _patience_s(self) -> float:
+        if self._stage == 0 and self.cycle is not None:
+            return limits.KEEP_ALIVE_S
         return limits.BODY_S if self._stage == 2 else limits.HEAD_S
 
     @property
-    def idle_since(self) -> float:
-        """Loop time since which we wait for the rest of a request; infinite when there is none."""
-        return self._waiting_since or _NEVER
+    def dispensability(self) -> tuple[bool, float]:
+        """Order in which connections are closed to make room: those with half a request come first."""
+        return self._stage == 0 and self.cycle is not None, self._waiting_since or _NEVER
 
     @property
     def busy(self) -> bool:
@@ -373,7 +379,7 @@ class BoundedProtocol(HttpToolsProtocol):
 def _make_room(connections: Iterable[Any]) -> None:
     """Close some connections: first those that have owed us the rest of a request for longest."""
     idle = (one for one in connections if isinstance(one, BoundedProtocol) and not one.busy)
-    for connection in heapq.nsmallest(limits.CONNECTIONS_EVICTED, idle, key=lambda one: one.idle_since):
+    for connection in heapq.nsmallest(limits.CONNECTIONS_EVICTED, idle, key=lambda one: one.dispensability):
         connection.evict()
 
 

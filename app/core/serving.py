@@ -121,7 +121,6 @@ async def serve_http(
         server_header=False,
         proxy_headers=False,
         backlog=limits.CONNECTIONS_WAITING_MAX,
-        timeout_keep_alive=limits.KEEP_ALIVE_S,
         timeout_graceful_shutdown=limits.SHUTDOWN_GRACE_S,
     )
     server = _Server(config)

@@ -226,6 +226,17 @@ async def test_a_connection_without_a_request_is_closed(
     assert await client.reader.read() == b""
 
 
+async def test_an_idle_connection_is_closed_after_its_answer(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await server.connect()
+    for _ in range(2):
+        client.writer.write(GET)
+        assert (await client.response())[0] == 200
+    monkeypatch.setattr(limits, "KEEP_ALIVE_S", 0.01)
+    assert await client.reader.read() == b""
+
+
 async def test_a_slow_answer_does_not_use_up_the_time_of_the_request(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
