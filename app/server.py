@@ -28,7 +28,6 @@ from app.allocation.kill_watch import KillWatch
 from app.allocation.routes import ROUTES as ALLOCATION_ROUTES
 from app.allocation.service import AllocationService
 from app.allocation.store import AllocationStore
-from app.analysis.planning_routes import ROUTES as POWER_ROUTES
 from app.analysis.routes import ROUTES as ANALYSIS_ROUTES
 from app.analysis.service import AnalysisService
 from app.analysis.store import AnalysisStore
@@ -37,11 +36,11 @@ from app.assignment.changes import ROUTES as CHANGES_ROUTES
 from app.assignment.changes import ChangeFeed
 from app.assignment.commit import ExposureCommit
 from app.assignment.hot import HotAssign
-from app.assignment.loop import SnapshotKeeper
 from app.assignment.published_store import PublishedStore
 from app.assignment.routes import ROUTES as ASSIGNMENT_ROUTES
 from app.assignment.service import Assigner
 from app.assignment.snapshot_file import SnapshotFile, installation_of
+from app.assignment.snapshot_keeper import SnapshotKeeper
 from app.assignment.snapshot_saver import SnapshotSaver
 from app.assignment.store import StickyStore
 from app.core import limits, operations, process
@@ -72,9 +71,10 @@ from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
 from app.feedback.commit import SignalsCommit
 from app.feedback.hot import HotFeedback
-from app.feedback.lag import LedgerLag
 from app.feedback.routes import ROUTES as FEEDBACK_ROUTES
 from app.feedback.service import FeedbackService
+from app.ledger.lag import LedgerLag
+from app.planning.power_routes import ROUTES as POWER_ROUTES
 from app.planning.routes import ROUTES as PLANNING_ROUTES
 from app.planning.service import PlanningService
 from app.rollouts.routes import ROUTES as ROLLOUT_ROUTES

@@ -32,12 +32,12 @@ from app.core.stream import StreamAppender
 from app.core.valkey import create_client
 from app.experiments.model import Reward
 from app.feedback import entry
-from app.feedback.batch import StreamEntry
-from app.feedback.consumer import ledger_loops
 from app.feedback.entry import SignalsEntry
-from app.feedback.lag import LedgerLag
+from app.ledger.consumer import ledger_loops
+from app.ledger.lag import LedgerLag
+from app.ledger.log.batch import StreamEntry
 from benchmarks import harness
-from tests.feedback.support import create_experiment
+from tests.ledger.support import create_experiment
 
 ASSIGNMENTS = 128_000
 ENTRY_EVENTS = 1_000

@@ -16,10 +16,10 @@ from typing import Final
 import numpy as np
 from rich.console import Console
 
-from app.analysis.analyze import analyze
-from app.analysis.readout import Readout
-from app.clients.measurements import Table, read
-from app.clients.readout_display import readout_report
+from app.analysis.readout.analyze import analyze
+from app.analysis.readout.record import Readout
+from app.cli.measurements import Table, read
+from app.cli.readout_display import readout_report
 from app.experiments.metrics import Mean, Metric
 from app.experiments.plan import AlwaysValid, AnalysisPlan, Estimator, FixedHorizon
 from benchmarks.validity import SEED

@@ -28,7 +28,7 @@ from app.experiments.model import Reward, Stickiness
 from app.experiments.plan import AnalysisPlan, Segments
 from benchmarks import harness
 from benchmarks.ingest import ledger_rate, stored, write
-from tests.feedback.support import create_experiment, definition
+from tests.ledger.support import create_experiment, definition
 
 ASSIGNMENTS: Final = 40_000
 ROUNDS: Final = 3

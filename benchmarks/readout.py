@@ -17,15 +17,15 @@ from typing import Final
 import numpy as np
 
 from app.allocation.model import VariantTotals
-from app.analysis.analyze import analyze
-from app.analysis.evidence import _bounded
-from app.analysis.model import Stored, UnitCell, measured_of
-from app.analysis.readout import Readout
+from app.analysis.evidence.effect import _bounded
+from app.analysis.readout.analyze import analyze
+from app.analysis.readout.model import Stored, UnitCell, measured_of
+from app.analysis.readout.record import Readout
 from app.experiments.metrics import Margin, Mean, Metric, Proportion, QuantileOf, Ratio
 from app.experiments.model import Definition, Experiment, FixedPolicy, Running, Variant
 from app.experiments.plan import AnalysisPlan, Segments
-from app.feedback.measures import ACCURACY, CellTotals, Sums
-from app.feedback.rewards import NANO
+from app.ledger.rewards.model import NANO
+from app.ledger.units.measures import ACCURACY, CellTotals, Sums
 from benchmarks import harness
 from benchmarks.validity import SEED
 from stats.quantiles import bucket_numbers

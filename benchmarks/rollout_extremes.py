@@ -13,7 +13,7 @@ import numpy as np
 
 from app.analysis.observed import Cell, Observed
 from app.experiments.metrics import Margin, Mean, Measure, Metric, Proportion, QuantileOf, Ratio
-from app.feedback.metric_totals import MetricTotals
+from app.ledger.units.metric_totals import MetricTotals
 from app.rollouts.decide import decide
 from app.rollouts.model import (
     PRESETS,

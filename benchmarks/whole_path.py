@@ -14,10 +14,10 @@ import msgspec
 import numpy as np
 
 from app.allocation.model import AllocationPoint, VariantTotals, allocate
-from app.analysis.analyze import analyze
-from app.analysis.model import EpochTotals, Stored, UnitCell, measured_of
 from app.analysis.observed import Observed
-from app.analysis.readout import Readout
+from app.analysis.readout.analyze import analyze
+from app.analysis.readout.model import EpochTotals, Stored, UnitCell, measured_of
+from app.analysis.readout.record import Readout
 from app.assignment import bucketing
 from app.experiments.metrics import Metric, Proportion
 from app.experiments.model import (
@@ -31,9 +31,9 @@ from app.experiments.model import (
     Variant,
 )
 from app.experiments.plan import AnalysisPlan, FixedHorizon
-from app.feedback.measures import cells, measures_of
-from app.feedback.rewards import ASSIGNMENT, GIVEN, NONE, Given, Rule, differences, resolve
-from app.feedback.units import Heads, measure, totals_by_minute
+from app.ledger.rewards.model import ASSIGNMENT, GIVEN, NONE, Given, Rule, differences, resolve
+from app.ledger.units.measures import cells, measures_of
+from app.ledger.units.model import Heads, measure, totals_by_minute
 from benchmarks.validity import Parts, Row, Simulated, at_most, caught, error_limit, generator, within
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)

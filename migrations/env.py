@@ -10,7 +10,7 @@ import app.assignment.tables
 import app.core.agreement
 import app.core.timekeeping
 import app.experiments.tables
-import app.feedback.tables
+import app.ledger.tables
 import app.webhooks.tables  # noqa: F401  (each adds its tables to the metadata)
 from app.core.postgres import METADATA, sqlalchemy_url
 from app.core.settings import Settings

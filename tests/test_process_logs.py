@@ -15,7 +15,7 @@ import httpx2
 import pytest
 from click.testing import CliRunner
 
-from app.cli import main
+from app.cli.main import main
 from app.core import migrations
 from tests.support.server import free_port
 from tests.support.serving import ensure_keys

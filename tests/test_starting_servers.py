@@ -18,8 +18,8 @@ from app.allocation.kill_store import KillStore
 from app.allocation.kill_switch import KillSwitch
 from app.allocation.service import AllocationService
 from app.allocation.store import AllocationStore
-from app.assignment.loop import SnapshotKeeper
 from app.assignment.published_store import PublishedStore
+from app.assignment.snapshot_keeper import SnapshotKeeper
 from app.assignment.store import KILLED_KEY, WHOLE_KEY
 from app.core import limits as core_limits
 from app.core.clock import SystemClock

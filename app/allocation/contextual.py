@@ -23,8 +23,8 @@ from app.experiments.model import (
     SegmentedThompsonPolicy,
 )
 from app.experiments.segments import segment_count
-from app.feedback.learning import PolicyTotals, RewardSums, part_of_segment
-from app.feedback.rewards import NANO
+from app.ledger.learning.model import PolicyTotals, RewardSums, part_of_segment
+from app.ledger.rewards.model import NANO
 from bandits.arms import BetaArms
 from bandits.contextual import LinearArms
 from bandits.linear import LinearPosterior, LinearTotals, disjoint, hybrid

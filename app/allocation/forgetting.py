@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from app.experiments.model import Discount, Window
-from app.feedback.learning import PolicyTotals, RewardSums, part_of_bucket
+from app.ledger.learning.model import PolicyTotals, RewardSums, part_of_bucket
 from bandits.forgetting import discounted, windowed
 from bandits.totals import ArmTotals
 from stats.totals import RewardTotals

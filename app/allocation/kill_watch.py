@@ -9,7 +9,7 @@ import structlog
 
 from app.allocation import limits
 from app.allocation.kill_store import KILLS_CHANNEL, read_recorded
-from app.assignment.loop import SnapshotKeeper
+from app.assignment.snapshot_keeper import SnapshotKeeper
 from app.core.loops import stop_if_cancelled
 from app.core.postgres import connect
 from app.core.telemetry import DEGRADED

@@ -22,7 +22,7 @@ from app.experiments.model import (
     forgetting_of,
     warm_start_of,
 )
-from app.feedback.learning import LossSums
+from app.ledger.learning.model import LossSums
 from bandits.allocation import Allocation, limited
 from bandits.arms import BetaArms
 from bandits.exp3 import LossTotals

@@ -8,8 +8,8 @@ import numpy as np
 
 from app.experiments.metrics import Metric, Proportion, QuantileOf
 from app.experiments.model import Bound, ConstrainedThompsonPolicy, Definition
-from app.feedback.measures import CellTotals, Sums, measures_of
-from app.feedback.metric_totals import moments_of, totals_of
+from app.ledger.units.measures import CellTotals, Sums, measures_of
+from app.ledger.units.metric_totals import moments_of, totals_of
 from bandits.allocation import Allocation, fixed
 from bandits.arms import Arms, BetaArms, NormalArms
 from bandits.objective import Constraint, constrained_thompson, scalarised

@@ -23,7 +23,7 @@ from app.core import limits, telemetry
 from app.core.clock import Clock
 from app.core.errors import Conflict, Unavailable
 from app.experiments.model import ContextualPolicy, FixedPolicy, SegmentedThompsonPolicy, forgetting_of
-from app.feedback.rebuild import Rebuilt as RebuiltLedger
+from app.ledger.rebuild import Rebuilt as RebuiltLedger
 from bandits.identification import Winner
 
 _LOG = structlog.get_logger(__name__)

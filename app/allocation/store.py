@@ -38,9 +38,9 @@ from app.experiments.model import (
 )
 from app.experiments.store import experiment_of
 from app.experiments.tables import epochs, experiments, publications
-from app.feedback.learning import learning_of, plus
-from app.feedback.measures import CellTotals
-from app.feedback.tables import metric_totals, policy_totals, totals
+from app.ledger.learning.model import learning_of, plus
+from app.ledger.tables import metric_totals, policy_totals, totals
+from app.ledger.units.measures import CellTotals
 from bandits.identification import Winner
 
 _CLOCK: Final[Clock] = SystemClock()

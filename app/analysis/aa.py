@@ -13,16 +13,16 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from app.analysis.analyze import metric_readouts
 from app.analysis.observed import Cell, Observed
-from app.analysis.readout import MetricReadout
+from app.analysis.readout.analyze import metric_readouts
+from app.analysis.readout.record import MetricReadout
 from app.core import limits
 from app.core.errors import UnprocessableInput
 from app.experiments.metrics import Metric, Proportion, QuantileOf
 from app.experiments.plan import AlwaysValid, AnalysisPlan, FixedHorizon
-from app.feedback.measures import ACCURACY, Measures
-from app.feedback.metric_totals import MetricTotals, moments_of
-from app.feedback.units import Units, vectors
+from app.ledger.units.measures import ACCURACY, Measures
+from app.ledger.units.metric_totals import MetricTotals, moments_of
+from app.ledger.units.model import Units, vectors
 from stats.aa import MeasuredRate, NoiseFloor, noise_floor
 from stats.errors import InsufficientData
 from stats.multiplicity import Role

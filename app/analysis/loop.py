@@ -6,7 +6,7 @@ import structlog
 from app.analysis.service import ReadoutKeeper
 from app.core import limits
 from app.core.loops import Loop
-from app.feedback.measures import UnreadableTotals
+from app.ledger.units.measures import UnreadableTotals
 
 _LOG = structlog.get_logger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from app.feedback.metric_totals import MetricTotals
+from app.ledger.units.metric_totals import MetricTotals
 from stats.adaptive import ArmPeriod
 from stats.srm import ArmCounts
 from stats.totals import JointTotals

@@ -11,7 +11,7 @@ from app.access.guards import requires
 from app.access.model import Scope
 from app.analysis.aa import Aa, AaQuestion
 from app.analysis.export import MEDIA_TYPES, Format
-from app.analysis.model import Status
+from app.analysis.readout.model import Status
 from app.analysis.series import Series
 from app.analysis.service import AnalysisService
 from app.analysis.signals import SignalsReport

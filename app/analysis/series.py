@@ -17,9 +17,9 @@ from app.core import limits
 from app.core.errors import InvalidInput
 from app.experiments.metrics import Metric, QuantileOf
 from app.experiments.model import Experiment
-from app.feedback.measures import CellTotals, Measures
-from app.feedback.metric_totals import MetricTotals, moments_of, totals_of
-from app.feedback.series import Kept
+from app.ledger.units.measures import CellTotals, Measures
+from app.ledger.units.metric_totals import MetricTotals, moments_of, totals_of
+from app.ledger.units.series import Kept
 from stats.errors import InsufficientData
 from stats.quantiles import QuantileSketch, quantile
 from stats.seasonality import SeasonalBaseline, fit_baseline

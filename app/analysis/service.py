@@ -12,7 +12,7 @@ from app.allocation.service import AllocationService
 from app.analysis.aa import Aa, AaQuestion, replay
 from app.analysis.export import Format, Row, Writer, writer
 from app.analysis.integrity import causes
-from app.analysis.model import RolloutStatus, Status, measured_of
+from app.analysis.readout.model import RolloutStatus, Status, measured_of
 from app.analysis.series import Series, Steps, series_of
 from app.analysis.signals import SignalsReport, report_of
 from app.analysis.store import AnalysisStore
@@ -24,7 +24,7 @@ from app.core.errors import InvalidInput, NotFound, Unavailable, UnprocessableIn
 from app.experiments.metrics import Metric
 from app.experiments.model import Experiment
 from app.experiments.service import ExperimentService
-from app.feedback.measures import Measures, measures_of
+from app.ledger.units.measures import Measures, measures_of
 
 Lag = Callable[[], Awaitable[int]]
 """Counts acknowledged events not yet in the totals, and raises Unavailable without Valkey."""

@@ -27,7 +27,7 @@ from app.allocation.store import (
 from app.allocation.tables import allocations
 from app.analysis.aa import Arrived
 from app.analysis.export import OUTCOMES, Row
-from app.analysis.model import Drawn, EpochTotals, Status, Stored, UnitCell, history_of
+from app.analysis.readout.model import Drawn, EpochTotals, Status, Stored, UnitCell, history_of
 from app.analysis.series import Row as SeriesRow
 from app.analysis.signals import SignalTotals
 from app.analysis.tables import readouts
@@ -38,9 +38,8 @@ from app.core.errors import Conflict
 from app.experiments.model import Experiment
 from app.experiments.store import experiment_of
 from app.experiments.tables import experiments, publications
-from app.feedback.measures import CellTotals, Measures
-from app.feedback.session import report_unusable
-from app.feedback.tables import (
+from app.ledger.session import report_unusable
+from app.ledger.tables import (
     assignments,
     draws,
     metric_series,
@@ -50,7 +49,8 @@ from app.feedback.tables import (
     totals,
     unit_totals,
 )
-from app.feedback.units import HEAD, Units
+from app.ledger.units.measures import CellTotals, Measures
+from app.ledger.units.model import HEAD, Units
 
 _CLOCK: Final[Clock] = SystemClock()
 _FOLDER: Final = files(__package__)

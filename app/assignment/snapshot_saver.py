@@ -8,8 +8,8 @@ import msgspec
 import structlog
 
 from app.assignment import limits, snapshot
-from app.assignment.loop import SnapshotKeeper
 from app.assignment.snapshot_file import SnapshotFile
+from app.assignment.snapshot_keeper import SnapshotKeeper
 from app.core.clock import Clock
 from app.core.telemetry import DEGRADED, SNAPSHOT_FILES
 

@@ -8,7 +8,7 @@ from typing import Final, Self
 import msgspec
 from msgspec import UnsetType
 
-from app.analysis.model import AllocationAt, RolloutStatus, Status, VariantStatus
+from app.analysis.readout.model import AllocationAt, RolloutStatus, Status, VariantStatus
 from app.experiments.model import AdaptivePolicy, Definition, Draft, Experiment, Reward, Stopped
 
 PAYLOAD_SHOWN_MAX: Final = 500

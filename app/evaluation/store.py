@@ -12,7 +12,7 @@ from app.core import limits
 from app.evaluation.model import Log
 from app.evaluation.targets import Rows
 from app.experiments.model import Experiment
-from app.feedback.tables import assignments
+from app.ledger.tables import assignments
 
 _PENDING, _CENSORED = 0, 3  # outcomes
 

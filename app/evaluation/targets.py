@@ -29,7 +29,7 @@ from app.experiments.model import (
     warm_start_of,
 )
 from app.experiments.segments import segment_number
-from app.feedback.learning import RewardSums, part_of_segment
+from app.ledger.learning.model import RewardSums, part_of_segment
 from bandits import contextual
 from bandits.arms import FloatArray
 from bandits.contextual import LinearArms

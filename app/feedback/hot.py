@@ -7,7 +7,7 @@ import msgspec
 import structlog
 
 from app.access.model import ApiKey, Scope, credential
-from app.assignment.loop import SnapshotKeeper
+from app.assignment.snapshot_keeper import SnapshotKeeper
 from app.core import limits
 from app.core.clock import Clock
 from app.core.errors import Unavailable, WaldError

@@ -12,9 +12,9 @@ from app.assignment.assignment_id import Signer
 from app.assignment.snapshot import PreparedExperiment, Snapshot
 from app.experiments.signals import nearest
 from app.feedback.decode import Decoded
-from app.feedback.judge import Judged
 from app.feedback.limits import SUGGESTIONS_MAX, WARNINGS_MAX
 from app.feedback.model import REMARKS, Event, FeedbackWarning, Receipt, Rejection, Remark, Verdict
+from app.feedback.validate import Judged
 
 _NOT_RECORDED: Final = Remark.NOT_STARTED | Remark.UNRECORDED
 

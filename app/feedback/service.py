@@ -14,9 +14,9 @@ from app.core.errors import FieldError, InvalidInput, Unavailable, WaldError
 from app.core.telemetry import FEEDBACK
 from app.feedback.commit import SignalsCommit
 from app.feedback.decode import Decoded, MediaType, decode
-from app.feedback.judge import Judged, Verdicts, judge
 from app.feedback.model import REASONS, ItemError, Receipt, Rejection, Source, Verdict
 from app.feedback.remarks import remarked
+from app.feedback.validate import Judged, Verdicts, judge
 
 RESULTS: Final = ("counted", "waiting", "unknown_signal", "late", "early")
 """The fields of a receipt that accepted events are counted in, and labels of their metric."""

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from app.analysis.model import RolloutStatus
+from app.analysis.readout.model import RolloutStatus
 from app.rollouts.decide import held
 from app.rollouts.life import Rollout
 from app.rollouts.model import Completed, Draft, Paused, RollBack, RolledBack, Running

@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from app.analysis.integrity import Finding
-from app.analysis.readout import Bounds, MetricReadout
+from app.analysis.readout.record import Bounds, MetricReadout
 from app.core import limits
 from app.core.text import Key
 from app.experiments.metrics import Margin, Mean, Metric, Proportion, QuantileOf

@@ -13,7 +13,7 @@ from scipy import special
 
 from app.analysis.observed import Cell, Observed
 from app.experiments.metrics import Mean, Metric, Proportion, QuantileOf, Ratio
-from app.feedback.metric_totals import MetricTotals, moments_of
+from app.ledger.units.metric_totals import MetricTotals, moments_of
 from app.rollouts.model import DAY_S, Baseline, Guardrail, Plan
 from app.rollouts.proofs import Question, answer
 from stats.errors import InsufficientData

@@ -22,9 +22,9 @@ import msgspec
 from scipy import optimize
 
 from app.analysis.observed import Observed
-from app.analysis.readout import Bounds
+from app.analysis.readout.record import Bounds
 from app.experiments.metrics import Margin, Metric, Proportion, QuantileOf, Ratio
-from app.feedback.metric_totals import MetricTotals, moments_of
+from app.ledger.units.metric_totals import MetricTotals, moments_of
 from app.rollouts.model import Baseline, Proof
 from stats import bounded, mixture, sequences, sequential_counts, sprt
 from stats.errors import InsufficientData

@@ -17,7 +17,7 @@ import msgspec
 from app.analysis.integrity import Finding
 from app.analysis.observed import Cell, Observed
 from app.core import limits
-from app.feedback.metric_totals import MetricTotals
+from app.ledger.units.metric_totals import MetricTotals
 from app.rollouts.decide import decide
 from app.rollouts.model import (
     Decision,

@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app import __version__
 from app.analysis.integrity import findings
-from app.analysis.model import RolloutStatus
 from app.analysis.observed import Observed
+from app.analysis.readout.model import RolloutStatus
 from app.core import limits, telemetry
 from app.core.clock import Clock
 from app.core.errors import Conflict, FieldError, InvalidInput, UnprocessableInput

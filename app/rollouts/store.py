@@ -11,7 +11,7 @@ from sqlalchemy import DateTime, Row, Select, cast, delete, func, insert, select
 from sqlalchemy.dialects.postgresql import JSONB, array
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.analysis.model import Stored
+from app.analysis.readout.model import Stored
 from app.analysis.store import read_stored
 from app.core import limits
 from app.core.errors import NotFound

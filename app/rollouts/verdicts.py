@@ -21,10 +21,10 @@ from typing import Final
 
 import msgspec
 
-from app.analysis.analyze import analyze
 from app.analysis.integrity import Finding
 from app.analysis.observed import Observed
-from app.analysis.readout import MetricReadout
+from app.analysis.readout.analyze import analyze
+from app.analysis.readout.record import MetricReadout
 from app.core import limits
 from app.experiments.metrics import Margin, Metric, QuantileOf
 from app.experiments.plan import AnalysisPlan

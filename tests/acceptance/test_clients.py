@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from app.clients import demo, logged, simulation
-from app.clients.client import ClientError, Event, Refused, Unreachable, WaldClient
-from app.clients.commands import demo_command, replay_command
-from app.clients.evaluate import evaluate_command
+from app.cli import demo, logged, simulation
+from app.cli.client import ClientError, Event, Refused, Unreachable, WaldClient
+from app.cli.evaluate import evaluate_command
+from app.cli.traffic import demo_command, replay_command
 from tests.support.server import Up, free_port, up
 
 SHARED_SCORES = Path(__file__).parents[3] / "shared/data/llm_judge_scores.csv"

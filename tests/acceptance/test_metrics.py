@@ -10,7 +10,7 @@ import httpx2
 import numpy as np
 import pytest
 
-from app.feedback.rebuild import Rebuilt, rebuild_totals
+from app.ledger.rebuild import Rebuilt, rebuild_totals
 from tests.acceptance.test_policies import assign, create, feed, kill_worker, published_status
 from tests.support.server import Up, up
 

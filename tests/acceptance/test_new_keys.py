@@ -17,7 +17,7 @@ from app.access.service import AccessService
 from app.access.store import AccessStore
 from app.allocation.service import AllocationService
 from app.allocation.store import AllocationStore
-from app.assignment.loop import SnapshotKeeper
+from app.assignment.snapshot_keeper import SnapshotKeeper
 from app.core import limits
 from app.core.clock import SystemClock
 from app.core.postgres import create_engine

@@ -17,9 +17,9 @@ import psutil
 import pytest
 from redis import Redis
 
+from app.cli.doctor import examine
 from app.core.clock import SystemClock
 from app.core.settings import Settings
-from app.doctor import examine
 from tests.support.server import Up, up
 
 AWAY_S = 3

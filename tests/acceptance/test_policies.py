@@ -12,7 +12,7 @@ import httpx2
 import pytest
 from redis import Redis
 
-from app.feedback.rebuild import Rebuilt, rebuild_totals
+from app.ledger.rebuild import Rebuilt, rebuild_totals
 from tests.support.server import Up, up
 
 VARIANTS = [{"key": "a", "control": True}, {"key": "b"}]

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from standardwebhooks.webhooks import Webhook
 
-from app.cli import main
+from app.cli.main import main
 from tests.support.clocks import SettableClock
 from tests.support.receiver import receiver
 from tests.support.server import Up, up

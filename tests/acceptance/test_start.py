@@ -15,7 +15,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from app.cli import main
+from app.cli.main import main
 from app.core import migrations
 from app.core.agreement import agree
 from app.core.engines import EmbeddedEngines

@@ -9,7 +9,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from app.cli import main
+from app.cli.main import main
 from tests.support.server import up
 
 DEFINITION = {

@@ -15,7 +15,7 @@ from app.assignment.bucketing import WHOLE
 from app.core.valkey import registry_key
 from app.experiments.lifecycle import DefinitionChange
 from app.experiments.model import Definition, FixedPolicy, LinTsPolicy, UcbPolicy, Variant
-from app.feedback.tables import policy_totals
+from app.ledger.tables import policy_totals
 from bandits.features import UNIT, Numeric
 from bandits.linear import LinearTotals
 from tests.support.api import KEYS, MASTER_KEY, api, bearer, keyring_of_scopes

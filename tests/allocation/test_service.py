@@ -33,9 +33,9 @@ from app.experiments.model import (
     Window,
 )
 from app.experiments.tables import publications
-from app.feedback.learning import RewardSums, part_of_bucket
-from app.feedback.rebuild import rebuild_totals
-from app.feedback.tables import policy_totals
+from app.ledger.learning.model import RewardSums, part_of_bucket
+from app.ledger.rebuild import rebuild_totals
+from app.ledger.tables import policy_totals
 from bandits.features import UNIT, Numeric
 from bandits.linear import LinearTotals
 from tests.support.clocks import SettableClock

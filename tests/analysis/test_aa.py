@@ -8,18 +8,18 @@ from scipy.stats import binom
 
 from app.analysis import aa
 from app.analysis.aa import AaQuestion, Arrived, replay, together
-from app.analysis.analyze import metric_readouts
+from app.analysis.readout.analyze import metric_readouts
 from app.core import limits
 from app.core.errors import UnprocessableInput
 from app.experiments.metrics import Mean, Metric, Proportion, QuantileOf, Ratio
 from app.experiments.model import Definition, FixedPolicy, Variant
 from app.experiments.plan import AlwaysValid, AnalysisPlan, FixedHorizon, GroupSequential
-from app.feedback.measures import Measures, cells
-from app.feedback.metric_totals import moments_of, totals_of
-from app.feedback.rewards import NANO
-from app.feedback.tables import unit_totals
-from app.feedback.units import totals_by_minute
-from tests.feedback import support
+from app.ledger.rewards.model import NANO
+from app.ledger.tables import unit_totals
+from app.ledger.units.measures import Measures, cells
+from app.ledger.units.metric_totals import moments_of, totals_of
+from app.ledger.units.model import totals_by_minute
+from tests.ledger import support
 
 METRICS = (
     Metric(key="solved", measure=Proportion("solved"), role="primary"),

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.analysis.analyze import analyze
 from app.analysis.observed import Cell, Observed
+from app.analysis.readout.analyze import analyze
 from app.experiments.metrics import Margin, Mean, Metric, Proportion, QuantileOf, Ratio
 from app.experiments.plan import AnalysisPlan, FixedHorizon, GroupSequential
 from stats.adaptive import ArmPeriod

@@ -4,21 +4,21 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from app.analysis.analyze import analyze
 from app.analysis.balance import BALANCE_ALPHA
 from app.analysis.observed import Cell, Observed
+from app.analysis.readout.analyze import analyze
 from app.experiments.metrics import Mean, Metric, Proportion, QuantileOf, Ratio
 from app.experiments.plan import AnalysisPlan, FixedHorizon
-from app.feedback.measures import CellTotals, Measures
-from app.feedback.metric_totals import totals_of
-from app.feedback.rewards import NANO
-from app.feedback.units import totals_by_minute
+from app.ledger.rewards.model import NANO
+from app.ledger.units.measures import CellTotals, Measures
+from app.ledger.units.metric_totals import totals_of
+from app.ledger.units.model import totals_by_minute
 from stats.balance import balance_evalue
 from stats.errors import InsufficientData
 from stats.means import mean_difference
 from stats.quantiles import QuantileSketch
 from stats.totals import JointTotals, MeanTotals, ProportionTotals
-from tests.feedback.support import units
+from tests.ledger.support import units
 
 SEED = 20260101
 PRIMARY = Metric(key="m", measure=Mean("m"), role="primary")

@@ -14,7 +14,7 @@ from app.analysis.export import CsvWriter, Row, writer
 from app.core import limits
 from app.core.errors import UnprocessableInput
 from app.experiments.model import Definition, Variant
-from app.feedback.tables import assignments
+from app.ledger.tables import assignments
 from tests.support.api import KEYS, bearer
 
 pytestmark = pytest.mark.anyio

@@ -12,7 +12,7 @@ from app.analysis.store import AnalysisStore
 from app.analysis.tables import readouts
 from app.core import limits
 from app.experiments.model import Definition, FixedPolicy, Variant
-from app.feedback.tables import stream_positions
+from app.ledger.tables import stream_positions
 from tests.support.totals import record
 
 pytestmark = pytest.mark.anyio

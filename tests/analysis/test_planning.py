@@ -6,9 +6,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from app.access.model import Scope
-from app.analysis.planning import PowerQuestion, answer
-from app.analysis.planning_routes import ROUTES
 from app.core.errors import InvalidInput
+from app.planning.power import PowerQuestion, answer
+from app.planning.power_routes import ROUTES
 from stats import mixture
 from stats.group_sequential import GroupSequentialPlan, Paths, crossings
 from tests.support.api import KEYS, api, bearer, keyring_of_scopes

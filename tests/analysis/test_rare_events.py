@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from app.analysis.analyze import analyze
 from app.analysis.observed import Cell, Observed
+from app.analysis.readout.analyze import analyze
 from app.experiments.metrics import Margin, Metric, Proportion
 from app.experiments.plan import AnalysisPlan
 from stats import sequential_counts

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from scipy import special
 from scipy.stats import binom
 
-from app.analysis.analyze import analyze, family_level, verdict
-from app.analysis.comparison import compare
-from app.analysis.evidence import BoundedEvidence, SequenceEvidence, Tuning
+from app.analysis.evidence.comparison import compare
+from app.analysis.evidence.effect import BoundedEvidence, SequenceEvidence, Tuning
+from app.analysis.evidence.planned import FixedEvidence
 from app.analysis.observed import Cell, Observed
-from app.analysis.planned_evidence import FixedEvidence
+from app.analysis.readout.analyze import analyze, family_level, verdict
 from app.experiments.metrics import Margin, Mean, Metric, Proportion, QuantileOf, Ratio
 from app.experiments.plan import AnalysisPlan, FixedHorizon, GroupSequential
 from stats import bounded

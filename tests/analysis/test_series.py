@@ -9,12 +9,12 @@ from app.core import limits
 from app.experiments.metrics import Mean, Metric, QuantileOf, Ratio
 from app.experiments.model import Definition, FixedPolicy, Variant
 from app.experiments.plan import AnalysisPlan
-from app.feedback.measures import measures_of
-from app.feedback.rewards import NANO
-from app.feedback.series import HOUR, add, series, widened
-from app.feedback.tables import metric_series, metric_totals
-from app.feedback.units import totals_by_minute
-from tests.feedback import support
+from app.ledger.rewards.model import NANO
+from app.ledger.tables import metric_series, metric_totals
+from app.ledger.units.measures import measures_of
+from app.ledger.units.model import totals_by_minute
+from app.ledger.units.series import HOUR, add, series, widened
+from tests.ledger import support
 
 pytestmark = pytest.mark.anyio
 

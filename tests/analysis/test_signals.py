@@ -12,7 +12,7 @@ from app.analysis.routes import ROUTES
 from app.analysis.signals import WARNINGS_MAX, SignalTotals, report_of, warnings_of
 from app.experiments.metrics import Mean, Metric
 from app.experiments.model import Definition, Reward, Variant
-from app.feedback.tables import signal_totals
+from app.ledger.tables import signal_totals
 from tests.support.api import KEYS, bearer
 from tests.support.totals import record
 

@@ -20,9 +20,9 @@ from app.experiments.model import (
     Variant,
     Window,
 )
-from app.feedback.learning import RewardSums, part_of_bucket
-from app.feedback.measures import CellTotals
-from app.feedback.tables import draws, metric_totals, policy_totals, stream_positions
+from app.ledger.learning.model import RewardSums, part_of_bucket
+from app.ledger.tables import draws, metric_totals, policy_totals, stream_positions
+from app.ledger.units.measures import CellTotals
 from tests.support.api import KEYS, bearer
 from tests.support.totals import record
 

@@ -9,11 +9,11 @@ from scipy.stats import binom
 
 from app.allocation.model import VariantTotals, allocate
 from app.analysis.integrity import SAMPLE_RATIO_ALPHA, findings
-from app.analysis.model import Drawn, Stored, UnitCell
 from app.analysis.observed import Observed
+from app.analysis.readout.model import Drawn, Stored, UnitCell
 from app.assignment import bucketing
 from app.experiments.model import Definition, Experiment, FixedPolicy, Running, ThompsonPolicy, Variant
-from app.feedback.measures import CellTotals, measures_of
+from app.ledger.units.measures import CellTotals, measures_of
 from benchmarks.whole_path import START
 from stats.srm import ArmCounts, evalue
 

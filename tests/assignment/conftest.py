@@ -10,8 +10,8 @@ import pytest
 
 from app.assignment.commit import ExposureCommit
 from app.assignment.exposure import Exposure, decode
-from app.assignment.loop import SnapshotKeeper
 from app.assignment.service import Assigner
+from app.assignment.snapshot_keeper import SnapshotKeeper
 from app.assignment.store import StickyStore
 from app.core import limits
 from app.core.clock import SystemClock

@@ -39,7 +39,7 @@ from app.experiments.model import (
 )
 from app.experiments.plan import Segments
 from app.experiments.segments import segment_number
-from app.feedback.learning import LossSums, RewardSums, part_of_segment
+from app.ledger.learning.model import LossSums, RewardSums, part_of_segment
 from bandits.features import Categorical, Numeric, Schema
 from bandits.linear import LinearTotals
 from bandits.logistic import LogisticTotals

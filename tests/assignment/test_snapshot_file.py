@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.assignment import limits, snapshot
-from app.assignment.loop import SnapshotKeeper
 from app.assignment.snapshot_file import Saved, SnapshotFile, installation_of
+from app.assignment.snapshot_keeper import SnapshotKeeper
 from app.assignment.snapshot_saver import SnapshotSaver
 from app.core.clock import SystemClock
 from app.core.telemetry import SNAPSHOT_FILES

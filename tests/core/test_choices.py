@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.cli.tables import visible
 from app.core.choices import explained, field_names, nearest, refusal
-from app.core.tables import visible
 from app.experiments.model import Definition, Policy
 from app.experiments.routes import ROUTES
 from app.planning.model import Simulation

@@ -1,6 +1,6 @@
 from datetime import UTC, datetime, timedelta
 
-from app.analysis.model import AllocationAt, Status, VariantStatus
+from app.analysis.readout.model import AllocationAt, Status, VariantStatus
 from app.dashboard.card import PAYLOAD_SHOWN_MAX, Card
 from app.experiments.model import (
     Definition,

@@ -12,7 +12,7 @@ from app.core import limits
 from app.evaluation.model import EvaluationRequest, Log, evaluate
 from app.evaluation.targets import Rows, shares, target
 from app.experiments.model import Definition, Reward, Variant
-from app.feedback.tables import assignments
+from app.ledger.tables import assignments
 from tests.support.api import KEYS, bearer
 
 pytestmark = pytest.mark.anyio

@@ -8,11 +8,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.experiments.metrics import Margin, Mean, Metric, Proportion
 from app.experiments.model import Definition, Experiment, FixedPolicy, Variant
-from app.feedback.measures import cells, measures_of
-from app.feedback.rewards import NANO
-from app.feedback.tables import metric_totals, stream_positions
-from app.feedback.units import totals_by_minute
-from tests.feedback import support
+from app.ledger.rewards.model import NANO
+from app.ledger.tables import metric_totals, stream_positions
+from app.ledger.units.measures import cells, measures_of
+from app.ledger.units.model import totals_by_minute
+from tests.ledger import support
 
 ERROR = Metric(
     key="error_rate",

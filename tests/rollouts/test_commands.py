@@ -3,7 +3,7 @@
 import pytest
 from click.testing import CliRunner
 
-from app.cli import main
+from app.cli.main import main
 
 CREATE = ("rollout", "create", "answers", "--key", "k", "--url", "http://127.0.0.1:1")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import rich_click as click
 
-from app.cli import main
-from app.core.command_line import Deferred
+from app.cli.command_line import Deferred
+from app.cli.main import main
 
 PAGE = Path(__file__).parents[2] / "docs/reference/cli.md"
 

@@ -11,7 +11,7 @@ from tests.support.processes import ROOT
 _LEFT_OUT = shutil.ignore_patterns(".git", ".venv", ".wald", "__pycache__", "*.egg-info", ".*_cache")
 _COMMAND = """#!{python}
 import sys
-from app.cli import main
+from app.cli.main import main
 if __name__ == '__main__':
     sys.exit(main())
 """

@@ -5,7 +5,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.experiments.model import Experiment
 from app.experiments.tables import publications
-from app.feedback.tables import totals
+from app.ledger.tables import totals
 
 NANO = 10**9
 

@@ -6,7 +6,7 @@ import re
 import pytest
 from click.testing import CliRunner
 
-from app.cli import main
+from app.cli.main import main
 
 pytestmark = pytest.mark.anyio
 

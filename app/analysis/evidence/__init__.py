@@ -1,0 +1,1 @@
+"""Evidence about one metric of one variant against the control."""

@@ -1,0 +1,417 @@
+"""From totals to evidence: which method answers for which metric, plan and allocation. Pure.
+
+| allocation | metric | always valid | fixed horizon | group sequential |
+|---|---|---|---|---|
+| fixed within epochs | guardrail of rare events, relative margin | exact, conditional | as a proportion | |
+| | proportion, all units of a variant alike | exact sequences | as a proportion | |
+| | proportion | sequence | score test; Welch over several epochs | repeated intervals |
+| | mean, ratio | sequence | Welch | repeated intervals |
+| | quantile | exact sequences | order statistics | refused |
+| reacts to outcomes | within bounds | exact sequences, whatever the plan | | |
+| | quantile | exact sequences, whatever the plan | | |
+| | other, propensities logged | AIPW sequence, whatever the plan | | |
+| | other | refused | | |
+"""
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final, assert_never
+
+import msgspec
+import numpy as np
+
+from app.analysis.balance import adjustable, alike
+from app.analysis.evidence.effect import (
+    AdaptiveEvidence,
+    BoundedEvidence,
+    EventEvidence,
+    Evidence,
+    QuantileEvidence,
+    SequenceEvidence,
+    Tuning,
+)
+from app.analysis.evidence.planned import FixedEvidence, GroupSequentialEvidence, ScoreEvidence
+from app.analysis.observed import Observed
+from app.experiments.metrics import Metric, Proportion, QuantileOf, Ratio
+from app.experiments.plan import AlwaysValid, AnalysisPlan, FixedHorizon, GroupSequential
+from app.ledger.units.metric_totals import MetricTotals, moments_of
+from stats import checks
+from stats.eprocess import EValue
+from stats.errors import InsufficientData
+from stats.estimate import Estimate
+from stats.quantiles import QuantileSketch, quantile
+from stats.ratios import with_covariates
+from stats.sequences import ARM_UNITS_MIN, Contrast, effective_units
+from stats.sequential_counts import EventCounts
+from stats.stratification import Stratum, stratified_difference
+from stats.totals import JointTotals, MeanTotals, ProportionTotals
+from stats.variance_reduction import fitted, residual_totals
+
+EVENT_RATE_MAX: Final = 0.1
+"""Above it the conditional test wastes more than a tenth of what is known: it is a mean like any other."""
+_LOOK_TOLERANCE: Final = 0.02
+"""A look up to 2 % of the information before its time counts as that look."""
+
+
+class Adjustment(msgspec.Struct, frozen=True):
+    """What covariates explain: coefficients common to all variants and epochs, and the covariates' mean."""
+
+    coefficients: tuple[float, ...]
+    centre: tuple[float, ...]
+    caution: float
+
+    def of(self, totals: JointTotals) -> MeanTotals:
+        """The totals of (outcome - what the covariates explain), on the scale of the outcome.
+
+        The spread is raised by `caution`, because the coefficients were fitted to the same units.
+        """
+        residual = residual_totals(totals, np.array(self.coefficients))
+        shift = math.fsum(slope * x for slope, x in zip(self.coefficients, self.centre, strict=True))
+        return (
+            MeanTotals(residual.n, residual.mean + shift, residual.m2 * self.caution)
+            if residual.n
+            else residual
+        )
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """Evidence on one metric and treatment, and the share of variance that covariates took away."""
+
+    evidence: Evidence
+    variance_reduction: float | None
+
+
+def tuning(plan: AnalysisPlan, observed: Observed) -> Tuning:
+    """Sequences are tightest when the expected units have come in equal parts, in effective units."""
+    return Tuning(max(plan.expected_units / (2 * len(observed.variants)), 1.0), plan.alpha)
+
+
+def compare(
+    metric: Metric,
+    plan: AnalysisPlan,
+    observed: Observed,
+    treatment: str,
+    *,
+    segment: str | None = None,
+    control: str | None = None,
+) -> Comparison:
+    """Evidence about the treatment against the control, or another variant; in all units or a segment.
+
+    Raises InsufficientData with the reason, if the data do not suffice for any method that is valid for them.
+    """
+    base = control or observed.control
+    if isinstance(metric.measure, QuantileOf):
+        q, arms = metric.measure.q, (base, treatment)
+        return Comparison(_quantiles(metric, plan, observed, arms, q=q, segment=segment), None)
+    if observed.adaptive:
+        return Comparison(_adaptive(metric, plan, observed, (base, treatment), segment), None)
+    key = "adjustment", metric, segment, adjustable(plan, observed)
+    if key not in observed.memo:
+        observed.memo[key] = _adjustment(metric, plan, observed, segment) if key[-1] else None
+    adjustment: Adjustment | None = observed.memo[key]
+    strata, moments = _strata(metric, observed, (base, treatment), segment, adjustment)
+    events = _events(metric, plan, observed, strata)
+    if events is not None:
+        return Comparison(events, None)
+    if adjustment is None:
+        # A proportion's moments from its counts lose nothing.
+        moments = [(moments_of(metric, c), moments_of(metric, t)) for c, t in strata]
+        return Comparison(_evidence(plan, observed, strata, moments), None)
+    evidence = _adjusted_evidence(plan, observed, moments)
+    plain = math.fsum(moments_of(metric, arm).m2 for pair in strata for arm in pair)
+    left = math.fsum(arm.m2 for pair in moments for arm in pair)
+    return Comparison(evidence, 1 - left / plain if plain else None)
+
+
+def comparable_means(
+    metric: Metric, observed: Observed, treatment: str, *, control: str | None = None
+) -> tuple[tuple[float, float], bool] | None:
+    """Means of (control, treatment) weighted alike over epochs, and whether a unit differs from the others.
+
+    What is known also where nothing says how sure it is. None if a variant has no value, if the metric is a
+    quantile of several epochs, or where allocation reacted to outcomes: then such means may be biased.
+    """
+    arms = control or observed.control, treatment
+    if observed.adaptive or (isinstance(metric.measure, QuantileOf) and len(observed.epochs) > 1):
+        return None
+    if isinstance(metric.measure, QuantileOf):
+        sketches = [observed.totals(metric.key, arm) for arm in arms]
+        known = [one for one in sketches if isinstance(one, QuantileSketch) and one.n]
+        if len(known) < 2:
+            return None
+        spread = any(len(one.buckets) > 1 for one in known)
+        return (quantile(known[0], metric.measure.q), quantile(known[1], metric.measure.q)), spread
+    try:
+        _, moments = _strata(metric, observed, arms, None, None)
+    except InsufficientData:
+        return None
+    weights = [effective_units(c.n, t.n) for c, t in moments]
+    control_mean, treatment_mean = (
+        math.fsum(w * pair[arm].mean for w, pair in zip(weights, moments, strict=True)) / math.fsum(weights)
+        for arm in (0, 1)
+    )
+    return (control_mean, treatment_mean), any(arm.m2 for pair in moments for arm in pair)
+
+
+def _strata(
+    metric: Metric,
+    observed: Observed,
+    arms: tuple[str, str],
+    segment: str | None,
+    adjustment: Adjustment | None,
+) -> tuple[list[tuple[MetricTotals, MetricTotals]], list[tuple[MeanTotals, MeanTotals]]]:
+    """Of each epoch in which both variants have values: their totals, and one number per unit, adjusted.
+
+    Raises InsufficientData if there is no such epoch.
+    """
+    strata, moments, reasons = [], [], []
+    for epoch in observed.epochs:
+        c, t = (observed.totals(metric.key, arm, epoch=epoch, segment=segment) for arm in arms)
+        if c is None or t is None or not min(c.n, t.n):
+            continue
+        # An epoch too small for a ratio says nothing; others may.
+        try:
+            moments.append((_adjusted(metric, c, adjustment), _adjusted(metric, t, adjustment)))
+            strata.append((_plain(metric, c), _plain(metric, t)))
+        except InsufficientData as lacking:
+            reasons.append(str(lacking))
+    if not strata and reasons:
+        raise InsufficientData(reasons[0])
+    if not strata:
+        empty = [
+            arm
+            for arm in arms
+            if not (totals := observed.totals(metric.key, arm, segment=segment)) or not totals.n
+        ]
+        which = (
+            f"no unit of {' or '.join(empty)} has a value"
+            if empty
+            else "no epoch has values in both variants"
+        )
+        raise InsufficientData(which)
+    return strata, moments
+
+
+def _adjustment(
+    metric: Metric, plan: AnalysisPlan, observed: Observed, segment: str | None
+) -> Adjustment | None:
+    """From all variants and epochs; None without covariates, if none varies, or variants differ in them."""
+    joints = {
+        (variant, epoch): joint
+        for epoch in observed.epochs
+        for variant in observed.variants
+        if (joint := _joint(metric, observed.totals(metric.key, variant, epoch=epoch, segment=segment)))
+        is not None
+    }
+    if not joints or not (observed.covariates or alike(plan, observed, joints)):
+        return None
+    cells = list(joints.values())
+    slopes, identified = fitted(cells)
+    if not identified:
+        return None
+    together = sum(cells[1:], cells[0])
+    freedom = sum(max(cell.n - 1, 0) for cell in cells)
+    checks.n_at_least(freedom - identified, 1, "units beyond those that the covariates take")
+    return Adjustment(tuple(slopes.tolist()), together.mean[1:], freedom / (freedom - identified))
+
+
+def _joint(metric: Metric, totals: MetricTotals | None) -> JointTotals | None:
+    """Totals of (outcome, covariates ...); None without covariates, or where the outcome cannot be told."""
+    if not isinstance(totals, JointTotals) or not totals.n:
+        return None
+    if not isinstance(metric.measure, Ratio):
+        return totals if totals.dimension > 1 else None
+    with suppress(InsufficientData):
+        return with_covariates(totals) if totals.dimension > 2 else None
+    return None
+
+
+def _adjusted(metric: Metric, totals: MetricTotals, adjustment: Adjustment | None) -> MeanTotals:
+    if adjustment is not None and (joint := _joint(metric, totals)) is not None:
+        return adjustment.of(joint)
+    return moments_of(metric, totals)
+
+
+def _plain(metric: Metric, totals: MetricTotals) -> MetricTotals:
+    """The same without covariates, as an experiment that has none holds them."""
+    if not isinstance(totals, JointTotals) or isinstance(metric.measure, Ratio):
+        return totals
+    if isinstance(metric.measure, Proportion):
+        return ProportionTotals(totals.n, round(totals.n * totals.mean[0]))
+    return totals.value(0)
+
+
+def _evidence(
+    plan: AnalysisPlan,
+    observed: Observed,
+    strata: Sequence[tuple[MetricTotals, MetricTotals]],
+    moments: Sequence[tuple[MeanTotals, MeanTotals]],
+) -> Evidence:
+    counts = [
+        (c, t) for c, t in strata if isinstance(c, ProportionTotals) and isinstance(t, ProportionTotals)
+    ]
+    match plan.estimator:
+        case AlwaysValid() if len(counts) == len(strata) and (exact := _alike(plan, observed, counts)):
+            return exact
+        case FixedHorizon() if len(counts) == len(strata) == 1:
+            ((control, treatment),) = counts
+            return ScoreEvidence(control, treatment, _always_valid(moments, tuning(plan, observed)))
+        case _:
+            return _adjusted_evidence(plan, observed, moments)
+
+
+def _alike(
+    plan: AnalysisPlan, observed: Observed, counts: Sequence[tuple[ProportionTotals, ProportionTotals]]
+) -> BoundedEvidence | None:
+    """Exact sequences for proportions of 0 or 1 in both variants, where a sequence of means has no spread.
+
+    None for others, and below the units that a sequence of means needs.
+    """
+    arms = [sum((pair[arm] for pair in counts[1:]), counts[0][arm]) for arm in (0, 1)]
+    if min(arm.n for arm in arms) < ARM_UNITS_MIN or any(0 < arm.successes < arm.n for arm in arms):
+        return None
+    per_arm = Tuning(plan.expected_units / len(observed.variants), plan.alpha / 2)
+    return BoundedEvidence(arms[0].moments, arms[1].moments, 0.0, 1.0, per_arm)
+
+
+def _adjusted_evidence(
+    plan: AnalysisPlan, observed: Observed, moments: Sequence[tuple[MeanTotals, MeanTotals]]
+) -> Evidence:
+    """From one number per unit."""
+    tuned = tuning(plan, observed)
+    match plan.estimator:
+        case AlwaysValid():
+            return SequenceEvidence(Contrast.of(*moments), tuned)
+        case FixedHorizon():
+            return _welch(moments, tuned)
+        case GroupSequential(looks=looks, spending=spending):
+            fractions = _fractions(looks, observed.units() / plan.expected_units)
+            fixed = _welch(moments, tuned)
+            return GroupSequentialEvidence(
+                fixed.effect, fixed.arms, fixed.levels, fractions, len(looks), spending, fixed.e_value
+            )
+        case _:
+            assert_never(plan.estimator)
+
+
+def _events(
+    metric: Metric,
+    plan: AnalysisPlan,
+    observed: Observed,
+    strata: Sequence[tuple[MetricTotals, MetricTotals]],
+) -> EventEvidence | None:
+    """Of a guardrail that counts what should not happen, with a relative margin, while that is rare.
+
+    Sequences of means need hundreds of events to be right; these are right from the first one on.
+    """
+    margin = metric.margin
+    if metric.role != "guardrail" or metric.direction != "lower" or margin is None or not margin.relative:
+        return None
+    counts = [
+        (c, t) for c, t in strata if isinstance(c, ProportionTotals) and isinstance(t, ProportionTotals)
+    ]
+    if len(counts) < len(strata) or not isinstance(plan.estimator, AlwaysValid):
+        return None
+    events = sum(c.successes + t.successes for c, t in counts)
+    if events > EVENT_RATE_MAX * sum(c.n + t.n for c, t in counts):
+        return None
+    periods = tuple(EventCounts(c.successes, t.successes, t.n / (c.n + t.n)) for c, t in counts)
+    weights = [effective_units(c.n, t.n) for c, t in counts]
+    control, treatment = (
+        math.fsum(w * pair[arm].mean for w, pair in zip(weights, counts, strict=True)) / math.fsum(weights)
+        for arm in (0, 1)
+    )
+    arms = [sum((pair[arm].moments for pair in counts[1:]), counts[0][arm].moments) for arm in (0, 1)]
+    per_arm = Tuning(plan.expected_units / len(observed.variants), plan.alpha / 2)
+    bounded = BoundedEvidence(arms[0], arms[1], 0.0, 1.0, per_arm)
+    return EventEvidence(periods, bounded, (control, treatment), 1 + margin.size)
+
+
+def _always_valid(moments: Sequence[tuple[MeanTotals, MeanTotals]], tuned: Tuning) -> EValue | None:
+    """Beside a fixed test: what remains true for somebody who looked before."""
+    try:
+        return SequenceEvidence(Contrast.of(*moments), tuned).e_value
+    except InsufficientData:
+        return None
+
+
+def _welch(moments: Sequence[tuple[MeanTotals, MeanTotals]], tuned: Tuning) -> FixedEvidence:
+    found = stratified_difference(
+        [Stratum(treatment, control) for control, treatment in moments], weighting="mantel-haenszel"
+    )
+    levels, arms = [], []
+    for arm in (0, 1):
+        value, parts = 0.0, []
+        for pair, weight in zip(moments, found.weights, strict=True):
+            if weight:
+                value += weight * pair[arm].mean
+                parts.append((weight**2 * pair[arm].variance / pair[arm].n, pair[arm].n - 1.0))
+        levels.append(value)
+        if any(variance > 0 for variance, _ in parts):
+            arms.append(Estimate.of_independent(value, parts))
+    both = (arms[0], arms[1]) if len(arms) == 2 else None
+    return FixedEvidence(found.effect, both, (levels[0], levels[1]), _always_valid(moments, tuned))
+
+
+def _fractions(looks: tuple[float, ...], now: float) -> tuple[float, ...]:
+    """Information fractions of the planned looks up to this one. Raises InsufficientData before the first."""
+    passed = [look for look in looks if look <= now + _LOOK_TOLERANCE]
+    if not passed:
+        raise InsufficientData(
+            f"the first look is planned at {looks[0]:.0%} of the units, now it is {now:.0%}"
+        )
+    last = max(now, passed[-1] - _LOOK_TOLERANCE)
+    # Looks closer to each other than the tolerance may have come at once, and are one.
+    return (*(look for look in passed[:-1] if look < last - _LOOK_TOLERANCE / 10), last)
+
+
+def _quantiles(
+    metric: Metric,
+    plan: AnalysisPlan,
+    observed: Observed,
+    arms: tuple[str, str],
+    *,
+    q: float,
+    segment: str | None,
+) -> QuantileEvidence:
+    if isinstance(plan.estimator, GroupSequential):
+        raise InsufficientData("quantiles have no group sequential test: use always_valid or fixed_horizon")
+    if len(observed.epochs) > 1 and not observed.adaptive:
+        raise InsufficientData("quantiles are not stratified by epoch: they need one with a constant split")
+    sketches = [observed.totals(metric.key, arm, segment=segment) for arm in arms]
+    control, treatment = sketches
+    if not (isinstance(control, QuantileSketch) and isinstance(treatment, QuantileSketch)):
+        raise InsufficientData("a variant has no value")
+    fixed = isinstance(plan.estimator, FixedHorizon) and not observed.adaptive
+    per_arm = Tuning(plan.expected_units / len(observed.variants), plan.alpha / 4)
+    return QuantileEvidence(control, treatment, q, None if fixed else per_arm)
+
+
+def _adaptive(
+    metric: Metric, plan: AnalysisPlan, observed: Observed, arms: tuple[str, str], segment: str | None
+) -> Evidence:
+    periods = observed.periods.get(metric.key, {})
+    if metric.bounds is not None:
+        lower, upper = metric.bounds
+        scaled = []
+        for arm in arms:
+            totals = observed.totals(metric.key, arm, segment=segment)
+            if totals is None or not totals.n:
+                raise InsufficientData(f"no unit of {arm} has a value")
+            plain = moments_of(metric, totals)
+            width = upper - lower
+            mean = min(max((plain.mean - lower) / width, 0.0), 1.0)
+            scaled.append(MeanTotals(plain.n, mean, plain.m2 / width**2))
+        per_arm = Tuning(plan.expected_units / len(observed.variants), plan.alpha / 2)
+        return BoundedEvidence(scaled[0], scaled[1], lower, upper - lower, per_arm)
+    if segment is None and all(arm in periods for arm in arms):
+        evidence = AdaptiveEvidence(
+            periods[arms[0]], periods[arms[1]], Tuning(plan.expected_units, plan.alpha)
+        )
+        evidence.interval(plan.alpha)  # raises InsufficientData before its burn-in
+        return evidence
+    raise InsufficientData(
+        "allocation reacted to outcomes: without bounds (a cap) or logged propensities "
+        "nothing valid can be said"
+    )

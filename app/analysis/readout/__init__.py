@@ -1,0 +1,1 @@
+"""The readout: what an experiment says now, and what to do about it."""

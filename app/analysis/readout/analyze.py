@@ -1,0 +1,507 @@
+"""From definitions and totals to the readout. Pure: no I/O, no clock, no chance."""
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+import numpy as np
+from scipy import optimize
+
+from app.analysis.balance import balance_findings, unused_findings
+from app.analysis.evidence.comparison import Comparison, comparable_means, compare
+from app.analysis.evidence.effect import Evidence, SequenceEvidence
+from app.analysis.integrity import AA_ALPHA, Finding, findings
+from app.analysis.observed import Observed
+from app.analysis.readout.frontier import Frontier, frontier_of
+from app.analysis.readout.recommendation import recommend
+from app.analysis.readout.record import (
+    Bounds,
+    Leader,
+    MetricReadout,
+    Progress,
+    Readout,
+    SegmentEffect,
+    VariantReadout,
+    Verdict,
+)
+from app.experiments.metrics import Direction, Metric
+from app.experiments.plan import AlwaysValid, AnalysisPlan, FamilyCorrection
+from stats import sequences
+from stats.errors import InsufficientData
+from stats.estimate import Estimate
+from stats.heterogeneity import partial_pooling
+from stats.interval import Interval
+from stats.multiplicity import Role
+
+_UNITS_FAR: Final = 1e12
+_ROUNDING: Final = 1e-12
+"""A smaller part of a constant than this is what rounding leaves of no difference."""
+_UNANSWERED: Final = (ValueError, ArithmeticError)
+"""What a statistic raises where data are too few or too odd for it. Each metric answers for itself."""
+
+
+class Unanswered(msgspec.Struct, frozen=True):
+    """Why there is no comparison, and the means of (control, treatment) as far as they are known.
+
+    `constant`: all units of a variant have the same value, in both variants.
+    """
+
+    reason: str
+    means: tuple[float, float] | None = None
+    constant: bool = False
+
+
+Compared = Mapping[str, Mapping[str, Comparison | Unanswered]]
+"""Per metric and treatment the comparison, or why there is none."""
+
+
+def analyze(plan: AnalysisPlan, metrics: Sequence[Metric], observed: Observed) -> Readout:
+    """The readout of these metrics. Raises ValueError without metrics, or if a key repeats."""
+    keys = [metric.key for metric in metrics]
+    if not keys or len(set(keys)) != len(keys):
+        raise ValueError(f"needs metrics with different keys, got {', '.join(keys) or 'none'}")
+    compared = _all_compared(plan, metrics, observed)
+    levels = _levels(plan, metrics, compared)
+    shown = _shown(plan, metrics, observed, compared, levels)
+    found = (
+        *findings(observed),
+        *balance_findings(plan, observed),
+        *unused_findings(metrics, observed),
+        *(_same_variants(shown) if plan.aa else ()),
+    )
+    primary = next((metric for metric in metrics if metric.role == "primary"), None)
+    leader = None if primary is None else _leader(primary, plan, observed)
+    progress = _progress(plan, observed, compared[primary.key] if primary else {}, levels["primary"])
+    return Readout(
+        control=observed.control,
+        plan=plan,
+        adaptive=observed.adaptive,
+        units=observed.units(),
+        metrics=shown,
+        leader=leader,
+        frontier=_frontier(metrics, observed),
+        integrity=found,
+        progress=progress,
+        recommendation=recommend(observed.treatments, shown, found, progress, leader),
+    )
+
+
+def metric_readouts(
+    plan: AnalysisPlan, metrics: Sequence[Metric], observed: Observed
+) -> tuple[MetricReadout, ...]:
+    """What `analyze` says of each metric, without what it says of all together."""
+    compared = _all_compared(plan, metrics, observed)
+    return _shown(plan, metrics, observed, compared, _levels(plan, metrics, compared))
+
+
+def _all_compared(plan: AnalysisPlan, metrics: Sequence[Metric], observed: Observed) -> Compared:
+    return {
+        metric.key: {arm: _compared(metric, plan, observed, arm) for arm in observed.treatments}
+        for metric in metrics
+    }
+
+
+def _shown(
+    plan: AnalysisPlan,
+    metrics: Sequence[Metric],
+    observed: Observed,
+    compared: Compared,
+    levels: Mapping[Role, float],
+) -> tuple[MetricReadout, ...]:
+    return tuple(
+        _metric_readout(metric, plan, observed, compared[metric.key], levels[metric.role])
+        for metric in metrics
+    )
+
+
+def _compared(metric: Metric, plan: AnalysisPlan, observed: Observed, arm: str) -> Comparison | Unanswered:
+    """Asks all that the readout will ask, so that one bad metric takes nothing from the others."""
+    try:
+        comparison = compare(metric, plan, observed, arm)
+        evidence = comparison.evidence
+        evidence.interval(plan.alpha)
+        _ = evidence.means, evidence.e_value, evidence.p_value, evidence.standard_error
+    except _UNANSWERED as error:
+        return _unanswered(metric, observed, arm, _reason(error))
+    return comparison
+
+
+def _unanswered(metric: Metric, observed: Observed, arm: str, reason: str) -> Unanswered:
+    try:
+        known = comparable_means(metric, observed, arm)
+    except _UNANSWERED:
+        known = None
+    return Unanswered(reason) if known is None else Unanswered(reason, known[0], constant=not known[1])
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, InsufficientData) else f"cannot be computed: {error}"
+
+
+def _same_variants(metrics: Sequence[MetricReadout]) -> tuple[Finding, ...]:
+    """Of an A/A test: variants that are the same thing have to come out the same.
+
+    An e-value of m / `AA_ALPHA` over the m comparisons of primary metrics is a fault, at whatever look.
+    """
+    compared = [
+        (metric, one)
+        for metric in metrics
+        if metric.role == "primary"
+        for one in metric.variants
+        if one.e_value
+    ]
+    found = [
+        Finding(
+            kind="aa",
+            severity="broken",
+            detail=f"{metric.key} of {one.variant} differs from the control's, which is the same",
+            p_value=min(1 / one.e_value, 1.0),
+            variant=one.variant,
+            size=abs(one.effect or 0.0),
+        )
+        for metric, one in compared
+        if one.e_value and one.e_value * AA_ALPHA >= len(compared)
+    ]
+    if compared and not found:
+        found.append(
+            Finding(kind="aa", severity="fine", detail="variants that are the same come out the same")
+        )
+    return tuple(found)
+
+
+# Levels
+
+
+def family_level(members: Sequence[Evidence | None], alpha: float, correction: FamilyCorrection) -> float:
+    """The level at which all intervals of a family are shown: one excludes 0 exactly if it is a finding.
+
+    Bonferroni: alpha / m. Benjamini-Hochberg: with R findings, R alpha / m, the step-up rule written for
+    intervals; on always-valid intervals that is the e-BH procedure, valid under any dependence. Yekutieli
+    divides by 1 + 1/2 + ... + 1/m. Members without evidence (None) count in m, as do those whose data do not
+    yet bound anything at that level.
+
+    Worked by hand: p-values 0.01 and 0.03 at alpha 0.05: both are below 2 * 0.05 / 2, so R = 2 and the level
+    is 0.05; with 0.2 instead of 0.03 only the first is below 1 * 0.05 / 2: the level is 0.025.
+
+    Source: Benjamini & Yekutieli (2005), JASA 100(469); Wang & Ramdas (2022), JRSS B 84(3); Xu, Wang &
+    Ramdas (2024), Biometrika, for the intervals of e-values.
+    """
+    m = max(len(members), 1)
+    if correction == "bonferroni":
+        return alpha / m
+    divisor = float(np.sum(1 / np.arange(1, m + 1))) if correction == "benjamini-yekutieli" else 1.0
+    known = [member for member in members if member is not None]
+    for found in range(len(known), 0, -1):
+        level = alpha * found / m / divisor
+        if sum(_excludes_zero(member, level) for member in known) >= found:
+            return level
+    return alpha / m / divisor
+
+
+def _excludes_zero(evidence: Evidence, level: float) -> bool:
+    """Whether the interval does. Where its rule has a p-value, that says the same at every level."""
+    if evidence.p_value is not None:
+        return evidence.p_value < level
+    try:
+        interval = evidence.interval(level)
+    except _UNANSWERED:
+        return False
+    return interval.lower > 0 or interval.upper < 0
+
+
+def _levels(plan: AnalysisPlan, metrics: Sequence[Metric], compared: Compared) -> dict[Role, float]:
+    """Of each role: primary metrics by Bonferroni, secondary ones as planned, guardrails alone."""
+
+    def family(role: Role) -> list[Evidence | None]:
+        return [
+            None if isinstance(comparison, Unanswered) else comparison.evidence
+            for metric in metrics
+            if metric.role == role
+            for comparison in compared[metric.key].values()
+        ]
+
+    return {
+        "primary": family_level(family("primary"), plan.alpha, "bonferroni"),
+        "secondary": family_level(family("secondary"), plan.alpha, plan.correction),
+        "guardrail": plan.alpha,
+    }
+
+
+# Metrics and variants
+
+
+def verdict(metric: Metric, interval: Interval | None, relative: Interval | None) -> Verdict:
+    """What the interval says, turned so that more is better.
+
+    *better*: all of it above 0. *safe*: all of it above -margin. *harm*: all of it below 0. With a margin, a
+    metric that is surely worse, but surely by less than its margin, is safe.
+
+    Worked by hand: a latency (lower is better) with margin 0.1 and [0.01, 0.05] turns into [-0.05, -0.01]:
+    safe.
+    """
+    if interval is None:
+        return "not_enough_data"
+    towards = _turned(interval, metric.direction)
+    if towards.lower > 0:
+        return "better"
+    if metric.margin is not None:
+        judged = relative if metric.margin.relative else interval
+        if judged is not None and _turned(judged, metric.direction).lower > -metric.margin.size:
+            return "safe"
+    return "harm" if towards.upper < 0 else "not_enough_data"
+
+
+def _turned(interval: Interval, direction: Direction) -> Interval:
+    return interval if direction == "higher" else Interval(-interval.upper, -interval.lower)
+
+
+def _metric_readout(
+    metric: Metric,
+    plan: AnalysisPlan,
+    observed: Observed,
+    compared: Mapping[str, Comparison | Unanswered],
+    level: float,
+) -> MetricReadout:
+    known = [one.evidence for one in compared.values() if not isinstance(one, Unanswered)]
+    means = [one.means for one in known] + [
+        one.means for one in compared.values() if isinstance(one, Unanswered) and one.means is not None
+    ]
+    variants = []
+    for arm in observed.variants:
+        totals = observed.totals(metric.key, arm)
+        units = 0 if totals is None else totals.n
+        shown = VariantReadout(
+            variant=arm, control=arm == observed.control, units=units, missing=observed.units(arm) - units
+        )
+        if arm == observed.control:
+            variants.append(msgspec.structs.replace(shown, estimate=means[0][0] if means else None))
+        elif isinstance(comparison := compared[arm], Unanswered):
+            variants.append(_without_interval(shown, comparison))
+        else:
+            variants.append(_told(shown, metric, comparison, plan=plan, observed=observed, level=level))
+    return MetricReadout(
+        key=metric.key,
+        kind=metric.kind,
+        role=metric.role,
+        direction=metric.direction,
+        method=known[0].method if known else None,
+        guarantee=known[0].guarantee if known else None,
+        decided_on="relative difference" if metric.margin and metric.margin.relative else "difference",
+        variants=tuple(variants),
+    )
+
+
+def _without_interval(shown: VariantReadout, found: Unanswered) -> VariantReadout:
+    """With what is known besides: the means, and the difference of constants."""
+    control, estimate = found.means or (None, None)
+    effect = relative = None
+    if found.constant and control is not None and estimate is not None:
+        effect = estimate - control if abs(estimate - control) > _ROUNDING * abs(control) else 0.0
+        relative = effect / abs(control) if control else None
+    return msgspec.structs.replace(
+        shown,
+        estimate=estimate,
+        control_estimate=control,
+        effect=effect,
+        relative_effect=relative,
+        verdict="not_enough_data",
+        reason=found.reason,
+    )
+
+
+def _told(
+    shown: VariantReadout,
+    metric: Metric,
+    comparison: Comparison,
+    *,
+    plan: AnalysisPlan,
+    observed: Observed,
+    level: float,
+) -> VariantReadout:
+    """With its effect and segments, or with the reason why there is no interval at this level yet."""
+    try:
+        filled = _with_effect(shown, metric, comparison, level)
+    except _UNANSWERED as error:
+        return _without_interval(shown, _unanswered(metric, observed, shown.variant, _reason(error)))
+    return _with_segments(filled, metric, plan, observed, level)
+
+
+def _with_effect(shown: VariantReadout, metric: Metric, found: Comparison, level: float) -> VariantReadout:
+    evidence, each = found.evidence, metric.role == "guardrail"
+    interval = evidence.interval(level, each=each)
+    relative = _relative_interval(evidence, level, each=each)
+    by_share = metric.margin is not None and metric.margin.relative
+    decided = verdict(metric, relative if by_share and relative is not None else interval, relative)
+    control, estimate = evidence.means
+    return msgspec.structs.replace(
+        shown,
+        estimate=estimate,
+        control_estimate=control,
+        effect=estimate - control,
+        interval=_bounds(interval),
+        relative_effect=None if relative is None or not control else (estimate - control) / abs(control),
+        relative_interval=None if relative is None else _bounds(relative),
+        level=level,
+        e_value=None if evidence.e_value is None else min(evidence.e_value.value, 1e300),
+        p_value=evidence.p_value,
+        verdict=decided,
+        reason=_open_reason(decided, no_share=by_share and relative is None),
+        variance_reduction=found.variance_reduction,
+    )
+
+
+def _relative_interval(evidence: Evidence, level: float, *, each: bool) -> Interval | None:
+    try:
+        found = evidence.relative_interval(level, each=each)
+    except _UNANSWERED:
+        return None
+    if found is None or math.isnan(found.lower) or math.isnan(found.upper):
+        return None
+    return found
+
+
+def _open_reason(decided: Verdict, *, no_share: bool) -> str:
+    """Why nothing is decided, or what it was decided on if a relative margin could not be judged."""
+    if no_share:
+        judged = "" if decided == "not_enough_data" else "; judged on the difference alone"
+        return f"the control cannot be told from 0, so a relative margin cannot be judged{judged}"
+    return "the interval still allows for both" if decided == "not_enough_data" else ""
+
+
+def _bounds(interval: Interval) -> Bounds:
+    return (
+        interval.lower if math.isfinite(interval.lower) else None,
+        interval.upper if math.isfinite(interval.upper) else None,
+    )
+
+
+def _with_segments(
+    shown: VariantReadout, metric: Metric, plan: AnalysisPlan, observed: Observed, level: float
+) -> VariantReadout:
+    segments = observed.segments
+    if not segments:
+        return shown
+    effects: dict[str, tuple[float, Bounds]] = {}
+    estimates: dict[str, Estimate] = {}
+    for segment in segments:
+        try:
+            evidence = compare(metric, plan, observed, shown.variant, segment=segment).evidence
+            interval = evidence.interval(level / len(segments))
+            control, treatment = evidence.means
+            error = evidence.standard_error
+            if error:
+                estimates[segment] = Estimate(treatment - control, error)
+        except _UNANSWERED:
+            continue
+        effects[segment] = (treatment - control, _bounds(interval))
+    pooled: dict[str, Estimate] = {}
+    interaction = None
+    if len(estimates) >= 2:
+        with suppress(*_UNANSWERED):
+            found = partial_pooling(list(estimates.values()))
+            pooled = dict(zip(estimates, found.segments, strict=True))
+            interaction = found.interaction.p_value
+    rows = tuple(
+        SegmentEffect(
+            segment=segment,
+            effect=effects[segment][0] if segment in effects else None,
+            interval=effects[segment][1] if segment in effects else None,
+            pooled_effect=pooled[segment].value if segment in pooled else None,
+            pooled_standard_error=pooled[segment].standard_error if segment in pooled else None,
+        )
+        for segment in segments
+    )
+    return msgspec.structs.replace(shown, segments=rows, interaction_p_value=interaction)
+
+
+# Frontier, leader and progress
+
+
+def _frontier(metrics: Sequence[Metric], observed: Observed) -> Frontier | None:
+    try:
+        return frontier_of(metrics, observed)
+    except _UNANSWERED:
+        return None
+
+
+def _leader(metric: Metric, plan: AnalysisPlan, observed: Observed) -> Leader | None:
+    """None while no variant is known on the metric."""
+    best: str | None = None
+    effects = {observed.control: 0.0}
+    for arm in observed.treatments:
+        with suppress(*_UNANSWERED):
+            control, estimate = compare(metric, plan, observed, arm).evidence.means
+            effects[arm] = estimate - control
+    if len(effects) < 2:
+        return None
+    sign = 1 if metric.direction == "higher" else -1
+    best = max(effects, key=lambda arm: sign * effects[arm])
+    level = plan.alpha / (len(observed.variants) - 1)
+    undecided = tuple(
+        arm
+        for arm in observed.variants
+        if arm != best and not _beats(metric, plan, observed, best, arm, level=level)
+    )
+    return Leader(variant=best, declared=not undecided, level=level, undecided=undecided)
+
+
+def _beats(
+    metric: Metric, plan: AnalysisPlan, observed: Observed, best: str, other: str, *, level: float
+) -> bool:
+    try:
+        interval = compare(metric, plan, observed, best, control=other).evidence.interval(level, each=True)
+    except _UNANSWERED:
+        return False
+    return _turned(interval, metric.direction).lower > 0
+
+
+def _progress(
+    plan: AnalysisPlan, observed: Observed, primary: Mapping[str, Comparison | Unanswered], level: float
+) -> Progress:
+    units = observed.units()
+    needed: float | None = None
+    if not isinstance(plan.estimator, AlwaysValid):
+        needed = max(plan.expected_units, units)
+    elif primary:
+        each = [
+            None if isinstance(one, Unanswered) else _units_to_decide(one.evidence, plan, units, level)
+            for one in primary.values()
+        ]
+        known = [one for one in each if one is not None]
+        needed = max(known) if len(known) == len(each) else None
+    left = None
+    if needed is not None and observed.days and units:
+        left = max(needed - units, 0.0) / (units / observed.days)
+    return Progress(
+        units=units,
+        expected_units=plan.expected_units,
+        share=units / plan.expected_units,
+        units_to_decide=None if needed is None else math.ceil(needed),
+        days_left=left,
+    )
+
+
+def _units_to_decide(evidence: Evidence, plan: AnalysisPlan, units: int, level: float) -> float | None:
+    """Units of all variants at which the interval is as wide as the effect it has to tell, at this split."""
+    control, estimate = evidence.means
+    distance = plan.minimum_effect or abs(estimate - control)
+    if _excludes_zero(evidence, level):
+        return float(units)
+    if not isinstance(evidence, SequenceEvidence) or not distance:
+        return None
+    contrast, tuned_to = evidence.contrast, evidence.tuning.at(level, "two-sided")
+    variance = contrast.control_variance + contrast.treatment_variance
+
+    def excess(log_factor: float) -> float:
+        factor = math.exp(log_factor)
+        reach = sequences.radius(variance / factor, contrast.time * factor, alpha=level, tuned_to=tuned_to)
+        return float(reach) - distance
+
+    farthest = math.log(_UNITS_FAR / units)
+    if excess(0.0) <= 0:
+        return float(units)
+    if excess(farthest) > 0:
+        return None
+    return units * math.exp(float(optimize.brentq(excess, 0.0, farthest, xtol=1e-6)))

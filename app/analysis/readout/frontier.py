@@ -1,0 +1,73 @@
+"""Which variants no other one beats in everything that decides. Pure."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from app.allocation.objective import metric_arms
+from app.analysis.observed import Observed
+from app.experiments.metrics import Metric, QuantileOf
+from app.ledger.units.metric_totals import moments_of
+from bandits.arms import Arms
+from bandits.objective import frontier
+from stats.errors import InsufficientData
+from stats.totals import MeanTotals
+
+_SEED: Final = 20260101
+_NONE: Final = MeanTotals(0, 0.0, 0.0)
+
+
+class FrontierVariant(msgspec.Struct, frozen=True):
+    """Whether a variant is on the frontier by its means, and the posterior probability that it is."""
+
+    variant: str
+    on: bool
+    probability: float
+
+
+class Frontier(msgspec.Struct, frozen=True, kw_only=True):
+    """The trade between `metrics`: variants that are on it, and those that another one beats in all of them.
+
+    An estimate at one look, from totals over all epochs, with metrics taken as independent; it decides
+    nothing. `probability` is exact to about 0.01.
+    """
+
+    metrics: tuple[str, ...]
+    variants: tuple[FrontierVariant, ...]
+
+
+def frontier_of(metrics: Sequence[Metric], observed: Observed) -> Frontier | None:
+    """Over the primary metrics and guardrails that have values; None of fewer than two.
+
+    Equal totals, equal bits.
+    """
+    known: list[tuple[Metric, Arms]] = []
+    for metric in metrics:
+        if metric.role != "secondary" and not isinstance(metric.measure, QuantileOf):
+            arms = metric_arms(metric, [_moments(metric, observed, arm) for arm in observed.variants])
+            if arms is not None:
+                known.append((metric, arms))
+    if len(known) < 2:
+        return None
+    found = frontier(
+        [arms for _, arms in known],
+        [1 if metric.direction == "higher" else -1 for metric, _ in known],
+        rng=np.random.default_rng(_SEED),
+    )
+    rows = zip(observed.variants, found.on.tolist(), found.probability.tolist(), strict=True)
+    return Frontier(
+        metrics=tuple(metric.key for metric, _ in known),
+        variants=tuple(FrontierVariant(*row) for row in rows),
+    )
+
+
+def _moments(metric: Metric, observed: Observed, variant: str) -> MeanTotals:
+    totals = observed.totals(metric.key, variant)
+    if totals is None:
+        return _NONE
+    try:
+        return moments_of(metric, totals)
+    except InsufficientData:
+        return _NONE

@@ -1,0 +1,1 @@
+"""The command `wald`: one file per family of commands."""

@@ -1,0 +1,228 @@
+"""The ledger's consumers: one owner per shard at a time applies its entries in order."""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from time import monotonic, perf_counter
+from typing import Final
+
+import psycopg
+import structlog
+from redis.asyncio import Redis
+
+from app.core import limits
+from app.core.clock import Clock
+from app.core.loops import Loop, stop_if_cancelled
+from app.core.telemetry import LEDGER_BATCH_SECONDS, LEDGER_EVENTS
+from app.ledger.log.batch import StreamEntry, UndecodableEntry, apart, stage
+from app.ledger.loop import Forgotten, Horizons, OnCommit
+from app.ledger.store import POISON, Fenced, Lease, LedgerStore, Renewal
+from app.ledger.stream import ShardStream
+
+_LOG: Final = structlog.get_logger(__name__)
+
+
+class ShardConsumer:
+    """Takes one shard's events into log and totals while it holds the lease, and waits for it otherwise.
+
+    `owner` is the name of this process, different from that of every other.
+    """
+
+    def __init__(
+        self, shard: int, *, owner: str, database_url: str, valkey: Redis, clock: Clock, on_commit: OnCommit
+    ) -> None:
+        self._shard = shard
+        self._owner = owner
+        self._database_url = database_url
+        self._stream = ShardStream(valkey, shard)
+        self._clock = clock
+        self._on_commit = on_commit
+        self._renewal: Renewal | None = None  # of the present owner, as we last saw it
+        self._renewed_at = monotonic()  # when it was first seen like that
+
+    async def run(self) -> None:
+        """Until an engine fails; the next run starts at the stored position."""
+        async with LedgerStore.open(self._database_url, self._clock) as store:
+            try:
+                while True:
+                    stop_if_cancelled()
+                    await self._own(store)
+            finally:
+                with suppress(psycopg.Error):
+                    await store.release(self._shard, self._owner)
+
+    async def _own(self, store: LedgerStore) -> None:
+        """Consume for as long as the shard is ours; wait a while if it is somebody else's."""
+        renewal = await store.renewal(self._shard)
+        if renewal != self._renewal:
+            self._renewal, self._renewed_at = renewal, monotonic()
+        stalled = renewal if monotonic() - self._renewed_at >= limits.LEASE_S else None
+        lease = await store.acquire(self._shard, self._owner, stalled)
+        if lease is None:
+            await asyncio.sleep(limits.LEASE_S / 4)
+            return
+        try:
+            await self._consume(store, lease)
+        except Fenced as error:
+            _LOG.warning("ledger_fenced", error=str(error))
+
+    async def _consume(self, store: LedgerStore, lease: Lease) -> None:
+        marks = Marks()
+        lease = await self._advance(store, lease)
+        while True:
+            stop_if_cancelled()
+            began = self._clock.now()
+            entries = await self._stream.read(lease.position, wait_ms=limits.LEDGER_IDLE_MS)
+            if not entries:
+                await store.renew(lease, began)
+            elif len(entries) < limits.LEDGER_READ_ENTRIES_MAX:
+                marks.add(entries[-1].id, began)
+                await asyncio.sleep(limits.LEDGER_BATCH_WAIT_MS / 1_000)  # a batch gathers
+                entries += await self._stream.read(entries[-1].id)
+            elif not marks.waiting:
+                began = self._clock.now()
+                marks.add(await self._stream.last_id(), began)
+            for batch in _batches(entries):
+                lease = await self._apply(store, lease, batch, marks)
+            lease = await self._advance(store, lease)
+
+    async def _advance(self, store: LedgerStore, lease: Lease) -> Lease:
+        """Let the stream go of what is applied; if Valkey lost its data, begin the stream anew."""
+        if await self._stream.advance(lease.position, lease.applied):
+            return lease
+        _LOG.warning("stream_begins_anew", shard=self._shard, position=lease.position)
+        return await store.begin_anew(lease)
+
+    async def _apply(
+        self, store: LedgerStore, lease: Lease, entries: Sequence[StreamEntry], marks: "Marks"
+    ) -> Lease:
+        """Apply entries in one transaction; halve them until what cannot be applied stands alone."""
+        for _ in range(limits.LEDGER_ENTRY_RETRIES_MAX):
+            try:
+                return await self._commit(store, lease, entries, marks.reached(entries[-1].id))
+            except (UndecodableEntry, *POISON) as error:
+                _LOG.warning("ledger_batch_failed", first=entries[0].id, n=len(entries), error=str(error))
+                if len(entries) > 1:
+                    middle = len(entries) // 2
+                    lease = await self._apply(store, lease, entries[:middle], marks)
+                    return await self._apply(store, lease, entries[middle:], marks)
+        return await self._sift(store, lease, entries[0], marks.reached(entries[0].id))
+
+    async def _sift(
+        self, store: LedgerStore, lease: Lease, entry: StreamEntry, watermark: datetime | None
+    ) -> Lease:
+        """Apply the events of an entry that can be applied; keep the entry as a dead letter for the others.
+
+        Dying in between is harmless: the log drops what was applied before.
+        """
+        events, wrong = apart(entry)
+        wrong |= await self._apply_some(store, lease, events)
+        if not wrong:
+            await store.renew(lease.moved([entry]), watermark)
+            return lease.moved([entry])
+        LEDGER_EVENTS.labels("dead_letter").inc(max(entry.n, 1) if not events else len(wrong))
+        return await store.bury(lease, entry, _reasons(wrong), watermark)
+
+    async def _apply_some(
+        self, store: LedgerStore, lease: Lease, events: Sequence[tuple[int, StreamEntry]]
+    ) -> dict[int, str]:
+        """Apply events by their numbers, without moving the position; returns why others cannot be."""
+        try:
+            await self._commit(store, lease, [event for _, event in events], None, moves=False)
+        except (UndecodableEntry, *POISON) as error:
+            if len(events) == 1:
+                return {events[0][0]: str(error)}
+            middle = len(events) // 2
+            wrong = await self._apply_some(store, lease, events[:middle])
+            return wrong | await self._apply_some(store, lease, events[middle:])
+        return {}
+
+    async def _commit(
+        self,
+        store: LedgerStore,
+        lease: Lease,
+        entries: Sequence[StreamEntry],
+        watermark: datetime | None,
+        *,
+        moves: bool = True,
+    ) -> Lease:
+        if not entries:
+            return lease
+        began = perf_counter()
+        lease, changed = await store.apply(lease, stage(entries), entries if moves else (), watermark)
+        LEDGER_BATCH_SECONDS.observe(perf_counter() - began)
+        if changed:
+            self._on_commit(changed)
+        return lease
+
+
+class Marks:
+    """Up to which entries everything stands that was acknowledged before which times.
+
+    The times are ours, taken before looking how far the stream goes; those in the ids of entries are of
+    Valkey's clock, which may jump.
+    """
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[tuple[int, int], datetime]] = deque()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the ledger has not reached the last of them yet."""
+        return bool(self._marks)
+
+    def add(self, last_id: str, before: datetime) -> None:
+        """What was acknowledged `before` stands up to the entry `last_id`."""
+        self._marks.append((_order(last_id), before))
+
+    def reached(self, position: str) -> datetime | None:
+        """The latest time whose entries are all applied behind `position`; None: no later than before."""
+        reached = None
+        while self._marks and self._marks[0][0] <= _order(position):
+            reached = self._marks.popleft()[1]
+        return reached
+
+
+def _order(entry_id: str) -> tuple[int, int]:
+    """The id of an entry as numbers: in the order of the stream."""
+    milliseconds, _, number = entry_id.partition("-")
+    return int(milliseconds), int(number)
+
+
+def _reasons(wrong: Mapping[int, str]) -> str:
+    """Why which events of an entry were not applied."""
+    named = sorted(wrong.items())[: limits.DEAD_LETTER_EVENTS_NAMED_MAX]
+    return f"{len(wrong)} not applied: " + "; ".join(f"event {number}: {reason}" for number, reason in named)
+
+
+def _batches(entries: Sequence[StreamEntry]) -> Iterator[list[StreamEntry]]:
+    """Entries in order, cut so that a batch stays within `LEDGER_BATCH_EVENTS_MAX` or is a single entry."""
+    batch: list[StreamEntry] = []
+    n = 0
+    for entry in entries:
+        if batch and n + entry.n > limits.LEDGER_BATCH_EVENTS_MAX:
+            yield batch
+            batch, n = [], 0
+        batch.append(entry)
+        n += entry.n
+    if batch:
+        yield batch
+
+
+def ledger_loops(
+    *, shards: int, owner: str, database_url: str, valkey: Redis, clock: Clock, on_commit: OnCommit
+) -> list[Loop]:
+    """All that keeps the ledger of a worker going: consumers of shards, the horizons, and forgetting."""
+    consumers = [
+        ShardConsumer(
+            shard, owner=owner, database_url=database_url, valkey=valkey, clock=clock, on_commit=on_commit
+        )
+        for shard in range(shards)
+    ]
+    return [
+        *(Loop(f"ledger shard {shard}", consumer.run) for shard, consumer in enumerate(consumers)),
+        Loop("horizons", Horizons(database_url, on_commit, clock).run),
+        Loop("forgotten", Forgotten(database_url).run, pause_s=limits.FORGOTTEN_INTERVAL_S),
+    ]

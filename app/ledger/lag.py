@@ -1,0 +1,48 @@
+"""How far the ledger is behind what was acknowledged."""
+
+from typing import Final
+
+from redis.asyncio import Redis
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.core.clock import Clock, SystemClock
+from app.core.valkey import valkey_needed
+from app.ledger.stream import ShardStream
+from app.ledger.tables import stream_positions
+
+_CLOCK: Final[Clock] = SystemClock()
+
+
+class LedgerLag:
+    """Counts acknowledged events that are not in the totals yet."""
+
+    def __init__(self, engine: AsyncEngine, valkey: Redis, *, shards: int) -> None:
+        self._engine = engine
+        self._streams = [ShardStream(valkey, shard) for shard in range(shards)]
+
+    async def events(self) -> int:
+        """Over all shards; 0 only when everything acknowledged before the call is in the totals.
+
+        Raises Unavailable without Valkey, and what SQLAlchemy raises without PostgreSQL.
+        """
+        columns = stream_positions.c
+        async with self._engine.connect() as connection:
+            rows = await connection.execute(select(columns.shard, columns.position, columns.applied))
+            positions = {row.shard: (row.position, row.applied) for row in rows}
+        with valkey_needed():
+            return sum(
+                [
+                    await stream.waiting(*positions.get(shard, ("0-0", 0)))
+                    for shard, stream in enumerate(self._streams)
+                ]
+            )
+
+    async def watermark_age_s(self) -> float:
+        """Age of the oldest watermark of a shard: since then events may be missing.
+
+        0.0 before the first watermark. Raises what SQLAlchemy raises without PostgreSQL.
+        """
+        async with self._engine.connect() as connection:
+            oldest = await connection.scalar(select(func.min(stream_positions.c.watermark)))
+        return 0.0 if oldest is None else max(0.0, (_CLOCK.now() - oldest).total_seconds())

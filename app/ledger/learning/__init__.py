@@ -1,0 +1,1 @@
+"""Fourth step: what policies learn besides the reward totals."""

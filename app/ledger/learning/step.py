@@ -1,0 +1,195 @@
+"""What policies learn, in the ledger: it moves by differences, or is made anew from the log."""
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+import msgspec
+import structlog
+from psycopg import AsyncCursor
+
+from app.core.clock import Clock, SystemClock
+from app.core.telemetry import CONTEXT_MISFITS
+from app.experiments.model import Policy
+from app.ledger import rows
+from app.ledger.learning.model import (
+    LEARNING_KINDS,
+    BucketLearning,
+    Change,
+    Key,
+    Learning,
+    PolicyTotals,
+    Rows,
+    Seen,
+    agree,
+    changes,
+    is_forgotten,
+    learning_of,
+    moved,
+    plus,
+)
+from app.ledger.rewards.model import Assignments
+from app.ledger.session import copy, sql
+
+_LOG: Final = structlog.get_logger(__name__)
+
+_READ_LEARNING: Final = sql(__package__, "read_learning")
+_READ_CONTEXTS: Final = sql(__package__, "read_contexts")
+_ENSURE_POLICY_TOTALS: Final = sql(__package__, "ensure_policy_totals")
+_LOCK_POLICY_TOTALS: Final = sql(__package__, "lock_policy_totals")
+_STORE_POLICY_TOTALS: Final = sql(__package__, "store_policy_totals")
+_DELETE_FORGOTTEN: Final = sql(__package__, "delete_forgotten")
+_REWARDED: Final = """
+    SELECT
+        epoch, variant, reward, context, propensity, (extract(epoch FROM assigned_at) * 1000000)::bigint
+    FROM assignments
+    WHERE experiment_id = %s AND epoch = ANY(%s) AND exposed AND reward IS NOT NULL
+"""
+_FORGETTING: Final = """
+    SELECT experiment_id, epoch, policy
+    FROM epochs
+    WHERE policy ? 'forgetting'
+    ORDER BY random()
+    LIMIT %s
+"""
+_CLOCK: Final[Clock] = SystemClock()
+_POLICY_TOTALS: Final = "SELECT epoch, variant, part, body FROM policy_totals WHERE experiment_id = %s"
+
+
+async def learning_by_epoch(
+    cursor: AsyncCursor, experiment_ids: Collection[int]
+) -> dict[tuple[int, int], Learning]:
+    """What the policies of these experiments learn, by experiment and epoch."""
+    parameters = {"experiment_ids": list(experiment_ids), "kinds": list(LEARNING_KINDS)}
+    await cursor.execute(_READ_LEARNING, parameters)
+    found = {}
+    for experiment_id, epoch, policy in await cursor.fetchall():
+        learning = learning_of(msgspec.convert(policy, Policy))
+        if learning is not None:
+            found[experiment_id, epoch] = learning
+    return found
+
+
+async def learn(
+    cursor: AsyncCursor, before: Assignments, after: Assignments, experiment_ids: Collection[int]
+) -> set[int]:
+    """Add what changed to the policy totals of these experiments. Returns those that have."""
+    if not experiment_ids:
+        return set()
+    learning = await learning_by_epoch(cursor, experiment_ids)
+    numbers = moved(before, after, learning)
+    if not len(numbers):
+        return set()
+    places = rows.rows(len(numbers), number=(">i4", numbers), place=("V6", before["place"][numbers]))
+    await copy(cursor, "learning", places)
+    await cursor.execute(_READ_CONTEXTS)
+    found, misfits = changes(before, after, await cursor.fetchall(), learning)
+    CONTEXT_MISFITS.inc(misfits)
+    await _add_to_policy_totals(cursor, found)
+    return {key[0] for key in found}
+
+
+async def _add_to_policy_totals(cursor: AsyncCursor, found: Mapping[Key, Change]) -> None:
+    """Totals that cannot take a change, which only a hand that is not ours can bring about, stay as they are.
+
+    They must not hold up the ledger, and `wald rebuild` mends them.
+    """
+    if not found:
+        return
+    keys = _policy_keys(found)
+    await cursor.execute(_ENSURE_POLICY_TOTALS, keys)
+    await cursor.execute(_LOCK_POLICY_TOTALS, keys)
+    bodies: dict[Key, bytes] = {}
+    for *names, body in await cursor.fetchall():
+        key: Key = tuple(names)
+        try:
+            bodies[key] = found[key].applied(body)
+        except ValueError as error:
+            _LOG.error("policy_totals_unusable", key=key, error=str(error), then="run wald rebuild")
+    await cursor.execute(_STORE_POLICY_TOTALS, _policy_keys(bodies) | {"body": list(bodies.values())})
+
+
+async def recount_learned(
+    cursor: AsyncCursor,
+    rewarded: AsyncCursor,
+    experiment_id: int,
+    learning: Mapping[tuple[int, int], Learning],
+    *,
+    rows_max: int,
+) -> list[Key]:
+    """Set what an experiment's policies learned to what its log says. Returns the keys of what differed.
+
+    `rewarded` is a cursor of the server's, of which a bounded number of rows is read at a time. The caller's
+    lock keeps others from adding to policy totals: what they committed before is seen here. What is forgotten
+    by now stays as it is, deleted or not.
+    """
+    now_s = _now_s()
+    fresh = await _learned_anew(rewarded, experiment_id, learning, rows_max=rows_max)
+    await cursor.execute(_POLICY_TOTALS, (experiment_id,))
+    stored: dict[Key, bytes] = {(experiment_id, *row[:3]): row[3] for row in await cursor.fetchall()}
+    right = {
+        key: fresh.get(key, learning[key[:2]].empty)
+        for key in sorted({*fresh, *stored})
+        if key[:2] in learning and not is_forgotten(learning[key[:2]], key[3], now_s)
+    }
+    if right:
+        await cursor.execute(_ENSURE_POLICY_TOTALS, _policy_keys(right))
+        bodies = [totals.to_bytes() for totals in right.values()]
+        await cursor.execute(_STORE_POLICY_TOTALS, _policy_keys(right) | {"body": bodies})
+    return [
+        key for key, totals in right.items() if not agree(learning[key[:2]], totals, stored.get(key, b""))
+    ]
+
+
+async def delete_forgotten(cursor: AsyncCursor, *, epochs_max: int, rows_max: int) -> int:
+    """Delete what no policy can read any more, of so many epochs, chosen anew each time. How many rows went.
+
+    A change that comes to it later makes a row of that change alone, which the next time deletes.
+    """
+    now_s = _now_s()
+    await cursor.execute(_FORGETTING, (epochs_max,))
+    kept = []
+    for experiment_id, epoch, policy in await cursor.fetchall():
+        learning = learning_of(msgspec.convert(policy, Policy))
+        if isinstance(learning, BucketLearning):
+            kept.append((experiment_id, epoch, learning.first_part(now_s)))
+    if not kept:
+        return 0
+    columns = zip(("experiment_id", "epoch", "first_part"), map(list, zip(*kept, strict=True)), strict=True)
+    await cursor.execute(_DELETE_FORGOTTEN, dict(columns) | {"rows_max": rows_max})
+    return cursor.rowcount
+
+
+def _now_s() -> float:
+    """The time that all workers share: whatever was deleted before is forgotten after."""
+    return _CLOCK.now().timestamp()
+
+
+async def _learned_anew(
+    rewarded: AsyncCursor,
+    experiment_id: int,
+    learning: Mapping[tuple[int, int], Learning],
+    *,
+    rows_max: int,
+) -> dict[Key, PolicyTotals]:
+    """From the rewards in the log."""
+    totals: dict[Key, PolicyTotals] = {}
+    await rewarded.execute(_REWARDED, (experiment_id, [epoch for _, epoch in learning]))
+    while found := await rewarded.fetchmany(rows_max):
+        chosen: defaultdict[Key, Rows] = defaultdict(lambda: Rows([], []))
+        for epoch, variant, reward, *rest in found:
+            of, seen = learning[experiment_id, epoch], Seen(*rest)
+            x = of.row(seen)
+            if x is not None:
+                some = chosen[experiment_id, epoch, variant, of.part(seen)]
+                some.given.append(x)
+                some.rewards.append(reward)
+        for key, some in chosen.items():
+            of = learning[key[:2]]
+            totals[key] = plus(totals.get(key, of.empty), of.of_rows(some))
+    return totals
+
+
+def _policy_keys(keys: Collection[Key]) -> dict[str, list[Any]]:
+    columns = zip(*keys, strict=True) if keys else ((), (), (), ())
+    return dict(zip(("experiment_id", "epoch", "variant", "part"), map(list, columns), strict=True))

@@ -1,0 +1,1 @@
+"""First step: store what is new of assignments and signals."""

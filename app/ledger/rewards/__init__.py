@@ -1,0 +1,1 @@
+"""Second step: from signals to rewards, and from rewards to differences of totals."""

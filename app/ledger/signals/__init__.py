@@ -1,0 +1,1 @@
+"""Counts of signals by what became of them."""

@@ -1,0 +1,1 @@
+"""Third step: metrics of the touched units, their cells and their series."""

@@ -1,0 +1,99 @@
+"""Series in the ledger's transaction: minutes move by differences, old ones become hours and days."""
+
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+from psycopg import AsyncCursor
+
+from app.core.clock import Clock, SystemClock
+from app.ledger.session import report_unusable, sql
+from app.ledger.units.measures import CellTotals, UnreadableTotals
+from app.ledger.units.series import DAY, HOUR, MINUTE, Kept, SeriesKey, add, as_kept, widened
+
+_CLOCK: Final[Clock] = SystemClock()
+_LOCK_SERIES: Final = sql(__package__, "lock_series")
+_STORE_SERIES: Final = sql(__package__, "store_series")
+_TAKE_SERIES: Final = sql(__package__, "take_series")
+_KEY: Final = ("experiment_id", "minute", "span", "epoch", "variant", "crossed")
+_READ_SERIES: Final = (
+    "SELECT experiment_id, minute, span, epoch, variant, crossed, body FROM metric_series"
+    " WHERE experiment_id = %s"
+)
+_DELETE_SERIES: Final = "DELETE FROM metric_series WHERE experiment_id = %s"
+
+
+async def move_series(cursor: AsyncCursor, differences: Mapping[SeriesKey, CellTotals]) -> None:
+    """Add differences. What cannot be read stays as it is, as with cells."""
+    if not differences:
+        return
+    await cursor.execute(_LOCK_SERIES, _keys(sorted(differences)))
+    bodies: dict[SeriesKey, bytes] = {}
+    for *names, body in await cursor.fetchall():
+        key: SeriesKey = tuple(names)
+        try:
+            bodies[key] = (
+                CellTotals.from_bytes(body) + differences[key] if body else differences[key]
+            ).to_bytes()
+        except (ValueError, UnreadableTotals) as error:
+            report_unusable("metric_series", key, error)
+    await cursor.execute(_STORE_SERIES, _keys(bodies) | {"body": list(bodies.values())})
+
+
+async def thin_series(cursor: AsyncCursor, *, rows_max: int) -> int:
+    """Put a bounded number of old minutes into their hours, and hours into their days. Returns how many."""
+    kept = _kept()
+    taken = 0
+    for span, wider, before in ((MINUTE, HOUR, kept.hours), (HOUR, DAY, kept.days)):
+        await cursor.execute(_TAKE_SERIES, {"span": span, "before": before, "rows_max": rows_max})
+        found = await cursor.fetchall()
+        taken += len(found)
+        moved: dict[SeriesKey, CellTotals] = {}
+        for *names, body in found:
+            key: SeriesKey = tuple(names)
+            if (totals := _readable(key, body)) is not None:
+                add(moved, widened(key, wider), totals)
+        await move_series(cursor, moved)
+    return taken
+
+
+async def recount_series(
+    cursor: AsyncCursor, experiment_id: int, fresh: Mapping[SeriesKey, CellTotals]
+) -> list[tuple[int, int]]:
+    """Set the series of an experiment to what its units come to by the minute.
+
+    Returns (epoch, variant) of those that differed. The caller's lock keeps others from changing them. Hours
+    and days stay as long as they are.
+    """
+    kept = _kept()
+    await cursor.execute(_READ_SERIES, (experiment_id,))
+    stored: dict[SeriesKey, bytes] = {tuple(row[:-1]): row[-1] for row in await cursor.fetchall()}
+    read = {key: totals for key, body in stored.items() if (totals := _readable(key, body)) is not None}
+    before, after = _some(as_kept(read, stored, kept)), _some(as_kept(fresh, stored, kept))
+    differed = {key for key in {*before, *after} if before.get(key) != after.get(key)}
+    differed |= {key for key, body in stored.items() if body and key not in read}  # it cannot be read
+    if differed:
+        await cursor.execute(_DELETE_SERIES, (experiment_id,))
+        await move_series(cursor, after)
+    return sorted({(key[3], key[4]) for key in differed})
+
+
+def _kept() -> Kept:
+    return Kept.at(_CLOCK.now().timestamp())
+
+
+def _readable(key: SeriesKey, body: bytes) -> CellTotals | None:
+    """None if there are none, or they cannot be read."""
+    try:
+        totals = CellTotals.from_bytes(body) if body else None
+    except (ValueError, UnreadableTotals) as error:
+        report_unusable("metric_series", key, error)
+        return None
+    return totals
+
+
+def _some(found: Mapping[SeriesKey, CellTotals]) -> dict[SeriesKey, CellTotals]:
+    return {key: totals for key, totals in found.items() if not totals.empty}
+
+
+def _keys(keys: Collection[SeriesKey]) -> dict[str, list[Any]]:
+    return {name: [key[place] for key in keys] for place, name in enumerate(_KEY)}

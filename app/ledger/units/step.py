@@ -1,0 +1,391 @@
+"""Units in the ledger's transaction: locked, measured by what the log says, stored where that changed."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from psycopg import AsyncCursor
+from psycopg.errors import UniqueViolation
+
+from app.core import limits
+from app.ledger import rows
+from app.ledger.rewards.model import ASSIGNMENT, Assignments, Given, Integers
+from app.ledger.rows import Rows
+from app.ledger.session import arrays, copy, pieces, read_signals, report_unusable, sql
+from app.ledger.units.cells import move_cells, recount_cells
+from app.ledger.units.measures import CellKey, CellTotals, Measures, MinuteKey, cells
+from app.ledger.units.model import HEAD, Heads, Units, measure, starts_of, totals_by_minute
+from app.ledger.units.series import SeriesKey, add, series
+from app.ledger.units.series_step import move_series, recount_series
+
+_INSERT_UNIT_TOTALS: Final = sql(__package__, "insert_unit_totals")
+_LOCK_UNIT_TOTALS: Final = sql(__package__, "lock_unit_totals")
+_READ_UNIT_ASSIGNMENTS: Final = sql(__package__, "read_unit_assignments")
+_READ_UNIT_CONTEXTS: Final = sql(__package__, "read_unit_contexts")
+_STORE_UNIT_TOTALS: Final = sql(__package__, "store_unit_totals")
+_DELETE_GHOST_UNITS: Final = sql(__package__, "delete_ghost_units")
+_READ_UNITS: Final = (
+    "SELECT unit_hash, epoch, variant, crossed, coalesce(minute, -1), segment, body"
+    " FROM unit_totals WHERE experiment_id = %s"
+)
+_SWEPT_UNTIL: Final = "SELECT (extract(epoch FROM swept_until) * 1000000)::double precision FROM horizons"
+
+_NEW_UNITS: Final = (
+    "unit_totals (experiment_id, epoch, unit_hash, assignment_id, variant, crossed, minute, segment, body)"
+)
+_NO_SUMS: Final = "these are no sums of these metrics"
+_KEY: Final = np.dtype([("experiment_id", "i4"), ("epoch", "i4"), ("unit_hash", "i8"), ("id", "S16")])
+
+# Columns of results that are one row of arrays.
+_STORED: Final = [
+    ("number", ">i4"),
+    ("place", "V6"),
+    ("epoch", ">i4"),
+    ("variant", ">i2"),
+    ("crossed", "?"),
+    ("minute", ">i4"),
+    ("segment_length", ">i4"),
+    ("body_length", ">i4"),
+]
+_OF_UNITS: Final = (
+    ("number", ">i4"),
+    ("id", "S16"),
+    ("assigned_us", ">i8"),
+    ("deadline_us", ">i8"),
+    ("variant", ">i2"),
+    ("reward", ">i4"),
+)
+_MADE: Final = (("experiment_id", ">i4"), ("epoch", ">i4"), ("unit_hash", ">i8"), ("id", "S16"))
+
+Flags = NDArray[np.bool_]
+Contexts = Mapping[int, Mapping[str, Any] | None]
+
+
+class Part(NamedTuple):
+    """Touched units of one experiment, by their numbers, and what is stored of those that are `known`."""
+
+    experiment_id: int
+    measures: Measures
+    numbers: slice
+    stored: Units
+    known: Flags
+
+    def moved(self, units: Units) -> Flags:
+        """Which of them have to be stored."""
+        moved = ~self.known
+        moved[self.known] = self.stored.of(self.known).differ(units.of(self.known))
+        return moved
+
+
+class Touched(NamedTuple):
+    """The units of some assignments, each once and in key order; those that are stored are locked.
+
+    `number` of each assignment is that of its unit. `found`: there is a row, at this `place`; `old`: the log
+    may hold other assignments of it.
+    """
+
+    keys: NDArray[np.void]
+    number: Integers
+    found: Flags
+    place: NDArray[np.void]
+    old: Flags
+    parts: Sequence[Part]
+
+    @property
+    def heard(self) -> Flags:
+        """Of which units the log may hold signals that a metric reads, besides those that are new."""
+        heard = self.old.copy()
+        for part in self.parts:
+            heard[part.numbers] &= ~(part.known & part.stored.unheard(part.measures))
+        return heard
+
+
+async def touch_units(
+    cursor: AsyncCursor, assignments: Assignments, measures: Mapping[int, Measures], *, stored: bool = False
+) -> Touched:
+    """Lock the units of exposed, locked assignments.
+
+    Where each assignment is a unit of its own, that of one that is not counted yet is nowhere, unless all
+    are known to be `stored`.
+    """
+    keys, number = _keys(assignments, measures)
+    old = np.full(len(keys), stored)
+    old[number[assignments["counted"]]] = True
+    asked = np.flatnonzero(old | (keys["id"] == b""))
+    found, place = np.zeros(len(keys), np.bool_), np.zeros(len(keys), "V6")
+    heads, segments, bodies = np.empty(0, _STORED), [], []
+    if len(asked):
+        await _ask(cursor, keys, asked)
+        heads = await arrays(cursor, _LOCK_UNIT_TOTALS, _STORED)
+        segments = [name.decode() for name in pieces(cursor, len(_STORED), heads["segment_length"])]
+        bodies = pieces(cursor, len(_STORED) + 1, heads["body_length"])
+        found[heads["number"]] = True
+        place[heads["number"]] = heads["place"]
+    parts = []
+    for experiment_id, numbers in _runs(keys["experiment_id"]):
+        own = slice(*np.searchsorted(heads["number"], (numbers.start, numbers.stop)).tolist())
+        read, readable = Units.read(heads[own], segments[own], bodies[own], measures[experiment_id])
+        places = heads["number"][own] - numbers.start
+        # Stored anew, their cells count them twice, until `wald rebuild` mends that.
+        for key in keys[numbers][places[~readable]].tolist():
+            report_unusable("unit_totals", key, _NO_SUMS)
+        known = np.zeros(numbers.stop - numbers.start, np.bool_)
+        known[places] = readable
+        spread = read.spread(places, len(known))
+        parts.append(Part(experiment_id, measures[experiment_id], numbers, spread, known))
+    return Touched(keys, number, found, place, old | found, parts)
+
+
+async def move_units(
+    cursor: AsyncCursor,
+    touched: Touched,
+    assignments: Assignments,
+    given: Given,
+    *,
+    contexts: Contexts | None,
+    measures: Mapping[int, Measures],
+) -> set[int]:
+    """Bring touched units up to date, their cells and series by the difference.
+
+    `assignments` are those that were touched, as they are stored by now, and `given` all signals about them.
+    `contexts` are those of assignments, by their index, whose exposure has just come; null: all are to be
+    read from the log. Returns the experiments of which units changed.
+    """
+    changed: set[int] = set()
+    differences: dict[MinuteKey, CellTotals] = {}
+    while len(touched.keys):  # a second time for units that somebody else has stored in between
+        found = await _measured(cursor, touched, assignments, given, contexts)
+        moved = [part.moved(units) for part, units in zip(touched.parts, found, strict=True)]
+        overtaken = await _store(cursor, touched, found, moved)
+        for part, units, mask in zip(touched.parts, found, moved, strict=True):
+            ours = mask & ~overtaken[part.numbers]
+            if ours.any():
+                changed.add(part.experiment_id)
+                for key, totals in _difference(part, units, ours).items():
+                    add(differences, key, totals)
+        again = np.flatnonzero(overtaken[touched.number])
+        assignments, given, contexts = assignments[again], given.about(again), None
+        touched = await touch_units(cursor, assignments, measures, stored=True)
+    await move_cells(cursor, cells(differences))
+    await move_series(cursor, series(differences, measures))
+    return changed
+
+
+def _keys(assignments: Assignments, measures: Mapping[int, Measures]) -> tuple[NDArray[np.void], Integers]:
+    """The units of assignments, each once, in key order; and which of them each belongs to."""
+    keys = np.empty(len(assignments), _KEY)
+    for name in _KEY.names or ():
+        keys[name] = assignments[name]
+    by_unit = [one for one, measured in measures.items() if not measured.each_assignment]
+    keys["id"][np.isin(assignments["experiment_id"], by_unit)] = b""
+    order = np.lexsort([keys[name] for name in reversed(_KEY.names or ())])
+    keys = keys[order]
+    first = np.ones(len(keys), np.bool_)
+    first[1:] = np.logical_or.reduce([keys[name][1:] != keys[name][:-1] for name in _KEY.names or ()])
+    number = np.empty(len(keys), np.int64)
+    number[order] = np.cumsum(first) - 1
+    return keys[first], number
+
+
+def _runs(values: NDArray[Any]) -> Iterator[tuple[int, slice]]:
+    """Each value of an ascending column, and where it stands."""
+    for start, end in pairwise([*starts_of(values).tolist(), len(values)]):
+        yield int(values[start]), slice(start, end)
+
+
+async def _measured(
+    cursor: AsyncCursor, touched: Touched, assignments: Assignments, given: Given, contexts: Contexts | None
+) -> list[Units]:
+    """What the touched units come to, by parts."""
+    others, number, told = await _read_others(cursor, touched, assignments, given)
+    members, number = np.concatenate([assignments, others]), np.concatenate([touched.number, number])
+    order = np.lexsort((members["id"], number))
+    place_in_unit = np.arange(len(order)) - starts_of(number[order])[number[order]]
+    order = order[place_in_unit < limits.UNIT_ASSIGNMENTS_MAX]
+    members, number, told = members[order], number[order], told.about(order)
+    heads = await _heads(cursor, touched, order[starts_of(number)], contexts)
+    silent_until_us = await _silent_until_us(cursor, touched)
+    found = []
+    for part, head in zip(touched.parts, heads, strict=True):
+        own = np.flatnonzero((number >= part.numbers.start) & (number < part.numbers.stop))
+        numbers = number[own] - part.numbers.start
+        found.append(
+            measure(
+                members[own], numbers, told.about(own), head, part.measures, silent_until_us=silent_until_us
+            )
+        )
+    return found
+
+
+async def _read_others(
+    cursor: AsyncCursor, touched: Touched, assignments: Assignments, given: Given
+) -> tuple[Assignments, Integers, Given]:
+    """The other assignments of units that come back, their units, and what is given of all assignments."""
+    returning = np.flatnonzero(touched.old & (touched.keys["id"] == b""))
+    if not len(returning):
+        return assignments[:0], touched.number[:0], given
+    await _ask(cursor, touched.keys, returning)
+    bound = {"assignments_max": limits.UNIT_ASSIGNMENTS_MAX}
+    found = await arrays(cursor, _READ_UNIT_ASSIGNMENTS, _OF_UNITS, bound)
+    found = found[~np.isin(found["id"], assignments["id"])]
+    others, keys = np.zeros(len(found), ASSIGNMENT), touched.keys[found["number"]]
+    for name in ("experiment_id", "unit_hash", "epoch"):
+        others[name] = keys[name]
+    for name in ("id", "assigned_us", "deadline_us", "variant", "reward"):
+        others[name] = found[name]
+    others["exposed"] = True
+    heard = np.flatnonzero(touched.heard[found["number"]])
+    if not len(heard):
+        return others, found["number"], given
+    await cursor.execute("DELETE FROM unread")  # what rewards were resolved from
+    read = await read_signals(cursor, len(assignments) + heard, others[heard], given.names)
+    return others, found["number"], Given(np.concatenate([given.signals, read.signals]), read.names)
+
+
+async def _heads(
+    cursor: AsyncCursor, touched: Touched, firsts: Integers, contexts: Contexts | None
+) -> list[Heads]:
+    """By parts. What is stored stays, unless the exposure of a unit's first assignment has just come."""
+    told: dict[int, Mapping[str, Any] | None] = {}
+    if contexts:
+        told = {number: contexts[first] for number, first in enumerate(firsts.tolist()) if first in contexts}
+    unread = np.zeros(len(touched.keys), np.bool_)
+    for part in touched.parts:
+        if part.measures.reads_contexts:
+            unread[part.numbers] = ~part.known | (contexts is None)
+    unread[list(told)] = False
+    if unread.any():
+        await _ask(cursor, touched.keys, np.flatnonzero(unread))
+        await cursor.execute(_READ_UNIT_CONTEXTS)
+        told |= dict(await cursor.fetchall())
+    heads = []
+    for part in touched.parts:
+        numbers = [number for number in range(part.numbers.start, part.numbers.stop) if number in told]
+        fresh = Heads.of((told[number] for number in numbers), part.measures)
+        segments, covariates = part.stored.segments.copy(), part.stored.covariates.copy()
+        places = np.array(numbers, np.intp) - part.numbers.start
+        segments[places], covariates[places] = fresh.segments, fresh.covariates
+        heads.append(Heads(segments, covariates))
+    return heads
+
+
+async def _silent_until_us(cursor: AsyncCursor, touched: Touched) -> float:
+    """The position of the sweep, once units are locked; before all time where silence tells nothing."""
+    if not any(part.measures.reads_silence for part in touched.parts):
+        return -math.inf
+    await cursor.execute(_SWEPT_UNTIL)
+    row = await cursor.fetchone()
+    assert row is not None
+    found: float = row[0]
+    return found
+
+
+async def _ask(cursor: AsyncCursor, keys: NDArray[np.void], numbers: Integers) -> None:
+    """Stage the keys of units with these numbers."""
+    await cursor.execute("DELETE FROM touched_units")
+    asked = rows.rows(len(numbers), number=(">i4", numbers), **_key_columns(keys[numbers]))
+    await copy(cursor, "touched_units", asked)
+
+
+def _key_columns(keys: NDArray[np.void]) -> dict[str, tuple[str, Any]]:
+    return {
+        "experiment_id": (">i4", keys["experiment_id"]),
+        "epoch": (">i4", keys["epoch"]),
+        "unit_hash": (">i8", keys["unit_hash"]),
+        "assignment_id": ("S16", keys["id"]),
+    }
+
+
+async def _store(
+    cursor: AsyncCursor, touched: Touched, found: Sequence[Units], moved: Sequence[Flags]
+) -> Flags:
+    """Store the units that have moved. Returns those that somebody else has stored meanwhile."""
+    overtaken = np.zeros(len(touched.keys), np.bool_)
+    mask = np.concatenate([overtaken[:0], *moved])
+    changed, new = mask & touched.found, mask & ~touched.found
+    if changed.any():
+        place = {"place": ("V6", touched.place[changed])}
+        await cursor.execute("DELETE FROM changed_units")
+        await copy(cursor, "changed_units", _unit_rows(touched, found, changed, place))
+        await cursor.execute(_STORE_UNIT_TOTALS)
+    if new.any():
+        keys = touched.keys[new]
+        overtaken[new] = await _insert(cursor, keys, _unit_rows(touched, found, new, _key_columns(keys)))
+    return overtaken
+
+
+async def _insert(cursor: AsyncCursor, keys: NDArray[np.void], units: Rows) -> Flags:
+    """Store new units, which locks them as well. Returns those that somebody else has stored meanwhile."""
+    try:
+        async with cursor.connection.transaction():
+            await copy(cursor, _NEW_UNITS, units)
+        return np.zeros(len(keys), np.bool_)
+    except UniqueViolation:
+        await cursor.execute("DELETE FROM new_units")
+        await copy(cursor, "new_units", units)
+        made = set((await arrays(cursor, _INSERT_UNIT_TOTALS, _MADE)).tolist())
+        return np.array([key not in made for key in keys.tolist()], np.bool_)
+
+
+def _unit_rows(
+    touched: Touched, found: Sequence[Units], chosen: Flags, columns: Mapping[str, tuple[str, Any]]
+) -> Rows:
+    """The chosen units, behind these columns."""
+    segments, bodies, heads = [], [], []
+    for part, units in zip(touched.parts, found, strict=True):
+        some = units.of(chosen[part.numbers])
+        texts = [rows.text(name) for name in part.measures.segments]
+        segments += [texts[segment] for segment in some.segments.tolist()]
+        told = some.bodies()
+        raw = {body: rows.raw(body) for body in set(told)}
+        bodies += [raw[body] for body in told]
+        heads.append(np.stack([some.variants, some.crossed, some.minutes]))
+    variant, crossed, minute = np.concatenate(heads, axis=1)
+    return rows.rows(
+        len(segments),
+        segments,
+        bodies,
+        **columns,
+        variant=(">i2", variant),
+        crossed=("u1", crossed),
+        minute=(">i4", minute),
+    )
+
+
+def _difference(part: Part, units: Units, moved: Flags) -> dict[MinuteKey, CellTotals]:
+    """What the cells have to change by, by minute: the units as they are, less those as they were."""
+    before = part.stored.of(moved & part.known)
+    after = units.of(moved)
+    signs = np.repeat([1, -1], [len(after.sums), len(before.sums)])
+    return totals_by_minute(part.experiment_id, after | before, part.measures, signs)
+
+
+async def recount(
+    cursor: AsyncCursor, units: AsyncCursor, experiment_id: int, measures: Measures, *, rows_max: int
+) -> tuple[list[CellKey], list[tuple[int, int]]]:
+    """Set the cells and series of an experiment to what its units come to, those that the log knows.
+
+    Returns the keys of the cells that differed, and (epoch, variant) of the series. `units` is a cursor of
+    the server's, of which a bounded number of rows is read at a time. The caller's lock keeps others from
+    adding to cells and series: what they committed before is seen here.
+    """
+    await cursor.execute(_DELETE_GHOST_UNITS, {"experiment_id": experiment_id})
+    fresh: dict[CellKey, CellTotals] = {}
+    minutes: dict[SeriesKey, CellTotals] = {}
+    await units.execute(_READ_UNITS, (experiment_id,))
+    while found := await units.fetchmany(rows_max):
+        heads = np.array([row[1:5] for row in found], HEAD)
+        segments, bodies = [row[5] for row in found], [row[6] for row in found]
+        read, readable = Units.read(heads, segments, bodies, measures)
+        for place in np.flatnonzero(~readable).tolist():
+            report_unusable("unit_totals", (experiment_id, *found[place][:2]), _NO_SUMS)
+        by_minute = totals_by_minute(experiment_id, read.of(readable), measures)
+        for cell, totals in cells(by_minute).items():
+            add(fresh, cell, totals)
+        for minute, totals in series(by_minute, {experiment_id: measures}).items():
+            add(minutes, minute, totals)
+    differed = await recount_cells(cursor, experiment_id, fresh, CellTotals.none(measures))
+    return differed, await recount_series(cursor, experiment_id, minutes)

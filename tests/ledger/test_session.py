@@ -1,0 +1,53 @@
+"""The ledger's session: how PostgreSQL goes about its statements."""
+
+import pytest
+from psycopg import AsyncConnection
+
+from app.core.postgres import connect
+from app.feedback.limits import CLOCK_TOLERANCE_US
+from app.ledger.session import prepare, sql
+from tests.ledger.support import execute
+
+pytestmark = pytest.mark.anyio
+
+LOG = ("assignments", "signals", "unit_signals", "unit_totals")
+LOOKING_UP = (
+    "lock_staged",
+    "lock_affected",
+    "lock_unit_totals",
+    "read_log",
+    "read_unit_contexts",
+    "store_rewards",
+    "store_unit_totals",
+    "affect_by_unit",
+    "affect_by_unit_signals",
+    "count_unit_scope",
+    "count_waiting_signals",
+    "lock_unit_scope",
+    "read_repeated_signals",
+    "read_repeated_unit_signals",
+    "revise_signals",
+    "revise_unit_signals",
+)
+PARAMETERS = {"tolerance_us": CLOCK_TOLERANCE_US}
+
+
+async def scanned(connection: AsyncConnection) -> set[str]:
+    """The tables of the log that one of the statements would read as a whole."""
+    plans = [
+        await (await connection.execute("EXPLAIN " + sql(name), PARAMETERS)).fetchall() for name in LOOKING_UP
+    ]
+    lines = [line.strip() for plan in plans for (line,) in plan]
+    return {table for table in LOG for line in lines if f"Seq Scan on {table} " in line}
+
+
+async def test_what_a_batch_touches_is_looked_up_even_by_statistics_of_empty_tables(
+    database_url: str,
+) -> None:
+    """A session that was not prepared reads whole tables, which is what the settings are for."""
+    execute(database_url, f"ANALYZE {', '.join(LOG)}")
+    async with await connect(database_url) as prepared, await connect(database_url) as plain:
+        await prepare(prepared)
+        await plain.execute(sql(__package__, "temporary_tables"))
+        assert await scanned(prepared) == set()
+        assert await scanned(plain)
