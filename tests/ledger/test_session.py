@@ -11,31 +11,31 @@ from tests.ledger.support import execute
 pytestmark = pytest.mark.anyio
 
 LOG = ("assignments", "signals", "unit_signals", "unit_totals")
-LOOKING_UP = (
-    "lock_staged",
-    "lock_affected",
-    "lock_unit_totals",
-    "read_log",
-    "read_unit_contexts",
-    "store_rewards",
-    "store_unit_totals",
-    "affect_by_unit",
-    "affect_by_unit_signals",
-    "count_unit_scope",
-    "count_waiting_signals",
-    "lock_unit_scope",
-    "read_repeated_signals",
-    "read_repeated_unit_signals",
-    "revise_signals",
-    "revise_unit_signals",
-)
+LOOKING_UP = {
+    "app.ledger": ("read_log", "store_rewards"),
+    "app.ledger.log": ("affect_by_unit", "lock_affected", "lock_staged"),
+    "app.ledger.signals": (
+        "affect_by_unit_signals",
+        "count_unit_scope",
+        "count_waiting_signals",
+        "lock_unit_scope",
+        "read_repeated_signals",
+        "read_repeated_unit_signals",
+        "revise_signals",
+        "revise_unit_signals",
+    ),
+    "app.ledger.units": ("lock_unit_totals", "read_unit_contexts", "store_unit_totals"),
+}
+"""Statements by the packages beside which they are."""
 PARAMETERS = {"tolerance_us": CLOCK_TOLERANCE_US}
 
 
 async def scanned(connection: AsyncConnection) -> set[str]:
     """The tables of the log that one of the statements would read as a whole."""
     plans = [
-        await (await connection.execute("EXPLAIN " + sql(name), PARAMETERS)).fetchall() for name in LOOKING_UP
+        await (await connection.execute("EXPLAIN " + sql(package, name), PARAMETERS)).fetchall()
+        for package, names in LOOKING_UP.items()
+        for name in names
     ]
     lines = [line.strip() for plan in plans for (line,) in plan]
     return {table for table in LOG for line in lines if f"Seq Scan on {table} " in line}
@@ -48,6 +48,6 @@ async def test_what_a_batch_touches_is_looked_up_even_by_statistics_of_empty_tab
     execute(database_url, f"ANALYZE {', '.join(LOG)}")
     async with await connect(database_url) as prepared, await connect(database_url) as plain:
         await prepare(prepared)
-        await plain.execute(sql(__package__, "temporary_tables"))
+        await plain.execute(sql("app.ledger", "temporary_tables"))
         assert await scanned(prepared) == set()
         assert await scanned(plain)
