@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -17,6 +18,8 @@ import psutil
 import pytest
 from redis import Redis
 
+from app.assignment.snapshot import decode
+from app.assignment.snapshot_file import Saved
 from app.cli.doctor import examine
 from app.core.clock import SystemClock
 from app.core.settings import Settings
@@ -88,9 +91,16 @@ def test_ready_answers_at_once_while_postgres_hangs(server):
         for _ in range(4):
             client.get("/experiments").raise_for_status()  # leaves connections in the pools
         with stopped(server, "postgres"):
-            began = time.monotonic()
-            assert "postgres" in failed_checks(client)
-            assert time.monotonic() - began < ANSWER_S_MAX
+            answers_s = []
+
+            def noticed() -> bool:  # an answer may be a second old
+                began = time.monotonic()
+                failed = failed_checks(client)
+                answers_s.append(time.monotonic() - began)
+                return "postgres" in failed
+
+            eventually(noticed)
+            assert max(answers_s) < ANSWER_S_MAX
         eventually(lambda: not failed_checks(client))
 
 
@@ -276,7 +286,7 @@ def test_servers_that_start_while_both_engines_hang_serve_from_the_snapshot_file
         client.post("/experiments/from-file/kill", json={"reason": "a test"}).raise_for_status()
         client.delete(f"/keys/{made['key']['id']}").raise_for_status()
     file = server.data_dir / "snapshot" / "snapshot"
-    eventually(lambda: file.exists() and b"from-file" in file.read_bytes())
+    eventually(lambda: file.exists() and holds(file, killed="from-file", revoked=made["key"]["id"]))
     written = file.stat()
     assert stat.S_IMODE(written.st_mode) == 0o600
     with stopped(server, "valkey-server"), stopped(server, "postgres"):
@@ -309,6 +319,15 @@ def test_servers_that_start_while_both_engines_hang_serve_from_the_snapshot_file
     with server.client() as client:
         eventually(lambda: recorded(assign(client, "saved", "u1")))
         eventually(lambda: client.get("/assign?experiment=never-heard-of&unit=u").status_code == 404)
+
+
+def holds(file: Path, *, killed: str, revoked: int) -> bool:
+    """Whether a snapshot file knows of a kill and of a revoked key."""
+    header = len(b"WALDSNAP") + 1 + 32
+    saved = msgspec.msgpack.decode(file.read_bytes()[header:], type=Saved)
+    published = {one.key: one for one in map(decode, saved.experiments)}
+    knows_kill = killed in saved.kills or (killed in published and published[killed].killed)
+    return knows_kill and revoked not in {key.id for key in saved.access.api_keys}
 
 
 def definition(key: str, **parts: Any) -> dict[str, Any]:

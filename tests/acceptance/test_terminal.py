@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from app.cli.main import main
+from tests.support.processes import heed_interrupts
 from tests.support.server import up
 
 DEFINITION = {
@@ -135,6 +136,7 @@ def test_watch_goes_on_while_the_server_restarts_and_ends_with_0_on_an_interrupt
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "app.cli", "status", "watched", "--watch", "--json"],
         env=environment,
+        preexec_fn=heed_interrupts,  # noqa: PLW1509
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

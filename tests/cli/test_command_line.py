@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from app.cli.command_line import Deferred, Group
 from app.cli.main import main
+from tests.support.processes import heed_interrupts
 from tests.support.server import free_port
 
 WALD = (sys.executable, "-P", "-m", "app.cli")
@@ -307,6 +308,7 @@ def test_an_interrupt_ends_a_command_with_130_and_no_traceback():
     process = subprocess.Popen(
         [*WALD, "simulate", "--means", "0.1,0.11", "--days", "200", "--runs", "200"],
         env=ENVIRONMENT,
+        preexec_fn=heed_interrupts,  # noqa: PLW1509
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -44,6 +45,11 @@ async def eventually(condition: Callable[[], object], *, within_s: float) -> Non
     while not condition():
         assert time.monotonic() < deadline, f"not within {within_s} s"
         await asyncio.sleep(0.02)
+
+
+def heed_interrupts() -> None:
+    """In a child before it starts: heed SIGINT, also where the tests run in the background and ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextmanager
