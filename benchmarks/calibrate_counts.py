@@ -8,6 +8,7 @@ from scipy.stats import chi2
 
 from benchmarks.validity import Parts, Row, Simulated, at_least, at_most, error_limit, generator, within
 from stats import balance, sequences, sequential_counts, srm
+from stats.errors import InsufficientData
 from stats.totals import MeanTotals
 
 Evidence = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -110,7 +111,11 @@ def covariate_alarms(
             ]
             if min(arm.n for arm in totals) < sequences.ARM_UNITS_MIN:
                 continue
-            if balance.balance_evalue([(totals[0], totals[1])]).rejects(0.01):
+            try:
+                evidence = balance.balance_evalue([(totals[0], totals[1])])
+            except InsufficientData:  # so far every unit has the same value
+                continue
+            if evidence.rejects(0.01):
                 alarms += 1
                 break
     return Simulated.share(alarms / runs, runs)
