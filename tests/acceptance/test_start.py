@@ -173,11 +173,21 @@ def test_another_number_of_stream_shards_is_refused_until_it_is_changed_on_purpo
     assert wald("settings set stream_shards 3", other).exit_code == 0
     with running(["worker"], project, other) as worker:
         worker.wait(200)
+        while not owned_shards(clean_database):
+            time.sleep(0.05)
         again = wald("settings set stream_shards 2", other)
         assert again.exit_code == 1
         assert "stop all servers" in " ".join(again.output.split())
         assert "3" in wald("settings show", other).stdout
     assert wald("settings set stream_shards 2", other).exit_code == 0
+
+
+def owned_shards(database_url: str) -> int:
+    """Number of shards that a worker reads now."""
+    with psycopg.connect(psycopg_dsn(database_url)) as connection:
+        row = connection.execute("SELECT count(*) FROM stream_positions WHERE owner IS NOT NULL").fetchone()
+    assert row is not None
+    return row[0]
 
 
 def test_up_works_in_any_folder_with_both_urls_and_prints_its_admin_key_once(

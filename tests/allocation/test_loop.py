@@ -65,6 +65,9 @@ async def test_a_valkey_that_lost_everything_gets_it_back_with_access(
     async with loops:
         async with listening(valkey) as heard:
             await heard("summary")
+        async with asyncio.timeout(PATIENCE_S):
+            while not await valkey.exists(registry_key("whole")):  # noqa: ASYNC110 - the first refill may be on
+                await asyncio.sleep(0.02)
         before = await valkey.hgetall(registry_key("experiments"))
         async with listening(valkey) as heard:
             await valkey.flushall()
