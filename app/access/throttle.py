@@ -11,7 +11,7 @@ from typing import Any
 from app.access import limits
 
 _NETWORK_BITS = 64
-"""Of an IPv6 address: whoever has one has at least that many others."""
+"""Prefix length that identifies a caller: one subscriber usually holds a whole /64 network."""
 
 
 class Throttle:

@@ -227,7 +227,7 @@ class KillSwitch:
             task.exception()  # seen, or asyncio would complain
 
     async def _announce(self, experiment_id: int, *, wait: bool) -> None:
-        """Publish what has become of the experiment; without Valkey nobody waits for that to fail."""
+        """Publish the experiment's new state. If Valkey is away, do not wait for the failure."""
 
         async def announce() -> None:
             try:

@@ -18,7 +18,7 @@ from stats.stratification import Stratum, stratified_difference
 from stats.totals import JointTotals, MeanTotals
 
 BALANCE_ALPHA: Final = 0.01
-"""Of all covariates and variants together (Bonferroni), over all looks; at a fixed horizon at one look."""
+"""Error level of all covariates and variants together (Bonferroni): over all looks, or at the horizon."""
 
 Strata = Sequence[tuple[MeanTotals, MeanTotals]]
 
@@ -127,7 +127,7 @@ def _strata(observed: Observed, variant: str, position: int) -> Strata:
 
 
 def _p_value(strata: Strata, *, fixed: bool) -> float:
-    """Of equal means; raises InsufficientData if it cannot be told."""
+    """Return the p-value of equal means. Raises InsufficientData if there are too few units."""
     try:
         anytime = balance.balance_evalue(strata).p_value
     except InsufficientData:

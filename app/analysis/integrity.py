@@ -19,7 +19,7 @@ Severity = Literal["fine", "note", "broken", "unknown"]
 SAMPLE_RATIO_ALPHA: Final = 0.01
 """Of the sequential test; it may be looked at all the time."""
 ABSENCE_ALPHA: Final = 0.001
-"""Of the test that a variant with a probability gets no unit at all; it too may be looked at all the time."""
+"""Error level, over all looks, of the test for a variant that has a share but no units."""
 AA_ALPHA: Final = 0.01
 """Of all primary comparisons of an A/A test together, over all looks."""
 CROSSOVER_SHARE_MAX: Final = 0.01

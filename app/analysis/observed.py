@@ -96,7 +96,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return merged
 
     def covariate_totals(self, variant: str, epoch: int) -> JointTotals | None:
-        """Those of the covariates of a variant in an epoch; None if there are none."""
+        """Return the totals of the covariates of a variant in an epoch; None if there are none."""
         found = [
             cell.covariates
             for cell in self.cells

@@ -104,7 +104,8 @@ async def serve_http(
     Raises Unavailable when the address cannot be listened on.
     """
     raise_descriptor_limit()
-    protocol.connections_max = min(limits.CONNECTIONS_MAX, descriptor_limit() - limits.DESCRIPTORS_RESERVED)
+    room = descriptor_limit() - limits.DESCRIPTORS_RESERVED
+    protocol.connections_max = max(1, min(limits.CONNECTIONS_MAX, room))
 
     async def with_hang_up(scope: Any, receive: Any, send: Any) -> None:
         peer = scope.get("client")

@@ -58,7 +58,7 @@ class Evidence(Protocol):
         """For the difference."""
 
     def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
-        """For (treatment - control) / |control|; None where the control cannot be told from 0."""
+        """Interval of (treatment - control) / |control|; None if the control may be 0."""
 
     @property
     def standard_error(self) -> float | None:
@@ -152,7 +152,7 @@ class SequenceEvidence(msgspec.Struct, frozen=True):
         return Interval(lower.lower, upper.upper)
 
     def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
-        """For (treatment - control) / |control|."""
+        """Interval of (treatment - control) / |control|."""
         try:
             lower, upper = (self._sequence(level, side, relative=True) for side in sides(each=each))
         except InsufficientData:
@@ -217,7 +217,7 @@ class BoundedEvidence(msgspec.Struct, frozen=True, dict=True):
         return Interval(self.width * lower, self.width * upper)
 
     def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
-        """For (treatment - control) / |control|; None unless the control's mean is surely not 0."""
+        """Interval of (treatment - control) / |control|; None if the mean of the control may be 0."""
         control, treatment = (self._both(arm, level, each=each) for arm in (self.control, self.treatment))
         return relative_of_bounds(control, treatment)
 
@@ -377,7 +377,7 @@ class AdaptiveEvidence(msgspec.Struct, frozen=True):
         return Interval(lower.lower, upper.upper)
 
     def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
-        """For (treatment - control) / |control|, from a sequence for each arm at half the level."""
+        """Interval of (treatment - control) / |control|, from one sequence per arm at half the level."""
         alpha = two_sided(level, each=each)
         control, treatment = (self._arm(arm, alpha / 2) for arm in (self.control, self.treatment))
         return relative_of_bounds(control, treatment)
@@ -449,7 +449,7 @@ class QuantileEvidence(msgspec.Struct, frozen=True):
         )
 
     def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
-        """For (treatment - control) / |control|, from the interval of each quantile at half the level."""
+        """Interval of (treatment - control) / |control|, from one interval per quantile at half the level."""
         alpha = two_sided(level, each=each)
         try:
             control, treatment = (self._arm(arm, alpha / 2) for arm in (self.control, self.treatment))

@@ -294,7 +294,7 @@ def _metric_readout(
 
 
 def _without_interval(shown: VariantReadout, found: Unanswered) -> VariantReadout:
-    """With what is known besides: the means, and the difference of constants."""
+    """Add what is known without an interval: the means, and the difference of constants."""
     control, estimate = found.means or (None, None)
     effect = relative = None
     if found.constant and control is not None and estimate is not None:
