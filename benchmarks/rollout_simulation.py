@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from scipy import special
 
+from app.analysis.harm.answer import STAND_IN, TOTAL_RATIO, Baseline
 from app.analysis.observed import Cell, Observed
 from app.experiments.metrics import Margin
 from app.rollouts import planner
@@ -23,7 +24,6 @@ from app.rollouts.decide import after, decide
 from app.rollouts.model import (
     PRESETS,
     Advance,
-    Baseline,
     Completed,
     Guardrail,
     Plan,
@@ -32,7 +32,6 @@ from app.rollouts.model import (
     Running,
     State,
 )
-from app.rollouts.proofs import STAND_IN, TOTAL_RATIO
 from app.rollouts.verdicts import read, start_level
 from stats import mixture, sequences, sequential_counts
 from stats.bounded import log_beta_mixture

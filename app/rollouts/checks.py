@@ -5,11 +5,12 @@ from itertools import pairwise
 
 import msgspec
 
+from app.analysis.harm.answer import Baseline
 from app.core import limits
 from app.core.errors import FieldError, InvalidInput
 from app.experiments.metrics import Metric, Proportion
 from app.experiments.model import Definition
-from app.rollouts.model import PRESETS, Baseline, Guardrail, Plan, PlanRequest, Primary, PrimaryRequest, Ramp
+from app.rollouts.model import PRESETS, Guardrail, Plan, PlanRequest, Primary, PrimaryRequest, Ramp
 
 
 def resolve(request: PlanRequest, definition: Definition) -> Plan:

@@ -11,11 +11,11 @@ import msgspec
 import numpy as np
 from scipy import special
 
+from app.analysis.harm.answer import Baseline, Question, answer
 from app.analysis.observed import Cell, Observed
 from app.experiments.metrics import Mean, Metric, Proportion, QuantileOf, Ratio
 from app.ledger.units.metric_totals import MetricTotals, moments_of
-from app.rollouts.model import DAY_S, Baseline, Guardrail, Plan
-from app.rollouts.proofs import Question, answer
+from app.rollouts.model import DAY_S, Guardrail, Plan
 from stats.errors import InsufficientData
 from stats.quantiles import QuantileSketch
 from stats.tails import binomial_quantile

@@ -21,6 +21,7 @@ from typing import Final
 
 import msgspec
 
+from app.analysis.harm.answer import Compared, Question, answer, unit_moments
 from app.analysis.integrity import Finding
 from app.analysis.observed import Observed
 from app.analysis.readout.analyze import analyze
@@ -40,7 +41,6 @@ from app.rollouts.model import (
     Reading,
     Running,
 )
-from app.rollouts.proofs import Compared, Question, answer, unit_moments
 from stats.errors import InsufficientData
 from stats.quantiles import QuantileSketch, quantile
 

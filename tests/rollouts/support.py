@@ -4,8 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
+from app.analysis.harm.answer import Baseline
 from app.analysis.observed import Cell, Observed
-from app.rollouts.model import PRESETS, Baseline, Guardrail, Limit, Plan, Running
+from app.rollouts.model import PRESETS, Guardrail, Limit, Plan, Running
 from stats.quantiles import QuantileSketch
 from stats.totals import MeanTotals, ProportionTotals
 

@@ -7,12 +7,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.analysis.harm.answer import Baseline
 from app.analysis.integrity import findings
 from app.analysis.observed import Cell
 from app.core import limits
 from app.experiments.metrics import Margin, Mean, Metric, Proportion, QuantileOf, Ratio
 from app.rollouts.decide import paused
-from app.rollouts.model import Baseline, Guardrail, Primary, RollBack
+from app.rollouts.model import Guardrail, Primary, RollBack
 from app.rollouts.receipt import EpochUnits, Notice, Receipt, StoredObserved, differences, is_current, receipt
 from stats.adaptive import ArmPeriod
 from stats.quantiles import QuantileSketch

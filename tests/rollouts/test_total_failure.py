@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
+from app.analysis.harm import answer as proofs
+from app.analysis.harm.answer import Baseline
 from app.analysis.observed import Cell
 from app.experiments.metrics import Margin, Mean, Metric, Proportion, QuantileOf, Ratio
-from app.rollouts import proofs
 from app.rollouts.decide import decide
-from app.rollouts.model import PRESETS, Baseline, Guardrail, Limit, Primary, RollBack
+from app.rollouts.model import PRESETS, Guardrail, Limit, Primary, RollBack
 from app.rollouts.verdicts import read
 from benchmarks.rollout_extremes import (
     LOOKS,

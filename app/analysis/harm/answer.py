@@ -16,16 +16,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import reduce
 from operator import add
-from typing import Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 from scipy import optimize
 
 from app.analysis.observed import Observed
 from app.analysis.readout.record import Bounds
+from app.core import limits
 from app.experiments.metrics import Margin, Metric, Proportion, QuantileOf, Ratio
 from app.ledger.units.metric_totals import MetricTotals, moments_of
-from app.rollouts.model import Baseline, Proof
 from stats import bounded, mixture, sequences, sequential_counts, sprt
 from stats.errors import InsufficientData
 from stats.estimate import Alternative
@@ -59,6 +59,32 @@ _COUNTS: Final = "counts of bad outcomes, given how many there were (exact)"
 _SPREAD_MAX: Final = 1e6
 """Of units, in margins: a million margins take more units than there are."""
 _FACTOR_MAX: Final = 1e9
+
+
+class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Mean and standard deviation of one unit under the control, known before the start.
+
+    They say where tests are strongest and how long to wait; no guarantee rests on them.
+    """
+
+    mean: Annotated[float, msgspec.Meta(ge=-limits.SIGNAL_VALUE_MAX, le=limits.SIGNAL_VALUE_MAX)]
+    sd: Annotated[float, msgspec.Meta(gt=0, le=limits.SIGNAL_VALUE_MAX)]
+
+
+class Proof(msgspec.Struct, frozen=True, kw_only=True):
+    """One side of a test at one look: `statistic` against `threshold`, which it reaches if `proven`.
+
+    `level` is the probability that it is ever reached wrongly. `since_epoch` is the first epoch whose data
+    are in it. On the scale `log e-value` or `log likelihood ratio` the statistic has to reach the threshold;
+    on the scale `bound` it is the confidence bound of the worsening, and has to pass it.
+    """
+
+    scale: Literal["log e-value", "log likelihood ratio", "bound"]
+    statistic: float
+    threshold: float
+    level: float
+    since_epoch: int
+    proven: bool
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
