@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from app.analysis.harm.answer import Baseline
+from app.analysis.harm.question import Baseline
 from app.analysis.observed import Cell, Observed
 from app.experiments.metrics import Margin, Mean, Measure, Metric, Proportion, QuantileOf, Ratio
 from app.ledger.units.metric_totals import MetricTotals

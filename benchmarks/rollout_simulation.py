@@ -16,7 +16,8 @@ import msgspec
 import numpy as np
 from scipy import special
 
-from app.analysis.harm.answer import STAND_IN, TOTAL_RATIO, Baseline
+from app.analysis.harm.counts import STAND_IN, TOTAL_RATIO
+from app.analysis.harm.question import Baseline
 from app.analysis.observed import Cell, Observed
 from app.experiments.metrics import Margin
 from app.rollouts import planner

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from app.analysis.harm.answer import Baseline
+from app.analysis.harm.question import Baseline
 from app.analysis.observed import Cell, Observed
 from app.rollouts.decide import after, decide
 from app.rollouts.model import PRESETS, Completed, Guardrail, Plan, RolledBack, Running, Stage

@@ -95,6 +95,12 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         merged: MetricTotals | None = self.memo[key]
         return merged
 
+    def pooled(self, metric: str, variant: str, epochs: Sequence[int]) -> MetricTotals | None:
+        """Return the totals of a variant merged over these epochs; None if there are none."""
+        found = [self.totals(metric, variant, epoch=epoch) for epoch in epochs]
+        known = [totals for totals in found if totals is not None]
+        return reduce(add, known) if known else None
+
     def covariate_totals(self, variant: str, epoch: int) -> JointTotals | None:
         """Return the totals of the covariates of a variant in an epoch; None if there are none."""
         found = [

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import msgspec
 
-from app.analysis.harm.answer import Baseline
+from app.analysis.harm.question import Baseline
 from app.core import limits
 from app.core.errors import FieldError, InvalidInput
 from app.experiments.metrics import Metric, Proportion

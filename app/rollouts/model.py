@@ -9,9 +9,11 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from app.analysis.harm.answer import Baseline, Proof
+from app.analysis.bounds import Bounds
+from app.analysis.harm.question import Baseline, Proof
+from app.analysis.harm.verdict import Verdict
 from app.analysis.integrity import Finding
-from app.analysis.readout.record import Bounds, MetricReadout
+from app.analysis.readout.record import MetricReadout
 from app.core import limits
 from app.core.text import Key
 from app.experiments.metrics import Margin, Mean, Metric, Proportion, QuantileOf
@@ -269,9 +271,6 @@ State = Draft | Running | Paused | RolledBack | Completed
 
 
 # What is read
-
-
-Verdict = Literal["harm", "safe", "not_enough_data"]
 
 
 class GuardrailReading(msgspec.Struct, frozen=True, kw_only=True):

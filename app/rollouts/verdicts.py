@@ -21,7 +21,8 @@ from typing import Final
 
 import msgspec
 
-from app.analysis.harm.answer import Compared, Question, answer, unit_moments
+from app.analysis.harm.answer import answer
+from app.analysis.harm.question import Answer, Question
 from app.analysis.integrity import Finding
 from app.analysis.observed import Observed
 from app.analysis.readout.analyze import analyze
@@ -29,6 +30,7 @@ from app.analysis.readout.record import MetricReadout
 from app.core import limits
 from app.experiments.metrics import Margin, Metric, QuantileOf
 from app.experiments.plan import AnalysisPlan
+from app.ledger.units.metric_totals import moments_of
 from app.rollouts.model import (
     Guardrail,
     GuardrailReading,
@@ -154,7 +156,7 @@ class _Look(msgspec.Struct, frozen=True):
         totals = [self.observed.totals(metric.key, variant, epoch=epoch) for epoch in self.stage_epochs]
         return sum(one.n for one in totals if one is not None)
 
-    def answer(self, guardrail: Guardrail, canary: str, position: int) -> Compared | str:
+    def answer(self, guardrail: Guardrail, canary: str, position: int) -> Answer | str:
         """From the data since the start of this position; or why there is none.
 
         What cannot be stratified is compared in the newest epochs with constant shares: also whether harm
@@ -170,7 +172,7 @@ class _Look(msgspec.Struct, frozen=True):
             margin=guardrail.margin,
             baseline=guardrail.baseline,
             test=guardrail.test,
-            canary=canary,
+            treatment=canary,
             epochs=epochs,
             pooled=pooled,
             worse_level=start_level(self.level, position),
@@ -211,7 +213,7 @@ def _guardrail(look: _Look, guardrail: Guardrail, canary: str) -> GuardrailReadi
     return msgspec.structs.replace(reading, verdict="safe", units_left=0, seconds_left=0.0)
 
 
-def _noted(reason: str, found: Compared) -> str:
+def _noted(reason: str, found: Answer) -> str:
     """The reason, and which test decides in place of the usual one."""
     return f"{reason} ({found.note})" if found.note else reason
 
@@ -225,23 +227,17 @@ def _safe_position(look: _Look, metric: Metric) -> int:
     return look.observed.epochs.index(epochs[0]) + 1 if epochs else 0
 
 
-def _harm(answers: Iterable[Compared | str]) -> Compared | None:
+def _harm(answers: Iterable[Answer | str]) -> Answer | None:
     """The strongest proof over all starts, of those that their own data do not show to be harmless."""
-    proven = [
-        found
-        for found in answers
-        if not isinstance(found, str) and found.worse.proven and not found.within.proven
-    ]
+    proven = [found for found in answers if not isinstance(found, str) and found.verdict == "harm"]
     return max(proven, key=_strength, default=None)
 
 
-def _strength(found: Compared) -> float:
+def _strength(found: Answer) -> float:
     return found.worse.statistic - found.worse.threshold
 
 
-def _filled(
-    look: _Look, reading: GuardrailReading, shown: Compared, stage: Compared | None
-) -> GuardrailReading:
+def _filled(look: _Look, reading: GuardrailReading, shown: Answer, stage: Answer | None) -> GuardrailReading:
     left = None if shown.factor is None else max(round((shown.factor - 1) * shown.units[1]), 0)
     known = reading.canary_units
     return msgspec.structs.replace(
@@ -310,7 +306,7 @@ def _level(observed: Observed, metric: Metric, variant: str, epoch: int | None) 
         assert isinstance(metric.measure, QuantileOf)
         return totals.n, quantile(totals, metric.measure.q)
     try:
-        return totals.n, unit_moments(metric, totals).mean
+        return totals.n, moments_of(metric, totals).mean
     except InsufficientData:
         return totals.n, None
 
@@ -336,7 +332,7 @@ def _primary(look: _Look, primary: Primary, canary: str) -> PrimaryReading:
         margin=margin,
         baseline=primary.baseline,
         test="sequence",
-        canary=canary,
+        treatment=canary,
         epochs=look.observed.epochs,
         pooled=look.constant_epochs,
         worse_level=look.plan.beta,

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from app.analysis.harm.answer import Baseline
+from app.analysis.harm.question import Baseline
 from app.analysis.observed import Cell, Observed
 from app.rollouts.model import PRESETS, Guardrail, Limit, Plan, Running
 from stats.quantiles import QuantileSketch

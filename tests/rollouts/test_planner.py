@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from app.analysis.harm.answer import Baseline
+from app.analysis.harm.question import Baseline
 from app.experiments.metrics import Margin, Mean, Metric, Proportion, QuantileOf
 from app.rollouts import planner
 from app.rollouts.model import PRESETS, Guardrail, Primary, Stage

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.analysis.harm.answer import Baseline
+from app.analysis.harm.question import Baseline
 from app.analysis.integrity import findings
 from app.analysis.observed import Cell
 from app.core import limits

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from app.analysis.harm.answer import Baseline
+from app.analysis.harm.question import Baseline
 from app.analysis.integrity import Finding
 from app.analysis.observed import Cell
 from app.core import limits
