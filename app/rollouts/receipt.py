@@ -16,7 +16,7 @@ import msgspec
 
 from app.analysis.integrity import Finding
 from app.analysis.observed import Observed
-from app.core import limits
+from app.rollouts import limits
 from app.rollouts.decide import decide
 from app.rollouts.model import (
     Decision,
