@@ -16,8 +16,8 @@ import msgspec
 
 from app.analysis.integrity import Finding
 from app.analysis.observed import Cell, Observed
-from app.core import limits
 from app.ledger.units.metric_totals import MetricTotals
+from app.rollouts import limits
 from app.rollouts.decide import decide
 from app.rollouts.model import (
     Decision,
