@@ -22,6 +22,7 @@ from app.access.refusals import Refusals, refusing_early
 from app.access.routes import ROUTES as ACCESS_ROUTES
 from app.access.service import AccessService
 from app.access.store import AccessStore
+from app.allocation import limits as allocation_limits
 from app.allocation.kill_store import KillStore
 from app.allocation.kill_switch import KillSwitch
 from app.allocation.kill_watch import KillWatch
@@ -31,11 +32,11 @@ from app.allocation.store import AllocationStore
 from app.analysis.routes import ROUTES as ANALYSIS_ROUTES
 from app.analysis.service import AnalysisService
 from app.analysis.store import AnalysisStore
-from app.assignment import limits as assignment_limits
 from app.assignment.changes import ROUTES as CHANGES_ROUTES
 from app.assignment.changes import ChangeFeed
 from app.assignment.commit import ExposureCommit
 from app.assignment.hot import HotAssign
+from app.assignment.limits import EXPOSURE_DEADLINE_S, SNAPSHOT_FILE_CHECK_S
 from app.assignment.published_store import PublishedStore
 from app.assignment.routes import ROUTES as ASSIGNMENT_ROUTES
 from app.assignment.service import Assigner
@@ -43,13 +44,14 @@ from app.assignment.snapshot_file import SnapshotFile, installation_of
 from app.assignment.snapshot_keeper import SnapshotKeeper
 from app.assignment.snapshot_saver import SnapshotSaver
 from app.assignment.store import StickyStore
-from app.core import limits, operations, process
+from app.core import operations, process
 from app.core.announce import announced
 from app.core.clock import Clock, SystemClock
 from app.core.computing import Computing
 from app.core.errors import Unavailable
 from app.core.health import Check, Readiness, worker_checks
 from app.core.http import EXCEPTION_HANDLERS, require_json
+from app.core.limits import BODY_BYTES_MAX, CLOCK_SYNC_S, METRICS_S, READY_CHECK_S
 from app.core.loops import Loop, Loops
 from app.core.openapi import CompletePlugin
 from app.core.operations import Readings, operations_port
@@ -71,6 +73,7 @@ from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
 from app.feedback.commit import SignalsCommit
 from app.feedback.hot import HotFeedback
+from app.feedback.limits import FEEDBACK_DEADLINE_S, FEEDBACK_FLUSHES_MAX
 from app.feedback.routes import ROUTES as FEEDBACK_ROUTES
 from app.feedback.service import FeedbackService
 from app.ledger.lag import LedgerLag
@@ -195,11 +198,11 @@ async def application(
 
         loops = Loops(
             [
-                Loop("metrics", measure, pause_s=limits.METRICS_S),
+                Loop("metrics", measure, pause_s=METRICS_S),
                 Loop("kills", watch.run),
-                Loop("kills made here", switch.spread, pause_s=limits.KILL_RECORD_INTERVAL_S),
-                Loop("snapshot file", saver.save_if_due, pause_s=assignment_limits.SNAPSHOT_FILE_CHECK_S),
-                Loop("clock", timekeeper.run, pause_s=limits.CLOCK_SYNC_S),
+                Loop("kills made here", switch.spread, pause_s=allocation_limits.KILL_RECORD_INTERVAL_S),
+                Loop("snapshot file", saver.save_if_due, pause_s=SNAPSHOT_FILE_CHECK_S),
+                Loop("clock", timekeeper.run, pause_s=CLOCK_SYNC_S),
             ],
             clock=clock,
             random=chance,
@@ -215,10 +218,10 @@ async def _commits(
 ) -> tuple[StreamAppender, ExposureCommit, SignalsCommit]:
     """The group commits of exposures, with their appender, and of signals; drained when the stack ends."""
     assert settings.valkey_url is not None
-    exposures = StreamAppender(settings.valkey_url, deadline_s=limits.EXPOSURE_DEADLINE_S)
+    exposures = StreamAppender(settings.valkey_url, deadline_s=EXPOSURE_DEADLINE_S)
     signals = [
-        StreamAppender(settings.valkey_url, deadline_s=limits.FEEDBACK_DEADLINE_S)
-        for _ in range(limits.FEEDBACK_FLUSHES_MAX)
+        StreamAppender(settings.valkey_url, deadline_s=FEEDBACK_DEADLINE_S)
+        for _ in range(FEEDBACK_FLUSHES_MAX)
     ]
     for appender in (exposures, *signals):
         stack.push_async_callback(appender.stop)
@@ -255,7 +258,7 @@ def _framework(state: State, **dependencies: Any) -> Litestar:
         state=state,
         dependencies={name: _provided(dependency) for name, dependency in dependencies.items()},
         exception_handlers=EXCEPTION_HANDLERS,
-        request_max_body_size=limits.BODY_BYTES_MAX,
+        request_max_body_size=BODY_BYTES_MAX,
         logging_config=None,
         openapi_config=OpenAPIConfig(
             title="Wald",
@@ -314,10 +317,10 @@ def _keeper(
 
 async def _check(name: str, attempt: Awaitable[object], *, critical: bool = False) -> Check:
     try:
-        async with asyncio.timeout(limits.READY_CHECK_S):
+        async with asyncio.timeout(READY_CHECK_S):
             await attempt
     except (RedisError, psycopg.Error, OSError, TimeoutError, Unavailable) as error:
-        detail = str(error).partition("\n")[0] or f"no answer within {limits.READY_CHECK_S:g} s"
+        detail = str(error).partition("\n")[0] or f"no answer within {READY_CHECK_S:g} s"
         check = Check(name, ok=False, critical=critical, detail=detail)
     else:
         check = Check(name, ok=True, critical=critical)
@@ -339,6 +342,6 @@ async def _connect(database_url: str) -> None:
 
 async def _worker_checks(valkey: Redis, clock: Clock) -> list[Check]:
     with suppress(RedisError, OSError, TimeoutError):
-        async with asyncio.timeout(limits.READY_CHECK_S):
+        async with asyncio.timeout(READY_CHECK_S):
             return await worker_checks(valkey, clock)
     return [Check("worker", ok=False, detail="not known without Valkey")]

@@ -6,8 +6,8 @@ from typing import Final
 from app.access.model import Scope, credential
 from app.assignment import query
 from app.assignment.service import Assigner, Assignment
-from app.core import limits
 from app.core.errors import InvalidInput, WaldError
+from app.core.limits import UNIT_LENGTH_MAX
 from app.core.shortcut import Headers, Reply
 from app.core.telemetry import ASSIGN_SECONDS, FastHistogram
 
@@ -47,7 +47,7 @@ class HotAssign:
             return False
         experiment = self._assigner.keeper.snapshot.by_key.get(parameters.get("experiment", ""))
         unit = parameters.get("unit")
-        if experiment is None or not unit or len(unit) > limits.UNIT_LENGTH_MAX:
+        if experiment is None or not unit or len(unit) > UNIT_LENGTH_MAX:
             return False
         if experiment.published.state in {"draft", "archived"} or experiment.published.stickiness == "strict":
             return False

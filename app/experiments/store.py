@@ -9,9 +9,9 @@ from sqlalchemy import ColumnElement, Row, func, insert, select, text, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.core import limits
 from app.core.clock import Clock
 from app.core.errors import Conflict
+from app.experiments import limits
 from app.experiments.checks import unknown
 from app.experiments.lifecycle import check_layer, opens_epoch
 from app.experiments.model import Definition, Draft, Experiment, Running, State

@@ -8,9 +8,9 @@ import structlog
 
 from app.access.model import ApiKey, Scope, credential
 from app.assignment.snapshot_keeper import SnapshotKeeper
-from app.core import limits
 from app.core.clock import Clock
 from app.core.errors import Unavailable, WaldError
+from app.core.limits import FEEDBACK_BODY_BYTES_MAX
 from app.core.shortcut import Headers, Reply
 from app.feedback.decode import MediaType
 from app.feedback.service import FeedbackService, receipt_status
@@ -26,7 +26,7 @@ class HotFeedback:
 
     method = b"POST"
     path = b"/feedback"
-    body_bytes_max = limits.FEEDBACK_BODY_BYTES_MAX
+    body_bytes_max = FEEDBACK_BODY_BYTES_MAX
 
     def __init__(self, feedback: FeedbackService, keeper: SnapshotKeeper, clock: Clock) -> None:
         self._feedback = feedback

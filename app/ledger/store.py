@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from psycopg import AsyncConnection, AsyncCursor, DataError, IntegrityError
 from psycopg.errors import DeadlockDetected
 
-from app.core import limits
 from app.core.clock import Clock, SystemClock
+from app.core.limits import CLOCK_JUMP_US
 from app.core.postgres import connect
 from app.core.telemetry import LEDGER_EVENTS
 from app.experiments.metrics import Metric
 from app.experiments.model import Reward
 from app.experiments.plan import AnalysisPlan
 from app.experiments.signals import signals_of
-from app.ledger import rows
+from app.ledger import limits, rows
 from app.ledger.draws.step import MOVING_KINDS, add_draws, recount_draws
 from app.ledger.learning.model import LEARNING_KINDS
 from app.ledger.learning.step import delete_forgotten, learn, learning_by_epoch, recount_learned
@@ -255,7 +255,7 @@ class LedgerStore:
             if row is None or row[0] is None:
                 return 0, []
             silent_until = min(row[0], self._clock.now())
-            if row[0] - silent_until > timedelta(microseconds=limits.CLOCK_JUMP_US):
+            if row[0] - silent_until > timedelta(microseconds=CLOCK_JUMP_US):
                 await _take_back(cursor, silent_until)
             await cursor.execute("SELECT id FROM experiments WHERE reads_silence")
             hearing = [one for (one,) in await cursor.fetchall()]

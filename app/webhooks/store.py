@@ -14,8 +14,8 @@ from typing import Any, Final
 from sqlalchemy import Row, Select, delete, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.core import limits
 from app.core.errors import NotFound
+from app.webhooks import limits
 from app.webhooks.model import (
     Adapter,
     Attempt,

@@ -124,7 +124,7 @@ class Apps:
 
 @pytest.fixture
 async def apps(valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr("app.core.limits.REFRESH_SPACING_S", 0.0)
+    monkeypatch.setattr("app.assignment.limits.REFRESH_SPACING_S", 0.0)
     await publish(valkey_url, *EXPERIMENTS)
     async with running_server(valkey_url) as server:
         yield Apps(server)

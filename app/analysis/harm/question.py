@@ -10,7 +10,7 @@ import msgspec
 
 from app.analysis.bounds import Bounds, bounds_of
 from app.analysis.harm.verdict import Verdict, verdict_of
-from app.core import limits
+from app.core.limits import SIGNAL_VALUE_MAX
 from app.experiments.metrics import Margin, Metric
 from stats.one_sided import Claim
 
@@ -23,8 +23,8 @@ class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     They decide where tests are strongest and how long to wait. The guarantees do not depend on them.
     """
 
-    mean: Annotated[float, msgspec.Meta(ge=-limits.SIGNAL_VALUE_MAX, le=limits.SIGNAL_VALUE_MAX)]
-    sd: Annotated[float, msgspec.Meta(gt=0, le=limits.SIGNAL_VALUE_MAX)]
+    mean: Annotated[float, msgspec.Meta(ge=-SIGNAL_VALUE_MAX, le=SIGNAL_VALUE_MAX)]
+    sd: Annotated[float, msgspec.Meta(gt=0, le=SIGNAL_VALUE_MAX)]
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from psycopg import AsyncCursor
 
 from app.experiments.signals import SignalUse
-from app.feedback.limits import CLOCK_TOLERANCE_US, SIGNAL_NAMES_MAX
+from app.feedback.limits import CLOCK_TOLERANCE_US
 from app.feedback.model import SIGNAL_STATES
-from app.ledger import rows
+from app.ledger import limits, rows
 from app.ledger.log.batch import StagedSignals, UnitSignals
 from app.ledger.rewards.model import Assignments, Integers
 from app.ledger.session import arrays, copy, sql
@@ -209,11 +209,11 @@ def admitted(stored: Collection[SignalKey], missing: Iterable[SignalKey], uses: 
     room: dict[int, int] = {}
     for experiment_id, name in stored:
         if name != OTHERS:
-            room[experiment_id] = room.get(experiment_id, SIGNAL_NAMES_MAX) - 1
+            room[experiment_id] = room.get(experiment_id, limits.SIGNAL_NAMES_MAX) - 1
     chosen = set(stored)
     for experiment_id, name in missing:
         key = experiment_id, name
-        left = room.get(experiment_id, SIGNAL_NAMES_MAX)
+        left = room.get(experiment_id, limits.SIGNAL_NAMES_MAX)
         if key not in chosen and (left > 0 or uses(*key) is not None):
             chosen.add(key)
             room[experiment_id] = left - 1
