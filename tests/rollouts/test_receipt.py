@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.analysis.integrity import findings
-from app.analysis.observed import Cell
+from app.analysis.observed import Cell, Observed
 from app.experiments.metrics import Margin, Mean, Metric, Proportion, QuantileOf, Ratio
 from app.rollouts import limits
 from app.rollouts.decide import paused
 from app.rollouts.model import Baseline, Guardrail, Primary, RollBack
-from app.rollouts.receipt import EpochUnits, Notice, Receipt, StoredObserved, differences, is_current, receipt
+from app.rollouts.receipt import EpochUnits, Notice, Receipt, differences, is_current, receipt
 from app.webhooks.limits import WEBHOOK_BODY_BYTES_MAX
 from stats.adaptive import ArmPeriod
 from stats.quantiles import QuantileSketch
@@ -213,8 +213,7 @@ def test_totals_of_every_kind_are_stored_without_loss(rng):
     cells = [with_cost(cell(rng, variant, 200), rng) for variant in ("old", "new")]
     periods = {"cost": {"old": (period,), "new": (period, period)}}
     observed = observed_of(*cells, adaptive=True, crossovers=3, days=1.5, periods=periods)
-    stored = msgspec.json.decode(msgspec.json.encode(StoredObserved.of(observed)), type=StoredObserved)
-    back = stored.observed()
+    back = msgspec.json.decode(msgspec.json.encode(observed.for_decision()), type=Observed)
     assert list(back.cells) == list(observed.cells)
     assert back.periods == periods
     assert (back.adaptive, back.crossovers, back.days) == (True, 3, 1.5)
