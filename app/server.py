@@ -35,7 +35,7 @@ from app.analysis.store import AnalysisStore
 from app.assignment.changes import ROUTES as CHANGES_ROUTES
 from app.assignment.changes import ChangeFeed
 from app.assignment.commit import ExposureCommit
-from app.assignment.hot import HotAssign
+from app.assignment.fast_path import AssignFastPath
 from app.assignment.limits import EXPOSURE_DEADLINE_S, SNAPSHOT_FILE_CHECK_S
 from app.assignment.published_store import PublishedStore
 from app.assignment.routes import ROUTES as ASSIGNMENT_ROUTES
@@ -49,6 +49,7 @@ from app.core.announce import announced
 from app.core.clock import Clock, SystemClock
 from app.core.computing import Computing
 from app.core.errors import Unavailable
+from app.core.fast_path import FastPath, FastPathProtocol, with_fast_paths
 from app.core.health import Check, Readiness, worker_checks
 from app.core.http import EXCEPTION_HANDLERS, require_json
 from app.core.limits import BODY_BYTES_MAX, CLOCK_SYNC_S, METRICS_S, READY_CHECK_S
@@ -56,10 +57,9 @@ from app.core.loops import Loop, Loops
 from app.core.openapi import CompletePlugin
 from app.core.operations import Readings, operations_port
 from app.core.postgres import connect, create_engine
-from app.core.requests import behind_proxies, logged_shortcuts, with_request_id
+from app.core.requests import behind_proxies, logged_fast_paths, with_request_id
 from app.core.serving import ASGIApp, Ending, serve_http
 from app.core.settings import Settings
-from app.core.shortcut import Shortcut, ShortcutProtocol, with_shortcuts
 from app.core.stream import StreamAppender, refusal
 from app.core.telemetry import DEGRADED, SNAPSHOT_AGE
 from app.core.timekeeping import TimeKeeper
@@ -72,7 +72,7 @@ from app.experiments.routes import ROUTES as EXPERIMENT_ROUTES
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
 from app.feedback.commit import SignalsCommit
-from app.feedback.hot import HotFeedback
+from app.feedback.fast_path import FeedbackFastPath
 from app.feedback.limits import FEEDBACK_DEADLINE_S, FEEDBACK_FLUSHES_MAX
 from app.feedback.routes import ROUTES as FEEDBACK_ROUTES
 from app.feedback.service import FeedbackService
@@ -116,8 +116,8 @@ async def serve(settings: Settings) -> None:
 @asynccontextmanager
 async def application(
     settings: Settings, ending: Ending
-) -> AsyncIterator[tuple[ASGIApp, type[ShortcutProtocol]]]:
-    """The HTTP application and the protocol with its shortcuts, running until the block ends."""
+) -> AsyncIterator[tuple[ASGIApp, type[FastPathProtocol]]]:
+    """The HTTP application and the protocol with its fast_paths, running until the block ends."""
     database_url = settings.database_url
     assert database_url is not None
     assert settings.valkey_url is not None
@@ -189,7 +189,7 @@ async def application(
             planning=PlanningService(computing),
             readiness=readings,
         )
-        assign = HotAssign(assigner)
+        assign = AssignFastPath(assigner)
 
         async def measure() -> None:
             SNAPSHOT_AGE.set(keeper.age_s)
@@ -210,7 +210,7 @@ async def application(
         stack.push_async_callback(measure)
         await stack.enter_async_context(loops)
 
-        yield _served(framework, keeper, settings, assign, HotFeedback(feedback, keeper, clock))
+        yield _served(framework, keeper, settings, assign, FeedbackFastPath(feedback, keeper, clock))
 
 
 async def _commits(
@@ -235,13 +235,13 @@ async def _commits(
 
 
 def _served(
-    framework: Litestar, keeper: SnapshotKeeper, settings: Settings, *shortcuts: Shortcut
-) -> tuple[ASGIApp, type[ShortcutProtocol]]:
-    """The framework with what stands before it, and the protocol with its shortcuts."""
+    framework: Litestar, keeper: SnapshotKeeper, settings: Settings, *fast_paths: FastPath
+) -> tuple[ASGIApp, type[FastPathProtocol]]:
+    """The framework with what stands before it, and the protocol with its fast paths."""
     app = refusing_early(framework, framework.state.refusals, keeper)
     app = with_request_id(app, access_log=settings.access_log)
-    protocol = logged_shortcuts if settings.access_log else with_shortcuts
-    return behind_proxies(app, settings.trusted_proxies), protocol(*shortcuts)
+    protocol = logged_fast_paths if settings.access_log else with_fast_paths
+    return behind_proxies(app, settings.trusted_proxies), protocol(*fast_paths)
 
 
 def _framework(state: State, **dependencies: Any) -> Litestar:

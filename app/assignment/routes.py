@@ -1,4 +1,4 @@
-"""Assignment over HTTP: the reference for `hot.py`, which answers plain `GET /assign` in its stead.
+"""Assignment over HTTP: the reference for `fast_path.py`, which answers plain `GET /assign` in its stead.
 
 Needs the dependency `assigner: Assigner`.
 """

@@ -59,7 +59,7 @@ async def servers(database_url: str, valkey_url: str) -> AsyncIterator[Servers]:
     async with AsyncExitStack() as stack:
         clients = []
         for _ in range(2):
-            app, _shortcuts = await stack.enter_async_context(application(configured, Ending()))
+            app, _fast_paths = await stack.enter_async_context(application(configured, Ending()))
             transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
             client = httpx2.AsyncClient(transport=transport, base_url="http://wald")
             clients.append(await stack.enter_async_context(client))

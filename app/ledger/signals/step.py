@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from psycopg import AsyncCursor
 
+from app.core import locks
 from app.experiments.signals import SignalUse
 from app.feedback.limits import CLOCK_TOLERANCE_US
 from app.feedback.model import SIGNAL_STATES
@@ -45,7 +46,6 @@ _STORED: Final = """
     FROM signal_totals
     WHERE experiment_id = %s
 """
-_LOCK_CLASS: Final = 0x57534947  # "WSIG"
 _TOLERANCE: Final = {"tolerance_us": CLOCK_TOLERANCE_US}
 
 Flags = NDArray[np.bool_]
@@ -198,7 +198,7 @@ async def _admitted(cursor: AsyncCursor, missing: Sequence[SignalKey], uses: Use
     """
     experiment_ids = sorted({experiment_id for experiment_id, _ in missing})
     for experiment_id in experiment_ids:
-        await cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", (_LOCK_CLASS, experiment_id))
+        await cursor.execute(locks.LOCK_MEMBER, (locks.SIGNAL_NAMES, experiment_id))
     await cursor.execute(_NAMES, (experiment_ids,))
     stored = set(await cursor.fetchall())
     return admitted(stored, missing, uses)
