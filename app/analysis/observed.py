@@ -95,6 +95,10 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True, omit_defaul
         """Declared segments, in the order of their names; empty if there are none."""
         return tuple(sorted({cell.segment for cell in self.cells} - {""}))
 
+    def of_segment(self, segment: str) -> "Observed":
+        """Return the totals of one segment alone."""
+        return msgspec.structs.replace(self, cells=[cell for cell in self.cells if cell.segment == segment])
+
     def units(self, variant: str | None = None) -> int:
         """That came to a variant, or to all."""
         return sum(cell.units for cell in self.cells if variant in (None, cell.variant))

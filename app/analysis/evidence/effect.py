@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import msgspec
 from scipy import optimize
 
-from stats import adaptive, bounded, mixture, sequences, sequential_counts
+from stats import adaptive, bounded, mixture, sequences
 from stats.eprocess import EValue
 from stats.errors import InsufficientData
 from stats.estimate import Alternative
@@ -26,7 +26,6 @@ from stats.quantiles import (
     quantile_sequence,
 )
 from stats.sequences import Contrast
-from stats.sequential_counts import EventCounts
 from stats.totals import MeanTotals
 
 _EVERY_LOOK: Final = "valid at every look"
@@ -259,70 +258,6 @@ class BoundedEvidence(msgspec.Struct, frozen=True, dict=True):
 def _bounded(arm: MeanTotals, alpha: float, tuned_to: float, side: Alternative) -> Interval:
     """That of one arm: the same in every comparison that the arm is part of, and for every question."""
     return bounded.bounded_sequence(arm, alpha=alpha, tuned_to=tuned_to, alternative=side)
-
-
-class EventEvidence(msgspec.Struct, frozen=True):
-    """Rare events, such as errors: in which variant those fell that happened, against its share of the units.
-
-    Only the ratio of rates is tested this way; the interval of the difference is that of `bounded`, exact as
-    well and wider. `periods` are epochs, with the share that the treatment has of both variants' units. That
-    is the share that came out, which the events are part of: the less rare they are, the more cautious the
-    test is.
-    """
-
-    periods: tuple[EventCounts, ...]
-    bounded: BoundedEvidence
-    rates: tuple[float, float]
-    expected_ratio: float
-
-    @property
-    def method(self) -> str:
-        """Name of the method."""
-        return "exact conditional sequences of rare events, stratified by epoch"
-
-    @property
-    def guarantee(self) -> str:
-        """When the intervals hold."""
-        return f"{_EVERY_LOOK}, from the first event on"
-
-    @property
-    def means(self) -> tuple[float, float]:
-        """Weighted alike over epochs, so that they are comparable."""
-        return self.rates
-
-    @property
-    def standard_error(self) -> float | None:
-        """None: with so few events it says little."""
-        return None
-
-    def interval(self, level: float, *, each: bool = False) -> Interval:
-        """For the difference: plain counts over all epochs would bring Simpson's paradox, so only of one."""
-        return self.bounded.interval(level, each=each) if len(self.periods) == 1 else Interval(-1.0, 1.0)
-
-    def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
-        """For treatment / control - 1; None before the first event."""
-        try:
-            lower, upper = (
-                sequential_counts.ratio_sequence(
-                    self.periods, alpha=level, expected_ratio=self.expected_ratio, alternative=side
-                )
-                for side in sides(each=each)
-            )
-        except InsufficientData:
-            return None
-        return Interval(lower.lower - 1, upper.upper - 1)
-
-    @property
-    def e_value(self) -> EValue | None:
-        """It reaches 1 / level exactly where the relative interval excludes 0."""
-        return sequential_counts.ratio_evalue(
-            self.periods, expected_ratio=self.expected_ratio, alternative="two-sided"
-        )
-
-    @property
-    def p_value(self) -> float | None:
-        """The anytime-valid one."""
-        return None if self.e_value is None else self.e_value.p_value
 
 
 class AdaptiveEvidence(msgspec.Struct, frozen=True):

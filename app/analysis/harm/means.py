@@ -23,6 +23,7 @@ from stats.one_sided import OneSided
 from stats.totals import JointTotals, MeanTotals
 
 _SEQUENCES: Final = "one-sided sequences of means on"
+_BASE_ERRORS_MIN: Final = 3.0
 _NUMERATORS: Final = (
     "one-sided sequence of numerators less what the control's ratio expects, stratified by epoch"
 )
@@ -68,8 +69,14 @@ class Contrasts(NamedTuple):
 
     @property
     def scale(self) -> float:
-        """The base of a relative effect; 0 if there is none."""
+        """The size of the control's mean, which a relative effect is a share of."""
         return abs(self.absolute.control_mean)
+
+    @property
+    def has_base(self) -> bool:
+        """Whether the control's mean can be told from 0: it is at least 3 standard errors away."""
+        n, m2 = (sum(getattr(control, field) for control, _ in self.pairs) for field in ("n", "m2"))
+        return self.scale > _BASE_ERRORS_MIN * math.sqrt(m2) / n
 
 
 def means(question: Question, observed: Observed, pairs: Pairs) -> Answer:
@@ -93,9 +100,9 @@ def means(question: Question, observed: Observed, pairs: Pairs) -> Answer:
     harm = max((*by_sequences, *stand_ins), key=lambda test: test.weighted)
     worse = question.proof("worse", harm.weighted)
     within, upper = _within(question, contrasts)
-    relative = question.margin.relative and contrasts.scale > 0
+    relative = question.margin.relative and contrasts.has_base
+    base = contrasts.scale if relative else 1.0
     lower = max(test.bound for test in by_sequences if test.bound is not None)
-    lower /= contrasts.scale if relative else 1.0
     at_margin = question.margin_at(contrasts.absolute.control_mean)
     if main.relative:
         at_margin = abs(main.scaled(question.sign * min(question.margin.size, 1e300)))
@@ -105,7 +112,7 @@ def means(question: Question, observed: Observed, pairs: Pairs) -> Answer:
         units=units,
         means=(contrasts.absolute.control_mean, contrasts.absolute.treatment_mean),
         relative=relative,
-        worsening=(lower, upper),
+        worsening=(lower / base, upper / base),
         worse=worse,
         within=within,
         factor=factor_to_answer(
@@ -206,7 +213,7 @@ def _harm_tests(question: Question, contrasts: Contrasts, *, taken: int) -> list
 
 
 def _within(question: Question, contrasts: Contrasts) -> tuple[Proof, float]:
-    """Return the proof of being within the margin, and the upper bound of the worsening shown with it.
+    """Return the proof of being within the margin, and the upper bound of the worsening in the metric's unit.
 
     An absolute margin is tested by the difference of means, a relative one on a log scale. Without a
     logarithm the treatment's mean is compared with the worst that the margin allows, at a part of the level
@@ -224,9 +231,7 @@ def _within(question: Question, contrasts: Contrasts) -> tuple[Proof, float]:
         part = STAND_IN
         evidence = _allowed(question, contrasts).evalue(0.0, claim, rho=rho)
     bound = contrast.bound(claim, alpha=part * question.within_level, rho=rho)
-    upper = question.sign * contrast.unscaled(bound)
-    if question.margin.relative and not contrast.relative and contrasts.scale:
-        upper /= contrasts.scale
+    upper = question.sign * contrast.unscaled(bound) * (contrasts.scale if contrast.relative else 1.0)
     return question.proof("within", evidence.log_value + math.log(part)), upper
 
 
@@ -246,6 +251,8 @@ def _note(question: Question, contrasts: Contrasts, harm: HarmTest | None) -> st
     notes = []
     if question.margin.relative and contrasts.log is None:
         notes.append(f"{contrasts.why}, so the difference of means is tested")
+    if question.margin.relative and not contrasts.has_base:
+        notes.append("the control cannot be told from 0, so effects are differences")
     if question.margin.relative and not contrasts.scale and harm is None:
         notes.append("a margin relative to a control of 0 allows nothing, an absolute margin would")
     if harm is not None and not harm.method.startswith(_SEQUENCES):
