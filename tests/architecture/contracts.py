@@ -11,9 +11,10 @@ from typing import Final
 Imports = Mapping[str, AbstractSet[str]]
 """For each module of `app`, the modules that it imports, those of libraries among them."""
 
-LEVELS: Final = ("model", "tables", "step", "store", "service", "entry")
+LEVELS: Final = ("model", "tables", "step", "store", "service", "consumer", "entry")
 ROLES: Final = {
-    "entry": {"routes", "path", "loop", "consumer", "changes", "watch"},
+    "entry": {"routes", "path", "loop", "changes", "watch"},
+    "consumer": {"consumer"},
     "service": {
         "service",
         "commit",
@@ -27,8 +28,8 @@ ROLES: Final = {
         "sender",
         "switch",
     },
-    "store": {"store", "file", "lag", "outbox", "rebuild", "resize", "session", "stream"},
-    "step": {"step", "cells"},
+    "store": {"store", "file", "lag", "outbox", "rebuild", "resize", "stream"},
+    "step": {"step", "cells", "session"},
     "tables": {"tables"},
 }
 ENGINES: Final = {"redis", "psycopg", "sqlalchemy"}
