@@ -23,7 +23,7 @@ from stats.estimate import Estimate
 from stats.interval import Interval
 from stats.sequential_counts import EventCounts
 from stats.stratification import Stratum
-from stats.totals import CountTotals, JointTotals, MeanTotals, ProportionTotals
+from stats.totals import JointTotals, MeanTotals, ProportionTotals
 
 ROWS = np.random.default_rng(20260101).gamma(4.0, 1.0, (2, 6_000))
 """Positive values of two arms that do not differ in distribution."""
@@ -46,10 +46,6 @@ class TwoSample(NamedTuple):
 
 def successes(values: np.ndarray) -> ProportionTotals:
     return ProportionTotals(len(values), int((values > 4).sum()))
-
-
-def events(values: np.ndarray) -> CountTotals:
-    return CountTotals(int(values.sum()), float(len(values)))
 
 
 def within_unit(values: np.ndarray) -> MeanTotals:
@@ -137,10 +133,10 @@ TWO_SAMPLE = {
         shifts=False,
     ),
     "log ratio of rare events, sequence": TwoSample(
-        events,
+        successes,
         lambda t, c, a: logarithms(
             sequential_counts.ratio_sequence(
-                [EventCounts(c.events, t.events, t.exposure / (t.exposure + c.exposure))],
+                [EventCounts(c.successes, t.successes, t.n / (t.n + c.n))],
                 alpha=a,
                 expected_ratio=1.5,
             ),
@@ -148,7 +144,7 @@ TWO_SAMPLE = {
         ),
         lambda t, c: (
             sequential_counts.ratio_evalue(
-                [EventCounts(c.events, t.events, t.exposure / (t.exposure + c.exposure))],
+                [EventCounts(c.successes, t.successes, t.n / (t.n + c.n))],
                 expected_ratio=1.5,
                 alternative="two-sided",
             ).p_value

@@ -41,7 +41,7 @@ from stats.mixture import MixtureSprt
 from stats.sequential_counts import EventCounts
 from stats.sprt import BernoulliSprt, NormalSprt, WaldLimits
 from stats.srm import ArmCounts
-from stats.totals import CountTotals, JointTotals, MeanTotals, ProportionTotals
+from stats.totals import JointTotals, MeanTotals, ProportionTotals
 from stats.yeast import Yeast
 from tests.stats.methods import EFFECTS, MOMENTS, ONE, OTHER, ROWS, SKETCH, SOME, period, sketch
 
@@ -119,7 +119,6 @@ NONSENSE: dict[str, Callable[[float], object]] = {
     "JointTotals": lambda bad: JointTotals(3, (1.0, bad), (1.0, 0.0, 1.0)),
     "JointTotals.from_sums": lambda bad: JointTotals.from_sums(3, [1.0, bad], [1.0, 0.0, 1.0]),
     "JointTotals.from_observations": lambda bad: JointTotals.from_observations(np.array([[1.0, bad]])),
-    "CountTotals": lambda bad: CountTotals(1, bad),
     "ProportionTotals": lambda bad: ProportionTotals(10, bad),
     "Estimate": lambda bad: Estimate(bad, 1.0),
     "Estimate.standard_error": lambda bad: Estimate(0.0, bad),

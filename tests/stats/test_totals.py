@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stats.errors import InsufficientData, InvalidInput
-from stats.totals import CountTotals, JointTotals, MeanTotals, ProportionTotals, RewardTotals
+from stats.totals import JointTotals, MeanTotals, ProportionTotals, RewardTotals
 
 # Sixteenths are exact in binary, so pooled and merged sums are equal, not merely close.
 rewards = st.lists(st.integers(0, 16).map(lambda sixteenths: sixteenths / 16))
@@ -134,8 +134,5 @@ def test_what_are_no_totals_is_refused():
         JointTotals(2, (1.0,), (-1.0,))
     with pytest.raises(InvalidInput):
         JointTotals(2, (float("nan"),), (1.0,))
-    with pytest.raises(InvalidInput, match="no exposure"):
-        CountTotals(3, 0.0)
     with pytest.raises(InsufficientData):
         _ = joint([(1, 2, 3)]).covariance
-    assert CountTotals(1, 2.0) + CountTotals(3, 4.0) == CountTotals(4, 6.0)
