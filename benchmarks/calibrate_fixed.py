@@ -231,8 +231,8 @@ def family_errors(
         rates.append(
             (false / max(int(found.sum()), 1), false > 0, found[:shifted].mean() if shifted else 0.0)
         )
-    false, any_false, power = (Simulated.mean(column) for column in zip(*rates, strict=True))
-    return false, any_false, power
+    rate, any_false, power = (Simulated.mean(column) for column in zip(*rates, strict=True))
+    return rate, any_false, power
 
 
 def level_of_p_values(p_values: Sequence[float], *, correction: Correction) -> float:
@@ -299,12 +299,12 @@ def simulated_power(plan: Plan, effect: float, runs: int, seed: int, scale: floa
         return hits / runs
     for _ in range(runs):
         if isinstance(plan.outcome, MeanOutcome) and plan.variance_reduction:
-            arms = []
+            joint = []
             for n, shift in ((treatment, effect), (control, 0.0)):
                 x = rng.normal(size=n)
                 y = shift + 0.6 * x + 0.8 * rng.normal(size=n)
-                arms.append(JointTotals.from_observations(np.stack((y, x), axis=1)))
-            found = cuped(*arms)
+                joint.append(JointTotals.from_observations(np.stack((y, x), axis=1)))
+            found = cuped(*joint)
         elif isinstance(plan.outcome, MeanOutcome):
             sd = plan.outcome.sd
             draws = (effect + sd * rng.normal(size=treatment), sd * rng.normal(size=control))

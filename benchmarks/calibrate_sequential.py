@@ -211,8 +211,11 @@ def binomial_sprt(p: float, *, runs: int, seed: int, limits: sprt.WaldLimits = E
         accepted += int(below[ended][rows, first].sum())
         observations.append(n + first + 1)
         ratio, n = steps[~ended, -1], n + 250
-    shares = (Simulated.share(hits / runs, runs) for hits in (rejected, accepted))
-    return Ended(*shares, Simulated.mean(np.concatenate(observations)))
+    return Ended(
+        Simulated.share(rejected / runs, runs),
+        Simulated.share(accepted / runs, runs),
+        Simulated.mean(np.concatenate(observations)),
+    )
 
 
 def two_arm_sprt(

@@ -130,7 +130,7 @@ def test_krippendorffs_alpha_has_its_published_value(scale, alpha):
 
 
 def test_gwets_coefficient_agrees_with_irrcac():
-    counts = np.stack([(value == OBSERVERS).sum(axis=1) for value in range(1, 6)], axis=1)
+    counts = np.stack([np.equal(value, OBSERVERS).sum(axis=1) for value in range(1, 6)], axis=1)
     assert gwet_ac1(counts).value == pytest.approx(0.77544, abs=5e-6)
 
 
