@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -65,7 +66,8 @@ def test_contracts_allow_what_the_architecture_page_allows(allowed: Imports) -> 
 @pytest.fixture
 def skeleton(tmp_path: Path) -> Path:
     """Packages with the names of ours, in which every module is empty."""
-    for package in ("app", "bandits", "stats"):
+    settings = tomllib.loads(Path("pyproject.toml").read_text())
+    for package in settings["tool"]["importlinter"]["root_packages"]:
         for path in Path(package).glob("*"):
             if path.is_dir() and path.name != "__pycache__":
                 (tmp_path / path).mkdir(parents=True)
