@@ -9,6 +9,7 @@ import msgspec
 import structlog
 
 from app import __version__
+from app.analysis.balance import balance_findings
 from app.analysis.integrity import findings
 from app.analysis.observed import Observed
 from app.analysis.readout.model import RolloutStatus
@@ -28,6 +29,7 @@ from app.experiments.model import (
     kind_of_policy,
 )
 from app.experiments.model import Running as ExperimentRunning
+from app.experiments.plan import AnalysisPlan
 from app.rollouts import limits
 from app.rollouts.checks import check, resolve
 from app.rollouts.decide import after, approved, paused, resumed
@@ -149,7 +151,7 @@ class RolloutService:
         if await self._store.has_active(connection, experiment):
             raise Conflict(f"{experiment.key!r} has a rollout that has not ended", field="experiment")
         await self._check_repeats(connection, experiment, rollout.plan, rollout.reason)
-        stored = await self._store.measured(connection, experiment)
+        stored = await self._store.observed(locked)
         begun = msgspec.structs.replace(
             rollout,
             plan=with_baselines(rollout.plan, stored.observed(experiment)),
@@ -285,17 +287,18 @@ class RolloutService:
         check_repeats(plan, reason, ended, harmed)
 
     async def _receipt(self, locked: Locked) -> Receipt:
-        stored = await self._store.measured(locked.connection, locked.experiment)
+        stored = await self._store.observed(locked)
         rollout, now = locked.rollout, self._clock.now()
         state = rollout.state
         assert isinstance(state, Running | Paused)
         observed = stored.observed(locked.experiment)
+        compared = compared_of(observed, rollout)
         return await asyncio.to_thread(
             receipt,
             rollout.plan,
             state,
-            since(observed, rollout.epoch),
-            findings=findings(observed),
+            compared,
+            findings=(*findings(observed), *balance_findings(AnalysisPlan(), compared)),
             now=now,
             as_of=stored.totals_as_of,
             wald=__version__,
@@ -390,10 +393,14 @@ class RolloutService:
             _LOG.warning("publication_left_to_worker", experiment_id=experiment_id, reason=repr(error))
 
 
-def since(observed: Observed, epoch: int) -> Observed:
-    """The data from this epoch on, in which control and canaries had constant shares per epoch."""
-    cells = [cell for cell in observed.cells if cell.epoch >= epoch]
-    return msgspec.structs.replace(observed, cells=cells, adaptive=False, periods={}, assignments=())
+def compared_of(observed: Observed, rollout: Rollout) -> Observed:
+    """Return the totals of its control and canaries since its start: their shares are constant per epoch."""
+    compared = {observed.control, *rollout.plan.canaries}
+    variants = tuple(variant for variant in observed.variants if variant in compared)
+    cells = [cell for cell in observed.cells if cell.epoch >= rollout.epoch and cell.variant in variants]
+    return msgspec.structs.replace(
+        observed, variants=variants, cells=cells, adaptive=False, periods={}, assignments=()
+    )
 
 
 def _check_running(experiment: Experiment) -> None:

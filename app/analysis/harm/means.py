@@ -75,8 +75,9 @@ class Contrasts(NamedTuple):
     @property
     def has_base(self) -> bool:
         """Whether the control's mean can be told from 0: it is at least 3 standard errors away."""
-        n, m2 = (sum(getattr(control, field) for control, _ in self.pairs) for field in ("n", "m2"))
-        return self.scale > _BASE_ERRORS_MIN * math.sqrt(m2) / n
+        n = sum(control.n for control, _ in self.pairs)
+        error = math.sqrt(math.fsum(control.m2 for control, _ in self.pairs)) / n
+        return self.scale > _BASE_ERRORS_MIN * error
 
 
 def means(question: Question, observed: Observed, pairs: Pairs) -> Answer:
