@@ -20,7 +20,7 @@ from typing import Final, assert_never
 
 import msgspec
 
-from app.analysis.balance import adjustable, alike
+from app.analysis.balance import adjustable
 from app.analysis.evidence.effect import (
     AdaptiveEvidence,
     BoundedEvidence,
@@ -82,7 +82,7 @@ def compare(
         return Comparison(_adaptive(metric, plan, observed, (base, treatment), segment), None)
     key = "adjustment", metric, segment, adjustable(plan, observed)
     if key not in observed.memo:
-        observed.memo[key] = _adjustment(metric, plan, observed, segment) if key[-1] else None
+        observed.memo[key] = _adjustment(metric, observed, segment) if key[-1] else None
     adjustment: CovariateAdjustment | None = observed.memo[key]
     strata, moments = _strata(metric, observed, (base, treatment), segment, adjustment)
     if adjustment is None:
@@ -156,9 +156,7 @@ def _strata(
     return strata, moments
 
 
-def _adjustment(
-    metric: Metric, plan: AnalysisPlan, observed: Observed, segment: str | None
-) -> CovariateAdjustment | None:
+def _adjustment(metric: Metric, observed: Observed, segment: str | None) -> CovariateAdjustment | None:
     """From all variants and epochs; None without covariates, if none varies, or variants differ in them."""
     joints = {
         (variant, epoch): joint
@@ -167,7 +165,7 @@ def _adjustment(
         if (joint := _joint(metric, observed.totals(metric.key, variant, epoch=epoch, segment=segment)))
         is not None
     }
-    if not joints or not (observed.covariates or alike(plan, observed, joints)):
+    if not joints or not observed.covariates:
         return None
     return CovariateAdjustment.fit(list(joints.values()))
 
@@ -243,7 +241,7 @@ def _adjusted_evidence(
             fractions = _fractions(looks, observed.units() / plan.expected_units)
             fixed = _welch(moments, tuned)
             return GroupSequentialEvidence(
-                fixed.effect, fixed.arms, fixed.levels, fractions, len(looks), spending, fixed.e_value
+                **msgspec.structs.asdict(fixed), fractions=fractions, looks=len(looks), spending=spending
             )
         case _:
             assert_never(plan.estimator)

@@ -12,13 +12,13 @@ from scipy import optimize
 from app.analysis.balance import balance_findings, unused_findings
 from app.analysis.bounds import Bounds, bounds_of
 from app.analysis.evidence.comparison import Comparison, compare, known_means
-from app.analysis.evidence.effect import Evidence, SequenceEvidence
+from app.analysis.evidence.effect import EVERY_LOOK, Evidence, SequenceEvidence
 from app.analysis.harm.question import Answer
 from app.analysis.harm.verdict import ReadoutVerdict, verdict_of
 from app.analysis.integrity import AA_ALPHA, Finding, findings
 from app.analysis.observed import Observed
 from app.analysis.readout.frontier import Frontier, frontier_of
-from app.analysis.readout.guardrails import GUARANTEE, ask, difference_interval, is_shared, with_answer
+from app.analysis.readout.guardrails import ask, difference_interval, is_shared, with_answer
 from app.analysis.readout.recommendation import recommend
 from app.analysis.readout.record import (
     Leader,
@@ -244,7 +244,7 @@ def _metric_readout(
     level: float,
 ) -> MetricReadout:
     known = [
-        (one, GUARANTEE) if isinstance(one, Answer) else (one.evidence, one.evidence.guarantee)
+        (one, EVERY_LOOK) if isinstance(one, Answer) else (one.evidence, one.evidence.guarantee)
         for one in compared.values()
         if not isinstance(one, Unanswered)
     ]

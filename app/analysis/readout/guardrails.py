@@ -14,8 +14,6 @@ from app.experiments.metrics import Metric, QuantileOf
 from app.experiments.plan import AlwaysValid, AnalysisPlan
 from stats.errors import InsufficientData
 
-GUARANTEE = "valid at every look"
-
 
 def is_shared(metric: Metric, plan: AnalysisPlan, observed: Observed) -> bool:
     """Return whether the readout asks for harm as a rollout does.
