@@ -218,5 +218,6 @@ def test_all_coefficients_take_clusters_and_clusters_of_one_item_are_the_items()
     with pytest.raises(InsufficientData, match="clusters"):
         fleiss_kappa(counts, clusters=unit // 20)
     perfect = cohen_kappa(np.array([[[5, 0], [0, 5]]] * 20))
+    assert isinstance(perfect, LimitingAgreement)
     assert perfect.value == 1
     assert perfect.items == 20, "20 clusters, not 200 items"
