@@ -21,7 +21,7 @@ from app.analysis.harm.question import Baseline
 from app.analysis.observed import Cell, Observed
 from app.experiments.metrics import Margin
 from app.rollouts import planner
-from app.rollouts.decide import after, decide
+from app.rollouts.decide import decide
 from app.rollouts.model import (
     PRESETS,
     Advance,
@@ -33,6 +33,7 @@ from app.rollouts.model import (
     Running,
     State,
 )
+from app.rollouts.steps import after
 from app.rollouts.verdicts import read, start_level
 from stats import mixture, sequences, sequential_counts
 from stats.bounded import log_beta_mixture
