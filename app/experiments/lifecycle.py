@@ -20,26 +20,8 @@ from app.core.errors import Conflict, FieldError, UnprocessableInput
 from app.core.text import Key
 from app.experiments.checks import check
 from app.experiments.metrics import Metric
-from app.experiments.model import (
-    Archived,
-    Condition,
-    Definition,
-    Description,
-    Draft,
-    Experiment,
-    LayerRange,
-    Paused,
-    Policy,
-    Reward,
-    Running,
-    State,
-    StateKind,
-    Stickiness,
-    Stopped,
-    Unit,
-    Variant,
-    kind_of,
-)
+from app.experiments.model import Archived, Condition, Definition, Description, Draft, Experiment, LayerRange, Paused, Reward, Running, State, StateKind, Stickiness, Stopped, Unit, Variant, kind_of
+from app.experiments.policies import Policy
 from app.experiments.plan import AnalysisPlan
 
 ALLOWED: Final[dict[StateKind, tuple[str, ...]]] = {
@@ -53,9 +35,9 @@ ALLOWED: Final[dict[StateKind, tuple[str, ...]]] = {
 
 _CHANGEABLE: Final[dict[StateKind, frozenset[str]]] = {
     "draft": frozenset(Definition.__struct_fields__) - {"key"},
-    "running": frozenset({"description", "policy", "apprentice", "targeting", "overrides"}),
-    "paused": frozenset({"description", "policy", "apprentice", "targeting", "overrides"}),
-    "stopped": frozenset({"description", "apprentice"}),
+    "running": frozenset({"description", "policy", "shadow_policy", "targeting", "overrides"}),
+    "paused": frozenset({"description", "policy", "shadow_policy", "targeting", "overrides"}),
+    "stopped": frozenset({"description", "shadow_policy"}),
     "archived": frozenset(),
 }
 
@@ -69,7 +51,7 @@ class DefinitionChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     unit: Key | UnsetType = UNSET
     stickiness: Stickiness | UnsetType = UNSET
     policy: Policy | UnsetType = UNSET
-    apprentice: Policy | UnsetType | None = UNSET
+    shadow_policy: Policy | UnsetType | None = UNSET
     reward: Reward | UnsetType = UNSET
     metrics: tuple[Metric, ...] | UnsetType = UNSET
     plan: AnalysisPlan | UnsetType = UNSET

@@ -100,7 +100,7 @@ async def change_experiment(
     """Replace fields of the definition, each as a whole.
 
     A draft may change in all but its key; a running or paused experiment in description, policy (which
-    opens a new epoch), apprentice, targeting and overrides; a stopped one in description and apprentice.
+    opens a new epoch), shadow policy, targeting and overrides; a stopped one in description and shadow policy.
     409 for anything else.
     """
     return ExperimentView.of(await experiment_service.change(key, data))

@@ -9,9 +9,12 @@ import numpy as np
 
 from app.core import limits
 from app.core.errors import FieldError, InvalidInput
-from app.planning import policies
-from app.planning.environments import Changing, Drifting, Environment, Seasonal
-from app.planning.policies import Fixed, Policy, PolicyName, Size, Thompson
+from app.core.text import Key
+from app.experiments.policies import Policy, ThompsonPolicy
+from app.experiments.policies.forgetting import Discount, Window
+from app.experiments.policies.rule import Scene, Setting
+from app.experiments.policies.shorthand import policy_of
+from bandits.environments import AnyEnvironment, Changing, Drifting, Logged, Seasonal
 from bandits.simulation import Regret, simulate
 from bandits.totals import FloatArray
 

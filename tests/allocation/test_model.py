@@ -10,23 +10,11 @@ from msgspec.structs import replace
 from app.allocation.model import NANO, VariantTotals, allocate, apprentice, posteriors, with_held
 from app.assignment import bucketing
 from app.assignment.bucketing import WHOLE
-from app.experiments.model import (
-    BestArmPolicy,
-    BetaPrior,
-    DecreasingEpsilon,
-    Definition,
-    EpsilonGreedyPolicy,
-    Experiment,
-    FixedPolicy,
-    OptimisticThompsonPolicy,
-    Reward,
-    Running,
-    ThompsonPolicy,
-    TopTwoPolicy,
-    UcbPolicy,
-    Variant,
-    WarmStart,
-)
+from app.experiments.model import Definition, Experiment, Reward, Running, Variant
+from app.experiments.policies import BestArmPolicy, EpsilonGreedyPolicy, FixedPolicy, OptimisticThompsonPolicy, ThompsonPolicy, TopTwoPolicy, UcbPolicy
+from app.experiments.policies.epsilon_greedy import DecreasingEpsilon
+from app.experiments.policies.posterior import BetaPrior
+from app.experiments.policies.rule import WarmStart
 from bandits.arms import BetaArms
 from bandits.best import probability_best
 

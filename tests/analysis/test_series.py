@@ -7,7 +7,8 @@ import pytest
 
 from app.core import limits
 from app.experiments.metrics import Mean, Metric, QuantileOf, Ratio
-from app.experiments.model import Definition, FixedPolicy, Variant
+from app.experiments.model import Definition, Variant
+from app.experiments.policies import FixedPolicy
 from app.experiments.plan import AnalysisPlan
 from app.ledger.rewards.model import NANO
 from app.ledger.tables import metric_series, metric_totals

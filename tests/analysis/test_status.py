@@ -11,15 +11,10 @@ from app.assignment.bucketing import WHOLE
 from app.core.errors import Unavailable
 from app.core.valkey import registry_key
 from app.experiments.lifecycle import DefinitionChange
-from app.experiments.model import (
-    BetaPrior,
-    Definition,
-    EpsilonGreedyPolicy,
-    FixedPolicy,
-    ThompsonPolicy,
-    Variant,
-    Window,
-)
+from app.experiments.model import Definition, Variant
+from app.experiments.policies import EpsilonGreedyPolicy, FixedPolicy, ThompsonPolicy
+from app.experiments.policies.forgetting import Window
+from app.experiments.policies.posterior import BetaPrior
 from app.ledger.learning.model import RewardSums, part_of_bucket
 from app.ledger.tables import draws, metric_totals, policy_totals, stream_positions
 from app.ledger.units.measures import CellTotals

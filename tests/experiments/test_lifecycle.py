@@ -10,24 +10,9 @@ from app.core.errors import Conflict, InvalidInput, UnprocessableInput
 from app.experiments import lifecycle
 from app.experiments.lifecycle import ALLOWED, DefinitionChange, change, opens_epoch
 from app.experiments.metrics import Mean, Metric
-from app.experiments.model import (
-    Archived,
-    BetaPrior,
-    Condition,
-    Definition,
-    Draft,
-    Experiment,
-    FixedPolicy,
-    LayerRange,
-    Paused,
-    Reward,
-    Running,
-    Stopped,
-    ThompsonPolicy,
-    TopTwoPolicy,
-    Variant,
-    kind_of,
-)
+from app.experiments.model import Archived, Condition, Definition, Draft, Experiment, LayerRange, Paused, Reward, Running, Stopped, Variant, kind_of
+from app.experiments.policies import FixedPolicy, ThompsonPolicy, TopTwoPolicy
+from app.experiments.policies.posterior import BetaPrior
 from app.experiments.plan import AnalysisPlan
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)

@@ -9,20 +9,9 @@ from app.core import limits
 from app.core.clock import SystemClock
 from app.core.errors import Conflict, InvalidInput, NotFound, UnprocessableInput
 from app.experiments.lifecycle import DefinitionChange
-from app.experiments.model import (
-    Archived,
-    Condition,
-    Definition,
-    Draft,
-    FixedPolicy,
-    LayerRange,
-    Reward,
-    Running,
-    Stopped,
-    ThompsonPolicy,
-    Variant,
-    WarmStart,
-)
+from app.experiments.model import Archived, Condition, Definition, Draft, LayerRange, Reward, Running, Stopped, Variant
+from app.experiments.policies import FixedPolicy, ThompsonPolicy
+from app.experiments.policies.rule import WarmStart
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
 from app.experiments.tables import epochs, publications

@@ -6,16 +6,8 @@ from hypothesis import strategies as st
 
 from app.allocation.forgetting import first_part
 from app.core import limits
-from app.experiments.model import (
-    Discount,
-    Exp3IxPolicy,
-    FixedPolicy,
-    LinTsPolicy,
-    LinUcbPolicy,
-    ThompsonPolicy,
-    UcbPolicy,
-    Window,
-)
+from app.experiments.policies import Exp3IxPolicy, FixedPolicy, LinTsPolicy, LinUcbPolicy, ThompsonPolicy, UcbPolicy
+from app.experiments.policies.forgetting import Discount, Window
 from app.ledger.learning.model import (
     LossLearning,
     LossSums,
