@@ -1,6 +1,7 @@
 """Simulated products: how much each arm earns, and when. Pure.
 
-Times are counted in rounds, one pull each. A request gives them in days, and `in_rounds` converts them.
+Times are counted in rounds, one pull each. A request gives them in days, and `in_rounds` converts
+them.
 """
 
 from collections.abc import Sequence
@@ -48,7 +49,10 @@ class Environment(Protocol):
 
 
 class _Bernoulli(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
-    """Arms with rewards of 0 and 1. If the mean moves within a batch, pulls fall on its rounds at random."""
+    """Arms with rewards of 0 and 1.
+
+    If the mean moves within a batch, pulls fall on its rounds at random.
+    """
 
     means: tuple[float, ...]
 
@@ -112,7 +116,7 @@ class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Changing(_Bernoulli, frozen=True, tag="changing"):
-    """Means that jump: `means` at first, then those of each of `changes`, in the order of their days."""
+    """Means that jump: `means` at first, then those of each change, in the order of the days."""
 
     changes: tuple[Change, ...]
 
@@ -128,7 +132,10 @@ class Changing(_Bernoulli, frozen=True, tag="changing"):
             previous = change.start
 
     def in_rounds(self, rounds_per_day: float) -> Self:
-        """Return the environment with days as rounds. Of changes within one round the last counts."""
+        """Return the environment with days as rounds.
+
+        Of changes within one round the last counts.
+        """
         changes = [replace(change, start=round(change.start * rounds_per_day)) for change in self.changes]
         return replace(self, changes=tuple(changes))
 
@@ -143,9 +150,9 @@ class Changing(_Bernoulli, frozen=True, tag="changing"):
 class Seasonal(_Bernoulli, frozen=True, tag="seasonal"):
     """Means that swing by `amplitude` once in `period_days`, kept within [0, 1].
 
-    `phases` are the parts of a period by which each arm is ahead. By default they are spread evenly, so that
-    the lead passes from one arm to the next if `amplitude` exceeds their distance. With equal phases the same
-    arm stays ahead.
+    `phases` are the parts of a period by which each arm is ahead. By default they are spread
+    evenly, so that the lead passes from one arm to the next if `amplitude` exceeds their distance.
+    With equal phases the same arm stays ahead.
     """
 
     amplitude: float
@@ -171,11 +178,15 @@ class Seasonal(_Bernoulli, frozen=True, tag="seasonal"):
         return np.clip(means, 0.0, 1.0)
 
 
-class Logged(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="logged", dict=True):
-    """Rewards in [0, 1] that were logged of each arm. Simulated ones are drawn from them, with replacement.
+class Logged(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="logged", dict=True
+):
+    """Rewards in [0, 1] that were logged of each arm.
 
-    They stand for what an arm would earn if arms were assigned at random, or if all of them answered the
-    same tasks. More than 999 different rewards are rounded to steps of 1/999.
+    Simulated ones are drawn from them, with replacement.
+
+    They stand for what an arm would earn if arms were assigned at random, or if all of them
+    answered the same tasks. More than 999 different rewards are rounded to steps of 1/999.
     """
 
     rewards: dict[str, tuple[float, ...]]
@@ -221,7 +232,7 @@ class Logged(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
 
 
 class _Frequencies(NamedTuple):
-    """The different rewards, shape (values,), and the share of each in an arm's log, shape (n_arms, values)."""
+    """Rewards that occur, shape (values,), and their shares by arm, shape (n_arms, values)."""
 
     values: FloatArray
     shares: FloatArray

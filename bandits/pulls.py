@@ -1,8 +1,8 @@
 """How policies pull arms in many simulated runs at once.
 
-Thompson sampling draws from the posteriors here, where a server draws from P(best): pulls of one batch are then
-independent draws of the arm with exactly that distribution. So runs are equal in distribution, and no run needs
-a quadrature.
+Thompson sampling draws from the posteriors here, where a server draws from P(best): pulls of one
+batch are then independent draws of the arm with exactly that distribution. So runs are equal in
+distribution, and no run needs a quadrature.
 """
 
 from collections.abc import Callable
@@ -46,7 +46,10 @@ class Policy(Protocol):
     def draw(
         self, known: FloatArray, pending: FloatArray, size: int, rng: Generator
     ) -> tuple[FloatArray, FloatArray | None]:
-        """Return `size` pulls for each run, shape (runs, n_arms), and the shares if the policy learns from them."""
+        """Return `size` pulls for each run, shape (runs, n_arms).
+
+        The shares come with them if the policy learns from shares.
+        """
 
     def learn(self, known: FloatArray, outcome: Outcome) -> FloatArray:
         """Return what the policy knows after a batch."""
@@ -58,7 +61,10 @@ Draw = Callable[[ArmTotals, int, Generator], FloatArray]
 
 @dataclass(frozen=True, slots=True)
 class FromTotals:
-    """A policy that reads totals. Each round leaves `memory` of what was known before (1: everything)."""
+    """A policy that reads totals.
+
+    Each round leaves `memory` of what was known before (1: everything).
+    """
 
     pulls: Draw
     memory: float = 1.0
@@ -124,7 +130,10 @@ def optimistic_pulls(
     prior_alpha: float = 1.0,
     prior_beta: float = 1.0,
 ) -> FloatArray:
-    """Draw as `bandits.thompson.optimistic_thompson`: an arm counts as its mean, or as a draw that is greater."""
+    """Draw as `bandits.thompson.optimistic_thompson`.
+
+    An arm counts as its mean, or as a draw that is greater.
+    """
     alpha, beta = _beta(totals, prior_alpha, prior_beta)
     mean = alpha / (alpha + beta)
 
@@ -154,7 +163,10 @@ def constant_pulls(weights: FloatArray) -> Draw:
 
 
 def index_pulls(name: ucb.IndexName, rounds_ahead: int | None = None) -> Draw:
-    """Draw as an upper confidence bound would spread `rounds_ahead` pulls; None: those of the batch."""
+    """Draw as an upper confidence bound would spread `rounds_ahead` pulls.
+
+    None: the pulls of the batch.
+    """
 
     def pulls(totals: ArmTotals, size: int, rng: Generator) -> FloatArray:
         shares = ucb.shares_ahead(name, totals, rounds_ahead or size)
@@ -190,7 +202,8 @@ def with_floor_pulls(draw: Draw, exploration_floor: float) -> Draw:
     def pulls(totals: ArmTotals, size: int, rng: Generator) -> FloatArray:
         explored = rng.binomial(size, exploration_floor, size=len(totals.n))
         even = rng.multinomial(explored, np.full(totals.n_arms, 1 / totals.n_arms))
-        # The pulls of one batch are exchangeable, so any of them may be those that the floor replaces.
+        # The pulls of one batch are exchangeable, so any of them may be those that the floor
+        # replaces.
         chosen = draw(totals, size, rng).astype(np.int64)
         return (even + _without_replacement(chosen, size - explored, rng)).astype(np.float64)
 
@@ -211,8 +224,8 @@ def _without_replacement(counts: NDArray[np.int64], kept: NDArray[np.int64], rng
 def capped_pulls(draw: Draw, draws_max: int) -> Draw:
     """Draw as `draw`, but spread a batch above `draws_max` in the proportions of that many draws.
 
-    Expected pulls stay the same. Those of one batch are then no longer independent: their proportions carry a
-    standard error of at most 0.5 / sqrt(draws_max) from batch to batch.
+    Expected pulls stay the same. Those of one batch are then no longer independent: their
+    proportions carry a standard error of at most 0.5 / sqrt(draws_max) from batch to batch.
     """
 
     def pulls(totals: ArmTotals, size: int, rng: Generator) -> FloatArray:

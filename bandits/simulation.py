@@ -1,9 +1,10 @@
 """How policies fare on simulated traffic: many runs at once, vectorised.
 
-Time is counted in rounds, one pull each. Allocations are made for a batch of rounds, and the rewards of a
-batch become known `delay` rounds after its last round.
+Time is counted in rounds, one pull each. Allocations are made for a batch of rounds, and the
+rewards of a batch become known `delay` rounds after its last round.
 
-Simulated regret is expected regret: the gap between the best mean of the round and that of the arm pulled.
+Simulated regret is expected regret: the gap between the best mean of the round and that of the arm
+pulled.
 """
 
 from collections import deque
@@ -22,12 +23,15 @@ from stats.errors import InvalidInput
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Regret:
-    """Cumulative regret of one policy by the end of each batch. Most arrays have the shape (batches,).
+    """Cumulative regret of one policy by the end of each batch.
 
-    `lower` and `upper` hold the mean over runs with 95 % (normal approximation). `final` is the regret of
-    each run, shape (runs,). `settled`, shape (runs,), is the round from which on the arm that is best at the end
-    had the best average; it is `horizon + 1` if another arm has it at the end. `lost` is the regret as a part of
-    what always pulling the best arm would have earned: the cost of exploration.
+    Most arrays have the shape (batches,).
+
+    `lower` and `upper` hold the mean over runs with 95 % (normal approximation). `final` is the
+    regret of each run, shape (runs,). `settled`, shape (runs,), is the round from which on the arm
+    that is best at the end had the best average; it is `horizon + 1` if another arm has it at the
+    end. `lost` is the regret as a part of what always pulling the best arm would have earned: the
+    cost of exploration.
     """
 
     rounds: FloatArray
@@ -57,8 +61,8 @@ def simulate(
 ) -> Regret:
     """Run a policy `runs` times over `rounds` rounds in batches of `batch`.
 
-    1,000 runs of 20,000 rounds of two arms in batches of 100 take a few seconds for Thompson sampling.
-    `progress` is called after each batch with its number of rounds.
+    1,000 runs of 20,000 rounds of two arms in batches of 100 take a few seconds for Thompson
+    sampling. `progress` is called after each batch with its number of rounds.
 
     Raises InvalidInput unless rounds >= 1, 1 <= batch <= rounds, delay >= 0 and runs >= 2.
     """

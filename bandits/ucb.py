@@ -1,9 +1,10 @@
 """Upper confidence bounds: the arm that could be best, served as greedy choice mixed with a floor.
 
-An index policy is deterministic, so its propensities would be 0 and 1; the floor keeps every arm observed.
-Pending pulls count as if they had returned the arm's average: they narrow its bound but do not move it.
-Without that, all of a batch would go to one arm. `rounds_ahead` says for how many pulls the allocation
-will be in force: they are spread as the index would spread them, one small step after the other.
+An index policy is deterministic, so its propensities would be 0 and 1; the floor keeps every arm
+observed. Pending pulls count as if they had returned the arm's average: they narrow its bound but
+do not move it. Without that, all of a batch would go to one arm. `rounds_ahead` says for how many
+pulls the allocation will be in force: they are spread as the index would spread them, one small
+step after the other.
 """
 
 from collections.abc import Callable
@@ -35,7 +36,9 @@ def ucb1_index(totals: ArmTotals) -> FloatArray:
 
 
 def ucb1_tuned_index(totals: ArmTotals) -> FloatArray:
-    """The mean plus sqrt(ln t / n min(1/4, variance + sqrt(2 ln t / n))); no regret bound is proved for it.
+    """Return the mean plus sqrt(ln t / n min(1/4, variance + sqrt(2 ln t / n))).
+
+    No regret bound is proved for it.
 
     Worked by hand: 2 of 20 after 100 pulls: 0.09 + 0.6786 > 1/4, so 0.1 + sqrt(0.2303 / 4) = 0.34.
 
@@ -55,7 +58,8 @@ def kl_ucb_index(totals: ArmTotals) -> FloatArray:
 
     The paper proves its bound with ln t + 3 ln ln t and recommends this in practice.
 
-    Worked by hand: 0 of 20 after 100 pulls: -ln(1 - q) = ln(100) / 20, so q = 1 - 100^(-1/20) = 0.2057.
+    Worked by hand: 0 of 20 after 100 pulls: -ln(1 - q) = ln(100) / 20, so q = 1 - 100^(-1/20) =
+    0.2057.
 
     Source: Garivier & Cappe (2011), COLT, algorithm 1 with c = 0.
     """
@@ -63,7 +67,9 @@ def kl_ucb_index(totals: ArmTotals) -> FloatArray:
 
 
 def kl_ucb_plus_index(totals: ArmTotals) -> FloatArray:
-    """As `kl_ucb_index` with ln(t / n) in place of ln t, which explores arms that were pulled often less.
+    """Return `kl_ucb_index` with ln(t / n) in place of ln t.
+
+    It explores arms that were pulled often less.
 
     Worked by hand: 0 of 20 after 100 pulls: q = 1 - 5^(-1/20) = 0.0773.
 
@@ -87,18 +93,21 @@ INDEXES: Final[dict[IndexName, Callable[[ArmTotals], FloatArray]]] = {
 def upper_bound(
     index: IndexName, totals: ArmTotals, *, exploration_floor: float, rounds_ahead: int = 1
 ) -> Allocation:
-    """Serve the greatest index over the next `rounds_ahead` pulls, mixed with the floor. Ties share evenly.
+    """Serve the greatest index over the next `rounds_ahead` pulls, mixed with the floor.
+
+    Ties share evenly.
 
     Regret bounds are proved without a floor and with one pull per allocation.
 
-    Raises InvalidInput if rounds_ahead < 1, exploration_floor is not in [0, 1] or rewards are outside [0, 1].
+    Raises InvalidInput if rounds_ahead < 1, exploration_floor is not in [0, 1] or rewards are
+    outside [0, 1].
     """
     totals.check_unit_rewards()
     return with_floor(shares_ahead(index, totals, rounds_ahead), exploration_floor)
 
 
 def shares_ahead(index: IndexName, totals: ArmTotals, rounds_ahead: int) -> FloatArray:
-    """Return the parts of the next `rounds_ahead` pulls that the index gives to each arm, shape (..., n_arms).
+    """Return the parts of the next `rounds_ahead` pulls that each arm gets, shape (..., n_arms).
 
     Raises InvalidInput if rounds_ahead < 1.
     """
@@ -114,7 +123,9 @@ def shares_ahead(index: IndexName, totals: ArmTotals, rounds_ahead: int) -> Floa
 
 
 def bernoulli_divergence(p: FloatArray, q: FloatArray) -> FloatArray:
-    """The divergence p ln(p / q) + (1 - p) ln((1 - p) / (1 - q)) of Bernoulli means; it may be infinite.
+    """Return the divergence p ln(p / q) + (1 - p) ln((1 - p) / (1 - q)) of Bernoulli means.
+
+    It may be infinite.
 
     Of p and q that agree in k digits it keeps about 16 - k.
 

@@ -34,7 +34,7 @@ SMALLEST: Final = 1e-9
 """Observations no larger than this in size count as 0: give latencies in seconds or milliseconds."""
 
 
-class QuantileSketch(msgspec.Struct, frozen=True, dict=True):
+class QuantileSketch(msgspec.Struct, frozen=True, dict=True, tag_field="kind", tag="quantile"):
     """How many observations fell into each bucket: (bucket, count) pairs in ascending order of bucket.
 
     `accuracy` is the greatest relative error of a quantile. Raises InvalidInput unless it is in [1e-4, 0.5],

@@ -13,8 +13,8 @@ from app.cli.command_line import BadInput, Group
 from app.cli.options import json_option
 from app.cli.terminal import answer, emit_json, out
 from app.cli.traffic import key_option, read_key_option, url_option
-from app.core import limits
 from app.core.errors import FieldError, Problem
+from app.core.limits import BODY_BYTES_MAX, PAGE_SIZE_MAX
 
 STATES: Final = ("draft", "running", "paused", "stopped", "archived")
 _KEY = key_option("the scope admin")
@@ -78,9 +78,9 @@ def _definition(file: IO[bytes]) -> Input:
     """Read a JSON object. Raises BadInput naming line and column."""
     name = str(getattr(file, "name", "<stdin>"))
     name = "standard input" if name == "<stdin>" else name
-    body = file.read(limits.BODY_BYTES_MAX + 1)
-    if len(body) > limits.BODY_BYTES_MAX:
-        raise BadInput(f"{name}: a definition may have at most {limits.BODY_BYTES_MAX:,} bytes")
+    body = file.read(BODY_BYTES_MAX + 1)
+    if len(body) > BODY_BYTES_MAX:
+        raise BadInput(f"{name}: a definition may have at most {BODY_BYTES_MAX:,} bytes")
     try:
         value = json.loads(body.decode())
     except UnicodeDecodeError as error:
@@ -137,7 +137,7 @@ def list_experiments(url: str, key: str, state: str | None, *, as_json: bool) ->
 
     async def call(client: WaldClient) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
-        params = {"limit": str(limits.PAGE_SIZE_MAX)} | ({} if state is None else {"state": state})
+        params = {"limit": str(PAGE_SIZE_MAX)} | ({} if state is None else {"state": state})
         while True:
             page = await client.call("GET", "/experiments", dict[str, Any], params=params)
             found += page["experiments"]

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Final
 
 import rich_click as click
 
+from app.analysis.limits import AA_REPLAYS_MAX
 from app.cli.calls import ask
 from app.cli.client import COMPUTATION_TIMEOUT_S, WaldClient, path_of
 from app.cli.options import Moment, json_option
 from app.cli.terminal import emit_json, err, out, progress
 from app.cli.traffic import read_key_option, url_option
-from app.core import limits
 
 if TYPE_CHECKING:
     from app.analysis.aa import Aa
@@ -80,7 +80,7 @@ def series_command(
 @read_key_option
 @click.option(
     "--replays",
-    type=click.IntRange(1, limits.AA_REPLAYS_MAX),
+    type=click.IntRange(1, AA_REPLAYS_MAX),
     default=200,
     show_default=True,
     help="How often to split the control anew.",

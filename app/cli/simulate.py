@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import rich_click as click
 
+from app.cli import limits
 from app.cli.options import json_option
 from app.cli.terminal import emit_json, err, out, progress
 from app.cli.traffic import Condition, NameOrJson, Scale, decimal_option
-from app.core import limits
 from app.core.choices import explained
 from app.core.errors import InvalidInput
 

@@ -9,7 +9,7 @@ from app.cli.command_line import Group
 from app.cli.options import engine_options, json_option, run_with_engines
 from app.cli.tables import Column, Table
 from app.cli.terminal import answer, emit_json, err, out
-from app.core import limits
+from app.core.limits import PAGE_SIZE_MAX
 from app.core.settings import Settings
 from app.webhooks.model import Adapter, Endpoint
 
@@ -151,7 +151,7 @@ def ping_webhook(webhook_id: int, *, as_json: bool, **flags: Any) -> None:
 @webhooks.command("deliveries")
 @engine_options
 @click.argument("webhook_id", type=int)
-@click.option("--limit", type=click.IntRange(1, limits.PAGE_SIZE_MAX), default=20, show_default=True)
+@click.option("--limit", type=click.IntRange(1, PAGE_SIZE_MAX), default=20, show_default=True)
 @json_option
 def list_deliveries(webhook_id: int, limit: int, *, as_json: bool, **flags: Any) -> None:
     """Show what was and will be sent to a receiver, newest first."""

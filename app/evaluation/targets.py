@@ -125,7 +125,9 @@ def _learned(
     learning = learning_of(policy)
     if learning is None or isinstance(learning, BucketLearning):
         return {}
-    parts = defaultdict(lambda: [LearnedRows([], []) for _ in range(n_variants)])
+    parts: defaultdict[str, list[LearnedRows]] = defaultdict(
+        lambda: [LearnedRows([], []) for _ in range(n_variants)]
+    )
     for row in np.flatnonzero(chosen).tolist():
         seen = Seen(contexts[row], float(rows.propensities[row]), 0)
         of_variant = parts[learning.part(seen)][rows.arms[row]]

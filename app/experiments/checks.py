@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import msgspec
 
-from app.core import limits
 from app.core.errors import FieldError, InvalidInput, NotFound
+from app.core.limits import SIGNAL_VALUE_MAX, UNIT_LENGTH_MAX, VARIANTS_MAX, VARIANTS_MIN
 from app.core.text import is_key, unstorable
+from app.experiments import limits
 from app.experiments.metrics import REWARD, Mean, Measure, Metric, QuantileOf, Ratio
 from app.experiments.model import Condition, Definition, Reward, Variant
 from app.experiments.plan import AnalysisPlan
@@ -16,7 +17,7 @@ from app.experiments.segments import value_errors
 def possible(key: str) -> str:
     """The key, if an experiment could have it. Raises NotFound."""
     if not is_key(key):
-        raise unknown(key[: limits.UNIT_LENGTH_MAX])
+        raise unknown(key[:UNIT_LENGTH_MAX])
     return key
 
 
@@ -28,7 +29,8 @@ def unknown(key: str, field: str | None = None) -> NotFound:
 def check(definition: Definition) -> Definition:
     """The definition, if its parts fit together and can be stored.
 
-    Raises InvalidInput with one error per field that does not, the first `FIELD_ERRORS_MAX` of them.
+    Raises InvalidInput with one error per field that does not, the first `FIELD_ERRORS_MAX` of
+    them.
     """
     errors = [
         *_variant_errors(definition.variants),
@@ -48,8 +50,8 @@ def check(definition: Definition) -> Definition:
 
 
 def _variant_errors(variants: tuple[Variant, ...]) -> Iterator[FieldError]:
-    if not limits.VARIANTS_MIN <= len(variants) <= limits.VARIANTS_MAX:
-        bound = f"{limits.VARIANTS_MIN} to {limits.VARIANTS_MAX}"
+    if not VARIANTS_MIN <= len(variants) <= VARIANTS_MAX:
+        bound = f"{VARIANTS_MIN} to {VARIANTS_MAX}"
         yield FieldError("variants", f"must be {bound}, got {len(variants)}")
     if len({variant.key for variant in variants}) != len(variants):
         yield FieldError("variants", "keys must differ")
@@ -75,11 +77,17 @@ def _shadow_policy_errors(definition: Definition) -> Iterator[FieldError]:
         return
     yield from policy.errors("shadow_policy", definition.setting)
     if policy.step_limit is not None and not policy.decides:
-        yield FieldError("shadow_policy.step_max", "does not apply to a shadow policy: its shares are never in force")
+        yield FieldError(
+            "shadow_policy.step_max", "does not apply to a shadow policy: its shares are never in force"
+        )
     if policy.starts_from is not None:
-        yield FieldError("shadow_policy.warm_start", "does not apply to a shadow policy: it gets the same totals")
+        yield FieldError(
+            "shadow_policy.warm_start", "does not apply to a shadow policy: it gets the same totals"
+        )
     if policy.forgets is not None:
-        yield FieldError("shadow_policy.forgetting", "does not apply to a shadow policy: it gets the same totals")
+        yield FieldError(
+            "shadow_policy.forgetting", "does not apply to a shadow policy: it gets the same totals"
+        )
 
 
 def _reward_errors(reward: Reward) -> Iterator[FieldError]:
@@ -121,8 +129,8 @@ def _measure_errors(measure: Measure, field: str) -> Iterator[FieldError]:
 
 
 def _bound_errors(value: float, field: str) -> Iterator[FieldError]:
-    if not abs(value) <= limits.SIGNAL_VALUE_MAX:
-        yield FieldError(field, f"at most {limits.SIGNAL_VALUE_MAX:g} in size, got {value:g}")
+    if not abs(value) <= SIGNAL_VALUE_MAX:
+        yield FieldError(field, f"at most {SIGNAL_VALUE_MAX:g} in size, got {value:g}")
 
 
 def _plan_errors(plan: AnalysisPlan) -> Iterator[FieldError]:

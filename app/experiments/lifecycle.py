@@ -20,9 +20,27 @@ from app.core.errors import Conflict, FieldError, UnprocessableInput
 from app.core.text import Key
 from app.experiments.checks import check
 from app.experiments.metrics import Metric
-from app.experiments.model import Archived, Condition, Definition, Description, Draft, Experiment, LayerRange, Paused, Reward, Running, State, StateKind, Stickiness, Stopped, Unit, Variant, kind_of
-from app.experiments.policies import Policy
+from app.experiments.model import (
+    Archived,
+    Condition,
+    Definition,
+    Description,
+    Draft,
+    Experiment,
+    LayerRange,
+    Paused,
+    Reward,
+    Running,
+    State,
+    StateKind,
+    Stickiness,
+    Stopped,
+    Unit,
+    Variant,
+    kind_of,
+)
 from app.experiments.plan import AnalysisPlan
+from app.experiments.policies import Policy
 
 ALLOWED: Final[dict[StateKind, tuple[str, ...]]] = {
     "draft": ("start", "archive"),

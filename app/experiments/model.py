@@ -5,8 +5,9 @@ from typing import Annotated, Any, Final, Literal, NewType, assert_never, get_ar
 
 import msgspec
 
-from app.core import limits
+from app.core.limits import DESCRIPTION_LENGTH_MAX, HORIZON_S_MAX, UNIT_LENGTH_MAX
 from app.core.text import Key
+from app.experiments import limits
 from app.experiments.metrics import Metric
 from app.experiments.plan import AnalysisPlan
 from app.experiments.policies import Policy, ThompsonPolicy
@@ -14,9 +15,9 @@ from app.experiments.policies.rule import Setting, Share
 
 ExperimentKey = NewType("ExperimentKey", str)
 
-Description = Annotated[str, msgspec.Meta(max_length=limits.DESCRIPTION_LENGTH_MAX)]
+Description = Annotated[str, msgspec.Meta(max_length=DESCRIPTION_LENGTH_MAX)]
 Stickiness = Literal["none", "unit", "strict"]
-Unit = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.UNIT_LENGTH_MAX)]
+Unit = Annotated[str, msgspec.Meta(min_length=1, max_length=UNIT_LENGTH_MAX)]
 RewardValue = Annotated[float, msgspec.Meta(ge=-limits.REWARD_VALUE_MAX, le=limits.REWARD_VALUE_MAX)]
 
 
@@ -42,7 +43,7 @@ class Reward(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
     combine: Literal["last", "sum", "max"] = "last"
     range: tuple[RewardValue, RewardValue] = (0.0, 1.0)
-    horizon_s: Annotated[float, msgspec.Meta(gt=0, le=limits.HORIZON_S_MAX)] = 3_600.0
+    horizon_s: Annotated[float, msgspec.Meta(gt=0, le=HORIZON_S_MAX)] = 3_600.0
     silence: Share | None = None
 
 

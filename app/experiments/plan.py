@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from app.core import limits
 from app.core.text import Key
+from app.experiments import limits
 from stats.group_sequential import Spending
 
 Probability = Annotated[float, msgspec.Meta(gt=0, lt=1)]

@@ -1,4 +1,7 @@
-"""Definitions and their life over HTTP. Needs the dependency `experiment_service: ExperimentService`."""
+"""Definitions and their life over HTTP.
+
+Needs the dependency `experiment_service: ExperimentService`.
+"""
 
 from datetime import datetime
 from typing import Annotated, Final, Self
@@ -9,7 +12,7 @@ from litestar.params import Parameter
 
 from app.access.guards import requires
 from app.access.model import Scope
-from app.core import limits
+from app.core.limits import PAGE_SIZE, PAGE_SIZE_MAX
 from app.core.text import Key
 from app.experiments.lifecycle import DefinitionChange, Layer
 from app.experiments.model import STATE_KINDS, Definition, Experiment, StateKind, kind_of
@@ -49,7 +52,10 @@ class ExperimentView(Definition, frozen=True, kw_only=True):
 
 
 class ExperimentPage(msgspec.Struct, frozen=True):
-    """Experiments in the order of their keys. `next`: the key to pass as `after`; null on the last page."""
+    """Experiments in the order of their keys.
+
+    `next`: the key to pass as `after`; null on the last page.
+    """
 
     experiments: list[ExperimentView]
     next: str | None
@@ -74,7 +80,7 @@ async def list_experiments(
         str | None, Parameter(query="state", schema_extra={"enum": list(STATE_KINDS)})
     ] = None,
     after: str | None = None,
-    limit: Annotated[int, Parameter(ge=1, le=limits.PAGE_SIZE_MAX)] = limits.PAGE_SIZE,
+    limit: Annotated[int, Parameter(ge=1, le=PAGE_SIZE_MAX)] = PAGE_SIZE,
 ) -> ExperimentPage:
     """List experiments, a page at a time; archived ones only by `state=archived`."""
     page, following = await experiment_service.list(state=in_state, after=after, limit=limit)
@@ -99,16 +105,19 @@ async def change_experiment(
 ) -> ExperimentView:
     """Replace fields of the definition, each as a whole.
 
-    A draft may change in all but its key; a running or paused experiment in description, policy (which
-    opens a new epoch), shadow policy, targeting and overrides; a stopped one in description and shadow policy.
-    409 for anything else.
+    A draft may change in all but its key; a running or paused experiment in description, policy
+    (which opens a new epoch), shadow policy, targeting and overrides; a stopped one in description
+    and shadow policy. 409 for anything else.
     """
     return ExperimentView.of(await experiment_service.change(key, data))
 
 
 @post("/experiments/{key:str}/start", guards=[requires(Scope.ADMIN)], status_code=200)
 async def start_experiment(key: str, experiment_service: ExperimentService) -> ExperimentView:
-    """Begin to assign and learn. 409 unless it is a draft whose range of its layer, if any, is free."""
+    """Begin to assign and learn.
+
+    409 unless it is a draft whose range of its layer, if any, is free.
+    """
     return ExperimentView.of(await experiment_service.start(key))
 
 

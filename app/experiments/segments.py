@@ -5,8 +5,8 @@ from itertools import product
 from math import prod
 from typing import Any, Final
 
-from app.core import limits
 from app.core.errors import FieldError
+from app.experiments import limits
 from app.experiments.plan import Segments
 
 OTHER: Final = "other"

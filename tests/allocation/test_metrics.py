@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from app.allocation.model import NANO, VariantTotals, allocate
 from app.allocation.metrics import metric_arms
+from app.allocation.model import NANO, VariantTotals, allocate
 from app.assignment.bucketing import WHOLE
 from app.core.errors import InvalidInput
 from app.experiments.checks import check

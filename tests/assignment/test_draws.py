@@ -16,11 +16,26 @@ from app.assignment.service import decide
 from app.assignment.snapshot import PreparedExperiment, published
 from app.experiments.metrics import Mean, Metric
 from app.experiments.model import Definition, Experiment, Variant
-from app.experiments.policies import BestArmPolicy, ConstrainedThompsonPolicy, EpsilonGreedyPolicy, Exp3IxPolicy, FixedPolicy, LinTsPolicy, LinUcbPolicy, LogisticTsPolicy, OptimisticThompsonPolicy, Policy, SegmentedThompsonPolicy, ThompsonPolicy, TopTwoPolicy, UcbPolicy
+from app.experiments.plan import Segments
+from app.experiments.policies import (
+    BestArmPolicy,
+    ConstrainedThompsonPolicy,
+    EpsilonGreedyPolicy,
+    Exp3IxPolicy,
+    FixedPolicy,
+    LinTsPolicy,
+    LinUcbPolicy,
+    LogisticTsPolicy,
+    OptimisticThompsonPolicy,
+    Policy,
+    SegmentedThompsonPolicy,
+    ThompsonPolicy,
+    TopTwoPolicy,
+    UcbPolicy,
+)
 from app.experiments.policies.constrained_thompson import Bound
 from app.experiments.policies.contextual import ContextualPolicy
 from app.experiments.policies.epsilon_greedy import DecreasingEpsilon
-from app.experiments.plan import Segments
 from app.experiments.segments import segment_number
 from app.ledger.learning.model import LossSums, RewardSums, part_of_segment
 from bandits.features import Categorical, Numeric, Schema

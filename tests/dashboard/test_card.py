@@ -2,7 +2,17 @@ from datetime import UTC, datetime, timedelta
 
 from app.analysis.readout.model import AllocationAt, Status, VariantStatus
 from app.dashboard.card import PAYLOAD_SHOWN_MAX, Card
-from app.experiments.model import Definition, Draft, Experiment, Reward, Running, State, Stopped, Variant, kind_of
+from app.experiments.model import (
+    Definition,
+    Draft,
+    Experiment,
+    Reward,
+    Running,
+    State,
+    Stopped,
+    Variant,
+    kind_of,
+)
 from app.experiments.policies import FixedPolicy
 
 START = datetime(2026, 11, 23, 12, tzinfo=UTC)

@@ -3,8 +3,9 @@
 import msgspec
 import pytest
 
-from app.core import limits
 from app.core.errors import InvalidInput
+from app.core.limits import JSON_DEPTH_MAX
+from app.experiments import limits
 from app.experiments.checks import check
 from app.experiments.model import Definition
 
@@ -150,33 +151,33 @@ def test_the_example_of_the_reference_is_fine():
             "does not apply to a policy that forgets",
         ),
         (
-            {"apprentice": {"kind": "ucb", "forgetting": {"kind": "window", "window_s": 3600}}},
-            "apprentice.forgetting",
-            "does not apply to an apprentice: it gets the same totals",
+            {"shadow_policy": {"kind": "ucb", "forgetting": {"kind": "window", "window_s": 3600}}},
+            "shadow_policy.forgetting",
+            "does not apply to a shadow policy: it gets the same totals",
         ),
         (
-            {"apprentice": {"kind": "thompson", "warm_start": {"experiment": "before"}}},
-            "apprentice.warm_start",
-            "does not apply to an apprentice: it gets the same totals",
+            {"shadow_policy": {"kind": "thompson", "warm_start": {"experiment": "before"}}},
+            "shadow_policy.warm_start",
+            "does not apply to a shadow policy: it gets the same totals",
         ),
         (
-            {"apprentice": {"kind": "lin_ts", "features": [AGE]}},
-            "apprentice.kind",
-            "lin_ts reads more than the reward totals, which are all it gets",
+            {"shadow_policy": {"kind": "lin_ts", "features": [AGE]}},
+            "shadow_policy.kind",
+            "lin_ts reads more than the reward totals, and a shadow policy gets nothing else",
         ),
         (
-            {"apprentice": {"kind": "exp3_ix"}},
-            "apprentice.kind",
-            "exp3_ix reads more than the reward totals, which are all it gets",
+            {"shadow_policy": {"kind": "exp3_ix"}},
+            "shadow_policy.kind",
+            "exp3_ix reads more than the reward totals, and a shadow policy gets nothing else",
         ),
         (
-            {"apprentice": {"kind": "top_two", "step_max": 0.1}},
-            "apprentice.step_max",
-            "does not apply to an apprentice, whose shares are never in force",
+            {"shadow_policy": {"kind": "top_two", "step_max": 0.1}},
+            "shadow_policy.step_max",
+            "does not apply to a shadow policy: its shares are never in force",
         ),
         (
-            {"apprentice": {"kind": "fixed", "weights": {"control": 1}}},
-            "apprentice.weights",
+            {"shadow_policy": {"kind": "fixed", "weights": {"control": 1}}},
+            "shadow_policy.weights",
             "must name every variant; missing short",
         ),
         (
@@ -372,9 +373,9 @@ def test_depth_ends_at_its_limit():
     def payload(value):
         return [TWO[0], {"key": "b", "payload": value}]
 
-    check(definition(variants=payload(nested(limits.JSON_DEPTH_MAX))))
-    (reason,) = errors_of(variants=payload(nested(limits.JSON_DEPTH_MAX + 1))).values()
-    assert reason == f"nested deeper than {limits.JSON_DEPTH_MAX}"
+    check(definition(variants=payload(nested(JSON_DEPTH_MAX))))
+    (reason,) = errors_of(variants=payload(nested(JSON_DEPTH_MAX + 1))).values()
+    assert reason == f"nested deeper than {JSON_DEPTH_MAX}"
 
 
 def test_a_sum_may_have_parts_outside_its_range():

@@ -5,11 +5,21 @@ import asyncio
 import pytest
 from sqlalchemy import select, text
 
-from app.core import limits
 from app.core.clock import SystemClock
 from app.core.errors import Conflict, InvalidInput, NotFound, UnprocessableInput
+from app.experiments import limits
 from app.experiments.lifecycle import DefinitionChange
-from app.experiments.model import Archived, Condition, Definition, Draft, LayerRange, Reward, Running, Stopped, Variant
+from app.experiments.model import (
+    Archived,
+    Condition,
+    Definition,
+    Draft,
+    LayerRange,
+    Reward,
+    Running,
+    Stopped,
+    Variant,
+)
 from app.experiments.policies import FixedPolicy, ThompsonPolicy
 from app.experiments.policies.rule import WarmStart
 from app.experiments.service import ExperimentService

@@ -11,9 +11,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.experiments.model import Reward
-from app.experiments.policies import Exp3IxPolicy, LinTsPolicy, LinUcbPolicy, LogisticTsPolicy, SegmentedThompsonPolicy, ThompsonPolicy
-from app.experiments.policies.forgetting import Window
 from app.experiments.plan import Segments
+from app.experiments.policies import (
+    Exp3IxPolicy,
+    LinTsPolicy,
+    LinUcbPolicy,
+    LogisticTsPolicy,
+    SegmentedThompsonPolicy,
+    ThompsonPolicy,
+)
+from app.experiments.policies.forgetting import Window
 from app.feedback.model import Source
 from app.ledger.learning.model import Key, RewardSums, Rows, Seen, learning_of
 from app.ledger.log.batch import StreamEntry, stage

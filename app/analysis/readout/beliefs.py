@@ -11,7 +11,7 @@ from app.allocation.contextual import segment_arms, segmented
 from app.allocation.forgetting import Learned, by_time
 from app.assignment.bucketing import WHOLE
 from app.experiments.policies import Policy, SegmentedThompsonPolicy
-from app.experiments.policies.contextual import ContextualPolicy
+from app.experiments.policies.contextual import ContextualPolicy, LinearPolicy
 from app.experiments.segments import segment_names
 from app.ledger.learning.model import RewardSums, part_of_segment
 from bandits.drift import detect
@@ -118,7 +118,7 @@ def model_belief(policy: Policy, learned: Learned, variants: Sequence[str]) -> M
     rewards = {variant: _rows(one) for variant, one in zip(variants, learned.get("", ()), strict=True)}
     columns = Schema(policy.features).d
     linear = [one for one in learned.get("", ()) if isinstance(one, LinearTotals)]
-    if len(linear) < len(variants):
+    if not isinstance(policy, LinearPolicy) or len(linear) < len(variants):
         return ModelBelief(columns, rewards)
     posterior = policy.posterior(linear)
     effective = posterior.effective_parameters(linear).tolist()

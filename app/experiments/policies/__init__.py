@@ -1,7 +1,7 @@
 """The policies. Each is one file of this package and one row of `Policy`.
 
-A policy's class is its JSON, the same in a definition, in `/simulate` and in `/evaluate`; its methods say how it
-allocates, what it learns, and what it can be used for (`rule.PolicyRule`).
+A policy's class is its JSON, the same in a definition, in `/simulate` and in `/evaluate`; its
+methods say how it allocates, what it learns, and what it can be used for (`rule.PolicyRule`).
 """
 
 from typing import Final, get_args

@@ -6,8 +6,8 @@ from typing import Annotated
 import msgspec
 import numpy as np
 
-from app.core import limits
 from app.core.errors import FieldError
+from app.core.limits import SIGNAL_VALUE_MAX
 from app.core.text import Key
 from app.experiments.metrics import QuantileOf
 from app.experiments.policies.posterior import PosteriorPolicy
@@ -16,11 +16,13 @@ from bandits.allocation import Allocation, fixed
 from bandits.arms import Arms, NormalArms
 from bandits.objective import Constraint, constrained_thompson, scalarised
 
-MetricValue = Annotated[float, msgspec.Meta(ge=-limits.SIGNAL_VALUE_MAX, le=limits.SIGNAL_VALUE_MAX)]
+MetricValue = Annotated[float, msgspec.Meta(ge=-SIGNAL_VALUE_MAX, le=SIGNAL_VALUE_MAX)]
 
 
 class Bound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The range in which the mean of a metric must lie, in the metric's unit; null: no bound on that side.
+    """The range in which the mean of a metric must lie, in the metric's unit.
+
+    Null is no bound on that side.
 
     Raises ValueError unless one side is bounded and `at_least` is below `at_most`.
     """
@@ -47,10 +49,11 @@ class Bound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ConstrainedThompsonPolicy(PosteriorPolicy, frozen=True, kw_only=True, tag="constrained_thompson"):
     """Thompson sampling among the variants that meet constraints on other metrics.
 
-    A variant's share is the probability that it is the best of those that meet all `constraints`; if none
-    does, the control serves. `weights` add other metrics to the reward, in reward per unit of the metric:
-    -0.1 makes each unit of a cost weigh as much as 0.1 of reward. Metrics are those of the definition: means,
-    proportions or ratios. If a metric has no value yet, a constraint on it is met with probability 1/2.
+    A variant's share is the probability that it is the best of those that meet all `constraints`;
+    if none does, the control serves. `weights` add other metrics to the reward, in reward per unit
+    of the metric: -0.1 makes each unit of a cost weigh as much as 0.1 of reward. Metrics are those
+    of the definition: means, proportions or ratios. If a metric has no value yet, a constraint on
+    it is met with probability 1/2.
     """
 
     reads = "metrics"
@@ -93,9 +96,7 @@ class ConstrainedThompsonPolicy(PosteriorPolicy, frozen=True, kw_only=True, tag=
         objective = self.arms(evidence)
         weights = {key: weight for key, weight in self.weights.items() if key in known and weight}
         if weights:
-            objective = scalarised(
-                [objective, *(known[key] for key in weights)], [1.0, *weights.values()]
-            )
+            objective = scalarised([objective, *(known[key] for key in weights)], [1.0, *weights.values()])
         control = fixed([float(index == evidence.setting.control) for index in range(n_variants)])
         return constrained_thompson(
             objective, constraints, when_none=control, exploration_floor=self.exploration_floor
@@ -103,7 +104,10 @@ class ConstrainedThompsonPolicy(PosteriorPolicy, frozen=True, kw_only=True, tag=
 
 
 def _unknown(bound: Bound, n_variants: int) -> Arms:
-    """Return posteriors with half of their mass on either side of a bound, and hardly any beyond another."""
+    """Return posteriors with half of their mass on each side of a bound.
+
+    Hardly any mass lies beyond a second bound.
+    """
     lower, upper = bound.sides
     centre = lower if np.isfinite(lower) else upper
     scale = (upper - lower) / 1e6 if np.isfinite(upper - lower) else 1.0

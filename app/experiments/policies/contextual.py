@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
-from app.core import limits
 from app.core.errors import FieldError
 from app.core.text import is_key
+from app.experiments import limits
 from app.experiments.policies.rule import AdaptivePolicy, Contexts, Evidence, Learns, Setting
 from bandits.allocation import Allocation
 from bandits.arms import BetaArms
@@ -19,9 +19,9 @@ from stats.errors import InvalidInput as OutOfBounds
 class ContextualPolicy(AdaptivePolicy, frozen=True, kw_only=True):
     """A policy with a model of the reward in each context.
 
-    `features` say what the policy reads and how (`bandits.features`); it ignores the rest of the context. If a
-    context does not fit, the request is refused, or served by the Thompson allocation of the totals
-    (`fallback`). Nothing is learned from such a context.
+    `features` say what the policy reads and how (`bandits.features`); it ignores the rest of the
+    context. If a context does not fit, the request is refused, or served by the Thompson allocation
+    of the totals (`fallback`). Nothing is learned from such a context.
     """
 
     reads = "contexts"
@@ -77,7 +77,10 @@ class ContextualPolicy(AdaptivePolicy, frozen=True, kw_only=True):
 
 
 class LinearPolicy(ContextualPolicy, frozen=True, kw_only=True):
-    """A linear model of the reward for each variant; with `hybrid` they share what they have in common."""
+    """A policy with a linear model of the reward for each variant.
+
+    With `hybrid` the models share what they have in common.
+    """
 
     model = "linear"
     hybrid: bool = False

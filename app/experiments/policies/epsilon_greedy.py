@@ -23,7 +23,9 @@ class DecreasingEpsilon(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 class EpsilonGreedyPolicy(PolicyRule, frozen=True, kw_only=True, tag="epsilon_greedy"):
-    """The best average gets 1 - epsilon, and all variants share epsilon: a number, or one that decreases.
+    """The best average gets 1 - epsilon, and all variants share epsilon.
+
+    Epsilon is a number, or decreases.
 
     `step_max` is that of `AdaptivePolicy`, `forgetting` that of `PosteriorPolicy`.
     """
@@ -39,7 +41,10 @@ class EpsilonGreedyPolicy(PolicyRule, frozen=True, kw_only=True, tag="epsilon_gr
         return epsilon_greedy(evidence.totals, epsilon=self.epsilon)
 
     def simulated(self, scene: Scene) -> Simulated:
-        """Return a constant epsilon for all runs at once; one that decreases has only its exact shares."""
+        """Return a constant epsilon for all runs at once.
+
+        An epsilon that decreases has only its exact shares.
+        """
         if isinstance(self.epsilon, DecreasingEpsilon):
             return super().simulated(scene)
         draw = pulls.epsilon_greedy_pulls(self.epsilon)

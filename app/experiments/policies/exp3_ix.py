@@ -13,8 +13,8 @@ from bandits.exp3 import exp3_ix
 class Exp3IxPolicy(AdaptivePolicy, frozen=True, kw_only=True, tag="exp3_ix"):
     """Exponential weights with implicit exploration, for rewards that an adversary may change.
 
-    Shares are proportional to exp(-eta losses); each loss is divided by propensity + eta / 2. For a horizon
-    of n assignments and K variants, sqrt(2 ln K / (K n)) is the right `eta`.
+    Shares are proportional to exp(-eta losses); each loss is divided by propensity + eta / 2. For a
+    horizon of n assignments and K variants, sqrt(2 ln K / (K n)) is the right `eta`.
     """
 
     reads = "losses"

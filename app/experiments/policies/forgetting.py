@@ -5,7 +5,7 @@ from typing import Annotated
 
 import msgspec
 
-from app.core import limits
+from app.experiments import limits
 
 Span = Annotated[float, msgspec.Meta(ge=60, le=limits.FORGETTING_S_MAX)]
 
@@ -20,7 +20,10 @@ class Forgetting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
 
     @property
     def bucket_s(self) -> int:
-        """Length of a bucket in whole seconds: an eighth of `span_s`, at least `FORGETTING_BUCKET_S_MIN`."""
+        """Length of a bucket in whole seconds.
+
+        It is an eighth of `span_s`, at least `FORGETTING_BUCKET_S_MIN`.
+        """
         return max(limits.FORGETTING_BUCKET_S_MIN, math.ceil(self.span_s / limits.FORGETTING_BUCKETS))
 
     @property
@@ -30,7 +33,10 @@ class Forgetting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
 
 
 class Discount(Forgetting, frozen=True, tag="discount"):
-    """A reward counts half as much with every `half_life_s`. After 20 half-lives it no longer counts."""
+    """A reward counts half as much with every `half_life_s`.
+
+    After 20 half-lives it no longer counts.
+    """
 
     half_life_s: Span
 
@@ -46,7 +52,10 @@ class Discount(Forgetting, frozen=True, tag="discount"):
 
 
 class Window(Forgetting, frozen=True, tag="window"):
-    """Only rewards of the last `window_s` count, and all rewards of the bucket in which the window begins."""
+    """A window: only rewards of the last `window_s` seconds count.
+
+    All rewards of the bucket in which it begins count too.
+    """
 
     window_s: Span
 

@@ -26,7 +26,7 @@ class OptimisticThompsonPolicy(PosteriorPolicy, frozen=True, kw_only=True, tag="
         return optimistic_thompson(arms, sampling=self.sampling, exploration_floor=floor)
 
     def simulated(self, scene: Scene) -> Simulated:
-        """Return draws from Beta posteriors; other posteriors have no faster way than the exact shares."""
+        """Return draws from Beta posteriors; other families use the exact shares."""
         if self.family != "beta":
             return super().simulated(scene)
         draw = partial(

@@ -26,12 +26,13 @@ class BetaPrior(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PosteriorPolicy(AdaptivePolicy, frozen=True, kw_only=True):
     """A policy that reads a posterior of the variants' mean rewards.
 
-    * `beta`: of successes and failures. A fractional reward r counts as r successes and 1 - r failures, times
-      the number of yes-or-no answers that a reward of the variant is worth. The prior is Beta(alpha, beta).
-    * `normal`: of the mean of rewards whose variance is learned too. The prior has the mean alpha / (alpha +
-      beta) and the weight of (alpha + beta) / 2 rewards.
-    * `gamma`: of the mean of counts; a count is reward x width of a range that begins at 0. The prior is
-      Gamma(alpha) with the rate beta.
+    * `beta`: of successes and failures. A fractional reward r counts as r successes and 1 - r
+      failures, times the number of yes-or-no answers that a reward of the variant is worth. The
+      prior is Beta(alpha, beta).
+    * `normal`: of the mean of rewards whose variance is learned too. The prior has the mean alpha /
+      (alpha + beta) and the weight of (alpha + beta) / 2 rewards.
+    * `gamma`: of the mean of counts; a count is reward x width of a range that begins at 0. The
+      prior is Gamma(alpha) with the rate beta.
 
     The default is `beta`. With `forgetting`, rewards count less as time passes.
     """
@@ -52,7 +53,7 @@ class PosteriorPolicy(AdaptivePolicy, frozen=True, kw_only=True):
             yield FieldError(f"{field}.posterior", reason)
 
     def posteriors(self, totals: ArmTotals) -> BetaArms:
-        """Return Beta posteriors of the mean rewards, under the policy's prior if that is a Beta prior."""
+        """Return Beta posteriors of the mean rewards, under the policy's prior if it is a Beta."""
         if self.family != "beta":
             return BetaArms.from_totals(totals)
         return BetaArms.from_totals(totals, prior_alpha=self.prior.alpha, prior_beta=self.prior.beta)

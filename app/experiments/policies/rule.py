@@ -1,6 +1,6 @@
 """What every policy declares, reads and answers. Pure."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Final, Literal, NamedTuple
 
 import msgspec
@@ -40,8 +40,8 @@ class Setting(NamedTuple):
 class Evidence(NamedTuple):
     """What a policy allocates by. Arrays are in the order of the variants.
 
-    `totals` are of rewards in [0, 1]; `losses` are importance-weighted. `metrics` are the posteriors of the means
-    of those metrics that have a value.
+    `totals` are of rewards in [0, 1]; `losses` are importance-weighted. `metrics` are the
+    posteriors of the means of those metrics that have a value.
     """
 
     setting: Setting
@@ -90,8 +90,8 @@ class Scene(NamedTuple):
     def seconds(self, *, per_batch: float = 0.0, per_run: float = 0.0, per_arm: float = 0.0) -> float:
         """Estimate the computing time of one core, right to a factor of two.
 
-        The arguments are the policy's seconds for a batch, for each run in it, and for each arm of a run. They
-        were measured on `bandits.pulls`.
+        The arguments are the policy's seconds for a batch, for each run in it, and for each arm of
+        a run. They were measured on `bandits.pulls`.
         """
         n_arms = len(self.setting.variants)
         frame = 2e-4 + 5e-7 * self.runs * n_arms
@@ -175,14 +175,17 @@ class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
         yield from ()
 
     def posteriors(self, totals: ArmTotals) -> BetaArms:
-        """Return Beta posteriors of the mean rewards, for people to read; by default under a uniform prior."""
+        """Return Beta posteriors of the mean rewards, as the status shows them.
+
+        By default the prior is uniform.
+        """
         return BetaArms.from_totals(totals)
 
     def allocate(self, evidence: Evidence) -> Allocation:
         """Return the shares of the variants. Equal evidence gives equal bits.
 
-        A policy that reads contexts returns what serves where a context cannot be read. `best_arm` returns what
-        serves until it has decided.
+        A policy that reads contexts returns what serves where a context cannot be read. `best_arm`
+        returns what serves until it has decided.
         """
         raise NotImplementedError
 
@@ -192,7 +195,10 @@ class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
         return None
 
     def simulated(self, scene: Scene) -> Simulated:
-        """Return the policy for `bandits.pulls`: by default its exact shares, one run after the other."""
+        """Return the policy for `bandits.pulls`.
+
+        By default it draws from its exact shares, one run after the other.
+        """
 
         def shares(totals: ArmTotals) -> Allocation:
             return self.allocate(Evidence(scene.setting, totals, LossTotals(np.zeros(totals.n_arms)), {}))
@@ -210,8 +216,9 @@ class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
 class AdaptivePolicy(PolicyRule, frozen=True, kw_only=True):
     """A policy that learns. Every variant keeps a share of `exploration_floor / K`.
 
-    `step_max` limits how much the share of a variant moves with one update, relative to the allocation in
-    force. Without it there is no limit. Contextual policies and `best_arm` do not take it.
+    `step_max` limits how much the share of a variant moves with one update, relative to the
+    allocation in force. Without it there is no limit. Contextual policies and `best_arm` do not
+    take it.
     """
 
     exploration_floor: Share = 0.05
@@ -224,16 +231,14 @@ class AdaptivePolicy(PolicyRule, frozen=True, kw_only=True):
     def _with_floor(self, draw: pulls.Draw, scene: Scene) -> pulls.FromTotals:
         """Draw with the floor; a batch above `DRAWS_MAX` is spread by that many draws."""
         capped = pulls.capped_pulls(draw, DRAWS_MAX)
-        return pulls.FromTotals(
-            pulls.with_floor_pulls(capped, self.exploration_floor), self._memory(scene)
-        )
+        return pulls.FromTotals(pulls.with_floor_pulls(capped, self.exploration_floor), self._memory(scene))
 
 
 class WarmStart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A prior from the totals that another experiment has when the policy comes into force.
 
-    Variants are matched by key. Each logged reward counts `discount`, and the rewards of a variant together
-    count for at most `n_max`.
+    Variants are matched by key. Each logged reward counts `discount`, and the rewards of a variant
+    together count for at most `n_max`.
     """
 
     experiment: Key

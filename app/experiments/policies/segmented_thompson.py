@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from app.core import limits
 from app.core.errors import FieldError
+from app.experiments import limits
 from app.experiments.plan import Segments
 from app.experiments.policies.rule import AdaptivePolicy, BySegment, Evidence, Learns, Setting
 from app.experiments.segments import segment_count, value_errors
@@ -13,7 +13,9 @@ from bandits.thompson import thompson
 
 
 class SegmentedThompsonPolicy(AdaptivePolicy, frozen=True, kw_only=True, tag="segmented_thompson"):
-    """Thompson sampling in each segment of the traffic; small segments borrow strength from the others.
+    """Thompson sampling in each segment of the traffic.
+
+    Small segments borrow strength from the others.
 
     `by` declares the segments: the values of one context attribute, or of several together, at most
     `POLICY_SEGMENTS_MAX` in all. Any other value, and a missing one, is the segment `other` of its

@@ -16,8 +16,8 @@ from bandits.thompson import thompson
 class ThompsonPolicy(PosteriorPolicy, frozen=True, kw_only=True, tag="thompson"):
     """Thompson sampling by probability matching.
 
-    Each variant's share is `(1 - exploration_floor) P(best) + exploration_floor / K`. `warm_start` adds to
-    the prior of a `beta` posterior.
+    Each variant's share is `(1 - exploration_floor) P(best) + exploration_floor / K`. `warm_start`
+    adds to the prior of a `beta` posterior.
     """
 
     warm_start: WarmStart | UnsetType = UNSET
@@ -40,12 +40,10 @@ class ThompsonPolicy(PosteriorPolicy, frozen=True, kw_only=True, tag="thompson")
         return thompson(self.arms(evidence), exploration_floor=self.exploration_floor)
 
     def simulated(self, scene: Scene) -> Simulated:
-        """Return draws from Beta posteriors; other posteriors have no faster way than the exact shares."""
+        """Return draws from Beta posteriors; other families use the exact shares."""
         if self.family != "beta":
             return super().simulated(scene)
-        draw = partial(
-            pulls.thompson_pulls, prior_alpha=self.prior.alpha, prior_beta=self.prior.beta
-        )
+        draw = partial(pulls.thompson_pulls, prior_alpha=self.prior.alpha, prior_beta=self.prior.beta)
         return Simulated(
             self._with_floor(draw, scene), scene.seconds(per_arm=8e-8 * min(scene.batch, DRAWS_MAX))
         )

@@ -11,7 +11,9 @@ from bandits.thompson import top_two
 
 
 class TopTwoPolicy(PosteriorPolicy, frozen=True, kw_only=True, tag="top_two"):
-    """Top-two Thompson sampling: the best of a draw gets `leader_share`, the best of other draws the rest.
+    """Top-two Thompson sampling.
+
+    The best of a draw gets `leader_share`, and the best of other draws gets the rest.
 
     It finds the best variant with fewer rewards, and earns less on the way.
     """

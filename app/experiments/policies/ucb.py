@@ -16,9 +16,9 @@ _ROUNDS_AHEAD: Final = 100
 class UcbPolicy(AdaptivePolicy, frozen=True, kw_only=True, tag="ucb"):
     """The variant with the greatest upper confidence bound, mixed with the exploration floor.
 
-    `rounds_ahead` is about how many assignments are made between two updates: they are spread as the index
-    would spread them one after the other. Without it they are 100, and the batch in a simulation.
-    `forgetting` is that of `PosteriorPolicy`.
+    `rounds_ahead` is about how many assignments are made between two updates: they are spread as
+    the index would spread them one after the other. Without it they are 100, and the batch in a
+    simulation. `forgetting` is that of `PosteriorPolicy`.
     """
 
     index: ucb.IndexName = "kl_ucb_plus"

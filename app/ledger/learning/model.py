@@ -13,11 +13,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from app.core import limits
+from app.experiments.plan import Segments
 from app.experiments.policies import KINDS, Policy
 from app.experiments.policies.rule import BySegment, ByTime, Contexts, Losses
-from app.experiments.plan import Segments
 from app.experiments.segments import segment_number
+from app.ledger import limits
 from app.ledger.rewards.model import NANO, NONE, Assignments
 from bandits.features import ContextError, Schema
 from bandits.linear import LinearTotals

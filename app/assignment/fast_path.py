@@ -1,4 +1,4 @@
-"""The short way of `GET /assign`. Its reference is the handler in `routes.py`, which gives all refusals."""
+"""Fast path of `GET /assign`. Its reference is the handler in `routes.py`, which gives all refusals."""
 
 from time import perf_counter
 from typing import Final
@@ -6,15 +6,15 @@ from typing import Final
 from app.access.model import Scope, credential
 from app.assignment import query
 from app.assignment.service import Assigner, Assignment
-from app.core import limits
 from app.core.errors import InvalidInput, WaldError
-from app.core.shortcut import Headers, Reply
+from app.core.fast_path import Headers, Reply
+from app.core.limits import UNIT_LENGTH_MAX
 from app.core.telemetry import ASSIGN_SECONDS, FastHistogram
 
 _HEADERS: Final = ((b"content-type", b"application/json"),)
 
 
-class HotAssign:
+class AssignFastPath:
     """Knows no errors: what is odd in any way, of an unknown experiment or strict goes to the framework."""
 
     method = b"GET"
@@ -47,7 +47,7 @@ class HotAssign:
             return False
         experiment = self._assigner.keeper.snapshot.by_key.get(parameters.get("experiment", ""))
         unit = parameters.get("unit")
-        if experiment is None or not unit or len(unit) > limits.UNIT_LENGTH_MAX:
+        if experiment is None or not unit or len(unit) > UNIT_LENGTH_MAX:
             return False
         if experiment.published.state in {"draft", "archived"} or experiment.published.stickiness == "strict":
             return False

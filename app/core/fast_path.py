@@ -1,7 +1,7 @@
-"""A short way for the busiest requests: from parsed HTTP to written bytes, without ASGI and the framework.
+"""A fast path for the busiest requests: from parsed HTTP to written bytes, without ASGI and the framework.
 
-uvicorn's configuration lets its HTTP protocol be replaced; `ShortcutProtocol` is that protocol with shortcuts
-inside. What a shortcut does not admit or answer goes to the framework as if it had come there first.
+uvicorn's configuration lets its HTTP protocol be replaced; `FastPathProtocol` is that protocol with fast paths
+inside. What a fast path does not admit or answer goes to the framework as if it had come there first.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ Reply = Callable[[int, Headers, bytes], None]
 """Takes the status, the headers but date and length, and the body of a response; to be called once."""
 
 
-class Shortcut(Protocol):
+class FastPath(Protocol):
     """Answers requests of one method and path."""
 
     method: bytes
@@ -32,17 +32,17 @@ class Shortcut(Protocol):
         ...
 
 
-class ShortcutProtocol(BoundedProtocol):
-    """HTTP/1.1 with `shortcuts`, by their path.
+class FastPathProtocol(BoundedProtocol):
+    """HTTP/1.1 with `fast_paths`, by their path.
 
     A pipelined request waits for its turn as any other, and is then answered by the framework.
     """
 
-    shortcuts: ClassVar[dict[bytes, Shortcut]] = {}
+    fast_paths: ClassVar[dict[bytes, FastPath]] = {}
     _turn: "_Turn | None" = None
 
     def on_message_begin(self) -> None:
-        """Of the parser. The scope, which a shortcut does not need, is made in `_give_to_framework`."""
+        """Of the parser. The scope, which a fast path does not need, is made in `_give_to_framework`."""
         self._stage = 1
         self.url = b""
         self.expect_100_continue = False
@@ -52,17 +52,17 @@ class ShortcutProtocol(BoundedProtocol):
         """Of the parser."""
         self._check_head()
         path, _, query = self.url.partition(b"?")
-        shortcut = self.shortcuts.get(path)
-        if shortcut is None or not self._takes(shortcut, query):
+        fast_path = self.fast_paths.get(path)
+        if fast_path is None or not self._takes(fast_path, query):
             self._give_to_framework()
         self._accept_head()
 
     def on_body(self, body: bytes) -> None:
         """Of the parser."""
         turn = self._turn
-        if turn is None or self._current() is not turn or turn.shortcut is None:
+        if turn is None or self._current() is not turn or turn.fast_path is None:
             super().on_body(body)
-        elif turn.n_bytes + len(body) <= turn.shortcut.body_bytes_max:
+        elif turn.n_bytes + len(body) <= turn.fast_path.body_bytes_max:
             turn.parts.append(body)
             turn.n_bytes += len(body)
         else:
@@ -73,34 +73,34 @@ class ShortcutProtocol(BoundedProtocol):
         """Of the parser."""
         self._stage = 0
         turn = self._turn
-        if turn is None or self._current() is not turn or turn.shortcut is None:
+        if turn is None or self._current() is not turn or turn.fast_path is None:
             super().on_message_complete()
-        elif not turn.shortcut.answer(turn.query, self.headers, b"".join(turn.parts), turn.reply):
+        elif not turn.fast_path.answer(turn.query, self.headers, b"".join(turn.parts), turn.reply):
             self._give_up(turn)
             super().on_message_complete()
 
-    def _takes(self, shortcut: Shortcut, query: bytes) -> bool:
-        """Whether the request is the shortcut's, for now; then it is its turn."""
+    def _takes(self, fast_path: FastPath, query: bytes) -> bool:
+        """Whether the request is the fast path's, for now; then it is its turn."""
         parser, before = self.parser, self._current()
         if before is not None and not before.response_complete:
             return False
-        if parser.get_method() != shortcut.method or parser.get_http_version() != "1.1":
+        if parser.get_method() != fast_path.method or parser.get_http_version() != "1.1":
             return False
         if self.expect_100_continue or parser.should_upgrade() or b"#" in query:
             return False
-        if not shortcut.admits(self.headers):
+        if not fast_path.admits(self.headers):
             return False
         turn = self._turn
         if turn is None:
             turn = self._turn = _Turn(self)
-        turn.begin(shortcut, query, keep_alive=parser.should_keep_alive())
+        turn.begin(fast_path, query, keep_alive=parser.should_keep_alive())
         self.cycle = turn  # type: ignore[assignment]
         return True
 
     def _give_up(self, turn: "_Turn") -> None:
         """Let the framework have the request after all, and what of its body has come."""
         turn.response_complete = True
-        turn.shortcut = None
+        turn.fast_path = None
         self._give_to_framework()
         for part in turn.parts:
             super().on_body(part)
@@ -123,20 +123,20 @@ class _Turn:
     disconnected = False
     response_started = False
 
-    def __init__(self, protocol: ShortcutProtocol) -> None:
+    def __init__(self, protocol: FastPathProtocol) -> None:
         self._protocol = protocol
         self._transport = protocol.transport
         self.message_event = _Nobody()
         self.response_complete = True
         self.keep_alive = True
-        self.shortcut: Shortcut | None = None
+        self.fast_path: FastPath | None = None
         self.query = b""
         self.parts: list[bytes] = []
         self.n_bytes = 0
 
-    def begin(self, shortcut: Shortcut, query: bytes, *, keep_alive: bool) -> None:
+    def begin(self, fast_path: FastPath, query: bytes, *, keep_alive: bool) -> None:
         """Another request."""
-        self.shortcut = shortcut
+        self.fast_path = fast_path
         self.query = query
         self.keep_alive = keep_alive
         self.response_complete = False
@@ -169,7 +169,7 @@ class _Nobody:
         """Of asyncio.Event."""
 
 
-def with_shortcuts(*shortcuts: Shortcut) -> type[ShortcutProtocol]:
-    """The protocol class of a server with these shortcuts."""
-    by_path: Final = {shortcut.path: shortcut for shortcut in shortcuts}
-    return type("Shortcuts", (ShortcutProtocol,), {"shortcuts": by_path})
+def with_fast_paths(*fast_paths: FastPath) -> type[FastPathProtocol]:
+    """The protocol class of a server with these fast paths."""
+    by_path: Final = {fast_path.path: fast_path for fast_path in fast_paths}
+    return type("FastPaths", (FastPathProtocol,), {"fast_paths": by_path})

@@ -1,4 +1,4 @@
-"""The short way of `POST /feedback`. Its reference is the handler in `routes.py`."""
+"""Fast path of `POST /feedback`. Its reference is the handler in `routes.py`."""
 
 import asyncio
 from typing import Final
@@ -8,10 +8,10 @@ import structlog
 
 from app.access.model import ApiKey, Scope, credential
 from app.assignment.snapshot_keeper import SnapshotKeeper
-from app.core import limits
 from app.core.clock import Clock
 from app.core.errors import Unavailable, WaldError
-from app.core.shortcut import Headers, Reply
+from app.core.fast_path import Headers, Reply
+from app.core.limits import FEEDBACK_BODY_BYTES_MAX
 from app.feedback.decode import MediaType
 from app.feedback.service import FeedbackService, receipt_status
 
@@ -21,12 +21,12 @@ _PROBLEM: Final = ((b"content-type", b"application/problem+json"),)
 _encode: Final = msgspec.json.Encoder().encode
 
 
-class HotFeedback:
+class FeedbackFastPath:
     """Takes JSON from callers who may give feedback; anything else goes to the framework."""
 
     method = b"POST"
     path = b"/feedback"
-    body_bytes_max = limits.FEEDBACK_BODY_BYTES_MAX
+    body_bytes_max = FEEDBACK_BODY_BYTES_MAX
 
     def __init__(self, feedback: FeedbackService, keeper: SnapshotKeeper, clock: Clock) -> None:
         self._feedback = feedback

@@ -1,4 +1,4 @@
-"""The short way and the framework give the same answers."""
+"""The fast path and the framework give the same answers."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from litestar import Litestar
 from litestar.datastructures import State
 from litestar.di import Provide
 
-from app.assignment.hot import HotAssign
+from app.assignment.fast_path import AssignFastPath
 from app.assignment.routes import ROUTES
 from app.core.http import EXCEPTION_HANDLERS, require_json
 from app.experiments.model import Archived, Condition, Draft, Paused, Stopped
@@ -62,7 +62,7 @@ class FixedClock:
 
 
 class Apps:
-    """The framework alone, and the short way before it, on the same server."""
+    """The framework alone, and the fast path before it, on the same server."""
 
     def __init__(self, server: Any) -> None:
         self._assigner = server.assigner
@@ -76,15 +76,15 @@ class Apps:
             openapi_config=None,
         )
         self.passed_on = 0
-        self.hot = HotAssign(server.assigner)
+        self.fast_path = AssignFastPath(server.assigner)
 
     async def short(self, query: bytes, headers: list[tuple[bytes, bytes]]) -> Any:
-        """What a client gets that comes by the short way."""
+        """What a client gets that comes through the fast path."""
         self._assigner._rng = Random(7)
         answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if not (
-            self.hot.admits(headers)
-            and self.hot.answer(query, headers, b"", lambda *response: answered.set_result(response))
+            self.fast_path.admits(headers)
+            and self.fast_path.answer(query, headers, b"", lambda *response: answered.set_result(response))
         ):
             self.passed_on += 1
             return await self.get(self.framework, query, headers)
@@ -125,7 +125,7 @@ class Apps:
 
 @pytest.fixture
 async def apps(valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr("app.core.limits.REFRESH_SPACING_S", 0.0)
+    monkeypatch.setattr("app.assignment.limits.REFRESH_SPACING_S", 0.0)
     await publish(valkey_url, *EXPERIMENTS)
     async with running_server(valkey_url) as server:
         yield Apps(server)
@@ -206,7 +206,7 @@ async def test_both_ways_give_the_same_answer(apps: Apps, query: bytes, headers:
 
 
 @pytest.mark.parametrize("published", EXPERIMENTS[:-1], ids=lambda one: one.key)
-async def test_plain_requests_go_the_short_way(apps: Apps, published: Any):
+async def test_plain_requests_take_the_fast_path(apps: Apps, published: Any):
     query = b"experiment=%b&unit=a%%20unit&context.tier=gold&context.age=18" % published.key.encode()
     status, _, body = await apps.short(query, AUTHORIZED)
     assert (status, json.loads(body)["experiment"]) == (200, published.key)

@@ -1,4 +1,4 @@
-"""The short way of `/feedback` and the framework answer alike; a charset makes a request go the long way."""
+"""Fast path of `/feedback` and the framework answer alike; a charset makes a request go the long way."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from app.assignment.assignment_id import Signer
 from app.core.clock import SystemClock
 from app.core.serving import Ending, serve_http
 from app.core.settings import Settings
-from app.feedback.hot import HotFeedback
+from app.feedback.fast_path import FeedbackFastPath
 from app.server import application
 from tests.support import registry
 from tests.support.server import free_port, listening
@@ -94,14 +94,14 @@ async def url(valkey_url: str) -> AsyncIterator[str]:
 
 async def test_both_ways_give_the_same_answer(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     answered = 0
-    answer = HotFeedback.answer
+    answer = FeedbackFastPath.answer
 
     def counted(*arguments: Any) -> bool:
         nonlocal answered
         answered += 1
         return answer(*arguments)
 
-    monkeypatch.setattr(HotFeedback, "answer", counted)
+    monkeypatch.setattr(FeedbackFastPath, "answer", counted)
     headers = {"Authorization": f"Bearer {registry.API_KEY}"}
     async with httpx2.AsyncClient(base_url=url, headers=headers) as client:
         for number, body in enumerate(bodies(), start=1):
