@@ -177,7 +177,8 @@ def _request(
         path = path.rstrip("`")
         raise click.UsageError(f"{path}: {explained(reason, model.Simulation, path)}") from error
     except InvalidInput as error:
-        raise click.UsageError(str(error)) from error
+        reasons = "; ".join(f"{named.field}: {named.reason}" for named in error.errors)
+        raise click.UsageError(reasons or str(error)) from error
 
 
 def _environment(

@@ -229,6 +229,13 @@ async def test_what_cannot_be_simulated_is_refused_by_its_field(client, changed,
     assert any(error["field"].startswith(field) for error in answer.json()["errors"]), answer.text
 
 
+async def test_a_misspelled_policy_is_refused_with_the_nearest_name(client):
+    answer = await client.post("/simulate", json=body(policies=["fixed", "tompson"]))
+    (error,) = answer.json()["errors"]
+    assert error["field"] == "policies[1]"
+    assert error["reason"].endswith("did you mean thompson?")
+
+
 async def test_only_readers_may_simulate(client):
     assert (
         await client.post("/simulate", json=body(), headers=bearer(KEYS[Scope.ASSIGN]))
