@@ -67,10 +67,17 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True, omit_defaul
             raise ValueError(f"totals of unknown variants: {', '.join(sorted(unknown))}")
 
     def for_decision(self) -> "Observed":
-        """Return what a decision reads and keeps: without the covariates' own totals and the totals' age."""
-        cells = tuple(msgspec.structs.replace(cell, covariates=None) for cell in self.cells)
+        """Return what a decision reads and keeps: without the covariates' own totals and the totals' age.
+
+        Its sequences are lists, as they are after decoding, so that both are equal.
+        """
         return msgspec.structs.replace(
-            self, cells=cells, covariates=(), constant_covariates=(), totals_age_s=None
+            self,
+            cells=[msgspec.structs.replace(cell, covariates=None) for cell in self.cells],
+            assignments=list(self.assignments) or (),
+            covariates=(),
+            constant_covariates=(),
+            totals_age_s=None,
         )
 
     @property

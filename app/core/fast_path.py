@@ -1,7 +1,7 @@
-"""A fast path for the busiest requests: from parsed HTTP to written bytes, without ASGI and the framework.
+"""Answer the busiest requests inside uvicorn's HTTP protocol, without ASGI and the framework.
 
-uvicorn's configuration lets its HTTP protocol be replaced; `FastPathProtocol` is that protocol with fast paths
-inside. What a fast path does not admit or answer goes to the framework as if it had come there first.
+uvicorn's configuration accepts a protocol class of ours: `FastPathProtocol`. A request that a fast
+path does not admit or cannot answer goes to the framework, which then handles it from the start.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,7 @@
 """Around every request: the client it comes from, its request id, and its line in the access log.
 
-The fast paths of `/assign` and `/feedback` do not come here. `logged_fast_paths` wraps them where an access log
-is kept; otherwise they pay nothing.
+The fast paths of `/assign` and `/feedback` bypass this module. `logged_fast_paths` wraps them
+if an access log is kept.
 """
 
 import re
