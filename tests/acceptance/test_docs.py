@@ -14,7 +14,7 @@ import psutil
 import pytest
 from psutil import pid_exists
 
-from app.assignment.service import Reason
+from app.assignment.decide import Reason
 from app.core.settings import Settings
 from app.experiments.model import Definition
 from app.feedback.model import REASONS
