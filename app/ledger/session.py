@@ -35,7 +35,7 @@ def sql(package: str | None, name: str) -> LiteralString:
 
 _LOG: Final = structlog.get_logger(__name__)
 
-_READ_LOG: Final = sql(__package__, "read_log")
+_READ_LOG: Final = sql("app.ledger.log", "read_signals")
 _TEMPORARY_TABLES: Final = sql(__package__, "temporary_tables")
 _LOGGED: Final = (
     ("owner", ">i4"),

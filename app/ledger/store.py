@@ -53,9 +53,9 @@ _ACQUIRE_LEASE: Final = sql(__package__, "acquire_lease")
 _AFFECT_OVERDUE: Final = sql(__package__, "affect_overdue")
 _AFFECT_SILENT: Final = sql(__package__, "affect_silent")
 _AFFECT_RANGE: Final = sql(__package__, "affect_range")
-_STORE_REWARDS: Final = sql(__package__, "store_rewards")
-_ADD_TO_TOTALS: Final = sql(__package__, "add_to_totals")
-_REBUILD_TOTALS: Final = sql(__package__, "rebuild_totals")
+_STORE_REWARDS: Final = sql("app.ledger.rewards", "store_rewards")
+_ADD_TO_TOTALS: Final = sql("app.ledger.totals", "add_to_totals")
+_REBUILD_TOTALS: Final = sql("app.ledger.totals", "recount_totals")
 
 _RULES: Final = """
     SELECT
