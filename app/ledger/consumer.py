@@ -16,9 +16,10 @@ from app.core.clock import Clock
 from app.core.loops import Loop, stop_if_cancelled
 from app.core.telemetry import LEDGER_BATCH_SECONDS, LEDGER_EVENTS
 from app.ledger import limits
+from app.ledger.lease import Fenced, Lease, Renewal
 from app.ledger.log.batch import StreamEntry, UndecodableEntry, apart, stage
-from app.ledger.loop import Forgotten, Horizons, OnCommit
-from app.ledger.store import POISON, Fenced, Lease, LedgerStore, Renewal
+from app.ledger.loop import Cleanup, HorizonSweep, OnCommit
+from app.ledger.store import POISON, LedgerStore
 from app.ledger.stream import ShardStream
 
 _LOG: Final = structlog.get_logger(__name__)
@@ -89,11 +90,16 @@ class ShardConsumer:
             lease = await self._advance(store, lease)
 
     async def _advance(self, store: LedgerStore, lease: Lease) -> Lease:
-        """Let the stream go of what is applied; if Valkey lost its data, begin the stream anew."""
+        """Drop applied entries from the stream. If Valkey lost its data, go back to the stream's beginning.
+
+        The log drops what was applied before.
+        """
         if await self._stream.advance(lease.position, lease.applied):
             return lease
         _LOG.warning("stream_begins_anew", shard=self._shard, position=lease.position)
-        return await store.begin_anew(lease)
+        rewound = lease._replace(position="0-0", applied=0)
+        await store.renew(rewound, None)
+        return rewound
 
     async def _apply(
         self, store: LedgerStore, lease: Lease, entries: Sequence[StreamEntry], marks: "Marks"
@@ -120,8 +126,8 @@ class ShardConsumer:
         events, wrong = apart(entry)
         wrong |= await self._apply_some(store, lease, events)
         if not wrong:
-            await store.renew(lease.moved([entry]), watermark)
-            return lease.moved([entry])
+            await store.renew(lease.after([entry]), watermark)
+            return lease.after([entry])
         LEDGER_EVENTS.labels("dead_letter").inc(max(entry.n, 1) if not events else len(wrong))
         return await store.bury(lease, entry, _reasons(wrong), watermark)
 
@@ -223,6 +229,6 @@ def ledger_loops(
     ]
     return [
         *(Loop(f"ledger shard {shard}", consumer.run) for shard, consumer in enumerate(consumers)),
-        Loop("horizons", Horizons(database_url, on_commit, clock).run),
-        Loop("forgotten", Forgotten(database_url).run, pause_s=limits.FORGOTTEN_INTERVAL_S),
+        Loop("horizons", HorizonSweep(database_url, on_commit, clock).run),
+        Loop("forgotten", Cleanup(database_url).run, pause_s=limits.FORGOTTEN_INTERVAL_S),
     ]
