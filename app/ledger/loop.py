@@ -1,17 +1,15 @@
 """Loops beside the consumers: the horizon sweep, and the removal of old policy totals and series."""
 
 import asyncio
-from collections.abc import Callable, Sequence
 
 from app.core.clock import Clock, SystemClock
-from app.core.loops import stop_if_cancelled
+from app.core.loops import Loop, stop_if_cancelled
+from app.core.valkey import Valkey
 from app.ledger import limits
+from app.ledger.consumer import OnCommit, ShardConsumer
 from app.ledger.learning.step import delete_forgotten
 from app.ledger.store import LedgerStore
 from app.ledger.units.series_step import thin_series
-
-OnCommit = Callable[[Sequence[int]], None]
-"""Called right after a commit with the experiments whose totals changed."""
 
 
 class HorizonSweep:
@@ -49,3 +47,20 @@ class Cleanup:
             await store.transact(delete_forgotten)
             while await store.transact(thin_series) >= limits.SERIES_THIN_ROWS_MAX:
                 stop_if_cancelled()
+
+
+def ledger_loops(
+    *, shards: int, owner: str, database_url: str, valkey: Valkey, clock: Clock, on_commit: OnCommit
+) -> list[Loop]:
+    """Return the loops of a worker's ledger: a consumer per shard, the horizon sweep and the cleanup."""
+    consumers = [
+        ShardConsumer(
+            shard, owner=owner, database_url=database_url, valkey=valkey, clock=clock, on_commit=on_commit
+        )
+        for shard in range(shards)
+    ]
+    return [
+        *(Loop(f"ledger shard {shard}", consumer.run) for shard, consumer in enumerate(consumers)),
+        Loop("horizons", HorizonSweep(database_url, on_commit, clock).run),
+        Loop("forgotten", Cleanup(database_url).run, pause_s=limits.FORGOTTEN_INTERVAL_S),
+    ]

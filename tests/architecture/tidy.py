@@ -204,13 +204,15 @@ def _prose(path: str, texts: list[Prose]) -> Iterator[Violation]:
 
 # --- Python -------------------------------------------------------------------------------------
 
+_String = ast.JoinedStr | ast.Constant
+
 
 def _in_python(path: str, source: str) -> list[Violation]:
     nodes = list(_walk(ast.parse(source)))
     documented = {
         node: text for node in nodes if isinstance(node, _DOCUMENTED) and (text := _docstring(node))
     }
-    strings = [node for node in nodes if isinstance(node, ast.JoinedStr) or _is_string(node)]
+    strings = [node for node in nodes if isinstance(node, ast.JoinedStr | ast.Constant) and _is_string(node)]
     comments = list(_python_comments(source.splitlines(), strings))
     texts = [Prose(node.body[0].lineno, inspect.cleandoc(text)) for node, text in documented.items()]
     texts += _joined(comments)
@@ -242,11 +244,11 @@ def _walk(tree: ast.AST) -> Iterator[ast.AST]:
                 pending.append(value)
 
 
-def _is_string(node: ast.AST) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+def _is_string(node: _String) -> bool:
+    return isinstance(node, ast.JoinedStr) or isinstance(node.value, str)
 
 
-def _python_comments(lines: list[str], strings: list[ast.AST]) -> Iterator[tuple[int, str, bool]]:
+def _python_comments(lines: list[str], strings: list[_String]) -> Iterator[tuple[int, str, bool]]:
     """Yield line, text and whether the line holds nothing else, for each comment."""
     spans: dict[int, list[tuple[int, int]]] = {}
     for node in strings:
@@ -304,7 +306,7 @@ def _bound_names(path: str, nodes: list[ast.AST]) -> Iterator[Violation]:
             yield Violation(path, line, "words", name)
 
 
-def _strings(strings: list[ast.AST], docstrings: set[int]) -> Iterator[Prose]:
+def _strings(strings: list[_String], docstrings: set[int]) -> Iterator[Prose]:
     """Yield the strings that read like prose; an f-string is one text with `x` for each value."""
     parts = {id(part) for node in strings if isinstance(node, ast.JoinedStr) for part in node.values}
     for node in strings:

@@ -198,10 +198,10 @@ def test_the_worst_finding_decides_and_all_are_shown_with_their_fix():
     assert doctor.verdict(findings[:1]) is Verdict.OK
     assert doctor.verdict(findings[:3]) is Verdict.WARN
     assert doctor.verdict(findings) is Verdict.FAIL
-    console = Console(width=200, file=StringIO())
-    console.print(doctor.table(findings))
-    assert all(finding.found in console.file.getvalue() for finding in findings)
-    assert all(finding.fix in console.file.getvalue() for finding in findings)
+    text = StringIO()
+    Console(width=200, file=text).print(doctor.table(findings))
+    assert all(finding.found in text.getvalue() for finding in findings)
+    assert all(finding.fix in text.getvalue() for finding in findings)
 
 
 FIX_SCHEMA = doctor.schema(None, "0001").fix

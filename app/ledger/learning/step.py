@@ -140,7 +140,8 @@ async def recount_learned(cursor: AsyncCursor, experiment_id: int) -> list[tuple
 async def delete_forgotten(cursor: AsyncCursor) -> int:
     """Delete policy totals that no policy can read any more, from a bounded random choice of epochs.
 
-    Return the number of deleted rows. A later change to a deleted row makes a row of that change alone, which the next call deletes.
+    Return the number of deleted rows. A later change to a deleted row makes a row of that change alone, which
+    the next call deletes.
     """
     now_s = _now_s()
     await cursor.execute(_FORGETTING, (limits.FORGOTTEN_EPOCHS_MAX,))
