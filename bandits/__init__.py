@@ -2,14 +2,14 @@
 
 | purpose | names |
 |---|---|
-| what policies read | `ArmTotals`, `RewardTotals` of `stats`; `discounted`, `windowed`, `warm_start` |
+| what policies read | `ArmTotals`; `discounted`, `windowed`, `warm_start` |
 | posteriors of the arms' means | `BetaArms`, `NormalArms`, `GammaArms` |
 | questions to posteriors | `probability_best`, `expected_loss` |
-| policies without a context | `thompson`, `optimistic_thompson`, `top_two`, `upper_bound`, `epsilon_greedy`, … |
+| policies without a context | `thompson`, `top_two`, `upper_bound`, `epsilon_greedy`, `exp3_ix` |
 | more than one metric | `Constraint`, `constrained_thompson`, `scalarised`, `frontier` |
 | the best arm, with a guarantee | `decide`, `track_and_stop`, `optimal_shares` |
-| policies that read a context | `Schema`, `disjoint`, `hybrid`, `logistic`, `partially_pooled`, `contextual` |
-| what another policy would have earned | `Served`, `ips`, `self_normalised`, `doubly_robust`, `anytime_interval` |
+| policies that read a context | `Schema`, `disjoint`, `hybrid`, `logistic`, `contextual` |
+| what another policy would have earned | `Served`, `ips`, `doubly_robust` |
 | traffic to come | `simulate`, the classes of `environments`, the draws of `pulls` |
 """
 
