@@ -12,7 +12,8 @@ from app.allocation.model import NANO, VariantTotals
 from app.analysis.observed import Cell, Observed
 from app.assignment import bucketing
 from app.experiments.metrics import REWARD, QuantileOf, Ratio
-from app.experiments.model import Experiment, FixedPolicy, Running
+from app.experiments.model import Experiment, Running
+from app.experiments.policies import FixedPolicy
 from app.ledger.units.measures import CellTotals, Measures, measures_of
 from app.ledger.units.metric_totals import totals_of
 from stats.srm import ArmCounts

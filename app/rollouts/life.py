@@ -6,7 +6,8 @@ from datetime import datetime
 import msgspec
 
 from app.core.errors import Conflict
-from app.experiments.model import Experiment, FixedPolicy
+from app.experiments.model import Experiment
+from app.experiments.policies import FixedPolicy
 from app.rollouts.decide import held
 from app.rollouts.model import (
     Advance,
