@@ -49,10 +49,10 @@ EVENTS_MIN: Final = 20
 def rare(control_n: npt.ArrayLike, treatment_n: npt.ArrayLike, rate: npt.ArrayLike) -> NDArray[np.bool_]:
     """Whether a proportion needs an exact method, elementwise, from the `rate` of both arms together.
 
-    The mean of the smaller arm has the skewness (1 - 2 p) / sqrt(n p (1 - p)). Up to that of `EVENTS_MIN` rare
-    events a normal approximation is near enough: for half of 100 units it is, for 10 events in 10,000 it is not.
-    With 5 % of the units in one arm and a rate of 0.0001, the sequence of means alone decided in 25 % of A/A
-    tests that were looked at 100 times. With this rule at most 3.3 % decide, at any rate and split.
+    The mean of the smaller arm has the skewness (1 - 2 p) / sqrt(n p (1 - p)). Up to that of `EVENTS_MIN`
+    rare events a normal approximation is near enough: it is for half of 100 units, but not for 10 events in
+    10,000. Looked at 100 times with 5 % of the units in one arm and a rate of 0.0001, the sequence of means
+    alone decided in 25 % of A/A tests. With this rule at most 3.3 % decide, at any rate and split.
 
     Worked by hand: 45 events among 84,572 and none among 4,428: 4,428 * 45 / 89,000 = 2.2 are expected.
     """
