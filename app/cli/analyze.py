@@ -1,169 +1,126 @@
-"""What `wald analyze` does: the readout of a file, without a server."""
+"""The commands that need no server: `wald analyze` and `wald power`."""
 
-import math
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import msgspec
 import rich_click as click
 
-from app.analysis.readout.analyze import analyze
-from app.cli import figures, measurements, readout_display, records
-from app.cli.records import UnreadableLog
-from app.cli.terminal import emit_json, out
-from app.experiments.metrics import Margin, Mean, Measure, Metric, Ratio
-from app.experiments.plan import AlwaysValid, AnalysisPlan, Estimator, FixedHorizon, GroupSequential
-from stats.errors import InvalidInput
-from stats.multiplicity import Role
+from app.cli.traffic import Condition, decimal_option
 
-_ESTIMATORS: Final[dict[str, Callable[[], Estimator]]] = {
-    "always-valid": AlwaysValid,
-    "fixed-horizon": FixedHorizon,
-    "group-sequential": GroupSequential,
-}
+ESTIMATORS = ("always-valid", "fixed-horizon", "group-sequential")
 
 
-def show_readout(file: Path, *, figure: Path | None, as_json: bool, options: dict[str, Any]) -> None:
-    """Print the readout of a file, as the command's options have it. Raises ClickException in words."""
-    try:
-        table = _table(options)
-        plan = _plan(options)
-        measured = measurements.read(file, table)
-        found = analyze(plan, measured.metrics, measured.observed)
-    except UnreadableLog as error:
-        raise click.ClickException(f"{file}: {error}") from error
-    except (ValueError, InvalidInput) as error:
-        raise click.UsageError(str(error)) from error
-    if figure is not None:
-        figures.write_forest(found, figure)
-    if as_json:
-        emit_json(found)
-        return
-    console = out()
-    console.print(readout_display.readout_report(found))
-    if figure is not None:
-        console.print(f"\nThe forest plot is in {figure}")
+@click.command("analyze")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--unit", required=True, metavar="COL", help="The column that names who or what was randomised."
+)
+@click.option("--variant", required=True, metavar="COL", help="The column that names the variant.")
+@click.option(
+    "--metric",
+    "specs",
+    required=True,
+    multiple=True,
+    metavar="NAME[:KIND]",
+    help="A column and what is measured: mean, proportion (0 or 1), A/B:ratio, p95. The first is primary.",
+)
+@click.option(
+    "--control", metavar="KEY", help="The variant to compare with.  [default: control, or the first]"
+)
+@click.option("--lower", multiple=True, metavar="NAME", help="Lower is better; may be repeated.")
+@click.option(
+    "--guardrail", multiple=True, metavar="NAME=MARGIN", help="May get worse by that much: 0.5, or 10%."
+)
+@click.option("--cap", multiple=True, metavar="NAME=LOW:HIGH", help="Set values beyond these bounds to them.")
+@click.option(
+    "--covariate", "covariates", multiple=True, metavar="COL", help="Known before the exposure (CUPED)."
+)
+@click.option("--segment", metavar="COL", help="Effects per value of this column, partially pooled.")
+@click.option("--epoch", metavar="COL", help="Periods in which the split was constant; compared within.")
+@click.option("--propensity", metavar="COL", help="The logged probability of each unit's own draw.")
+@click.option("--shares", metavar="A=.5,B=.5", help="The probabilities of the variants, if they never moved.")
+@click.option("--where", type=Condition(), multiple=True, help="Only rows with this value; may be repeated.")
+@decimal_option
+@click.option(
+    "--plan",
+    type=click.Choice(ESTIMATORS),
+    default="always-valid",
+    show_default=True,
+    help="When intervals have to hold.",
+)
+@click.option("--alpha", type=click.FloatRange(1e-6, 0.5), default=0.05, show_default=True)
+@click.option("--expected-units", type=click.IntRange(1), default=10_000, show_default=True)
+@click.option("--looks", metavar="F,F,1", help="Planned looks as fractions of the expected units.")
+@click.option("--minimum-effect", type=click.FloatRange(0, min_open=True), help="The smallest that matters.")
+@click.option(
+    "--correction",
+    type=click.Choice(["bonferroni", "benjamini-hochberg", "benjamini-yekutieli"]),
+    default="benjamini-hochberg",
+    show_default=True,
+    help="Across secondary metrics and variants.",
+)
+@click.option(
+    "--days", type=click.FloatRange(0, min_open=True), help="How long it ran, to say how long to wait."
+)
+@click.option(
+    "--figure", type=click.Path(dir_okay=False, path_type=Path), help="Write a forest plot as HTML."
+)
+@click.option("--json", "as_json", is_flag=True, help="The readout as JSON instead of tables.")
+def analyze_command(*, file: Path, figure: Path | None, as_json: bool, **options: Any) -> None:
+    """Read out an experiment from a CSV file with one row per unit.
+
+    The same readout as that of a running experiment: effects against the control with the intervals that
+    decide, verdicts, integrity, and what to do.
+
+        wald analyze runs.csv --unit user --variant arm --metric solved --metric latency:p95 --lower
+        latency:p95
+    """
+    from app.cli.analyze import show_readout  # noqa: PLC0415 - each command loads only what it needs
+
+    show_readout(file, figure=figure, as_json=as_json, options=options)
 
 
-def _table(options: dict[str, Any]) -> measurements.Table:
-    """Raises ValueError in words."""
-    margins = _each_once([_named(text, "--guardrail NAME=MARGIN") for text in options["guardrail"]])
-    caps = _each_once([_named(text, "--cap NAME=LOW:HIGH") for text in options["cap"]])
-    specs = options["specs"]
-    for given in (*margins, *caps, *options["lower"]):
-        if given not in specs:
-            hint = records.suggestion(given, specs)
-            raise ValueError(f"{given!r} is not a metric; there are {', '.join(specs)}{hint}")
-    metrics: list[Metric] = []
-    for spec in specs:
-        measure = measurements.measure_of(spec)
-        if spec in caps:
-            if not isinstance(measure, Mean | Ratio):
-                raise ValueError(f"only a mean or a ratio can be capped; {spec!r} is a {_kind(measure)}")
-            measure = msgspec.structs.replace(measure, cap=_cap(caps[spec]))
-        has_primary = any(metric.role == "primary" for metric in metrics)
-        role: Role = "guardrail" if spec in margins else "secondary" if has_primary else "primary"
-        metrics.append(
-            Metric(
-                key=spec,
-                measure=measure,
-                role=role,
-                direction="lower" if spec in options["lower"] else "higher",
-                margin=_margin(margins[spec]) if spec in margins else None,
-            )
-        )
-    _check_covariates(options["covariates"], metrics)
-    return measurements.Table(
-        unit=options["unit"],
-        variant=options["variant"],
-        metrics=tuple(metrics),
-        control=options["control"],
-        covariates=options["covariates"],
-        segment=options["segment"],
-        epoch=options["epoch"],
-        propensity=options["propensity"],
-        shares=_shares(options["shares"]),
-        where=options["where"],
-        days=options["days"],
-        decimal=options["decimal"],
-    )
+@click.command("power")
+@click.option(
+    "--kind", type=click.Choice(["proportion", "mean", "ratio"]), default="proportion", show_default=True
+)
+@click.option("--baseline", type=float, help="The control's proportion, or its mean (for relative effects).")
+@click.option("--sd", type=float, help="Of a mean: the standard deviation of a unit.")
+@click.option("--numerator-mean", type=float, help="Of a ratio, per unit; with the four below.")
+@click.option("--denominator-mean", type=float)
+@click.option("--numerator-sd", type=float)
+@click.option("--denominator-sd", type=float)
+@click.option("--correlation", type=float)
+@click.option("--effect", type=float, help="What has to be found; without it, what --units can find.")
+@click.option("--relative", is_flag=True, help="The effect is a share of the baseline.")
+@click.option("--units", type=int, help="How many there will be; with --effect, the power is the answer.")
+@click.option("--alpha", type=float, default=0.05, show_default=True)
+@click.option("--power", type=float, default=0.8, show_default=True)
+@click.option("--margin", type=float, default=0.0, help="Show non-inferiority by this (absolute) margin.")
+@click.option("--arms", type=int, default=2, show_default=True, help="Equal shares, the control included.")
+@click.option("--allocation", metavar="F,F,...", help="Shares instead, control first.")
+@click.option("--variance-reduction", type=float, default=0.0, help="What covariates take away, in [0, 1).")
+@click.option(
+    "--design",
+    type=click.Choice(["fixed", "group-sequential", "yeast", "always-valid"]),
+    default="fixed",
+    show_default=True,
+    help="One look, planned looks, all the time to a horizon, all the time.",
+)
+@click.option("--looks", type=int, default=5, show_default=True, help="Of group-sequential.")
+@click.option("--spending", type=click.Choice(["obrien-fleming", "pocock"]), default="obrien-fleming")
+@click.option("--units-per-day", type=float, help="New units a day, all variants together.")
+@click.option("--exposure-share", type=float, default=1.0, show_default=True, help="Of them that enter.")
+@click.option("--weeks-max", type=int, default=8, show_default=True, help="Your patience.")
+@click.option("--figure", type=click.Path(dir_okay=False, path_type=Path), help="Write the curve as HTML.")
+@click.option("--json", "as_json", is_flag=True, help="The answer as JSON.")
+def power_command(*, figure: Path | None, as_json: bool, **options: Any) -> None:
+    """How many units and weeks an experiment needs, or what it can find.
 
+    From 10 % to 11 %, with 5,000 new units a day, looked at all the time:
 
-def _each_once(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Raises ValueError if a name is given two values."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(name for name in found if [one for one, _ in pairs].count(name) > 1)
-        raise ValueError(f"{twice!r} is given twice; one value must be left out")
-    return found
+        wald power --baseline 0.1 --effect 0.01 --units-per-day 5000 --design always-valid
+    """
+    from app.cli.power import show_power  # noqa: PLC0415 - each command loads only what it needs
 
-
-def _check_covariates(covariates: Sequence[str], metrics: Sequence[Metric]) -> None:
-    """Raises ValueError if one is given twice, or is the outcome itself: adjusting would explain it away."""
-    _each_once([(name, "") for name in covariates])
-    for metric in metrics:
-        for name in measurements.columns_of(metric):
-            if name in covariates:
-                raise ValueError(
-                    f"--covariate {name!r} is what the metric {metric.key!r} measures; a covariate must be "
-                    "known before the exposure"
-                )
-
-
-def _kind(measure: Measure) -> str:
-    return str(measure.__struct_config__.tag)
-
-
-def _named(text: str, form: str) -> tuple[str, str]:
-    name, equals, value = text.rpartition("=")
-    if not (name and equals and value):
-        raise ValueError(f"must be {form}, got {text!r}")
-    return name, value
-
-
-def _float(text: str, what: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"{what} must be a finite number, got {text!r}")
-    return value
-
-
-def _margin(text: str) -> Margin:
-    relative = text.endswith("%")
-    size = _float(text.removesuffix("%"), "a margin") / (100 if relative else 1)
-    if not size > 0:
-        raise ValueError(f"a margin must be positive, got {text}")
-    return Margin(size, relative)
-
-
-def _cap(text: str) -> tuple[float | None, float | None]:
-    low, colon, high = text.partition(":")
-    if not colon or not (low or high):
-        raise ValueError(f"a cap is LOW:HIGH, LOW: or :HIGH, got {text!r}")
-    return (_float(low, "LOW") if low else None, _float(high, "HIGH") if high else None)
-
-
-def _shares(text: str | None) -> dict[str, float] | None:
-    if text is None:
-        return None
-    pairs = _each_once([_named(part.strip(), "--shares A=.5,B=.5") for part in text.split(",")])
-    return {name: _float(value, f"the share of {name}") for name, value in pairs.items()}
-
-
-def _plan(options: dict[str, Any]) -> AnalysisPlan:
-    estimator = _ESTIMATORS[options["plan"]]()
-    if options["looks"] is not None:
-        if not isinstance(estimator, GroupSequential):
-            raise ValueError("--looks belongs to --plan group-sequential")
-        estimator = GroupSequential(tuple(_float(look, "a look") for look in options["looks"].split(",")))
-    return AnalysisPlan(
-        alpha=options["alpha"],
-        estimator=estimator,
-        correction=options["correction"],
-        minimum_effect=options["minimum_effect"],
-        expected_units=options["expected_units"],
-    )
+    show_power(options, figure=figure, as_json=as_json)

@@ -1,183 +1,258 @@
-"""Replay logged scores as an online experiment.
+"""The commands `wald demo` and `wald replay`."""
 
-Every task is asked of `/assign`, the logged reward of the drawn variant is sent to `/feedback`. What the
-server may learn is exactly what a live product would show it.
-"""
+import json
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import asyncio
-from collections.abc import Callable, Iterator
-from typing import Final, Literal
+import rich_click as click
 
-import msgspec
-import numpy as np
+from app.cli.options import json_option
 
-from app.cli.client import Event, Status, WaldClient
-from app.cli.logged import LoggedRewards, Task, variant_keys
-from app.experiments.model import Definition, FixedPolicy, Policy, Reward, ThompsonPolicy, Variant
+if TYPE_CHECKING:  # loads numerical libraries
+    from app.cli.records import Decimal
 
-SIGNAL: Final = "score"
-FEEDBACK_EVENTS_MAX: Final = 500
-HORIZON_S: Final = 86_400.0
-SETTLE_S: Final = 60.0
+DEMO_EXPERIMENT = "demo"
 
+Command = TypeVar("Command", bound=Callable[..., Any])
 
-class Draw(msgspec.Struct, frozen=True):
-    """One served task: the position of the variant drawn, and its reward in [0, 1]."""
-
-    variant: int
-    reward: float
-
-
-class ReplayResult(msgspec.Struct, frozen=True):
-    """What happened, in the order in which it happened, and where the server stands after it."""
-
-    log: LoggedRewards
-    draws: tuple[Draw, ...]
-    status: Status
-    keys: tuple[str, ...]  # of the variants, in the order of the log
-    elapsed_s: float
-    retries: int
-    errors: int  # feedback the server rejected; an assignment that fails ends the replay
-
-    @property
-    def reward(self) -> float:
-        """The total earned."""
-        return sum(draw.reward for draw in self.draws)
-
-    @property
-    def uniform(self) -> float:
-        """What equal shares earn on these tasks, in expectation."""
-        return len(self.draws) * sum(self.log.means) / len(self.log.means)
-
-    @property
-    def best(self) -> float:
-        """What serving the best variant alone earns on these tasks."""
-        return len(self.draws) * max(self.log.means)
-
-    @property
-    def unrecorded(self) -> int:
-        """Draws that are in no totals, because Valkey was away when they were made."""
-        return max(0, len(self.draws) - sum(variant.assignments for variant in self.status.variants))
-
-    def assigned(self) -> tuple[int, ...]:
-        """How often each variant was drawn."""
-        counts = np.bincount([draw.variant for draw in self.draws], minlength=len(self.keys))
-        return tuple(int(count) for count in counts)
-
-    def shares(self, windows: int) -> tuple[tuple[float, ...], ...]:
-        """For each variant, its share of the draws in each of `windows` equal parts of the replay."""
-        parts = np.array_split(np.array([draw.variant for draw in self.draws]), windows)
-        counts = np.array([np.bincount(part, minlength=len(self.keys)) for part in parts if part.size])
-        shares = counts / counts.sum(axis=1, keepdims=True)
-        return tuple(tuple(float(share) for share in column) for column in shares.T)
+url_option = click.option(
+    "--url",
+    default="http://127.0.0.1:8000",
+    envvar="WALD_URL",
+    show_default=True,
+    show_envvar=True,
+    help="Where the server is.",
+)
 
 
-def definition_of(log: LoggedRewards, key: str, policy: Literal["thompson", "fixed"]) -> Definition:
-    """The experiment that a log describes: its variants, its scale, silence censored."""
-    keys = variant_keys(log.variants)
-    rule: Policy = ThompsonPolicy()
-    if policy == "fixed":
-        rule = FixedPolicy(weights={variant: 1 / len(keys) for variant in keys.values()})
-    return Definition(
-        key=key,
-        description=f"Replay of {len(log.tasks)} logged tasks",
-        variants=tuple(
-            Variant(key=variant, control=index == 0, payload={"logged_as": name})
-            for index, (name, variant) in enumerate(keys.items())
-        ),
-        unit="task",
-        policy=rule,
-        reward=Reward(signals={SIGNAL: log.low}, range=(log.low, log.high), horizon_s=HORIZON_S),
+decimal_option = click.option(
+    "--decimal",
+    type=click.Choice(["auto", "point", "comma"]),
+    default="auto",
+    show_default=True,
+    help="What separates decimals in the file.",
+)
+
+
+def key_option(scopes: str) -> Callable[[Command], Command]:
+    """`--key`, which needs these scopes."""
+    return click.option(
+        "--key",
+        required=True,
+        envvar=["WALD_API_KEY", "WALD_KEY", "WALD_ADMIN_KEY"],
+        show_envvar=True,
+        help=f"An API key with {scopes}.",
     )
 
 
-async def replay(
-    client: WaldClient,
-    log: LoggedRewards,
-    *,
-    experiment: str,
-    policy: Literal["thompson", "fixed"] = "thompson",
-    passes: int = 1,
-    concurrency: int = 16,
-    seed: int = 0,
-    progress: Callable[[int], None] = lambda _: None,
-) -> ReplayResult:
-    """Define and start `experiment`, replay every task `passes` times in shuffled order, wait for the totals.
+read_key_option = key_option("the scope read")
+_KEY = key_option("the scopes assign, feedback, read and admin (it defines an experiment)")
 
-    `seed` fixes the order of the tasks; the draws are the server's own. `progress` hears of each task done.
-    Raises ClientError when the experiment exists already or the server refuses or stays away.
+
+class Scale(click.ParamType[tuple[float, float]]):
+    """LOW:HIGH, two numbers, low < high."""
+
+    name = "LOW:HIGH"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float]:
+        """Read `1:10`."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            low, high = (float(part) for part in str(value).split(":"))
+        except ValueError:
+            self.fail(f"must be LOW:HIGH, as in 1:10, got {value!r}", param, ctx)
+        if not low < high:
+            self.fail(f"LOW must be below HIGH, got {value}", param, ctx)
+        return low, high
+
+
+class Condition(click.ParamType[tuple[str, str]]):
+    """COLUMN=VALUE."""
+
+    name = "COL=VALUE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """Read `judge=gpt-4o`."""
+        if isinstance(value, tuple):
+            return value
+        column, equals, wanted = str(value).partition("=")
+        if not (column and equals):
+            self.fail(f"must be COL=VALUE, got {value!r}", param, ctx)
+        return column, wanted
+
+
+class NameOrJson(click.ParamType["str | dict[str, Any]"]):
+    """A name, or a JSON object."""
+
+    name = "NAME|JSON"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | dict[str, Any]:
+        """Read `ucb` or `{"kind": "ucb", "index": "ucb1"}`."""
+        if isinstance(value, dict) or not str(value).lstrip().startswith("{"):
+            return value if isinstance(value, dict) else str(value)
+        try:
+            found: dict[str, Any] = json.loads(value)
+        except ValueError as error:
+            self.fail(f"is not JSON: {error}", param, ctx)
+        return found
+
+
+@click.command("demo")
+@url_option
+@_KEY
+@click.option(
+    "--requests",
+    type=click.IntRange(1, 10_000_000),
+    default=3_000,
+    show_default=True,
+    help="How many requests to serve.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(0.1, 10_000),
+    default=100,
+    show_default=True,
+    help="Requests a second; fewer arrive when the server is slower.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the users; the server draws."
+)
+@click.option(
+    "--experiment", default=DEMO_EXPERIMENT, show_default=True, help="Its key; created when it is not there."
+)
+@json_option
+def demo_command(
+    *, url: str, key: str, requests: int, rate: float, seed: int, experiment: str, as_json: bool
+) -> None:
+    """Watch a running server learn from simulated users.
+
+    A simulated product asks `/assign` which of three prompts serves each request. Users copy answers, ask for
+    another one, give a thumb some seconds later, or stay silent. The table shows the shares of traffic
+    moving to the best prompt while the server hears from them.
+
+    Start a server first, then run the demo in a second terminal:
+
+        wald up
+
+        wald demo --key KEY
+
+    Run it again to go on with the same experiment, or begin another: wald demo --experiment demo-2
     """
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    definition = definition_of(log, experiment, policy)
-    await client.define(definition)
-    await client.start(experiment)
-    run = _Run(client, log, definition, progress)
-    units = _units(log, passes, np.random.default_rng(seed))
+    from app.cli.live import run_demo  # noqa: PLC0415 - loads more than the help needs
+
+    run_demo(url, key, requests=requests, rate=rate, seed=seed, experiment=experiment, as_json=as_json)
+
+
+@click.command("replay")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@url_option
+@_KEY
+@click.option(
+    "--variant", "variant_column", metavar="COL", required=True, help="The column naming the variant."
+)
+@click.option("--reward", "reward_column", metavar="COL", required=True, help="The column with the score.")
+@click.option(
+    "--task",
+    "task_column",
+    metavar="COL",
+    help="The column naming the task; without it the n-th rows of all variants make a task.",
+)
+@click.option("--where", type=Condition(), multiple=True, help="Only rows with this value; may be repeated.")
+@decimal_option
+@click.option(
+    "--scale",
+    type=Scale(),
+    default="0:1",
+    show_default=True,
+    help="The worst and the best possible score; a score off it is an error.",
+)
+@click.option(
+    "--passes",
+    type=click.IntRange(1, 10_000),
+    default=1,
+    show_default=True,
+    help="How often every task is served.",
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 512),
+    default=32,
+    show_default=True,
+    help="How many tasks are in flight at once.",
+)
+@click.option(
+    "--policy",
+    type=click.Choice(["thompson", "fixed"]),
+    default="thompson",
+    show_default=True,
+    help="Learn while serving, or keep equal shares.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the order of tasks.")
+@click.option("--experiment", help="The key of the experiment to create. [default: from file and time]")
+@json_option
+def replay_command(
+    *,
+    file: Path,
+    url: str,
+    key: str,
+    variant_column: str,
+    reward_column: str,
+    task_column: str | None,
+    where: tuple[tuple[str, str], ...],
+    decimal: "Decimal",
+    scale: tuple[float, float],
+    passes: int,
+    concurrency: int,
+    policy: Literal["thompson", "fixed"],
+    seed: int,
+    experiment: str | None,
+    as_json: bool,
+) -> None:
+    """Replay logged scores as if they came in live, to see what adaptive allocation would have earned.
+
+    FILE is CSV with a header. Every task is asked of `/assign` and the logged score of the drawn variant is
+    sent to `/feedback`, through the same HTTP API that a product uses. Tasks on which some variant has no
+    score are left out, so that every draw can be answered and uniform and best are known exactly.
+
+    With nine models judged on a scale of 1 to 10:
+
+        wald replay scores.csv --variant model --reward score --task task_id
+        --where judge=gpt-4o --scale 1:10 --passes 20
+    """
+    from app.cli import logged, records  # noqa: PLC0415 - loads more than the help needs
+    from app.cli.live import run_replay  # noqa: PLC0415
+
+    columns = logged.Columns(
+        variant=variant_column, reward=reward_column, task=task_column, where=where, decimal=decimal
+    )
     try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(concurrency):
-                group.create_task(run.serve(units))
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    elapsed_s = loop.time() - began
-    status = await client.settled(experiment, rewards=run.accepted, within_s=SETTLE_S)
-    return ReplayResult(
-        log, tuple(run.draws), status, tuple(run.positions), elapsed_s, client.retries, run.errors
+        log = logged.read(file, columns, scale=scale)
+    except (records.UnreadableLog, OSError) as error:
+        raise click.ClickException(f"{file}: {error}") from error
+    name = experiment or _experiment_key(file)
+    run_replay(
+        url,
+        key,
+        log,
+        experiment=name,
+        policy=policy,
+        passes=passes,
+        concurrency=concurrency,
+        seed=seed,
+        as_json=as_json,
     )
 
 
-def _units(log: LoggedRewards, passes: int, rng: np.random.Generator) -> Iterator[tuple[str, Task]]:
-    """Every task of every pass with a unit of its own."""
-    for number in range(1, passes + 1):
-        for index in rng.permutation(len(log.tasks)):
-            task = log.tasks[index]
-            yield f"{task.name}#{number}", task
-
-
-class _Run:
-    """What the concurrent servings of one replay share."""
-
-    def __init__(
-        self, client: WaldClient, log: LoggedRewards, definition: Definition, progress: Callable[[int], None]
-    ) -> None:
-        self.draws: list[Draw] = []
-        self.accepted = 0
-        self.errors = 0
-        self.positions = {variant.key: index for index, variant in enumerate(definition.variants)}
-        self._client = client
-        self._log = log
-        self._experiment = definition.key
-        self._progress = progress
-        self._outbox: list[Event] = []
-        self._sending = asyncio.Lock()
-
-    async def serve(self, units: Iterator[tuple[str, Task]]) -> None:
-        """Take the next task until there is none: assign, and report the logged reward."""
-        for unit, task in units:
-            assignment = await self._client.assign(self._experiment, unit)
-            variant = self.positions[assignment.variant]
-            reward = task.rewards[variant]
-            self.draws.append(Draw(variant, self._log.scaled(reward)))
-            self._outbox.append(
-                Event(
-                    assignment_id=assignment.assignment_id,
-                    signal=SIGNAL,
-                    value=reward,
-                    source="automated",
-                    id=unit,
-                )
-            )
-            await self._deliver()
-
-    async def _deliver(self) -> None:
-        """Send what has gathered, unless somebody is sending: then it gathers for the next request."""
-        if self._sending.locked() and len(self._outbox) < FEEDBACK_EVENTS_MAX:
-            return
-        async with self._sending:
-            while events := self._outbox[:FEEDBACK_EVENTS_MAX]:
-                del self._outbox[: len(events)]
-                receipt = await self._client.feedback(events)
-                self.accepted += receipt.accepted
-                self.errors += len(receipt.rejected)
-                self._progress(len(events))
+def _experiment_key(file: Path) -> str:
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem)[:80]
+    return f"replay-{stem}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
