@@ -1,126 +1,186 @@
-"""The commands that need no server: `wald analyze` and `wald power`."""
+"""The command `wald analyze`. It needs no server."""
 
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import rich_click as click
 
-from app.cli.traffic import Condition, decimal_option
+from app.cli import display
+from app.cli.options import (
+    CSV_FILE,
+    HTML_FILE,
+    Parsed,
+    decimal_option,
+    json_option,
+    numbers,
+    where_option,
+)
+from app.cli.terminal import err, show
 
 ESTIMATORS = ("always-valid", "fixed-horizon", "group-sequential")
 
 
+class Guardrail(NamedTuple):
+    """A guardrail metric and its margin, a share of the control's mean if `relative`."""
+
+    metric: str
+    margin: float
+    relative: bool
+
+
+class Cap(NamedTuple):
+    """A metric and the bounds that its values are set to."""
+
+    metric: str
+    low: float | None
+    high: float | None
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, _, value = text.rpartition("=")
+    if not (name and value):
+        raise ValueError
+    return name, value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise click.BadParameter(f"must be a finite number; got {text!r}")
+    return value
+
+
+def _guardrail(text: str) -> Guardrail:
+    name, value = _named(text)
+    relative = value.endswith("%")
+    margin = _finite(value.removesuffix("%")) / (100 if relative else 1)
+    if not margin > 0:
+        raise click.BadParameter(f"a margin must be positive; got {value}")
+    return Guardrail(name, margin, relative)
+
+
+def _cap(text: str) -> Cap:
+    name, value = _named(text)
+    low, colon, high = value.partition(":")
+    if not colon or not (low or high):
+        raise ValueError
+    return Cap(name, _finite(low) if low else None, _finite(high) if high else None)
+
+
+def _shares(text: str) -> tuple[tuple[str, float], ...]:
+    named = [_named(part.strip()) for part in text.split(",")]
+    return tuple((name, _finite(value)) for name, value in named)
+
+
 @click.command("analyze")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--unit", required=True, metavar="COL", help="The column that names who or what was randomised."
-)
-@click.option("--variant", required=True, metavar="COL", help="The column that names the variant.")
+@click.argument("file", type=CSV_FILE)
+@click.option("--unit", required=True, metavar="COL", help="Column of the unit that was randomised.")
+@click.option("--variant", required=True, metavar="COL", help="Column of the variant.")
 @click.option(
     "--metric",
     "specs",
     required=True,
     multiple=True,
     metavar="NAME[:KIND]",
-    help="A column and what is measured: mean, proportion (0 or 1), A/B:ratio, p95. The first is primary.",
+    help="A column and its kind: mean, proportion (0 or 1), A/B:ratio or p95. The first metric is primary. "
+    "Repeatable.",
 )
 @click.option(
     "--control", metavar="KEY", help="The variant to compare with.  [default: control, or the first]"
 )
-@click.option("--lower", multiple=True, metavar="NAME", help="Lower is better; may be repeated.")
+@click.option("--lower", multiple=True, metavar="NAME", help="A metric that is better lower. Repeatable.")
 @click.option(
-    "--guardrail", multiple=True, metavar="NAME=MARGIN", help="May get worse by that much: 0.5, or 10%."
+    "--guardrail",
+    "guardrails",
+    type=Parsed("NAME=MARGIN", "latency=0.5 or latency=10%", _guardrail),
+    multiple=True,
+    help="A metric that must not get worse by more than its margin: 0.5, or 10%. Repeatable.",
 )
-@click.option("--cap", multiple=True, metavar="NAME=LOW:HIGH", help="Set values beyond these bounds to them.")
 @click.option(
-    "--covariate", "covariates", multiple=True, metavar="COL", help="Known before the exposure (CUPED)."
+    "--cap",
+    "caps",
+    type=Parsed("NAME=LOW:HIGH", "cost=0:100, cost=0: or cost=:100", _cap),
+    multiple=True,
+    help="Set values of a metric beyond these bounds to the bounds. Repeatable.",
 )
-@click.option("--segment", metavar="COL", help="Effects per value of this column, partially pooled.")
-@click.option("--epoch", metavar="COL", help="Periods in which the split was constant; compared within.")
-@click.option("--propensity", metavar="COL", help="The logged probability of each unit's own draw.")
-@click.option("--shares", metavar="A=.5,B=.5", help="The probabilities of the variants, if they never moved.")
-@click.option("--where", type=Condition(), multiple=True, help="Only rows with this value; may be repeated.")
+@click.option(
+    "--covariate",
+    "covariates",
+    multiple=True,
+    metavar="COL",
+    help="A column that was known before the exposure, to reduce variance (CUPED). Repeatable.",
+)
+@click.option(
+    "--segment", metavar="COL", help="Show effects for each value of this column, partially pooled."
+)
+@click.option("--epoch", metavar="COL", help="Column of the period. Variants are compared within periods.")
+@click.option("--propensity", metavar="COL", help="Column of the logged probability of each unit's own draw.")
+@click.option(
+    "--shares",
+    type=Parsed("NAME=SHARE,...", "a=.5,b=.5", _shares),
+    help="Probabilities of the variants, if they never changed.",
+)
+@where_option
 @decimal_option
 @click.option(
     "--plan",
     type=click.Choice(ESTIMATORS),
     default="always-valid",
     show_default=True,
-    help="When intervals have to hold.",
+    help="When intervals are valid: at every look, at one look, or at planned looks.",
 )
-@click.option("--alpha", type=click.FloatRange(1e-6, 0.5), default=0.05, show_default=True)
-@click.option("--expected-units", type=click.IntRange(1), default=10_000, show_default=True)
-@click.option("--looks", metavar="F,F,1", help="Planned looks as fractions of the expected units.")
-@click.option("--minimum-effect", type=click.FloatRange(0, min_open=True), help="The smallest that matters.")
+@click.option(
+    "--alpha",
+    type=click.FloatRange(1e-6, 0.5),
+    default=0.05,
+    show_default=True,
+    help="Probability of a false positive.",
+)
+@click.option(
+    "--expected-units",
+    type=click.IntRange(1),
+    default=10_000,
+    show_default=True,
+    help="Number of units for which intervals are narrowest.",
+)
+@click.option(
+    "--looks",
+    type=Parsed("F,F,1", "0.25,0.5,1", numbers),
+    help="Planned looks, as fractions of the expected units.",
+)
+@click.option(
+    "--minimum-effect", type=click.FloatRange(0, min_open=True), help="The smallest effect that matters."
+)
 @click.option(
     "--correction",
     type=click.Choice(["bonferroni", "benjamini-hochberg", "benjamini-yekutieli"]),
     default="benjamini-hochberg",
     show_default=True,
-    help="Across secondary metrics and variants.",
+    help="Correction for several secondary metrics and variants.",
 )
 @click.option(
-    "--days", type=click.FloatRange(0, min_open=True), help="How long it ran, to say how long to wait."
+    "--days",
+    type=click.FloatRange(0, min_open=True),
+    help="Duration of the experiment so far, to estimate the days left.",
 )
-@click.option(
-    "--figure", type=click.Path(dir_okay=False, path_type=Path), help="Write a forest plot as HTML."
-)
-@click.option("--json", "as_json", is_flag=True, help="The readout as JSON instead of tables.")
+@click.option("--figure", type=HTML_FILE, help="Write a forest plot as an HTML page.")
+@json_option
 def analyze_command(*, file: Path, figure: Path | None, as_json: bool, **options: Any) -> None:
-    """Read out an experiment from a CSV file with one row per unit.
+    r"""Analyze an experiment from a CSV file with one row per unit.
 
-    The same readout as that of a running experiment: effects against the control with the intervals that
-    decide, verdicts, integrity, and what to do.
+    The readout equals that of a running experiment: effects against the control with the intervals that
+    decide, verdicts, integrity, and a recommendation.
 
-        wald analyze runs.csv --unit user --variant arm --metric solved --metric latency:p95 --lower
-        latency:p95
+        wald analyze runs.csv --unit user --variant arm --metric solved --metric latency:p95 \
+        --lower latency:p95
     """
-    from app.cli.analyze import show_readout  # noqa: PLC0415 - each command loads only what it needs
+    from app.cli.files.readout import readout_of
 
-    show_readout(file, figure=figure, as_json=as_json, options=options)
-
-
-@click.command("power")
-@click.option(
-    "--kind", type=click.Choice(["proportion", "mean", "ratio"]), default="proportion", show_default=True
-)
-@click.option("--baseline", type=float, help="The control's proportion, or its mean (for relative effects).")
-@click.option("--sd", type=float, help="Of a mean: the standard deviation of a unit.")
-@click.option("--numerator-mean", type=float, help="Of a ratio, per unit; with the four below.")
-@click.option("--denominator-mean", type=float)
-@click.option("--numerator-sd", type=float)
-@click.option("--denominator-sd", type=float)
-@click.option("--correlation", type=float)
-@click.option("--effect", type=float, help="What has to be found; without it, what --units can find.")
-@click.option("--relative", is_flag=True, help="The effect is a share of the baseline.")
-@click.option("--units", type=int, help="How many there will be; with --effect, the power is the answer.")
-@click.option("--alpha", type=float, default=0.05, show_default=True)
-@click.option("--power", type=float, default=0.8, show_default=True)
-@click.option("--margin", type=float, default=0.0, help="Show non-inferiority by this (absolute) margin.")
-@click.option("--arms", type=int, default=2, show_default=True, help="Equal shares, the control included.")
-@click.option("--allocation", metavar="F,F,...", help="Shares instead, control first.")
-@click.option("--variance-reduction", type=float, default=0.0, help="What covariates take away, in [0, 1).")
-@click.option(
-    "--design",
-    type=click.Choice(["fixed", "group-sequential", "yeast", "always-valid"]),
-    default="fixed",
-    show_default=True,
-    help="One look, planned looks, all the time to a horizon, all the time.",
-)
-@click.option("--looks", type=int, default=5, show_default=True, help="Of group-sequential.")
-@click.option("--spending", type=click.Choice(["obrien-fleming", "pocock"]), default="obrien-fleming")
-@click.option("--units-per-day", type=float, help="New units a day, all variants together.")
-@click.option("--exposure-share", type=float, default=1.0, show_default=True, help="Of them that enter.")
-@click.option("--weeks-max", type=int, default=8, show_default=True, help="Your patience.")
-@click.option("--figure", type=click.Path(dir_okay=False, path_type=Path), help="Write the curve as HTML.")
-@click.option("--json", "as_json", is_flag=True, help="The answer as JSON.")
-def power_command(*, figure: Path | None, as_json: bool, **options: Any) -> None:
-    """How many units and weeks an experiment needs, or what it can find.
-
-    From 10 % to 11 %, with 5,000 new units a day, looked at all the time:
-
-        wald power --baseline 0.1 --effect 0.01 --units-per-day 5000 --design always-valid
-    """
-    from app.cli.power import show_power  # noqa: PLC0415 - each command loads only what it needs
-
-    show_power(options, figure=figure, as_json=as_json)
+    names = ("unit", "variant", "control", "segment", "epoch", "propensity", "where", "days", "decimal")
+    columns = {name: options.pop(name) for name in names}
+    result = readout_of(file, columns=columns, **options)
+    if figure is not None:
+        display.figures.write_forest(result, figure)
+        err().print(f"The forest plot is in {figure}.")
+    show(result, lambda: display.readout.readout_report(result), as_json=as_json)

@@ -1,32 +1,83 @@
-"""What `wald demo` and `wald replay` do: traffic for a server, and what came of it."""
+"""The command `wald demo`, over HTTP."""
 
 import asyncio
 import sys
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import rich_click as click
-from rich.live import Live
 
-from app.cli import demo, display, terminal
-from app.cli.calls import fail
-from app.cli.client import ClientError, Status, WaldClient
-from app.cli.logged import LoggedRewards
-from app.cli.replay import ReplayResult, replay
+from app.cli import display, terminal
+from app.cli.calls import Server, drives_server
+from app.cli.client import Status, WaldClient
+from app.cli.options import json_option
+
+if TYPE_CHECKING:  # loads numerical libraries
+    from app.cli.traffic.demo import Traffic
 
 REFRESH_S: Final = 0.5
 SETTLE_S: Final = 30.0
 
 
-def run_demo(
-    url: str, key: str, *, requests: int, rate: float, seed: int, experiment: str, as_json: bool
+@click.command("demo")
+@drives_server
+@click.option(
+    "--requests",
+    type=click.IntRange(1, 10_000_000),
+    default=3_000,
+    show_default=True,
+    help="Number of requests to serve.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(0.1, 10_000),
+    default=100,
+    show_default=True,
+    help="Requests per second. A slower server gets fewer.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the simulated users."
+)
+@click.option(
+    "--experiment",
+    default="demo",
+    show_default=True,
+    help="Key of the experiment. The demo creates the experiment if it does not exist.",
+)
+@json_option
+def demo_command(
+    *, server: Server, requests: int, rate: float, seed: int, experiment: str, as_json: bool
 ) -> None:
-    """Serve the demo's requests; a person watches the shares move."""
-    try:
-        status, traffic = asyncio.run(
-            _demo(url, key, requests=requests, rate=rate, seed=seed, experiment=experiment, live=not as_json)
-        )
-    except ClientError as error:
-        fail(error)
+    """Watch a running server learn from simulated users.
+
+    A simulated product asks `/assign` which of three prompts serves each request. Users copy answers, ask for
+    another answer, give a thumb some seconds later, or stay silent. The table shows how the traffic moves to
+    the best prompt as feedback arrives.
+
+    Start a server first, then run the demo in a second terminal:
+
+        wald up
+
+        wald demo --key KEY
+
+    Run it again to continue the same experiment, or start another one: wald demo --experiment demo-2
+    """
+    from app.cli.traffic import demo
+
+    async def run(client: WaldClient) -> tuple[Status, demo.Traffic]:
+        await demo.ensure_running(client, experiment)
+        traffic = demo.Traffic(client, experiment, rate=rate, seed=seed, requests=requests)
+        before = await client.status(experiment)
+        running = asyncio.create_task(traffic.run())
+        try:
+            if not as_json and terminal.is_terminal(sys.stdout):
+                await _watch(client, traffic, running, experiment=experiment, requests=requests)
+            await running
+        finally:
+            running.cancel()
+        rewards = sum(variant.rewards for variant in before.variants) + len(traffic.rewards)
+        return await client.settled(experiment, rewards=rewards, within_s=SETTLE_S), traffic
+
+    status, traffic = server.ask(run, connections=demo.USERS_AT_ONCE + 2)
     if as_json:
         terminal.emit_json(
             {"experiment": experiment, "served": traffic.served, "rewards": traffic.rewards, "status": status}
@@ -34,89 +85,25 @@ def run_demo(
         return
     console = terminal.out()
     console.print()
-    console.print(display.demo_summary(status, served=traffic.served, rewards=traffic.rewards))
-    console.print(f"\nSee it at {url}/. Next, replay your own logged scores: wald replay --help")
+    console.print(display.traffic.demo_summary(status, served=traffic.served, rewards=traffic.rewards))
+    console.print(f"\nSee it at {server.url}/. Next, replay your own logged scores: wald replay --help")
 
 
-async def _demo(
-    url: str, key: str, *, requests: int, rate: float, seed: int, experiment: str, live: bool
-) -> tuple[Status, demo.Traffic]:
-    async with WaldClient(url, key, connections=demo.USERS_AT_ONCE + 2) as client:
-        await demo.ensure_running(client, experiment)
-        traffic = demo.Traffic(client, experiment, rate=rate, seed=seed, requests=requests)
-        rewards_before = _rewards(await client.status(experiment))
-        running = asyncio.create_task(traffic.run())
-        try:
-            if live and terminal.is_terminal(sys.stdout):
-                await _watched(client, traffic, running, experiment=experiment, requests=requests)
-            await running
-        finally:
-            running.cancel()
-        rewards = rewards_before + len(traffic.rewards)
-        return await client.settled(experiment, rewards=rewards, within_s=SETTLE_S), traffic
-
-
-async def _watched(
+async def _watch(
     client: WaldClient,
-    traffic: demo.Traffic,
+    traffic: "Traffic",
     running: asyncio.Task[None],
     *,
     experiment: str,
     requests: int,
 ) -> None:
+    """Show the present state in place until the traffic ends."""
+    from rich.live import Live
+
     with Live(console=terminal.out(), auto_refresh=False) as view:
         while not running.done():
-            status = await client.status(experiment)
-            served = sum(traffic.served.values())
-            shown = display.demo_progress(status, served=served, requests=requests, waiting=traffic.waiting)
+            status, served = await client.status(experiment), sum(traffic.served.values())
+            waiting = traffic.waiting
+            shown = display.traffic.demo_progress(status, served=served, requests=requests, waiting=waiting)
             view.update(shown, refresh=True)
             await asyncio.wait([running], timeout=REFRESH_S)
-
-
-def _rewards(status: Status) -> int:
-    return sum(variant.rewards for variant in status.variants)
-
-
-def run_replay(
-    url: str,
-    key: str,
-    log: LoggedRewards,
-    *,
-    experiment: str,
-    policy: Literal["thompson", "fixed"],
-    passes: int,
-    concurrency: int,
-    seed: int,
-    as_json: bool,
-) -> None:
-    """Replay a log, and show what was earned. Exit status 1 if the server rejected a reward."""
-    left_out = f", {log.incomplete:,} incomplete ones left out" if log.incomplete else ""
-    if not as_json:
-        terminal.out().print(
-            f"{experiment}: {len(log.variants)} variants on {len(log.tasks):,} tasks{left_out}"
-        )
-
-    async def run() -> ReplayResult:
-        async with WaldClient(url, key, connections=concurrency) as client:
-            with terminal.progress("replaying", passes * len(log.tasks)) as advance:
-                return await replay(
-                    client,
-                    log,
-                    experiment=experiment,
-                    policy=policy,
-                    passes=passes,
-                    concurrency=concurrency,
-                    seed=seed,
-                    progress=advance,
-                )
-
-    try:
-        result = asyncio.run(run())
-    except ClientError as error:
-        fail(error)
-    if as_json:
-        terminal.emit_json(display.replay_record(result, experiment))
-    else:
-        terminal.out().print(display.replay_report(result))
-    if result.errors:
-        raise click.ClickException(f"the server rejected {result.errors} of {len(result.draws)} rewards")

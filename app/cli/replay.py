@@ -1,210 +1,71 @@
-"""The commands `wald demo` and `wald replay`."""
+"""The command `wald replay`, over HTTP."""
 
-import json
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 import rich_click as click
 
-from app.cli.options import json_option
+from app.cli import display, terminal
+from app.cli.calls import Server, drives_server
+from app.cli.client import WaldClient
+from app.cli.options import CSV_FILE, SCALE, decimal_option, json_option, where_option
 
 if TYPE_CHECKING:  # loads numerical libraries
-    from app.cli.records import Decimal
-
-DEMO_EXPERIMENT = "demo"
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-url_option = click.option(
-    "--url",
-    default="http://127.0.0.1:8000",
-    envvar="WALD_URL",
-    show_default=True,
-    show_envvar=True,
-    help="Where the server is.",
-)
-
-
-decimal_option = click.option(
-    "--decimal",
-    type=click.Choice(["auto", "point", "comma"]),
-    default="auto",
-    show_default=True,
-    help="What separates decimals in the file.",
-)
-
-
-def key_option(scopes: str) -> Callable[[Command], Command]:
-    """`--key`, which needs these scopes."""
-    return click.option(
-        "--key",
-        required=True,
-        envvar=["WALD_API_KEY", "WALD_KEY", "WALD_ADMIN_KEY"],
-        show_envvar=True,
-        help=f"An API key with {scopes}.",
-    )
-
-
-read_key_option = key_option("the scope read")
-_KEY = key_option("the scopes assign, feedback, read and admin (it defines an experiment)")
-
-
-class Scale(click.ParamType[tuple[float, float]]):
-    """LOW:HIGH, two numbers, low < high."""
-
-    name = "LOW:HIGH"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, float]:
-        """Read `1:10`."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            low, high = (float(part) for part in str(value).split(":"))
-        except ValueError:
-            self.fail(f"must be LOW:HIGH, as in 1:10, got {value!r}", param, ctx)
-        if not low < high:
-            self.fail(f"LOW must be below HIGH, got {value}", param, ctx)
-        return low, high
-
-
-class Condition(click.ParamType[tuple[str, str]]):
-    """COLUMN=VALUE."""
-
-    name = "COL=VALUE"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, str]:
-        """Read `judge=gpt-4o`."""
-        if isinstance(value, tuple):
-            return value
-        column, equals, wanted = str(value).partition("=")
-        if not (column and equals):
-            self.fail(f"must be COL=VALUE, got {value!r}", param, ctx)
-        return column, wanted
-
-
-class NameOrJson(click.ParamType["str | dict[str, Any]"]):
-    """A name, or a JSON object."""
-
-    name = "NAME|JSON"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str | dict[str, Any]:
-        """Read `ucb` or `{"kind": "ucb", "index": "ucb1"}`."""
-        if isinstance(value, dict) or not str(value).lstrip().startswith("{"):
-            return value if isinstance(value, dict) else str(value)
-        try:
-            found: dict[str, Any] = json.loads(value)
-        except ValueError as error:
-            self.fail(f"is not JSON: {error}", param, ctx)
-        return found
-
-
-@click.command("demo")
-@url_option
-@_KEY
-@click.option(
-    "--requests",
-    type=click.IntRange(1, 10_000_000),
-    default=3_000,
-    show_default=True,
-    help="How many requests to serve.",
-)
-@click.option(
-    "--rate",
-    type=click.FloatRange(0.1, 10_000),
-    default=100,
-    show_default=True,
-    help="Requests a second; fewer arrive when the server is slower.",
-)
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the users; the server draws."
-)
-@click.option(
-    "--experiment", default=DEMO_EXPERIMENT, show_default=True, help="Its key; created when it is not there."
-)
-@json_option
-def demo_command(
-    *, url: str, key: str, requests: int, rate: float, seed: int, experiment: str, as_json: bool
-) -> None:
-    """Watch a running server learn from simulated users.
-
-    A simulated product asks `/assign` which of three prompts serves each request. Users copy answers, ask for
-    another one, give a thumb some seconds later, or stay silent. The table shows the shares of traffic
-    moving to the best prompt while the server hears from them.
-
-    Start a server first, then run the demo in a second terminal:
-
-        wald up
-
-        wald demo --key KEY
-
-    Run it again to go on with the same experiment, or begin another: wald demo --experiment demo-2
-    """
-    from app.cli.live import run_demo  # noqa: PLC0415 - loads more than the help needs
-
-    run_demo(url, key, requests=requests, rate=rate, seed=seed, experiment=experiment, as_json=as_json)
+    from app.cli.files.records import Decimal
 
 
 @click.command("replay")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@url_option
-@_KEY
-@click.option(
-    "--variant", "variant_column", metavar="COL", required=True, help="The column naming the variant."
-)
-@click.option("--reward", "reward_column", metavar="COL", required=True, help="The column with the score.")
+@click.argument("file", type=CSV_FILE)
+@drives_server
+@click.option("--variant", "variant_column", metavar="COL", required=True, help="Column of the variant.")
+@click.option("--reward", "reward_column", metavar="COL", required=True, help="Column of the score.")
 @click.option(
     "--task",
     "task_column",
     metavar="COL",
-    help="The column naming the task; without it the n-th rows of all variants make a task.",
+    help="Column of the task. Without it, the n-th rows of all variants are one task.",
 )
-@click.option("--where", type=Condition(), multiple=True, help="Only rows with this value; may be repeated.")
+@where_option
 @decimal_option
 @click.option(
     "--scale",
-    type=Scale(),
+    type=SCALE,
     default="0:1",
     show_default=True,
-    help="The worst and the best possible score; a score off it is an error.",
+    help="The worst and the best possible score. A score outside is an error.",
 )
 @click.option(
     "--passes",
     type=click.IntRange(1, 10_000),
     default=1,
     show_default=True,
-    help="How often every task is served.",
+    help="Number of times that each task is served.",
 )
 @click.option(
     "--concurrency",
     type=click.IntRange(1, 512),
     default=32,
     show_default=True,
-    help="How many tasks are in flight at once.",
+    help="Number of tasks in flight at once.",
 )
 @click.option(
     "--policy",
     type=click.Choice(["thompson", "fixed"]),
     default="thompson",
     show_default=True,
-    help="Learn while serving, or keep equal shares.",
+    help="thompson learns while it serves; fixed keeps equal shares.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the order of tasks.")
-@click.option("--experiment", help="The key of the experiment to create. [default: from file and time]")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the order of tasks."
+)
+@click.option("--experiment", help="Key of the experiment to create.  [default: from file and time]")
 @json_option
 def replay_command(
     *,
     file: Path,
-    url: str,
-    key: str,
+    server: Server,
     variant_column: str,
     reward_column: str,
     task_column: str | None,
@@ -218,39 +79,51 @@ def replay_command(
     experiment: str | None,
     as_json: bool,
 ) -> None:
-    """Replay logged scores as if they came in live, to see what adaptive allocation would have earned.
+    r"""Replay logged scores as live traffic, to see what adaptive allocation earns.
 
-    FILE is CSV with a header. Every task is asked of `/assign` and the logged score of the drawn variant is
-    sent to `/feedback`, through the same HTTP API that a product uses. Tasks on which some variant has no
-    score are left out, so that every draw can be answered and uniform and best are known exactly.
+    FILE is CSV with a header. For each task, the replay asks `/assign` for a variant and sends the logged
+    score of that variant to `/feedback`, through the same HTTP API that a product uses. It leaves out tasks
+    on which a variant has no score, so the results of equal shares and of the best variant are known exactly.
 
-    With nine models judged on a scale of 1 to 10:
+    With nine models that were judged on a scale of 1 to 10:
 
-        wald replay scores.csv --variant model --reward score --task task_id
+        wald replay scores.csv --variant model --reward score --task task_id \
         --where judge=gpt-4o --scale 1:10 --passes 20
     """
-    from app.cli import logged, records  # noqa: PLC0415 - loads more than the help needs
-    from app.cli.live import run_replay  # noqa: PLC0415
+    from app.cli.files import logged
+    from app.cli.files.records import in_words
+    from app.cli.traffic.replay import ReplayResult, replay
 
     columns = logged.Columns(
         variant=variant_column, reward=reward_column, task=task_column, where=where, decimal=decimal
     )
-    try:
+    with in_words(file):
         log = logged.read(file, columns, scale=scale)
-    except (records.UnreadableLog, OSError) as error:
-        raise click.ClickException(f"{file}: {error}") from error
-    name = experiment or _experiment_key(file)
-    run_replay(
-        url,
-        key,
-        log,
-        experiment=name,
-        policy=policy,
-        passes=passes,
-        concurrency=concurrency,
-        seed=seed,
-        as_json=as_json,
-    )
+    key = experiment or _experiment_key(file)
+    left_out = f"; left out {log.incomplete:,} incomplete ones" if log.incomplete else ""
+    if not as_json:
+        terminal.out().print(f"{key}: {len(log.variants)} variants on {len(log.tasks):,} tasks{left_out}")
+
+    async def run(client: WaldClient) -> ReplayResult:
+        with terminal.progress("replaying", passes * len(log.tasks)) as advance:
+            return await replay(
+                client,
+                log,
+                experiment=key,
+                policy=policy,
+                passes=passes,
+                concurrency=concurrency,
+                seed=seed,
+                progress=advance,
+            )
+
+    result = server.ask(run, connections=concurrency)
+    if as_json:
+        terminal.emit_json(display.traffic.replay_record(result, key))
+    else:
+        terminal.out().print(display.traffic.replay_report(result))
+    if result.errors:
+        raise click.ClickException(f"the server rejected {result.errors} of {len(result.draws)} rewards")
 
 
 def _experiment_key(file: Path) -> str:

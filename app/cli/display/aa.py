@@ -1,38 +1,37 @@
-"""The answer of an A/A replay on a terminal. Pure."""
+"""The result of an A/A replay on a terminal."""
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from app.analysis.aa import Aa, AaRate
-from app.cli.amounts import count, number, percent
-from app.cli.tables import Column, Table
+from app.cli.display.amounts import count, number, percent
+from app.cli.display.tables import Column, Table
 
 
-def report(found: Aa) -> RenderableType:
-    """The answer in words, and each metric."""
+def report(result: Aa) -> RenderableType:
+    """Return the result in words, and a table of the metrics."""
     table = Table(
         Column("metric", "name"),
-        *map(Column, ("units", "noise floor", "of the mean", "decided", "95% interval", "may")),
+        *map(Column, ("units", "noise floor", "of the mean", "decided", "95% interval", "allowed")),
         Column("role", "text"),
     )
-    for one in found.metrics:
-        floor, share = one.noise_floor, one.relative_noise_floor
+    for metric in result.metrics:
         table.add(
-            one.metric,
-            count(one.units),
-            number(floor),
-            percent(share, decimals=2),
-            *_rate(one.false_positives),
-            one.role,
+            metric.metric,
+            count(metric.units),
+            number(metric.noise_floor),
+            percent(metric.relative_noise_floor, decimals=2),
+            *_rate(metric.false_positives),
+            metric.role,
         )
-    looks = "one look" if len(found.looks) == 1 else f"{len(found.looks)} looks"
-    of_many = ", a random part of them" if found.sampled else ""
+    looks = "one look" if len(result.looks) == 1 else f"{len(result.looks)} looks"
+    part = ", a random part of them" if result.sampled else ""
     return Group(
-        Text(found.sentence, style="bold"),
+        Text(result.sentence, style="bold"),
         "",
         table,
         "",
-        f"{found.replays:,} replays with {looks}, on {found.units:,} units of the control{of_many}",
+        f"{result.replays:,} replays with {looks}, on {result.units:,} units of the control{part}",
     )
 
 

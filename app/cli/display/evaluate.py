@@ -1,32 +1,29 @@
-"""An evaluation on a terminal. Pure."""
+"""The evaluation of a policy on a terminal."""
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from app.cli.client import read
-from app.cli.tables import Column, Table, visible
+from app.cli.display.tables import Column, Table, visible
 from app.evaluation.model import Evaluation
 
 
-def evaluation_of(answer: bytes) -> Evaluation:
-    """The evaluation of an answer."""
-    return read(answer, Evaluation)
-
-
-def report(found: Evaluation) -> RenderableType:
-    """The answer, its estimates, and how far to trust them."""
+def report(answer: bytes) -> RenderableType:
+    """Return the summary, the estimates, and how far to trust them."""
+    evaluation = read(answer, Evaluation)
     table = Table(
         Column("estimate", "name"),
         *map(Column, ("per request", "standard error", "interval for one look")),
     )
-    for name, one in (*found.estimates.items(), ("as it was served", found.logged)):
-        low, high = one.interval
-        table.add(name, f"{one.value:.4f}", f"{one.standard_error:.4f}", f"{low:.4f} to {high:.4f}")
-    low, high = found.anytime_interval
-    overlap = found.overlap
-    shares = ", ".join(f"{key} {share:.1%}" for key, share in found.shares.items())
+    for name, estimate in (*evaluation.estimates.items(), ("as it was served", evaluation.logged)):
+        low, high = estimate.interval
+        error = f"{estimate.standard_error:.4f}"
+        table.add(name, f"{estimate.value:.4f}", error, f"{low:.4f} to {high:.4f}")
+    low, high = evaluation.anytime_interval
+    overlap = evaluation.overlap
+    shares = ", ".join(f"{key} {share:.1%}" for key, share in evaluation.shares.items())
     return Group(
-        Text(found.summary, style="bold"),
+        Text(evaluation.summary, style="bold"),
         "",
         table,
         "",
@@ -34,6 +31,6 @@ def report(found: Evaluation) -> RenderableType:
         f"effective rows {overlap.effective_rows:,.0f} of {overlap.rows:,}, largest weight "
         f"{overlap.largest_weight:.3g} ({overlap.largest_weight_share:.2%} of all)",
         Text(visible(f"shares: {shares}")),
-        f"{found.fitted}",
-        *(Text(f"warning: {warning}", style="yellow") for warning in found.warnings),
+        evaluation.fitted,
+        *(Text(f"warning: {warning}", style="yellow") for warning in evaluation.warnings),
     )

@@ -1,7 +1,6 @@
-"""A series on a terminal, and as a page with a figure. Pure but for writing the page."""
+"""A metric over time, on a terminal and as a figure."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -10,35 +9,32 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from app.analysis.series import Point, Series, VariantSeries
-from app.cli.amounts import amounts_of, count
 from app.cli.client import read
-from app.cli.display import BLOCKS
-from app.cli.tables import Column, Picture, Table, visible
+from app.cli.display import figures
+from app.cli.display.amounts import amounts_of, count, minute
+from app.cli.display.pictures import BLOCKS
+from app.cli.display.tables import Column, Picture, Table, visible
 
 WIDTH: Final = 60
 WIDTH_LEAST: Final = 8
 
 
-def series_of(answer: bytes) -> Series:
-    """The series of an answer."""
-    return read(answer, Series)
-
-
-def report(found: Series) -> RenderableType:
-    """A line of blocks per variant on one scale, from the lowest value to the highest, and the newest."""
-    known = [point for variant in found.variants for point in variant.known]
+def report(answer: bytes) -> RenderableType:
+    """Return a line of blocks per variant, all on one scale from the lowest value to the highest."""
+    series = read(answer, Series)
+    known = [point for variant in series.variants for point in variant.known]
     if not known:
-        return Text(f"{visible(found.metric)} of {found.key}: no units with a value in this time")
-    steps = round((found.until - found.since).total_seconds()) // found.step_s
+        return Text(f"{visible(series.metric)} of {series.key}: no unit has a value in this time")
+    steps = round((series.until - series.since).total_seconds()) // series.step_s
     values = [point.value for point in known if point.value is not None]
     low, high = min(values), max(values)
-    amounts = amounts_of(found.kind)
+    amounts = amounts_of(series.kind)
     scale = f"{amounts.value(low)} (lowest) to {amounts.value(high)} (highest)"
     table = Table(
         Column("variant", "name"),
         *map(Column, ("lowest", "highest", "newest", "standard error", "units", scale)),
     )
-    for variant in found.variants:
+    for variant in series.variants:
         known_values = [point.value for point in variant.known if point.value is not None]
         newest = variant.known[-1] if variant.known else None
         table.add(
@@ -49,23 +45,26 @@ def report(found: Series) -> RenderableType:
             amounts.value(None if newest is None else newest.standard_error),
             count(sum(point.units for point in variant.points)),
             Picture(
-                partial(line, found, variant, low, high),
+                partial(line, series, variant, low, high),
                 min(WIDTH_LEAST, steps),
                 min(WIDTH, steps),
             ),
         )
-    head = Text(visible(found.metric), style="bold")
-    head.append(f" of {found.key}, steps of {_length(found.step_s)}", style="not bold")
-    return Group(head, "", table, "", f"{_minute(found.since)} to {_minute(found.until)}, UTC")
+    head = Text(visible(series.metric), style="bold")
+    head.append(f" of {series.key}, steps of {_length(series.step_s)}", style="not bold")
+    return Group(head, "", table, "", f"{minute(series.since)} to {minute(series.until)}, UTC")
 
 
-def line(found: Series, variant: VariantSeries, low: float, high: float, room: int = WIDTH) -> str:
-    """Blocks, at most `room`: of steps that share one the mean, weighted by units; blank without any."""
-    steps = round((found.until - found.since).total_seconds()) // found.step_s
+def line(series: Series, variant: VariantSeries, low: float, high: float, room: int = WIDTH) -> str:
+    """Return a variant as at most `room` blocks.
+
+    A block that covers several steps shows their mean, weighted by units. A block without units is blank.
+    """
+    steps = round((series.until - series.since).total_seconds()) // series.step_s
     width = min(steps, room)
     columns: list[list[Point]] = [[] for _ in range(width)]
     for point in variant.known:
-        step = round((point.at - found.since).total_seconds()) // found.step_s
+        step = round((point.at - series.since).total_seconds()) // series.step_s
         columns[step * width // steps].append(point)
     return "".join(_block(column, low, high) for column in columns)
 
@@ -79,29 +78,24 @@ def _block(points: Sequence[Point], low: float, high: float) -> str:
     return BLOCKS[min(max(int(place * len(BLOCKS)), 0), len(BLOCKS) - 1)]
 
 
-def write_figure(found: Series, path: Path) -> None:
-    """A page with the lines that needs nothing else to be shown."""
-    from plotly import graph_objects  # noqa: PLC0415  (takes a second to load)
-
-    figure = graph_objects.Figure()
-    for variant in found.variants:
-        figure.add_scatter(
-            x=[point.at for point in variant.known],
-            y=[point.value for point in variant.known],
-            name=variant.variant,
-            mode="lines+markers",
+def write_figure(answer: bytes, path: Path) -> None:
+    """Write the lines of a series as an HTML page."""
+    series = read(answer, Series)
+    lines = [
+        figures.Line(
+            variant.variant,
+            [point.at for point in variant.known],
+            [point.value for point in variant.known],
         )
-    figure.update_layout(
-        title=f"{found.metric} of {found.key}, steps of {_length(found.step_s)}",
-        xaxis_title="first assignment of the units, UTC",
-        yaxis_title=found.metric,
-        template="plotly_white",
+        for variant in series.variants
+    ]
+    figures.write_lines(
+        path,
+        lines,
+        title=f"{series.metric} of {series.key}, steps of {_length(series.step_s)}",
+        x_label="first assignment of the units, UTC",
+        y_label=series.metric,
     )
-    path.write_text(figure.to_html(include_plotlyjs=True, full_html=True), encoding="utf-8")
-
-
-def _minute(at: datetime) -> str:
-    return at.strftime("%Y-%m-%d %H:%M")
 
 
 def _length(step_s: int) -> str:

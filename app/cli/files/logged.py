@@ -8,8 +8,8 @@ from typing import Final
 
 import msgspec
 
-from app.cli import records
-from app.cli.records import UnreadableLog
+from app.cli.files import records
+from app.cli.files.records import UnreadableLog
 from app.core import limits
 
 TASK_LENGTH_MAX: Final = limits.UNIT_LENGTH_MAX - 16  # leaves room for the number of the pass

@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 import structlog
 
-from app.cli import simulation
 from app.cli.client import ClientError, Event, Refused, WaldClient
+from app.cli.traffic import product
 
 TRICKLE_EXPERIMENT: Final = "demo-prompts"
 USERS_AT_ONCE: Final = 16
@@ -21,7 +21,7 @@ TRICKLE_RATE: Final = 5.0
 TRICKLE_RATE_MAX: Final = 50.0
 TRICKLE_PAUSE_S: Final = 5.0
 
-_PROMPTS: Final = {prompt.key: prompt for prompt in simulation.PROMPTS}
+_PROMPTS: Final = {prompt.key: prompt for prompt in product.PROMPTS}
 
 _log = structlog.get_logger(__name__)
 
@@ -77,9 +77,9 @@ class Traffic:
             if prompt is None:
                 raise ClientError(f"{self._experiment} is not an experiment of the demo; choose another key")
             self.served[prompt.key] += 1
-            reactions = simulation.reactions(prompt, np.random.default_rng([self._seed, number]))
+            reactions = product.reactions(prompt, np.random.default_rng([self._seed, number]))
             if reactions:
-                self.rewards.append(simulation.WORTH[reactions[-1].signal])
+                self.rewards.append(product.WORTH[reactions[-1].signal])
             for order, reaction in enumerate(reactions):
                 event = Event(
                     assignment_id=assignment.assignment_id, signal=reaction.signal, source=reaction.source
@@ -101,7 +101,7 @@ class Traffic:
 async def ensure_running(client: WaldClient, experiment: str) -> None:
     """Create and start the demo's experiment, or find it running. Raises ClientError when it cannot run."""
     try:
-        await client.define(simulation.definition(experiment))
+        await client.define(product.definition(experiment))
     except Refused as refusal:
         if refusal.status != 409:
             raise

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from app.cli.client import Event, Status, WaldClient
-from app.cli.logged import LoggedRewards, Task, variant_keys
+from app.cli.files.logged import LoggedRewards, Task, variant_keys
 from app.experiments.model import Definition, FixedPolicy, Policy, Reward, ThompsonPolicy, Variant
 
 SIGNAL: Final = "score"
