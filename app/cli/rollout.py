@@ -236,7 +236,10 @@ def gate(*, server: Server, rollout_id: int, share: float, as_json: bool) -> Non
 @click.argument("decision", metavar="ROLLOUT/NUMBER")
 @json_option
 def explain_command(*, server: Server, decision: str, as_json: bool) -> None:
-    """Show the evidence of a rollout decision, and compute the decision again from its stored inputs."""
+    """Show the evidence of a rollout decision, and compute the decision again.
+
+    The exit status is 1 if the stored inputs give another decision.
+    """
     rollout_id, slash, number = decision.partition("/")
     if not (slash and rollout_id.isdecimal() and number.isdecimal()):
         raise click.UsageError(f"the decision must be ROLLOUT/NUMBER, as in 3/2; got {decision!r}")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.cli.logged import Columns, LoggedRewards, Task, UnreadableLog, read, variant_keys
+from app.cli.files.logged import Columns, LoggedRewards, Task, UnreadableLog, read, variant_keys
 from app.core import limits
 
 COLUMNS = Columns(variant="model", reward="score", task="task")
