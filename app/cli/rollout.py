@@ -255,7 +255,7 @@ def explain_command(*, server: Server, decision: str, as_json: bool) -> None:
 @click.option("--reason", required=True, help="The reason. It is stored.")
 @json_option
 def kill_command(*, server: Server, experiment: str, reason: str, as_json: bool) -> None:
-    """Serve the control of EXPERIMENT everywhere within a second, whatever its state."""
+    """Serve the control of EXPERIMENT everywhere within a second. Its state does not matter."""
     _switch(server, experiment, "kill", reason, as_json=as_json)
 
 
