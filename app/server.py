@@ -22,6 +22,7 @@ from app.access.refusals import Refusals, refusing_early
 from app.access.routes import ROUTES as ACCESS_ROUTES
 from app.access.service import AccessService
 from app.access.store import AccessStore
+from app.allocation import limits as allocation_limits
 from app.allocation.kill_store import KillStore
 from app.allocation.kill_switch import KillSwitch
 from app.allocation.kill_watch import KillWatch
@@ -31,11 +32,11 @@ from app.allocation.store import AllocationStore
 from app.analysis.routes import ROUTES as ANALYSIS_ROUTES
 from app.analysis.service import AnalysisService
 from app.analysis.store import AnalysisStore
-from app.assignment import limits as assignment_limits
 from app.assignment.changes import ROUTES as CHANGES_ROUTES
 from app.assignment.changes import ChangeFeed
 from app.assignment.commit import ExposureCommit
-from app.assignment.hot import HotAssign
+from app.assignment.fast_path import AssignFastPath
+from app.assignment.limits import EXPOSURE_DEADLINE_S, SNAPSHOT_FILE_CHECK_S
 from app.assignment.published_store import PublishedStore
 from app.assignment.routes import ROUTES as ASSIGNMENT_ROUTES
 from app.assignment.service import Assigner
@@ -43,21 +44,22 @@ from app.assignment.snapshot_file import SnapshotFile, installation_of
 from app.assignment.snapshot_keeper import SnapshotKeeper
 from app.assignment.snapshot_saver import SnapshotSaver
 from app.assignment.store import StickyStore
-from app.core import limits, operations, process
+from app.core import operations, process
 from app.core.announce import announced
 from app.core.clock import Clock, SystemClock
 from app.core.computing import Computing
 from app.core.errors import Unavailable
+from app.core.fast_path import FastPath, FastPathProtocol, with_fast_paths
 from app.core.health import Check, Readiness, worker_checks
 from app.core.http import EXCEPTION_HANDLERS, require_json
+from app.core.limits import BODY_BYTES_MAX, CLOCK_SYNC_S, METRICS_S, READY_CHECK_S
 from app.core.loops import Loop, Loops
 from app.core.openapi import CompletePlugin
 from app.core.operations import Readings, operations_port
 from app.core.postgres import connect, create_engine
-from app.core.requests import behind_proxies, logged_shortcuts, with_request_id
+from app.core.requests import behind_proxies, logged_fast_paths, with_request_id
 from app.core.serving import ASGIApp, Ending, serve_http
 from app.core.settings import Settings
-from app.core.shortcut import Shortcut, ShortcutProtocol, with_shortcuts
 from app.core.stream import StreamAppender, refusal
 from app.core.telemetry import DEGRADED, SNAPSHOT_AGE
 from app.core.timekeeping import TimeKeeper
@@ -70,7 +72,8 @@ from app.experiments.routes import ROUTES as EXPERIMENT_ROUTES
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
 from app.feedback.commit import SignalsCommit
-from app.feedback.hot import HotFeedback
+from app.feedback.fast_path import FeedbackFastPath
+from app.feedback.limits import FEEDBACK_DEADLINE_S, FEEDBACK_FLUSHES_MAX
 from app.feedback.routes import ROUTES as FEEDBACK_ROUTES
 from app.feedback.service import FeedbackService
 from app.ledger.lag import LedgerLag
@@ -113,8 +116,8 @@ async def serve(settings: Settings) -> None:
 @asynccontextmanager
 async def application(
     settings: Settings, ending: Ending
-) -> AsyncIterator[tuple[ASGIApp, type[ShortcutProtocol]]]:
-    """The HTTP application and the protocol with its shortcuts, running until the block ends."""
+) -> AsyncIterator[tuple[ASGIApp, type[FastPathProtocol]]]:
+    """The HTTP application and the protocol with its fast_paths, running until the block ends."""
     database_url = settings.database_url
     assert database_url is not None
     assert settings.valkey_url is not None
@@ -186,7 +189,7 @@ async def application(
             planning=PlanningService(computing),
             readiness=readings,
         )
-        assign = HotAssign(assigner)
+        assign = AssignFastPath(assigner)
 
         async def measure() -> None:
             SNAPSHOT_AGE.set(keeper.age_s)
@@ -195,11 +198,11 @@ async def application(
 
         loops = Loops(
             [
-                Loop("metrics", measure, pause_s=limits.METRICS_S),
+                Loop("metrics", measure, pause_s=METRICS_S),
                 Loop("kills", watch.run),
-                Loop("kills made here", switch.spread, pause_s=limits.KILL_RECORD_INTERVAL_S),
-                Loop("snapshot file", saver.save_if_due, pause_s=assignment_limits.SNAPSHOT_FILE_CHECK_S),
-                Loop("clock", timekeeper.run, pause_s=limits.CLOCK_SYNC_S),
+                Loop("kills made here", switch.spread, pause_s=allocation_limits.KILL_RECORD_INTERVAL_S),
+                Loop("snapshot file", saver.save_if_due, pause_s=SNAPSHOT_FILE_CHECK_S),
+                Loop("clock", timekeeper.run, pause_s=CLOCK_SYNC_S),
             ],
             clock=clock,
             random=chance,
@@ -207,7 +210,7 @@ async def application(
         stack.push_async_callback(measure)
         await stack.enter_async_context(loops)
 
-        yield _served(framework, keeper, settings, assign, HotFeedback(feedback, keeper, clock))
+        yield _served(framework, keeper, settings, assign, FeedbackFastPath(feedback, keeper, clock))
 
 
 async def _commits(
@@ -215,10 +218,10 @@ async def _commits(
 ) -> tuple[StreamAppender, ExposureCommit, SignalsCommit]:
     """The group commits of exposures, with their appender, and of signals; drained when the stack ends."""
     assert settings.valkey_url is not None
-    exposures = StreamAppender(settings.valkey_url, deadline_s=limits.EXPOSURE_DEADLINE_S)
+    exposures = StreamAppender(settings.valkey_url, deadline_s=EXPOSURE_DEADLINE_S)
     signals = [
-        StreamAppender(settings.valkey_url, deadline_s=limits.FEEDBACK_DEADLINE_S)
-        for _ in range(limits.FEEDBACK_FLUSHES_MAX)
+        StreamAppender(settings.valkey_url, deadline_s=FEEDBACK_DEADLINE_S)
+        for _ in range(FEEDBACK_FLUSHES_MAX)
     ]
     for appender in (exposures, *signals):
         stack.push_async_callback(appender.stop)
@@ -232,13 +235,13 @@ async def _commits(
 
 
 def _served(
-    framework: Litestar, keeper: SnapshotKeeper, settings: Settings, *shortcuts: Shortcut
-) -> tuple[ASGIApp, type[ShortcutProtocol]]:
-    """The framework with what stands before it, and the protocol with its shortcuts."""
+    framework: Litestar, keeper: SnapshotKeeper, settings: Settings, *fast_paths: FastPath
+) -> tuple[ASGIApp, type[FastPathProtocol]]:
+    """The framework with what stands before it, and the protocol with its fast paths."""
     app = refusing_early(framework, framework.state.refusals, keeper)
     app = with_request_id(app, access_log=settings.access_log)
-    protocol = logged_shortcuts if settings.access_log else with_shortcuts
-    return behind_proxies(app, settings.trusted_proxies), protocol(*shortcuts)
+    protocol = logged_fast_paths if settings.access_log else with_fast_paths
+    return behind_proxies(app, settings.trusted_proxies), protocol(*fast_paths)
 
 
 def _framework(state: State, **dependencies: Any) -> Litestar:
@@ -255,7 +258,7 @@ def _framework(state: State, **dependencies: Any) -> Litestar:
         state=state,
         dependencies={name: _provided(dependency) for name, dependency in dependencies.items()},
         exception_handlers=EXCEPTION_HANDLERS,
-        request_max_body_size=limits.BODY_BYTES_MAX,
+        request_max_body_size=BODY_BYTES_MAX,
         logging_config=None,
         openapi_config=OpenAPIConfig(
             title="Wald",
@@ -314,10 +317,10 @@ def _keeper(
 
 async def _check(name: str, attempt: Awaitable[object], *, critical: bool = False) -> Check:
     try:
-        async with asyncio.timeout(limits.READY_CHECK_S):
+        async with asyncio.timeout(READY_CHECK_S):
             await attempt
     except (RedisError, psycopg.Error, OSError, TimeoutError, Unavailable) as error:
-        detail = str(error).partition("\n")[0] or f"no answer within {limits.READY_CHECK_S:g} s"
+        detail = str(error).partition("\n")[0] or f"no answer within {READY_CHECK_S:g} s"
         check = Check(name, ok=False, critical=critical, detail=detail)
     else:
         check = Check(name, ok=True, critical=critical)
@@ -339,6 +342,6 @@ async def _connect(database_url: str) -> None:
 
 async def _worker_checks(valkey: Redis, clock: Clock) -> list[Check]:
     with suppress(RedisError, OSError, TimeoutError):
-        async with asyncio.timeout(limits.READY_CHECK_S):
+        async with asyncio.timeout(READY_CHECK_S):
             return await worker_checks(valkey, clock)
     return [Check("worker", ok=False, detail="not known without Valkey")]

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.access.model import KeyRing, Scope, credential
 from app.access.service import AccessService
 from app.access.store import AccessStore
+from app.allocation import limits as allocation_limits
 from app.allocation.kill_store import KillStore
 from app.allocation.kill_switch import KillSwitch
 from app.allocation.loop import AllocationLoops
@@ -19,10 +20,10 @@ from app.allocation.store import AllocationStore
 from app.analysis.loop import AnalysisLoops
 from app.analysis.service import ReadoutKeeper
 from app.analysis.store import AnalysisStore
-from app.core import limits
 from app.core.announce import announced
 from app.core.clock import Clock, SystemClock, WallClock
 from app.core.health import Check, Readiness, beat
+from app.core.limits import CLOCK_SYNC_S, READY_CHECK_S, WORKER_BEAT_S
 from app.core.loops import Loop, Loops
 from app.core.operations import Readings, operations_app, operations_port
 from app.core.outages import ENGINE_ERRORS
@@ -36,6 +37,7 @@ from app.core.timekeeping import TimeKeeper
 from app.core.valkey import create_client
 from app.ledger.consumer import ledger_loops
 from app.ledger.lag import LedgerLag
+from app.ledger.limits import LEDGER_SILENT_S
 from app.rollouts.loop import RolloutLoops
 from app.rollouts.service import RolloutService
 from app.rollouts.store import RolloutStore
@@ -88,11 +90,11 @@ async def work(settings: Settings) -> None:
             ),
             *allocation.all(),
             *rollouts.all(),
-            Loop("kill switch", switch.record_waiting, pause_s=limits.KILL_RECORD_INTERVAL_S),
+            Loop("kill switch", switch.record_waiting, pause_s=allocation_limits.KILL_RECORD_INTERVAL_S),
             *analysis.all(),
             *WebhookLoops(dispatcher).all(),
-            Loop("lag", measure, pause_s=limits.WORKER_BEAT_S),
-            Loop("clock", timekeeper.run, pause_s=limits.CLOCK_SYNC_S),
+            Loop("lag", measure, pause_s=WORKER_BEAT_S),
+            Loop("clock", timekeeper.run, pause_s=CLOCK_SYNC_S),
         ]
         loops = Loops([start.after(loop) for loop in every], clock=clock, random=chance)
         starting = await stack.enter_async_context(start.begun(clock, chance))
@@ -107,7 +109,7 @@ async def work(settings: Settings) -> None:
         async def heartbeat() -> None:
             await beat(valkey, NAME, errors(), clock)
 
-        pulse = Loop("heartbeat", heartbeat, pause_s=limits.WORKER_BEAT_S)
+        pulse = Loop("heartbeat", heartbeat, pause_s=WORKER_BEAT_S)
         await stack.enter_async_context(loops)
         await stack.enter_async_context(Loops([pulse], clock=clock, random=chance))
 
@@ -137,7 +139,7 @@ def _engines(settings: Settings, stack: AsyncExitStack) -> tuple[AsyncEngine, Re
     stack.push_async_callback(engine.dispose)
     valkey = create_client(settings.valkey_url)
     stack.push_async_callback(valkey.aclose)
-    blocking = create_client(settings.valkey_url, socket_timeout=limits.LEDGER_SILENT_S)
+    blocking = create_client(settings.valkey_url, socket_timeout=LEDGER_SILENT_S)
     stack.push_async_callback(blocking.aclose)
     return engine, valkey, blocking
 
@@ -157,13 +159,13 @@ def _key_checker(
     async def key_ring() -> KeyRing:
         return KeyRing(await store.snapshot())
 
-    keyring = Shared(key_ring, max_age_s=limits.WORKER_BEAT_S)
+    keyring = Shared(key_ring, max_age_s=WORKER_BEAT_S)
 
     async def reads_all(headers: Iterable[tuple[bytes, bytes]]) -> bool:
         if credential(headers) is None:
             return False
         with suppress(*ENGINE_ERRORS, OSError, TimeoutError):
-            async with asyncio.timeout(limits.READY_CHECK_S):
+            async with asyncio.timeout(READY_CHECK_S):
                 return (await keyring.get()).admits(headers, Scope.READ, clock.now_ms())
         return False
 

@@ -105,8 +105,13 @@ def _report(figures: dict[int, dict[str, list[Load]]]) -> dict[str, Any]:
     rows = []
     for connections, runs in figures.items():
         median = {
-            name: Load(*(harness.middle([getattr(one, field) for one in found]) for field in Load._fields))
-            for name, found in runs.items()
+            name: Load(
+                rate=harness.middle([load.rate for load in loads]),
+                p50_ms=harness.middle([load.p50_ms for load in loads]),
+                p99_ms=harness.middle([load.p99_ms for load in loads]),
+                errors=int(harness.middle([load.errors for load in loads])),
+            )
+            for name, loads in runs.items()
         }
         floor = max(median["floor granian"], median["floor uvicorn"])
         for name, found in median.items():

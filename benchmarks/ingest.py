@@ -23,7 +23,7 @@ import psycopg
 from app.assignment import exposure
 from app.assignment.assignment_id import BODY, uuid7
 from app.assignment.exposure import Exposure
-from app.core import limits, migrations
+from app.core import migrations
 from app.core.clock import SystemClock
 from app.core.engines import EmbeddedEngines
 from app.core.loops import Loops
@@ -35,13 +35,14 @@ from app.feedback import entry
 from app.feedback.entry import SignalsEntry
 from app.ledger.consumer import ledger_loops
 from app.ledger.lag import LedgerLag
+from app.ledger.limits import LEDGER_BATCH_EVENTS_MAX, LEDGER_READ_ENTRIES_MAX
 from app.ledger.log.batch import StreamEntry
 from benchmarks import harness
 from tests.ledger.support import create_experiment
 
 ASSIGNMENTS = 128_000
 ENTRY_EVENTS = 1_000
-SLICE_ENTRIES = 4 * limits.LEDGER_READ_ENTRIES_MAX
+SLICE_ENTRIES = 4 * LEDGER_READ_ENTRIES_MAX
 """What Valkey holds at once: so many that every read of one or two shards is full and none waits for more."""
 ROUNDS = 3
 _HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
@@ -53,7 +54,7 @@ def entries(n: int, seed: int) -> Iterator[list[StreamEntry]]:
     rng = np.random.default_rng(seed)
     now_ms = SystemClock().now_ms()
     waiting: list[list[StreamEntry]] = []
-    per_batch = limits.LEDGER_BATCH_EVENTS_MAX
+    per_batch = LEDGER_BATCH_EVENTS_MAX
     for start in range(0, n, per_batch):
         bodies = np.zeros(min(per_batch, n - start), BODY)
         bodies["format"] = bodies["key_id"] = bodies["experiment_id"] = bodies["epoch"] = 1
@@ -173,8 +174,8 @@ def stored(connection: psycopg.Connection, table: LiteralString) -> Iterator[Seq
             row = bytes(data).removeprefix(_HEADER)
             if row and row != _TRAILER:
                 batch.append(row)
-    for start in range(0, len(batch), limits.LEDGER_BATCH_EVENTS_MAX):
-        yield batch[start : start + limits.LEDGER_BATCH_EVENTS_MAX]
+    for start in range(0, len(batch), LEDGER_BATCH_EVENTS_MAX):
+        yield batch[start : start + LEDGER_BATCH_EVENTS_MAX]
 
 
 async def _measure(data: Path, n_assignments: int, rounds: int) -> dict[str, float]:

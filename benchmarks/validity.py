@@ -76,8 +76,8 @@ def within(name: str, measured: Simulated | float, low: float, high: float) -> R
 
 def around(name: str, measured: float, rate: float, runs: int) -> Row:
     """Within the limits that a rate of exactly `rate` misses with probability 2e-6."""
-    low, high = binom.ppf([1e-6, 1 - 1e-6], runs, rate) / runs
-    return within(name, Simulated.share(measured, runs), float(low), float(high))
+    low, high = (float(binom.ppf(level, runs, rate)) / runs for level in (1e-6, 1 - 1e-6))
+    return within(name, Simulated.share(measured, runs), low, high)
 
 
 def at_most(name: str, measured: Simulated | float, limit: float) -> Row:

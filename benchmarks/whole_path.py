@@ -311,21 +311,25 @@ def pooled(observed: Observed) -> Observed:
 def ramp_rows(*, full: bool) -> Iterator[Row]:
     """Simpson's paradox: in ours, and in the naive estimate, at the end of each ramp."""
     rng, runs = generator(960), 400 if full else 12
-    ours, naive, effects, naive_effects = 0, 0, [], []
+    ours, naive = 0, 0
+    effects: list[float] = []
+    naive_effects: list[float] = []
     for _ in range(runs):
         path = ramp(rng)
         observed = path.observed()
-        for data, found in ((observed, effects), (pooled(observed), naive_effects)):
+        for data, measured_effects in ((observed, effects), (pooled(observed), naive_effects)):
             readout = path.readout(data)
-            found.append(readout.metrics[-1].variants[1].effect)
+            effect = readout.metrics[-1].variants[1].effect
+            assert effect is not None
+            measured_effects.append(effect)
             if decided(readout):
                 ours, naive = (ours + 1, naive) if data is observed else (ours, naive + 1)
     limit = error_limit(runs, PLAN.alpha, 1e-3 if full else 1e-6)
     yield at_most(
         "ramp 1, 5, 25 % under a drift, no effect: ever decided", Simulated.share(ours / runs, runs), limit
     )
-    effect = Simulated.mean(effects)
-    yield within("ramp: mean effect", effect, -5 * effect.error, 5 * effect.error)
+    mean = Simulated.mean(effects)
+    yield within("ramp: mean effect", mean, -5 * mean.error, 5 * mean.error)
     yield caught("ramp: pooled over epochs", Simulated.share(naive / runs, runs), limit)
     yield caught("ramp: pooled over epochs, mean effect", Simulated.mean(naive_effects), 0.05)
 

@@ -31,7 +31,7 @@ class RewardTotals(msgspec.Struct, frozen=True):
         return self.sum / self.n if self.n else None
 
 
-class ProportionTotals(msgspec.Struct, frozen=True):
+class ProportionTotals(msgspec.Struct, frozen=True, tag_field="kind", tag="proportion"):
     """`successes` among `n` units that each succeed once or not at all.
 
     Raises InvalidInput unless 0 <= successes <= n.
@@ -59,7 +59,7 @@ class ProportionTotals(msgspec.Struct, frozen=True):
         return MeanTotals.from_sums(self.n, self.successes, self.successes)
 
 
-class MeanTotals(msgspec.Struct, frozen=True):
+class MeanTotals(msgspec.Struct, frozen=True, tag_field="kind", tag="mean"):
     """Number, mean and sum of squared deviations `m2` of one observation per unit.
 
     Centred, so that a large mean costs no digits. Merging follows Chan, Golub & LeVeque (1983), The American
@@ -123,26 +123,7 @@ class MeanTotals(msgspec.Struct, frozen=True):
         return self.m2 / (self.n - 1)
 
 
-class CountTotals(msgspec.Struct, frozen=True):
-    """`events` seen during `exposure`: requests, hours, whatever they are counted against.
-
-    Raises InvalidInput unless events >= 0 and exposure is finite and >= 0, with no events during no exposure.
-    """
-
-    events: int = 0
-    exposure: float = 0.0
-
-    def __post_init__(self) -> None:
-        checks.not_negative(self.events, "events")
-        checks.not_negative(self.exposure, "exposure")
-        if self.events and not self.exposure:
-            raise InvalidInput(f"{self.events} events during no exposure")
-
-    def __add__(self, other: Self) -> "CountTotals":
-        return CountTotals(self.events + other.events, self.exposure + other.exposure)
-
-
-class JointTotals(msgspec.Struct, frozen=True, dict=True):
+class JointTotals(msgspec.Struct, frozen=True, dict=True, tag_field="kind", tag="joint"):
     """Number, means and co-moments of several values per unit: the vector form of `MeanTotals`.
 
     `mean` has d entries. `comoments` is the lower triangle, row by row, of the matrix of sums of products of

@@ -83,7 +83,7 @@ async def test_wrong_keys_are_throttled_and_the_right_key_of_that_address_is_not
         assert await counts(other, 3, **wrong) == {401: 3}
 
 
-async def test_a_wrong_key_is_throttled_on_the_short_ways_too(server: Served):
+async def test_a_wrong_key_is_throttled_on_the_fast_paths_too(server: Served):
     address = {"X-Forwarded-For": "203.0.113.40", "Authorization": "Bearer wrong"}
     async with server.stranger(**address) as client:
         found = await counts(client, 160, path="/assign?experiment=secret-name&unit=u")

@@ -168,7 +168,7 @@ async def test_with_another_number_of_stream_shards_it_does_not_start(
 async def test_a_table_that_is_missing_is_503_and_names_the_command(
     client: httpx2.AsyncClient, database_url: str
 ) -> None:
-    migrations.downgrade(database_url, "0006")
+    migrations.downgrade(database_url, "base")
     answer = await client.get("/rollouts")
     assert_problem(answer, 503)
     assert "run `wald migrate`" in answer.json()["detail"]

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.access.service import AccessService, KeyRequest
 from app.access.store import AccessStore
+from app.allocation import limits as allocation_limits
 from app.allocation.kill_store import KillStore
 from app.allocation.kill_switch import KillSwitch
 from app.allocation.service import AllocationService
@@ -21,7 +22,6 @@ from app.allocation.store import AllocationStore
 from app.assignment.published_store import PublishedStore
 from app.assignment.snapshot_keeper import SnapshotKeeper
 from app.assignment.store import KILLED_KEY, WHOLE_KEY
-from app.core import limits as core_limits
 from app.core.clock import SystemClock
 from app.core.serving import Ending
 from app.core.settings import Settings
@@ -363,7 +363,7 @@ async def test_a_kill_with_valkey_gone_is_in_force_at_the_answer_and_then_on_oth
 async def test_a_kill_that_no_engine_has_is_kept_here_and_spread_when_one_is_back(
     installed: Installed, valkey: Redis, valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(core_limits, "KILL_RECORD_INTERVAL_S", 0.05)
+    monkeypatch.setattr(allocation_limits, "KILL_RECORD_INTERVAL_S", 0.05)
     before = (await valkey.config_get("maxmemory"))["maxmemory"]
     async with server(valkey_url, NO_DATABASE, tmp_path) as client:
         await valkey.config_set("maxmemory", 1)

@@ -15,7 +15,7 @@ from zlib import crc32
 
 import msgspec
 
-from app.core import limits
+from app.access import limits
 from app.core.errors import Forbidden, Unauthorized, Unavailable
 
 

@@ -9,9 +9,9 @@ import msgspec
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.access import limits
 from app.access.model import SCOPES, AccessSnapshot, KeyKind, Scope, StoredKey, digest, hint, plaintext
 from app.access.store import AccessStore
-from app.core import limits
 from app.core.clock import Clock
 from app.core.errors import Conflict, InvalidInput, NotFound
 from app.core.text import check_storable

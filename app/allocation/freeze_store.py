@@ -8,10 +8,10 @@ from sqlalchemy import Row, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.access.tables import api_keys
+from app.allocation import limits
 from app.allocation.freezes import Cause, Freeze
 from app.allocation.tables import freezes
 from app.assignment.snapshot import PublishedContextual, PublishedSegments
-from app.core import limits
 
 ByContext = PublishedContextual | PublishedSegments | None
 

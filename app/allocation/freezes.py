@@ -11,7 +11,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from app.core import limits
+from app.allocation import limits
 
 GROWTH: Final = 2.0
 """An overridden cause freezes again once it is this many times as large as when it was overridden."""

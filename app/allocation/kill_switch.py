@@ -8,10 +8,10 @@ import msgspec
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.allocation import limits
 from app.allocation.kill_store import Kill, KillStore, decode, encode
 from app.assignment.kills import KnownKills
 from app.assignment.snapshot import Snapshot
-from app.core import limits
 from app.core.clock import Clock
 from app.core.errors import Unavailable
 from app.core.text import check_reason

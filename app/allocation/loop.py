@@ -7,9 +7,8 @@ from time import monotonic
 import structlog
 
 from app.access.service import AccessService
-from app.allocation import limits as own_limits
+from app.allocation import limits
 from app.allocation.service import UNUSABLE, AllocationService
-from app.core import limits
 from app.core.loops import Loop
 
 _LOG = structlog.get_logger(__name__)
@@ -68,4 +67,4 @@ class AllocationLoops:
         if monotonic() >= self._look_for_missing_at:
             if await self._allocation.store_missing():
                 self._wake.set()
-            self._look_for_missing_at = monotonic() + own_limits.NOT_STORED_CHECK_S
+            self._look_for_missing_at = monotonic() + limits.NOT_STORED_CHECK_S

@@ -10,7 +10,7 @@ import msgspec
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.allocation import freeze_store
+from app.allocation import freeze_store, limits
 from app.allocation.contextual import digest, materialised, segmented
 from app.allocation.forgetting import next_bucket_s
 from app.allocation.freeze_store import Held
@@ -19,9 +19,10 @@ from app.allocation.model import Allocated, allocate, best_arm, only, with_held,
 from app.allocation.store import AllocationStore, Due, Publication
 from app.assignment.bucketing import WHOLE
 from app.assignment.snapshot import PublishedContextual, PublishedExperiment, PublishedSegments, published
-from app.core import limits, telemetry
+from app.core import telemetry
 from app.core.clock import Clock
 from app.core.errors import Conflict, Unavailable
+from app.experiments.limits import EXPERIMENTS_MAX
 from app.experiments.model import ContextualPolicy, FixedPolicy, SegmentedThompsonPolicy, forgetting_of
 from app.ledger.rebuild import Rebuilt as RebuiltLedger
 from bandits.identification import Winner
@@ -159,7 +160,7 @@ class AllocationService:
         traffic the answer is exact; with traffic, weights that moved meanwhile are among those that differ.
         """
         await self._store.want_overdue(self._clock.now())
-        for experiment_id in await self._store.due(limits.EXPERIMENTS_MAX):
+        for experiment_id in await self._store.due(EXPERIMENTS_MAX):
             await self.reallocate(experiment_id)
         ledger = await rebuild_ledger()
         every_id = await self._store.experiment_ids()

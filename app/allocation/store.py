@@ -14,6 +14,7 @@ from sqlalchemy import Row, Select, func, insert, select, text, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.allocation import limits
 from app.allocation.forgetting import Learned, first_part
 from app.allocation.freeze_store import Held, read_freezes, read_held
 from app.allocation.freezes import Freeze
@@ -24,7 +25,6 @@ from app.assignment import snapshot
 from app.assignment.published_store import PublishedStore, StoredExperiment, store_published
 from app.assignment.snapshot import PublishedExperiment
 from app.assignment.store import REFILLED_ANNOUNCEMENT, WHOLE_KEY
-from app.core import limits
 from app.core.clock import Clock, SystemClock
 from app.core.valkey import CHANGES_CHANNEL, registry_key, valkey_needed
 from app.experiments.checks import possible, unknown

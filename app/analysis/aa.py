@@ -13,10 +13,10 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from app.analysis import limits
 from app.analysis.observed import Cell, Observed
 from app.analysis.readout.analyze import metric_readouts
 from app.analysis.readout.record import MetricReadout
-from app.core import limits
 from app.core.errors import UnprocessableInput
 from app.experiments.metrics import Metric, Proportion, QuantileOf
 from app.experiments.plan import AlwaysValid, AnalysisPlan, FixedHorizon

@@ -6,8 +6,8 @@ from typing import Final, Literal
 import msgspec
 
 from app.allocation.freezes import Cause
+from app.analysis.limits import TOTALS_STALE_S
 from app.analysis.observed import Observed
-from app.core.limits import TOTALS_STALE_S
 from stats.errors import InsufficientData
 from stats.srm import ArmCounts, absence_p_values, deviations, evalue, zero_weight_leaks
 

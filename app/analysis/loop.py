@@ -3,8 +3,8 @@
 import msgspec
 import structlog
 
+from app.analysis import limits
 from app.analysis.service import ReadoutKeeper
-from app.core import limits
 from app.core.loops import Loop
 from app.ledger.units.measures import UnreadableTotals
 

@@ -13,7 +13,7 @@ from stats.srm import ArmCounts
 from stats.totals import JointTotals
 
 
-class Cell(msgspec.Struct, frozen=True):
+class Cell(msgspec.Struct, frozen=True, omit_defaults=True):
     """The totals of one variant in one epoch (and segment): `units` that came, and each metric's totals.
 
     A metric of fewer units than came was not known of the others: missing, never zero. `covariates` are the
@@ -28,7 +28,7 @@ class Cell(msgspec.Struct, frozen=True):
     covariates: JointTotals | None = None
 
 
-class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True, omit_defaults=True):
     """Everything known of an experiment at one moment.
 
     * `variants` in their order, `control` among them. * `adaptive`: whether allocation reacted to outcomes
@@ -65,6 +65,20 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             raise ValueError(f"the control {self.control!r} is none of {', '.join(self.variants)}")
         if unknown := {cell.variant for cell in self.cells} - set(self.variants):
             raise ValueError(f"totals of unknown variants: {', '.join(sorted(unknown))}")
+
+    def for_decision(self) -> "Observed":
+        """Return what a decision reads and keeps: without the covariates' own totals and the totals' age.
+
+        Its sequences are lists, as they are after decoding, so that both are equal.
+        """
+        return msgspec.structs.replace(
+            self,
+            cells=[msgspec.structs.replace(cell, covariates=None) for cell in self.cells],
+            assignments=list(self.assignments) or (),
+            covariates=(),
+            constant_covariates=(),
+            totals_age_s=None,
+        )
 
     @property
     def treatments(self) -> tuple[str, ...]:

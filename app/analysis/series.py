@@ -13,7 +13,7 @@ import numpy as np
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
-from app.core import limits
+from app.analysis import limits
 from app.core.errors import InvalidInput
 from app.experiments.metrics import Metric, QuantileOf
 from app.experiments.model import Experiment

@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from app.allocation.service import AllocationService
+from app.analysis import limits
 from app.analysis.aa import Aa, AaQuestion, replay
 from app.analysis.export import Format, Row, Writer, writer
 from app.analysis.integrity import causes
@@ -16,7 +17,7 @@ from app.analysis.readout.model import RolloutStatus, Status, measured_of
 from app.analysis.series import Series, Steps, series_of
 from app.analysis.signals import SignalsReport, report_of
 from app.analysis.store import AnalysisStore
-from app.core import limits, telemetry
+from app.core import telemetry
 from app.core.choices import refusal
 from app.core.clock import Clock, SystemClock
 from app.core.computing import Computing

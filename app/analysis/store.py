@@ -25,6 +25,7 @@ from app.allocation.store import (
     read_totals,
 )
 from app.allocation.tables import allocations
+from app.analysis import limits
 from app.analysis.aa import Arrived
 from app.analysis.export import OUTCOMES, Row
 from app.analysis.readout.model import Drawn, EpochTotals, Status, Stored, UnitCell, history_of
@@ -32,7 +33,6 @@ from app.analysis.series import Row as SeriesRow
 from app.analysis.signals import SignalTotals
 from app.analysis.tables import readouts
 from app.assignment.bucketing import WHOLE
-from app.core import limits
 from app.core.clock import Clock, SystemClock
 from app.core.errors import Conflict
 from app.experiments.model import Experiment

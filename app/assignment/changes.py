@@ -18,11 +18,11 @@ from litestar.types import Scope as ConnectionScope
 from app.access.guards import requires
 from app.access.model import ApiKey, Scope
 from app.assignment import limits
+from app.assignment.limits import STREAM_QUIET_S
 from app.assignment.snapshot import PreparedExperiment
 from app.assignment.snapshot_keeper import SnapshotKeeper
 from app.core.clock import Clock
 from app.core.errors import Unavailable, WaldError
-from app.core.limits import STREAM_QUIET_S
 from app.core.serving import Ending, hang_up
 from app.experiments.model import StateKind
 

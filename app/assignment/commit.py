@@ -8,8 +8,7 @@ import asyncio
 from collections import deque
 from typing import Any, Final
 
-from app.assignment import exposure
-from app.core import limits
+from app.assignment import exposure, limits
 from app.core.errors import Unavailable
 from app.core.stream import StreamAppender
 from app.core.telemetry import EXPOSURE_FLUSHES

@@ -39,3 +39,21 @@ CHANGES_SPACING_S: Final = 0.2  # between two writes of news to one reader
 CHANGES_CHECK_S: Final = 2.0  # how often it is looked whether the reader's key has expired
 CHANGES_STALLED_S: Final = 10.0  # that a reader may take for one chunk
 CHANGES_HANG_UP_S: Final = 1.0
+
+POSTERIOR_BYTES_MAX: Final = 1_048_576  # of 50 variants and 65 columns: 884,000
+ASSIGN_EXPERIMENTS_MAX: Final = 100
+CONTEXT_ENTRIES_MAX: Final = 64
+CONTEXT_BYTES_MAX: Final = 8_192
+QUERY_BYTES_MAX: Final = 16_384
+
+EXPOSURES_PENDING_MAX: Final = 10_000
+EXPOSURES_FLUSH_MAX: Final = 2_000
+EXPOSURE_DEADLINE_S: Final = 1.0  # after which the answer goes out unrecorded
+
+SNAPSHOT_POLL_S: Final = 1.0
+SNAPSHOT_LOAD_MAX: Final = 500  # experiments in one command
+SNAPSHOT_PREPARE_MAX: Final = 100  # experiments between two looks at requests
+SNAPSHOT_REFRESH_S: Final = 10.0
+REFRESH_SPACING_S: Final = 0.05
+REFRESH_WAIT_S: Final = 0.5
+STREAM_QUIET_S: Final = 10.0

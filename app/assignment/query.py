@@ -5,7 +5,7 @@ from math import isfinite
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
-from app.core import limits
+from app.assignment import limits
 from app.core.errors import InvalidInput
 from app.experiments import targeting
 from bandits.features import Boolean, Feature, Numeric

@@ -1,4 +1,4 @@
-"""Assignment over HTTP: the reference for `hot.py`, which answers plain `GET /assign` in its stead.
+"""Assignment over HTTP: the reference for `fast_path.py`, which answers plain `GET /assign` in its stead.
 
 Needs the dependency `assigner: Assigner`.
 """
@@ -11,13 +11,13 @@ from litestar.params import Parameter
 
 from app.access.guards import requires
 from app.access.model import Scope
-from app.assignment import query
+from app.assignment import limits, query
 from app.assignment.service import Assigner, AssignmentView
-from app.core import limits
 from app.core.errors import InvalidInput
+from app.core.limits import KEY_PATTERN, UNIT_LENGTH_MAX
 from app.core.text import Key, check_storable
 
-Unit = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.UNIT_LENGTH_MAX)]
+Unit = Annotated[str, msgspec.Meta(min_length=1, max_length=UNIT_LENGTH_MAX)]
 
 
 class AssignRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,9 +37,9 @@ class AssignmentList(msgspec.Struct, frozen=True):
 @get("/assign", guards=[requires(Scope.ASSIGN)])
 async def assign_one(
     request: Request[Any, Any, Any],
-    experiment: Annotated[str, Parameter(pattern=limits.KEY_PATTERN, description="key of the experiment")],
+    experiment: Annotated[str, Parameter(pattern=KEY_PATTERN, description="key of the experiment")],
     unit: Annotated[
-        str, Parameter(min_length=1, max_length=limits.UNIT_LENGTH_MAX, description="who or what is served")
+        str, Parameter(min_length=1, max_length=UNIT_LENGTH_MAX, description="who or what is served")
     ],
     assigner: Assigner,
 ) -> AssignmentView:

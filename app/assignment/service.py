@@ -7,13 +7,12 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from app.assignment import assignment_id, bucketing
+from app.assignment import assignment_id, bucketing, limits
 from app.assignment.assignment_id import RANDOM_BITS, AssignmentId, Signer
 from app.assignment.commit import ExposureCommit
 from app.assignment.snapshot import PreparedExperiment
 from app.assignment.snapshot_keeper import SnapshotKeeper
 from app.assignment.store import StickyStore
-from app.core import limits
 from app.core.clock import Clock
 from app.core.errors import InvalidInput, NotFound, Unavailable
 from app.core.settings import Durability

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from app.access.model import AccessSnapshot, KeyRing
 from app.access.store import ANNOUNCEMENT
-from app.assignment import limits as own_limits
+from app.assignment import limits
 from app.assignment.adopted import Adopted
 from app.assignment.assignment_id import Signer
 from app.assignment.kills import KnownKills
@@ -24,8 +24,8 @@ from app.assignment.published_store import PublishedStore
 from app.assignment.snapshot import PreparedExperiment, PublishedExperiment, Snapshot, decode
 from app.assignment.snapshot_file import SnapshotFile
 from app.assignment.store import KILLED_ANNOUNCEMENT, REFILLED_ANNOUNCEMENT, RegistryState, RegistryStore
-from app.core import limits
 from app.core.clock import Clock
+from app.core.limits import RECONNECT_S_MAX
 from app.core.valkey import CHANGES_CHANNEL, create_client
 
 _LOG: Final = structlog.get_logger(__name__)
@@ -225,7 +225,7 @@ class SnapshotKeeper:
         while self._database is not None:
             await asyncio.sleep(limits.REFRESH_SPACING_S)
             with suppress(TimeoutError):
-                async with asyncio.timeout(own_limits.DATABASE_POLL_S):
+                async with asyncio.timeout(limits.DATABASE_POLL_S):
                     await self._database_wanted.wait()
             self._database_wanted.clear()
             if self._valkey_error is None:
@@ -260,7 +260,7 @@ class SnapshotKeeper:
             return
         waited_for, self._waiting_for_database = self._waiting_for_database, []
         try:
-            async with asyncio.timeout(own_limits.DATABASE_LOAD_S):
+            async with asyncio.timeout(limits.DATABASE_LOAD_S):
                 await self._load_from_database(self._database)
         except Exception as error:  # noqa: BLE001 - the last snapshot goes on serving
             if self._database_error is None:
@@ -358,7 +358,7 @@ class SnapshotKeeper:
 
     async def _load_from_database(self, database: PublishedStore) -> None:
         """Load what has changed in PostgreSQL. Raises what SQLAlchemy raises."""
-        async with asyncio.timeout(own_limits.DATABASE_ANSWER_S):
+        async with asyncio.timeout(limits.DATABASE_ANSWER_S):
             fingerprint = await database.fingerprint()
         complete = fingerprint.missing == 0
         experiments: list[PreparedExperiment] = []
@@ -462,7 +462,7 @@ class SnapshotKeeper:
                             self._wanted.set()
             except (RedisError, OSError) as error:
                 _LOG.debug("changes_not_heard", error=str(error))
-            await asyncio.sleep(limits.RECONNECT_S_MAX)
+            await asyncio.sleep(RECONNECT_S_MAX)
 
 
 def _resolve(future: "asyncio.Future[None]") -> None:

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from app.access import store as access_store
 from app.access.model import AccessSnapshot
-from app.core import limits
+from app.assignment import limits
 from app.core.errors import Unavailable
 from app.core.multiplex import MultiplexedConnection
 from app.core.valkey import KEY_PREFIX, registry_key

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Final
 
 import rich_click as click
 
+from app.analysis.limits import AA_REPLAYS_MAX
 from app.cli import display
 from app.cli.calls import Server, reads_server
 from app.cli.client import COMPUTATION_TIMEOUT_S, WaldClient, path_of
 from app.cli.options import json_option
 from app.cli.terminal import progress, show
-from app.core import limits
 
 if TYPE_CHECKING:  # loads numerical libraries
     from app.analysis.aa import Aa
@@ -24,7 +24,7 @@ _PART: Final = 20
 @reads_server
 @click.option(
     "--replays",
-    type=click.IntRange(1, limits.AA_REPLAYS_MAX),
+    type=click.IntRange(1, AA_REPLAYS_MAX),
     default=200,
     show_default=True,
     help="Number of random splits of the control.",

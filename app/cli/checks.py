@@ -16,13 +16,15 @@ from redis.exceptions import RedisError, ResponseError
 
 from app.access.service import NO_ADMIN_KEY, AccessService
 from app.access.store import AccessStore
-from app.core import limits, migrations
+from app.core import migrations
 from app.core.agreement import STREAM_SHARDS, differences, shards_differ
 from app.core.clock import Clock, SystemClock
+from app.core.limits import CLOCK_RETURN_US, CLOCK_SKEW_SHOWN_S, CLOCK_SYNC_S
 from app.core.postgres import connect, create_engine
 from app.core.settings import STREAM_SHARDS_MAX, Settings
 from app.core.stream import refusal
 from app.core.valkey import create_client, shard_key
+from app.ledger.limits import SERIES_THIN_ROWS_MAX
 from app.ledger.units.series import Kept
 
 _GIB: Final = 1 << 30
@@ -159,7 +161,7 @@ async def _examine_postgres(
                     _OVERDUE_SERIES,
                     {
                         "before": Kept.at(clock.now().timestamp()).hours,
-                        "rows_max": limits.SERIES_THIN_ROWS_MAX,
+                        "rows_max": SERIES_THIN_ROWS_MAX,
                     },
                 )
                 findings.append(series((await overdue.fetchall())[0]["waiting"]))
@@ -260,9 +262,9 @@ def clock_skew(engine: str, before: datetime, there: datetime, after: datetime) 
 def shared_clock(ahead_s: float) -> Finding:
     """The time that all processes share against PostgreSQL's clock, from which it came."""
     found = f"{abs(ahead_s):,.3f} s {'ahead of' if ahead_s > 0 else 'behind'} the clock of PostgreSQL"
-    if abs(ahead_s) <= limits.CLOCK_SKEW_SHOWN_S:
+    if abs(ahead_s) <= CLOCK_SKEW_SHOWN_S:
         return Finding("Shared time", Verdict.OK, found)
-    hours = abs(ahead_s) * 1e6 / limits.CLOCK_RETURN_US * limits.CLOCK_SYNC_S / 3_600
+    hours = abs(ahead_s) * 1e6 / CLOCK_RETURN_US * CLOCK_SYNC_S / 3_600
     fix = f"correct the clock of PostgreSQL's machine; if it is right, the difference goes in {hours:,.1f} h"
     return Finding("Shared time", Verdict.WARN, found, fix)
 
@@ -338,9 +340,9 @@ def dead_letters(count: int) -> Finding:
 
 def series(overdue: int) -> Finding:
     """Minutes of series that should have become hours. Some always wait: what came late to a thinned hour."""
-    if overdue <= limits.SERIES_THIN_ROWS_MAX:
+    if overdue <= SERIES_THIN_ROWS_MAX:
         return Finding("Series", Verdict.OK, f"{overdue} old minutes wait to be thinned")
-    found = f"more than {limits.SERIES_THIN_ROWS_MAX} old minutes wait to be thinned"
+    found = f"more than {SERIES_THIN_ROWS_MAX} old minutes wait to be thinned"
     return Finding("Series", Verdict.WARN, found, "look at the loop `forgotten` in `/ready` of a worker")
 
 

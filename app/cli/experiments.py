@@ -14,8 +14,8 @@ from app.cli.command_line import BadInput, Group
 from app.cli.display.tables import Column, Table
 from app.cli.options import json_option
 from app.cli.terminal import emit_json, show
-from app.core import limits
 from app.core.errors import FieldError, Problem
+from app.core.limits import BODY_BYTES_MAX, PAGE_SIZE_MAX
 
 STATES: Final = ("draft", "running", "paused", "stopped", "archived")
 _STEP: Final = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
@@ -74,9 +74,9 @@ def _definition(file: IO[bytes]) -> Input:
     """Read a JSON object. Raises BadInput naming line and column."""
     name = str(getattr(file, "name", "<stdin>"))
     name = "standard input" if name == "<stdin>" else name
-    body = file.read(limits.BODY_BYTES_MAX + 1)
-    if len(body) > limits.BODY_BYTES_MAX:
-        raise BadInput(f"{name}: a definition may have at most {limits.BODY_BYTES_MAX:,} bytes")
+    body = file.read(BODY_BYTES_MAX + 1)
+    if len(body) > BODY_BYTES_MAX:
+        raise BadInput(f"{name}: a definition may have at most {BODY_BYTES_MAX:,} bytes")
     try:
         value = json.loads(body.decode())
     except UnicodeDecodeError as error:
@@ -132,7 +132,7 @@ def list_experiments(*, server: Server, state: str | None, as_json: bool) -> Non
 
     async def call(client: WaldClient) -> list[dict[str, Any]]:
         experiments: list[dict[str, Any]] = []
-        params = {"limit": str(limits.PAGE_SIZE_MAX)} | ({} if state is None else {"state": state})
+        params = {"limit": str(PAGE_SIZE_MAX)} | ({} if state is None else {"state": state})
         while True:
             page = await client.call("GET", "/experiments", dict[str, Any], params=params)
             experiments += page["experiments"]

@@ -48,7 +48,7 @@ def export_command(
     exact: bool,
     output: Path,
 ) -> None:
-    """Download the assignments of EXPERIMENT, with their propensities, rewards and contexts.
+    """Download the assignments of EXPERIMENT. Each row has its propensity, reward and context.
 
         wald export summary-prompt --output summary-prompt.csv
 

@@ -7,3 +7,6 @@ NUMBER_MAX: Final = 1e100  # in size, so that squares of a file full of them are
 NUMBER_MIN: Final = 1e-100
 CELL_CHARS_MAX: Final = 2**24
 VALUES_SHOWN_MAX: Final = 20
+
+SIMULATION_COMMAND_S: Final = 10.0  # of one core, if `wald simulate` is given no number of runs
+SIMULATION_COMMAND_S_MAX: Final = 600.0

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import rich_click as click
 
-from app.cli import display
+from app.cli import display, limits
 from app.cli.options import (
     CSV_FILE,
     HTML_FILE,
@@ -19,7 +19,6 @@ from app.cli.options import (
     where_option,
 )
 from app.cli.terminal import emit_json, err, out, progress
-from app.core import limits
 from app.core.choices import explained
 from app.core.errors import InvalidInput
 

@@ -11,7 +11,7 @@ from app.cli.display.tables import Column, Table
 from app.cli.engines import Stores, run_on_stores
 from app.cli.options import engine_options, json_option
 from app.cli.terminal import emit_json, err, show
-from app.core import limits
+from app.core.limits import PAGE_SIZE_MAX
 from app.webhooks.model import Adapter, Delivery, Endpoint
 
 if TYPE_CHECKING:  # loads the clients of the engines
@@ -147,7 +147,7 @@ def ping_webhook(webhook_id: int, *, as_json: bool, **flags: Any) -> None:
 @webhooks_command.command("deliveries", epilog="Example: wald webhooks deliveries 3")
 @engine_options
 @click.argument("webhook_id", type=int)
-@click.option("--limit", type=click.IntRange(1, limits.PAGE_SIZE_MAX), default=20, show_default=True)
+@click.option("--limit", type=click.IntRange(1, PAGE_SIZE_MAX), default=20, show_default=True)
 @json_option
 def list_deliveries(webhook_id: int, limit: int, *, as_json: bool, **flags: Any) -> None:
     """List the messages that were or will be sent to a receiver, newest first."""

@@ -1,17 +1,14 @@
 """Bring a database to the schema this version of the code needs."""
 
-from typing import Final
-
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, create_engine, func, select
 
+from app.core import locks
 from app.core.postgres import sqlalchemy_url
 from app.core.schema import FOLDER
-
-_LOCK: Final = 0x57414C44  # "WALD": two servers that start at once migrate one after the other
 
 
 def upgrade(database_url: str, revision: str = "head") -> str:
@@ -54,7 +51,7 @@ class _connection:  # noqa: N801
 
     def __enter__(self) -> Connection:
         self._connection = self._engine.connect()
-        self._connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": _LOCK})
+        self._connection.execute(select(func.pg_advisory_lock(locks.MIGRATION)))
         self._connection.commit()
         return self._connection
 

@@ -1,7 +1,7 @@
 """Around every request: the client it comes from, its request id, and its line in the access log.
 
-The shortcuts of `/assign` and `/feedback` do not come here. `logged_shortcuts` wraps them where an access log
-is kept; otherwise they pay nothing.
+The fast paths of `/assign` and `/feedback` bypass this module. `logged_fast_paths` wraps them
+if an access log is kept.
 """
 
 import re
@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final
 import structlog
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from app.core.shortcut import Headers, Reply, Shortcut, ShortcutProtocol, with_shortcuts
+from app.core.fast_path import FastPath, FastPathProtocol, Headers, Reply, with_fast_paths
 
 ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -63,17 +63,17 @@ def behind_proxies(app: ASGIApp, trusted: Sequence[str]) -> ASGIApp:
     return ProxyHeadersMiddleware(app, list(trusted)) if trusted else app
 
 
-def logged_shortcuts(*shortcuts: Shortcut) -> type[ShortcutProtocol]:
-    """The protocol of a server whose short ways write the access log as well.
+def logged_fast_paths(*fast_paths: FastPath) -> type[FastPathProtocol]:
+    """The protocol of a server whose fast paths write the access log as well.
 
     The client of these lines is the peer of the connection, which behind a proxy is the proxy.
     """
-    plain = with_shortcuts(*(_Logged(shortcut) for shortcut in shortcuts))
+    plain = with_fast_paths(*(_Logged(fast_path) for fast_path in fast_paths))
     return type("LoggedShortcuts", (_WithPeer, plain), {})
 
 
-class _WithPeer(ShortcutProtocol):
-    """Says whose bytes are parsed: a shortcut is asked while they are."""
+class _WithPeer(FastPathProtocol):
+    """Says whose bytes are parsed: a fast path is asked while they are."""
 
     peer: ClassVar[str | None] = None
 
@@ -83,27 +83,27 @@ class _WithPeer(ShortcutProtocol):
 
 
 class _Logged:
-    """A shortcut whose answers carry a request id and are logged."""
+    """A fast path whose answers carry a request id and are logged."""
 
-    def __init__(self, shortcut: Shortcut) -> None:
-        self._shortcut = shortcut
-        self.method = shortcut.method
-        self.path = shortcut.path
-        self.body_bytes_max = shortcut.body_bytes_max
+    def __init__(self, fast_path: FastPath) -> None:
+        self._fast_path = fast_path
+        self.method = fast_path.method
+        self.path = fast_path.path
+        self.body_bytes_max = fast_path.body_bytes_max
 
     def admits(self, headers: Headers) -> bool:
-        """Of Shortcut."""
-        return self._shortcut.admits(headers)
+        """Of FastPath."""
+        return self._fast_path.admits(headers)
 
     def answer(self, query: bytes, headers: Headers, body: bytes, reply: Reply) -> bool:
-        """Of Shortcut."""
+        """Of FastPath."""
         begun, given, peer = perf_counter(), request_id(headers), _WithPeer.peer
 
         def logged(status: int, answered: Headers, content: bytes) -> None:
             reply(status, (*answered, (REQUEST_ID, given)), content)
             _log(given, (self.method.decode(), self.path.decode()), status, begun, peer)
 
-        return self._shortcut.answer(query, headers, body, logged)
+        return self._fast_path.answer(query, headers, body, logged)
 
 
 def _log(given: bytes, request: tuple[str, str], status: int, begun: float, client: str | None) -> None:

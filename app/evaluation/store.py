@@ -8,7 +8,7 @@ import numpy as np
 from sqlalchemy import Select, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.core import limits
+from app.evaluation import limits
 from app.evaluation.model import Log
 from app.evaluation.targets import Rows
 from app.experiments.model import Experiment

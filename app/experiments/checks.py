@@ -5,9 +5,10 @@ from collections.abc import Iterator
 import msgspec
 from msgspec import UNSET
 
-from app.core import limits
 from app.core.errors import FieldError, InvalidInput, NotFound
+from app.core.limits import SIGNAL_VALUE_MAX, UNIT_LENGTH_MAX, VARIANTS_MAX, VARIANTS_MIN
 from app.core.text import is_key, unstorable
+from app.experiments import limits
 from app.experiments.metrics import REWARD, Mean, Measure, Metric, QuantileOf, Ratio
 from app.experiments.model import (
     BestArmPolicy,
@@ -36,7 +37,7 @@ from stats.errors import InvalidInput as OutOfBounds
 def possible(key: str) -> str:
     """The key, if an experiment could have it. Raises NotFound."""
     if not is_key(key):
-        raise unknown(key[: limits.UNIT_LENGTH_MAX])
+        raise unknown(key[:UNIT_LENGTH_MAX])
     return key
 
 
@@ -68,8 +69,8 @@ def check(definition: Definition) -> Definition:
 
 
 def _variant_errors(variants: tuple[Variant, ...]) -> Iterator[FieldError]:
-    if not limits.VARIANTS_MIN <= len(variants) <= limits.VARIANTS_MAX:
-        bound = f"{limits.VARIANTS_MIN} to {limits.VARIANTS_MAX}"
+    if not VARIANTS_MIN <= len(variants) <= VARIANTS_MAX:
+        bound = f"{VARIANTS_MIN} to {VARIANTS_MAX}"
         yield FieldError("variants", f"must be {bound}, got {len(variants)}")
     if len({variant.key for variant in variants}) != len(variants):
         yield FieldError("variants", "keys must differ")
@@ -228,8 +229,8 @@ def _measure_errors(measure: Measure, field: str) -> Iterator[FieldError]:
 
 
 def _bound_errors(value: float, field: str) -> Iterator[FieldError]:
-    if not abs(value) <= limits.SIGNAL_VALUE_MAX:
-        yield FieldError(field, f"at most {limits.SIGNAL_VALUE_MAX:g} in size, got {value:g}")
+    if not abs(value) <= SIGNAL_VALUE_MAX:
+        yield FieldError(field, f"at most {SIGNAL_VALUE_MAX:g} in size, got {value:g}")
 
 
 def _plan_errors(plan: AnalysisPlan) -> Iterator[FieldError]:

@@ -1,5 +1,27 @@
-"""Bounds of this room."""
+"""Bounds of experiments."""
 
 from typing import Final
 
 SUGGESTION_LENGTH_MAX: Final = 64  # of a misspelled name; comparing longer ones takes too long
+
+PAYLOAD_BYTES_MAX: Final = 16_384
+REWARD_SIGNALS_MAX: Final = 64
+OVERRIDES_MAX: Final = 1_000
+METRICS_MAX: Final = 32
+LOOK_STEP_MIN: Final = 0.01  # of the expected units, between two planned looks
+SEGMENTS_MAX: Final = 20  # of one attribute
+POLICY_SEGMENTS_MAX: Final = 200  # of all attributes of a policy together
+COVARIATES_MAX: Final = 4
+CONDITIONS_MAX: Final = 32
+CONDITION_VALUES_MAX: Final = 1_000
+REWARD_VALUE_MAX: Final = 1e9
+FIELD_ERRORS_MAX: Final = 20
+LAYER_RANGE_MIN: Final = 0.0001  # of a layer that an experiment holds
+EXPERIMENTS_MAX: Final = 20_000
+FEATURE_LOCATION_MAX: Final = 1e12  # in size
+FEATURE_SCALE_MIN: Final = 1e-12
+FEATURE_SCALE_MAX: Final = 1e12
+FORGETTING_BUCKET_S_MIN: Final = 60
+FORGETTING_BUCKETS: Final = 8  # in a half-life or window that is long enough
+FORGETTING_HALF_LIVES: Final = 20  # a reward so old counts a millionth
+FORGETTING_S_MAX: Final = 3_650 * 86_400

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Final, Literal, NewType, assert_never, get_ar
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from app.core import limits
+from app.core.limits import DESCRIPTION_LENGTH_MAX, HORIZON_S_MAX, SIGNAL_VALUE_MAX, UNIT_LENGTH_MAX
 from app.core.text import Key
+from app.experiments import limits
 from app.experiments.metrics import Metric
 from app.experiments.plan import AnalysisPlan, Segments
 from bandits.features import Feature
@@ -16,13 +17,13 @@ from bandits.features import Feature
 ExperimentKey = NewType("ExperimentKey", str)
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-Description = Annotated[str, msgspec.Meta(max_length=limits.DESCRIPTION_LENGTH_MAX)]
+Description = Annotated[str, msgspec.Meta(max_length=DESCRIPTION_LENGTH_MAX)]
 Stickiness = Literal["none", "unit", "strict"]
 Step = Annotated[float, msgspec.Meta(ge=1e-4, le=1)]
 Span = Annotated[float, msgspec.Meta(ge=60, le=limits.FORGETTING_S_MAX)]
 Posterior = Literal["beta", "normal", "gamma"]
-Unit = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.UNIT_LENGTH_MAX)]
-MetricValue = Annotated[float, msgspec.Meta(ge=-limits.SIGNAL_VALUE_MAX, le=limits.SIGNAL_VALUE_MAX)]
+Unit = Annotated[str, msgspec.Meta(min_length=1, max_length=UNIT_LENGTH_MAX)]
+MetricValue = Annotated[float, msgspec.Meta(ge=-SIGNAL_VALUE_MAX, le=SIGNAL_VALUE_MAX)]
 RewardValue = Annotated[float, msgspec.Meta(ge=-limits.REWARD_VALUE_MAX, le=limits.REWARD_VALUE_MAX)]
 
 
@@ -360,7 +361,7 @@ class Reward(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
     combine: Literal["last", "sum", "max"] = "last"
     range: tuple[RewardValue, RewardValue] = (0.0, 1.0)
-    horizon_s: Annotated[float, msgspec.Meta(gt=0, le=limits.HORIZON_S_MAX)] = 3_600.0
+    horizon_s: Annotated[float, msgspec.Meta(gt=0, le=HORIZON_S_MAX)] = 3_600.0
     silence: Share | None = None
 
 

@@ -9,7 +9,7 @@ from litestar.params import Parameter
 
 from app.access.guards import requires
 from app.access.model import Scope
-from app.core import limits
+from app.core.limits import PAGE_SIZE, PAGE_SIZE_MAX
 from app.core.text import Key
 from app.experiments.lifecycle import DefinitionChange, Layer
 from app.experiments.model import STATE_KINDS, Definition, Experiment, StateKind, kind_of
@@ -74,7 +74,7 @@ async def list_experiments(
         str | None, Parameter(query="state", schema_extra={"enum": list(STATE_KINDS)})
     ] = None,
     after: str | None = None,
-    limit: Annotated[int, Parameter(ge=1, le=limits.PAGE_SIZE_MAX)] = limits.PAGE_SIZE,
+    limit: Annotated[int, Parameter(ge=1, le=PAGE_SIZE_MAX)] = PAGE_SIZE,
 ) -> ExperimentPage:
     """List experiments, a page at a time; archived ones only by `state=archived`."""
     page, following = await experiment_service.list(state=in_state, after=after, limit=limit)

@@ -9,10 +9,10 @@ import structlog
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from app.core import limits
 from app.core.choices import refusal
 from app.core.clock import Clock
 from app.core.errors import InvalidInput, NotFound, UnprocessableInput
+from app.core.limits import PAGE_SIZE, PAGE_SIZE_MAX
 from app.core.text import Key, is_key
 from app.experiments import lifecycle
 from app.experiments.checks import check, possible
@@ -56,14 +56,14 @@ class ExperimentService:
         return await self._store.find(possible(key))
 
     async def list(
-        self, *, state: str | None = None, after: str | None = None, limit: int = limits.PAGE_SIZE
+        self, *, state: str | None = None, after: str | None = None, limit: int = PAGE_SIZE
     ) -> tuple[list[Experiment], str | None]:
         """A page in the order of keys, and the key to continue `after`, or None on the last page.
 
         Archived experiments are there only when asked for by `state`. Raises InvalidInput.
         """
-        if not 1 <= limit <= limits.PAGE_SIZE_MAX:
-            raise InvalidInput(f"must be 1 to {limits.PAGE_SIZE_MAX}, got {limit}", field="limit")
+        if not 1 <= limit <= PAGE_SIZE_MAX:
+            raise InvalidInput(f"must be 1 to {PAGE_SIZE_MAX}, got {limit}", field="limit")
         if state is not None and state not in STATE_KINDS:
             raise InvalidInput(refusal(repr(state), STATE_KINDS), field="state")
         if after is not None and not is_key(after):

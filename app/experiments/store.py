@@ -2,25 +2,23 @@
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Row, func, insert, select, text, update
+from sqlalchemy import ColumnElement, Row, func, insert, select, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.core import limits
+from app.core import locks
 from app.core.clock import Clock
 from app.core.errors import Conflict
+from app.experiments import limits
 from app.experiments.checks import unknown
 from app.experiments.lifecycle import check_layer, opens_epoch
 from app.experiments.model import Definition, Draft, Experiment, Running, State
 from app.experiments.tables import epochs, experiments, publications
 
 _state_kind = experiments.c.state["kind"].astext
-_LAYER_LOCKS: Final = 0x57414C4C
-_LAYER_LOCK: Final = text("SELECT pg_advisory_xact_lock(:class, hashtext(:layer))")
-_CREATION_LOCK: Final = 0x57414C45  # creations run one after the other, so that their number is exact
 
 
 class ExperimentStore:
@@ -32,7 +30,7 @@ class ExperimentStore:
     async def insert(self, definition: Definition, *, salt: bytes, at: datetime) -> Experiment:
         """A new draft. Raises Conflict when its key is taken, or there are `EXPERIMENTS_MAX` already."""
         async with self._engine.begin() as connection:
-            await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _CREATION_LOCK})
+            await connection.execute(locks.transaction_lock(locks.EXPERIMENT_CREATION))
             present = select(func.count()).where(_state_kind != "archived")
             if (await connection.execute(present)).scalar_one() >= limits.EXPERIMENTS_MAX:
                 raise Conflict(f"there are {limits.EXPERIMENTS_MAX} experiments already: archive some first")
@@ -103,7 +101,7 @@ async def _check_layer(connection: AsyncConnection, experiment: Experiment) -> N
     layer = experiment.definition.layer
     if layer is None:
         return
-    await connection.execute(_LAYER_LOCK, {"class": _LAYER_LOCKS, "layer": layer.key})
+    await connection.execute(locks.transaction_lock(locks.LAYER, layer.key))
     check_layer(experiment, await _holders(connection, layer.key))
 
 

@@ -7,10 +7,9 @@ and forms the next. Small requests share a stream entry, large ones are cut into
 import asyncio
 from collections.abc import Sequence
 
-from app.core import limits
 from app.core.errors import Unavailable
 from app.core.stream import StreamAppender
-from app.feedback import entry
+from app.feedback import entry, limits
 from app.feedback.entry import SignalsEntry
 
 

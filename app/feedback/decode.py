@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from app.core import limits
 from app.core.errors import InvalidInput, TooLarge
+from app.feedback import limits
 from app.feedback.model import Event
 
 

@@ -6,8 +6,9 @@ from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 
-from app.core import limits
 from app.core.errors import Conflict, Forbidden, Gone, InvalidInput, NotFound, UnprocessableInput, WaldError
+from app.core.limits import SIGNAL_VALUE_MAX, UNIT_LENGTH_MAX
+from app.feedback import limits
 from app.feedback.limits import CLOCK_TOLERANCE_S
 
 SourceName = Literal["implicit", "explicit", "automated", "human"]
@@ -91,7 +92,7 @@ REASONS: Final = {
         InvalidInput,
         "value",
         "must be within the range of the experiment's reward; in a sum or outside the catalogue, "
-        f"at most {limits.SIGNAL_VALUE_MAX:g} in size",
+        f"at most {SIGNAL_VALUE_MAX:g} in size",
     ),
     Verdict.TIME: Reason(
         InvalidInput,
@@ -102,9 +103,7 @@ REASONS: Final = {
     Verdict.EVENT_ID: Reason(
         InvalidInput, "id", f"must be 1 to {limits.EVENT_ID_LENGTH_MAX} characters without NUL"
     ),
-    Verdict.UNIT: Reason(
-        InvalidInput, "unit", f"must be 1 to {limits.UNIT_LENGTH_MAX} characters without NUL"
-    ),
+    Verdict.UNIT: Reason(InvalidInput, "unit", f"must be 1 to {UNIT_LENGTH_MAX} characters without NUL"),
     Verdict.ADDRESS: Reason(
         InvalidInput, "assignment_id", "give either assignment_id, or experiment and unit"
     ),

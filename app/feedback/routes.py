@@ -10,8 +10,9 @@ from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Sche
 
 from app.access.guards import requires
 from app.access.model import Scope
-from app.core import limits
 from app.core.errors import TooLarge
+from app.core.limits import FEEDBACK_BODY_BYTES_MAX
+from app.feedback import limits
 from app.feedback.decode import MediaType
 from app.feedback.model import Event, Receipt
 from app.feedback.service import FeedbackService, receipt_status
@@ -65,7 +66,7 @@ async def _any_media_type(_: Request[Any, Any, Any]) -> None:
     guards=[requires(Scope.FEEDBACK)],
     before_request=_any_media_type,
     status_code=202,
-    request_max_body_size=limits.FEEDBACK_BODY_BYTES_MAX,
+    request_max_body_size=FEEDBACK_BODY_BYTES_MAX,
     operation_class=_Feedback,
 )
 async def give_feedback(request: Request[Any, Any, Any], feedback: FeedbackService) -> Response[Receipt]:
@@ -99,8 +100,8 @@ async def _body(request: Request[Any, Any, Any]) -> bytes:
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
-        if size > limits.FEEDBACK_BODY_BYTES_MAX:
-            raise TooLarge(f"at most {limits.FEEDBACK_BODY_BYTES_MAX} bytes", field="body")
+        if size > FEEDBACK_BODY_BYTES_MAX:
+            raise TooLarge(f"at most {FEEDBACK_BODY_BYTES_MAX} bytes", field="body")
         parts.append(part)
     return b"".join(parts)
 

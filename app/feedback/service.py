@@ -8,10 +8,10 @@ from typing import Final, Protocol
 import numpy as np
 
 from app.assignment.snapshot import Snapshot
-from app.core import limits
 from app.core.clock import Clock
 from app.core.errors import FieldError, InvalidInput, Unavailable, WaldError
 from app.core.telemetry import FEEDBACK
+from app.feedback import limits
 from app.feedback.commit import SignalsCommit
 from app.feedback.decode import Decoded, MediaType, decode
 from app.feedback.model import REASONS, ItemError, Receipt, Rejection, Source, Verdict

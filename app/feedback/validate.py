@@ -12,14 +12,15 @@ from app.assignment.assignment_id import BODY_BYTES, Flag
 from app.assignment.assignment_id import Verdict as TokenVerdict
 from app.assignment.bucketing import unit_hash
 from app.assignment.snapshot import PreparedExperiment, Snapshot
-from app.core import limits
 from app.core.errors import Unavailable
+from app.core.limits import KEY_PATTERN, SIGNAL_VALUE_MAX, UNIT_LENGTH_MAX
 from app.experiments.signals import SignalUse
+from app.feedback import limits
 from app.feedback.entry import TIMES, VALUES, SignalsEntry, UnitSignal
 from app.feedback.limits import CLOCK_TOLERANCE_US
 from app.feedback.model import Event, Remark, Source, Verdict
 
-_is_key: Final = re.compile(limits.KEY_PATTERN).fullmatch
+_is_key: Final = re.compile(KEY_PATTERN).fullmatch
 _source: Final = {source.name.lower(): source.value for source in Source}.__getitem__
 _OF_TOKEN: Final = np.zeros(256, np.uint8)
 _OF_TOKEN[TokenVerdict.MALFORMED] = Verdict.MALFORMED_ID
@@ -153,9 +154,7 @@ def _judge_named(
     """Events by experiment and unit."""
     units = [event.unit or "" for event in events]
     experiments = [snapshot.by_key.get(event.experiment or "") for event in events]
-    verdicts = np.array(
-        [0 if _is_text(unit, limits.UNIT_LENGTH_MAX) else Verdict.UNIT for unit in units], np.uint8
-    )
+    verdicts = np.array([0 if _is_text(unit, UNIT_LENGTH_MAX) else Verdict.UNIT for unit in units], np.uint8)
     experiment_ids = np.array([-1 if one is None else one.published.id for one in experiments], np.int64)
     facts = _check(
         events,
@@ -310,7 +309,7 @@ def _distinct(experiment_ids: Integers, numbers: Integers, n_names: int) -> tupl
 
 
 def _rule(experiment: PreparedExperiment | None, signal: str) -> _Rule:
-    bound = limits.SIGNAL_VALUE_MAX
+    bound = SIGNAL_VALUE_MAX
     if experiment is None:
         return _Rule(1.0, -bound, bound, 0.0, known=False)
     published = experiment.published

@@ -12,10 +12,10 @@ import psycopg
 import structlog
 from redis.asyncio import Redis
 
-from app.core import limits
 from app.core.clock import Clock
 from app.core.loops import Loop, stop_if_cancelled
 from app.core.telemetry import LEDGER_BATCH_SECONDS, LEDGER_EVENTS
+from app.ledger import limits
 from app.ledger.log.batch import StreamEntry, UndecodableEntry, apart, stage
 from app.ledger.loop import Forgotten, Horizons, OnCommit
 from app.ledger.store import POISON, Fenced, Lease, LedgerStore, Renewal

@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
-from app.core import limits
 from app.core.clock import Clock, SystemClock
 from app.core.loops import stop_if_cancelled
+from app.ledger import limits
 from app.ledger.store import LedgerStore
 
 OnCommit = Callable[[Sequence[int]], None]

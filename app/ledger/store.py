@@ -4,7 +4,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from typing import Final, LiteralString, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 from psycopg import AsyncConnection, AsyncCursor, DataError, IntegrityError
 from psycopg.errors import DeadlockDetected
 
-from app.core import limits
+from app.core import locks
 from app.core.clock import Clock, SystemClock
+from app.core.limits import CLOCK_JUMP_US
 from app.core.postgres import connect
 from app.core.telemetry import LEDGER_EVENTS
 from app.experiments.metrics import Metric
 from app.experiments.model import Reward
 from app.experiments.plan import AnalysisPlan
 from app.experiments.signals import signals_of
-from app.ledger import rows
+from app.ledger import limits, rows
 from app.ledger.draws.step import MOVING_KINDS, add_draws, recount_draws
 from app.ledger.learning.model import LEARNING_KINDS
 from app.ledger.learning.step import delete_forgotten, learn, learning_by_epoch, recount_learned
@@ -90,7 +91,6 @@ POISON: Final = (
 """What PostgreSQL or our arithmetic raises about the events themselves; others are about an engine."""
 
 _UNIT_LOCKS: Final = 64
-_LOCK_CLASS: Final = 0x57414C44  # "WALD"
 
 
 class Lease(NamedTuple):
@@ -255,7 +255,7 @@ class LedgerStore:
             if row is None or row[0] is None:
                 return 0, []
             silent_until = min(row[0], self._clock.now())
-            if row[0] - silent_until > timedelta(microseconds=limits.CLOCK_JUMP_US):
+            if row[0] - silent_until > timedelta(microseconds=CLOCK_JUMP_US):
                 await _take_back(cursor, silent_until)
             await cursor.execute("SELECT id FROM experiments WHERE reads_silence")
             hearing = [one for (one,) in await cursor.fetchall()]
@@ -445,8 +445,8 @@ async def _lock_units(cursor: AsyncCursor, batch: Batch) -> None:
     """
     exclusive = {one % _UNIT_LOCKS for one in batch.unit_experiment_ids}
     for number in sorted({one % _UNIT_LOCKS for one in batch.experiment_ids}):
-        mode: LiteralString = "" if number in exclusive else "_shared"
-        await cursor.execute(f"SELECT pg_advisory_xact_lock{mode}(%s, %s)", (_LOCK_CLASS, number))
+        statement = locks.LOCK_MEMBER if number in exclusive else locks.LOCK_MEMBER_SHARED
+        await cursor.execute(statement, (locks.UNIT_SIGNALS, number))
 
 
 class Rules(NamedTuple):

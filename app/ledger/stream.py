@@ -7,8 +7,8 @@ from typing import Any, Final, cast
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from app.core import limits
 from app.core.valkey import shard_key
+from app.ledger import limits
 from app.ledger.log.batch import StreamEntry
 
 _COUNT_DIGITS: Final = 19  # of the greatest count that Valkey can hold

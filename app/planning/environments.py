@@ -9,16 +9,15 @@ from typing import Annotated, Final
 import msgspec
 import numpy as np
 
-from app.core import limits
 from app.core.errors import FieldError
+from app.core.limits import VARIANTS_MAX, VARIANTS_MIN
 from app.experiments.model import Share
+from app.planning import limits
 from bandits import simulation
 
 _STEPS: Final = 999  # with both ends, as many different rewards as a simulation takes
 
-Means = Annotated[
-    tuple[Share, ...], msgspec.Meta(min_length=limits.VARIANTS_MIN, max_length=limits.VARIANTS_MAX)
-]
+Means = Annotated[tuple[Share, ...], msgspec.Meta(min_length=VARIANTS_MIN, max_length=VARIANTS_MAX)]
 """The mean reward of each variant, in [0, 1]."""
 Days = Annotated[float, msgspec.Meta(gt=0, le=limits.SIMULATION_DAYS_MAX)]
 
@@ -146,7 +145,7 @@ class Logged(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
 
     rewards: Annotated[
         dict[str, Annotated[tuple[Share, ...], msgspec.Meta(min_length=1)]],
-        msgspec.Meta(min_length=limits.VARIANTS_MIN, max_length=limits.VARIANTS_MAX),
+        msgspec.Meta(min_length=VARIANTS_MIN, max_length=VARIANTS_MAX),
     ]
 
     @property

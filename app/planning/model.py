@@ -7,9 +7,9 @@ from typing import Annotated, Final
 import msgspec
 import numpy as np
 
-from app.core import limits
 from app.core.errors import FieldError, InvalidInput
-from app.planning import policies
+from app.core.limits import HORIZON_S_MAX
+from app.planning import limits, policies
 from app.planning.environments import Changing, Drifting, Environment, Seasonal
 from app.planning.policies import Fixed, Policy, PolicyName, Size, Thompson
 from bandits.simulation import Regret, simulate
@@ -34,7 +34,7 @@ class Traffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     requests_per_day: Annotated[float, msgspec.Meta(gt=0, le=limits.SIMULATION_REQUESTS_MAX)]
     days: Annotated[float, msgspec.Meta(gt=0, le=limits.SIMULATION_DAYS_MAX)] = 14.0
     batch: Annotated[int, msgspec.Meta(ge=1, le=limits.SIMULATION_BATCH_MAX)] | None = None
-    delay_s: Annotated[float, msgspec.Meta(ge=0, le=limits.HORIZON_S_MAX)] = 0.0
+    delay_s: Annotated[float, msgspec.Meta(ge=0, le=HORIZON_S_MAX)] = 0.0
 
     @property
     def requests(self) -> int:

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.random import Generator
 
-from app.core import limits
+from app.core.limits import VARIANTS_MIN
 from app.experiments.model import Share
 from bandits import simulation, ucb
 from bandits.arms import BetaArms
@@ -56,7 +56,7 @@ class Size(NamedTuple):
 class Fixed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="fixed"):
     """Constant shares, even ones unless `weights` has one for each variant."""
 
-    weights: Annotated[tuple[Share, ...], msgspec.Meta(min_length=limits.VARIANTS_MIN)] | None = None
+    weights: Annotated[tuple[Share, ...], msgspec.Meta(min_length=VARIANTS_MIN)] | None = None
 
     @property
     def label(self) -> str:

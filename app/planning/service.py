@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from app.core import limits
 from app.core.computing import Computing
+from app.planning import limits
 from app.planning.model import Simulation, SimulationResult, checked, run
 
 

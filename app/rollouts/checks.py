@@ -5,8 +5,9 @@ from itertools import pairwise
 
 import msgspec
 
-from app.core import limits
 from app.core.errors import FieldError, InvalidInput
+from app.core.limits import SIGNAL_VALUE_MAX
+from app.experiments.limits import FIELD_ERRORS_MAX
 from app.experiments.metrics import Metric, Proportion
 from app.experiments.model import Definition
 from app.rollouts.model import PRESETS, Baseline, Guardrail, Plan, PlanRequest, Primary, PrimaryRequest, Ramp
@@ -65,7 +66,7 @@ def _primary(request: PrimaryRequest, own: dict[str, Metric]) -> Primary | str:
 
 def check(plan: Plan, definition: Definition) -> Plan:
     """The plan, if it fits the experiment. Raises InvalidInput with one error per field that does not."""
-    errors = [*_canaries(plan, definition), *_stages(plan), *_guardrails(plan)][: limits.FIELD_ERRORS_MAX]
+    errors = [*_canaries(plan, definition), *_stages(plan), *_guardrails(plan)][:FIELD_ERRORS_MAX]
     if errors:
         raise _invalid(errors)
     return plan
@@ -117,8 +118,8 @@ def _margin(metric: Metric, field: str) -> Iterator[FieldError]:
     margin = metric.margin
     if margin is None:
         return
-    if margin.size > limits.SIGNAL_VALUE_MAX:
-        yield FieldError(field, f"at most {limits.SIGNAL_VALUE_MAX:g}, got {margin.size:g}")
+    if margin.size > SIGNAL_VALUE_MAX:
+        yield FieldError(field, f"at most {SIGNAL_VALUE_MAX:g}, got {margin.size:g}")
     elif margin.relative and metric.direction == "higher" and margin.size >= 1:
         yield FieldError(field, f"a metric cannot fall by {margin.size:g} of its value, at most by 1")
     elif not margin.relative and isinstance(metric.measure, Proportion) and margin.size >= 1:

@@ -7,9 +7,10 @@ from typing import Final
 import structlog
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from app.core import limits
+from app.allocation.limits import REALLOCATION_INTERVAL_S
 from app.core.loops import Loop
 from app.core.telemetry import DEGRADED
+from app.rollouts import limits
 from app.rollouts.service import RolloutService
 
 _LOG: Final = structlog.get_logger(__name__)
@@ -30,7 +31,7 @@ class RolloutLoops:
     def all(self) -> list[Loop]:
         """Look at every rollout that is under way; show how all of them are."""
         return [
-            Loop("rollouts", self._look, pause_s=limits.REALLOCATION_INTERVAL_S),
+            Loop("rollouts", self._look, pause_s=REALLOCATION_INTERVAL_S),
             Loop("rollout metrics", self._rollouts.measure, pause_s=limits.ROLLOUT_NOTE_S),
         ]
 

@@ -11,15 +11,17 @@ import msgspec
 
 from app.analysis.integrity import Finding
 from app.analysis.readout.record import Bounds, MetricReadout
-from app.core import limits
+from app.core.limits import SIGNAL_VALUE_MAX, VARIANTS_MAX
 from app.core.text import Key
+from app.experiments.limits import METRICS_MAX
 from app.experiments.metrics import Margin, Mean, Metric, Proportion, QuantileOf
+from app.rollouts import limits
 
 StageShare = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=limits.ROLLOUT_STAGE_S_MAX)]
 Level = Annotated[float, msgspec.Meta(ge=1e-6, le=0.4)]
-Positive = Annotated[float, msgspec.Meta(gt=0, le=limits.SIGNAL_VALUE_MAX)]
-Value = Annotated[float, msgspec.Meta(ge=-limits.SIGNAL_VALUE_MAX, le=limits.SIGNAL_VALUE_MAX)]
+Positive = Annotated[float, msgspec.Meta(gt=0, le=SIGNAL_VALUE_MAX)]
+Value = Annotated[float, msgspec.Meta(ge=-SIGNAL_VALUE_MAX, le=SIGNAL_VALUE_MAX)]
 
 DAY_S: Final = 86_400.0
 HOUR_S: Final = 3_600.0
@@ -171,7 +173,7 @@ class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"from_hour must be below to_hour, got {self.from_hour} and {self.to_hour}")
 
 
-Canaries = Annotated[tuple[Key, ...], msgspec.Meta(min_length=1, max_length=limits.VARIANTS_MAX)]
+Canaries = Annotated[tuple[Key, ...], msgspec.Meta(min_length=1, max_length=VARIANTS_MAX)]
 Stages = Annotated[tuple[Stage, ...], msgspec.Meta(min_length=1, max_length=limits.ROLLOUT_STAGES_MAX)]
 Windows = Annotated[tuple[Window, ...], msgspec.Meta(max_length=limits.ROLLOUT_WINDOWS_MAX)]
 Limits = Annotated[tuple[Limit, ...], msgspec.Meta(max_length=limits.ROLLOUT_GUARDRAILS_MAX)]
@@ -182,7 +184,7 @@ NamedGuardrails = Annotated[
     tuple[Key | Guardrail, ...], msgspec.Meta(min_length=1, max_length=limits.ROLLOUT_GUARDRAILS_MAX)
 ]
 RolloutId = Annotated[int, msgspec.Meta(ge=1, le=limits.ROLLOUT_ID_MAX)]
-Secondary = Annotated[tuple[Metric, ...], msgspec.Meta(max_length=limits.METRICS_MAX)]
+Secondary = Annotated[tuple[Metric, ...], msgspec.Meta(max_length=METRICS_MAX)]
 
 
 class Ramp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -10,14 +10,13 @@ not computed again.
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final, assert_never
+from typing import Final
 
 import msgspec
 
 from app.analysis.integrity import Finding
-from app.analysis.observed import Cell, Observed
-from app.core import limits
-from app.ledger.units.metric_totals import MetricTotals
+from app.analysis.observed import Observed
+from app.rollouts import limits
 from app.rollouts.decide import decide
 from app.rollouts.model import (
     Decision,
@@ -30,146 +29,6 @@ from app.rollouts.model import (
     Running,
 )
 from app.rollouts.verdicts import read
-from stats.adaptive import ArmPeriod
-from stats.quantiles import QuantileSketch
-from stats.srm import ArmCounts
-from stats.totals import JointTotals, MeanTotals, ProportionTotals
-
-
-class ProportionSums(msgspec.Struct, frozen=True, tag_field="kind", tag="proportion"):
-    """`stats.totals.ProportionTotals`."""
-
-    n: int
-    successes: int
-
-
-class MeanSums(msgspec.Struct, frozen=True, tag_field="kind", tag="mean"):
-    """`stats.totals.MeanTotals`."""
-
-    n: int
-    mean: float
-    m2: float
-
-
-class JointSums(msgspec.Struct, frozen=True, tag_field="kind", tag="joint"):
-    """`stats.totals.JointTotals`."""
-
-    n: int
-    mean: tuple[float, ...]
-    comoments: tuple[float, ...]
-
-
-class SketchCounts(msgspec.Struct, frozen=True, tag_field="kind", tag="quantile"):
-    """`stats.quantiles.QuantileSketch`."""
-
-    accuracy: float
-    buckets: tuple[tuple[int, int], ...]
-
-
-StoredTotals = ProportionSums | MeanSums | JointSums | SketchCounts
-"""Totals that say of which kind they are."""
-
-
-class StoredCell(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line of the epoch table: a variant in an epoch (and segment)."""
-
-    epoch: int
-    variant: str
-    units: int
-    metrics: dict[str, StoredTotals]
-    segment: str = ""
-
-
-class StoredObserved(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`Observed` as JSON: the epoch table, and what else an analysis reads."""
-
-    variants: tuple[str, ...]
-    control: str
-    cells: tuple[StoredCell, ...]
-    adaptive: bool = False
-    periods: dict[str, dict[str, tuple[ArmPeriod, ...]]] = {}
-    assignments: tuple[ArmCounts, ...] = ()
-    crossovers: int = 0
-    crossovers_counted: bool = False
-    days: float | None = None
-
-    @classmethod
-    def of(cls, observed: Observed) -> "StoredObserved":
-        """Nothing is lost."""
-        cells = tuple(
-            StoredCell(
-                epoch=cell.epoch,
-                variant=cell.variant,
-                units=cell.units,
-                metrics={key: _stored(totals) for key, totals in cell.metrics.items()},
-                segment=cell.segment,
-            )
-            for cell in observed.cells
-        )
-        return cls(
-            variants=observed.variants,
-            control=observed.control,
-            cells=cells,
-            adaptive=observed.adaptive,
-            periods={key: dict(arms) for key, arms in observed.periods.items()},
-            assignments=tuple(observed.assignments),
-            crossovers=observed.crossovers,
-            crossovers_counted=observed.crossovers_counted,
-            days=observed.days,
-        )
-
-    def observed(self) -> Observed:
-        """As it was."""
-        cells = [
-            Cell(
-                cell.epoch,
-                cell.variant,
-                cell.units,
-                {key: _totals(stored) for key, stored in cell.metrics.items()},
-                cell.segment,
-            )
-            for cell in self.cells
-        ]
-        return Observed(
-            variants=self.variants,
-            control=self.control,
-            cells=cells,
-            adaptive=self.adaptive,
-            periods=self.periods,
-            assignments=self.assignments,
-            crossovers=self.crossovers,
-            crossovers_counted=self.crossovers_counted,
-            days=self.days,
-        )
-
-
-def _stored(totals: MetricTotals) -> StoredTotals:
-    match totals:
-        case ProportionTotals(n=n, successes=successes):
-            return ProportionSums(n, successes)
-        case MeanTotals(n=n, mean=mean, m2=m2):
-            return MeanSums(n, mean, m2)
-        case JointTotals(n=n, mean=means, comoments=comoments):
-            return JointSums(n, means, comoments)
-        case QuantileSketch(accuracy=accuracy, buckets=buckets):
-            return SketchCounts(accuracy, buckets)
-        case _:
-            assert_never(totals)
-
-
-def _totals(stored: StoredTotals) -> MetricTotals:
-    match stored:
-        case ProportionSums(n=n, successes=successes):
-            return ProportionTotals(n, successes)
-        case MeanSums(n=n, mean=mean, m2=m2):
-            return MeanTotals(n, mean, m2)
-        case JointSums(n=n, mean=means, comoments=comoments):
-            return JointTotals(n, means, comoments)
-        case SketchCounts(accuracy=accuracy, buckets=buckets):
-            return QuantileSketch(accuracy, buckets)
-        case _:
-            assert_never(stored)
-
 
 RULES: Final = 2
 """The tests that `verdicts` makes. 1: without tests that stand in where the sharpest is undefined or slow."""
@@ -180,7 +39,7 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
 
     plan: Plan
     state: Running | Paused
-    observed: StoredObserved
+    observed: Observed
     findings: tuple[Finding, ...]
     now: datetime
     as_of: datetime | None
@@ -265,7 +124,7 @@ def receipt(
     inputs = Inputs(
         plan=plan,
         state=state,
-        observed=StoredObserved.of(observed),
+        observed=observed.for_decision(),
         findings=tuple(findings),
         now=now,
         as_of=as_of,
@@ -280,7 +139,7 @@ def recompute(inputs: Inputs, *, wald: str) -> Receipt:
     reading = read(
         inputs.plan,
         inputs.state,
-        inputs.observed.observed(),
+        inputs.observed,
         findings=inputs.findings,
         now=inputs.now,
         as_of=inputs.as_of,

@@ -8,15 +8,16 @@ from litestar.params import Parameter
 
 from app.access.guards import requires
 from app.access.model import Scope
-from app.core import limits
 from app.core.errors import Conflict
+from app.core.limits import DESCRIPTION_LENGTH_MAX, PAGE_SIZE, PAGE_SIZE_MAX
+from app.rollouts import limits
 from app.rollouts.gates import Gate, gate
 from app.rollouts.life import Rollout, Taken
 from app.rollouts.lineage import Lineage
 from app.rollouts.receipt import Receipt, is_current
 from app.rollouts.service import RolloutRequest, RolloutService
 
-Reason = Annotated[str, msgspec.Meta(max_length=limits.DESCRIPTION_LENGTH_MAX)]
+Reason = Annotated[str, msgspec.Meta(max_length=DESCRIPTION_LENGTH_MAX)]
 AskedShare = Annotated[float, Parameter(gt=0, le=1)]
 """Go on to this share of the traffic; 1, the default, is to the end."""
 
@@ -73,7 +74,7 @@ async def list_rollouts(
     rollout_service: RolloutService,
     experiment: str | None = None,
     after: Annotated[int | None, Parameter(ge=1, le=limits.ROLLOUT_ID_MAX)] = None,
-    limit: Annotated[int, Parameter(ge=1, le=limits.PAGE_SIZE_MAX)] = limits.PAGE_SIZE,
+    limit: Annotated[int, Parameter(ge=1, le=PAGE_SIZE_MAX)] = PAGE_SIZE,
 ) -> RolloutPage:
     """List rollouts, of one experiment or all, newest first, a page at a time."""
     found = await rollout_service.page(experiment=experiment, after=after, limit=limit)

@@ -13,9 +13,10 @@ from app import __version__
 from app.analysis.integrity import findings
 from app.analysis.observed import Observed
 from app.analysis.readout.model import RolloutStatus
-from app.core import limits, telemetry
+from app.core import telemetry
 from app.core.clock import Clock
 from app.core.errors import Conflict, FieldError, InvalidInput, UnprocessableInput
+from app.core.limits import DESCRIPTION_LENGTH_MAX, PAGE_SIZE_MAX
 from app.core.text import Key, check_reason, check_storable, is_key
 from app.experiments.model import (
     BestArmPolicy,
@@ -27,6 +28,7 @@ from app.experiments.model import (
     kind_of_policy,
 )
 from app.experiments.model import Running as ExperimentRunning
+from app.rollouts import limits
 from app.rollouts.checks import check, resolve
 from app.rollouts.decide import after, approved, paused, resumed
 from app.rollouts.gates import status_of
@@ -77,7 +79,7 @@ class RolloutRequest(PlanRequest, frozen=True, kw_only=True, forbid_unknown_fiel
 
     experiment: Key
     start: bool = True
-    reason: Annotated[str, msgspec.Meta(max_length=limits.DESCRIPTION_LENGTH_MAX)] = ""
+    reason: Annotated[str, msgspec.Meta(max_length=DESCRIPTION_LENGTH_MAX)] = ""
 
 
 class _Done(msgspec.Struct, frozen=True):
@@ -245,8 +247,8 @@ class RolloutService:
 
     async def page(self, *, experiment: str | None, after: int | None, limit: int) -> list[Rollout]:
         """Newest first. Raises InvalidInput."""
-        if not 1 <= limit <= limits.PAGE_SIZE_MAX:
-            raise InvalidInput(f"must be 1 to {limits.PAGE_SIZE_MAX}, got {limit}", field="limit")
+        if not 1 <= limit <= PAGE_SIZE_MAX:
+            raise InvalidInput(f"must be 1 to {PAGE_SIZE_MAX}, got {limit}", field="limit")
         if experiment is not None and not is_key(experiment):
             raise InvalidInput("must be the key of an experiment", field="experiment")
         return await self._store.page(experiment=experiment, after=after, limit=limit)

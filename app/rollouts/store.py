@@ -13,12 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.analysis.readout.model import Stored
 from app.analysis.store import read_stored
-from app.core import limits
 from app.core.errors import NotFound
 from app.experiments import store as experiment_store
 from app.experiments.checks import possible, unknown
 from app.experiments.model import Experiment
 from app.experiments.tables import experiments
+from app.rollouts import limits
 from app.rollouts.life import Looked, Rollout, Taken
 from app.rollouts.lineage import Completion
 from app.rollouts.model import Completed, Draft, Plan, RolledBack, State

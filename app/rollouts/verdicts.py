@@ -25,9 +25,9 @@ from app.analysis.integrity import Finding
 from app.analysis.observed import Observed
 from app.analysis.readout.analyze import analyze
 from app.analysis.readout.record import MetricReadout
-from app.core import limits
 from app.experiments.metrics import Margin, Metric, QuantileOf
 from app.experiments.plan import AnalysisPlan
+from app.rollouts import limits
 from app.rollouts.model import (
     Guardrail,
     GuardrailReading,

@@ -14,8 +14,8 @@ from typing import Final, Self
 import httpx2
 import msgspec
 
-from app.core import limits
 from app.core.errors import InvalidInput
+from app.webhooks import limits
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network

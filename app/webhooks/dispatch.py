@@ -5,8 +5,9 @@ from random import Random
 
 import structlog
 
-from app.core import limits, telemetry
+from app.core import telemetry
 from app.core.clock import Clock
+from app.webhooks import limits
 from app.webhooks.adapters import post_for
 from app.webhooks.model import Attempt, Claim, DeliveryState, Endpoint
 from app.webhooks.schedule import Answer, Settled, settle

@@ -2,8 +2,8 @@
 
 import asyncio
 
-from app.core import limits
 from app.core.loops import Loop, stop_if_cancelled
+from app.webhooks import limits
 from app.webhooks.dispatch import Dispatcher
 
 

@@ -10,9 +10,9 @@ from sqlalchemy import select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.core import limits
 from app.core.errors import InvalidInput, TooLarge
 from app.core.text import check_storable
+from app.webhooks import limits
 from app.webhooks.adapters import Facts
 from app.webhooks.model import is_event_type, wants, webhook_id
 from app.webhooks.tables import webhook_deliveries, webhook_endpoints, webhook_messages

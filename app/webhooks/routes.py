@@ -10,7 +10,7 @@ from litestar.params import Parameter
 
 from app.access.guards import requires
 from app.access.model import Scope
-from app.core import limits
+from app.core.limits import PAGE_SIZE, PAGE_SIZE_MAX
 from app.webhooks.model import Adapter, Delivery, Endpoint
 from app.webhooks.service import EndpointChange, EndpointRequest, RotateRequest, WebhookService
 
@@ -132,7 +132,7 @@ async def list_deliveries(
     webhook_id: int,
     webhook_service: WebhookService,
     after: Annotated[int | None, Parameter(ge=1, le=2**63 - 1)] = None,
-    limit: Annotated[int, Parameter(ge=1, le=limits.PAGE_SIZE_MAX)] = limits.PAGE_SIZE,
+    limit: Annotated[int, Parameter(ge=1, le=PAGE_SIZE_MAX)] = PAGE_SIZE,
 ) -> DeliveryPage:
     """List what was and will be sent to a webhook, with the last attempts of each, a page at a time."""
     page, following = await webhook_service.deliveries(webhook_id, after=after, limit=limit)

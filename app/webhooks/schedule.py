@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from app.core import limits
+from app.webhooks import limits
 from app.webhooks.model import DeliveryState
 
 WAITS_S: Final = (0, 5, 15, 60, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)

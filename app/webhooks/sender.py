@@ -13,9 +13,9 @@ from typing import Any
 import httpcore2
 import msgspec
 
-from app.core import limits
 from app.core.clock import Clock
 from app.core.errors import InvalidInput
+from app.webhooks import limits
 from app.webhooks.adapters import Post
 from app.webhooks.destination import Destination, NetworkPolicy
 from app.webhooks.schedule import Answer, retry_after_s

@@ -8,10 +8,11 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from app.core import limits
 from app.core.clock import Clock
 from app.core.errors import Conflict, InvalidInput
+from app.core.limits import DESCRIPTION_LENGTH_MAX
 from app.core.text import check_storable
+from app.webhooks import limits
 from app.webhooks.destination import NetworkPolicy
 from app.webhooks.model import (
     SECRET_USE,
@@ -30,7 +31,7 @@ PING: Final = "webhook.ping"
 
 Url = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.WEBHOOK_URL_LENGTH_MAX)]
 Events = Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=limits.WEBHOOK_EVENTS_MAX)]
-Description = Annotated[str, msgspec.Meta(max_length=limits.DESCRIPTION_LENGTH_MAX)]
+Description = Annotated[str, msgspec.Meta(max_length=DESCRIPTION_LENGTH_MAX)]
 Secret = Annotated[
     str, msgspec.Meta(min_length=1, max_length=limits.WEBHOOK_SECRET_LENGTH_MAX, pattern=r"^[!-~]+$(?!\n)")
 ]

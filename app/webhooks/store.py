@@ -14,8 +14,9 @@ from typing import Any, Final
 from sqlalchemy import Row, Select, delete, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.core import limits
+from app.core import locks
 from app.core.errors import NotFound
+from app.webhooks import limits
 from app.webhooks.model import (
     Adapter,
     Attempt,
@@ -34,7 +35,6 @@ from app.webhooks.tables import webhook_attempts, webhook_deliveries, webhook_en
 _FOLDER: Final = files(__package__)
 _CLAIM: Final = text(_FOLDER.joinpath("sql/claim.sql").read_text())
 _THIN: Final = text(_FOLDER.joinpath("sql/thin.sql").read_text())
-_CREATION_LOCK: Final = 0x57414C57  # creations run one after the other, so that their number is exact
 _ENDPOINT_IDS: Final = range(1, 2**31)
 _DELIVERY_IDS: Final = range(1, 2**63)
 
@@ -58,7 +58,7 @@ class WebhookStore:
 
     async def count_endpoints(self, connection: AsyncConnection) -> int:
         """How many there are; nobody else adds one before the transaction ends."""
-        await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _CREATION_LOCK})
+        await connection.execute(locks.transaction_lock(locks.ENDPOINT_CREATION))
         return int(
             (await connection.execute(select(func.count()).select_from(webhook_endpoints))).scalar_one()
         )

@@ -17,8 +17,8 @@ from app.access.service import AccessService
 from app.access.store import AccessStore
 from app.allocation.service import AllocationService
 from app.allocation.store import AllocationStore
+from app.assignment.limits import REFRESH_SPACING_S
 from app.assignment.snapshot_keeper import SnapshotKeeper
-from app.core import limits
 from app.core.clock import SystemClock
 from app.core.postgres import create_engine
 from app.core.serving import Ending
@@ -59,7 +59,7 @@ async def servers(database_url: str, valkey_url: str) -> AsyncIterator[Servers]:
     async with AsyncExitStack() as stack:
         clients = []
         for _ in range(2):
-            app, _shortcuts = await stack.enter_async_context(application(configured, Ending()))
+            app, _fast_paths = await stack.enter_async_context(application(configured, Ending()))
             transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
             client = httpx2.AsyncClient(transport=transport, base_url="http://wald")
             clients.append(await stack.enter_async_context(client))
@@ -119,7 +119,7 @@ async def test_made_up_keys_cost_few_looks_at_valkey_however_many_they_are(serve
     )
     seconds = asyncio.get_running_loop().time() - begun
     assert {answer.status_code for answer in answers} <= {401, 429, 503}
-    assert await commands(valkey, "hget") <= 2 * (3 + seconds / limits.REFRESH_SPACING_S)
+    assert await commands(valkey, "hget") <= 2 * (3 + seconds / REFRESH_SPACING_S)
 
 
 async def test_known_keys_and_mistyped_ones_cost_no_look_at_valkey(servers, valkey):

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.access import limits
 from app.access.model import (
     SCOPES,
     AccessSnapshot,
@@ -20,7 +21,6 @@ from app.access.model import (
     is_mistyped,
     plaintext,
 )
-from app.core import limits
 from app.core.errors import Forbidden, Unauthorized, Unavailable
 
 NOW_MS = 1_800_000_000_000

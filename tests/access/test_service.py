@@ -8,11 +8,11 @@ from redis.asyncio import Redis
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.access import limits
 from app.access.model import SCOPES, AccessSnapshot, KeyKind, KeyRing, Scope, is_mistyped
 from app.access.service import AccessService, KeyRequest
 from app.access.store import AccessStore, Publication, load
 from app.access.tables import api_keys
-from app.core import limits
 from app.core.clock import SystemClock
 from app.core.errors import Conflict, InvalidInput, NotFound, Unauthorized, Unavailable
 from app.core.postgres import create_engine

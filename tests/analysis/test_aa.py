@@ -6,10 +6,9 @@ from msgspec.structs import replace
 from prometheus_client import REGISTRY
 from scipy.stats import binom
 
-from app.analysis import aa
+from app.analysis import aa, limits
 from app.analysis.aa import AaQuestion, Arrived, replay, together
 from app.analysis.readout.analyze import metric_readouts
-from app.core import limits
 from app.core.errors import UnprocessableInput
 from app.experiments.metrics import Mean, Metric, Proportion, QuantileOf, Ratio
 from app.experiments.model import Definition, FixedPolicy, Variant

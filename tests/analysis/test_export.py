@@ -10,8 +10,8 @@ from uuid import UUID
 import pytest
 
 from app.access.model import Scope
+from app.analysis import limits
 from app.analysis.export import CsvWriter, Row, writer
-from app.core import limits
 from app.core.errors import UnprocessableInput
 from app.experiments.model import Definition, Variant
 from app.ledger.tables import assignments

@@ -6,11 +6,11 @@ from urllib.parse import quote
 import pytest
 from sqlalchemy import func, select, text
 
+from app.analysis import limits
 from app.analysis.loop import AnalysisLoops
 from app.analysis.service import ReadoutKeeper
 from app.analysis.store import AnalysisStore
 from app.analysis.tables import readouts
-from app.core import limits
 from app.experiments.model import Definition, FixedPolicy, Variant
 from app.ledger.tables import stream_positions
 from tests.support.totals import record

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from app.core import limits
+from app.analysis import limits
 from app.experiments.metrics import Mean, Metric, QuantileOf, Ratio
 from app.experiments.model import Definition, FixedPolicy, Variant
 from app.experiments.plan import AnalysisPlan

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import pytest
 
+from app.assignment import limits
 from app.assignment.commit import ExposureCommit
 from app.assignment.exposure import Exposure, decode
 from app.assignment.service import Assigner
 from app.assignment.snapshot_keeper import SnapshotKeeper
 from app.assignment.store import StickyStore
-from app.core import limits
 from app.core.clock import SystemClock
 from app.core.settings import Durability
 from app.core.stream import StreamAppender

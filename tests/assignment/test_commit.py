@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from app.assignment import limits
 from app.assignment.commit import ExposureCommit
-from app.core import limits
 from app.core.engines import ValkeyServer
 from app.core.engines.folder import DataFolder
 from app.core.stream import StreamAppender

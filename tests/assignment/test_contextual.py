@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.allocation.contextual import materialised
-from app.assignment import bucketing, snapshot
+from app.assignment import bucketing, limits, snapshot
 from app.assignment.bucketing import WHOLE
-from app.core import limits
+from app.core.limits import VARIANTS_MAX
 from app.experiments.model import LinTsPolicy
 from bandits.features import UNIT, Numeric
 from bandits.linear import LinearTotals
@@ -31,7 +31,7 @@ def test_the_largest_posterior_keeps_its_bound(hybrid):
     features = tuple(Numeric(f"f{number}") for number in range(64))
     rows = np.random.default_rng(20260102).integers(-UNIT, UNIT, size=(100, 65))
     rows[:, 0] = UNIT
-    totals = [LinearTotals.of_rows(rows, np.full(100, 0.5))] * limits.VARIANTS_MAX
+    totals = [LinearTotals.of_rows(rows, np.full(100, 0.5))] * VARIANTS_MAX
     made = materialised(LinTsPolicy(features=features, hybrid=hybrid), totals)
     assert len(made.means) + len(made.factors) <= limits.POSTERIOR_BYTES_MAX
     assert made == materialised(LinTsPolicy(features=features, hybrid=hybrid), totals)

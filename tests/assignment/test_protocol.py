@@ -1,4 +1,4 @@
-"""The short way on real connections: it is one server with the framework, whatever a client does."""
+"""The fast path on real connections: it is one server with the framework, whatever a client does."""
 
 import asyncio
 import json
@@ -10,11 +10,11 @@ from litestar import Litestar
 from litestar.datastructures import State
 from litestar.di import Provide
 
-from app.assignment.hot import HotAssign
+from app.assignment.fast_path import AssignFastPath
 from app.assignment.routes import ROUTES
+from app.core.fast_path import with_fast_paths
 from app.core.http import EXCEPTION_HANDLERS
 from app.core.serving import Ending, serve_http
-from app.core.shortcut import with_shortcuts
 from tests.assignment.conftest import running_server
 from tests.support.registry import API_KEY, experiment, publish
 from tests.support.server import free_port
@@ -54,7 +54,7 @@ async def running(valkey_url: str) -> AsyncIterator[Any]:
             openapi_config=None,
         )
         ending, port = Ending(), free_port()
-        protocol = with_shortcuts(HotAssign(server.assigner))
+        protocol = with_fast_paths(AssignFastPath(server.assigner))
         serving = asyncio.create_task(
             serve_http(framework, host="127.0.0.1", port=port, ending=ending, protocol=protocol)
         )
@@ -137,7 +137,7 @@ async def test_a_body_that_nobody_asked_for_disturbs_nothing(client: Client, bod
     await assert_assigned(client)
 
 
-async def test_what_the_short_way_cannot_serve_is_refused_by_the_framework(client: Client) -> None:
+async def test_what_the_fast_path_cannot_serve_is_refused_by_the_framework(client: Client) -> None:
     for target, status in [
         (b"/assign?experiment=unknown&unit=u", 404),
         (b"/assign?experiment=plain", 400),

@@ -188,7 +188,7 @@ def test_the_mirror_image_turns_best_of_two_around(pairs):
 def test_two_arms_agree_with_the_finite_sum_wherever_it_is_exact(first, alpha, second):
     beta = second[1]
     largest = max(*first, beta)
-    expected = second_is_better(*first, alpha, beta)
+    expected = second_is_better(first[0], first[1], alpha, beta)
     # The sum itself loses digits: log-beta of large arguments is a difference of numbers of their size.
     tolerance = 1e-9 + 1e-13 * largest
     assert probability_best(arms_of(first, (alpha, beta)))[1] == pytest.approx(expected, abs=tolerance)

@@ -129,7 +129,8 @@ def test_the_tuned_index_is_that_of_the_rewards_one_by_one():
         for one in rewards
     ]
     n, total, squares = ([f(one) for one in rewards] for f in (len, sum, lambda one: sum(r * r for r in one)))
-    seen = ArmTotals(*(np.array(field, dtype=float) for field in (n, total, squares)), np.zeros(3))
+    n, total, squares = (np.array(field, dtype=float) for field in (n, total, squares))
+    seen = ArmTotals(n, total, squares, np.zeros(3))
     assert ucb1_tuned_index(seen) == pytest.approx(expected, abs=1e-9)
 
 

@@ -17,9 +17,10 @@ from bandits.totals import ArmTotals
 from stats.errors import InvalidInput
 from stats.totals import MeanTotals
 
+NORMAL = NormalArms(np.array([0.1, 0.3, 0.2]), np.array([0.5, 0.1, 0.3]), np.array([3.0, 8, 100]))
 FAMILIES = {
     "beta": BetaArms(np.array([3.0, 40, 5]), np.array([4.0, 50, 3])),
-    "normal": NormalArms(np.array([0.1, 0.3, 0.2]), np.array([0.5, 0.1, 0.3]), np.array([3.0, 8, 100])),
+    "normal": NORMAL,
     "gamma": GammaArms(np.array([1.0, 30, 4]), np.array([1.0, 25, 5])),
 }
 
@@ -79,7 +80,7 @@ def test_twenty_normal_arms_of_all_sizes_agree_with_scipy():
 
 
 def test_a_common_offset_costs_no_digits():
-    near = FAMILIES["normal"]
+    near = NORMAL
     far = NormalArms(near.location + 2.0**40, near.scale, near.degrees)
     assert probability_best(far) == pytest.approx(probability_best(near), abs=1e-3)
 

@@ -157,9 +157,9 @@ def test_fractional_rewards_count_as_the_answers_they_are_worth():
             for size, total, wins in zip(n, sums, successes, strict=True)
         ]
     ).segments
-    for arms, expected in zip(found, counted, strict=True):
-        assert arms.alpha == pytest.approx(expected.alpha, rel=1e-9)
-        assert arms.beta == pytest.approx(expected.beta, rel=1e-9)
+    for pooled, expected in zip(found, counted, strict=True):
+        assert pooled.alpha == pytest.approx(expected.alpha, rel=1e-9)
+        assert pooled.beta == pytest.approx(expected.beta, rel=1e-9)
 
 
 def binomial_totals(rng, n, rates):

@@ -83,9 +83,10 @@ def screens(made: Made) -> Mapping[str, RenderableType]:
 
 def shown(renderable: RenderableType, width: int) -> str:
     """The text on a terminal of this width."""
-    console = Console(file=io.StringIO(), width=width, highlight=False, emoji=False, markup=False)
+    text = io.StringIO()
+    console = Console(file=text, width=width, highlight=False, emoji=False, markup=False)
     console.print(renderable)
-    return "".join(f"{line.rstrip()}\n" for line in console.file.getvalue().splitlines())
+    return "".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())
 
 
 def _readout(made: Made) -> Readout:

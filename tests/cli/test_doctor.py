@@ -196,10 +196,10 @@ def test_the_table_shows_every_finding_with_its_fix():
         checks.series(10_001),
         checks.schema(None, "0001"),
     ]
-    console = Console(width=200, file=StringIO())
-    console.print(findings_table(findings))
-    assert all(finding.found in console.file.getvalue() for finding in findings)
-    assert all(finding.fix in console.file.getvalue() for finding in findings)
+    text = StringIO()
+    Console(width=200, file=text).print(findings_table(findings))
+    assert all(finding.found in text.getvalue() for finding in findings)
+    assert all(finding.fix in text.getvalue() for finding in findings)
 
 
 FIX_SCHEMA = checks.schema(None, "0001").fix

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.cli.files.logged import Columns, LoggedRewards, Task, UnreadableLog, read, variant_keys
-from app.core import limits
+from app.cli.files.logged import Columns, LoggedRewards, Task, read, variant_keys
+from app.cli.files.records import UnreadableLog
+from app.core.limits import KEY_PATTERN, VARIANTS_MAX
 
 COLUMNS = Columns(variant="model", reward="score", task="task")
 
@@ -69,9 +70,9 @@ def test_a_log_that_is_not_text_is_refused(tmp_path):
         read(tmp_path / "scores.csv", COLUMNS)
 
 
-@given(st.lists(st.text(), unique=True, max_size=limits.VARIANTS_MAX))
+@given(st.lists(st.text(), unique=True, max_size=VARIANTS_MAX))
 def test_variant_keys_are_distinct_keys_of_the_api(names):
     keys = variant_keys(names)
     assert list(keys) == names
     assert len(set(keys.values())) == len(names)
-    assert all(re.fullmatch(limits.KEY_PATTERN, key) for key in keys.values())
+    assert all(re.fullmatch(KEY_PATTERN, key) for key in keys.values())

@@ -36,9 +36,9 @@ def report(found):
 
 
 def shown(renderable):
-    console = Console(width=120, file=io.StringIO())
-    console.print(renderable)
-    return console.file.getvalue()
+    text = io.StringIO()
+    Console(width=120, file=text).print(renderable)
+    return text.getvalue()
 
 
 def test_blocks_go_from_the_lowest_value_to_the_highest():

@@ -64,7 +64,7 @@ class Client:
     async def send_until_refused(self, piece: bytes, pieces_max: int) -> int:
         """Send `piece` until the server has answered; the number of pieces that were sent."""
         for sent in range(pieces_max):
-            if self.reader._buffer or self.reader.at_eof():
+            if self.reader._buffer or self.reader.at_eof():  # type: ignore[attr-defined]
                 return sent
             try:
                 self.writer.write(piece)

@@ -370,4 +370,4 @@ async def read_valkey(url: str) -> set[str]:
     client = create_client(url, decode_responses=True)
     members = await client.smembers("writes")
     await client.aclose()
-    return members
+    return {str(member) for member in members}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from app.access.model import Scope
-from app.core import limits
+from app.evaluation import limits
 from app.evaluation.model import EvaluationRequest, Log, evaluate
 from app.evaluation.targets import Rows, shares, target
 from app.experiments.model import Definition, Reward, Variant

@@ -3,8 +3,9 @@
 import msgspec
 import pytest
 
-from app.core import limits
 from app.core.errors import InvalidInput
+from app.core.limits import JSON_DEPTH_MAX
+from app.experiments import limits
 from app.experiments.checks import check
 from app.experiments.model import Definition
 
@@ -372,9 +373,9 @@ def test_depth_ends_at_its_limit():
     def payload(value):
         return [TWO[0], {"key": "b", "payload": value}]
 
-    check(definition(variants=payload(nested(limits.JSON_DEPTH_MAX))))
-    (reason,) = errors_of(variants=payload(nested(limits.JSON_DEPTH_MAX + 1))).values()
-    assert reason == f"nested deeper than {limits.JSON_DEPTH_MAX}"
+    check(definition(variants=payload(nested(JSON_DEPTH_MAX))))
+    (reason,) = errors_of(variants=payload(nested(JSON_DEPTH_MAX + 1))).values()
+    assert reason == f"nested deeper than {JSON_DEPTH_MAX}"
 
 
 def test_a_sum_may_have_parts_outside_its_range():

@@ -6,8 +6,8 @@ import httpx2
 import pytest
 
 from app.access.model import Scope
-from app.core import limits
 from app.core.clock import SystemClock
+from app.core.limits import PAGE_SIZE_MAX
 from app.core.postgres import create_engine
 from app.experiments.routes import ROUTES
 from app.experiments.service import ExperimentService
@@ -298,4 +298,4 @@ def test_the_bound_of_a_page_is_in_the_reference():
 
     operation = Litestar(ROUTES).openapi_schema.paths["/experiments"].get
     limit = next(parameter for parameter in operation.parameters if parameter.name == "limit")
-    assert limit.schema.maximum == limits.PAGE_SIZE_MAX
+    assert limit.schema.maximum == PAGE_SIZE_MAX

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 from sqlalchemy import select, text
 
-from app.core import limits
 from app.core.clock import SystemClock
 from app.core.errors import Conflict, InvalidInput, NotFound, UnprocessableInput
+from app.experiments import limits
 from app.experiments.lifecycle import DefinitionChange
 from app.experiments.model import (
     Archived,

@@ -13,13 +13,13 @@ from app.access.model import AccessSnapshot, ApiKey, KeyKind, KeyRing, Scope, di
 from app.assignment import assignment_id
 from app.assignment.assignment_id import Signer
 from app.assignment.snapshot import PreparedExperiment, Snapshot
-from app.core import limits
 from app.core.clock import SystemClock
 from app.core.errors import Unavailable
+from app.core.limits import FEEDBACK_BODY_BYTES_MAX
 from app.core.stream import StreamAppender
 from app.core.valkey import create_client, shard_key
 from app.experiments.model import Reward
-from app.feedback import entry
+from app.feedback import entry, limits
 from app.feedback.commit import SignalsCommit
 from app.feedback.entry import SignalsEntry
 from app.feedback.routes import ROUTES
@@ -248,7 +248,7 @@ async def test_messagepack_cannot_smuggle_in_what_json_cannot_say(feedback: Feed
 
 
 async def test_sizes_are_bounded(feedback: Feedback) -> None:
-    too_long = await feedback.post(b" " * (limits.FEEDBACK_BODY_BYTES_MAX + 1))
+    too_long = await feedback.post(b" " * (FEEDBACK_BODY_BYTES_MAX + 1))
     too_many = await feedback.post(b"[" + b"{}," * limits.FEEDBACK_BATCH_MAX + b"{}]")
     assert (too_long.status_code, too_many.status_code) == (413, 413)
     assert (await feedback.post(b"a=1", "application/x-www-form-urlencoded")).status_code == 415

@@ -9,13 +9,13 @@ from random import Random
 import pytest
 from redis.asyncio import Redis
 
-from app.core import limits
 from app.core.clock import SystemClock
 from app.core.postgres import create_engine
 from app.core.stream import StreamAppender
 from app.core.valkey import shard_key
 from app.experiments.model import Reward
 from app.feedback.model import Source
+from app.ledger import limits
 from app.ledger.consumer import Marks, ShardConsumer
 from app.ledger.lag import LedgerLag
 from app.ledger.log.batch import StreamEntry, stage

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.allocation.forgetting import first_part
-from app.core import limits
+from app.experiments.limits import FORGETTING_S_MAX
 from app.experiments.model import (
     Discount,
     Exp3IxPolicy,
@@ -87,7 +87,7 @@ def test_buckets_are_kept_for_twice_as_long_as_any_policy_reads_them():
 
 
 @given(
-    st.floats(60.0, limits.FORGETTING_S_MAX),
+    st.floats(60.0, FORGETTING_S_MAX),
     st.sampled_from([Window, Discount]),
     st.floats(1.7e9, 1.9e9),
 )

@@ -9,9 +9,9 @@ import msgspec
 import psycopg
 import pytest
 
-from app.core import limits
 from app.core.postgres import psycopg_dsn
 from app.feedback.model import Source
+from app.ledger import limits
 from app.ledger.loop import Forgotten
 from app.ledger.rebuild import Rebuilt, SeriesDifference, rebuild_totals
 from app.ledger.store import LedgerStore

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from app.core.telemetry import LEDGER_EVENTS
 from app.experiments.model import Reward
-from app.feedback.limits import CLOCK_TOLERANCE_S, SIGNAL_NAMES_MAX
+from app.feedback.limits import CLOCK_TOLERANCE_S
 from app.feedback.model import Source
+from app.ledger.limits import SIGNAL_NAMES_MAX
 from app.ledger.rebuild import Rebuilt, SignalsDifference, rebuild_totals
 from app.ledger.signals.step import admitted
 from app.ledger.store import LedgerStore

@@ -284,7 +284,7 @@ async def test_cells_do_not_depend_on_order_repeats_batches_or_shards(
 async def test_a_unit_is_measured_by_its_first_assignments_whatever_their_order(
     database_url: str, stores: tuple[LedgerStore, LedgerStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.core.limits.UNIT_ASSIGNMENTS_MAX", 3)
+    monkeypatch.setattr("app.ledger.limits.UNIT_ASSIGNMENTS_MAX", 3)
     one_unit = [Assigned(1, 0, number, number, int(number == 4)) for number in range(6)]
     each_drawn = [Assigned(2, 0, number, number, 0) for number in range(6, 12)]
     assigned = [*one_unit, *each_drawn]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from app.access.model import Scope
-from app.core import limits
 from app.core.computing import Computing
 from app.core.errors import InvalidInput, Unavailable
+from app.core.limits import COMPUTATIONS_MAX
 from app.planning import model
 from app.planning.model import Simulation
 from app.planning.policies import Size, named
@@ -243,4 +243,4 @@ def test_more_of_anything_is_expected_to_take_longer(policy):
     assert 0 < seconds(size) < seconds(size._replace(runs=100))
     assert seconds(size) < seconds(size._replace(n_arms=6))
     assert seconds(size) < seconds(size._replace(rounds=200_000))
-    assert limits.COMPUTATIONS_MAX == 1
+    assert COMPUTATIONS_MAX == 1

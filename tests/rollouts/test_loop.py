@@ -6,9 +6,10 @@ import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import text
 
-from app.core import limits
+from app.core import limits as core_limits
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
+from app.rollouts import limits
 from app.rollouts.gauges import Gauges
 from app.rollouts.loop import RolloutLoops
 from tests.rollouts.stored import DEFINITION
@@ -50,7 +51,7 @@ async def test_metrics_follow_a_rollout_from_its_start_to_its_end(rollouts, expe
 
 
 async def test_series_of_guardrails_are_bounded(rollouts, experiment, engine, clock, monkeypatch):
-    monkeypatch.setattr(limits, "LABEL_SETS_MAX", 1)
+    monkeypatch.setattr(core_limits, "LABEL_SETS_MAX", 1)
     rollout = await rollouts.begin(request(), "key 1")
     await healthy(engine, clock)
     await rollouts.look(rollout.id)

@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.analysis.integrity import findings
-from app.analysis.observed import Cell
-from app.core import limits
+from app.analysis.observed import Cell, Observed
 from app.experiments.metrics import Margin, Mean, Metric, Proportion, QuantileOf, Ratio
+from app.rollouts import limits
 from app.rollouts.decide import paused
 from app.rollouts.model import Baseline, Guardrail, Primary, RollBack
-from app.rollouts.receipt import EpochUnits, Notice, Receipt, StoredObserved, differences, is_current, receipt
+from app.rollouts.receipt import EpochUnits, Notice, Receipt, differences, is_current, receipt
+from app.webhooks.limits import WEBHOOK_BODY_BYTES_MAX
 from stats.adaptive import ArmPeriod
 from stats.quantiles import QuantileSketch
 from stats.srm import ArmCounts
@@ -172,8 +173,8 @@ def test_a_notice_names_harm_first_and_fits_into_a_webhook(rng):
     assert {one.verdict for one in notice.guardrails} == {"harm"}
     assert notice.readings_left_out == limits.ROLLOUT_GUARDRAILS_MAX - limits.ROLLOUT_NOTICE_READINGS_MAX
     assert notice.epochs[-1] == EpochUnits(39, "old", 500)
-    assert len(msgspec.json.encode(notice)) < limits.WEBHOOK_BODY_BYTES_MAX
-    assert len(msgspec.json.encode(made)) > limits.WEBHOOK_BODY_BYTES_MAX
+    assert len(msgspec.json.encode(notice)) < WEBHOOK_BODY_BYTES_MAX
+    assert len(msgspec.json.encode(made)) > WEBHOOK_BODY_BYTES_MAX
 
 
 def test_what_was_changed_afterwards_is_found(rng):
@@ -212,8 +213,7 @@ def test_totals_of_every_kind_are_stored_without_loss(rng):
     cells = [with_cost(cell(rng, variant, 200), rng) for variant in ("old", "new")]
     periods = {"cost": {"old": (period,), "new": (period, period)}}
     observed = observed_of(*cells, adaptive=True, crossovers=3, days=1.5, periods=periods)
-    stored = msgspec.json.decode(msgspec.json.encode(StoredObserved.of(observed)), type=StoredObserved)
-    back = stored.observed()
+    back = msgspec.json.decode(msgspec.json.encode(observed.for_decision()), type=Observed)
     assert list(back.cells) == list(observed.cells)
     assert back.periods == periods
     assert (back.adaptive, back.crossovers, back.days) == (True, 3, 1.5)

@@ -65,8 +65,8 @@ def test_the_gate_sees_a_point_rule():
     rng = generator(704)
     aborts = []
     for _ in range(30):
-        both = [Requests.draw(HEALTHY, 5_000, rng) for _ in range(2)]
-        aborts.append(RULES["point rules"](*both, HEALTHY) is not None)
+        control, canary = (Requests.draw(HEALTHY, 5_000, rng) for _ in range(2))
+        aborts.append(RULES["point rules"](control, canary, HEALTHY) is not None)
     assert np.mean(aborts) > at_most(0.01, 30)
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from app.analysis.integrity import Finding
 from app.analysis.observed import Cell
-from app.core import limits
 from app.experiments.metrics import Margin, Mean, Metric, Proportion
+from app.rollouts import limits
 from app.rollouts.model import Baseline, Guardrail, Limit, Primary
 from app.rollouts.verdicts import read, start_level
 from stats.totals import JointTotals, MeanTotals, ProportionTotals

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from app.core import limits
 from app.core.clock import SystemClock
 from app.core.telemetry import WEBHOOK_DELIVERIES
+from app.webhooks import limits
 from app.webhooks.dispatch import Dispatcher
 from app.webhooks.model import Adapter
 from app.webhooks.schedule import WAITS_S

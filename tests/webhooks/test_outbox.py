@@ -7,8 +7,8 @@ import msgspec
 import pytest
 from sqlalchemy import func, select
 
-from app.core import limits
 from app.core.errors import InvalidInput, TooLarge
+from app.webhooks import limits
 from app.webhooks.outbox import WebhookOutbox
 from app.webhooks.service import EndpointChange, EndpointRequest
 from app.webhooks.tables import webhook_deliveries, webhook_messages

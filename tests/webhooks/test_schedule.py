@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core import limits
+from app.webhooks import limits
 from app.webhooks.model import OPEN_STATES, DeliveryState
 from app.webhooks.schedule import THROTTLED, WAITS_S, Answer, retry_after_s, settle
 

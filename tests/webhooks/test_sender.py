@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from app.core import limits
+from app.webhooks import limits
 from app.webhooks.adapters import Post
 from app.webhooks.destination import NetworkPolicy
 from app.webhooks.schedule import Answer

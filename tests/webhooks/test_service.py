@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from app.core import limits
 from app.core.errors import Conflict, InvalidInput, NotFound
+from app.webhooks import limits
 from app.webhooks.model import Adapter
 from app.webhooks.service import EndpointChange, EndpointRequest, RotateRequest
 

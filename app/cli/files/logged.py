@@ -10,9 +10,9 @@ import msgspec
 
 from app.cli.files import records
 from app.cli.files.records import UnreadableLog
-from app.core import limits
+from app.core.limits import UNIT_LENGTH_MAX, VARIANTS_MAX, VARIANTS_MIN
 
-TASK_LENGTH_MAX: Final = limits.UNIT_LENGTH_MAX - 16  # leaves room for the number of the pass
+TASK_LENGTH_MAX: Final = UNIT_LENGTH_MAX - 16  # leaves room for the number of the pass
 
 
 class Columns(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,8 +128,8 @@ def _table(cells: Iterable[_Cell], scale: tuple[float, float]) -> LoggedRewards:
             )
         rewards.setdefault(task, {})[cell.variant] = cell.reward
     variants = tuple(sorted(rows))
-    if not limits.VARIANTS_MIN <= len(variants) <= limits.VARIANTS_MAX:
-        bounds = f"{limits.VARIANTS_MIN} to {limits.VARIANTS_MAX}"
+    if not VARIANTS_MIN <= len(variants) <= VARIANTS_MAX:
+        bounds = f"{VARIANTS_MIN} to {VARIANTS_MAX}"
         raise UnreadableLog(f"must hold {bounds} variants, found {len(variants)}")
     tasks = tuple(
         Task(name, complete)

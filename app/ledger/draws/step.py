@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from psycopg import AsyncCursor
 
+from app.core import locks
 from app.ledger.session import sql
 
 _ADD_TO_DRAWS: Final = sql(__package__, "add_to_draws")
 _RECOUNT_DRAWS: Final = sql(__package__, "recount_draws")
 _READ_FIRST_EXPOSURES: Final = sql(__package__, "read_first_exposures")
-_LOCK_CLASS: Final = 0x44524157  # "DRAW"
 _VARIANTS: Final = 256
 _VERSIONS: Final = 2**32
 
@@ -85,7 +85,7 @@ async def _first_exposures(
     if not len(fresh):
         return np.empty(0, np.int64), np.empty(0, np.int64)
     for experiment_id in np.unique(fresh["experiment_id"]).tolist():
-        await cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", (_LOCK_CLASS, experiment_id))
+        await cursor.execute(locks.LOCK_MEMBER, (locks.FIRST_EXPOSURES, experiment_id))
     # Bodies come in key order: the first of each unit is its earliest.
     units = np.stack([fresh["experiment_id"].astype(np.int64), fresh["unit_hash"].astype(np.int64)])
     starts = np.flatnonzero(np.append(True, (np.diff(units) != 0).any(axis=0)))

@@ -13,7 +13,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from app.core import limits
 from app.experiments.model import (
     ContextualPolicy,
     Exp3IxPolicy,
@@ -24,6 +23,7 @@ from app.experiments.model import (
 )
 from app.experiments.plan import Segments
 from app.experiments.segments import segment_number
+from app.ledger import limits
 from app.ledger.rewards.model import NANO, NONE, Assignments
 from bandits.features import ContextError, Schema
 from bandits.linear import LinearTotals

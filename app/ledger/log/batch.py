@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from app.assignment import exposure
 from app.assignment.assignment_id import BODY
 from app.assignment.exposure import Exposure
-from app.core import limits
+from app.core.limits import KEY_PATTERN, SIGNAL_VALUE_MAX
 from app.feedback import entry as signals_entry
 from app.feedback.entry import SignalsEntry, UnitSignal
-from app.feedback.limits import CLOCK_TOLERANCE_US
+from app.feedback.limits import CLOCK_TOLERANCE_US, EVENT_ID_LENGTH_MAX
 from app.feedback.model import COUNTED, EARLY, LATE, WAITING, Source
 from app.ledger import rows
 from app.ledger.rewards.model import ASSIGNMENT, GIVEN, NONE, Assignments, Given, Integers
@@ -24,7 +24,7 @@ from app.ledger.rows import Rows
 
 Flags = NDArray[np.bool_]
 
-_is_key: Final = re.compile(limits.KEY_PATTERN).fullmatch
+_is_key: Final = re.compile(KEY_PATTERN).fullmatch
 _SOURCES: Final = frozenset(source.value for source in Source)
 _INTEGER_MAX: Final = 2**31 - 1  # PostgreSQL's integer
 _TIME_US_MAX: Final = 253_402_300_799_000_000  # the end of the year 9999
@@ -376,8 +376,8 @@ def _check_times(times_us: Sequence[int] | Integers) -> None:
 
 
 def _check_values(values: NDArray[np.float64]) -> None:
-    if not (np.abs(values) <= limits.SIGNAL_VALUE_MAX).all():
-        raise UndecodableEntry(f"values must be finite, and at most {limits.SIGNAL_VALUE_MAX:g} in size")
+    if not (np.abs(values) <= SIGNAL_VALUE_MAX).all():
+        raise UndecodableEntry(f"values must be finite, and at most {SIGNAL_VALUE_MAX:g} in size")
 
 
 def _check_words(names: Iterable[str], sources: Iterable[int], ids: Sequence[str | None]) -> None:
@@ -389,7 +389,7 @@ def _check_words(names: Iterable[str], sources: Iterable[int], ids: Sequence[str
     if ids.count(None) == len(ids):
         return
     for given in ids:
-        if given is not None and ("\0" in given or not 0 < len(given) <= limits.EVENT_ID_LENGTH_MAX):
+        if given is not None and ("\0" in given or not 0 < len(given) <= EVENT_ID_LENGTH_MAX):
             raise UndecodableEntry(f"not an id of an event: {given[:64]!r}")
 
 

@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 from psycopg import AsyncCursor
 
+from app.core import locks
 from app.experiments.signals import SignalUse
-from app.feedback.limits import CLOCK_TOLERANCE_US, SIGNAL_NAMES_MAX
+from app.feedback.limits import CLOCK_TOLERANCE_US
 from app.feedback.model import SIGNAL_STATES
-from app.ledger import rows
+from app.ledger import limits, rows
 from app.ledger.log.batch import StagedSignals, UnitSignals
 from app.ledger.rewards.model import Assignments, Integers
 from app.ledger.session import arrays, copy, sql
@@ -45,7 +46,6 @@ _STORED: Final = """
     FROM signal_totals
     WHERE experiment_id = %s
 """
-_LOCK_CLASS: Final = 0x57534947  # "WSIG"
 _TOLERANCE: Final = {"tolerance_us": CLOCK_TOLERANCE_US}
 
 Flags = NDArray[np.bool_]
@@ -198,7 +198,7 @@ async def _admitted(cursor: AsyncCursor, missing: Sequence[SignalKey], uses: Use
     """
     experiment_ids = sorted({experiment_id for experiment_id, _ in missing})
     for experiment_id in experiment_ids:
-        await cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", (_LOCK_CLASS, experiment_id))
+        await cursor.execute(locks.LOCK_MEMBER, (locks.SIGNAL_NAMES, experiment_id))
     await cursor.execute(_NAMES, (experiment_ids,))
     stored = set(await cursor.fetchall())
     return admitted(stored, missing, uses)
@@ -209,11 +209,11 @@ def admitted(stored: Collection[SignalKey], missing: Iterable[SignalKey], uses: 
     room: dict[int, int] = {}
     for experiment_id, name in stored:
         if name != OTHERS:
-            room[experiment_id] = room.get(experiment_id, SIGNAL_NAMES_MAX) - 1
+            room[experiment_id] = room.get(experiment_id, limits.SIGNAL_NAMES_MAX) - 1
     chosen = set(stored)
     for experiment_id, name in missing:
         key = experiment_id, name
-        left = room.get(experiment_id, SIGNAL_NAMES_MAX)
+        left = room.get(experiment_id, limits.SIGNAL_NAMES_MAX)
         if key not in chosen and (left > 0 or uses(*key) is not None):
             chosen.add(key)
             room[experiment_id] = left - 1

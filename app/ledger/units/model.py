@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from app.core import limits
+from app.core.limits import SIGNAL_VALUE_MAX
 from app.experiments.metrics import ASSIGNMENTS, REWARD, Mean, Metric, Proportion, QuantileOf, Ratio
 from app.experiments.segments import segment_of
 from app.ledger.rewards.model import FITTING, NANO, NONE, Assignments, Given, Integers, newest, whole
@@ -187,7 +187,7 @@ def _covariate(value: object) -> int:
         number = float(value) if isinstance(value, str | int | float) else math.nan
     except (ValueError, OverflowError):
         return MISSING
-    return nanos(number) if abs(number) <= limits.SIGNAL_VALUE_MAX else MISSING
+    return nanos(number) if abs(number) <= SIGNAL_VALUE_MAX else MISSING
 
 
 def measure(

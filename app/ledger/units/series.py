@@ -8,7 +8,7 @@ different spans add up too: what comes late to an hour is kept as a minute until
 from collections.abc import Collection, Mapping
 from typing import Final, NamedTuple, TypeVar
 
-from app.core import limits
+from app.ledger import limits
 from app.ledger.units.measures import CellTotals, Measures, MinuteKey
 
 MINUTE, HOUR, DAY = 1, 60, 1_440

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from psycopg import AsyncCursor
 from psycopg.errors import UniqueViolation
 
-from app.core import limits
-from app.ledger import rows
+from app.ledger import limits, rows
 from app.ledger.rewards.model import ASSIGNMENT, Assignments, Given, Integers
 from app.ledger.rows import Rows
 from app.ledger.session import arrays, copy, pieces, read_signals, report_unusable, sql

@@ -1,0 +1,22 @@
+"""Bounds of analysis."""
+
+from typing import Final
+
+SERIES_STEPS: Final = 168
+SERIES_STEPS_MAX: Final = 1_500  # in one answer
+
+AA_UNITS_MIN: Final = 200
+AA_UNITS_MAX: Final = 20_000  # of a control with more a random part is read
+AA_REPLAYS: Final = 100  # in one answer
+AA_REPLAYS_MAX: Final = 10_000
+AA_COMPARISONS_MAX: Final = 5_000  # in one answer: replays times looks times metrics
+
+TOTALS_STALE_S: Final = 60.0  # totals that lack what is older decide nothing
+READOUT_CHECK_S: Final = 2.0  # how often it is looked for experiments whose totals have changed
+READOUT_INTERVAL_S: Final = 10.0  # between two readouts of one experiment
+READOUT_BATCH_MAX: Final = 50  # between two looks
+READOUT_DENSE_S: Final = 3_600  # older readouts are thinned to one in five minutes,
+READOUT_MEDIUM_S: Final = 86_400  # and those older than this to one an hour
+READOUT_THIN_INTERVAL_S: Final = 60.0
+READOUT_THIN_ROWS_MAX: Final = 10_000
+EXPORT_PAGE_ROWS: Final = 5_000

@@ -1,0 +1,25 @@
+"""Bounds of webhooks."""
+
+from typing import Final
+
+WEBHOOK_ENDPOINTS_MAX: Final = 100
+WEBHOOK_URL_LENGTH_MAX: Final = 2_048
+WEBHOOK_EVENTS_MAX: Final = 64  # filters of one endpoint
+WEBHOOK_SECRET_LENGTH_MAX: Final = 512  # of one that a receiver gave
+WEBHOOK_KEY_LENGTH_MAX: Final = 512
+WEBHOOK_BODY_BYTES_MAX: Final = 20_000  # receivers may refuse more (Standard Webhooks)
+WEBHOOK_ANSWER_BYTES_MAX: Final = 65_536
+WEBHOOK_ERROR_LENGTH_MAX: Final = 500
+WEBHOOK_TIMEOUT_S: Final = 15.0  # of one attempt, from the name's resolution to the answer
+WEBHOOK_LEASE_S: Final = 60.0  # then a delivery whose worker died is sent again
+WEBHOOK_JITTER: Final = 0.2
+WEBHOOK_RETRY_AFTER_S_MAX: Final = 3_600.0
+WEBHOOK_SENDING_MAX: Final = 64  # at once, by one worker
+WEBHOOK_ENDPOINT_SENDING_MAX: Final = 4  # at once, so that a slow receiver does not stand before the others
+WEBHOOK_POLL_S: Final = 0.2
+WEBHOOK_FINISH_S: Final = 8.0  # of what is on its way when the worker ends; less than SHUTDOWN_GRACE_S
+WEBHOOK_ATTEMPTS_KEPT: Final = 50  # of one delivery
+WEBHOOK_SECRET_OVERLAP_S: Final = 86_400  # how long the secret before a rotation signs as well
+WEBHOOK_HISTORY_S: Final = 30 * 86_400  # messages older than that go, with their deliveries
+WEBHOOK_THIN_INTERVAL_S: Final = 60.0
+WEBHOOK_THIN_ROWS_MAX: Final = 1_000
