@@ -5,7 +5,7 @@ RUN python -m venv /opt/wald
 ENV PATH=/opt/wald/bin:$PATH
 COPY requirements.txt .
 RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes --no-deps -r requirements.txt
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY app app
 COPY bandits bandits
 COPY stats stats

@@ -47,7 +47,7 @@ lint: $(VENV)/.installed  ## Format, lint, types, import contracts
 	$(BIN)/mypy --num-workers auto
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.installed  ## The figures of the README, each against its floor from the same run
+bench: $(VENV)/.installed  ## Speed: the figures of docs/benchmarks.md, each beside its reference from the same run
 	$(BIN)/python -m benchmarks
 
 $(VENV)/.peers: requirements-peers.txt $(VENV)/.installed

@@ -31,7 +31,6 @@ from stats.adaptive import (
 from stats.adaptive import difference_sequence as adaptive_difference_sequence
 from stats.agreement import (
     LimitingAgreement,
-    cluster_bootstrap,
     cohen_kappa,
     fleiss_kappa,
     gwet_ac1,
@@ -207,7 +206,6 @@ __all__ = [  # noqa: RUF022  (by purpose)
     "JudgedTotals",
     "LimitingAgreement",
     "PredictionPoweredMean",
-    "cluster_bootstrap",
     "cohen_kappa",
     "fleiss_kappa",
     "gwet_ac1",

@@ -11,6 +11,7 @@ from app.cli.options import (
     CSV_FILE,
     HTML_FILE,
     Parsed,
+    alpha_option,
     decimal_option,
     json_option,
     numbers,
@@ -80,11 +81,17 @@ def _shares(text: str) -> tuple[tuple[str, float], ...]:
 @click.option(
     "--metric",
     "specs",
-    required=True,
     multiple=True,
     metavar="NAME[:KIND]",
     help="A column and its kind: mean, proportion (0 or 1), A/B:ratio or p95. The first metric is primary. "
     "Repeatable.",
+)
+@click.option("--judge", metavar="COL", help="Instead of --metric: column of a judge's score of every unit.")
+@click.option(
+    "--label", metavar="COL", help="With --judge: column of the label by a person, empty if there is none."
+)
+@click.option(
+    "--inclusion", metavar="COL", help="With --judge: column of the probability of being chosen for a label."
 )
 @click.option(
     "--control", metavar="KEY", help="The variant to compare with.  [default: control, or the first]"
@@ -130,13 +137,7 @@ def _shares(text: str) -> tuple[tuple[str, float], ...]:
     show_default=True,
     help="When intervals are valid: at every look, at one look, or at planned looks.",
 )
-@click.option(
-    "--alpha",
-    type=click.FloatRange(1e-6, 0.5),
-    default=0.05,
-    show_default=True,
-    help="Probability of a false positive.",
-)
+@alpha_option
 @click.option(
     "--expected-units",
     type=click.IntRange(1),
@@ -166,7 +167,9 @@ def _shares(text: str) -> tuple[tuple[str, float], ...]:
 )
 @click.option("--figure", type=HTML_FILE, help="Write a forest plot as an HTML page.")
 @json_option
-def analyze_command(*, file: Path, figure: Path | None, as_json: bool, **options: Any) -> None:
+def analyze_command(
+    *, file: Path, judge: str | None, label: str | None, figure: Path | None, as_json: bool, **options: Any
+) -> None:
     r"""Analyze an experiment from a CSV file with one row per unit.
 
     The readout equals that of a running experiment: effects against the control with the intervals that
@@ -174,7 +177,26 @@ def analyze_command(*, file: Path, figure: Path | None, as_json: bool, **options
 
         wald analyze runs.csv --unit user --variant arm --metric solved --metric latency:p95 \
         --lower latency:p95
+
+    A judge scores every unit, and people label some of them. `--judge` and `--label` estimate the mean label
+    of each variant from both (prediction-powered inference):
+
+        wald analyze runs.csv --unit user --variant arm --judge score --label human
     """
+    if judge is not None or label is not None:
+        if judge is None or label is None:
+            raise click.UsageError("--judge and --label belong together; give both")
+        if figure is not None:
+            raise click.UsageError("--figure belongs to --metric; leave it out with --judge")
+        from app.cli.files.quality import quality_of
+
+        quality = quality_of(file, judge=judge, label=label, options=options)
+        show(quality, lambda: display.quality.report(quality), as_json=as_json)
+        return
+    if not options["specs"]:
+        raise click.UsageError("Missing option --metric; give at least one, or --judge and --label")
+    if options.pop("inclusion") is not None:
+        raise click.UsageError("--inclusion belongs to --judge and --label; leave it out")
     from app.cli.files.readout import readout_of
 
     names = ("unit", "variant", "control", "segment", "epoch", "propensity", "where", "days", "decimal")

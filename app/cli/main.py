@@ -50,6 +50,7 @@ _COMMANDS: Final = {
         "power": ("power", "Compute how many units an experiment needs, or what it can find."),
         "simulate": ("simulate", "Find the policy for your traffic before you serve a request."),
         "analyze": ("analyze", "Analyze an experiment from a CSV file with one row per unit."),
+        "agreement": ("agreement", "Measure how far raters agree beyond chance."),
         "evaluate": (
             "evaluate",
             "Estimate what another policy would have earned on the traffic of EXPERIMENT.",

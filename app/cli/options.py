@@ -89,6 +89,13 @@ where_option = click.option(
     multiple=True,
     help="Read only rows with this value. Repeatable.",
 )
+alpha_option = click.option(
+    "--alpha",
+    type=click.FloatRange(1e-6, 0.5),
+    default=0.05,
+    show_default=True,
+    help="Error level: intervals have the level 1 - alpha.",
+)
 since_option = click.option(
     "--since", type=MOMENT, help="Include assignments from this time on. UTC unless it has an offset."
 )

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from app.cli.display import aa as aa
+    from app.cli.display import agreement as agreement
     from app.cli.display import evaluate as evaluate
     from app.cli.display import figures as figures
     from app.cli.display import power as power
+    from app.cli.display import quality as quality
     from app.cli.display import readout as readout
     from app.cli.display import rollout as rollout
     from app.cli.display import series as series

@@ -26,7 +26,7 @@ Decimal = Literal["auto", "point", "comma"]
 """What separates whole units from parts of one in numbers; *auto*: what the file shows."""
 
 _SEPARATORS: Final = ",;\t"
-_MISSING: Final = ("", "NA", "NULL", "null")
+MISSING: Final = ("", "NA", "NULL", "null")
 """A cell that holds no value: empty, or as R and SQL write it."""
 _TRUTHS: Final = {"true": "1", "false": "0"}
 _FORMATS: Final = {
@@ -352,7 +352,7 @@ def _readings(text: str) -> tuple[str | None, str | None]:
 
 def _number(cell: _Cell, decimal: Literal["point", "comma"]) -> float:
     """NaN if the cell is missing. A written NaN or infinity is a mistake somewhere, not a missing value."""
-    if cell.text in _MISSING:
+    if cell.text in MISSING:
         return np.nan
     text = _TRUTHS.get(cell.text.lower(), cell.text)
     reading = _readings(text)[0 if decimal == "point" else 1]
