@@ -50,24 +50,7 @@ def rebuild_command(*, as_json: bool, **flags: Any) -> None:
 
 
 def _differences(rebuilt: "Rebuilt") -> Iterator[str]:
-    """Yield a sentence for each stored value that differed from the log."""
-    ledger = rebuilt.ledger
-    for total in ledger.totals:
-        where = f"experiment {total.experiment_id}, epoch {total.epoch}, variant {total.variant}"
-        yield f"{where}: totals were {total.before}, are now {total.after}"
-    for cells, difference in (
-        (ledger.learned, "the totals of its policy differed from the log"),
-        (ledger.cells, "the totals of its metrics differed from those of its units"),
-        (ledger.draws, "the draws and their probabilities differed from the log"),
-        (ledger.series, "its series differed from its units"),
-    ):
-        for cell in cells:
-            where = f"experiment {cell.experiment_id}, epoch {cell.epoch}, variant {cell.variant}"
-            yield f"{where}: {difference}"
-    for counts in ledger.signals:
-        named = repr(counts.signal) if counts.signal else "of other names"
-        yield f"experiment {counts.experiment_id}: the counts of signals {named} differed from the log"
-    for experiment_id in ledger.rewards:
-        yield f"experiment {experiment_id}: a stored reward differed from that of its signals"
+    """Yield a sentence for each difference."""
+    yield from map(str, rebuilt.ledger)
     for experiment_id in rebuilt.weights:
-        yield f"experiment {experiment_id}: its shares differed from those of its totals"
+        yield f"experiment {experiment_id}: its shares differed from its totals"

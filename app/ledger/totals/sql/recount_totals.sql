@@ -1,6 +1,6 @@
--- Set the totals of one experiment to what its log says. The caller holds a lock on totals that keeps the ledger's
--- transactions from adding to them: what they committed before is seen here, what they commit later comes on top.
--- Returns the rows that differed: epoch, variant, then the five totals as they stood and as they are now.
+-- Set the totals of one experiment to what its log gives. The caller's lock keeps the ledger's transactions from adding
+-- to totals: this statement sees what they committed before, and they add later changes to its result. Returns the rows
+-- that differed: epoch, variant, then the five totals before and after.
 WITH counted AS (
     SELECT
         epoch, variant, count(*) AS assignments, count(reward) AS rewards,
@@ -14,15 +14,15 @@ compared AS (
     SELECT
         epoch, variant,
         ARRAY[
-            coalesce(stood.assignments, 0), coalesce(stood.rewards, 0), coalesce(stood.censored, 0),
-            coalesce(stood.reward_sum, 0), coalesce(stood.reward_square_sum, 0)
+            coalesce(stored.assignments, 0), coalesce(stored.rewards, 0), coalesce(stored.censored, 0),
+            coalesce(stored.reward_sum, 0), coalesce(stored.reward_square_sum, 0)
         ]::numeric[] AS before,
         ARRAY[
             coalesce(counted.assignments, 0), coalesce(counted.rewards, 0), coalesce(counted.censored, 0),
             coalesce(counted.reward_sum, 0), coalesce(counted.reward_square_sum, 0)
         ]::numeric[] AS after
     FROM counted
-    FULL JOIN (SELECT * FROM totals WHERE experiment_id = %(experiment_id)s) AS stood USING (epoch, variant)
+    FULL JOIN (SELECT * FROM totals WHERE experiment_id = %(experiment_id)s) AS stored USING (epoch, variant)
 ),
 difference AS (
     SELECT *
@@ -41,13 +41,6 @@ corrected AS (
         censored = excluded.censored,
         reward_sum = excluded.reward_sum,
         reward_square_sum = excluded.reward_square_sum
-    RETURNING experiment_id
-),
-wanted AS (
-    INSERT INTO publications (experiment_id)
-    SELECT DISTINCT experiment_id
-    FROM corrected
-    ON CONFLICT (experiment_id) DO UPDATE SET wanted = publications.wanted + 1
 )
 SELECT epoch, variant, before, after
 FROM difference
