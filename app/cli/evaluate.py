@@ -1,8 +1,6 @@
 """The command `wald evaluate`, over HTTP."""
 
-import json
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import rich_click as click
@@ -10,7 +8,7 @@ import rich_click as click
 from app.cli import display
 from app.cli.calls import Server, reads_server
 from app.cli.client import COMPUTATION_TIMEOUT_S
-from app.cli.options import NAME_OR_JSON, json_option, since_option, until_option
+from app.cli.options import JSON, NAME_OR_JSON, json_option, since_option, until_option
 from app.cli.terminal import show
 
 
@@ -25,10 +23,10 @@ from app.cli.terminal import show
     '{"kind": "fixed", "weights": {"short": 1}}.',
 )
 @click.option(
-    "--schema",
-    metavar="JSON|@FILE",
-    help='How contexts become numbers, as in {"features": [{"type": "numeric", "name": "length"}]}. '
-    "lin_ts, lin_ucb and logistic_ts need it; for other policies it makes the estimate more precise.",
+    "--features",
+    type=JSON,
+    help='The features that predict rewards, as in [{"type": "numeric", "name": "length"}].  '
+    "[default: the features of the policy]",
 )
 @since_option
 @until_option
@@ -39,7 +37,7 @@ def evaluate_command(
     experiment: str,
     server: Server,
     policy: str | dict[str, Any],
-    schema: str | None,
+    features: list[dict[str, Any]] | None,
     since: datetime | None,
     until: datetime | None,
     level: float,
@@ -52,7 +50,7 @@ def evaluate_command(
 
         wald evaluate summary-prompt --policy '{"kind": "fixed", "weights": {"short": 1}}'
         wald evaluate summary-prompt --policy thompson
-        wald evaluate summary-prompt --policy lin_ts --schema @schema.json --since 2026-01-05
+        wald evaluate summary-prompt --policy @lin_ts.json --since 2026-01-05
 
     A policy that learns is judged only on rows that it has not learned from. Wald splits the log into five
     parts, and for each part the policy learns from the other four. This estimates the policy after learning,
@@ -77,7 +75,7 @@ def evaluate_command(
     """
     question = {
         "policy": policy,
-        "schema": _schema(schema),
+        "features": features,
         "since": since,
         "until": until,
         "level": level,
@@ -86,14 +84,3 @@ def evaluate_command(
         "experiments", experiment, "evaluate", body=question, timeout_s=COMPUTATION_TIMEOUT_S
     )
     show(answer, lambda: display.evaluate.report(answer), as_json=as_json)
-
-
-def _schema(text: str | None) -> dict[str, Any] | None:
-    if text is None:
-        return None
-    try:
-        source = Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
-        schema: dict[str, Any] = json.loads(source)
-    except (OSError, ValueError) as error:
-        raise click.UsageError(f"--schema: {error}") from error
-    return schema

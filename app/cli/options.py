@@ -50,14 +50,15 @@ def _condition(text: str) -> tuple[str, str]:
     return column, value
 
 
-def _name_or_json(text: str) -> str | dict[str, Any]:
-    if not text.lstrip().startswith("{"):
-        return text
+def _json(text: str) -> Any:
     try:
-        value: dict[str, Any] = json.loads(text)
-    except ValueError as error:
+        return json.loads(Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text)
+    except (OSError, ValueError) as error:
         raise click.BadParameter(f"is not valid JSON: {error}") from None
-    return value
+
+
+def _name_or_json(text: str) -> str | dict[str, Any]:
+    return _json(text) if text.lstrip().startswith(("{", "@")) else text
 
 
 def _moment(text: str) -> datetime:
@@ -68,7 +69,8 @@ def _moment(text: str) -> datetime:
 
 
 SCALE = Parsed("LOW:HIGH", "1:10", _scale)
-NAME_OR_JSON = Parsed("NAME|JSON", "thompson", _name_or_json)
+JSON = Parsed("JSON|@FILE", '[{"type": "numeric", "name": "length"}]', _json)
+NAME_OR_JSON = Parsed("NAME|JSON|@FILE", "thompson", _name_or_json)
 MOMENT = Parsed("TIME", "2026-01-31 or 2026-01-31T08:00+02:00", _moment)
 HTML_FILE = click.Path(dir_okay=False, path_type=Path)
 CSV_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
