@@ -1,6 +1,7 @@
 """Numbers as people read them. Pure. What is not known is `n/a`."""
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -90,6 +91,11 @@ def points_interval(bounds: Sequence[float | None] | None) -> str:
 def count(value: int | None) -> str:
     """A whole number with thousands separated."""
     return MISSING if value is None else f"{value:,}"
+
+
+def minute(at: datetime) -> str:
+    """Return a time to the minute."""
+    return at.strftime("%Y-%m-%d %H:%M")
 
 
 Bounds = Sequence[float | None]

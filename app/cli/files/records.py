@@ -6,9 +6,9 @@ is decided for the whole file, and a file that does not show it is refused.
 """
 
 import csv
-import difflib
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import TextIOWrapper
 from itertools import chain
 from pathlib import Path
@@ -16,15 +16,17 @@ from typing import IO, Any, Final, Literal, NamedTuple
 
 import msgspec
 import numpy as np
+import rich_click as click
 
 from app.cli import limits
+from app.core.choices import nearest
 from stats.totals import FloatArray
 
 Decimal = Literal["auto", "point", "comma"]
 """What separates whole units from parts of one in numbers; *auto*: what the file shows."""
 
 _SEPARATORS: Final = ",;\t"
-_MISSING: Final = ("", "NA", "NULL", "null")
+MISSING: Final = ("", "NA", "NULL", "null")
 """A cell that holds no value: empty, or as R and SQL write it."""
 _TRUTHS: Final = {"true": "1", "false": "0"}
 _FORMATS: Final = {
@@ -48,7 +50,16 @@ _NOT_FINITE: Final = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 
 
 class UnreadableLog(Exception):
-    """The file does not hold what it should. The message names line, column, value and fix."""
+    """The file cannot be used. The message names line, column, value and fix."""
+
+
+@contextmanager
+def in_words(path: Path) -> Iterator[None]:
+    """Raise UnreadableLog again as a ClickException that names the file."""
+    try:
+        yield
+    except UnreadableLog as error:
+        raise click.ClickException(f"{path}: {error}") from error
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,7 +183,7 @@ def _parsed(lines: Iterable[str], separator: str, *, before: int) -> Iterator[_R
 
 def _parquet(file: IO[bytes], wanted: Wanted) -> tuple[list[str], Iterator[_Row], str]:
     try:
-        from pyarrow import parquet  # noqa: PLC0415 - an extra, and large
+        from pyarrow import parquet
     except ImportError:
         raise UnreadableLog("is Parquet, which needs pyarrow beside Wald; or save the file as CSV") from None
     opened = parquet.ParquetFile(file)
@@ -218,11 +229,10 @@ def _positions(header: Sequence[str], wanted: Wanted, separator: str) -> dict[st
     return {name: header.index(name) for name in _names(wanted)}
 
 
-def suggestion(name: str, known: Collection[str]) -> str:
-    """`; did you mean ...?` where something known is written alike, else nothing."""
-    folded = {one.strip().casefold(): one for one in known}
-    near = difflib.get_close_matches(name.strip().casefold(), folded, n=1, cutoff=0.6)
-    return f"; did you mean {folded[near[0]]!r}?" if near else ""
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean ...?` for the nearest known name, or nothing if none is near."""
+    near = nearest(name.strip(), known)
+    return f"; did you mean {near!r}?" if near is not None else ""
 
 
 def _chosen(rows: Iterator[_Row], at: Mapping[str, int], wanted: Wanted, width: int) -> Iterator[_Row]:
@@ -342,7 +352,7 @@ def _readings(text: str) -> tuple[str | None, str | None]:
 
 def _number(cell: _Cell, decimal: Literal["point", "comma"]) -> float:
     """NaN if the cell is missing. A written NaN or infinity is a mistake somewhere, not a missing value."""
-    if cell.text in _MISSING:
+    if cell.text in MISSING:
         return np.nan
     text = _TRUTHS.get(cell.text.lower(), cell.text)
     reading = _readings(text)[0 if decimal == "point" else 1]

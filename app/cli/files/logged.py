@@ -8,8 +8,8 @@ from typing import Final
 
 import msgspec
 
-from app.cli import records
-from app.cli.records import UnreadableLog
+from app.cli.files import records
+from app.cli.files.records import UnreadableLog
 from app.core.limits import UNIT_LENGTH_MAX, VARIANTS_MAX
 from app.experiments.limits import VARIANTS_MIN
 

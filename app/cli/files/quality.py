@@ -1,4 +1,4 @@
-"""What `wald analyze --judge` does: quality per variant from a judge's scores and some labels by people."""
+"""The quality of each variant, from a judge's scores and some labels by people."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -6,21 +6,16 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 import rich_click as click
-from rich.console import Group, RenderableType
-from rich.text import Text
 
-from app.cli import records
-from app.cli.amounts import MISSING, count, interval, number, p_value
-from app.cli.records import UnreadableLog
-from app.cli.tables import Column, Table, visible
-from app.cli.terminal import emit_json, out
+from app.cli.files import records
+from app.cli.files.records import UnreadableLog
 from stats.errors import InsufficientData
 from stats.estimate import Estimate
 from stats.prediction_powered import JudgedTotals, prediction_powered_mean
 
 _GUARANTEE: Final = "fixed horizon: valid at one planned look, for units labelled at random"
 _OPTIONS_OF_METRICS: Final = (
-    "specs", "lower", "guardrail", "cap", "covariates", "segment", "epoch", "propensity", "shares", "looks",
+    "specs", "lower", "guardrails", "caps", "covariates", "segment", "epoch", "propensity", "shares", "looks",
     "minimum_effect", "days",
 )  # fmt: skip
 
@@ -58,19 +53,12 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
     variants: tuple[VariantQuality, ...]
 
 
-def show_quality(file: Path, *, judge: str, label: str, as_json: bool, options: dict[str, Any]) -> None:
-    """Print the quality of each variant in a file. Raises ClickException with the reason."""
-    given = [name for name in _OPTIONS_OF_METRICS if options[name]]
-    if given:
+def quality_of(file: Path, *, judge: str, label: str, options: dict[str, Any]) -> Quality:
+    """Return the quality of each variant in a file. Raises ClickException with the reason."""
+    if any(options[name] for name in _OPTIONS_OF_METRICS):
         raise click.UsageError("--judge and --label take no options of metrics; run --metric on its own")
-    try:
-        quality = read_quality(file, judge=judge, label=label, options=options)
-    except UnreadableLog as error:
-        raise click.ClickException(f"{file}: {error}") from error
-    if as_json:
-        emit_json(quality)
-    else:
-        out().print(report(quality))
+    with records.in_words(file):
+        return read_quality(file, judge=judge, label=label, options=options)
 
 
 def read_quality(file: Path, *, judge: str, label: str, options: dict[str, Any]) -> Quality:
@@ -171,29 +159,3 @@ def _variants(totals: dict[str, JudgedTotals], control: str, alpha: float) -> tu
 def _bounds(estimate: Estimate, alpha: float) -> tuple[float, float]:
     bounds = estimate.interval(alpha=alpha)
     return bounds.lower, bounds.upper
-
-
-def report(quality: Quality) -> RenderableType:
-    """Lay out the quality of each variant as a table, with the reasons of those without an estimate."""
-    table = Table(
-        Column("variant", "name"),
-        *map(Column, ("units", "labels", "quality", "interval", "judge alone", "labels worth")),
-        *map(Column, ("effect", "its interval", "p")),
-    )
-    for row in quality.variants:
-        table.add(
-            row.variant,
-            count(row.units),
-            count(row.labels),
-            number(row.quality),
-            interval(row.interval),
-            number(row.judge_mean),
-            MISSING if row.label_gain is None else f"x {row.label_gain:.2f}",
-            number(row.effect, signed=True),
-            interval(row.effect_interval, signed=True),
-            p_value(row.p_value),
-        )
-    heading = Text(visible(f"{quality.label}, with the help of {quality.judge}"), style="bold")
-    heading.append(f"\nprediction-powered means; {quality.guarantee}", style="not bold dim")
-    reasons = [Text(visible(f"{row.variant}: {row.reason}")) for row in quality.variants if row.reason]
-    return Group(heading, table, *reasons)

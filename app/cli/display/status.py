@@ -1,35 +1,36 @@
-"""The status of an experiment on a terminal. Pure: answers of the server in, rich renderables out."""
+"""The status of an experiment on a terminal."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from app.analysis.readout.record import Readout
-from app.cli import rollout_display
-from app.cli.amounts import count, decimal, decimal_interval, percent
-from app.cli.client import Status, VariantStatus, read
-from app.cli.display import BLOCKS, sparkline
-from app.cli.readout_display import readout_report
-from app.cli.tables import Column, Picture, Table, visible
+from app.cli.client import Status, read
+from app.cli.display import rollout as rollout_display
+from app.cli.display.pictures import sparkline
+from app.cli.display.readout import readout_report
+from app.cli.display.tables import Picture, Table, visible
+from app.cli.display.variants import variants_table
 from app.rollouts.life import Rollout
 
-WIDTH_LEAST = 12
-WIDTH = 40
+_WIDTH_LEAST: Final = 12
+_WIDTH: Final = 40
+_CHANGES_MIN: Final = 2
 
 
 class Shares(msgspec.Struct, frozen=True):
-    """The shares of the variants from a time on, in their order."""
+    """The shares of the variants from a time on, in the order of the variants."""
 
     at: datetime
     shares: tuple[float, ...]
 
 
 class LiveStatus(Status, frozen=True, kw_only=True):
-    """What of the status is shown. An answer of a newer server may have more."""
+    """The part of a status that is shown. The answer of a newer server may have more fields."""
 
     epoch: int
     winner: str | None = None
@@ -42,18 +43,19 @@ class LiveStatus(Status, frozen=True, kw_only=True):
 
 
 class Newest(msgspec.Struct, frozen=True):
-    """The newest rollout, if there is one."""
+    """A page with the newest rollout, if there is one."""
 
     rollouts: tuple[Rollout, ...]
 
 
 def report(answer: bytes, rollouts: bytes) -> RenderableType:
-    """The state, what is wrong, the variants, the readout and the newest rollout."""
+    """Return the state, the warnings, the variants, the readout and the newest rollout."""
     status = read(answer, LiveStatus)
-    parts: list[RenderableType] = [_head(status), *_warnings(status), Text(""), variants_table(status)]
+    parts: list[RenderableType] = [_head(status), *_warnings(status), Text(""), _variants(status)]
     if status.analysis is not None:
         parts += [Text(""), readout_report(status.analysis)]
-    parts += [part for rollout in read(rollouts, Newest).rollouts for part in _rollout(rollout)]
+    for rollout in read(rollouts, Newest).rollouts:
+        parts += [Text(""), rollout_display.rollout_report(rollout)]
     return Group(*parts, Text(""), _foot(status))
 
 
@@ -73,36 +75,14 @@ def _warnings(status: LiveStatus) -> Iterator[Text]:
         yield Text(visible(f"warning: {warning}"), style="yellow")
 
 
-def variants_table(status: LiveStatus) -> Table:
-    """Every variant now. What is not known is shown as missing."""
-    table = Table(
-        Column("variant", "name"),
-        *map(
-            Column,
-            ("share", "P(best)", "mean reward", "95% interval", "assigned", "pending"),
-        ),
-        Column("share over time"),
-    )
-    for position, variant in enumerate(status.variants):
-        table.add(*_cells(variant), _history(status.allocation_history, position))
-    return table
-
-
-def _cells(variant: VariantStatus) -> tuple[str, ...]:
-    return (
-        variant.key + (" (control)" if variant.control else ""),
-        percent(variant.allocation),
-        percent(variant.probability_best),
-        decimal(variant.mean),
-        decimal_interval(variant.interval),
-        count(variant.assignments),
-        count(variant.pending),
-    )
+def _variants(status: LiveStatus) -> Table:
+    pictures = [_history(status.allocation_history, position) for position in range(len(status.variants))]
+    return variants_table(status.variants, "share over time", pictures)
 
 
 def _history(history: Sequence[Shares], position: int) -> Picture | str:
-    """A sparkline of the variant's share over the time of the history."""
-    if len(history) < len(BLOCKS) // 4:
+    """Return a sparkline of the share of one variant over the time of the history."""
+    if len(history) < _CHANGES_MIN:
         return ""
 
     def draw(width: int) -> str:
@@ -116,12 +96,7 @@ def _history(history: Sequence[Shares], position: int) -> Picture | str:
             shares.append(history[step].shares[position])
         return sparkline(shares)
 
-    return Picture(draw, WIDTH_LEAST, WIDTH)
-
-
-def _rollout(rollout: Rollout) -> Iterator[RenderableType]:
-    yield Text("")
-    yield rollout_display.report(rollout)
+    return Picture(draw, _WIDTH_LEAST, _WIDTH)
 
 
 def _foot(status: LiveStatus) -> Text:

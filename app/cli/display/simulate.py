@@ -1,4 +1,4 @@
-"""What a simulation shows: on a terminal, and as a page with a figure. Pure but for writing the page."""
+"""The result of a simulation, on a terminal and as a figure."""
 
 from pathlib import Path
 from typing import Final
@@ -7,21 +7,21 @@ import numpy as np
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
-from app.cli.amounts import MISSING, percent
-from app.cli.tables import Column, Table
+from app.cli.display import figures
+from app.cli.display.amounts import MISSING, percent
+from app.cli.display.tables import Column, Table
 from app.planning.model import PolicyResult, SimulationResult
 
 _WIDTH, _HEIGHT = 72, 14
 _WIDTH_LEAST: Final = 30
 _MARGIN: Final = 12
-"""Characters left of the curves: numbers of up to ten, a blank and the axis."""
+"""Characters left of the curves: up to ten for a number, a blank and the axis."""
 _MARKS: Final = "ABCDEFGHIJKLMNOPQRST"
 _STYLES: Final = ("blue", "red", "green", "magenta", "yellow", "cyan")
-_HUES: Final = ("#3b82f6", "#e0562b", "#2f9e58", "#a855c7", "#c48a00", "#0d9bb5")
 
 
 def report(result: SimulationResult) -> RenderableType:
-    """The advice, the policies from the least loss to the greatest, and their curves."""
+    """Return the recommendation, the policies from the least loss to the greatest, and their curves."""
     return Group(
         Text(result.recommendation.sentence, style="bold"),
         "",
@@ -32,28 +32,21 @@ def report(result: SimulationResult) -> RenderableType:
 
 
 def write_figure(result: SimulationResult, path: Path) -> None:
-    """A page with the curves and their intervals that needs nothing else to be shown."""
-    from plotly import graph_objects  # noqa: PLC0415  (takes a second to load)
-
-    figure = graph_objects.Figure()
-    for number, policy in enumerate(result.policies):
-        curve, hue = policy.regret, _HUES[number % len(_HUES)]
-        band = {"x": curve.requests, "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
-        group = {"legendgroup": policy.policy}
-        figure.add_scatter(**band, **group, y=curve.lower, mode="lines")
-        figure.add_scatter(**band, **group, y=curve.upper, mode="lines", fill="tonexty", fillcolor=f"{hue}33")
-        figure.add_scatter(
-            **group, x=curve.requests, y=curve.mean, mode="lines", name=policy.policy, line={"color": hue}
-        )
-    figure.update_layout(
-        title={"text": "Rewards lost by policy", "subtitle": {"text": _wrapped(result)}},
-        xaxis_title="requests",
-        yaxis_title="rewards lost so far (regret)",
-        yaxis_rangemode="tozero",
-        template="plotly_white",
-        margin={"t": 160},
+    """Write the curves and their intervals as an HTML page."""
+    lines = [
+        figures.Line(policy.policy, curve.requests, curve.mean, curve.lower, curve.upper)
+        for policy in result.policies
+        for curve in (policy.regret,)
+    ]
+    figures.write_lines(
+        path,
+        lines,
+        title="Rewards lost by policy",
+        subtitle=result.recommendation.sentence.replace(". ", ".<br>").replace("; ", ";<br>"),
+        x_label="requests",
+        y_label="rewards lost so far (regret)",
+        from_zero=True,
     )
-    path.write_text(figure.to_html(include_plotlyjs=True, full_html=True), encoding="utf-8")
 
 
 def _table(result: SimulationResult) -> Table:
@@ -61,7 +54,7 @@ def _table(result: SimulationResult) -> Table:
         Column("policy", "name"),
         *map(
             Column,
-            ("rewards lost", "95% interval", "in 1 of 20 over", "of the best's", "best in front", "in"),
+            ("rewards lost", "95% interval", "1 in 20 loses over", "of the best's", "best leads from", "in"),
         ),
     )
     for number, policy in _ranked(result):
@@ -79,13 +72,13 @@ def _table(result: SimulationResult) -> Table:
 
 
 class Chart:
-    """Mean regret over requests; where curves meet, the one that loses less is in front."""
+    """A chart of mean regret over requests. Where curves meet, the policy that loses less is in front."""
 
     def __init__(self, result: SimulationResult) -> None:
         self._result = result
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the chart, unless there is no room for one."""
+        """Yield the chart, unless the terminal is too narrow for one."""
         width = min(options.max_width - _MARGIN, _WIDTH)
         if width >= _WIDTH_LEAST:
             yield _chart(self._result, width)
@@ -114,7 +107,7 @@ def _chart(result: SimulationResult, width: int) -> Text:
 
 
 def _ranked(result: SimulationResult) -> list[tuple[int, PolicyResult]]:
-    return sorted(enumerate(result.policies), key=lambda one: one[1].lost_rewards)
+    return sorted(enumerate(result.policies), key=lambda numbered: numbered[1].lost_rewards)
 
 
 def _name(policy: PolicyResult, number: int) -> Text:
@@ -123,8 +116,3 @@ def _name(policy: PolicyResult, number: int) -> Text:
 
 def _style(number: int) -> str:
     return _STYLES[number % len(_STYLES)]
-
-
-def _wrapped(result: SimulationResult) -> str:
-    """The advice, a sentence a line."""
-    return result.recommendation.sentence.replace(". ", ".<br>").replace("; ", ";<br>")

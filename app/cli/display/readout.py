@@ -1,4 +1,4 @@
-"""A readout on a terminal. Pure: the record in, rich renderables out."""
+"""The readout of an experiment on a terminal."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -8,7 +8,7 @@ from rich.text import Text
 
 from app.analysis.bounds import Bounds
 from app.analysis.readout.record import MetricReadout, Readout, VariantReadout
-from app.cli.amounts import (
+from app.cli.display.amounts import (
     MISSING,
     Amounts,
     amounts_of,
@@ -18,7 +18,7 @@ from app.cli.amounts import (
     percent,
     percent_interval,
 )
-from app.cli.tables import Cell, Column, Picture, Table, labels, visible
+from app.cli.display.tables import Cell, Column, Picture, Table, labels, visible
 
 WIDTH: Final = 31
 WIDTH_LEAST: Final = 15

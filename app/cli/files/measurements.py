@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.analysis.observed import Cell, Observed
-from app.cli import records
-from app.cli.records import UnreadableLog
+from app.cli.files import records
+from app.cli.files.records import UnreadableLog
 from app.experiments.metrics import Mean, Metric, Proportion, QuantileOf, Ratio
 from app.ledger.units.metric_totals import MetricTotals
 from stats.adaptive import ArmPeriod
