@@ -236,7 +236,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="dr
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="running"):
-    """In a stage (by its position), since `entered_at`; `epoch` was the first one of the stage.
+    """A rollout in a stage (by its position) since `entered_at`; `epoch` is the first one of the stage.
 
     `canaries` are those that were not rolled back. `approved`: a person agreed to leave this stage.
     """
@@ -246,6 +246,11 @@ class Running(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="
     epoch: int
     canaries: tuple[str, ...]
     approved: bool = False
+
+    @property
+    def running(self) -> "Running":
+        """The state itself, so that a running and a paused rollout answer alike."""
+        return self
 
 
 class Paused(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="paused"):

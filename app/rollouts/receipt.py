@@ -102,7 +102,7 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
         return cls(
             decision=made.decision,
             at=made.inputs.now,
-            stage=state.running.stage if isinstance(state, Paused) else state.stage,
+            stage=state.running.stage,
             guardrails=tuple(shown[:most]),
             readings_left_out=max(len(shown) - most, 0),
             limits=tuple(one for one in made.reading.limits if one.tripped)[:most],

@@ -91,7 +91,7 @@ def after(  # noqa: C901, PLR0911 - one per step
         return Running(stage=0, entered_at=at, epoch=epoch, canaries=canaries)
     if isinstance(state, Draft | RolledBack | Completed):
         return state
-    running = state.running if isinstance(state, Paused) else state
+    running = state.running
     match step:
         case Hold() | Ask():
             return state

@@ -83,7 +83,7 @@ def read(
     `analysis.integrity.findings`, and of A/A checks). `as_of`: everything acknowledged before is in the
     totals; None if that is not known, which is missing data.
     """
-    running = state.running if isinstance(state, Paused) else state
+    running = state.running
     look = _Look(plan, running, observed, (now - running.entered_at).total_seconds())
     canaries = running.canaries
     primaries = () if plan.primary is None else (plan.primary,)

@@ -83,7 +83,7 @@ def test_what_does_not_fit_is_named(fields, wrong):
 
 def test_a_metric_cannot_fall_by_all_of_its_value():
     metric = msgspec.structs.replace(COST, direction="higher", margin=Margin(1.0, relative=True))
-    with pytest.raises(InvalidInput, match="at most by 1"):
+    with pytest.raises(InvalidInput, match="cannot fall by more than its value"):
         check(plan_of(Guardrail(metric=metric)), DEFINITION)
 
 

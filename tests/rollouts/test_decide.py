@@ -311,7 +311,7 @@ def test_a_draft_holds_whatever_is_read_and_gives_no_share():
     plan = plan_of()
     for verdict in ("harm", "safe", "not_enough_data"):
         decision = decide(plan, Draft(), reading(errors=verdict), START)
-        assert decision == Hold(reason="draft", detail="it has not been started")
+        assert decision == Hold(reason="draft", detail="the rollout has not been started")
     back = RollBack(canaries=("new",), reason="person", detail="")
     for made in (Advance(to_stage=1), Complete(), back):
         assert after(Draft(), made, at=START, epoch=2) == Draft()

@@ -119,7 +119,7 @@ async def test_harm_rolls_back_once_with_a_receipt_that_computes_again(rollouts,
     ended = await rollouts.get(rollout.id)
     assert isinstance(ended.state, RolledBack)
     assert gate(ended).roll_back
-    with pytest.raises(InvalidInput, match="say why it is tried again"):
+    with pytest.raises(InvalidInput, match="needs a reason"):
         await rollouts.begin(request(), "key 1")
     taken, receipt, differs = await rollouts.explain(rollout.id, 2)
     assert isinstance(taken.decision, RollBack)
@@ -374,7 +374,7 @@ async def test_a_rollout_needs_a_running_experiment_that_measures_its_guardrails
     with pytest.raises(Conflict, match="draft"):
         await rollouts.begin(request(experiment="other"), "key 1")
     await experiments.start("other")
-    with pytest.raises(UnprocessableInput, match="none that could be held"):
+    with pytest.raises(UnprocessableInput, match="cannot hold shares"):
         await rollouts.begin(request(experiment="other"), "key 1")
 
 
@@ -412,7 +412,7 @@ async def test_a_draft_changes_nothing_until_somebody_starts_it(
     assert not await rollouts.look(draft.id)
     assert (gate(draft).proceed, gate(draft).roll_back) == (False, False)
     for action in ("pause", "approve", "advance", "rollback"):
-        with pytest.raises(Conflict, match="start it first"):
+        with pytest.raises(Conflict, match="start the experiment first"):
             await rollouts.act(draft.id, action, by="key 2", reason="why not")
     clock.forward(3_600)
     begun = await rollouts.act(draft.id, "start", by="key 2", reason="the window is open")
@@ -422,7 +422,7 @@ async def test_a_draft_changes_nothing_until_somebody_starts_it(
     assert [(one.by, one.reason) for one in await rollouts.decisions(draft.id)] == [
         ("key 2", "the window is open")
     ]
-    with pytest.raises(Conflict, match="has begun already"):
+    with pytest.raises(Conflict, match="has already begun"):
         await rollouts.act(draft.id, "start", by="key 2", reason="")
     with pytest.raises(Conflict, match="decisions are kept"):
         await rollouts.discard(draft.id)

@@ -64,7 +64,7 @@ async def test_a_rollout_is_shown_from_draft_to_completion(client, clock):
     (one,), page = await shown(client)
     assert (one["state"], one["canaries"], one["share"]) == ("completed", ["new"], 1.0)
     assert one["ended_at"] is not None
-    assert one["reason"] == "it was given 100% for good"
+    assert one["reason"] == "the canaries have 100% of the traffic for good"
     for text in ("<b>completed</b>", one["reason"], f"{clock.now():%Y-%m-%d %H:%M}"):
         assert text in page
 
