@@ -11,10 +11,18 @@ from app.core.limits import SIGNAL_VALUE_MAX
 from app.experiments.limits import FIELD_ERRORS_MAX
 from app.experiments.metrics import Metric, Proportion
 from app.experiments.model import Definition
-from app.rollouts.model import PRESETS, Guardrail, Plan, PlanRequest, Primary, PrimaryRequest, Ramp
+from app.rollouts.model import (
+    PRESETS,
+    Guardrail,
+    Primary,
+    PrimaryRequest,
+    Ramp,
+    RolloutPlan,
+    RolloutPlanRequest,
+)
 
 
-def resolve(request: PlanRequest, definition: Definition) -> Plan:
+def resolve(request: RolloutPlanRequest, definition: Definition) -> RolloutPlan:
     """Return the full plan. Names of guardrails are metrics of the experiment first, then presets.
 
     Secondary metrics are those of the experiment. Raises InvalidInput with one error per field that does
@@ -34,7 +42,7 @@ def resolve(request: PlanRequest, definition: Definition) -> Plan:
         errors.append(FieldError("primary.metric", primary))
     if errors or isinstance(primary, str):
         raise _invalid(errors)
-    plan = Plan(
+    plan = RolloutPlan(
         **{field: getattr(request, field) for field in Ramp.__struct_fields__},
         guardrails=tuple(guardrails),
         primary=primary,
@@ -65,7 +73,7 @@ def _primary(request: PrimaryRequest, metrics: dict[str, Metric]) -> Primary | s
     return Primary(metric=metric, test=request.test)
 
 
-def check(plan: Plan, definition: Definition) -> Plan:
+def check(plan: RolloutPlan, definition: Definition) -> RolloutPlan:
     """Return the plan if it fits the experiment. Raises InvalidInput with one error per wrong field."""
     errors = [*_canaries(plan, definition), *_stages(plan), *_guardrails(plan)][:FIELD_ERRORS_MAX]
     if errors:
@@ -78,7 +86,7 @@ def _invalid(errors: list[FieldError]) -> InvalidInput:
     return InvalidInput(detail, errors=tuple(errors))
 
 
-def _canaries(plan: Plan, definition: Definition) -> Iterator[FieldError]:
+def _canaries(plan: RolloutPlan, definition: Definition) -> Iterator[FieldError]:
     if len(set(plan.canaries)) != len(plan.canaries):
         yield FieldError("canaries", "must not repeat a variant")
     known = {variant.key for variant in definition.variants}
@@ -90,7 +98,7 @@ def _canaries(plan: Plan, definition: Definition) -> Iterator[FieldError]:
             yield FieldError(f"canaries[{index}]", f"{canary!r} is the control")
 
 
-def _stages(plan: Plan) -> Iterator[FieldError]:
+def _stages(plan: RolloutPlan) -> Iterator[FieldError]:
     if plan.stages[0].share >= 1:
         yield FieldError("stages[0].share", "must be below 1, because the control needs traffic")
     for index, (before, stage) in enumerate(pairwise(plan.stages), start=1):
@@ -99,7 +107,7 @@ def _stages(plan: Plan) -> Iterator[FieldError]:
             yield FieldError(f"stages[{index}].share", reason)
 
 
-def _guardrails(plan: Plan) -> Iterator[FieldError]:
+def _guardrails(plan: RolloutPlan) -> Iterator[FieldError]:
     keys = [guardrail.metric.key for guardrail in plan.guardrails]
     if len(set(keys)) != len(keys):
         yield FieldError("guardrails", "must not repeat a metric")

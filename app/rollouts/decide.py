@@ -33,10 +33,10 @@ from app.rollouts.model import (
     GuardrailReading,
     Hold,
     Paused,
-    Plan,
     Reading,
     RollBack,
     RolledBack,
+    RolloutPlan,
     Running,
     Stage,
     State,
@@ -47,7 +47,7 @@ from app.rollouts.model import (
 class _Look(msgspec.Struct, frozen=True):
     """The data of every rule: the plan, a rollout that has not ended, its reading and the time."""
 
-    plan: Plan
+    plan: RolloutPlan
     state: Running | Paused
     reading: Reading
     now: datetime
@@ -84,7 +84,7 @@ class _Look(msgspec.Struct, frozen=True):
         )
 
 
-def decide(plan: Plan, state: State, reading: Reading, now: datetime) -> Decision:
+def decide(plan: RolloutPlan, state: State, reading: Reading, now: datetime) -> Decision:
     """Return the decision of this look, from the data since the start; `now` is the time in UTC.
 
     Worked by hand: after an hour in the first of the default stages, with every guardrail safe, the
@@ -228,7 +228,7 @@ _RULES: Final[tuple[Callable[[_Look], Decision | None], ...]] = (
 """The rules in the order of the module's list: the first that returns a decision decides."""
 
 
-def held(plan: Plan, state: State) -> dict[str, float]:
+def held(plan: RolloutPlan, state: State) -> dict[str, float]:
     """Return the share of every canary of the plan, which the experiment must hold for the rollout.
 
     Canaries have equal parts of the share of their stage. The part of a canary that is rolled back goes

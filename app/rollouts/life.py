@@ -17,11 +17,11 @@ from app.rollouts.model import (
     Draft,
     Guardrail,
     Paused,
-    Plan,
     Primary,
     Reading,
     RollBack,
     RolledBack,
+    RolloutPlan,
     Running,
     State,
 )
@@ -56,7 +56,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
 
     id: int
     experiment: str
-    plan: Plan
+    plan: RolloutPlan
     state: State
     epoch: int
     looked: Looked | None
@@ -104,7 +104,7 @@ def step_of(rollout: Rollout, action: str, reason: str) -> Step:
             raise Conflict(f"cannot {action} rollout {rollout.id}: it is {now}", field="state")
 
 
-def check_repeats(plan: Plan, reason: str, ended: Sequence[Rollout], harmed: int | None) -> None:
+def check_repeats(plan: RolloutPlan, reason: str, ended: Sequence[Rollout], harmed: int | None) -> None:
     """Refuse a repeated request, which would undo the end of the rollout before.
 
     `ended` are the newest ended rollouts of its canaries, the newest end first. `harmed` is the id of
@@ -142,7 +142,7 @@ def check_repeats(plan: Plan, reason: str, ended: Sequence[Rollout], harmed: int
         )
 
 
-def _as_requested(plan: Plan, other: Plan) -> Plan:
+def _as_requested(plan: RolloutPlan, other: RolloutPlan) -> RolloutPlan:
     """Return a plan without the baselines that the other one, not yet started, does not have."""
 
     def plain(tested: Guardrail | Primary, same: Guardrail | Primary | None) -> Guardrail | Primary:
@@ -158,7 +158,7 @@ def _as_requested(plan: Plan, other: Plan) -> Plan:
     )
 
 
-def shares_held(experiment: Experiment, plan: Plan, state: State) -> dict[str, float]:
+def shares_held(experiment: Experiment, plan: RolloutPlan, state: State) -> dict[str, float]:
     """Return the shares that the experiment must hold for its rollout.
 
     If there are variants other than control and canaries, the control is held too while something is
@@ -183,13 +183,13 @@ def shares_held(experiment: Experiment, plan: Plan, state: State) -> dict[str, f
     return shares
 
 
-def shares_after(experiment: Experiment, plan: Plan, state: State) -> dict[str, float]:
+def shares_after(experiment: Experiment, plan: RolloutPlan, state: State) -> dict[str, float]:
     """Return all held shares, also of earlier rollouts; a control that one of them held is free again."""
     kept = {key: share for key, share in experiment.held.items() if key != control_of(experiment)}
     return kept | shares_held(experiment, plan, state)
 
 
-def room(experiment: Experiment, plan: Plan) -> float:
+def room(experiment: Experiment, plan: RolloutPlan) -> float:
     """Return the share that earlier rollouts leave for the control and the canaries of this plan."""
     compared = {control_of(experiment), *plan.canaries}
     return 1 - sum(share for key, share in experiment.held.items() if key not in compared)

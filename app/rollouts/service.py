@@ -37,9 +37,9 @@ from app.rollouts.model import (
     Draft,
     Hold,
     Paused,
-    Plan,
-    PlanRequest,
     RollBack,
+    RolloutPlan,
+    RolloutPlanRequest,
     Running,
 )
 from app.rollouts.planner import with_baselines
@@ -50,7 +50,7 @@ from app.rollouts.store import Locked, RolloutStore
 _LOG = structlog.get_logger(__name__)
 
 
-class RolloutRequest(PlanRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RolloutRequest(RolloutPlanRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A request for a rollout of an experiment. A new attempt after proven harm needs a reason.
 
     `start`: begin at once; otherwise it is a draft, which `POST /rollouts/{id}/start` begins.
@@ -92,8 +92,8 @@ class RolloutService:
         async with self._store.begun(request.experiment) as (connection, experiment):
             if request.start:
                 _check_running(experiment)
-            fields = {name: getattr(request, name) for name in PlanRequest.__struct_fields__}
-            plan = resolve(PlanRequest(**fields), experiment.definition)
+            fields = {name: getattr(request, name) for name in RolloutPlanRequest.__struct_fields__}
+            plan = resolve(RolloutPlanRequest(**fields), experiment.definition)
             _check_fits(plan, experiment.definition)
             if not request.start:
                 await self._check_repeats(connection, experiment, plan, request.reason)
@@ -257,7 +257,7 @@ class RolloutService:
             )
 
     async def _check_repeats(
-        self, connection: Transaction, experiment: Experiment, plan: Plan, reason: str
+        self, connection: Transaction, experiment: Experiment, plan: RolloutPlan, reason: str
     ) -> None:
         ended = await self._store.ended(connection, experiment, plan.canaries)
         harmed = await self._store.harmed(connection, experiment, plan.canaries)
@@ -395,7 +395,7 @@ def _check_stage(rollout: Rollout, stage: int) -> None:
         )
 
 
-def _check_room(plan: Plan, experiment: Experiment) -> None:
+def _check_room(plan: RolloutPlan, experiment: Experiment) -> None:
     """Require traffic for a control next to what earlier rollouts have promoted."""
     free = room(experiment, plan)
     if free <= max(stage.share for stage in plan.measured_stages):
@@ -406,7 +406,7 @@ def _check_room(plan: Plan, experiment: Experiment) -> None:
         )
 
 
-def _check_fits(plan: Plan, definition: Definition) -> None:
+def _check_fits(plan: RolloutPlan, definition: Definition) -> None:
     policy = definition.policy
     if not policy.can_be_held:
         raise UnprocessableInput(
@@ -416,7 +416,7 @@ def _check_fits(plan: Plan, definition: Definition) -> None:
     _check_measured(plan, definition)
 
 
-def _check_measured(plan: Plan, definition: Definition) -> None:
+def _check_measured(plan: RolloutPlan, definition: Definition) -> None:
     """Require that the ledger measures all guardrails: others would hold the rollout forever."""
     measured = {metric.key: metric.measure for metric in definition.metrics}
     errors = tuple(

@@ -21,7 +21,7 @@ from app.experiments.tables import experiments
 from app.rollouts import limits
 from app.rollouts.life import Looked, Rollout, Taken
 from app.rollouts.lineage import Completion
-from app.rollouts.model import Completed, Draft, Plan, RolledBack, State
+from app.rollouts.model import Completed, Draft, RolledBack, RolloutPlan, State
 from app.rollouts.receipt import Receipt
 from app.rollouts.tables import rollout_decisions, rollouts
 from app.webhooks.outbox import WebhookOutbox
@@ -203,7 +203,7 @@ class RolloutStore:
         self,
         connection: AsyncConnection,
         experiment: Experiment,
-        plan: Plan,
+        plan: RolloutPlan,
         *,
         by: str,
         reason: str,
@@ -320,7 +320,7 @@ def _rollout(row: Row[Any]) -> Rollout:
     return Rollout(
         id=row.id,
         experiment=row.key,
-        plan=msgspec.convert(row.plan, Plan),
+        plan=msgspec.convert(row.plan, RolloutPlan),
         state=msgspec.convert(row.state, State),
         epoch=row.epoch,
         looked=None if row.looked is None else msgspec.convert(row.looked, Looked),

@@ -1,17 +1,17 @@
-"""From totals to verdicts: harm, safe, or not enough data, per guardrail and canary. Pure.
+"""From totals to verdicts: harm, safe or not enough data, per guardrail and canary. Pure.
 
-Two proofs run beside each other, each valid at all looks together (Ville's inequality):
+Two proofs run in parallel, each valid at all looks together (Ville's inequality):
 
-* *harm*, against "no worse than the control". `alpha` is divided among guardrails and canaries. Evidence may
-  start at every epoch of the rollout anew, so that weeks of health do not hide a canary that breaks now: the
-  first start has `FIRST_START` of a guardrail's level, the k-th `(1 - FIRST_START) / (k (k - 1))`, which sum
-  to no more than all of it. So the chance that canaries that are no worse are ever rolled back is at most
-  `alpha`, over the whole ramp and however often one looks.
+* *harm*, against "no worse than the control". `alpha` is divided among guardrails and canaries. Evidence
+  starts again at every epoch of the rollout, so that weeks of health do not hide a canary that breaks now.
+  The first start has `FIRST_START` of a guardrail's level, the k-th `(1 - FIRST_START) / (k (k - 1))`;
+  these sum to at most the level. So the probability that canaries that are no worse are ever rolled back
+  is at most `alpha`, over the whole ramp and all looks.
 * *safe*, against "worse by the margin or more", at `beta`, from the data of the stage alone. A canary that
-  breaks a margin passes a stage only if *all* guardrails fail to see it, so beta needs no correction.
+  breaks a margin passes a stage only if *all* guardrails miss it, so beta needs no correction.
 
-Where both proofs are made from the same data the canary is worse, but surely by less than the margin: that is
-safe. A canary in between may be called either.
+`analysis.harm.verdict` defines the verdict of both proofs. A canary that is worse by less than the margin
+may get either.
 """
 
 from collections.abc import Iterable, Sequence
@@ -36,29 +36,28 @@ from app.rollouts.model import (
     Limit,
     LimitReading,
     Paused,
-    Plan,
     Primary,
     PrimaryReading,
     Reading,
+    RolloutPlan,
     Running,
 )
 from stats.errors import InsufficientData
 from stats.quantiles import QuantileSketch, quantile
 
 FIRST_START: Final = 0.8
-"""The share of a guardrail's level that belongs to evidence from the beginning: most regressions are there
-from the first request on."""
+"""Share of a guardrail's level for evidence from the beginning, where most regressions are."""
 MISSING_UNITS_MIN: Final = 100
-"""Units that came, from which on a metric without a value is missing rather than late."""
+"""From this number of units on, a metric without a value is missing rather than late."""
 COVERAGE_MIN: Final = 0.5
-"""A canary whose outcomes are known less than half as often as the control's hides something."""
+"""A canary with less than this part of the control's rate of known outcomes hides something."""
 
 HARM: Final = "proven worse than the control"
 OPEN: Final = "the data still allow for a worsening by the margin"
 
 
 def start_level(level: float, position: int) -> float:
-    """The part of a guardrail's level that evidence has which begins at the start of this position, from 1.
+    """Return the part of a guardrail's level for evidence from this start; positions count from 1.
 
     Worked by hand: of 0.01, 0.008 for the first, 0.001 for the second, 0.00033 for the third.
     """
@@ -68,7 +67,7 @@ def start_level(level: float, position: int) -> float:
 
 
 def read(
-    plan: Plan,
+    plan: RolloutPlan,
     state: Running | Paused,
     observed: Observed,
     *,
@@ -76,12 +75,11 @@ def read(
     now: datetime,
     as_of: datetime | None,
 ) -> Reading:
-    """What the data of the rollout say now, on every guardrail, limit and the primary metric.
+    """Return the readings of every guardrail, limit and the primary metric.
 
-    `observed` holds the epochs since the rollout began and no others: each epoch is a period of constant
-    shares, and evidence of harm may start at any of them. `findings` are those of integrity (of
-    `analysis.integrity.findings`, and of A/A checks). `as_of`: everything acknowledged before is in the
-    totals; None if that is not known, which is missing data.
+    `observed` holds only the epochs since the rollout began. Each is a period of constant shares, and
+    evidence of harm may start at any of them. `findings` are those of integrity. Everything acknowledged
+    before `as_of` is in the totals; None if that is unknown, which counts as missing data.
     """
     running = state.running
     look = _Look(plan, running, observed, (now - running.entered_at).total_seconds())
@@ -101,7 +99,7 @@ def read(
 class _Look(msgspec.Struct, frozen=True):
     """A running rollout and its totals, `elapsed_s` after the stage began."""
 
-    plan: Plan
+    plan: RolloutPlan
     running: Running
     observed: Observed
     elapsed_s: float

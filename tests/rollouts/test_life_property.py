@@ -23,8 +23,8 @@ from app.rollouts.decide import held
 from app.rollouts.life import Rollout, Taken
 from app.rollouts.model import (
     Completed,
-    Plan,
     RolledBack,
+    RolloutPlan,
     Running,
     Stage,
     State,
@@ -151,7 +151,7 @@ def replayed(rollout: Rollout, taken: Sequence[Taken]) -> list[State]:
     return states
 
 
-def assert_monotone(plan: Plan, states: Sequence[State]) -> None:
+def assert_monotone(plan: RolloutPlan, states: Sequence[State]) -> None:
     """A canary that was taken back has no share ever again."""
     gone: set[str] = set()
     for state in states:

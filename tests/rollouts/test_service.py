@@ -26,9 +26,9 @@ from app.rollouts.model import (
     Completed,
     Draft,
     Paused,
-    PlanRequest,
     RollBack,
     RolledBack,
+    RolloutPlanRequest,
     Running,
     Stage,
 )
@@ -398,7 +398,7 @@ async def test_harm_of_the_same_canary_is_not_forgotten_however_long_ago(rollout
     for _ in range(3):
         one = await rollouts.begin(request(reason="again"), "key 1")
         await rollouts.act(one.id, "rollback", by="key 2", reason="not today")
-    with pytest.raises(InvalidInput, match=f"rollout {rollout.id} took one of these canaries back"):
+    with pytest.raises(InvalidInput, match=f"rollout {rollout.id} rolled back one of these canaries"):
         await rollouts.begin(request(), "key 1")
 
 
@@ -412,7 +412,7 @@ async def test_a_draft_changes_nothing_until_somebody_starts_it(
     assert not await rollouts.look(draft.id)
     assert (gate(draft).proceed, gate(draft).roll_back) == (False, False)
     for action in ("pause", "approve", "advance", "rollback"):
-        with pytest.raises(Conflict, match="start the experiment first"):
+        with pytest.raises(Conflict, match="start it first"):
             await rollouts.act(draft.id, action, by="key 2", reason="why not")
     clock.forward(3_600)
     begun = await rollouts.act(draft.id, "start", by="key 2", reason="the window is open")
@@ -489,7 +489,7 @@ def stored(definition: Definition, **changes: Any) -> Experiment:
 
 
 def test_a_control_that_a_fixed_policy_would_starve_gets_as_much_as_a_canary():
-    plan = resolve(PlanRequest(canaries=("new",), guardrails=("error_rate",), stages=STAGES), THREE)
+    plan = resolve(RolloutPlanRequest(canaries=("new",), guardrails=("error_rate",), stages=STAGES), THREE)
     state = Running(stage=0, entered_at=START, epoch=2, canaries=("new",))
     assert shares_held(stored(THREE), plan, state) == {"new": 0.1}
     policy = FixedPolicy({"old": 0.0, "new": 0.0, "newer": 1.0})
@@ -518,7 +518,9 @@ def test_under_a_bandit_with_further_variants_the_control_is_held_too():
     variants = (Variant("old", control=True), Variant("new"), Variant("third"))
     definition = msgspec.structs.replace(DEFINITION, variants=variants, policy=ThompsonPolicy())
     bandit = stored(definition)
-    plan = resolve(PlanRequest(canaries=("new",), guardrails=("error_rate",), stages=STAGES), definition)
+    plan = resolve(
+        RolloutPlanRequest(canaries=("new",), guardrails=("error_rate",), stages=STAGES), definition
+    )
     state = Running(stage=0, entered_at=START, epoch=2, canaries=("new",))
     assert shares_held(bandit, plan, state) == {"new": 0.1, "old": pytest.approx(0.9)}
     assert "old" not in shares_held(bandit, plan, RolledBack(stage=0, ended_at=START))
