@@ -1,4 +1,4 @@
-"""What an analysis may read: mergeable totals per epoch, variant and segment. Pure."""
+"""The data of an analysis: mergeable totals per epoch, variant and segment. Pure."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property, reduce
@@ -14,10 +14,10 @@ from stats.totals import JointTotals
 
 
 class Cell(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The totals of one variant in one epoch (and segment): `units` that came, and each metric's totals.
+    """The totals of one variant in one epoch (and segment): its `units`, and each metric's totals.
 
-    A metric of fewer units than came was not known of the others: missing, never zero. `covariates` are the
-    totals of the covariates alone, of all units that came as far as they are known; None without covariates.
+    A metric with fewer units has no value for the others: missing, never zero. `covariates` are the totals
+    of the covariates alone, of all units with known ones; None without covariates.
     """
 
     epoch: int
@@ -29,16 +29,19 @@ class Cell(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True, omit_defaults=True):
-    """Everything known of an experiment at one moment.
+    """All data of an experiment at one moment.
 
-    * `variants` in their order, `control` among them. * `adaptive`: whether allocation reacted to outcomes
-    within an epoch. * `periods`: per metric and variant, sums with logged propensities in time order, for
-    metrics without known bounds where it did. * `assignments`: counts with the probabilities that were
-    logged for them, all there are; empty if those are not known. * `crossovers`: units seen in more than one
-    variant, which are in no cell unless `crossovers_counted`: for their first. * `days`: since the start.
-    * `covariates`: their names, in the order of their totals; `constant_covariates`: those of no use, the
-    same for every unit. * `totals_age_s`: events of the last so many seconds may be missing; None: not
-    known, or of no matter.
+    * `variants` in their order, with the `control` among them.
+    * `adaptive`: allocation reacted to outcomes within an epoch.
+    * `periods`: per metric and variant, sums with logged propensities in time order. They are for metrics
+      without known bounds under an adaptive allocation.
+    * `assignments`: all counts with the probabilities that were logged for them; empty if these are unknown.
+    * `crossovers`: units seen in several variants. No cell contains them, unless `crossovers_counted`: then
+      they count for their first variant.
+    * `days` since the start.
+    * `covariates`: their names, in the order of their totals.
+    * `constant_covariates`: covariates without a use, because they are the same for every unit.
+    * `totals_age_s`: events of the last `totals_age_s` seconds may be missing; None: unknown or irrelevant.
 
     Raises ValueError unless the control is one of at least two variants, and cells are of these.
     """
@@ -62,7 +65,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True, omit_defaul
                 f"needs two or more different variants, got {', '.join(self.variants) or 'none'}"
             )
         if self.control not in self.variants:
-            raise ValueError(f"the control {self.control!r} is none of {', '.join(self.variants)}")
+            raise ValueError(f"the control {self.control!r} is not one of {', '.join(self.variants)}")
         if unknown := {cell.variant for cell in self.cells} - set(self.variants):
             raise ValueError(f"totals of unknown variants: {', '.join(sorted(unknown))}")
 
@@ -77,7 +80,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True, omit_defaul
 
     @cached_property
     def epochs(self) -> tuple[int, ...]:
-        """In ascending order."""
+        """Epochs in ascending order."""
         return tuple(sorted({cell.epoch for cell in self.cells}))
 
     @cached_property
@@ -90,13 +93,13 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True, omit_defaul
         return msgspec.structs.replace(self, cells=[cell for cell in self.cells if cell.segment == segment])
 
     def units(self, variant: str | None = None) -> int:
-        """That came to a variant, or to all."""
+        """Return the units of a variant, or of all."""
         return sum(cell.units for cell in self.cells if variant in (None, cell.variant))
 
     def totals(
         self, metric: str, variant: str, *, epoch: int | None = None, segment: str | None = None
     ) -> MetricTotals | None:
-        """Merged over all cells of the variant, of one epoch, of one segment; None if there are none."""
+        """Return the totals of a variant, in one epoch or segment if given; None if there are none."""
         key = "totals", metric, variant, epoch, segment
         if key not in self.memo:
             self.memo[key] = self._merged(metric, variant, epoch, segment)
@@ -105,28 +108,28 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True, omit_defaul
 
     def pooled(self, metric: str, variant: str, epochs: Sequence[int]) -> MetricTotals | None:
         """Return the totals of a variant merged over these epochs; None if there are none."""
-        found = [self.totals(metric, variant, epoch=epoch) for epoch in epochs]
-        known = [totals for totals in found if totals is not None]
+        totals = [self.totals(metric, variant, epoch=epoch) for epoch in epochs]
+        known = [part for part in totals if part is not None]
         return reduce(add, known) if known else None
 
     def covariate_totals(self, variant: str, epoch: int) -> JointTotals | None:
         """Return the totals of the covariates of a variant in an epoch; None if there are none."""
-        found = [
+        covariates = [
             cell.covariates
             for cell in self.cells
             if cell.covariates is not None and (cell.variant, cell.epoch) == (variant, epoch)
         ]
-        return sum(found[1:], found[0]) if found else None
+        return sum(covariates[1:], covariates[0]) if covariates else None
 
     @cached_property
     def memo(self) -> dict[tuple[object, ...], Any]:
-        """What was worked out from these totals: a readout asks for most of it more than once."""
+        """Results from these totals, which a readout uses more than once."""
         return {}
 
     def _merged(
         self, metric: str, variant: str, epoch: int | None, segment: str | None
     ) -> MetricTotals | None:
-        found = [
+        totals = [
             cell.metrics[metric]
             for cell in self.cells
             if cell.variant == variant
@@ -134,4 +137,4 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True, omit_defaul
             and epoch in (None, cell.epoch)
             and segment in (None, cell.segment)
         ]
-        return reduce(add, found) if found else None
+        return reduce(add, totals) if totals else None

@@ -1,4 +1,4 @@
-"""What other controllers ask of a rollout: may it go on, must it go back. Pure."""
+"""Answers to other controllers: whether a rollout may go on or must go back. Pure."""
 
 import msgspec
 

@@ -104,7 +104,7 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Primary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What must be proven, at the plan's `beta`, before the canary gets all traffic.
+    """A claim that must be proven, at the plan's `beta`, before the canary gets all traffic.
 
     `non_inferior`: worse by less than the metric's margin. `superior`: better.
 
@@ -341,7 +341,7 @@ class PrimaryReading(msgspec.Struct, frozen=True, kw_only=True):
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """All readings of one look, on which a decision rests.
 
-    `stage_units` are the units that came to each canary in the stage. `data_age_s` is the lag of the
+    `stage_units` are the units of each canary in the stage. `data_age_s` is the lag of the
     totals; null if it is unknown.
     """
 
@@ -389,7 +389,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="ask"
 
 
 class RollBack(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="roll_back"):
-    """These canaries get no more traffic. `ended`: the experiment has ended."""
+    """The rollback of these canaries, which get no more traffic. `ended`: the experiment has ended."""
 
     canaries: tuple[str, ...]
     reason: Literal["harm", "limit", "overdue", "person", "ended"]

@@ -39,7 +39,7 @@ _CONTROL, _CANARY = "control", "canary"
 
 
 class StageNeed(msgspec.Struct, frozen=True, kw_only=True):
-    """What one measured stage needs.
+    """The needs of one measured stage.
 
     It needs `canary_units` of each canary, so `units` of all traffic. They take `days` at the given
     traffic, and at least the minimum duration of the stage. All three are None if no number of units is

@@ -64,7 +64,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EpochUnits(msgspec.Struct, frozen=True):
-    """The number of units that came to a variant in an epoch."""
+    """The number of units of a variant in an epoch."""
 
     epoch: int
     variant: str

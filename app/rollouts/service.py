@@ -62,7 +62,7 @@ class RolloutRequest(RolloutPlanRequest, frozen=True, kw_only=True, forbid_unkno
 
 
 class _Done(msgspec.Struct, frozen=True):
-    """What to report after the commit. `data_age_s` is that of a decision of Wald itself."""
+    """A result to report after the commit. `data_age_s` is that of a decision of Wald itself."""
 
     taken: Taken
     changed_shares: bool
@@ -83,9 +83,9 @@ class RolloutService:
     async def begin(self, request: RolloutRequest, by: str) -> Rollout:
         """Begin with the first stage, or plan a draft that a person starts later.
 
-        Raises NotFound; InvalidInput with the fields; Conflict if the request would undo the end of an
-        earlier rollout (see `life.check_repeats`); UnprocessableInput if the policy cannot hold shares;
-        and, unless it is a draft, what `act` raises for `start`.
+        Raises NotFound; InvalidInput with the fields; UnprocessableInput if the policy cannot hold
+        shares. Raises Conflict if the request would undo the end of an earlier rollout (see
+        `life.check_repeats`). Unless it is a draft, it also raises what `act` raises for `start`.
         """
         check_storable(request.reason, "reason")
         done: _Done | None = None
@@ -234,8 +234,8 @@ class RolloutService:
 
     async def statuses(self, key: str) -> list[RolloutStatus]:
         """Return the newest rollouts of an experiment, as its status shows them."""
-        found = await self._store.page(experiment=key, after=None, limit=ROLLOUTS_SHOWN_MAX)
-        return [status_of(rollout) for rollout in found]
+        newest = await self._store.page(experiment=key, after=None, limit=ROLLOUTS_SHOWN_MAX)
+        return [status_of(rollout) for rollout in newest]
 
     async def decisions(self, rollout_id: int) -> list[Taken]:
         """Return all decisions, oldest first. Raises NotFound."""

@@ -1,4 +1,4 @@
-"""From totals to verdicts: harm, safe or not enough data, per guardrail and canary. Pure.
+"""Verdicts from totals: harm, safe or not enough data, per guardrail and canary. Pure.
 
 Two proofs run in parallel, each valid at all looks together (Ville's inequality):
 
@@ -86,7 +86,9 @@ def read(
     canaries = running.canaries
     primaries = () if plan.primary is None else (plan.primary,)
     return Reading(
-        guardrails=tuple(_guardrail(look, one, canary) for one in plan.guardrails for canary in canaries),
+        guardrails=tuple(
+            _guardrail(look, guardrail, canary) for guardrail in plan.guardrails for canary in canaries
+        ),
         limits=tuple(_limit(look, limit, canary) for limit in plan.limits for canary in canaries),
         primary=tuple(_primary(look, primary, canary) for primary in primaries for canary in canaries),
         secondary=_secondary(look),
@@ -136,7 +138,7 @@ class _Look(msgspec.Struct, frozen=True):
         return tuple(sorted({1, first_of_stage, *newest} & set(range(1, n + 1))))
 
     def units(self, variant: str) -> int:
-        """Return how many units came to a variant in the stage, with or without a known outcome."""
+        """Return how many units a variant got in the stage, with or without a known outcome."""
         cells = (cell for cell in self.observed.cells if cell.epoch in self.stage_epochs)
         return sum(cell.units for cell in cells if cell.variant == variant)
 

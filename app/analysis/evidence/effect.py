@@ -1,8 +1,7 @@
-"""One treatment against the control on one metric: what the data say at any level of error. Pure.
+"""Evidence about one treatment against the control on one metric, at any level of error. Pure.
 
-Every kind of evidence answers the same questions, whatever its method; the readout asks nothing else. A
-level is the probability that an interval misses: corrections for many metrics choose the level, never the
-method.
+Every kind of evidence answers the same questions, whatever its method. A level is the probability that an
+interval misses: corrections for many metrics choose the level, never the method.
 """
 
 import math
@@ -34,7 +33,7 @@ _RATE_MIN: Final = 1e-12
 
 
 class Evidence(msgspec.Struct, frozen=True):
-    """What the readout asks of a comparison, treatment less control.
+    """Evidence of a comparison, treatment less control, as the readout uses it.
 
     An interval misses with probability `level`; with `each`, each of its bounds does, which is what two
     one-sided tests need.
@@ -47,7 +46,7 @@ class Evidence(msgspec.Struct, frozen=True):
 
     @property
     def guarantee(self) -> str:
-        """When the intervals hold."""
+        """Condition under which the intervals hold."""
         raise NotImplementedError
 
     @property
@@ -83,20 +82,22 @@ class Evidence(msgspec.Struct, frozen=True):
 
 
 def sides(*, each: bool) -> tuple[Alternative, Alternative]:
-    """What gives the lower bound, and what gives the upper one."""
+    """Return the alternatives that give the lower and the upper bound."""
     return ("greater", "less") if each else ("two-sided", "two-sided")
 
 
 def two_sided(level: float, *, each: bool) -> float:
-    """The two-sided level at which a symmetric method's bounds miss with `level`, together or each."""
+    """Return the two-sided level at which symmetric bounds miss with `level`, together or each."""
     return min(2 * level, 1 - 1e-9) if each else level
 
 
 def relative_of_bounds(control: Interval, treatment: Interval) -> Interval | None:
-    """All (t - c) / |c| with t and c within these bounds; None unless 0 is outside of those of the control.
+    """Return the interval of (t - c) / |c| for t and c within these bounds.
 
-    Worked by hand: 9 to 10 against 8 to 12: from 8 / 10 - 1 = -0.2 to 12 / 9 - 1 = 0.333. The same below 0
-    changes places: -9 to -10 against -8 to -12 is -0.333 to 0.2.
+    None unless 0 is outside of the bounds of the control.
+
+    Worked by hand: 9 to 10 against 8 to 12: from 8 / 10 - 1 = -0.2 to 12 / 9 - 1 = 0.333. Below 0 the bounds
+    change places: -9 to -10 against -8 to -12 is -0.333 to 0.2.
     """
     if control.upper < 0:
         mirrored = relative_of_bounds(
@@ -111,21 +112,21 @@ def relative_of_bounds(control: Interval, treatment: Interval) -> Interval | Non
 
 
 class Tuning(msgspec.Struct, frozen=True):
-    """Where sequences are tightest: `tuned_to` at the plan's `alpha`.
+    """The sample size at which sequences are tightest, `tuned_to`, at the plan's `alpha`.
 
-    At another level the *same* mixture is used (the same rho), so that the e-value reaches 1 / level exactly
-    where the interval at that level excludes 0.
+    Other levels use the *same* mixture (the same rho), so that the e-value reaches 1 / level exactly where
+    the interval at that level excludes 0.
     """
 
     tuned_to: float
     alpha: float
 
     def rho(self, alternative: Alternative) -> float:
-        """The mixture's parameter."""
+        """Return the mixture's parameter."""
         return mixture.tuned(self.tuned_to, alpha=self.alpha, alternative=alternative)
 
     def at(self, level: float, alternative: Alternative) -> float:
-        """What a sequence at this level has to be `tuned_to` for the mixture to be the same."""
+        """Return what a sequence at this level must be `tuned_to` for the same mixture."""
         return self.rho(alternative) / mixture.tuned(1.0, alpha=level, alternative=alternative)
 
 
@@ -145,7 +146,7 @@ class SequenceEvidence(Evidence, frozen=True):
 
     @property
     def standard_error(self) -> float | None:
-        """Of the difference, at one look."""
+        """Standard error of the difference at one look."""
         return math.sqrt(self.contrast.control_variance + self.contrast.treatment_variance)
 
     def interval(self, level: float, *, each: bool = False) -> Interval:
@@ -154,7 +155,7 @@ class SequenceEvidence(Evidence, frozen=True):
         return Interval(lower.lower, upper.upper)
 
     def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
-        """Interval of (treatment - control) / |control|."""
+        """Return the interval of (treatment - control) / |control|."""
         try:
             lower, upper = (self._sequence(level, side, relative=True) for side in sides(each=each))
         except InsufficientData:
@@ -167,20 +168,20 @@ class SequenceEvidence(Evidence, frozen=True):
 
     @property
     def e_value(self) -> EValue | None:
-        """It reaches 1 / level exactly where the interval excludes 0."""
+        """Evidence against no difference, by the mixture of the interval."""
         return self.contrast.evalue(rho=self.tuning.rho("two-sided"), alternative="two-sided")
 
 
 class BoundedEvidence(Evidence, frozen=True, dict=True):
-    """Exact sequences of both arms, for values known to lie within bounds, whatever allocated them.
+    """Exact sequences of both arms, for values that are known to lie within bounds, under any allocation.
 
-    The totals are those of (value - lower) / width. The time of each sequence is its arm's own count, so it
-    does not matter why the arm was chosen; that its mean does not drift does.
+    The totals are those of (value - lower) / width. The time of each sequence is its arm's own count, so the
+    reason for choosing the arm does not matter. The mean of an arm must not drift.
     """
 
     method: ClassVar[str] = "exact confidence sequences of bounded values, one per variant"
     guarantee: ClassVar[str] = (
-        f"{EVERY_LOOK}, also where a bandit allocates; a variant's mean is taken not to drift"
+        f"{EVERY_LOOK}, also where a bandit allocates; assumes that a variant's mean does not drift"
     )
 
     control: MeanTotals
@@ -191,7 +192,7 @@ class BoundedEvidence(Evidence, frozen=True, dict=True):
 
     @property
     def means(self) -> tuple[float, float]:
-        """The plain averages; under a bandit they are biased a little, the interval is not."""
+        """Plain averages; under a bandit they are slightly biased, and the interval is not."""
         return self.lower + self.width * self.control.mean, self.lower + self.width * self.treatment.mean
 
     def interval(self, level: float, *, each: bool = False) -> Interval:
@@ -204,22 +205,22 @@ class BoundedEvidence(Evidence, frozen=True, dict=True):
         return Interval(self.width * lower, self.width * upper)
 
     def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
-        """Interval of (treatment - control) / |control|; None if the mean of the control may be 0."""
+        """Return the interval of (treatment - control) / |control|; None if the control may be 0."""
         control, treatment = (self._both(arm, level, each=each) for arm in (self.control, self.treatment))
         return relative_of_bounds(control, treatment)
 
     def _both(self, arm: MeanTotals, level: float, *, each: bool) -> Interval:
-        """Lower and upper bound of one arm's mean, in the metric's unit."""
+        """Return the bounds of one arm's mean, in the metric's unit."""
         lower, upper = (self._arm(arm, level, side) for side in sides(each=each))
         return Interval(self.lower + self.width * lower.lower, self.lower + self.width * upper.upper)
 
     def _arm(self, arm: MeanTotals, level: float, side: Alternative) -> Interval:
-        """The sequence of one arm, at half the level: the other half is the other arm's."""
+        """Return the sequence of one arm at half the level; the other arm has the other half."""
         return _bounded(arm, level / 2, self.tuning.at(level / 2, side), side)
 
     @cached_property
     def e_value(self) -> EValue | None:
-        """Against every common mean: half the greater of both arms' evidence, where that is least."""
+        """Evidence against every common mean: half the greater of both arms' evidence, at its minimum."""
         weight = max(self.tuning.rho("two-sided") - 1, 0.5)
 
         def log_evidence(arm: MeanTotals, p: float) -> float:
@@ -231,7 +232,7 @@ class BoundedEvidence(Evidence, frozen=True, dict=True):
         c, t = (min(max(arm.mean, _RATE_MIN), 1 - _RATE_MIN) for arm in (self.control, self.treatment))
         if surplus(c) * surplus(t) < 0:
             p = float(optimize.brentq(surplus, min(c, t), max(c, t), xtol=1e-15))
-        else:  # One arm's evidence is the greater all the way between the means: it is least at its own.
+        else:  # One arm's evidence is greater everywhere between the means, and least at its own mean.
             p = t if surplus(c) > 0 else c
         least = max(log_evidence(self.treatment, p), log_evidence(self.control, p))
         return EValue(least - math.log(2))
@@ -239,7 +240,7 @@ class BoundedEvidence(Evidence, frozen=True, dict=True):
 
 @lru_cache(maxsize=4_096)
 def _bounded(arm: MeanTotals, alpha: float, tuned_to: float, side: Alternative) -> Interval:
-    """That of one arm: the same in every comparison that the arm is part of, and for every question."""
+    """Return the sequence of one arm, which all comparisons of the arm share."""
     return bounded.bounded_sequence(arm, alpha=alpha, tuned_to=tuned_to, alternative=side)
 
 
@@ -258,7 +259,7 @@ class AdaptiveEvidence(Evidence, frozen=True):
 
     @property
     def means(self) -> tuple[float, float]:
-        """Averages over all units of what the variant would have given, unbiased."""
+        """Unbiased averages, over all units, of the value under each variant."""
         control, treatment = (
             adaptive.adaptive_mean(arm, weights="uniform", first_guess=0.0).value
             for arm in (self.control, self.treatment)
@@ -271,7 +272,7 @@ class AdaptiveEvidence(Evidence, frozen=True):
 
     @property
     def standard_error(self) -> float | None:
-        """Of the difference, at one look."""
+        """Standard error of the difference at one look."""
         return self._difference.standard_error
 
     def interval(self, level: float, *, each: bool = False) -> Interval:
@@ -290,30 +291,30 @@ class AdaptiveEvidence(Evidence, frozen=True):
         return Interval(lower.lower, upper.upper)
 
     def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
-        """Interval of (treatment - control) / |control|, from one sequence per arm at half the level."""
+        """Return the relative interval, from one sequence per arm at half the level."""
         alpha = two_sided(level, each=each)
         control, treatment = (self._arm(arm, alpha / 2) for arm in (self.control, self.treatment))
         return relative_of_bounds(control, treatment)
 
     def _arm(self, arm: tuple[adaptive.ArmPeriod, ...], alpha: float) -> Interval:
-        """The sequence of one arm's mean."""
-        found = adaptive.adaptive_mean(arm, weights="uniform", first_guess=0.0)
+        """Return the sequence of one arm's mean."""
+        mean = adaptive.adaptive_mean(arm, weights="uniform", first_guess=0.0)
         n = sum(period.assigned for period in arm)
         tuned_to = self.tuning.at(alpha, "two-sided")
-        distance = sequences.radius(found.standard_error**2, n, alpha=alpha, tuned_to=tuned_to)
-        return sequences.around(found.value, float(distance), "two-sided")
+        distance = sequences.radius(mean.standard_error**2, n, alpha=alpha, tuned_to=tuned_to)
+        return sequences.around(mean.value, float(distance), "two-sided")
 
     @property
     def e_value(self) -> EValue | None:
-        """It reaches 1 / level exactly where the interval excludes 0."""
-        found = self._difference
+        """Evidence against no difference, by the mixture of the interval."""
+        difference = self._difference
         n = sum(period.assigned for period in self.control)
-        score = found.value / found.standard_error * math.sqrt(n)
+        score = difference.value / difference.standard_error * math.sqrt(n)
         return EValue(float(mixture.log_mixture(score, n, rho=self.tuning.rho("two-sided"))))
 
 
 class QuantileEvidence(Evidence, frozen=True):
-    """The difference of two quantiles: at one planned look, or (with a tuning) at every look."""
+    """The difference of two quantiles, at one planned look or, with a tuning, at every look."""
 
     control: QuantileSketch
     treatment: QuantileSketch
@@ -328,14 +329,14 @@ class QuantileEvidence(Evidence, frozen=True):
 
     @property
     def guarantee(self) -> str:
-        """When the intervals hold."""
+        """Condition under which the intervals hold."""
         if self.tuning is None:
             return AT_ONE_LOOK
-        return f"{EVERY_LOOK}; a variant's distribution is taken not to drift"
+        return f"{EVERY_LOOK}; assumes that a variant's distribution does not drift"
 
     @property
     def means(self) -> tuple[float, float]:
-        """Both quantiles."""
+        """Quantiles of (control, treatment)."""
         return quantile(self.control, self.q), quantile(self.treatment, self.q)
 
     def interval(self, level: float, *, each: bool = False) -> Interval:
@@ -352,7 +353,7 @@ class QuantileEvidence(Evidence, frozen=True):
         )
 
     def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
-        """Interval of (treatment - control) / |control|, from one interval per quantile at half the level."""
+        """Return the relative interval, from one interval per quantile at half the level."""
         alpha = two_sided(level, each=each)
         try:
             control, treatment = (self._arm(arm, alpha / 2) for arm in (self.control, self.treatment))
@@ -361,7 +362,7 @@ class QuantileEvidence(Evidence, frozen=True):
         return relative_of_bounds(control, treatment)
 
     def _arm(self, arm: QuantileSketch, alpha: float) -> Interval:
-        """The interval of one arm's quantile."""
+        """Return the interval of one arm's quantile."""
         if self.tuning is None:
             return quantile_interval(arm, self.q, alpha=alpha)
         tuned_to = self.tuning.at(alpha / 2, "greater")

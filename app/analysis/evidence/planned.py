@@ -32,12 +32,12 @@ class FixedEvidence(Evidence, frozen=True):
 
     @property
     def guarantee(self) -> str:
-        """When the intervals hold."""
+        """Condition under which the intervals hold."""
         return AT_ONE_LOOK
 
     @property
     def standard_error(self) -> float | None:
-        """Of the difference, at one look."""
+        """Standard error of the difference at one look."""
         return self.effect.standard_error
 
     def interval(self, level: float, *, each: bool = False) -> Interval:
@@ -45,17 +45,17 @@ class FixedEvidence(Evidence, frozen=True):
         return self.effect.interval(alpha=two_sided(level, each=each))
 
     def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
-        """Fieller's."""
+        """Return Fieller's interval."""
         return _fieller(self.arms, two_sided(level, each=each))
 
     @property
     def p_value(self) -> float | None:
-        """Two-sided."""
+        """Two-sided p-value."""
         return self.effect.test().p_value
 
 
 class ScoreEvidence(Evidence, frozen=True):
-    """The score test of two proportions in one epoch, right for few successes too."""
+    """The score test of two proportions in one epoch, valid for few successes too."""
 
     method: ClassVar[str] = "score test of two proportions"
     guarantee: ClassVar[str] = AT_ONE_LOOK
@@ -66,12 +66,12 @@ class ScoreEvidence(Evidence, frozen=True):
 
     @property
     def means(self) -> tuple[float, float]:
-        """Both proportions."""
+        """Proportions of (control, treatment)."""
         return self.control.mean, self.treatment.mean
 
     @property
     def standard_error(self) -> float | None:
-        """Of the difference, at one look."""
+        """Standard error of the difference at one look."""
         variances = [arm.mean * (1 - arm.mean) / arm.n for arm in (self.control, self.treatment)]
         return math.sqrt(sum(variances))
 
@@ -80,7 +80,7 @@ class ScoreEvidence(Evidence, frozen=True):
         return score_interval(self.treatment, self.control, alpha=two_sided(level, each=each))
 
     def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
-        """Koopman's."""
+        """Return Koopman's interval; None without a success in the control."""
         try:
             return risk_ratio_interval(self.treatment, self.control, alpha=two_sided(level, each=each))
         except InsufficientData:
@@ -88,7 +88,7 @@ class ScoreEvidence(Evidence, frozen=True):
 
     @property
     def p_value(self) -> float | None:
-        """Two-sided; None where no unit succeeded, or all did: the interval still has an answer."""
+        """Two-sided p-value; None if no unit or every unit succeeded. The interval exists all the same."""
         try:
             return score_test(self.treatment, self.control).p_value
         except InsufficientData:
@@ -109,7 +109,7 @@ class GroupSequentialEvidence(FixedEvidence, frozen=True, kw_only=True):
 
     @property
     def guarantee(self) -> str:
-        """When the intervals hold."""
+        """Condition under which the intervals hold."""
         return f"valid at the {self.looks} planned looks together, once at each"
 
     def _boundary(self, level: float, *, each: bool) -> float:
@@ -133,7 +133,7 @@ class GroupSequentialEvidence(FixedEvidence, frozen=True, kw_only=True):
 
 @lru_cache(maxsize=1_024)
 def _boundary_of(plan: GroupSequentialPlan, fractions: tuple[float, ...]) -> float:
-    """That of the last look: the same for all metrics and segments of an experiment."""
+    """Return the boundary of the last look, which all metrics and segments of an experiment share."""
     return plan.boundaries(fractions)[-1]
 
 

@@ -71,7 +71,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a treatment is worse than the control on a metric, in the data of these epochs.
+    """The question whether a treatment is worse than the control on a metric in these epochs.
 
     `worse_level` and `within_level` are the probabilities of ever making either proof wrongly. `pooled` are
     epochs with the same shares: methods that cannot be stratified use these only, because shares that move

@@ -49,9 +49,9 @@ def _wald(question: Question, pairs: Pairs) -> Answer:
     if isinstance(question.metric.measure, Proportion) and not question.margin.relative:
         method = "SPRT on the profile likelihood of two proportions, stratified by epoch"
         effect = question.sign * question.margin.size
-        found = [(counts_of(control), counts_of(treatment)) for control, treatment in pairs]
+        counts = [(counts_of(control), counts_of(treatment)) for control, treatment in pairs]
         ratio = math.fsum(
-            float(profile_log_ratio(c.n, c.successes, t.n, t.successes, effect=effect)) for c, t in found
+            float(profile_log_ratio(c.n, c.successes, t.n, t.successes, effect=effect)) for c, t in counts
         )
         harm, safety = ratio, ratio
     else:
