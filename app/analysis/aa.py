@@ -1,7 +1,8 @@
 """A/A on an experiment's own data: random halves of its control, analyzed by its own plan. Pure.
 
-Nothing differs between the halves, so every decision of the rule is false. Only the split is drawn again.
-Units keep the order of their arrival and their values, so drift and heavy tails are those of the data.
+Nothing differs between the halves, so every decision of the rule is false. Only the split is drawn
+again. Units keep the order of their arrival and their values, so drift and heavy tails are those of
+the data.
 """
 
 import math
@@ -69,8 +70,9 @@ class AaRate(msgspec.Struct, frozen=True, kw_only=True):
 class MetricAa(msgspec.Struct, frozen=True, kw_only=True):
     """One metric, of the `units` with a value. A decision is better or harm; of a guardrail, harm.
 
-    `noise_floor` is the difference between the halves that chance exceeds at one look at the rate `allowed`,
-    `relative_noise_floor` its share of the mean. Both are null for quantiles and without any spread.
+    `noise_floor` is the difference between the halves that chance exceeds at one look at the rate
+    `allowed`, `relative_noise_floor` its share of the mean. Both are null for quantiles and without
+    any spread.
     """
 
     metric: str

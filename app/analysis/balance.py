@@ -1,7 +1,7 @@
 """The check of covariates: they must have the same mean in all variants. Pure.
 
-A covariate is known before the exposure, so no variant can change it. If one differs all the same, effects
-are not adjusted for any of them, because adjusting would remove a part of the effect.
+A covariate is known before the exposure, so no variant can change it. If one differs all the same,
+effects are not adjusted for any of them, because adjusting would remove a part of the effect.
 """
 
 from collections.abc import Sequence
@@ -30,8 +30,8 @@ def adjustable(plan: AnalysisPlan, observed: Observed) -> bool:
 def balance_findings(plan: AnalysisPlan, observed: Observed) -> tuple[Finding, ...]:
     """Return a finding per covariate that differs, else one for all; none without covariates.
 
-    There is no check if allocation reacts to outcomes: then shares move within an epoch, and the means of
-    covariates with them.
+    There is no check if allocation reacts to outcomes: then shares move within an epoch, and the
+    means of covariates with them.
     """
     fixed = isinstance(plan.estimator, FixedHorizon)
     key = "balance", fixed

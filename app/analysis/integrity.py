@@ -29,9 +29,10 @@ CROSSOVER_SHARE_MAX: Final = 0.01
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """One check. *broken*: only harm may be decided. *unknown*: the check was not possible.
 
-    `variant` is empty if the finding is about all variants. `size` is the greatest relative deviation of
-    `sample_ratio`, the assignments of `zero_weight`, the share of units of `crossovers`. It is the difference
-    of `covariate_balance` in standard deviations, the seconds of `stale_totals` and the effect of `aa`.
+    `variant` is empty if the finding is about all variants. `size` is the greatest relative
+    deviation of `sample_ratio`, the assignments of `zero_weight`, the share of units of
+    `crossovers`. It is the difference of `covariate_balance` in standard deviations, the seconds of
+    `stale_totals` and the effect of `aa`.
     """
 
     kind: Kind

@@ -16,8 +16,8 @@ from stats.totals import JointTotals
 class Cell(msgspec.Struct, frozen=True, omit_defaults=True):
     """The totals of one variant in one epoch (and segment): its `units`, and each metric's totals.
 
-    A metric with fewer units has no value for the others: missing, never zero. `covariates` are the totals
-    of the covariates alone, of all units with known ones; None without covariates.
+    A metric with fewer units has no value for the others: missing, never zero. `covariates` are the
+    totals of the covariates alone, of all units with known ones; None without covariates.
     """
 
     epoch: int

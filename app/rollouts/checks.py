@@ -25,8 +25,8 @@ from app.rollouts.model import (
 def resolve(request: RolloutPlanRequest, definition: Definition) -> RolloutPlan:
     """Return the full plan. Names of guardrails are metrics of the experiment first, then presets.
 
-    Secondary metrics are those of the experiment. Raises InvalidInput with one error per field that does
-    not fit.
+    Secondary metrics are those of the experiment. Raises InvalidInput with one error per field that
+    does not fit.
     """
     metrics = {metric.key: metric for metric in definition.metrics}
     errors: list[FieldError] = []

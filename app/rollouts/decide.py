@@ -13,8 +13,8 @@ The first rule that applies decides:
 7. Otherwise the rollout advances or completes.
 
 So only harm, a limit, a deadline of the plan or a person rolls a canary back, never an integrity
-failure. Nothing protects a canary whose harm is proven: no pause, no broken integrity and no missing
-data of another guardrail.
+failure. Nothing protects a canary whose harm is proven: no pause, no broken integrity and no
+missing data of another guardrail.
 """
 
 from collections.abc import Callable
@@ -88,8 +88,8 @@ def decide(plan: RolloutPlan, state: State, reading: Reading, now: datetime) -> 
     """Return the decision of this look, from the data since the start; `now` is the time in UTC.
 
     Worked by hand: after an hour in the first of the default stages, with every guardrail safe, the
-    rollout holds, because the stage lasts 24 hours. If latency is harmed instead, it rolls back, after
-    an hour or after a second.
+    rollout holds, because the stage lasts 24 hours. If latency is harmed instead, it rolls back,
+    after an hour or after a second.
     """
     match state:
         case Draft():
@@ -231,11 +231,12 @@ _RULES: Final[tuple[Callable[[_Look], Decision | None], ...]] = (
 def held(plan: RolloutPlan, state: State) -> dict[str, float]:
     """Return the share of every canary of the plan, which the experiment must hold for the rollout.
 
-    Canaries have equal parts of the share of their stage. The part of a canary that is rolled back goes
-    to the other variants, not to the other canaries. At the end the remaining canaries share the whole.
+    Canaries have equal parts of the share of their stage. The part of a canary that is rolled back
+    goes to the other variants, not to the other canaries. At the end the remaining canaries share
+    the whole.
 
-    Worked by hand: two canaries at 5 % have 2.5 % each. When one is rolled back, it has 0 and the other
-    keeps 2.5 %.
+    Worked by hand: two canaries at 5 % have 2.5 % each. When one is rolled back, it has 0 and the
+    other keeps 2.5 %.
     """
     none = dict.fromkeys(plan.canaries, 0.0)
     match state:

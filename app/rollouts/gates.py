@@ -27,8 +27,8 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
 def gate(rollout: Rollout, share: float = 1.0) -> Gate:
     """Return whether a rollout may go on to this share. A completed rollout may go on to any share.
 
-    Worked by hand: in the third of the default stages, at 25 %, it may proceed to 0.25, and not yet to
-    0.5 or 1.
+    Worked by hand: in the third of the default stages, at 25 %, it may proceed to 0.25, and not yet
+    to 0.5 or 1.
     """
     state = rollout.state
     stage = _stage(rollout)
@@ -48,8 +48,8 @@ def gate(rollout: Rollout, share: float = 1.0) -> Gate:
 def status_of(rollout: Rollout) -> RolloutStatus:
     """Return the rollout as the status of its experiment shows it.
 
-    Worked by hand: two canaries in the second of the default stages hold 0.05 together. After a rollback
-    they hold 0.
+    Worked by hand: two canaries in the second of the default stages hold 0.05 together. After a
+    rollback they hold 0.
     """
     return RolloutStatus(
         id=rollout.id,

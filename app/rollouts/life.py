@@ -107,11 +107,11 @@ def step_of(rollout: Rollout, action: str, reason: str) -> Step:
 def check_repeats(plan: RolloutPlan, reason: str, ended: Sequence[Rollout], harmed: int | None) -> None:
     """Refuse a repeated request, which would undo the end of the rollout before.
 
-    `ended` are the newest ended rollouts of its canaries, the newest end first. `harmed` is the id of
-    the newest one that proved harm. Canaries that were promoted would return to the first stage.
-    Canaries that did harm would get traffic again when a job repeats its request. An intended request
-    names the newest of these rollouts in `after`. Its own repetition is refused, because there is a
-    newer rollout by then.
+    `ended` are the newest ended rollouts of its canaries, the newest end first. `harmed` is the id
+    of the newest one that proved harm. Canaries that were promoted would return to the first stage.
+    Canaries that did harm would get traffic again when a job repeats its request. An intended
+    request names the newest of these rollouts in `after`. Its own repetition is refused, because
+    there is a newer rollout by then.
 
     Raises Conflict.
     """
@@ -161,10 +161,10 @@ def _as_requested(plan: RolloutPlan, other: RolloutPlan) -> RolloutPlan:
 def shares_held(experiment: Experiment, plan: RolloutPlan, state: State) -> dict[str, float]:
     """Return the shares that the experiment must hold for its rollout.
 
-    If there are variants other than control and canaries, the control is held too while something is
-    measured. Under a policy that learns it has the planner's size: otherwise its share would follow the
-    rewards and not be constant. Under a fixed policy that would give it less than a canary, it has the
-    share of a canary.
+    If there are variants other than control and canaries, the control is held too while something
+    is measured. Under a policy that learns it has the planner's size: otherwise its share would
+    follow the rewards and not be constant. Under a fixed policy that would give it less than a
+    canary, it has the share of a canary.
     """
     shares = held(plan, state)
     control = control_of(experiment)

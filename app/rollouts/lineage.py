@@ -1,7 +1,7 @@
 """The versions of an experiment: which one was the standard when, and who decided it. Pure.
 
-Variants are versions. The lineage is not stored: it follows from the experiment's state and from the
-decisions of its rollouts, which never change.
+Variants are versions. The lineage is not stored: it follows from the experiment's state and from
+the decisions of its rollouts, which never change.
 """
 
 from collections.abc import Sequence
@@ -35,8 +35,8 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 class Promotion(msgspec.Struct, frozen=True, kw_only=True):
     """A change of the standard: since `at`, `versions` have replaced `before`.
 
-    `by` is null if Wald decided by itself, or if no person was recorded. `rollout` and `decision` name
-    the evidence; its receipt is `GET /rollouts/{rollout}/decisions/{decision}`.
+    `by` is null if Wald decided by itself, or if no person was recorded. `rollout` and `decision`
+    name the evidence; its receipt is `GET /rollouts/{rollout}/decisions/{decision}`.
     """
 
     event: Literal["started", "completed", "stopped"]

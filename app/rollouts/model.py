@@ -1,7 +1,8 @@
 """The types of a rollout: its plan, its states, readings and decisions. Pure.
 
-*Harm*: the canary is proven worse than the concurrent control. *Safe*: it is proven to be worse by less than
-the margin of the guardrail, or not worse at all. Both proofs hold at every look (see `verdicts`).
+*Harm*: the canary is proven worse than the concurrent control. *Safe*: it is proven to be worse by
+less than the margin of the guardrail, or not worse at all. Both proofs hold at every look (see
+`verdicts`).
 """
 
 from datetime import datetime
@@ -36,9 +37,9 @@ HOUR_S: Final = 3_600.0
 class Guardrail(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A metric that must not get worse by more than its margin, and its test.
 
-    `sequence`: evidence against "no worse" and against "worse by the margin or more", strong over a range
-    of effects. `sprt`: Wald's test of "no worse" against "worse by exactly the margin", for proportions
-    and means; it is the fastest test if the effect is the margin.
+    `sequence`: evidence against "no worse" and against "worse by the margin or more", strong over a
+    range of effects. `sprt`: Wald's test of "no worse" against "worse by exactly the margin", for
+    proportions and means; it is the fastest test if the effect is the margin.
 
     Raises ValueError unless the metric is a guardrail, or if an `sprt` has another kind of metric.
     """
@@ -126,8 +127,9 @@ class Primary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A share of the traffic for all canaries together, and the conditions for going on.
 
-    The stage lasts at least `duration_s` and `units_min` units of each canary. After `duration_max_s`
-    without an answer, `then` applies. With `approval` a person must agree before the next stage.
+    The stage lasts at least `duration_s` and `units_min` units of each canary. After
+    `duration_max_s` without an answer, `then` applies. With `approval` a person must agree before
+    the next stage.
 
     Raises ValueError if `duration_max_s` is below `duration_s`.
     """
@@ -287,11 +289,11 @@ class GuardrailReading(msgspec.Struct, frozen=True, kw_only=True):
     """One guardrail and canary at one look.
 
     `harm` is the strongest proof over all starts, `safe` that of the stage's own data. Estimates,
-    `effect` and `interval` are of the data of `harm` if there is one, else of the stage's own data. The
-    effect is canary less control, or relative to the control if `relative`. Each bound of the interval
-    misses with the level of its proof. `missing`: units came, but their values are not known in time.
-    `units_left` of the canary and `seconds_left` at the pace of the stage are expected until an answer;
-    null if unknown.
+    `effect` and `interval` are of the data of `harm` if there is one, else of the stage's own data.
+    The effect is canary less control, or relative to the control if `relative`. Each bound of the
+    interval misses with the level of its proof. `missing`: units came, but their values are not
+    known in time. `units_left` of the canary and `seconds_left` at the pace of the stage are
+    expected until an answer; null if unknown.
     """
 
     metric: str
@@ -341,8 +343,8 @@ class PrimaryReading(msgspec.Struct, frozen=True, kw_only=True):
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """All readings of one look, on which a decision rests.
 
-    `stage_units` are the units of each canary in the stage. `data_age_s` is the lag of the
-    totals; null if it is unknown.
+    `stage_units` are the units of each canary in the stage. `data_age_s` is the lag of the totals;
+    null if it is unknown.
     """
 
     guardrails: tuple[GuardrailReading, ...]

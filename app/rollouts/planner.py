@@ -1,7 +1,8 @@
 """Units and time per stage before a rollout, and the size of the control. Pure.
 
-The planner asks the rule that decides later. It generates the totals of a canary that is like the control
-but has bad luck, with the small probability `STUCK`, and finds the fewest units at which it is safe.
+The planner asks the rule that decides later. It generates the totals of a canary that is like the
+control but has bad luck, with the small probability `STUCK`, and finds the fewest units at which it
+is safe.
 """
 
 import math
@@ -42,8 +43,8 @@ class StageNeed(msgspec.Struct, frozen=True, kw_only=True):
     """The needs of one measured stage.
 
     It needs `canary_units` of each canary, so `units` of all traffic. They take `days` at the given
-    traffic, and at least the minimum duration of the stage. All three are None if no number of units is
-    enough. `slowest` is the guardrail that takes longest.
+    traffic, and at least the minimum duration of the stage. All three are None if no number of
+    units is enough. `slowest` is the guardrail that takes longest.
     """
 
     share: float

@@ -1,10 +1,10 @@
 """The receipt of a decision: its inputs, its reading and the decision. Pure.
 
-A receipt is JSON, and everything in it but the examples follows from its inputs. `recompute` reproduces it
-bit for bit, because JSON holds every number to its last digit and no clock or chance is used. Another
-release may compute other last digits from the same inputs; `wald` names the release that wrote a receipt.
-If the tests of harm and safety change, `RULES` gets another number. A receipt of other rules can be read,
-but is not recomputed.
+A receipt is JSON, and everything in it but the examples follows from its inputs. `recompute`
+reproduces it bit for bit, because JSON holds every number to its last digit and no clock or chance
+is used. Another release may compute other last digits from the same inputs; `wald` names the
+release that wrote a receipt. If the tests of harm and safety change, `RULES` gets another number. A
+receipt of other rules can be read, but is not recomputed.
 """
 
 from collections import Counter
@@ -33,8 +33,8 @@ from app.rollouts.verdicts import read
 RULES: Final = 3
 """The version of the tests that `verdicts` makes.
 
-1: without tests that stand in where the sharpest is undefined or slow. 2: a ratio that all units share may
-have a spread, from rounding.
+1: without tests that stand in where the sharpest is undefined or slow. 2: a ratio that all units
+share may have a spread, from rounding.
 """
 
 
@@ -160,8 +160,8 @@ def is_current(stored: Receipt) -> bool:
 def differences(stored: Receipt) -> tuple[str, ...]:
     """Return which of `reading` and `decision` the inputs do not reproduce bit for bit.
 
-    It compares the JSON of both sides, so a receipt may also come from a file or a database. The result is
-    empty for a receipt that is not current.
+    It compares the JSON of both sides, so a receipt may also come from a file or a database. The
+    result is empty for a receipt that is not current.
     """
     if not is_current(stored):
         return ()

@@ -25,7 +25,8 @@ AskedShare = Annotated[float, Parameter(gt=0, le=1)]
 class ActRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The reason, required to skip a stage, to roll back and to start again after proven harm.
 
-    `stage` is the stage that the action is for, as in the state: a repeated call does not change the next.
+    `stage` is the stage that the action is for, as in the state: a repeated call does not change
+    the next.
     """
 
     reason: Reason = ""
@@ -63,8 +64,8 @@ async def begin_rollout(
 ) -> Rollout:
     """Begin a rollout with its first stage, or plan a draft with `"start": false`.
 
-    409 if another rollout of the experiment has not ended. 409 if the canaries were promoted, or rolled
-    back for harm after the same request, unless `after` names the rollout that ended last.
+    409 if another rollout of the experiment has not ended. 409 if the canaries were promoted, or
+    rolled back for harm after the same request, unless `after` names the rollout that ended last.
     """
     return await rollout_service.begin(data, _caller(request))
 

@@ -182,10 +182,10 @@ class RolloutService:
     ) -> Rollout:
         """Start a draft, pause, resume, approve, advance (skip a stage) or roll back, for a person.
 
-        Raises NotFound; Conflict if the rollout has ended, the action does nothing, or the rollout is not
-        in `stage`. A start also raises it if `begin` would, if another rollout of the experiment has not
-        ended, or if the experiment does not run. Raises InvalidInput if a reason is missing: to skip, to
-        roll back, or to start with a canary whose harm was proven before.
+        Raises NotFound; Conflict if the rollout has ended, the action does nothing, or the rollout
+        is not in `stage`. A start also raises it if `begin` would, if another rollout of the
+        experiment has not ended, or if the experiment does not run. Raises InvalidInput if a reason
+        is missing: to skip, to roll back, or to start with a canary whose harm was proven before.
         """
         check_storable(reason, "reason")
         if action in {"advance", "rollback"}:

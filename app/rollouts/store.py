@@ -177,9 +177,9 @@ class RolloutStore:
     async def locked(self, rollout_id: int, *, wait: bool) -> AsyncIterator[Locked | None]:
         """Open a transaction that may decide. None without `wait`: another worker holds the lock.
 
-        There is one decision at a time, whichever worker makes it. A worker that stops in the middle loses
-        the lock with its session, and has written nothing. PostgreSQL ends the session of a worker that
-        is only paused after eight seconds. Raises NotFound.
+        There is one decision at a time, whichever worker makes it. A worker that stops in the
+        middle loses the lock with its session, and has written nothing. PostgreSQL ends the session
+        of a worker that is only paused after eight seconds. Raises NotFound.
         """
         _check_possible(rollout_id)
         async with self._engine.begin() as connection:

@@ -10,8 +10,8 @@ Two proofs run in parallel, each valid at all looks together (Ville's inequality
 * *safe*, against "worse by the margin or more", at `beta`, from the data of the stage alone. A canary that
   breaks a margin passes a stage only if *all* guardrails miss it, so beta needs no correction.
 
-`analysis.harm.verdict` defines the verdict of both proofs. A canary that is worse by less than the margin
-may get either.
+`analysis.harm.verdict` defines the verdict of both proofs. A canary that is worse by less than the
+margin may get either.
 """
 
 from collections.abc import Iterable, Sequence
@@ -77,9 +77,10 @@ def read(
 ) -> Reading:
     """Return the readings of every guardrail, limit and the primary metric.
 
-    `observed` holds only the epochs since the rollout began. Each is a period of constant shares, and
-    evidence of harm may start at any of them. `findings` are those of integrity. Everything acknowledged
-    before `as_of` is in the totals; None if that is unknown, which counts as missing data.
+    `observed` holds only the epochs since the rollout began. Each is a period of constant shares,
+    and evidence of harm may start at any of them. `findings` are those of integrity. Everything
+    acknowledged before `as_of` is in the totals; None if that is unknown, which counts as missing
+    data.
     """
     running = state.running
     look = _Look(plan, running, observed, (now - running.entered_at).total_seconds())
@@ -115,8 +116,8 @@ class _Look(msgspec.Struct, frozen=True):
     def constant_epochs(self) -> tuple[int, ...]:
         """Epochs of the stage in which the control had its present share.
 
-        Its share grew when another canary was rolled back; the last units of that one came in the epoch
-        before.
+        Its share grew when another canary was rolled back; the last units of that one came in the
+        epoch before.
         """
         rolled_back = set(self.plan.canaries) - set(self.running.canaries)
         last = max((cell.epoch for cell in self.observed.cells if cell.variant in rolled_back), default=0)
@@ -150,9 +151,9 @@ class _Look(msgspec.Struct, frozen=True):
     def answer(self, guardrail: Guardrail, canary: str, position: int) -> Answer | str:
         """Return what the data since this start prove, or the reason why there is no answer.
 
-        What cannot be stratified is compared in the newest epochs with constant shares. That also decides
-        whether harm that began earlier is harmless now. Only a quantile has no other evidence of harm: from a
-        start before these epochs it uses its own epoch alone.
+        What cannot be stratified is compared in the newest epochs with constant shares. That also
+        decides whether harm that began earlier is harmless now. Only a quantile has no other
+        evidence of harm: from a start before these epochs it uses its own epoch alone.
         """
         epochs = self.observed.epochs[position - 1 :]
         pooled = tuple(epoch for epoch in epochs if epoch in self.constant_epochs)

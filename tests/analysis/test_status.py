@@ -45,7 +45,7 @@ async def test_before_the_first_reward_nothing_is_claimed(client, experiment):
     assert datetime.fromisoformat(body.pop("updated_at")) <= datetime.now(UTC)
     assert datetime.fromisoformat(body.pop("read_at")) <= datetime.now(UTC)
     assert body.pop("analysis")["recommendation"]["action"] == "wait"
-    assert body.pop("assumptions") == ["the mean reward of a variant is taken not to drift over time"]
+    assert body.pop("assumptions") == ["the mean reward of a variant does not drift over time"]
     unknown = {"assignments": 0, "rewards": 0, "pending": 0, "censored": 0, "mean": None, "interval": None}
     even = {"probability_best": 0.5, "expected_loss": pytest.approx(1 / 6), "allocation": 0.5}
     assert body == {
@@ -140,7 +140,7 @@ async def test_the_lag_is_told_and_unknown_without_valkey(client, lag, experimen
     lag.answer = Unavailable("Valkey does not answer: gone")
     body = await status(client)
     assert body["lag_events"] is None
-    assert body["warnings"] == ["lag_events is not known: Valkey does not answer: gone"]
+    assert body["warnings"] == ["lag_events is unknown: Valkey does not answer: gone"]
 
 
 async def test_totals_are_as_old_as_the_slowest_shard(client, engine, experiment):

@@ -72,7 +72,8 @@ def compare(
 ) -> Comparison:
     """Return the evidence about the treatment against the control, or against another variant.
 
-    Raises InsufficientData with the reason if no method that is valid for the data has enough of them.
+    Raises InsufficientData with the reason if no method that is valid for the data has enough of
+    them.
     """
     base = control or observed.control
     if isinstance(metric.measure, QuantileOf):

@@ -1,7 +1,7 @@
 """Evidence about one treatment against the control on one metric, at any level of error. Pure.
 
-Every kind of evidence answers the same questions, whatever its method. A level is the probability that an
-interval misses: corrections for many metrics choose the level, never the method.
+Every kind of evidence answers the same questions, whatever its method. A level is the probability
+that an interval misses: corrections for many metrics choose the level, never the method.
 """
 
 import math
@@ -35,8 +35,8 @@ _RATE_MIN: Final = 1e-12
 class Evidence(msgspec.Struct, frozen=True):
     """Evidence of a comparison, treatment less control, as the readout uses it.
 
-    An interval misses with probability `level`; with `each`, each of its bounds does, which is what two
-    one-sided tests need.
+    An interval misses with probability `level`; with `each`, each of its bounds does, which is what
+    two one-sided tests need.
     """
 
     @property
@@ -96,8 +96,8 @@ def relative_of_bounds(control: Interval, treatment: Interval) -> Interval | Non
 
     None unless 0 is outside of the bounds of the control.
 
-    Worked by hand: 9 to 10 against 8 to 12: from 8 / 10 - 1 = -0.2 to 12 / 9 - 1 = 0.333. Below 0 the bounds
-    change places: -9 to -10 against -8 to -12 is -0.333 to 0.2.
+    Worked by hand: 9 to 10 against 8 to 12: from 8 / 10 - 1 = -0.2 to 12 / 9 - 1 = 0.333. Below 0
+    the bounds change places: -9 to -10 against -8 to -12 is -0.333 to 0.2.
     """
     if control.upper < 0:
         mirrored = relative_of_bounds(
@@ -114,8 +114,8 @@ def relative_of_bounds(control: Interval, treatment: Interval) -> Interval | Non
 class Tuning(msgspec.Struct, frozen=True):
     """The sample size at which sequences are tightest, `tuned_to`, at the plan's `alpha`.
 
-    Other levels use the *same* mixture (the same rho), so that the e-value reaches 1 / level exactly where
-    the interval at that level excludes 0.
+    Other levels use the *same* mixture (the same rho), so that the e-value reaches 1 / level
+    exactly where the interval at that level excludes 0.
     """
 
     tuned_to: float

@@ -1,6 +1,7 @@
 """Harm and safety of a mean, a ratio or a proportion, from one-sided sequences of means. Pure.
 
-Other tests of the same harm stand next to the sequences, and decide where these cannot, or are slow.
+Other tests of the same harm stand next to the sequences, and decide where these cannot, or are
+slow.
 """
 
 import math
@@ -150,8 +151,8 @@ def _has_burned_in(pairs: MeanPairs) -> bool:
 def _with_one_rate(pairs: MeanPairs) -> MeanPairs:
     """Return proportions whose spread in the treatment is that of its rate over all epochs.
 
-    By concavity that is at least the spread within epochs. Then one more bad outcome never raises the
-    variance by more than it raises the effect.
+    By concavity that is at least the spread within epochs. Then one more bad outcome never raises
+    the variance by more than it raises the effect.
     """
     n = sum(treatment.n for _, treatment in pairs)
     rate = math.fsum(treatment.n * treatment.mean for _, treatment in pairs) / n
@@ -164,9 +165,9 @@ def _with_one_rate(pairs: MeanPairs) -> MeanPairs:
 def harm_rho(question: Question) -> float:
     """Return the mixture of the proof of harm, which is strongest where harm should be found.
 
-    It uses half the units that detect a worsening by the margin. That is a worsening by 1.4 margins: what
-    breaks a guardrail rarely breaks it by exactly its margin, and at exactly the margin this costs nothing
-    (simulated).
+    It uses half the units that detect a worsening by the margin. That is a worsening by 1.4
+    margins: what breaks a guardrail rarely breaks it by exactly its margin, and at exactly the
+    margin this costs nothing (simulated).
     """
     return _rho(question, question.worse_level, part=0.5)
 
@@ -192,9 +193,10 @@ def _rho(question: Question, level: float, *, part: float) -> float:
 def _harm_tests(question: Question, contrasts: Contrasts, *, taken: int) -> list[HarmTest]:
     """Return the tests by sequences of means. `taken` other tests have a part of the level each.
 
-    A rise is tested on a log scale if the margin is relative, a fall always by the difference. The head of
-    `stats.one_sided` says on which scale evidence grows with every further harm. A rise that has no logarithm
-    is tested by the difference, with a part of the level that is always reserved for it.
+    A rise is tested on a log scale if the margin is relative, a fall always by the difference. The
+    head of `stats.one_sided` says on which scale evidence grows with every further harm. A rise
+    that has no logarithm is tested by the difference, with a part of the level that is always
+    reserved for it.
     """
     part = 1 - STAND_IN * taken
     tests = [(contrasts.absolute, part, "the metric's scale")]

@@ -18,8 +18,8 @@ Side = Literal["lower", "upper"]
 def quantiles(question: Question, observed: Observed) -> Answer:
     """Return the answer from one bound per variant and side; each misses with half the level.
 
-    Harm needs one bound of each variant only, so it is found while the other bounds are still infinite. It
-    needs no division, so it is found next to a control at 0.
+    Harm needs one bound of each variant only, so it is found while the other bounds are still
+    infinite. It needs no division, so it is found next to a control at 0.
     """
     assert isinstance(question.metric.measure, QuantileOf)
     q = question.metric.measure.q

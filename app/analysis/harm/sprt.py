@@ -72,8 +72,8 @@ def _wald(question: Question, pairs: Pairs) -> Answer:
 def _log_ratios(question: Question, contrasts: Contrasts) -> tuple[float, float]:
     """Return the log likelihood ratios for harm and for safety.
 
-    A relative fall is tested for harm by the difference, as in `means`. Raises InsufficientData if a relative
-    margin has no positive means.
+    A relative fall is tested for harm by the difference, as in `means`. Raises InsufficientData if
+    a relative margin has no positive means.
     """
     main = contrasts.log if question.margin.relative else contrasts.absolute
     if main is None:

@@ -214,10 +214,11 @@ def _levels(plan: AnalysisPlan, metrics: Sequence[Metric], compared: Compared) -
 def verdict(metric: Metric, interval: Interval | None, relative: Interval | None) -> ReadoutVerdict:
     """Return what the interval proves, turned so that more is better (see `harm.verdict`).
 
-    *better*: all of it above 0. *within the margin*: all of it above -margin. *worse*: all of it below 0.
+    *better*: all of it above 0. *within the margin*: all of it above -margin. *worse*: all of it
+    below 0.
 
-    Worked by hand: a latency (lower is better) with margin 0.1 and [0.01, 0.05] turns into [-0.05, -0.01]:
-    safe.
+    Worked by hand: a latency (lower is better) with margin 0.1 and [0.01, 0.05] turns into [-0.05,
+    -0.01]: safe.
     """
     if interval is None:
         return "not_enough_data"
@@ -243,12 +244,14 @@ def _metric_readout(
     level: float,
 ) -> MetricReadout:
     known = [
-        (one, EVERY_LOOK) if isinstance(one, Answer) else (one.evidence, one.evidence.guarantee)
-        for one in compared.values()
-        if not isinstance(one, Unanswered)
+        (result, EVERY_LOOK) if isinstance(result, Answer) else (result.evidence, result.evidence.guarantee)
+        for result in compared.values()
+        if not isinstance(result, Unanswered)
     ]
-    means = [one.means for one, _ in known] + [
-        one.means for one in compared.values() if isinstance(one, Unanswered) and one.means is not None
+    means = [result.means for result, _ in known] + [
+        result.means
+        for result in compared.values()
+        if isinstance(result, Unanswered) and result.means is not None
     ]
     variants = []
     for arm in observed.variants:
