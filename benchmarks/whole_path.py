@@ -20,17 +20,9 @@ from app.analysis.readout.model import EpochTotals, Stored, UnitCell, measured_o
 from app.analysis.readout.record import Readout
 from app.assignment import bucketing
 from app.experiments.metrics import Metric, Proportion
-from app.experiments.model import (
-    Definition,
-    Experiment,
-    FixedPolicy,
-    Policy,
-    Reward,
-    Running,
-    ThompsonPolicy,
-    Variant,
-)
+from app.experiments.model import Definition, Experiment, Reward, Running, Variant
 from app.experiments.plan import AnalysisPlan, FixedHorizon
+from app.experiments.policies import FixedPolicy, Policy, ThompsonPolicy
 from app.ledger.rewards.model import ASSIGNMENT, GIVEN, NONE, Given, Rule, differences, resolve
 from app.ledger.units.measures import cells, measures_of
 from app.ledger.units.model import Heads, measure, totals_by_minute

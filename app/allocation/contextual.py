@@ -15,20 +15,12 @@ import numpy as np
 from app.allocation.forgetting import Learned
 from app.assignment import bucketing
 from app.assignment.snapshot import PublishedContextual, PublishedSegments
-from app.experiments.model import (
-    ContextualPolicy,
-    LinearPolicy,
-    LinUcbPolicy,
-    LogisticTsPolicy,
-    SegmentedThompsonPolicy,
-)
+from app.experiments.policies import PolicyRule, SegmentedThompsonPolicy
+from app.experiments.policies.contextual import ContextualPolicy
 from app.experiments.segments import segment_count
 from app.ledger.learning.model import PolicyTotals, RewardSums, part_of_segment
 from app.ledger.rewards.model import NANO
 from bandits.arms import BetaArms
-from bandits.contextual import LinearArms
-from bandits.linear import LinearPosterior, LinearTotals, disjoint, hybrid
-from bandits.logistic import LogisticTotals, logistic
 from bandits.segments import partially_pooled
 from bandits.thompson import thompson
 from stats.totals import RewardTotals
@@ -36,26 +28,32 @@ from stats.totals import RewardTotals
 _DIGEST_BYTES: Final = 16
 
 
+def decided_by(
+    policy: PolicyRule, learned: Learned, n_variants: int
+) -> PublishedContextual | PublishedSegments | None:
+    """Return what servers decide by in a context; None: the policy reads no contexts."""
+    match policy:
+        case ContextualPolicy():
+            return materialised(policy, learned[""])
+        case SegmentedThompsonPolicy():
+            return segmented(policy, learned, n_variants)
+        case _:
+            return None
+
+
 def materialised(policy: ContextualPolicy, learned: Sequence[PolicyTotals]) -> PublishedContextual:
-    """What servers need to decide in any context. Raises InvalidInput if the totals are not the policy's."""
-    arms = _arms(policy, learned)
-    ucb = isinstance(policy, LinUcbPolicy)
+    """Return a posterior, factorised. Raises InvalidInput if the totals are not of the policy's model."""
+    arms = policy.posterior(learned).arms()
     upper = np.triu_indices(arms.means.shape[1])
     return PublishedContextual(
-        rule="ucb" if ucb else "thompson",
+        rule=policy.decision,
         features=policy.features,
         exploration_floor=policy.exploration_floor,
         on_bad_context=policy.on_bad_context,
-        width=policy.width if isinstance(policy, LinUcbPolicy) else 0.0,
+        width=policy.deviations,
         means=arms.means.astype("<f8").tobytes(),
         factors=arms.factors[:, *upper].astype("<f8").tobytes(),
     )
-
-
-def linear_posterior(policy: ContextualPolicy, totals: Sequence[LinearTotals]) -> LinearPosterior:
-    """What a policy with linear models believes of the variants."""
-    together = isinstance(policy, LinearPolicy) and policy.hybrid
-    return hybrid(totals) if together else disjoint(totals)
 
 
 def segmented(policy: SegmentedThompsonPolicy, learned: Learned, n_variants: int) -> PublishedSegments:
@@ -84,10 +82,3 @@ def digest(by_context: PublishedContextual | PublishedSegments | None) -> bytes 
     if by_context is None:
         return None
     return blake2b(msgspec.msgpack.encode(by_context), digest_size=_DIGEST_BYTES).digest()
-
-
-def _arms(policy: ContextualPolicy, learned: Sequence[PolicyTotals]) -> LinearArms:
-    if isinstance(policy, LogisticTsPolicy):
-        return logistic([one for one in learned if isinstance(one, LogisticTotals)]).arms()
-    linear = [one for one in learned if isinstance(one, LinearTotals)]
-    return linear_posterior(policy, linear).arms()

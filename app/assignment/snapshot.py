@@ -224,7 +224,8 @@ class PreparedExperiment:
         self.selects = bool(published.targeting) or published.layer is not None
         """Whether some units take no part."""
         self.layer_seed = b"" if published.layer is None else bucketing.layer_seed(published.layer.key)
-        self.reader = _reader(published)
+        by_context = published.contextual or published.segmented
+        self.reader = None if by_context is None else reader_of(by_context)
         self._signals: dict[str, SignalUse] | None = None
         self.seeds = tuple(
             bucketing.variant_seed(published.salt, variant.key) for variant in published.variants
@@ -252,10 +253,11 @@ class PreparedExperiment:
         return () if self.published.contextual is None else self.published.contextual.features
 
 
-def _reader(published: PublishedExperiment) -> ContextReader | SegmentReader | None:
-    if published.contextual is not None:
-        return ContextReader(published.contextual)
-    return None if published.segmented is None else SegmentReader(published.segmented)
+def reader_of(by_context: PublishedContextual | PublishedSegments) -> ContextReader | SegmentReader:
+    """Return what decides in a context."""
+    if isinstance(by_context, PublishedContextual):
+        return ContextReader(by_context)
+    return SegmentReader(by_context)
 
 
 class Snapshot:

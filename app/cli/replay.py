@@ -13,7 +13,8 @@ import numpy as np
 
 from app.cli.client import Event, Status, WaldClient
 from app.cli.logged import LoggedRewards, Task, variant_keys
-from app.experiments.model import Definition, FixedPolicy, Policy, Reward, ThompsonPolicy, Variant
+from app.experiments.model import Definition, Reward, Variant
+from app.experiments.policies import FixedPolicy, Policy, ThompsonPolicy
 
 SIGNAL: Final = "score"
 FEEDBACK_EVENTS_MAX: Final = 500

@@ -34,12 +34,12 @@ class EvaluationService:
                 raise InvalidInput("needs an offset, as in 2030-01-31T00:00:00+00:00", field=name)
         definition = experiment.definition
         # A mistake is told before the log is read.
-        chosen = target(request.policy, definition, request.schema)
+        policy = target(request.policy, definition)
         log = await self._store.log(
             experiment,
             since=request.since,
             until=request.until,
-            attributes=attributes(chosen, request.schema),
+            attributes=attributes(policy, request.features or ()),
             ripe_at=None if definition.reward.silence is None else self._clock.now(),
         )
         return await self._computing.run(partial(evaluate, definition, request, log))

@@ -29,7 +29,6 @@ from app.experiments.model import (
     Experiment,
     LayerRange,
     Paused,
-    Policy,
     Reward,
     Running,
     State,
@@ -41,6 +40,7 @@ from app.experiments.model import (
     kind_of,
 )
 from app.experiments.plan import AnalysisPlan
+from app.experiments.policies import Policy
 
 ALLOWED: Final[dict[StateKind, tuple[str, ...]]] = {
     "draft": ("start", "archive"),
@@ -53,9 +53,9 @@ ALLOWED: Final[dict[StateKind, tuple[str, ...]]] = {
 
 _CHANGEABLE: Final[dict[StateKind, frozenset[str]]] = {
     "draft": frozenset(Definition.__struct_fields__) - {"key"},
-    "running": frozenset({"description", "policy", "apprentice", "targeting", "overrides"}),
-    "paused": frozenset({"description", "policy", "apprentice", "targeting", "overrides"}),
-    "stopped": frozenset({"description", "apprentice"}),
+    "running": frozenset({"description", "policy", "shadow_policy", "targeting", "overrides"}),
+    "paused": frozenset({"description", "policy", "shadow_policy", "targeting", "overrides"}),
+    "stopped": frozenset({"description", "shadow_policy"}),
     "archived": frozenset(),
 }
 
@@ -69,7 +69,7 @@ class DefinitionChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     unit: Key | UnsetType = UNSET
     stickiness: Stickiness | UnsetType = UNSET
     policy: Policy | UnsetType = UNSET
-    apprentice: Policy | UnsetType | None = UNSET
+    shadow_policy: Policy | UnsetType | None = UNSET
     reward: Reward | UnsetType = UNSET
     metrics: tuple[Metric, ...] | UnsetType = UNSET
     plan: AnalysisPlan | UnsetType = UNSET

@@ -7,7 +7,8 @@ from typing import Literal
 import msgspec
 
 from app.core.errors import Conflict
-from app.experiments.model import Experiment, FixedPolicy
+from app.experiments.model import Experiment
+from app.experiments.policies import FixedPolicy
 from app.rollouts.decide import held
 from app.rollouts.model import (
     Advance,

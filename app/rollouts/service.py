@@ -18,15 +18,7 @@ from app.core.clock import Clock
 from app.core.errors import Conflict, FieldError, InvalidInput, UnprocessableInput
 from app.core.limits import DESCRIPTION_LENGTH_MAX, PAGE_SIZE_MAX
 from app.core.text import Key, check_reason, check_storable, is_key
-from app.experiments.model import (
-    BestArmPolicy,
-    ContextualPolicy,
-    Definition,
-    Experiment,
-    SegmentedThompsonPolicy,
-    kind_of,
-    kind_of_policy,
-)
+from app.experiments.model import Definition, Experiment, kind_of
 from app.experiments.model import Running as ExperimentRunning
 from app.rollouts import limits
 from app.rollouts.checks import check, resolve
@@ -422,9 +414,9 @@ def _check_room(plan: Plan, experiment: Experiment) -> None:
 
 def _check_fits(plan: Plan, definition: Definition) -> None:
     policy = definition.policy
-    if isinstance(policy, ContextualPolicy | SegmentedThompsonPolicy | BestArmPolicy):
+    if not policy.can_be_held:
         raise UnprocessableInput(
-            f"a rollout holds shares, and {kind_of_policy(policy)} has none that could be held",
+            f"a rollout holds shares, and {policy.kind} has none that could be held",
             field="experiment",
         )
     _check_measured(plan, definition)

@@ -232,8 +232,8 @@ def test_a_warm_start_saves_regret_a_wrong_one_is_outvoted_and_the_gate_sees_pla
     assert lost(warm_start(wrong, discount=1.0, n_max=5_000)) > 0.5 * even
 
 
-def test_an_apprentice_would_have_gained_what_is_said_and_the_gate_sees_planted_bugs():
-    """An even split over (0.3, 0.5, 0.6) has seen 3,000 rewards, in 40 runs; the apprentice is Thompson's.
+def test_a_shadow_policy_gains_what_the_comparison_says_and_the_gate_sees_planted_bugs():
+    """An even split over (0.3, 0.5, 0.6) has seen 3,000 rewards, in 40 runs; the shadow policy is Thompson's.
 
     Mean of what `compare` says less what its shares really earn more: at most 0.01 a pull. Planted bugs: it
     is compared with itself, and shares of other arms.

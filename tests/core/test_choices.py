@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from app.cli.tables import visible
 from app.core.choices import explained, field_names, nearest, refusal
-from app.experiments.model import Definition, Policy
+from app.experiments.model import Definition
+from app.experiments.policies import Policy
 from app.experiments.routes import ROUTES
 from app.planning.model import Simulation
 from tests.support.api import MASTER_KEY, api, bearer, keyring_of_scopes

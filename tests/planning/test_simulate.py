@@ -7,6 +7,7 @@ import anyio.to_thread
 import msgspec
 import numpy as np
 import pytest
+from app.planning.policies import Size, named
 
 from app.access.model import Scope
 from app.core.computing import Computing
@@ -14,7 +15,6 @@ from app.core.errors import InvalidInput, Unavailable
 from app.core.limits import COMPUTATIONS_MAX
 from app.planning import model
 from app.planning.model import Simulation
-from app.planning.policies import Size, named
 from app.planning.routes import ROUTES
 from app.planning.service import PlanningService
 from tests.support.api import KEYS, api, bearer, keyring_of_scopes

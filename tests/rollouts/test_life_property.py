@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.core.errors import Conflict
 from app.experiments.metrics import Margin
-from app.experiments.model import Experiment, FixedPolicy, Variant
+from app.experiments.model import Experiment, Variant
+from app.experiments.policies import FixedPolicy
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
 from app.experiments.tables import epochs

@@ -11,9 +11,10 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
 from app.core.errors import Conflict, InvalidInput, NotFound, UnprocessableInput
-from app.experiments.model import Definition, Experiment, FixedPolicy, ThompsonPolicy, Variant
+from app.experiments.model import Definition, Experiment, Variant
 from app.experiments.model import Draft as ExperimentDraft
 from app.experiments.model import Paused as ExperimentPaused
+from app.experiments.policies import FixedPolicy, ThompsonPolicy
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
 from app.rollouts.checks import resolve

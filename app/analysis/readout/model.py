@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from app.allocation.forgetting import Learned
 from app.allocation.freezes import Freeze
-from app.allocation.model import NANO, AllocationPoint, VariantTotals, apprentice, best_arm, posteriors
+from app.allocation.model import NANO, AllocationPoint, VariantTotals, best_arm, posteriors, shadow_weights
 from app.analysis.observed import Cell, Observed
 from app.analysis.readout.analyze import analyze
 from app.analysis.readout.beliefs import (
@@ -29,16 +29,8 @@ from app.analysis.readout.record import Readout, Sensitivity
 from app.analysis.signals import SignalTotals, warnings_of
 from app.assignment import bucketing
 from app.experiments.metrics import REWARD, QuantileOf, Ratio
-from app.experiments.model import (
-    Definition,
-    Experiment,
-    FixedPolicy,
-    Running,
-    StateKind,
-    Stopped,
-    kind_of,
-    kind_of_policy,
-)
+from app.experiments.model import Definition, Experiment, Running, StateKind, Stopped, kind_of
+from app.experiments.policies import FixedPolicy
 from app.ledger.units.measures import CellTotals, Measures, measures_of
 from app.ledger.units.metric_totals import totals_of
 from bandits.allocation import Allocation, compare
@@ -122,11 +114,11 @@ class BestArmStatus(msgspec.Struct, frozen=True):
     log_threshold: float
 
 
-class ApprenticeStatus(msgspec.Struct, frozen=True):
-    """What the apprentice would serve from the same totals now, beside the shares in force.
+class ShadowPolicyStatus(msgspec.Struct, frozen=True):
+    """What the shadow policy would serve from the same totals now, beside the shares in force.
 
     `shares` by variant; `moved` is the part of traffic that would go to another variant. `expected_reward` is
-    that of an assignment by the apprentice, `served_expected_reward` by the shares in force, both at the
+    that of an assignment by the shadow policy, `served_expected_reward` by the shares in force, both at the
     posterior means: estimates from what the policy in force has gathered.
     """
 
@@ -180,7 +172,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str]
     frozen: Freeze | None = None
     best_arm: BestArmStatus | UnsetType = UNSET  # left out for other policies
-    apprentice: ApprenticeStatus | UnsetType = UNSET  # left out where there is none
+    shadow_policy: ShadowPolicyStatus | UnsetType = UNSET  # left out where there is none
     learned_epochs: list[int] | UnsetType = UNSET  # of policies that learn more than the totals
     models: ModelBelief | UnsetType = UNSET  # of policies that model the context
     segments: list[SegmentBelief] | UnsetType = UNSET  # of segmented_thompson
@@ -235,7 +227,7 @@ class Stored(msgspec.Struct, frozen=True):
             warnings=[*warnings, *warnings_of(definition, self.signals)],
             frozen=self.frozen,
             best_arm=self._best_arm(experiment),
-            apprentice=self._apprentice(experiment),
+            shadow_policy=self._shadow_policy(experiment),
             learned_epochs=list(self.learned_epochs) or UNSET,
             models=model_belief(policy, self.learned, keys),
             segments=segment_beliefs(policy, self.learned, keys),
@@ -387,10 +379,10 @@ class Stored(msgspec.Struct, frozen=True):
             decision.log_threshold,
         )
 
-    def _apprentice(self, experiment: Experiment) -> ApprenticeStatus | UnsetType:
+    def _shadow_policy(self, experiment: Experiment) -> ShadowPolicyStatus | UnsetType:
         definition = experiment.definition
-        weights = apprentice(experiment, self.totals)
-        if definition.apprentice is None or weights is None or self.latest is None:
+        weights = shadow_weights(experiment, self.totals)
+        if definition.shadow_policy is None or weights is None or self.latest is None:
             return UNSET
         served = Allocation(np.array(self.latest.shares))
         shadow = Allocation(np.array(weights) / bucketing.WHOLE)
@@ -398,8 +390,8 @@ class Stored(msgspec.Struct, frozen=True):
         found = compare(served, shadow, mean)
         earned = float(served.shares @ mean)
         keys = (variant.key for variant in definition.variants)
-        return ApprenticeStatus(
-            kind_of_policy(definition.apprentice),
+        return ShadowPolicyStatus(
+            definition.shadow_policy.kind,
             dict(zip(keys, shadow.shares.tolist(), strict=True)),
             found.moved,
             earned + found.gain,

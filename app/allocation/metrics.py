@@ -1,4 +1,4 @@
-"""What a policy maximises beyond the reward: constraints on other metrics, and weights for them. Pure."""
+"""Posteriors of the metrics that a policy reads beside the reward. Pure."""
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -7,12 +7,10 @@ from operator import add
 import numpy as np
 
 from app.experiments.metrics import Metric, Proportion, QuantileOf
-from app.experiments.model import Bound, ConstrainedThompsonPolicy, Definition
+from app.experiments.model import Definition
 from app.ledger.units.measures import CellTotals, Sums, measures_of
 from app.ledger.units.metric_totals import moments_of, totals_of
-from bandits.allocation import Allocation, fixed
 from bandits.arms import Arms, BetaArms, NormalArms
-from bandits.objective import Constraint, constrained_thompson, scalarised
 from stats.errors import InsufficientData
 from stats.totals import MeanTotals
 
@@ -21,35 +19,6 @@ Moments = Mapping[str, Sequence[MeanTotals]]
 
 _PRIOR_SHAPE = 2.0
 """The least at which the variance of a mean is finite."""
-
-
-def constrained(
-    policy: ConstrainedThompsonPolicy, definition: Definition, reward: Arms, moments: Moments
-) -> Allocation:
-    """The shares of the policy; the control's where no variant meets the constraints.
-
-    Posteriors of different metrics are taken as independent.
-    """
-    metrics = {metric.key: metric for metric in definition.metrics}
-    known = {
-        key: arms
-        for key in policy.metrics
-        if (arms := metric_arms(metrics[key], moments.get(key, ()))) is not None
-    }
-    constraints = [
-        Constraint(known.get(bound.metric) or _unknown(bound, len(definition.variants)), *_sides(bound))
-        for bound in policy.constraints
-    ]
-    weighed = {key: weight for key, weight in policy.weights.items() if key in known and weight}
-    objective = (
-        scalarised([reward, *(known[key] for key in weighed)], [1.0, *weighed.values()])
-        if weighed
-        else reward
-    )
-    control = fixed([float(variant.control) for variant in definition.variants])
-    return constrained_thompson(
-        objective, constraints, when_none=control, exploration_floor=policy.exploration_floor
-    )
 
 
 def moments_of_cells(
@@ -77,6 +46,12 @@ def _moments(metric: Metric, sums: Sums) -> MeanTotals:
         return MeanTotals()
 
 
+def metric_posteriors(metrics: Sequence[Metric], moments: Moments) -> dict[str, Arms]:
+    """Return the posteriors of the metrics that have a value, by key."""
+    posteriors = {metric.key: metric_arms(metric, moments.get(metric.key, ())) for metric in metrics}
+    return {key: arms for key, arms in posteriors.items() if arms is not None}
+
+
 def metric_arms(metric: Metric, moments: Sequence[MeanTotals]) -> Arms | None:
     """The posteriors of the variants' means of a metric; None if no variant has a value.
 
@@ -95,18 +70,3 @@ def metric_arms(metric: Metric, moments: Sequence[MeanTotals]) -> Arms | None:
     return NormalArms.from_totals(
         moments, prior_mean=together.mean, prior_shape=_PRIOR_SHAPE, prior_scale=spread
     )
-
-
-def _sides(bound: Bound) -> tuple[float, float]:
-    return (
-        -np.inf if bound.at_least is None else bound.at_least,
-        np.inf if bound.at_most is None else bound.at_most,
-    )
-
-
-def _unknown(bound: Bound, n_variants: int) -> Arms:
-    """Posteriors of which half is on either side of a bound, and next to nothing beyond another one."""
-    lower, upper = _sides(bound)
-    at = lower if np.isfinite(lower) else upper
-    scale = (upper - lower) / 1e6 if np.isfinite(upper - lower) else 1.0
-    return NormalArms(np.full(n_variants, at), np.full(n_variants, scale), np.full(n_variants, 1e9))

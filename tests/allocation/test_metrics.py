@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 
+from app.allocation.metrics import metric_arms
 from app.allocation.model import NANO, VariantTotals, allocate
-from app.allocation.objective import metric_arms
 from app.assignment.bucketing import WHOLE
 from app.core.errors import InvalidInput
 from app.experiments.checks import check
 from app.experiments.metrics import Mean, Metric, Proportion, QuantileOf, Ratio
-from app.experiments.model import Bound, ConstrainedThompsonPolicy, Definition, ThompsonPolicy, Variant
+from app.experiments.model import Definition, Variant
+from app.experiments.policies import ConstrainedThompsonPolicy, ThompsonPolicy
+from app.experiments.policies.constrained_thompson import Bound
 from bandits.arms import BetaArms
 from bandits.best import probability_best
 from stats.totals import MeanTotals
