@@ -148,7 +148,9 @@ def test_compares_nothing_without_a_shadow_policy():
 def test_a_best_arm_shadow_policy_serves_its_winner_once_it_would_have_decided():
     policy = BestArmPolicy()
     undecided, decided = successes(2, 5, 7), successes(20, 50, 90, of=100)
-    assert shadow_weights(experiment(shadow_policy=policy), undecided) == allocate(definition(policy), undecided)
+    assert shadow_weights(experiment(shadow_policy=policy), undecided) == allocate(
+        definition(policy), undecided
+    )
     assert shadow_weights(experiment(shadow_policy=policy), decided) == (0, 0, WHOLE)
 
 
