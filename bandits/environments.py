@@ -7,7 +7,7 @@ them.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, NamedTuple, Protocol, Self
+from typing import Annotated, Final, NamedTuple, Protocol, Self
 
 import msgspec
 import numpy as np
@@ -16,6 +16,8 @@ from numpy.random import Generator
 
 from bandits.totals import FloatArray
 from stats.errors import InvalidInput
+
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 _VALUES_MAX: Final = 999
 """Number of different logged rewards; more are rounded to steps of 1 / 999."""
@@ -54,7 +56,7 @@ class _Bernoulli(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     If the mean moves within a batch, pulls fall on its rounds at random.
     """
 
-    means: tuple[float, ...]
+    means: tuple[Share, ...]
 
     def __post_init__(self) -> None:
         _check_means(self.means, "means")
@@ -89,7 +91,7 @@ class Stationary(_Bernoulli, frozen=True, tag="stationary"):
 class Drifting(_Bernoulli, frozen=True, tag="drifting"):
     """Means that move in a straight line from `means` to `last_means` within `days`, and then stay."""
 
-    last_means: tuple[float, ...]
+    last_means: tuple[Share, ...]
     duration: float = msgspec.field(name="days")
 
     def __post_init__(self) -> None:
@@ -112,7 +114,7 @@ class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """New means from the start of `day` on; the first day is 0."""
 
     start: float = msgspec.field(name="day")
-    means: tuple[float, ...]
+    means: tuple[Share, ...]
 
 
 class Changing(_Bernoulli, frozen=True, tag="changing"):
@@ -155,9 +157,9 @@ class Seasonal(_Bernoulli, frozen=True, tag="seasonal"):
     With equal phases the same arm stays ahead.
     """
 
-    amplitude: float
+    amplitude: Share
     period: float = msgspec.field(name="period_days", default=1.0)
-    phases: tuple[float, ...] | None = None
+    phases: tuple[Share, ...] | None = None
 
     def __post_init__(self) -> None:
         _check_means(self.means, "means")
@@ -189,7 +191,7 @@ class Logged(
     answered the same tasks. More than 999 different rewards are rounded to steps of 1/999.
     """
 
-    rewards: dict[str, tuple[float, ...]]
+    rewards: dict[str, tuple[Share, ...]]
 
     def __post_init__(self) -> None:
         if len(self.rewards) < 2 or not all(self.rewards.values()):

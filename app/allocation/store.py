@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 from redis.asyncio import Redis
-from sqlalchemy import Row, Select, func, insert, select, text, update
+from sqlalchemy import Row, Select, func, insert, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -30,8 +30,9 @@ from app.core.valkey import CHANGES_CHANNEL, registry_key, valkey_needed
 from app.experiments.checks import possible, unknown
 from app.experiments.model import Draft, Experiment
 from app.experiments.policies import Policy
+from app.experiments.publication_store import PublicationStore, lock_publication
 from app.experiments.store import experiment_of
-from app.experiments.tables import epochs, experiments, publications
+from app.experiments.tables import epochs, experiments
 from app.ledger.learning.model import learning_of, plus
 from app.ledger.tables import metric_totals, policy_totals, totals
 from app.ledger.units.measures import CellTotals
@@ -81,46 +82,7 @@ class AllocationStore:
         self._publish_experiment = valkey.register_script(_PUBLISH_EXPERIMENT)
         self._mark_whole = valkey.register_script(_MARK_WHOLE)
         self._published = PublishedStore(engine)
-
-    async def due(self, limit: int) -> list[int]:
-        """At most `limit` ids of experiments that have to be computed and published."""
-        statement = (
-            select(publications.c.experiment_id)
-            .where(publications.c.published < publications.c.wanted)
-            .order_by(func.random())  # one that cannot be published does not stand before the others
-            .limit(limit)
-        )
-        async with self._engine.connect() as connection:
-            return list((await connection.execute(statement)).scalars())
-
-    async def want_overdue(self, now: datetime) -> None:
-        """Make experiments due whose allocation changes by the passing of time, and has until `now`.
-
-        A row that somebody else has locked is left for the next time.
-        """
-        overdue = select(publications.c.experiment_id).where(publications.c.due_at <= now)
-        chosen = overdue.order_by(publications.c.experiment_id).with_for_update(skip_locked=True)
-        statement = update(publications).where(publications.c.experiment_id.in_(chosen))
-        async with self._engine.begin() as connection:
-            await connection.execute(statement.values(wanted=publications.c.wanted + 1, due_at=None))
-
-    async def want(self, connection: AsyncConnection, experiment_id: int) -> None:
-        """It has to be computed and published again."""
-        statement = update(publications).where(publications.c.experiment_id == experiment_id)
-        await connection.execute(statement.values(wanted=publications.c.wanted + 1))
-
-    async def due_again(
-        self, connection: AsyncConnection, experiment_id: int, due_at: datetime | None
-    ) -> None:
-        """From when on the passing of time makes the experiment due; None: it never does."""
-        statement = update(publications).where(publications.c.experiment_id == experiment_id)
-        await connection.execute(statement.values(due_at=due_at))
-
-    async def experiment_ids(self) -> list[int]:
-        """Of all experiments."""
-        async with self._engine.connect() as connection:
-            statement = select(publications.c.experiment_id).order_by(publications.c.experiment_id)
-            return list((await connection.execute(statement)).scalars())
+        self.publications = PublicationStore(engine)
 
     @asynccontextmanager
     async def locked(
@@ -130,13 +92,11 @@ class AllocationStore:
 
         Of what the policy has forgotten at `now_s`, in seconds since the Unix epoch, nothing is read.
 
-        Whoever changes totals or definition raises `publications.wanted` in the same transaction, and
-        waits for this lock to do so: what is read here is exactly what `wanted` counts.
+        A transaction that changes totals or the definition requests a publication, and waits for this lock to
+        do so: what is read here is exactly what `wanted` counts.
         """
         async with self._engine.begin() as connection:
-            columns = publications.c.wanted, publications.c.due_at
-            lock = select(*columns).where(publications.c.experiment_id == experiment_id)
-            row = (await connection.execute(lock.with_for_update())).one_or_none()
+            row = await lock_publication(connection, experiment_id)
             if row is None:
                 yield connection, None
                 return
@@ -151,8 +111,7 @@ class AllocationStore:
                     await _keep_earlier(connection, experiment),
                     await _read_moments(connection, experiment),
                     await read_latest(connection, experiment_id),
-                    row.wanted,
-                    row.due_at,
+                    *row,
                     await read_held(connection, experiment_id),
                 ),
             )
@@ -243,16 +202,6 @@ class AllocationStore:
         async with self._engine.connect() as connection:
             return await read_freezes(connection, experiment_id)
 
-    async def mark_published(self, experiment_id: int, wanted: int) -> None:
-        """Whatever was wanted up to then has been published."""
-        statement = (
-            update(publications)
-            .where(publications.c.experiment_id == experiment_id)
-            .values(published=func.greatest(publications.c.published, wanted))
-        )
-        async with self._engine.begin() as connection:
-            await connection.execute(statement)
-
     async def begin_refill(self) -> str | None:
         """If Valkey was emptied, claim to refill it. Returns the claim's token; None: nothing is missing.
 
@@ -277,12 +226,6 @@ class AllocationStore:
                 args=[token, CHANGES_CHANNEL, REFILLED_ANNOUNCEMENT],
             )
         return bool(answer)
-
-    async def want_again(self, experiment_ids: Sequence[int]) -> None:
-        """Make these experiments due, whether or not they were published."""
-        chosen = publications.c.experiment_id.in_(list(experiment_ids))
-        async with self._engine.begin() as connection:
-            await connection.execute(update(publications).values(published=0).where(chosen))
 
     async def thin(self) -> int:
         """Of versions older than `HISTORY_DENSE_S` keep each minute's last; how many rows went."""

@@ -26,10 +26,10 @@ from app.cli.traffic import NameOrJson, read_key_option, url_option
     '{"kind": "fixed", "weights": {"short": 1}}.',
 )
 @click.option(
-    "--schema",
+    "--features",
     metavar="JSON|@FILE",
-    help='How contexts become numbers, as {"features": [{"type": "numeric", "name": "length"}]}. '
-    "lin_ts, lin_ucb and logistic_ts need it; others are estimated more sharply with it.",
+    help="What predicts rewards, as "
+    '[{"type": "numeric", "name": "length"}]. [default: the features of the policy]',
 )
 @click.option("--since", type=Moment(), help="Only assignments from then on; UTC unless it has an offset.")
 @click.option("--until", type=Moment(), help="Only assignments before.")
@@ -41,7 +41,7 @@ def evaluate_command(
     url: str,
     key: str,
     policy: str | dict[str, Any],
-    schema: str | None,
+    features: str | None,
     since: datetime | None,
     until: datetime | None,
     level: float,
@@ -55,7 +55,7 @@ def evaluate_command(
 
         wald evaluate summary-prompt --policy '{"kind": "fixed", "weights": {"short": 1}}'
         wald evaluate summary-prompt --policy thompson
-        wald evaluate summary-prompt --policy lin_ts --schema @schema.json --since 2026-01-05
+        wald evaluate summary-prompt --policy @lin_ts.json --since 2026-01-05
 
     A policy that learns is judged only on rows that it has not learned from: the log is split into five
     parts, and for each part it decides as it would after the other four. That is the policy at the end of its
@@ -80,7 +80,7 @@ def evaluate_command(
     """
     request = {
         "policy": policy,
-        "schema": _schema(schema),
+        "features": _features(features),
         "since": since,
         "until": until,
         "level": level,
@@ -95,12 +95,12 @@ def evaluate_command(
     out().print(report(evaluation_of(answer)))
 
 
-def _schema(text: str | None) -> dict[str, Any] | None:
+def _features(text: str | None) -> list[dict[str, Any]] | None:
     if text is None:
         return None
     try:
         source = Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
-        found: dict[str, Any] = json.loads(source)
+        features: list[dict[str, Any]] = json.loads(source)
     except (OSError, ValueError) as error:
-        raise click.UsageError(f"--schema: {error}") from error
-    return found
+        raise click.UsageError(f"--features: {error}") from error
+    return features

@@ -10,7 +10,8 @@ import msgspec
 
 from app.cli import records
 from app.cli.records import UnreadableLog
-from app.core.limits import UNIT_LENGTH_MAX, VARIANTS_MAX, VARIANTS_MIN
+from app.core.limits import UNIT_LENGTH_MAX, VARIANTS_MAX
+from app.experiments.limits import VARIANTS_MIN
 
 TASK_LENGTH_MAX: Final = UNIT_LENGTH_MAX - 16  # leaves room for the number of the pass
 

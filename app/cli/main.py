@@ -31,7 +31,7 @@ click.rich_click.COMMAND_GROUPS = {
         {"name": "Try", "commands": ["demo", "replay"]},
         {
             "name": "Plan and analyze",
-            "commands": ["power", "simulate", "analyze", "evaluate", "aa"],
+            "commands": ["power", "simulate", "analyze", "agreement", "evaluate", "aa"],
         },
     ]
 }
@@ -82,6 +82,10 @@ _OF_ROOMS: Final = {
     "analyze": Target(
         "app.cli.offline:analyze_command",
         "Read out an experiment from a CSV file with one row per unit.",
+    ),
+    "agreement": Target(
+        "app.cli.offline:agreement_command",
+        "Measure how far raters agree beyond chance, from a file with one row per item.",
     ),
     "series": Target(
         "app.cli.online:series_command",

@@ -5,6 +5,7 @@ from typing import Any
 
 import rich_click as click
 
+from app.cli.options import json_option
 from app.cli.traffic import Condition, decimal_option
 
 ESTIMATORS = ("always-valid", "fixed-horizon", "group-sequential")
@@ -19,11 +20,15 @@ ESTIMATORS = ("always-valid", "fixed-horizon", "group-sequential")
 @click.option(
     "--metric",
     "specs",
-    required=True,
     multiple=True,
     metavar="NAME[:KIND]",
     help="A column and what is measured: mean, proportion (0 or 1), A/B:ratio, p95. The first is primary.",
 )
+@click.option("--judge", metavar="COL", help="Instead of --metric: a judge's score of every unit.")
+@click.option(
+    "--label", metavar="COL", help="With --judge: the label by a person, empty where there is none."
+)
+@click.option("--inclusion", metavar="COL", help="With --judge: the probability of being chosen for a label.")
 @click.option(
     "--control", metavar="KEY", help="The variant to compare with.  [default: control, or the first]"
 )
@@ -66,7 +71,9 @@ ESTIMATORS = ("always-valid", "fixed-horizon", "group-sequential")
     "--figure", type=click.Path(dir_okay=False, path_type=Path), help="Write a forest plot as HTML."
 )
 @click.option("--json", "as_json", is_flag=True, help="The readout as JSON instead of tables.")
-def analyze_command(*, file: Path, figure: Path | None, as_json: bool, **options: Any) -> None:
+def analyze_command(
+    *, file: Path, judge: str | None, label: str | None, figure: Path | None, as_json: bool, **options: Any
+) -> None:
     """Read out an experiment from a CSV file with one row per unit.
 
     The same readout as that of a running experiment: effects against the control with the intervals that
@@ -74,8 +81,26 @@ def analyze_command(*, file: Path, figure: Path | None, as_json: bool, **options
 
         wald analyze runs.csv --unit user --variant arm --metric solved --metric latency:p95 --lower
         latency:p95
+
+    With a judge's score of every unit and labels by people on some, it estimates the mean label of each
+    variant from both (prediction-powered inference):
+
+        wald analyze runs.csv --unit user --variant arm --judge score --label human
     """
-    from app.cli.analyze import show_readout  # noqa: PLC0415 - each command loads only what it needs
+    if judge is not None or label is not None:
+        if judge is None or label is None:
+            raise click.UsageError("--judge and --label belong together; give both")
+        if figure is not None:
+            raise click.UsageError("--figure belongs to --metric; leave it out with --judge")
+        from app.cli.quality import show_quality  # noqa: PLC0415 - each command loads only what it needs
+
+        show_quality(file, judge=judge, label=label, as_json=as_json, options=options)
+        return
+    if not options["specs"]:
+        raise click.UsageError("Missing option '--metric'; give at least one, or --judge and --label.")
+    if options.pop("inclusion") is not None:
+        raise click.UsageError("--inclusion belongs to --judge and --label")
+    from app.cli.analyze import show_readout  # noqa: PLC0415
 
     show_readout(file, figure=figure, as_json=as_json, options=options)
 
@@ -124,3 +149,31 @@ def power_command(*, figure: Path | None, as_json: bool, **options: Any) -> None
     from app.cli.power import show_power  # noqa: PLC0415 - each command loads only what it needs
 
     show_power(options, figure=figure, as_json=as_json)
+
+
+@click.command("agreement")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--raters", required=True, metavar="A,B,...", help="The columns with the ratings, two or more.")
+@click.option(
+    "--scale",
+    type=click.Choice(["nominal", "ordinal", "interval"]),
+    default="nominal",
+    show_default=True,
+    help="Categories, ordered grades as numbers, or numbers whose differences count.",
+)
+@click.option("--unit", metavar="COL", help="What several items belong to, such as a conversation.")
+@click.option("--where", type=Condition(), multiple=True, help="Only rows with this value; may be repeated.")
+@decimal_option
+@click.option("--alpha", type=click.FloatRange(1e-6, 0.5), default=0.05, show_default=True)
+@json_option
+def agreement_command(*, file: Path, raters: str, as_json: bool, **options: Any) -> None:
+    """Measure how far raters agree beyond chance, from a file with one row per item.
+
+    Each rater is a column; an empty cell is an item that the rater did not rate. Compare a judge with people
+    before you trust its scores:
+
+        wald agreement labels.csv --raters judge,alice,bob --unit conversation
+    """
+    from app.cli.agreement import show_agreement  # noqa: PLC0415 - each command loads only what it needs
+
+    show_agreement(file, raters=raters, as_json=as_json, options=options)

@@ -81,8 +81,9 @@ class Change(click.ParamType[dict[str, Any]]):
     "policies",
     type=NameOrJson(),
     multiple=True,
-    help="fixed, thompson, optimistic_thompson, top_two, ucb, epsilon_greedy, exp3_ix, or an object such as "
-    '{"kind": "ucb", "index": "ucb1"}; may be repeated. [default: all but top_two and exp3_ix]',
+    help="fixed, thompson, optimistic_thompson, top_two, ucb, epsilon_greedy, exp3_ix, or an object as in a "
+    'definition, such as {"kind": "ucb", "index": "ucb1"}; may be repeated. [default: all but top_two and '
+    "exp3_ix]",
 )
 @click.option("--runs", type=int, help="How often each is tried. [default: as many as take some seconds]")
 @click.option("--seed", type=int, default=20260101, show_default=True, help="Same seed, same result.")
@@ -176,7 +177,8 @@ def _request(
         path = path.rstrip("`")
         raise click.UsageError(f"{path}: {explained(reason, model.Simulation, path)}") from error
     except InvalidInput as error:
-        raise click.UsageError(str(error)) from error
+        reasons = "; ".join(f"{named.field}: {named.reason}" for named in error.errors)
+        raise click.UsageError(reasons or str(error)) from error
 
 
 def _environment(

@@ -90,21 +90,22 @@ class Condition(click.ParamType[tuple[str, str]]):
 
 
 class NameOrJson(click.ParamType["str | dict[str, Any]"]):
-    """A name, or a JSON object."""
+    """A name, a JSON object, or a file with one."""
 
-    name = "NAME|JSON"
+    name = "NAME|JSON|@FILE"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> str | dict[str, Any]:
-        """Read `ucb` or `{"kind": "ucb", "index": "ucb1"}`."""
-        if isinstance(value, dict) or not str(value).lstrip().startswith("{"):
+        """Read `ucb`, `{"kind": "ucb", "index": "ucb1"}` or `@policy.json`."""
+        if isinstance(value, dict) or not str(value).lstrip().startswith(("{", "@")):
             return value if isinstance(value, dict) else str(value)
         try:
-            found: dict[str, Any] = json.loads(value)
-        except ValueError as error:
+            text = Path(value[1:]).read_text(encoding="utf-8") if value.startswith("@") else value
+            policy: dict[str, Any] = json.loads(text)
+        except (OSError, ValueError) as error:
             self.fail(f"is not JSON: {error}", param, ctx)
-        return found
+        return policy
 
 
 @click.command("demo")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import msgspec
 
 from app.core.errors import FieldError, InvalidInput, NotFound
-from app.core.limits import SIGNAL_VALUE_MAX, UNIT_LENGTH_MAX, VARIANTS_MAX, VARIANTS_MIN
+from app.core.limits import SIGNAL_VALUE_MAX, UNIT_LENGTH_MAX, VARIANTS_MAX
 from app.core.text import is_key, unstorable
 from app.experiments import limits
 from app.experiments.metrics import REWARD, Mean, Measure, Metric, QuantileOf, Ratio
@@ -50,8 +50,8 @@ def check(definition: Definition) -> Definition:
 
 
 def _variant_errors(variants: tuple[Variant, ...]) -> Iterator[FieldError]:
-    if not VARIANTS_MIN <= len(variants) <= VARIANTS_MAX:
-        bound = f"{VARIANTS_MIN} to {VARIANTS_MAX}"
+    if not limits.VARIANTS_MIN <= len(variants) <= VARIANTS_MAX:
+        bound = f"{limits.VARIANTS_MIN} to {VARIANTS_MAX}"
         yield FieldError("variants", f"must be {bound}, got {len(variants)}")
     if len({variant.key for variant in variants}) != len(variants):
         yield FieldError("variants", "keys must differ")

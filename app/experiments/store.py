@@ -16,7 +16,8 @@ from app.experiments import limits
 from app.experiments.checks import unknown
 from app.experiments.lifecycle import check_layer, opens_epoch
 from app.experiments.model import Definition, Draft, Experiment, Running, State
-from app.experiments.tables import epochs, experiments, publications
+from app.experiments.publication_store import request_publication
+from app.experiments.tables import epochs, experiments
 
 _state_kind = experiments.c.state["kind"].astext
 
@@ -51,7 +52,7 @@ class ExperimentStore:
             row = (await connection.execute(statement)).one_or_none()
             if row is None:
                 raise Conflict(f"an experiment is called {definition.key!r} already", field="key")
-            await _want_publication(connection, row.id)
+            await request_publication(connection, row.id)
             return experiment_of(row)
 
     async def find(self, key: str) -> Experiment:
@@ -153,7 +154,7 @@ async def store(
             "started_at": at,
         }
         await connection.execute(insert(epochs).values(row))
-    await _want_publication(connection, after.id)
+    await request_publication(connection, after.id)
     return after
 
 
@@ -178,12 +179,3 @@ def _found(key: str, row: Row[Any] | None) -> Experiment:
     if row is None:
         raise unknown(key)
     return experiment_of(row)
-
-
-async def _want_publication(connection: AsyncConnection, experiment_id: int) -> None:
-    statement = postgresql.insert(publications).values(experiment_id=experiment_id)
-    await connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=[publications.c.experiment_id], set_={"wanted": publications.c.wanted + 1}
-        )
-    )

@@ -2,24 +2,27 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from time import monotonic, perf_counter
 from typing import Final
 
-import psycopg
 import structlog
-from redis.asyncio import Redis
 
 from app.core.clock import Clock
-from app.core.loops import Loop, stop_if_cancelled
+from app.core.loops import stop_if_cancelled
+from app.core.outages import POSTGRES_ERRORS
 from app.core.telemetry import LEDGER_BATCH_SECONDS, LEDGER_EVENTS
+from app.core.valkey import Valkey
 from app.ledger import limits
+from app.ledger.lease import Fenced, Lease, Renewal
 from app.ledger.log.batch import StreamEntry, UndecodableEntry, apart, stage
-from app.ledger.loop import Forgotten, Horizons, OnCommit
-from app.ledger.store import POISON, Fenced, Lease, LedgerStore, Renewal
+from app.ledger.store import POISON, LedgerStore
 from app.ledger.stream import ShardStream
+
+OnCommit = Callable[[Sequence[int]], None]
+"""Called right after a commit with the ids of the experiments whose totals it changed."""
 
 _LOG: Final = structlog.get_logger(__name__)
 
@@ -31,7 +34,7 @@ class ShardConsumer:
     """
 
     def __init__(
-        self, shard: int, *, owner: str, database_url: str, valkey: Redis, clock: Clock, on_commit: OnCommit
+        self, shard: int, *, owner: str, database_url: str, valkey: Valkey, clock: Clock, on_commit: OnCommit
     ) -> None:
         self._shard = shard
         self._owner = owner
@@ -50,7 +53,7 @@ class ShardConsumer:
                     stop_if_cancelled()
                     await self._own(store)
             finally:
-                with suppress(psycopg.Error):
+                with suppress(*POSTGRES_ERRORS):
                     await store.release(self._shard, self._owner)
 
     async def _own(self, store: LedgerStore) -> None:
@@ -89,11 +92,16 @@ class ShardConsumer:
             lease = await self._advance(store, lease)
 
     async def _advance(self, store: LedgerStore, lease: Lease) -> Lease:
-        """Let the stream go of what is applied; if Valkey lost its data, begin the stream anew."""
+        """Drop applied entries from the stream. If Valkey lost its data, go back to the stream's beginning.
+
+        The log drops what was applied before.
+        """
         if await self._stream.advance(lease.position, lease.applied):
             return lease
         _LOG.warning("stream_begins_anew", shard=self._shard, position=lease.position)
-        return await store.begin_anew(lease)
+        rewound = lease._replace(position="0-0", applied=0)
+        await store.renew(rewound, None)
+        return rewound
 
     async def _apply(
         self, store: LedgerStore, lease: Lease, entries: Sequence[StreamEntry], marks: "Marks"
@@ -120,8 +128,8 @@ class ShardConsumer:
         events, wrong = apart(entry)
         wrong |= await self._apply_some(store, lease, events)
         if not wrong:
-            await store.renew(lease.moved([entry]), watermark)
-            return lease.moved([entry])
+            await store.renew(lease.after([entry]), watermark)
+            return lease.after([entry])
         LEDGER_EVENTS.labels("dead_letter").inc(max(entry.n, 1) if not events else len(wrong))
         return await store.bury(lease, entry, _reasons(wrong), watermark)
 
@@ -209,20 +217,3 @@ def _batches(entries: Sequence[StreamEntry]) -> Iterator[list[StreamEntry]]:
         n += entry.n
     if batch:
         yield batch
-
-
-def ledger_loops(
-    *, shards: int, owner: str, database_url: str, valkey: Redis, clock: Clock, on_commit: OnCommit
-) -> list[Loop]:
-    """All that keeps the ledger of a worker going: consumers of shards, the horizons, and forgetting."""
-    consumers = [
-        ShardConsumer(
-            shard, owner=owner, database_url=database_url, valkey=valkey, clock=clock, on_commit=on_commit
-        )
-        for shard in range(shards)
-    ]
-    return [
-        *(Loop(f"ledger shard {shard}", consumer.run) for shard, consumer in enumerate(consumers)),
-        Loop("horizons", Horizons(database_url, on_commit, clock).run),
-        Loop("forgotten", Forgotten(database_url).run, pause_s=limits.FORGOTTEN_INTERVAL_S),
-    ]

@@ -140,9 +140,9 @@ def test_an_evaluation_without_a_log_says_what_is_missing(running):
     done = run(evaluate_command, running, "unserved", "--policy", "thompson")
     assert done.exit_code == 1
     assert "answered 422: needs at least 5 rewards" in done.output
-    done = run(evaluate_command, running, "unserved", "--policy", "lin_ts", "--schema", "@nowhere.json")
+    done = run(evaluate_command, running, "unserved", "--policy", "thompson", "--features", "@nowhere.json")
     assert done.exit_code == 2
-    assert "--schema" in done.output
+    assert "--features" in done.output
 
 
 def test_a_demo_shows_what_it_learned(running):

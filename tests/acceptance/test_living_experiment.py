@@ -1,4 +1,4 @@
-"""One experiment key over months: prompts come and go, a canary becomes the control, the next one is rolled back."""
+"""One experiment key over months: prompts come and go, canaries become the control or go back."""
 
 import random
 import signal

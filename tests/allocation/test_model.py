@@ -148,10 +148,9 @@ def test_compares_nothing_without_a_shadow_policy():
 def test_a_best_arm_shadow_policy_serves_its_winner_once_it_would_have_decided():
     policy = BestArmPolicy()
     undecided, decided = successes(2, 5, 7), successes(20, 50, 90, of=100)
-    assert shadow_weights(experiment(shadow_policy=policy), undecided) == allocate(
-        definition(policy), undecided
-    )
-    assert shadow_weights(experiment(shadow_policy=policy), decided) == (0, 0, WHOLE)
+    shadowed = experiment(shadow_policy=policy)
+    assert shadow_weights(shadowed, undecided) == allocate(definition(policy), undecided)
+    assert shadow_weights(shadowed, decided) == (0, 0, WHOLE)
 
 
 def test_a_warm_start_is_a_prior_of_discounted_earlier_rewards_and_no_more_than_its_greatest_number():

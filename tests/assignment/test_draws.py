@@ -12,7 +12,7 @@ from app.allocation.contextual import materialised, segmented
 from app.allocation.model import NANO, VariantTotals, allocate
 from app.assignment import snapshot
 from app.assignment.bucketing import WHOLE
-from app.assignment.service import decide
+from app.assignment.decide import decide
 from app.assignment.snapshot import PreparedExperiment, published
 from app.experiments.metrics import Mean, Metric
 from app.experiments.model import Definition, Experiment, Variant

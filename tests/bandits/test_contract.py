@@ -12,13 +12,15 @@ from bandits.allocation import Allocation, compare, fixed
 from bandits.arms import BetaArms, GammaArms, NormalArms
 from bandits.contextual import thompson as linear_thompson
 from bandits.contextual import ucb as lin_ucb
+from bandits.environments import Stationary
 from bandits.features import UNIT
 from bandits.forgetting import discounted, warm_start, windowed
 from bandits.greedy import epsilon_greedy
 from bandits.linear import LinearTotals, disjoint, hybrid
 from bandits.logistic import LogisticTotals, logistic
 from bandits.objective import Constraint, constrained_thompson
-from bandits.simulation import FromTotals, Stationary, simulate, thompson_pulls
+from bandits.pulls import FromTotals, thompson_pulls
+from bandits.simulation import simulate
 from bandits.thompson import optimistic_thompson, thompson, top_two
 from bandits.totals import ArmTotals
 from bandits.ucb import ucb1_tuned_index

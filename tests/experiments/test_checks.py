@@ -255,7 +255,7 @@ def test_the_example_of_the_reference_is_fine():
         (
             {"plan": {"segments": {"attribute": "device", "values": ["other"]}}},
             "plan.segments.values",
-            "'other' is every other value; '' is none",
+            "'other' stands for every other value; '' is not a value",
         ),
         ({"reward": {"signals": {}}}, "reward.signals", "must be 1 to 64, got 0"),
         (
