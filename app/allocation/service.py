@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from app.allocation import freeze_store, limits
-from app.allocation.contextual import digest, materialised, segmented
+from app.allocation.contextual import decided_by, digest
 from app.allocation.forgetting import next_bucket_s
 from app.allocation.freeze_store import Held
 from app.allocation.freezes import Cause, Freeze, merged, unexcused
@@ -23,7 +23,6 @@ from app.core.clock import Clock
 from app.core.errors import Conflict, Unavailable
 from app.core.postgres import Transaction
 from app.experiments.limits import EXPERIMENTS_MAX
-from app.experiments.model import ContextualPolicy, FixedPolicy, SegmentedThompsonPolicy, forgetting_of
 from app.experiments.publication_store import request_publication, set_due_at
 from app.ledger.rebuild import Difference
 from bandits.identification import Winner
@@ -235,7 +234,7 @@ class AllocationService:
 def _allocated(due: Due, digest: bytes | None, now_s: float) -> Allocated:
     """What follows from the totals, and from the allocation in force where that has a say."""
     definition, latest = due.experiment.definition, due.latest
-    if due.held is not None and latest is not None and not isinstance(definition.policy, FixedPolicy):
+    if due.held is not None and latest is not None and definition.policy.moves:
         winner = latest.winner if latest.epoch == due.experiment.epoch else None
         return Allocated(with_held(due.experiment, latest.weights), digest, winner, due.wanted)
     decision = best_arm(due.experiment, due.totals, due.latest)
@@ -259,7 +258,7 @@ def _log_freeze(key: str, before: Freeze | None, after: Freeze | None) -> None:
 
 def _due_at(due: Due, now_s: float) -> datetime | None:
     """When the passing of time changes the allocation."""
-    forgetting = forgetting_of(due.experiment.definition.policy)
+    forgetting = due.experiment.definition.policy.forgets
     at_s = None if forgetting is None else next_bucket_s(forgetting, due.learned, now_s)
     return None if at_s is None else datetime.fromtimestamp(at_s, UTC)
 
@@ -267,12 +266,7 @@ def _due_at(due: Due, now_s: float) -> datetime | None:
 async def _by_context(due: Due) -> PublishedContextual | PublishedSegments | None:
     """What a policy that reads contexts decides by. In a thread: it may take seconds of linear algebra."""
     definition = due.experiment.definition
-    if due.experiment.held:  # by which a policy that reads contexts could not abide
+    if due.experiment.held or definition.policy.reads != "contexts":  # shares of contexts cannot be held
         return None
-    match definition.policy:
-        case ContextualPolicy() as policy:
-            return await asyncio.to_thread(materialised, policy, due.learned[""])
-        case SegmentedThompsonPolicy() as policy:
-            return await asyncio.to_thread(segmented, policy, due.learned, len(definition.variants))
-        case _:
-            return None
+    n_variants, active = len(definition.variants), definition.active
+    return await asyncio.to_thread(decided_by, definition.policy, due.learned, n_variants, active)

@@ -18,8 +18,8 @@ from app.allocation import limits
 from app.allocation.forgetting import Learned, first_part
 from app.allocation.freeze_store import Held, read_freezes, read_held
 from app.allocation.freezes import Freeze
+from app.allocation.metrics import Moments, moments_of_cells
 from app.allocation.model import Allocated, AllocationPoint, VariantTotals
-from app.allocation.objective import Moments, moments_of_cells
 from app.allocation.tables import allocations, warm_starts
 from app.assignment import snapshot
 from app.assignment.published_store import PublishedStore, StoredExperiment, store_published
@@ -28,14 +28,8 @@ from app.assignment.store import REFILLED_ANNOUNCEMENT, WHOLE_KEY
 from app.core.clock import Clock, SystemClock
 from app.core.valkey import CHANGES_CHANNEL, registry_key, valkey_needed
 from app.experiments.checks import possible, unknown
-from app.experiments.model import (
-    ConstrainedThompsonPolicy,
-    Draft,
-    Experiment,
-    Policy,
-    forgetting_of,
-    warm_start_of,
-)
+from app.experiments.model import Draft, Experiment
+from app.experiments.policies import Policy
 from app.experiments.publication_store import PublicationStore, lock_publication
 from app.experiments.store import experiment_of
 from app.experiments.tables import epochs, experiments
@@ -268,7 +262,7 @@ async def read_learned(connection: AsyncConnection, experiment: Experiment, now_
     learning = learning_of(experiment.definition.policy)
     if learning is None:
         return {}
-    forgetting = forgetting_of(experiment.definition.policy)
+    forgetting = experiment.definition.policy.forgets
     same = await read_learned_epochs(connection, experiment)
     statement = select(policy_totals.c.part, policy_totals.c.variant, policy_totals.c.body).where(
         policy_totals.c.experiment_id == experiment.id,
@@ -301,7 +295,7 @@ async def read_learned_epochs(connection: AsyncConnection, experiment: Experimen
 async def _read_moments(connection: AsyncConnection, experiment: Experiment) -> Moments:
     """What other metrics come to over all epochs; nothing where the policy reads none."""
     definition = experiment.definition
-    if not isinstance(definition.policy, ConstrainedThompsonPolicy):
+    if definition.policy.reads != "metrics":
         return {}
     statement = select(metric_totals.c.variant, metric_totals.c.body).where(
         metric_totals.c.experiment_id == experiment.id, metric_totals.c.body != b""
@@ -317,7 +311,7 @@ async def read_earlier(connection: AsyncConnection, experiment: Experiment) -> t
 
     Those that were kept, or where none are yet, those of now.
     """
-    warm = warm_start_of(experiment.definition.policy)
+    warm = experiment.definition.policy.starts_from
     if warm is None:
         return ()
     kept = select(warm_starts.c.totals).where(

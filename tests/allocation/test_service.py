@@ -20,18 +20,10 @@ from app.core.errors import Unavailable
 from app.core.postgres import create_engine
 from app.core.valkey import CHANGES_CHANNEL, registry_key
 from app.experiments.lifecycle import DefinitionChange
-from app.experiments.model import (
-    BestArmPolicy,
-    Definition,
-    Discount,
-    FixedPolicy,
-    LinTsPolicy,
-    LinUcbPolicy,
-    ThompsonPolicy,
-    Variant,
-    WarmStart,
-    Window,
-)
+from app.experiments.model import Definition, Variant
+from app.experiments.policies import BestArmPolicy, FixedPolicy, LinTsPolicy, LinUcbPolicy, ThompsonPolicy
+from app.experiments.policies.forgetting import Discount, Window
+from app.experiments.policies.rule import WarmStart
 from app.experiments.tables import publications
 from app.ledger.learning.model import RewardSums, part_of_bucket
 from app.ledger.rebuild import rebuild_totals

@@ -10,17 +10,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.experiments.model import (
+from app.experiments.model import Reward
+from app.experiments.plan import Segments
+from app.experiments.policies import (
     Exp3IxPolicy,
     LinTsPolicy,
     LinUcbPolicy,
     LogisticTsPolicy,
-    Reward,
     SegmentedThompsonPolicy,
     ThompsonPolicy,
-    Window,
 )
-from app.experiments.plan import Segments
+from app.experiments.policies.forgetting import Window
 from app.feedback.model import Source
 from app.ledger.learning.model import Key, RewardSums, Rows, Seen, learning_of
 from app.ledger.learning.step import delete_forgotten

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from app.core.postgres import psycopg_dsn
 from app.experiments.metrics import Mean, Metric, Proportion, QuantileOf, Ratio
-from app.experiments.model import Definition, FixedPolicy, Reward, Variant
+from app.experiments.model import Definition, Reward, Variant
 from app.experiments.plan import AnalysisPlan, Segments
+from app.experiments.policies import FixedPolicy
 from app.feedback.model import Source
 from app.ledger.rebuild import Difference, rebuild_totals
 from app.ledger.rewards.model import NANO

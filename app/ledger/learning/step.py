@@ -9,7 +9,7 @@ from psycopg import AsyncCursor
 
 from app.core.clock import Clock, SystemClock
 from app.core.telemetry import CONTEXT_MISFITS
-from app.experiments.model import Policy
+from app.experiments.policies import Policy
 from app.ledger import limits, rows
 from app.ledger.learning.model import (
     LEARNING_KINDS,
