@@ -237,7 +237,7 @@ async def _commits(
 def _served(
     framework: Litestar, keeper: SnapshotKeeper, settings: Settings, *fast_paths: FastPath
 ) -> tuple[ASGIApp, type[FastPathProtocol]]:
-    """The framework with what stands before it, and the protocol with its fast paths."""
+    """Return the framework with what stands before it, and the protocol with its fast paths."""
     app = refusing_early(framework, framework.state.refusals, keeper)
     app = with_request_id(app, access_log=settings.access_log)
     protocol = logged_fast_paths if settings.access_log else with_fast_paths
@@ -278,7 +278,7 @@ def _provided(dependency: Any) -> Provide:
 
 
 async def _reads_all(keeper: SnapshotKeeper, clock: Clock, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether the caller of `/ready` and `/metrics` may read everything."""
+    """Return whether the caller of `/ready` and `/metrics` may read everything."""
     return keeper.keyring is not None and keeper.keyring.admits(headers, Scope.READ, clock.now_ms())
 
 
@@ -304,7 +304,7 @@ async def _engine_checks(database_url: str, valkey: Redis, clock: Clock, *, shar
 def _keeper(
     settings: Settings, engine: AsyncEngine, valkey: Redis, clock: Clock, stack: AsyncExitStack
 ) -> tuple[SnapshotKeeper, SnapshotSaver]:
-    """The keeper of the snapshot, not yet started, and what saves its snapshot in a file."""
+    """Return the keeper of the snapshot, not yet started, and what saves its snapshot in a file."""
     assert settings.database_url is not None
     assert settings.valkey_url is not None
     folder = settings.snapshot_dir or settings.data_dir / "snapshot"

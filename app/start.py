@@ -80,7 +80,7 @@ class Start:
                 raise self.refusal
 
     def after(self, loop: Loop) -> Loop:
-        """The same loop, which begins once all is prepared."""
+        """Return the same loop, which begins once all is prepared."""
 
         async def run() -> None:
             await self._prepared.wait()
@@ -109,7 +109,7 @@ class Start:
         ]
 
     def errors(self) -> dict[str, str]:
-        """The checks that fail, by name: for the heartbeat of a worker."""
+        """Return the checks that fail, by name: for the heartbeat of a worker."""
         return {check.name: check.detail for check in self.checks() if not check.ok}
 
     async def _look(self) -> None:
@@ -169,7 +169,7 @@ class Start:
 
 
 async def schema_lacks(engine: AsyncEngine) -> str | None:
-    """What the database lacks of the schema this version needs; None when it can be used."""
+    """Return what the database lacks of the schema this version needs; None when it can be used."""
     async with engine.connect() as connection:
         there = await connection.scalar(text("SELECT to_regclass('alembic_version') IS NOT NULL"))
         revision = await connection.scalar(text("SELECT version_num FROM alembic_version")) if there else None

@@ -129,7 +129,7 @@ def _free_port(host: str, port: int) -> int:
 
 
 def _empty_metrics_folder(data_dir: Path) -> Path:
-    """Where our programs share their metrics, emptied of those of an earlier run.
+    """Return where our programs share their metrics, emptied of those of an earlier run.
 
     Raises Unavailable when the data folder is not ours to write to.
     """
@@ -143,7 +143,7 @@ def _empty_metrics_folder(data_dir: Path) -> Path:
 
 
 def _environment(settings: Settings, metrics: Path) -> dict[str, str]:
-    """What children are told: the settings in effect, less what only we need."""
+    """Return what children are told: the settings in effect, less what only we need."""
     told = msgspec.structs.replace(settings, workers=1, admin_key=None)
     return {name: value for name, value in os.environ.items() if name != "WALD_ADMIN_KEY"} | {
         "PROMETHEUS_MULTIPROC_DIR": str(metrics),

@@ -103,7 +103,7 @@ class KeyRing:
         self._seen: dict[bytes, ApiKey] = {}
 
     def authenticate(self, authorization: bytes | None, scope: Scope, now_ms: int) -> ApiKey:
-        """The key in the value of an `Authorization` header, if it has the scope.
+        """Return the key in the value of an `Authorization` header, if it has the scope.
 
         Raises Unauthorized when there is no key, or it is malformed, unknown, revoked or expired (UnknownKey
         for a well-formed key that may be newer than this key ring); Forbidden
@@ -119,7 +119,7 @@ class KeyRing:
         return authorization in self._seen or sha256(_secret_in(authorization)).digest() in self._by_digest
 
     def admits(self, headers: Iterable[tuple[bytes, bytes]], scope: Scope, now_ms: int) -> bool:
-        """Whether ASGI headers carry a key with this scope."""
+        """Return whether ASGI headers carry a key with this scope."""
         header = credential(headers)
         try:
             return header is not None and self.authenticate(header, scope, now_ms) is not None
@@ -134,7 +134,7 @@ class KeyRing:
         return _permitted(key, scope, now_ms)
 
     def signing_key(self, now_ms: int) -> SigningKey:
-        """The key to sign with: the newest that every server has had the time to load.
+        """Return the key to sign with: the newest that every server has had the time to load.
 
         Raises Unavailable when none has been published yet.
         """
@@ -166,7 +166,7 @@ class KeyRing:
 
 
 def _secret_in(authorization: bytes) -> bytes:
-    """The key in `Bearer KEY`; empty where the header is something else."""
+    """Return the key in `Bearer KEY`; empty where the header is something else."""
     scheme, _, text = authorization.partition(b" ")
     return text.strip() if scheme.lower() == b"bearer" else b""
 
@@ -181,7 +181,7 @@ def _permitted(key: ApiKey, scope: Scope, now_ms: int) -> ApiKey:
 
 
 def credential(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
-    """The value for `KeyRing.authenticate` from ASGI headers; None where they carry no key.
+    """Return the value for `KeyRing.authenticate` from ASGI headers; None where they carry no key.
 
     `X-API-Key: KEY` wins over `Authorization`, which a proxy on the way may have filled with its own.
     """
@@ -195,20 +195,20 @@ def credential(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
 
 
 def plaintext(kind: KeyKind, random: bytes) -> str:
-    """The key made of `random`: at least 24 bytes, from a cryptographic source."""
+    """Return the key made of `random`: at least 24 bytes, from a cryptographic source."""
     body = f"wald_{kind}_{_base62(int.from_bytes(random, 'big'), 32)}"
     return body + _checksum(body)
 
 
 def is_mistyped(key: str) -> bool:
-    """Whether it begins like one of our keys and is not one that we could have made."""
+    """Return whether it begins like one of our keys and is not one that we could have made."""
     if not key.startswith(_PREFIX):
         return False
     return _KEY.fullmatch(key) is None or _checksum(key[:-6]) != key[-6:]
 
 
 def digest(key: str) -> bytes:
-    """What is stored of a key."""
+    """Return what is stored of a key."""
     return sha256(key.encode()).digest()
 
 
@@ -226,7 +226,7 @@ _KEY: Final = re.compile(r"wald_(cli|srv|adm)_[0-9A-Za-z]{38}")
 
 
 def _base62(number: int, length: int) -> str:
-    """The last `length` digits of `number` in base 62."""
+    """Return the last `length` digits of `number` in base 62."""
     digits = []
     for _ in range(length):
         number, digit = divmod(number, 62)

@@ -55,7 +55,7 @@ class AccessService:
         self._on_change = on_change
 
     async def create(self, request: KeyRequest) -> tuple[StoredKey, str]:
-        """The new key and its plaintext, which exists nowhere else.
+        """Return the new key and its plaintext, which exists nowhere else.
 
         Raises InvalidInput for scopes beyond the kind's or an expiry that has passed; Conflict when there
         are `API_KEYS_MAX` keys that are not revoked, expired ones included.
@@ -82,7 +82,7 @@ class AccessService:
         return stored, key
 
     async def list(self) -> list[StoredKey]:
-        """All keys that are not revoked, oldest first."""
+        """Return all keys that are not revoked, oldest first."""
         return await self._store.keys()
 
     async def revoke(self, key_id: int) -> None:
@@ -127,7 +127,7 @@ class AccessService:
         await self._publish_or_leave_it_due()
 
     async def has_admin_key(self) -> bool:
-        """Whether some key in force has the scope `admin`."""
+        """Return whether some key in force has the scope `admin`."""
         return bool(await self._store.admin_keys())
 
     async def doubts(self, preset: str | None) -> tuple[str, ...]:
@@ -161,7 +161,7 @@ class AccessService:
         await self._publish_or_leave_it_due()
 
     async def has_signing_key(self) -> bool:
-        """Whether there is a secret to sign assignment ids with."""
+        """Return whether there is a secret to sign assignment ids with."""
         return await self._store.has_signing_key()
 
     async def _insert_admin_key(self, connection: Transaction, name: str, key: str) -> None:
@@ -207,7 +207,7 @@ class AccessService:
         await self._store.end_session(session, ends_at)
 
     async def session_ended(self, session: bytes) -> bool:
-        """Whether the session of this digest was signed out."""
+        """Return whether the session of this digest was signed out."""
         return await self._store.session_ended(session)
 
     async def publish(self) -> None:
@@ -254,7 +254,7 @@ def _secret() -> bytes:
 
 
 def _free_id(verifying: Sequence[int], retired: Sequence[int]) -> int:
-    """An id that was never used, or else the one that was retired longest ago."""
+    """Return an id that was never used, or else the one that was retired longest ago."""
     unused = (key_id for key_id in range(1, 256) if key_id not in verifying and key_id not in retired)
     key_id = next(unused, None) or next(iter(retired), None)
     if key_id is None:

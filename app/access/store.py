@@ -68,7 +68,7 @@ class AccessStore:
         hint: str,
         expires_at: datetime | None,
     ) -> StoredKey | None:
-        """The stored key; None if this very key is there already, in force or revoked."""
+        """Return the stored key; None if this very key is there already, in force or revoked."""
         statement = (
             postgresql.insert(api_keys)
             .values(
@@ -86,18 +86,18 @@ class AccessStore:
         return None if row is None else _stored_key(row)
 
     async def count_keys(self, connection: AsyncConnection) -> int:
-        """How many keys are not revoked."""
+        """Return how many keys are not revoked."""
         statement = select(func.count()).where(_NOT_REVOKED)
         return int((await connection.execute(statement)).scalar_one())
 
     async def has_key(self, connection: AsyncConnection, scope: Scope) -> bool:
-        """Whether some key has the scope now."""
+        """Return whether some key has the scope now."""
         lasting = func.coalesce(api_keys.c.expires_at > func.now(), True)
         statement = select(exists().where(_NOT_REVOKED, lasting, api_keys.c.scopes.contains([scope])))
         return bool((await connection.execute(statement)).scalar_one())
 
     async def admin_keys(self) -> dict[StoredKey, bytes]:
-        """Keys that have the scope `admin` now, with their digests, oldest first."""
+        """Return keys that have the scope `admin` now, with their digests, oldest first."""
         lasting = func.coalesce(api_keys.c.expires_at > func.now(), True)
         statement = select(api_keys).where(_NOT_REVOKED, lasting, api_keys.c.scopes.contains([Scope.ADMIN]))
         async with self._engine.connect() as connection:
@@ -111,18 +111,18 @@ class AccessStore:
             return found.scalar_one_or_none()
 
     async def has_signing_key(self) -> bool:
-        """Whether some secret signs."""
+        """Return whether some secret signs."""
         async with self._engine.connect() as connection:
             return bool((await connection.execute(select(exists().where(_VERIFIES)))).scalar_one())
 
     async def keys(self) -> list[StoredKey]:
-        """All that are not revoked, oldest first."""
+        """Return all that are not revoked, oldest first."""
         async with self._engine.connect() as connection:
             rows = await connection.execute(select(api_keys).where(_NOT_REVOKED).order_by(api_keys.c.id))
             return [_stored_key(row) for row in rows]
 
     async def revoke_key(self, connection: AsyncConnection, key_id: int) -> bool:
-        """Whether there is such a key. Revoking it again changes nothing."""
+        """Return whether there is such a key. Revoking it again changes nothing."""
         if key_id not in _IDS:
             return False
         statement = (
@@ -159,7 +159,7 @@ class AccessStore:
         )
 
     async def snapshot(self) -> AccessSnapshot:
-        """What servers have to know, all of it as of one revision."""
+        """Return what servers have to know, all of it as of one revision."""
         async with self._engine.connect() as connection:
             await connection.execution_options(isolation_level="REPEATABLE READ")
             revision = (await connection.execute(select(access_changes.c.revision))).scalar_one_or_none()
@@ -188,7 +188,7 @@ class AccessStore:
             )
 
     async def session_ended(self, session: bytes) -> bool:
-        """Whether the session of this digest was signed out."""
+        """Return whether the session of this digest was signed out."""
         statement = select(exists().where(ended_sessions.c.digest == session))
         async with self._engine.connect() as connection:
             return bool((await connection.execute(statement)).scalar_one())
@@ -203,13 +203,13 @@ class AccessStore:
         return Publication(answer)
 
     async def revision(self) -> int:
-        """How many changes there were; 0 in an empty database."""
+        """Return how many changes there were; 0 in an empty database."""
         async with self._engine.connect() as connection:
             found = (await connection.execute(select(access_changes.c.revision))).scalar_one_or_none()
             return found or 0
 
     async def published_revision(self) -> int:
-        """The revision servers were given last; 0 when Valkey lost it."""
+        """Return the revision servers were given last; 0 when Valkey lost it."""
         with valkey_needed():
             return int(await self._valkey.hget(_ACCESS_KEY, "revision") or 0)
 
@@ -220,13 +220,13 @@ class AccessStore:
 
 
 async def load(valkey: Redis) -> AccessSnapshot | None:
-    """What was last published; None when nothing is there."""
+    """Return what was last published; None when nothing is there."""
     body = await valkey.hget(_ACCESS_KEY, "body")
     return None if body is None else _decode(cast("bytes", body))
 
 
 async def load_revision(valkey: Redis) -> int | None:
-    """The revision of what was last published; None when nothing is there."""
+    """Return the revision of what was last published; None when nothing is there."""
     revision = await valkey.hget(_ACCESS_KEY, "revision")
     return None if revision is None else int(revision)
 

@@ -133,7 +133,7 @@ class VerifiedBatch(NamedTuple):
 
 
 def uuid7(now_ms: int, random74: int) -> bytes:
-    """A UUIDv7 (RFC 9562, section 5.7) of a time and 74 random bits."""
+    """Return a UUIDv7 (RFC 9562, section 5.7) of a time and 74 random bits."""
     high = now_ms << 16 | 0x7000 | random74 >> 62
     return (high << 64 | 1 << 63 | random74 & 0x3FFF_FFFF_FFFF_FFFF).to_bytes(16, "big")
 
@@ -150,14 +150,14 @@ def body(
     propensity: float,
     unit_hash: int,
 ) -> bytes:
-    """The 48 bytes that are signed."""
+    """Return the 48 bytes that are signed."""
     return _BODY.pack(
         FORMAT, key_id, flags, variant, experiment_id, epoch, policy_version, id, propensity, unit_hash
     )
 
 
 def unrecorded(body: bytes) -> bytes:
-    """The same body with the flag that no exposure was stored."""
+    """Return the same body with the flag that no exposure was stored."""
     return body[:2] + bytes([body[2] | Flag.UNRECORDED]) + body[3:]
 
 
@@ -183,7 +183,7 @@ class Signer:
         return urlsafe_b64encode(body + mac.tag(body)[:TAG_BYTES]).decode("ascii")
 
     def verify(self, token: str) -> AssignmentId:
-        """What the token says. Raises InvalidAssignmentId."""
+        """Return what the token says. Raises InvalidAssignmentId."""
         if len(token) != TOKEN_LENGTH:
             raise InvalidAssignmentId(Verdict.MALFORMED)
         raw, malformed = _decoded(token.encode("ascii", "replace"))
@@ -198,7 +198,7 @@ class Signer:
         return AssignmentId.from_body(body)
 
     def verify_batch(self, tokens: Sequence[str]) -> VerifiedBatch:
-        """The bodies of N tokens and a verdict on each, the same that `verify` gives."""
+        """Return the bodies of N tokens and a verdict on each, the same that `verify` gives."""
         n = len(tokens)
         if set(map(len, tokens)) - {TOKEN_LENGTH}:
             tokens = [token if len(token) == TOKEN_LENGTH else _PLACEHOLDER for token in tokens]
@@ -232,7 +232,7 @@ class _Mac:
         self._k1_words = np.frombuffer(self._k1.to_bytes(_BLOCK, "big"), np.uint64)
 
     def tag(self, body: bytes) -> bytes:
-        """The 16 bytes for one message."""
+        """Return the 16 bytes for one message."""
         encrypt, number = self._encrypt, int.from_bytes
         chained = number(encrypt(body[:16]), "big") ^ number(body[16:32], "big")
         chained = number(encrypt(chained.to_bytes(16, "big")), "big") ^ number(body[32:], "big") ^ self._k1

@@ -67,7 +67,7 @@ def cumulative(weights: Sequence[int]) -> tuple[int, ...]:
 
 
 def draw(random32: int, cumulative: Sequence[int]) -> int:
-    """The index that 32 random bits fall on, with probability exactly its weight / 2**32."""
+    """Return the index that 32 random bits fall on, with probability exactly its weight / 2**32."""
     return bisect_right(cumulative, random32)
 
 
@@ -77,7 +77,7 @@ def unit_hash(salt: bytes, unit: str) -> int:
 
 
 def part(share: float) -> int:
-    """Where a share lies in whole parts of 2**32: 0 to 2**32, and never falling."""
+    """Return where a share lies in whole parts of 2**32: 0 to 2**32, and never falling."""
     return round(share * WHOLE)
 
 

@@ -69,7 +69,7 @@ class ChangeFeed:
         self._turn = asyncio.Lock()
 
     def admits(self, key: ApiKey) -> bool:
-        """Whether the key may still read."""
+        """Return whether the key may still read."""
         keyring = self.snapshots.keyring
         try:
             return keyring is not None and keyring.by_id(key.id, Scope.READ, self._clock.now_ms()) is not None

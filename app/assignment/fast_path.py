@@ -26,7 +26,7 @@ class AssignFastPath:
         self.durations = FastHistogram(ASSIGN_SECONDS)
 
     def admits(self, headers: Headers) -> bool:
-        """Whether the caller may assign."""
+        """Return whether the caller may assign."""
         snapshot = self._assigner.keeper.snapshot
         if snapshot.keyring is None or snapshot.signer is None:
             return False

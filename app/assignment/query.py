@@ -16,7 +16,7 @@ _BOOLEANS: Final = {"true": True, "false": False}
 
 
 def parameters(query: bytes) -> dict[str, str]:
-    """All of them, decoded.
+    """Return all of them, decoded.
 
     Raises InvalidInput when one is repeated or unknown, is not UTF-8, has U+0000, or when there are too many.
     """
@@ -53,7 +53,7 @@ def context(parameters: Mapping[str, str]) -> dict[str, str] | None:
 
 
 def typed(context: dict[str, str] | None, features: Sequence[Feature]) -> dict[str, Any] | None:
-    """A context of texts as the declared features read it: `"42"` as 42, `"true"` as true.
+    """Return a context of texts as the declared features read it: `"42"` as 42, `"true"` as true.
 
     Texts of numeric features are read as targeting reads numbers, those of boolean ones must be `true` or
     `false`. What does not read so stays a text, for the features to refuse; all else stays as it is.

@@ -43,7 +43,7 @@ async def assign_one(
     ],
     assigner: Assigner,
 ) -> AssignmentView:
-    """Which variant serves this unit. Context goes as `context.NAME=VALUE`.
+    """Return which variant serves this unit. Context goes as `context.NAME=VALUE`.
 
     `reason` says why: SPLIT (drawn), TARGETING_MATCH (drawn, among those the targeting admits), STICKY (the
     unit's first assignment again), NOT_TARGETED (the control), FORCED (an override), DISABLED (draft or
@@ -61,7 +61,7 @@ async def assign_one(
 
 @post("/assign", guards=[requires(Scope.ASSIGN)], status_code=200)
 async def assign_several(data: AssignRequest, assigner: Assigner) -> AssignmentList:
-    """Which variants serve this unit, in several experiments or in all that are running.
+    """Return which variants serve this unit, in several experiments or in all that are running.
 
     400 naming the feature when one of their policies reads the context and cannot: then none is assigned.
     404 when one of the experiments does not exist or is archived.

@@ -46,11 +46,11 @@ class Assignment(msgspec.Struct, frozen=True, gc=False):
     id: str
 
     def view(self) -> AssignmentView:
-        """The answer."""
+        """Return the answer."""
         return _view(self.experiment, self.decision, self.policy_version, self.id)
 
     def json(self) -> bytes:
-        """The answer as JSON, the same that encoding `view` gives."""
+        """Return the answer as JSON, the same that encoding `view` gives."""
         experiment, decision = self.experiment, self.decision
         if decision.reason == "STICKY" or experiment.reader is not None:  # decisions without number
             return _encode(self.view())

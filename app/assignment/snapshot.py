@@ -103,7 +103,7 @@ def published(
     weights: Sequence[int],
     by_context: PublishedContextual | PublishedSegments | None = None,
 ) -> PublishedExperiment:
-    """An experiment with the shares of one policy version, in the order of its variants."""
+    """Return an experiment with the shares of one policy version, in the order of its variants."""
     definition, state = experiment.definition, experiment.state
     positions = {variant.key: index for index, variant in enumerate(definition.variants)}
     winner = state.winner if isinstance(state, Stopped) else None
@@ -146,7 +146,7 @@ _decoder: Final = msgspec.msgpack.Decoder(PublishedExperiment)
 
 
 def encode(experiment: PublishedExperiment) -> bytes:
-    """The value in the hash `experiments`."""
+    """Return the value in the hash `experiments`."""
     return _encoder.encode(experiment)
 
 
@@ -198,7 +198,7 @@ class SegmentReader:
         self._segmented = segmented
 
     def weights(self, context: Mapping[str, Any]) -> Sequence[int]:
-        """The weights in the segment of this context: every context is in one."""
+        """Return the weights in the segment of this context: every context is in one."""
         return self._segmented.weights[segment_number(self._segmented.by, context)]
 
 

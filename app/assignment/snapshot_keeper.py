@@ -329,7 +329,7 @@ class SnapshotKeeper:
         return None if state.mark is not None else _EMPTIED
 
     async def _newer_access(self) -> AccessSnapshot | None:
-        """What is published of access; None if it is what we have."""
+        """Return what is published of access; None if it is what we have."""
         revision = await self._store.access_revision()
         if self.keyring is not None and revision == self.keyring.revision:
             self._adopted.outdates(ANNOUNCEMENT, revision, monotonic())
@@ -443,7 +443,7 @@ class SnapshotKeeper:
             swapped.set_result(None)
 
     def _signer(self, keyring: KeyRing | None) -> Signer | None:
-        """The signer of the key ring; which of its keys signs depends on the time."""
+        """Return the signer of the key ring; which of its keys signs depends on the time."""
         signer = self.snapshot.signer
         if keyring is None or not keyring.signing_keys:
             return signer

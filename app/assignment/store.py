@@ -68,12 +68,12 @@ class RegistryStore:
             await self._valkey.hsetnx(KILLED_KEY, key, kill.decode())
 
     async def versions(self) -> dict[str, int]:
-        """The version of each published experiment, by its key."""
+        """Return the version of each published experiment, by its key."""
         found = cast("dict[bytes, bytes]", await self._valkey.hgetall(_VERSIONS))
         return {key.decode(): int(version) for key, version in found.items()}
 
     async def experiments(self, keys: Sequence[str]) -> list[bytes]:
-        """Those of them that are there, encoded."""
+        """Return those of them that are there, encoded."""
         found: list[bytes] = []
         for start in range(0, len(keys), limits.SNAPSHOT_LOAD_MAX):
             some = list(keys[start : start + limits.SNAPSHOT_LOAD_MAX])
@@ -82,11 +82,11 @@ class RegistryStore:
         return found
 
     async def access_revision(self) -> int | None:
-        """The revision of the keys in force; None when Valkey has lost them."""
+        """Return the revision of the keys in force; None when Valkey has lost them."""
         return await access_store.load_revision(self._valkey)
 
     async def access(self) -> AccessSnapshot | None:
-        """Keys in force; None when Valkey has lost them."""
+        """Return keys in force; None when Valkey has lost them."""
         return await access_store.load(self._valkey)
 
 

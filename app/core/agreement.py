@@ -62,7 +62,7 @@ async def agree(engine: AsyncEngine, settings: Settings) -> None:
 
 
 async def read_agreed(engine: AsyncEngine) -> dict[str, str]:
-    """What is stored, by name. Empty before the first process started."""
+    """Return what is stored, by name. Empty before the first process started."""
     async with engine.connect() as connection:
         return await _read(connection)
 
@@ -98,7 +98,7 @@ def differences(settings: Settings, stored: Mapping[str, str]) -> list[str]:
 
 
 def variable(name: str) -> str:
-    """The environment variable of a setting."""
+    """Return the environment variable of a setting."""
     return f"WALD_{name.upper()}"
 
 

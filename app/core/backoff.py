@@ -16,7 +16,7 @@ class Backoff:
         self._next_s = FIRST_S
 
     def next_s(self) -> float:
-        """Seconds to wait now; the wait after it is up to twice as long."""
+        """Return seconds to wait now; the wait after it is up to twice as long."""
         wait_s = self._next_s * self._random.uniform(0.5, 1.0)
         self._next_s = min(self._next_s * 2, RESTART_BACKOFF_S_MAX)
         return wait_s

@@ -45,7 +45,7 @@ def explained(message: str, kind: Any, path: str) -> str:
 
 
 def field_names(kind: Any, path: str) -> list[str]:
-    """The names of the fields of the object at `path` of a type."""
+    """Return the names of the fields of the object at `path` of a type."""
     return [
         field.encode_name
         for one in _at(kind, _STEP.findall(path))
@@ -67,7 +67,7 @@ def _values(kind: Any, path: str) -> Iterator[str]:
 
 
 def _at(kind: Any, steps: Sequence[str]) -> list[inspect.Type]:
-    """The types that a value at these steps may have."""
+    """Return the types that a value at these steps may have."""
     try:
         types = _alternatives(inspect.type_info(kind))
     except (TypeError, msgspec.ValidationError):

@@ -20,25 +20,25 @@ class Clock(Protocol):
     """Where the present comes from."""
 
     def now(self) -> datetime:
-        """The present, aware, in UTC."""
+        """Return the present, aware, in UTC."""
         ...
 
     def now_ms(self) -> int:
-        """Milliseconds since the epoch."""
+        """Return milliseconds since the epoch."""
         ...
 
     def now_us(self) -> int:
-        """Microseconds since the epoch."""
+        """Return microseconds since the epoch."""
         ...
 
 
 def counter_us() -> int:
-    """Microseconds since the machine started; no change of the wall clock moves it."""
+    """Return microseconds since the machine started; no change of the wall clock moves it."""
     return time.clock_gettime_ns(_COUNTER) // 1_000
 
 
 def wall_us() -> int:
-    """Microseconds since the epoch by the machine's wall clock, which may jump."""
+    """Return microseconds since the epoch by the machine's wall clock, which may jump."""
     return time.time_ns() // 1_000
 
 
@@ -52,7 +52,7 @@ class Timeline:
         self._reached_us = at_us
 
     def at(self, counter_us: int) -> int:
-        """The time at a reading of the counter."""
+        """Return the time at a reading of the counter."""
         return counter_us + self._offset_us
 
     def present(self, counter_us: int) -> int:
@@ -84,15 +84,15 @@ class SystemClock:
     """The time that all processes of one installation share; see the module."""
 
     def now(self) -> datetime:
-        """The present, aware, in UTC."""
+        """Return the present, aware, in UTC."""
         return _EPOCH + timedelta(microseconds=self.now_us())
 
     def now_ms(self) -> int:
-        """Milliseconds since the epoch."""
+        """Return milliseconds since the epoch."""
         return _present(_gettime_ns(_COUNTER) // 1_000) // 1_000
 
     def now_us(self) -> int:
-        """Microseconds since the epoch."""
+        """Return microseconds since the epoch."""
         return _present(_gettime_ns(_COUNTER) // 1_000)
 
 
@@ -100,15 +100,15 @@ class WallClock:
     """The wall clock of the machine: for what other organisations compare with theirs, such as signatures."""
 
     def now(self) -> datetime:
-        """The present, aware, in UTC."""
+        """Return the present, aware, in UTC."""
         return datetime.now(UTC)
 
     def now_ms(self) -> int:
-        """Milliseconds since the epoch."""
+        """Return milliseconds since the epoch."""
         return time.time_ns() // 1_000_000
 
     def now_us(self) -> int:
-        """Microseconds since the epoch."""
+        """Return microseconds since the epoch."""
         return wall_us()
 
 
@@ -190,7 +190,7 @@ class Timekeeping:
         return None
 
     def _keeps(self, reading: Reading) -> bool:
-        """Whether we keep the row: we do already, or its keeper is silent."""
+        """Return whether we keep the row: we do already, or its keeper is silent."""
         silent_us = reading.counter_us - self._beat_us
         return reading.row.keeper == self._name or silent_us >= limits.CLOCK_KEEPER_SILENT_US
 

@@ -23,7 +23,7 @@ class Computing:
         self._places = threading.BoundedSemaphore(limits.COMPUTATIONS_MAX)
 
     async def run(self, work: Callable[[], T]) -> T:
-        """What `work` returns or raises. Raises Unavailable when there is no place."""
+        """Return what `work` returns or raises. Raises Unavailable when there is no place."""
         if not self._places.acquire(blocking=False):
             raise Unavailable("another computation is running; try again when it is done")
 

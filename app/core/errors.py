@@ -50,7 +50,7 @@ class WaldError(Exception):
         self.errors = errors or ((FieldError(field, detail),) if field is not None else ())
 
     def problem(self) -> Problem:
-        """Its RFC 9457 body."""
+        """Return its RFC 9457 body."""
         return Problem(
             type=f"/problems/{self.kind}",
             title=self.title,

@@ -24,7 +24,7 @@ class FastPath(Protocol):
     body_bytes_max: int
 
     def admits(self, headers: Headers) -> bool:
-        """Whether to read the request's body, and then to try."""
+        """Return whether to read the request's body, and then to try."""
         ...
 
     def answer(self, query: bytes, headers: Headers, body: bytes, reply: Reply) -> bool:
@@ -80,7 +80,7 @@ class FastPathProtocol(BoundedProtocol):
             super().on_message_complete()
 
     def _takes(self, fast_path: FastPath, query: bytes) -> bool:
-        """Whether the request is the fast path's, for now; then it is its turn."""
+        """Return whether the request is the fast path's, for now; then it is its turn."""
         parser, before = self.parser, self._current()
         if before is not None and not before.response_complete:
             return False
@@ -170,6 +170,6 @@ class _Nobody:
 
 
 def with_fast_paths(*fast_paths: FastPath) -> type[FastPathProtocol]:
-    """The protocol class of a server with these fast paths."""
+    """Return the protocol class of a server with these fast paths."""
     by_path: Final = {fast_path.path: fast_path for fast_path in fast_paths}
     return type("FastPaths", (FastPathProtocol,), {"fast_paths": by_path})

@@ -93,7 +93,7 @@ async def beat(valkey: Redis, name: str, errors: Mapping[str, str], clock: Clock
 
 
 async def worker_checks(valkey: Redis, clock: Clock) -> list[Check]:
-    """One check per live worker; a failed one when there is none."""
+    """Return one check per live worker; a failed one when there is none."""
     now_ms = clock.now_ms()
     alive = {
         name: beat

@@ -34,7 +34,7 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 def problem_response(problem: Problem, headers: dict[str, str] | None = None) -> Response[bytes]:
-    """The answer that carries a problem."""
+    """Return the answer that carries a problem."""
     return Response(
         content=_encode(problem),
         status_code=problem.status,
@@ -67,7 +67,7 @@ def _validation(request: Request[Any, Any, Any], error: ValidationException) -> 
 
 
 def _field_error(item: Mapping[str, Any], request: Request[Any, Any, Any]) -> FieldError:
-    """What Litestar reports of one field, in words that do not need its documentation."""
+    """Return what Litestar reports of one field, in words that do not need its documentation."""
     place, message = str(item.get("key", "data")), str(item.get("message", ""))
     if message == "'data'":
         return FieldError("body", "is required")

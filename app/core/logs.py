@@ -110,7 +110,7 @@ class Repeats:
         return event
 
     def lets_pass(self, record: logging.LogRecord) -> bool:
-        """Whether a line of the standard library is written. A filter of its handler."""
+        """Return whether a line of the standard library is written. A filter of its handler."""
         return (
             self._passes(record.name, (record.name, record.levelname, str(record.msg)[:_IDENTITY_LENGTH]))
             is not None
@@ -146,7 +146,7 @@ def brief(error: BaseException) -> str:
 
 
 def peer(url: str) -> str:
-    """The address in the URL of an engine, without account, password and options."""
+    """Return the address in the URL of an engine, without account, password and options."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}"

@@ -27,12 +27,12 @@ def downgrade(database_url: str, revision: str) -> None:
 
 
 def head() -> str:
-    """The revision this code needs."""
+    """Return the revision this code needs."""
     return ScriptDirectory(str(FOLDER)).get_current_head() or ""
 
 
 def current(connection: Connection) -> str | None:
-    """The revision a database is at; None when it is empty."""
+    """Return the revision a database is at; None when it is empty."""
     return MigrationContext.configure(connection).get_current_revision()
 
 

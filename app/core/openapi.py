@@ -100,7 +100,7 @@ def completed(document: Document) -> Document:
 
 
 def _repaired(part: Any) -> Any:
-    """The same part of a document without what the framework gets wrong about unions.
+    """Return the same part of a document without what the framework gets wrong about unions.
 
     It takes the dots of `tuple[X, ...]` for a second type without bounds, and says `oneOf` where several
     members may match (1 is an integer and a number).
@@ -145,7 +145,7 @@ def _complete(path: str, method: str, operation: Document, problem: Document) ->
 
 
 def _refusals(path: str, method: str, *, open_to_all: bool) -> Iterable[int]:
-    """The statuses with which an operation may refuse, or fail."""
+    """Yield the statuses with which an operation may refuse, or fail."""
     yield from (414, 431)
     if open_to_all:
         return
@@ -190,7 +190,7 @@ def _add_parameters(paths: Mapping[str, Document], schemas: Mapping[str, Documen
 
 
 def _scalar(schema: Document) -> Document:
-    """The schema of a field as a query parameter: lists are written with commas."""
+    """Return the schema of a field as a query parameter: lists are written with commas."""
     kinds = schema.get("type")
     if kinds == "array" or (isinstance(kinds, list) and "array" in kinds):
         return {"type": "string", "description": "numbers, separated by commas"}

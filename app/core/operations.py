@@ -84,7 +84,7 @@ ROUTES: Final = [health, ready, metrics]
 
 
 def operations_app(readings: Readings) -> Litestar:
-    """The three routes alone."""
+    """Return the three routes alone."""
     return Litestar(
         ROUTES,
         dependencies={"readiness": Provide(lambda: readings, sync_to_thread=False)},

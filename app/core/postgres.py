@@ -55,7 +55,7 @@ def sqlalchemy_url(url: str) -> URL:
 
 
 def psycopg_dsn(url: str) -> str:
-    """The URL as libpq understands it."""
+    """Return the URL as libpq understands it."""
     return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
@@ -76,7 +76,7 @@ class Pulse:
             self._asking = asyncio.create_task(self._ask(), name="postgres-pulse")
 
     def silent_since(self, moment: float) -> bool:
-        """Whether a new session got no reaction after `moment`, by `time.monotonic`."""
+        """Return whether a new session got no reaction after `moment`, by `time.monotonic`."""
         return self._silent_at >= moment
 
     def found_silent(self) -> None:
@@ -119,7 +119,7 @@ class AnsweredConnection(AsyncConnection[Any]):
             raise psycopg.OperationalError("PostgreSQL does not answer") from None
 
     def _answered(self, gen: Generator[Any, Any, _T], pulse: Pulse) -> Generator[Any, Any, _T]:
-        """The same generator of waits, which gives up between two of them."""
+        """Yield the same generator of waits, which gives up between two of them."""
         asked_at = monotonic()
         suspect_at, give_up_at = asked_at + limits.POSTGRES_SILENT_S, asked_at + self.silent_s_max
         try:
@@ -155,7 +155,7 @@ class _Silent(Exception):
 
 
 def create_engine(url: str, *, pool_size: int = 4) -> AsyncEngine:
-    """A pool that notices when PostgreSQL was away or hangs, and comes back by itself."""
+    """Return a pool that notices when PostgreSQL was away or hangs, and comes back by itself."""
     pulse = Pulse(url)
 
     async def opened(*arguments: Any, **options: Any) -> AnsweredConnection:
@@ -176,7 +176,7 @@ def create_engine(url: str, *, pool_size: int = 4) -> AsyncEngine:
 
 
 async def connect(url: str, **options: Any) -> AsyncConnection[Any]:
-    """A connection of its own, in autocommit mode, for COPY and temporary tables.
+    """Return a connection of its own, in autocommit mode, for COPY and temporary tables.
 
     Statements are planned anew each time: a plan made for an empty table would stay while the table grows.
     """

@@ -64,7 +64,7 @@ def behind_proxies(app: ASGIApp, trusted: Sequence[str]) -> ASGIApp:
 
 
 def logged_fast_paths(*fast_paths: FastPath) -> type[FastPathProtocol]:
-    """The protocol of a server whose fast paths write the access log as well.
+    """Return the protocol of a server whose fast paths write the access log as well.
 
     The client of these lines is the peer of the connection, which behind a proxy is the proxy.
     """

@@ -80,7 +80,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise InvalidInput(f"configuration: {explained(reason, cls, name)}{where}") from error
 
     def environment(self) -> dict[str, str]:
-        """The variables from which `load` reads the same again."""
+        """Return the variables from which `load` reads the same again."""
         values = msgspec.structs.asdict(self)
         for name in _LISTS:
             values[name] = ",".join(map(str, values[name]))

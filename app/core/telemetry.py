@@ -226,7 +226,7 @@ def _shown(family: Metric) -> bool:
 
 
 def _public(family: Metric) -> Metric:
-    """The family summed over the labels that name something of the user's."""
+    """Return the family summed over the labels that name something of the user's."""
     sums: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
     for sample in family.samples:
         if sample.name.endswith("_created"):

@@ -19,7 +19,7 @@ _NAME_LENGTH_MAX: Final = 64
 
 
 def is_key(text: str) -> bool:
-    """Whether it may be the name of something: see `Key`."""
+    """Return whether it may be the name of something: see `Key`."""
     return _KEY.match(text) is not None
 
 
@@ -39,7 +39,7 @@ def check_storable(value: Any, field: str) -> None:
 
 
 def unstorable(value: Any, field: str) -> FieldError | None:
-    """The first place in a decoded JSON value that could not be stored, or None.
+    """Return the first place in a decoded JSON value that could not be stored, or None.
 
     PostgreSQL refuses U+0000, UTF-8 lone surrogates, MessagePack integers beyond 64 bits, JSON infinities;
     and nesting ends at `JSON_DEPTH_MAX`.

@@ -119,7 +119,7 @@ class TimeKeeper:
         return math.inf if self._last is None else (counter_us() - self._last.counter_us) / 1e6
 
     def skews_s(self) -> dict[str, float]:
-        """How many seconds which clock is ahead of the shared time."""
+        """Return how many seconds which clock is ahead of the shared time."""
         counter = counter_us()
         skews_us = {"the clock of this machine": wall_us() - TIMELINE.at(counter)}
         if self._last is not None:
@@ -171,7 +171,7 @@ async def _read(connection: AsyncConnection) -> Reading | None:
 
 
 def _boot() -> str:
-    """Which start of which machine this is; empty where the system does not say."""
+    """Return which start of which machine this is; empty where the system does not say."""
     with suppress(OSError):
         return _BOOT_ID.read_text().strip()
     return ""

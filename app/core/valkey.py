@@ -17,7 +17,7 @@ Valkey: TypeAlias = Redis
 
 
 def create_client(url: str, **options: Any) -> Redis:
-    """A client that runs each command at most once and never waits longer than five seconds.
+    """Return a client that runs each command at most once and never waits longer than five seconds.
 
     `url` is `redis://`, `rediss://` or `unix://`. Pass `socket_timeout=None` for blocking reads.
     """
@@ -41,12 +41,12 @@ def valkey_needed() -> Iterator[None]:
 
 
 def shard_key(shard: int, name: str) -> str:
-    """A key of one stream shard; the hash tag keeps a shard's keys in one cluster slot."""
+    """Return a key of one stream shard; the hash tag keeps a shard's keys in one cluster slot."""
     return f"{KEY_PREFIX}:{{{shard}}}:{name}"
 
 
 def registry_key(name: str) -> str:
-    """A key of what every server loads: published experiments and access."""
+    """Return a key of what every server loads: published experiments and access."""
     return f"{KEY_PREFIX}:{{registry}}:{name}"
 
 

@@ -199,7 +199,7 @@ def dedup_key(message: Message, facts: Facts) -> str:
 
 
 def _summary(message: Message, facts: Facts) -> str:
-    """Its own, or what and where, cut to what PagerDuty takes."""
+    """Return its own, or what and where, cut to what PagerDuty takes."""
     where = " / ".join(filter(None, (facts.experiment, facts.variant)))
     return (facts.summary or f"{message.type} {where}".rstrip())[:_SUMMARY_LENGTH_MAX]
 

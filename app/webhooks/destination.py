@@ -73,11 +73,11 @@ class NetworkPolicy(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, networks: Iterable[str], ports: Iterable[int]) -> Self:
-        """The policy of the settings. Raises ValueError for what is not a network."""
+        """Return the policy of the settings. Raises ValueError for what is not a network."""
         return cls(tuple(ip_network(network) for network in networks), frozenset(ports))
 
     def permits(self, address: str, *, secure: bool) -> bool:
-        """Whether to connect to an address, `secure` by https."""
+        """Return whether to connect to an address, `secure` by https."""
         try:
             found = unmapped(ip_address(address))
         except ValueError:
@@ -129,7 +129,7 @@ def unmapped(address: Address) -> Address:
 
 
 def is_public(address: Address) -> bool:
-    """Whether it is of somebody in the internet, for an address that is `unmapped`.
+    """Return whether it is of somebody in the internet, for an address that is `unmapped`.
 
     Of IPv6 only what is allocated as global unicast: loopback, link-local, unique local, site-local,
     multicast, the deprecated IPv4-compatible and local NAT64 ranges are all outside of it.

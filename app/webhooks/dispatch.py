@@ -93,7 +93,7 @@ class Dispatcher:
 
 
 def _changes(endpoint: Endpoint, settled: Settled, answer: Answer, now: datetime) -> dict[str, object]:
-    """What an attempt says about its endpoint: failing, working again, or gone."""
+    """Return what an attempt says about its endpoint: failing, working again, or gone."""
     changes: dict[str, object] = {}
     if settled.state is DeliveryState.DELIVERED and endpoint.failing_since is not None:
         changes["failing_since"] = None

@@ -152,17 +152,17 @@ class Delivery(msgspec.Struct, frozen=True):
 
 
 def webhook_id(message_id: UUID) -> str:
-    """The id of a message as receivers see it."""
+    """Return the id of a message as receivers see it."""
     return f"msg_{message_id.hex}"
 
 
 def is_event_type(text: str) -> bool:
-    """Whether it is words of a-z, 0-9 and _ joined by dots, at most 128 characters."""
+    """Return whether it is words of a-z, 0-9 and _ joined by dots, at most 128 characters."""
     return _EVENT_TYPE.fullmatch(text) is not None
 
 
 def is_event_filter(text: str) -> bool:
-    """Whether it is an event type, an event type and `.*`, or `*`."""
+    """Return whether it is an event type, an event type and `.*`, or `*`."""
     return text == "*" or is_event_type(text.removesuffix(".*"))
 
 

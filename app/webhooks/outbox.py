@@ -82,7 +82,7 @@ async def write(
 
 
 def body_of(event_type: str, data: Mapping[str, Any], at: datetime) -> str:
-    """The body of a message. Raises as `WebhookOutbox.enqueue` does."""
+    """Return the body of a message. Raises as `WebhookOutbox.enqueue` does."""
     if not is_event_type(event_type):
         raise InvalidInput("must be words of a-z 0-9 _ joined by dots, at most 128 characters", field="type")
     if at.tzinfo is None:

@@ -36,7 +36,7 @@ class WebhookView(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, endpoint: Endpoint) -> Self:
-        """The view of a stored endpoint."""
+        """Return the view of a stored endpoint."""
         disabled = endpoint.disabled
         return cls(
             id=endpoint.id,

@@ -46,7 +46,7 @@ class Settled(msgspec.Struct, frozen=True):
 
 
 def settle(step: int, answer: Answer, *, jitter: float) -> Settled:
-    """What follows from the answer to the attempt at `step` (0: the first) of the schedule.
+    """Return what follows from the answer to the attempt at `step` (0: the first) of the schedule.
 
     `jitter` in [0, 1), by chance, lengthens the wait by up to the share `WEBHOOK_JITTER`, so that what failed
     together is not repeated together. A `Retry-After` of up to `WEBHOOK_RETRY_AFTER_S_MAX` is waited for.

@@ -71,7 +71,7 @@ class WebhookService:
         self._clock = clock
 
     async def create(self, request: EndpointRequest) -> tuple[Endpoint, str | None]:
-        """The new endpoint and, where we make it, its secret, which is shown nowhere else.
+        """Return the new endpoint and, where we make it, its secret, which is shown nowhere else.
 
         Raises InvalidInput naming the field; Conflict when there are `WEBHOOK_ENDPOINTS_MAX`.
         """
@@ -94,11 +94,11 @@ class WebhookService:
         return endpoint, shown
 
     async def list(self) -> list[Endpoint]:
-        """All endpoints, oldest first."""
+        """Return all endpoints, oldest first."""
         return await self._store.endpoints()
 
     async def get(self, endpoint_id: int) -> Endpoint:
-        """The endpoint of this id. Raises NotFound."""
+        """Return the endpoint of this id. Raises NotFound."""
         return await self._store.endpoint(endpoint_id)
 
     async def change(self, endpoint_id: int, change: EndpointChange) -> Endpoint:
@@ -206,7 +206,7 @@ def _check_enabled(endpoint: Endpoint) -> None:
 
 
 def _new_secret(adapter: Adapter, given: str | None) -> tuple[str | None, str | None]:
-    """The secret to keep, and the same to show where it was made here."""
+    """Return the secret to keep, and the same to show where it was made here."""
     match SECRET_USE[adapter]:
         case SecretUse.MADE | SecretUse.NONE if given is not None:
             raise InvalidInput(f"must not be given for {adapter}", field="secret")

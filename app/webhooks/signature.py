@@ -13,7 +13,7 @@ _PREFIX: Final = "whsec_"
 
 
 def secret_text(secret: bytes) -> str:
-    """A secret as receivers configure it."""
+    """Return a secret as receivers configure it."""
     return _PREFIX + b64encode(secret).decode()
 
 

@@ -57,7 +57,7 @@ class WebhookStore:
             yield connection
 
     async def count_endpoints(self, connection: AsyncConnection) -> int:
-        """How many there are; nobody else adds one before the transaction ends."""
+        """Return how many there are; nobody else adds one before the transaction ends."""
         await connection.execute(locks.transaction_lock(locks.ENDPOINT_CREATION))
         return int(
             (await connection.execute(select(func.count()).select_from(webhook_endpoints))).scalar_one()
@@ -74,7 +74,7 @@ class WebhookStore:
         secret: str | None,
         at: datetime,
     ) -> Endpoint:
-        """A new endpoint, enabled."""
+        """Return a new endpoint, enabled."""
         statement = (
             insert(webhook_endpoints)
             .values(
@@ -90,13 +90,13 @@ class WebhookStore:
         return _endpoint((await connection.execute(statement)).one())
 
     async def endpoints(self) -> list[Endpoint]:
-        """All of them, oldest first."""
+        """Return all of them, oldest first."""
         statement = select(*_ENDPOINT_COLUMNS).order_by(webhook_endpoints.c.id)
         async with self._engine.connect() as connection:
             return [_endpoint(row) for row in await connection.execute(statement)]
 
     async def endpoint(self, endpoint_id: int) -> Endpoint:
-        """The endpoint of this id. Raises NotFound."""
+        """Return the endpoint of this id. Raises NotFound."""
         async with self._engine.connect() as connection:
             found = await self._find(connection, select(*_ENDPOINT_COLUMNS), endpoint_id)
         if found is None:
@@ -131,7 +131,7 @@ class WebhookStore:
     async def update_endpoint(
         self, connection: AsyncConnection, endpoint_id: int, changes: Mapping[str, Any]
     ) -> Endpoint:
-        """The endpoint with other values in some columns."""
+        """Return the endpoint with other values in some columns."""
         statement = (
             update(webhook_endpoints)
             .where(webhook_endpoints.c.id == endpoint_id)
@@ -226,7 +226,7 @@ class WebhookStore:
             return await _deliveries(connection, chosen, limit)
 
     async def delivery(self, delivery_id: int) -> Delivery:
-        """The delivery of this id. Raises NotFound."""
+        """Return the delivery of this id. Raises NotFound."""
         found = []
         if delivery_id in _DELIVERY_IDS:
             async with self._engine.connect() as connection:

@@ -120,7 +120,7 @@ class DataFolder:
         return os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def log_path(self, engine: str) -> Path:
-        """The log of an engine."""
+        """Return the log of an engine."""
         return self.path / f"{engine}.log"
 
 

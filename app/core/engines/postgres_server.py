@@ -104,7 +104,7 @@ class PostgresServer:
             await self.process.stop(signal.SIGINT, grace_s=SHUTDOWN_GRACE_S)
 
     async def answers(self) -> bool:
-        """Whether somebody answers on the socket and has our database."""
+        """Return whether somebody answers on the socket and has our database."""
         try:
             await (await psycopg.AsyncConnection.connect(self.url, connect_timeout=5)).close()
         except psycopg.OperationalError:

@@ -76,7 +76,7 @@ class ValkeyServer:
             await self.process.stop(signal.SIGTERM, grace_s=SHUTDOWN_GRACE_S)
 
     async def answers(self) -> bool:
-        """Whether somebody answers on the socket, with all data loaded."""
+        """Return whether somebody answers on the socket, with all data loaded."""
         client = create_client(self.url)
         try:
             return bool(await client.ping())
@@ -87,7 +87,7 @@ class ValkeyServer:
 
 
 def _memory_bytes() -> int:
-    """What this machine, or the container we are in, has."""
+    """Return what this machine, or the container we are in, has."""
     total: int = psutil.virtual_memory().total
     try:
         return min(total, int(_CGROUP_LIMIT.read_text()))
