@@ -247,7 +247,8 @@ def _served(
 def _framework(state: State, **dependencies: Any) -> Litestar:
     """Litestar with every documented route; a dependency that is a function is called for each request.
 
-    No dependency may be called like a field of a body: Litestar would answer 500 where that field is wrong.
+    No dependency may be called like a field of a body: Litestar would answer 500 where that field
+    is wrong.
     """
     return Litestar(
         [

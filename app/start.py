@@ -1,6 +1,7 @@
 """What must be there before a process works: the schema, settings that agree, an admin key and a signing key.
 
-Any of `wald serve`, `wald worker`, `wald up` and `wald migrate` makes what is missing, whichever comes first.
+Any of `wald serve`, `wald worker`, `wald up` and `wald migrate` makes what is missing, whichever
+comes first.
 """
 
 import asyncio
@@ -42,8 +43,9 @@ REVIEW_S: Final = 10.0
 class Start:
     """Prepares a process, and says in `checks` what it waits for.
 
-    A process that cannot reach PostgreSQL goes on: a server assigns from what Valkey holds. It prepares when
-    PostgreSQL answers. A process that must not run has a `refusal`, and begins to end.
+    A process that cannot reach PostgreSQL goes on: a server assigns from what Valkey holds. It
+    prepares when PostgreSQL answers. A process that must not run has a `refusal`, and begins to
+    end.
     """
 
     def __init__(
@@ -67,8 +69,8 @@ class Start:
     async def begun(self, clock: Clock, random: Random) -> AsyncIterator[Loops]:
         """Prepare, at once or as soon as it can be done, and afterwards look whether all is as it was.
 
-        Waits for the first look, not longer than `START_WAIT_S`. Raises Conflict, then or at the end of the
-        block, when this process must not run.
+        Waits for the first look, not longer than `START_WAIT_S`. Raises Conflict, then or at the
+        end of the block, when this process must not run.
         """
         async with Loops([Loop("start", self._look)], clock=clock, random=random) as loops:
             with suppress(TimeoutError):

@@ -43,14 +43,16 @@ async def run(
 ) -> None:
     """Run engines that have no URL, `settings.workers` servers and a worker until SIGTERM or SIGINT.
 
-    The end is in order: servers answer what is in flight, then the worker, then the engines. A second signal
-    forces it, and so does the clock after `_STOP_S_MAX` seconds: we die at once, and what we started with us.
+    The end is in order: servers answer what is in flight, then the worker, then the engines. A
+    second signal forces it, and so does the clock after `_STOP_S_MAX` seconds: we die at once, and
+    what we started with us.
 
-    `on_engines_ready(valkey_url, database_url)` is awaited with the schema migrated and no server running
-    yet; `on_ready(url)` runs once the servers say they are ready, and is cancelled at the end.
+    `on_engines_ready(valkey_url, database_url)` is awaited with the schema migrated and no server
+    running yet; `on_ready(url)` runs once the servers say they are ready, and is cancelled at the
+    end.
 
-    Raises Conflict when the port is taken or another `wald up` holds the data folder, Unavailable when an
-    engine cannot start or the data folder cannot be written.
+    Raises Conflict when the port is taken or another `wald up` holds the data folder, Unavailable
+    when an engine cannot start or the data folder cannot be written.
     """
     me = asyncio.current_task()
     if me is None:

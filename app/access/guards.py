@@ -57,9 +57,9 @@ async def authenticated(
 async def looked_up(access: Access, find: Callable[[KeyRing], ApiKey]) -> ApiKey:
     """Return the key that `find` finds; one that another server made a moment ago included.
 
-    An unknown key waits for one load of the published keys, which all who wait share. Raises what `find`
-    raises; Unavailable before the first key ring is loaded, and for an unknown key while it cannot be seen
-    whether it is new.
+    An unknown key waits for one load of the published keys, which all who wait share. Raises what
+    `find` raises; Unavailable before the first key ring is loaded, and for an unknown key while it
+    cannot be seen whether it is new.
     """
     if access.keyring is None:
         raise Unavailable("API keys are not loaded yet")

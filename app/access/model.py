@@ -1,7 +1,8 @@
 """The words of access: scopes, API keys, signing keys, and who may do what. Pure.
 
-An API key reads `wald_{kind}_{32 base62 characters}{6 base62 characters of CRC-32}`: 190 random bits, so a
-plain SHA-256 is a safe way to store it. The checksum only tells a mistyped key from an unknown one.
+An API key reads `wald_{kind}_{32 base62 characters}{6 base62 characters of CRC-32}`: 190 random
+bits, so a plain SHA-256 is a safe way to store it. The checksum only tells a mistyped key from an
+unknown one.
 """
 
 import re
@@ -105,9 +106,9 @@ class KeyRing:
     def authenticate(self, authorization: bytes | None, scope: Scope, now_ms: int) -> ApiKey:
         """Return the key in the value of an `Authorization` header, if it has the scope.
 
-        Raises Unauthorized when there is no key, or it is malformed, unknown, revoked or expired (UnknownKey
-        for a well-formed key that may be newer than this key ring); Forbidden
-        when it lacks the scope. A header that was seen before costs one dictionary look-up.
+        Raises Unauthorized when there is no key, or it is malformed, unknown, revoked or expired
+        (UnknownKey for a well-formed key that may be newer than this key ring); Forbidden when it
+        lacks the scope. A header that was seen before costs one dictionary look-up.
         """
         key = None if authorization is None else self._seen.get(authorization)
         if key is None:
@@ -183,7 +184,8 @@ def _permitted(key: ApiKey, scope: Scope, now_ms: int) -> ApiKey:
 def credential(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
     """Return the value for `KeyRing.authenticate` from ASGI headers; None where they carry no key.
 
-    `X-API-Key: KEY` wins over `Authorization`, which a proxy on the way may have filled with its own.
+    `X-API-Key: KEY` wins over `Authorization`, which a proxy on the way may have filled with its
+    own.
     """
     authorization = None
     for name, value in headers:

@@ -40,8 +40,8 @@ class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class AccessService:
     """Every change is committed first and then published, so that servers hold it within a second.
 
-    `on_change` is given what is in force after a change, before it is published: the server that makes a
-    change knows it before it answers, also while Valkey is away.
+    `on_change` is given what is in force after a change, before it is published: the server that
+    makes a change knows it before it answers, also while Valkey is away.
     """
 
     def __init__(
@@ -57,8 +57,8 @@ class AccessService:
     async def create(self, request: KeyRequest) -> tuple[StoredKey, str]:
         """Return the new key and its plaintext, which exists nowhere else.
 
-        Raises InvalidInput for scopes beyond the kind's or an expiry that has passed; Conflict when there
-        are `API_KEYS_MAX` keys that are not revoked, expired ones included.
+        Raises InvalidInput for scopes beyond the kind's or an expiry that has passed; Conflict when
+        there are `API_KEYS_MAX` keys that are not revoked, expired ones included.
         """
         kind, scopes = _kind_and_scopes(request)
         check_storable(request.name, "name")
@@ -88,7 +88,8 @@ class AccessService:
     async def revoke(self, key_id: int) -> None:
         """Take a key out of force for good; doing it again is harmless.
 
-        Raises NotFound; Unavailable when the servers cannot be told now (they are, once Valkey is back).
+        Raises NotFound; Unavailable when the servers cannot be told now (they are, once Valkey is
+        back).
         """
         async with self._store.change() as connection:
             if not await self._store.revoke_key(connection, key_id):
@@ -98,8 +99,8 @@ class AccessService:
     async def ensure_admin_key(self, preset: str | None) -> str | None:
         """See to it that an administrator can get in; the plaintext of a key that had to be made.
 
-        With `preset` that key is stored if it never was (once revoked it stays revoked) and None returned.
-        Any number of processes may call this at once: one of them makes the key.
+        With `preset` that key is stored if it never was (once revoked it stays revoked) and None
+        returned. Any number of processes may call this at once: one of them makes the key.
         """
         if preset is not None:
             await self.store_preset(preset)
@@ -117,8 +118,8 @@ class AccessService:
     async def store_preset(self, preset: str) -> None:
         """Store the admin key that WALD_ADMIN_KEY presets, unless it is or was there already.
 
-        A preset that differs from an earlier one adds a key: the earlier one stays in force until it is
-        revoked, so that a process with another environment cannot lock anybody out.
+        A preset that differs from an earlier one adds a key: the earlier one stays in force until
+        it is revoked, so that a process with another environment cannot lock anybody out.
         """
         if await self._store.find_key(digest(preset)) is not None:
             return
@@ -178,8 +179,8 @@ class AccessService:
     async def rotate_signing_key(self) -> int:
         """Sign with a new secret from now on, and return its id; ids signed with older ones stay good.
 
-        Servers verify with it at once and sign with it `ACCESS_PROPAGATION_MS` later, so that no server
-        meets a signature it cannot check. Raises Conflict when all 255 ids are in use.
+        Servers verify with it at once and sign with it `ACCESS_PROPAGATION_MS` later, so that no
+        server meets a signature it cannot check. Raises Conflict when all 255 ids are in use.
         """
         async with self._store.change() as connection:
             key_id = _free_id(*await self._store.signing_key_ids(connection))
@@ -190,7 +191,8 @@ class AccessService:
     async def retire_signing_key(self, key_id: int) -> None:
         """Refuse the signatures of an older secret for good; doing it again is harmless.
 
-        Raises NotFound; Conflict for the one that signs; Unavailable when the servers cannot be told now.
+        Raises NotFound; Conflict for the one that signs; Unavailable when the servers cannot be
+        told now.
         """
         async with self._store.change() as connection:
             verifying, retired = await self._store.signing_key_ids(connection)

@@ -1,7 +1,7 @@
 """How often a caller may be wrong: a rate limit per caller in bounded memory. Pure.
 
-It slows down clients that guess API keys. It never decides about a right key: callers check the key first,
-and ask here only when it is wrong.
+It slows down clients that guess API keys. It never decides about a right key: callers check the key
+first, and ask here only when it is wrong.
 """
 
 from collections import OrderedDict
@@ -17,8 +17,8 @@ _NETWORK_BITS = 64
 class Throttle:
     """A token bucket per caller (GCRA): `burst` at once, then `per_s` a second.
 
-    A caller is kept as one number, the time at which its bucket is full again. Above `callers_max` callers,
-    the one that was seen longest ago is forgotten.
+    A caller is kept as one number, the time at which its bucket is full again. Above `callers_max`
+    callers, the one that was seen longest ago is forgotten.
     """
 
     def __init__(self, *, burst: int, per_s: float, callers_max: int = limits.CALLERS_MAX) -> None:

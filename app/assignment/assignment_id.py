@@ -1,8 +1,8 @@
 """The assignment id: a signed token that explains its assignment by itself. Format: ARCHITECTURE.md.
 
-Signatures are AES-CMAC (NIST SP 800-38B, RFC 4493) cut to 96 bits. A body is exactly three AES blocks, so its
-CMAC is a CBC chain whose last block is first combined with the subkey K1, and a batch is verified block by
-block: three AES-ECB calls over all its ids, whatever their number.
+Signatures are AES-CMAC (NIST SP 800-38B, RFC 4493) cut to 96 bits. A body is exactly three AES
+blocks, so its CMAC is a CBC chain whose last block is first combined with the subkey K1, and a
+batch is verified block by block: three AES-ECB calls over all its ids, whatever their number.
 """
 
 import struct

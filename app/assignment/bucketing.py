@@ -1,12 +1,13 @@
 """From chance or a unit to a variant, in whole numbers only, so that every language gets the same answer.
 
-Shares are whole parts of 2**32. A fresh draw compares 32 random bits with their running sums. A sticky one
-is weighted rendezvous hashing by exponential clocks: each variant's clock rings at -ln(u) / weight, where u
-comes from the unit and the variant alone, and the first to ring wins. P(variant) is its weight, and when
-weights move a unit goes from i to j only if j's weight grew relative to i's.
+Shares are whole parts of 2**32. A fresh draw compares 32 random bits with their running sums. A
+sticky one is weighted rendezvous hashing by exponential clocks: each variant's clock rings at
+-ln(u) / weight, where u comes from the unit and the variant alone, and the first to ring wins.
+P(variant) is its weight, and when weights move a unit goes from i to j only if j's weight grew
+relative to i's.
 
-Source: the minimum of independent exponentials; Schindelhauer & Schomaker (2005), "Weighted distributed hash
-tables"; the finaliser of SplitMix64 from Steele, Lea & Flood (2014), OOPSLA.
+Source: the minimum of independent exponentials; Schindelhauer & Schomaker (2005), "Weighted
+distributed hash tables"; the finaliser of SplitMix64 from Steele, Lea & Flood (2014), OOPSLA.
 """
 
 from bisect import bisect_right
@@ -28,8 +29,8 @@ _INDEX_BITS: Final = 10  # of the table of logarithms
 def parts(shares: Sequence[float]) -> tuple[int, ...]:
     """Shares as whole parts of 2**32 that sum to exactly 2**32, by largest remainder.
 
-    Shares are taken relative to their sum. Zero stays zero, and a positive share gets at least one part.
-    Raises ValueError if a share is negative or not finite, or none is positive.
+    Shares are taken relative to their sum. Zero stays zero, and a positive share gets at least one
+    part. Raises ValueError if a share is negative or not finite, or none is positive.
     """
     if not all(isfinite(share) and share >= 0 for share in shares) or not any(shares):
         raise ValueError(f"shares must be finite, >= 0 and not all 0, got {list(shares)}")
@@ -50,8 +51,8 @@ def parts(shares: Sequence[float]) -> tuple[int, ...]:
 def parts_near(shares: Sequence[float]) -> list[int]:
     """As `parts` for shares that sum to 1 but for rounding, in a tenth of its time.
 
-    What rounding down leaves goes to the greatest share, not to the largest remainders: a share is off by
-    less than K parts, and its propensity is exact all the same.
+    What rounding down leaves goes to the greatest share, not to the largest remainders: a share is
+    off by less than K parts, and its propensity is exact all the same.
     """
     whole = [int(share * WHOLE) or int(share > 0) for share in shares]
     whole[whole.index(max(whole))] += WHOLE - sum(whole)
@@ -104,9 +105,9 @@ def variant_seed(salt: bytes, variant_key: str) -> int:
 def rendezvous(unit_hash: int, seeds: Sequence[int], weights: Sequence[int]) -> int:
     """The index whose clock rings first. A weight of zero never wins; at least one must be positive.
 
-    -ln(u) is computed to a relative error below 1e-9, by a table of 1,024 logarithms and three terms of the
-    series of -ln(1 - d); a variant's probability therefore differs from its weight / 2**32 by less than
-    1e-8 of it.
+    -ln(u) is computed to a relative error below 1e-9, by a table of 1,024 logarithms and three
+    terms of the series of -ln(1 - d); a variant's probability therefore differs from its weight /
+    2**32 by less than 1e-8 of it.
     """
     winner, best, best_weight = -1, 0, 0
     for index, weight in enumerate(weights):

@@ -1,7 +1,8 @@
 """A stream of changes (server-sent events): each experiment as this server has it, now and when it moves.
 
-Needs the dependency `changes: ChangeFeed`. Every event is written once and shared by all readers. A reader is
-a position in that sequence, so a slow one costs no memory: it gets the newest event of each experiment.
+Needs the dependency `changes: ChangeFeed`. Every event is written once and shared by all readers. A
+reader is a position in that sequence, so a slow one costs no memory: it gets the newest event of
+each experiment.
 """
 
 import asyncio
@@ -174,9 +175,10 @@ class ChangeStream(Stream):
 async def stream_changes(request: Request[Any, Any, Any], changes: ChangeFeed) -> ChangeStream:
     """Follow all experiments: `change` events with a JSON body, first one for each, then as they move.
 
-    A comment every few seconds keeps proxies from closing the stream. An `end` event is the last: it says
-    that the server is going away (connect again), or that the API key was revoked. A reader that takes
-    nothing for ten seconds is disconnected. 503 while as many read as one server process allows.
+    A comment every few seconds keeps proxies from closing the stream. An `end` event is the last:
+    it says that the server is going away (connect again), or that the API key was revoked. A reader
+    that takes nothing for ten seconds is disconnected. 503 while as many read as one server process
+    allows.
     """
     if changes.readers >= limits.CHANGES_READERS_MAX:
         raise Unavailable(f"{limits.CHANGES_READERS_MAX} clients read the changes of this server already")

@@ -1,7 +1,7 @@
 """Group commit of exposures: all that wait go to Valkey as one stream entry, and are answered together.
 
-One flush is in flight at a time. The next one takes what has come meanwhile, so that nothing waits on purpose
-and a flush is as large as Valkey is slow.
+One flush is in flight at a time. The next one takes what has come meanwhile, so that nothing waits
+on purpose and a flush is as large as Valkey is slow.
 """
 
 import asyncio

@@ -8,8 +8,9 @@ from app.assignment.snapshot import PublishedExperiment
 class KnownKills:
     """Kills from three sources: the hash in Valkey, the database, and this process.
 
-    A kill in Valkey or of this process holds until the database says that it is over. What the database says
-    holds for the revision of the experiment that it spoke of: a newer published experiment knows better.
+    A kill in Valkey or of this process holds until the database says that it is over. What the
+    database says holds for the revision of the experiment that it spoke of: a newer published
+    experiment knows better.
     """
 
     def __init__(self) -> None:
@@ -60,9 +61,10 @@ class KnownKills:
     ) -> bool:
         """Note what the database says; returns whether it is news.
 
-        `recorded`: revisions of the experiments that are killed. `over`: pending kills that have ended.
-        `killed_before`: revisions of the published experiments that said they were killed, taken before the
-        database was asked; those that the database does not call killed are revived.
+        `recorded`: revisions of the experiments that are killed. `over`: pending kills that have
+        ended. `killed_before`: revisions of the published experiments that said they were killed,
+        taken before the database was asked; those that the database does not call killed are
+        revived.
         """
         known = self._recorded, len(self._over), self._revived, len(self.made_here)
         self._recorded = dict(recorded)

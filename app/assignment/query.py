@@ -18,7 +18,8 @@ _BOOLEANS: Final = {"true": True, "false": False}
 def parameters(query: bytes) -> dict[str, str]:
     """Return all of them, decoded.
 
-    Raises InvalidInput when one is repeated or unknown, is not UTF-8, has U+0000, or when there are too many.
+    Raises InvalidInput when one is repeated or unknown, is not UTF-8, has U+0000, or when there are
+    too many.
     """
     if len(query) > limits.QUERY_BYTES_MAX:
         raise InvalidInput(f"the query has more than {limits.QUERY_BYTES_MAX} bytes", field="query")
@@ -55,8 +56,9 @@ def context(parameters: Mapping[str, str]) -> dict[str, str] | None:
 def typed(context: dict[str, str] | None, features: Sequence[Feature]) -> dict[str, Any] | None:
     """Return a context of texts as the declared features read it: `"42"` as 42, `"true"` as true.
 
-    Texts of numeric features are read as targeting reads numbers, those of boolean ones must be `true` or
-    `false`. What does not read so stays a text, for the features to refuse; all else stays as it is.
+    Texts of numeric features are read as targeting reads numbers, those of boolean ones must be
+    `true` or `false`. What does not read so stays a text, for the features to refuse; all else
+    stays as it is.
     """
     if context is None or not features:
         return context

@@ -45,14 +45,15 @@ async def assign_one(
 ) -> AssignmentView:
     """Return which variant serves this unit. Context goes as `context.NAME=VALUE`.
 
-    `reason` says why: SPLIT (drawn), TARGETING_MATCH (drawn, among those the targeting admits), STICKY (the
-    unit's first assignment again), NOT_TARGETED (the control), FORCED (an override), DISABLED (draft or
-    paused: the control; stopped: the winner, or the control). Only the first three are recorded and analysed;
-    the propensity of the others is 1. When the exposure cannot be stored in time the answer is the same, and
-    its id is marked unrecorded: such assignments are left out of analysis.
+    `reason` says why: SPLIT (drawn), TARGETING_MATCH (drawn, among those the targeting admits),
+    STICKY (the unit's first assignment again), NOT_TARGETED (the control), FORCED (an override),
+    DISABLED (draft or paused: the control; stopped: the winner, or the control). Only the first
+    three are recorded and analysed; the propensity of the others is 1. When the exposure cannot be
+    stored in time the answer is the same, and its id is marked unrecorded: such assignments are
+    left out of analysis.
 
-    400 naming the feature when the policy reads the context and cannot. 404 when no experiment has this key,
-    or it is archived.
+    400 naming the feature when the policy reads the context and cannot. 404 when no experiment has
+    this key, or it is archived.
     """
     context = query.context(query.parameters(request.scope["query_string"]))
     found = await assigner.experiment(experiment)
@@ -63,8 +64,8 @@ async def assign_one(
 async def assign_several(data: AssignRequest, assigner: Assigner) -> AssignmentList:
     """Return which variants serve this unit, in several experiments or in all that are running.
 
-    400 naming the feature when one of their policies reads the context and cannot: then none is assigned.
-    404 when one of the experiments does not exist or is archived.
+    400 naming the feature when one of their policies reads the context and cannot: then none is
+    assigned. 404 when one of the experiments does not exist or is archived.
     """
     check_storable(data.unit, "unit")
     check_storable(data.context, "context")

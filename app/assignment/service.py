@@ -61,7 +61,8 @@ class Assignment(msgspec.Struct, frozen=True, gc=False):
 class Assigner:
     """Assigns from the newest snapshot; exposures go through `commit`, first draws through `sticky`.
 
-    `rng` is seeded from the system's entropy in production: assignment ids must differ between processes.
+    `rng` is seeded from the system's entropy in production: assignment ids must differ between
+    processes.
     """
 
     def __init__(
@@ -85,7 +86,8 @@ class Assigner:
     async def experiment(self, key: str) -> PreparedExperiment:
         """The experiment of this key, newly published ones included. Raises NotFound; archived ones are.
 
-        Raises Unavailable for a key that this server does not know while it may not know all experiments.
+        Raises Unavailable for a key that this server does not know while it may not know all
+        experiments.
         """
         experiment = self.keeper.snapshot.by_key.get(key)
         refreshed = False
@@ -103,7 +105,8 @@ class Assigner:
     ) -> list[Assignment]:
         """One assignment per key, in their order; without keys, for every running experiment.
 
-        Raises NotFound; InvalidInput when they are too many, or like `decide`; Unavailable like `experiment`.
+        Raises NotFound; InvalidInput when they are too many, or like `decide`; Unavailable like
+        `experiment`.
         """
         if keys is None:
             if not self.keeper.loaded:
@@ -114,7 +117,8 @@ class Assigner:
         if len(experiments) > limits.ASSIGN_EXPERIMENTS_MAX:
             detail = f"{len(experiments)} are running: name at most {limits.ASSIGN_EXPERIMENTS_MAX} of them"
             raise InvalidInput(detail, field="experiments")
-        # All decide before the first is recorded: a context that one of them refuses leaves nothing behind.
+        # All decide before the first is recorded: a context that one of them refuses leaves nothing
+        # behind.
         proposals = [self._propose(one, unit, context) for one in experiments]
         return list(await asyncio.gather(*(self._record(one, unit, context) for one in proposals)))
 
@@ -135,7 +139,8 @@ class Assigner:
             if first is None:
                 return self._settle(proposal, recorded=False)
             proposal = first
-        # A repeated first assignment is recorded again: the log drops it, unless the first was lost.
+        # A repeated first assignment is recorded again: the log drops it, unless the first was
+        # lost.
         written = self._commit.add((proposal.body, unit, context))
         if self._waits or written.done():
             return self._settle(proposal, recorded=await written)

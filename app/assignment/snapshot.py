@@ -32,8 +32,8 @@ class PublishedVariant(msgspec.Struct, frozen=True, array_like=True):
 class PublishedContextual(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A policy that reads the context, and what it believes: `bandits.contextual.LinearArms` as bytes.
 
-    `means` (K, d) and `factors`, of each variant the upper triangle by rows, are little-endian binary64. At
-    most `POSTERIOR_BYTES_MAX` for 50 variants and 64 columns.
+    `means` (K, d) and `factors`, of each variant the upper triangle by rows, are little-endian
+    binary64. At most `POSTERIOR_BYTES_MAX` for 50 variants and 64 columns.
     """
 
     rule: Literal["thompson", "ucb"]

@@ -1,8 +1,8 @@
 """The snapshot file: what a server knew, for a server that starts while neither engine answers.
 
-Layout: 8 bytes `WALDSNAP`, the format as one byte, BLAKE2b-256 of the rest, and MessagePack `Saved`. The file
-holds digests of API keys and the secrets that sign assignment ids. It is written for its owner only, and one
-that others could have read or written is not used.
+Layout: 8 bytes `WALDSNAP`, the format as one byte, BLAKE2b-256 of the rest, and MessagePack
+`Saved`. The file holds digests of API keys and the secrets that sign assignment ids. It is written
+for its owner only, and one that others could have read or written is not used.
 """
 
 import fcntl

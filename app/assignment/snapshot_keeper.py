@@ -1,7 +1,8 @@
 """The loops that keep a server's snapshot current: they listen for changes, poll, and swap the whole.
 
-Valkey comes first. While it cannot be used, or was emptied and is not yet refilled, PostgreSQL takes its
-place. A server that starts while neither answers reads the snapshot file of an earlier process.
+Valkey comes first. While it cannot be used, or was emptied and is not yet refilled, PostgreSQL
+takes its place. A server that starts while neither answers reads the snapshot file of an earlier
+process.
 """
 
 import asyncio
@@ -138,8 +139,9 @@ class SnapshotKeeper:
     async def load_access(self) -> bool:
         """Wait until the keys were loaded that are published now; whether that was done in time.
 
-        All who wait share one load. Loads begin at most every `REFRESH_SPACING_S`, and read the keys
-        only if they have changed. Waits no longer than `REFRESH_WAIT_S`, and not at all while loads fail.
+        All who wait share one load. Loads begin at most every `REFRESH_SPACING_S`, and read the
+        keys only if they have changed. Waits no longer than `REFRESH_WAIT_S`, and not at all while
+        loads fail.
         """
         if self.error is not None:
             return False

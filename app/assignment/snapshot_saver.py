@@ -19,8 +19,8 @@ _LOG: Final = structlog.get_logger(__name__)
 class SnapshotSaver:
     """Writes the snapshot file in the background, at a bounded rate.
 
-    Revoked keys and kills are written within a second, other changes every `SNAPSHOT_FILE_INTERVAL_S`.
-    `error` says why the last attempt failed; None: it did not.
+    Revoked keys and kills are written within a second, other changes every
+    `SNAPSHOT_FILE_INTERVAL_S`. `error` says why the last attempt failed; None: it did not.
     """
 
     def __init__(self, keeper: SnapshotKeeper, file: SnapshotFile, clock: Clock) -> None:

@@ -31,8 +31,9 @@ KILLED_ANNOUNCEMENT: Final = "@killed"
 class RegistryState(NamedTuple):
     """State of what servers load.
 
-    `revision` grows with every publication; None when Valkey has lost everything. `mark` is set once all is
-    published, to another value after each loss. `kills` are those since what was published.
+    `revision` grows with every publication; None when Valkey has lost everything. `mark` is set
+    once all is published, to another value after each loss. `kills` are those since what was
+    published.
     """
 
     revision: int | None

@@ -1,8 +1,9 @@
 """Settings that all processes of one deployment must share, kept in the database and checked at start.
 
-A different number of stream shards loses events: a server would append to shards that no worker reads. So a
-process refuses to start with it. Different webhook networks or ports only make deliveries fail: the process
-that starts last has the value in force, and others say that theirs differs.
+A different number of stream shards loses events: a server would append to shards that no worker
+reads. So a process refuses to start with it. Different webhook networks or ports only make
+deliveries fail: the process that starts last has the value in force, and others say that theirs
+differs.
 """
 
 from collections.abc import Mapping
@@ -37,8 +38,8 @@ NAMES: Final = (STREAM_SHARDS, *_REPORTED)
 async def agree(engine: AsyncEngine, settings: Settings) -> None:
     """Store the settings of the first process that starts; compare those of every other.
 
-    Safe for any number of processes at once. Raises Conflict, naming both values and the fix, when the
-    number of stream shards is another one.
+    Safe for any number of processes at once. Raises Conflict, naming both values and the fix, when
+    the number of stream shards is another one.
     """
     mine = _values(settings)
     rows = [{"name": name, "value": value} for name, value in mine.items()]

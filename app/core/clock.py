@@ -1,9 +1,10 @@
 """Time as a value that is passed in, so that a failure replays, and the one timeline that processes share.
 
-No process trusts the wall clock of its machine. The shared time advances with a counter that no one can set
-(the time since boot), is anchored to PostgreSQL's clock through one row (`shared_clock`), and follows it in
-steps of at most `CLOCK_STEP_US`. If PostgreSQL's clock jumps, the keeper of the row writes the jump down, and
-the shared time goes on as if nothing had happened. Why: docs/decisions/0011-one-shared-clock.md.
+No process trusts the wall clock of its machine. The shared time advances with a counter that no one
+can set (the time since boot), is anchored to PostgreSQL's clock through one row (`shared_clock`),
+and follows it in steps of at most `CLOCK_STEP_US`. If PostgreSQL's clock jumps, the keeper of the
+row writes the jump down, and the shared time goes on as if nothing had happened. Why:
+docs/decisions/0011-one-shared-clock.md.
 """
 
 import time
@@ -116,7 +117,8 @@ class SharedClock(NamedTuple):
     """The row of `shared_clock`: the shared time is PostgreSQL's clock plus `ahead_us`.
 
     Its keeper raises `beat` about once a second. `reached_us` is the shared time of the last beat,
-    `counter_us` the counter of the keeper's machine then, and `boot` says which start of which machine.
+    `counter_us` the counter of the keeper's machine then, and `boot` says which start of which
+    machine.
     """
 
     ahead_us: int = 0

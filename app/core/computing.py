@@ -15,8 +15,8 @@ T = TypeVar("T")
 class Computing:
     """At most `limits.COMPUTATIONS_MAX` at a time: who comes in between is told to come again.
 
-    The work itself has to be bounded. It goes on to its end when its request is given up: a thread cannot be
-    stopped, and its place is only free when it is done.
+    The work itself has to be bounded. It goes on to its end when its request is given up: a thread
+    cannot be stopped, and its place is only free when it is done.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,7 @@
 """One HTTP/1.1 connection with bounds: what a client may send, how long it may take, how much we hold for it.
 
-uvicorn's protocol trusts its clients. `BoundedProtocol` is that protocol for clients who don't deserve trust:
+uvicorn's protocol trusts its clients. `BoundedProtocol` is that protocol for clients who don't
+deserve trust:
 
 | bound | answer when it is crossed |
 |---|---|
@@ -161,7 +162,8 @@ class BoundedProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade:
-            # No other protocol is spoken here. What follows may not be HTTP, so it is not looked at.
+            # No other protocol is spoken here. What follows may not be HTTP, so it is not looked
+            # at.
             self._input_ended = True
             if isinstance(self.cycle, RequestResponseCycle):
                 self.cycle.keep_alive = False
@@ -334,7 +336,8 @@ class BoundedProtocol(HttpToolsProtocol):
         head.append(b"content-length: %d\r\n\r\n" % len(body))
         transport.write(b"".join((*head, body)))
         self._abort_at = self.loop.time() + limits.LINGER_S
-        # Closing at once would reset the connection of a client that still sends, and lose the answer.
+        # Closing at once would reset the connection of a client that still sends, and lose the
+        # answer.
         if transport.can_write_eof():
             transport.write_eof()
         self.flow.resume_reading()

@@ -1,7 +1,7 @@
 """What `/ready` says: every part that is looked at, whether it works, and what is wrong with it.
 
-Workers have no users to tell: they leave a heartbeat with the state of their loops in Valkey, for servers to
-report.
+Workers have no users to tell: they leave a heartbeat with the state of their loops in Valkey, for
+servers to report.
 """
 
 import re
@@ -50,7 +50,8 @@ class Readiness(msgspec.Struct, frozen=True):
     def public(self) -> "Readiness":
         """What anybody may see: one check for each kind of part, and no details that may quote an address.
 
-        Workers, experiments and rollouts are named `KIND NAME`; their names and number are left out.
+        Workers, experiments and rollouts are named `KIND NAME`; their names and number are left
+        out.
         """
         shown: dict[str, Check] = {}
         for check in self.checks:

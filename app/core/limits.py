@@ -1,7 +1,7 @@
 """Bounds that three or more rooms share, and bounds of `core` itself.
 
-A bound that one room uses is in that room's `limits.py`; a bound that two rooms share is in the lower room.
-A bound that a user may reasonably want to change is a setting (`core/settings.py`).
+A bound that one room uses is in that room's `limits.py`; a bound that two rooms share is in the
+lower room. A bound that a user may reasonably want to change is a setting (`core/settings.py`).
 """
 
 from typing import Final

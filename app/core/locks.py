@@ -1,7 +1,7 @@
 """Keys of all advisory locks in PostgreSQL.
 
-PostgreSQL keeps two separate key spaces: one 64-bit number, or two 32-bit numbers (a class and a member).
-The session holds the lock of a migration; every other lock ends with its transaction.
+PostgreSQL keeps two separate key spaces: one 64-bit number, or two 32-bit numbers (a class and a
+member). The session holds the lock of a migration; every other lock ends with its transaction.
 """
 
 from typing import Any, Final, LiteralString

@@ -1,7 +1,7 @@
 """Structured logs to standard error: JSON lines, or coloured text when a person is looking.
 
-Lines of libraries that log with the standard library have the same form. Never logged: API keys, payloads,
-contexts, values of signals, queries of URLs. The fields are in docs/reference/logs.md.
+Lines of libraries that log with the standard library have the same form. Never logged: API keys,
+payloads, contexts, values of signals, queries of URLs. The fields are in docs/reference/logs.md.
 """
 
 import logging
@@ -83,9 +83,10 @@ def configure(level: str, **bound: Any) -> None:
 class Repeats:
     """A processor that drops repeated lines and counts them.
 
-    A line equal to one that was written less than `REPEATS_S` ago is dropped; the next one that passes says
-    in `repeated` how many were. Lines are equal if their event, level and subject (loop, experiment, …) are,
-    and their errors begin alike. At most `STORM_LINES` lines of one event pass in `STORM_S`.
+    A line equal to one that was written less than `REPEATS_S` ago is dropped; the next one that
+    passes says in `repeated` how many were. Lines are equal if their event, level and subject
+    (loop, experiment, …) are, and their errors begin alike. At most `STORM_LINES` lines of one
+    event pass in `STORM_S`.
     """
 
     def __init__(self, now_s: Callable[[], float]) -> None:

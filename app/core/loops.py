@@ -33,8 +33,8 @@ class Loop(msgspec.Struct, frozen=True):
 def stop_if_cancelled() -> None:
     """Raise CancelledError if this task was cancelled and has not noticed; for loops that never end.
 
-    `asyncio.wait_for` before Python 3.12, which psycopg waits with, returns as if nothing had happened when
-    it is cancelled at the moment its result arrives.
+    `asyncio.wait_for` before Python 3.12, which psycopg waits with, returns as if nothing had
+    happened when it is cancelled at the moment its result arrives.
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling():
@@ -53,8 +53,9 @@ class LoopHealth(msgspec.Struct, frozen=True):
 class Loops:
     """Runs loops side by side as an asynchronous context; at its end they are cancelled.
 
-    A loop that raises is run again after a growing wait. Its error stays in `health` and in the metric
-    `wald_degraded{component="loop:NAME"}` until a run has returned, or has lasted `STEADY_S`.
+    A loop that raises is run again after a growing wait. Its error stays in `health` and in the
+    metric `wald_degraded{component="loop:NAME"}` until a run has returned, or has lasted
+    `STEADY_S`.
     """
 
     def __init__(self, loops: Sequence[Loop], *, clock: Clock, random: Random) -> None:

@@ -1,7 +1,8 @@
 """One connection to Valkey that any number of callers share, each waiting for its own reply.
 
-Commands go out the moment they come, and a reply resolves its future without a task in between. The client
-library instead takes a connection for each command in flight, and three times as long for it.
+Commands go out the moment they come, and a reply resolves its future without a task in between. The
+client library instead takes a connection for each command in flight, and three times as long for
+it.
 """
 
 import asyncio
@@ -24,8 +25,9 @@ _LOG: Final = structlog.get_logger(__name__)
 class MultiplexedConnection:
     """Sends commands in the order they come, once each, and reconnects by itself.
 
-    While there is no connection commands fail at once. A command without a reply within `deadline_s` fails
-    together with all behind it, and the connection is dropped: a late reply is never taken for another's.
+    While there is no connection commands fail at once. A command without a reply within
+    `deadline_s` fails together with all behind it, and the connection is dropped: a late reply is
+    never taken for another's.
     """
 
     def __init__(self, url: str, *, deadline_s: float) -> None:
@@ -55,8 +57,8 @@ class MultiplexedConnection:
     def ask(self, *command: str | bytes | float) -> asyncio.Future[Any]:
         """Send a command; the future gives its reply, texts as bytes.
 
-        Raises (from the future) `hiredis.ReplyError` as Valkey put it, or Unavailable: then it is not known
-        whether the command ran.
+        Raises (from the future) `hiredis.ReplyError` as Valkey put it, or Unavailable: then it is
+        not known whether the command ran.
         """
         outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._replies is None or self._replies.closed.done():

@@ -102,8 +102,8 @@ def completed(document: Document) -> Document:
 def _repaired(part: Any) -> Any:
     """Return the same part of a document without what the framework gets wrong about unions.
 
-    It takes the dots of `tuple[X, ...]` for a second type without bounds, and says `oneOf` where several
-    members may match (1 is an integer and a number).
+    It takes the dots of `tuple[X, ...]` for a second type without bounds, and says `oneOf` where
+    several members may match (1 is an integer and a number).
     """
     if isinstance(part, list):
         return [_repaired(item) for item in part]

@@ -1,8 +1,8 @@
 """What operators and their tools ask of any process: `/health`, `/ready`, `/metrics`.
 
-Needs the dependency `readiness: Readings`. None of the three asks for an API key. Without one that may read,
-`/ready` and `/metrics` answer less: no details, no names of workers, no experiments, no shares. On the
-operations port (`WALD_OPERATIONS_PORT`) they answer everything.
+Needs the dependency `readiness: Readings`. None of the three asks for an API key. Without one that
+may read, `/ready` and `/metrics` answer less: no details, no names of workers, no experiments, no
+shares. On the operations port (`WALD_OPERATIONS_PORT`) they answer everything.
 """
 
 import asyncio

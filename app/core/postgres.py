@@ -33,13 +33,15 @@ METADATA: Final = MetaData(
 
 _OPTIONS: Final = (
     "-c statement_timeout=30000 -c lock_timeout=10000"
-    # A process that is stopped in a transaction loses its locks, sooner than others give up waiting for them.
+    # A process that is stopped in a transaction loses its locks, sooner than others give up waiting
+    # for them.
     " -c idle_in_transaction_session_timeout=8000 -c timezone=UTC"
     # Our statements are short; compiling one takes longer than running it.
     " -c jit=off"
 )
 
-# Over a network, a server that does not answer any more is given up after about 10 s, not after minutes.
+# Over a network, a server that does not answer any more is given up after about 10 s, not after
+# minutes.
 _LIVENESS: Final[dict[str, Any]] = {
     "connect_timeout": 5,
     "keepalives_idle": 5,
@@ -96,8 +98,9 @@ class Pulse:
 class AnsweredConnection(AsyncConnection[Any]):
     """A connection whose statements fail, rather than wait for ever, while PostgreSQL hangs.
 
-    A statement that takes longer than `POSTGRES_SILENT_S` is waited for as long as PostgreSQL reacts to new
-    sessions, for at most `silent_s_max`. After that the connection is closed, and OperationalError raised.
+    A statement that takes longer than `POSTGRES_SILENT_S` is waited for as long as PostgreSQL
+    reacts to new sessions, for at most `silent_s_max`. After that the connection is closed, and
+    OperationalError raised.
     """
 
     pulse: Pulse | None = None
@@ -178,7 +181,8 @@ def create_engine(url: str, *, pool_size: int = 4) -> AsyncEngine:
 async def connect(url: str, **options: Any) -> AsyncConnection[Any]:
     """Return a connection of its own, in autocommit mode, for COPY and temporary tables.
 
-    Statements are planned anew each time: a plan made for an empty table would stay while the table grows.
+    Statements are planned anew each time: a plan made for an empty table would stay while the table
+    grows.
     """
     return await AnsweredConnection.open(
         Pulse(url),

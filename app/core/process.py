@@ -41,8 +41,8 @@ class Account(NamedTuple):
 class ChildProcess:
     """A running child in a session of its own, so that Ctrl-C in our terminal reaches only us.
 
-    The kernel sends it `death_signal` when we die, by whatever cause. The kernel watches the *thread*
-    that forked, therefore children are started from the main thread only.
+    The kernel sends it `death_signal` when we die, by whatever cause. The kernel watches the
+    *thread* that forked, therefore children are started from the main thread only.
 
     `inherit` are file descriptors the child keeps open. `output` takes its stdout and stderr.
     """

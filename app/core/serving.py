@@ -99,9 +99,8 @@ async def serve_http(
 ) -> None:
     """Listen until `ending` begins; then finish what is in flight, for at most `SHUTDOWN_GRACE_S`.
 
-    Several processes may listen on one port of one machine, if all of them are `shared`; the kernel spreads
-    connections over them.
-    Raises Unavailable when the address cannot be listened on.
+    Several processes may listen on one port of one machine, if all of them are `shared`; the kernel
+    spreads connections over them. Raises Unavailable when the address cannot be listened on.
     """
     raise_descriptor_limit()
     room = descriptor_limit() - limits.DESCRIPTORS_RESERVED

@@ -10,8 +10,8 @@ T = TypeVar("T")
 class Shared(Generic[T]):
     """Calls `compute` at most once every `max_age_s` seconds, and never twice at the same time.
 
-    Callers that arrive while it runs wait for that same run. The age counts from the start of the run. An
-    error goes to everyone who waits and is not kept.
+    Callers that arrive while it runs wait for that same run. The age counts from the start of the
+    run. An error goes to everyone who waits and is not kept.
     """
 
     def __init__(self, compute: Callable[[], Awaitable[T]], *, max_age_s: float) -> None:

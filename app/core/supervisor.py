@@ -18,7 +18,8 @@ from app.core.limits import SHUTDOWN_GRACE_S, STEADY_S
 from app.core.process import ChildProcess
 
 _LOG = structlog.get_logger(__name__)
-# A program takes up to `SHUTDOWN_GRACE_S` to answer what is in flight, and then has to close what it holds.
+# A program takes up to `SHUTDOWN_GRACE_S` to answer what is in flight, and then has to close what
+# it holds.
 KILL_AFTER_S: Final = 1.5 * SHUTDOWN_GRACE_S
 
 

@@ -1,7 +1,8 @@
 """Prometheus metrics of all processes on this machine, behind one `/metrics`.
 
-Processes started together share `PROMETHEUS_MULTIPROC_DIR`, so that a scrape of any of them sees them all and
-counters outlive a process that died. The hot path counts in plain integers; `FastCounter` moves them here.
+Processes started together share `PROMETHEUS_MULTIPROC_DIR`, so that a scrape of any of them sees
+them all and counters outlive a process that died. The hot path counts in plain integers;
+`FastCounter` moves them here.
 """
 
 import asyncio
@@ -125,8 +126,9 @@ DEGRADED: Final = Gauge(
 class FastCounter:
     """Counts by label values in a plain dict; `flush` adds what has come to a Prometheus counter.
 
-    For paths where a Prometheus counter (about a microsecond each) would be a visible share of the work. The
-    first `LABEL_SETS_MAX` label values get a series each, all others share one called `other`.
+    For paths where a Prometheus counter (about a microsecond each) would be a visible share of the
+    work. The first `LABEL_SETS_MAX` label values get a series each, all others share one called
+    `other`.
     """
 
     def __init__(self, counter: Counter) -> None:

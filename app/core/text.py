@@ -41,8 +41,8 @@ def check_storable(value: Any, field: str) -> None:
 def unstorable(value: Any, field: str) -> FieldError | None:
     """Return the first place in a decoded JSON value that could not be stored, or None.
 
-    PostgreSQL refuses U+0000, UTF-8 lone surrogates, MessagePack integers beyond 64 bits, JSON infinities;
-    and nesting ends at `JSON_DEPTH_MAX`.
+    PostgreSQL refuses U+0000, UTF-8 lone surrogates, MessagePack integers beyond 64 bits, JSON
+    infinities; and nesting ends at `JSON_DEPTH_MAX`.
     """
     return next(_errors(value, field, 0), None)
 

@@ -1,8 +1,8 @@
 """From a message to the request that each kind of receiver understands. Pure.
 
-Sources: Standard Webhooks 1.0.0; Slack, "Sending messages using incoming webhooks" and Block Kit; PagerDuty,
-Events API v2; Alertmanager, API v2 (`POST /api/v2/alerts`); GitHub REST, "Create a repository dispatch
-event".
+Sources: Standard Webhooks 1.0.0; Slack, "Sending messages using incoming webhooks" and Block Kit;
+PagerDuty, Events API v2; Alertmanager, API v2 (`POST /api/v2/alerts`); GitHub REST, "Create a
+repository dispatch event".
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -42,8 +42,9 @@ class Severity(StrEnum):
 class Facts(msgspec.Struct, frozen=True):
     """What adapters read in the `data` of an event; there may be more. All of it may be left out.
 
-    Events of one `incident` (without: of one experiment and variant) are about the same, whose state is
-    that of the last of them: how bad it is, or that it is `resolved`. `link` is for people.
+    Events of one `incident` (without: of one experiment and variant) are about the same, whose
+    state is that of the last of them: how bad it is, or that it is `resolved`. `link` is for
+    people.
     """
 
     summary: str = ""
@@ -153,8 +154,8 @@ def _pagerduty(message: Message, event: _Event, secrets: Sequence[str]) -> dict[
 def _alertmanager(message: Message, event: _Event, _: Sequence[str]) -> list[dict[str, Any]]:
     """One alert of the event's severity, and the end of those of other severities that events before began.
 
-    Labels are an alert's identity, and hold only what all events of an incident share: severity, by which
-    alerts are routed, makes another alert of it. To end one that never began changes nothing.
+    Labels are an alert's identity, and hold only what all events of an incident share: severity, by
+    which alerts are routed, makes another alert of it. To end one that never began changes nothing.
     """
     facts, at = event.data, event.timestamp
     labels = {"alertname": "Wald", "incident": dedup_key(message, facts)}

@@ -1,8 +1,8 @@
 """Where requests may go: which URLs an endpoint may have, and which addresses are connected to. Pure.
 
-A server that posts to URLs given by others is a way into its own network (server-side request forgery). The
-URL is checked when it is given, for a clear answer; what protects is the check of the very address connected
-to.
+A server that posts to URLs given by others is a way into its own network (server-side request
+forgery). The URL is checked when it is given, for a clear answer; what protects is the check of the
+very address connected to.
 """
 
 import re
@@ -131,8 +131,9 @@ def unmapped(address: Address) -> Address:
 def is_public(address: Address) -> bool:
     """Return whether it is of somebody in the internet, for an address that is `unmapped`.
 
-    Of IPv6 only what is allocated as global unicast: loopback, link-local, unique local, site-local,
-    multicast, the deprecated IPv4-compatible and local NAT64 ranges are all outside of it.
+    Of IPv6 only what is allocated as global unicast: loopback, link-local, unique local,
+    site-local, multicast, the deprecated IPv4-compatible and local NAT64 ranges are all outside of
+    it.
     """
     if isinstance(address, IPv6Address) and address not in _GLOBAL_UNICAST:
         return False

@@ -20,8 +20,8 @@ _LOG = structlog.get_logger(__name__)
 class Dispatcher:
     """Several may run at once: a delivery is leased to one of them.
 
-    A worker that dies between sending and recording leaves a lease behind; when it ends, the message is sent
-    again with the same id. So a message may arrive twice and is never lost.
+    A worker that dies between sending and recording leaves a lease behind; when it ends, the
+    message is sent again with the same id. So a message may arrive twice and is never lost.
     """
 
     def __init__(

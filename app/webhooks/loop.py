@@ -23,8 +23,9 @@ class WebhookLoops:
     async def _deliver(self) -> None:
         """For ever: look for what is due while fewer than `WEBHOOK_SENDING_MAX` are on their way.
 
-        An attempt that cannot be recorded ends it: PostgreSQL is away. What is on its way is finished first;
-        what takes longer than `WEBHOOK_FINISH_S` is cut off, and sent again when its lease ends.
+        An attempt that cannot be recorded ends it: PostgreSQL is away. What is on its way is
+        finished first; what takes longer than `WEBHOOK_FINISH_S` is cut off, and sent again when
+        its lease ends.
         """
         sending: set[asyncio.Task[None]] = set()
         try:

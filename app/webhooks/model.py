@@ -61,8 +61,9 @@ class Disabled(msgspec.Struct, frozen=True):
 class Endpoint(msgspec.Struct, frozen=True):
     """A receiver, without its secrets.
 
-    `events` are event types, `PREFIX.*` or `*`. `failing_since`: when a delivery was given up, unless one
-    arrived since. `previous_until`: until then the secret before the last rotation signs as well.
+    `events` are event types, `PREFIX.*` or `*`. `failing_since`: when a delivery was given up,
+    unless one arrived since. `previous_until`: until then the secret before the last rotation signs
+    as well.
     """
 
     id: int

@@ -21,7 +21,8 @@ from app.webhooks.tables import webhook_deliveries, webhook_endpoints, webhook_m
 class WebhookOutbox:
     """One decision, one message: written with what it tells about, or not at all.
 
-    A rolled-back transaction sends nothing, a committed one is delivered at least once, whoever dies.
+    A rolled-back transaction sends nothing, a committed one is delivered at least once, whoever
+    dies.
     """
 
     async def enqueue(
@@ -35,16 +36,18 @@ class WebhookOutbox:
     ) -> str:
         """Tell every enabled endpoint that wants events of this type; the webhook id.
 
-        `key` is unique to the event, over all rooms: begin it with the room's name. A key that was used
-        before writes nothing, and answers the id of then. `data` is JSON (see `Facts` for what adapters read
-        of it), `at` the aware time of the event, before which it is not sent. Raises InvalidInput for what is
-        none of that; TooLarge when the whole message has `WEBHOOK_BODY_BYTES_MAX` bytes or more.
+        `key` is unique to the event, over all rooms: begin it with the room's name. A key that was
+        used before writes nothing, and answers the id of then. `data` is JSON (see `Facts` for what
+        adapters read of it), `at` the aware time of the event, before which it is not sent. Raises
+        InvalidInput for what is none of that; TooLarge when the whole message has
+        `WEBHOOK_BODY_BYTES_MAX` bytes or more.
         """
         if not 1 <= len(key) <= limits.WEBHOOK_KEY_LENGTH_MAX:
             raise InvalidInput(f"must be 1 to {limits.WEBHOOK_KEY_LENGTH_MAX} characters", field="key")
         check_storable(key, "key")
         body = body_of(type, data, at)
-        # The lock lets no endpoint be disabled or deleted before this transaction ends; see `lock_endpoint`.
+        # The lock lets no endpoint be disabled or deleted before this transaction ends; see
+        # `lock_endpoint`.
         enabled = (
             select(webhook_endpoints.c.id, webhook_endpoints.c.events)
             .where(webhook_endpoints.c.disabled_at.is_(None))

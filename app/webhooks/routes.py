@@ -18,8 +18,8 @@ from app.webhooks.service import EndpointChange, EndpointRequest, RotateRequest,
 class WebhookView(msgspec.Struct, frozen=True):
     """An endpoint without its secrets. Times that do not apply are null.
 
-    `failing_since`: a delivery was given up then, and none has arrived since. `rotating_until`: until then
-    the secret of before the last rotation signs as well.
+    `failing_since`: a delivery was given up then, and none has arrived since. `rotating_until`:
+    until then the secret of before the last rotation signs as well.
     """
 
     id: int

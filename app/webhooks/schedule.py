@@ -10,7 +10,8 @@ from app.webhooks.model import DeliveryState
 
 WAITS_S: Final = (0, 5, 15, 60, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
 """Seconds before each attempt, from the one before: those of Standard Webhooks, denser in the first minute,
-since a rollback cannot wait to be told. The last attempt is 75.6 hours after the first, and more with
+since a rollback cannot wait to be told. The last attempt is 75.6 hours after the first, and more
+with
 jitter."""
 
 THROTTLED: Final = frozenset({429, 502, 503, 504})
@@ -48,11 +49,12 @@ class Settled(msgspec.Struct, frozen=True):
 def settle(step: int, answer: Answer, *, jitter: float) -> Settled:
     """Return what follows from the answer to the attempt at `step` (0: the first) of the schedule.
 
-    `jitter` in [0, 1), by chance, lengthens the wait by up to the share `WEBHOOK_JITTER`, so that what failed
-    together is not repeated together. A `Retry-After` of up to `WEBHOOK_RETRY_AFTER_S_MAX` is waited for.
+    `jitter` in [0, 1), by chance, lengthens the wait by up to the share `WEBHOOK_JITTER`, so that
+    what failed together is not repeated together. A `Retry-After` of up to
+    `WEBHOOK_RETRY_AFTER_S_MAX` is waited for.
 
-    By hand: settle(1, Answer(503, retry_after_s=90), jitter=0.5) waits for 15 s * 1.1 = 16.5 s by the
-    schedule, and for 90 s because the receiver asked for it; it is then at step 2.
+    By hand: settle(1, Answer(503, retry_after_s=90), jitter=0.5) waits for 15 s * 1.1 = 16.5 s by
+    the schedule, and for 90 s because the receiver asked for it; it is then at step 2.
     """
     if answer.delivered:
         return Settled(DeliveryState.DELIVERED, step)

@@ -1,7 +1,7 @@
 """Makes the requests: one connection each, to an address that was checked, and never more than was meant.
 
-No proxies and no environment, no redirects, no unix sockets. The name is resolved once; every address it has
-must be permitted, and the connection goes to one of these very addresses.
+No proxies and no environment, no redirects, no unix sockets. The name is resolved once; every
+address it has must be permitted, and the connection goes to one of these very addresses.
 """
 
 import asyncio
@@ -51,7 +51,8 @@ class Sender:
     async def send(self, url: str, post: Post) -> Answer:
         """The receiver's answer, or why there was none: whatever goes wrong is an answer, never an exception.
 
-        An answer is its status; what comes after is read up to `WEBHOOK_ANSWER_BYTES_MAX` and thrown away.
+        An answer is its status; what comes after is read up to `WEBHOOK_ANSWER_BYTES_MAX` and
+        thrown away.
         """
         answer: Answer | None = None
         try:

@@ -135,8 +135,8 @@ class WebhookService:
     async def rotate(self, endpoint_id: int, request: RotateRequest) -> tuple[Endpoint, str | None]:
         """Take a new secret; the endpoint and, where we make it, the secret, which is shown nowhere else.
 
-        Where we sign, the secret of before signs as well for `WEBHOOK_SECRET_OVERLAP_S`. Raises NotFound;
-        InvalidInput naming the field `secret`.
+        Where we sign, the secret of before signs as well for `WEBHOOK_SECRET_OVERLAP_S`. Raises
+        NotFound; InvalidInput naming the field `secret`.
         """
         now = self._clock.now()
         async with self._store.change() as connection:

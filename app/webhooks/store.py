@@ -1,8 +1,8 @@
 """Where endpoints, messages and deliveries are kept: in PostgreSQL.
 
-Locks are taken in one order: endpoint, then its deliveries. The outbox holds a share of an endpoint's key
-while it adds a delivery; whoever disables or deletes the endpoint takes its row whole, and so sees every
-delivery.
+Locks are taken in one order: endpoint, then its deliveries. The outbox holds a share of an
+endpoint's key while it adds a delivery; whoever disables or deletes the endpoint takes its row
+whole, and so sees every delivery.
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping

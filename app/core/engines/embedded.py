@@ -17,12 +17,13 @@ _LOCK_POLL_S: Final = 0.05
 class EmbeddedEngines:
     """Valkey and PostgreSQL on `data_dir`, as an asynchronous context.
 
-    Never two servers on one folder: whoever finds it locked attaches to the engines that run there, once
-    they answer, and leaves them running at the end (`attached`). Engines that we started end with us, in
-    order at the end of the context, at once when we are killed.
+    Never two servers on one folder: whoever finds it locked attaches to the engines that run there,
+    once they answer, and leaves them running at the end (`attached`). Engines that we started end
+    with us, in order at the end of the context, at once when we are killed.
 
-    `valkey` and `postgres` say which of the two are wanted. Raises Unavailable when an engine cannot start,
-    Conflict naming the holder when the folder is locked and what runs there does not answer.
+    `valkey` and `postgres` say which of the two are wanted. Raises Unavailable when an engine
+    cannot start, Conflict naming the holder when the folder is locked and what runs there does not
+    answer.
     """
 
     def __init__(self, data_dir: Path, *, valkey: bool = True, postgres: bool = True) -> None:
@@ -76,7 +77,8 @@ class EmbeddedEngines:
     async def _lock_or_find_running(self) -> bool:
         """True: the folder is ours. False: the engines of its living holder answer.
 
-        Neither may be true for a moment: the holder is starting them, or it was killed and they are ending.
+        Neither may be true for a moment: the holder is starting them, or it was killed and they are
+        ending.
         """
         deadline = time.monotonic() + _LOCK_WAIT_S
         while not self._folder.try_lock():

@@ -97,8 +97,9 @@ class DataFolder:
     def socket_folder(self, engine: str) -> Path:
         """Where `engine` has its socket: in its own folder where the path is fit for a socket.
 
-        A socket's path has at most 107 bytes, and libpq reads a comma as a list: then it is a private
-        folder under /tmp that is named after the data folder, so that every process finds the same.
+        A socket's path has at most 107 bytes, and libpq reads a comma as a list: then it is a
+        private folder under /tmp that is named after the data folder, so that every process finds
+        the same.
         """
         length = len(os.fsencode(self.path)) + _SOCKET_NAME_BYTES_MAX
         if length <= _SOCKET_PATH_BYTES_MAX and "," not in str(self.path):

@@ -61,8 +61,8 @@ _SETTINGS: Final = {
 class PostgresServer:
     """PostgreSQL on `folder`, which has to be locked by us before `start`; reached by a Unix socket.
 
-    It refuses to run as root: as root we start it as the owner of its folder, in the beginning `postgres`
-    or `nobody`.
+    It refuses to run as root: as root we start it as the owner of its folder, in the beginning
+    `postgres` or `nobody`.
     """
 
     name: Final = "postgres"
@@ -77,7 +77,8 @@ class PostgresServer:
     async def start(self) -> None:
         """Start it and wait until it has recovered. Only the first start makes a cluster where there is none.
 
-        Raises Unavailable when it cannot start, Conflict when somebody else's PostgreSQL runs on this folder.
+        Raises Unavailable when it cannot start, Conflict when somebody else's PostgreSQL runs on
+        this folder.
         """
         if self.process is not None:
             self._folder.check_still_there(self.name)
@@ -151,8 +152,9 @@ class PostgresServer:
     def _clear_remains(self) -> None:
         """Remove what a PostgreSQL that was killed left behind: its last children and its lock files.
 
-        Nobody of ours runs on the folder, for we have its lock. The pid in those files may meanwhile be
-        anybody's, and would keep PostgreSQL from starting: only one whose working folder is this counts.
+        Nobody of ours runs on the folder, for we have its lock. The pid in those files may
+        meanwhile be anybody's, and would keep PostgreSQL from starting: only one whose working
+        folder is this counts.
         """
         pid_file = self._data / "postmaster.pid"
         remains = [process for process in psutil.process_iter() if _is_postgres_in(process, self._data)]
