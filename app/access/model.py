@@ -143,7 +143,7 @@ class KeyRing:
             if key.created_at_ms + limits.ACCESS_PROPAGATION_MS <= now_ms:
                 return key
         if not self.signing_keys:
-            raise Unavailable("no key to sign assignment ids with has been published yet")
+            raise Unavailable("no signing key for assignment ids is published yet")
         return self.signing_keys[-1]
 
     def _identify(self, authorization: bytes | None) -> ApiKey:
