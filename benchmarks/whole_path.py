@@ -16,21 +16,14 @@ import numpy as np
 from app.allocation.model import AllocationPoint, VariantTotals, allocate
 from app.analysis.observed import Observed
 from app.analysis.readout.analyze import analyze
-from app.analysis.readout.model import EpochTotals, Stored, UnitCell, measured_of
+from app.analysis.readout.model import Stored, measured_of
 from app.analysis.readout.record import Readout
+from app.analysis.stored import EpochTotals, UnitCell
 from app.assignment import bucketing
 from app.experiments.metrics import Metric, Proportion
-from app.experiments.model import (
-    Definition,
-    Experiment,
-    FixedPolicy,
-    Policy,
-    Reward,
-    Running,
-    ThompsonPolicy,
-    Variant,
-)
+from app.experiments.model import Definition, Experiment, Reward, Running, Variant
 from app.experiments.plan import AnalysisPlan, FixedHorizon
+from app.experiments.policies import FixedPolicy, Policy, ThompsonPolicy
 from app.ledger.rewards.model import ASSIGNMENT, GIVEN, NONE, Given, Rule, differences, resolve
 from app.ledger.units.measures import cells, measures_of
 from app.ledger.units.model import Heads, measure, totals_by_minute

@@ -137,7 +137,7 @@ class Reader:
 
 @pytest.fixture(scope="module")
 def reader(anyio_backend) -> Iterator[Reader]:
-    """With embedded engines: `make run` of the README starts them."""
+    """Return a reader whose engines are embedded: `make run` of the README starts them."""
     with tempfile.TemporaryDirectory(prefix="wald-docs-") as folder:
         Path(folder).chmod(0o711)
         someone = Reader(Path(folder), {"DEMO": ""})

@@ -21,7 +21,7 @@ ROLES: Final = {
         *("refusals", "saver", "sender", "switch"),
     },
     "store": {"store", "file", "lag", "outbox", "rebuild", "resize", "stream"},
-    "step": {"step", "cells", "session"},
+    "step": {"step", "cells", "lease", "scope", "session", "sweep", "transaction"},
     "tables": {"tables"},
 }
 ENGINES: Final = {"redis", "psycopg", "sqlalchemy"}

@@ -1,0 +1,16 @@
+-- What the ledger needs of some experiments: the definition's parts that it reads, the number of variants, and whether
+-- signals by unit are logged, an epoch's policy learns more than the totals, or an epoch's shares move.
+SELECT
+    id, definition -> 'reward', EXISTS (SELECT FROM unit_signals WHERE experiment_id = experiments.id),
+    EXISTS (
+        SELECT FROM epochs
+        WHERE experiment_id = experiments.id
+            AND (policy ->> 'kind' = ANY(%(kinds)s) OR policy ? 'forgetting')
+    ),
+    definition -> 'metrics', definition -> 'plan', definition ->> 'stickiness',
+    EXISTS (
+        SELECT FROM epochs WHERE experiment_id = experiments.id AND policy ->> 'kind' = ANY(%(moving)s)
+    ),
+    json_array_length(definition -> 'variants')
+FROM experiments
+WHERE id = ANY(%(ids)s)
