@@ -33,14 +33,14 @@ PATH = "/experiments/summary/aa"
 def units(n, plan, *, seed=20260101):
     """In pairs that arrive together: a tenth have no cost."""
     rng = np.random.default_rng(seed)
-    found, covariates = [], []
+    result, covariates = [], []
     for _ in range(n):
         solved, sessions = int(rng.random() < 0.3), 1 + int(rng.poisson(1))
         clicks, known = int(rng.binomial(sessions, 0.4)), int(rng.random() < 0.9)
         cost = known * round(float(rng.lognormal(0, 1)) * NANO)
-        found.append((solved * NANO, 1, solved, 1, cost, known, clicks * NANO, sessions * NANO, cost, known))
+        result.append((solved * NANO, 1, solved, 1, cost, known, clicks * NANO, sessions * NANO, cost, known))
         covariates.append([round(float(rng.normal()) * NANO) for _ in plan.covariates])
-    return support.units(found, covariates=covariates, minutes=np.arange(n) // 2)
+    return support.units(result, covariates=covariates, minutes=np.arange(n) // 2)
 
 
 def asked(n, estimator, *, replays, covariates=(), first=0, made=None):
@@ -52,7 +52,7 @@ def asked(n, estimator, *, replays, covariates=(), first=0, made=None):
 
 
 def of(answer, metric):
-    return next(one for one in answer.metrics if one.metric == metric)
+    return next(metric_rate for metric_rate in answer.metrics if metric_rate.metric == metric)
 
 
 @pytest.mark.parametrize(
@@ -159,10 +159,16 @@ async def test_the_control_of_an_experiment_is_replayed(client, engine, experime
     await keep(engine, experiment, units(250, plan, seed=2), variant=1)
     answer = await client.post(PATH, json={"replays": 10})
     assert answer.status_code == 200
-    found = answer.json()
-    assert (found["units"], found["replays"], found["looks"], found["sampled"]) == (300, 10, [300], False)
-    assert [one["metric"] for one in found["metrics"]] == ["reward", "solved", "cost", "clicks", "p90"]
-    assert (await client.post(PATH, json={"replays": 10})).json() == found  # equal data, equal answer
+    result = answer.json()
+    assert (result["units"], result["replays"], result["looks"], result["sampled"]) == (300, 10, [300], False)
+    assert [metric_rate["metric"] for metric_rate in result["metrics"]] == [
+        "reward",
+        "solved",
+        "cost",
+        "clicks",
+        "p90",
+    ]
+    assert (await client.post(PATH, json={"replays": 10})).json() == result  # equal data, equal answer
 
 
 @pytest.mark.anyio

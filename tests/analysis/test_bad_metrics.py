@@ -82,7 +82,7 @@ def data(replaced, **more):
         for (metric, arm), bad in replaced.items():
             if arm == place:
                 totals[metric] = bad
-        known = {key: one for key, one in totals.items() if one is not None}
+        known = {key: row for key, row in totals.items() if row is not None}
         cells.append(Cell(1, variant, N, known))
     return Observed(variants=VARIANTS, control="a", cells=cells, **more)
 
@@ -107,13 +107,13 @@ def test_metrics_beside_bad_ones_are_read_as_if_these_had_no_data(bad, plan, ada
     reference = analyze(plan, METRICS, data(without, adaptive=adaptive))
     for shown, alone, metric in zip(readout.metrics, reference.metrics, METRICS, strict=True):
         if metric.key in touched:
-            for one in shown.variants:
-                assert one.control or one.verdict is not None
-                assert one.control or one.interval is not None or one.reason
+            for row in shown.variants:
+                assert row.control or row.verdict is not None
+                assert row.control or row.interval is not None or row.reason
         elif metric.role == "guardrail" or not touched & {m.key for m in METRICS if m.role == metric.role}:
             assert shown == alone
         else:  # a family: levels differ with what the bad ones find, effects do not
-            assert [one.effect for one in shown.variants] == [one.effect for one in alone.variants]
+            assert [row.effect for row in shown.variants] == [row.effect for row in alone.variants]
 
 
 def test_a_bandit_metric_whose_control_is_all_zero_says_why_and_the_others_are_read():
@@ -134,7 +134,7 @@ def test_a_bandit_metric_whose_control_is_all_zero_says_why_and_the_others_are_r
     totals = MeanTotals(500, 1.0, 500.0)
     cells = [Cell(1, variant, 500, dict.fromkeys(keys, totals)) for variant in "ab"]
     observed = Observed(variants=("a", "b"), control="a", cells=cells, adaptive=True, periods=periods)
-    zero, fine, nothing = (one.variants[1] for one in analyze(AnalysisPlan(), metrics, observed).metrics)
+    zero, fine, nothing = (row.variants[1] for row in analyze(AnalysisPlan(), metrics, observed).metrics)
     assert "no spread" in zero.reason
     assert "no spread" in nothing.reason
     assert fine.verdict == "better"
@@ -145,7 +145,7 @@ def test_a_bandit_metric_whose_control_is_all_zero_says_why_and_the_others_are_r
 
 
 def shown(metric, *arms, plan=PLANS[0]):
-    cells = [Cell(1, v, one.n, {metric.key: one}) for v, one in zip("ab", arms, strict=True)]
+    cells = [Cell(1, v, row.n, {metric.key: row}) for v, row in zip("ab", arms, strict=True)]
     return (
         analyze(plan, [metric], Observed(variants=("a", "b"), control="a", cells=cells)).metrics[0].variants
     )
@@ -153,7 +153,7 @@ def shown(metric, *arms, plan=PLANS[0]):
 
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("sessions", [np.ones(800), 1 + np.arange(800) % 9, 0.1 * (1 + np.arange(800) % 7)])
-def test_a_ratio_that_is_20_for_everybody_is_20(sessions, plan):
+def test_a_ratio_of_20_in_every_unit_is_20(sessions, plan):
     metric = Metric(key="m", measure=Ratio("x", "y"), role="primary")
     totals = JointTotals.from_observations(np.stack([20 * sessions, sessions], axis=1))
     control, treatment = shown(metric, totals, totals, plan=plan)
@@ -232,11 +232,11 @@ def negative_arms(kind, rng, means, n=6_000):
 )
 def test_relative_margins_of_negative_means_are_shares_of_their_size(means, direction, verdict, kind, plan):
     rng = np.random.default_rng(SEED + 7)
-    _, found = shown(guarded(kind, 0.1, direction), *negative_arms(kind, rng, means), plan=plan)
-    assert found.verdict == verdict
+    _, result = shown(guarded(kind, 0.1, direction), *negative_arms(kind, rng, means), plan=plan)
+    assert result.verdict == verdict
     share = (means[1] - means[0]) / 10.009
-    assert found.relative_interval[0] < share < found.relative_interval[1]
-    assert found.relative_effect == pytest.approx(share, abs=0.01)
+    assert result.relative_interval[0] < share < result.relative_interval[1]
+    assert result.relative_effect == pytest.approx(share, abs=0.01)
 
 
 @pytest.mark.parametrize("plan", PLANS[:2])
@@ -246,10 +246,10 @@ def test_relative_to_a_control_near_zero_nothing_is_claimed_but_the_sign(change,
     rng = np.random.default_rng(SEED + 8)
     kind = Mean("m")
     arms = negative_arms(kind, rng, (0.0, change))
-    _, found = shown(guarded(kind, 0.1), *arms, plan=plan)
-    assert found.verdict == verdict
-    assert (found.relative_effect, found.relative_interval) == (None, None)
-    assert "may be 0" in found.reason
+    _, result = shown(guarded(kind, 0.1), *arms, plan=plan)
+    assert result.verdict == verdict
+    assert (result.relative_effect, result.relative_interval) == (None, None)
+    assert "may be 0" in result.reason
 
 
 @pytest.mark.parametrize("means", [(10.0, 10.2), (10.0, 9.8), (-10.0, -9.8), (-10.0, -10.2)])
@@ -262,6 +262,6 @@ def test_relative_intervals_under_a_bandit_hold_the_truth(means):
         Cell(1, v, 2_000, {"m": MeanTotals(2_000, mean, 500.0)}) for v, mean in zip("ab", means, strict=True)
     ]
     observed = Observed(variants=("a", "b"), control="a", cells=cells, adaptive=True, periods={"m": periods})
-    found = analyze(AnalysisPlan(), [guarded(Mean("m"), 0.2)], observed).metrics[0].variants[1]
-    assert found.verdict in ("safe", "better")
-    assert found.relative_interval[0] < (means[1] - means[0]) / 10 < found.relative_interval[1]
+    result = analyze(AnalysisPlan(), [guarded(Mean("m"), 0.2)], observed).metrics[0].variants[1]
+    assert result.verdict in ("safe", "better")
+    assert result.relative_interval[0] < (means[1] - means[0]) / 10 < result.relative_interval[1]

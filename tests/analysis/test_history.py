@@ -77,8 +77,8 @@ async def test_what_was_known_at_a_time_is_the_newest_readout_before_it(client, 
     then, after = await get(client, now - timedelta(seconds=1_800)), await get(client, now)
     assert (then.status_code, after.status_code) == (200, 200)
     then, after = then.json(), after.json()
-    assert [one["rewards"] for one in then["variants"]] == [100, 100]
-    assert [one["rewards"] for one in after["variants"]] == [200, 200]
+    assert [kept_row["rewards"] for kept_row in then["variants"]] == [100, 100]
+    assert [kept_row["rewards"] for kept_row in after["variants"]] == [200, 200]
     times = {"read_at", "allocation_history", "rollouts"}
     assert {k: v for k, v in then.items() if k not in times} == {
         k: v for k, v in first.items() if k not in times

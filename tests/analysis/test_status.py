@@ -134,7 +134,7 @@ async def test_a_fixed_policy_shows_the_chances_it_does_not_use(client, experime
     assert (body["epoch"], body["policy_version"]) == (2, 2)
 
 
-async def test_the_lag_is_told_and_unknown_without_valkey(client, lag, experiment):
+async def test_the_lag_is_known_with_valkey_and_unknown_without(client, lag, experiment):
     lag.answer = 17
     assert (await status(client))["lag_events"] == 17
     lag.answer = Unavailable("Valkey does not answer: gone")
