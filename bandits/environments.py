@@ -32,7 +32,7 @@ class Rewards:
 
 
 class Environment(Protocol):
-    """Where rewards come from."""
+    """A simulated product: it gives expected rewards and draws rewards."""
 
     @property
     def n_arms(self) -> int:

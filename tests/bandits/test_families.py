@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from bandits.arms import BetaArms, GammaArms, NormalArms, randomised_rounding
+from bandits.arms import BetaArms, GammaArms, NormalArms
 from bandits.best import (
     expected_loss,
     probability_best,
@@ -186,18 +186,6 @@ def test_the_best_feasible_arm_is_best_as_often_as_in_draws(arms):
 def test_an_arm_that_is_never_feasible_is_never_best():
     probability, none = probability_best_feasible(FAMILIES["beta"], np.zeros(3))
     assert (probability.tolist(), none) == ([0, 0, 0], 1)
-
-
-def test_a_coin_keeps_the_mean_of_a_reward_and_is_exact_at_its_ends():
-    rng = np.random.default_rng(20260107)
-    rewards = np.repeat([0.0, 0.3, 1.0], 100_000)
-    tossed = randomised_rounding(rewards, rng).reshape(3, -1)
-    assert tossed[0].sum() == 0
-    assert tossed[2].all()
-    assert set(np.unique(tossed)) == {0, 1}
-    assert abs(tossed[1].sum() - 30_000) < 6 * np.sqrt(21_000)
-    with pytest.raises(InvalidInput):
-        randomised_rounding(np.array([1.2]), rng)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from bandits.allocation import Allocation, compare, greedy, limited
+from bandits.allocation import Allocation, compare, greatest, limited
 from bandits.arms import BetaArms
 from bandits.best import probability_best
 from bandits.exp3 import LossTotals, exp3_ix, learning_rate
@@ -192,7 +192,7 @@ def test_greedy_policies_give_the_worked_shares():
     seen = totals([500, 500], [100, 150])
     assert epsilon_greedy(seen, epsilon=0.1).shares == pytest.approx([0.05, 0.95])
     assert decreasing_epsilon(seen, gap=0.2).shares == pytest.approx([0.125, 0.875])
-    assert greedy(np.array([1.0, 2, 2]), exploration_floor=0).shares.tolist() == [0, 0.5, 0.5]
+    assert greatest(np.array([1.0, 2, 2])).tolist() == [0, 0.5, 0.5]
 
 
 def test_a_decreasing_epsilon_is_that_of_another_library():
@@ -306,7 +306,7 @@ def test_steps_and_comparisons_are_the_worked_ones():
         lambda: top_two(BetaArms.from_totals(SEEN), leader_share=1.0, exploration_floor=0),
         lambda: decreasing_epsilon(SEEN, gap=0),
         lambda: LossTotals.observed(2, 0, 0.5, propensity=0, gamma=0.1),
-        lambda: greedy(np.array([np.nan, 1]), exploration_floor=0),
+        lambda: greatest(np.array([np.nan, 1])),
         lambda: track_and_stop(SEEN, exploration_floor=0),
     ],
 )
