@@ -71,7 +71,7 @@ class Arms(Protocol):
         """Return where each arm's panels begin and end, shape (n_arms, edges)."""
 
     def log_density(self, t: FloatArray) -> FloatArray:
-        """Return the log density of t relative to its peak; `t` has the shape (p, n) or (k, p, n)."""
+        """Return the log density relative to its peak; `t` has the shape (p, n) or (k, p, n)."""
 
     def value(self, t: FloatArray) -> FloatArray:
         """Return the mean reward at t."""

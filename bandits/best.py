@@ -138,7 +138,7 @@ class _Grid:
 
     @classmethod
     def of(cls, arms: Arms, *, start: _Start = "greatest end", resolve_value: bool = False) -> "_Grid":
-        """Build the grid from `start` on; with `resolve_value`, cut it at the bends of `value` too."""
+        """Build the grid from `start` on; `resolve_value` also cuts it at the bends of `value`."""
         edges = arms.edges()
         low, high = _STARTS[start](edges), edges[:, -1].max()
         bends = arms.bends if resolve_value else np.empty(0)

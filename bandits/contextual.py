@@ -75,7 +75,7 @@ class LinearArms:
         return cls(means, np.linalg.cholesky(covariances + _JITTER * trace * identity).swapaxes(1, 2))
 
     def scores(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return means and standard deviations of the scores in context x, both of shape (n_arms,)."""
+        """Return means and standard deviations of the scores in context x, of shape (n_arms,)."""
         n_arms, d = self.means.shape
         products = self._rows.dot(x)
         projected = products[n_arms:].reshape(n_arms, d)

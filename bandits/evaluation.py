@@ -78,7 +78,7 @@ class Overlap(msgspec.Struct, frozen=True):
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """The target's mean reward, with an interval for one look at a number of rows fixed beforehand."""
+    """The target's mean reward, with an interval for one look at a fixed number of rows."""
 
     value: float
     standard_error: float

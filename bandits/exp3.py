@@ -1,4 +1,4 @@
-"""EXP3-IX: exponential weights with implicit exploration, for rewards that an adversary may choose."""
+"""EXP3-IX: exponential weights with implicit exploration, for adversarial rewards."""
 
 from dataclasses import dataclass
 from typing import Self

@@ -65,7 +65,7 @@ _ROUNDS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Undecided:
-    """No winner yet: the leader, its weakest log evidence against a rival, and the log threshold."""
+    """No winner yet: the leader, its weakest log evidence, and the log threshold."""
 
     leader: int
     log_evidence: float
@@ -203,7 +203,7 @@ _DOWN: Final = -np.expm1(-_BETS.lag)
 
 
 class _Pairs(NamedTuple):
-    """Totals of the leader and of its rivals (columns of shape (rivals, 1)), and the indifference."""
+    """Totals of the leader, of its rivals (shape (rivals, 1)), and the indifference."""
 
     n: float
     sum: float

@@ -218,7 +218,7 @@ def _stacked(fits: list[_Fit]) -> tuple[FloatArray, FloatArray]:
 
 
 def _laplace(rows: _Rows, centre: FloatArray, precision: FloatArray) -> _Fit:
-    """Maximise a concave objective by Newton's method from the centre; steps that lose are halved."""
+    """Maximise the log posterior by Newton's method from the centre; steps that lose are halved."""
     theta = centre.copy()
     at = _at(rows, theta, centre, precision)
     for _ in range(_STEPS_MAX):

@@ -133,7 +133,7 @@ def frontier(
 
 
 def _not_dominated(values: FloatArray) -> NDArray[np.bool_]:
-    """Reduce `values`, (metrics, ..., n_arms) with more being better, to whether no arm dominates."""
+    """Return which arms no other dominates; `values` are (metrics, ..., n_arms), more is better."""
     n_arms = values.shape[-1]
     free = np.ones(values.shape[1:], dtype=bool)
     for arm in range(n_arms):

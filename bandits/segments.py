@@ -201,7 +201,7 @@ def _kappas_given(
 
 
 def _as_beta(alpha: FloatArray, beta: FloatArray, weight: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return the Beta with the mean and variance of a mixture in each segment, (nodes, s) to (s,)."""
+    """Return the Beta with the mean and variance of each segment's mixture, (nodes, s) to (s,)."""
     mean = alpha / (alpha + beta)
     overall = weight @ mean
     variance = weight @ (mean * (1 - mean) / (alpha + beta + 1) + (mean - overall) ** 2)

@@ -1,4 +1,4 @@
-"""Whether the parts of a definition fit together. Pure."""
+"""Checks that the parts of a definition fit together. Pure."""
 
 from collections.abc import Iterator
 
@@ -15,19 +15,19 @@ from app.experiments.segments import value_errors
 
 
 def possible(key: str) -> str:
-    """The key, if an experiment could have it. Raises NotFound."""
+    """Return the key, if an experiment could have it. Raises NotFound."""
     if not is_key(key):
         raise unknown(key[:UNIT_LENGTH_MAX])
     return key
 
 
 def unknown(key: str, field: str | None = None) -> NotFound:
-    """What to raise where no experiment has this key, which came in a `field`."""
+    """Return the error for a key that no experiment has; `field` is where the key came from."""
     return NotFound(f"no experiment is called {key!r}", field=field)
 
 
 def check(definition: Definition) -> Definition:
-    """The definition, if its parts fit together and can be stored.
+    """Return the definition, if its parts fit together and can be stored.
 
     Raises InvalidInput with one error per field that does not, the first `FIELD_ERRORS_MAX` of
     them.
@@ -67,7 +67,7 @@ def _variant_errors(variants: tuple[Variant, ...]) -> Iterator[FieldError]:
 
 
 def _shadow_policy_errors(definition: Definition) -> Iterator[FieldError]:
-    """It gets the totals alone: no contexts, no losses, and no allocation of its own to move from."""
+    """Yield what does not apply to a policy that reads the totals alone and is never in force."""
     policy = definition.shadow_policy
     if policy is None:
         return

@@ -1,4 +1,7 @@
-"""`wald` as people and programs call it: mistakes, absent servers, pipes. Each runs in its own process."""
+"""`wald` as people and programs call it: mistakes, absent servers, pipes.
+
+Each runs in its own process.
+"""
 
 import http.server
 import json
@@ -158,7 +161,7 @@ def test_a_slip_in_any_command_or_option_is_recognised(path, data):
         ),
         (
             ("simulate", "--means", "0.1,0.2", "--policy", "tompson"),
-            "policies[0]: Invalid value 'tompson': one of epsilon_greedy, exp3_ix, fixed,",
+            "policies[0]: Invalid value 'tompson': one of best_arm, constrained_thompson, epsilon_greedy,",
         ),
         (
             ("experiments", "list", "--key", "k", "--state", "runing"),
