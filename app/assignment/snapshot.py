@@ -33,7 +33,8 @@ class PublishedContextual(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     """A policy that reads the context, and what it believes: `bandits.contextual.LinearArms` as bytes.
 
     `means` (K, d) and `factors`, of each variant the upper triangle by rows, are little-endian binary64. At
-    most `POSTERIOR_BYTES_MAX` for 50 variants and 64 columns.
+    most `POSTERIOR_BYTES_MAX` for 50 variants and 64 columns. They have no rows for the variants at the
+    positions `retired`, in ascending order.
     """
 
     rule: Literal["thompson", "ucb"]
@@ -43,6 +44,7 @@ class PublishedContextual(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     width: float = 0.0  # of ucb
     means: bytes
     factors: bytes
+    retired: tuple[int, ...] = ()
 
 
 class PublishedSegments(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,7 +188,10 @@ class ContextReader:
         else:
             floor = policy.exploration_floor
             shares = ucb(self._arms, x, width=policy.width, exploration_floor=floor)
-        return bucketing.parts_near(shares.tolist())
+        weights = bucketing.parts_near(shares.tolist())
+        for position in policy.retired:
+            weights.insert(position, 0)
+        return weights
 
 
 class SegmentReader:

@@ -1,204 +1,39 @@
-"""What `wald agreement` does: coefficients of agreement between raters, from a file with one row per item."""
+"""The command `wald agreement`. It needs no server."""
 
-import itertools
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import msgspec
-import numpy as np
 import rich_click as click
-from rich.console import Group, RenderableType
-from rich.text import Text
 
-from app.cli import records
-from app.cli.amounts import count, decimal, decimal_interval
-from app.cli.records import UnreadableLog
-from app.cli.tables import Column, Table, visible
-from app.cli.terminal import emit_json, out
-from stats.agreement import (
-    IntArray,
-    Scale,
-    Weights,
-    cohen_kappa,
-    fleiss_kappa,
-    gwet_ac1,
-    krippendorff_alpha,
+from app.cli import display
+from app.cli.options import CSV_FILE, alpha_option, decimal_option, json_option, where_option
+from app.cli.terminal import show
+
+
+@click.command("agreement")
+@click.argument("file", type=CSV_FILE)
+@click.option("--raters", required=True, metavar="A,B,...", help="Columns of the ratings, two or more.")
+@click.option(
+    "--scale",
+    type=click.Choice(["nominal", "ordinal", "interval"]),
+    default="nominal",
+    show_default=True,
+    help="nominal: categories. ordinal: ordered grades as numbers. interval: numbers with a distance.",
 )
-from stats.errors import InsufficientData, InvalidInput
-from stats.estimate import Estimate
-from stats.totals import FloatArray
+@click.option("--unit", metavar="COL", help="Column of what several items belong to, such as a conversation.")
+@where_option
+@decimal_option
+@alpha_option
+@json_option
+def agreement_command(*, file: Path, raters: str, as_json: bool, **options: Any) -> None:
+    """Measure how far raters agree beyond chance. FILE has one row per item.
 
-_MISSING: Final = ("", "NA", "NULL", "null")
+    Each rater is a column. An empty cell is an item that the rater did not rate. Compare a judge with people
+    before you trust its scores:
 
-
-class Coefficient(msgspec.Struct, frozen=True, kw_only=True):
-    """A coefficient over `items` with at least two ratings by `raters`; `reason` says why there is none."""
-
-    name: str
-    raters: tuple[str, ...]
-    items: int
-    value: float | None = None
-    interval: tuple[float, float] | None = None
-    reason: str = ""
-
-
-class Agreement(msgspec.Struct, frozen=True, kw_only=True):
-    """The agreement of all raters, then of each pair.
-
-    `clusters` is the number of units that were left out in turn; None: items were taken as independent.
+        wald agreement labels.csv --raters judge,alice,bob --unit conversation
     """
+    from app.cli.files.agreement import agreement_of
 
-    scale: Scale
-    alpha: float
-    clusters: int | None
-    coefficients: tuple[Coefficient, ...]
-
-
-def show_agreement(file: Path, *, raters: str, as_json: bool, options: dict[str, Any]) -> None:
-    """Print the agreement of the raters in a file. Raises ClickException with the reason."""
-    names = [name.strip() for name in raters.split(",")]
-    if len(names) < 2 or len(set(names)) < len(names) or not all(names):
-        raise click.UsageError(f"--raters must name two or more different columns; got {raters!r}")
-    try:
-        ratings, units = read_ratings(file, names, options)
-    except UnreadableLog as error:
-        raise click.ClickException(f"{file}: {error}") from error
-    agreement = measure(names, ratings, units, scale=options["scale"], alpha=options["alpha"])
-    if as_json:
-        emit_json(agreement)
-    else:
-        out().print(report(agreement))
-
-
-def read_ratings(
-    file: Path, raters: list[str], options: dict[str, Any]
-) -> tuple[FloatArray, IntArray | None]:
-    """Read ratings of shape (items, raters), NaN where missing, and the unit of each item.
-
-    On a nominal scale categories are numbered in the order of their names. Raises UnreadableLog.
-    """
-    unit, nominal = options["unit"], options["scale"] == "nominal"
-    units = () if unit is None else (unit,)
-    rows = records.read(
-        file,
-        records.Wanted(
-            texts=tuple(dict.fromkeys([*units, *(raters if nominal else ())])),
-            numbers=() if nominal else tuple(raters),
-            where=options["where"],
-            filled=units,
-            decimal=options["decimal"],
-        ),
-    )
-    codes = None if unit is None else np.unique(rows.texts[unit], return_inverse=True)[1].astype(np.int64)
-    if not nominal:
-        return np.stack([rows.numbers[rater] for rater in raters], axis=1), codes
-    names = sorted({text for rater in raters for text in rows.texts[rater]} - set(_MISSING))
-    number_of = {name: float(number) for number, name in enumerate(names)}
-    columns = [[number_of.get(text, np.nan) for text in rows.texts[rater]] for rater in raters]
-    return np.array(columns).T, codes
-
-
-def measure(
-    raters: list[str], ratings: FloatArray, units: IntArray | None, *, scale: Scale, alpha: float
-) -> Agreement:
-    """Compute the coefficients of all raters, then Cohen's kappa of each pair."""
-    everybody = tuple(raters)
-    grades = np.unique(ratings[~np.isnan(ratings)])
-    codes = np.where(np.isnan(ratings), -1, np.searchsorted(grades, ratings))
-    counts = np.stack([(codes == code).sum(axis=1) for code in range(len(grades))], axis=1)
-    complete = (codes >= 0).all(axis=1)
-    coefficients = [
-        _coefficient(
-            "Krippendorff's alpha",
-            everybody,
-            codes,
-            alpha,
-            lambda: krippendorff_alpha(ratings, scale=scale, clusters=units),
-        )
-    ]
-    if scale == "nominal":
-        coefficients.append(
-            _coefficient("Gwet's AC1", everybody, codes, alpha, lambda: gwet_ac1(counts, clusters=units))
-        )
-        if len(raters) > 2:
-            of_complete = None if units is None else units[complete]
-            coefficients.append(
-                _coefficient(
-                    "Fleiss' kappa",
-                    everybody,
-                    codes[complete],
-                    alpha,
-                    lambda: fleiss_kappa(counts[complete], clusters=of_complete),
-                )
-            )
-    if scale != "interval":
-        name = "Cohen's kappa" if scale == "nominal" else "Cohen's kappa, quadratic weights"
-        weights: Weights = "unweighted" if scale == "nominal" else "quadratic"
-        for first, second in itertools.combinations(range(len(raters)), 2):
-            table = _tables(codes[:, [first, second]], units, len(grades))
-            coefficients.append(
-                _coefficient(
-                    name,
-                    (raters[first], raters[second]),
-                    codes[:, [first, second]],
-                    alpha,
-                    partial(cohen_kappa, table, weights=weights),
-                )
-            )
-    clusters = None if units is None else len(np.unique(units))
-    return Agreement(scale=scale, alpha=alpha, clusters=clusters, coefficients=tuple(coefficients))
-
-
-def _tables(codes: IntArray, units: IntArray | None, categories: int) -> IntArray:
-    """Count how often two raters gave each pair of categories; by cluster where units are given."""
-    rated = (codes >= 0).all(axis=1)
-    first, second = codes[rated].T
-    if units is None:
-        table = np.zeros((categories, categories), dtype=np.int64)
-        np.add.at(table, (first, second), 1)
-        return table
-    clusters = np.unique(units[rated], return_inverse=True)[1]
-    tables = np.zeros((int(clusters.max(initial=-1)) + 1, categories, categories), dtype=np.int64)
-    np.add.at(tables, (clusters, first, second), 1)
-    return tables
-
-
-def _coefficient(
-    name: str, raters: tuple[str, ...], codes: IntArray, alpha: float, estimate: Callable[[], Estimate]
-) -> Coefficient:
-    coefficient = Coefficient(name=name, raters=raters, items=int(((codes >= 0).sum(axis=1) >= 2).sum()))
-    try:
-        found = estimate()
-    except (InsufficientData, InvalidInput) as error:
-        return msgspec.structs.replace(coefficient, reason=str(error))
-    bounds = found.interval(alpha=alpha)
-    return msgspec.structs.replace(
-        coefficient, value=found.value, interval=(max(bounds.lower, -1.0), min(bounds.upper, 1.0))
-    )
-
-
-def report(agreement: Agreement) -> RenderableType:
-    """Lay out the coefficients as a table, with the reasons of those that are missing."""
-    table = Table(
-        Column("coefficient", "name"),
-        *map(Column, ("items", "value", f"{100 * (1 - agreement.alpha):.6g}% interval")),
-        Column("raters", "text"),
-    )
-    for row in agreement.coefficients:
-        table.add(
-            row.name,
-            count(row.items),
-            decimal(row.value),
-            decimal_interval(row.interval),
-            ", ".join(row.raters),
-        )
-    reasons = [
-        Text(visible(f"{row.name} of {', '.join(row.raters)}: {row.reason}"))
-        for row in agreement.coefficients
-        if row.reason
-    ]
-    independent = "items are taken as independent; --unit says which belong together"
-    note = independent if agreement.clusters is None else f"errors from {agreement.clusters:,} units"
-    return Group(Text(f"Agreement on a {agreement.scale} scale; {note}", style="bold"), table, *reasons)
+    result = agreement_of(file, raters=raters, options=options)
+    show(result, lambda: display.agreement.report(result), as_json=as_json)

@@ -59,6 +59,10 @@ def _variant_errors(variants: tuple[Variant, ...]) -> Iterator[FieldError]:
     if controls != 1:
         yield FieldError("variants", f"exactly one must be the control, got {controls}")
     for index, variant in enumerate(variants):
+        if variant.control and variant.retired:
+            reason = f"the control {variant.key!r} cannot be retired: make another variant the control first"
+            yield FieldError(f"variants[{index}].retired", reason)
+    for index, variant in enumerate(variants):
         field = f"variants[{index}].payload"
         if error := unstorable(variant.payload, field):
             yield error

@@ -144,13 +144,19 @@ async def store(
             held=after.held,
             killed=after.killed,
             epoch=after.epoch,
+            control_epoch=after.control_epoch,
             revision=after.revision,
             updated_at=at,
         )
     )
     if opens_epoch(before, after):
-        policy = msgspec.to_builtins(after.definition.policy)
-        row = {"experiment_id": after.id, "epoch": after.epoch, "policy": policy, "started_at": at}
+        row = {
+            "experiment_id": after.id,
+            "epoch": after.epoch,
+            "policy": msgspec.to_builtins(after.definition.policy),
+            "control": after.definition.control_key,
+            "started_at": at,
+        }
         await connection.execute(insert(epochs).values(row))
     await request_publication(connection, after.id)
     return after
@@ -169,6 +175,7 @@ def experiment_of(row: Row[Any]) -> Experiment:
         updated_at=row.updated_at,
         held=row.held,
         killed=row.killed,
+        control_epoch=row.control_epoch,
     )
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from app.cli.offline import agreement_command, analyze_command
+from app.cli.agreement import agreement_command
+from app.cli.analyze import analyze_command
 from stats.agreement import cohen_kappa, krippendorff_alpha
 from stats.prediction_powered import JudgedTotals, prediction_powered_mean
 
@@ -181,7 +182,7 @@ def test_a_variant_with_too_few_labels_says_so(tmp_path):
         (COLUMNS[:6], "--judge and --label belong together"),
         ((*COLUMNS, "--metric", "score"), "take no options of metrics"),
         ((*COLUMNS, "--figure", "x.html"), "--figure belongs to --metric"),
-        (COLUMNS[:4], "Missing option '--metric'"),
+        (COLUMNS[:4], "Missing option --metric"),
         ((*COLUMNS[:4], "--metric", "score", "--inclusion", "chance"), "--inclusion belongs to --judge"),
         ((*COLUMNS, "--control", "contrl"), "did you mean 'control'?"),
         ((*COLUMNS, "--inclusion", "score"), "must be in (0, 1]; got 0"),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.cli.tables import visible
+from app.cli.display.tables import visible
 from app.core.choices import explained, field_names, nearest, refusal
 from app.experiments.model import Definition
 from app.experiments.policies import Policy
