@@ -96,7 +96,7 @@ def test_on_one_metric_the_frontier_is_the_best_arm():
         lambda: frontier([REWARD], [2], rng=np.random.default_rng(0)),
     ],
 )
-def test_what_means_nothing_is_refused(refused):
+def test_refuses_parameters_out_of_range(refused):
     with pytest.raises(InvalidInput):
         refused()
 
