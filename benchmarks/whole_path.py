@@ -16,8 +16,9 @@ import numpy as np
 from app.allocation.model import AllocationPoint, VariantTotals, allocate
 from app.analysis.observed import Observed
 from app.analysis.readout.analyze import analyze
-from app.analysis.readout.model import EpochTotals, Stored, UnitCell, measured_of
+from app.analysis.readout.model import Stored, measured_of
 from app.analysis.readout.record import Readout
+from app.analysis.stored import EpochTotals, UnitCell
 from app.assignment import bucketing
 from app.experiments.metrics import Metric, Proportion
 from app.experiments.model import Definition, Experiment, Reward, Running, Variant

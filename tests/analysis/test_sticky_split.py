@@ -10,7 +10,8 @@ from scipy.stats import binom
 from app.allocation.model import VariantTotals, allocate
 from app.analysis.integrity import SAMPLE_RATIO_ALPHA, findings
 from app.analysis.observed import Observed
-from app.analysis.readout.model import Drawn, Stored, UnitCell
+from app.analysis.readout.model import Stored
+from app.analysis.stored import Drawn, UnitCell
 from app.assignment import bucketing
 from app.experiments.model import Definition, Experiment, Running, Variant
 from app.experiments.policies import FixedPolicy, ThompsonPolicy

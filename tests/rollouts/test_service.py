@@ -331,7 +331,7 @@ async def test_people_skip_pause_resume_and_roll_back_with_their_reasons(rollout
     for action in ("advance", "rollback"):
         with pytest.raises(InvalidInput, match="says why"):
             await rollouts.act(rollout.id, action, by="key 2", reason="")
-    with pytest.raises(Conflict, match="nothing to resume"):
+    with pytest.raises(Conflict, match="cannot resume"):
         await rollouts.act(rollout.id, "resume", by="key 2", reason="")
     await rollouts.act(rollout.id, "advance", by="key 2", reason="seen in staging")
     assert (await now(engine)).held == {"new": 0.5}

@@ -6,7 +6,8 @@ from typing import Final
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from app.analysis.readout.record import Bounds, MetricReadout, Readout, VariantReadout
+from app.analysis.bounds import Bounds
+from app.analysis.readout.record import MetricReadout, Readout, VariantReadout
 from app.cli.display.amounts import (
     MISSING,
     Amounts,
