@@ -90,7 +90,7 @@ def test_definitions_that_mean_nothing_are_not_made():
 
 def fixed_with(p_value):
     z = -float(special.ndtri(p_value / 2))
-    return FixedEvidence(Estimate(z, 1.0), None, (0.0, z))
+    return FixedEvidence(Estimate(z, 1.0), Estimate(z, 1.0), None, (0.0, z))
 
 
 @given(st.lists(st.floats(1e-8, 1 - 1e-8), min_size=1, max_size=12))
