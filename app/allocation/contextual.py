@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from app.allocation.forgetting import Learned
+from app.allocation.model import scattered
 from app.assignment import bucketing
 from app.assignment.snapshot import PublishedContextual, PublishedSegments
 from app.experiments.policies import PolicyRule, SegmentedThompsonPolicy
@@ -29,40 +30,54 @@ _DIGEST_BYTES: Final = 16
 
 
 def decided_by(
-    policy: PolicyRule, learned: Learned, n_variants: int
+    policy: PolicyRule, learned: Learned, n_variants: int, active: Sequence[int] | None = None
 ) -> PublishedContextual | PublishedSegments | None:
-    """Return what servers decide by in a context; None: the policy reads no contexts."""
+    """Return what servers decide by in a context; None: the policy reads no contexts.
+
+    `active` are the positions of the variants that are served, by default all.
+    """
     match policy:
         case ContextualPolicy():
-            return materialised(policy, learned[""])
+            return materialised(policy, learned[""], active)
         case SegmentedThompsonPolicy():
-            return segmented(policy, learned, n_variants)
+            return segmented(policy, learned, n_variants, active)
         case _:
             return None
 
 
-def materialised(policy: ContextualPolicy, learned: Sequence[PolicyTotals]) -> PublishedContextual:
-    """Return a posterior, factorised. Raises InvalidInput if the totals are not of the policy's model."""
+def materialised(
+    policy: ContextualPolicy, learned: Sequence[PolicyTotals], active: Sequence[int] | None = None
+) -> PublishedContextual:
+    """Return the posterior of the active variants, factorised.
+
+    Hybrid models also learn from retired variants. Raises InvalidInput if the totals are not of
+    the policy's model.
+    """
     arms = policy.posterior(learned).arms()
-    upper = np.triu_indices(arms.means.shape[1])
+    rows = list(range(len(arms.means)) if active is None else active)
+    means, factors = arms.means[rows], arms.factors[rows]
+    upper = np.triu_indices(means.shape[1])
     return PublishedContextual(
         rule=policy.decision,
         features=policy.features,
         exploration_floor=policy.exploration_floor,
         on_bad_context=policy.on_bad_context,
         width=policy.deviations,
-        means=arms.means.astype("<f8").tobytes(),
-        factors=arms.factors[:, *upper].astype("<f8").tobytes(),
+        means=means.astype("<f8").tobytes(),
+        factors=factors[:, *upper].astype("<f8").tobytes(),
+        retired=tuple(position for position in range(len(arms.means)) if position not in rows),
     )
 
 
-def segmented(policy: SegmentedThompsonPolicy, learned: Learned, n_variants: int) -> PublishedSegments:
-    """The weights in every segment, from the rewards in all of them."""
-    floor = policy.exploration_floor
-    weights = [
-        tuple(bucketing.parts(thompson(arms, exploration_floor=floor).shares.tolist()))
-        for arms in segment_arms(policy, learned, n_variants)
-    ]
+def segmented(
+    policy: SegmentedThompsonPolicy, learned: Learned, n_variants: int, active: Sequence[int] | None = None
+) -> PublishedSegments:
+    """Return the weights in every segment, from the rewards in all of them; retired variants get 0."""
+    rows, weights = list(range(n_variants) if active is None else active), []
+    for arms in segment_arms(policy, learned, n_variants):
+        served = BetaArms(arms.alpha[rows], arms.beta[rows])
+        shares = thompson(served, exploration_floor=policy.exploration_floor).shares.tolist()
+        weights.append(scattered(bucketing.parts(shares), rows, n_variants))
     return PublishedSegments(by=policy.by, weights=tuple(weights))
 
 

@@ -1,9 +1,10 @@
 """From an experiment's totals to its allocation. Pure."""
 
+import dataclasses
 from collections.abc import Sequence
 from datetime import datetime
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 import numpy as np
@@ -24,6 +25,7 @@ from bandits.totals import ArmTotals
 from stats.totals import RewardTotals
 
 NANO: Final = 1_000_000_000
+_T = TypeVar("_T")
 
 
 class VariantTotals(msgspec.Struct, frozen=True):
@@ -100,23 +102,32 @@ def allocate(
     moments: Moments = MappingProxyType({}),
     now_s: float = 0.0,
 ) -> tuple[int, ...]:
-    """The policy's weights in parts of 2**32, in the order of the variants. Equal totals, equal bits.
+    """Return the policy's weights in parts of 2**32, in the order of the variants.
+
+    Equal totals give equal bits. Retired variants get 0; the policy does not see them.
 
     `learned` is what the policy learns besides the totals; without it, a policy that forgets reads the totals
     as if they all were of the present. `earlier` are the totals that its warm start begins with, empty
     without one; `moments` those of other metrics. `now_s`, in seconds since the Unix epoch, is read by
     policies that forget alone.
     """
+    active, n_variants = definition.active, len(totals)
+    if len(active) == 1:
+        return only(active[0], n_variants)
+    if len(active) < n_variants:
+        learned = None if learned is None else {part: _at(active, sums) for part, sums in learned.items()}
+        earlier = _at(active, earlier) if earlier else ()
+        moments = {key: _at(active, of_variants) for key, of_variants in moments.items() if of_variants}
     whole = (learned or {}).get("", ())
-    losses = [one for one in whole if isinstance(one, LossSums)] or [LossSums()] * len(totals)
-    loss_totals = LossTotals(np.array([one.losses / NANO for one in losses]))
-    read, forgetting = arm_totals(totals), definition.policy.forgets
+    losses = [sums for sums in whole if isinstance(sums, LossSums)] or [LossSums()] * len(active)
+    loss_totals = LossTotals(np.array([sums.losses / NANO for sums in losses]))
+    read, forgetting = arm_totals(_at(active, totals)), definition.policy.forgets
     if forgetting is not None and learned is not None:
         read = remembered(forgetting, learned, read, now_s)
     read = _with_earlier(definition, read, earlier)
     metrics = metric_posteriors(definition.metrics, moments)
     allocation = definition.policy.allocate(Evidence(definition.setting, read, loss_totals, metrics))
-    return bucketing.parts(allocation.shares.tolist())
+    return scattered(bucketing.parts(allocation.shares.tolist()), active, n_variants)
 
 
 def best_arm(
@@ -126,8 +137,16 @@ def best_arm(
 
     What was decided in this epoch stands, whatever rewards are revised.
     """
+    policy, active = experiment.definition.policy, experiment.definition.active
+    if len(active) == 1:
+        return None
     previous = latest.winner if latest is not None and latest.epoch == experiment.epoch else None
-    return experiment.definition.policy.decide(arm_totals(totals), previous)
+    if previous is not None:  # a retired winner would have opened another epoch
+        previous = dataclasses.replace(previous, arm=active.index(previous.arm))
+    decision = policy.decide(arm_totals(_at(active, totals)), previous)
+    if not isinstance(decision, Winner):
+        return decision
+    return dataclasses.replace(decision, arm=active[decision.arm])
 
 
 def shadow_weights(experiment: Experiment, totals: Sequence[VariantTotals]) -> tuple[int, ...] | None:
@@ -143,6 +162,16 @@ def shadow_weights(experiment: Experiment, totals: Sequence[VariantTotals]) -> t
     if isinstance(decision, Winner):
         return only(decision.arm, len(totals))
     return allocate(definition, totals)
+
+
+def scattered(weights: Sequence[int], active: Sequence[int], n_variants: int) -> tuple[int, ...]:
+    """Return the weights of the active variants at their positions among all; the others get 0."""
+    by_position = dict(zip(active, weights, strict=True))
+    return tuple(by_position.get(index, 0) for index in range(n_variants))
+
+
+def _at(positions: Sequence[int], values: Sequence[_T]) -> tuple[_T, ...]:
+    return tuple(values[position] for position in positions)
 
 
 def only(variant: int, n_variants: int) -> tuple[int, ...]:

@@ -268,4 +268,5 @@ async def _by_context(due: Due) -> PublishedContextual | PublishedSegments | Non
     definition = due.experiment.definition
     if due.experiment.held or definition.policy.reads != "contexts":  # shares of contexts cannot be held
         return None
-    return await asyncio.to_thread(decided_by, definition.policy, due.learned, len(definition.variants))
+    n_variants, active = len(definition.variants), definition.active
+    return await asyncio.to_thread(decided_by, definition.policy, due.learned, n_variants, active)

@@ -22,11 +22,15 @@ RewardValue = Annotated[float, msgspec.Meta(ge=-limits.REWARD_VALUE_MAX, le=limi
 
 
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What can be served. `payload` is handed to the caller as it is."""
+    """What can be served. `payload` is handed to the caller as it is.
+
+    A `retired` variant keeps its data and its place but gets no more units, except by an override.
+    """
 
     key: Key
     control: bool = False
     payload: Any = msgspec.field(default_factory=dict)
+    retired: bool = False
 
 
 class Reward(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -107,10 +111,16 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     layer: LayerRange | None = None
 
     @property
+    def active(self) -> tuple[int, ...]:
+        """Positions in `variants` of those that are not retired."""
+        return tuple(index for index, variant in enumerate(self.variants) if not variant.retired)
+
+    @property
     def setting(self) -> Setting:
-        """The parts that a policy depends on."""
-        keys = tuple(variant.key for variant in self.variants)
-        control = next((index for index, variant in enumerate(self.variants) if variant.control), 0)
+        """The parts that a policy depends on, with the active variants alone."""
+        active = [self.variants[index] for index in self.active]
+        keys = tuple(variant.key for variant in active)
+        control = next((index for index, variant in enumerate(active) if variant.control), 0)
         return Setting(self.key, keys, control, self.reward.range, self.metrics)
 
     @property
@@ -122,6 +132,11 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def control_index(self) -> int:
         """Position of the control in `variants`."""
         return next(index for index, variant in enumerate(self.variants) if variant.control)
+
+    @property
+    def control_key(self) -> str:
+        """Key of the control."""
+        return self.variants[self.control_index].key
 
 
 class Draft(msgspec.Struct, frozen=True, tag_field="kind", tag="draft"):
@@ -182,6 +197,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
 
     `held` are shares of variants that stand whatever the policy says: those of a rollout. The other variants
     share the rest. `killed`: the control is served everywhere, whatever state and policy say.
+    `control_epoch` is the epoch from which the present control was the control: comparisons begin there.
     """
 
     id: int
@@ -194,6 +210,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: datetime
     held: dict[str, float] = {}
     killed: bool = False
+    control_epoch: int = 1
 
     @property
     def key(self) -> ExperimentKey:

@@ -48,6 +48,13 @@ experiments = Table(
     Column("killed", Boolean, nullable=False, server_default=text("false")),
     Column("salt", LargeBinary, nullable=False, comment="of the bucketing hash; never changes"),
     Column("epoch", Integer, nullable=False, server_default=text("1")),
+    Column(
+        "control_epoch",
+        Integer,
+        nullable=False,
+        server_default=text("1"),
+        comment="the first epoch of the present control",
+    ),
     Column("revision", Integer, nullable=False, server_default=text("1"), comment="+1 with every change"),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
@@ -67,6 +74,7 @@ epochs = Table(
     Column("experiment_id", ForeignKey(experiments.c.id, ondelete="CASCADE"), nullable=False),
     Column("epoch", Integer, nullable=False),
     Column("policy", JSONB, nullable=False, comment="the allocation rule in force"),
+    Column("control", Text, comment="its key; null: as in the epoch after it"),
     Column("started_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     PrimaryKeyConstraint("experiment_id", "epoch"),
 )

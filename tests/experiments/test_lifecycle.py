@@ -41,7 +41,7 @@ ACTIONS = {
 CHANGES = {
     "key": "other",
     "description": "why",
-    "variants": (Variant("control", control=True), Variant("long")),
+    "variants": (Variant("control", control=True), Variant("short"), Variant("long")),
     "unit": "user",
     "stickiness": "unit",
     "policy": ThompsonPolicy(exploration_floor=0.1),
@@ -55,8 +55,8 @@ CHANGES = {
 }
 MUTABLE = {
     "draft": CHANGES.keys() - {"key"},
-    "running": {"description", "policy", "shadow_policy", "targeting", "overrides"},
-    "paused": {"description", "policy", "shadow_policy", "targeting", "overrides"},
+    "running": {"description", "variants", "policy", "shadow_policy", "targeting", "overrides"},
+    "paused": {"description", "variants", "policy", "shadow_policy", "targeting", "overrides"},
     "stopped": {"description", "shadow_policy"},
     "archived": set(),
 }
