@@ -182,13 +182,9 @@ def test_segments_too_small_for_a_method_say_nothing():
 
 def test_a_look_is_read_near_its_time_only():
     assert look_fractions((0.5, 1.0), 0.49) == pytest.approx((0.48, 0.49))
-    with pytest.raises(
-        InsufficientData, match="first look is planned at 50% of the units, now it is 30%"
-    ):
+    with pytest.raises(InsufficientData, match="first look is planned at 50% of the units, now it is 30%"):
         look_fractions((0.5, 1.0), 0.3)
-    with pytest.raises(
-        InsufficientData, match="next look is planned at 100% of the units, now it is 70%"
-    ):
+    with pytest.raises(InsufficientData, match="next look is planned at 100% of the units, now it is 70%"):
         look_fractions((0.5, 1.0), 0.7)
     with pytest.raises(InsufficientData, match="the plan has ended"):
         look_fractions((0.5, 1.0), 1.2)
