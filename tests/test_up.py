@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from app.core.engines import EmbeddedEngines
-from tests.support.processes import eventually, gone, next_line, python, servers_on
+from tests.support.polling import eventually
+from tests.support.processes import gone, next_line, python, servers_on
 
 pytestmark = pytest.mark.anyio
 RUN_UP = "tests.support.run_up"

@@ -1,7 +1,6 @@
 """A server's assignment parts on a real Valkey."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import Random
 from typing import NamedTuple
@@ -68,13 +67,3 @@ async def recorded(valkey_url: str) -> list[Exposure]:
             assert int(await valkey.get(shard_key(shard, "appended")) or 0) == len(exposures)
             found += exposures
     return found
-
-
-async def until(condition: Callable[[], bool | Awaitable[bool]], *, within_s: float = 10) -> None:
-    """Wait for what no event tells of."""
-    async with asyncio.timeout(within_s):
-        while True:
-            result = condition()
-            if await result if isinstance(result, Awaitable) else result:
-                return
-            await asyncio.sleep(0.01)

@@ -14,7 +14,8 @@ from app.core.engines import ValkeyServer
 from app.core.engines.folder import DataFolder
 from app.core.stream import StreamAppender
 from app.core.valkey import create_client, shard_key
-from tests.assignment.conftest import SHARDS, recorded, until
+from tests.assignment.conftest import SHARDS, recorded
+from tests.support.polling import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -141,7 +142,7 @@ async def test_a_valkey_that_hangs_costs_one_deadline_and_then_nothing(own_valke
         assert all(answer.done() for answer in later)
     finally:
         own_valkey.process.send(signal.SIGCONT)
-    await until(lambda: appender.connected)
+    await eventually(lambda: appender.connected)
     answers = [await commit.add(row(number)) for number in range(100, 120)]
     assert all(answers)
     units = {one.unit for one in await recorded(own_valkey.url)}
@@ -170,14 +171,14 @@ async def test_nothing_answered_as_recorded_is_lost_when_valkey_is_killed(own_va
     clients = [asyncio.create_task(client(first)) for first in range(20)]
     for _ in range(3):
         before = len(said_recorded)
-        await until(lambda: len(said_recorded) > before + 200)  # noqa: B023 - awaited within the round
+        await eventually(lambda: len(said_recorded) > before + 200)  # noqa: B023 - awaited within the round
         assert own_valkey.process is not None
         own_valkey.process.send(signal.SIGKILL)
         await own_valkey.process.wait()
-        await until(lambda: not appender.connected)
+        await eventually(lambda: not appender.connected)
         await own_valkey.start()
     before = len(said_recorded)
-    await until(lambda: len(said_recorded) > before + 200)
+    await eventually(lambda: len(said_recorded) > before + 200)
     stopped.set()
     await asyncio.gather(*clients)
     found = [one.unit for one in await recorded(own_valkey.url)]

@@ -21,7 +21,8 @@ from app.core.errors import NotFound, Unavailable
 from app.core.settings import Durability
 from app.core.valkey import create_client
 from app.experiments.model import Archived, Condition, Draft, LayerRange, Paused, Stopped
-from tests.assignment.conftest import Server, recorded, running_server, until
+from tests.assignment.conftest import Server, recorded, running_server
+from tests.support.polling import eventually
 from tests.support.registry import ACCESS, START, experiment, publish
 
 pytestmark = pytest.mark.anyio
@@ -188,7 +189,7 @@ async def test_strict_stickiness_outlives_a_change_of_weights_and_ends_with_the_
         await publish(
             valkey_url, experiment(stickiness="strict", shares=[0.0, 1.0], policy_version=2, revision=2)
         )
-        await until(lambda: server.keeper.snapshot.by_key["exp"].published.policy_version == 2)
+        await eventually(lambda: server.keeper.snapshot.by_key["exp"].published.policy_version == 2)
         again = await assign(server)
         assert (again.id, again.decision.variant, again.decision.reason) == (first.id, 0, "STICKY")
         assert again.view().policy_version == 1
@@ -207,7 +208,7 @@ async def test_without_valkey_answers_are_unrecorded_and_sticky_units_stay_by_ha
         await publish(valkey.url, experiment("none", id=1), experiment("strict", id=2, stickiness="strict"))
         async with running_server(valkey.url) as server:
             await valkey.stop()
-            await until(lambda: not server.appender.connected)
+            await eventually(lambda: not server.appender.connected)
             for key in ("none", "strict"):
                 prepared = await server.assigner.experiment(key)
                 found = [await server.assigner.assign(prepared, "unit", None) for _ in range(20)]

@@ -19,7 +19,7 @@ from app.assignment.snapshot_saver import SnapshotSaver
 from app.core.clock import SystemClock
 from app.core.telemetry import SNAPSHOT_FILES
 from app.core.valkey import create_client, registry_key
-from tests.assignment.conftest import until
+from tests.support.polling import eventually
 from tests.support.registry import ACCESS, experiment, publish
 
 pytestmark = pytest.mark.anyio
@@ -183,7 +183,7 @@ async def test_a_server_without_engines_starts_from_the_file_until_an_engine_ans
             assert partly.keyring is not None
             assert partly.keyring.revision == 9, "a revoked key stays revoked"
             await publish(valkey_url, experiment("two", id=3))
-            await until(lambda: partly.source == "valkey")
+            await eventually(lambda: partly.source == "valkey")
             assert set(partly.snapshot.by_key) == {"one", "two"}
             assert partly.snapshot.complete
         finally:
@@ -250,11 +250,11 @@ async def test_it_is_written_at_a_bounded_rate_but_at_once_for_a_revoked_key(
         await saver.save_if_due()
         first = file.path.read_bytes()
         await publish(valkey_url, experiment(policy_version=2))
-        await until(lambda: keeper.snapshot.by_key["exp"].published.policy_version == 2)
+        await eventually(lambda: keeper.snapshot.by_key["exp"].published.policy_version == 2)
         await saver.save_if_due()
         assert file.path.read_bytes() == first, "an allocation can wait"
         await publish(valkey_url, access=msgspec.structs.replace(ACCESS, revision=2, api_keys=()))
-        await until(lambda: keeper.keyring is not None and keeper.keyring.revision == 2)
+        await eventually(lambda: keeper.keyring is not None and keeper.keyring.revision == 2)
         await saver.save_if_due()
         saved = file.read(clock.now_ms())
         assert saved is not None

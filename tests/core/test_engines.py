@@ -21,7 +21,8 @@ from app.core.engines import EmbeddedEngines, PostgresServer, ValkeyServer, bina
 from app.core.errors import Conflict, Unavailable
 from app.core.postgres import psycopg_dsn
 from app.core.valkey import create_client
-from tests.support.processes import eventually, gone, next_line, python, servers_on
+from tests.support.polling import eventually
+from tests.support.processes import gone, next_line, python, servers_on
 
 pytestmark = pytest.mark.anyio
 HOLD = "tests.support.hold_engines"

@@ -13,7 +13,7 @@ from app.core.backoff import FIRST_S, Backoff
 from app.core.limits import RESTART_BACKOFF_S_MAX
 from app.core.loops import Loop, Loops
 from app.core.telemetry import DEGRADED
-from tests.support.processes import eventually
+from tests.support.polling import eventually
 
 pytestmark = pytest.mark.anyio
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -10,7 +10,7 @@ import pytest
 from app.core.errors import Unavailable
 from app.core.multiplex import MultiplexedConnection
 from app.core.valkey import create_client
-from tests.assignment.conftest import until
+from tests.support.polling import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -64,7 +64,7 @@ async def test_a_late_reply_is_never_taken_for_anothers(valkey_url: str):
                 await one
         with pytest.raises(Unavailable, match="not connected"):
             await connection.ask("ECHO", "now")
-        await until(lambda: connection.connected)
+        await eventually(lambda: connection.connected)
         assert await connection.ask("ECHO", "new") == b"new"
         assert int(await other.get("counter") or 0) <= 1  # never sent twice
 

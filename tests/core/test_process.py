@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from app.core.process import ChildProcess
-from tests.support.processes import eventually
+from tests.support.polling import eventually
 
 pytestmark = pytest.mark.anyio
 STUBBORN = "import signal, sys; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); signal.pause()"

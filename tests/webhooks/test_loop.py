@@ -10,7 +10,7 @@ from app.core.loops import Loops
 from app.webhooks.dispatch import Dispatcher
 from app.webhooks.loop import WebhookLoops
 from app.webhooks.sender import Sender
-from tests.support.processes import eventually
+from tests.support.polling import eventually
 from tests.support.receiver import answer
 
 pytestmark = pytest.mark.anyio
