@@ -13,7 +13,8 @@ Which sequential method, if somebody looks before the end:
 | whether a small arm (a canary) is worse than a large one, or not by a margin | `one_sided` |
 | rare events in two arms, any and moving traffic shares | `sequential_counts` |
 | whether a guardrail is worse, or is not by its margin | two of them, each one-sided by its `alternative` |
-| an estimate from data that a bandit allocated | `adaptive` |
+| a difference under a policy that reacts to outcomes, at every look and under any drift | `concurrent` |
+| the mean of one arm from such data | `adaptive` |
 | whether assignments follow their logged probabilities | `srm` |
 | what a rule does where nothing differs | `aa` |
 
