@@ -35,9 +35,9 @@ from app.core.shared import Shared
 from app.core.telemetry import STREAM_LAG, WATERMARK_AGE
 from app.core.timekeeping import TimeKeeper
 from app.core.valkey import create_client
-from app.ledger.consumer import ledger_loops
 from app.ledger.lag import LedgerLag
 from app.ledger.limits import LEDGER_SILENT_S
+from app.ledger.loop import ledger_loops
 from app.rollouts.loop import RolloutLoops
 from app.rollouts.service import RolloutService
 from app.rollouts.store import RolloutStore

@@ -341,7 +341,9 @@ def _exact(sums: Sums, few: Flags, setting: Setting, null: float) -> Flags:
         if found[run]:
             continue
         strata = [
-            concurrent.Stratum(_totals(arms[0], (look, run, stratum)), _totals(arms[1], (look, run, stratum)))
+            concurrent.ConcurrentArms(
+                _totals(arms[0], (look, run, stratum)), _totals(arms[1], (look, run, stratum))
+            )
             for stratum in np.flatnonzero(sums.n[look, run].sum(axis=-1)).tolist()
         ]
         interval = concurrent.event_sequence(strata, alpha=ALPHA, tuned_to=TUNED * setting.units)

@@ -7,6 +7,7 @@ test, so that a wrong one can be planted. `benchmarks/calibrate.py` prints the t
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 from scipy import stats as scipy_stats
@@ -16,17 +17,17 @@ from benchmarks.validity import Parts, Row, Simulated, around, generator, within
 from stats.errors import InsufficientData
 from stats.estimate import Estimate
 from stats.means import mean, mean_difference
-from stats.multiplicity import adjusted_p_values
+from stats.multiplicity import Correction, family_level
 from stats.planning import MeanOutcome, Plan, ProportionOutcome, RatioOutcome, sample_size
 from stats.prediction_powered import JudgedTotals, prediction_powered_mean
-from stats.proportions import newcombe_interval, score_test
+from stats.proportions import score_interval, score_test
 from stats.quantiles import QuantileSketch, quantile_difference_interval
-from stats.ratios import ratio_difference, with_covariates
-from stats.seasonality import false_alarm_rate, fit_baseline
+from stats.ratios import ratio_parts, with_covariates
+from stats.seasonality import fit_baseline
 from stats.totals import JointTotals, MeanTotals, ProportionTotals
-from stats.variance_reduction import AdjustedDifference, cuped, regression_adjustment
+from stats.variance_reduction import CovariateAdjustment, regression_adjustment
 
-Adjustment = Callable[[JointTotals, JointTotals], AdjustedDifference]
+Adjusted = Callable[[JointTotals, JointTotals], Estimate]
 
 # V13, V14: no effect
 
@@ -58,7 +59,7 @@ def sessions(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def clustered(treatment: JointTotals, control: JointTotals) -> Estimate:
-    return ratio_difference(treatment, control)
+    return mean_difference(ratio_parts(treatment), ratio_parts(control))
 
 
 def as_if_independent(treatment: JointTotals, control: JointTotals) -> Estimate:
@@ -113,7 +114,17 @@ def aa_rows(*, full: bool) -> Iterator[Row]:
 # Coverage of the other intervals
 
 
-def adjusted_coverage(adjust: Adjustment, runs: int, seed: int, *, times: int = 1) -> float:
+def cuped(treatment: JointTotals, control: JointTotals) -> Estimate:
+    adjustment = CovariateAdjustment.fit([treatment, control])
+    assert adjustment is not None
+    return mean_difference(adjustment.apply(treatment), adjustment.apply(control))
+
+
+def regressed(treatment: JointTotals, control: JointTotals) -> Estimate:
+    return regression_adjustment(treatment, control).effect
+
+
+def adjusted_coverage(adjust: Adjusted, runs: int, seed: int, *, times: int = 1) -> float:
     """Of an adjusted difference of 0. Every unit counts so many `times`: the planted bug is three."""
     rng = generator(seed)
     covered = 0
@@ -123,7 +134,7 @@ def adjusted_coverage(adjust: Adjustment, runs: int, seed: int, *, times: int = 
             x = rng.normal(size=n)
             values = np.stack((slope * x + rng.normal(size=n), x), axis=1)
             arms.append(JointTotals.from_observations(np.repeat(values, times, axis=0)))
-        interval = adjust(*arms).effect.interval(alpha=0.05)
+        interval = adjust(*arms).interval(alpha=0.05)
         covered += interval.lower <= 0 <= interval.upper
     return covered / runs
 
@@ -139,7 +150,7 @@ def adjusted_ratio_coverage(runs: int, seed: int, *, times: int = 1) -> float:
             clicks = rng.binomial(seen.astype(int), np.clip(0.4 + 0.15 * x, 0.0, 1.0))
             rows = np.repeat(np.stack((clicks, seen, x), axis=1), times, axis=0)
             arms.append(with_covariates(JointTotals.from_observations(rows)))
-        interval = cuped(*arms).effect.interval(alpha=0.05)
+        interval = cuped(*arms).interval(alpha=0.05)
         covered += interval.lower <= 0 <= interval.upper
     return covered / runs
 
@@ -156,12 +167,12 @@ def quantile_coverage(runs: int, seed: int, *, times: int = 1) -> float:
     return covered / runs
 
 
-def newcombe_coverage(runs: int, seed: int, *, times: int = 1) -> float:
+def score_coverage(runs: int, seed: int, *, times: int = 1) -> float:
     """Of the difference of .2 and .1; `times` as in `adjusted_coverage`."""
     covered = 0
     for x, y in generator(seed).binomial((50, 80), (0.2, 0.1), size=(runs, 2)).tolist():
         arms = ProportionTotals(50 * times, x * times), ProportionTotals(80 * times, y * times)
-        interval = newcombe_interval(*arms, alpha=0.05)
+        interval = score_interval(*arms, alpha=0.05)
         covered += interval.lower <= 0.1 <= interval.upper
     return covered / runs
 
@@ -173,7 +184,7 @@ def least_coverage(runs: int) -> float:
 
 def coverage_rows(*, full: bool) -> Iterator[Row]:
     runs = 10_000 if full else 200
-    adjustments: dict[str, Adjustment] = {"CUPED": cuped, "regression adjustment": regression_adjustment}
+    adjustments: dict[str, Adjusted] = {"CUPED": cuped, "regression adjustment": regressed}
     for name, adjust in adjustments.items():
         covered = adjusted_coverage(adjust, runs, 30)
         of = f"coverage of {name}, 60 and 240 units, slopes 1.5 and .5"
@@ -190,15 +201,15 @@ def coverage_rows(*, full: bool) -> Iterator[Row]:
     least = 0.9427 if full else least_coverage(runs)
     covered = Simulated.share(quantile_coverage(runs, 31), runs)
     yield within("coverage of the difference of p95, lognormal, 600 each", covered, least, 1.0)
-    covered = Simulated.share(newcombe_coverage(runs, 32), runs)
-    yield within("coverage of Newcombe, .2 of 50 and .1 of 80", covered, least - 0.005, 1.0)
+    covered = Simulated.share(score_coverage(runs, 32), runs)
+    yield within("coverage of the score interval, .2 of 50 and .1 of 80", covered, least - 0.005, 1.0)
 
 
 # V12: many metrics
 
 
 def family_errors(
-    adjust: Callable[[Sequence[float]], Sequence[float]],
+    level_of: Callable[[Sequence[float]], float],
     shifted: int,
     correlation: float,
     runs: int,
@@ -215,7 +226,7 @@ def family_errors(
     p_values = 2 * scipy_stats.norm.sf(np.abs(z))
     rates = []
     for row in p_values:
-        found = np.array(adjust(row)) <= 0.05
+        found = row < level_of(row)
         false = int(found[shifted:].sum())
         rates.append(
             (false / max(int(found.sum()), 1), false > 0, found[:shifted].mean() if shifted else 0.0)
@@ -224,19 +235,18 @@ def family_errors(
     return rate, any_false, power
 
 
+def level_of_p_values(p_values: Sequence[float], *, correction: Correction) -> float:
+    """The level of a family at alpha .05 whose intervals are those of tests with these p-values."""
+    return family_level([float(p_value).__lt__ for p_value in p_values], 0.05, correction)
+
+
 def family_rows(*, full: bool) -> Iterator[Row]:
     runs = 5_000 if full else 500
     slack = 0.0 if full else 0.02
 
-    def bh(p_values: Sequence[float]) -> Sequence[float]:
-        return adjusted_p_values(p_values, correction="benjamini-hochberg")
-
-    def by(p_values: Sequence[float]) -> Sequence[float]:
-        return adjusted_p_values(p_values, correction="benjamini-yekutieli")
-
-    def bonferroni(p_values: Sequence[float]) -> Sequence[float]:
-        return adjusted_p_values(p_values, correction="bonferroni")
-
+    bh = partial(level_of_p_values, correction="benjamini-hochberg")
+    by = partial(level_of_p_values, correction="benjamini-yekutieli")
+    bonferroni = partial(level_of_p_values, correction="bonferroni")
     fdr, _, power = family_errors(bh, 10, 0.0, runs, 40)
     yield within("V12 BH false discovery rate", fdr, 0.0, 0.0495 + slack)
     yield within("V12 BH power (anchor .506)", power, 0.506 - 0.03, 0.506 + 0.03)
@@ -294,13 +304,13 @@ def simulated_power(plan: Plan, effect: float, runs: int, seed: int, scale: floa
                 x = rng.normal(size=n)
                 y = shift + 0.6 * x + 0.8 * rng.normal(size=n)
                 joint.append(JointTotals.from_observations(np.stack((y, x), axis=1)))
-            found = cuped(*joint).effect
+            found = cuped(*joint)
         elif isinstance(plan.outcome, MeanOutcome):
             sd = plan.outcome.sd
             draws = (effect + sd * rng.normal(size=treatment), sd * rng.normal(size=control))
             found = mean_difference(*(MeanTotals.from_observations(draw) for draw in draws))
         else:
-            found = ratio_difference(
+            found = clustered(
                 ratio_units(rng, plan.outcome, treatment, effect),
                 ratio_units(rng, plan.outcome, control, 0.0),
             )
@@ -471,7 +481,8 @@ def white_noise_alarms(n: int, points: int, seed: int) -> float:
 
 def threshold_rows(*, full: bool) -> Iterator[Row]:
     for at, (n, anchor) in enumerate(((12, 0.0075), (60, 0.0021), (288, 0.0015))):
-        exact = false_alarm_rate(n)
+        # The new point errs by sd sqrt(1 + 1/n) around the mean of n: Student's t with n - 1 degrees.
+        exact = float(scipy_stats.t.cdf(-3 / math.sqrt(1 + 1 / n), n - 1))
         yield within(f"V22 white noise, 3 sd of {n} points, exact", exact, anchor - 6e-5, anchor + 6e-5)
         points = 100_000 if full else 20_000
         yield around(

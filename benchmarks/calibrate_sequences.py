@@ -267,23 +267,21 @@ class BoundedMisses(NamedTuple):
     """Shares of runs in which each sequence ever excluded the mean; `fixed` is the planted bug."""
 
     bernstein: float
-    betting: float
     fixed: float
 
 
 def batched_misses(*, batches: int, runs: int, seed: int) -> BoundedMisses:
     """At any of `batches` looks, each after 50 more values from beta(0.3, 2.7), whose mean is 0.1."""
     rng = generator(seed)
-    missed = np.zeros((runs, 3), dtype=bool)
+    missed = np.zeros((runs, 2), dtype=bool)
     for run in range(runs):
-        sums, capital, total = bounded.BernsteinSums(), bounded.HedgedCapital.start(200), MeanTotals()
+        sums, total = bounded.BernsteinSums(), MeanTotals()
         for _ in range(batches):
             x = rng.beta(0.3, 2.7, 50)
             batch = MeanTotals.from_observations(x)
-            sums, capital, total = sums.after(batch), capital.after(x, alpha=ALPHA), total + batch
+            sums, total = sums.after(batch), total + batch
             found = (
                 sums.interval(alpha=ALPHA, tuned_to=1_000),
-                capital.interval(alpha=ALPHA),
                 means.mean(total).interval(alpha=ALPHA),
             )
             missed[run] |= [not interval.lower <= 0.1 <= interval.upper for interval in found]
@@ -349,7 +347,6 @@ def one_arm_rows(*, full: bool) -> Iterator[Row]:
         yield at_most(f"V8 exact sequence, {p}, from the first unit", Simulated.share(measured, runs), limit)
     found = batched_misses(batches=20, runs=runs, seed=140)
     yield at_most("V8 empirical Bernstein", Simulated.share(found.bernstein, runs), limit)
-    yield at_most("V8 betting", Simulated.share(found.betting, runs), limit)
 
 
 def width_rows(*, full: bool) -> Iterator[Row]:

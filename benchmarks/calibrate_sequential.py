@@ -306,7 +306,8 @@ def horizon_rows(*, full: bool) -> Iterator[Row]:
     yield at_least("section 2 order of power: smallest gap", Simulated(gap, error), 0.0)
     for looks, factor in ((5, 1.025), (10, 1.038)):
         fractions = [(look + 1) / looks for look in range(looks)]
-        found = GroupSequentialPlan(ALPHA).inflation(fractions, power=0.8)
+        fixed = (ndtri(1 - ALPHA / 2) + ndtri(0.8)) ** 2
+        found = GroupSequentialPlan(ALPHA).paths(fractions).drift_for(0.8) ** 2 / fixed
         yield within(
             f"section 2 inflation, GST O'Brien-Fleming K={looks}", found, factor - 6e-4, factor + 6e-4
         )

@@ -33,10 +33,10 @@ from app.core.valkey import create_client
 from app.experiments.model import Reward
 from app.feedback import entry
 from app.feedback.entry import SignalsEntry
-from app.ledger.consumer import ledger_loops
 from app.ledger.lag import LedgerLag
 from app.ledger.limits import LEDGER_BATCH_EVENTS_MAX, LEDGER_READ_ENTRIES_MAX
 from app.ledger.log.batch import StreamEntry
+from app.ledger.loop import ledger_loops
 from benchmarks import harness
 from tests.ledger.support import create_experiment
 

@@ -1,24 +1,220 @@
-"""Pure statistical inference on mergeable totals.
+"""Pure statistical inference on mergeable totals. Every method that a program may call is exported here.
 
-Which sequential method, if somebody looks before the end:
+Choose a sequential method by how you look at the data:
 
-| what is asked | use |
+| what you ask | use |
 |---|---|
-| look all the time, no end planned: a mean, a difference, a relative difference | `sequences` |
+| look all the time, no planned end: a mean, a difference, a relative difference | `sequences` |
 | the same for rewards within [0, 1] or proportions, exactly, also under a bandit | `bounded` |
-| the same with a known variance, as a p-value | `mixture.MixtureSprt` with `eprocess.AlwaysValid` |
-| look all the time up to a known horizon | `yeast` |
-| a few planned looks and a known maximum: the most power | `group_sequential` |
-| two named hypotheses, as few observations as possible | `sprt` |
-| whether a small arm (a canary) is worse than a large one, or not by a margin | `one_sided` |
-| rare events in two arms, any and moving traffic shares | `sequential_counts` |
-| whether a guardrail is worse, or is not by its margin | two of them, each one-sided by its `alternative` |
-| a difference under a policy that reacts to outcomes, at every look and under any drift | `concurrent` |
+| the same with a known variance, as a p-value | `MixtureSprt` with `AlwaysValid` |
+| look all the time up to a known horizon | `Yeast` |
+| a few planned looks and a known maximum: the most power | `GroupSequentialPlan` |
+| two named hypotheses, as few observations as possible | `BernoulliSprt`, `NormalSprt`, `TwoArmSprt` |
+| whether a small arm (a canary) is worse than a large one, or not by a margin | `OneSided` |
+| rare events in two arms, any and moving traffic shares | `ratio_evalue`, `ratio_sequence` |
+| a difference under a policy that reacts to outcomes, at every look, under any drift | `concurrent` |
 | the mean of one arm from such data | `adaptive` |
 | whether assignments follow their logged probabilities | `srm` |
-| what a rule does where nothing differs | `aa` |
 
-"SpeedSeq", a name met in descriptions of fast sequential testing, is no published statistical test. What it
-stands for is here: `yeast` for the fastest decision before a known horizon, `mixture` without a horizon,
-`group_sequential` for planned looks.
+"SpeedSeq" is a name in descriptions of fast sequential testing; no published test has it. Use `Yeast` for the
+fastest decision before a known horizon, `MixtureSprt` without a horizon, `GroupSequentialPlan` for planned
+looks.
 """
+
+from stats.aa import MeasuredRate, NoiseFloor, noise_floor
+from stats.adaptive import (
+    AdaptiveEstimate,
+    ArmPeriod,
+    adaptive_difference,
+    adaptive_mean,
+    importance_sequence,
+)
+from stats.adaptive import difference_sequence as adaptive_difference_sequence
+from stats.agreement import (
+    LimitingAgreement,
+    cluster_bootstrap,
+    cohen_kappa,
+    fleiss_kappa,
+    gwet_ac1,
+    krippendorff_alpha,
+)
+from stats.balance import balance_evalue
+from stats.bounded import BernsteinSums, bounded_sequence
+from stats.eprocess import AlwaysValid, EValue
+from stats.errors import InsufficientData, InvalidInput
+from stats.estimate import Alternative, Estimate, HypothesisTest
+from stats.group_sequential import GroupSequentialPlan, Paths, Spending
+from stats.heterogeneity import PartialPooling, interaction_test, partial_pooling
+from stats.interval import Interval, beta_interval
+from stats.means import mean, mean_difference
+from stats.mixture import MixtureSprt
+from stats.multiplicity import Correction, Role, family_level
+from stats.one_sided import OneSided
+from stats.planning import (
+    Feasible,
+    MeanOutcome,
+    Plan,
+    ProportionOutcome,
+    RatioOutcome,
+    Sample,
+    TrafficTooLow,
+    duration,
+    minimum_detectable_effect,
+    power,
+    sample_size,
+)
+from stats.prediction_powered import JudgedTotals, PredictionPoweredMean, prediction_powered_mean
+from stats.proportions import exact_interval, score_interval, score_test
+from stats.quantiles import (
+    QuantileSketch,
+    quantile,
+    quantile_bound,
+    quantile_difference_interval,
+    quantile_difference_sequence,
+    quantile_interval,
+    quantile_sequence,
+)
+from stats.ratios import ratio_parts, with_covariates
+from stats.relative import fieller_interval, risk_ratio_interval
+from stats.seasonality import SeasonalBaseline, fit_baseline
+from stats.sequences import (
+    Contrast,
+    difference_sequence,
+    mean_sequence,
+    normal_sequence,
+    relative_difference_sequence,
+    units_to_tell,
+)
+from stats.sequential_counts import EventCounts, likeliest_ratio, ratio_evalue, ratio_sequence
+from stats.sprt import BernoulliSprt, NormalSprt, OperatingCharacteristic, TwoArmSprt, WaldLimits
+from stats.srm import (
+    ArmCounts,
+    ChiSquare,
+    absence_p_values,
+    chi_square,
+    deviations,
+    evalue,
+    zero_weight_leaks,
+)
+from stats.stratification import StratifiedDifference, Stratum, pooled, stratified_difference
+from stats.totals import JointTotals, MeanTotals, ProportionTotals, RewardTotals
+from stats.variance_reduction import AdjustedDifference, CovariateAdjustment, regression_adjustment
+from stats.yeast import Yeast
+
+__all__ = [  # noqa: RUF022  (by purpose)
+    # Totals that methods read, and what they refuse.
+    "InsufficientData",
+    "InvalidInput",
+    "JointTotals",
+    "MeanTotals",
+    "ProportionTotals",
+    "QuantileSketch",
+    "RewardTotals",
+    # What methods return.
+    "Alternative",
+    "EValue",
+    "Estimate",
+    "HypothesisTest",
+    "Interval",
+    "beta_interval",
+    # One planned look: means, proportions, ratios, relative differences and quantiles.
+    "exact_interval",
+    "fieller_interval",
+    "mean",
+    "mean_difference",
+    "quantile",
+    "quantile_difference_interval",
+    "quantile_interval",
+    "ratio_parts",
+    "risk_ratio_interval",
+    "score_interval",
+    "score_test",
+    # Every look: means, bounded values, rare events and quantiles.
+    "AlwaysValid",
+    "BernsteinSums",
+    "Contrast",
+    "EventCounts",
+    "MixtureSprt",
+    "OneSided",
+    "bounded_sequence",
+    "difference_sequence",
+    "likeliest_ratio",
+    "mean_sequence",
+    "normal_sequence",
+    "quantile_bound",
+    "quantile_difference_sequence",
+    "quantile_sequence",
+    "ratio_evalue",
+    "ratio_sequence",
+    "relative_difference_sequence",
+    "units_to_tell",
+    # Planned looks, known horizons and named hypotheses.
+    "BernoulliSprt",
+    "GroupSequentialPlan",
+    "NormalSprt",
+    "OperatingCharacteristic",
+    "Paths",
+    "Spending",
+    "TwoArmSprt",
+    "WaldLimits",
+    "Yeast",
+    # Data that a bandit allocated.
+    "AdaptiveEstimate",
+    "ArmPeriod",
+    "adaptive_difference",
+    "adaptive_difference_sequence",
+    "adaptive_mean",
+    "importance_sequence",
+    # Covariates, strata, segments and many metrics.
+    "AdjustedDifference",
+    "Correction",
+    "CovariateAdjustment",
+    "PartialPooling",
+    "Role",
+    "StratifiedDifference",
+    "Stratum",
+    "family_level",
+    "interaction_test",
+    "partial_pooling",
+    "pooled",
+    "regression_adjustment",
+    "stratified_difference",
+    "with_covariates",
+    # Before the start: sample size and duration.
+    "Feasible",
+    "MeanOutcome",
+    "Plan",
+    "ProportionOutcome",
+    "RatioOutcome",
+    "Sample",
+    "TrafficTooLow",
+    "duration",
+    "minimum_detectable_effect",
+    "power",
+    "sample_size",
+    # Whether the experiment itself is sound.
+    "ArmCounts",
+    "ChiSquare",
+    "MeasuredRate",
+    "NoiseFloor",
+    "absence_p_values",
+    "balance_evalue",
+    "chi_square",
+    "deviations",
+    "evalue",
+    "noise_floor",
+    "zero_weight_leaks",
+    # Judges and people.
+    "JudgedTotals",
+    "LimitingAgreement",
+    "PredictionPoweredMean",
+    "cluster_bootstrap",
+    "cohen_kappa",
+    "fleiss_kappa",
+    "gwet_ac1",
+    "krippendorff_alpha",
+    "prediction_powered_mean",
+    # Series over time.
+    "SeasonalBaseline",
+    "fit_baseline",
+]

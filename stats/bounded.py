@@ -5,9 +5,6 @@ conservative: it
   treats them as if they were as spread as zeros and ones.
 * `BernsteinSums` is a state with three sums, updated by the totals of each batch; its width follows the
 variance.
-* `HedgedCapital` bets against every candidate mean on a grid, observation by observation: the tightest, and
-the
-  dearest to keep.
 
 All are valid for an arm of a bandit too, where the number of its observations depends on the outcomes: time
 is the arm's own count.
@@ -26,7 +23,7 @@ import numpy.typing as npt
 from scipy import optimize, special
 
 from stats import checks
-from stats.errors import InsufficientData, InvalidInput
+from stats.errors import InvalidInput
 from stats.estimate import Alternative
 from stats.interval import Interval
 from stats.mixture import tuned
@@ -131,36 +128,6 @@ def _end(evidence: Callable[[float], float], mean: float, end: float, distance: 
     return end
 
 
-def bounded_difference_sequence(
-    control: MeanTotals | ProportionTotals,
-    treatment: MeanTotals | ProportionTotals,
-    *,
-    alpha: float,
-    tuned_to: float,
-    alternative: Alternative = "two-sided",
-) -> Interval:
-    """Exact confidence sequence for the difference of two means within [0, 1], treatment less control.
-
-    From a sequence per arm, with alpha split in halves (a union bound): valid for any split, also that of a
-    bandit, from the first look; about 1.4 times as wide as the asymptotic one when arms are equally large.
-    `tuned_to` is in units of one arm.
-
-    Worked by hand: arms of no observations are within [0, 1] each: the difference is within [-1, 1].
-    Raises InvalidInput as `bounded_sequence`.
-    """
-    checks.open_unit(alpha, "alpha")
-    opposite: dict[Alternative, Alternative] = {
-        "greater": "less",
-        "less": "greater",
-        "two-sided": "two-sided",
-    }
-    of_treatment = bounded_sequence(treatment, alpha=alpha / 2, tuned_to=tuned_to, alternative=alternative)
-    of_control = bounded_sequence(
-        control, alpha=alpha / 2, tuned_to=tuned_to, alternative=opposite[alternative]
-    )
-    return Interval(of_treatment.lower - of_control.upper, of_treatment.upper - of_control.lower)
-
-
 def log_gamma_mixture(score: float, variance: float, rho: float) -> float:
     """The log of a supermartingale in a sum of observations that are at least -1 from their predictions.
 
@@ -263,79 +230,3 @@ class BernsteinSums(msgspec.Struct, frozen=True):
             0.0 if alternative == "less" else max(mean - distance, 0.0),
             1.0 if alternative == "greater" else min(mean + distance, 1.0),
         )
-
-
-class HedgedCapital(msgspec.Struct, frozen=True):
-    """State of the betting sequence for observations within [0, 1].
-
-    It is what two gamblers own, per candidate mean. Candidates are k / K, k = 0..K. `rising` holds the log
-    capital of the gambler who bets that the mean is above the candidate, `falling` that of the other, both of
-    shape (K + 1,). Observations are bet on in the order given, so states do not merge. Make one with
-    `HedgedCapital.start`.
-    """
-
-    n: int
-    total: float
-    squares: float
-    rising: tuple[float, ...]
-    falling: tuple[float, ...]
-
-    @classmethod
-    def start(cls, candidates: int = 1_000) -> "HedgedCapital":
-        """Before the first observation: capital 1 everywhere. Bounds are multiples of 1 / candidates."""
-        checks.n_at_least(candidates, 2, "candidates")
-        return cls(0, 0.0, 0.0, (0.0,) * (candidates + 1), (0.0,) * (candidates + 1))
-
-    def after(self, observations: npt.ArrayLike, *, alpha: float) -> "HedgedCapital":
-        """With these observations, shape (n,), in this order.
-
-        The stake before observation i is sqrt(2 log(2 / alpha) / (v_i i log(1 + i))), v_i the variance so far
-        with one observation pair of spread 1/4 to begin with, but at most half of what may be lost: it
-        depends on the past only.
-
-        Worked by hand: capital cannot become negative: the stake times the worst step is at most 1/2.
-        Raises InvalidInput if an observation is outside [0, 1].
-        """
-        checks.open_unit(alpha, "alpha")
-        x = np.asarray(observations, dtype=float)
-        if x.ndim != 1 or not ((x >= 0) & (x <= 1)).all():
-            raise InvalidInput("observations must be one row of numbers within [0, 1]")
-        if not x.size:
-            return self
-        before = np.arange(self.n, self.n + x.size)
-        mean = (0.5 + self.total + np.cumsum(x) - x) / (before + 1)
-        # Second moment with a pseudo-observation whose square is 1/2, so that the variance starts at 1/4.
-        variance = np.maximum((0.5 + self.squares + np.cumsum(x**2) - x**2) / (before + 1) - mean**2, 1e-6)
-        time = before + 1
-        stake = np.sqrt(2 * math.log(2 / alpha) / (variance * time * np.log1p(time)))[:, None]
-        candidates = np.linspace(0, 1, len(self.rising))
-        step = x[:, None] - candidates
-        with np.errstate(divide="ignore"):
-            up = np.log1p(np.minimum(stake, 0.5 / candidates) * step).sum(axis=0)
-            down = np.log1p(-np.minimum(stake, 0.5 / (1 - candidates)) * step).sum(axis=0)
-        return HedgedCapital(
-            self.n + x.size,
-            self.total + float(x.sum()),
-            self.squares + float((x**2).sum()),
-            tuple((np.asarray(self.rising) + up).tolist()),
-            tuple((np.asarray(self.falling) + down).tolist()),
-        )
-
-    def interval(self, *, alpha: float, alternative: Alternative = "two-sided") -> Interval:
-        """All means against which neither gambler has reached 1 / alpha (two-sided: 2 / alpha).
-
-        Raises InvalidInput unless alpha is in (0, 1); InsufficientData before the first observation.
-        """
-        checks.open_unit(alpha, "alpha")
-        if not self.n:
-            raise InsufficientData("needs at least 1 observation, has 0")
-        wanted = math.log((2 if alternative == "two-sided" else 1) / alpha)
-        last = len(self.rising) - 1
-        rejected_below = np.flatnonzero(np.asarray(self.rising) >= wanted)
-        rejected_above = np.flatnonzero(np.asarray(self.falling) >= wanted)
-        lower, upper = 0.0, 1.0
-        if alternative != "less" and rejected_below.size:
-            lower = float(rejected_below[-1]) / last
-        if alternative != "greater" and rejected_above.size:
-            upper = float(rejected_above[0]) / last
-        return Interval(lower, upper)

@@ -49,7 +49,7 @@ from stats.bounded import gamma_boundary
 from stats.errors import InsufficientData, InvalidInput
 from stats.interval import Interval
 from stats.mixture import tuned
-from stats.ratios import ratio
+from stats.ratios import ratio_parts
 from stats.sequences import Contrast
 from stats.totals import FloatArray, JointTotals, MeanTotals
 
@@ -93,7 +93,7 @@ def stratum_of_age(age_s: float) -> int:
     return min(int(math.log2(max(age_s, 1.0)) * _AGES_PER_DOUBLING), AGE_STRATA - 1)
 
 
-class Stratum(msgspec.Struct, frozen=True):
+class ConcurrentArms(msgspec.Struct, frozen=True):
     """Two arms in one stratum, and `others`: how many units went to further arms meanwhile.
 
     The totals of an arm are joint totals of (y, 1 / p), p being the probability with which a unit was drawn.
@@ -265,7 +265,7 @@ def moments(found: Weighted, *, stabilised: bool = False) -> Moments:
     return Moments(means[0], means[1], variances[0], variances[1], information)
 
 
-def _arrays(strata: Sequence[Stratum]) -> tuple[ArmArrays, ArmArrays, FloatArray]:
+def _arrays(strata: Sequence[ConcurrentArms]) -> tuple[ArmArrays, ArmArrays, FloatArray]:
     others = np.array([one.others for one in strata], dtype=float)
     return (
         ArmArrays.of([one.control for one in strata]),
@@ -274,7 +274,7 @@ def _arrays(strata: Sequence[Stratum]) -> tuple[ArmArrays, ArmArrays, FloatArray
     )
 
 
-def _checked(strata: Sequence[Stratum], least: int) -> Weighted:
+def _checked(strata: Sequence[ConcurrentArms], least: int) -> Weighted:
     """Raise InsufficientData below `least` units in an arm, or where no stratum has both."""
     for name in ("control", "treatment"):
         checks.n_at_least(sum(getattr(one, name).n for one in strata), least, f"{name} units")
@@ -286,7 +286,7 @@ def _checked(strata: Sequence[Stratum], least: int) -> Weighted:
     return found
 
 
-def contrast(strata: Sequence[Stratum]) -> Contrast:
+def contrast(strata: Sequence[ConcurrentArms]) -> Contrast:
     """Return means and variances for the methods of `stats.sequences`; the time is in effective units.
 
     Worked by hand: one stratum, shares 1/2, 200 units of control with mean 0 and m2 200, and 200 of the
@@ -307,7 +307,7 @@ def contrast(strata: Sequence[Stratum]) -> Contrast:
     )
 
 
-def one_look(strata: Sequence[Stratum]) -> AdaptiveEstimate:
+def one_look(strata: Sequence[ConcurrentArms]) -> AdaptiveEstimate:
     """Return the difference for one planned look, weighted by sqrt(e (1 - e)).
 
     Each assignment then has the same variance, known before its draw, so the error is normal in the limit
@@ -323,7 +323,7 @@ def one_look(strata: Sequence[Stratum]) -> AdaptiveEstimate:
     return AdaptiveEstimate(float(found.difference), math.sqrt(float(found.variance)))
 
 
-def effective_events(strata: Sequence[Stratum]) -> float:
+def effective_events(strata: Sequence[ConcurrentArms]) -> float:
     """Return the variance of the sum of x: for rare events within [0, 1] about their effective number.
 
     Worked by hand: 100 effective units at a rate of 1/2 have variance 25.
@@ -333,7 +333,7 @@ def effective_events(strata: Sequence[Stratum]) -> float:
     return value if math.isfinite(value) else 0.0
 
 
-def event_sequence(strata: Sequence[Stratum], *, alpha: float, tuned_to: float) -> Interval:
+def event_sequence(strata: Sequence[ConcurrentArms], *, alpha: float, tuned_to: float) -> Interval:
     """Confidence sequence for the difference of values within [0, 1], from the first unit on.
 
     Each x is at least -c, c being the largest of (1 - m) h / p_c and m h / p_t, so the empirical-Bernstein
@@ -373,21 +373,21 @@ def _distance(deviation: float, expected: float, *, alpha: float) -> float:
     return gamma_boundary(deviation, alpha=alpha, rho=max(rho, 1e-3))
 
 
-def linearised(strata: Sequence[tuple[JointTotals, JointTotals, int]]) -> list[Stratum]:
+def linearised(strata: Sequence[tuple[JointTotals, JointTotals, int]]) -> list[ConcurrentArms]:
     """Return strata of a ratio, from joint totals of (numerator, denominator, 1 / p) of both arms.
 
     With R the ratio of all units together and D their mean denominator, each unit has the value R +
     (numerator - R denominator) / D: the difference of its means is that of the ratios (delta method).
 
     Worked by hand: units (1, 1) and (1, 3): R = 1/2 and D = 2, so they have 1/2 + 1/4 and 1/2 - 1/4.
-    Raises as `stats.ratios.ratio`; InsufficientData without units.
+    Raises as `stats.ratios.ratio_parts`; InsufficientData without units.
     """
     known = [arm.select(0, 1) for *arms, _ in strata for arm in arms if arm.n]
     if not known:
         raise InsufficientData("no unit has a value")
     together = sum(known[1:], known[0])
-    r, d = ratio(together).value, together.mean[1]
-    return [Stratum(_linear(c, r, d), _linear(t, r, d), others) for c, t, others in strata]
+    r, d = ratio_parts(together).mean, together.mean[1]
+    return [ConcurrentArms(_linear(c, r, d), _linear(t, r, d), others) for c, t, others in strata]
 
 
 def _linear(totals: JointTotals, r: float, d: float) -> JointTotals:

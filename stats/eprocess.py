@@ -1,4 +1,4 @@
-"""E-values: evidence against a null that may be looked at, multiplied and averaged at will.
+"""E-values: evidence against a null that stays valid at every look.
 
 An e-value is a number >= 0 whose expectation under the null is at most 1; an e-process is a sequence of
 numbers that is an e-value at every stopping time. By Ville's inequality the chance that an e-process *ever*
@@ -10,12 +10,9 @@ Science 38(4).
 """
 
 import math
-from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-import numpy as np
-from scipy import special
 
 from stats import checks
 from stats.errors import InvalidInput
@@ -51,39 +48,6 @@ class EValue(msgspec.Struct, frozen=True):
         """Whether the evidence reaches 1 / alpha."""
         checks.open_unit(alpha, "alpha")
         return self.log_value >= -math.log(alpha)
-
-
-def product(values: Sequence[EValue]) -> EValue:
-    """The e-value of a null that all of these test, each on *independent* data or given the earlier ones.
-
-    Worked by hand: 4 and 5 make 20. Nothing makes 1 (no evidence). An e-value of 0 makes 0, whatever the
-    rest.
-    """
-    logs = [value.log_value for value in values]
-    return EValue(-math.inf if -math.inf in logs else math.fsum(logs))
-
-
-def average(values: Sequence[EValue], weights: Sequence[float] | None = None) -> EValue:
-    """The e-value of a null that all of these test, however they depend on one another.
-
-    `weights` are fixed before the data and sum to 1; without them all are equal.
-
-    Worked by hand: 30 and 10 make 20.
-
-    Raises InvalidInput if there are no values, or weights that are negative, do not match or do not sum to 1.
-    """
-    if not values:
-        raise InvalidInput("an average needs at least one e-value")
-    shares = np.full(len(values), 1 / len(values)) if weights is None else np.asarray(weights, dtype=float)
-    if (
-        len(shares) != len(values)
-        or not (shares >= 0).all()
-        or not math.isclose(shares.sum(), 1, rel_tol=1e-9)
-    ):
-        raise InvalidInput("weights must be one per e-value, not negative, and sum to 1")
-    logs = np.array([value.log_value for value in values])
-    counted = shares > 0
-    return EValue(float(special.logsumexp(logs[counted], b=shares[counted])))
 
 
 class AlwaysValid(msgspec.Struct, frozen=True):

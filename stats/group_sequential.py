@@ -47,13 +47,6 @@ _STEP_MIN: Final = 1e-3
 _FAR_Z: Final = 30.0
 
 
-class Exits(msgspec.Struct, frozen=True):
-    """Probabilities of first leaving through the lower and the upper boundary, per look."""
-
-    lower: tuple[float, ...]
-    upper: tuple[float, ...]
-
-
 class _State:
     """Sub-density of B(t) on paths that have not left yet, as masses at nodes."""
 
@@ -100,42 +93,14 @@ def spent(fraction: float, *, alpha: float, spending: Spending) -> float:
             assert_never(spending)
 
 
-def crossings(
-    fractions: Sequence[float],
-    bounds: Sequence[float],
-    *,
-    drift: float,
-    alternative: Alternative = "two-sided",
-) -> Exits:
-    """Probabilities of first leaving through any boundaries, whatever they come from.
-
-    `bounds` are those of |Z| (of Z on the claimed side) at each fraction. With many looks this is how likely
-    a boundary for continuous monitoring is reached, from below.
-
-    Worked by hand: one look at 1 with bound 1.96 and drift 0: 0.025 on each side.
-    Raises InvalidInput unless fractions increase and there is one bound for each.
-    """
-    checks.finite(drift, "drift")
-    _check_fractions(fractions)
-    if len(bounds) != len(fractions):
-        raise InvalidInput(f"needs one bound per look, got {len(bounds)} for {len(fractions)}")
-    state, lower, upper = _State(drift), [], []
-    for fraction, bound in zip(fractions, bounds, strict=True):
-        low, high = _inside(bound, alternative)
-        lower.append(state.beyond(fraction, -low, -1) if low > -math.inf else 0.0)
-        upper.append(state.beyond(fraction, high, 1) if high < math.inf else 0.0)
-        state.advance(fraction, low, high)
-    return Exits(tuple(lower), tuple(upper))
-
-
 class Paths:
     """Crossings of the same boundaries at any number of drifts, after one pass without drift.
 
     A path without drift counts exp(d x - d^2 t / 2) times under the drift d, where x is where it is at time t
-    (Girsanov), so what is left inside at each look is worked out once. Agrees with `crossings` to 1e-10.
-    `drift_for` is the inverse of `power` to nearly all digits.
+    (Girsanov), so what is left inside at each look is worked out once. `drift_for` is the inverse of `power`
+    to nearly all digits.
 
-    Raises InvalidInput as `crossings`.
+    Raises InvalidInput unless fractions increase and there is one bound for each.
     """
 
     def __init__(
@@ -242,44 +207,9 @@ class GroupSequentialPlan(msgspec.Struct, frozen=True):
             state.advance(fraction, -bounds[-1] if self.alternative == "two-sided" else -math.inf, bounds[-1])
         return tuple(bounds)
 
-    def exits(self, fractions: Sequence[float], *, drift: float) -> Exits:
-        """Probability of rejecting at each look, on either side, if Z has mean `drift` at fraction 1."""
-        return crossings(fractions, self.boundaries(fractions), drift=drift, alternative=self.alternative)
-
-    def power(self, fractions: Sequence[float], *, drift: float) -> float:
-        """Probability of rejecting at any of the looks, on either side."""
-        exits = self.exits(fractions, drift=drift)
-        return math.fsum(exits.lower + exits.upper)
-
-    def expected_fraction(self, fractions: Sequence[float], *, drift: float) -> float:
-        """Mean information at the end, as a fraction of the planned one."""
-        exits = self.exits(fractions, drift=drift)
-        leaving = [low + high for low, high in zip(exits.lower, exits.upper, strict=True)]
-        going_on = 1 - math.fsum(leaving[:-1])
-        return math.fsum(f * p for f, p in zip(fractions[:-1], leaving[:-1], strict=True)) + (
-            fractions[-1] * going_on
-        )
-
-    def drift_for(self, fractions: Sequence[float], *, power: float) -> float:
-        """The drift >= 0 (in the direction of the alternative) that is detected with this power."""
-        checks.open_unit(power, "power")
-        sign = -1.0 if self.alternative == "less" else 1.0
-        least = self.power(fractions, drift=0.0)
-        if power <= least:
-            raise InvalidInput(f"power must be above the type-I error {least:g}, got {power:g}")
-        return float(
-            optimize.brentq(lambda x: self.power(fractions, drift=sign * x) - power, 0.0, 40.0, xtol=1e-9)
-        )
-
-    def inflation(self, fractions: Sequence[float], *, power: float) -> float:
-        """Maximum information, in multiples of what the fixed test needs for the same alpha and power.
-
-        Worked by hand: 1 for a single look. Raises InvalidInput unless the last fraction is 1.
-        """
-        if fractions[-1] != 1:
-            raise InvalidInput(f"the last fraction must be 1, got {fractions[-1]:g}")
-        fixed = self.drift_for([1.0], power=power)
-        return (self.drift_for(fractions, power=power) / fixed) ** 2
+    def paths(self, fractions: Sequence[float]) -> Paths:
+        """Return the crossings of this plan's boundaries, for power, drift and expected information."""
+        return Paths(fractions, self.boundaries(fractions), alternative=self.alternative)
 
     def adjusted_p_value(self, z: float, fractions: Sequence[float]) -> float:
         """The p-value of ending at the last of these looks with statistic `z`, in stage-wise order.
@@ -341,22 +271,6 @@ class GroupSequentialPlan(msgspec.Struct, frozen=True):
         reach = 10 / math.sqrt(fractions[0])
         return float(optimize.brentq(excess, middle - reach, middle + reach, xtol=1e-10)) / math.sqrt(
             information
-        )
-
-    def repeated_interval(
-        self, estimate: float, standard_error: float, fractions: Sequence[float]
-    ) -> Interval:
-        """Interval for the effect that holds at all looks together; excludes 0 where the test rejects.
-
-        Source: Jennison & Turnbull (1989), JRSS B 51(3).
-        """
-        checks.finite(estimate, "estimate")
-        checks.positive(standard_error, "standard_error")
-        bound = self.boundaries(fractions)[-1] * standard_error
-        low, high = _inside(1.0, self.alternative)
-        return Interval(
-            estimate - bound if high < math.inf else -math.inf,
-            estimate + bound if low > -math.inf else math.inf,
         )
 
 

@@ -7,19 +7,14 @@ all. Segments are declared before the start and are not changed by the treatment
 
 import math
 from collections.abc import Sequence
-from typing import Literal, assert_never
 
 import msgspec
 import numpy as np
 from scipy import optimize
 
 from stats import checks, tails
-from stats.errors import InvalidInput
 from stats.estimate import Estimate, HypothesisTest
-from stats.multiplicity import Correction, adjusted_p_values
 from stats.totals import FloatArray
-
-BetweenVariance = Literal["reml", "dersimonian-laird"]
 
 
 class PartialPooling(msgspec.Struct, frozen=True):
@@ -62,7 +57,7 @@ def interaction_test(effects: Sequence[Estimate]) -> HypothesisTest:
     return HypothesisTest(q, min(tails.log_chi_square_upper(q, len(effects) - 1), 0.0))
 
 
-def partial_pooling(effects: Sequence[Estimate], *, method: BetweenVariance = "reml") -> PartialPooling:
+def partial_pooling(effects: Sequence[Estimate]) -> PartialPooling:
     """The effect of each segment, shrunk towards the common one (empirical Bayes, normal random effects).
 
     With variance t^2 between segments, a segment of variance v keeps the share b = t^2 / (t^2 + v) of its own
@@ -70,26 +65,17 @@ def partial_pooling(effects: Sequence[Estimate], *, method: BetweenVariance = "r
     t^2 is estimated does not. With few segments (below about 5) or t^2 estimated as 0, intervals are
     therefore too short; the segments' unpooled intervals never are.
 
-    Worked by hand: effects 0 and 4 with standard errors 1: DerSimonian and Laird's t^2 = (8 - 1) / (2 - 1) =
-    7, so b = 7/8, the common effect 2, and the segments are 0.25 and 3.75.
+    Worked by hand: effects 0 and 4 with standard errors 1 have the sample variance 8, so t^2 = 8 - 1 = 7,
+    b = 7/8, the common effect 2, and the segments 0.25 and 3.75.
 
     Raises InsufficientData with fewer than 2 segments.
 
-    Source: DerSimonian & Laird (1986), Controlled Clinical Trials 7(3); Viechtbauer (2005), Journal of
-    Educational and Behavioral Statistics 30(3) for REML; Raudenbush & Bryk (1985), ibid. 10(2) for the
-    shrunken effects.
+    Source: Viechtbauer (2005), Journal of Educational and Behavioral Statistics 30(3) for REML; Raudenbush &
+    Bryk (1985), ibid. 10(2) for the shrunken effects.
     """
     interaction = interaction_test(effects)
     y, variance = _arrays(effects)
-    match method:
-        case "reml":
-            between = _restricted_maximum_likelihood(y, variance)
-        case "dersimonian-laird":
-            weight = 1 / variance
-            excess = interaction.statistic - (len(effects) - 1)
-            between = max(excess / float(weight.sum() - weight @ weight / weight.sum()), 0.0)
-        case _:
-            assert_never(method)
+    between = _restricted_maximum_likelihood(y, variance)
     weight = 1 / (between + variance)
     common = Estimate(_mean(y, weight), math.sqrt(1 / float(weight.sum())))
     kept = between * weight
@@ -97,43 +83,6 @@ def partial_pooling(effects: Sequence[Estimate], *, method: BetweenVariance = "r
     error = np.sqrt(kept * variance + (1 - kept) ** 2 * common.variance)
     segments = tuple(Estimate(float(value), float(se)) for value, se in zip(shrunken, error, strict=True))
     return PartialPooling(between, common, segments, interaction)
-
-
-class SegmentFinding(msgspec.Struct, frozen=True):
-    """A segment's own effect, the same partially pooled, and the adjusted p-value of its own."""
-
-    key: str
-    effect: Estimate
-    pooled: Estimate
-    p_value: float
-
-
-class SegmentReadout(msgspec.Struct, frozen=True):
-    """All segments of one metric. Read `interaction` first: without it the common effect is the answer."""
-
-    interaction: HypothesisTest
-    common: Estimate
-    segments: tuple[SegmentFinding, ...]
-
-
-def segment_readout(
-    keys: Sequence[str], effects: Sequence[Estimate], *, correction: Correction
-) -> SegmentReadout:
-    """Effects per segment with partial pooling (REML) and multiplicity, in the order given.
-
-    Raises InvalidInput unless keys are distinct and as many as effects; InsufficientData below 2 segments.
-    """
-    if len(set(keys)) != len(effects) or len(keys) != len(effects):
-        raise InvalidInput(
-            f"needs one distinct key per effect, got {len(keys)} keys for {len(effects)} effects"
-        )
-    pooling = partial_pooling(effects)
-    p_values = adjusted_p_values([effect.test().p_value for effect in effects], correction=correction)
-    findings = tuple(
-        SegmentFinding(key, effect, pooled, p_value)
-        for key, effect, pooled, p_value in zip(keys, effects, pooling.segments, p_values, strict=True)
-    )
-    return SegmentReadout(pooling.interaction, pooling.common, findings)
 
 
 def _arrays(effects: Sequence[Estimate]) -> tuple[FloatArray, FloatArray]:

@@ -2,10 +2,10 @@
 
 | question | use |
 |---|---|
-| one proportion | `wilson_interval`; `exact_interval` if coverage must never fall below 1 - alpha |
-| difference of two, as an interval | `newcombe_interval`; `score_interval`, which agrees with the test |
+| one proportion, coverage never below 1 - alpha | `exact_interval` |
+| difference of two, as an interval | `score_interval`, which agrees with the test |
 | difference of two, tested against 0 or a margin | `score_test` |
-| few events | `stats.counts` |
+| few events, at every look | `stats.sequential_counts`, `stats.bounded` |
 
 All hold at one look fixed in advance, for units that are independent.
 """
@@ -30,25 +30,6 @@ _TIGHT: Final = 1e-300  # brentq then stops on relative precision, also for prop
 _NO_DIFFERENCE: Final = 1e-15  # below it 1 - difference is 1, and both ends of the range are the same
 
 
-def wilson_interval(total: ProportionTotals, *, alpha: float) -> Interval:
-    """Wilson's score interval of a proportion: good coverage on average, also for few successes.
-
-    Worked by hand: 0 of 4 at z = 2 (alpha 0.0455) is [0, z^2 / (n + z^2)] = [0, 0.5].
-
-    Raises InsufficientData if n is 0.
-
-    Source: Wilson (1927), Journal of the American Statistical Association 22(158).
-    """
-    checks.open_unit(alpha, "alpha")
-    p = total.mean
-    square = float(special.ndtri(alpha / 2)) ** 2
-    centre = total.successes + square / 2
-    radius = math.sqrt(square) * math.sqrt(total.successes * (1 - p) + square / 4)
-    lower = (centre - radius) / (total.n + square) if total.successes else 0.0
-    upper = (centre + radius) / (total.n + square) if total.successes < total.n else 1.0
-    return Interval(max(lower, 0.0), min(upper, 1.0))
-
-
 def exact_interval(total: ProportionTotals, *, alpha: float) -> Interval:
     """Clopper and Pearson's interval: coverage is never below 1 - alpha, and often well above.
 
@@ -64,20 +45,6 @@ def exact_interval(total: ProportionTotals, *, alpha: float) -> Interval:
     lower = float(special.betaincinv(hits, misses + 1, alpha / 2)) if hits else 0.0
     upper = 1 - float(special.betaincinv(misses, hits + 1, alpha / 2)) if misses else 1.0
     return Interval(lower, upper)
-
-
-def newcombe_interval(treatment: ProportionTotals, control: ProportionTotals, *, alpha: float) -> Interval:
-    """The interval of the difference treatment - control from the two Wilson intervals.
-
-    Worked by hand: 1 of 1 against 0 of 1 at z = 2: Wilson gives [0.2, 1] and [0, 0.8], so the difference
-    1 has the lower bound 1 - sqrt(0.8^2 + 0.8^2) = -0.131 and the upper bound 1.
-
-    Raises InsufficientData if an arm is empty.
-
-    Source: Newcombe (1998), Statistics in Medicine 17, method 10 (no continuity correction).
-    """
-    ours, theirs = wilson_interval(treatment, alpha=alpha), wilson_interval(control, alpha=alpha)
-    return difference_of_bounds(treatment.mean, ours, control.mean, theirs)
 
 
 def difference_of_bounds(value: float, around: Interval, other: float, other_around: Interval) -> Interval:
@@ -106,7 +73,7 @@ def score_test(
 
     At `null=0` it is the pooled z test. Non-inferiority by a margin is `null=-margin, alternative="greater"`.
     The proportions under the null are the most likely ones whose difference is `null`. Asymptotic: with
-    expected counts below about 5 under the null use `stats.counts`.
+    expected counts below about 5 under the null it is too cautious.
 
     Worked by hand: 30 of 100 against 20 of 100 pool to 0.25, so z = 0.1 / sqrt(2 * 0.25 * 0.75 / 100) =
     1.633.

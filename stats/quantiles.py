@@ -126,16 +126,12 @@ def quantile(sketch: QuantileSketch, q: float) -> float:
     return 2 * lower * upper / (lower + upper) if lower + upper else 0.0
 
 
-def quantile_interval(
-    sketch: QuantileSketch, q: float, *, alpha: float, design_effect: float = 1.0
-) -> Interval:
+def quantile_interval(sketch: QuantileSketch, q: float, *, alpha: float) -> Interval:
     """The interval of the q-quantile between two order statistics, whatever the distribution.
 
     How many of n observations are below the q-quantile is Binomial(n, q): the ranks are that distribution's
     alpha / 2 and 1 - alpha / 2 quantiles, and the bounds the outer edges of their buckets, so the sketch
-    never takes coverage away. Observations of one unit resemble each other: `design_effect` (>= 1, see
-    `stats.ratios.design_effect`, applied to (observations <= quantile, observations) per unit) widens the
-    ranks as if there were n / design_effect observations.
+    never takes coverage away. Observations must be independent: one per unit.
 
     Worked by hand: of 10 observations the median lies between the 2nd and the 9th with probability
     1 - 22 / 1024 = 0.979.
@@ -143,35 +139,23 @@ def quantile_interval(
     Raises InsufficientData if n is too small for ranks to exist on both sides: the 95th percentile at alpha
     0.05 needs 72 observations.
 
-    Source: David & Nagaraja (2003), Order Statistics, 3rd ed., section 7.1; Woodruff (1952), JASA 47(260) for
-    the design effect.
+    Source: David & Nagaraja (2003), Order Statistics, 3rd ed., section 7.1.
     """
     checks.open_unit(q, "q")
     checks.open_unit(alpha, "alpha")
-    if not 1 <= design_effect < math.inf:
-        raise InvalidInput(f"design_effect must be at least 1, got {design_effect:g}")
     checks.n_at_least(sketch.n, 1, "observations")
-    effective = max(math.floor(sketch.n / design_effect), 1)
     # The largest rank with P(X < rank) <= alpha / 2, and the smallest with P(X >= rank) <= alpha / 2.
-    lower = binomial_quantile(alpha / 2, effective, q)
-    upper = binomial_upper_quantile(alpha / 2, effective, q) + 1
-    if lower < 1 or upper > effective:
+    lower = binomial_quantile(alpha / 2, sketch.n, q)
+    upper = binomial_upper_quantile(alpha / 2, sketch.n, q) + 1
+    if lower < 1 or upper > sketch.n:
         raise InsufficientData(
-            f"{effective} observations do not bound their {q:g}-quantile at alpha {alpha:g}"
+            f"{sketch.n} observations do not bound their {q:g}-quantile at alpha {alpha:g}"
         )
-    stretch = sketch.n / effective
-    first = max(math.floor(lower * stretch), 1)
-    last = min(math.ceil(upper * stretch), sketch.n)
-    return Interval(sketch.order_statistic(first)[0], sketch.order_statistic(last)[1])
+    return Interval(sketch.order_statistic(lower)[0], sketch.order_statistic(upper)[1])
 
 
 def quantile_difference_interval(
-    treatment: QuantileSketch,
-    control: QuantileSketch,
-    q: float,
-    *,
-    alpha: float,
-    design_effect: float = 1.0,
+    treatment: QuantileSketch, control: QuantileSketch, q: float, *, alpha: float
 ) -> Interval:
     """The interval of the difference of the q-quantiles, treatment - control, from that of each.
 
@@ -183,8 +167,8 @@ def quantile_difference_interval(
     Source: Zou & Donner (2008), Statistics in Medicine 27(10). Large-sample: unlike the interval of each arm
     it is not exact, though conservative by the width of the buckets.
     """
-    ours = quantile_interval(treatment, q, alpha=alpha, design_effect=design_effect)
-    theirs = quantile_interval(control, q, alpha=alpha, design_effect=design_effect)
+    ours = quantile_interval(treatment, q, alpha=alpha)
+    theirs = quantile_interval(control, q, alpha=alpha)
     return difference_of_bounds(quantile(treatment, q), ours, quantile(control, q), theirs)
 
 

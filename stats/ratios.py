@@ -13,7 +13,6 @@ import numpy as np
 
 from stats import checks
 from stats.errors import InsufficientData, InvalidInput
-from stats.estimate import Estimate
 from stats.totals import JointTotals, MeanTotals
 
 _DENOMINATOR_ERRORS_MIN: Final = 3.0
@@ -23,70 +22,24 @@ _ROUNDING: Final = 1e-13
 """A smaller part of a sum of squares than this is what rounding leaves of 0."""
 
 
-def ratio(total: JointTotals) -> Estimate:
-    """mean(numerator) / mean(denominator) over units, from totals of (numerator, denominator).
-
-    The delta method: the ratio R errs like the mean of (numerator - R denominator) / mean(denominator). Its
-    variance is that of the cluster-robust ordinary least squares estimate with the factor G / (G - 1), G the
-    number of units (statsmodels' `cov_type="cluster"` has (N - 1) / (N - k) beside it).
-
-    Worked by hand: 50 times the units (1, 1), (1, 3): R = 1 / 2, residuals 0.5 and -0.5 of variance 25 / 99,
-    so the standard error is sqrt(25 / 99 / 100) / 2 = 0.0251.
-
-    Raises InsufficientData if n < 2, there is no spread, or the mean denominator is less than 3 standard
-    errors from 0 (then `stats.relative.fieller_interval` may still know something); InvalidInput unless the
-    totals have two values.
-
-    Source: Cochran (1977), Sampling Techniques, eq. 6.13; Deng, Knoblich & Lu (2018), KDD, eq. 4 (delta
-    method). Needs many units (about 30), not many sessions; a few units with most of the sessions are few
-    units.
-    """
-    value, variance = _ratio(total)
-    return Estimate.of_independent(value, [(variance, total.n - 1)])
-
-
-def ratio_difference(treatment: JointTotals, control: JointTotals) -> Estimate:
-    """The difference of the two arms' ratios, treatment - control, with Satterthwaite's degrees of freedom.
-
-    Worked by hand: the example of `ratio` against itself differs by 0 with standard error sqrt(2) * 0.0251 =
-    0.0355.
-
-    Raises what `ratio` raises, except that one arm may have no spread.
-    """
-    (ours, our_variance), (theirs, their_variance) = _ratio(treatment), _ratio(control)
-    parts = [(our_variance, treatment.n - 1), (their_variance, control.n - 1)]
-    return Estimate.of_independent(ours - theirs, parts)
-
-
-def design_effect(total: JointTotals) -> float:
-    """How many times larger clustering makes the variance of a proportion of items.
-
-    `total` holds (successes, items) per unit. n items of clustered units are worth n / design_effect
-    independent ones; `stats.quantiles.quantile_interval` takes it. At least 1: smaller is left to chance.
-
-    Worked by hand: units (0, 2), (2, 2), (0, 2), (2, 2): p = 0.5 has variance (4 / 3) / (4 * 2^2) = 1 / 12;
-    8 independent items have p (1 - p) / 8 = 1 / 32: a design effect of 8 / 3.
-
-    Raises what `ratio` raises.
-    """
-    value, variance = _ratio(total)
-    independent = value * (1 - value) / (total.n * total.mean[1])
-    if independent <= 0:
-        raise InsufficientData("needs both successes and failures")
-    return max(variance / independent, 1.0)
-
-
 def ratio_parts(total: JointTotals) -> MeanTotals:
     """Totals of one number per unit whose mean is the ratio, and whose spread is its error (delta method).
 
-    Unlike `ratio` it also answers for one unit, and where the ratio is the same for every unit: then without
-    spread. Values after numerator and denominator, such as covariates, are left out.
+    The ratio R errs like the mean of (numerator - R denominator) / mean(denominator), so methods for means
+    take these totals: `stats.means.mean` and `mean_difference` then give the cluster-robust least squares
+    estimate with the factor G / (G - 1), G the number of units (statsmodels' `cov_type="cluster"` has
+    (N - 1) / (N - k) beside it). There is no spread where the ratio is the same for every unit. Values after
+    numerator and denominator, such as covariates, are left out.
 
     Worked by hand: 50 times the units (1, 1), (1, 3): mean 1 / 2, and residuals 0.25 and -0.25 after dividing
     by the mean denominator 2: m2 = 100 / 16.
 
     Raises InsufficientData if there is no unit, or the mean denominator is less than 3 standard errors from
     0; InvalidInput unless the totals have two values or more.
+
+    Source: Cochran (1977), Sampling Techniques, eq. 6.13; Deng, Knoblich & Lu (2018), KDD, eq. 4 (delta
+    method). Needs many units (about 30), not many sessions; a few units with most of the sessions are few
+    units.
     """
     value, weights = _linear(total)
     return MeanTotals(total.n, value, _residual_m2(total, weights))
@@ -117,14 +70,6 @@ def with_covariates(total: JointTotals) -> JointTotals:
         matrix[0, 1:] = matrix[1:, 0] = 0.0
     rows, columns = np.tril_indices(1 + k)
     return JointTotals(total.n, (value, *total.mean[2:]), tuple(matrix[rows, columns].tolist()))
-
-
-def _ratio(total: JointTotals) -> tuple[float, float]:
-    if total.dimension != 2:
-        raise InvalidInput(f"needs totals of (numerator, denominator), got {total.dimension} values")
-    value, weights = _linear(total)
-    checks.n_at_least(total.n, 2, "units")
-    return value, _residual_m2(total, weights) / (total.n - 1) / total.n
 
 
 def _residual_m2(total: JointTotals, weights: tuple[float, float]) -> float:

@@ -9,7 +9,6 @@ and these methods refuse instead of giving one.
 """
 
 import math
-from typing import Final
 
 from scipy import optimize, special
 
@@ -19,17 +18,12 @@ from stats.estimate import Estimate
 from stats.interval import Interval
 from stats.totals import ProportionTotals
 
-_ERRORS_MIN: Final = 3.0
-"""A logarithm is near enough to its tangent when the mean is this many standard errors above 0."""
 
-
-def fieller_interval(
-    treatment: Estimate, control: Estimate, *, alpha: float, covariance: float = 0.0
-) -> Interval:
+def fieller_interval(treatment: Estimate, control: Estimate, *, alpha: float) -> Interval:
     """The interval of (treatment - control) / |control|: exact for normal means of known variance.
 
-    All ratios r for which treatment - r control is not significantly different from 0. `covariance` is that
-    of the two estimates (0 for two arms; for a ratio of two means of the same units it is not 0).
+    All ratios r for which treatment - r control is not significantly different from 0; the two
+    estimates are independent.
 
     Worked by hand: 12 and 10, each with standard error 1, at a quantile of 2: (100 - 4) r^2 - 240 r + 140 =
     0, so r = (240 -+ sqrt(240^2 - 4 * 96 * 140)) / 192 = 0.927, 1.573 and the interval is [-0.073, 0.573].
@@ -44,9 +38,10 @@ def fieller_interval(
     """
     checks.open_unit(alpha, "alpha")
     if control.value < 0:
-        mirrored = fieller_interval(-treatment, -control, alpha=alpha, covariance=covariance)
+        mirrored = fieller_interval(-treatment, -control, alpha=alpha)
         return Interval(-mirrored.upper, -mirrored.lower)
-    _positive(control)
+    if not control.value:
+        raise InvalidInput("a difference relative to 0 means nothing: control must not be 0")
     ratio = treatment.value / control.value
     scaled = Estimate.of_independent(
         0.0,
@@ -63,28 +58,8 @@ def fieller_interval(
         raise InsufficientData(
             "the control is not distinguishable from 0: the relative difference is unbounded"
         )
-    middle = ratio - square * covariance / control.value**2
-    root = math.sqrt(max(middle**2 - leading * (ratio**2 - square * error), 0.0))
-    return Interval((middle - root) / leading - 1, (middle + root) / leading - 1)
-
-
-def log_ratio(treatment: Estimate, control: Estimate) -> Estimate:
-    """log(treatment / control) by the delta method: `math.expm1` of its bounds are relative differences.
-
-    Symmetric in the arms, and its test is on the scale on which effects multiply. Independent arms.
-
-    Worked by hand: 12 and 10 with standard errors 0.6 and 0.5 have log 1.2 = 0.182 and the standard error
-    sqrt(0.05^2 + 0.05^2) = 0.0707.
-
-    Raises InsufficientData unless both means are at least 3 standard errors above 0; InvalidInput if control
-    is not positive.
-    """
-    _positive(control)
-    for arm in (treatment, control):
-        if arm.value < _ERRORS_MIN * arm.standard_error:
-            raise InsufficientData(f"{arm.value:g} is not 3 standard errors above 0, so it has no logarithm")
-    parts = [(arm.variance / arm.value**2, arm.degrees_of_freedom) for arm in (treatment, control)]
-    return Estimate.of_independent(math.log(treatment.value / control.value), parts)
+    root = math.sqrt(max(ratio**2 - leading * (ratio**2 - square * error), 0.0))
+    return Interval((ratio - root) / leading - 1, (ratio + root) / leading - 1)
 
 
 def risk_ratio_interval(treatment: ProportionTotals, control: ProportionTotals, *, alpha: float) -> Interval:
@@ -96,7 +71,7 @@ def risk_ratio_interval(treatment: ProportionTotals, control: ProportionTotals, 
     Worked by hand: 0 of n against 1 of 1 is the ratio 0, so the lower bound is -1.
 
     Raises InsufficientData if an arm is empty, or the control has no success: there is then no upper bound
-    (`stats.counts.fisher_test` or `stats.proportions.newcombe_interval` still answer).
+    (`stats.proportions.score_interval` still answers).
 
     Source: Koopman (1984), Biometrics 40(2).
     """
@@ -138,10 +113,3 @@ def _ratio_score(treatment: ProportionTotals, control: ProportionTotals, ratio: 
             spread = n * share * (1 - share)
             square += residual**2 / spread if spread > 0 else 0.0
     return math.copysign(math.sqrt(square), ours - theirs)
-
-
-def _positive(control: Estimate) -> None:
-    if control.value <= 0:
-        raise InvalidInput(
-            f"a difference relative to {control.value:g} means nothing: control must be positive"
-        )

@@ -1,8 +1,8 @@
-"""Series by the hour or minute: what is normal for this time, and before against after.
+"""Series by the hour or minute: what is normal for this time.
 
 A threshold of mean - 3 sd promises a false alarm in 741 points only with an endless history of independent
-points. With 12 points it is one in 133 (`false_alarm_rate`), and when values follow each other, or the day
-has a shape, far more often. So: remove the shape (`fit_baseline`), allow for what is left of autocorrelation,
+points. With 12 points it is one in 133, and when values follow each other, or the day has a shape, far more
+often. So: remove the shape (`fit_baseline`), allow for what is left of autocorrelation,
 and use Student's t.
 """
 
@@ -12,14 +12,13 @@ from typing import Final
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg, special
+from scipy import linalg
 
 from stats import checks
 from stats.errors import InsufficientData, InvalidInput
 from stats.estimate import Estimate
 from stats.interval import Interval
-from stats.means import mean_difference
-from stats.totals import FloatArray, JointTotals, MeanTotals
+from stats.totals import FloatArray
 
 IntArray = NDArray[np.int64]
 
@@ -27,38 +26,6 @@ HOURS: Final = 24
 WEEKDAYS: Final = 7
 AUTOCORRELATION_MAX: Final = 0.95
 """Beyond it a series is taken for a random walk, which has no normal level."""
-
-
-def false_alarm_rate(n: int, *, deviations: float = 3.0) -> float:
-    """P(a new point is below mean - deviations * sd of n earlier ones), all independent and normal. Exact.
-
-    The new point errs by sd sqrt(1 + 1/n) around the mean, so it is P(T < -deviations / sqrt(1 + 1/n)) for
-    Student's t with n - 1 degrees of freedom.
-
-    Worked by hand: n = 2 and 3 deviations: t = 2.449 with 1 degree is 1/2 - atan(2.449) / pi = 0.123.
-
-    Raises InsufficientData if n < 2.
-    """
-    checks.n_at_least(n, 2, "points")
-    checks.positive(deviations, "deviations")
-    return float(special.stdtr(n - 1, -deviations / math.sqrt(1 + 1 / n)))
-
-
-def control_limits(history: MeanTotals, *, false_alarm: float) -> Interval:
-    """Limits of which a new independent normal point passes each with probability `false_alarm`, exactly.
-
-    mean -+ t sd sqrt(1 + 1/n). As n grows it is mean -+ 3 sd for false_alarm = 0.00135. For a series with a
-    season or autocorrelation use `fit_baseline`.
-
-    Worked by hand: points 0, 2 have mean 1 and sd sqrt(2); at 0.25, t with 1 degree is 1: 1 -+ sqrt(3).
-
-    Raises InsufficientData if n < 2 or all points are equal.
-
-    Source: Hahn & Meeker (1991), Statistical Intervals, section 4.7 (prediction interval).
-    """
-    checks.open_unit(2 * false_alarm, "2 * false_alarm")
-    one = Estimate.of_independent(history.mean, [(history.variance * (1 + 1 / history.n), history.n - 1)])
-    return one.interval(alpha=2 * false_alarm)
 
 
 class SeasonalBaseline(msgspec.Struct, frozen=True):
@@ -147,56 +114,6 @@ def fit_baseline(values: FloatArray, hours: IntArray, weekdays: IntArray) -> Sea
     ]
     dependence = _dependence(residuals, basis)
     return SeasonalBaseline(level + sum(averages), shown[0], shown[1], *dependence)
-
-
-def difference_in_differences(
-    treated: tuple[MeanTotals, MeanTotals], control: tuple[MeanTotals, MeanTotals]
-) -> Estimate:
-    """(after - before) of the treated less (after - before) of the control; each pair is (before, after).
-
-    What changed for everybody cancels. Different units before and after: four independent means. It rests on
-    both groups moving in parallel without the treatment, which data from before can contradict but not prove.
-
-    Worked by hand: 10 to 15 against 10 to 12 is an effect of 3.
-
-    Raises InsufficientData if a group has fewer than 2 units.
-
-    Source: Angrist & Pischke (2009), Mostly Harmless Econometrics, section 5.2.
-    """
-    value = (treated[1].mean - treated[0].mean) - (control[1].mean - control[0].mean)
-    groups = (*treated, *control)
-    return Estimate.of_independent(value, [(group.variance / group.n, group.n - 1) for group in groups])
-
-
-def paired_difference_in_differences(treated: JointTotals, control: JointTotals) -> Estimate:
-    """As `difference_in_differences` when the same units are seen before and after.
-
-    Totals are of (before, after). Welch's difference of the units' own changes; what units bring with them
-    cancels.
-
-    Worked by hand: treated units change by 1 and 3, control units by 0 and 2: the example of
-    `mean_difference`, 1.
-
-    Raises InsufficientData as `mean_difference`; InvalidInput unless there are two values per unit.
-    """
-    return mean_difference(treated.combine((-1.0, 1.0)), control.combine((-1.0, 1.0)))
-
-
-def series_mean(residuals: FloatArray) -> Estimate:
-    """The mean of a series in order of time, whose neighbours resemble each other; shape (n,).
-
-    Worked by hand: without autocorrelation it is the usual mean with sd / sqrt(n).
-
-    Raises InsufficientData with fewer than 4 points, or effective points, or no spread; InvalidInput if one
-    is not finite. Source: as `fit_baseline`.
-    """
-    if not np.isfinite(residuals).all():
-        raise InvalidInput("points must be finite")
-    checks.n_at_least(len(residuals), 4, "points")
-    n = len(residuals)
-    basis = np.full((n, 1), 1 / math.sqrt(n))
-    sd, _, leverage, freedom = _dependence(residuals - residuals.mean(), basis)
-    return Estimate.of_independent(float(residuals.mean()), [(sd**2 * leverage, freedom)])
 
 
 def _dependence(residuals: FloatArray, basis: FloatArray) -> tuple[float, float, float, float]:

@@ -9,7 +9,6 @@ baseline drifts, the pooled arms met different mixtures of days, and may even di
 |---|---|---|
 | `mantel-haenszel` | n_t n_c / (n_t + n_c) | near the smallest variance, and independent of outcomes |
 | `sample-share` | n_t + n_c | the average effect on all who came, if effects differ between strata |
-| `inverse-variance` | 1 / variance | smallest variance; biased with few units: weights follow outcomes |
 """
 
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from stats.errors import InsufficientData
 from stats.estimate import Estimate
 from stats.totals import MeanTotals
 
-Weighting = Literal["mantel-haenszel", "sample-share", "inverse-variance"]
+Weighting = Literal["mantel-haenszel", "sample-share"]
 
 
 class Stratum(msgspec.Struct, frozen=True):
@@ -99,10 +98,5 @@ def _weight(stratum: Stratum, weighting: Weighting) -> float:
             return treatment.n * (control.n / stratum.n)
         case "sample-share":
             return stratum.n
-        case "inverse-variance":
-            variance = treatment.variance / treatment.n + control.variance / control.n
-            if not variance:
-                raise InsufficientData("a stratum without spread would get all the weight")
-            return 1 / variance
         case _:
             assert_never(weighting)

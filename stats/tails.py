@@ -33,16 +33,6 @@ def log_student_upper(t: float, degrees_of_freedom: float) -> float:
     return math.log(0.5) + log_beta_lower(half, 0.5, 1 / (1 + square), square / (1 + square))
 
 
-def log_binomial_upper(k: int, n: int, p: float) -> float:
-    """The logarithm of P(X >= k) of a Binomial(n, p), p in (0, 1)."""
-    return 0.0 if k <= 0 else -math.inf if k > n else log_beta_lower(k, n - k + 1, p, 1 - p)
-
-
-def log_binomial_lower(k: int, n: int, p: float) -> float:
-    """The logarithm of P(X <= k) of a Binomial(n, p), p in (0, 1)."""
-    return 0.0 if k >= n else -math.inf if k < 0 else log_beta_lower(n - k, k + 1, 1 - p, p)
-
-
 def binomial_quantile(probability: float, n: int, p: float) -> int:
     """The smallest k with P(X <= k) >= probability of a Binomial(n, p), n at least 1, p in [0, 1].
 

@@ -123,25 +123,6 @@ class MeanTotals(msgspec.Struct, frozen=True, tag_field="kind", tag="mean"):
         return self.m2 / (self.n - 1)
 
 
-class CountTotals(msgspec.Struct, frozen=True):
-    """`events` seen during `exposure`: requests, hours, whatever they are counted against.
-
-    Raises InvalidInput unless events >= 0 and exposure is finite and >= 0, with no events during no exposure.
-    """
-
-    events: int = 0
-    exposure: float = 0.0
-
-    def __post_init__(self) -> None:
-        checks.not_negative(self.events, "events")
-        checks.not_negative(self.exposure, "exposure")
-        if self.events and not self.exposure:
-            raise InvalidInput(f"{self.events} events during no exposure")
-
-    def __add__(self, other: Self) -> "CountTotals":
-        return CountTotals(self.events + other.events, self.exposure + other.exposure)
-
-
 class JointTotals(msgspec.Struct, frozen=True, dict=True, tag_field="kind", tag="joint"):
     """Number, means and co-moments of several values per unit: the vector form of `MeanTotals`.
 

@@ -1,11 +1,10 @@
-"""Narrower intervals from what is known before the treatment.
-
-CUPED, regression adjustment and post-stratification.
+"""Narrower intervals from what is known before the treatment: CUPED and regression adjustment.
 
 Covariates must not be changed by the treatment: use values from before the exposure. Then adjusting is free
 of bias for any coefficient; how much it gains is R^2 of the outcome on the covariates, and is reported.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -16,11 +15,54 @@ from stats import checks
 from stats.errors import InvalidInput
 from stats.estimate import Estimate
 from stats.means import mean_difference
-from stats.stratification import Stratum, pooled, stratified_difference
 from stats.totals import FloatArray, JointTotals, MeanTotals
 
 _ROUNDING: Final = 1e-13
 """A spread that is a smaller part of the mean than this is what rounding leaves of a constant."""
+
+
+class CovariateAdjustment(msgspec.Struct, frozen=True):
+    """CUPED: what covariates explain of an outcome, with coefficients common to all variants and strata.
+
+    `centre` is the mean of the covariates over all units; `caution` is how much wider the residuals' spread
+    is taken, because the coefficients were fitted to the same units. Totals hold the outcome first, then k
+    covariates. Make one with `CovariateAdjustment.fit`.
+
+    Source: Deng, Xu, Kohavi & Walker (2013), WSDM, section 3. One coefficient for all variants is the most
+    precise only with equal arms or effects that do not depend on the covariates: else see
+    `regression_adjustment`. The coefficients are estimated from the same data; degrees of freedom lose k, and
+    the remaining bias is of order 1/n.
+    """
+
+    coefficients: tuple[float, ...]
+    centre: tuple[float, ...]
+    caution: float
+
+    @classmethod
+    def fit(cls, cells: Sequence[JointTotals]) -> "CovariateAdjustment | None":
+        """Fit the coefficients within all cells (variants, strata); None if no covariate varies.
+
+        Worked by hand: units (outcome, covariate) (1, 0), (3, 2), (2, 1) and (0, 0), (2, 2), (4, 1): within
+        cells the co-moments are 2 + 2 = 4 and the covariate's 2 + 2 = 4, so the coefficient is 1. Both cells
+        have the covariate mean 1, so their means stay 2 and 2; the residuals are 1, 1, 1 and 0, 0, 3.
+
+        Raises InsufficientData unless a degree of freedom is left beyond the coefficients.
+        """
+        slopes, identified = _fitted(cells)
+        if not identified:
+            return None
+        together = sum(cells[1:], cells[0])
+        freedom = sum(max(cell.n - 1, 0) for cell in cells)
+        checks.n_at_least(freedom - identified, 1, "units beyond those that the covariates take")
+        return cls(tuple(slopes.tolist()), together.mean[1:], freedom / (freedom - identified))
+
+    def apply(self, totals: JointTotals) -> MeanTotals:
+        """Return totals of (outcome - what the covariates explain), on the scale of the outcome."""
+        residual = _residual_totals(totals, np.array(self.coefficients))
+        if not residual.n:
+            return residual
+        shift = math.fsum(slope * x for slope, x in zip(self.coefficients, self.centre, strict=True))
+        return MeanTotals(residual.n, residual.mean + shift, residual.m2 * self.caution)
 
 
 class AdjustedDifference(msgspec.Struct, frozen=True):
@@ -35,41 +77,6 @@ class AdjustedDifference(msgspec.Struct, frozen=True):
         return 1 - self.effect.variance / self.unadjusted.variance
 
 
-def cuped(treatment: JointTotals, control: JointTotals) -> AdjustedDifference:
-    """The difference of means of the outcome, less what the covariates explain.
-
-    The totals hold the outcome first, then k >= 1 covariates. The coefficients, one set for both arms, are
-    those of the regression within arms (arms centred apart, then pooled). A covariate that does not vary, or
-    repeats others, changes nothing: without any that varies the effect is the unadjusted one, bit for bit.
-
-    Worked by hand: units (outcome, covariate) (1, 0), (3, 2), (2, 1) against (0, 0), (2, 2), (4, 1): within
-    arms the co-moments are 2 + 2 = 4 and the covariate's 2 + 2 = 4, so the coefficient is 1. Covariate means
-    agree, so the effect stays 2 - 2 = 0, and the residuals are 1, 1, 1 against 0, 0, 3.
-
-    Raises InsufficientData unless each arm has at least k + 2 units, or no spread is left; InvalidInput
-    unless both totals have the same number of values, at least 2.
-
-    Source: Deng, Xu, Kohavi & Walker (2013), WSDM, section 3. One coefficient for both arms is the most
-    precise only with equal arms or effects that do not depend on the covariates: else see
-    `regression_adjustment`. The coefficients are estimated from the same data; degrees of freedom lose k, and
-    the remaining bias is of order 1/n.
-    """
-    _covariates(treatment, control)
-    coefficients, k = fitted([treatment, control])
-    unadjusted = _unadjusted(treatment, control)
-    if not k:
-        return AdjustedDifference(unadjusted, unadjusted)
-    residuals = [residual_totals(arm, coefficients) for arm in (treatment, control)]
-    value = residuals[0].mean - residuals[1].mean
-    # The k identified coefficients are shared by both arms in proportion to their units.
-    total = treatment.n + control.n
-    parts = []
-    for residual in residuals:
-        freedom = residual.n - 1 - k * residual.n / total
-        parts.append((residual.m2 / freedom / residual.n, freedom))
-    return AdjustedDifference(Estimate.of_independent(value, parts), unadjusted)
-
-
 def regression_adjustment(treatment: JointTotals, control: JointTotals) -> AdjustedDifference:
     """The difference of means adjusted by a regression within each arm.
 
@@ -82,28 +89,34 @@ def regression_adjustment(treatment: JointTotals, control: JointTotals) -> Adjus
     when the arms' slopes differ: units are a sample from a population. (Lin's own sandwich leaves the second
     term out, because his units are the population.)
 
-    Worked by hand: in the example of `cuped` the slopes are 1 and 1, and both covariate means are 1: effect
-    0.
+    Worked by hand: in the example of `CovariateAdjustment.fit` the slopes are 1 and 1, and both covariate
+    means are 1: effect 0.
 
-    Raises InsufficientData unless each arm has at least k + 2 units; InvalidInput as `cuped`.
+    Raises InsufficientData unless each arm has at least k + 2 units; InvalidInput unless both totals have the
+    same number of values, at least 2.
 
     Source: Lin (2013), Annals of Applied Statistics 7(1); Negi & Wooldridge (2021), Econometric Reviews 40(5)
     for the second term.
     """
-    _covariates(treatment, control)
+    if treatment.dimension != control.dimension or treatment.dimension < 2:
+        raise InvalidInput(
+            f"needs an outcome and the same covariates in both arms, got {treatment.dimension} and "
+            f"{control.dimension} values"
+        )
+    checks.n_at_least(min(treatment.n, control.n), treatment.dimension + 1, "units per arm")
     both = treatment + control
     centre = np.array(both.mean[1:])
     value = 0.0
     slopes: list[FloatArray] = []
     parts = []
     for arm, sign in ((treatment, 1.0), (control, -1.0)):
-        slope, k = fitted([arm])
-        residual = residual_totals(arm, slope)
+        slope, k = _fitted([arm])
+        residual = _residual_totals(arm, slope)
         value += sign * (residual.mean + float(slope @ centre))
         freedom = arm.n - 1 - k
         parts.append((residual.m2 / freedom / arm.n, freedom))
         slopes.append(slope)
-    unadjusted = _unadjusted(treatment, control)
+    unadjusted = mean_difference(treatment.value(0), control.value(0))
     if not (slopes[0].any() or slopes[1].any()):
         return AdjustedDifference(unadjusted, unadjusted)
     difference = slopes[0] - slopes[1]
@@ -112,50 +125,7 @@ def regression_adjustment(treatment: JointTotals, control: JointTotals) -> Adjus
     return AdjustedDifference(Estimate.of_independent(value, parts), unadjusted)
 
 
-def post_stratification(strata: Sequence[Stratum]) -> AdjustedDifference:
-    """The difference within strata of a covariate, averaged by their share of all units.
-
-    For categories known before the exposure (country, plan), with the same allocation in all. Given the
-    strata's sizes it is unbiased. Strata must be few and large: those with fewer than 2 units in an arm are
-    left out, which changes the question, so merge them before.
-
-    Worked by hand: two strata with effects 1 and 3 and 30 and 10 units give (30 * 1 + 10 * 3) / 40 = 1.5.
-
-    Raises InsufficientData if no stratum can be compared.
-
-    Source: Miratrix, Sekhon & Yu (2013), Journal of the Royal Statistical Society B 75(2).
-    """
-    together = pooled(strata)
-    effect = stratified_difference(strata, weighting="sample-share").effect
-    return AdjustedDifference(effect, mean_difference(together.treatment, together.control))
-
-
-def _covariates(treatment: JointTotals, control: JointTotals) -> int:
-    """How many there are, after checking that a regression on them is possible in each arm."""
-    if treatment.dimension != control.dimension or treatment.dimension < 2:
-        raise InvalidInput(
-            f"needs an outcome and the same covariates in both arms, got {treatment.dimension} and "
-            f"{control.dimension} values"
-        )
-    k = treatment.dimension - 1
-    checks.n_at_least(min(treatment.n, control.n), k + 2, "units per arm")
-    return k
-
-
-def regression_coefficients(comoments: FloatArray) -> FloatArray:
-    """Of the regression of the first value on the others, shape (k,); those not identified are shared out.
-
-    `comoments` is a matrix of shape (1 + k, 1 + k), such as `JointTotals.matrix`, summed over arms and
-    strata.
-
-    Worked by hand: co-moments 8, 4; 4, 4 give 4 / 4 = 1.
-
-    On the scale of correlations, so that covariates in different units are equally well conditioned.
-    """
-    return _solved(comoments)[0]
-
-
-def fitted(cells: Sequence[JointTotals]) -> tuple[FloatArray, int]:
+def _fitted(cells: Sequence[JointTotals]) -> tuple[FloatArray, int]:
     """The coefficients within all cells (arms, strata), shape (k,), and how many of them are identified.
 
     The totals hold the outcome first, then k covariates. A covariate that varies in no cell, beyond what
@@ -173,7 +143,7 @@ def fitted(cells: Sequence[JointTotals]) -> tuple[FloatArray, int]:
     return _solved(comoments)
 
 
-def residual_totals(total: JointTotals, coefficients: FloatArray) -> MeanTotals:
+def _residual_totals(total: JointTotals, coefficients: FloatArray) -> MeanTotals:
     """Totals of (outcome - what the covariates explain), without spread where only rounding is left of it.
 
     Worked by hand: the units (1, 0) and (3, 1) with the coefficient 2 leave 1 and 1: mean 1, no spread.
@@ -191,7 +161,3 @@ def _solved(comoments: FloatArray) -> tuple[FloatArray, int]:
     solution, _, rank, _ = np.linalg.lstsq(correlations, comoments[1:, 0] / scale, rcond=1e-10)
     coefficients: FloatArray = solution / scale
     return coefficients, int(rank)
-
-
-def _unadjusted(treatment: JointTotals, control: JointTotals) -> Estimate:
-    return mean_difference(treatment.value(0), control.value(0))

@@ -7,13 +7,13 @@ from typing import Annotated, Final
 
 import msgspec
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.access import limits
 from app.access.model import SCOPES, AccessSnapshot, KeyKind, Scope, StoredKey, digest, hint, plaintext
 from app.access.store import AccessStore
 from app.core.clock import Clock
 from app.core.errors import Conflict, InvalidInput, NotFound
+from app.core.postgres import Transaction
 from app.core.text import check_storable
 
 _LOG = structlog.get_logger(__name__)
@@ -164,7 +164,7 @@ class AccessService:
         """Whether there is a secret to sign assignment ids with."""
         return await self._store.has_signing_key()
 
-    async def _insert_admin_key(self, connection: AsyncConnection, name: str, key: str) -> None:
+    async def _insert_admin_key(self, connection: Transaction, name: str, key: str) -> None:
         await self._store.insert_key(
             connection,
             name=name,

@@ -6,7 +6,6 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 
 import msgspec
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
 from app.allocation import limits
 from app.allocation.kill_store import Kill, KillStore, decode, encode
@@ -14,12 +13,12 @@ from app.assignment.kills import KnownKills
 from app.assignment.snapshot import Snapshot
 from app.core.clock import Clock
 from app.core.errors import Unavailable
+from app.core.outages import POSTGRES_ERRORS
 from app.core.text import check_reason
 from app.experiments.checks import possible, unknown
 from app.experiments.model import Experiment
 
 _LOG: Final = structlog.get_logger(__name__)
-_AWAY: Final = (SQLAlchemyError, OSError, TimeoutError)
 
 T = TypeVar("T")
 
@@ -120,7 +119,7 @@ class KillSwitch:
             for one in waiting:
                 await self._in_time(self._store.record(key, one))
             experiment = await self._in_time(self._store.revive(key, kill))
-        except _AWAY as error:
+        except POSTGRES_ERRORS as error:
             raise Unavailable(f"PostgreSQL does not answer, the kill stands: {error!r}") from error
         if experiment is None:
             raise unknown(key)
@@ -178,7 +177,7 @@ class KillSwitch:
         """The experiment whose kill PostgreSQL keeps; None: PostgreSQL is away."""
         try:
             experiment = await self._in_time(self._store.record(key, kill, fresh=fresh))
-        except _AWAY as error:
+        except POSTGRES_ERRORS as error:
             _LOG.warning("kill_not_recorded_yet", experiment=key, reason=repr(error))
             return None
         return _NO_SUCH if experiment is None else experiment

@@ -4,14 +4,14 @@ import asyncio
 from contextlib import suppress
 from typing import Final
 
-import psycopg
 import structlog
 
 from app.allocation import limits
 from app.allocation.kill_store import KILLS_CHANNEL, read_recorded
 from app.assignment.snapshot_keeper import SnapshotKeeper
 from app.core.loops import stop_if_cancelled
-from app.core.postgres import connect
+from app.core.outages import POSTGRES_ERRORS
+from app.core.postgres import Session, connect
 from app.core.telemetry import DEGRADED
 
 _LOG: Final = structlog.get_logger(__name__)
@@ -34,7 +34,7 @@ class KillWatch:
             stop_if_cancelled()
             try:
                 await self._follow()
-            except (psycopg.Error, OSError, TimeoutError) as error:
+            except POSTGRES_ERRORS as error:
                 if self.error is None:
                     _LOG.warning("kills_not_followed", error=str(error) or type(error).__name__)
                 self.error = str(error) or type(error).__name__
@@ -56,10 +56,10 @@ class KillWatch:
                 async for _ in connection.notifies(timeout=limits.KILLS_POLL_S, stop_after=1):
                     self._keeper.refresh_from_database_soon()
         finally:
-            with suppress(psycopg.Error):
+            with suppress(*POSTGRES_ERRORS):
                 await connection.close()
 
-    async def _look(self, connection: psycopg.AsyncConnection) -> None:
+    async def _look(self, connection: Session) -> None:
         keeper = self._keeper
         killed_before = keeper.snapshot.killed
         recorded, over = await read_recorded(connection, keeper.kills.pairs)

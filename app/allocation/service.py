@@ -8,7 +8,6 @@ from typing import Final
 
 import msgspec
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.allocation import freeze_store, limits
 from app.allocation.contextual import digest, materialised, segmented
@@ -22,6 +21,7 @@ from app.assignment.snapshot import PublishedContextual, PublishedExperiment, Pu
 from app.core import telemetry
 from app.core.clock import Clock
 from app.core.errors import Conflict, Unavailable
+from app.core.postgres import Transaction
 from app.experiments.limits import EXPERIMENTS_MAX
 from app.experiments.model import ContextualPolicy, FixedPolicy, SegmentedThompsonPolicy, forgetting_of
 from app.ledger.rebuild import Rebuilt as RebuiltLedger
@@ -204,7 +204,7 @@ class AllocationService:
         await self._store.thin()
 
     async def _decides_by(
-        self, connection: AsyncConnection, due: Due
+        self, connection: Transaction, due: Due
     ) -> PublishedContextual | PublishedSegments | None:
         """What a policy that reads contexts decides by: while it is frozen, what it did then.
 

@@ -1,6 +1,5 @@
 """What a server took before it was published: its own changes, which it serves by at once."""
 
-from time import monotonic
 from typing import Final
 
 HOLD_S: Final = 10.0
@@ -19,13 +18,16 @@ class Adopted:
         self._versions[name] = version
         self._older_since.pop(name, None)
 
-    def outdates(self, name: str, published: int) -> bool:
-        """Whether `published` is older than the version that was taken, and must not replace it yet."""
+    def outdates(self, name: str, published: int, now_s: float) -> bool:
+        """Return whether `published` is older than the version in use and must not replace it yet.
+
+        `now_s` is a monotonic time.
+        """
         if name not in self._versions:
             return False
         if published < self._versions[name]:
-            since = self._older_since.setdefault(name, monotonic())
-            if monotonic() - since < HOLD_S:
+            since = self._older_since.setdefault(name, now_s)
+            if now_s - since < HOLD_S:
                 return True
         del self._versions[name]
         self._older_since.pop(name, None)

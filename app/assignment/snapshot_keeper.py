@@ -12,7 +12,6 @@ from typing import Final, Literal
 
 import msgspec
 import structlog
-from redis.exceptions import RedisError
 
 from app.access.model import AccessSnapshot, KeyRing
 from app.access.store import ANNOUNCEMENT
@@ -26,6 +25,7 @@ from app.assignment.snapshot_file import SnapshotFile
 from app.assignment.store import KILLED_ANNOUNCEMENT, REFILLED_ANNOUNCEMENT, RegistryState, RegistryStore
 from app.core.clock import Clock
 from app.core.limits import RECONNECT_S_MAX
+from app.core.outages import VALKEY_ERRORS
 from app.core.valkey import CHANGES_CHANNEL, create_client
 
 _LOG: Final = structlog.get_logger(__name__)
@@ -332,7 +332,7 @@ class SnapshotKeeper:
         """What is published of access; None if it is what we have."""
         revision = await self._store.access_revision()
         if self.keyring is not None and revision == self.keyring.revision:
-            self._adopted.outdates(ANNOUNCEMENT, revision)
+            self._adopted.outdates(ANNOUNCEMENT, revision, monotonic())
             return None
         return await self._store.access()
 
@@ -341,9 +341,11 @@ class SnapshotKeeper:
     ) -> tuple[list[PreparedExperiment], KeyRing | None]:
         """What was read, less what is older than a change of our own that is not published yet."""
         current = [
-            one for one in experiments if not self._adopted.outdates(one.published.key, one.published.version)
+            one
+            for one in experiments
+            if not self._adopted.outdates(one.published.key, one.published.version, monotonic())
         ]
-        if access is None or self._adopted.outdates(ANNOUNCEMENT, access.revision):
+        if access is None or self._adopted.outdates(ANNOUNCEMENT, access.revision, monotonic()):
             return current, self.keyring
         return current, KeyRing(access)
 
@@ -460,7 +462,7 @@ class SnapshotKeeper:
                         if message["type"] == "message":
                             self._announced.add(message["data"].decode(errors="replace"))
                             self._wanted.set()
-            except (RedisError, OSError) as error:
+            except VALKEY_ERRORS as error:
                 _LOG.debug("changes_not_heard", error=str(error))
             await asyncio.sleep(RECONNECT_S_MAX)
 

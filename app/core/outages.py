@@ -1,10 +1,10 @@
-"""Which errors mean that an engine is away: they say everything in one line, and a traceback adds nothing."""
+"""Errors that mean that an engine is away. They fit in one line of a log; a traceback adds nothing."""
 
 from typing import Final
 
 import psycopg
 from redis.exceptions import RedisError
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.core.errors import WaldError
@@ -18,7 +18,12 @@ ENGINE_ERRORS: Final = (
     RedisError,
 )
 
+OUTAGES: Final = (*ENGINE_ERRORS, OSError, TimeoutError)
+POSTGRES_ERRORS: Final = (SQLAlchemyError, psycopg.Error, OSError, TimeoutError)
+"""All that a call of PostgreSQL can raise, refused statements too."""
+VALKEY_ERRORS: Final = (RedisError, OSError)
+
 
 def is_expected(error: BaseException) -> bool:
-    """Whether an error tells of an outage or of the configuration, and not of a fault in our code."""
-    return isinstance(error, (*ENGINE_ERRORS, WaldError, OSError, TimeoutError))
+    """Return whether an outage or the configuration caused an error, and not a fault in our code."""
+    return isinstance(error, (*OUTAGES, WaldError))

@@ -3,14 +3,21 @@
 import asyncio
 from collections.abc import Generator
 from time import monotonic
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeAlias, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
 from sqlalchemy import URL, MetaData, make_url
+from sqlalchemy.ext.asyncio import AsyncConnection as SqlalchemyConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from app.core import limits
+
+Transaction: TypeAlias = SqlalchemyConnection
+"""A connection of the pool in a transaction. Services pass it between stores."""
+
+Session: TypeAlias = AsyncConnection[Any]
+"""A connection outside the pool, as `connect` opens it."""
 
 _T = TypeVar("_T")
 

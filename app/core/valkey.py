@@ -2,16 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
 from app.core.errors import Unavailable
+from app.core.outages import VALKEY_ERRORS
 
 KEY_PREFIX: Final = "wald"
+
+Valkey: TypeAlias = Redis
 
 
 def create_client(url: str, **options: Any) -> Redis:
@@ -34,7 +36,7 @@ def valkey_needed() -> Iterator[None]:
     """Raise Unavailable when Valkey does not answer."""
     try:
         yield
-    except (RedisError, OSError) as error:
+    except VALKEY_ERRORS as error:
         raise Unavailable(f"Valkey does not answer: {error}") from error
 
 

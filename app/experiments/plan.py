@@ -8,12 +8,10 @@ import msgspec
 from app.core.text import Key
 from app.experiments import limits
 from stats.group_sequential import Spending
+from stats.multiplicity import Correction
 
 Probability = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 Units = Annotated[int, msgspec.Meta(ge=1, le=10**12)]
-FamilyCorrection = Literal["bonferroni", "benjamini-hochberg", "benjamini-yekutieli"]
-"""The corrections under which a finding is exactly an interval that excludes 0. (Holm's has no such
-intervals.)"""
 
 
 class AlwaysValid(
@@ -76,7 +74,7 @@ class AnalysisPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     alpha: Probability = 0.05
     estimator: Estimator = msgspec.field(default_factory=AlwaysValid)
-    correction: FamilyCorrection = "benjamini-hochberg"
+    correction: Correction = "benjamini-hochberg"
     minimum_effect: Annotated[float, msgspec.Meta(gt=0)] | None = None
     expected_units: Units = 10_000
     segments: Segments | None = None

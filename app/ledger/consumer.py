@@ -2,24 +2,26 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from time import monotonic, perf_counter
 from typing import Final
 
-import psycopg
 import structlog
-from redis.asyncio import Redis
 
 from app.core.clock import Clock
-from app.core.loops import Loop, stop_if_cancelled
+from app.core.loops import stop_if_cancelled
+from app.core.outages import POSTGRES_ERRORS
 from app.core.telemetry import LEDGER_BATCH_SECONDS, LEDGER_EVENTS
+from app.core.valkey import Valkey
 from app.ledger import limits
 from app.ledger.log.batch import StreamEntry, UndecodableEntry, apart, stage
-from app.ledger.loop import Forgotten, Horizons, OnCommit
 from app.ledger.store import POISON, Fenced, Lease, LedgerStore, Renewal
 from app.ledger.stream import ShardStream
+
+OnCommit = Callable[[Sequence[int]], None]
+"""Called right after a commit with the ids of the experiments whose totals it changed."""
 
 _LOG: Final = structlog.get_logger(__name__)
 
@@ -31,7 +33,7 @@ class ShardConsumer:
     """
 
     def __init__(
-        self, shard: int, *, owner: str, database_url: str, valkey: Redis, clock: Clock, on_commit: OnCommit
+        self, shard: int, *, owner: str, database_url: str, valkey: Valkey, clock: Clock, on_commit: OnCommit
     ) -> None:
         self._shard = shard
         self._owner = owner
@@ -50,7 +52,7 @@ class ShardConsumer:
                     stop_if_cancelled()
                     await self._own(store)
             finally:
-                with suppress(psycopg.Error):
+                with suppress(*POSTGRES_ERRORS):
                     await store.release(self._shard, self._owner)
 
     async def _own(self, store: LedgerStore) -> None:
@@ -209,20 +211,3 @@ def _batches(entries: Sequence[StreamEntry]) -> Iterator[list[StreamEntry]]:
         n += entry.n
     if batch:
         yield batch
-
-
-def ledger_loops(
-    *, shards: int, owner: str, database_url: str, valkey: Redis, clock: Clock, on_commit: OnCommit
-) -> list[Loop]:
-    """All that keeps the ledger of a worker going: consumers of shards, the horizons, and forgetting."""
-    consumers = [
-        ShardConsumer(
-            shard, owner=owner, database_url=database_url, valkey=valkey, clock=clock, on_commit=on_commit
-        )
-        for shard in range(shards)
-    ]
-    return [
-        *(Loop(f"ledger shard {shard}", consumer.run) for shard, consumer in enumerate(consumers)),
-        Loop("horizons", Horizons(database_url, on_commit, clock).run),
-        Loop("forgotten", Forgotten(database_url).run, pause_s=limits.FORGOTTEN_INTERVAL_S),
-    ]

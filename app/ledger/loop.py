@@ -1,15 +1,13 @@
 """Loops beside the stream: rewards at the horizon of assignments in silence; what grew old goes."""
 
 import asyncio
-from collections.abc import Callable, Sequence
 
 from app.core.clock import Clock, SystemClock
-from app.core.loops import stop_if_cancelled
+from app.core.loops import Loop, stop_if_cancelled
+from app.core.valkey import Valkey
 from app.ledger import limits
+from app.ledger.consumer import OnCommit, ShardConsumer
 from app.ledger.store import LedgerStore
-
-OnCommit = Callable[[Sequence[int]], None]
-"""Told which experiments' totals have changed, right after the commit."""
 
 
 class Horizons:
@@ -47,3 +45,20 @@ class Forgotten:
             await store.delete_forgotten()
             while await store.thin_series() >= limits.SERIES_THIN_ROWS_MAX:
                 stop_if_cancelled()
+
+
+def ledger_loops(
+    *, shards: int, owner: str, database_url: str, valkey: Valkey, clock: Clock, on_commit: OnCommit
+) -> list[Loop]:
+    """All that keeps the ledger of a worker going: consumers of shards, the horizons, and forgetting."""
+    consumers = [
+        ShardConsumer(
+            shard, owner=owner, database_url=database_url, valkey=valkey, clock=clock, on_commit=on_commit
+        )
+        for shard in range(shards)
+    ]
+    return [
+        *(Loop(f"ledger shard {shard}", consumer.run) for shard, consumer in enumerate(consumers)),
+        Loop("horizons", Horizons(database_url, on_commit, clock).run),
+        Loop("forgotten", Forgotten(database_url).run, pause_s=limits.FORGOTTEN_INTERVAL_S),
+    ]

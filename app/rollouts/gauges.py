@@ -5,8 +5,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Final, get_args
 
-from app.core import telemetry
-from app.core.limits import LABEL_SETS_MAX
+from app.core import limits, telemetry
 from app.rollouts.life import Rollout
 from app.rollouts.model import Paused, Running, State, Verdict
 
@@ -35,6 +34,6 @@ class Gauges:
                 verdicts[labels] = _VALUES[one.verdict] if runs else math.nan
         telemetry.ROLLOUT_LOOK_AGE.set(oldest_s)
         for labels, value in verdicts.items():
-            if labels in self._known or len(self._known) < LABEL_SETS_MAX:
+            if labels in self._known or len(self._known) < limits.LABEL_SETS_MAX:
                 self._known.add(labels)
                 telemetry.GUARDRAIL_STATE.labels(*labels).set(value)

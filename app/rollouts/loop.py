@@ -5,16 +5,15 @@ from collections.abc import Iterable
 from typing import Final
 
 import structlog
-from sqlalchemy.exc import InterfaceError, OperationalError
 
 from app.allocation.limits import REALLOCATION_INTERVAL_S
 from app.core.loops import Loop
+from app.core.outages import OUTAGES
 from app.core.telemetry import DEGRADED
 from app.rollouts import limits
 from app.rollouts.service import RolloutService
 
 _LOG: Final = structlog.get_logger(__name__)
-_AWAY: Final = (OperationalError, InterfaceError, OSError, TimeoutError)
 
 
 class RolloutLoops:
@@ -52,7 +51,7 @@ class RolloutLoops:
             try:
                 await self._rollouts.look(rollout_id)
                 self.errors.pop(name, None)
-            except _AWAY:
+            except OUTAGES:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, the others must not wait for this one
                 if name not in self.errors:

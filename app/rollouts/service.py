@@ -7,7 +7,6 @@ from typing import Annotated, Any, assert_never
 
 import msgspec
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app import __version__
 from app.analysis.integrity import findings
@@ -17,6 +16,7 @@ from app.core import telemetry
 from app.core.clock import Clock
 from app.core.errors import Conflict, FieldError, InvalidInput, UnprocessableInput
 from app.core.limits import DESCRIPTION_LENGTH_MAX, PAGE_SIZE_MAX
+from app.core.postgres import Transaction
 from app.core.text import Key, check_reason, check_storable, is_key
 from app.experiments.model import (
     BestArmPolicy,
@@ -278,7 +278,7 @@ class RolloutService:
             )
 
     async def _check_repeats(
-        self, connection: AsyncConnection, experiment: Experiment, plan: Plan, reason: str
+        self, connection: Transaction, experiment: Experiment, plan: Plan, reason: str
     ) -> None:
         ended = await self._store.ended(connection, experiment, plan.canaries)
         harmed = await self._store.harmed(connection, experiment, plan.canaries)

@@ -10,7 +10,6 @@ from app.core.errors import InvalidInput
 from app.planning.power import PowerQuestion, answer
 from app.planning.power_routes import ROUTES
 from stats import mixture
-from stats.group_sequential import GroupSequentialPlan, Paths, crossings
 from tests.support.api import KEYS, api, bearer, keyring_of_scopes
 
 
@@ -158,20 +157,6 @@ def test_effect_power_and_units_are_inverses_of_one_another(
         again = common | {"power": power}
         assert ask(**again, effect=None, units=units).effect == pytest.approx(smaller, rel=1e-6)
         assert ask(**again, effect=smaller).units == pytest.approx(units, rel=1e-6, abs=len(allocation))
-
-
-@pytest.mark.parametrize("side", ["two-sided", "greater", "less"])
-@pytest.mark.parametrize("drift", [-3.0, 0.0, 2.8, 8.0])
-def test_paths_without_drift_tell_of_any_drift(side, drift):
-    """Against the integration with that drift, and their own inverse."""
-    fractions = [0.25, 0.5, 0.8, 1.0]
-    bounds = GroupSequentialPlan(0.05, alternative=side).boundaries(fractions)
-    paths = Paths(fractions, bounds, alternative=side)
-    exits = crossings(fractions, bounds, drift=drift, alternative=side)
-    expected = [low + high for low, high in zip(exits.lower, exits.upper, strict=True)]
-    assert paths.leaving(drift) == pytest.approx(expected, abs=1e-10)
-    sign = -1 if side == "less" else 1
-    assert paths.drift_for(paths.power(sign * 2.5)) == pytest.approx(sign * 2.5, abs=1e-9)
 
 
 @pytest.mark.parametrize(("units", "allocation"), [(5, (0.5, 0.5)), (7, (0.2, 0.3, 0.5)), (10, (0.99, 0.01))])

@@ -13,14 +13,14 @@ def test_older_publications_are_held_off_until_the_same_or_a_newer_one_comes(tak
     own.take("e", taken)
     reached = False
     for version in published:
-        assert own.outdates("other", version) is False
-        assert own.outdates("e", version) is (version < taken and not reached)
+        assert own.outdates("other", version, 0.0) is False
+        assert own.outdates("e", version, 0.0) is (version < taken and not reached)
         reached = reached or version >= taken
 
 
-def test_an_older_publication_that_stays_is_taken_in_the_end(monkeypatch):
+def test_an_older_publication_that_stays_is_taken_in_the_end():
     own = Adopted()
     own.take("e", 5)
-    assert own.outdates("e", 4)
-    monkeypatch.setattr(adopted, "HOLD_S", 0.0)
-    assert not own.outdates("e", 4)
+    assert own.outdates("e", 4, 100.0)
+    assert own.outdates("e", 4, 99.0 + adopted.HOLD_S)
+    assert not own.outdates("e", 4, 100.0 + adopted.HOLD_S)

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stats import concurrent, sequences
-from stats.concurrent import Stratum, contrast, drawn_alike, event_sequence, one_look
+from stats.concurrent import ConcurrentArms, contrast, drawn_alike, event_sequence, one_look
 from stats.errors import InsufficientData, InvalidInput
 from stats.interval import Interval
-from stats.ratios import ratio_difference
 from stats.totals import JointTotals, MeanTotals
+from tests.stats.methods import ratio_difference
 
 SEED = 20261201
 NONE = JointTotals.none(2)
@@ -29,7 +29,7 @@ def experiment(rng, shares, levels, *, effect=0.0):
     values = levels + effect * drawn + rng.normal(size=len(shares))
     numbers = np.array([concurrent.stratum_of_share(share) for share in shares])
     return [
-        Stratum(
+        ConcurrentArms(
             rows(values[chosen & ~drawn], 1 - shares[chosen & ~drawn]),
             rows(values[chosen & drawn], shares[chosen & drawn]),
         )
@@ -40,21 +40,21 @@ def experiment(rng, shares, levels, *, effect=0.0):
 def test_one_stratum_worked_by_hand():
     control = drawn_alike(MeanTotals(200, 0.0, 200.0), propensity=0.5)
     treatment = drawn_alike(MeanTotals(200, 1.0, 200.0), propensity=0.5)
-    found = contrast([Stratum(control, treatment)])
+    found = contrast([ConcurrentArms(control, treatment)])
     assert found.time == pytest.approx(100)
     assert found.treatment_mean - found.control_mean == pytest.approx(1)
     assert found.control_variance + found.treatment_variance == pytest.approx(1.25 / 100)
-    once = one_look([Stratum(control, treatment)])
+    once = one_look([ConcurrentArms(control, treatment)])
     assert (once.value, once.standard_error) == (pytest.approx(1), pytest.approx(math.sqrt(1.25 / 100)))
 
 
 def test_two_strata_of_different_shares_worked_by_hand():
     """Each stratum counts by its assignments times e (1 - e): 400 / 4 = 100 and 1,000 * 0.09 = 90."""
-    half = Stratum(
+    half = ConcurrentArms(
         drawn_alike(MeanTotals(200, 1.0, 200.0), propensity=0.5),
         drawn_alike(MeanTotals(200, 3.0, 200.0), propensity=0.5),
     )
-    tenth = Stratum(
+    tenth = ConcurrentArms(
         drawn_alike(MeanTotals(900, 9.0, 900.0), propensity=0.9),
         drawn_alike(MeanTotals(100, 10.0, 100.0), propensity=0.1),
     )
@@ -68,7 +68,7 @@ def test_further_arms_change_shares_not_the_difference():
     """With shares 1/2, 1/4 and 1/4 the pair has p_c p_t / (p_c + p_t) = 1/6 of 400 assignments."""
     control = drawn_alike(MeanTotals(200, 1.0, 200.0), propensity=0.5)
     treatment = drawn_alike(MeanTotals(100, 2.0, 100.0), propensity=0.25)
-    found = contrast([Stratum(control, treatment, others=100)])
+    found = contrast([ConcurrentArms(control, treatment, others=100)])
     assert found.time == pytest.approx(400 / 6)
     assert found.treatment_mean - found.control_mean == pytest.approx(1)
 
@@ -96,7 +96,7 @@ def test_merged_strata_say_what_all_units_say(cut, seed):
         + rows(values[start + cut : start + 600], w[start + cut : start + 600])
         for start in (0, 600)
     ]
-    first, second = contrast([Stratum(*whole)]), contrast([Stratum(*merged)])
+    first, second = contrast([ConcurrentArms(*whole)]), contrast([ConcurrentArms(*merged)])
     for name in first.__struct_fields__:
         assert getattr(first, name) == pytest.approx(getattr(second, name), rel=1e-9, abs=1e-12)
 
@@ -107,7 +107,7 @@ def test_swapped_labels_and_other_units_of_measurement_say_the_same(seed, factor
     rng = np.random.default_rng(seed)
     shares = rng.choice([0.05, 0.3, 0.5, 0.9], 3_000)
     strata = experiment(rng, shares, np.zeros(3_000), effect=0.2)
-    swapped = [Stratum(one.treatment, one.control) for one in strata]
+    swapped = [ConcurrentArms(one.treatment, one.control) for one in strata]
 
     def scaled(totals):
         if not totals.n:
@@ -118,7 +118,7 @@ def test_swapped_labels_and_other_units_of_measurement_say_the_same(seed, factor
     plain, mirrored = contrast(strata), contrast(swapped)
     assert plain.treatment_mean == pytest.approx(mirrored.control_mean)
     assert plain.treatment_variance == pytest.approx(mirrored.control_variance)
-    found = contrast([Stratum(scaled(one.control), scaled(one.treatment)) for one in strata])
+    found = contrast([ConcurrentArms(scaled(one.control), scaled(one.treatment)) for one in strata])
     assert found.control_mean == pytest.approx(factor * (plain.control_mean + shift))
     assert found.control_variance == pytest.approx(factor**2 * plain.control_variance)
     assert found.time == pytest.approx(plain.time)
@@ -128,19 +128,24 @@ def test_too_few_units_or_no_spread_is_no_answer():
     few = drawn_alike(MeanTotals(99, 0.5, 20.0), propensity=0.5)
     enough = drawn_alike(MeanTotals(100, 0.5, 20.0), propensity=0.5)
     constant = drawn_alike(MeanTotals(100, 0.5, 0.0), propensity=0.5)
-    for strata in ([], [Stratum(few, enough)], [Stratum(enough, NONE)], [Stratum(constant, constant)]):
+    for strata in (
+        [],
+        [ConcurrentArms(few, enough)],
+        [ConcurrentArms(enough, NONE)],
+        [ConcurrentArms(constant, constant)],
+    ):
         for ask in (contrast, one_look):
             with pytest.raises(InsufficientData):
                 ask(strata)
-    apart = [Stratum(enough, NONE, others=5), Stratum(NONE, enough, others=5)]
+    apart = [ConcurrentArms(enough, NONE, others=5), ConcurrentArms(NONE, enough, others=5)]
     with pytest.raises(InsufficientData, match="at the same time"):
         contrast(apart)
 
 
 def test_a_variant_that_took_everything_says_nothing():
     """At a share of 1 there is nothing to compare with, so only the other stratum counts."""
-    certain = Stratum(NONE, drawn_alike(MeanTotals(5_000, 9.0, 5_000.0), propensity=1.0))
-    half = Stratum(
+    certain = ConcurrentArms(NONE, drawn_alike(MeanTotals(5_000, 9.0, 5_000.0), propensity=1.0))
+    half = ConcurrentArms(
         drawn_alike(MeanTotals(200, 1.0, 200.0), propensity=0.5),
         drawn_alike(MeanTotals(200, 1.0, 200.0), propensity=0.5),
     )
@@ -151,12 +156,12 @@ def test_a_variant_that_took_everything_says_nothing():
 
 def test_impossible_totals_are_refused():
     with pytest.raises(InvalidInput):
-        Stratum(JointTotals(3, (1.0, 0.5), (0.0, 0.0, 0.0)), NONE)
+        ConcurrentArms(JointTotals(3, (1.0, 0.5), (0.0, 0.0, 0.0)), NONE)
     with pytest.raises(InvalidInput):
-        Stratum(JointTotals.none(3), NONE)
+        ConcurrentArms(JointTotals.none(3), NONE)
     beyond = drawn_alike(MeanTotals(10, 2.0, 0.0), propensity=0.5)
     with pytest.raises(InvalidInput):
-        event_sequence([Stratum(beyond, beyond)], alpha=0.05, tuned_to=100)
+        event_sequence([ConcurrentArms(beyond, beyond)], alpha=0.05, tuned_to=100)
     for share in (0.0, 1.0, math.nan):
         with pytest.raises(InvalidInput):
             concurrent.stratum_of_share(share)
@@ -177,9 +182,11 @@ def test_events_are_judged_from_the_first_one_on():
         return drawn_alike(MeanTotals.from_sums(of, n, n), propensity=0.5)
 
     assert event_sequence([], alpha=0.05, tuned_to=500) == Interval(-1, 1)
-    few = event_sequence([Stratum(successes(1, 1_000), successes(0, 1_000))], alpha=0.05, tuned_to=500)
+    few = event_sequence([ConcurrentArms(successes(1, 1_000), successes(0, 1_000))], alpha=0.05, tuned_to=500)
     assert few.lower < -0.001 < 0.001 < few.upper
-    many = event_sequence([Stratum(successes(60, 1_000), successes(5, 1_000))], alpha=0.05, tuned_to=500)
+    many = event_sequence(
+        [ConcurrentArms(successes(60, 1_000), successes(5, 1_000))], alpha=0.05, tuned_to=500
+    )
     assert many.lower < -0.055 < many.upper < 0
 
 
@@ -192,8 +199,8 @@ def test_the_exact_sequence_is_wider_than_the_normal_one():
             for n, p in ((20_000 - n_t, 1 - share), (n_t, share))
             for hits in (int(rng.binomial(n, rate)),)
         ]
-        exact = event_sequence([Stratum(*arms)], alpha=0.05, tuned_to=1_000)
-        normal = sequences.difference_sequence(contrast([Stratum(*arms)]), alpha=0.05, tuned_to=1_000)
+        exact = event_sequence([ConcurrentArms(*arms)], alpha=0.05, tuned_to=1_000)
+        normal = sequences.difference_sequence(contrast([ConcurrentArms(*arms)]), alpha=0.05, tuned_to=1_000)
         assert exact.lower < normal.lower < normal.upper < exact.upper
         assert exact.upper - exact.lower < 1.5 * (normal.upper - normal.lower)
 

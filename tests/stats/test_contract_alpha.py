@@ -10,9 +10,7 @@ from stats import (
     aa,
     adaptive,
     agreement,
-    bayesian,
     bounded,
-    counts,
     eprocess,
     group_sequential,
     means,
@@ -23,7 +21,6 @@ from stats import (
     proportions,
     quantiles,
     relative,
-    seasonality,
     sequences,
     sprt,
     yeast,
@@ -37,7 +34,6 @@ from tests.stats.methods import (
     OTHER,
     SKETCH,
     SOME,
-    TALLY,
     TWO_SAMPLE,
     arms,
     contrast,
@@ -55,9 +51,7 @@ TAKES_ALPHA: dict[str, Callable[[float], object]] = {
     "Estimate.upper_bound": lambda a: EFFECTS[0].upper_bound(alpha=a),
     "AdaptiveEstimate.interval": lambda a: adaptive.AdaptiveEstimate(0.0, 1.0).interval(alpha=a),
     "beta_interval": lambda a: beta_interval(2, 3, level=1 - a),
-    "wilson_interval": lambda a: proportions.wilson_interval(SOME, alpha=a),
     "exact_interval": lambda a: proportions.exact_interval(SOME, alpha=a),
-    "rate_interval": lambda a: counts.rate_interval(TALLY, alpha=a),
     "fieller_interval": lambda a: relative.fieller_interval(means.mean(ONE), means.mean(OTHER), alpha=a),
     "quantile_interval": lambda a: quantiles.quantile_interval(SKETCH, 0.5, alpha=a),
     "quantile_sequence": lambda a: quantiles.quantile_sequence(SKETCH, 0.5, alpha=a, tuned_to=100),
@@ -76,10 +70,6 @@ TAKES_ALPHA: dict[str, Callable[[float], object]] = {
     "BernsteinSums one-sided": lambda a: bounded.BernsteinSums().interval(
         alpha=a, tuned_to=100, alternative="greater"
     ),
-    "HedgedCapital.after": lambda a: bounded.HedgedCapital.start(10).after([0.5], alpha=a),
-    "HedgedCapital.interval": lambda a: (
-        bounded.HedgedCapital.start(10).after([0.5], alpha=0.05).interval(alpha=a)
-    ),
     "gamma_boundary": lambda a: bounded.gamma_boundary(1.0, alpha=a, rho=1.0),
     "importance_sequence": lambda a: adaptive.importance_sequence(
         UNIT_PERIODS, alpha=a, tuned_to=100, expected_variance=1.0
@@ -90,19 +80,11 @@ TAKES_ALPHA: dict[str, Callable[[float], object]] = {
     "GroupSequentialPlan": group_sequential.GroupSequentialPlan,
     "spent": lambda a: group_sequential.spent(0.5, alpha=a, spending="obrien-fleming"),
     "WaldLimits": lambda a: sprt.WaldLimits(a, 1e-9),
-    "BetaPosterior.interval": lambda a: bayesian.BetaPosterior(2, 3).interval(alpha=a),
-    "NormalPosterior.interval": lambda a: bayesian.NormalPosterior(0, 1).interval(alpha=a),
-    "e_benjamini_hochberg": lambda a: multiplicity.e_benjamini_hochberg([10.0, 2.0], alpha=a),
-    "simultaneous_intervals": lambda a: multiplicity.simultaneous_intervals(
-        EFFECTS, alpha=a, correction="holm"
-    ),
-    "family_findings": lambda a: multiplicity.family_findings([], alpha=a, correction="holm"),
+    "family_level": lambda a: multiplicity.family_level([], a, "bonferroni"),
     "noise_floor": lambda a: aa.noise_floor(ONE, alpha=a),
-    "uniformity": lambda a: aa.uniformity(np.linspace(0.01, 0.99, 99), alpha=a),
     "cluster_bootstrap": lambda a: agreement.cluster_bootstrap(
         lambda at: float(at.mean()), np.arange(20), alpha=a, resamples=100, rng=RNG
     ),
-    "control_limits": lambda a: seasonality.control_limits(ONE, false_alarm=a / 2),
     "Plan": lambda a: planning.Plan(planning.MeanOutcome(1.0), a, 1 - 1e-15),
 }
 

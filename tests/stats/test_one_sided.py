@@ -14,6 +14,8 @@ from stats.one_sided import ArmArrays, OneSided, contrasts
 from stats.totals import MeanTotals
 
 RHO = mixture.tuned(200.0, alpha=0.01, alternative="greater")
+
+
 POSITIVE = (0.0, math.inf)
 
 
@@ -131,10 +133,12 @@ def test_on_a_log_scale_the_evidence_against_a_mean_that_falls_to_0_vanishes():
     assert nearly_all.log_value < 0 < half.log_value
 
 
-# Error rates
-
 LOOKS = np.unique(np.concatenate([np.arange(100, 400, 10), np.geomspace(400, 6_000, 60).astype(int)]))
+
+
 RUNS = 1_000
+
+
 LEVEL = 0.01
 
 
@@ -193,3 +197,11 @@ def test_a_small_arm_with_the_same_mean_is_rarely_called_greater_however_it_is_s
 def test_the_gate_sees_a_test_that_takes_both_arms_to_be_equally_spread():
     limit = binom.ppf(1 - 1e-6, RUNS, LEVEL) / RUNS
     assert wrongly_greater(STREAMS["twice as spread"], own_variance=False, seed=1) > limit
+
+
+def test_a_relative_effect_there_and_back():
+    found = OneSided.of((MeanTotals(1_000, 1.0, 999.0), MeanTotals(1_000, 1.1, 999 * 1.21)), relative=True)
+    assert found.unscaled(found.scaled(0.07)) == pytest.approx(0.07)
+    assert found.unscaled(found.effect) == pytest.approx(0.1)
+    with pytest.raises(InvalidInput):
+        found.scaled(-1.0)

@@ -19,7 +19,6 @@ from contextlib import suppress
 from typing import Final, assert_never
 
 import msgspec
-import numpy as np
 
 from app.analysis.balance import adjustable, alike
 from app.analysis.evidence.effect import (
@@ -36,7 +35,6 @@ from app.analysis.observed import Observed
 from app.experiments.metrics import Metric, Proportion, QuantileOf, Ratio
 from app.experiments.plan import AlwaysValid, AnalysisPlan, FixedHorizon, GroupSequential
 from app.ledger.units.metric_totals import MetricTotals, moments_of
-from stats import checks
 from stats.eprocess import EValue
 from stats.errors import InsufficientData
 from stats.estimate import Estimate
@@ -46,33 +44,12 @@ from stats.sequences import ARM_UNITS_MIN, Contrast, effective_units
 from stats.sequential_counts import EventCounts
 from stats.stratification import Stratum, stratified_difference
 from stats.totals import JointTotals, MeanTotals, ProportionTotals
-from stats.variance_reduction import fitted, residual_totals
+from stats.variance_reduction import CovariateAdjustment
 
 EVENT_RATE_MAX: Final = 0.1
 """Above it the conditional test wastes more than a tenth of what is known: it is a mean like any other."""
 _LOOK_TOLERANCE: Final = 0.02
 """A look up to 2 % of the information before its time counts as that look."""
-
-
-class Adjustment(msgspec.Struct, frozen=True):
-    """What covariates explain: coefficients common to all variants and epochs, and the covariates' mean."""
-
-    coefficients: tuple[float, ...]
-    centre: tuple[float, ...]
-    caution: float
-
-    def of(self, totals: JointTotals) -> MeanTotals:
-        """The totals of (outcome - what the covariates explain), on the scale of the outcome.
-
-        The spread is raised by `caution`, because the coefficients were fitted to the same units.
-        """
-        residual = residual_totals(totals, np.array(self.coefficients))
-        shift = math.fsum(slope * x for slope, x in zip(self.coefficients, self.centre, strict=True))
-        return (
-            MeanTotals(residual.n, residual.mean + shift, residual.m2 * self.caution)
-            if residual.n
-            else residual
-        )
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -109,7 +86,7 @@ def compare(
     key = "adjustment", metric, segment, adjustable(plan, observed)
     if key not in observed.memo:
         observed.memo[key] = _adjustment(metric, plan, observed, segment) if key[-1] else None
-    adjustment: Adjustment | None = observed.memo[key]
+    adjustment: CovariateAdjustment | None = observed.memo[key]
     strata, moments = _strata(metric, observed, (base, treatment), segment, adjustment)
     events = _events(metric, plan, observed, strata)
     if events is not None:
@@ -159,7 +136,7 @@ def _strata(
     observed: Observed,
     arms: tuple[str, str],
     segment: str | None,
-    adjustment: Adjustment | None,
+    adjustment: CovariateAdjustment | None,
 ) -> tuple[list[tuple[MetricTotals, MetricTotals]], list[tuple[MeanTotals, MeanTotals]]]:
     """Of each epoch in which both variants have values: their totals, and one number per unit, adjusted.
 
@@ -195,7 +172,7 @@ def _strata(
 
 def _adjustment(
     metric: Metric, plan: AnalysisPlan, observed: Observed, segment: str | None
-) -> Adjustment | None:
+) -> CovariateAdjustment | None:
     """From all variants and epochs; None without covariates, if none varies, or variants differ in them."""
     joints = {
         (variant, epoch): joint
@@ -206,14 +183,7 @@ def _adjustment(
     }
     if not joints or not (observed.covariates or alike(plan, observed, joints)):
         return None
-    cells = list(joints.values())
-    slopes, identified = fitted(cells)
-    if not identified:
-        return None
-    together = sum(cells[1:], cells[0])
-    freedom = sum(max(cell.n - 1, 0) for cell in cells)
-    checks.n_at_least(freedom - identified, 1, "units beyond those that the covariates take")
-    return Adjustment(tuple(slopes.tolist()), together.mean[1:], freedom / (freedom - identified))
+    return CovariateAdjustment.fit(list(joints.values()))
 
 
 def _joint(metric: Metric, totals: MetricTotals | None) -> JointTotals | None:
@@ -227,9 +197,9 @@ def _joint(metric: Metric, totals: MetricTotals | None) -> JointTotals | None:
     return None
 
 
-def _adjusted(metric: Metric, totals: MetricTotals, adjustment: Adjustment | None) -> MeanTotals:
+def _adjusted(metric: Metric, totals: MetricTotals, adjustment: CovariateAdjustment | None) -> MeanTotals:
     if adjustment is not None and (joint := _joint(metric, totals)) is not None:
-        return adjustment.of(joint)
+        return adjustment.apply(joint)
     return moments_of(metric, totals)
 
 

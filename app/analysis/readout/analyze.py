@@ -1,12 +1,12 @@
 """From definitions and totals to the readout. Pure: no I/O, no clock, no chance."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import msgspec
-import numpy as np
 from scipy import optimize
 
 from app.analysis.balance import balance_findings, unused_findings
@@ -27,13 +27,13 @@ from app.analysis.readout.record import (
     Verdict,
 )
 from app.experiments.metrics import Direction, Metric
-from app.experiments.plan import AlwaysValid, AnalysisPlan, FamilyCorrection
+from app.experiments.plan import AlwaysValid, AnalysisPlan
 from stats import sequences
 from stats.errors import InsufficientData
 from stats.estimate import Estimate
 from stats.heterogeneity import partial_pooling
 from stats.interval import Interval
-from stats.multiplicity import Role
+from stats.multiplicity import Role, family_level
 
 _UNITS_FAR: Final = 1e12
 _ROUNDING: Final = 1e-12
@@ -174,32 +174,6 @@ def _same_variants(metrics: Sequence[MetricReadout]) -> tuple[Finding, ...]:
 # Levels
 
 
-def family_level(members: Sequence[Evidence | None], alpha: float, correction: FamilyCorrection) -> float:
-    """The level at which all intervals of a family are shown: one excludes 0 exactly if it is a finding.
-
-    Bonferroni: alpha / m. Benjamini-Hochberg: with R findings, R alpha / m, the step-up rule written for
-    intervals; on always-valid intervals that is the e-BH procedure, valid under any dependence. Yekutieli
-    divides by 1 + 1/2 + ... + 1/m. Members without evidence (None) count in m, as do those whose data do not
-    yet bound anything at that level.
-
-    Worked by hand: p-values 0.01 and 0.03 at alpha 0.05: both are below 2 * 0.05 / 2, so R = 2 and the level
-    is 0.05; with 0.2 instead of 0.03 only the first is below 1 * 0.05 / 2: the level is 0.025.
-
-    Source: Benjamini & Yekutieli (2005), JASA 100(469); Wang & Ramdas (2022), JRSS B 84(3); Xu, Wang &
-    Ramdas (2024), Biometrika, for the intervals of e-values.
-    """
-    m = max(len(members), 1)
-    if correction == "bonferroni":
-        return alpha / m
-    divisor = float(np.sum(1 / np.arange(1, m + 1))) if correction == "benjamini-yekutieli" else 1.0
-    known = [member for member in members if member is not None]
-    for found in range(len(known), 0, -1):
-        level = alpha * found / m / divisor
-        if sum(_excludes_zero(member, level) for member in known) >= found:
-            return level
-    return alpha / m / divisor
-
-
 def _excludes_zero(evidence: Evidence, level: float) -> bool:
     """Whether the interval does. Where its rule has a p-value, that says the same at every level."""
     if evidence.p_value is not None:
@@ -214,9 +188,9 @@ def _excludes_zero(evidence: Evidence, level: float) -> bool:
 def _levels(plan: AnalysisPlan, metrics: Sequence[Metric], compared: Compared) -> dict[Role, float]:
     """Of each role: primary metrics by Bonferroni, secondary ones as planned, guardrails alone."""
 
-    def family(role: Role) -> list[Evidence | None]:
+    def family(role: Role) -> list[Callable[[float], bool] | None]:
         return [
-            None if isinstance(comparison, Unanswered) else comparison.evidence
+            None if isinstance(comparison, Unanswered) else partial(_excludes_zero, comparison.evidence)
             for metric in metrics
             if metric.role == role
             for comparison in compared[metric.key].values()

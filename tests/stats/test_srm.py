@@ -1,4 +1,4 @@
-"""The check of the split from sums alone, where probabilities moved too often to keep every period."""
+"""Sample ratio mismatch: published and worked cases, sums of moving probabilities, and alarm rates."""
 
 import math
 from fractions import Fraction
@@ -7,11 +7,50 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
+from scipy import stats as scipy_stats
 from scipy.stats import binom
 
 from stats import srm
 from stats.errors import InsufficientData, InvalidInput
 from stats.srm import ArmCounts
+
+
+def test_the_sample_ratio_of_a_published_example():
+    # Fabijan et al. (2019): 821,588 against 815,482 has p = 1.8e-6.
+    found = srm.chi_square([ArmCounts((821_588, 815_482), (0.5, 0.5))])
+    assert found.p_value == pytest.approx(1.8e-6, rel=0.02)
+    three = srm.chi_square([ArmCounts((30, 50, 40), (0.3, 0.4, 0.3))])
+    scipy = scipy_stats.chisquare([30, 50, 40], [36, 48, 36])
+    assert (three.statistic, three.degrees_of_freedom) == (pytest.approx(scipy.statistic), 2)
+    assert three.p_value == pytest.approx(scipy.pvalue)
+
+
+def test_a_mismatch_is_measured_and_leaks_are_counted_apart():
+    periods = [ArmCounts((5_100, 4_900, 0), (0.5, 0.5, 0.0)), ArmCounts((90, 100, 3), (0.5, 0.5, 0.0))]
+    assert srm.zero_weight_leaks(periods) == (0, 0, 3)
+    assert srm.deviations([ArmCounts((5_100, 4_900), (0.5, 0.5))]) == pytest.approx((0.02, -0.02))
+    assert srm.chi_square(periods).degrees_of_freedom == 1
+    assert srm.evalue([ArmCounts((0, 0), (0.5, 0.5))]).value == pytest.approx(1)
+    broken = srm.evalue([ArmCounts((600_000, 400_000), (0.5, 0.5))])
+    assert broken.rejects(0.001)
+    assert srm.evalue([ArmCounts((10**9, 10**9), (0.5, 0.5))]).value < 1
+    assert ArmCounts((1, 2), (0.5, 0.5)) + ArmCounts((3, 4), (0.5, 0.5)) == ArmCounts((4, 6), (0.5, 0.5))
+    with pytest.raises(InsufficientData):
+        srm.chi_square([ArmCounts((1, 2), (0.5, 0.5))])
+    with pytest.raises(InsufficientData):
+        srm.chi_square([ArmCounts((100, 0), (1.0, 0.0))])
+
+
+def test_the_sample_ratio_does_not_depend_on_how_periods_are_cut():
+    whole = srm.evalue([ArmCounts((300, 250), (0.5, 0.5)), ArmCounts((100, 320), (0.25, 0.75))])
+    parts = [
+        ArmCounts((100, 320), (0.25, 0.75)),
+        ArmCounts((200, 100), (0.5, 0.5)),
+        ArmCounts((100, 150), (0.5, 0.5)),
+    ]
+    assert srm.evalue(parts).log_value == pytest.approx(whole.log_value)
+
 
 PARTS = 2**32
 
@@ -114,3 +153,15 @@ def test_a_lost_part_of_an_arm_is_found_although_probabilities_moved():
         for one, p in zip(counts.sum(axis=1), first.tolist(), strict=True)
     ]
     assert all(found)
+
+
+def test_the_mixture_of_tilts_is_an_average_of_likelihood_ratios():
+    """Its expectation over all outcomes of three draws is 1, whatever the probabilities."""
+    p = np.array([[0.2, 0.8], [0.5, 0.5]])
+    mean = 0.0
+    for first in range(3):
+        for second in range(2):
+            counts = np.array([[first, 2 - first], [second, 1 - second]])
+            likelihood = stats.binom.pmf(first, 2, 0.2) * stats.binom.pmf(second, 1, 0.5)
+            mean += likelihood * math.exp(float(srm.log_tilt_mixture(counts, p)))
+    assert mean == pytest.approx(1)

@@ -1,24 +1,91 @@
-"""Quantiles at every look, and crossings of any boundaries."""
+"""Quantiles from a sketch: its error, and intervals at one look and at every look."""
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats as scipy_stats
 from scipy.stats import binom
 
 from stats.errors import InsufficientData, InvalidInput
-from stats.group_sequential import GroupSequentialPlan, crossings
 from stats.quantiles import (
     QuantileSketch,
+    bucket_numbers,
+    quantile,
     quantile_bound,
     quantile_difference_interval,
     quantile_difference_sequence,
     quantile_interval,
     quantile_sequence,
 )
+
+
+def bounds(interval):
+    return interval.lower, interval.upper
+
+
+observations = st.lists(
+    st.floats(-1e9, 1e9).filter(lambda x: x == 0 or abs(x) > 1e-6), min_size=1, max_size=60
+)
+
+
+@given(observations, st.floats(0.01, 0.99), st.sampled_from([0.005, 0.01, 0.1]))
+def test_a_quantile_has_the_promised_relative_error(values, q, accuracy):
+    sketch = QuantileSketch.from_observations(np.array(values), accuracy=accuracy)
+    exact = sorted(values)[max(math.ceil(q * len(values)), 1) - 1]
+    assert abs(quantile(sketch, q) - exact) <= accuracy * abs(exact) * (1 + 1e-9)
+
+
+@given(observations, observations)
+def test_sketches_merge_like_their_observations(first, second):
+    merged, pooled = (
+        QuantileSketch.from_observations(np.array(first), accuracy=0.01)
+        + QuantileSketch.from_observations(np.array(second), accuracy=0.01),
+        QuantileSketch.from_observations(np.array(first + second), accuracy=0.01),
+    )
+    assert merged == pooled
+    assert hash(merged) == hash(pooled)
+    revised = QuantileSketch.from_counts(
+        [*pooled.buckets, *((number, -count) for number, count in merged.buckets)], accuracy=0.01
+    )
+    assert revised == QuantileSketch(0.01)
+
+
+def test_buckets_and_ranks_are_the_worked_ones():
+    assert bucket_numbers(np.array([3e-9, 0.0, -3e-9]), accuracy=1 / 3).tolist() == [2, 0, -2]
+    sketch = QuantileSketch.from_observations(np.arange(1.0, 11.0), accuracy=1e-4)
+    assert bounds(quantile_interval(sketch, 0.5, alpha=0.05)) == pytest.approx((2, 9), rel=3e-4)
+
+
+def test_the_interval_of_a_quantile_agrees_with_scipy():
+    values = np.random.default_rng(20260101 + 6).lognormal(size=5_000)
+    sketch = QuantileSketch.from_observations(values, accuracy=1e-4)
+    reference: Any = scipy_stats.quantile_test(values, p=0.95).confidence_interval(0.95)
+    assert bounds(quantile_interval(sketch, 0.95, alpha=0.05)) == pytest.approx(
+        (reference.low, reference.high), rel=1e-3
+    )
+    difference = quantile_difference_interval(sketch, sketch, 0.95, alpha=0.05)
+    assert difference.lower == pytest.approx(-difference.upper)
+
+
+def test_the_95th_percentile_needs_72_observations():
+    values = np.arange(1.0, 73.0)
+    quantile_interval(QuantileSketch.from_observations(values, accuracy=0.01), 0.95, alpha=0.05)
+    with pytest.raises(InsufficientData, match="71 observations"):
+        quantile_interval(QuantileSketch.from_observations(values[1:], accuracy=0.01), 0.95, alpha=0.05)
+    with pytest.raises(InsufficientData):
+        quantile(QuantileSketch(0.01), 0.5)
+    with pytest.raises(InvalidInput, match="do not merge"):
+        QuantileSketch(0.01) + QuantileSketch(0.02)
+    with pytest.raises(InvalidInput):
+        bucket_numbers(np.array([np.nan]), accuracy=0.01)
+    with pytest.raises(InvalidInput, match="positive"):
+        QuantileSketch(0.01, ((1, 0),))
+
 
 LOOKS = (300, 600, 1_000, 1_600, 2_400)
 
@@ -140,10 +207,10 @@ def test_the_difference_contains_that_of_the_fixed_method():
     assert always.lower < fixed.lower < fixed.upper < always.upper
 
 
-def test_crossings_of_a_plan_are_its_exits():
-    plan, fractions = GroupSequentialPlan(0.05), [0.25, 0.5, 1.0]
-    assert crossings(fractions, plan.boundaries(fractions), drift=2.0) == plan.exits(fractions, drift=2.0)
-    one = crossings([1.0], [1.959963984540054], drift=0.0)
-    assert one.lower + one.upper == pytest.approx((0.025, 0.025))
-    with pytest.raises(InvalidInput, match="one bound per look"):
-        crossings([0.5, 1.0], [2.0], drift=0.0)
+def test_ranks_of_a_sketch():
+    sketch = QuantileSketch.from_observations(np.array([1.0, 2.0, 4.0]), accuracy=1 / 3)
+    lower, upper = sketch.order_statistic(2)
+    assert lower < 2 <= upper == pytest.approx(2 * lower)
+    for rank in (0, 4):
+        with pytest.raises(InvalidInput):
+            sketch.order_statistic(rank)
