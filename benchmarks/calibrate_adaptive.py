@@ -173,7 +173,7 @@ class Simulation:
         self.shares = np.full((runs, setting.arms), 1 / setting.arms)
         self.values: list[FloatArray] = []
         self.base = 0
-        self.late: deque[tuple[int, FloatArray, list[FloatArray]]] = deque()
+        self.late: deque[tuple[int, concurrent.IntArray, list[FloatArray]]] = deque()
         self.totals: list[FloatArray] = []
 
     def sums(self) -> Sums:
@@ -220,11 +220,10 @@ class Simulation:
             self.totals = [np.zeros((self.runs, strata, self.setting.arms)) for _ in columns]
         self.late.append((start, self._strata(start), columns))
 
-    def _strata(self, start: int) -> FloatArray:
+    def _strata(self, start: int) -> concurrent.IntArray:
         if self.setting.arms > 2:
-            return np.full(self.runs, concurrent.stratum_of_age(start * _SECONDS_PER_UNIT))
-        logit = special.logit(self.shares[:, 1])
-        return np.asarray(np.clip(np.rint(logit * 4), -32, 32).astype(int) + 32)
+            return concurrent.strata_of_ages(np.full(self.runs, start * _SECONDS_PER_UNIT))
+        return concurrent.strata_of_shares(self.shares[:, 1])
 
     def _arrive(self, now: int) -> None:
         """Take what is known by now into the totals."""

@@ -13,10 +13,10 @@ bounded, so a small e makes no unit count 1 / e times. The sum of e (1 - e) is a
 *effective units* n_c n_t / (n_c + n_t), the time in which `stats.sequences` measures.
 
 What has to be kept are joint totals of (y, 1 / propensity) per stratum and arm. A stratum holds assignments
-whose shares are nearly the same (`stratum_of_share`); there are at most 65. Within a stratum every assignment
+whose shares are nearly the same (`strata_of_shares`); there are at most 65. Within a stratum every assignment
 has its exact 1 / propensity. Only the weight e (1 - e) is common to the stratum, which costs a little
 precision. With more than two arms the propensity of the drawn arm does not give those of the others: strata
-are periods of time then (`stratum_of_age`).
+are periods of time then (`strata_of_ages`).
 
 | measure | how | why |
 |---|---|---|
@@ -41,6 +41,7 @@ from typing import Final
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 from scipy import special
 
 from stats import checks
@@ -52,6 +53,8 @@ from stats.mixture import tuned
 from stats.ratios import ratio_parts
 from stats.sequences import Contrast
 from stats.totals import FloatArray, JointTotals, MeanTotals
+
+IntArray = npt.NDArray[np.int64]
 
 ARM_UNITS_MIN: Final = 100
 EVENTS_MIN: Final = 20.0
@@ -67,30 +70,35 @@ _SHRINKAGE_UNITS: Final = 100
 _SPREAD: Final = math.exp(_LOGIT_WIDTH)
 
 
-def stratum_of_share(share: float) -> int:
-    """Return the stratum, 0 to 64, of assignments in which one of two arms has this share.
+def strata_of_shares(shares: npt.ArrayLike) -> IntArray:
+    """Return the strata, 0 to 64, of assignments in which one of two arms has these shares, elementwise.
 
     Strata are 1/4 wide in log-odds.
 
     Worked by hand: 1/2 has log-odds 0: stratum 32. 0.1 has -2.197, which is nearest to -9/4: stratum 23.
-    Raises InvalidInput unless the share is in (0, 1).
+    Raises InvalidInput unless the shares are in [0, 1].
     """
-    checks.open_unit(share, "share")
-    place = round(float(special.logit(share)) / _LOGIT_WIDTH)
+    values = np.asarray(shares, dtype=float)
+    if not ((values >= 0) & (values <= 1)).all():
+        raise InvalidInput("shares must be between 0 and 1")
     half = SHARE_STRATA // 2
-    return half + min(max(place, -half), half)
+    places = np.clip(special.logit(values) / _LOGIT_WIDTH, -half, half)
+    return np.asarray(half + np.rint(places).astype(np.int64))
 
 
-def stratum_of_age(age_s: float) -> int:
-    """Return the stratum, 0 to 127, of assignments this long after the start of an epoch.
+def strata_of_ages(ages_s: npt.ArrayLike) -> IntArray:
+    """Return the strata, 0 to 127, of assignments this long after the start of an epoch, elementwise.
 
-    Shares follow what is known, which grows in proportion to the time passed: four strata for each doubling.
+    Shares follow what is known, which grows with the time passed: there are four strata for each doubling.
 
     Worked by hand: 0 s and 1 s are stratum 0, 2 s is 4; a day is 65.
-    Raises InvalidInput if the age is negative or not finite.
+    Raises InvalidInput unless the ages are finite.
     """
-    checks.not_negative(age_s, "age_s")
-    return min(int(math.log2(max(age_s, 1.0)) * _AGES_PER_DOUBLING), AGE_STRATA - 1)
+    values = np.asarray(ages_s, dtype=float)
+    if not np.isfinite(values).all():
+        raise InvalidInput("ages must be finite")
+    places = np.floor(np.log2(np.maximum(values, 1.0)) * _AGES_PER_DOUBLING)
+    return np.asarray(np.minimum(places, AGE_STRATA - 1).astype(np.int64))
 
 
 class ConcurrentArms(msgspec.Struct, frozen=True):

@@ -43,7 +43,7 @@ class Rebuilt(msgspec.Struct, frozen=True):
         """Whether everything came out as it was, bit for bit."""
         ledger = self.ledger
         totals = ledger.totals or ledger.learned or ledger.cells or ledger.draws or ledger.series
-        return not (totals or ledger.rewards or ledger.signals or self.weights)
+        return not (totals or ledger.strata or ledger.rewards or ledger.signals or self.weights)
 
 
 class AllocationService:

@@ -125,7 +125,7 @@ class AnalysisStore:
             rows = (await connection.execute(statement.limit(limits.AA_UNITS_MAX + 1))).all()
         sampled, rows = len(rows) > limits.AA_UNITS_MAX, rows[: limits.AA_UNITS_MAX]
         if by_unit:
-            heads = np.array([tuple(row[:4]) for row in rows], HEAD)
+            heads = np.array([(*tuple(row[:4]), -1, 0) for row in rows], HEAD)
             segments, bodies = [row.segment for row in rows], [row.body for row in rows]
             units, readable = Units.read(heads, segments, bodies, measures)
             if not readable.all():

@@ -72,6 +72,7 @@ def _differences(rebuilt: "Rebuilt") -> Iterator[str]:
         (ledger.cells, "totals of its metrics were not what its units come to"),
         (ledger.draws, "its draws and their probabilities were not what the log gives"),
         (ledger.series, "its series were not what its units come to"),
+        (ledger.strata, "its strata were not what its units come to"),
     ):
         for one in differing:
             where = f"experiment {one.experiment_id}, epoch {one.epoch}, variant {one.variant}"

@@ -47,6 +47,14 @@ class SeriesDifference(msgspec.Struct, frozen=True):
     variant: int
 
 
+class StrataDifference(msgspec.Struct, frozen=True):
+    """The strata of a variant in an epoch were not what its units come to, and are now."""
+
+    experiment_id: int
+    epoch: int
+    variant: int
+
+
 class DrawsDifference(msgspec.Struct, frozen=True):
     """The draws of a variant in an epoch, or their probabilities, were not what the log says, and are now."""
 
@@ -73,6 +81,7 @@ class Rebuilt(msgspec.Struct, frozen=True):
     draws: tuple[DrawsDifference, ...] = ()
     series: tuple[SeriesDifference, ...] = ()
     signals: tuple[SignalsDifference, ...] = ()
+    strata: tuple[StrataDifference, ...] = ()
 
 
 async def rebuild_totals(database_url: str, experiment_ids: Sequence[int] | None = None) -> Rebuilt:
@@ -86,6 +95,7 @@ async def rebuild_totals(database_url: str, experiment_ids: Sequence[int] | None
     draws: list[DrawsDifference] = []
     series: list[SeriesDifference] = []
     signals: list[SignalsDifference] = []
+    strata: list[StrataDifference] = []
     corrected = []
     async with LedgerStore.open(database_url) as store:
         for experiment_id in experiment_ids if experiment_ids is not None else await store.experiment_ids():
@@ -95,16 +105,17 @@ async def rebuild_totals(database_url: str, experiment_ids: Sequence[int] | None
                 learned.append(LearnedDifference(experiment_id, epoch, variant))
             for epoch, variant in await store.recount_draws(experiment_id):
                 draws.append(DrawsDifference(experiment_id, epoch, variant))
-            differed, moved = await store.recount_units(experiment_id)
+            differed, moved, apart = await store.recount_units(experiment_id)
             cells += [CellDifference(*key) for key in differed]
             series += [SeriesDifference(experiment_id, *one) for one in moved]
+            strata += [StrataDifference(experiment_id, *one) for one in apart]
             signals += [
                 SignalsDifference(experiment_id, name) for name in await store.recount_signals(experiment_id)
             ]
             if await _resolve_all(store, experiment_id):
                 corrected.append(experiment_id)
     found = (tuple(differences), tuple(corrected), tuple(learned), tuple(cells), tuple(draws), tuple(series))
-    return Rebuilt(*found, tuple(signals))
+    return Rebuilt(*found, tuple(signals), tuple(strata))
 
 
 async def _resolve_all(store: LedgerStore, experiment_id: int) -> bool:

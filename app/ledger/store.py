@@ -46,6 +46,8 @@ from app.ledger.signals.tally import SignalTally, uses_of
 from app.ledger.units.measures import CellKey, Measures, measures_of
 from app.ledger.units.series_step import thin_series
 from app.ledger.units.step import Contexts, move_units, recount, touch_units
+from app.ledger.units.strata import Shares, of_rewards
+from app.ledger.units.strata_step import move_strata, recount_rewards
 
 _T = TypeVar("_T")
 
@@ -69,7 +71,12 @@ _RULES: Final = """
         EXISTS (
             SELECT FROM epochs WHERE experiment_id = experiments.id AND policy ->> 'kind' = ANY(%(moving)s)
         ),
-        json_array_length(definition -> 'variants')
+        json_array_length(definition -> 'variants'),
+        (
+            SELECT json_object_agg(epoch, (extract(epoch FROM started_at) * 1000000)::bigint)
+            FROM epochs
+            WHERE experiment_id = experiments.id AND policy ->> 'kind' <> 'fixed'
+        )
     FROM experiments
     WHERE id = ANY(%(ids)s)
 """
@@ -347,24 +354,37 @@ class LedgerStore:
                 await cursor.execute(_WANT, ([experiment_id],))
             return sorted({(epoch, variant) for _, epoch, variant, _ in differed})
 
-    async def recount_units(self, experiment_id: int) -> tuple[list[CellKey], list[tuple[int, int]]]:
-        """Set an experiment's cells and series to what its units come to.
+    async def recount_units(
+        self, experiment_id: int
+    ) -> tuple[list[CellKey], list[tuple[int, int]], list[tuple[int, int]]]:
+        """Set an experiment's cells, series and strata to what its units come to.
 
-        Returns the cells that differed, and (epoch, variant) of series that did.
+        Returns the cells that differed, and (epoch, variant) of series and of strata that did.
         """
         async with self._connection.transaction(), self._connection.cursor() as cursor:
-            measures = (await _rules(cursor, [experiment_id])).measures.get(experiment_id)
-            if measures is None:
-                return [], []
+            rules = await _rules(cursor, [experiment_id])
+            measures, shares = rules.measures.get(experiment_id), rules.shares.get(experiment_id)
+            if measures is None and shares is None:
+                return [], [], []
             await cursor.execute("SET LOCAL statement_timeout = 0")
-            await cursor.execute("LOCK TABLE metric_totals, metric_series IN SHARE ROW EXCLUSIVE MODE")
+            await cursor.execute(
+                "LOCK TABLE metric_totals, metric_series, share_totals IN SHARE ROW EXCLUSIVE MODE"
+            )
+            differed: list[CellKey] = []
+            series: list[tuple[int, int]] = []
             async with self._connection.cursor(name="units") as units:
-                differed, series = await recount(
-                    cursor, units, experiment_id, measures, rows_max=limits.SWEEP_ASSIGNMENTS_MAX
-                )
-            if differed:
+                if measures is not None:
+                    differed, series, strata = await recount(
+                        cursor, units, experiment_id, measures, rows_max=limits.SWEEP_ASSIGNMENTS_MAX
+                    )
+                else:
+                    assert shares is not None
+                    strata = await recount_rewards(
+                        cursor, units, experiment_id, shares, rows_max=limits.SWEEP_ASSIGNMENTS_MAX
+                    )
+            if differed or strata:
                 await cursor.execute(_WANT, ([experiment_id],))
-            return differed, series
+            return differed, series, strata
 
     async def recount_draws(self, experiment_id: int) -> list[tuple[int, int]]:
         """Set an experiment's draws to what its log says; returns (epoch, variant) of those that differed."""
@@ -453,12 +473,14 @@ class Rules(NamedTuple):
     """Of experiments that exist: how signals become rewards, and what is measured of units where it is.
 
     `drawing`: those whose draws are summed with their probabilities, and whether only the first of a unit.
+    `shares`: those whose shares follow outcomes in some epoch.
     """
 
     rewards: Mapping[int, Rule]
     measures: Mapping[int, Measures]
     drawing: Mapping[int, bool]
     n_variants: Mapping[int, int]
+    shares: Mapping[int, Shares]
 
     def check(self, bodies: NDArray[np.void]) -> None:
         """Raise UndecodableEntry for a variant that its experiment does not have."""
@@ -475,9 +497,9 @@ class Rules(NamedTuple):
 async def _rules(cursor: AsyncCursor, experiment_ids: Collection[int]) -> Rules:
     kinds = {"kinds": list(LEARNING_KINDS), "moving": list(MOVING_KINDS)}
     await cursor.execute(_RULES, {"ids": list(experiment_ids), **kinds})
-    rules, measures, drawing, n_variants = {}, {}, {}, {}
+    rules, measures, drawing, n_variants, shares = {}, {}, {}, {}, {}
     for row in await cursor.fetchall():
-        experiment_id, reward, by_unit, learns, metrics, plan, stickiness, draws, variants = row
+        experiment_id, reward, by_unit, learns, metrics, plan, stickiness, draws, variants, epochs = row
         n_variants[experiment_id] = variants
         defined = msgspec.convert(reward, Reward)
         declared = msgspec.convert(metrics or (), tuple[Metric, ...])
@@ -489,7 +511,9 @@ async def _rules(cursor: AsyncCursor, experiment_ids: Collection[int]) -> Rules:
                 measures[experiment_id] = found
         if draws:
             drawing[experiment_id] = stickiness != "none"
-    return Rules(rules, measures, drawing, n_variants)
+        if epochs:
+            shares[experiment_id] = Shares(variants, {int(epoch): at for epoch, at in epochs.items()})
+    return Rules(rules, measures, drawing, n_variants, shares)
 
 
 async def _resolve_affected(cursor: AsyncCursor, *, silent_until_us: float = -math.inf) -> list[int]:
@@ -519,7 +543,7 @@ async def _resolve(
     new = before["exposed"] & ~before["counted"]
     measured = before["exposed"] & np.isin(before["experiment_id"], list(rules.measures))
     touching = np.flatnonzero(measured & (logged.resolving | new))
-    touched = await touch_units(cursor, before[touching], rules.measures)
+    touched = await touch_units(cursor, before[touching], rules.measures, rules.shares)
     unread = logged.unread.copy()
     unread[touching] |= touched.heard[touched.number]
     given = await _read_log(cursor, logged, logged.resolving & unread)
@@ -537,8 +561,16 @@ async def _resolve(
     contexts = _contexts(logged, touching, rules.measures)
     told = given.about(touching)
     moved_units = await move_units(
-        cursor, touched, after[touching], told, contexts=contexts, measures=rules.measures
+        cursor,
+        touched,
+        after[touching],
+        told,
+        contexts=contexts,
+        measures=rules.measures,
+        shares=rules.shares,
     )
+    unmeasured = {one: shares for one, shares in rules.shares.items() if one not in rules.measures}
+    await move_strata(cursor, of_rewards(before, after, unmeasured))
     totals_changed = await _add_to_totals(cursor, differences(before, after))
     only_besides = sorted((learned | moved_units).difference(totals_changed))
     if only_besides:

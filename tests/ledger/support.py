@@ -157,7 +157,8 @@ def units(
     **columns: Any,
 ) -> Units:
     """Units of the first epoch, variant and segment; `columns` are those of all of them, or of each."""
-    given = {"epochs": 1, "variants": 0, "segments": 0, "crossed": False, "minutes": NONE} | columns
+    given = {"epochs": 1, "variants": 0, "segments": 0, "crossed": False, "minutes": NONE}
+    given |= {"strata": NONE, "weights": 0} | columns
     heads = {name: np.broadcast_to(np.array(value), len(sums)).copy() for name, value in given.items()}
     known = np.zeros((len(sums), 0), np.int64) if covariates is None else np.array(covariates, np.int64)
     return Units(**heads, covariates=known, sums=np.array(sums, np.int64))

@@ -27,7 +27,7 @@ def experiment(rng, shares, levels, *, effect=0.0):
     """Strata of two arms, and all (share, arm, value) of them."""
     drawn = rng.random(len(shares)) < shares
     values = levels + effect * drawn + rng.normal(size=len(shares))
-    numbers = np.array([concurrent.stratum_of_share(share) for share in shares])
+    numbers = concurrent.strata_of_shares(shares)
     return [
         ConcurrentArms(
             rows(values[chosen & ~drawn], 1 - shares[chosen & ~drawn]),
@@ -162,19 +162,19 @@ def test_impossible_totals_are_refused():
     beyond = drawn_alike(MeanTotals(10, 2.0, 0.0), propensity=0.5)
     with pytest.raises(InvalidInput):
         event_sequence([ConcurrentArms(beyond, beyond)], alpha=0.05, tuned_to=100)
-    for share in (0.0, 1.0, math.nan):
+    for share in (-0.1, 1.1, math.nan):
         with pytest.raises(InvalidInput):
-            concurrent.stratum_of_share(share)
+            concurrent.strata_of_shares([0.5, share])
     with pytest.raises(InvalidInput):
-        concurrent.stratum_of_age(-1.0)
+        concurrent.strata_of_ages([1.0, math.inf])
 
 
 def test_strata_are_symmetric_and_bounded():
-    for share in (1e-12, 0.003, 0.1, 0.4):
-        assert concurrent.stratum_of_share(share) + concurrent.stratum_of_share(1 - share) == 64
-    assert concurrent.stratum_of_share(0.5) == 32
-    ages = [concurrent.stratum_of_age(age) for age in (0, 1, 2, 86_400, 3e7, 1e30)]
-    assert ages == [0, 0, 4, 65, 99, 127]
+    shares = np.array([0.0, 1e-12, 0.003, 0.1, 0.4, 0.5])
+    assert (concurrent.strata_of_shares(shares) + concurrent.strata_of_shares(1 - shares) == 64).all()
+    assert concurrent.strata_of_shares(0.1) == 23
+    ages = concurrent.strata_of_ages([-5, 0, 1, 2, 86_400, 3e7, 1e30])
+    assert ages.tolist() == [0, 0, 0, 4, 65, 99, 127]
 
 
 def test_events_are_judged_from_the_first_one_on():

@@ -148,7 +148,7 @@ class Batch:
     def assignments(self, horizon_us: Integers) -> Assignments:
         """As they are stored if they are new; `horizon_us` of each. Their places are not known."""
         made = np.zeros(len(self.bodies), ASSIGNMENT)
-        for name in ("experiment_id", "unit_hash", "epoch", "variant"):
+        for name in ("experiment_id", "unit_hash", "epoch", "variant", "propensity"):
             made[name] = self.bodies[name]
         made["id"] = np.ascontiguousarray(self.bodies["id"]).view("S16")
         made["assigned_us"] = _assigned_us(self.bodies)

@@ -29,8 +29,17 @@ from app.ledger.units.measures import (
 )
 from stats.quantiles import bucket_numbers
 
-HEAD: Final = np.dtype([("epoch", "i4"), ("variant", "i2"), ("crossed", "?"), ("minute", "i4")])
-"""What a stored unit has in columns of whole numbers; NONE where the minute is null."""
+HEAD: Final = np.dtype(
+    [
+        ("epoch", "i4"),
+        ("variant", "i2"),
+        ("crossed", "?"),
+        ("minute", "i4"),
+        ("stratum", "i2"),
+        ("weight", "i8"),
+    ]
+)
+"""Columns of whole numbers of a stored unit. NONE is a null minute or stratum, 0 a null weight."""
 MISSING: Final = -(2**63)
 """Stands for a covariate that is null."""
 
@@ -51,6 +60,8 @@ class Units(NamedTuple):
     them, as of a robot, does not hold up the ledger, and which ones count depends on the set alone.
     `segments` are places in `Measures.segments`. `crossed`: it was assigned to another variant as well.
     `minutes` are those of first assignments, since 1970; NONE if it was stored before there were series.
+    `strata` are those of the shares of first assignments, and `weights` their 1 / propensity in nanos; NONE
+    and 0 where shares do not follow outcomes (`units.strata`).
     `covariates` (units, covariates) in nanos, MISSING where one is; `sums` (units, 2 x metrics) are N and D
     of each metric in turn.
     """
@@ -60,6 +71,8 @@ class Units(NamedTuple):
     segments: Numbers
     crossed: NDArray[np.bool_]
     minutes: Numbers
+    strata: Numbers
+    weights: Numbers
     covariates: Numbers
     sums: Numbers
 
@@ -114,8 +127,17 @@ class Units(NamedTuple):
         n = len(rewards)
         sums = np.stack([np.array(rewards, np.int64), np.ones(n, np.int64)], axis=1)
         nothing = np.zeros(n, np.int64)
-        covariates = np.empty((n, 0), np.int64)
-        return cls(nothing, np.array(variants), nothing, nothing != 0, np.array(minutes), covariates, sums)
+        return cls(
+            epochs=nothing,
+            variants=np.array(variants),
+            segments=nothing,
+            crossed=nothing != 0,
+            minutes=np.array(minutes),
+            strata=nothing + NONE,
+            weights=nothing,
+            covariates=np.empty((n, 0), np.int64),
+            sums=sums,
+        )
 
     @classmethod
     def read(
@@ -134,8 +156,12 @@ class Units(NamedTuple):
         segment = np.array([segment_places.get(name, NONE) for name in segments], np.int64)
         readable = np.array([one is not None for one in found], np.bool_)[place] & (segment != NONE)
         covariates, sums = numbers[:, :n_covariates], numbers[:, n_covariates:]
-        columns = (heads["variant"], segment, heads["crossed"], heads["minute"], covariates, sums)
-        return cls(heads["epoch"], *columns), readable
+        columns = (
+            heads["variant"],
+            segment,
+            *(heads[name] for name in ("crossed", "minute", "stratum", "weight")),
+        )
+        return cls(heads["epoch"], *columns, covariates, sums), readable
 
 
 def _body(numbers: Sequence[int], n_covariates: int) -> bytes:
@@ -225,6 +251,8 @@ def measure(
         segments=heads.segments,
         crossed=np.logical_or.reduceat(~own, firsts) if len(firsts) else np.empty(0, np.bool_),
         minutes=assignments["assigned_us"][firsts] // _MINUTE_US,
+        strata=np.full(len(firsts), NONE, np.int64),
+        weights=np.zeros(len(firsts), np.int64),
         covariates=heads.covariates,
         sums=sums,
     )
@@ -325,13 +353,8 @@ def totals_by_minute(
     experiment_id: int, units: Units, measures: Measures, signs: Numbers | None = None
 ) -> dict[MinuteKey, CellTotals]:
     """The totals of these units by cell and minute, each times its sign, 1 or -1; null: all are added."""
-    signs = np.ones(len(units.sums), np.int64) if signs is None else signs
     names = units.epochs, units.variants, units.segments, units.crossed, units.minutes
-    groups, group_of = _distinct(names)
-    counts = np.bincount(group_of, signs, minlength=len(groups))
-    heard = np.flatnonzero(units.heard)
-    heard = heard[np.argsort(group_of[heard], kind="stable")]
-    found = _sums(measures, units.of(heard), signs[heard], _Grouped(group_of[heard], len(groups)))
+    groups, totals = _grouped_totals(names, units, measures, signs)
     keys = [
         (
             experiment_id,
@@ -341,11 +364,43 @@ def totals_by_minute(
             bool(crossed),
             None if minute == NONE else minute,
         )
-        for epoch, variant, segment, crossed, minute in groups.tolist()
+        for epoch, variant, segment, crossed, minute in groups
     ]
-    sums = zip(*found, strict=True)
-    totals = (CellTotals(int(count), own) for count, own in zip(counts.tolist(), sums, strict=True))
     return dict(zip(keys, totals, strict=True))
+
+
+def totals_by_stratum(
+    experiment_id: int, units: Units, measures: Measures, signs: Numbers | None = None
+) -> dict[tuple[int, int, int, int], CellTotals]:
+    """The totals of units in a stratum, with 1 / propensity in place of covariates and without quantiles.
+
+    Keys are experiment, epoch, stratum and variant.
+    """
+    chosen = units.strata != NONE
+    units, signs = units.of(chosen), None if signs is None else signs[chosen]
+    names = units.epochs, units.strata, units.variants
+    groups, totals = _grouped_totals(names, units, measures, signs, beside=units.weights[:, None])
+    return {(experiment_id, *group): one for group, one in zip(groups, totals, strict=True)}  # type: ignore[misc]
+
+
+def _grouped_totals(
+    names: Sequence[Numbers],
+    units: Units,
+    measures: Measures,
+    signs: Numbers | None,
+    beside: Numbers | None = None,
+) -> tuple[list[list[int]], list[CellTotals]]:
+    """The distinct rows of `names`, and the totals of the units of each; `beside` instead of covariates."""
+    signs = np.ones(len(units.sums), np.int64) if signs is None else signs
+    groups, group_of = _distinct(names)
+    counts = np.bincount(group_of, signs, minlength=len(groups))
+    heard = np.flatnonzero(units.heard)
+    heard = heard[np.argsort(group_of[heard], kind="stable")]
+    grouped = _Grouped(group_of[heard], len(groups))
+    own = None if beside is None else beside[heard]
+    found = zip(*_sums(measures, units.of(heard), signs[heard], grouped, own), strict=True)
+    totals = [CellTotals(int(count), sums) for count, sums in zip(counts.tolist(), found, strict=True)]
+    return groups.tolist(), totals
 
 
 def _distinct(columns: Sequence[Numbers]) -> tuple[Numbers, Numbers]:
@@ -402,13 +457,17 @@ class _Vectors(NamedTuple):
         return self.measured.dtype == object or bool(np.abs(self.measured).max(initial=0) >= _LARGE)
 
 
-def _sums(measures: Measures, units: Units, signs: Numbers, grouped: _Grouped) -> list[list[Sums]]:
-    """Of each metric, by groups."""
+def _sums(
+    measures: Measures, units: Units, signs: Numbers, grouped: _Grouped, beside: Numbers | None
+) -> list[list[Sums]]:
+    """Of each metric, by groups. Columns `beside` the outcome stand for covariates; then no quantiles."""
     found: list[list[Sums]] = [[] for _ in measures.metrics]
     vectors: dict[bool, list[_Vectors]] = {False: [], True: []}
     for number, metric in enumerate(measures.metrics):
-        known, measured = _measured(metric, number, units)
-        if isinstance(metric.measure, QuantileOf):
+        known, measured = _measured(metric, number, units, beside)
+        if isinstance(metric.measure, QuantileOf) and beside is not None:
+            found[number] = [{} for _ in range(grouped.n_groups)]
+        elif isinstance(metric.measure, QuantileOf):
             values = measured[known, 0]
             found[number] = _buckets(grouped.group_of[known], values, signs[known], grouped.n_groups)
         else:
@@ -466,7 +525,9 @@ def vectors(metric: Metric, measures: Measures, units: Units) -> tuple[NDArray[n
     return np.flatnonzero(known), measured[known].astype(np.float64) / scale
 
 
-def _measured(metric: Metric, number: int, units: Units) -> tuple[NDArray[np.bool_], Numbers]:
+def _measured(
+    metric: Metric, number: int, units: Units, beside: Numbers | None = None
+) -> tuple[NDArray[np.bool_], Numbers]:
     """Which units have a value, and what is measured of each, else 0; of a quantile in plain numbers."""
     n, d = units.sums[:, 2 * number], units.sums[:, 2 * number + 1]
     known = (n != 0) | (d != 0)
@@ -480,6 +541,8 @@ def _measured(metric: Metric, number: int, units: Units) -> tuple[NDArray[np.boo
         outcomes = [np.where(n != 0, NANO, 0)]
     else:
         outcomes = [_capped(n if measure.per_unit == "sum" else _divided(n, divisor), measure.cap)]
+    if beside is not None:
+        return known, np.column_stack([*outcomes, beside]) * known[:, None]
     # 0 where a covariate is missing, and of each whether it is: a regression on both is the same whatever
     # number stands for what is missing.
     missing = units.covariates == MISSING

@@ -16,9 +16,19 @@ from app.ledger.rows import Rows
 from app.ledger.session import arrays, copy, pieces, read_signals, report_unusable, sql
 from app.ledger.units.cells import move_cells, recount_cells
 from app.ledger.units.measures import CellKey, CellTotals, Measures, MinuteKey, cells
-from app.ledger.units.model import HEAD, Heads, Units, measure, starts_of, totals_by_minute
+from app.ledger.units.model import (
+    HEAD,
+    Heads,
+    Units,
+    measure,
+    starts_of,
+    totals_by_minute,
+    totals_by_stratum,
+)
 from app.ledger.units.series import SeriesKey, add, series
 from app.ledger.units.series_step import move_series, recount_series
+from app.ledger.units.strata import Shares, StratumKey
+from app.ledger.units.strata_step import move_strata, recount_strata
 
 _INSERT_UNIT_TOTALS: Final = sql(__package__, "insert_unit_totals")
 _LOCK_UNIT_TOTALS: Final = sql(__package__, "lock_unit_totals")
@@ -27,13 +37,15 @@ _READ_UNIT_CONTEXTS: Final = sql(__package__, "read_unit_contexts")
 _STORE_UNIT_TOTALS: Final = sql(__package__, "store_unit_totals")
 _DELETE_GHOST_UNITS: Final = sql(__package__, "delete_ghost_units")
 _READ_UNITS: Final = (
-    "SELECT unit_hash, epoch, variant, crossed, coalesce(minute, -1), segment, body"
+    "SELECT unit_hash, epoch, variant, crossed, coalesce(minute, -1), coalesce(stratum, -1),"
+    " coalesce(weight, 0), segment, body"
     " FROM unit_totals WHERE experiment_id = %s"
 )
 _SWEPT_UNTIL: Final = "SELECT (extract(epoch FROM swept_until) * 1000000)::double precision FROM horizons"
 
 _NEW_UNITS: Final = (
-    "unit_totals (experiment_id, epoch, unit_hash, assignment_id, variant, crossed, minute, segment, body)"
+    "unit_totals (experiment_id, epoch, unit_hash, assignment_id, variant, crossed, minute, stratum, weight,"
+    " segment, body)"
 )
 _NO_SUMS: Final = "these are no sums of these metrics"
 _KEY: Final = np.dtype([("experiment_id", "i4"), ("epoch", "i4"), ("unit_hash", "i8"), ("id", "S16")])
@@ -46,6 +58,8 @@ _STORED: Final = [
     ("variant", ">i2"),
     ("crossed", "?"),
     ("minute", ">i4"),
+    ("stratum", ">i2"),
+    ("weight", ">i8"),
     ("segment_length", ">i4"),
     ("body_length", ">i4"),
 ]
@@ -55,6 +69,7 @@ _OF_UNITS: Final = (
     ("assigned_us", ">i8"),
     ("deadline_us", ">i8"),
     ("variant", ">i2"),
+    ("propensity", ">f8"),
     ("reward", ">i4"),
 )
 _MADE: Final = (("experiment_id", ">i4"), ("epoch", ">i4"), ("unit_hash", ">i8"), ("id", "S16"))
@@ -68,6 +83,7 @@ class Part(NamedTuple):
 
     experiment_id: int
     measures: Measures
+    shares: Shares | None
     numbers: slice
     stored: Units
     known: Flags
@@ -103,9 +119,14 @@ class Touched(NamedTuple):
 
 
 async def touch_units(
-    cursor: AsyncCursor, assignments: Assignments, measures: Mapping[int, Measures], *, stored: bool = False
+    cursor: AsyncCursor,
+    assignments: Assignments,
+    measures: Mapping[int, Measures],
+    shares: Mapping[int, Shares],
+    *,
+    stored: bool = False,
 ) -> Touched:
-    """Lock the units of exposed, locked assignments.
+    """Lock the units of exposed, locked assignments. `shares` are those that may follow outcomes.
 
     Where each assignment is a unit of its own, that of one that is not counted yet is nowhere, unless all
     are known to be `stored`.
@@ -134,7 +155,8 @@ async def touch_units(
         known = np.zeros(numbers.stop - numbers.start, np.bool_)
         known[places] = readable
         spread = read.spread(places, len(known))
-        parts.append(Part(experiment_id, measures[experiment_id], numbers, spread, known))
+        own_shares = shares.get(experiment_id)
+        parts.append(Part(experiment_id, measures[experiment_id], own_shares, numbers, spread, known))
     return Touched(keys, number, found, place, old | found, parts)
 
 
@@ -146,6 +168,7 @@ async def move_units(
     *,
     contexts: Contexts | None,
     measures: Mapping[int, Measures],
+    shares: Mapping[int, Shares],
 ) -> set[int]:
     """Bring touched units up to date, their cells and series by the difference.
 
@@ -155,6 +178,7 @@ async def move_units(
     """
     changed: set[int] = set()
     differences: dict[MinuteKey, CellTotals] = {}
+    strata: dict[StratumKey, CellTotals] = {}
     while len(touched.keys):  # a second time for units that somebody else has stored in between
         found = await _measured(cursor, touched, assignments, given, contexts)
         moved = [part.moved(units) for part, units in zip(touched.parts, found, strict=True)]
@@ -163,13 +187,19 @@ async def move_units(
             ours = mask & ~overtaken[part.numbers]
             if ours.any():
                 changed.add(part.experiment_id)
-                for key, totals in _difference(part, units, ours).items():
+                come, gone = units.of(ours), part.stored.of(ours & part.known)
+                moving = part.experiment_id, come | gone, part.measures
+                signs = np.repeat([1, -1], [len(come.sums), len(gone.sums)])
+                for key, totals in totals_by_minute(*moving, signs).items():
                     add(differences, key, totals)
+                for stratum, totals in totals_by_stratum(*moving, signs).items():
+                    add(strata, stratum, totals)
         again = np.flatnonzero(overtaken[touched.number])
         assignments, given, contexts = assignments[again], given.about(again), None
-        touched = await touch_units(cursor, assignments, measures, stored=True)
+        touched = await touch_units(cursor, assignments, measures, shares, stored=True)
     await move_cells(cursor, cells(differences))
     await move_series(cursor, series(differences, measures))
+    await move_strata(cursor, strata)
     return changed
 
 
@@ -211,11 +241,12 @@ async def _measured(
     for part, head in zip(touched.parts, heads, strict=True):
         own = np.flatnonzero((number >= part.numbers.start) & (number < part.numbers.stop))
         numbers = number[own] - part.numbers.start
-        found.append(
-            measure(
-                members[own], numbers, told.about(own), head, part.measures, silent_until_us=silent_until_us
-            )
+        units = measure(
+            members[own], numbers, told.about(own), head, part.measures, silent_until_us=silent_until_us
         )
+        if part.shares is not None:
+            units = part.shares.applied(units, members[own][starts_of(numbers)])
+        found.append(units)
     return found
 
 
@@ -233,7 +264,7 @@ async def _read_others(
     others, keys = np.zeros(len(found), ASSIGNMENT), touched.keys[found["number"]]
     for name in ("experiment_id", "unit_hash", "epoch"):
         others[name] = keys[name]
-    for name in ("id", "assigned_us", "deadline_us", "variant", "reward"):
+    for name in ("id", "assigned_us", "deadline_us", "variant", "propensity", "reward"):
         others[name] = found[name]
     others["exposed"] = True
     heard = np.flatnonzero(touched.heard[found["number"]])
@@ -341,8 +372,8 @@ def _unit_rows(
         told = some.bodies()
         raw = {body: rows.raw(body) for body in set(told)}
         bodies += [raw[body] for body in told]
-        heads.append(np.stack([some.variants, some.crossed, some.minutes]))
-    variant, crossed, minute = np.concatenate(heads, axis=1)
+        heads.append(np.stack([some.variants, some.crossed, some.minutes, some.strata, some.weights]))
+    variant, crossed, minute, stratum, weight = np.concatenate(heads, axis=1)
     return rows.rows(
         len(segments),
         segments,
@@ -351,33 +382,28 @@ def _unit_rows(
         variant=(">i2", variant),
         crossed=("u1", crossed),
         minute=(">i4", minute),
+        stratum=(">i2", stratum),
+        weight=(">i8", weight),
     )
-
-
-def _difference(part: Part, units: Units, moved: Flags) -> dict[MinuteKey, CellTotals]:
-    """What the cells have to change by, by minute: the units as they are, less those as they were."""
-    before = part.stored.of(moved & part.known)
-    after = units.of(moved)
-    signs = np.repeat([1, -1], [len(after.sums), len(before.sums)])
-    return totals_by_minute(part.experiment_id, after | before, part.measures, signs)
 
 
 async def recount(
     cursor: AsyncCursor, units: AsyncCursor, experiment_id: int, measures: Measures, *, rows_max: int
-) -> tuple[list[CellKey], list[tuple[int, int]]]:
-    """Set the cells and series of an experiment to what its units come to, those that the log knows.
+) -> tuple[list[CellKey], list[tuple[int, int]], list[tuple[int, int]]]:
+    """Set cells, series and strata of an experiment to what its units come to, those that the log knows.
 
-    Returns the keys of the cells that differed, and (epoch, variant) of the series. `units` is a cursor of
-    the server's, of which a bounded number of rows is read at a time. The caller's lock keeps others from
-    adding to cells and series: what they committed before is seen here.
+    Returns the keys of the cells that differed, and (epoch, variant) of the series and strata. `units` is a
+    cursor of the server's, of which a bounded number of rows is read at a time. The caller's lock keeps
+    others from adding to them: what they committed before is seen here.
     """
     await cursor.execute(_DELETE_GHOST_UNITS, {"experiment_id": experiment_id})
     fresh: dict[CellKey, CellTotals] = {}
     minutes: dict[SeriesKey, CellTotals] = {}
+    strata: dict[StratumKey, CellTotals] = {}
     await units.execute(_READ_UNITS, (experiment_id,))
     while found := await units.fetchmany(rows_max):
-        heads = np.array([row[1:5] for row in found], HEAD)
-        segments, bodies = [row[5] for row in found], [row[6] for row in found]
+        heads = np.array([row[1:7] for row in found], HEAD)
+        segments, bodies = [row[7] for row in found], [row[8] for row in found]
         read, readable = Units.read(heads, segments, bodies, measures)
         for place in np.flatnonzero(~readable).tolist():
             report_unusable("unit_totals", (experiment_id, *found[place][:2]), _NO_SUMS)
@@ -386,5 +412,8 @@ async def recount(
             add(fresh, cell, totals)
         for minute, totals in series(by_minute, {experiment_id: measures}).items():
             add(minutes, minute, totals)
+        for stratum, totals in totals_by_stratum(experiment_id, read.of(readable), measures).items():
+            add(strata, stratum, totals)
     differed = await recount_cells(cursor, experiment_id, fresh, CellTotals.none(measures))
-    return differed, await recount_series(cursor, experiment_id, minutes)
+    moved = await recount_series(cursor, experiment_id, minutes)
+    return differed, moved, await recount_strata(cursor, experiment_id, strata)
