@@ -45,6 +45,7 @@ class Assigned(NamedTuple):
     epoch: int = 1
     unrecorded: bool = False
     policy_version: int = 1
+    propensity: float = 0.5
 
     @property
     def body(self) -> bytes:
@@ -56,7 +57,7 @@ class Assigned(NamedTuple):
             epoch=self.epoch,
             policy_version=self.policy_version,
             id=assignment_id.uuid7(T0_MS + self.at_ms, self.number),
-            propensity=0.5,
+            propensity=self.propensity,
             unit_hash=self.unit,
         )
 

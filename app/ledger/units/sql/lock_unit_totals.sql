@@ -6,7 +6,7 @@ SELECT
 FROM (
     SELECT
         number, unit_totals.ctid AS place, epoch, variant, crossed, coalesce(minute, -1) AS minute,
-        coalesce(stratum, -1) AS stratum, coalesce(weight, 0) AS weight, segment, body
+        coalesce(stratum, -1::smallint) AS stratum, coalesce(weight, 0) AS weight, segment, body
     FROM touched_units
     JOIN unit_totals USING (experiment_id, epoch, unit_hash, assignment_id)
     ORDER BY experiment_id, epoch, unit_hash, assignment_id
