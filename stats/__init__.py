@@ -29,7 +29,6 @@ from stats.adaptive import (
     adaptive_mean,
     importance_sequence,
 )
-from stats.adaptive import difference_sequence as adaptive_difference_sequence
 from stats.agreement import (
     LimitingAgreement,
     cluster_bootstrap,
@@ -40,6 +39,18 @@ from stats.agreement import (
 )
 from stats.balance import balance_evalue
 from stats.bounded import BernsteinSums, bounded_sequence
+from stats.concurrent import (
+    ConcurrentArms,
+    comparable,
+    contrast,
+    drawn_alike,
+    event_sequence,
+    few_events,
+    linearised,
+    one_look,
+    strata_of_ages,
+    strata_of_shares,
+)
 from stats.eprocess import AlwaysValid, EValue
 from stats.errors import InsufficientData, InvalidInput
 from stats.estimate import Alternative, Estimate, HypothesisTest
@@ -161,10 +172,19 @@ __all__ = [  # noqa: RUF022  (by purpose)
     # Data that a bandit allocated.
     "AdaptiveEstimate",
     "ArmPeriod",
+    "ConcurrentArms",
     "adaptive_difference",
-    "adaptive_difference_sequence",
     "adaptive_mean",
+    "comparable",
+    "contrast",
+    "drawn_alike",
+    "event_sequence",
+    "few_events",
     "importance_sequence",
+    "linearised",
+    "one_look",
+    "strata_of_ages",
+    "strata_of_shares",
     # Covariates, strata, segments and many metrics.
     "AdjustedDifference",
     "Correction",

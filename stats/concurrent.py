@@ -123,16 +123,18 @@ class ConcurrentArms(msgspec.Struct, frozen=True):
                 raise InvalidInput(f"1 / propensity must be at least 1, got a mean of {arm.mean[1]:g}")
 
 
-def drawn_alike(totals: MeanTotals, *, propensity: float) -> JointTotals:
-    """Return the joint totals of (y, 1 / p) of units that were all drawn with the same probability.
+def drawn_alike(totals: MeanTotals | JointTotals, *, propensity: float) -> JointTotals:
+    """Return joint totals of (y, 1 / p), or of (values ..., 1 / p), of units drawn with one probability.
 
     Worked by hand: one unit of 3 at 1/4 has means (3, 4) and no spread.
     """
     checks.positive(propensity, "propensity")
     checks.closed_unit(propensity, "propensity")
+    means = (totals.mean,) if isinstance(totals, MeanTotals) else totals.mean
+    comoments = (totals.m2,) if isinstance(totals, MeanTotals) else totals.comoments
     if not totals.n:
-        return JointTotals.none(2)
-    return JointTotals(totals.n, (totals.mean, 1 / propensity), (totals.m2, 0.0, 0.0))
+        return JointTotals.none(len(means) + 1)
+    return JointTotals(totals.n, (*means, 1 / propensity), comoments + (0.0,) * (len(means) + 1))
 
 
 class ArmArrays(msgspec.Struct, frozen=True):
@@ -315,6 +317,15 @@ def contrast(strata: Sequence[ConcurrentArms]) -> Contrast:
     )
 
 
+def comparable(strata: Sequence[ConcurrentArms]) -> tuple[float, float]:
+    """Return the means of control and treatment, weighted alike over strata.
+
+    Raises InsufficientData without a stratum that has both.
+    """
+    found = moments(_checked(strata, 1))
+    return float(found.control_mean), float(found.treatment_mean)
+
+
 def one_look(strata: Sequence[ConcurrentArms]) -> AdaptiveEstimate:
     """Return the difference for one planned look, weighted by sqrt(e (1 - e)).
 
@@ -331,14 +342,18 @@ def one_look(strata: Sequence[ConcurrentArms]) -> AdaptiveEstimate:
     return AdaptiveEstimate(float(found.difference), math.sqrt(float(found.variance)))
 
 
-def effective_events(strata: Sequence[ConcurrentArms]) -> float:
-    """Return the variance of the sum of x: for rare events within [0, 1] about their effective number.
+def few_events(strata: Sequence[ConcurrentArms]) -> bool:
+    """Return whether values within [0, 1] need `event_sequence`: below EVENTS_MIN or ARM_UNITS_MIN.
 
-    Worked by hand: 100 effective units at a rate of 1/2 have variance 25.
+    The variance of the sum of x is about the effective number of events, if these are rare.
+
+    Worked by hand: 100 effective units at a rate of 1/2 have variance 25, at a rate of 0.1 they have 9.
     """
+    arms = ArmArrays.of([one.control for one in strata]), ArmArrays.of([one.treatment for one in strata])
+    if min(arm.n.sum() for arm in arms) < ARM_UNITS_MIN:
+        return True
     found = moments(weighted(*_arrays(strata)))
-    value = float(found.variance * found.information**2)
-    return value if math.isfinite(value) else 0.0
+    return not float(found.variance * found.information**2) >= EVENTS_MIN
 
 
 def event_sequence(strata: Sequence[ConcurrentArms], *, alpha: float, tuned_to: float) -> Interval:

@@ -28,7 +28,7 @@ from app.allocation.tables import allocations
 from app.analysis import limits
 from app.analysis.aa import Arrived
 from app.analysis.export import OUTCOMES, Row
-from app.analysis.readout.model import Drawn, EpochTotals, Status, Stored, UnitCell, history_of
+from app.analysis.readout.model import Drawn, EpochTotals, Status, Stored, StratumCell, UnitCell, history_of
 from app.analysis.series import Row as SeriesRow
 from app.analysis.signals import SignalTotals
 from app.analysis.tables import readouts
@@ -44,6 +44,7 @@ from app.ledger.tables import (
     draws,
     metric_series,
     metric_totals,
+    share_totals,
     signal_totals,
     stream_positions,
     totals,
@@ -215,6 +216,7 @@ async def read_stored(connection: AsyncConnection, experiment: Experiment) -> St
         learned=await read_learned(connection, experiment, read_at.timestamp()),
         learned_epochs=await read_learned_epochs(connection, experiment),
         signals=await read_signal_totals(connection, experiment.id),
+        strata=await _read_strata(connection, experiment.id),
     )
 
 
@@ -307,6 +309,19 @@ async def read_cells(connection: AsyncConnection, experiment_id: int) -> list[Un
         for row in await connection.execute(statement)
     ]
     return [cell for cell in cells if cell.totals.units]
+
+
+async def _read_strata(connection: AsyncConnection, experiment_id: int) -> list[StratumCell]:
+    kept = share_totals.c
+    statement = (
+        select(kept.epoch, kept.stratum, kept.variant, kept.body)
+        .where(kept.experiment_id == experiment_id, kept.body != b"")
+        .order_by(kept.epoch, kept.stratum, kept.variant)
+    )
+    return [
+        StratumCell(row.epoch, row.stratum, row.variant, CellTotals.from_bytes(row.body))
+        for row in await connection.execute(statement)
+    ]
 
 
 async def _read_draws(connection: AsyncConnection, experiment_id: int) -> list[Drawn]:

@@ -393,7 +393,7 @@ class RolloutService:
 def since(observed: Observed, epoch: int) -> Observed:
     """The data from this epoch on, in which control and canaries had constant shares per epoch."""
     cells = [cell for cell in observed.cells if cell.epoch >= epoch]
-    return msgspec.structs.replace(observed, cells=cells, adaptive=False, periods={}, assignments=())
+    return msgspec.structs.replace(observed, cells=cells, adaptive=False, assignments=())
 
 
 def _check_running(experiment: Experiment) -> None:

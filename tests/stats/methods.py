@@ -184,12 +184,6 @@ TWO_SAMPLE = {
         scales=False,
         shifts=False,
     ),
-    "AIPW sequence": TwoSample(
-        MOMENTS,
-        lambda t, c, a: adaptive.difference_sequence(period(c, t), period(t, c), alpha=a, tuned_to=1_000),
-        scales=False,
-        shifts=False,
-    ),
     "concurrent sequence": TwoSample(
         drawn,
         lambda t, c, a: sequences.difference_sequence(

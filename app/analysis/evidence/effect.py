@@ -12,7 +12,9 @@ from typing import Final, Protocol
 import msgspec
 from scipy import optimize
 
-from stats import adaptive, bounded, mixture, sequences, sequential_counts
+from stats import bounded, concurrent, mixture, sequences, sequential_counts
+from stats.adaptive import AdaptiveEstimate
+from stats.concurrent import ConcurrentArms
 from stats.eprocess import EValue
 from stats.errors import InsufficientData
 from stats.estimate import Alternative
@@ -175,10 +177,10 @@ class SequenceEvidence(msgspec.Struct, frozen=True):
 
 
 class BoundedEvidence(msgspec.Struct, frozen=True, dict=True):
-    """Exact sequences of both arms, for values known to lie within bounds, whatever allocated them.
+    """Exact sequences of both arms, for values known to lie within bounds, under a fixed split.
 
-    The totals are those of (value - lower) / width. The time of each sequence is its arm's own count, so it
-    does not matter why the arm was chosen; that its mean does not drift does.
+    The totals are those of (value - lower) / width. The time of each sequence is its arm's own count. Its
+    mean must not drift.
     """
 
     control: MeanTotals
@@ -195,11 +197,11 @@ class BoundedEvidence(msgspec.Struct, frozen=True, dict=True):
     @property
     def guarantee(self) -> str:
         """When the intervals hold."""
-        return f"{_EVERY_LOOK}, also where a bandit allocates; a variant's mean is taken not to drift"
+        return f"{_EVERY_LOOK}; a variant's mean is taken not to drift"
 
     @property
     def means(self) -> tuple[float, float]:
-        """The plain averages; under a bandit they are biased a little, the interval is not."""
+        """The plain averages."""
         return self.lower + self.width * self.control.mean, self.lower + self.width * self.treatment.mean
 
     @property
@@ -325,83 +327,75 @@ class EventEvidence(msgspec.Struct, frozen=True):
         return None if self.e_value is None else self.e_value.p_value
 
 
-class AdaptiveEvidence(msgspec.Struct, frozen=True):
-    """Doubly robust (AIPW) sequence from logged propensities, for values without known bounds."""
+class ConcurrentEvidence(SequenceEvidence, frozen=True):
+    """Confidence sequence on units that a policy drew at the same time, from logged propensities.
 
-    control: tuple[adaptive.ArmPeriod, ...]
-    treatment: tuple[adaptive.ArmPeriod, ...]
+    `once` is the estimate at one look, whose weights make its error normal (`stats.concurrent.one_look`).
+    """
+
+    once: AdaptiveEstimate
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return "confidence sequence from logged propensities, stratified by shares"
+
+    @property
+    def guarantee(self) -> str:
+        """When the intervals hold."""
+        least = concurrent.ARM_UNITS_MIN
+        return f"{_EVERY_LOOK} and under any drift, from {least} units per variant on"
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the difference, at one look."""
+        return self.once.standard_error
+
+
+class ConcurrentEventEvidence(msgspec.Struct, frozen=True):
+    """Exact sequence on units that a policy drew at the same time, while events within [0, 1] are few."""
+
+    arms: tuple[ConcurrentArms, ...]
     tuning: Tuning
 
     @property
     def method(self) -> str:
         """Name of the method."""
-        return "AIPW confidence sequence from logged propensities"
+        return "exact confidence sequence from logged propensities, stratified by shares"
 
     @property
     def guarantee(self) -> str:
         """When the intervals hold."""
-        least = adaptive.SEQUENCE_PULLS_MIN
-        return f"{_EVERY_LOOK}, also where a bandit allocates, from {least} units per variant on"
+        return f"{_EVERY_LOOK} and under any drift, from the first event on"
 
     @property
     def means(self) -> tuple[float, float]:
-        """Averages over all units of what the variant would have given, unbiased."""
-        control, treatment = (
-            adaptive.adaptive_mean(arm, weights="uniform", first_guess=0.0).value
-            for arm in (self.control, self.treatment)
-        )
-        return control, treatment
-
-    @property
-    def _difference(self) -> adaptive.AdaptiveEstimate:
-        return adaptive.adaptive_difference(self.control, self.treatment, weights="uniform", first_guess=0.0)
+        """Weighted alike over strata, so that they are comparable."""
+        return concurrent.comparable(self.arms)
 
     @property
     def standard_error(self) -> float | None:
-        """Of the difference, at one look."""
-        return self._difference.standard_error
+        """None: with so few events it says little."""
+        return None
 
     def interval(self, level: float, *, each: bool = False) -> Interval:
         """For the difference."""
-        lower, upper = (
-            adaptive.difference_sequence(
-                self.control,
-                self.treatment,
-                alpha=level,
-                tuned_to=self.tuning.at(level, side),
-                first_guess=0.0,
-                alternative=side,
-            )
-            for side in sides(each=each)
-        )
-        return Interval(lower.lower, upper.upper)
-
-    def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
-        """Interval of (treatment - control) / |control|, from one sequence per arm at half the level."""
         alpha = two_sided(level, each=each)
-        control, treatment = (self._arm(arm, alpha / 2) for arm in (self.control, self.treatment))
-        return relative_of_bounds(control, treatment)
+        return concurrent.event_sequence(self.arms, alpha=alpha, tuned_to=self.tuning.tuned_to)
 
-    def _arm(self, arm: tuple[adaptive.ArmPeriod, ...], alpha: float) -> Interval:
-        """The sequence of one arm's mean."""
-        found = adaptive.adaptive_mean(arm, weights="uniform", first_guess=0.0)
-        n = sum(period.assigned for period in arm)
-        tuned_to = self.tuning.at(alpha, "two-sided")
-        distance = sequences.radius(found.standard_error**2, n, alpha=alpha, tuned_to=tuned_to)
-        return sequences.around(found.value, float(distance), "two-sided")
+    def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:  # noqa: ARG002
+        """None: with so few events the control cannot be told from 0."""
+        return None
 
     @property
     def e_value(self) -> EValue | None:
-        """It reaches 1 / level exactly where the interval excludes 0."""
-        found = self._difference
-        n = sum(period.assigned for period in self.control)
-        score = found.value / found.standard_error * math.sqrt(n)
-        return EValue(float(mixture.log_mixture(score, n, rho=self.tuning.rho("two-sided"))))
+        """None: not offered."""
+        return None
 
     @property
     def p_value(self) -> float | None:
-        """The anytime-valid one."""
-        return None if self.e_value is None else self.e_value.p_value
+        """None: the interval decides."""
+        return None
 
 
 class QuantileEvidence(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from fractions import Fraction
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from app.allocation.forgetting import Learned
 from app.allocation.freezes import Freeze
 from app.allocation.model import NANO, AllocationPoint, VariantTotals, apprentice, best_arm, posteriors
-from app.analysis.observed import Cell, Observed
+from app.analysis.observed import Cell, DrawnUnits, Observed
 from app.analysis.readout.analyze import analyze
 from app.analysis.readout.beliefs import (
     DriftBelief,
@@ -99,6 +99,15 @@ class Drawn(msgspec.Struct, frozen=True):
     variant: int
     assignments: int
     probability_sum: int
+
+
+class StratumCell(NamedTuple):
+    """The totals of one variant in a stratum of shares, with 1 / propensity in nanos beside each outcome."""
+
+    epoch: int
+    stratum: int
+    variant: int
+    totals: CellTotals
 
 
 class AllocationAt(msgspec.Struct, frozen=True):
@@ -215,6 +224,7 @@ class Stored(msgspec.Struct, frozen=True):
     frozen: Freeze | None = None
     learned_epochs: Sequence[int] = ()
     signals: Sequence[SignalTotals] = ()
+    strata: Sequence[StratumCell] = ()
 
     def status(self, experiment: Experiment, *, lag_events: int | None, warnings: list[str]) -> Status:
         """The readout for people and programs."""
@@ -288,6 +298,8 @@ class Stored(msgspec.Struct, frozen=True):
             control=keys[control],
             cells=cells,
             adaptive=adaptive,
+            drawn=self._drawn(keys, measured_of(definition)) if adaptive else (),
+            fixed_epochs=tuple(epoch for epoch, shares in self.epoch_shares.items() if shares is not None),
             assignments=self._assignments(experiment),
             crossovers=sum(
                 cell.totals.units for cell in self.units if cell.crossed and cell.variant < len(keys)
@@ -323,6 +335,20 @@ class Stored(msgspec.Struct, frozen=True):
                 before = joint.select(*range(1, joint.dimension))
             cells.append(Cell(cell.epoch, keys[cell.variant], cell.totals.units, found, cell.segment, before))
         return _alike(cells, measures)
+
+    def _drawn(self, keys: Sequence[str], measures: Measures) -> list[DrawnUnits]:
+        """Units by the shares that they were drawn with."""
+        found = []
+        for cell in self.strata:
+            pairs = zip(measures.metrics, cell.totals.metrics, strict=True)
+            known = {
+                metric.key: totals
+                for metric, sums in pairs
+                if isinstance(totals := totals_of(metric, sums), JointTotals)
+            }
+            if cell.variant < len(keys):
+                found.append(DrawnUnits(cell.epoch, cell.stratum, keys[cell.variant], known))
+        return found
 
     def _assignments(self, experiment: Experiment) -> list[ArmCounts]:
         """Draws beside what was logged of their probabilities, by epoch.

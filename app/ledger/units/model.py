@@ -155,13 +155,18 @@ class Units(NamedTuple):
         numbers = _matrix([one or [0] * (n_covariates + size) for one in found], n_covariates + size)[place]
         segment = np.array([segment_places.get(name, NONE) for name in segments], np.int64)
         readable = np.array([one is not None for one in found], np.bool_)[place] & (segment != NONE)
-        covariates, sums = numbers[:, :n_covariates], numbers[:, n_covariates:]
-        columns = (
-            heads["variant"],
-            segment,
-            *(heads[name] for name in ("crossed", "minute", "stratum", "weight")),
+        units = cls(
+            epochs=heads["epoch"],
+            variants=heads["variant"],
+            segments=segment,
+            crossed=heads["crossed"],
+            minutes=heads["minute"],
+            strata=heads["stratum"],
+            weights=heads["weight"],
+            covariates=numbers[:, :n_covariates],
+            sums=numbers[:, n_covariates:],
         )
-        return cls(heads["epoch"], *columns, covariates, sums), readable
+        return units, readable
 
 
 def _body(numbers: Sequence[int], n_covariates: int) -> bytes:
