@@ -190,7 +190,7 @@ def test_peeking_at_a_readout_keeps_alpha_and_at_a_fixed_one_does_not():
 
 
 def test_a_bandit_without_effect_is_seldom_decided_while_the_level_drifts():
-    """Thompson sampling on two equal arms, looked at after each of ten batches; the rate rises by 0.05 each."""
+    """Thompson sampling on two equal arms, looked at after each of ten batches. The rate rises by 0.05."""
     rng, replays, decided = np.random.default_rng(20260103), 200, 0
     metric = Metric(key="m", measure=Mean("m", (0.0, 1.0)), role="primary")
     for _ in range(replays):
@@ -233,7 +233,7 @@ def test_where_a_bandit_allocates_only_valid_methods_answer():
     data = structs.replace(observed(*arms, adaptive=True), drawn=drawn)
     found = analyze(FIXED, [PRIMARY], data).metrics[0]
     assert found.method == "confidence sequence from logged propensities, stratified by shares"
-    assert found.variants[1].effect == pytest.approx(0.1)
+    assert found.variants[1].effect == pytest.approx(0.1, abs=0.01)
 
 
 def test_missing_is_missing():
