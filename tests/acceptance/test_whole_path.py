@@ -42,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 @pytest.fixture(scope="module")
 def told(server: Up) -> tuple[list[str], dict[str, list[float]], list[float]]:
-    """The variants in order, what was said about each unit (half is revised, some nothing), and propensities."""
+    """The variants in order, what was said about each unit (half is revised), and propensities."""
     rng, variants, scores, propensities = random.Random(20260101), [], {}, []
     with server.client() as client:
         client.post("/experiments", json=DEFINITION).raise_for_status()
