@@ -5,7 +5,7 @@ RUN python -m venv /opt/wald
 ENV PATH=/opt/wald/bin:$PATH
 COPY requirements.txt .
 RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes --no-deps -r requirements.txt
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY app app
 COPY bandits bandits
 COPY stats stats
@@ -19,7 +19,7 @@ ENV PATH=/opt/wald/bin:$PATH PYTHONUNBUFFERED=1 WALD_HOST=0.0.0.0 WALD_PORT=8000
 USER wald
 VOLUME /data
 EXPOSE 8000
-# Of `wald up` and `wald serve`. `wald worker` listens with --port only: give its container a check of its own.
+# For `wald up` and `wald serve`. `wald worker` listens only with --port, so its container needs another check.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=6 \
     CMD ["python", "-P", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"WALD_PORT\"]}/health', timeout=2)"]
 ENTRYPOINT ["wald"]

@@ -1,4 +1,4 @@
-# Everything here needs only Python 3.11+ and make; each target does its own set-up.
+# Needs only Python 3.11+ and make; each target does its own set-up.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,59 +9,59 @@ BENCH ?=
 
 .PHONY: help run test coverage fmt lint bench bench-bandits bench-rollouts calibrate lock clean
 
-help:  ## This list
+help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 18
 
 $(VENV)/.installed: requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Wald needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	@# The lock file is complete: nothing is resolved, so a release that came after it changes nothing.
-	@# Python compiles what is imported when it is: a quarter of ten thousand modules.
+	@# The lock file is complete, so pip resolves nothing and a later release changes nothing.
+	@# Python compiles modules when it imports them: a quarter of ten thousand.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes --no-deps -r requirements-dev.txt
-	@# Without setuptools' warning about folders that are named like their packages.
+	@# Hide the warning of setuptools about folders that are named like their packages.
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m pip --disable-pip-version-check check
 	@touch $@
 
-run: $(VENV)/.installed  ## Serve on http://127.0.0.1:$(PORT) with embedded engines and a demo; DEMO= leaves the demo out
+run: $(VENV)/.installed  ## Serve on http://127.0.0.1:$(PORT) with embedded engines and a demo; no demo with DEMO=
 	$(BIN)/wald up --data-dir $(DATA) --port $(PORT) $(DEMO)
 
-# One thread of linear algebra a process: there are as many processes as processors. In the order of the
-# alphabet the few long files of `acceptance` come first; by the number of tests, which is the default, they
-# come last, and the other processors wait for the last of them.
+# Each process uses one thread of linear algebra, because there is one process per processor. Files run in
+# alphabetical order, so the few long files of `acceptance` start first. By default pytest-xdist sorts by the
+# number of tests; the long files would start last and the other processors would wait for them.
 TESTS := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --dist=loadfile --no-loadscope-reorder
 
-test: $(VENV)/.installed  ## All tests, on real engines
+test: $(VENV)/.installed  ## Run all tests on real engines
 	$(TESTS)
 
-coverage: $(VENV)/.installed  ## The same, and which lines no test ran
+coverage: $(VENV)/.installed  ## Run all tests and list the lines that no test ran
 	$(TESTS) --cov --cov-report=term:skip-covered
 
 fmt: $(VENV)/.installed  ## Format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lint: $(VENV)/.installed  ## Format, lint, types, import contracts
+lint: $(VENV)/.installed  ## Check format, lint, types and import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy --num-workers auto
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.installed  ## The figures of the README, each against its floor from the same run
+bench: $(VENV)/.installed  ## Measure speed (docs/benchmarks.md), each figure beside a reference from the same run
 	$(BIN)/python -m benchmarks
 
 $(VENV)/.peers: requirements-peers.txt $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-peers.txt
 	@touch $@
 
-bench-bandits: $(VENV)/.peers  ## Policies beside other libraries, with figures; six minutes; or an hour and a half with BENCH=--full
+bench-bandits: $(VENV)/.peers  ## Compare policies with other libraries: 6 minutes, or 90 with BENCH=--full
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.policies $(BENCH)
 
-bench-rollouts: $(VENV)/.installed  ## Rollouts: false and missed rollbacks beside other rules; and on a whole Wald; an hour, or a quarter with BENCH=--quick
+bench-rollouts: $(VENV)/.installed  ## Measure false and missed rollbacks: an hour, or 15 minutes with BENCH=--quick
 	$(BIN)/python -m benchmarks.rollouts $(BENCH)
 	$(BIN)/python -m benchmarks.rollout_live
 
-calibrate: $(VENV)/.installed  ## The validity table: every statistical promise, measured beside its threshold; half an hour of one core, or a part with BENCH="--only V8"
+calibrate: $(VENV)/.installed  ## Measure the validity table: half an hour of one core, or a part with BENCH="--only V8"
 	$(BIN)/python -m benchmarks.calibrate $(BENCH)
 
 lock: $(VENV)/.installed  ## Renew the lock files from pyproject.toml

@@ -101,15 +101,17 @@ class Comparison:
     gain: float
 
 
-def compare(current: Allocation, apprentice: Allocation, mean: FloatArray) -> Comparison:
-    """Apprentice mode: the apprentice sees what the current policy sees, serves nothing, and is compared.
+def compare(current: Allocation, shadow: Allocation, mean: FloatArray) -> Comparison:
+    """Compare the shares of a shadow policy with those in force.
+
+    A shadow policy reads what the current policy reads, and serves nothing.
 
     Raises InvalidInput if the numbers of arms differ.
 
     Worked by hand: 1/2, 1/2 against 0.8, 0.2 at means 0.3, 0.1: 0.3 of the traffic moves, and a pull
     earns 0.3 x 0.3 - 0.3 x 0.1 = 0.06 more.
     """
-    change = _difference(current, apprentice)
+    change = _difference(current, shadow)
     if mean.shape != change.shape:
         raise InvalidInput("mean must have a number for each arm")
     return Comparison(float(0.5 * np.abs(change).sum()), change, float(change @ mean))

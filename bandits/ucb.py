@@ -1,14 +1,15 @@
 """Upper confidence bounds: the arm that could be best, served as greedy choice mixed with a floor.
 
-An index policy is deterministic, so its propensities would be 0 and 1; the floor keeps every arm observed.
-Pending pulls count as if they had returned the arm's average: they narrow its bound but do not move it.
-Without that, all of a batch would go to one arm. `rounds_ahead` says for how many pulls the allocation
-will be in force: they are spread as the index would spread them, one small step after the other.
+An index policy is deterministic, so its propensities would be 0 and 1; the floor keeps every arm
+observed. Pending pulls count as if they had returned the arm's average: they narrow its bound but
+do not move it. Without that, all of a batch would go to one arm. `rounds_ahead` says for how many
+pulls the allocation will be in force: they are spread as the index would spread them, one small
+step after the other.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from scipy import special
@@ -17,7 +18,8 @@ from bandits.allocation import Allocation, greatest, with_floor
 from bandits.totals import ArmTotals, FloatArray
 from stats.errors import InvalidInput
 
-_STEPS_MAX: Final = 64
+STEPS_MAX: Final = 64
+"""Number of steps in which the pulls ahead are spread."""
 _BISECTIONS: Final = 30
 """An upper bound in [0, 1] is then known to 1e-9."""
 _LEAST: Final = np.nextafter(-1.0, 0.0)
@@ -34,7 +36,9 @@ def ucb1_index(totals: ArmTotals) -> FloatArray:
 
 
 def ucb1_tuned_index(totals: ArmTotals) -> FloatArray:
-    """The mean plus sqrt(ln t / n min(1/4, variance + sqrt(2 ln t / n))); no regret bound is proved for it.
+    """Return the mean plus sqrt(ln t / n min(1/4, variance + sqrt(2 ln t / n))).
+
+    No regret bound is proved for it.
 
     Worked by hand: 2 of 20 after 100 pulls: 0.09 + 0.6786 > 1/4, so 0.1 + sqrt(0.2303 / 4) = 0.34.
 
@@ -54,86 +58,74 @@ def kl_ucb_index(totals: ArmTotals) -> FloatArray:
 
     The paper proves its bound with ln t + 3 ln ln t and recommends this in practice.
 
-    Worked by hand: 0 of 20 after 100 pulls: -ln(1 - q) = ln(100) / 20, so q = 1 - 100^(-1/20) = 0.2057.
+    Worked by hand: 0 of 20 after 100 pulls: -ln(1 - q) = ln(100) / 20, so q = 1 - 100^(-1/20) =
+    0.2057.
 
     Source: Garivier & Cappe (2011), COLT, algorithm 1 with c = 0.
     """
-    totals.check_unit_rewards()
     return _bound(totals, lambda mean, pulls, log_t: _kl_upper(mean, log_t / pulls))
 
 
 def kl_ucb_plus_index(totals: ArmTotals) -> FloatArray:
-    """As `kl_ucb_index` with ln(t / n) in place of ln t, which explores arms that were pulled often less.
+    """Return `kl_ucb_index` with ln(t / n) in place of ln t.
+
+    It explores arms that were pulled often less.
 
     Worked by hand: 0 of 20 after 100 pulls: q = 1 - 5^(-1/20) = 0.0773.
 
     Source: Garivier & Cappe (2011), section 7; its optimality: Kaufmann (2018), Ann. Stat. 46(2).
     """
-    totals.check_unit_rewards()
     return _bound(
         totals, lambda mean, pulls, log_t: _kl_upper(mean, np.maximum(log_t - np.log(pulls), 0.0) / pulls)
     )
 
 
-Index = Callable[[ArmTotals], FloatArray]
+IndexName = Literal["ucb1", "ucb1_tuned", "kl_ucb", "kl_ucb_plus"]
+INDEXES: Final[dict[IndexName, Callable[[ArmTotals], FloatArray]]] = {
+    "ucb1": ucb1_index,
+    "ucb1_tuned": ucb1_tuned_index,
+    "kl_ucb": kl_ucb_index,
+    "kl_ucb_plus": kl_ucb_plus_index,
+}
+"""The index functions by name."""
 
 
 def upper_bound(
-    index: Index, totals: ArmTotals, *, exploration_floor: float, rounds_ahead: int = 1
+    index: IndexName, totals: ArmTotals, *, exploration_floor: float, rounds_ahead: int = 1
 ) -> Allocation:
-    """The greatest index, ties split evenly, over the next `rounds_ahead` pulls, mixed with the floor.
+    """Serve the greatest index over the next `rounds_ahead` pulls, mixed with the floor.
+
+    Ties share evenly.
 
     Regret bounds are proved without a floor and with one pull per allocation.
 
-    Raises InvalidInput if rounds_ahead < 1 or exploration_floor is not in [0, 1].
+    Raises InvalidInput if rounds_ahead < 1, exploration_floor is not in [0, 1] or rewards are
+    outside [0, 1].
     """
+    totals.check_unit_rewards()
     return with_floor(shares_ahead(index, totals, rounds_ahead), exploration_floor)
 
 
-def shares_ahead(index: Index, totals: ArmTotals, rounds_ahead: int) -> FloatArray:
-    """What parts of the next `rounds_ahead` pulls the index gives to each arm, shape (..., n_arms).
+def shares_ahead(index: IndexName, totals: ArmTotals, rounds_ahead: int) -> FloatArray:
+    """Return the parts of the next `rounds_ahead` pulls that each arm gets, shape (..., n_arms).
 
     Raises InvalidInput if rounds_ahead < 1.
     """
     if rounds_ahead < 1:
         raise InvalidInput(f"rounds_ahead must be at least 1, got {rounds_ahead}")
-    steps = min(rounds_ahead, _STEPS_MAX)
+    steps = min(rounds_ahead, STEPS_MAX)
     shares = np.zeros_like(totals.n)
     for _ in range(steps):
-        step = greatest(index(totals))
+        step = greatest(INDEXES[index](totals))
         shares += step
         totals = replace(totals, pending=totals.pending + step * (rounds_ahead / steps))
     return shares / steps
 
 
-def ucb1(totals: ArmTotals, *, exploration_floor: float, rounds_ahead: int = 1) -> Allocation:
-    """UCB1 (`ucb1_index`), for rewards in [0, 1]."""
-    totals.check_unit_rewards()
-    return upper_bound(ucb1_index, totals, exploration_floor=exploration_floor, rounds_ahead=rounds_ahead)
-
-
-def ucb1_tuned(totals: ArmTotals, *, exploration_floor: float, rounds_ahead: int = 1) -> Allocation:
-    """UCB1-Tuned (`ucb1_tuned_index`), for rewards in [0, 1]."""
-    totals.check_unit_rewards()
-    return upper_bound(
-        ucb1_tuned_index, totals, exploration_floor=exploration_floor, rounds_ahead=rounds_ahead
-    )
-
-
-def kl_ucb(totals: ArmTotals, *, exploration_floor: float, rounds_ahead: int = 1) -> Allocation:
-    """KL-UCB (`kl_ucb_index`), for rewards in [0, 1]."""
-    return upper_bound(kl_ucb_index, totals, exploration_floor=exploration_floor, rounds_ahead=rounds_ahead)
-
-
-def kl_ucb_plus(totals: ArmTotals, *, exploration_floor: float, rounds_ahead: int = 1) -> Allocation:
-    """KL-UCB+ (`kl_ucb_plus_index`), for rewards in [0, 1]."""
-    return upper_bound(
-        kl_ucb_plus_index, totals, exploration_floor=exploration_floor, rounds_ahead=rounds_ahead
-    )
-
-
 def bernoulli_divergence(p: FloatArray, q: FloatArray) -> FloatArray:
-    """The divergence p ln(p / q) + (1 - p) ln((1 - p) / (1 - q)) of Bernoulli means; it may be infinite.
+    """Return the divergence p ln(p / q) + (1 - p) ln((1 - p) / (1 - q)) of Bernoulli means.
+
+    It may be infinite.
 
     Of p and q that agree in k digits it keeps about 16 - k.
 

@@ -1,1 +1,1 @@
-"""What the README's figures come from: each with its floor, measured in the same run."""
+"""Benchmarks: each figure stands beside a reference that the same run measures."""

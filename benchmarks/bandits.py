@@ -27,24 +27,24 @@ from scipy import special, stats
 from bandits.allocation import Allocation, fixed
 from bandits.arms import BetaArms
 from bandits.best import probability_best
+from bandits.environments import Change, Changing, Stationary
 from bandits.identification import Decision, Undecided, Winner, decide, optimal_shares, track_and_stop
-from bandits.simulation import (
-    Changing,
+from bandits.pulls import (
     FromTotals,
     Policy,
-    Regret,
-    Stationary,
-    Tables,
+    epsilon_greedy_pulls,
     exact_pulls,
-    identify,
-    policies,
-    simulate,
+    index_pulls,
+    optimistic_pulls,
+    thompson_pulls,
 )
+from bandits.simulation import Regret, simulate
 from bandits.thompson import optimistic_thompson, thompson, top_two
 from bandits.totals import ArmTotals
 from bandits.ucb import bernoulli_divergence
 from benchmarks import harness
 from benchmarks.figure import Curve, line_chart
+from benchmarks.simulated import Tables, identify
 from stats.errors import InsufficientData
 from stats.sequences import Contrast, difference_sequence, units_to_tell
 from stats.totals import MeanTotals
@@ -80,6 +80,13 @@ TEXTBOOK = "textbook thompson"
 TRACKED_RUNS = 40
 USUAL, PEER, SAME_RULE = "even split, Jeffreys", "even split, confidence sequence", "even split"
 HELD_OUT_POLICIES = (TEXTBOOK, "optimistic_thompson")
+SIMULATED: dict[str, Policy] = {
+    "thompson": FromTotals(thompson_pulls),
+    "optimistic_thompson": FromTotals(optimistic_pulls),
+    "kl_ucb_plus": FromTotals(index_pulls("kl_ucb_plus")),
+    "epsilon_greedy": FromTotals(epsilon_greedy_pulls(0.1)),
+    "discounted_thompson": FromTotals(thompson_pulls, memory=0.9995),
+}
 DRAWN = ("thompson", "optimistic_thompson", "kl_ucb_plus", "epsilon_greedy")
 CHANGE_DRAWN = "best of 2 falls"
 
@@ -94,18 +101,17 @@ class Contender(NamedTuple):
 
 def contenders(runs: int) -> dict[str, Contender]:
     """The textbook sampler first: the others are measured by it."""
-    named = policies(horizon=ROUNDS)
     optimistic = FromTotals(
         exact_pulls(lambda totals: optimistic_thompson(BetaArms.from_totals(totals), exploration_floor=0))
     )
     return {
-        TEXTBOOK: Contender(named["thompson"], runs=runs),
-        "thompson, by posterior draws": Contender(named["thompson"], BATCHES[:1], runs),
+        TEXTBOOK: Contender(SIMULATED["thompson"], runs=runs),
+        "thompson, by posterior draws": Contender(SIMULATED["thompson"], BATCHES[:1], runs),
         "thompson, exact P(best)": Contender(FromTotals(exact_pulls(_exact)), BATCHES[1:], runs),
-        "optimistic_thompson": Contender(named["optimistic_thompson"], runs=runs),
+        "optimistic_thompson": Contender(SIMULATED["optimistic_thompson"], runs=runs),
         "optimistic_thompson, exact": Contender(optimistic, BATCHES[2:], runs),
-        "kl_ucb_plus": Contender(named["kl_ucb_plus"], BATCHES[:1], min(runs, CHUNK)),
-        "epsilon_greedy": Contender(named["epsilon_greedy"], runs=runs),
+        "kl_ucb_plus": Contender(SIMULATED["kl_ucb_plus"], BATCHES[:1], min(runs, CHUNK)),
+        "epsilon_greedy": Contender(SIMULATED["epsilon_greedy"], runs=runs),
     }
 
 
@@ -154,7 +160,7 @@ def _environment(name: str, means: tuple[float, ...], found: dict[str, Contender
 def _draw_environment(name: str, means: tuple[float, ...], runs: int) -> None:
     curves = []
     for label in DRAWN:
-        contender = Contender(policies(horizon=ROUNDS)[label], runs=runs)
+        contender = Contender(SIMULATED[label], runs=runs)
         regret = _over_chunks(means, contender, BATCHES[1])
         curves.append(Curve(label, regret.rounds, regret.mean, regret.lower, regret.upper))
     line_chart(
@@ -321,12 +327,13 @@ def _peer(peer: Peer, means: tuple[float, ...], batch: int, runs: int) -> np.nda
 def _changes(runs: int) -> dict[str, Any]:
     rows, figures = [], {}
     for name, means in CHANGES.items():
-        environment, half = Changing((0, ROUNDS // 2), means), ROUNDS // 2 // BATCHES[1] - 1
+        environment = Changing(means[0], (Change(ROUNDS // 2, means[1]),))
+        half = ROUNDS // 2 // BATCHES[1] - 1
         regret, curves = {}, []
         for label in ("thompson", "discounted_thompson"):
             found = simulate(
                 environment,
-                policies(horizon=ROUNDS)[label],
+                SIMULATED[label],
                 rounds=ROUNDS,
                 batch=BATCHES[1],
                 runs=min(runs, CHUNK),

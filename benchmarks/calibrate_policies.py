@@ -13,9 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
+from bandits.environments import Stationary
 from bandits.evaluation import Served, cross_fitted, doubly_robust, ips, self_normalised
 from bandits.features import UNIT
-from bandits.simulation import Policy, Stationary, policies, simulate
+from bandits.pulls import FromTotals, Policy, thompson_pulls
+from bandits.simulation import simulate
 from benchmarks.validity import Parts, Row, Simulated, at_least, at_most, generator
 
 # --- Off-policy evaluation ---
@@ -189,7 +191,7 @@ def regret(
     means: tuple[float, ...], *, rounds: int, batch: int, runs: int, seed: int, policy: Policy | None = None
 ) -> Simulated:
     """Mean regret at the end; of Thompson sampling unless another policy is planted."""
-    chosen = policy or policies(horizon=rounds)["thompson"]
+    chosen = policy or FromTotals(thompson_pulls)
     found = simulate(Stationary(means), chosen, rounds=rounds, batch=batch, runs=runs, rng=generator(seed))
     return Simulated.mean(found.final)
 

@@ -18,8 +18,8 @@ from rich.console import Console
 
 from app.analysis.readout.analyze import analyze
 from app.analysis.readout.record import Readout
-from app.cli.measurements import Table, read
-from app.cli.readout_display import readout_report
+from app.cli.display.readout import readout_report
+from app.cli.files.measurements import Table, read
 from app.experiments.metrics import Mean, Metric
 from app.experiments.plan import AlwaysValid, AnalysisPlan, Estimator, FixedHorizon
 from benchmarks.validity import SEED

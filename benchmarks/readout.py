@@ -20,11 +20,13 @@ import numpy as np
 from app.allocation.model import VariantTotals
 from app.analysis.evidence.effect import _bounded
 from app.analysis.readout.analyze import analyze
-from app.analysis.readout.model import Stored, StratumCell, UnitCell, measured_of
+from app.analysis.readout.model import Stored, measured_of
 from app.analysis.readout.record import Readout
+from app.analysis.stored import StratumCell, UnitCell
 from app.experiments.metrics import Margin, Mean, Metric, Proportion, QuantileOf, Ratio
-from app.experiments.model import Definition, Experiment, FixedPolicy, Running, Variant
+from app.experiments.model import Definition, Experiment, Running, Variant
 from app.experiments.plan import AnalysisPlan, Segments
+from app.experiments.policies import FixedPolicy
 from app.ledger.rewards.model import NANO
 from app.ledger.units.measures import ACCURACY, CellTotals, Sums
 from benchmarks import harness

@@ -11,13 +11,13 @@ from typing import Final
 
 import numpy as np
 
+from app.analysis.harm.question import Baseline
 from app.analysis.observed import Cell, Observed
 from app.experiments.metrics import Margin, Mean, Measure, Metric, Proportion, QuantileOf, Ratio
 from app.ledger.units.metric_totals import MetricTotals
 from app.rollouts.decide import decide
 from app.rollouts.model import (
     PRESETS,
-    Baseline,
     Decision,
     Guardrail,
     GuardrailReading,

@@ -16,14 +16,15 @@ import msgspec
 import numpy as np
 from scipy import special
 
+from app.analysis.harm.counts import STAND_IN, TOTAL_RATIO
+from app.analysis.harm.question import Baseline
 from app.analysis.observed import Cell, Observed
 from app.experiments.metrics import Margin
 from app.rollouts import planner
-from app.rollouts.decide import after, decide
+from app.rollouts.decide import decide
 from app.rollouts.model import (
     PRESETS,
     Advance,
-    Baseline,
     Completed,
     Guardrail,
     Plan,
@@ -32,7 +33,7 @@ from app.rollouts.model import (
     Running,
     State,
 )
-from app.rollouts.proofs import STAND_IN, TOTAL_RATIO
+from app.rollouts.steps import after
 from app.rollouts.verdicts import read, start_level
 from stats import mixture, sequences, sequential_counts
 from stats.bounded import log_beta_mixture

@@ -20,9 +20,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from app.analysis.harm.question import Baseline
 from app.analysis.observed import Cell, Observed
-from app.rollouts.decide import after, decide
-from app.rollouts.model import PRESETS, Baseline, Completed, Guardrail, Plan, RolledBack, Running, Stage
+from app.rollouts.decide import decide
+from app.rollouts.model import PRESETS, Completed, Guardrail, Plan, RolledBack, Running, Stage
+from app.rollouts.steps import after
 from app.rollouts.verdicts import read
 from benchmarks.rollout_extremes import extreme_rows
 from benchmarks.rollout_rules import RULES, Requests, clairvoyant

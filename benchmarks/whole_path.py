@@ -16,21 +16,14 @@ import numpy as np
 from app.allocation.model import AllocationPoint, VariantTotals, allocate
 from app.analysis.observed import Observed
 from app.analysis.readout.analyze import analyze
-from app.analysis.readout.model import EpochTotals, Stored, StratumCell, UnitCell, measured_of
+from app.analysis.readout.model import Stored, measured_of
 from app.analysis.readout.record import Readout
+from app.analysis.stored import EpochTotals, StratumCell, UnitCell
 from app.assignment import bucketing
 from app.experiments.metrics import Metric, Proportion
-from app.experiments.model import (
-    Definition,
-    Experiment,
-    FixedPolicy,
-    Policy,
-    Reward,
-    Running,
-    ThompsonPolicy,
-    Variant,
-)
+from app.experiments.model import Definition, Experiment, Reward, Running, Variant
 from app.experiments.plan import AnalysisPlan, FixedHorizon
+from app.experiments.policies import FixedPolicy, Policy, ThompsonPolicy
 from app.ledger.rewards.model import ASSIGNMENT, GIVEN, NONE, Given, Rule, differences, resolve
 from app.ledger.units.measures import Measures, cells, measures_of
 from app.ledger.units.model import Heads, Units, measure, totals_by_minute, totals_by_stratum
@@ -185,7 +178,7 @@ class WholePath:
         if isinstance(definition.policy, FixedPolicy):
             return []
         measures = measures_of(definition.metrics, definition.plan, definition.stickiness)
-        shares = Shares(len(definition.variants), {self.experiment.epoch: 0})
+        shares = Shares({self.experiment.epoch: (len(definition.variants), 0)})
         if measures is None:
             nothing = self.log.copy()
             nothing["reward"] = NONE

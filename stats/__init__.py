@@ -31,7 +31,6 @@ from stats.adaptive import (
 )
 from stats.agreement import (
     LimitingAgreement,
-    cluster_bootstrap,
     cohen_kappa,
     fleiss_kappa,
     gwet_ac1,
@@ -96,7 +95,14 @@ from stats.sequences import (
     relative_difference_sequence,
     units_to_tell,
 )
-from stats.sequential_counts import EventCounts, likeliest_ratio, ratio_evalue, ratio_sequence
+from stats.sequential_counts import (
+    EventCounts,
+    difference_at,
+    likeliest_ratio,
+    rare,
+    ratio_evalue,
+    ratio_sequence,
+)
 from stats.sprt import BernoulliSprt, NormalSprt, OperatingCharacteristic, TwoArmSprt, WaldLimits
 from stats.srm import (
     ArmCounts,
@@ -148,6 +154,7 @@ __all__ = [  # noqa: RUF022  (by purpose)
     "MixtureSprt",
     "OneSided",
     "bounded_sequence",
+    "difference_at",
     "difference_sequence",
     "likeliest_ratio",
     "mean_sequence",
@@ -155,6 +162,7 @@ __all__ = [  # noqa: RUF022  (by purpose)
     "quantile_bound",
     "quantile_difference_sequence",
     "quantile_sequence",
+    "rare",
     "ratio_evalue",
     "ratio_sequence",
     "relative_difference_sequence",
@@ -228,7 +236,6 @@ __all__ = [  # noqa: RUF022  (by purpose)
     "JudgedTotals",
     "LimitingAgreement",
     "PredictionPoweredMean",
-    "cluster_bootstrap",
     "cohen_kappa",
     "fleiss_kappa",
     "gwet_ac1",

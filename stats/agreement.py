@@ -12,16 +12,16 @@ Where all items agree alike, as at perfect or opposite agreement, the errors of 
 items prove little. The result is then a `LimitingAgreement`: its value is the coefficient (1 at perfect
 agreement) and its interval reaches from there as far as items not seen yet could bring it.
 
-Closed-form errors take items as independent. Where several items belong to one unit (answers of one
-conversation) use `cluster_bootstrap`, which resamples units.
+Errors take items as independent. Where several items belong to one unit (answers of one conversation), say
+so: with `clusters`, or a table per cluster, whole clusters are left out in turn (jackknife). That needs about
+30 clusters.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Literal, assert_never
 
 import numpy as np
-from numpy.random import Generator
 from numpy.typing import NDArray
 
 from stats import checks
@@ -100,6 +100,8 @@ class LimitingAgreement(Estimate, frozen=True, kw_only=True):
 def cohen_kappa(table: IntArray, *, weights: Weights = "unweighted") -> Estimate:
     """Cohen's kappa of two raters, from the table of counts, shape (k, k): rows one rater, columns the other.
 
+    A stack of tables, shape (clusters, k, k), is one table per cluster: the error is then the jackknife's.
+
     Weights give partial agreement 1 - |i - j| / (k - 1) (linear) or 1 - ((i - j) / (k - 1))^2 (quadratic).
     The error is the asymptotic one, for at least about 50 items; its interval is about agreement in the
     population.
@@ -114,10 +116,12 @@ def cohen_kappa(table: IntArray, *, weights: Weights = "unweighted") -> Estimate
 
     Source: Cohen (1960; 1968); Fleiss, Cohen & Everitt (1969), Psychological Bulletin 72(5), eq. 7 (error).
     """
-    if table.ndim != 2 or table.shape[0] != table.shape[1] or len(table) < 2 or (table < 0).any():
-        raise InvalidInput(
-            f"needs a square table of counts of at least 2 categories, got shape {table.shape}"
-        )
+    if table.ndim not in (2, 3) or table.shape[-2] != table.shape[-1] or table.shape[-1] < 2:
+        raise InvalidInput(f"needs a square table of at least 2 categories, got shape {table.shape}")
+    if (table < 0).any():
+        raise InvalidInput("needs counts, which are not negative")
+    if table.ndim == 3:
+        return _clustered_kappa(table, weights)
     n = int(table.sum())
     checks.n_at_least(n, 2, "items")
     share = table / n
@@ -138,7 +142,7 @@ def cohen_kappa(table: IntArray, *, weights: Weights = "unweighted") -> Estimate
     return Estimate.of_independent((observed - chance) / (1 - chance), [(variance, math.inf)])
 
 
-def fleiss_kappa(counts: IntArray) -> Estimate:
+def fleiss_kappa(counts: IntArray, *, clusters: IntArray | None = None) -> Estimate:
     """Fleiss' kappa, from how many raters put each item into each category, shape (items, categories).
 
     The error is the jackknife's over items, which, unlike the formula of 1979, holds away from kappa = 0 too.
@@ -159,10 +163,10 @@ def fleiss_kappa(counts: IntArray) -> Estimate:
         )
     pairs = (counts * (counts - 1)).sum(axis=1) / (ratings * (ratings - 1))
     columns = (counts / ratings[:, None], pairs)
-    return _with_error(_chance_corrected, columns, pairs, _fleiss_chance(columns[0]))
+    return _with_error(_chance_corrected, columns, pairs, _fleiss_chance(columns[0]), clusters)
 
 
-def gwet_ac1(counts: IntArray) -> Estimate:
+def gwet_ac1(counts: IntArray, *, clusters: IntArray | None = None) -> Estimate:
     """Gwet's AC1: as Fleiss' kappa, but with a chance agreement that stays small when one category dominates.
 
     Chance is sum p (1 - p) / (k - 1) over the k categories of `counts`, shape (items, categories). Items need
@@ -179,16 +183,17 @@ def gwet_ac1(counts: IntArray) -> Estimate:
     if counts.ndim != 2 or counts.shape[1] < 2 or (counts < 0).any():
         raise InvalidInput("needs counts of shape (items, categories) with at least 2 categories")
     ratings = counts.sum(axis=1)
+    clusters = None if clusters is None else clusters[ratings > 0]
     counts, ratings = counts[ratings > 0], ratings[ratings > 0]
     twice = ratings >= 2
     checks.n_at_least(int(twice.sum()), 3, "items with two ratings")
     possible = np.where(twice, ratings * (ratings - 1), 1)
     pairs = np.where(twice, (counts * (counts - 1)).sum(axis=1) / possible, np.nan)
     columns = (counts / ratings[:, None], pairs)
-    return _with_error(_ac1, columns, pairs[twice], _ac1_chance(columns[0]))
+    return _with_error(_ac1, columns, pairs, _ac1_chance(columns[0]), clusters)
 
 
-def krippendorff_alpha(ratings: FloatArray, *, scale: Scale) -> Estimate:
+def krippendorff_alpha(ratings: FloatArray, *, scale: Scale, clusters: IntArray | None = None) -> Estimate:
     """Krippendorff's alpha of ratings of shape (items, raters), NaN where missing.
 
     With the jackknife's error. 1 - observed / expected disagreement over pairs within an item and over all
@@ -206,7 +211,8 @@ def krippendorff_alpha(ratings: FloatArray, *, scale: Scale) -> Estimate:
     """
     if ratings.ndim != 2 or np.isinf(ratings).any():
         raise InvalidInput("ratings must be a matrix (items, raters), NaN where missing")
-    usable = ratings[(~np.isnan(ratings)).sum(axis=1) >= 2]
+    twice = (~np.isnan(ratings)).sum(axis=1) >= 2
+    usable, clusters = ratings[twice], None if clusters is None else clusters[twice]
     checks.n_at_least(len(usable), 3, "items with two ratings")
     if scale == "interval":
         sums = _item_sums(usable)
@@ -214,7 +220,7 @@ def krippendorff_alpha(ratings: FloatArray, *, scale: Scale) -> Estimate:
         farthest = float(np.ptp(usable[~np.isnan(usable)])) ** 2
         disagreement = 2 * (size * squares - total**2) / (size * (size - 1)) / (farthest or 1.0)
         chance = 1 - _interval_expected(*sums) / (farthest or 1.0)
-        return _with_error(_interval_alpha, sums, 1 - disagreement, chance)
+        return _with_error(_interval_alpha, sums, 1 - disagreement, chance, clusters)
     values, codes = np.unique(usable[~np.isnan(usable)], return_inverse=True)
     counts = np.zeros((len(usable), len(values)))
     np.add.at(counts, (np.nonzero(~np.isnan(usable))[0], codes), 1)
@@ -226,45 +232,7 @@ def krippendorff_alpha(ratings: FloatArray, *, scale: Scale) -> Estimate:
     farthest = float(difference.max()) or 1.0
     disagreement = ((counts @ difference) * counts).sum(axis=1) / (size * (size - 1)) / farthest
     chance = 1 - _expected(counts.sum(axis=0), difference) / farthest
-    return _with_error(alpha, (counts,), 1 - disagreement, chance)
-
-
-def cluster_bootstrap(
-    statistic: Callable[[IntArray], float],
-    clusters: IntArray,
-    *,
-    alpha: float,
-    resamples: int,
-    rng: Generator,
-) -> Interval:
-    """The percentile interval of a statistic of items, resampling whole clusters with replacement.
-
-    `statistic` gets positions of items, repeated as often as drawn; `clusters`, shape (items,), says which
-    cluster each item belongs to. Resamples on which it raises InsufficientData are drawn again, at most as
-    many as resamples. For at least about 30 clusters: with few the interval is too short.
-
-    Raises InsufficientData with fewer than 10 clusters, or too many resamples without an answer; InvalidInput
-    unless resamples is at least 100.
-
-    Source: Davison & Hinkley (1997), Bootstrap Methods and their Application, sections 3.8 and 5.3.
-    """
-    checks.open_unit(alpha, "alpha")
-    if resamples < 100:
-        raise InvalidInput(f"resamples must be at least 100, got {resamples}")
-    _, codes, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
-    checks.n_at_least(len(sizes), 10, "clusters")
-    members = np.split(np.argsort(codes, kind="stable"), np.cumsum(sizes)[:-1])
-    values: list[float] = []
-    for _ in range(2 * resamples):
-        drawn = rng.integers(len(members), size=len(members))
-        try:
-            values.append(statistic(np.concatenate([members[cluster] for cluster in drawn])))
-        except InsufficientData:
-            continue
-        if len(values) == resamples:
-            lower, upper = np.quantile(values, [alpha / 2, 1 - alpha / 2])
-            return Interval(float(lower), float(upper))
-    raise InsufficientData(f"only {len(values)} of {2 * resamples} resamples had an answer")
+    return _with_error(alpha, (counts,), 1 - disagreement, chance, clusters)
 
 
 def _agreement_weights(k: int, weights: Weights) -> FloatArray:
@@ -357,41 +325,58 @@ def _squared_differences(total: FloatArray, scale: Literal["nominal", "ordinal"]
     return squared
 
 
-def _with_error(
-    statistic: Callable[..., float], columns: tuple[FloatArray, ...], agreements: FloatArray, chance: float
-) -> Estimate:
-    """The statistic with the jackknife's error, or as the limit where all items have the same agreement.
+def _clustered_kappa(tables: IntArray, weights: Weights) -> Estimate:
+    """Cohen's kappa of all tables together, with the jackknife's error over tables."""
+    whole = cohen_kappa(tables.sum(axis=0), weights=weights)
+    checks.n_at_least(len(tables), 3, "clusters")
+    if isinstance(whole, LimitingAgreement):
+        return LimitingAgreement.of(len(tables), whole.agreed, whole.chance)
+    parts = [cohen_kappa(tables.sum(axis=0) - table, weights=weights).value for table in tables]
+    return Estimate.of_independent(whole.value, [(_jackknife_variance(parts), len(parts) - 1)])
 
-    `agreements`, shape (items,), are in [0, 1].
+
+def _with_error(
+    statistic: Callable[..., float],
+    columns: tuple[FloatArray, ...],
+    agreements: FloatArray,
+    chance: float,
+    clusters: IntArray | None,
+) -> Estimate:
+    """Return the statistic with the jackknife's error, or the limit where all items agree alike.
+
+    `agreements`, shape (items,), are in [0, 1], NaN for items with one rating. Items are left out one by one,
+    by cluster, or (beyond `_GROUPS_MAX` items) in groups, so that the work stays in proportion to the items.
 
     Raises InsufficientData if leaving out items never changes the statistic although they differ.
-    """
-    checks.n_at_least(len(agreements), 3, "items")
-    statistic(*columns)  # raises where it is undefined
-    if agreements.min() >= 1 - _ROUNDING:
-        return LimitingAgreement.of(len(agreements), 1.0, chance)
-    found = _jackknife(statistic, columns)
-    if found is None and np.ptp(agreements) <= _ROUNDING:
-        return LimitingAgreement.of(len(agreements), float(np.clip(agreements[0], 0.0, 1.0)), chance)
-    if found is None:
-        raise InsufficientData("leaving out items does not change the coefficient, so it has no error")
-    return found
-
-
-def _jackknife(statistic: Callable[..., float], columns: tuple[FloatArray, ...]) -> Estimate | None:
-    """The statistic of all items, with its error from leaving out each in turn; None if it never changes.
-
-    Beyond `_GROUPS_MAX` items, groups of them are left out, so that the work stays in proportion to the
-    items.
 
     Source: Efron & Tibshirani (1993), An Introduction to the Bootstrap, eq. 11.5; Shao & Tu (1995), The
     Jackknife and Bootstrap, section 5.1.2, for groups.
     """
-    n = len(columns[0])
-    checks.n_at_least(n, 3, "items")
-    groups = np.array_split(np.arange(n), min(n, _GROUPS_MAX))
-    left_out = [statistic(*(np.delete(column, group, axis=0) for column in columns)) for group in groups]
-    variance = (len(groups) - 1) * float(np.var(left_out))
-    if math.sqrt(variance) <= _ROUNDING:
-        return None
-    return Estimate.of_independent(statistic(*columns), [(variance, len(groups) - 1)])
+    n = len(agreements)
+    known = agreements[~np.isnan(agreements)]
+    groups = _clusters_of(clusters, n) if clusters is not None else None
+    checks.n_at_least(n if groups is None else len(groups), 3, "items" if groups is None else "clusters")
+    value = statistic(*columns)
+    units = len(known) if groups is None else len(groups)
+    if known.min() >= 1 - _ROUNDING:
+        return LimitingAgreement.of(units, 1.0, chance)
+    groups = groups or np.array_split(np.arange(n), min(n, _GROUPS_MAX))
+    parts = [statistic(*(np.delete(column, group, axis=0) for column in columns)) for group in groups]
+    variance = _jackknife_variance(parts)
+    if math.sqrt(variance) > _ROUNDING:
+        return Estimate.of_independent(value, [(variance, len(groups) - 1)])
+    if np.ptp(known) <= _ROUNDING:
+        return LimitingAgreement.of(units, float(np.clip(known[0], 0.0, 1.0)), chance)
+    raise InsufficientData("leaving out items does not change the coefficient, so it has no error")
+
+
+def _clusters_of(clusters: IntArray, n: int) -> list[IntArray]:
+    """Return the positions of the items of each cluster."""
+    if clusters.shape != (n,):
+        raise InvalidInput(f"needs a cluster for each of {n} items, got shape {clusters.shape}")
+    _, codes, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
+    return np.split(np.argsort(codes, kind="stable"), np.cumsum(sizes)[:-1])
+
+
+def _jackknife_variance(parts: Sequence[float]) -> float:
+    return (len(parts) - 1) * float(np.var(parts))

@@ -217,8 +217,10 @@ class GroupSequentialPlan(msgspec.Struct, frozen=True):
         Ending earlier is more extreme, whatever Z was. At most alpha exactly if the test rejected at that
         look. Two-sided: twice the smaller side.
         """
-        upper = self._more_extreme(z, fractions, 0.0, 1)
-        lower = self._more_extreme(-z, fractions, 0.0, -1)
+        checks.finite(z, "z")
+        regions = self._regions(fractions)
+        upper = _more_extreme(z, fractions, regions, drift=0.0, side=1)
+        lower = _more_extreme(-z, fractions, regions, drift=0.0, side=-1)
         match self.alternative:
             case "two-sided":
                 return min(1.0, 2 * min(upper, lower))
@@ -229,17 +231,8 @@ class GroupSequentialPlan(msgspec.Struct, frozen=True):
             case _:
                 assert_never(self.alternative)
 
-    def _more_extreme(self, z: float, fractions: Sequence[float], drift: float, side: int) -> float:
-        """P(left on this side earlier, or side * Z >= z at the last look)."""
-        checks.finite(z, "z")
-        state, total = _State(drift), 0.0
-        bounds = self.boundaries(fractions)
-        for fraction, bound in zip(fractions[:-1], bounds[:-1], strict=True):
-            low, high = _inside(bound, self.alternative)
-            edge = high if side > 0 else -low
-            total += state.beyond(fraction, edge, side) if edge < math.inf else 0.0
-            state.advance(fraction, low, high)
-        return total + state.beyond(fractions[-1], z, side)
+    def _regions(self, fractions: Sequence[float]) -> list[tuple[float, float]]:
+        return [_inside(bound, self.alternative) for bound in self.boundaries(fractions)]
 
     def median_unbiased(self, z: float, fractions: Sequence[float], *, information: float) -> float:
         """The effect under which this end, or a more extreme one, has probability 1/2 (stage-wise order).
@@ -262,16 +255,30 @@ class GroupSequentialPlan(msgspec.Struct, frozen=True):
     def _effect_at(
         self, z: float, fractions: Sequence[float], information: float, probability: float
     ) -> float:
+        checks.finite(z, "z")
         checks.positive(information, "information")
+        regions = self._regions(fractions)
 
         def excess(drift: float) -> float:
-            return self._more_extreme(z, fractions, drift, 1) - probability
+            return _more_extreme(z, fractions, regions, drift=drift, side=1) - probability
 
         middle = z / math.sqrt(fractions[-1])
         reach = 10 / math.sqrt(fractions[0])
         return float(optimize.brentq(excess, middle - reach, middle + reach, xtol=1e-10)) / math.sqrt(
             information
         )
+
+
+def _more_extreme(
+    z: float, fractions: Sequence[float], regions: Sequence[tuple[float, float]], *, drift: float, side: int
+) -> float:
+    """P(left on this side earlier, or side * Z >= z at the last look)."""
+    state, total = _State(drift), 0.0
+    for fraction, (low, high) in zip(fractions[:-1], regions[:-1], strict=True):
+        edge = high if side > 0 else -low
+        total += state.beyond(fraction, edge, side) if edge < math.inf else 0.0
+        state.advance(fraction, low, high)
+    return total + state.beyond(fractions[-1], z, side)
 
 
 def _boundary(state: _State, fraction: float, to_spend: float) -> float:

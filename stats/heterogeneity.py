@@ -7,6 +7,7 @@ all. Segments are declared before the start and are not changed by the treatment
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -15,6 +16,9 @@ from scipy import optimize
 from stats import checks, tails
 from stats.estimate import Estimate, HypothesisTest
 from stats.totals import FloatArray
+
+UNITS_MIN: Final = 30
+"""Units per arm that a segment needs at one planned look: below it means are too far from normal."""
 
 
 class PartialPooling(msgspec.Struct, frozen=True):
@@ -39,22 +43,34 @@ class PartialPooling(msgspec.Struct, frozen=True):
 
 
 def interaction_test(effects: Sequence[Estimate]) -> HypothesisTest:
-    """Cochran's Q test that the true effects of independent segments are all equal.
+    """Test whether the true effects of independent segments are all equal.
 
-    Q = sum w (y - common)^2 with w = 1 / variance, chi-square with k - 1 degrees of freedom. Errors are taken
-    as normal with known variance: with fewer than about 30 units in a segment it rejects too often.
+    Q = sum w (y - common)^2 with w = 1 / variance. With known variances Q is chi-square with k - 1 degrees of
+    freedom (Cochran). Estimated variances have degrees of freedom: then Q / (k - 1), divided by
+    1 + 2 (k - 2) / (k^2 - 1) S, is F with k - 1 and (k^2 - 1) / (3 S) degrees of freedom (Welch), where
+    S = sum (1 - w / sum w)^2 / df. Give each effect the variance that it has if the variants do not differ
+    (pooled over both): where a small arm and its variance err together, the test otherwise rejects far too
+    often. Segments need `UNITS_MIN` units per arm, and proportions enough events
+    (`stats.sequential_counts.rare`).
 
-    Worked by hand: effects 0 and 2 with standard errors 1 have the common effect 1 and Q = 2, p = 0.157.
+    Worked by hand: effects 0 and 2 with standard errors 1 have the common effect 1 and Q = 2, p = 0.157; with
+    10 degrees of freedom each S = 2 / 4 / 10 = 0.05, so F = 2 with 1 and 20 degrees, p = 0.173.
 
     Raises InsufficientData with fewer than 2 segments.
 
-    Source: Cochran (1954), Biometrics 10(1).
+    Source: Cochran (1954), Biometrics 10(1); Welch (1951), Biometrika 38(3-4).
     """
-    checks.n_at_least(len(effects), 2, "segments")
+    k = len(effects)
+    checks.n_at_least(k, 2, "segments")
     y, variance = _arrays(effects)
     weight = 1 / variance
     q = float(weight @ (y - _mean(y, weight)) ** 2)
-    return HypothesisTest(q, min(tails.log_chi_square_upper(q, len(effects) - 1), 0.0))
+    freedom = np.array([effect.degrees_of_freedom for effect in effects])
+    uncertainty = float(((1 - weight / weight.sum()) ** 2 / freedom).sum())
+    if not uncertainty:
+        return HypothesisTest(q, min(tails.log_chi_square_upper(q, k - 1), 0.0))
+    f = q / (k - 1) / (1 + 2 * (k - 2) / (k**2 - 1) * uncertainty)
+    return HypothesisTest(q, min(tails.log_f_upper(f, k - 1, (k**2 - 1) / (3 * uncertainty)), 0.0))
 
 
 def partial_pooling(effects: Sequence[Estimate]) -> PartialPooling:

@@ -73,6 +73,14 @@ def log_chi_square_upper(x: float, degrees_of_freedom: float) -> float:
     return a * math.log(half) - half - float(special.gammaln(a)) - math.log(value)
 
 
+def log_f_upper(x: float, numerator: float, denominator: float) -> float:
+    """The logarithm of P(X > x) of an F distribution with these degrees of freedom, x not negative."""
+    if not x:
+        return 0.0
+    ratio = numerator / denominator * x
+    return log_beta_lower(denominator / 2, numerator / 2, 1 / (1 + ratio), ratio / (1 + ratio))
+
+
 def log_beta_lower(a: float, b: float, x: float, complement: float) -> float:
     """The logarithm of I_x(a, b), the lower tail of Beta(a, b) at x in (0, 1).
 

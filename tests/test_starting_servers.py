@@ -27,7 +27,8 @@ from app.core.serving import Ending
 from app.core.settings import Settings
 from app.core.telemetry import REALLOCATIONS
 from app.core.valkey import registry_key
-from app.experiments.model import Definition, FixedPolicy, Variant
+from app.experiments.model import Definition, Variant
+from app.experiments.policies import FixedPolicy
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
 from app.server import application

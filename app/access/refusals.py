@@ -2,18 +2,17 @@
 
 from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
-import msgspec
 from litestar.connection import ASGIConnection
 
 from app.access import limits
 from app.access.model import ApiKey, KeyRing, credential
 from app.access.throttle import Throttle, caller_of
 from app.core.errors import TooManyRequests, Unauthorized
+from app.core.http import send_problem
 
 ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
-_encode: Final = msgspec.json.Encoder().encode
 
 
 class Access(Protocol):
@@ -66,7 +65,7 @@ def refusing_early(app: ASGIApp, refusals: Refusals, access: Access) -> ASGIApp:
         if scope["type"] == "http":
             wait_s = refusals.wrong_keys.wait_s(caller_of(scope.get("client")), monotonic())
             if wait_s > 0 and _is_wrong(credential(scope["headers"]), access.keyring):
-                await _answer(send, _too_many(wait_s))
+                await send_problem(send, _too_many(wait_s))
                 return
         await app(scope, receive, send)
 
@@ -82,14 +81,3 @@ def _too_many(wait_s: float) -> TooManyRequests:
         "too many wrong API keys from this address, and this one is wrong too: check the key",
         retry_after_s=wait_s,
     )
-
-
-async def _answer(send: Any, error: TooManyRequests) -> None:
-    body = _encode(error.problem())
-    headers = [
-        (b"content-type", b"application/problem+json"),
-        (b"content-length", str(len(body)).encode()),
-        *((name.lower().encode(), value.encode()) for name, value in error.headers.items()),
-    ]
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})

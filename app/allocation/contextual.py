@@ -13,22 +13,15 @@ import msgspec
 import numpy as np
 
 from app.allocation.forgetting import Learned
+from app.allocation.model import scattered
 from app.assignment import bucketing
 from app.assignment.snapshot import PublishedContextual, PublishedSegments
-from app.experiments.model import (
-    ContextualPolicy,
-    LinearPolicy,
-    LinUcbPolicy,
-    LogisticTsPolicy,
-    SegmentedThompsonPolicy,
-)
+from app.experiments.policies import PolicyRule, SegmentedThompsonPolicy
+from app.experiments.policies.contextual import ContextualPolicy
 from app.experiments.segments import segment_count
 from app.ledger.learning.model import PolicyTotals, RewardSums, part_of_segment
 from app.ledger.rewards.model import NANO
 from bandits.arms import BetaArms
-from bandits.contextual import LinearArms
-from bandits.linear import LinearPosterior, LinearTotals, disjoint, hybrid
-from bandits.logistic import LogisticTotals, logistic
 from bandits.segments import partially_pooled
 from bandits.thompson import thompson
 from stats.totals import RewardTotals
@@ -36,35 +29,55 @@ from stats.totals import RewardTotals
 _DIGEST_BYTES: Final = 16
 
 
-def materialised(policy: ContextualPolicy, learned: Sequence[PolicyTotals]) -> PublishedContextual:
-    """What servers need to decide in any context. Raises InvalidInput if the totals are not the policy's."""
-    arms = _arms(policy, learned)
-    ucb = isinstance(policy, LinUcbPolicy)
-    upper = np.triu_indices(arms.means.shape[1])
+def decided_by(
+    policy: PolicyRule, learned: Learned, n_variants: int, active: Sequence[int] | None = None
+) -> PublishedContextual | PublishedSegments | None:
+    """Return what servers decide by in a context; None: the policy reads no contexts.
+
+    `active` are the positions of the variants that are served, by default all.
+    """
+    match policy:
+        case ContextualPolicy():
+            return materialised(policy, learned[""], active)
+        case SegmentedThompsonPolicy():
+            return segmented(policy, learned, n_variants, active)
+        case _:
+            return None
+
+
+def materialised(
+    policy: ContextualPolicy, learned: Sequence[PolicyTotals], active: Sequence[int] | None = None
+) -> PublishedContextual:
+    """Return the posterior of the active variants, factorised.
+
+    Hybrid models also learn from retired variants. Raises InvalidInput if the totals are not of
+    the policy's model.
+    """
+    arms = policy.posterior(learned).arms()
+    rows = list(range(len(arms.means)) if active is None else active)
+    means, factors = arms.means[rows], arms.factors[rows]
+    upper = np.triu_indices(means.shape[1])
     return PublishedContextual(
-        rule="ucb" if ucb else "thompson",
+        rule=policy.decision,
         features=policy.features,
         exploration_floor=policy.exploration_floor,
         on_bad_context=policy.on_bad_context,
-        width=policy.width if isinstance(policy, LinUcbPolicy) else 0.0,
-        means=arms.means.astype("<f8").tobytes(),
-        factors=arms.factors[:, *upper].astype("<f8").tobytes(),
+        width=policy.deviations,
+        means=means.astype("<f8").tobytes(),
+        factors=factors[:, *upper].astype("<f8").tobytes(),
+        retired=tuple(position for position in range(len(arms.means)) if position not in rows),
     )
 
 
-def linear_posterior(policy: ContextualPolicy, totals: Sequence[LinearTotals]) -> LinearPosterior:
-    """What a policy with linear models believes of the variants."""
-    together = isinstance(policy, LinearPolicy) and policy.hybrid
-    return hybrid(totals) if together else disjoint(totals)
-
-
-def segmented(policy: SegmentedThompsonPolicy, learned: Learned, n_variants: int) -> PublishedSegments:
-    """The weights in every segment, from the rewards in all of them."""
-    floor = policy.exploration_floor
-    weights = [
-        tuple(bucketing.parts(thompson(arms, exploration_floor=floor).shares.tolist()))
-        for arms in segment_arms(policy, learned, n_variants)
-    ]
+def segmented(
+    policy: SegmentedThompsonPolicy, learned: Learned, n_variants: int, active: Sequence[int] | None = None
+) -> PublishedSegments:
+    """Return the weights in every segment, from the rewards in all of them; retired variants get 0."""
+    rows, weights = list(range(n_variants) if active is None else active), []
+    for arms in segment_arms(policy, learned, n_variants):
+        served = BetaArms(arms.alpha[rows], arms.beta[rows])
+        shares = thompson(served, exploration_floor=policy.exploration_floor).shares.tolist()
+        weights.append(scattered(bucketing.parts(shares), rows, n_variants))
     return PublishedSegments(by=policy.by, weights=tuple(weights))
 
 
@@ -84,10 +97,3 @@ def digest(by_context: PublishedContextual | PublishedSegments | None) -> bytes 
     if by_context is None:
         return None
     return blake2b(msgspec.msgpack.encode(by_context), digest_size=_DIGEST_BYTES).digest()
-
-
-def _arms(policy: ContextualPolicy, learned: Sequence[PolicyTotals]) -> LinearArms:
-    if isinstance(policy, LogisticTsPolicy):
-        return logistic([one for one in learned if isinstance(one, LogisticTotals)]).arms()
-    linear = [one for one in learned if isinstance(one, LinearTotals)]
-    return linear_posterior(policy, linear).arms()

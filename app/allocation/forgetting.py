@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from app.experiments.model import Discount, Window
+from app.experiments.policies.forgetting import Discount, Window
 from app.ledger.learning.model import PolicyTotals, RewardSums, part_of_bucket
 from bandits.forgetting import discounted, windowed
 from bandits.totals import ArmTotals

@@ -1,37 +1,31 @@
 """From an experiment's totals to its allocation. Pure."""
 
+import dataclasses
 from collections.abc import Sequence
 from datetime import datetime
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 import numpy as np
-from msgspec import UNSET
 from msgspec.structs import replace
 
 from app.allocation.forgetting import Learned, remembered
-from app.allocation.objective import Moments
-from app.allocation.shares import shares
+from app.allocation.metrics import Moments, metric_posteriors
 from app.assignment import bucketing
-from app.experiments.model import (
-    BestArmPolicy,
-    Definition,
-    Experiment,
-    PosteriorPolicy,
-    forgetting_of,
-    warm_start_of,
-)
+from app.experiments.model import Definition, Experiment
+from app.experiments.policies.rule import Evidence
 from app.ledger.learning.model import LossSums
 from bandits.allocation import Allocation, limited
 from bandits.arms import BetaArms
 from bandits.exp3 import LossTotals
 from bandits.forgetting import warm_start
-from bandits.identification import Decision, Winner, decide
+from bandits.identification import Decision, Winner
 from bandits.totals import ArmTotals
 from stats.totals import RewardTotals
 
 NANO: Final = 1_000_000_000
+_T = TypeVar("_T")
 
 
 class VariantTotals(msgspec.Struct, frozen=True):
@@ -96,11 +90,7 @@ def posteriors(
     Under the policy's prior and warm start where that is a Beta prior, else under the uniform one. `earlier`
     as for `allocate`.
     """
-    rewards = _with_earlier(definition, arm_totals(totals), earlier)
-    policy = definition.policy
-    if not isinstance(policy, PosteriorPolicy) or policy.family != "beta":
-        return BetaArms.from_totals(rewards)
-    return BetaArms.from_totals(rewards, prior_alpha=policy.prior.alpha, prior_beta=policy.prior.beta)
+    return definition.policy.posteriors(_with_earlier(definition, arm_totals(totals), earlier))
 
 
 def allocate(
@@ -112,21 +102,32 @@ def allocate(
     moments: Moments = MappingProxyType({}),
     now_s: float = 0.0,
 ) -> tuple[int, ...]:
-    """The policy's weights in parts of 2**32, in the order of the variants. Equal totals, equal bits.
+    """Return the policy's weights in parts of 2**32, in the order of the variants.
+
+    Equal totals give equal bits. Retired variants get 0; the policy does not see them.
 
     `learned` is what the policy learns besides the totals; without it, a policy that forgets reads the totals
     as if they all were of the present. `earlier` are the totals that its warm start begins with, empty
     without one; `moments` those of other metrics. `now_s`, in seconds since the Unix epoch, is read by
     policies that forget alone.
     """
+    active, n_variants = definition.active, len(totals)
+    if len(active) == 1:
+        return only(active[0], n_variants)
+    if len(active) < n_variants:
+        learned = None if learned is None else {part: _at(active, sums) for part, sums in learned.items()}
+        earlier = _at(active, earlier) if earlier else ()
+        moments = {key: _at(active, of_variants) for key, of_variants in moments.items() if of_variants}
     whole = (learned or {}).get("", ())
-    losses = [one for one in whole if isinstance(one, LossSums)] or [LossSums()] * len(totals)
-    loss_totals = LossTotals(np.array([one.losses / NANO for one in losses]))
-    read, forgetting = arm_totals(totals), forgetting_of(definition.policy)
+    losses = [sums for sums in whole if isinstance(sums, LossSums)] or [LossSums()] * len(active)
+    loss_totals = LossTotals(np.array([sums.losses / NANO for sums in losses]))
+    read, forgetting = arm_totals(_at(active, totals)), definition.policy.forgets
     if forgetting is not None and learned is not None:
         read = remembered(forgetting, learned, read, now_s)
-    found = shares(definition, _with_earlier(definition, read, earlier), loss_totals, moments)
-    return bucketing.parts(found.shares.tolist())
+    read = _with_earlier(definition, read, earlier)
+    metrics = metric_posteriors(definition.metrics, moments)
+    allocation = definition.policy.allocate(Evidence(definition.setting, read, loss_totals, metrics))
+    return scattered(bucketing.parts(allocation.shares.tolist()), active, n_variants)
 
 
 def best_arm(
@@ -136,26 +137,41 @@ def best_arm(
 
     What was decided in this epoch stands, whatever rewards are revised.
     """
-    policy = experiment.definition.policy
-    if not isinstance(policy, BestArmPolicy):
+    policy, active = experiment.definition.policy, experiment.definition.active
+    if len(active) == 1:
         return None
     previous = latest.winner if latest is not None and latest.epoch == experiment.epoch else None
-    return decide(arm_totals(totals), delta=policy.delta, indifference=policy.indifference, previous=previous)
+    if previous is not None:  # a retired winner would have opened another epoch
+        previous = dataclasses.replace(previous, arm=active.index(previous.arm))
+    decision = policy.decide(arm_totals(_at(active, totals)), previous)
+    if not isinstance(decision, Winner):
+        return decision
+    return dataclasses.replace(decision, arm=active[decision.arm])
 
 
-def apprentice(experiment: Experiment, totals: Sequence[VariantTotals]) -> tuple[int, ...] | None:
-    """What the apprentice would serve from the same totals, in parts of 2**32; None: there is none.
+def shadow_weights(experiment: Experiment, totals: Sequence[VariantTotals]) -> tuple[int, ...] | None:
+    """Return what the shadow policy would serve from the same totals, in parts of 2**32; None: there is none.
 
-    A `best_arm` apprentice that would have decided gives everything to its winner. It has no memory: revised
-    rewards may take that back.
+    If a `best_arm` shadow policy would have decided, everything goes to its winner. It has no memory: revised
+    rewards may take the decision back.
     """
-    if experiment.definition.apprentice is None:
+    if experiment.definition.shadow_policy is None:
         return None
-    definition = replace(experiment.definition, policy=experiment.definition.apprentice)
+    definition = replace(experiment.definition, policy=experiment.definition.shadow_policy)
     decision = best_arm(replace(experiment, definition=definition), totals, None)
     if isinstance(decision, Winner):
         return only(decision.arm, len(totals))
     return allocate(definition, totals)
+
+
+def scattered(weights: Sequence[int], active: Sequence[int], n_variants: int) -> tuple[int, ...]:
+    """Return the weights of the active variants at their positions among all; the others get 0."""
+    by_position = dict(zip(active, weights, strict=True))
+    return tuple(by_position.get(index, 0) for index in range(n_variants))
+
+
+def _at(positions: Sequence[int], values: Sequence[_T]) -> tuple[_T, ...]:
+    return tuple(values[position] for position in positions)
 
 
 def only(variant: int, n_variants: int) -> tuple[int, ...]:
@@ -193,8 +209,8 @@ def within_step(
 
     One step for each publication that was wanted since: computed again for the same one it stays.
     """
-    step_max = getattr(definition.policy, "step_max", UNSET)
-    if step_max is UNSET or latest is None or len(latest.weights) != len(target):
+    step_max = definition.policy.step_limit
+    if step_max is None or latest is None or len(latest.weights) != len(target):
         return target
     if latest.wanted == wanted:
         return latest.weights
@@ -208,7 +224,7 @@ def _allocation(weights: Sequence[int]) -> Allocation:
 
 def _with_earlier(definition: Definition, read: ArmTotals, earlier: Sequence[VariantTotals]) -> ArmTotals:
     """What is read of the totals, and what the policy's warm start makes of earlier ones."""
-    warm = warm_start_of(definition.policy)
+    warm = definition.policy.starts_from
     if warm is None or not earlier:
         return read
     return read + warm_start(arm_totals(earlier), discount=warm.discount, n_max=warm.n_max)

@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from app.allocation import freeze_store, limits
-from app.allocation.contextual import digest, materialised, segmented
+from app.allocation.contextual import decided_by, digest
 from app.allocation.forgetting import next_bucket_s
 from app.allocation.freeze_store import Held
 from app.allocation.freezes import Cause, Freeze, merged, unexcused
@@ -23,8 +23,8 @@ from app.core.clock import Clock
 from app.core.errors import Conflict, Unavailable
 from app.core.postgres import Transaction
 from app.experiments.limits import EXPERIMENTS_MAX
-from app.experiments.model import ContextualPolicy, FixedPolicy, SegmentedThompsonPolicy, forgetting_of
-from app.ledger.rebuild import Rebuilt as RebuiltLedger
+from app.experiments.publication_store import request_publication, set_due_at
+from app.ledger.rebuild import Difference
 from bandits.identification import Winner
 
 _LOG = structlog.get_logger(__name__)
@@ -35,15 +35,13 @@ UNUSABLE: Final = (msgspec.MsgspecError, ValueError)
 class Rebuilt(msgspec.Struct, frozen=True):
     """What a rebuild found wrong: in log and totals, and the ids of experiments whose weights were."""
 
-    ledger: RebuiltLedger
+    ledger: Sequence[Difference]
     weights: tuple[int, ...]
 
     @property
     def equal(self) -> bool:
         """Whether everything came out as it was, bit for bit."""
-        ledger = self.ledger
-        totals = ledger.totals or ledger.learned or ledger.cells or ledger.draws or ledger.series
-        return not (totals or ledger.strata or ledger.rewards or ledger.signals or self.weights)
+        return not (self.ledger or self.weights)
 
 
 class AllocationService:
@@ -71,8 +69,8 @@ class AllocationService:
 
         Time is a change where the policy forgets: once per bucket, as long as there is something to forget.
         """
-        await self._store.want_overdue(self._clock.now())
-        return await self._store.due(limits.REALLOCATION_BATCH_MAX)
+        await self._store.publications.request_overdue(self._clock.now())
+        return await self._store.publications.due(limits.REALLOCATION_BATCH_MAX)
 
     async def reallocate(self, experiment_id: int) -> bool:
         """Compute the allocation from the totals committed so far, and give it to all servers.
@@ -92,12 +90,12 @@ class AllocationService:
             if not unchanged:
                 await self._store.insert(connection, experiment, version, found)
             if (due_at := _due_at(due, now_s)) != due.due_at:
-                await self._store.due_again(connection, experiment_id, due_at)
+                await set_due_at(connection, experiment_id, due_at)
             weights = found.weights
             publication = published(experiment, version, weights, by_context)
             await self._store.store_published(connection, publication)
         await self._publish(publication)
-        await self._store.mark_published(experiment_id, due.wanted)
+        await self._store.publications.mark_published(experiment_id, due.wanted)
         telemetry.LEARNING_FROZEN.labels(experiment.key).set(due.held is not None)
         telemetry.REALLOCATIONS.labels("unchanged" if unchanged else "changed").inc()
         for variant, weight in zip(experiment.definition.variants, weights, strict=True):
@@ -128,7 +126,7 @@ class AllocationService:
                 await freeze_store.name_causes(connection, experiment_id, now)
             else:
                 await freeze_store.lift(connection, experiment_id)
-            await self._store.want(connection, experiment_id)
+            await request_publication(connection, experiment_id)
             after = await freeze_store.read_freeze(connection, experiment_id)
         _log_freeze(due.experiment.key, lasting, after)
         return after
@@ -140,7 +138,7 @@ class AllocationService:
             if await freeze_store.read_freeze(connection, experiment_id) is None:
                 raise Conflict(f"{key} is not frozen")
             await freeze_store.lift(connection, experiment_id, key_id=key_id, reason=reason)
-            await self._store.want(connection, experiment_id)
+            await request_publication(connection, experiment_id)
             lifted = (await freeze_store.read_freezes(connection, experiment_id))[0]
         _LOG.warning("learning_unfrozen", experiment=key, by=lifted.lifted_by, reason=reason)
         try:
@@ -153,17 +151,17 @@ class AllocationService:
         """The newest freezes of an experiment, the newest first. Raises NotFound."""
         return await self._store.freezes(await self._store.find(key))
 
-    async def rebuild(self, rebuild_ledger: Callable[[], Awaitable[RebuiltLedger]]) -> Rebuilt:
+    async def rebuild(self, rebuild_ledger: Callable[[], Awaitable[Sequence[Difference]]]) -> Rebuilt:
         """Make everything anew: totals from the log, weights from totals, and from those what servers load.
 
         `rebuild_ledger` does the first part. What is due is allocated before, so that on a server without
         traffic the answer is exact; with traffic, weights that moved meanwhile are among those that differ.
         """
-        await self._store.want_overdue(self._clock.now())
-        for experiment_id in await self._store.due(EXPERIMENTS_MAX):
+        await self._store.publications.request_overdue(self._clock.now())
+        for experiment_id in await self._store.publications.due(EXPERIMENTS_MAX):
             await self.reallocate(experiment_id)
         ledger = await rebuild_ledger()
-        every_id = await self._store.experiment_ids()
+        every_id = await self._store.publications.experiment_ids()
         return Rebuilt(ledger, tuple([one for one in every_id if await self.reallocate(one)]))
 
     async def refill_if_lost(self) -> int | None:
@@ -182,10 +180,10 @@ class AllocationService:
             newer += await self._store.publish_page(page)
             refilled += len(page)
         if newer:  # as after PostgreSQL was put back to an earlier backup
-            await self._store.want_again(newer)
+            await self._store.publications.mark_unpublished(newer)
         missing = await self._store.not_stored()
         if missing:
-            await self._store.want_again(missing)
+            await self._store.publications.mark_unpublished(missing)
         for experiment_id in missing:
             with suppress(*UNUSABLE):  # the loop that finds it due reports it
                 await self.reallocate(experiment_id)
@@ -196,7 +194,7 @@ class AllocationService:
         """Make experiments due whose published form is not stored yet; returns their number."""
         missing = await self._store.not_stored()
         if missing:
-            await self._store.want_again(missing)
+            await self._store.publications.mark_unpublished(missing)
         return len(missing)
 
     async def thin_history(self) -> None:
@@ -236,7 +234,7 @@ class AllocationService:
 def _allocated(due: Due, digest: bytes | None, now_s: float) -> Allocated:
     """What follows from the totals, and from the allocation in force where that has a say."""
     definition, latest = due.experiment.definition, due.latest
-    if due.held is not None and latest is not None and not isinstance(definition.policy, FixedPolicy):
+    if due.held is not None and latest is not None and definition.policy.moves:
         winner = latest.winner if latest.epoch == due.experiment.epoch else None
         return Allocated(with_held(due.experiment, latest.weights), digest, winner, due.wanted)
     decision = best_arm(due.experiment, due.totals, due.latest)
@@ -260,7 +258,7 @@ def _log_freeze(key: str, before: Freeze | None, after: Freeze | None) -> None:
 
 def _due_at(due: Due, now_s: float) -> datetime | None:
     """When the passing of time changes the allocation."""
-    forgetting = forgetting_of(due.experiment.definition.policy)
+    forgetting = due.experiment.definition.policy.forgets
     at_s = None if forgetting is None else next_bucket_s(forgetting, due.learned, now_s)
     return None if at_s is None else datetime.fromtimestamp(at_s, UTC)
 
@@ -268,12 +266,7 @@ def _due_at(due: Due, now_s: float) -> datetime | None:
 async def _by_context(due: Due) -> PublishedContextual | PublishedSegments | None:
     """What a policy that reads contexts decides by. In a thread: it may take seconds of linear algebra."""
     definition = due.experiment.definition
-    if due.experiment.held:  # by which a policy that reads contexts could not abide
+    if due.experiment.held or definition.policy.reads != "contexts":  # shares of contexts cannot be held
         return None
-    match definition.policy:
-        case ContextualPolicy() as policy:
-            return await asyncio.to_thread(materialised, policy, due.learned[""])
-        case SegmentedThompsonPolicy() as policy:
-            return await asyncio.to_thread(segmented, policy, due.learned, len(definition.variants))
-        case _:
-            return None
+    n_variants, active = len(definition.variants), definition.active
+    return await asyncio.to_thread(decided_by, definition.policy, due.learned, n_variants, active)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 from redis.asyncio import Redis
-from sqlalchemy import Row, Select, func, insert, select, text, update
+from sqlalchemy import Row, Select, func, insert, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -18,8 +18,8 @@ from app.allocation import limits
 from app.allocation.forgetting import Learned, first_part
 from app.allocation.freeze_store import Held, read_freezes, read_held
 from app.allocation.freezes import Freeze
+from app.allocation.metrics import Moments, moments_of_cells
 from app.allocation.model import Allocated, AllocationPoint, VariantTotals
-from app.allocation.objective import Moments, moments_of_cells
 from app.allocation.tables import allocations, warm_starts
 from app.assignment import snapshot
 from app.assignment.published_store import PublishedStore, StoredExperiment, store_published
@@ -28,16 +28,11 @@ from app.assignment.store import REFILLED_ANNOUNCEMENT, WHOLE_KEY
 from app.core.clock import Clock, SystemClock
 from app.core.valkey import CHANGES_CHANNEL, registry_key, valkey_needed
 from app.experiments.checks import possible, unknown
-from app.experiments.model import (
-    ConstrainedThompsonPolicy,
-    Draft,
-    Experiment,
-    Policy,
-    forgetting_of,
-    warm_start_of,
-)
+from app.experiments.model import Draft, Experiment
+from app.experiments.policies import Policy
+from app.experiments.publication_store import PublicationStore, lock_publication
 from app.experiments.store import experiment_of
-from app.experiments.tables import epochs, experiments, publications
+from app.experiments.tables import epochs, experiments
 from app.ledger.learning.model import learning_of, plus
 from app.ledger.tables import metric_totals, policy_totals, totals
 from app.ledger.units.measures import CellTotals
@@ -87,46 +82,7 @@ class AllocationStore:
         self._publish_experiment = valkey.register_script(_PUBLISH_EXPERIMENT)
         self._mark_whole = valkey.register_script(_MARK_WHOLE)
         self._published = PublishedStore(engine)
-
-    async def due(self, limit: int) -> list[int]:
-        """At most `limit` ids of experiments that have to be computed and published."""
-        statement = (
-            select(publications.c.experiment_id)
-            .where(publications.c.published < publications.c.wanted)
-            .order_by(func.random())  # one that cannot be published does not stand before the others
-            .limit(limit)
-        )
-        async with self._engine.connect() as connection:
-            return list((await connection.execute(statement)).scalars())
-
-    async def want_overdue(self, now: datetime) -> None:
-        """Make experiments due whose allocation changes by the passing of time, and has until `now`.
-
-        A row that somebody else has locked is left for the next time.
-        """
-        overdue = select(publications.c.experiment_id).where(publications.c.due_at <= now)
-        chosen = overdue.order_by(publications.c.experiment_id).with_for_update(skip_locked=True)
-        statement = update(publications).where(publications.c.experiment_id.in_(chosen))
-        async with self._engine.begin() as connection:
-            await connection.execute(statement.values(wanted=publications.c.wanted + 1, due_at=None))
-
-    async def want(self, connection: AsyncConnection, experiment_id: int) -> None:
-        """It has to be computed and published again."""
-        statement = update(publications).where(publications.c.experiment_id == experiment_id)
-        await connection.execute(statement.values(wanted=publications.c.wanted + 1))
-
-    async def due_again(
-        self, connection: AsyncConnection, experiment_id: int, due_at: datetime | None
-    ) -> None:
-        """From when on the passing of time makes the experiment due; None: it never does."""
-        statement = update(publications).where(publications.c.experiment_id == experiment_id)
-        await connection.execute(statement.values(due_at=due_at))
-
-    async def experiment_ids(self) -> list[int]:
-        """Of all experiments."""
-        async with self._engine.connect() as connection:
-            statement = select(publications.c.experiment_id).order_by(publications.c.experiment_id)
-            return list((await connection.execute(statement)).scalars())
+        self.publications = PublicationStore(engine)
 
     @asynccontextmanager
     async def locked(
@@ -136,13 +92,11 @@ class AllocationStore:
 
         Of what the policy has forgotten at `now_s`, in seconds since the Unix epoch, nothing is read.
 
-        Whoever changes totals or definition raises `publications.wanted` in the same transaction, and
-        waits for this lock to do so: what is read here is exactly what `wanted` counts.
+        A transaction that changes totals or the definition requests a publication, and waits for this lock to
+        do so: what is read here is exactly what `wanted` counts.
         """
         async with self._engine.begin() as connection:
-            columns = publications.c.wanted, publications.c.due_at
-            lock = select(*columns).where(publications.c.experiment_id == experiment_id)
-            row = (await connection.execute(lock.with_for_update())).one_or_none()
+            row = await lock_publication(connection, experiment_id)
             if row is None:
                 yield connection, None
                 return
@@ -157,8 +111,7 @@ class AllocationStore:
                     await _keep_earlier(connection, experiment),
                     await _read_moments(connection, experiment),
                     await read_latest(connection, experiment_id),
-                    row.wanted,
-                    row.due_at,
+                    *row,
                     await read_held(connection, experiment_id),
                 ),
             )
@@ -249,16 +202,6 @@ class AllocationStore:
         async with self._engine.connect() as connection:
             return await read_freezes(connection, experiment_id)
 
-    async def mark_published(self, experiment_id: int, wanted: int) -> None:
-        """Whatever was wanted up to then has been published."""
-        statement = (
-            update(publications)
-            .where(publications.c.experiment_id == experiment_id)
-            .values(published=func.greatest(publications.c.published, wanted))
-        )
-        async with self._engine.begin() as connection:
-            await connection.execute(statement)
-
     async def begin_refill(self) -> str | None:
         """If Valkey was emptied, claim to refill it. Returns the claim's token; None: nothing is missing.
 
@@ -283,12 +226,6 @@ class AllocationStore:
                 args=[token, CHANGES_CHANNEL, REFILLED_ANNOUNCEMENT],
             )
         return bool(answer)
-
-    async def want_again(self, experiment_ids: Sequence[int]) -> None:
-        """Make these experiments due, whether or not they were published."""
-        chosen = publications.c.experiment_id.in_(list(experiment_ids))
-        async with self._engine.begin() as connection:
-            await connection.execute(update(publications).values(published=0).where(chosen))
 
     async def thin(self) -> int:
         """Of versions older than `HISTORY_DENSE_S` keep each minute's last; how many rows went."""
@@ -325,7 +262,7 @@ async def read_learned(connection: AsyncConnection, experiment: Experiment, now_
     learning = learning_of(experiment.definition.policy)
     if learning is None:
         return {}
-    forgetting = forgetting_of(experiment.definition.policy)
+    forgetting = experiment.definition.policy.forgets
     same = await read_learned_epochs(connection, experiment)
     statement = select(policy_totals.c.part, policy_totals.c.variant, policy_totals.c.body).where(
         policy_totals.c.experiment_id == experiment.id,
@@ -358,7 +295,7 @@ async def read_learned_epochs(connection: AsyncConnection, experiment: Experimen
 async def _read_moments(connection: AsyncConnection, experiment: Experiment) -> Moments:
     """What other metrics come to over all epochs; nothing where the policy reads none."""
     definition = experiment.definition
-    if not isinstance(definition.policy, ConstrainedThompsonPolicy):
+    if definition.policy.reads != "metrics":
         return {}
     statement = select(metric_totals.c.variant, metric_totals.c.body).where(
         metric_totals.c.experiment_id == experiment.id, metric_totals.c.body != b""
@@ -374,7 +311,7 @@ async def read_earlier(connection: AsyncConnection, experiment: Experiment) -> t
 
     Those that were kept, or where none are yet, those of now.
     """
-    warm = warm_start_of(experiment.definition.policy)
+    warm = experiment.definition.policy.starts_from
     if warm is None:
         return ()
     kept = select(warm_starts.c.totals).where(

@@ -4,8 +4,7 @@ A covariate is known before the exposure, so no variant can change it. Where one
 are not adjusted for any of them: adjusting would take a part of the effect away.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from typing import Final
 
 from app.analysis.integrity import Finding
@@ -26,26 +25,6 @@ Strata = Sequence[tuple[MeanTotals, MeanTotals]]
 def adjustable(plan: AnalysisPlan, observed: Observed) -> bool:
     """Whether effects may be adjusted: no covariate is known to differ between variants."""
     return not any(finding.severity == "broken" for finding in balance_findings(plan, observed))
-
-
-def alike(plan: AnalysisPlan, observed: Observed, joints: Mapping[tuple[str, int], JointTotals]) -> bool:
-    """Whether the covariates beside an outcome, by variant and epoch, are not known to differ.
-
-    For totals whose covariates have no names, such as those kept with a decision.
-    """
-    dimension = max(joint.dimension for joint in joints.values())
-    fixed = isinstance(plan.estimator, FixedHorizon)
-    comparisons = (dimension - 1) * len(observed.treatments)
-    for position in range(1, dimension):
-        for variant in observed.treatments:
-            pairs = [
-                (joints.get((observed.control, at)), joints.get((variant, at))) for at in observed.epochs
-            ]
-            strata = [(c.value(position), t.value(position)) for c, t in pairs if c and t]
-            with suppress(InsufficientData):
-                if _p_value(strata, fixed=fixed) <= BALANCE_ALPHA / comparisons:
-                    return False
-    return True
 
 
 def balance_findings(plan: AnalysisPlan, observed: Observed) -> tuple[Finding, ...]:

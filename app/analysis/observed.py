@@ -76,19 +76,13 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True, omit_defaul
             raise ValueError(f"totals of unknown variants: {', '.join(sorted(unknown))}")
 
     def for_decision(self) -> "Observed":
-        """Return what a decision reads and keeps: no strata, totals of covariates or age of totals.
-
-        Its sequences are lists, as they are after decoding, so that both are equal.
-        """
+        """Return the same without strata, and with lists as its sequences: equal to itself after decoding."""
         return msgspec.structs.replace(
             self,
-            cells=[msgspec.structs.replace(cell, covariates=None) for cell in self.cells],
+            cells=list(self.cells),
             assignments=list(self.assignments) or (),
             drawn=(),
             fixed_epochs=(),
-            covariates=(),
-            constant_covariates=(),
-            totals_age_s=None,
         )
 
     @property
@@ -106,6 +100,10 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True, omit_defaul
         """Declared segments, in the order of their names; empty if there are none."""
         return tuple(sorted({cell.segment for cell in self.cells} - {""}))
 
+    def of_segment(self, segment: str) -> "Observed":
+        """Return the totals of one segment alone."""
+        return msgspec.structs.replace(self, cells=[cell for cell in self.cells if cell.segment == segment])
+
     def units(self, variant: str | None = None) -> int:
         """That came to a variant, or to all."""
         return sum(cell.units for cell in self.cells if variant in (None, cell.variant))
@@ -119,6 +117,12 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True, omit_defaul
             self.memo[key] = self._merged(metric, variant, epoch, segment)
         merged: MetricTotals | None = self.memo[key]
         return merged
+
+    def pooled(self, metric: str, variant: str, epochs: Sequence[int]) -> MetricTotals | None:
+        """Return the totals of a variant merged over these epochs; None if there are none."""
+        found = [self.totals(metric, variant, epoch=epoch) for epoch in epochs]
+        known = [totals for totals in found if totals is not None]
+        return reduce(add, known) if known else None
 
     def covariate_totals(self, variant: str, epoch: int) -> JointTotals | None:
         """Return the totals of the covariates of a variant in an epoch; None if there are none."""

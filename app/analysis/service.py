@@ -160,7 +160,7 @@ class AnalysisService:
         experiment = await self._experiments.get(key)
         kept, measures = _kept_measures(experiment), measured_of(experiment.definition)
         arrived = await self._store.arrived(experiment, measures, by_unit=kept is not None)
-        stored = await self._store.stored(experiment)
+        stored = await self._store.observed(experiment)
         work = partial(
             replay,
             key,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -15,6 +15,8 @@ LATE_SHARE: Final = 0.1
 """Of the signals of one name, from which lateness is worth a warning."""
 WAITING_MIN: Final = 100
 """From so many on, feedback that waits is worth a warning where less of it counts."""
+
+_COUNTS: Final = ("counted", "waiting", "late", "early", "unknown_unit", "out_of_range")
 
 
 class SignalTotals(msgspec.Struct, frozen=True):
@@ -92,7 +94,7 @@ def report_of(definition: Definition, assignments: int, totals: Sequence[SignalT
     uses = signals_of(definition.reward, definition.metrics)
     stored = {one.signal: one for one in totals}
     none = SignalTotals("", 0, 0, 0, 0, 0, 0, None, None, None)
-    read = [_signal(name, stored.get(name, none), assignments) for name in uses]
+    read = [_read(name, stored.get(name, none), assignments) for name in uses]
     unknown = [_unknown(one, uses) for one in totals if one.signal and one.signal not in uses and one.seen]
     unknown.sort(key=lambda one: (-one.seen, one.signal))
     others = stored.get("")
@@ -167,41 +169,25 @@ def _of_times(read: Sequence[SignalTotals]) -> Iterator[str]:
             )
 
 
-def _signal(name: str, totals: SignalTotals, assignments: int) -> Signal:
-    """One that is read. Until a rebuild, counts that begin with an upgrade may fall short: never below 0."""
-    return Signal(
-        signal=name,
-        read=True,
-        seen=max(0, totals.seen),
-        counted=max(0, totals.counted),
-        waiting=max(0, totals.waiting),
-        late=max(0, totals.late),
-        early=max(0, totals.early),
-        unknown_unit=max(0, totals.unknown_unit),
-        unknown=0,
-        out_of_range=max(0, totals.out_of_range),
-        lowest=totals.lowest,
-        highest=totals.highest,
-        last_at=totals.last_at,
-        share=totals.counted / assignments if assignments else None,
-    )
+def _read(name: str, totals: SignalTotals, assignments: int) -> Signal:
+    """Return one that is read. Counts that began with an upgrade may be below 0 until a rebuild."""
+    counts: dict[str, Any] = {field: max(0, getattr(totals, field)) for field in ("seen", *_COUNTS)}
+    share = totals.counted / assignments if assignments else None
+    return Signal(signal=name, read=True, unknown=0, share=share, **counts, **_values(totals))
 
 
 def _unknown(totals: SignalTotals, uses: Mapping[str, SignalUse]) -> Signal:
+    """Return one that nothing reads: none of it counts."""
     return Signal(
         signal=totals.signal,
         read=False,
         seen=totals.seen,
-        counted=0,
-        waiting=0,
-        late=0,
-        early=0,
-        unknown_unit=0,
         unknown=totals.seen,
-        out_of_range=0,
-        lowest=totals.lowest,
-        highest=totals.highest,
-        last_at=totals.last_at,
         share=None,
         nearest=nearest(totals.signal, uses),
+        **(dict.fromkeys(_COUNTS, 0) | _values(totals)),
     )
+
+
+def _values(totals: SignalTotals) -> dict[str, Any]:
+    return {field: getattr(totals, field) for field in ("lowest", "highest", "last_at")}

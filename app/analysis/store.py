@@ -1,6 +1,7 @@
 """What the readout needs of PostgreSQL, all of it as of one moment; and the history of readouts."""
 
 import zlib
+from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from importlib.resources import files
@@ -9,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 import numpy as np
-from sqlalchemy import Integer, Select, case, cast, func, select, text, tuple_
+from sqlalchemy import Integer, Select, cast, func, select, text, tuple_
 from sqlalchemy import Row as SqlRow
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -24,13 +25,13 @@ from app.allocation.store import (
     read_learned_epochs,
     read_totals,
 )
-from app.allocation.tables import allocations
 from app.analysis import limits
 from app.analysis.aa import Arrived
 from app.analysis.export import OUTCOMES, Row
-from app.analysis.readout.model import Drawn, EpochTotals, Status, Stored, StratumCell, UnitCell, history_of
+from app.analysis.readout.model import Status, Stored, history_of
 from app.analysis.series import Row as SeriesRow
 from app.analysis.signals import SignalTotals
+from app.analysis.stored import Drawn, EpochTotals, StoredTotals, StratumCell, UnitCell
 from app.analysis.tables import readouts
 from app.assignment.bucketing import WHOLE
 from app.core.clock import Clock, SystemClock
@@ -41,12 +42,8 @@ from app.experiments.tables import experiments, publications
 from app.ledger.session import report_unusable
 from app.ledger.tables import (
     assignments,
-    draws,
     metric_series,
-    metric_totals,
-    share_totals,
     signal_totals,
-    stream_positions,
     totals,
     unit_totals,
 )
@@ -55,6 +52,7 @@ from app.ledger.units.model import HEAD, Units
 
 _CLOCK: Final[Clock] = SystemClock()
 _FOLDER: Final = files(__package__)
+_OBSERVED: Final = text(_FOLDER.joinpath("sql/observed.sql").read_text())
 _DUE: Final = text(_FOLDER.joinpath("sql/due.sql").read_text())
 _THIN: Final = text(_FOLDER.joinpath("sql/thin.sql").read_text())
 
@@ -70,6 +68,11 @@ class AnalysisStore:
         async with self._engine.connect() as connection:
             await connection.execution_options(isolation_level="REPEATABLE READ")
             return await read_stored(connection, experiment)
+
+    async def observed(self, experiment: Experiment) -> StoredTotals:
+        """Return the totals of an experiment."""
+        async with self._engine.connect() as connection:
+            return await read_observed(connection, experiment.id)
 
     async def signals(self, experiment: Experiment) -> tuple[int, list[SignalTotals]]:
         """How many assignments are recorded, and what has become of the signals about them."""
@@ -194,29 +197,64 @@ class AnalysisStore:
             return (await connection.execute(_THIN, parameters)).rowcount
 
 
-async def read_stored(connection: AsyncConnection, experiment: Experiment) -> Stored:
-    """Totals and allocations of an experiment. What is newer than `totals_as_of` may be in them already."""
-    watermark = stream_positions.c.watermark
-    wanted = select(publications.c.wanted).where(publications.c.experiment_id == experiment.id)
-    known = func.count() == func.count(watermark)  # a shard that was never read knows nothing
+async def read_observed(connection: AsyncConnection, experiment_id: int) -> StoredTotals:
+    """Return the totals of an experiment, all of one snapshot, which may hold events after the watermark."""
     read_at = _CLOCK.now()
-    return Stored(
+    parts: defaultdict[str, list[SqlRow[Any]]] = defaultdict(list)
+    for row in await connection.execute(_OBSERVED, {"experiment_id": experiment_id}):
+        parts[row.part].append(row)
+    cells = [
+        UnitCell(row.epoch, row.variant, row.segment, row.crossed, CellTotals.from_bytes(row.body))
+        for row in parts["units"]
+    ]
+    return StoredTotals(
+        by_epoch=[
+            EpochTotals(row.epoch, row.variant, VariantTotals(*map(int, row.numbers)))
+            for row in parts["epochs"]
+        ],
+        units=[cell for cell in cells if cell.totals.units],
+        draws=[Drawn(row.epoch, row.variant, *map(int, row.numbers)) for row in parts["draws"]],
+        totals_as_of=parts["watermark"][0].at,
         read_at=read_at,
+        epoch_shares=_constant_shares(parts["shares"]),
+        strata=[
+            StratumCell(row.epoch, int(row.numbers[0]), row.variant, CellTotals.from_bytes(row.body))
+            for row in parts["strata"]
+        ],
+    )
+
+
+def _constant_shares(rows: Sequence[SqlRow[Any]]) -> dict[int, tuple[float, ...] | None]:
+    """Return the shares of each epoch in which they never moved, None for the others.
+
+    An epoch with constant shares has one version, the next after the version before it. A gap is a version
+    that was thinned away: then shares may have moved, and count as if they had.
+    """
+    shares: dict[int, tuple[float, ...] | None] = {}
+    before = 0
+    for row in rows:
+        first, last, *weights = map(int, row.numbers)
+        constant = before + 1 == first == last
+        shares[row.epoch] = tuple(weight / WHOLE for weight in weights) if constant else None
+        before = last
+    return shares
+
+
+async def read_stored(connection: AsyncConnection, experiment: Experiment) -> Stored:
+    """Return all that the status of an experiment needs. The caller's transaction is REPEATABLE READ."""
+    wanted = select(publications.c.wanted).where(publications.c.experiment_id == experiment.id)
+    observed = await read_observed(connection, experiment.id)
+    return Stored(
+        **msgspec.structs.asdict(observed),
         wanted=await connection.scalar(wanted) or 0,
         frozen=await read_freeze(connection, experiment.id),
-        totals_as_of=await connection.scalar(select(case((known, func.min(watermark))))),
         totals=await read_totals(connection, experiment),
-        by_epoch=await _read_epochs(connection, experiment.id),
-        units=await read_cells(connection, experiment.id),
-        draws=await _read_draws(connection, experiment.id),
         latest=await read_latest(connection, experiment.id),
         history=await read_history(connection, experiment.id),
-        epoch_shares=await _read_epoch_shares(connection, experiment.id),
         earlier=await read_earlier(connection, experiment),
-        learned=await read_learned(connection, experiment, read_at.timestamp()),
+        learned=await read_learned(connection, experiment, observed.read_at.timestamp()),
         learned_epochs=await read_learned_epochs(connection, experiment),
         signals=await read_signal_totals(connection, experiment.id),
-        strata=await _read_strata(connection, experiment.id),
     )
 
 
@@ -294,80 +332,3 @@ def _row(row: SqlRow[Any], variants: Sequence[str]) -> Row:
         None if row.reward is None else row.reward / NANO,
         row.context,
     )
-
-
-async def read_cells(connection: AsyncConnection, experiment_id: int) -> list[UnitCell]:
-    """The totals of units, of cells that hold any."""
-    columns = (metric_totals.c[name] for name in ("epoch", "variant", "segment", "crossed", "body"))
-    statement = (
-        select(*columns)
-        .where(metric_totals.c.experiment_id == experiment_id, metric_totals.c.body != b"")
-        .order_by(metric_totals.c.epoch, metric_totals.c.variant, metric_totals.c.segment)
-    )
-    cells = [
-        UnitCell(row.epoch, row.variant, row.segment, row.crossed, CellTotals.from_bytes(row.body))
-        for row in await connection.execute(statement)
-    ]
-    return [cell for cell in cells if cell.totals.units]
-
-
-async def _read_strata(connection: AsyncConnection, experiment_id: int) -> list[StratumCell]:
-    kept = share_totals.c
-    statement = (
-        select(kept.epoch, kept.stratum, kept.variant, kept.body)
-        .where(kept.experiment_id == experiment_id, kept.body != b"")
-        .order_by(kept.epoch, kept.stratum, kept.variant)
-    )
-    return [
-        StratumCell(row.epoch, row.stratum, row.variant, CellTotals.from_bytes(row.body))
-        for row in await connection.execute(statement)
-    ]
-
-
-async def _read_draws(connection: AsyncConnection, experiment_id: int) -> list[Drawn]:
-    columns = (draws.c[name] for name in Drawn.__struct_fields__)
-    statement = (
-        select(*columns)
-        .where(draws.c.experiment_id == experiment_id)
-        .order_by(draws.c.epoch, draws.c.variant)
-    )
-    return [Drawn(*map(int, row)) for row in await connection.execute(statement)]
-
-
-async def _read_epochs(connection: AsyncConnection, experiment_id: int) -> list[EpochTotals]:
-    """The totals of each epoch and variant."""
-    names = VariantTotals.__struct_fields__
-    columns = (totals.c[name] for name in names)
-    statement = (
-        select(totals.c.epoch, totals.c.variant, *columns)
-        .where(totals.c.experiment_id == experiment_id)
-        .order_by(totals.c.epoch, totals.c.variant)
-    )
-    return [
-        EpochTotals(row.epoch, row.variant, VariantTotals(*(int(value) for value in row[2:])))
-        for row in await connection.execute(statement)
-    ]
-
-
-async def _read_epoch_shares(
-    connection: AsyncConnection, experiment_id: int
-) -> dict[int, tuple[float, ...] | None]:
-    """The shares of each epoch in which they never moved, None for the others.
-
-    Such an epoch has one version, next to the version before it. A gap is one that was thinned away: then
-    shares may have moved, and count as if they had.
-    """
-    version, epoch = allocations.c.version, allocations.c.epoch
-    statement = (
-        select(epoch, func.min(version), func.max(version), func.min(allocations.c.weights))
-        .where(allocations.c.experiment_id == experiment_id)
-        .group_by(epoch)
-        .order_by(epoch)
-    )
-    found: dict[int, tuple[float, ...] | None] = {}
-    before = 0
-    for number, first, last, weights in await connection.execute(statement):
-        constant = before + 1 == first == last
-        found[number] = tuple(weight / WHOLE for weight in weights) if constant else None
-        before = last
-    return found

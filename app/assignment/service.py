@@ -1,15 +1,16 @@
 """One assignment: decide, record, sign."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from random import Random
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from app.assignment import assignment_id, bucketing, limits
 from app.assignment.assignment_id import RANDOM_BITS, AssignmentId, Signer
 from app.assignment.commit import ExposureCommit
+from app.assignment.decide import RECORDED, Decision, Reason, decide
 from app.assignment.snapshot import PreparedExperiment
 from app.assignment.snapshot_keeper import SnapshotKeeper
 from app.assignment.store import StickyStore
@@ -24,20 +25,6 @@ _RECORDED_LABELS: Final = {True: "true", False: "false"}
 _encode: Final = msgspec.json.Encoder().encode
 
 
-Reason = Literal[
-    "SPLIT",  # drawn
-    "TARGETING_MATCH",  # drawn, among those the targeting admits
-    "STICKY",  # the unit's first assignment again, with its id (strict stickiness)
-    "NOT_TARGETED",  # outside of the targeting, or of the range of the layer: the control
-    "FORCED",  # by an override of the definition
-    "DISABLED",  # not running: the winner of a stopped experiment, or the control
-]
-"""Why a variant was given."""
-
-RECORDED: Final = frozenset[Reason]({"SPLIT", "TARGETING_MATCH", "STICKY"})
-"""There was a draw to learn from: only these are recorded and analysed."""
-
-
 class AssignmentView(msgspec.Struct, frozen=True):
     """Which variant serves. Send `assignment_id` along with feedback."""
 
@@ -47,14 +34,6 @@ class AssignmentView(msgspec.Struct, frozen=True):
     assignment_id: str
     propensity: float
     policy_version: int
-    reason: Reason
-
-
-class Decision(msgspec.Struct, frozen=True, gc=False):
-    """A variant by its position, the probability it was drawn with (1 if it was not drawn), and why."""
-
-    variant: int
-    propensity: float
     reason: Reason
 
 
@@ -77,43 +56,6 @@ class Assignment(msgspec.Struct, frozen=True, gc=False):
             return _encode(self.view())
         before, after = experiment.answers.get(decision) or _answer(experiment, decision)
         return before + self.id.encode("ascii") + after
-
-
-def decide(
-    experiment: PreparedExperiment,
-    unit: str,
-    unit_hash: int,
-    context: Mapping[str, Any],
-    random32: int,
-) -> Decision:
-    """Which variant this unit gets. Pure: chance comes in as 32 random bits, used without stickiness only.
-
-    Raises InvalidInput naming the feature when the policy reads the context and cannot.
-    """
-    published = experiment.published
-    if not experiment.running:
-        return Decision(experiment.serves, 1.0, "DISABLED")
-    if unit in published.overrides:
-        return Decision(published.overrides[unit], 1.0, "FORCED")
-    reason: Reason = "SPLIT"
-    if experiment.selects:
-        if not experiment.admits(unit, context):
-            return Decision(published.control, 1.0, "NOT_TARGETED")
-        if published.targeting:
-            reason = "TARGETING_MATCH"
-    if experiment.reader is not None:
-        weights = experiment.reader.weights(context)
-        if weights is not None:
-            if published.stickiness == "none":
-                variant = bucketing.draw(random32, bucketing.cumulative(weights))
-            else:
-                variant = bucketing.rendezvous(unit_hash, experiment.seeds, weights)
-            return Decision(variant, weights[variant] / bucketing.WHOLE, reason)
-    if published.stickiness == "none":
-        variant = bucketing.draw(random32, experiment.cumulative)
-    else:
-        variant = bucketing.rendezvous(unit_hash, experiment.seeds, published.weights)
-    return Decision(variant, experiment.propensities[variant], reason)
 
 
 class Assigner:

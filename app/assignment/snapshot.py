@@ -33,7 +33,8 @@ class PublishedContextual(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     """A policy that reads the context, and what it believes: `bandits.contextual.LinearArms` as bytes.
 
     `means` (K, d) and `factors`, of each variant the upper triangle by rows, are little-endian binary64. At
-    most `POSTERIOR_BYTES_MAX` for 50 variants and 64 columns.
+    most `POSTERIOR_BYTES_MAX` for 50 variants and 64 columns. They have no rows for the variants at the
+    positions `retired`, in ascending order.
     """
 
     rule: Literal["thompson", "ucb"]
@@ -43,6 +44,7 @@ class PublishedContextual(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     width: float = 0.0  # of ucb
     means: bytes
     factors: bytes
+    retired: tuple[int, ...] = ()
 
 
 class PublishedSegments(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,7 +188,10 @@ class ContextReader:
         else:
             floor = policy.exploration_floor
             shares = ucb(self._arms, x, width=policy.width, exploration_floor=floor)
-        return bucketing.parts_near(shares.tolist())
+        weights = bucketing.parts_near(shares.tolist())
+        for position in policy.retired:
+            weights.insert(position, 0)
+        return weights
 
 
 class SegmentReader:
@@ -224,7 +229,8 @@ class PreparedExperiment:
         self.selects = bool(published.targeting) or published.layer is not None
         """Whether some units take no part."""
         self.layer_seed = b"" if published.layer is None else bucketing.layer_seed(published.layer.key)
-        self.reader = _reader(published)
+        by_context = published.contextual or published.segmented
+        self.reader = None if by_context is None else reader_of(by_context)
         self._signals: dict[str, SignalUse] | None = None
         self.seeds = tuple(
             bucketing.variant_seed(published.salt, variant.key) for variant in published.variants
@@ -252,10 +258,11 @@ class PreparedExperiment:
         return () if self.published.contextual is None else self.published.contextual.features
 
 
-def _reader(published: PublishedExperiment) -> ContextReader | SegmentReader | None:
-    if published.contextual is not None:
-        return ContextReader(published.contextual)
-    return None if published.segmented is None else SegmentReader(published.segmented)
+def reader_of(by_context: PublishedContextual | PublishedSegments) -> ContextReader | SegmentReader:
+    """Return what decides in a context."""
+    if isinstance(by_context, PublishedContextual):
+        return ContextReader(by_context)
+    return SegmentReader(by_context)
 
 
 class Snapshot:

@@ -1,41 +1,75 @@
-"""The answer of an A/A replay on a terminal. Pure."""
+"""The command `wald aa`, over HTTP."""
 
-from rich.console import Group, RenderableType
-from rich.text import Text
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
-from app.analysis.aa import Aa, AaRate
-from app.cli.amounts import count, number, percent
-from app.cli.tables import Column, Table
+import rich_click as click
 
+from app.analysis.limits import AA_REPLAYS_MAX
+from app.cli import display
+from app.cli.calls import Server, reads_server
+from app.cli.client import COMPUTATION_TIMEOUT_S, WaldClient, path_of
+from app.cli.options import json_option
+from app.cli.terminal import progress, show
 
-def report(found: Aa) -> RenderableType:
-    """The answer in words, and each metric."""
-    table = Table(
-        Column("metric", "name"),
-        *map(Column, ("units", "noise floor", "of the mean", "decided", "95% interval", "may")),
-        Column("role", "text"),
-    )
-    for one in found.metrics:
-        floor, share = one.noise_floor, one.relative_noise_floor
-        table.add(
-            one.metric,
-            count(one.units),
-            number(floor),
-            percent(share, decimals=2),
-            *_rate(one.false_positives),
-            one.role,
-        )
-    looks = "one look" if len(found.looks) == 1 else f"{len(found.looks)} looks"
-    of_many = ", a random part of them" if found.sampled else ""
-    return Group(
-        Text(found.sentence, style="bold"),
-        "",
-        table,
-        "",
-        f"{found.replays:,} replays with {looks}, on {found.units:,} units of the control{of_many}",
-    )
+if TYPE_CHECKING:  # loads numerical libraries
+    from app.analysis.aa import Aa
+
+_PART: Final = 20
+"""Replays per request. Small parts let the progress bar move, and do not keep other callers waiting."""
 
 
-def _rate(rate: AaRate) -> tuple[str, str, str]:
-    low, high = rate.interval
-    return f"{rate.rate:.1%}", f"{low:.1%} to {high:.1%}", f"{rate.allowed:.1%}"
+@click.command("aa")
+@click.argument("experiment")
+@reads_server
+@click.option(
+    "--replays",
+    type=click.IntRange(1, AA_REPLAYS_MAX),
+    default=200,
+    show_default=True,
+    help="Number of random splits of the control.",
+)
+@json_option
+def aa_command(*, experiment: str, server: Server, replays: int, as_json: bool) -> None:
+    """Measure how often the plan of EXPERIMENT decides between equal halves of its control.
+
+    Wald splits the units of the control in two at random, and analyzes the halves by the experiment's own
+    plan at its own looks. The halves are equal, so every decision is false. It repeats this for every replay:
+
+        wald aa summary-prompt --replays 400
+
+    How to read it:
+
+    * *decided*: the share of replays in which the plan declared a difference at any look, beside the share
+      that is *allowed*. More replays make the interval narrower.
+    * Fewer decisions than allowed are no fault. A plan that is valid at every look spreads its error over
+      all looks, and is cautious about heavy tails and rare events.
+    * If the whole interval is above the allowed share, do not trust decisions on these data: tails are too
+      heavy, or events too rare, for so few units. Cap the metric, or wait for more units. (Units are split
+      one by one: the replay does not notice one user who came as many units.)
+    * *noise floor*: chance alone makes differences of this size at one look with this number of units. It
+      shrinks with the square root of that number.
+
+    The server reads at most 20,000 units; of more units, a random part.
+    """
+    from app.analysis.aa import together
+
+    with progress("replaying", replays) as advance:
+        result = together(server.ask(lambda client: _parts(client, experiment, replays, advance)))
+    show(result, lambda: display.aa.report(result), as_json=as_json)
+
+
+async def _parts(
+    client: WaldClient, experiment: str, replays: int, advance: Callable[[float], None]
+) -> "list[Aa]":
+    """Return the answers of the server, one for each part of the replays."""
+    from app.analysis.aa import Aa
+
+    path, parts, done = path_of("experiments", experiment, "aa"), [], 0
+    while done < replays:
+        question = {"replays": min(_PART, replays - done), "first": done}
+        part = await client.call("POST", path, Aa, question, timeout_s=COMPUTATION_TIMEOUT_S)
+        parts.append(part)
+        done += part.replays
+        advance(part.replays)
+    return parts

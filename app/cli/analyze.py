@@ -1,169 +1,208 @@
-"""What `wald analyze` does: the readout of a file, without a server."""
+"""The command `wald analyze`. It needs no server."""
 
 import math
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, NamedTuple
 
-import msgspec
 import rich_click as click
 
-from app.analysis.readout.analyze import analyze
-from app.cli import figures, measurements, readout_display, records
-from app.cli.records import UnreadableLog
-from app.cli.terminal import emit_json, out
-from app.experiments.metrics import Margin, Mean, Measure, Metric, Ratio
-from app.experiments.plan import AlwaysValid, AnalysisPlan, Estimator, FixedHorizon, GroupSequential
-from stats.errors import InvalidInput
-from stats.multiplicity import Role
+from app.cli import display
+from app.cli.options import (
+    CSV_FILE,
+    HTML_FILE,
+    Parsed,
+    alpha_option,
+    decimal_option,
+    json_option,
+    numbers,
+    where_option,
+)
+from app.cli.terminal import err, show
 
-_ESTIMATORS: Final[dict[str, Callable[[], Estimator]]] = {
-    "always-valid": AlwaysValid,
-    "fixed-horizon": FixedHorizon,
-    "group-sequential": GroupSequential,
-}
-
-
-def show_readout(file: Path, *, figure: Path | None, as_json: bool, options: dict[str, Any]) -> None:
-    """Print the readout of a file, as the command's options have it. Raises ClickException in words."""
-    try:
-        table = _table(options)
-        plan = _plan(options)
-        measured = measurements.read(file, table)
-        found = analyze(plan, measured.metrics, measured.observed)
-    except UnreadableLog as error:
-        raise click.ClickException(f"{file}: {error}") from error
-    except (ValueError, InvalidInput) as error:
-        raise click.UsageError(str(error)) from error
-    if figure is not None:
-        figures.write_forest(found, figure)
-    if as_json:
-        emit_json(found)
-        return
-    console = out()
-    console.print(readout_display.readout_report(found))
-    if figure is not None:
-        console.print(f"\nThe forest plot is in {figure}")
+ESTIMATORS = ("always-valid", "fixed-horizon", "group-sequential")
 
 
-def _table(options: dict[str, Any]) -> measurements.Table:
-    """Raises ValueError in words."""
-    margins = _each_once([_named(text, "--guardrail NAME=MARGIN") for text in options["guardrail"]])
-    caps = _each_once([_named(text, "--cap NAME=LOW:HIGH") for text in options["cap"]])
-    specs = options["specs"]
-    for given in (*margins, *caps, *options["lower"]):
-        if given not in specs:
-            hint = records.suggestion(given, specs)
-            raise ValueError(f"{given!r} is not a metric; there are {', '.join(specs)}{hint}")
-    metrics: list[Metric] = []
-    for spec in specs:
-        measure = measurements.measure_of(spec)
-        if spec in caps:
-            if not isinstance(measure, Mean | Ratio):
-                raise ValueError(f"only a mean or a ratio can be capped; {spec!r} is a {_kind(measure)}")
-            measure = msgspec.structs.replace(measure, cap=_cap(caps[spec]))
-        has_primary = any(metric.role == "primary" for metric in metrics)
-        role: Role = "guardrail" if spec in margins else "secondary" if has_primary else "primary"
-        metrics.append(
-            Metric(
-                key=spec,
-                measure=measure,
-                role=role,
-                direction="lower" if spec in options["lower"] else "higher",
-                margin=_margin(margins[spec]) if spec in margins else None,
-            )
-        )
-    _check_covariates(options["covariates"], metrics)
-    return measurements.Table(
-        unit=options["unit"],
-        variant=options["variant"],
-        metrics=tuple(metrics),
-        control=options["control"],
-        covariates=options["covariates"],
-        segment=options["segment"],
-        epoch=options["epoch"],
-        propensity=options["propensity"],
-        shares=_shares(options["shares"]),
-        where=options["where"],
-        days=options["days"],
-        decimal=options["decimal"],
-    )
+class Guardrail(NamedTuple):
+    """A guardrail metric and its margin, a share of the control's mean if `relative`."""
+
+    metric: str
+    margin: float
+    relative: bool
 
 
-def _each_once(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Raises ValueError if a name is given two values."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(name for name in found if [one for one, _ in pairs].count(name) > 1)
-        raise ValueError(f"{twice!r} is given twice; one value must be left out")
-    return found
+class Cap(NamedTuple):
+    """A metric and the bounds that its values are set to."""
+
+    metric: str
+    low: float | None
+    high: float | None
 
 
-def _check_covariates(covariates: Sequence[str], metrics: Sequence[Metric]) -> None:
-    """Raises ValueError if one is given twice, or is the outcome itself: adjusting would explain it away."""
-    _each_once([(name, "") for name in covariates])
-    for metric in metrics:
-        for name in measurements.columns_of(metric):
-            if name in covariates:
-                raise ValueError(
-                    f"--covariate {name!r} is what the metric {metric.key!r} measures; a covariate must be "
-                    "known before the exposure"
-                )
-
-
-def _kind(measure: Measure) -> str:
-    return str(measure.__struct_config__.tag)
-
-
-def _named(text: str, form: str) -> tuple[str, str]:
-    name, equals, value = text.rpartition("=")
-    if not (name and equals and value):
-        raise ValueError(f"must be {form}, got {text!r}")
+def _named(text: str) -> tuple[str, str]:
+    name, _, value = text.rpartition("=")
+    if not (name and value):
+        raise ValueError
     return name, value
 
 
-def _float(text: str, what: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+def _finite(text: str) -> float:
+    value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{what} must be a finite number, got {text!r}")
+        raise click.BadParameter(f"must be a finite number; got {text!r}")
     return value
 
 
-def _margin(text: str) -> Margin:
-    relative = text.endswith("%")
-    size = _float(text.removesuffix("%"), "a margin") / (100 if relative else 1)
-    if not size > 0:
-        raise ValueError(f"a margin must be positive, got {text}")
-    return Margin(size, relative)
+def _guardrail(text: str) -> Guardrail:
+    name, value = _named(text)
+    relative = value.endswith("%")
+    margin = _finite(value.removesuffix("%")) / (100 if relative else 1)
+    if not margin > 0:
+        raise click.BadParameter(f"a margin must be positive; got {value}")
+    return Guardrail(name, margin, relative)
 
 
-def _cap(text: str) -> tuple[float | None, float | None]:
-    low, colon, high = text.partition(":")
+def _cap(text: str) -> Cap:
+    name, value = _named(text)
+    low, colon, high = value.partition(":")
     if not colon or not (low or high):
-        raise ValueError(f"a cap is LOW:HIGH, LOW: or :HIGH, got {text!r}")
-    return (_float(low, "LOW") if low else None, _float(high, "HIGH") if high else None)
+        raise ValueError
+    return Cap(name, _finite(low) if low else None, _finite(high) if high else None)
 
 
-def _shares(text: str | None) -> dict[str, float] | None:
-    if text is None:
-        return None
-    pairs = _each_once([_named(part.strip(), "--shares A=.5,B=.5") for part in text.split(",")])
-    return {name: _float(value, f"the share of {name}") for name, value in pairs.items()}
+def _shares(text: str) -> tuple[tuple[str, float], ...]:
+    named = [_named(part.strip()) for part in text.split(",")]
+    return tuple((name, _finite(value)) for name, value in named)
 
 
-def _plan(options: dict[str, Any]) -> AnalysisPlan:
-    estimator = _ESTIMATORS[options["plan"]]()
-    if options["looks"] is not None:
-        if not isinstance(estimator, GroupSequential):
-            raise ValueError("--looks belongs to --plan group-sequential")
-        estimator = GroupSequential(tuple(_float(look, "a look") for look in options["looks"].split(",")))
-    return AnalysisPlan(
-        alpha=options["alpha"],
-        estimator=estimator,
-        correction=options["correction"],
-        minimum_effect=options["minimum_effect"],
-        expected_units=options["expected_units"],
-    )
+@click.command("analyze")
+@click.argument("file", type=CSV_FILE)
+@click.option("--unit", required=True, metavar="COL", help="Column of the unit that was randomised.")
+@click.option("--variant", required=True, metavar="COL", help="Column of the variant.")
+@click.option(
+    "--metric",
+    "specs",
+    multiple=True,
+    metavar="NAME[:KIND]",
+    help="A column and its kind: mean, proportion (0 or 1), A/B:ratio or p95. The first metric is primary. "
+    "Repeatable.",
+)
+@click.option("--judge", metavar="COL", help="Instead of --metric: column of a judge's score of every unit.")
+@click.option(
+    "--label", metavar="COL", help="With --judge: column of the label by a person, empty if there is none."
+)
+@click.option(
+    "--inclusion", metavar="COL", help="With --judge: column of the probability of being chosen for a label."
+)
+@click.option(
+    "--control", metavar="KEY", help="The variant to compare with.  [default: control, or the first]"
+)
+@click.option("--lower", multiple=True, metavar="NAME", help="A metric that is better lower. Repeatable.")
+@click.option(
+    "--guardrail",
+    "guardrails",
+    type=Parsed("NAME=MARGIN", "latency=0.5 or latency=10%", _guardrail),
+    multiple=True,
+    help="A metric that must not get worse by more than its margin: 0.5, or 10%. Repeatable.",
+)
+@click.option(
+    "--cap",
+    "caps",
+    type=Parsed("NAME=LOW:HIGH", "cost=0:100, cost=0: or cost=:100", _cap),
+    multiple=True,
+    help="Set values of a metric beyond these bounds to the bounds. Repeatable.",
+)
+@click.option(
+    "--covariate",
+    "covariates",
+    multiple=True,
+    metavar="COL",
+    help="A column that was known before the exposure, to reduce variance (CUPED). Repeatable.",
+)
+@click.option(
+    "--segment", metavar="COL", help="Show effects for each value of this column, partially pooled."
+)
+@click.option("--epoch", metavar="COL", help="Column of the period. Variants are compared within periods.")
+@click.option("--propensity", metavar="COL", help="Column of the logged probability of each unit's own draw.")
+@click.option(
+    "--shares",
+    type=Parsed("NAME=SHARE,...", "a=.5,b=.5", _shares),
+    help="Probabilities of the variants, if they never changed.",
+)
+@where_option
+@decimal_option
+@click.option(
+    "--plan",
+    type=click.Choice(ESTIMATORS),
+    default="always-valid",
+    show_default=True,
+    help="When intervals are valid: at every look, at one look, or at planned looks.",
+)
+@alpha_option
+@click.option(
+    "--expected-units",
+    type=click.IntRange(1),
+    default=10_000,
+    show_default=True,
+    help="Number of units for which intervals are narrowest.",
+)
+@click.option(
+    "--looks",
+    type=Parsed("F,F,1", "0.25,0.5,1", numbers),
+    help="Planned looks, as fractions of the expected units.",
+)
+@click.option(
+    "--minimum-effect", type=click.FloatRange(0, min_open=True), help="The smallest effect that matters."
+)
+@click.option(
+    "--correction",
+    type=click.Choice(["bonferroni", "benjamini-hochberg", "benjamini-yekutieli"]),
+    default="benjamini-hochberg",
+    show_default=True,
+    help="Correction for several secondary metrics and variants.",
+)
+@click.option(
+    "--days",
+    type=click.FloatRange(0, min_open=True),
+    help="Duration of the experiment so far, to estimate the days left.",
+)
+@click.option("--figure", type=HTML_FILE, help="Write a forest plot as an HTML page.")
+@json_option
+def analyze_command(
+    *, file: Path, judge: str | None, label: str | None, figure: Path | None, as_json: bool, **options: Any
+) -> None:
+    r"""Analyze an experiment from a CSV file with one row per unit.
+
+    The readout equals that of a running experiment: effects against the control with the intervals that
+    decide, verdicts, integrity, and a recommendation.
+
+        wald analyze runs.csv --unit user --variant arm --metric solved --metric latency:p95 \
+        --lower latency:p95
+
+    A judge scores every unit, and people label some of them. `--judge` and `--label` estimate the mean label
+    of each variant from both (prediction-powered inference):
+
+        wald analyze runs.csv --unit user --variant arm --judge score --label human
+    """
+    if judge is not None or label is not None:
+        if judge is None or label is None:
+            raise click.UsageError("--judge and --label belong together; give both")
+        if figure is not None:
+            raise click.UsageError("--figure belongs to --metric; leave it out with --judge")
+        from app.cli.files.quality import quality_of
+
+        quality = quality_of(file, judge=judge, label=label, options=options)
+        show(quality, lambda: display.quality.report(quality), as_json=as_json)
+        return
+    if not options["specs"]:
+        raise click.UsageError("Missing option --metric; give at least one, or --judge and --label")
+    if options.pop("inclusion") is not None:
+        raise click.UsageError("--inclusion belongs to --judge and --label; leave it out")
+    from app.cli.files.readout import readout_of
+
+    names = ("unit", "variant", "control", "segment", "epoch", "propensity", "where", "days", "decimal")
+    columns = {name: options.pop(name) for name in names}
+    result = readout_of(file, columns=columns, **options)
+    if figure is not None:
+        display.figures.write_forest(result, figure)
+        err().print(f"The forest plot is in {figure}.")
+    show(result, lambda: display.readout.readout_report(result), as_json=as_json)

@@ -1,4 +1,4 @@
-"""A small typed client of the HTTP API, which repeats what is safe to repeat.
+"""A small typed client of the HTTP API. It repeats requests that are safe to repeat.
 
 ClientError
 ├── Unreachable  no answer, or only 503, until the patience ran out
@@ -7,8 +7,9 @@ ClientError
 
 import asyncio
 from collections.abc import Collection, Sequence
+from functools import cache
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, Self, TypeVar
 from urllib.parse import quote
 
 import httpx2
@@ -17,7 +18,7 @@ import rich_click as click
 
 from app.core.errors import FieldError, Problem
 
-if TYPE_CHECKING:  # they load numerical libraries, which most commands do without
+if TYPE_CHECKING:  # these load numerical libraries, which most commands do without
     from app.experiments.model import Definition
     from app.feedback.model import Receipt
 
@@ -27,12 +28,13 @@ STATUS_POLL_S: Final = 0.2
 POLICY_QUIET_S: Final = 1.0
 PATIENCE_S: Final = 30.0
 FIRST_PATIENCE_S: Final = 2.0
-"""How long to try before the first answer: a server that never answered is seldom about to."""
+"""Patience before the first answer. A server that has never answered rarely starts to."""
 REQUEST_TIMEOUT_S: Final = 10.0
 COMPUTATION_TIMEOUT_S: Final = 120.0
+DOWNLOAD_SILENCE_S: Final = 60.0
 
 INPUT_AT_FAULT: Final = frozenset({400, 413})
-"""Statuses that say that what was sent is wrong, whatever the state of the server."""
+"""Statuses of a request that is wrong, whatever the state of the server."""
 NO_SERVER: Final = "; is the server running? Start one with `wald up`, or set WALD_URL"
 
 T = TypeVar("T")
@@ -40,7 +42,7 @@ Source = Literal["implicit", "explicit", "automated", "human"]
 
 
 class Assignment(msgspec.Struct, frozen=True):
-    """What `/assign` answered."""
+    """An answer of `/assign`."""
 
     experiment: str
     variant: str
@@ -52,7 +54,7 @@ class Assignment(msgspec.Struct, frozen=True):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One signal for `/feedback`. The same `id` sent twice counts once."""
+    """One signal for `/feedback`. An `id` that is sent twice counts once."""
 
     assignment_id: str
     signal: str
@@ -62,7 +64,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class VariantStatus(msgspec.Struct, frozen=True):
-    """One variant now. What is not known yet is None."""
+    """The present state of one variant. None means not known yet."""
 
     key: str
     control: bool
@@ -76,7 +78,7 @@ class VariantStatus(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """An experiment now."""
+    """The present state of an experiment."""
 
     key: str
     state: str
@@ -86,7 +88,7 @@ class Status(msgspec.Struct, frozen=True):
 
 
 class ClientError(click.ClickException):
-    """The server did not do what was asked. The message says what and why."""
+    """The server did not do what was asked. The message says what was asked, and why it failed."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -97,10 +99,12 @@ class Unreachable(ClientError):
 
 
 class Refused(ClientError):
-    """The server answered with an error that repeating would not cure."""
+    """The server answered with an error that a repeated request would meet again."""
 
     def __init__(self, request: str, status: int, problem: Problem) -> None:
-        super().__init__(f"{request} answered {status}: {_said(problem)}")
+        reason = _reason(problem)
+        unknown_name = status == httpx2.codes.NOT_FOUND and reason.startswith("no ")  # says what is missing
+        super().__init__(reason if unknown_name else f"{request} answered {status}: {reason}")
         self.request = request
         self.status = status
         self.problem = problem
@@ -109,16 +113,15 @@ class Refused(ClientError):
 class WaldClient:
     """A pool of connections to one server. Use it as an asynchronous context manager.
 
-    Connection errors and 503 are repeated with a growing pause for `patience_s`; connection errors before the
-    first answer for at most `FIRST_PATIENCE_S`. That is harmless: a
-    repeated feedback event is dropped by its id or natural key, a repeated assignment whose first answer
-    was lost stays without feedback, and life cycle calls are absolute. `retries` counts the repetitions.
-    Raises ClientError for a URL or key that no server can have.
+    After a connection error or a 503 it repeats the request, with a growing pause, for `patience_s`; before
+    the first answer, for at most `FIRST_PATIENCE_S`. Repeating is harmless: the server drops a repeated
+    feedback event, an assignment whose answer was lost gets no feedback, and a life cycle call names the
+    state to reach. `retries` counts the repetitions. Raises ClientError for a malformed URL or key.
     """
 
     def __init__(self, url: str, key: str, *, connections: int = 16, patience_s: float = PATIENCE_S) -> None:
         if not url.startswith(("http://", "https://")):
-            raise ClientError(f"the URL must begin with http:// or https://, got {url!r}")
+            raise ClientError(f"the URL must begin with http:// or https://; got {url!r}")
         if not (key.isascii() and key.isprintable()):
             raise ClientError("the API key must be printable ASCII")
         self.url = url.rstrip("/")
@@ -152,19 +155,19 @@ class WaldClient:
     async def assign(self, experiment: str, unit: str) -> Assignment:
         """Ask which variant serves `unit`."""
         body = await self._call("GET", "/assign", params={"experiment": experiment, "unit": unit})
-        return _read(_ASSIGNMENT, body)
+        return read(body, Assignment)
 
     async def feedback(self, events: Sequence[Event]) -> "Receipt":
-        """Send events; when this returns, the accepted ones are durable, be they all or none."""
-        from app.feedback.model import Receipt  # noqa: PLC0415
+        """Send events. The events that the receipt calls accepted are durable; it may accept none."""
+        from app.feedback.model import Receipt
 
         none_accepted = httpx2.codes.UNPROCESSABLE_CONTENT
         body = await self._call("POST", "/feedback", events, answers=(none_accepted,))
-        return _read(msgspec.json.Decoder(Receipt), body)
+        return read(body, Receipt)
 
     async def status(self, experiment: str) -> Status:
-        """The experiment now. Refused with status 404 when there is none."""
-        return _read(_STATUS, await self._call("GET", path_of("experiments", experiment, "status")))
+        """Return the present state of an experiment. Raises Refused with status 404 if it does not exist."""
+        return read(await self._call("GET", path_of("experiments", experiment, "status")), Status)
 
     async def call(
         self,
@@ -176,7 +179,7 @@ class WaldClient:
         *,
         timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> T:
-        """Any other call, and its answer. Raises Refused and Unreachable."""
+        """Return the decoded answer of any other call. Raises Refused and Unreachable."""
         return read(await self.raw(method, path, body, params, timeout_s=timeout_s), answer)
 
     async def raw(
@@ -188,19 +191,33 @@ class WaldClient:
         *,
         timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> bytes:
-        """Any call, and the JSON of its answer as it was sent. Raises Refused and Unreachable.
+        """Return the JSON answer of any call, as it was sent. Raises Refused and Unreachable.
 
-        `body` is a value to be encoded, or bytes of JSON.
+        `body` is a value to encode, or bytes of JSON.
         """
         answer = await self._call(method, path, body, params=params, timeout_s=timeout_s)
-        _read(_ANY, answer)
+        read(answer, msgspec.Raw)
         return answer
 
-    async def settled(self, experiment: str, *, rewards: int, within_s: float) -> Status:
-        """The status once `rewards` of them are in the totals and the policy has seen them.
+    async def download(self, path: str, params: dict[str, str], file: BinaryIO) -> None:
+        """Write the answer of a GET request to `file`, piece by piece. Raises Refused and Unreachable."""
+        silence_s = DOWNLOAD_SILENCE_S
+        try:
+            async with self._http.stream("GET", path, params=params, timeout=silence_s) as answer:
+                if not answer.is_success:
+                    await answer.aread()
+                    raise Refused(f"GET {path}", answer.status_code, _problem(answer))
+                async for piece in answer.aiter_bytes():
+                    file.write(piece)
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            hint = NO_SERVER if isinstance(error, httpx2.ConnectError) else ""
+            raise Unreachable(f"the download failed: {self.url}: {error}{hint}") from error
 
-        Less than that is enough when nothing is left to apply. The policy has seen them when its version
-        has not moved for a second. Raises ClientError when all that takes longer than `within_s`.
+    async def settled(self, experiment: str, *, rewards: int, within_s: float) -> Status:
+        """Return the status once the totals hold `rewards` rewards and the policy has learned from them.
+
+        Fewer rewards are enough if no event waits to be applied. The policy has learned from them once its
+        version has not changed for a second. Raises ClientError if that takes longer than `within_s`.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + within_s
@@ -226,9 +243,9 @@ class WaldClient:
         answers: Collection[int] = (),
         timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> bytes:
-        """One request, repeated while the server is away. Raises Refused and Unreachable.
+        """Send one request, repeat it while the server is away, and return the body of the answer.
 
-        `answers` are statuses that are answers to it as well as those of success.
+        The statuses in `answers` count as success. Raises Refused and Unreachable.
         """
         content = body if body is None or isinstance(body, bytes) else msgspec.json.encode(body)
         headers = {"Content-Type": "application/json"} if content is not None else None
@@ -258,46 +275,43 @@ class WaldClient:
             pause = min(2 * pause, RETRY_PAUSE_S_MAX)
 
 
-_ASSIGNMENT: Final = msgspec.json.Decoder(Assignment)
-_STATUS: Final = msgspec.json.Decoder(Status)
-_ANY: Final = msgspec.json.Decoder(msgspec.Raw)
+@cache
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)
 
 
 def read(body: bytes, kind: type[T]) -> T:
-    """Decode an answer. Raises ClientError if it is not one of a Wald server."""
-    return _read(msgspec.json.Decoder(kind), body)
+    """Decode an answer. Raises ClientError if no Wald server can have sent it."""
+    try:
+        answer: T = _decoder(kind).decode(body)  # type: ignore[arg-type]  # a type is hashable
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ClientError(f"this is not the answer of a Wald server: {error}") from error
+    return answer
 
 
 def path_of(*parts: str) -> str:
-    """The path whose parts are these, whatever characters they have."""
+    """Return the path with these parts, escaped where necessary."""
     return "/" + "/".join(quote(part, safe="") for part in parts)
 
 
-def _read(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
-    try:
-        return decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ClientError(f"this is not the answer of a Wald server: {error}") from error
-
-
 def _problem(answer: httpx2.Response) -> Problem:
-    """The problem of an error answer, also when something else than a Wald server wrote it."""
+    """Return the problem of an error answer, also if a proxy or another server wrote it."""
     try:
         return msgspec.json.decode(answer.content, type=Problem)
     except (msgspec.DecodeError, UnicodeDecodeError):
         kind = answer.headers.get("content-type", "").partition(";")[0]
         words = " ".join(answer.text.split())[:200] if kind in {"", "text/plain"} else ""
-        said = f": {words}" if words else ""
+        excerpt = f": {words}" if words else ""
         return Problem(
             type="about:blank",
             title=answer.reason_phrase,
             status=answer.status_code,
-            detail=f"{answer.reason_phrase}; not the answer of a Wald server, is the URL right?{said}",
+            detail=f"{answer.reason_phrase}; not the answer of a Wald server, is the URL right?{excerpt}",
         )
 
 
-def _said(problem: Problem) -> str:
-    """What a problem says, once: a line for each field that is wrong, or its detail."""
+def _reason(problem: Problem) -> str:
+    """Return a line for each wrong field, or else the detail of the problem."""
     lines = [_line(error) for error in problem.errors]
     if not lines or (len(lines) == 1 and problem.status not in INPUT_AT_FAULT):
         return problem.detail or problem.title

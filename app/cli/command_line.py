@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import rich_click as click
 
@@ -30,13 +30,6 @@ _NO_CHOICE: Final = re.compile(r"(?P<given>'.*') is not (one of )?'", re.DOTALL)
 _ENGINES: Final = {"redis": "Valkey", "psycopg": "PostgreSQL", "sqlalchemy": "PostgreSQL"}
 
 
-class Target(NamedTuple):
-    """Where a command is defined, as `module:name`, and what the list of commands says of it."""
-
-    place: str
-    summary: str
-
-
 class BadInput(click.ClickException):
     """What was given to the command is wrong, and not how it was called. Exit status 2."""
 
@@ -46,15 +39,14 @@ class BadInput(click.ClickException):
 class Deferred(click.RichCommand):
     """A command whose module is loaded when the command is called."""
 
-    def __init__(self, name: str, target: Target) -> None:
-        super().__init__(name=name, help=target.summary)
-        self._place = target.place
+    def __init__(self, name: str, module: str, summary: str) -> None:
+        super().__init__(name=name, help=summary)
+        self._module = module
 
     @property
     def command(self) -> click.Command:
-        """The command itself."""
-        module, name = self._place.split(":")
-        command: click.Command = getattr(import_module(module), name)
+        """The command itself: `wald NAME` is `NAME_command` in its module."""
+        command: click.Command = getattr(import_module(f"app.cli.{self._module}"), f"{self.name}_command")
         return command
 
     def make_context(
@@ -74,12 +66,12 @@ class Group(click.RichGroup):
     def __init__(
         self,
         *,
-        deferred: Mapping[str, Target] | None = None,
+        deferred: Mapping[str, tuple[str, str]] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        for name, target in (deferred or {}).items():
-            self.add_command(Deferred(name, target))
+        for name, (module, summary) in (deferred or {}).items():
+            self.add_command(Deferred(name, module, summary))
 
     def main(
         self,

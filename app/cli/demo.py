@@ -1,141 +1,109 @@
-"""Drive a running server with the simulated product: so many requests, or an endless trickle."""
+"""The command `wald demo`, over HTTP."""
 
 import asyncio
-import heapq
-import itertools
-import secrets
-from collections.abc import Iterator
-from typing import Final
+import sys
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
-import structlog
+import rich_click as click
 
-from app.cli import simulation
-from app.cli.client import ClientError, Event, Refused, WaldClient
+from app.cli import display, terminal
+from app.cli.calls import Server, drives_server
+from app.cli.client import Status, WaldClient
+from app.cli.options import json_option
 
-TRICKLE_EXPERIMENT: Final = "demo-prompts"
-USERS_AT_ONCE: Final = 16
-DELIVERY_INTERVAL_S: Final = 0.1
-FEEDBACK_EVENTS_MAX: Final = 1_000
-TRICKLE_RATE: Final = 5.0
-TRICKLE_RATE_MAX: Final = 50.0
-TRICKLE_PAUSE_S: Final = 5.0
+if TYPE_CHECKING:  # loads numerical libraries
+    from app.cli.traffic.demo import Traffic
 
-_PROMPTS: Final = {prompt.key: prompt for prompt in simulation.PROMPTS}
-
-_log = structlog.get_logger(__name__)
+REFRESH_S: Final = 0.5
+SETTLE_S: Final = 30.0
 
 
-class Traffic:
-    """Simulated users of one experiment: they arrive at `rate` a second and react when they please.
-
-    The user of request n is drawn from (seed, n), so what each would say of each prompt does not depend on
-    timing; which prompt is served is the server's draw. Counts are open to be read while `run` goes on.
-    """
-
-    def __init__(
-        self, client: WaldClient, experiment: str, *, rate: float, seed: int, requests: int | None
-    ) -> None:
-        self.requests = requests
-        self.served = dict.fromkeys(_PROMPTS, 0)
-        self.rewards: list[float] = []  # of the answers that got a signal, as the last signal will say
-        self.rejected = 0
-        self._client = client
-        self._experiment = experiment
-        self._rate = rate
-        self._seed = seed
-        self._run = secrets.token_hex(4)  # so that the units of two runs differ
-        self._due: list[tuple[float, int, Event]] = []  # a heap of (time, tie-breaker, event)
-        self._arrivals_over = False
-
-    @property
-    def waiting(self) -> int:
-        """Reactions that have not happened yet."""
-        return len(self._due)
-
-    async def run(self) -> None:
-        """Serve every request and deliver every reaction. Raises ClientError."""
-        numbers = iter(range(self.requests)) if self.requests is not None else itertools.count()
-        start = asyncio.get_running_loop().time()
-        try:
-            async with asyncio.TaskGroup() as group:
-                delivery = group.create_task(self._deliver())
-                async with asyncio.TaskGroup() as users:
-                    for _ in range(USERS_AT_ONCE):
-                        users.create_task(self._serve(numbers, start))
-                self._arrivals_over = True
-                await delivery
-        except BaseExceptionGroup as failures:
-            raise _first(failures) from None
-
-    async def _serve(self, numbers: Iterator[int], start: float) -> None:
-        loop = asyncio.get_running_loop()
-        for number in numbers:
-            await asyncio.sleep(start + number / self._rate - loop.time())
-            assignment = await self._client.assign(self._experiment, f"request-{self._run}-{number}")
-            prompt = _PROMPTS.get(assignment.variant)
-            if prompt is None:
-                raise ClientError(f"{self._experiment} is not an experiment of the demo; choose another key")
-            self.served[prompt.key] += 1
-            reactions = simulation.reactions(prompt, np.random.default_rng([self._seed, number]))
-            if reactions:
-                self.rewards.append(simulation.WORTH[reactions[-1].signal])
-            for order, reaction in enumerate(reactions):
-                event = Event(
-                    assignment_id=assignment.assignment_id, signal=reaction.signal, source=reaction.source
-                )
-                heapq.heappush(self._due, (loop.time() + reaction.after_s, 2 * number + order, event))
-
-    async def _deliver(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._due or not self._arrivals_over:
-            events: list[Event] = []
-            while self._due and self._due[0][0] <= loop.time() and len(events) < FEEDBACK_EVENTS_MAX:
-                events.append(heapq.heappop(self._due)[2])
-            if events:
-                receipt = await self._client.feedback(events)
-                self.rejected += len(receipt.rejected)
-            await asyncio.sleep(DELIVERY_INTERVAL_S)
-
-
-async def ensure_running(client: WaldClient, experiment: str) -> None:
-    """Create and start the demo's experiment, or find it running. Raises ClientError when it cannot run."""
-    try:
-        await client.define(simulation.definition(experiment))
-    except Refused as refusal:
-        if refusal.status != 409:
-            raise
-    status = await client.status(experiment)
-    if {variant.key for variant in status.variants} != set(_PROMPTS):
-        raise ClientError(f"{experiment} is not an experiment of the demo; choose another key")
-    if status.state == "draft":
-        await client.start(experiment)
-    elif status.state != "running":
-        raise ClientError(f"{experiment} is {status.state}; resume it, or choose another key")
-
-
-async def trickle(
-    client: WaldClient, *, experiment: str = TRICKLE_EXPERIMENT, rate: float = TRICKLE_RATE
+@click.command("demo")
+@drives_server
+@click.option(
+    "--requests",
+    type=click.IntRange(1, 10_000_000),
+    default=3_000,
+    show_default=True,
+    help="Number of requests to serve.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(0.1, 10_000),
+    default=100,
+    show_default=True,
+    help="Requests per second. A slower server gets fewer.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the simulated users."
+)
+@click.option(
+    "--experiment",
+    default="demo",
+    show_default=True,
+    help="Key of the experiment. The demo creates the experiment if it does not exist.",
+)
+@json_option
+def demo_command(
+    *, server: Server, requests: int, rate: float, seed: int, experiment: str, as_json: bool
 ) -> None:
-    """Gentle traffic until cancelled, at most `TRICKLE_RATE_MAX` requests a second.
+    """Watch a running server learn from simulated users.
 
-    It outlives the server it talks to: after an error it pauses and begins again.
+    A simulated product asks `/assign` which of three prompts serves each request. Users copy answers, ask for
+    another answer, give a thumb some seconds later, or stay silent. The table shows how the traffic moves to
+    the best prompt as feedback arrives.
+
+    Start a server first, then run the demo in a second terminal:
+
+        wald up
+
+        wald demo --key KEY
+
+    Run it again to continue the same experiment, or start another one: wald demo --experiment demo-2
     """
-    while True:
+    from app.cli.traffic import demo
+
+    async def run(client: WaldClient) -> tuple[Status, demo.Traffic]:
+        await demo.ensure_running(client, experiment)
+        traffic = demo.Traffic(client, experiment, rate=rate, seed=seed, requests=requests)
+        before = await client.status(experiment)
+        running = asyncio.create_task(traffic.run())
         try:
-            await ensure_running(client, experiment)
-            seed = secrets.randbits(32)
-            await Traffic(
-                client, experiment, rate=min(rate, TRICKLE_RATE_MAX), seed=seed, requests=None
-            ).run()
-        except ClientError as error:
-            _log.warning("demo traffic paused", reason=str(error))
-        await asyncio.sleep(TRICKLE_PAUSE_S)
+            if not as_json and terminal.is_terminal(sys.stdout):
+                await _watch(client, traffic, running, experiment=experiment, requests=requests)
+            await running
+        finally:
+            running.cancel()
+        rewards = sum(variant.rewards for variant in before.variants) + len(traffic.rewards)
+        return await client.settled(experiment, rewards=rewards, within_s=SETTLE_S), traffic
+
+    status, traffic = server.ask(run, connections=demo.USERS_AT_ONCE + 2)
+    if as_json:
+        terminal.emit_json(
+            {"experiment": experiment, "served": traffic.served, "rewards": traffic.rewards, "status": status}
+        )
+        return
+    console = terminal.out()
+    console.print()
+    console.print(display.traffic.demo_summary(status, served=traffic.served, rewards=traffic.rewards))
+    console.print(f"\nSee it at {server.url}/. Next, replay your own logged scores: wald replay --help")
 
 
-def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first cause in a tree of groups."""
-    failure: BaseException = failures
-    while isinstance(failure, BaseExceptionGroup):
-        failure = failure.exceptions[0]
-    return failure
+async def _watch(
+    client: WaldClient,
+    traffic: "Traffic",
+    running: asyncio.Task[None],
+    *,
+    experiment: str,
+    requests: int,
+) -> None:
+    """Show the present state in place until the traffic ends."""
+    from rich.live import Live
+
+    with Live(console=terminal.out(), auto_refresh=False) as view:
+        while not running.done():
+            status, served = await client.status(experiment), sum(traffic.served.values())
+            waiting = traffic.waiting
+            shown = display.traffic.demo_progress(status, served=served, requests=requests, waiting=waiting)
+            view.update(shown, refresh=True)
+            await asyncio.wait([running], timeout=REFRESH_S)

@@ -1,390 +1,50 @@
-"""What `wald doctor` looks at: engines, durability, schema, clocks, room to work, and events that wait."""
+"""The command `wald doctor`, on the engines themselves."""
 
-import resource
-import shutil
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from enum import StrEnum
-from pathlib import Path
-from typing import Any, Final, LiteralString, cast
+import sys
+from typing import TYPE_CHECKING, Any
 
-import msgspec
-import psycopg
-from psycopg.rows import DictRow, dict_row
-from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+import rich_click as click
 from rich.text import Text
 
-from app.access.service import NO_ADMIN_KEY, AccessService
-from app.access.store import AccessStore
-from app.cli.tables import Column, Table
-from app.core import migrations
-from app.core.agreement import STREAM_SHARDS, differences, shards_differ
-from app.core.clock import Clock, SystemClock
-from app.core.limits import CLOCK_RETURN_US, CLOCK_SKEW_SHOWN_S, CLOCK_SYNC_S
-from app.core.postgres import connect, create_engine
-from app.core.settings import STREAM_SHARDS_MAX, Settings
-from app.core.stream import refusal
-from app.core.valkey import create_client, shard_key
-from app.ledger.limits import SERIES_THIN_ROWS_MAX
-from app.ledger.units.series import Kept
+from app.cli.display.tables import Column, Table
+from app.cli.engines import run_with_urls
+from app.cli.options import engine_options, json_option
+from app.cli.terminal import show
+from app.core.settings import Settings
 
-_GIB: Final = 1 << 30
-_VALKEY_VERSION_MIN: Final = (7, 2)
-_REDIS_VERSION_MIN: Final = (7, 0)
-_POSTGRES_VERSION_MIN: Final = 15
-_SKEW_WARN: Final = timedelta(seconds=1)
-_SKEW_FAIL: Final = timedelta(seconds=30)
-_LAG_EVENTS_WARN: Final = 100_000
-_DESCRIPTORS_WARN: Final = 4_096
-
-_FACTS: Final = """
-    SELECT current_setting('server_version_num')::int / 10000 AS major,
-           current_setting('server_version') AS version,
-           current_setting('server_encoding') AS encoding,
-           current_setting('fsync') AS fsync,
-           current_setting('full_page_writes') AS full_page_writes,
-           current_setting('synchronous_commit') AS synchronous_commit,
-           to_regclass('alembic_version') IS NOT NULL AS has_schema,
-           clock_timestamp() AS now"""
-_REVISION: Final = "SELECT version_num FROM alembic_version"
-_POSITIONS: Final = """
-    SELECT shard, applied, EXISTS (
-        SELECT FROM pg_stat_activity AS a WHERE a.pid::text = split_part(session, '/', 1)
-    ) AS owned
-    FROM stream_positions"""
-_SHARED_CLOCK: Final = "SELECT ahead_us FROM shared_clock"
-_OVERDUE_SERIES: Final = """
-    SELECT count(*) AS waiting
-    FROM (
-        SELECT FROM metric_series WHERE span = 1 AND minute < %(before)s LIMIT %(rows_max)s + 1
-    ) AS overdue"""
-_AGREED: Final = "SELECT name, value FROM agreed_settings"
-_DEAD_LETTERS: Final = "SELECT count(*) AS waiting FROM dead_letters"
+if TYPE_CHECKING:  # loads the clients of both engines
+    from app.cli.checks import Finding
 
 
-class Verdict(StrEnum):
-    """How good it is."""
+@click.command("doctor")
+@engine_options
+@json_option
+def doctor_command(*, as_json: bool, **flags: Any) -> None:
+    """Check engines, versions, durability, schema, clocks, disk and memory. Say how to fix what is wrong.
 
-    OK = "ok"
-    WARN = "warn"  # works, but will not always
-    FAIL = "fail"  # does not work, or may lose what it acknowledged
+        wald doctor --database-url postgresql://db/wald --valkey-url redis://valkey
 
+    The exit status is 1 if something does not work, or may lose acknowledged events.
+    """
+    from app.cli import checks
+    from app.core.clock import SystemClock
 
-class Finding(msgspec.Struct, frozen=True):
-    """One thing that was looked at: what was found and, unless it is well, what to do about it."""
+    async def run(settings: Settings) -> None:
+        findings = await checks.examine(settings, SystemClock())
+        show(findings, lambda: findings_table(findings), as_json=as_json)
+        if any(finding.verdict is checks.Verdict.FAIL for finding in findings):
+            sys.exit(1)
 
-    check: str
-    verdict: Verdict
-    found: str
-    fix: str = ""
-
-
-async def examine(settings: Settings, clock: Clock) -> list[Finding]:
-    """Look at everything; `settings` name both engines. An engine that is away is a finding, not an error."""
-    if settings.valkey_url is None or settings.database_url is None:
-        raise ValueError("both engines have to be named by URL")
-    of_valkey, appended = await _examine_valkey(settings.valkey_url, clock, shards=settings.stream_shards)
-    of_postgres = await _examine_postgres(settings, settings.database_url, appended, clock)
-    hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    return [*of_valkey, *of_postgres, disk(settings.data_dir), descriptors(hard_limit)]
+    run_with_urls(flags, run)
 
 
-def verdict(findings: list[Finding]) -> Verdict:
-    """The worst of them."""
-    found = {finding.verdict for finding in findings}
-    return next((worst for worst in (Verdict.FAIL, Verdict.WARN) if worst in found), Verdict.OK)
-
-
-def table(findings: list[Finding]) -> Table:
-    """For people."""
-    colours = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "bold red"}
-    shown = Table(
-        Column("", "text"), Column("Check", "name"), Column("Found", "text"), Column("What to do", "text")
+def findings_table(findings: "list[Finding]") -> Table:
+    """Return a table of findings, each with what to do about it."""
+    colours = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+    table = Table(
+        Column("", "text"), Column("check", "name"), Column("found", "text"), Column("what to do", "text")
     )
     for finding in findings:
         mark = Text(finding.verdict, style=colours[finding.verdict])
-        shown.add(mark, finding.check, finding.found, finding.fix)
-    return shown
-
-
-async def _examine_valkey(
-    url: str, clock: Clock, *, shards: int
-) -> tuple[list[Finding], Mapping[int, int] | None]:
-    """What is found, and the events appended to each shard: None when Valkey is away.
-
-    Counts all shards that there can be: a process with another number of shards may have written some.
-    """
-    client = create_client(url)
-    try:
-        info = await client.info()
-        before = clock.now()
-        seconds, microseconds = await client.time()
-        after = clock.now()
-        there = datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=microseconds)
-        counts = await client.mget([shard_key(shard, "appended") for shard in range(STREAM_SHARDS_MAX)])
-        durability = await _valkey_durability(client)
-        refused = await refusal(client, shards=shards)
-    except (RedisError, OSError) as error:
-        fix = "start `wald up`, or correct WALD_VALKEY_URL"
-        return [Finding("Valkey", Verdict.FAIL, str(error), fix)], None
-    finally:
-        await client.aclose()
-    findings = [
-        valkey_version(info),
-        *durability,
-        memory(int(info["used_memory"]), int(info["maxmemory"])),
-        clock_skew("Valkey", before, there, after),
-        writes(refused),
-    ]
-    return findings, {
-        shard: int(count) if count is not None and count.isdigit() else 0
-        for shard, count in enumerate(counts)
-    }
-
-
-async def _valkey_durability(client: Redis) -> list[Finding]:
-    try:
-        config = await client.config_get("appendonly", "appendfsync", "maxmemory-policy")
-    except ResponseError as error:  # managed services forbid CONFIG
-        fix = "make sure that it runs with appendonly yes, appendfsync always, maxmemory-policy noeviction"
-        return [Finding("Valkey durability", Verdict.WARN, f"not to be seen: {error}", fix)]
-    return valkey_durability(cast("dict[str, str]", config))
-
-
-async def _examine_postgres(
-    settings: Settings, url: str, appended: Mapping[int, int] | None, clock: Clock
-) -> list[Finding]:
-    try:
-        async with await connect(url, row_factory=dict_row) as connection:
-            before = clock.now()
-            (facts,) = await _rows(connection, _FACTS)
-            findings = [
-                postgres_version(facts),
-                postgres_durability(facts),
-                clock_skew("PostgreSQL", before, facts["now"], clock.now()),
-            ]
-            revisions = await _rows(connection, _REVISION) if facts["has_schema"] else []
-            found = schema(revisions[0]["version_num"] if revisions else None, migrations.head())
-            findings.append(found)
-            if found.verdict is Verdict.OK:
-                findings += await _examine_access(url, settings.admin_key)
-                agreed = {row["name"]: row["value"] for row in await _rows(connection, _AGREED)}
-                findings.append(shared_settings(settings, agreed))
-                if appended is not None:
-                    findings.append(lag(appended, await _rows(connection, _POSITIONS)))
-                shared = await _rows(connection, _SHARED_CLOCK)
-                findings += [shared_clock(row["ahead_us"] / 1e6) for row in shared]
-                (letters,) = await _rows(connection, _DEAD_LETTERS)
-                findings.append(dead_letters(letters["waiting"]))
-                overdue = await connection.execute(
-                    _OVERDUE_SERIES,
-                    {
-                        "before": Kept.at(clock.now().timestamp()).hours,
-                        "rows_max": SERIES_THIN_ROWS_MAX,
-                    },
-                )
-                findings.append(series((await overdue.fetchall())[0]["waiting"]))
-            return findings
-    except psycopg.Error as error:
-        fix = "start `wald up`, or correct WALD_DATABASE_URL"
-        return [Finding("PostgreSQL", Verdict.FAIL, str(error), fix)]
-
-
-async def _examine_access(url: str, preset: str | None) -> list[Finding]:
-    """Whether there are a key for administrators and a key that signs."""
-    engine, valkey = create_engine(url), create_client("unix:///")  # Valkey is not asked anything
-    try:
-        access = AccessService(AccessStore(engine, valkey), SystemClock())
-        return [
-            admin_key(await access.has_admin_key(), await access.doubts(preset)),
-            signing_key(there=await access.has_signing_key()),
-        ]
-    finally:
-        await engine.dispose()
-
-
-async def _rows(connection: psycopg.AsyncConnection[DictRow], query: LiteralString) -> list[DictRow]:
-    return await (await connection.execute(query)).fetchall()
-
-
-def valkey_version(info: Mapping[str, Any]) -> Finding:
-    """Of Valkey, or of the Redis it says it is compatible with."""
-    name, number, least = "Redis", str(info["redis_version"]), _REDIS_VERSION_MIN
-    if "valkey_version" in info:
-        name, number, least = "Valkey", str(info["valkey_version"]), _VALKEY_VERSION_MIN
-    if tuple(int(part) for part in number.split(".")[:2]) >= least:
-        return Finding("Valkey", Verdict.OK, f"{name} {number}")
-    return Finding("Valkey", Verdict.FAIL, f"{name} {number}", "upgrade to Valkey 7.2+ or Redis 7.0+")
-
-
-def valkey_durability(config: Mapping[str, str]) -> list[Finding]:
-    """Whether an acknowledged event survives a crash, and is never evicted."""
-    found = ", ".join(f"{name} {value}" for name, value in sorted(config.items()))
-    fixes = {}
-    if config["appendonly"] != "yes":
-        fixes["CONFIG SET appendonly yes"] = Verdict.FAIL
-    if config["maxmemory-policy"] != "noeviction":
-        fixes["CONFIG SET maxmemory-policy noeviction"] = Verdict.FAIL
-    if config["appendfsync"] != "always":
-        # While an fsync is slow, `everysec` holds acknowledged writes back in memory.
-        fixes["CONFIG SET appendfsync always"] = (
-            Verdict.WARN if config["appendfsync"] == "everysec" else Verdict.FAIL
-        )
-    if not fixes:
-        return [Finding("Valkey durability", Verdict.OK, found)]
-    return [Finding("Valkey durability", severity, found, fix) for fix, severity in fixes.items()]
-
-
-def memory(used: int, limit: int) -> Finding:
-    """Bytes of Valkey against its own limit (0: none), over which it refuses writes."""
-    name, fix = "Valkey memory", "raise maxmemory, or see why the worker does not drain the streams"
-    if limit == 0:
-        found = f"{used / _GIB:.2f} GiB without a limit"
-        return Finding(
-            name, Verdict.WARN, found, "set maxmemory: refusing writes is better than being killed"
-        )
-    share = used / limit
-    severity = Verdict.OK if share < 0.8 else Verdict.WARN if share < 0.95 else Verdict.FAIL
-    found = f"{used / _GIB:.2f} of {limit / _GIB:.2f} GiB"
-    return Finding(name, severity, found, "" if severity is Verdict.OK else fix)
-
-
-def postgres_version(facts: Mapping[str, Any]) -> Finding:
-    """Of PostgreSQL, and the encoding of the database."""
-    found = f"PostgreSQL {facts['version']}, {facts['encoding']}"
-    if facts["major"] < _POSTGRES_VERSION_MIN:
-        return Finding("PostgreSQL", Verdict.FAIL, found, f"upgrade to PostgreSQL {_POSTGRES_VERSION_MIN}+")
-    if facts["encoding"] != "UTF8":
-        return Finding("PostgreSQL", Verdict.FAIL, found, "make the database with ENCODING 'UTF8'")
-    return Finding("PostgreSQL", Verdict.OK, found)
-
-
-def postgres_durability(facts: Mapping[str, Any]) -> Finding:
-    """Whether a committed transaction survives a crash."""
-    names = ("fsync", "full_page_writes", "synchronous_commit")
-    found = ", ".join(f"{name} {facts[name]}" for name in names)
-    off = [name for name in names if facts[name] == "off"]
-    if off:
-        fix = "; ".join(f"ALTER SYSTEM SET {name} = on" for name in off)
-        return Finding("PostgreSQL durability", Verdict.FAIL, found, fix)
-    return Finding("PostgreSQL durability", Verdict.OK, found)
-
-
-def clock_skew(engine: str, before: datetime, there: datetime, after: datetime) -> Finding:
-    """An engine's clock against ours, read before and after it; the time of the way is not skew."""
-    skew = max(before - there, there - after, timedelta(0))
-    severity = Verdict.OK if skew < _SKEW_WARN else Verdict.WARN if skew < _SKEW_FAIL else Verdict.FAIL
-    fix = "" if severity is Verdict.OK else "synchronise the clocks of the machines (NTP)"
-    return Finding(f"Clock of {engine}", severity, f"differs by {skew.total_seconds():.3f} s", fix)
-
-
-def shared_clock(ahead_s: float) -> Finding:
-    """The time that all processes share against PostgreSQL's clock, from which it came."""
-    found = f"{abs(ahead_s):,.3f} s {'ahead of' if ahead_s > 0 else 'behind'} the clock of PostgreSQL"
-    if abs(ahead_s) <= CLOCK_SKEW_SHOWN_S:
-        return Finding("Shared time", Verdict.OK, found)
-    hours = abs(ahead_s) * 1e6 / CLOCK_RETURN_US * CLOCK_SYNC_S / 3_600
-    fix = f"correct the clock of PostgreSQL's machine; if it is right, the difference goes in {hours:,.1f} h"
-    return Finding("Shared time", Verdict.WARN, found, fix)
-
-
-def writes(refused: str) -> Finding:
-    """Whether Valkey takes events; `refused`: why not."""
-    if not refused:
-        return Finding("Valkey writes", Verdict.OK, "every shard takes events")
-    why, _, fix = refused.partition("; ")
-    return Finding("Valkey writes", Verdict.FAIL, why, fix or "see the log of Valkey")
-
-
-def schema(current: str | None, needed: str) -> Finding:
-    """The revision the database is at against the one this code needs."""
-    if current == needed:
-        return Finding("Schema", Verdict.OK, f"revision {current}")
-    found = f"{'empty' if current is None else f'revision {current}'}, needed is {needed}"
-    return Finding("Schema", Verdict.FAIL, found, "run `wald migrate`, or a version of Wald that knows it")
-
-
-def admin_key(there: bool, doubts: Sequence[str]) -> Finding:  # noqa: FBT001  (there is or is not)
-    """Whether an administrator can get in; `doubts` as `AccessService.doubts` names them."""
-    if not there:
-        return Finding("Admin key", Verdict.FAIL, "none", NO_ADMIN_KEY)
-    if doubts:
-        return Finding("Admin key", Verdict.WARN, "there, but see the note", "; ".join(doubts))
-    return Finding("Admin key", Verdict.OK, "there")
-
-
-def signing_key(*, there: bool) -> Finding:
-    """Whether assignment ids can be signed."""
-    if there:
-        return Finding("Signing key", Verdict.OK, "there")
-    fix = "run `wald migrate`, or start `wald serve` or `wald worker`: each makes it"
-    return Finding("Signing key", Verdict.FAIL, "none", fix)
-
-
-def shared_settings(settings: Settings, agreed: Mapping[str, str]) -> Finding:
-    """Whether the settings here are those that the processes of this deployment run with."""
-    name = "Shared settings"
-    if different := shards_differ(settings, agreed):
-        return Finding(name, Verdict.FAIL, "the number of stream shards differs", different)
-    if others := differences(settings, agreed):
-        return Finding(name, Verdict.WARN, "a setting differs", "; ".join(others))
-    if not agreed:
-        return Finding(name, Verdict.OK, "none stored: the first server or worker stores its own")
-    return Finding(name, Verdict.OK, f"{agreed[STREAM_SHARDS]} stream shards")
-
-
-def lag(appended: Mapping[int, int], positions: list[dict[str, Any]]) -> Finding:
-    """Acknowledged events that the ledger does not hold yet, and whether anybody works on them."""
-    rows = {row["shard"]: row for row in positions}
-    waiting = {
-        shard: max(0, count - (rows[shard]["applied"] if shard in rows else 0))
-        for shard, count in appended.items()
-    }
-    idle = [shard for shard, events in waiting.items() if events and not rows.get(shard, {}).get("owned")]
-    total = sum(waiting.values())
-    if idle:
-        found = f"{total} events wait, and nobody works on shard {', '.join(map(str, idle))}"
-        return Finding("Ledger", Verdict.FAIL, found, "start `wald worker`")
-    if total > _LAG_EVENTS_WARN:
-        return Finding("Ledger", Verdict.WARN, f"{total} events wait", "start more workers and stream shards")
-    return Finding("Ledger", Verdict.OK, f"{total} events wait")
-
-
-def dead_letters(count: int) -> Finding:
-    """Stream entries that could not be read."""
-    if count == 0:
-        return Finding("Dead letters", Verdict.OK, "none")
-    return Finding("Dead letters", Verdict.WARN, f"{count} entries", "read `error` in the table dead_letters")
-
-
-def series(overdue: int) -> Finding:
-    """Minutes of series that should have become hours. Some always wait: what came late to a thinned hour."""
-    if overdue <= SERIES_THIN_ROWS_MAX:
-        return Finding("Series", Verdict.OK, f"{overdue} old minutes wait to be thinned")
-    found = f"more than {SERIES_THIN_ROWS_MAX} old minutes wait to be thinned"
-    return Finding("Series", Verdict.WARN, found, "look at the loop `forgotten` in `/ready` of a worker")
-
-
-def disk(folder: Path) -> Finding:
-    """Room where the data folder is, or will be."""
-    existing = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
-    usage = shutil.disk_usage(existing)
-    severity = Verdict.OK
-    if usage.free < 5 * _GIB or usage.free < usage.total * 0.05:
-        severity = Verdict.WARN
-    if usage.free < _GIB:
-        severity = Verdict.FAIL
-    found = f"{usage.free / _GIB:.1f} of {usage.total / _GIB:.1f} GiB free at {existing}"
-    return Finding(
-        "Disk", severity, found, "" if severity is Verdict.OK else "make room: a full disk stops writes"
-    )
-
-
-def descriptors(limit: int) -> Finding:
-    """How many files and connections a process of ours may have at most."""
-    if limit == resource.RLIM_INFINITY or limit >= _DESCRIPTORS_WARN:
-        return Finding(
-            "Open files", Verdict.OK, "no limit" if limit == resource.RLIM_INFINITY else f"{limit}"
-        )
-    return Finding("Open files", Verdict.WARN, f"at most {limit}", f"ulimit -Hn {_DESCRIPTORS_WARN} or more")
+        table.add(mark, finding.check, finding.found, finding.fix)
+    return table

@@ -1,106 +1,86 @@
-"""The command `wald evaluate`."""
+"""The command `wald evaluate`, over HTTP."""
 
-import json
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import rich_click as click
 
-from app.cli.calls import ask
-from app.cli.client import COMPUTATION_TIMEOUT_S, path_of
-from app.cli.options import Moment, json_option
-from app.cli.terminal import emit_json, out
-from app.cli.traffic import NameOrJson, read_key_option, url_option
+from app.cli import display
+from app.cli.calls import Server, reads_server
+from app.cli.client import COMPUTATION_TIMEOUT_S
+from app.cli.options import JSON, NAME_OR_JSON, json_option, since_option, until_option
+from app.cli.terminal import show
 
 
 @click.command("evaluate")
 @click.argument("experiment")
-@url_option
-@read_key_option
+@reads_server
 @click.option(
     "--policy",
-    type=NameOrJson(),
+    type=NAME_OR_JSON,
     required=True,
-    help="A name (fixed is an even split), or an object as in a definition, such as "
+    help="The kind of a policy (fixed is an even split), or an object as in a definition, such as "
     '{"kind": "fixed", "weights": {"short": 1}}.',
 )
 @click.option(
-    "--schema",
-    metavar="JSON|@FILE",
-    help='How contexts become numbers, as {"features": [{"type": "numeric", "name": "length"}]}. '
-    "lin_ts, lin_ucb and logistic_ts need it; others are estimated more sharply with it.",
+    "--features",
+    type=JSON,
+    help='The features that predict rewards, as in [{"type": "numeric", "name": "length"}].  '
+    "[default: the features of the policy]",
 )
-@click.option("--since", type=Moment(), help="Only assignments from then on; UTC unless it has an offset.")
-@click.option("--until", type=Moment(), help="Only assignments before.")
-@click.option("--level", type=float, default=0.95, show_default=True, help="Of all intervals.")
+@since_option
+@until_option
+@click.option("--level", type=float, default=0.95, show_default=True, help="Level of all intervals.")
 @json_option
 def evaluate_command(
     *,
     experiment: str,
-    url: str,
-    key: str,
+    server: Server,
     policy: str | dict[str, Any],
-    schema: str | None,
+    features: list[dict[str, Any]] | None,
     since: datetime | None,
     until: datetime | None,
     level: float,
     as_json: bool,
 ) -> None:
-    """Ask what another policy would have earned on the traffic of EXPERIMENT.
+    """Estimate what another policy would have earned on the traffic of EXPERIMENT.
 
-    Nothing is served anew. Every logged assignment has the probability with which its variant was drawn;
-    weighting it by how much more, or less, likely the other policy would have drawn it makes the log speak
-    for that policy:
+    Nothing is served again. Every logged assignment has the probability with which its variant was drawn.
+    Wald weights each assignment by how much more, or less, likely the other policy would have drawn it:
 
         wald evaluate summary-prompt --policy '{"kind": "fixed", "weights": {"short": 1}}'
         wald evaluate summary-prompt --policy thompson
-        wald evaluate summary-prompt --policy lin_ts --schema @schema.json --since 2026-01-05
+        wald evaluate summary-prompt --policy @lin_ts.json --since 2026-01-05
 
-    A policy that learns is judged only on rows that it has not learned from: the log is split into five
-    parts, and for each part it decides as it would after the other four. That is the policy at the end of its
-    learning, not the way there.
+    A policy that learns is judged only on rows that it has not learned from. Wald splits the log into five
+    parts, and for each part the policy learns from the other four. This estimates the policy after learning,
+    not while it learns.
 
     How to read it:
 
-    * *doubly_robust* is the number to quote. It starts from predicted rewards and corrects them by the log;
-      *ips* does without predictions, *self_normalised* divides by the sum of weights. Three readings far
-      apart mean that the log says little.
-    * The *interval for one look* is right when you look once, at a time you did not choose by the results.
-      The one *at every look* is right however often you look, and wider.
-    * *effective rows*: so many requests served by the other policy itself would tell as much. Below 100 be
-      careful, below 30 there is no answer: the log hardly ever served what the policy would serve. A higher
+    * *doubly_robust* is the number to quote. It starts from predicted rewards and corrects them by the log.
+      *ips* does without predictions; *self_normalised* divides by the sum of weights. If the three differ
+      a lot, the log says little.
+    * *interval for one look* is valid if you look once, at a time that does not depend on the results. The
+      *interval at every look* is valid however often you look, and wider.
+    * *effective rows*: this many requests served by the other policy would be as informative. Below 100 be
+      careful. Below 30 there is no answer: the log rarely served what the policy would serve. A higher
       exploration floor makes logs that can answer more questions.
-    * *largest weight*: how often a single row counts. If one row carries a tenth of all weight, an estimate
-      stands and falls with it.
+    * *largest weight*: how often one row counts. An estimate is unreliable if one row has a tenth of all
+      weight.
     * *shares*: what the policy would have served on average.
 
-    It is about the traffic as it was: another policy does not change who comes, and the variants of the
-    experiment are all there is to choose from.
+    The estimate is about the traffic as it was: another policy does not change who comes, and can only choose
+    among the variants of the experiment.
     """
-    request = {
+    question = {
         "policy": policy,
-        "schema": _schema(schema),
+        "features": features,
         "since": since,
         "until": until,
         "level": level,
     }
-    path = path_of("experiments", experiment, "evaluate")
-    answer = ask(url, key, lambda client: client.raw("POST", path, request, timeout_s=COMPUTATION_TIMEOUT_S))
-    if as_json:
-        emit_json(answer)
-        return
-    from app.cli.evaluate_display import evaluation_of, report  # noqa: PLC0415 - loads numerical libraries
-
-    out().print(report(evaluation_of(answer)))
-
-
-def _schema(text: str | None) -> dict[str, Any] | None:
-    if text is None:
-        return None
-    try:
-        source = Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
-        found: dict[str, Any] = json.loads(source)
-    except (OSError, ValueError) as error:
-        raise click.UsageError(f"--schema: {error}") from error
-    return found
+    answer = server.post(
+        "experiments", experiment, "evaluate", body=question, timeout_s=COMPUTATION_TIMEOUT_S
+    )
+    show(answer, lambda: display.evaluate.report(answer), as_json=as_json)

@@ -1,33 +1,33 @@
-"""The commands `wald experiments …`, over HTTP."""
+"""The commands `wald experiments`, over HTTP."""
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from typing import IO, Any, Final, Literal, NamedTuple
 
 import msgspec
 import rich_click as click
 
-from app.cli.calls import ask
-from app.cli.client import Refused, WaldClient, path_of, read
+from app.cli.calls import Server, administers_server, reads_server
+from app.cli.client import Refused, WaldClient, read
 from app.cli.command_line import BadInput, Group
+from app.cli.display.tables import Column, Table
 from app.cli.options import json_option
-from app.cli.terminal import answer, emit_json, out
-from app.cli.traffic import key_option, read_key_option, url_option
+from app.cli.terminal import emit_json, show
 from app.core.errors import FieldError, Problem
 from app.core.limits import BODY_BYTES_MAX, PAGE_SIZE_MAX
 
 STATES: Final = ("draft", "running", "paused", "stopped", "archived")
-_KEY = key_option("the scope admin")
 _STEP: Final = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
-_OF_LIFE: Final = (
+_NOT_DEFINED: Final = (
     "state", "started_at", "paused_at", "stopped_at", "archived_at", "winner", "killed", "held", "epoch",
     "revision", "created_at", "updated_at",
 )  # fmt: skip
-"""Fields of an experiment that are not of its definition."""
+"""Fields of an experiment that are not part of its definition."""
 
 
 class Input(NamedTuple):
-    """A definition as it was given: from where, its text, and its value."""
+    """A definition that was read: the name of its source, its text, and its value."""
 
     name: str
     body: bytes
@@ -35,26 +35,25 @@ class Input(NamedTuple):
 
 
 @click.group("experiments", cls=Group)
-def experiments_group() -> None:
+def experiments_command() -> None:
     """Create, list, start and stop experiments.
 
-    `wald status EXPERIMENT` shows how one is doing.
+    `wald status EXPERIMENT` shows how an experiment is doing.
     """
 
 
-@experiments_group.command("create")
-@url_option
-@_KEY
+@experiments_command.command("create")
+@administers_server
 @click.argument("file", type=click.File("rb"))
 @json_option
-def create(url: str, key: str, file: IO[bytes], *, as_json: bool) -> None:
-    """Create a draft from a definition in FILE, which is JSON; `-` reads standard input.
+def create(*, server: Server, file: IO[bytes], as_json: bool) -> None:
+    """Create a draft from the JSON definition in FILE; `-` reads standard input.
 
         wald experiments create summary-prompt.json
 
         {"key": "summary-prompt", "variants": [{"key": "control", "control": true}, {"key": "short"}]}
 
-    Exit status 2 if the definition is wrong; every field that is wrong is named, on a line of its own.
+    If the definition is wrong, the exit status is 2, and each wrong field has its own line.
     """
     given = _definition(file)
 
@@ -66,12 +65,9 @@ def create(url: str, key: str, file: IO[bytes], *, as_json: bool) -> None:
                 raise
             raise BadInput(_explained(given, refusal.problem)) from None
 
-    made = ask(url, key, call)
-    if as_json:
-        emit_json(made)
-        return
-    name = read(made, dict[str, Any])["key"]
-    out().print(f"{name} is a draft. Start it: wald experiments start {name}")
+    draft = server.ask(call)
+    key = read(draft, dict[str, Any])["key"]
+    show(draft, f"{key} is a draft. Start it: wald experiments start {key}", as_json=as_json)
 
 
 def _definition(file: IO[bytes]) -> Input:
@@ -101,22 +97,22 @@ def _kind(value: object) -> str:
 
 
 def _explained(given: Input, problem: Problem) -> str:
-    """What is wrong with a definition: a line for each field, with the value that it has."""
+    """Return a line for each wrong field of a definition, with the value that was given."""
     if not problem.errors:
         return f"{given.name}: {problem.detail or problem.title}"
     return "\n".join(f"{given.name}: {_line(given.value, error)}" for error in problem.errors)
 
 
 def _line(value: object, error: FieldError) -> str:
-    found = _at(value, error.field)
-    text = "" if found is None else msgspec.json.encode(found).decode()
+    given = _at(value, error.field)
+    text = "" if given is None else msgspec.json.encode(given).decode()
     got = "" if not text or text.strip('"') in error.reason or "got" in error.reason else f"; got {text[:80]}"
     reason = error.reason.removeprefix(f"{error.field}: ")
     return f"{error.field}: {reason}{got}"
 
 
 def _at(value: object, path: str) -> object:
-    """The value at a path such as `variants[1].key`, or None where there is none."""
+    """Return the value at a path such as `variants[1].key`, or None if there is none."""
     for number, name in _STEP.findall(path):
         if isinstance(value, list) and number and int(number) < len(value):
             value = value[int(number)]
@@ -127,81 +123,98 @@ def _at(value: object, path: str) -> object:
     return value
 
 
-@experiments_group.command("list")
-@url_option
-@read_key_option
-@click.option("--state", type=click.Choice(STATES), help="Only those in this state; archived ones only so.")
+@experiments_command.command("list", epilog="Example: wald experiments list --state running")
+@reads_server
+@click.option("--state", type=click.Choice(STATES), help="List only experiments in this state.")
 @json_option
-def list_experiments(url: str, key: str, state: str | None, *, as_json: bool) -> None:
-    """List experiments in the order of their keys; archived ones with `--state archived`."""
+def list_experiments(*, server: Server, state: str | None, as_json: bool) -> None:
+    """List experiments in the order of their keys. Archived ones only with `--state archived`."""
 
     async def call(client: WaldClient) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
+        experiments: list[dict[str, Any]] = []
         params = {"limit": str(PAGE_SIZE_MAX)} | ({} if state is None else {"state": state})
         while True:
             page = await client.call("GET", "/experiments", dict[str, Any], params=params)
-            found += page["experiments"]
+            experiments += page["experiments"]
             if page["next"] is None:
-                return found
+                return experiments
             params["after"] = page["next"]
 
-    found = ask(url, key, call)
-    if as_json:
-        emit_json({"experiments": found})
-        return
-    from app.cli.experiments_display import listed  # noqa: PLC0415 - tables are not needed for JSON
-
-    out().print(listed(found))
+    experiments = server.ask(call)
+    show({"experiments": experiments}, lambda: experiments_table(experiments), as_json=as_json)
 
 
-@experiments_group.command("show")
-@url_option
-@read_key_option
+def experiments_table(experiments: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a table of experiments in the form of `GET /experiments`."""
+    table = Table(
+        Column("experiment", "name"),
+        Column("state", "text"),
+        Column("policy", "text"),
+        Column("variants"),
+        Column("epoch"),
+        Column("started (UTC)"),
+        Column("description", "text"),
+    )
+    for experiment in experiments:
+        table.add(
+            experiment["key"],
+            experiment["state"] + (", killed" if experiment.get("killed") else ""),
+            experiment["policy"]["kind"],
+            str(len(experiment["variants"])),
+            str(experiment["epoch"]),
+            (experiment.get("started_at") or "")[:16].replace("T", " "),
+            experiment.get("description", ""),
+        )
+    return table
+
+
+@experiments_command.command("show", epilog="Example: wald experiments show summary-prompt > definition.json")
+@reads_server
 @click.argument("experiment")
 @json_option
-def show(url: str, key: str, experiment: str, *, as_json: bool) -> None:
-    """Print the definition of EXPERIMENT as JSON, as `wald experiments create` takes it.
+def show_experiment(*, server: Server, experiment: str, as_json: bool) -> None:
+    """Print the definition of EXPERIMENT as JSON, in the form that `wald experiments create` reads.
 
-    With `--json`, the whole answer of the server: also the state and its times.
+    With `--json`, print the whole answer of the server, which also has the state and its times.
     """
-    found = ask(url, key, lambda client: client.raw("GET", path_of("experiments", experiment)))
+    answer = server.get("experiments", experiment)
     if as_json:
-        emit_json(found)
+        emit_json(answer)
         return
-    definition = read(found, dict[str, msgspec.Raw])
-    emit_json({name: value for name, value in definition.items() if name not in _OF_LIFE})
+    fields = read(answer, dict[str, msgspec.Raw])
+    emit_json({name: value for name, value in fields.items() if name not in _NOT_DEFINED})
 
 
-def _action(name: Literal["start", "pause", "resume", "archive"], done: str, explained: str) -> None:
-    @experiments_group.command(name, help=explained)
-    @url_option
-    @_KEY
+def _add_action(name: Literal["start", "pause", "resume", "archive"], result: str, summary: str) -> None:
+    """Add a command that changes the state of an experiment."""
+
+    @experiments_command.command(
+        name, help=summary, epilog=f"Example: wald experiments {name} summary-prompt"
+    )
+    @administers_server
     @click.argument("experiment")
     @json_option
-    def act(url: str, key: str, experiment: str, *, as_json: bool) -> None:
-        path = path_of("experiments", experiment, name)
-        found = ask(url, key, lambda client: client.raw("POST", path))
-        answer(f"{experiment} {done}", found, as_json=as_json)
+    def act(*, server: Server, experiment: str, as_json: bool) -> None:
+        show(server.post("experiments", experiment, name), f"{experiment} {result}", as_json=as_json)
 
 
-_action("start", "is running.", "Begin to assign and learn. EXPERIMENT is a draft.")
-_action("pause", "is paused: it answers the control.", "Answer the control for a while, and go on learning.")
-_action("resume", "is running again.", "Assign again after a pause.")
+_add_action("start", "is running.", "Start to assign and to learn. EXPERIMENT must be a draft.")
+_add_action(
+    "pause", "is paused: it serves the control.", "Serve the control for a while, and go on learning."
+)
+_add_action("resume", "is running again.", "Assign variants again after a pause.")
 
 
-@experiments_group.command("stop")
-@url_option
-@_KEY
+@experiments_command.command("stop", epilog="Example: wald experiments stop summary-prompt --winner short")
+@administers_server
 @click.argument("experiment")
 @click.option("--winner", metavar="VARIANT", help="The variant to serve from now on.  [default: the control]")
 @json_option
-def stop(url: str, key: str, experiment: str, winner: str | None, *, as_json: bool) -> None:
+def stop(*, server: Server, experiment: str, winner: str | None, as_json: bool) -> None:
     """End EXPERIMENT for good, and serve the winner or the control."""
-    path = path_of("experiments", experiment, "stop")
     body = None if winner is None else {"winner": winner}
-    found = ask(url, key, lambda client: client.raw("POST", path, body))
-    served = "the control" if winner is None else winner
-    answer(f"{experiment} is stopped: it answers {served}.", found, as_json=as_json)
+    answer = server.post("experiments", experiment, "stop", body=body)
+    show(answer, f"{experiment} is stopped: it serves {winner or 'the control'}.", as_json=as_json)
 
 
-_action("archive", "is archived.", "Put EXPERIMENT out of sight; its log is kept. It is a draft or stopped.")
+_add_action("archive", "is archived.", "Hide EXPERIMENT, and keep its log. It must be a draft or stopped.")

@@ -8,21 +8,22 @@ import rich_click as click
 
 from app.access.model import KeyKind, Scope, StoredKey
 from app.cli.command_line import Group
-from app.cli.options import Moment, engine_options, json_option, run_with_engines
-from app.cli.tables import Column, Table
-from app.cli.terminal import answer, emit_json, err, out
-from app.core.settings import Settings
+from app.cli.display.amounts import minute
+from app.cli.display.tables import Column, Table
+from app.cli.engines import Stores, run_on_stores
+from app.cli.options import MOMENT, engine_options, json_option
+from app.cli.terminal import emit_json, err, show
 
 if TYPE_CHECKING:  # loads the clients of both engines
     from app.access.service import AccessService
 
 
-@click.group(cls=Group)
-def keys() -> None:
-    """Make, list and revoke API keys; rotate the secrets that sign assignment ids."""
+@click.group("keys", cls=Group)
+def keys_command() -> None:
+    """Create, list and revoke API keys; rotate the secrets that sign assignment ids."""
 
 
-@keys.command("create")
+@keys_command.command("create", epilog='Example: wald keys create "summary service" --kind srv')
 @engine_options
 @click.argument("name")
 @click.option(
@@ -30,16 +31,16 @@ def keys() -> None:
     type=click.Choice([kind.value for kind in KeyKind]),
     default=KeyKind.SERVER.value,
     show_default=True,
-    help="cli: may be in a browser, assigns and gives feedback. srv: your servers. adm: everything.",
+    help="cli: for browsers, may assign and give feedback. srv: for your servers. adm: may do everything.",
 )
 @click.option(
     "--scope",
     "scopes",
     multiple=True,
     type=click.Choice([scope.value for scope in Scope]),
-    help="Only this scope of the kind; may be repeated.",
+    help="Allow only this scope of the kind. Repeatable.",
 )
-@click.option("--expires-at", type=Moment(), help="As in 2030-01-31T08:00+02:00; UTC without an offset.")
+@click.option("--expires-at", type=MOMENT, help="As in 2030-01-31T08:00+02:00. UTC unless it has an offset.")
 @json_option
 def create_key(
     name: str,
@@ -50,13 +51,8 @@ def create_key(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Make a key and print it, once.
-
-    For example:
-
-    wald keys create "summary service" --kind srv
-    """
-    from app.access.service import KeyRequest  # noqa: PLC0415 - loads the clients of both engines
+    """Create a key and print it, once."""
+    from app.access.service import KeyRequest
 
     async def run(access: "AccessService") -> None:
         chosen = frozenset(map(Scope, scopes)) or None
@@ -64,7 +60,7 @@ def create_key(
             KeyRequest(name=name, kind=KeyKind(kind), scopes=chosen, expires_at=expires_at)
         )
         if as_json:
-            from app.access.routes import CreatedKey, KeyView  # noqa: PLC0415 - loads the web framework
+            from app.access.routes import CreatedKey, KeyView
 
             emit_json(CreatedKey(KeyView.of(stored), plaintext))
             return
@@ -74,80 +70,76 @@ def create_key(
     _run_with_access(flags, run)
 
 
-@keys.command("list")
+@keys_command.command("list", epilog="Example: wald keys list")
 @engine_options
 @json_option
 def list_keys(*, as_json: bool, **flags: Any) -> None:
-    """Show the keys in force, never their text."""
+    """List the valid keys, without their text."""
 
     async def run(access: "AccessService") -> None:
-        listed = await access.list()
-        if as_json:
-            from app.access.routes import KeyList, KeyView  # noqa: PLC0415 - loads the web framework
+        from app.access.routes import KeyList, KeyView
 
-            emit_json(KeyList([KeyView.of(key) for key in listed]))
-            return
-        out().print(keys_table(listed))
+        stored = await access.list()
+        show(KeyList([KeyView.of(key) for key in stored]), lambda: keys_table(stored), as_json=as_json)
 
     _run_with_access(flags, run)
 
 
-def keys_table(listed: Sequence[StoredKey]) -> Table:
-    """Keys as their administrators know them."""
+def keys_table(stored: Sequence[StoredKey]) -> Table:
+    """Return a table of keys, which shows the beginning of each key only."""
     table = Table(
         Column("id"),
         Column("name", "name"),
         Column("kind", "text"),
         Column("scopes", "text"),
-        Column("looks like"),
-        Column("made"),
-        Column("expires"),
+        Column("begins with"),
+        Column("created (UTC)"),
+        Column("expires (UTC)"),
     )
-    for key in listed:
-        expires = key.expires_at.isoformat(" ", "minutes") if key.expires_at else "never"
-        made = key.created_at.isoformat(" ", "minutes")
+    for key in stored:
+        expires = minute(key.expires_at) if key.expires_at else "never"
         scopes = " ".join(sorted(key.scopes))
-        table.add(str(key.id), key.name, key.kind, scopes, key.hint, made, expires)
+        table.add(str(key.id), key.name, key.kind, scopes, key.hint, minute(key.created_at), expires)
     return table
 
 
-@keys.command("revoke")
+@keys_command.command("revoke", epilog="Example: wald keys revoke 3")
 @engine_options
 @click.argument("key_id", type=int)
 @json_option
 def revoke_key(key_id: int, *, as_json: bool, **flags: Any) -> None:
-    """Take a key out of force on every server, within seconds and for good."""
+    """Revoke a key for good. Every server refuses it within seconds."""
 
     async def run(access: "AccessService") -> None:
         await access.revoke(key_id)
-        answer(f"Key {key_id} is revoked.", {"id": key_id, "revoked": True}, as_json=as_json)
+        show({"id": key_id, "revoked": True}, f"Key {key_id} is revoked.", as_json=as_json)
 
     _run_with_access(flags, run)
 
 
-@keys.command("rotate-signing")
+@keys_command.command("rotate-signing", epilog="Example: wald keys rotate-signing")
 @engine_options
 @json_option
 def rotate_signing(*, as_json: bool, **flags: Any) -> None:
-    """Sign new assignment ids with a new secret; ids signed before stay good until their key is retired."""
+    """Sign new assignment ids with a new secret. Older ids stay valid until you retire their secret."""
 
     async def run(access: "AccessService") -> None:
         key_id = await access.rotate_signing_key()
-        answer(f"Assignment ids are now signed with key {key_id}.", {"key_id": key_id}, as_json=as_json)
+        show({"key_id": key_id}, f"Assignment ids are now signed with key {key_id}.", as_json=as_json)
 
     _run_with_access(flags, run)
 
 
-@keys.command("retire-signing")
+@keys_command.command("retire-signing", epilog="Example: wald keys retire-signing 1")
 @engine_options
 @click.argument("key_id", type=click.IntRange(1, 255))
 @json_option
 def retire_signing(key_id: int, *, as_json: bool, **flags: Any) -> None:
-    """Refuse assignment ids signed with an old secret from now on."""
+    """Refuse assignment ids that were signed with an old secret."""
 
     async def run(access: "AccessService") -> None:
         await access.retire_signing_key(key_id)
-        answer(f"Signing key {key_id} is retired.", {"key_id": key_id, "retired": True}, as_json=as_json)
+        show({"key_id": key_id, "retired": True}, f"Signing key {key_id} is retired.", as_json=as_json)
 
     _run_with_access(flags, run)
 
@@ -155,23 +147,11 @@ def retire_signing(key_id: int, *, as_json: bool, **flags: Any) -> None:
 def _run_with_access(
     flags: dict[str, Any], use: Callable[["AccessService"], Coroutine[Any, Any, None]]
 ) -> None:
-    from app.access.service import AccessService  # noqa: PLC0415 - loads the clients of both engines
-    from app.access.store import AccessStore  # noqa: PLC0415
-    from app.core import process  # noqa: PLC0415
-    from app.core.clock import SystemClock  # noqa: PLC0415
-    from app.core.postgres import create_engine  # noqa: PLC0415
-    from app.core.timekeeping import TimeKeeper  # noqa: PLC0415
-    from app.core.valkey import create_client  # noqa: PLC0415
+    from app.access.service import AccessService
+    from app.access.store import AccessStore
+    from app.core.clock import SystemClock
 
-    async def run(settings: Settings) -> None:
-        assert settings.database_url is not None
-        await TimeKeeper(settings.database_url, process.NAME).start()
-        assert settings.valkey_url is not None
-        engine, valkey = create_engine(settings.database_url), create_client(settings.valkey_url)
-        try:
-            await use(AccessService(AccessStore(engine, valkey), SystemClock()))
-        finally:
-            await valkey.aclose()
-            await engine.dispose()
+    async def run(stores: Stores) -> None:
+        await use(AccessService(AccessStore(stores.engine, stores.valkey), SystemClock()))
 
-    run_with_engines(flags, run)
+    run_on_stores(flags, run)

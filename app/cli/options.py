@@ -1,24 +1,111 @@
-"""What commands have in common: where the engines are, times, and errors in words."""
+"""Options that several commands share, and values that options read from text. Loads nothing heavy."""
 
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, contextmanager
+import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-import msgspec
 import rich_click as click
-
-from app.core.errors import WaldError
-from app.core.logs import brief
-from app.core.settings import Settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
+class Parsed(click.ParamType[T]):
+    """A value that `parse` reads from text. The help and errors show its `form`, errors also an `example`."""
+
+    def __init__(self, form: str, example: str, parse: Callable[[str], T]) -> None:
+        self.name = form
+        self._example = example
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> T:
+        """Return the parsed value. Raises BadParameter that names the form and an example."""
+        if not isinstance(value, str):
+            parsed: T = value
+            return parsed
+        try:
+            return self._parse(value)
+        except ValueError:
+            self.fail(f"must be {self.name}, as in {self._example}; got {value!r}", param, ctx)
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Return the numbers of a list separated by commas. Raises ValueError."""
+    return tuple(float(part) for part in text.split(","))
+
+
+def _scale(text: str) -> tuple[float, float]:
+    low, high = (float(part) for part in text.split(":"))
+    if not low < high:
+        raise click.BadParameter(f"LOW must be below HIGH; got {text}")
+    return low, high
+
+
+def _condition(text: str) -> tuple[str, str]:
+    column, equals, value = text.partition("=")
+    if not (column and equals):
+        raise ValueError
+    return column, value
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text)
+    except (OSError, ValueError) as error:
+        raise click.BadParameter(f"is not valid JSON: {error}") from None
+
+
+def _name_or_json(text: str) -> str | dict[str, Any]:
+    return _json(text) if text.lstrip().startswith(("{", "@")) else text
+
+
+def _moment(text: str) -> datetime:
+    at = datetime.fromisoformat(text)
+    if text[10:11] not in {"", "T", " "}:
+        raise ValueError
+    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+
+
+SCALE = Parsed("LOW:HIGH", "1:10", _scale)
+JSON = Parsed("JSON|@FILE", '[{"type": "numeric", "name": "length"}]', _json)
+NAME_OR_JSON = Parsed("NAME|JSON|@FILE", "thompson", _name_or_json)
+MOMENT = Parsed("TIME", "2026-01-31 or 2026-01-31T08:00+02:00", _moment)
+HTML_FILE = click.Path(dir_okay=False, path_type=Path)
+CSV_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+"""The flag of every command whose result a program may want to read."""
+
+decimal_option = click.option(
+    "--decimal",
+    type=click.Choice(["auto", "point", "comma"]),
+    default="auto",
+    show_default=True,
+    help="The decimal separator of the file.",
+)
+where_option = click.option(
+    "--where",
+    type=Parsed("COL=VALUE", "judge=gpt-4o", _condition),
+    multiple=True,
+    help="Read only rows with this value. Repeatable.",
+)
+alpha_option = click.option(
+    "--alpha",
+    type=click.FloatRange(1e-6, 0.5),
+    default=0.05,
+    show_default=True,
+    help="Error level: intervals have the level 1 - alpha.",
+)
+since_option = click.option(
+    "--since", type=MOMENT, help="Include assignments from this time on. UTC unless it has an offset."
+)
+until_option = click.option("--until", type=MOMENT, help="Include assignments before this time.")
+
+
 def engine_options(command: Callable[P, T]) -> Callable[P, T]:
-    """The options that say where the engines are."""
+    """Add the options that say where the engines are."""
     options = (
         click.option(
             "--data-dir",
@@ -27,90 +114,13 @@ def engine_options(command: Callable[P, T]) -> Callable[P, T]:
         ),
         click.option(
             "--valkey-url",
-            help="A Valkey or Redis 7+ of your own instead of the embedded one.  [env: WALD_VALKEY_URL]",
+            help="URL of your own Valkey or Redis 7+ instead of the embedded one.  [env: WALD_VALKEY_URL]",
         ),
         click.option(
             "--database-url",
-            help="A PostgreSQL 15+ of your own instead of the embedded one.  [env: WALD_DATABASE_URL]",
+            help="URL of your own PostgreSQL 15+ instead of the embedded one.  [env: WALD_DATABASE_URL]",
         ),
     )
     for option in reversed(options):
         command = option(command)
     return command
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
-"""The flag that every command has whose result a program may want to read."""
-
-
-class Moment(click.ParamType[datetime]):
-    """A day or a time in ISO 8601, UTC unless it has an offset."""
-
-    name = "TIME"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Read `2026-01-31`, `2026-01-31T08:00` or `2026-01-31T08:00+02:00`."""
-        if isinstance(value, datetime):
-            return value
-        try:
-            at = datetime.fromisoformat(value)
-        except ValueError:
-            at = None
-        if at is None or value[10:11] not in {"", "T", " "}:
-            self.fail(f"must be as 2026-01-31 or 2026-01-31T08:00+02:00, got {value!r}", param, ctx)
-        return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-
-
-def settings_of(flags: dict[str, Any]) -> Settings:
-    """The environment's, and flags, which win. Raises click.UsageError."""
-    try:
-        return Settings.load(**flags)
-    except WaldError as error:
-        raise click.UsageError(error.detail) from error
-
-
-def run_with_engines(flags: dict[str, Any], use: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:
-    """Run `use` with both URLs known: as given, or of the engines of the data folder."""
-    import uvloop  # noqa: PLC0415 - what `--help` does not need is loaded late
-
-    settings = settings_of(flags)
-
-    async def run() -> None:
-        async with AsyncExitStack() as stack:
-            await use(await connected(settings, stack))
-
-    with errors_told():
-        uvloop.run(run())
-
-
-@contextmanager
-def errors_told() -> Iterator[None]:
-    """What can go wrong in words, and exit status 1; anything else is a bug and keeps its traceback."""
-    try:
-        yield
-    except WaldError as error:
-        raise click.ClickException(error.detail) from error
-    except Exception as error:
-        from app.core.outages import ENGINE_ERRORS  # noqa: PLC0415  (loads the drivers of both engines)
-
-        if not isinstance(error, ENGINE_ERRORS):
-            raise
-        raise click.ClickException(f"an engine cannot be used: {brief(error)}") from error
-
-
-async def connected(settings: Settings, stack: AsyncExitStack) -> Settings:
-    """The settings with both URLs; engines that none names run embedded until `stack` closes."""
-    if settings.valkey_url and settings.database_url:
-        return settings
-    from app.core.engines import EmbeddedEngines  # noqa: PLC0415 - loads clients of both engines
-
-    engines = await stack.enter_async_context(
-        EmbeddedEngines(
-            settings.data_dir, valkey=settings.valkey_url is None, postgres=settings.database_url is None
-        )
-    )
-    return msgspec.structs.replace(
-        settings,
-        valkey_url=settings.valkey_url or engines.valkey_url,
-        database_url=settings.database_url or engines.database_url,
-    )

@@ -1,87 +1,88 @@
-"""What `wald power` does: the answer of the planning calculator, with its curve."""
+"""The command `wald power`. It needs no server."""
 
 from pathlib import Path
 from typing import Any
 
 import rich_click as click
-from rich.console import Group, RenderableType
-from rich.text import Text
 
-from app.cli import figures
-from app.cli.amounts import count, number, percent
-from app.cli.display import WINDOWS_MIN, resampled, sparkline
-from app.cli.tables import Column, Picture, Table
-from app.cli.terminal import emit_json, out
+from app.cli import display
+from app.cli.options import HTML_FILE, json_option
+from app.cli.terminal import err, show
 from app.core.errors import InvalidInput
-from app.planning.power import PowerAnswer, PowerQuestion, answer, question_of
 
 
-def show_power(options: dict[str, Any], *, figure: Path | None, as_json: bool) -> None:
-    """Print the answer. Raises ClickException naming the option."""
+@click.command("power")
+@click.option(
+    "--kind",
+    type=click.Choice(["proportion", "mean", "ratio"]),
+    default="proportion",
+    show_default=True,
+    help="Kind of the metric.",
+)
+@click.option("--baseline", type=float, help="Proportion of the control, or its mean if --relative.")
+@click.option("--sd", type=float, help="For a mean: the standard deviation between units.")
+@click.option("--numerator-mean", type=float, help="For a ratio: mean of the numerator per unit.")
+@click.option("--denominator-mean", type=float, help="For a ratio: mean of the denominator per unit.")
+@click.option("--numerator-sd", type=float, help="For a ratio: standard deviation of the numerator.")
+@click.option("--denominator-sd", type=float, help="For a ratio: standard deviation of the denominator.")
+@click.option("--correlation", type=float, help="For a ratio: correlation of numerator and denominator.")
+@click.option("--effect", type=float, help="The effect to find. Without it: what --units can find.")
+@click.option("--relative", is_flag=True, help="The effect is a share of the baseline.")
+@click.option("--units", type=int, help="Number of units. With --effect, the answer is the power.")
+@click.option("--alpha", type=float, default=0.05, show_default=True, help="Probability of a false alarm.")
+@click.option("--power", type=float, default=0.8, show_default=True, help="Probability to find the effect.")
+@click.option("--margin", type=float, default=0.0, help="Absolute non-inferiority margin.  [default: none]")
+@click.option(
+    "--arms", type=int, default=2, show_default=True, help="Variants with equal shares, control included."
+)
+@click.option("--allocation", metavar="F,F,...", help="Shares instead of --arms, control first.")
+@click.option(
+    "--variance-reduction",
+    type=float,
+    default=0.0,
+    help="Share of the variance that covariates remove, in [0, 1).",
+)
+@click.option(
+    "--design",
+    type=click.Choice(["fixed", "group-sequential", "yeast", "always-valid"]),
+    default="fixed",
+    show_default=True,
+    help="fixed: one look. group-sequential: planned looks. yeast: any look up to a horizon. "
+    "always-valid: any look.",
+)
+@click.option("--looks", type=int, default=5, show_default=True, help="Number of looks of group-sequential.")
+@click.option(
+    "--spending",
+    type=click.Choice(["obrien-fleming", "pocock"]),
+    default="obrien-fleming",
+    show_default=True,
+    help="How group-sequential spends alpha over its looks.",
+)
+@click.option("--units-per-day", type=float, help="New units per day, all variants together.")
+@click.option(
+    "--exposure-share", type=float, default=1.0, show_default=True, help="Share of new units that enter."
+)
+@click.option("--weeks-max", type=int, default=8, show_default=True, help="The longest duration to consider.")
+@click.option("--figure", type=HTML_FILE, help="Write the curve as an HTML page.")
+@json_option
+def power_command(*, figure: Path | None, as_json: bool, **options: Any) -> None:
+    """Compute how many units an experiment needs, or what it can find.
+
+    To find a change from 10 % to 11 %, with 5,000 new units per day and a look at any time:
+
+        wald power --baseline 0.1 --effect 0.01 --units-per-day 5000 --design always-valid
+    """
+    from app.planning.power import answer, question_of
+
     given = {name: value for name, value in options.items() if value is not None}
     given["design"] = given["design"].replace("-", "_")
     try:
         question = question_of(given)
-        found = answer(question)
+        result = answer(question)
     except InvalidInput as error:
-        raise click.UsageError(f"{_option(error.errors[0].field)}: {error.detail}") from error
+        option = error.errors[0].field.replace("_", "-")
+        raise click.UsageError(f"--{option}: {error.detail}") from error
     if figure is not None:
-        _draw(found, figure)
-    if as_json:
-        emit_json(found)
-        return
-    console = out()
-    console.print(power_report(question, found))
-    if figure is not None:
-        console.print(f"\nThe curve is in {figure}")
-
-
-def power_report(question: PowerQuestion, found: PowerAnswer) -> RenderableType:
-    """The answer in words, then power over units, then what could be found over days."""
-    parts: list[RenderableType] = [Text(found.sentence, style="bold")]
-    shares = " + ".join(f"{n:,}" for n in found.per_variant)
-    parts.append(
-        Text(
-            f"{shares} units; {found.inflation:.3f} times a fixed design, {found.expected_units:,} on average"
-        )
-    )
-    if found.duration is not None:
-        parts += [Text(f"* {line}") for line in found.duration.advice]
-    parts += [Text(""), _curve(found)]
-    if found.detectable_by_day:
-        table = Table(Column("days"), Column(f"smallest effect found with probability {question.power:.0%}"))
-        for point in found.detectable_by_day:
-            shown = "none"
-            if point.effect is not None:
-                shown = f"{point.effect:.4%}" if question.relative else number(point.effect)
-            table.add(str(point.days), shown)
-        parts += [Text(""), table]
-    return Group(*parts)
-
-
-def _curve(found: PowerAnswer) -> Table:
-    """Power from few units to many: both ends in numbers, and a line of blocks where there is room."""
-    first, last = found.power_curve[0], found.power_curve[-1]
-    curve = [point.power for point in found.power_curve]
-    table = Table(Column("units"), Column("power", "text"), Column("power over units"))
-    line = Picture(lambda width: sparkline(resampled(curve, width)), WINDOWS_MIN, len(curve))
-    table.add(count(first.units), percent(first.power), line)
-    table.add(count(last.units), percent(last.power), "")
-    return table
-
-
-def _option(field: str) -> str:
-    return "--" + field.replace("_", "-")
-
-
-def _draw(found: PowerAnswer, path: Path) -> None:
-    if found.detectable_by_day:
-        known = [point for point in found.detectable_by_day if point.effect is not None]
-        line = figures.Line("effect", [p.days for p in known], [p.effect or 0.0 for p in known])
-        figures.write_lines(
-            path, title=found.sentence, x_label="days", y_label="smallest effect", lines=[line]
-        )
-        return
-    points = found.power_curve
-    line = figures.Line("power", [point.units for point in points], [point.power for point in points])
-    figures.write_lines(path, title=found.sentence, x_label="units", y_label="power", lines=[line])
+        display.power.write_figure(result, figure)
+        err().print(f"The figure is in {figure}.")
+    show(result, lambda: display.power.report(question, result), as_json=as_json)

@@ -12,7 +12,7 @@ from typing import Final, TextIO
 
 import msgspec
 import rich_click as click
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 PIPE_COLUMNS: Final = 100_000
 """The width of a pipe: wider than any row, so that each row stays on one line."""
@@ -86,12 +86,12 @@ def emit_json(value: object, *, one_line: bool = False) -> None:
     click.echo(msgspec.json.format(body, indent=-1 if one_line else 2))
 
 
-def answer(sentence: str, value: object, *, as_json: bool) -> None:
-    """Print what was done: a sentence for people, or a value as JSON."""
+def show(value: object, text: str | Callable[[], RenderableType], *, as_json: bool) -> None:
+    """Print a result: `value` as JSON, or `text` for people, which is only computed when it is needed."""
     if as_json:
         emit_json(value)
     else:
-        out().print(sentence)
+        out().print(text if isinstance(text, str) else text())
 
 
 @contextmanager
@@ -103,7 +103,7 @@ def progress(description: str, total: float) -> Iterator[Callable[[float], None]
     if not is_terminal(sys.stderr):
         yield lambda _: None
         return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415 (loads slowly)
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     bar = Progress(
         TextColumn("{task.description}"),

@@ -63,8 +63,8 @@ async def greet(settings: Settings, url: str, *, demo: bool) -> None:
     key = kept_key(settings)
     if demo and key:
         # Loads as much as all else of this process.
-        from app.cli.client import WaldClient  # noqa: PLC0415
-        from app.cli.demo import TRICKLE_EXPERIMENT, trickle  # noqa: PLC0415
+        from app.cli.client import WaldClient
+        from app.cli.traffic.demo import TRICKLE_EXPERIMENT, trickle
 
         _tell(settings, url, key, TRICKLE_EXPERIMENT, define=False)
         async with WaldClient(url, key) as client:

@@ -29,6 +29,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.core import limits
 from app.core.errors import Problem, Unavailable
+from app.core.http import send_problem
 from app.core.telemetry import CONNECTIONS_REFUSED
 
 PROBES: Final = frozenset({"/health", "/ready"})
@@ -385,15 +386,7 @@ def _make_room(connections: Iterable[Any]) -> None:
 
 async def _overloaded(_: Any, receive: Any, send: Any) -> None:  # noqa: ARG001
     """Answer 503 in place of the application."""
-    error = Unavailable("the server answers as many requests as it can hold; try again")
-    body = _encode(error.problem())
-    headers = [
-        (b"content-type", b"application/problem+json"),
-        (b"content-length", b"%d" % len(body)),
-        *((name.lower().encode(), value.encode()) for name, value in error.headers.items()),
-    ]
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send_problem(send, Unavailable("the server answers as many requests as it can hold; try again"))
 
 
 def _target_too_long() -> Refused:

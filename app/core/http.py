@@ -43,6 +43,18 @@ def problem_response(problem: Problem, headers: dict[str, str] | None = None) ->
     )
 
 
+async def send_problem(send: Any, error: WaldError) -> None:
+    """Answer an ASGI request with an error, without the framework."""
+    body = _encode(error.problem())
+    headers = [
+        (b"content-type", PROBLEM_MEDIA_TYPE.encode()),
+        (b"content-length", b"%d" % len(body)),
+        *((name.lower().encode(), value.encode()) for name, value in error.headers.items()),
+    ]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
 def _wald_error(_: Request[Any, Any, Any], error: WaldError) -> Response[bytes]:
     return problem_response(error.problem(), error.headers)
 

@@ -13,7 +13,6 @@ DESCRIPTION_LENGTH_MAX: Final = 4_096
 
 # Definitions
 VARIANTS_MAX: Final = 50
-VARIANTS_MIN: Final = 2
 HORIZON_S_MAX: Final = 90 * 86_400
 
 # Requests

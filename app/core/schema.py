@@ -1,14 +1,16 @@
-"""Which revision of the schema this version of Wald needs, without loading Alembic, which takes long."""
+"""The revision of the schema that this version needs, found without Alembic, which loads slowly."""
 
 from pathlib import Path
 from typing import Final
 
-FOLDER: Final = Path(__file__).parents[2] / "migrations"
-"""Where the migrations are."""
+_APP: Final = Path(__file__).parents[1]
+
+FOLDER: Final = next(path for path in (_APP / "migrations", _APP.parent / "migrations") if path.is_dir())
+"""Folder of the migrations: inside `app` in a wheel, beside it in a checkout."""
 
 
 def revisions() -> list[str]:
-    """All revisions that this version knows, oldest first: the numbers at the start of the file names."""
+    """Return the revisions that this version knows, oldest first, from the names of the files."""
     return sorted(path.name.partition("_")[0] for path in (FOLDER / "versions").glob("[0-9]*_*.py"))
 
 

@@ -9,7 +9,8 @@ import msgspec
 from msgspec import UnsetType
 
 from app.analysis.readout.model import AllocationAt, RolloutStatus, Status, VariantStatus
-from app.experiments.model import AdaptivePolicy, Definition, Draft, Experiment, Reward, Stopped
+from app.experiments.model import Definition, Draft, Experiment, Reward, Stopped
+from app.experiments.policies.rule import AdaptivePolicy
 
 PAYLOAD_SHOWN_MAX: Final = 500
 

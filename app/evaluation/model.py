@@ -9,12 +9,12 @@ import numpy as np
 
 from app.allocation.model import NANO
 from app.core.errors import UnprocessableInput
-from app.evaluation.targets import FOLDS, Rows, learns, shares, target, vectors
+from app.evaluation.targets import FOLDS, Rows, features_of, shares, target, vectors
 from app.experiments.model import Definition
 from bandits import evaluation
-from bandits.arms import FloatArray
 from bandits.evaluation import Served, TooLittleOverlap, WeightTotals
-from bandits.features import Schema
+from bandits.features import Feature
+from bandits.totals import FloatArray
 from stats.errors import InsufficientData
 
 Method = Literal["ips", "self_normalised", "doubly_robust"]
@@ -24,13 +24,13 @@ _RARE_ROWS = 30
 class EvaluationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which policy, on which part of the log.
 
-    `policy` is a name, or an object as in a definition; `fixed` alone is an even split. `schema` says how
-    contexts become numbers: `lin_ts`, `lin_ucb` and `logistic_ts` need it, and for every policy it sharpens
-    the doubly robust estimate. `since` and `until` limit the times of assignment.
+    `policy` is a name, or an object as in a definition; `fixed` alone is an even split. `features` are what
+    predicts rewards for the doubly robust estimate; null: those of the policy. `since` and `until` limit the
+    times of assignment.
     """
 
     policy: str | dict[str, Any]
-    schema: Schema | None = None
+    features: tuple[Feature, ...] | None = None
     since: datetime | None = None
     until: datetime | None = None
     level: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.95
@@ -108,13 +108,16 @@ def evaluate(definition: Definition, request: EvaluationRequest, log: Log) -> Ev
     Raises InvalidInput where the policy does not fit the experiment; UnprocessableInput where the log cannot
     answer: no rewards, contexts that do not fit the schema, too little overlap.
     """
-    chosen = target(request.policy, definition, request.schema)
+    policy = target(request.policy, definition)
     rows = _first_of_units(log.rows) if definition.stickiness != "none" else log.rows
     if len(rows.arms) < FOLDS:
         missing = f"{len(rows.arms)} assignments have a reward that counts, {log.pending} wait for theirs"
         raise UnprocessableInput(f"needs at least {FOLDS} rewards: {missing}", field="experiment")
-    contexts = vectors(request.schema or Schema(), rows)
-    targets = shares(chosen, definition, rows, contexts)
+    own = features_of(policy)
+    contexts = vectors(own, rows.contexts, field="policy.features")
+    if request.features is not None and request.features != own:
+        contexts = vectors(request.features, rows.contexts, field="features")
+    targets = shares(policy, definition, rows)
     served = Served(rows.arms, rows.rewards / NANO, rows.propensities, targets)
     even = WeightTotals.of_rows(np.ones(len(rows.arms)), served.rewards)
     try:
@@ -126,7 +129,7 @@ def evaluate(definition: Definition, request: EvaluationRequest, log: Log) -> Ev
         raise UnprocessableInput(str(error), field="experiment") from error
     overlap, weights = found["ips"].overlap, served.weights
     anytime = evaluation.anytime_interval(served, level=request.level)
-    spelled: dict[str, Any] = msgspec.to_builtins(chosen)
+    spelled: dict[str, Any] = msgspec.to_builtins(policy)
     return Evaluation(
         experiment=definition.key,
         policy=spelled,
@@ -147,7 +150,7 @@ def evaluate(definition: Definition, request: EvaluationRequest, log: Log) -> Ev
             overlap.largest_share,
             overlap.mean_weight,
         ),
-        fitted=_fitted(learns=learns(chosen)),
+        fitted=_fitted(learns=policy.moves),
         warnings=[*overlap.warnings, *_warnings_of_log(log, definition)],
     )
 

@@ -9,6 +9,8 @@ from app.evaluation.model import Evaluation, EvaluationRequest, evaluate
 from app.evaluation.store import EvaluationStore
 from app.evaluation.targets import attributes, target
 from app.experiments.service import ExperimentService
+from bandits.features import Schema
+from stats.errors import InvalidInput as OutOfBounds
 
 
 class EvaluationService:
@@ -32,14 +34,18 @@ class EvaluationService:
         for name, at in (("since", request.since), ("until", request.until)):
             if at is not None and at.tzinfo is None:
                 raise InvalidInput("needs an offset, as in 2030-01-31T00:00:00+00:00", field=name)
+        try:
+            Schema(request.features or ())
+        except OutOfBounds as error:
+            raise InvalidInput(str(error), field="features") from error
         definition = experiment.definition
-        # A mistake is told before the log is read.
-        chosen = target(request.policy, definition, request.schema)
+        # A mistake in the request is reported before the log is read.
+        policy = target(request.policy, definition)
         log = await self._store.log(
             experiment,
             since=request.since,
             until=request.until,
-            attributes=attributes(chosen, request.schema),
+            attributes=attributes(policy, request.features or ()),
             ripe_at=None if definition.reward.silence is None else self._clock.now(),
         )
         return await self._computing.run(partial(evaluate, definition, request, log))

@@ -1,41 +1,35 @@
 """The policy under evaluation: what it would have served in each row of the log. Pure.
 
 A policy that learns must not be judged on the rows it learned from, or it is praised for its luck. So rows
-are split into `FOLDS` parts, by turns; what the policy would have served in the rows of one part, it decides
+are split into `FOLDS` parts, by turns. What the policy would have served in the rows of one part, it decides
 from the other four.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from app.allocation.contextual import segmented
+from app.allocation.contextual import decided_by
 from app.allocation.forgetting import Learned
-from app.allocation.model import NANO, VariantTotals, allocate
+from app.allocation.model import VariantTotals, allocate
 from app.assignment.bucketing import WHOLE
-from app.core.choices import explained
-from app.core.errors import FieldError, InvalidInput, UnprocessableInput
+from app.assignment.query import typed
+from app.assignment.snapshot import reader_of
+from app.core.errors import InvalidInput, UnprocessableInput
 from app.experiments.checks import check
-from app.experiments.model import (
-    ConstrainedThompsonPolicy,
-    Definition,
-    FixedPolicy,
-    Policy,
-    SegmentedThompsonPolicy,
-    Share,
-    warm_start_of,
-)
-from app.experiments.segments import segment_number
-from app.ledger.learning.model import RewardSums, part_of_segment
-from bandits import contextual
-from bandits.arms import FloatArray
-from bandits.contextual import LinearArms
-from bandits.features import UNIT, Boolean, ContextError, IntArray, Numeric, Schema
-from bandits.linear import LinearTotals, disjoint, hybrid
-from bandits.logistic import LogisticTotals, logistic
+from app.experiments.model import Definition
+from app.experiments.policies import Policy
+from app.experiments.policies.contextual import ContextualPolicy
+from app.experiments.policies.rule import BySegment
+from app.experiments.policies.shorthand import policy_of
+from app.ledger.learning.model import BucketLearning, Seen, learning_of
+from app.ledger.learning.model import Rows as LearnedRows
+from bandits.features import ContextError, Feature, IntArray, Schema
+from bandits.totals import FloatArray
 
 Mask = NDArray[np.bool_]
 
@@ -60,176 +54,101 @@ class Rows(NamedTuple):
         return np.arange(len(self.arms)) % FOLDS
 
 
-class LinTs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="lin_ts"):
-    """Linear Thompson sampling. Hybrid arms share what they have in common, disjoint ones do not."""
-
-    sharing: Literal["disjoint", "hybrid"] = "disjoint"
-    exploration_floor: Share = 0.05
-
-
-class LinUcb(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="lin_ucb"):
-    """Linear upper confidence bounds, `width` standard deviations above the mean."""
-
-    sharing: Literal["disjoint", "hybrid"] = "disjoint"
-    width: Annotated[float, msgspec.Meta(ge=0)] = 1.5
-    exploration_floor: Share = 0.05
-
-
-class LogisticTs(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="logistic_ts"
-):
-    """Logistic Thompson sampling, for rewards of 0 and 1."""
-
-    exploration_floor: Share = 0.05
-
-
-Contextual = LinTs | LinUcb | LogisticTs
-Target = Policy | Contextual
-_CONTEXTUAL: Final = {"lin_ts", "lin_ucb", "logistic_ts"}
-
-
-def target(policy: str | Mapping[str, Any], definition: Definition, schema: Schema | None) -> Target:
-    """The policy that a request names or spells out, if it fits the experiment.
-
-    `fixed` alone is an even split; variants that its weights leave out get nothing.
+def target(given: str | Mapping[str, Any], definition: Definition) -> Policy:
+    """Return the policy that a request names or spells out, if it fits the experiment and can be evaluated.
 
     Raises InvalidInput naming the field.
     """
-    spelled = {"kind": policy} if isinstance(policy, str) else dict(policy)
-    if spelled.get("kind") in _CONTEXTUAL:
-        if schema is None:
-            raise InvalidInput(f"is required: {spelled['kind']} reads contexts", field="schema")
-        contextual_policy: Contextual = _converted(spelled, Contextual)
-        return contextual_policy
-    if spelled.get("kind") == "fixed":
-        spelled["weights"] = _weights(spelled.get("weights"), definition)
-    chosen: Policy = _converted(spelled, Policy)
-    if isinstance(chosen, ConstrainedThompsonPolicy):
+    policy = policy_of(given, definition.setting.variants)
+    if not policy.can_be_evaluated:
         raise InvalidInput("is not evaluated: it reads other metrics than the reward", field="policy.kind")
-    check(msgspec.structs.replace(definition, policy=chosen))
-    if warm_start_of(chosen):
+    check(msgspec.structs.replace(definition, policy=policy))
+    if policy.starts_from is not None:
         raise InvalidInput("is not evaluated: the log is all that is read", field="policy.warm_start")
-    return chosen
+    return policy
 
 
-def vectors(schema: Schema, rows: Rows) -> IntArray:
-    """Contexts in fixed point, shape (n, d).
+def features_of(policy: Policy) -> tuple[Feature, ...]:
+    """Return the features that the policy reads of a context."""
+    return policy.features if isinstance(policy, ContextualPolicy) else ()
 
-    Text, which is all that `GET /assign` can send, is read as what its feature declares.
 
-    Raises UnprocessableInput naming the feature that a context does not fit.
+def vectors(features: Sequence[Feature], contexts: Sequence[Mapping[str, Any]], *, field: str) -> IntArray:
+    """Return contexts in fixed point, shape (n, d). Text is read as what its feature declares.
+
+    Raises UnprocessableInput naming the feature that a context does not fit; `field` is where they stand.
     """
-    declared = {feature.name: feature for feature in schema.features}
-    found = np.empty((len(rows.arms), schema.d), np.int64)
+    schema = Schema(tuple(features))
+    rows = np.empty((len(contexts), schema.d), np.int64)
     try:
-        for row, context in enumerate(rows.contexts):
-            read = {name: _read(value, declared[name]) for name, value in context.items() if name in declared}
-            found[row] = schema.vector_fixed(read)
+        for row, context in enumerate(contexts):
+            rows[row] = schema.vector_fixed(_typed(context, features))
     except ContextError as error:
-        raise UnprocessableInput(str(error), field=f"schema.features.{error.feature}") from error
-    return found
+        raise UnprocessableInput(str(error), field=f"{field}.{error.feature}") from error
+    return rows
 
 
-def shares(chosen: Target, definition: Definition, rows: Rows, contexts: IntArray) -> FloatArray:
-    """What the policy would have given each variant in each row, shape (n, variants)."""
-    found = np.empty((len(rows.arms), len(definition.variants)))
+def shares(policy: Policy, definition: Definition, rows: Rows) -> FloatArray:
+    """Return what the policy would have given each variant in each row, shape (n, variants).
+
+    The policy decides as a server does. It reads all rewards as if they were of the present.
+    """
+    described = msgspec.structs.replace(definition, policy=policy)
+    n_variants = len(definition.variants)
+    contexts = [_typed(context, features_of(policy)) for context in rows.contexts]
+    served = np.empty((len(rows.arms), n_variants))
     for fold in range(FOLDS):
         judged = rows.folds == fold
-        others = ~judged
-        if isinstance(chosen, LinTs | LinUcb | LogisticTs):
-            of_arms = [others & (rows.arms == arm) for arm in range(len(definition.variants))]
-            arms = _posterior(chosen, [(contexts[own], rows.rewards[own] / NANO) for own in of_arms])
-            decide = _decision(chosen, arms)
-            found[judged] = np.array([decide(x) for x in contexts[judged] / UNIT])
-        elif isinstance(chosen, SegmentedThompsonPolicy):
-            numbers = np.array([segment_number(chosen.by, context) for context in rows.contexts], np.int64)
-            learned = _learned(rows, others, numbers, len(definition.variants))
-            published = segmented(chosen, learned, len(definition.variants))
-            found[judged] = np.array(published.weights)[numbers[judged]] / WHOLE
+        learned = _learned(policy, rows, contexts, ~judged, n_variants)
+        by_context = decided_by(policy, learned, n_variants)
+        if by_context is None:
+            totals = _totals(rows, ~judged, n_variants)
+            served[judged] = allocate(described, totals, learned=learned or None)
         else:
-            described = msgspec.structs.replace(definition, policy=chosen)
-            weights = allocate(described, _totals(rows, others, len(definition.variants)))
-            found[judged] = np.array(weights) / WHOLE
-    return found
+            reader = reader_of(by_context)
+            served[judged] = [reader.weights(contexts[row]) for row in np.flatnonzero(judged)]
+    return served / WHOLE
 
 
-def learns(chosen: Target) -> bool:
-    """Whether the policy depends on rewards."""
-    return not isinstance(chosen, FixedPolicy)
+def attributes(policy: Policy, features: Sequence[Feature]) -> frozenset[str]:
+    """Return the names of what is read of a context."""
+    names = {feature.name for feature in (*features_of(policy), *features)}
+    if isinstance(policy.learns, BySegment):
+        names |= {segments.attribute for segments in policy.learns.by}
+    return frozenset(names)
 
 
-def attributes(chosen: Target, schema: Schema | None) -> frozenset[str]:
-    """What is read of a context."""
-    read = {feature.name for feature in schema.features} if schema else set()
-    if isinstance(chosen, SegmentedThompsonPolicy):
-        read |= {one.attribute for one in chosen.by}
-    return frozenset(read)
-
-
-def _learned(rows: Rows, of: Mask, numbers: IntArray, n_variants: int) -> Learned:
-    """What a policy learns from some rows, each in the segment of its number."""
-    return {
-        part_of_segment(number): [
-            RewardSums.of(rows.rewards[of & (numbers == number) & (rows.arms == arm)].tolist())
-            for arm in range(n_variants)
-        ]
-        for number in np.unique(numbers[of]).tolist()
-    }
-
-
-def _posterior(chosen: Contextual, of_arms: Sequence[tuple[IntArray, FloatArray]]) -> LinearArms:
-    """From the contexts and rewards of each arm."""
-    if isinstance(chosen, LogisticTs):
-        return logistic([LogisticTotals.of_rows(*rows) for rows in of_arms]).arms()
-    fit = disjoint if chosen.sharing == "disjoint" else hybrid
-    return fit([LinearTotals.of_rows(*rows) for rows in of_arms]).arms()
-
-
-def _decision(chosen: Contextual, arms: LinearArms) -> Callable[[FloatArray], FloatArray]:
-    floor = chosen.exploration_floor
-    if isinstance(chosen, LinUcb):
-        width = chosen.width
-        return lambda x: contextual.ucb(arms, x, width=width, exploration_floor=floor)
-    return lambda x: contextual.thompson(arms, x, exploration_floor=floor)
+def _learned(
+    policy: Policy, rows: Rows, contexts: Sequence[Mapping[str, Any]], chosen: Mask, n_variants: int
+) -> Learned:
+    """Return what the policy learns from the chosen rows beyond the totals, as the ledger sums it."""
+    learning = learning_of(policy)
+    if learning is None or isinstance(learning, BucketLearning):
+        return {}
+    parts: defaultdict[str, list[LearnedRows]] = defaultdict(
+        lambda: [LearnedRows([], []) for _ in range(n_variants)]
+    )
+    for row in np.flatnonzero(chosen).tolist():
+        seen = Seen(contexts[row], float(rows.propensities[row]), 0)
+        of_variant = parts[learning.part(seen)][rows.arms[row]]
+        of_variant.given.append(learning.row(seen))
+        of_variant.rewards.append(int(rows.rewards[row]))
+    return {part: [learning.of_rows(of_variant) for of_variant in found] for part, found in parts.items()}
 
 
 def _totals(rows: Rows, chosen: Mask, n_variants: int) -> tuple[VariantTotals, ...]:
-    found = []
+    totals = []
     for arm in range(n_variants):
         rewards = rows.rewards[chosen & (rows.arms == arm)]
         squares = sum(int(reward) ** 2 for reward in rewards)  # whole numbers beyond 64 bits
         n = len(rewards)
-        found.append(
+        totals.append(
             VariantTotals(assignments=n, rewards=n, reward_sum=int(rewards.sum()), reward_square_sum=squares)
         )
-    return tuple(found)
+    return tuple(totals)
 
 
-def _weights(given: Any, definition: Definition) -> Any:
-    keys = [variant.key for variant in definition.variants]
-    if given is None:
-        return {key: 1 / len(keys) for key in keys}
-    return dict.fromkeys(keys, 0.0) | given if isinstance(given, dict) else given
-
-
-def _converted(spelled: Mapping[str, Any], kinds: Any) -> Any:
-    try:
-        return msgspec.convert(spelled, kinds)
-    except msgspec.ValidationError as error:
-        reason, at, path = str(error).partition(" - at `$.")
-        said = explained(reason, kinds, path.rstrip("`"))
-        said += "" if said != reason else at + path
-        raise InvalidInput(said, errors=(FieldError("policy", said),)) from error
-
-
-def _read(value: Any, feature: object) -> Any:
-    if not isinstance(value, str):
-        return value
-    if isinstance(feature, Boolean):
-        return {"true": True, "false": False}.get(value, value)
-    if isinstance(feature, Numeric):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+def _typed(context: Mapping[str, Any], features: Sequence[Feature]) -> Mapping[str, Any]:
+    """Read the texts of a context, which is all that `GET /assign` can send, as the features declare."""
+    texts = {name: value for name, value in context.items() if isinstance(value, str)}
+    return {**context, **(typed(texts, features) or {})}

@@ -3,35 +3,15 @@
 from collections.abc import Iterator
 
 import msgspec
-from msgspec import UNSET
 
 from app.core.errors import FieldError, InvalidInput, NotFound
-from app.core.limits import SIGNAL_VALUE_MAX, UNIT_LENGTH_MAX, VARIANTS_MAX, VARIANTS_MIN
+from app.core.limits import SIGNAL_VALUE_MAX, UNIT_LENGTH_MAX, VARIANTS_MAX
 from app.core.text import is_key, unstorable
 from app.experiments import limits
 from app.experiments.metrics import REWARD, Mean, Measure, Metric, QuantileOf, Ratio
-from app.experiments.model import (
-    BestArmPolicy,
-    Condition,
-    ConstrainedThompsonPolicy,
-    ContextualPolicy,
-    Definition,
-    Exp3IxPolicy,
-    FixedPolicy,
-    Policy,
-    PosteriorPolicy,
-    Reward,
-    SegmentedThompsonPolicy,
-    ThompsonPolicy,
-    Variant,
-    forgetting_of,
-    kind_of_policy,
-    warm_start_of,
-)
-from app.experiments.plan import AnalysisPlan, Segments
-from app.experiments.segments import OTHER, segment_count
-from bandits.features import Feature, Numeric, Schema
-from stats.errors import InvalidInput as OutOfBounds
+from app.experiments.model import Condition, Definition, Reward, Variant
+from app.experiments.plan import AnalysisPlan
+from app.experiments.segments import value_errors
 
 
 def possible(key: str) -> str:
@@ -49,12 +29,13 @@ def unknown(key: str, field: str | None = None) -> NotFound:
 def check(definition: Definition) -> Definition:
     """The definition, if its parts fit together and can be stored.
 
-    Raises InvalidInput with one error per field that does not, the first `FIELD_ERRORS_MAX` of them.
+    Raises InvalidInput with one error per field that does not, the first `FIELD_ERRORS_MAX` of
+    them.
     """
     errors = [
         *_variant_errors(definition.variants),
-        *_policy_errors("policy", definition.policy, definition),
-        *_apprentice_errors(definition),
+        *definition.policy.errors("policy", definition.setting),
+        *_shadow_policy_errors(definition),
         *_reward_errors(definition.reward),
         *_metric_errors(definition.metrics),
         *_plan_errors(definition.plan),
@@ -69,14 +50,18 @@ def check(definition: Definition) -> Definition:
 
 
 def _variant_errors(variants: tuple[Variant, ...]) -> Iterator[FieldError]:
-    if not VARIANTS_MIN <= len(variants) <= VARIANTS_MAX:
-        bound = f"{VARIANTS_MIN} to {VARIANTS_MAX}"
+    if not limits.VARIANTS_MIN <= len(variants) <= VARIANTS_MAX:
+        bound = f"{limits.VARIANTS_MIN} to {VARIANTS_MAX}"
         yield FieldError("variants", f"must be {bound}, got {len(variants)}")
     if len({variant.key for variant in variants}) != len(variants):
         yield FieldError("variants", "keys must differ")
     controls = sum(variant.control for variant in variants)
     if controls != 1:
         yield FieldError("variants", f"exactly one must be the control, got {controls}")
+    for index, variant in enumerate(variants):
+        if variant.control and variant.retired:
+            reason = f"the control {variant.key!r} cannot be retired: make another variant the control first"
+            yield FieldError(f"variants[{index}].retired", reason)
     for index, variant in enumerate(variants):
         field = f"variants[{index}].payload"
         if error := unstorable(variant.payload, field):
@@ -85,109 +70,28 @@ def _variant_errors(variants: tuple[Variant, ...]) -> Iterator[FieldError]:
             yield FieldError(field, f"at most {limits.PAYLOAD_BYTES_MAX} bytes of JSON, got {size}")
 
 
-def _policy_errors(field: str, policy: Policy, definition: Definition) -> Iterator[FieldError]:
-    match policy:
-        case FixedPolicy() as fixed:
-            yield from _weights_errors(field, fixed, definition.variants)
-        case SegmentedThompsonPolicy(by=by):
-            yield from _segments_errors(f"{field}.by", by)
-        case PosteriorPolicy(posterior="gamma") if definition.reward.range[0] != 0:
-            reason = f"gamma needs a reward.range that begins at 0, got {definition.reward.range[0]:g}"
-            yield FieldError(f"{field}.posterior", reason)
-        case ConstrainedThompsonPolicy() as constrained:
-            yield from _objective_errors(field, constrained, definition.metrics)
-        case ContextualPolicy(features=features):
-            yield from _feature_errors(f"{field}.features", features)
-        case BestArmPolicy(rule="track_and_stop", exploration_floor=0):
-            yield FieldError(f"{field}.exploration_floor", "track_and_stop needs more than 0")
-        case _:
-            pass
-    stepless = ContextualPolicy | BestArmPolicy | SegmentedThompsonPolicy
-    if isinstance(policy, stepless) and policy.step_max is not UNSET:
-        yield FieldError(f"{field}.step_max", f"does not apply to {kind_of_policy(policy)}")
-    yield from _warm_start_errors(f"{field}.warm_start", policy, definition)
-
-
-def _warm_start_errors(field: str, policy: Policy, definition: Definition) -> Iterator[FieldError]:
-    warm = warm_start_of(policy)
-    if warm is None or not isinstance(policy, ThompsonPolicy):
+def _shadow_policy_errors(definition: Definition) -> Iterator[FieldError]:
+    """It gets the totals alone: no contexts, no losses, and no allocation of its own to move from."""
+    policy = definition.shadow_policy
+    if policy is None:
         return
-    if policy.family != "beta":
-        yield FieldError(field, f"needs the posterior beta, got {policy.family}")
-    if warm.experiment == definition.key:
-        yield FieldError(f"{field}.experiment", "must be another experiment")
-    if forgetting_of(policy):
-        yield FieldError(field, "does not apply to a policy that forgets")
-
-
-def _apprentice_errors(definition: Definition) -> Iterator[FieldError]:
-    """It is given the totals alone: no contexts, no losses, and no allocation of its own to move from."""
-    apprentice = definition.apprentice
-    if apprentice is None:
+    if not policy.can_be_shadow:
+        reason = f"{policy.kind} reads more than the reward totals, and a shadow policy gets nothing else"
+        yield FieldError("shadow_policy.kind", reason)
         return
-    curious = ContextualPolicy | SegmentedThompsonPolicy | Exp3IxPolicy | ConstrainedThompsonPolicy
-    if isinstance(apprentice, curious):
-        kind = kind_of_policy(apprentice)
+    yield from policy.errors("shadow_policy", definition.setting)
+    if policy.step_limit is not None and not policy.decides:
         yield FieldError(
-            "apprentice.kind", f"{kind} reads more than the reward totals, which are all it gets"
+            "shadow_policy.step_max", "does not apply to a shadow policy: its shares are never in force"
         )
-        return
-    yield from _policy_errors("apprentice", apprentice, definition)
-    if not isinstance(apprentice, FixedPolicy | BestArmPolicy) and apprentice.step_max is not UNSET:
+    if policy.starts_from is not None:
         yield FieldError(
-            "apprentice.step_max", "does not apply to an apprentice, whose shares are never in force"
+            "shadow_policy.warm_start", "does not apply to a shadow policy: it gets the same totals"
         )
-    if warm_start_of(apprentice):
-        yield FieldError("apprentice.warm_start", "does not apply to an apprentice: it gets the same totals")
-    if forgetting_of(apprentice):
-        yield FieldError("apprentice.forgetting", "does not apply to an apprentice: it gets the same totals")
-
-
-def _objective_errors(
-    of: str, policy: ConstrainedThompsonPolicy, metrics: tuple[Metric, ...]
-) -> Iterator[FieldError]:
-    if not policy.metrics:
-        yield FieldError(f"{of}.constraints", "needs a constraint, or a metric in weights")
-    if forgetting_of(policy):
-        yield FieldError(f"{of}.forgetting", "does not apply to constrained_thompson")
-    known = {metric.key: metric for metric in metrics}
-    bounds = {f"{of}.constraints[{i}].metric": bound.metric for i, bound in enumerate(policy.constraints)}
-    weights = {f"{of}.weights.{key}": key for key in policy.weights}
-    for field, key in (bounds | weights).items():
-        if key not in known:
-            yield FieldError(field, f"no metric is called {key!r}")
-        elif isinstance(known[key].measure, QuantileOf):
-            yield FieldError(field, f"{key!r} is a quantile: a policy reads means, proportions and ratios")
-
-
-def _feature_errors(of: str, features: tuple[Feature, ...]) -> Iterator[FieldError]:
-    if not features:
-        yield FieldError(of, "must be at least one")
-    for index, feature in enumerate(features):
-        field = f"{of}[{index}]"
-        if not is_key(feature.name):
-            yield FieldError(f"{field}.name", "must be 1 to 128 of A-Z a-z 0-9 . _ -")
-        if isinstance(feature, Numeric):
-            if abs(feature.location) > limits.FEATURE_LOCATION_MAX:
-                yield FieldError(f"{field}.location", f"at most {limits.FEATURE_LOCATION_MAX:g} in size")
-            if not limits.FEATURE_SCALE_MIN <= feature.scale <= limits.FEATURE_SCALE_MAX:
-                bound = f"{limits.FEATURE_SCALE_MIN:g} to {limits.FEATURE_SCALE_MAX:g}"
-                yield FieldError(f"{field}.scale", f"must be {bound}, got {feature.scale:g}")
-    try:
-        Schema(features)
-    except OutOfBounds as error:
-        yield FieldError(of, str(error))
-
-
-def _weights_errors(field: str, policy: FixedPolicy, defined: tuple[Variant, ...]) -> Iterator[FieldError]:
-    variants = {variant.key for variant in defined}
-    if missing := sorted(variants - policy.weights.keys()):
-        yield FieldError(f"{field}.weights", f"must name every variant; missing {', '.join(missing)}")
-    for key in policy.weights.keys() - variants:
-        yield FieldError(f"{field}.weights.{key}", f"no variant is called {key!r}")
-    total = sum(policy.weights.values())
-    if abs(total - 1) > 1e-6:
-        yield FieldError(f"{field}.weights", f"must sum to 1, got {total:g}")
+    if policy.forgets is not None:
+        yield FieldError(
+            "shadow_policy.forgetting", "does not apply to a shadow policy: it gets the same totals"
+        )
 
 
 def _reward_errors(reward: Reward) -> Iterator[FieldError]:
@@ -239,28 +143,7 @@ def _plan_errors(plan: AnalysisPlan) -> Iterator[FieldError]:
     if len(set(plan.covariates)) != len(plan.covariates):
         yield FieldError("plan.covariates", "names must differ")
     if plan.segments is not None:
-        yield from _values_errors("plan.segments.values", plan.segments.values)
-
-
-def _segments_errors(field: str, by: tuple[Segments, ...]) -> Iterator[FieldError]:
-    if not by:
-        yield FieldError(field, "must be at least one attribute")
-    if len({one.attribute for one in by}) != len(by):
-        yield FieldError(field, "attributes must differ")
-    for index, one in enumerate(by):
-        yield from _values_errors(f"{field}[{index}].values", one.values)
-    if (count := segment_count(by)) > limits.POLICY_SEGMENTS_MAX:
-        reason = f"at most {limits.POLICY_SEGMENTS_MAX} segments, `other` of each included, got {count}"
-        yield FieldError(field, reason)
-
-
-def _values_errors(field: str, values: tuple[str, ...]) -> Iterator[FieldError]:
-    if not 1 <= len(values) <= limits.SEGMENTS_MAX:
-        yield FieldError(field, f"must be 1 to {limits.SEGMENTS_MAX}, got {len(values)}")
-    if len(set(values)) != len(values):
-        yield FieldError(field, "must differ")
-    if OTHER in values or "" in values:
-        yield FieldError(field, "'other' is every other value; '' is none")
+        yield from value_errors("plan.segments.values", plan.segments.values)
 
 
 def _targeting_errors(conditions: tuple[Condition, ...]) -> Iterator[FieldError]:
@@ -287,6 +170,6 @@ def _override_errors(definition: Definition) -> Iterator[FieldError]:
 
 
 def _storage_errors(definition: Definition) -> Iterator[FieldError]:
-    for field in ("description", "policy", "apprentice", "metrics", "plan", "targeting", "overrides"):
+    for field in ("description", "policy", "shadow_policy", "metrics", "plan", "targeting", "overrides"):
         if error := unstorable(msgspec.to_builtins(getattr(definition, field)), field):
             yield error

@@ -29,7 +29,6 @@ from app.experiments.model import (
     Experiment,
     LayerRange,
     Paused,
-    Policy,
     Reward,
     Running,
     State,
@@ -41,6 +40,8 @@ from app.experiments.model import (
     kind_of,
 )
 from app.experiments.plan import AnalysisPlan
+from app.experiments.policies import Policy
+from app.experiments.variants import check_change
 
 ALLOWED: Final[dict[StateKind, tuple[str, ...]]] = {
     "draft": ("start", "archive"),
@@ -51,11 +52,12 @@ ALLOWED: Final[dict[StateKind, tuple[str, ...]]] = {
 }
 """The transitions out of each state."""
 
+_IN_FORCE: Final = frozenset({"description", "variants", "policy", "shadow_policy", "targeting", "overrides"})
 _CHANGEABLE: Final[dict[StateKind, frozenset[str]]] = {
     "draft": frozenset(Definition.__struct_fields__) - {"key"},
-    "running": frozenset({"description", "policy", "apprentice", "targeting", "overrides"}),
-    "paused": frozenset({"description", "policy", "apprentice", "targeting", "overrides"}),
-    "stopped": frozenset({"description", "apprentice"}),
+    "running": _IN_FORCE,
+    "paused": _IN_FORCE,
+    "stopped": frozenset({"description", "shadow_policy"}),
     "archived": frozenset(),
 }
 
@@ -69,7 +71,7 @@ class DefinitionChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     unit: Key | UnsetType = UNSET
     stickiness: Stickiness | UnsetType = UNSET
     policy: Policy | UnsetType = UNSET
-    apprentice: Policy | UnsetType | None = UNSET
+    shadow_policy: Policy | UnsetType | None = UNSET
     reward: Reward | UnsetType = UNSET
     metrics: tuple[Metric, ...] | UnsetType = UNSET
     plan: AnalysisPlan | UnsetType = UNSET
@@ -191,10 +193,11 @@ def ranges(layer: str, holders: Sequence[Experiment]) -> Layer:
 
 
 def change(experiment: Experiment, request: DefinitionChange) -> Experiment:
-    """The experiment with the requested fields; the very same object when nothing would differ.
+    """Return the experiment with the requested fields; the same object when nothing would differ.
 
-    A new policy in force opens a new epoch. Raises Conflict naming each field that must not change in this
-    state; InvalidInput where the changed definition does not fit together.
+    While it runs or is paused, a new policy and new variants open a new epoch. Raises Conflict naming
+    each field that must not change in this state, or that `variants.check_change` refuses;
+    InvalidInput where the changed definition does not fit together.
     """
     before = experiment.definition
     requested = msgspec.structs.asdict(request).items()
@@ -208,11 +211,16 @@ def change(experiment: Experiment, request: DefinitionChange) -> Experiment:
     kind = kind_of(experiment.state)
     if refused := different.keys() - _CHANGEABLE[kind]:
         raise _unchangeable(kind, sorted(refused))
-    new_epoch = "policy" in different and isinstance(experiment.state, Running | Paused)
+    definition = check(msgspec.structs.replace(before, **different))
+    if not isinstance(experiment.state, Running | Paused) or not different.keys() & {"policy", "variants"}:
+        return msgspec.structs.replace(experiment, definition=definition)
+    check_change(experiment, definition)
+    epoch = experiment.epoch + 1
+    if definition.control_key == before.control_key:
+        return msgspec.structs.replace(experiment, definition=definition, epoch=epoch)
+    # The rollout that promoted the new control is over: the policy allocates all shares again.
     return msgspec.structs.replace(
-        experiment,
-        definition=check(msgspec.structs.replace(before, **different)),
-        epoch=experiment.epoch + new_epoch,
+        experiment, definition=definition, epoch=epoch, control_epoch=epoch, held={}
     )
 
 

@@ -4,6 +4,7 @@ from typing import Final
 
 SUGGESTION_LENGTH_MAX: Final = 64  # of a misspelled name; comparing longer ones takes too long
 
+VARIANTS_MIN: Final = 2
 PAYLOAD_BYTES_MAX: Final = 16_384
 REWARD_SIGNALS_MAX: Final = 64
 OVERRIDES_MAX: Final = 1_000

@@ -1,4 +1,7 @@
-"""Definitions and their life over HTTP. Needs the dependency `experiment_service: ExperimentService`."""
+"""Definitions and their life over HTTP.
+
+Needs the dependency `experiment_service: ExperimentService`.
+"""
 
 from datetime import datetime
 from typing import Annotated, Final, Self
@@ -49,7 +52,10 @@ class ExperimentView(Definition, frozen=True, kw_only=True):
 
 
 class ExperimentPage(msgspec.Struct, frozen=True):
-    """Experiments in the order of their keys. `next`: the key to pass as `after`; null on the last page."""
+    """Experiments in the order of their keys.
+
+    `next`: the key to pass as `after`; null on the last page.
+    """
 
     experiments: list[ExperimentView]
     next: str | None
@@ -99,16 +105,19 @@ async def change_experiment(
 ) -> ExperimentView:
     """Replace fields of the definition, each as a whole.
 
-    A draft may change in all but its key; a running or paused experiment in description, policy (which
-    opens a new epoch), apprentice, targeting and overrides; a stopped one in description and apprentice.
-    409 for anything else.
+    A draft may change in all but its key; a running or paused experiment in description, policy
+    (which opens a new epoch), shadow policy, targeting and overrides; a stopped one in description
+    and shadow policy. 409 for anything else.
     """
     return ExperimentView.of(await experiment_service.change(key, data))
 
 
 @post("/experiments/{key:str}/start", guards=[requires(Scope.ADMIN)], status_code=200)
 async def start_experiment(key: str, experiment_service: ExperimentService) -> ExperimentView:
-    """Begin to assign and learn. 409 unless it is a draft whose range of its layer, if any, is free."""
+    """Begin to assign and learn.
+
+    409 unless it is a draft whose range of its layer, if any, is free.
+    """
     return ExperimentView.of(await experiment_service.start(key))
 
 

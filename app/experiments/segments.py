@@ -1,10 +1,12 @@
 """Which of its declared segments a context is in. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from math import prod
 from typing import Any, Final
 
+from app.core.errors import FieldError
+from app.experiments import limits
 from app.experiments.plan import Segments
 
 OTHER: Final = "other"
@@ -49,3 +51,13 @@ def segment_names(by: Sequence[Segments]) -> list[dict[str, str]]:
     """Of each segment, by its number, the value of each attribute."""
     values = product(*((*one.values, OTHER) for one in by))
     return [dict(zip((one.attribute for one in by), combined, strict=True)) for combined in values]
+
+
+def value_errors(field: str, values: Sequence[str]) -> Iterator[FieldError]:
+    """Yield what is wrong with the declared values of one attribute."""
+    if not 1 <= len(values) <= limits.SEGMENTS_MAX:
+        yield FieldError(field, f"must be 1 to {limits.SEGMENTS_MAX}, got {len(values)}")
+    if len(set(values)) != len(values):
+        yield FieldError(field, "must differ")
+    if OTHER in values or "" in values:
+        yield FieldError(field, "'other' stands for every other value; '' is not a value")

@@ -17,7 +17,8 @@ from app.core.text import Key, is_key
 from app.experiments import lifecycle
 from app.experiments.checks import check, possible
 from app.experiments.lifecycle import DefinitionChange, Layer
-from app.experiments.model import STATE_KINDS, Definition, Experiment, Policy, State, warm_start_of
+from app.experiments.model import STATE_KINDS, Definition, Experiment, State
+from app.experiments.policies import Policy
 from app.experiments.store import ExperimentStore
 
 _LOG = structlog.get_logger(__name__)
@@ -115,7 +116,7 @@ class ExperimentService:
         return await self._move(key, lifecycle.archive)
 
     async def _check_warm_start(self, policy: Policy) -> None:
-        if warm := warm_start_of(policy):
+        if warm := policy.starts_from:
             try:
                 await self._store.find(warm.experiment)
             except NotFound as error:

@@ -16,7 +16,8 @@ from app.experiments import limits
 from app.experiments.checks import unknown
 from app.experiments.lifecycle import check_layer, opens_epoch
 from app.experiments.model import Definition, Draft, Experiment, Running, State
-from app.experiments.tables import epochs, experiments, publications
+from app.experiments.publication_store import request_publication
+from app.experiments.tables import epochs, experiments
 
 _state_kind = experiments.c.state["kind"].astext
 
@@ -51,7 +52,7 @@ class ExperimentStore:
             row = (await connection.execute(statement)).one_or_none()
             if row is None:
                 raise Conflict(f"an experiment is called {definition.key!r} already", field="key")
-            await _want_publication(connection, row.id)
+            await request_publication(connection, row.id)
             return experiment_of(row)
 
     async def find(self, key: str) -> Experiment:
@@ -139,15 +140,22 @@ async def store(
             held=after.held,
             killed=after.killed,
             epoch=after.epoch,
+            control_epoch=after.control_epoch,
             revision=after.revision,
             updated_at=at,
         )
     )
     if opens_epoch(before, after):
-        policy = msgspec.to_builtins(after.definition.policy)
-        row = {"experiment_id": after.id, "epoch": after.epoch, "policy": policy, "started_at": at}
+        row = {
+            "experiment_id": after.id,
+            "epoch": after.epoch,
+            "policy": msgspec.to_builtins(after.definition.policy),
+            "control": after.definition.control_key,
+            "n_variants": len(after.definition.variants),
+            "started_at": at,
+        }
         await connection.execute(insert(epochs).values(row))
-    await _want_publication(connection, after.id)
+    await request_publication(connection, after.id)
     return after
 
 
@@ -164,6 +172,7 @@ def experiment_of(row: Row[Any]) -> Experiment:
         updated_at=row.updated_at,
         held=row.held,
         killed=row.killed,
+        control_epoch=row.control_epoch,
     )
 
 
@@ -171,12 +180,3 @@ def _found(key: str, row: Row[Any] | None) -> Experiment:
     if row is None:
         raise unknown(key)
     return experiment_of(row)
-
-
-async def _want_publication(connection: AsyncConnection, experiment_id: int) -> None:
-    statement = postgresql.insert(publications).values(experiment_id=experiment_id)
-    await connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=[publications.c.experiment_id], set_={"wanted": publications.c.wanted + 1}
-        )
-    )

@@ -16,8 +16,9 @@ from app.core.outages import POSTGRES_ERRORS
 from app.core.telemetry import LEDGER_BATCH_SECONDS, LEDGER_EVENTS
 from app.core.valkey import Valkey
 from app.ledger import limits
+from app.ledger.lease import Fenced, Lease, Renewal
 from app.ledger.log.batch import StreamEntry, UndecodableEntry, apart, stage
-from app.ledger.store import POISON, Fenced, Lease, LedgerStore, Renewal
+from app.ledger.store import POISON, LedgerStore
 from app.ledger.stream import ShardStream
 
 OnCommit = Callable[[Sequence[int]], None]
@@ -91,11 +92,16 @@ class ShardConsumer:
             lease = await self._advance(store, lease)
 
     async def _advance(self, store: LedgerStore, lease: Lease) -> Lease:
-        """Let the stream go of what is applied; if Valkey lost its data, begin the stream anew."""
+        """Drop applied entries from the stream. If Valkey lost its data, go back to the stream's beginning.
+
+        The log drops what was applied before.
+        """
         if await self._stream.advance(lease.position, lease.applied):
             return lease
         _LOG.warning("stream_begins_anew", shard=self._shard, position=lease.position)
-        return await store.begin_anew(lease)
+        rewound = lease._replace(position="0-0", applied=0)
+        await store.renew(rewound, None)
+        return rewound
 
     async def _apply(
         self, store: LedgerStore, lease: Lease, entries: Sequence[StreamEntry], marks: "Marks"
@@ -122,8 +128,8 @@ class ShardConsumer:
         events, wrong = apart(entry)
         wrong |= await self._apply_some(store, lease, events)
         if not wrong:
-            await store.renew(lease.moved([entry]), watermark)
-            return lease.moved([entry])
+            await store.renew(lease.after([entry]), watermark)
+            return lease.after([entry])
         LEDGER_EVENTS.labels("dead_letter").inc(max(entry.n, 1) if not events else len(wrong))
         return await store.bury(lease, entry, _reasons(wrong), watermark)
 

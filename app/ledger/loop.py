@@ -1,4 +1,4 @@
-"""Loops beside the stream: rewards at the horizon of assignments in silence; what grew old goes."""
+"""Loops beside the consumers: the horizon sweep, and the removal of old policy totals and series."""
 
 import asyncio
 
@@ -7,11 +7,13 @@ from app.core.loops import Loop, stop_if_cancelled
 from app.core.valkey import Valkey
 from app.ledger import limits
 from app.ledger.consumer import OnCommit, ShardConsumer
+from app.ledger.learning.step import delete_forgotten
 from app.ledger.store import LedgerStore
+from app.ledger.units.series_step import thin_series
 
 
-class Horizons:
-    """Looks for deadlines that passed in silence. Any number may run side by side."""
+class HorizonSweep:
+    """Sweeps deadlines that passed without a signal. Any number may run side by side."""
 
     def __init__(self, database_url: str, on_commit: OnCommit, clock: Clock | None = None) -> None:
         self._database_url = database_url
@@ -19,19 +21,19 @@ class Horizons:
         self._clock = clock or SystemClock()
 
     async def run(self) -> None:
-        """Until PostgreSQL fails."""
+        """Sweep until PostgreSQL fails."""
         async with LedgerStore.open(self._database_url, self._clock) as store:
             while True:
                 stop_if_cancelled()
-                resolved, changed = await store.resolve_silence()
+                resolved, changed = await store.sweep()
                 if changed:
                     self._on_commit(changed)
                 if resolved < limits.SWEEP_ASSIGNMENTS_MAX:
                     await asyncio.sleep(limits.SWEEP_INTERVAL_S)
 
 
-class Forgotten:
-    """Deletes what no policy can read any more of what they learned, and thins old series.
+class Cleanup:
+    """Deletes policy totals that no policy can read any more, and thins old series.
 
     Any number may run side by side.
     """
@@ -40,17 +42,17 @@ class Forgotten:
         self._database_url = database_url
 
     async def run(self) -> None:
-        """A bounded part of the work."""
+        """Do a bounded part of the work."""
         async with LedgerStore.open(self._database_url) as store:
-            await store.delete_forgotten()
-            while await store.thin_series() >= limits.SERIES_THIN_ROWS_MAX:
+            await store.transact(delete_forgotten)
+            while await store.transact(thin_series) >= limits.SERIES_THIN_ROWS_MAX:
                 stop_if_cancelled()
 
 
 def ledger_loops(
     *, shards: int, owner: str, database_url: str, valkey: Valkey, clock: Clock, on_commit: OnCommit
 ) -> list[Loop]:
-    """All that keeps the ledger of a worker going: consumers of shards, the horizons, and forgetting."""
+    """Return the loops of a worker's ledger: a consumer per shard, the horizon sweep and the cleanup."""
     consumers = [
         ShardConsumer(
             shard, owner=owner, database_url=database_url, valkey=valkey, clock=clock, on_commit=on_commit
@@ -59,6 +61,6 @@ def ledger_loops(
     ]
     return [
         *(Loop(f"ledger shard {shard}", consumer.run) for shard, consumer in enumerate(consumers)),
-        Loop("horizons", Horizons(database_url, on_commit, clock).run),
-        Loop("forgotten", Forgotten(database_url).run, pause_s=limits.FORGOTTEN_INTERVAL_S),
+        Loop("horizons", HorizonSweep(database_url, on_commit, clock).run),
+        Loop("forgotten", Cleanup(database_url).run, pause_s=limits.FORGOTTEN_INTERVAL_S),
     ]

@@ -1,128 +1,152 @@
-"""Totals from the log alone: what `wald rebuild` does, and proves."""
+"""What `wald rebuild` does: recompute every total from the log, and report what differed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
+from psycopg import AsyncCursor
 
+from app.experiments.publication_store import request_publications
+from app.ledger import limits
+from app.ledger.draws.step import recount_draws
+from app.ledger.learning.step import recount_learned
+from app.ledger.scope import read_rules
+from app.ledger.session import sql
+from app.ledger.signals.step import recount_signals
 from app.ledger.store import LedgerStore
+from app.ledger.totals.step import recount_totals
+from app.ledger.transaction import revise_affected
+from app.ledger.units.step import recount_units
+from app.ledger.units.strata_step import recount_rewards
 
-TotalsRow = tuple[int, ...]
-"""Assignments, rewards, censored, sum of rewards (nano), sum of their squares."""
+_AFFECT_RANGE: Final = sql(__package__, "affect_range")
+_PUBLISHED: Final = ("totals", "policy_totals", "metric_totals")
+"""Tables from which allocations are computed."""
+
+_TEXTS: Final = {
+    "totals": "its totals differed from its log",
+    "policy_totals": "what its policy learned differed from its log",
+    "metric_totals": "the totals of its metrics differed from its units",
+    "metric_series": "its series differed from its units",
+    "share_totals": "its strata of shares differed from its units",
+    "draws": "its draws and their probabilities differed from its log",
+    "signal_totals": "the totals of a signal differed from its log",
+    "assignments": "a stored reward differed from its signals",
+}
 
 
-class TotalsDifference(msgspec.Struct, frozen=True):
-    """Totals of a variant in an epoch that were not what the log says, and are now."""
+class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Rows of a table that differed from the log, and are right now.
 
+    `detail` is the segment of a cell (and whether its units crossed over), the name of a signal, or the
+    totals before and after.
+    """
+
+    table: str
     experiment_id: int
-    epoch: int
-    variant: int
-    before: TotalsRow
-    after: TotalsRow
+    epoch: int | None = None
+    variant: int | None = None
+    detail: str = ""
+
+    def __str__(self) -> str:
+        place = "" if self.epoch is None else f", epoch {self.epoch}, variant {self.variant}"
+        detail = f" ({self.detail})" if self.detail else ""
+        return f"experiment {self.experiment_id}{place}: {_TEXTS[self.table]}{detail}"
 
 
-class LearnedDifference(msgspec.Struct, frozen=True):
-    """What a policy learned of a variant in an epoch was not what the log says, and is now."""
-
-    experiment_id: int
-    epoch: int
-    variant: int
-
-
-class CellDifference(msgspec.Struct, frozen=True):
-    """Totals of the units of a cell were not what its units come to, and are now."""
-
-    experiment_id: int
-    epoch: int
-    variant: int
-    segment: str
-    crossed: bool
-
-
-class SeriesDifference(msgspec.Struct, frozen=True):
-    """The series of a variant in an epoch were not what its units come to, and are now."""
-
-    experiment_id: int
-    epoch: int
-    variant: int
-
-
-class StrataDifference(msgspec.Struct, frozen=True):
-    """The strata of a variant in an epoch were not what its units come to, and are now."""
-
-    experiment_id: int
-    epoch: int
-    variant: int
-
-
-class DrawsDifference(msgspec.Struct, frozen=True):
-    """The draws of a variant in an epoch, or their probabilities, were not what the log says, and are now."""
-
-    experiment_id: int
-    epoch: int
-    variant: int
-
-
-class SignalsDifference(msgspec.Struct, frozen=True):
-    """The totals of a signal were not what the log says, and are now. The empty name is all other signals."""
-
-    experiment_id: int
-    signal: str
-
-
-class Rebuilt(msgspec.Struct, frozen=True):
-    """What a rebuild found wrong; all empty when log and totals agreed bit for bit."""
-
-    totals: tuple[TotalsDifference, ...]
-    rewards: tuple[int, ...]
-    """Experiments in which a stored reward, or what a unit came to, was not what the signals give."""
-    learned: tuple[LearnedDifference, ...] = ()
-    cells: tuple[CellDifference, ...] = ()
-    draws: tuple[DrawsDifference, ...] = ()
-    series: tuple[SeriesDifference, ...] = ()
-    signals: tuple[SignalsDifference, ...] = ()
-    strata: tuple[StrataDifference, ...] = ()
-
-
-async def rebuild_totals(database_url: str, experiment_ids: Sequence[int] | None = None) -> Rebuilt:
+async def rebuild_totals(database_url: str, experiment_ids: Sequence[int] | None = None) -> list[Difference]:
     """Recompute every reward from the signals and all totals from the assignments; None: of all experiments.
 
-    May run beside the ledger, which waits for a moment per experiment while its totals are added up.
+    Return what differed: nothing if log and totals agree bit for bit. The ledger may run at the same time; it
+    waits for a moment per experiment and table.
     """
-    differences: list[TotalsDifference] = []
-    learned: list[LearnedDifference] = []
-    cells: list[CellDifference] = []
-    draws: list[DrawsDifference] = []
-    series: list[SeriesDifference] = []
-    signals: list[SignalsDifference] = []
-    strata: list[StrataDifference] = []
-    corrected = []
+    differences: list[Difference] = []
     async with LedgerStore.open(database_url) as store:
-        for experiment_id in experiment_ids if experiment_ids is not None else await store.experiment_ids():
-            for epoch, variant, before, after in await store.recount(experiment_id):
-                differences.append(TotalsDifference(experiment_id, epoch, variant, before, after))
-            for epoch, variant in await store.recount_learned(experiment_id):
-                learned.append(LearnedDifference(experiment_id, epoch, variant))
-            for epoch, variant in await store.recount_draws(experiment_id):
-                draws.append(DrawsDifference(experiment_id, epoch, variant))
-            differed, moved, apart = await store.recount_units(experiment_id)
-            cells += [CellDifference(*key) for key in differed]
-            series += [SeriesDifference(experiment_id, *one) for one in moved]
-            strata += [StrataDifference(experiment_id, *one) for one in apart]
-            signals += [
-                SignalsDifference(experiment_id, name) for name in await store.recount_signals(experiment_id)
-            ]
-            if await _resolve_all(store, experiment_id):
-                corrected.append(experiment_id)
-    found = (tuple(differences), tuple(corrected), tuple(learned), tuple(cells), tuple(draws), tuple(series))
-    return Rebuilt(*found, tuple(signals), tuple(strata))
+        if experiment_ids is None:
+            experiment_ids = await store.transact(_experiment_ids)
+        for experiment_id in experiment_ids:
+            differences += await _recount(store, experiment_id)
+            if await _revise_all(store, experiment_id):
+                differences.append(Difference("assignments", experiment_id))
+    return differences
 
 
-async def _resolve_all(store: LedgerStore, experiment_id: int) -> bool:
-    """Resolve all assignments again, a bounded number at a time; whether any reward changed."""
+async def _experiment_ids(cursor: AsyncCursor) -> list[int]:
+    await cursor.execute("SELECT id FROM experiments ORDER BY id")
+    return [experiment_id for (experiment_id,) in await cursor.fetchall()]
+
+
+async def _recount(store: LedgerStore, experiment_id: int) -> list[Difference]:
+    """Set all totals of an experiment to what its log gives, each table in a transaction of its own."""
+    rules = await store.transact(partial(read_rules, experiment_ids=[experiment_id]))
+    rule, measures = rules.rewards.get(experiment_id), rules.measures.get(experiment_id)
+    differences: list[Difference] = []
+
+    async def note(table: str, cursor: AsyncCursor, keys: Iterable[tuple[Any, ...]]) -> None:
+        """Note differences, and request a publication if it reads the table."""
+        noted = [Difference(table, experiment_id, *key) for key in keys]
+        differences.extend(noted)
+        if noted and table in _PUBLISHED:
+            await request_publications(cursor, [experiment_id])
+
+    async with store.rebuilding("totals") as cursor:
+        totals = await recount_totals(cursor, experiment_id)
+        keys = [(epoch, variant, f"{before} became {after}") for epoch, variant, before, after in totals]
+        await note("totals", cursor, keys)
+    if rule is not None and rule.learns:
+        async with store.rebuilding("policy_totals") as cursor:
+            await note("policy_totals", cursor, await recount_learned(cursor, experiment_id))
+    if experiment_id in rules.drawing:
+        async with store.rebuilding("draws") as cursor:
+            by_unit = rules.drawing[experiment_id]
+            await note("draws", cursor, await recount_draws(cursor, experiment_id, by_unit=by_unit))
+    if measures is not None:
+        async with store.rebuilding("metric_totals", "metric_series", "share_totals") as cursor:
+            cells, series, strata = await recount_units(cursor, experiment_id, measures)
+            keys = [(*key[1:3], key[3] + " crossed over" * key[4]) for key in cells]
+            await note("metric_totals", cursor, keys)
+            await note("metric_series", cursor, series)
+            await note("share_totals", cursor, strata)
+    elif experiment_id in rules.shares:
+        async with store.rebuilding("share_totals") as cursor:
+            strata = await recount_rewards(cursor, experiment_id, rules.shares[experiment_id])
+            await note("share_totals", cursor, strata)
+    if rule is not None:
+        async with store.rebuilding("signal_totals") as cursor:
+            names = await recount_signals(cursor, experiment_id, rule.signals)
+            await note("signal_totals", cursor, [(None, None, name) for name in names])
+    return differences
+
+
+async def _revise_all(store: LedgerStore, experiment_id: int) -> bool:
+    """Revise all assignments, a bounded number at a time. Return whether any reward or unit changed."""
     changed = False
     last: tuple[int, UUID] | None = (-(2**63), UUID(int=0))
     while last is not None:
-        last, differed = await store.resolve_again(experiment_id, after=last)
+        work = partial(_revise_range, experiment_id=experiment_id, after=last)
+        last, differed = await store.transact(work)
         changed |= differed
     return changed
+
+
+async def _revise_range(
+    cursor: AsyncCursor, *, experiment_id: int, after: tuple[int, UUID]
+) -> tuple[tuple[int, UUID] | None, bool]:
+    """Revise a bounded number of assignments behind (unit hash, id).
+
+    Return the last of them, None if there were none, and whether totals changed.
+    """
+    unit_hash, assignment_id = after
+    await cursor.execute(
+        _AFFECT_RANGE,
+        {
+            "experiment_id": experiment_id,
+            "unit_hash": unit_hash,
+            "id": assignment_id,
+            "rows_max": limits.SWEEP_ASSIGNMENTS_MAX,
+        },
+    )
+    keys: list[tuple[int, UUID]] = await cursor.fetchall()
+    return max(keys, default=None), bool(await revise_affected(cursor))

@@ -12,9 +12,7 @@ from psycopg import AsyncConnection, AsyncCursor
 from psycopg.sql import SQL, Identifier
 
 from app.core.telemetry import UNUSABLE_TOTALS
-from app.feedback.limits import CLOCK_TOLERANCE_US
 from app.ledger import rows
-from app.ledger.rewards.model import GIVEN, Given, Integers
 from app.ledger.rows import Rows
 
 
@@ -35,15 +33,7 @@ def sql(package: str | None, name: str) -> LiteralString:
 
 _LOG: Final = structlog.get_logger(__name__)
 
-_READ_LOG: Final = sql(__package__, "read_log")
 _TEMPORARY_TABLES: Final = sql(__package__, "temporary_tables")
-_LOGGED: Final = (
-    ("owner", ">i4"),
-    ("source", ">i2"),
-    ("at_us", ">i8"),
-    ("value", ">f8"),
-    ("name_length", ">i4"),
-)
 
 
 async def prepare(connection: AsyncConnection) -> None:
@@ -86,36 +76,3 @@ def pieces(cursor: AsyncCursor, column: int, lengths: NDArray[np.int32]) -> list
     data = result.get_value(0, column) or b""
     ends = np.cumsum(lengths).tolist()
     return [data[start:end] for start, end in pairwise([0, *ends])]
-
-
-async def read_signals(
-    cursor: AsyncCursor, owners: Integers, assignments: NDArray[np.void], known_names: Sequence[str] = ()
-) -> Given:
-    """The signals in time that the log has about assignments, by their `owners`.
-
-    `assignments` have the fields experiment_id, unit_hash, id, assigned_us, deadline_us and exposed. Names
-    come behind those known.
-    """
-    await copy(
-        cursor,
-        "unread",
-        rows.rows(
-            len(assignments),
-            owner=(">i4", owners),
-            experiment_id=(">i4", assignments["experiment_id"]),
-            unit_hash=(">i8", assignments["unit_hash"]),
-            id=("S16", assignments["id"]),
-            assigned_at=rows.timestamps(assignments["assigned_us"]),
-            deadline=rows.timestamps(assignments["deadline_us"]),
-            exposed=("u1", assignments["exposed"]),
-        ),
-    )
-    found = await arrays(cursor, _READ_LOG, _LOGGED, {"tolerance_us": CLOCK_TOLERANCE_US})
-    signals = [name.decode() for name in pieces(cursor, len(_LOGGED), found["name_length"])]
-    names = list(dict.fromkeys([*known_names, *signals]))
-    position = {name: number for number, name in enumerate(names)}
-    read = np.empty(len(found), GIVEN)
-    for name in ("owner", "source", "at_us", "value"):
-        read[name] = found[name]
-    read["name"] = [position[name] for name in signals]
-    return Given(read, names)

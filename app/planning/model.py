@@ -1,17 +1,24 @@
-"""Simulation as a product engineer asks for it: traffic by the day in, regret and advice out. Pure."""
+"""Simulation as a product engineer asks for it: traffic by the day in, regret and advice out.
+
+Pure.
+"""
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Annotated, Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Final, assert_never
 
 import msgspec
 import numpy as np
 
 from app.core.errors import FieldError, InvalidInput
-from app.core.limits import HORIZON_S_MAX
-from app.planning import limits, policies
-from app.planning.environments import Changing, Drifting, Environment, Seasonal
-from app.planning.policies import Fixed, Policy, PolicyName, Size, Thompson
+from app.core.limits import HORIZON_S_MAX, VARIANTS_MAX
+from app.core.text import Key
+from app.experiments.policies import Policy
+from app.experiments.policies.forgetting import Window
+from app.experiments.policies.rule import Scene, Setting
+from app.experiments.policies.shorthand import policy_of
+from app.planning import limits
+from bandits.environments import AnyEnvironment, Changing, Drifting, Logged, Seasonal, Stationary
 from bandits.simulation import Regret, simulate
 from bandits.totals import FloatArray
 
@@ -19,6 +26,7 @@ DAY_S: Final = 86_400
 UPDATES: Final = 200
 """How often a policy learns in a simulation, unless the size of batches is given."""
 POINTS_MAX: Final = 100
+DEFAULTS: Final = ("thompson", "optimistic_thompson", "ucb", "epsilon_greedy", "fixed")
 _RUNS_USUAL: Final = (20, 200)
 _SEED: Final = 20260101
 
@@ -26,9 +34,9 @@ _SEED: Final = 20260101
 class Traffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How much comes, and how late it is answered.
 
-    `batch` is the number of requests between two updates of the policy; null: a 200th of all, which a
-    server that updates within a second undercuts, to hardly any advantage. A reward becomes known `delay_s`
-    after the last request of its batch.
+    `batch` is the number of requests between two updates of the policy; null: a 200th of all, which
+    a server that updates within a second undercuts, to hardly any advantage. A reward becomes known
+    `delay_s` after the last request of its batch.
     """
 
     requests_per_day: Annotated[float, msgspec.Meta(gt=0, le=limits.SIMULATION_REQUESTS_MAX)]
@@ -57,16 +65,19 @@ class Traffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class Simulation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What to simulate. Every policy meets the same environment `runs` times, from the same seed.
 
-    `runs` null: 20 to 200, as many as take a few seconds.
-    `policies` null: thompson, optimistic_thompson, ucb, epsilon_greedy and fixed with their defaults, and
-    where means move also a thompson that forgets, with a half-life of a tenth of all requests.
+    `variants` are the names of the arms, by which the weights of `fixed` refer to them; null: v1,
+    v2, … A log has names of its own. A policy is a name, or an object as in a definition.
+    `policies` null: thompson, optimistic_thompson, ucb, epsilon_greedy and fixed with their
+    defaults, and if means move also a thompson that forgets, with a half-life of a tenth of all
+    days. `runs` null: 20 to 200, as many as take a few seconds.
     """
 
-    environment: Environment
+    environment: AnyEnvironment
     traffic: Traffic
+    variants: tuple[Key, ...] | None = None
     policies: (
         Annotated[
-            tuple[PolicyName | Policy, ...],
+            tuple[str | dict[str, Any], ...],
             msgspec.Meta(min_length=1, max_length=limits.SIMULATION_POLICIES_MAX),
         ]
         | None
@@ -85,10 +96,10 @@ class Curve(msgspec.Struct, frozen=True):
 
 
 class BestFound(msgspec.Struct, frozen=True):
-    """When the average of the variant that is best at the end came to the front for good, in hindsight.
+    """When the variant that is best at the end took the best average for good, in hindsight.
 
-    `share` of the runs had it there at the end; `days` and `requests` are the median over all runs, null
-    when fewer than half of them had. No proof of it: a stopping rule needs longer.
+    `share` of the runs had it there at the end; `days` and `requests` are the median over all runs,
+    null when fewer than half of them had. No proof of it: a stopping rule needs longer.
     """
 
     share: float
@@ -99,9 +110,10 @@ class BestFound(msgspec.Struct, frozen=True):
 class PolicyResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a policy costs on this traffic.
 
-    `lost_rewards` is its final regret: what it earned less than always the best variant would have, mean over
-    runs, with a 95 % interval of that mean; in 1 of 20 runs it was above `lost_rewards_p95`. `lost_share` is
-    the mean as a part of what the best variant earns: the cost of exploration.
+    `lost_rewards` is its final regret: what it earned less than always the best variant would have,
+    mean over runs, with a 95 % interval of that mean; in 1 of 20 runs it was above
+    `lost_rewards_p95`. `lost_share` is the mean as a part of what the best variant earns: the cost
+    of exploration.
     """
 
     policy: str
@@ -117,7 +129,8 @@ class Advice(msgspec.Struct, frozen=True):
     """The policy to use, and what that means in words.
 
     Of those that lose no more than the least within the error of the runs (a 95 % interval of the
-    difference), it is the one that loses least in bad luck, by `lost_rewards_p95`; `clear` if it is alone.
+    difference), it is the one that loses least in bad luck, by `lost_rewards_p95`; `clear` if it is
+    alone.
     """
 
     policy: str
@@ -137,99 +150,154 @@ class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def checked(request: Simulation, *, seconds_usual: float, seconds_max: float) -> Simulation:
-    """The request, if its parts fit together and can be computed in `seconds_max` of one core.
+    """Return the request if its parts fit together and take at most `seconds_max` of one core.
 
-    Where it leaves `runs` open, they are chosen to take `seconds_usual`.
+    If it leaves `runs` open, they are chosen to take `seconds_usual`.
 
     Raises InvalidInput naming the field.
     """
+    if errors := tuple(_errors(request)):
+        raise InvalidInput("; ".join(f"{error.field}: {error.reason}" for error in errors), errors=errors)
+    chosen = _chosen(request)
     if request.runs is None:
         least, most = _RUNS_USUAL
-        fewer, more = (seconds(msgspec.structs.replace(request, runs=runs)) for runs in _RUNS_USUAL)
+        fewer, more = (_seconds(chosen, _scene(request, runs)) for runs in _RUNS_USUAL)
         share = (seconds_usual - fewer) / (more - fewer) if more > fewer else 1.0
         runs = least + int((most - least) * min(share, 1.0))
         request = msgspec.structs.replace(request, runs=min(max(runs, least), most))
-    errors = tuple(_errors(request, seconds_max))
-    if errors:
-        raise InvalidInput("; ".join(f"{error.field}: {error.reason}" for error in errors), errors=errors)
+    if (needed := _seconds(chosen, _scene(request))) > seconds_max:
+        raise InvalidInput(
+            f"would take about {needed:,.0f} s of computing, at most {seconds_max:g} s are allowed: "
+            "use fewer runs or policies, larger batches, or fewer requests",
+            field="runs",
+        )
     return request
 
 
 def run(request: Simulation, *, progress: Callable[[float], None] = lambda _: None) -> SimulationResult:
-    """Simulate what `checked` gave back. `progress` hears, often, by how much of 1 the work moved on."""
-    chosen = _chosen(request)
-    traffic = request.traffic
-    environment = request.environment.build(traffic.requests_per_day)
-    size = _size(request)
-    costs = [policy.seconds(size) for policy in chosen]
-    found: dict[str, Regret] = {}
-    for policy, cost in zip(chosen, costs, strict=True):
-        part = cost / sum(costs) / size.rounds
-        found[policy.label] = simulate(
+    """Simulate a checked request.
+
+    `progress` is called with the part of the work that was done since.
+    """
+    scene, traffic = _scene(request), request.traffic
+    environment = request.environment.in_rounds(traffic.requests_per_day)
+    simulated = {label: policy.simulated(scene) for label, policy in _chosen(request).items()}
+    total_s = sum(seconds for _, seconds in simulated.values())
+    regrets: dict[str, Regret] = {}
+    for label, (policy, seconds) in simulated.items():
+        part = seconds / total_s / scene.requests
+        regrets[label] = simulate(
             environment,
-            policy.build(size.rounds),
-            rounds=size.rounds,
-            batch=size.batch,
-            runs=size.runs,
+            policy,
+            rounds=scene.requests,
+            batch=scene.batch,
+            runs=scene.runs,
             rng=np.random.default_rng(request.seed),
             delay=traffic.delay_requests,
             progress=lambda rounds, part=part: progress(rounds * part),  # type: ignore[misc]
         )
     return SimulationResult(
-        requests=size.rounds,
-        batch=size.batch,
-        runs=size.runs,
+        requests=scene.requests,
+        batch=scene.batch,
+        runs=scene.runs,
         seed=request.seed,
-        policies=[_result(label, regret, traffic) for label, regret in found.items()],
-        recommendation=_advice(found, traffic),
+        policies=[_result(label, regret, traffic) for label, regret in regrets.items()],
+        recommendation=_advice(regrets, traffic),
     )
 
 
-def seconds(request: Simulation) -> float:
-    """What it will take on one core, to a factor of two."""
-    size = _size(request)
-    return sum(policy.seconds(size) for policy in _chosen(request))
+def _variants(request: Simulation) -> tuple[str, ...]:
+    if isinstance(request.environment, Logged):
+        return tuple(request.environment.rewards)
+    return request.variants or tuple(f"v{number + 1}" for number in range(request.environment.n_arms))
 
 
-def _chosen(request: Simulation) -> tuple[Policy, ...]:
-    if request.policies is not None:
-        return tuple(policies.named(policy) for policy in request.policies)
-    if not isinstance(request.environment, Changing | Drifting | Seasonal):
-        return policies.DEFAULTS
-    return (*policies.DEFAULTS, Thompson(half_life_requests=max(1.0, request.traffic.requests / 10)))
-
-
-def _size(request: Simulation) -> Size:
+def _scene(request: Simulation, runs: int | None = None) -> Scene:
+    setting = Setting("", _variants(request), control=0, reward_range=(0.0, 1.0), metrics=())
     traffic = request.traffic
-    assert request.runs is not None
-    return Size(request.runs, request.environment.n_variants, traffic.requests, traffic.batch_requests)
+    runs = runs or request.runs or _RUNS_USUAL[0]
+    return Scene(setting, traffic.requests_per_day, traffic.requests, traffic.batch_requests, runs)
 
 
-def _errors(request: Simulation, seconds_max: float) -> Iterator[FieldError]:
-    yield from request.environment.errors()
-    requests = request.traffic.requests
+def _seconds(policies: Mapping[str, Policy], scene: Scene) -> float:
+    return sum(policy.simulated(scene).seconds for policy in policies.values())
+
+
+def _chosen(request: Simulation) -> dict[str, Policy]:
+    """Return the policies by label. Raises InvalidInput naming the one that cannot be simulated."""
+    given: list[str | dict[str, Any]] = list(request.policies or DEFAULTS)
+    if request.policies is None and isinstance(request.environment, Changing | Drifting | Seasonal):
+        half_life_s = max(60.0, request.traffic.days * DAY_S / 10)
+        given.append({"kind": "thompson", "forgetting": {"kind": "discount", "half_life_s": half_life_s}})
+    setting, policies = _scene(request).setting, {}
+    for number, one in enumerate(given):
+        field = f"policies[{number}]"
+        policy = policy_of(one, setting.variants, field=field)
+        if errors := (*policy.errors(field, setting), *_simulation_errors(policy, field)):
+            raise InvalidInput("; ".join(f"{error.field}: {error.reason}" for error in errors), errors=errors)
+        if (label := _label(policy, setting)) in policies:
+            raise InvalidInput(f"{label} is given twice", field=field)
+        policies[label] = policy
+    return policies
+
+
+def _simulation_errors(policy: Policy, field: str) -> Iterator[FieldError]:
+    if not policy.can_be_simulated:
+        reason = "it decides once" if policy.decides else f"it reads {policy.reads}"
+        yield FieldError(f"{field}.kind", f"{policy.kind} is not simulated: {reason}")
+    if policy.step_limit is not None:
+        yield FieldError(f"{field}.step_max", "is not simulated")
+    if policy.starts_from is not None:
+        yield FieldError(f"{field}.warm_start", "is not simulated: there is no other experiment")
+    if isinstance(policy.forgets, Window):
+        yield FieldError(f"{field}.forgetting", "a window is not simulated: use a discount")
+
+
+def _label(policy: Policy, setting: Setting) -> str:
+    """Return the kind, and the fields that differ from its defaults."""
+    usual = msgspec.to_builtins(policy_of(policy.kind, setting.variants))
+    changed = {name: value for name, value in msgspec.to_builtins(policy).items() if usual.get(name) != value}
+    described = ", ".join(_leaves(changed))
+    return f"{policy.kind} ({described})" if described else policy.kind
+
+
+def _leaves(fields: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            yield from _leaves({key: leaf for key, leaf in value.items() if key != "kind"})
+        else:
+            yield f"{name} {value:,g}" if isinstance(value, float) else f"{name} {value}"
+
+
+def _errors(request: Simulation) -> Iterator[FieldError]:
+    environment, requests = request.environment, request.traffic.requests
+    if environment.n_arms > VARIANTS_MAX:
+        yield FieldError("environment", f"at most {VARIANTS_MAX} variants, got {environment.n_arms}")
+    if isinstance(environment, Changing) and len(environment.changes) > limits.SIMULATION_CHANGES_MAX:
+        count = len(environment.changes)
+        yield FieldError("environment.changes", f"at most {limits.SIMULATION_CHANGES_MAX}, got {count}")
+    if (days := _longest_days(environment)) > limits.SIMULATION_DAYS_MAX:
+        yield FieldError("environment", f"times of at most {limits.SIMULATION_DAYS_MAX} days, got {days:g}")
+    if request.variants is not None:
+        if isinstance(environment, Logged):
+            yield FieldError("variants", "belongs to means: a log has names of its own")
+        elif len(set(request.variants)) != environment.n_arms:
+            yield FieldError("variants", f"needs {environment.n_arms} different names, one for each mean")
     if not 1 <= requests <= limits.SIMULATION_REQUESTS_MAX:
         bounds = f"1 to {limits.SIMULATION_REQUESTS_MAX:,} requests in all"
         yield FieldError("traffic.requests_per_day", f"must make {bounds}, got {requests:,}")
-        return
-    n_variants = request.environment.n_variants
-    labels = set()
-    for number, policy in enumerate(_chosen(request)):
-        if policy.label in labels:
-            yield FieldError(f"policies[{number}]", f"{policy.label} is already there")
-        labels.add(policy.label)
-        if isinstance(policy, Fixed) and policy.weights is not None:
-            field = f"policies[{number}].weights"
-            if len(policy.weights) != n_variants:
-                yield FieldError(field, f"needs one for each of {n_variants} variants")
-            elif abs(sum(policy.weights) - 1) > 1e-6:
-                yield FieldError(field, f"must sum to 1, got {sum(policy.weights):g}")
-    if (needed := seconds(request)) > seconds_max:
-        yield FieldError(
-            "runs",
-            f"would take about {needed:,.0f} s of computing, at most {seconds_max:g} s are allowed: "
-            "use fewer runs or policies, larger batches, or fewer requests",
-        )
+
+
+def _longest_days(environment: AnyEnvironment) -> float:
+    match environment:
+        case Drifting(duration=days) | Seasonal(period=days):
+            return days
+        case Changing(changes=changes):
+            return max((change.start for change in changes), default=0.0)
+        case Stationary() | Logged():
+            return 0.0
+        case _:
+            assert_never(environment)
 
 
 def _result(label: str, regret: Regret, traffic: Traffic) -> PolicyResult:

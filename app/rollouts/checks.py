@@ -5,12 +5,13 @@ from itertools import pairwise
 
 import msgspec
 
+from app.analysis.harm.question import Baseline
 from app.core.errors import FieldError, InvalidInput
 from app.core.limits import SIGNAL_VALUE_MAX
 from app.experiments.limits import FIELD_ERRORS_MAX
 from app.experiments.metrics import Metric, Proportion
 from app.experiments.model import Definition
-from app.rollouts.model import PRESETS, Baseline, Guardrail, Plan, PlanRequest, Primary, PrimaryRequest, Ramp
+from app.rollouts.model import PRESETS, Guardrail, Plan, PlanRequest, Primary, PrimaryRequest, Ramp
 
 
 def resolve(request: PlanRequest, definition: Definition) -> Plan:

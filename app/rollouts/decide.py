@@ -218,48 +218,6 @@ _RULES: Final[tuple[Callable[[_Look], Decision | None], ...]] = (
 """In the order of the module's list: the first that has something to say decides."""
 
 
-def after(state: State, decision: Decision, *, at: datetime, epoch: int) -> State:
-    """The state that a decision leads to. `epoch` is the one that begins with its change of shares.
-
-    A person's decision is the same record, made by hand: `RollBack(reason="person")`, or an `Advance` that
-    skips a stage. Deciding about one that is not under way, or holding, changes nothing.
-    """
-    if isinstance(state, Draft | RolledBack | Completed):
-        return state
-    running = state.running if isinstance(state, Paused) else state
-    match decision:
-        case Hold() | Ask():
-            return state
-        case Advance(to_stage=position):
-            return Running(stage=position, entered_at=at, epoch=epoch, canaries=running.canaries)
-        case Complete():
-            return Completed(canaries=running.canaries, ended_at=at)
-        case RollBack(canaries=gone):
-            left = tuple(canary for canary in running.canaries if canary not in gone)
-            if not left:
-                return RolledBack(stage=running.stage, ended_at=at)
-            fewer = msgspec.structs.replace(running, canaries=left)
-            return msgspec.structs.replace(state, running=fewer) if isinstance(state, Paused) else fewer
-        case _:
-            assert_never(decision)
-
-
-def paused(state: Running, *, at: datetime) -> Paused:
-    """It stays where it is until it is resumed."""
-    return Paused(running=state, paused_at=at)
-
-
-def resumed(state: Paused, *, at: datetime) -> Running:
-    """It goes on. The pause does not count as time in the stage."""
-    entered = state.running.entered_at + (at - state.paused_at)
-    return msgspec.structs.replace(state.running, entered_at=entered)
-
-
-def approved(state: Running) -> Running:
-    """A person agreed to leave this stage as soon as all is safe."""
-    return msgspec.structs.replace(state, approved=True)
-
-
 def held(plan: Plan, state: State) -> dict[str, float]:
     """The share of every canary of the plan: what the experiment has to hold for it.
 

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Final, get_args
 
+from app.analysis.harm.verdict import Verdict
 from app.core import limits, telemetry
 from app.rollouts.life import Rollout
-from app.rollouts.model import Paused, Running, State, Verdict
+from app.rollouts.model import Paused, Running, State
 
 _VALUES: Final[Mapping[Verdict, int]] = {"safe": 1, "not_enough_data": 0, "harm": -1}
 _STATES: Final = tuple(str(state.__struct_config__.tag) for state in get_args(State))

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Literal
 
 import msgspec
 
 from app.core.errors import Conflict
-from app.experiments.model import Experiment, FixedPolicy
+from app.experiments.model import Experiment
+from app.experiments.policies import FixedPolicy
 from app.rollouts.decide import held
 from app.rollouts.model import (
     Advance,
@@ -20,31 +20,13 @@ from app.rollouts.model import (
     Plan,
     Primary,
     Reading,
+    RollBack,
     RolledBack,
     Running,
     State,
 )
 from app.rollouts.planner import control_share
-
-
-class Started(msgspec.Struct, frozen=True, tag_field="kind", tag="started"):
-    """The first stage began."""
-
-
-class PausedByPerson(msgspec.Struct, frozen=True, tag_field="kind", tag="paused"):
-    """It does not advance until it is resumed."""
-
-
-class Resumed(msgspec.Struct, frozen=True, tag_field="kind", tag="resumed"):
-    """It goes on."""
-
-
-class Approved(msgspec.Struct, frozen=True, tag_field="kind", tag="approved"):
-    """It may leave its stage as soon as all is safe."""
-
-
-Step = Started | PausedByPerson | Resumed | Approved | Decision
-"""Whatever is written down of a rollout."""
+from app.rollouts.steps import Approved, PausedByPerson, Resumed, Step
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +84,26 @@ def next_stage(rollout: Rollout) -> Advance | Complete:
     if following >= len(rollout.plan.stages) or rollout.plan.stages[following].share >= 1:
         return Complete()
     return Advance(to_stage=following)
+
+
+def step_of(rollout: Rollout, action: str, reason: str) -> Step:
+    """Return what an action does to this rollout. Raises Conflict if there is nothing to do."""
+    running = rollout.running
+    is_paused = isinstance(rollout.state, Paused)
+    match action:
+        case "pause" if not is_paused:
+            return PausedByPerson()
+        case "resume" if is_paused:
+            return Resumed()
+        case "approve" if not is_paused and not running.approved:
+            return Approved()
+        case "advance":
+            return next_stage(rollout)
+        case "rollback":
+            return RollBack(canaries=running.canaries, reason="person", detail=reason)
+        case _:
+            now = "paused" if is_paused else "running"
+            raise Conflict(f"cannot {action} rollout {rollout.id}: it is {now}", field="state")
 
 
 def check_repeats(plan: Plan, reason: str, ended: Sequence[Rollout], harmed: int | None) -> None:
@@ -205,10 +207,3 @@ def _share_of_control(experiment: Experiment, policy: FixedPolicy, shares: Mappi
     free = {key: weight for key, weight in policy.weights.items() if key not in holding}
     total = sum(free.values())
     return (1 - sum(holding.values())) * (free[control] / total if total else 1.0)
-
-
-EventKind = Literal[
-    "rollout.started", "rollout.advanced", "rollout.completed", "rollout.rolled_back", "rollout.held",
-    "rollout.recovered", "rollout.approval_needed", "rollout.paused", "rollout.resumed", "rollout.approved",
-]  # fmt: skip
-"""The types of webhooks that rollouts send."""

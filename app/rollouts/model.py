@@ -9,8 +9,11 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from app.analysis.bounds import Bounds
+from app.analysis.harm.question import Baseline, Proof
+from app.analysis.harm.verdict import Verdict
 from app.analysis.integrity import Finding
-from app.analysis.readout.record import Bounds, MetricReadout
+from app.analysis.readout.record import MetricReadout
 from app.core.limits import SIGNAL_VALUE_MAX, VARIANTS_MAX
 from app.core.text import Key
 from app.experiments.limits import METRICS_MAX
@@ -28,16 +31,6 @@ HOUR_S: Final = 3_600.0
 
 
 # Guardrails
-
-
-class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Mean and standard deviation of one unit under the control, known before the start.
-
-    They say where tests are strongest and how long to wait; no guarantee rests on them.
-    """
-
-    mean: Value
-    sd: Positive
 
 
 class Guardrail(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -280,25 +273,6 @@ State = Draft | Running | Paused | RolledBack | Completed
 
 
 # What is read
-
-
-Verdict = Literal["harm", "safe", "not_enough_data"]
-
-
-class Proof(msgspec.Struct, frozen=True, kw_only=True):
-    """One side of a test at one look: `statistic` against `threshold`, which it reaches if `proven`.
-
-    `level` is the probability that it is ever reached wrongly. `since_epoch` is the first epoch whose data
-    are in it. On the scale `log e-value` or `log likelihood ratio` the statistic has to reach the threshold;
-    on the scale `bound` it is the confidence bound of the worsening, and has to pass it.
-    """
-
-    scale: Literal["log e-value", "log likelihood ratio", "bound"]
-    statistic: float
-    threshold: float
-    level: float
-    since_epoch: int
-    proven: bool
 
 
 class GuardrailReading(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,11 +11,13 @@ import msgspec
 import numpy as np
 from scipy import special
 
+from app.analysis.harm.answer import answer
+from app.analysis.harm.constants import SPREAD_MARGINS
+from app.analysis.harm.question import Baseline, Question
 from app.analysis.observed import Cell, Observed
 from app.experiments.metrics import Mean, Metric, Proportion, QuantileOf, Ratio
 from app.ledger.units.metric_totals import MetricTotals, moments_of
-from app.rollouts.model import DAY_S, Baseline, Guardrail, Plan
-from app.rollouts.proofs import Question, answer
+from app.rollouts.model import DAY_S, Guardrail, Plan
 from stats.errors import InsufficientData
 from stats.quantiles import QuantileSketch
 from stats.tails import binomial_quantile
@@ -109,7 +111,7 @@ def units_to_safe(plan: Plan, index: int, guardrail: Guardrail) -> int | None:
         margin=guardrail.margin,
         baseline=guardrail.baseline,
         test=guardrail.test,
-        canary=_CANARY,
+        treatment=_CANARY,
         epochs=(0,),
         pooled=(0,),
         worse_level=plan.alpha / members,
@@ -171,7 +173,9 @@ def _made_up(metric: Metric, baseline: Baseline | None, n: int, z: float) -> Met
 def _guess(metric: Metric) -> Baseline:
     """What `proofs` takes a unit's spread to be, where nothing is known."""
     assert metric.margin is not None
-    return Baseline(1.0, 1.0) if metric.margin.relative else Baseline(0.0, 3 * metric.margin.size)
+    return (
+        Baseline(1.0, 1.0) if metric.margin.relative else Baseline(0.0, SPREAD_MARGINS * metric.margin.size)
+    )
 
 
 def _lognormal(baseline: Baseline, n: int, q: float, z: float) -> QuantileSketch:

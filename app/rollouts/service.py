@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, Any, assert_never
 
 import msgspec
 import structlog
 
 from app import __version__
+from app.analysis.balance import balance_findings
 from app.analysis.integrity import findings
 from app.analysis.observed import Observed
 from app.analysis.readout.model import RolloutStatus
@@ -18,36 +19,14 @@ from app.core.errors import Conflict, FieldError, InvalidInput, UnprocessableInp
 from app.core.limits import DESCRIPTION_LENGTH_MAX, PAGE_SIZE_MAX
 from app.core.postgres import Transaction
 from app.core.text import Key, check_reason, check_storable, is_key
-from app.experiments.model import (
-    BestArmPolicy,
-    ContextualPolicy,
-    Definition,
-    Experiment,
-    SegmentedThompsonPolicy,
-    kind_of,
-    kind_of_policy,
-)
+from app.experiments.model import Definition, Experiment, kind_of
 from app.experiments.model import Running as ExperimentRunning
+from app.experiments.plan import AnalysisPlan
 from app.rollouts import limits
 from app.rollouts.checks import check, resolve
-from app.rollouts.decide import after, approved, paused, resumed
 from app.rollouts.gates import status_of
 from app.rollouts.gauges import Gauges
-from app.rollouts.life import (
-    Approved,
-    EventKind,
-    Looked,
-    PausedByPerson,
-    Resumed,
-    Rollout,
-    Started,
-    Step,
-    Taken,
-    check_repeats,
-    next_stage,
-    room,
-    shares_after,
-)
+from app.rollouts.life import Looked, Rollout, Taken, check_repeats, room, shares_after, step_of
 from app.rollouts.limits import ROLLOUTS_SHOWN_MAX
 from app.rollouts.lineage import Lineage, lineage
 from app.rollouts.model import (
@@ -62,10 +41,10 @@ from app.rollouts.model import (
     PlanRequest,
     RollBack,
     Running,
-    State,
 )
 from app.rollouts.planner import with_baselines
 from app.rollouts.receipt import Notice, Receipt, differences, receipt
+from app.rollouts.steps import EventKind, Started, Step, after, description, event_of
 from app.rollouts.store import Locked, RolloutStore
 
 _LOG = structlog.get_logger(__name__)
@@ -149,7 +128,7 @@ class RolloutService:
         if await self._store.has_active(connection, experiment):
             raise Conflict(f"{experiment.key!r} has a rollout that has not ended", field="experiment")
         await self._check_repeats(connection, experiment, rollout.plan, rollout.reason)
-        stored = await self._store.measured(connection, experiment)
+        stored = await self._store.observed(locked)
         begun = msgspec.structs.replace(
             rollout,
             plan=with_baselines(rollout.plan, stored.observed(experiment)),
@@ -218,7 +197,7 @@ class RolloutService:
             if action == "start":
                 done = await self._start(locked, by=by, reason=reason)
             else:
-                step = _step(locked.rollout, action, reason)
+                step = step_of(locked.rollout, action, reason)
                 running = isinstance(locked.experiment.state, ExperimentRunning)
                 made = await self._receipt(locked) if running else None
                 done = await self._apply(locked, step, made, by=by, reason=reason)
@@ -285,17 +264,18 @@ class RolloutService:
         check_repeats(plan, reason, ended, harmed)
 
     async def _receipt(self, locked: Locked) -> Receipt:
-        stored = await self._store.measured(locked.connection, locked.experiment)
+        stored = await self._store.observed(locked)
         rollout, now = locked.rollout, self._clock.now()
         state = rollout.state
         assert isinstance(state, Running | Paused)
         observed = stored.observed(locked.experiment)
+        compared = compared_of(observed, rollout)
         return await asyncio.to_thread(
             receipt,
             rollout.plan,
             state,
-            since(observed, rollout.epoch),
-            findings=findings(observed),
+            compared,
+            findings=(*findings(observed), *balance_findings(AnalysisPlan(), compared)),
             now=now,
             as_of=stored.totals_as_of,
             wald=__version__,
@@ -312,7 +292,7 @@ class RolloutService:
         """Write down what is done, with its shares and its webhook."""
         connection, rollout, experiment = locked.connection, locked.rollout, locked.experiment
         now = self._clock.now()
-        state = _after(rollout, step, at=now, epoch=experiment.epoch + 1)
+        state = after(rollout.state, step, at=now, epoch=experiment.epoch + 1, canaries=rollout.plan.canaries)
         shares = shares_after(experiment, rollout.plan, state)
         changed = shares != experiment.held
         if changed:
@@ -325,7 +305,7 @@ class RolloutService:
             )
         taken = Taken(decision=step, by=by, reason=reason, at=now)
         numbered = await self._store.take(connection, rollout.id, taken, made)
-        event, severity = _event(step)
+        event, severity = event_of(step)
         await self._tell(locked, event, severity, numbered, made)
         return _Done(numbered, changed, None if by or made is None else made.reading.data_age_s)
 
@@ -353,7 +333,7 @@ class RolloutService:
         step = taken.decision if taken is not None else made.decision if made is not None else Started()
         number = f"decision/{taken.number}" if taken is not None else f"{event}/{now.isoformat()}"
         data: dict[str, Any] = {
-            "summary": f"Rollout {rollout.id} of {rollout.experiment}: {_words(step)}",
+            "summary": f"Rollout {rollout.id} of {rollout.experiment}: {description(step)}",
             "severity": severity,
             "experiment": rollout.experiment,
             "variant": ", ".join(getattr(step, "canaries", rollout.plan.canaries)),
@@ -390,10 +370,14 @@ class RolloutService:
             _LOG.warning("publication_left_to_worker", experiment_id=experiment_id, reason=repr(error))
 
 
-def since(observed: Observed, epoch: int) -> Observed:
-    """The data from this epoch on, in which control and canaries had constant shares per epoch."""
-    cells = [cell for cell in observed.cells if cell.epoch >= epoch]
-    return msgspec.structs.replace(observed, cells=cells, adaptive=False, assignments=())
+def compared_of(observed: Observed, rollout: Rollout) -> Observed:
+    """Return the totals of its control and canaries since its start: their shares are constant per epoch."""
+    compared = {observed.control, *rollout.plan.canaries}
+    variants = tuple(variant for variant in observed.variants if variant in compared)
+    cells = [cell for cell in observed.cells if cell.epoch >= rollout.epoch and cell.variant in variants]
+    return msgspec.structs.replace(
+        observed, variants=variants, cells=cells, adaptive=False, drawn=(), fixed_epochs=(), assignments=()
+    )
 
 
 def _check_running(experiment: Experiment) -> None:
@@ -422,9 +406,9 @@ def _check_room(plan: Plan, experiment: Experiment) -> None:
 
 def _check_fits(plan: Plan, definition: Definition) -> None:
     policy = definition.policy
-    if isinstance(policy, ContextualPolicy | SegmentedThompsonPolicy | BestArmPolicy):
+    if not policy.can_be_held:
         raise UnprocessableInput(
-            f"a rollout holds shares, and {kind_of_policy(policy)} has none that could be held",
+            f"a rollout holds shares, and {policy.kind} has none that could be held",
             field="experiment",
         )
     _check_measured(plan, definition)
@@ -443,80 +427,6 @@ def _check_measured(plan: Plan, definition: Definition) -> None:
     )
     if errors:
         raise InvalidInput("; ".join(f"{one.field}: {one.reason}" for one in errors), errors=errors)
-
-
-def _step(rollout: Rollout, action: str, reason: str) -> Step:
-    """What an action means for this rollout. Raises Conflict where it means nothing."""
-    running = rollout.running
-    is_paused = isinstance(rollout.state, Paused)
-    match action:
-        case "pause" if not is_paused:
-            return PausedByPerson()
-        case "resume" if is_paused:
-            return Resumed()
-        case "approve" if not is_paused and not running.approved:
-            return Approved()
-        case "advance":
-            return next_stage(rollout)
-        case "rollback":
-            return RollBack(canaries=running.canaries, reason="person", detail=reason)
-        case _:
-            raise Conflict(f"there is nothing to {action}: it is {_where(rollout.state)}", field="state")
-
-
-def _where(state: State) -> str:
-    return "paused" if isinstance(state, Paused) else "running"
-
-
-def _after(rollout: Rollout, step: Step, *, at: datetime, epoch: int) -> State:
-    state = rollout.state
-    match step:
-        case Started():
-            return Running(stage=0, entered_at=at, epoch=epoch, canaries=rollout.plan.canaries)
-        case PausedByPerson():
-            assert isinstance(state, Running)
-            return paused(state, at=at)
-        case Resumed():
-            assert isinstance(state, Paused)
-            return resumed(state, at=at)
-        case Approved():
-            assert isinstance(state, Running)
-            return approved(state)
-        case _:
-            return after(state, step, at=at, epoch=epoch)
-
-
-def _event(step: Step) -> tuple[EventKind, str]:  # noqa: C901, PLR0911 - one per step
-    """The type of its webhook, and how bad it is."""
-    match step:
-        case Started():
-            return "rollout.started", "info"
-        case PausedByPerson():
-            return "rollout.paused", "info"
-        case Resumed():
-            return "rollout.resumed", "info"
-        case Approved():
-            return "rollout.approved", "info"
-        case Advance():
-            return "rollout.advanced", "info"
-        case Complete():
-            return "rollout.completed", "info"
-        case RollBack(reason="ended"):
-            return "rollout.rolled_back", "info"
-        case RollBack():
-            return "rollout.rolled_back", "critical"
-        case Hold():
-            return "rollout.held", "warning"
-        case Ask():
-            return "rollout.approval_needed", "warning"
-        case _:
-            assert_never(step)
-
-
-def _words(step: Step) -> str:
-    kind = str(step.__struct_config__.tag).replace("_", " ")
-    detail = getattr(step, "detail", "")
-    return f"{kind}: {detail}" if detail else kind
 
 
 def _is_harm(decision: Decision) -> bool:

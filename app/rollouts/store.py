@@ -11,8 +11,8 @@ from sqlalchemy import DateTime, Row, Select, cast, delete, func, insert, select
 from sqlalchemy.dialects.postgresql import JSONB, array
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.analysis.readout.model import Stored
-from app.analysis.store import read_stored
+from app.analysis.store import read_observed
+from app.analysis.stored import StoredTotals
 from app.core.errors import NotFound
 from app.experiments import store as experiment_store
 from app.experiments.checks import possible, unknown
@@ -193,9 +193,9 @@ class RolloutStore:
             assert experiment is not None, "a rollout goes with its experiment"
             yield Locked(connection, _rollout(row), experiment)
 
-    async def measured(self, connection: AsyncConnection, experiment: Experiment) -> Stored:
-        """What is known of the experiment."""
-        return await read_stored(connection, experiment)
+    async def observed(self, locked: Locked) -> StoredTotals:
+        """Return the totals of the locked experiment."""
+        return await read_observed(locked.connection, locked.experiment.id)
 
     async def insert(
         self,

@@ -16,17 +16,19 @@ safe. A canary in between may be called either.
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from itertools import islice
 from typing import Final
 
 import msgspec
 
+from app.analysis.harm.answer import answer
+from app.analysis.harm.question import Answer, Question
 from app.analysis.integrity import Finding
 from app.analysis.observed import Observed
-from app.analysis.readout.analyze import analyze
+from app.analysis.readout.analyze import metric_readouts
 from app.analysis.readout.record import MetricReadout
-from app.experiments.metrics import Margin, Metric, QuantileOf
+from app.experiments.metrics import Direction, Margin, Metric, QuantileOf
 from app.experiments.plan import AnalysisPlan
+from app.ledger.units.metric_totals import MetricTotals, moments_of
 from app.rollouts import limits
 from app.rollouts.model import (
     Guardrail,
@@ -40,7 +42,6 @@ from app.rollouts.model import (
     Reading,
     Running,
 )
-from app.rollouts.proofs import Compared, Question, answer, unit_moments
 from stats.errors import InsufficientData
 from stats.quantiles import QuantileSketch, quantile
 
@@ -84,19 +85,15 @@ def read(
     """
     running = state.running if isinstance(state, Paused) else state
     look = _Look(plan, running, observed, (now - running.entered_at).total_seconds())
+    canaries = running.canaries
+    primaries = () if plan.primary is None else (plan.primary,)
     return Reading(
-        guardrails=tuple(
-            _guardrail(look, guardrail, canary)
-            for guardrail in plan.guardrails
-            for canary in running.canaries
-        ),
-        limits=tuple(_limit(look, limit, canary) for limit in plan.limits for canary in running.canaries),
-        primary=()
-        if plan.primary is None
-        else tuple(_primary(look, plan.primary, canary) for canary in running.canaries),
+        guardrails=tuple(_guardrail(look, one, canary) for one in plan.guardrails for canary in canaries),
+        limits=tuple(_limit(look, limit, canary) for limit in plan.limits for canary in canaries),
+        primary=tuple(_primary(look, primary, canary) for primary in primaries for canary in canaries),
         secondary=_secondary(look),
         integrity=tuple(findings),
-        stage_units={canary: look.units(canary) for canary in running.canaries},
+        stage_units={canary: look.units(canary) for canary in canaries},
         data_age_s=None if as_of is None else max((now - as_of).total_seconds(), 0.0),
     )
 
@@ -111,55 +108,51 @@ class _Look(msgspec.Struct, frozen=True):
 
     @property
     def stage_epochs(self) -> tuple[int, ...]:
-        """Those of the stage; empty before its first unit."""
+        """Epochs of the stage; empty before its first unit."""
         return tuple(epoch for epoch in self.observed.epochs if epoch >= self.running.epoch)
 
     @property
     def constant_epochs(self) -> tuple[int, ...]:
-        """Those of the stage in which the control had the share that it has now.
+        """Epochs of the stage in which the control had its present share.
 
-        It got more when another canary was taken back, whose last units came in the epoch before.
+        Its share grew when another canary was rolled back; the last units of that one came in the epoch
+        before.
         """
-        gone = set(self.plan.canaries) - set(self.running.canaries)
-        before = max((cell.epoch for cell in self.observed.cells if cell.variant in gone), default=0)
-        return tuple(epoch for epoch in self.stage_epochs if epoch > before)
+        rolled_back = set(self.plan.canaries) - set(self.running.canaries)
+        last = max((cell.epoch for cell in self.observed.cells if cell.variant in rolled_back), default=0)
+        return tuple(epoch for epoch in self.stage_epochs if epoch > last)
 
     @property
     def level(self) -> float:
-        """Of harm, for one guardrail and canary."""
+        """Level of harm for one guardrail and canary."""
         return self.plan.alpha / (len(self.plan.guardrails) * len(self.plan.canaries))
 
     def starts(self) -> tuple[int, ...]:
-        """Positions, from 1, of the epochs at which evidence starts.
+        """Return the positions, from 1, of the epochs at which evidence starts.
 
-        The first, that of the stage, and the newest up to a bound.
+        They are the first epoch, the first of the stage, and the newest ones up to a bound.
         """
-        positions = range(1, len(self.observed.epochs) + 1)
-        stage = (
-            position for position in positions if self.observed.epochs[position - 1] >= self.running.epoch
-        )
-        first = {*positions[:1], *islice(stage, 1)}
-        return tuple(sorted(first | set(positions[-limits.ROLLOUT_EPOCHS_MAX + 2 :])))
+        n = len(self.observed.epochs)
+        first_of_stage = n - len(self.stage_epochs) + 1
+        newest = range(max(n - limits.ROLLOUT_EPOCHS_MAX + 3, 1), n + 1)
+        return tuple(sorted({1, first_of_stage, *newest} & set(range(1, n + 1))))
 
     def units(self, variant: str) -> int:
-        """That came in the stage, with or without a known outcome."""
-        return sum(
-            cell.units
-            for cell in self.observed.cells
-            if cell.variant == variant and cell.epoch in self.stage_epochs
-        )
+        """Return how many units came to a variant in the stage, with or without a known outcome."""
+        cells = (cell for cell in self.observed.cells if cell.epoch in self.stage_epochs)
+        return sum(cell.units for cell in cells if cell.variant == variant)
 
     def known(self, metric: Metric, variant: str) -> int:
-        """Units of the stage whose metric is known."""
-        totals = [self.observed.totals(metric.key, variant, epoch=epoch) for epoch in self.stage_epochs]
-        return sum(one.n for one in totals if one is not None)
+        """Return how many units of the stage have a value of the metric."""
+        totals = self.observed.pooled(metric.key, variant, self.stage_epochs)
+        return 0 if totals is None else totals.n
 
-    def answer(self, guardrail: Guardrail, canary: str, position: int) -> Compared | str:
-        """From the data since the start of this position; or why there is none.
+    def answer(self, guardrail: Guardrail, canary: str, position: int) -> Answer | str:
+        """Return what the data since this start prove, or the reason why there is no answer.
 
-        What cannot be stratified is compared in the newest epochs with constant shares: also whether harm
-        that began earlier is harmless now. Only a quantile has no other evidence of harm: a start before
-        these is that of its own epoch alone.
+        What cannot be stratified is compared in the newest epochs with constant shares. That also decides
+        whether harm that began earlier is harmless now. Only a quantile has no other evidence of harm: from a
+        start before these epochs it uses its own epoch alone.
         """
         epochs = self.observed.epochs[position - 1 :]
         pooled = tuple(epoch for epoch in epochs if epoch in self.constant_epochs)
@@ -170,7 +163,7 @@ class _Look(msgspec.Struct, frozen=True):
             margin=guardrail.margin,
             baseline=guardrail.baseline,
             test=guardrail.test,
-            canary=canary,
+            treatment=canary,
             epochs=epochs,
             pooled=pooled,
             worse_level=start_level(self.level, position),
@@ -197,52 +190,44 @@ def _guardrail(look: _Look, guardrail: Guardrail, canary: str) -> GuardrailReadi
     )
     answers = {position: look.answer(guardrail, canary, position) for position in look.starts()}
     stage = answers.get(_safe_position(look, metric), "the stage has no unit yet")
+    proven = None if isinstance(stage, str) else stage
     harm = _harm(answers.values())
     if harm is not None:
-        shown = _filled(look, reading, harm, None if isinstance(stage, str) else stage)
-        return msgspec.structs.replace(shown, verdict="harm", reason=_noted(HARM, harm))
-    if not isinstance(stage, str):
-        reading = _filled(look, reading, stage, stage)
-    if (absent := _absent(look, metric, canary)) is not None:
-        return msgspec.structs.replace(reading, missing=True, reason=absent)
-    if isinstance(stage, str) or not stage.within.proven:
-        reason = stage if isinstance(stage, str) else _noted(OPEN, stage)
-        return msgspec.structs.replace(reading, reason=reason)
+        reading = _filled(look, reading, harm, proven)
+        return msgspec.structs.replace(reading, verdict="harm", reason=_with_note(HARM, harm))
+    if proven is not None:
+        reading = _filled(look, reading, proven, proven)
+    if (missing := _missing(look, metric, canary)) is not None:
+        return msgspec.structs.replace(reading, missing=True, reason=missing)
+    if isinstance(stage, str):
+        return msgspec.structs.replace(reading, reason=stage)
+    if not stage.within.proven:
+        return msgspec.structs.replace(reading, reason=_with_note(OPEN, stage))
     return msgspec.structs.replace(reading, verdict="safe", units_left=0, seconds_left=0.0)
 
 
-def _noted(reason: str, found: Compared) -> str:
-    """The reason, and which test decides in place of the usual one."""
-    return f"{reason} ({found.note})" if found.note else reason
+def _with_note(reason: str, shown: Answer) -> str:
+    """Return the reason, with the test that decides instead of the usual one."""
+    return f"{reason} ({shown.note})" if shown.note else reason
 
 
 def _safe_position(look: _Look, metric: Metric) -> int:
-    """Where the data start that can show safety; 0 if there are none.
+    """Return where the data start that can prove safety; 0 if there are none.
 
-    They are those of the stage; of a quantile, those since its shares are what they are.
+    They are the data of the stage; of a quantile, those since its shares have their present values.
     """
     epochs = look.constant_epochs if isinstance(metric.measure, QuantileOf) else look.stage_epochs
     return look.observed.epochs.index(epochs[0]) + 1 if epochs else 0
 
 
-def _harm(answers: Iterable[Compared | str]) -> Compared | None:
-    """The strongest proof over all starts, of those that their own data do not show to be harmless."""
-    proven = [
-        found
-        for found in answers
-        if not isinstance(found, str) and found.worse.proven and not found.within.proven
-    ]
-    return max(proven, key=_strength, default=None)
+def _harm(answers: Iterable[Answer | str]) -> Answer | None:
+    """Return the strongest proof of harm over all starts; None if there is none."""
+    harmful = [shown for shown in answers if not isinstance(shown, str) and shown.verdict == "harm"]
+    return max(harmful, key=lambda shown: shown.worse.statistic - shown.worse.threshold, default=None)
 
 
-def _strength(found: Compared) -> float:
-    return found.worse.statistic - found.worse.threshold
-
-
-def _filled(
-    look: _Look, reading: GuardrailReading, shown: Compared, stage: Compared | None
-) -> GuardrailReading:
-    left = None if shown.factor is None else max(round((shown.factor - 1) * shown.units[1]), 0)
+def _filled(look: _Look, reading: GuardrailReading, shown: Answer, stage: Answer | None) -> GuardrailReading:
+    units_left = None if shown.factor is None else max(round((shown.factor - 1) * shown.units[1]), 0)
     known = reading.canary_units
     return msgspec.structs.replace(
         reading,
@@ -254,23 +239,28 @@ def _filled(
         interval=shown.interval,
         harm=shown.worse,
         safe=None if stage is None else stage.within,
-        units_left=left,
-        seconds_left=None if left is None or not known else left / known * look.elapsed_s,
+        units_left=units_left,
+        seconds_left=None if units_left is None or not known else units_left / known * look.elapsed_s,
     )
 
 
-def _absent(look: _Look, metric: Metric, canary: str) -> str | None:
-    """What should be known by now and is not, in words."""
+def _missing(look: _Look, metric: Metric, canary: str) -> str | None:
+    """Return in words what should be known by now and is not; None if nothing is missing."""
     came, control_came = look.units(canary), look.units(look.observed.control)
     known, control_known = look.known(metric, canary), look.known(metric, look.observed.control)
     waited = look.elapsed_s >= look.plan.stages[look.running.stage].duration_s
-    for variant, n, of in ((canary, known, came), (look.observed.control, control_known, control_came)):
-        other = control_known if variant == canary else known
-        if not n and of >= MISSING_UNITS_MIN and (waited or other >= MISSING_UNITS_MIN):
-            return f"{of:,} units of {variant} came, the metric of none is known"
+    for variant, n, n_came, other in (
+        (canary, known, came, control_known),
+        (look.observed.control, control_known, control_came, known),
+    ):
+        if not n and n_came >= MISSING_UNITS_MIN and (waited or other >= MISSING_UNITS_MIN):
+            return f"{n_came:,} units of {variant} came, and none of them has a value of the metric"
     expected = came * control_known / control_came if control_came else 0.0
     if min(expected, control_known) >= MISSING_UNITS_MIN and known < COVERAGE_MIN * expected:
-        return f"the metric of {known:,} units is known, of as many as the control's it were {expected:,.0f}"
+        return (
+            f"{known:,} units of {canary} have a value of the metric; "
+            f"{expected:,.0f} were expected at the control's rate"
+        )
     return None
 
 
@@ -278,87 +268,83 @@ def _absent(look: _Look, metric: Metric, canary: str) -> str | None:
 
 
 def _limit(look: _Look, limit: Limit, canary: str) -> LimitReading:
-    """In the newest epoch: a catastrophe is now."""
-    metric = next(one.metric for one in look.plan.guardrails if one.metric.key == limit.metric)
-    epoch = look.stage_epochs[-1] if look.stage_epochs else None
-    (_, theirs), (units, ours) = (
-        _level(look.observed, metric, arm, epoch) for arm in (look.observed.control, canary)
+    """Return the reading of a limit in the newest epoch, because a catastrophe is now."""
+    metrics = {guardrail.metric.key: guardrail.metric for guardrail in look.plan.guardrails}
+    metric, epochs = metrics[limit.metric], look.stage_epochs[-1:]
+    control, treatment = (
+        look.observed.pooled(metric.key, arm, epochs) for arm in (look.observed.control, canary)
     )
+    control_value, value = _value(metric, control), _value(metric, treatment)
+    units = 0 if treatment is None else treatment.n
 
-    def beyond(value: float | None) -> bool:
-        if value is None:
+    def is_beyond(estimate: float | None) -> bool:
+        if estimate is None:
             return False
-        return value > limit.beyond if metric.direction == "lower" else value < limit.beyond
+        return estimate > limit.beyond if metric.direction == "lower" else estimate < limit.beyond
 
     return LimitReading(
         metric=limit.metric,
         canary=canary,
         beyond=limit.beyond,
         canary_units=units,
-        canary_estimate=ours,
-        control_estimate=theirs,
-        tripped=units >= limit.units_min and beyond(ours) and not beyond(theirs),
+        canary_estimate=value,
+        control_estimate=control_value,
+        tripped=units >= limit.units_min and is_beyond(value) and not is_beyond(control_value),
     )
 
 
-def _level(observed: Observed, metric: Metric, variant: str, epoch: int | None) -> tuple[int, float | None]:
-    """Units with a value, and the metric of them; None without any."""
-    totals = None if epoch is None else observed.totals(metric.key, variant, epoch=epoch)
+def _value(metric: Metric, totals: MetricTotals | None) -> float | None:
+    """Return the metric of these totals; None if it is unknown."""
     if totals is None or not totals.n:
-        return 0, None
+        return None
     if isinstance(totals, QuantileSketch):
         assert isinstance(metric.measure, QuantileOf)
-        return totals.n, quantile(totals, metric.measure.q)
+        return quantile(totals, metric.measure.q)
     try:
-        return totals.n, unit_moments(metric, totals).mean
+        return moments_of(metric, totals).mean
     except InsufficientData:
-        return totals.n, None
+        return None
 
 
 # Primary and secondary metrics
 
 
 def _primary(look: _Look, primary: Primary, canary: str) -> PrimaryReading:
-    """From all data of the rollout. Superior: the control is proven worse than the canary."""
+    """Return the reading from all data of the rollout.
+
+    Superior is the mirrored question: the control is proven to be worse than the canary.
+    """
     metric = primary.metric
     superior = primary.test == "superior"
     if superior:
-        opposite = msgspec.structs.replace(
-            metric, direction="lower" if metric.direction == "higher" else "higher"
-        )
-        metric, margin = opposite, metric.margin or Margin(size=1.0)
-    else:
-        assert metric.margin is not None
-        margin = metric.margin
+        mirrored: Direction = "lower" if metric.direction == "higher" else "higher"
+        margin = metric.margin or Margin(size=1.0)
+        metric = msgspec.structs.replace(metric, direction=mirrored, margin=margin)
+    assert metric.margin is not None, "non-inferiority has a margin"
     reading = PrimaryReading(metric=metric.key, canary=canary, test=primary.test, shown=False)
     question = Question(
         metric=metric,
-        margin=margin,
+        margin=metric.margin,
         baseline=primary.baseline,
-        test="sequence",
-        canary=canary,
+        treatment=canary,
         epochs=look.observed.epochs,
         pooled=look.constant_epochs,
         worse_level=look.plan.beta,
         within_level=look.plan.beta,
     )
     try:
-        found = answer(question, look.observed)
+        shown = answer(question, look.observed)
     except InsufficientData as lacking:
         return msgspec.structs.replace(reading, reason=str(lacking))
-    proof = found.worse if superior else found.within
+    proof = shown.worse if superior else shown.within
     return msgspec.structs.replace(
-        reading,
-        shown=proof.proven,
-        method=found.method,
-        effect=found.effect,
-        interval=found.interval,
+        reading, shown=proof.proven, method=shown.method, effect=shown.effect, interval=shown.interval
     )
 
 
 def _secondary(look: _Look) -> tuple[MetricReadout, ...]:
-    """For information: intervals that hold at every look, findings corrected for their number."""
+    """Return the readout of secondary metrics, which decide nothing, at the level `beta`."""
     if not look.plan.secondary or not look.observed.cells:
         return ()
     metrics = [msgspec.structs.replace(metric, role="secondary") for metric in look.plan.secondary]
-    return analyze(AnalysisPlan(alpha=look.plan.beta), metrics, look.observed).metrics
+    return metric_readouts(AnalysisPlan(alpha=look.plan.beta), metrics, look.observed)

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from app.cli import demo, logged, simulation
 from app.cli.client import ClientError, Event, Refused, Unreachable, WaldClient
+from app.cli.demo import demo_command
 from app.cli.evaluate import evaluate_command
-from app.cli.traffic import demo_command, replay_command
+from app.cli.files import logged
+from app.cli.replay import replay_command
+from app.cli.traffic import demo, product
 from tests.support.server import Up, free_port, up
 
 SHARED_SCORES = Path(__file__).parents[3] / "shared/data/llm_judge_scores.csv"
@@ -140,9 +142,9 @@ def test_an_evaluation_without_a_log_says_what_is_missing(running):
     done = run(evaluate_command, running, "unserved", "--policy", "thompson")
     assert done.exit_code == 1
     assert "answered 422: needs at least 5 rewards" in done.output
-    done = run(evaluate_command, running, "unserved", "--policy", "lin_ts", "--schema", "@nowhere.json")
+    done = run(evaluate_command, running, "unserved", "--policy", "thompson", "--features", "@nowhere.json")
     assert done.exit_code == 2
-    assert "--schema" in done.output
+    assert "--features" in done.output
 
 
 def test_a_demo_shows_what_it_learned(running):
@@ -201,7 +203,7 @@ def test_a_trickle_goes_on_until_it_is_cancelled(running):
 def test_the_client_says_what_the_server_refused(running):
     async def call() -> None:
         async with WaldClient(running.url, running.key) as client:
-            with pytest.raises(Refused, match="GET /assign answered 404") as caught:
+            with pytest.raises(Refused, match="no experiment has the key") as caught:
                 await client.assign("nothing-of-this-name", "u")
             assert caught.value.status == 404
             receipt = await client.feedback([Event(assignment_id="x", signal="thumbs_up")])
@@ -231,5 +233,5 @@ def test_the_client_refuses_what_no_server_can_have(url, key):
 
 
 def test_the_truth_of_the_demo_has_one_best_prompt():
-    means = sorted(prompt.mean_reward for prompt in simulation.PROMPTS)
+    means = sorted(prompt.mean_reward for prompt in product.PROMPTS)
     assert means[-1] - means[-2] > 0.1

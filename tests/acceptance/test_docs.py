@@ -14,7 +14,7 @@ import psutil
 import pytest
 from psutil import pid_exists
 
-from app.assignment.service import Reason
+from app.assignment.decide import Reason
 from app.core.settings import Settings
 from app.experiments.model import Definition
 from app.feedback.model import REASONS
@@ -137,7 +137,7 @@ class Reader:
 
 @pytest.fixture(scope="module")
 def reader(anyio_backend) -> Iterator[Reader]:
-    """With embedded engines: `make run` of the README starts them."""
+    """Return a reader whose engines are embedded: `make run` of the README starts them."""
     with tempfile.TemporaryDirectory(prefix="wald-docs-") as folder:
         Path(folder).chmod(0o711)
         someone = Reader(Path(folder), {"DEMO": ""})

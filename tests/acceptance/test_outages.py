@@ -20,7 +20,7 @@ from redis import Redis
 
 from app.assignment.snapshot import decode
 from app.assignment.snapshot_file import Saved
-from app.cli.doctor import examine
+from app.cli.checks import examine
 from app.core.clock import SystemClock
 from app.core.settings import Settings
 from tests.support.server import Up, up

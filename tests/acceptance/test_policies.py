@@ -12,7 +12,7 @@ import httpx2
 import pytest
 from redis import Redis
 
-from app.ledger.rebuild import Rebuilt, rebuild_totals
+from app.ledger.rebuild import rebuild_totals
 from tests.support.server import Up, up
 
 VARIANTS = [{"key": "a", "control": True}, {"key": "b"}]
@@ -173,23 +173,23 @@ def test_best_arm_has_decided_and_says_so(server: Up, client: httpx2.Client, tol
     assert assign(client, "best_arm", N)["propensity"] == 1.0
 
 
-def test_an_apprentice_is_told_and_changes_nothing(
+def test_a_shadow_policy_is_shown_and_changes_nothing(
     server: Up, client: httpx2.Client, told: dict[str, Told]
 ) -> None:
     before = published_status(server, client, "ucb")
-    client.patch("/experiments/ucb", json={"apprentice": {"kind": "top_two"}}).raise_for_status()
+    client.patch("/experiments/ucb", json={"shadow_policy": {"kind": "top_two"}}).raise_for_status()
     status = published_status(server, client, "ucb")
-    found = status["apprentice"]
+    found = status["shadow_policy"]
     assert found["kind"] == "top_two"
     assert sum(found["shares"].values()) == 1
     served = {row["key"]: row["allocation"] for row in status["variants"]}
     assert found["moved"] == pytest.approx(abs(found["shares"]["a"] - served["a"]))
     assert status["epoch"] == before["epoch"]
-    refused = client.patch("/experiments/ucb", json={"apprentice": POLICIES["lin_ts"]})
+    refused = client.patch("/experiments/ucb", json={"shadow_policy": POLICIES["lin_ts"]})
     assert refused.status_code == 400
-    assert refused.json()["errors"][0]["field"] == "apprentice.kind"
-    client.patch("/experiments/ucb", json={"apprentice": None}).raise_for_status()
-    assert "apprentice" not in client.get("/experiments/ucb/status").json()
+    assert refused.json()["errors"][0]["field"] == "shadow_policy.kind"
+    client.patch("/experiments/ucb", json={"shadow_policy": None}).raise_for_status()
+    assert "shadow_policy" not in client.get("/experiments/ucb/status").json()
 
 
 def test_a_warm_start_serves_what_another_experiment_found(
@@ -270,7 +270,7 @@ def test_a_rebuild_agrees_and_a_valkey_that_lost_everything_gets_equal_bytes(
     environment = server.part("worker")[0].environ()
     with Redis.from_url(environment["WALD_VALKEY_URL"]) as valkey:
         before = valkey.hgetall("wald:{registry}:experiments")
-        assert asyncio.run(rebuild_totals(environment["WALD_DATABASE_URL"])) == Rebuilt((), ())
+        assert asyncio.run(rebuild_totals(environment["WALD_DATABASE_URL"])) == []
         valkey.flushall()
         deadline = time.monotonic() + 30
         while valkey.hgetall("wald:{registry}:experiments") != before:

@@ -59,7 +59,7 @@ def test_an_experiment_lives_from_a_file_to_its_archive(wald, tmp_path):
         done = wald("experiments", action, "answers", "--json")
         assert json.loads(done.stdout)["state"] == state
     done = wald("experiments", "stop", "answers", "--winner", "short")
-    assert done.stdout == "answers is stopped: it answers short.\n"
+    assert done.stdout == "answers is stopped: it serves short.\n"
     assert wald("experiments", "archive", "answers").exit_code == 0
     (listed,) = json.loads(wald("experiments", "list", "--state", "archived", "--json").stdout)["experiments"]
     assert listed["key"] == "answers"

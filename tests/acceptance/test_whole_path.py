@@ -17,7 +17,7 @@ import pytest
 from app.allocation.model import VariantTotals, allocate
 from app.assignment.bucketing import WHOLE
 from app.experiments.metrics import Mean, Metric, Proportion
-from app.experiments.model import ThompsonPolicy
+from app.experiments.policies import ThompsonPolicy
 from benchmarks.whole_path import Said, WholePath
 from tests.support.server import Up, up
 

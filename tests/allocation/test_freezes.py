@@ -14,7 +14,8 @@ from app.assignment import snapshot
 from app.assignment.bucketing import WHOLE
 from app.core.valkey import registry_key
 from app.experiments.lifecycle import DefinitionChange
-from app.experiments.model import Definition, FixedPolicy, LinTsPolicy, UcbPolicy, Variant
+from app.experiments.model import Definition, Variant
+from app.experiments.policies import FixedPolicy, LinTsPolicy, UcbPolicy
 from app.ledger.tables import policy_totals
 from bandits.features import UNIT, Numeric
 from bandits.linear import LinearTotals

@@ -7,26 +7,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from app.allocation.model import NANO, VariantTotals, allocate, apprentice, posteriors, with_held
+from app.allocation.model import NANO, VariantTotals, allocate, posteriors, shadow_weights, with_held
 from app.assignment import bucketing
 from app.assignment.bucketing import WHOLE
-from app.experiments.model import (
+from app.experiments.model import Definition, Experiment, Reward, Running, Variant
+from app.experiments.policies import (
     BestArmPolicy,
-    BetaPrior,
-    DecreasingEpsilon,
-    Definition,
     EpsilonGreedyPolicy,
-    Experiment,
     FixedPolicy,
     OptimisticThompsonPolicy,
-    Reward,
-    Running,
     ThompsonPolicy,
     TopTwoPolicy,
     UcbPolicy,
-    Variant,
-    WarmStart,
 )
+from app.experiments.policies.epsilon_greedy import DecreasingEpsilon
+from app.experiments.policies.posterior import BetaPrior
+from app.experiments.policies.rule import WarmStart
 from bandits.arms import BetaArms
 from bandits.best import probability_best
 
@@ -140,20 +136,21 @@ def experiment(**fields):
 
 
 @pytest.mark.parametrize("policy", [one for one in POLICIES if not isinstance(one, BestArmPolicy)], ids=str)
-def test_an_apprentice_would_serve_what_it_serves_in_force(policy):
+def test_a_shadow_policy_would_serve_what_it_serves_in_force(policy):
     totals = successes(20, 50, 90, of=100)
-    assert apprentice(experiment(apprentice=policy), totals) == allocate(definition(policy), totals)
+    assert shadow_weights(experiment(shadow_policy=policy), totals) == allocate(definition(policy), totals)
 
 
-def test_nobody_is_compared_where_there_is_no_apprentice():
-    assert apprentice(experiment(), successes(2, 5, 7)) is None
+def test_compares_nothing_without_a_shadow_policy():
+    assert shadow_weights(experiment(), successes(2, 5, 7)) is None
 
 
-def test_a_best_arm_apprentice_gives_everything_to_its_winner_once_it_would_have_decided():
+def test_a_best_arm_shadow_policy_serves_its_winner_once_it_would_have_decided():
     policy = BestArmPolicy()
     undecided, decided = successes(2, 5, 7), successes(20, 50, 90, of=100)
-    assert apprentice(experiment(apprentice=policy), undecided) == allocate(definition(policy), undecided)
-    assert apprentice(experiment(apprentice=policy), decided) == (0, 0, WHOLE)
+    shadowed = experiment(shadow_policy=policy)
+    assert shadow_weights(shadowed, undecided) == allocate(definition(policy), undecided)
+    assert shadow_weights(shadowed, decided) == (0, 0, WHOLE)
 
 
 def test_a_warm_start_is_a_prior_of_discounted_earlier_rewards_and_no_more_than_its_greatest_number():

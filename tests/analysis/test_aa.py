@@ -11,8 +11,9 @@ from app.analysis.aa import AaQuestion, Arrived, replay, together
 from app.analysis.readout.analyze import metric_readouts
 from app.core.errors import UnprocessableInput
 from app.experiments.metrics import Mean, Metric, Proportion, QuantileOf, Ratio
-from app.experiments.model import Definition, FixedPolicy, Variant
+from app.experiments.model import Definition, Variant
 from app.experiments.plan import AlwaysValid, AnalysisPlan, FixedHorizon, GroupSequential
+from app.experiments.policies import FixedPolicy
 from app.ledger.rewards.model import NANO
 from app.ledger.tables import unit_totals
 from app.ledger.units.measures import Measures, cells

@@ -68,16 +68,6 @@ def test_a_covariate_that_the_treatment_moved_is_found_and_not_used(plan, n):
     assert readout.recommendation.action == "fix_data"
 
 
-@pytest.mark.parametrize("errors", [0.5, 4.7])
-def test_covariates_without_names_are_checked_too(errors):
-    """Those of totals that are kept with the decision of a rollout."""
-    named = moved(2_000, errors)
-    cells = [Cell(one.epoch, one.variant, one.units, one.metrics) for one in named.cells]
-    shown = analyze(AnalysisPlan(), [PRIMARY], observed(cells, ())).metrics
-    assert shown == analyze(AnalysisPlan(), [PRIMARY], named).metrics
-    assert (shown[0].variants[1].variance_reduction is None) == (errors > 4)
-
-
 @pytest.mark.parametrize("plan", PLANS)
 def test_a_balanced_covariate_is_used(plan):
     readout = analyze(plan, [PRIMARY], moved(2_000, 0.5))

@@ -11,7 +11,8 @@ from app.analysis.loop import AnalysisLoops
 from app.analysis.service import ReadoutKeeper
 from app.analysis.store import AnalysisStore
 from app.analysis.tables import readouts
-from app.experiments.model import Definition, FixedPolicy, Variant
+from app.experiments.model import Definition, Variant
+from app.experiments.policies import FixedPolicy
 from app.ledger.tables import stream_positions
 from tests.support.totals import record
 

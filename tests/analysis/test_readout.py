@@ -139,7 +139,7 @@ def test_covariates_narrow_the_interval_as_cuped_does():
     for n, shift in ((2_000, 0.0), (2_500, 0.2)):
         x = rng.normal(5.0, 1.0, n)
         arms.append(JointTotals.from_observations(np.stack((shift + x + rng.normal(size=n), x), axis=1)))
-    found = shown(FIXED, PRIMARY, observed(*arms))
+    found = shown(FIXED, PRIMARY, observed(*arms, covariates=("x",)))
     adjustment = CovariateAdjustment.fit(arms)
     reference = mean_difference(adjustment.apply(arms[1]), adjustment.apply(arms[0]))
     assert found.effect == pytest.approx(reference.value)

@@ -11,15 +11,10 @@ from app.assignment.bucketing import WHOLE
 from app.core.errors import Unavailable
 from app.core.valkey import registry_key
 from app.experiments.lifecycle import DefinitionChange
-from app.experiments.model import (
-    BetaPrior,
-    Definition,
-    EpsilonGreedyPolicy,
-    FixedPolicy,
-    ThompsonPolicy,
-    Variant,
-    Window,
-)
+from app.experiments.model import Definition, Variant
+from app.experiments.policies import EpsilonGreedyPolicy, FixedPolicy, ThompsonPolicy
+from app.experiments.policies.forgetting import Window
+from app.experiments.policies.posterior import BetaPrior
 from app.ledger.learning.model import RewardSums, part_of_bucket
 from app.ledger.tables import draws, metric_totals, policy_totals, stream_positions
 from app.ledger.units.measures import CellTotals
@@ -93,7 +88,7 @@ async def test_totals_become_means_intervals_and_chances(client, engine, allocat
     ]
 
 
-async def test_an_apprentice_is_compared_and_never_served(
+async def test_a_shadow_policy_is_compared_and_never_served(
     client, experiments, engine, allocation, valkey, experiment
 ):
     """Epsilon-greedy gives 0.95 and 0.05. The posterior means of 30 and 60 of 100 are 31/102 and 61/102."""
@@ -101,11 +96,11 @@ async def test_an_apprentice_is_compared_and_never_served(
     await record(engine, experiment, (100, 30), (100, 60))
     await allocation.reallocate(experiment.id)
     before = await status(client)
-    assert "apprentice" not in before
-    await experiments.change("summary", DefinitionChange(apprentice=EpsilonGreedyPolicy(epsilon=0.1)))
+    assert "shadow_policy" not in before
+    await experiments.change("summary", DefinitionChange(shadow_policy=EpsilonGreedyPolicy(epsilon=0.1)))
     await allocation.reallocate(experiment.id)
     body = await status(client)
-    assert body["apprentice"] == {
+    assert body["shadow_policy"] == {
         "kind": "epsilon_greedy",
         "shares": {"control": pytest.approx(0.05), "short": pytest.approx(0.95)},
         "moved": pytest.approx(0.45),
@@ -116,8 +111,8 @@ async def test_an_apprentice_is_compared_and_never_served(
         assert body[field] == before[field]
     published = snapshot.decode(await valkey.hget(registry_key("experiments"), "summary"))
     assert published.weights == (WHOLE // 2, WHOLE // 2)
-    await experiments.change("summary", DefinitionChange(apprentice=None))
-    assert "apprentice" not in await status(client)
+    await experiments.change("summary", DefinitionChange(shadow_policy=None))
+    assert "shadow_policy" not in await status(client)
 
 
 async def test_the_prior_of_the_policy_counts(client, experiments, engine, experiment):

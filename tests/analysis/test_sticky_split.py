@@ -10,9 +10,11 @@ from scipy.stats import binom
 from app.allocation.model import VariantTotals, allocate
 from app.analysis.integrity import SAMPLE_RATIO_ALPHA, findings
 from app.analysis.observed import Observed
-from app.analysis.readout.model import Drawn, Stored, UnitCell
+from app.analysis.readout.model import Stored
+from app.analysis.stored import Drawn, UnitCell
 from app.assignment import bucketing
-from app.experiments.model import Definition, Experiment, FixedPolicy, Running, ThompsonPolicy, Variant
+from app.experiments.model import Definition, Experiment, Running, Variant
+from app.experiments.policies import FixedPolicy, ThompsonPolicy
 from app.ledger.units.measures import CellTotals, measures_of
 from benchmarks.whole_path import START
 from stats.srm import ArmCounts, evalue

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from app.experiments.model import FixedPolicy, ThompsonPolicy
+from app.experiments.policies import FixedPolicy, ThompsonPolicy
 from benchmarks import whole_path
 from benchmarks.whole_path import BATCH_US, Said, WholePath
 

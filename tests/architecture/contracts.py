@@ -29,7 +29,7 @@ ROLES: Final = {
         "switch",
     },
     "store": {"store", "file", "lag", "outbox", "rebuild", "resize", "stream"},
-    "step": {"step", "cells", "session"},
+    "step": {"step", "cells", "lease", "scope", "session", "sweep", "transaction"},
     "tables": {"tables"},
 }
 ENGINES: Final = {"redis", "psycopg", "sqlalchemy"}

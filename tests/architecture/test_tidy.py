@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.architecture.tidy import KINDS, all_violations, violations
+from tests.architecture.tidy import KINDS, ROOT, all_violations, violations
 
 ALLOWED = tomllib.loads(Path(__file__).with_name("tidy.toml").read_text())["allowed"]
 
@@ -74,3 +74,7 @@ def test_reports_the_line_of_a_violation() -> None:
         (3, "sentences"),
         (4, "columns"),
     ]
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().split()) <= 700

@@ -9,7 +9,7 @@ from app.allocation.contextual import materialised
 from app.assignment import bucketing, limits, snapshot
 from app.assignment.bucketing import WHOLE
 from app.core.limits import VARIANTS_MAX
-from app.experiments.model import LinTsPolicy
+from app.experiments.policies import LinTsPolicy
 from bandits.features import UNIT, Numeric
 from bandits.linear import LinearTotals
 from tests.support.registry import experiment

@@ -12,19 +12,16 @@ from app.allocation.contextual import materialised, segmented
 from app.allocation.model import NANO, VariantTotals, allocate
 from app.assignment import snapshot
 from app.assignment.bucketing import WHOLE
-from app.assignment.service import decide
+from app.assignment.decide import decide
 from app.assignment.snapshot import PreparedExperiment, published
 from app.experiments.metrics import Mean, Metric
-from app.experiments.model import (
+from app.experiments.model import Definition, Experiment, Variant
+from app.experiments.plan import Segments
+from app.experiments.policies import (
     BestArmPolicy,
-    Bound,
     ConstrainedThompsonPolicy,
-    ContextualPolicy,
-    DecreasingEpsilon,
-    Definition,
     EpsilonGreedyPolicy,
     Exp3IxPolicy,
-    Experiment,
     FixedPolicy,
     LinTsPolicy,
     LinUcbPolicy,
@@ -35,9 +32,10 @@ from app.experiments.model import (
     ThompsonPolicy,
     TopTwoPolicy,
     UcbPolicy,
-    Variant,
 )
-from app.experiments.plan import Segments
+from app.experiments.policies.constrained_thompson import Bound
+from app.experiments.policies.contextual import ContextualPolicy
+from app.experiments.policies.epsilon_greedy import DecreasingEpsilon
 from app.experiments.segments import segment_number
 from app.ledger.learning.model import LossSums, RewardSums, part_of_segment
 from bandits.features import Categorical, Numeric, Schema

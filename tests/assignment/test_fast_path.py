@@ -18,7 +18,8 @@ from litestar.di import Provide
 from app.assignment.fast_path import AssignFastPath
 from app.assignment.routes import ROUTES
 from app.core.http import EXCEPTION_HANDLERS, require_json
-from app.experiments.model import Archived, Condition, Draft, LinTsPolicy, Paused, Stopped
+from app.experiments.model import Archived, Condition, Draft, Paused, Stopped
+from app.experiments.policies import LinTsPolicy
 from bandits.features import Categorical, Numeric, Schema
 from bandits.linear import LinearTotals
 from tests.assignment.conftest import running_server

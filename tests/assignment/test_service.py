@@ -12,7 +12,8 @@ from scipy.stats import binom, chi2, chi2_contingency
 
 from app.assignment import bucketing
 from app.assignment.assignment_id import AssignmentId, Flag
-from app.assignment.service import Assignment, Decision, Reason, decide
+from app.assignment.decide import Decision, Reason, decide
+from app.assignment.service import Assignment
 from app.assignment.snapshot import PreparedExperiment
 from app.core.engines import ValkeyServer
 from app.core.engines.folder import DataFolder

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bandits.allocation import fixed
-from bandits.simulation import FromTotals, exact_pulls
+from bandits.pulls import FromTotals, exact_pulls
 from benchmarks import calibrate_policies as calibrate
 
 

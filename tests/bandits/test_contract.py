@@ -12,13 +12,15 @@ from bandits.allocation import Allocation, compare, fixed
 from bandits.arms import BetaArms, GammaArms, NormalArms
 from bandits.contextual import thompson as linear_thompson
 from bandits.contextual import ucb as lin_ucb
+from bandits.environments import Stationary
 from bandits.features import UNIT
 from bandits.forgetting import discounted, warm_start, windowed
 from bandits.greedy import epsilon_greedy
 from bandits.linear import LinearTotals, disjoint, hybrid
 from bandits.logistic import LogisticTotals, logistic
 from bandits.objective import Constraint, constrained_thompson
-from bandits.simulation import FromTotals, Stationary, simulate, thompson_pulls
+from bandits.pulls import FromTotals, thompson_pulls
+from bandits.simulation import simulate
 from bandits.thompson import optimistic_thompson, thompson, top_two
 from bandits.totals import ArmTotals
 from bandits.ucb import ucb1_tuned_index
@@ -232,8 +234,8 @@ def test_a_warm_start_saves_regret_a_wrong_one_is_outvoted_and_the_gate_sees_pla
     assert lost(warm_start(wrong, discount=1.0, n_max=5_000)) > 0.5 * even
 
 
-def test_an_apprentice_would_have_gained_what_is_said_and_the_gate_sees_planted_bugs():
-    """An even split over (0.3, 0.5, 0.6) has seen 3,000 rewards, in 40 runs; the apprentice is Thompson's.
+def test_a_shadow_policy_gains_what_the_comparison_says_and_the_gate_sees_planted_bugs():
+    """An even split over (0.3, 0.5, 0.6) has seen 3,000 rewards, in 40 runs; the shadow policy is Thompson's.
 
     Mean of what `compare` says less what its shares really earn more: at most 0.01 a pull. Planted bugs: it
     is compared with itself, and shares of other arms.

@@ -12,6 +12,7 @@ from scipy import special, stats
 from bandits.allocation import fixed
 from bandits.arms import BetaArms
 from bandits.drift import detect
+from bandits.environments import Stationary
 from bandits.greedy import epsilon_greedy
 from bandits.identification import (
     Undecided,
@@ -21,9 +22,9 @@ from bandits.identification import (
     optimal_shares,
     track_and_stop,
 )
-from bandits.simulation import Stationary, identify
 from bandits.thompson import top_two
 from bandits.totals import ArmTotals
+from benchmarks.simulated import identify
 from stats.errors import InvalidInput
 
 

@@ -15,14 +15,12 @@ from bandits.identification import track_and_stop
 from bandits.thompson import optimistic_thompson, thompson, top_two
 from bandits.totals import ArmTotals
 from bandits.ucb import (
-    kl_ucb,
+    INDEXES,
     kl_ucb_index,
-    kl_ucb_plus,
     kl_ucb_plus_index,
-    ucb1,
     ucb1_index,
-    ucb1_tuned,
     ucb1_tuned_index,
+    upper_bound,
 )
 from stats.errors import InvalidInput
 
@@ -40,10 +38,14 @@ POLICIES = {
     "thompson": on_posterior(thompson),
     "optimistic_thompson": on_posterior(optimistic_thompson),
     "top_two": on_posterior(top_two),
-    "ucb1": lambda seen, floor: ucb1(seen, exploration_floor=floor),
-    "ucb1_tuned": lambda seen, floor: ucb1_tuned(seen, exploration_floor=floor, rounds_ahead=10),
-    "kl_ucb": lambda seen, floor: kl_ucb(seen, exploration_floor=floor),
-    "kl_ucb_plus": lambda seen, floor: kl_ucb_plus(seen, exploration_floor=floor, rounds_ahead=3),
+    "ucb1": lambda seen, floor: upper_bound("ucb1", seen, exploration_floor=floor),
+    "ucb1_tuned": lambda seen, floor: upper_bound(
+        "ucb1_tuned", seen, exploration_floor=floor, rounds_ahead=10
+    ),
+    "kl_ucb": lambda seen, floor: upper_bound("kl_ucb", seen, exploration_floor=floor),
+    "kl_ucb_plus": lambda seen, floor: upper_bound(
+        "kl_ucb_plus", seen, exploration_floor=floor, rounds_ahead=3
+    ),
     "epsilon_greedy": lambda seen, floor: epsilon_greedy(seen, epsilon=floor),
     "track_and_stop": lambda seen, floor: track_and_stop(seen, exploration_floor=floor),
     "exp3_ix": lambda seen, floor: exp3_ix(LossTotals(seen.n - seen.sum), eta=0.01, exploration_floor=floor),
@@ -166,21 +168,22 @@ def test_indices_are_the_worked_ones():
 
 
 def test_arms_never_pulled_come_first_in_even_parts():
-    for policy in (ucb1, ucb1_tuned, kl_ucb, kl_ucb_plus):
-        assert policy(totals([5, 0, 0], [5, 0, 0]), exploration_floor=0).shares.tolist() == [0, 0.5, 0.5]
+    for index in INDEXES:
+        shares = upper_bound(index, totals([5, 0, 0], [5, 0, 0]), exploration_floor=0).shares
+        assert shares.tolist() == [0, 0.5, 0.5]
 
 
 def test_pending_pulls_narrow_a_bound_and_leave_the_mean():
     without, waiting = totals([20, 20], [10, 9]), totals([20, 20], [10, 9], [300, 0])
-    assert ucb1(without, exploration_floor=0).shares.tolist() == [1, 0]
-    assert ucb1(waiting, exploration_floor=0).shares.tolist() == [0, 1]
+    assert upper_bound("ucb1", without, exploration_floor=0).shares.tolist() == [1, 0]
+    assert upper_bound("ucb1", waiting, exploration_floor=0).shares.tolist() == [0, 1]
 
 
 def test_a_batch_is_spread_as_its_index_would_spread_it():
     """Two equal arms, 1,000 pulls ahead: half each, not all to the first; a far better one gets all."""
-    even = ucb1(totals([50, 51], [20, 20]), exploration_floor=0, rounds_ahead=1_000).shares
+    even = upper_bound("ucb1", totals([50, 51], [20, 20]), exploration_floor=0, rounds_ahead=1_000).shares
     assert even == pytest.approx([0.5, 0.5], abs=0.1)
-    assert kl_ucb(totals([900, 900], [800, 100]), exploration_floor=0, rounds_ahead=50).shares[
+    assert upper_bound("kl_ucb", totals([900, 900], [800, 100]), exploration_floor=0, rounds_ahead=50).shares[
         0
     ] == pytest.approx(1)
 
@@ -298,8 +301,8 @@ def test_steps_and_comparisons_are_the_worked_ones():
     [
         lambda: limited(Allocation(np.ones(1)), Allocation(np.array([0.5, 0.5])), step_max=0.1),
         lambda: limited(Allocation(np.ones(1)), Allocation(np.ones(1)), step_max=0),
-        lambda: kl_ucb(totals([2], [3]), exploration_floor=0),
-        lambda: ucb1(SEEN, exploration_floor=0, rounds_ahead=0),
+        lambda: upper_bound("kl_ucb", totals([2], [3]), exploration_floor=0),
+        lambda: upper_bound("ucb1", SEEN, exploration_floor=0, rounds_ahead=0),
         lambda: top_two(BetaArms.from_totals(SEEN), leader_share=1.0, exploration_floor=0),
         lambda: decreasing_epsilon(SEEN, gap=0),
         lambda: LossTotals.observed(2, 0, 0.5, propensity=0, gamma=0.1),

@@ -6,30 +6,44 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bandits.arms import BetaArms
+from bandits.arms import BetaArms, NormalArms
+from bandits.environments import Change, Changing, Drifting, Logged, Seasonal, Stationary
+from bandits.exp3 import learning_rate
 from bandits.greedy import decreasing_epsilon
-from bandits.simulation import (
-    Changing,
-    Drifting,
+from bandits.pulls import (
     Exp3Ix,
     FromTotals,
-    Logged,
-    Seasonal,
-    Stationary,
-    Tables,
     capped_pulls,
-    even_pulls,
+    constant_pulls,
+    epsilon_greedy_pulls,
     exact_pulls,
-    normal_pulls,
+    index_pulls,
     optimistic_pulls,
-    policies,
-    simulate,
     thompson_pulls,
     with_floor_pulls,
 )
+from bandits.simulation import simulate
 from bandits.thompson import optimistic_thompson, thompson
 from bandits.totals import ArmTotals
+from bandits.ucb import INDEXES
+from benchmarks.simulated import Tables
 from stats.errors import InvalidInput
+
+
+def even_pulls(totals, size, rng):
+    return constant_pulls(np.ones(totals.n_arms))(totals, size, rng)
+
+
+def normal_pulls(totals, size, rng):
+    """Thompson sampling on the posteriors of `NormalArms`."""
+    n = totals.n
+    arms = NormalArms.from_moments(n.ravel(), totals.mean.ravel(), (n * totals.variance).ravel())
+    draws = arms.draw(rng, size).reshape(size, *n.shape)
+    return np.eye(totals.n_arms)[draws.argmax(axis=2)].sum(axis=0)
+
+
+def logged(*arms):
+    return Logged({str(arm): tuple(rewards) for arm, rewards in enumerate(arms)})
 
 
 def run(environment, policy, *, rounds=2_000, batch=20, runs=100, seed=20260140, delay=0):
@@ -64,8 +78,15 @@ def test_an_even_split_loses_the_average_gap():
     assert (found.mean <= found.upper).all()
 
 
-# Of two arms the top two get half each: that policy identifies, and does not earn.
-LEARNERS = [name for name in policies(horizon=2_000) if name not in ("even", "top_two")]
+LEARNERS = {
+    "thompson": FromTotals(thompson_pulls),
+    "optimistic_thompson": FromTotals(optimistic_pulls),
+    "normal_thompson": FromTotals(normal_pulls),
+    **{index: FromTotals(index_pulls(index)) for index in INDEXES},
+    "epsilon_greedy": FromTotals(epsilon_greedy_pulls(0.1)),
+    "discounted_thompson": FromTotals(thompson_pulls, memory=0.9995),
+    "exp3_ix": Exp3Ix(learning_rate(2, 2_000)),
+}
 
 
 @pytest.mark.parametrize("name", LEARNERS)
@@ -74,16 +95,14 @@ def test_policies_lose_less_than_an_even_split_and_a_blind_one_does_not(name):
 
     Planted bug: rewards credited to the wrong arm lose more than an even split.
     """
-    environment, policy = Stationary((0.3, 0.6)), policies(horizon=2_000)[name]
+    environment, policy = Stationary((0.3, 0.6)), LEARNERS[name]
     even = run(environment, FromTotals(even_pulls)).mean[-1]
     part, runs = (0.9 if name in ("exp3_ix", "ucb1") else 0.6), 20
     assert run(environment, policy, runs=runs).mean[-1] < part * even
 
-    class Swapped(Stationary):
-        __slots__ = ()
-
-        def rewards(self, rng, mean, pulls, before):
-            return super().rewards(rng, mean[::-1], pulls, before)
+    class Swapped(Stationary, frozen=True):
+        def draw_rewards(self, rng, mean, pulls, before):
+            return super().draw_rewards(rng, mean[::-1], pulls, before)
 
     # The environment pays the wrong arm, so what is learned is wrong.
     assert run(Swapped((0.3, 0.6)), policy, runs=runs).mean[-1] > part * even
@@ -104,9 +123,7 @@ def test_decreasing_epsilon_earns_by_decreasing():
 
 def test_thompson_sampling_has_the_regret_that_was_published():
     """Means 0.5 and 0.6, 10,000 rounds: 18.7 +- 1.1 (reference simulation, 500 runs); at most 15 % more."""
-    found = run(
-        Stationary((0.5, 0.6)), policies(horizon=10_000)["thompson"], rounds=10_000, batch=10, runs=200
-    )
+    found = run(Stationary((0.5, 0.6)), FromTotals(thompson_pulls), rounds=10_000, batch=10, runs=200)
     assert 18.7 - 5 < found.mean[-1] < 1.15 * 18.7 + 3 * found.standard_error
 
 
@@ -134,14 +151,14 @@ def test_optimistic_thompson_loses_less_than_thompson():
 )
 def test_forgetting_halves_the_regret_after_a_change(means):
     """In the 10,000 rounds after the best arm changed; plain Thompson sampling must fail it."""
-    environment = Changing((0, 10_000), means)
+    environment = Changing(means[0], (Change(10_000, means[1]),))
 
     def after(policy):
         found = run(environment, policy, rounds=20_000, batch=100, runs=60)
         return found.mean[-1] - found.mean[99]
 
     plain = after(FromTotals(thompson_pulls))
-    assert after(policies(horizon=20_000)["discounted_thompson"]) <= 0.5 * plain
+    assert after(LEARNERS["discounted_thompson"]) <= 0.5 * plain
 
 
 def test_delayed_rewards_cost_no_more_than_the_rounds_they_are_late():
@@ -153,9 +170,9 @@ def test_delayed_rewards_cost_no_more_than_the_rounds_they_are_late():
 
 
 def test_logged_rewards_come_as_often_as_in_the_log():
-    log = Logged([np.array([0.0, 0.5, 1.0, 1.0]), np.array([0.2])])
-    assert log.means(np.zeros(1)).tolist() == [[0.625, 0.2]]
-    rewards = log.rewards(
+    log = logged([0.0, 0.5, 1.0, 1.0], [0.2])
+    assert log.mean_rewards(np.zeros(1)).tolist() == [[0.625, 0.2]]
+    rewards = log.draw_rewards(
         np.random.default_rng(20260143), np.zeros(2), np.array([[40_000.0, 7.0]]), np.zeros((1, 2))
     )
     assert rewards.sum[0, 1] == pytest.approx(1.4)
@@ -166,7 +183,7 @@ def test_logged_rewards_come_as_often_as_in_the_log():
 def lost(pulls, *, arms, seed, runs=400, rounds=2_000):
     """Mean final regret and its 95th percentile, where `arms` make rewards of a generator."""
     rng = np.random.default_rng(seed)
-    log = Logged([np.round(make(rng), 2) for make in arms])
+    log = logged(*(np.round(make(rng), 2) for make in arms))
     final = simulate(
         log, FromTotals(pulls), rounds=rounds, batch=20, runs=runs, rng=np.random.default_rng(seed + 1)
     ).final
@@ -216,7 +233,7 @@ def test_the_gate_for_fractional_rewards_sees_means_that_are_certain_too_soon():
 def test_on_fractional_rewards_beta_arms_lose_about_as_little_as_normal_arms():
     """Rewards 0.5 +- 0.05 and 0.52 +- 0.05."""
     rng = np.random.default_rng(20260144)
-    log = Logged([np.round(np.clip(rng.normal(mean, 0.05, 2_000), 0, 1), 2) for mean in (0.50, 0.52)])
+    log = logged(*(np.round(np.clip(rng.normal(mean, 0.05, 2_000), 0, 1), 2) for mean in (0.50, 0.52)))
     normal, beta_arms, coins = (
         run(log, FromTotals(pulls), rounds=4_000).mean[-1]
         for pulls in (normal_pulls, thompson_pulls, coins_pulls)
@@ -226,10 +243,10 @@ def test_on_fractional_rewards_beta_arms_lose_about_as_little_as_normal_arms():
 
 
 def test_means_change_and_swing_as_told():
-    changing = Changing((0, 10), ((0.1, 0.2), (0.3, 0.1)))
-    assert changing.means(np.array([9.0, 10.0])).tolist() == [[0.1, 0.2], [0.3, 0.1]]
+    changing = Changing((0.1, 0.2), (Change(10, (0.3, 0.1)),))
+    assert changing.mean_rewards(np.array([9.0, 10.0])).tolist() == [[0.1, 0.2], [0.3, 0.1]]
     seasonal = Seasonal((0.5, 0.5), amplitude=0.1, period=100, phases=(0.0, 0.5))
-    assert seasonal.means(np.array([25.0]))[0] == pytest.approx([0.6, 0.4])
+    assert seasonal.mean_rewards(np.array([25.0]))[0] == pytest.approx([0.6, 0.4])
     # Half a period each is best: regret counts against the best arm of each round.
     found = run(seasonal, FromTotals(even_pulls), rounds=1_000, batch=1, runs=20)
     assert found.mean[-1] == pytest.approx(1_000 * 0.1 * 2 / np.pi, rel=0.05)
@@ -255,10 +272,11 @@ def test_equal_seeds_give_equal_runs():
     [
         lambda: Stationary((0.5,)),
         lambda: Stationary((0.5, 1.2)),
-        lambda: Changing((1,), ((0.1, 0.2),)),
+        lambda: Changing((0.1, 0.2), (Change(2, (0.1, 0.2)), Change(1, (0.1, 0.2)))),
+        lambda: Changing((0.1, 0.2), (Change(2, (0.1,)),)),
         lambda: Seasonal((0.5, 0.5), 0.1, 0, (0, 0)),
-        lambda: Logged([np.array([]), np.ones(1)]),
-        lambda: Logged([np.array([1.5]), np.ones(1)]),
+        lambda: logged([], [1.0]),
+        lambda: logged([1.5], [1.0]),
         lambda: run(Stationary((0.3, 0.6)), FromTotals(even_pulls), batch=0),
     ],
 )
@@ -268,13 +286,13 @@ def test_what_cannot_be_simulated_is_refused(refused):
 
 
 def test_drifting_means_stand_on_the_line_and_stay_at_its_end():
-    environment = Drifting((0.2, 0.6), (0.4, 0.5), rounds=100)
-    means = environment.means(np.array([0.0, 25.0, 100.0, 900.0]))
+    environment = Drifting((0.2, 0.6), (0.4, 0.5), duration=100)
+    means = environment.mean_rewards(np.array([0.0, 25.0, 100.0, 900.0]))
     assert means == pytest.approx(np.array([[0.2, 0.6], [0.25, 0.575], [0.4, 0.5], [0.4, 0.5]]))
     with pytest.raises(InvalidInput):
-        Drifting((0.2, 0.6), (0.4,), rounds=100)
+        Drifting((0.2, 0.6), (0.4,), duration=100)
     with pytest.raises(InvalidInput):
-        Drifting((0.2, 0.6), (0.4, 0.5), rounds=0)
+        Drifting((0.2, 0.6), (0.4, 0.5), duration=0)
 
 
 def test_capped_draws_leave_the_expected_pulls_as_they_are():
@@ -295,7 +313,7 @@ def test_capped_draws_leave_the_expected_pulls_as_they_are():
 
 def test_a_floor_of_exponential_weights_is_in_the_shares_that_it_learns_from():
     known = np.array([[[0.0, 1e9]]])
-    pulls, shares = Exp3Ix(1_000, exploration_floor=0.1).draw(known, known[0], 10, np.random.default_rng(1))
+    pulls, shares = Exp3Ix(0.05, exploration_floor=0.1).draw(known, known[0], 10, np.random.default_rng(1))
     assert shares == pytest.approx(np.array([[0.95, 0.05]]))
     assert pulls.sum() == 10
 

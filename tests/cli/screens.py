@@ -23,17 +23,17 @@ from app.analysis.readout.record import (
     VariantReadout,
 )
 from app.analysis.series import Point, Series, VariantSeries
-from app.cli import aa, display, evaluate_display, regret, rollout_display, series, status_display
+from app.analysis.signals import OtherSignals, Signal, SignalsReport
+from app.cli import display
+from app.cli.checks import Finding as Examined
+from app.cli.checks import Verdict
 from app.cli.client import Status, VariantStatus
-from app.cli.doctor import Finding as Examined
-from app.cli.doctor import Verdict, table
-from app.cli.experiments_display import listed
+from app.cli.doctor import findings_table
+from app.cli.experiments import experiments_table
+from app.cli.files.logged import LoggedRewards, Task
 from app.cli.keys import keys_table
-from app.cli.logged import LoggedRewards, Task
-from app.cli.power import power_report
-from app.cli.readout_display import readout_report
-from app.cli.replay import Draw, ReplayResult
-from app.cli.simulation import PROMPTS
+from app.cli.traffic.product import PROMPTS
+from app.cli.traffic.replay import Draw, ReplayResult
 from app.cli.webhooks import webhooks_table
 from app.evaluation.model import Estimate, Evaluation, Overlap
 from app.experiments.metrics import Margin, Mean, Metric, Proportion
@@ -46,6 +46,7 @@ from app.webhooks.model import Adapter, Endpoint
 
 AT = datetime(2026, 1, 1, 8, tzinfo=UTC)
 WIDTHS = (80, 100, 160)
+json = msgspec.json.encode
 GOLDEN = Path(__file__).with_name("golden")
 
 
@@ -62,18 +63,19 @@ class Made(NamedTuple):
 def screens(made: Made) -> Mapping[str, RenderableType]:
     """What each command prints."""
     return {
-        "analyze": readout_report(_readout(made)),
-        "series": series.report(_series(made)),
-        "simulate": regret.report(_simulated(made)),
+        "analyze": display.readout.readout_report(_readout(made)),
+        "series": display.series.report(json(_series(made))),
+        "signals": display.signals.report(json(_signals(made))),
+        "simulate": display.simulate.report(_simulated(made)),
         "demo": _demo(made),
-        "rollout show": rollout_display.report(_rollout(made)),
-        "replay": display.replay_report(_replayed(made)),
-        "status": status_display.report(msgspec.json.encode(_status(made)), b'{"rollouts": []}'),
+        "rollout show": display.rollout.rollout_report(_rollout(made)),
+        "replay": display.traffic.replay_report(_replayed(made)),
+        "status": display.status.report(json(_status(made)), b'{"rollouts": []}'),
         "power": _power(),
-        "evaluate": evaluate_display.report(_evaluated(made)),
-        "aa": aa.report(_aa(made)),
-        "experiments list": listed(_experiments(made)),
-        "doctor": table(_examined()),
+        "evaluate": display.evaluate.report(json(_evaluated(made))),
+        "aa": display.aa.report(_aa(made)),
+        "experiments list": experiments_table(_experiments(made)),
+        "doctor": findings_table(_examined()),
         "keys list": keys_table(_keys(made)),
         "webhooks list": webhooks_table(_webhooks(made)),
     }
@@ -178,6 +180,40 @@ def _series(made: Made) -> Series:
     )
 
 
+def _signals(made: Made) -> SignalsReport:
+    signals = [
+        Signal(
+            signal=name,
+            read=number > 0,
+            seen=made.units,
+            counted=made.units if number else 0,
+            waiting=12,
+            late=3,
+            early=0,
+            unknown_unit=7,
+            unknown=0 if number else made.units,
+            out_of_range=0,
+            lowest=0.0,
+            highest=1.0,
+            last_at=AT,
+            share=0.45 if number else None,
+            nearest=None if number else made.names[1],
+        )
+        for number, name in enumerate(made.names)
+    ]
+    return SignalsReport(
+        key="summary-prompt",
+        assignments=made.units,
+        seen=made.units,
+        counted=made.units,
+        unknown_signals=12,
+        unknown_units=7,
+        signals=signals,
+        others=OtherSignals(5, AT),
+        warnings=["7 signals name a unit that had no assignment"],
+    )
+
+
 def _simulated(made: Made) -> SimulationResult:
     requests = [250, 500, 1_000]
     results = [
@@ -218,9 +254,9 @@ def _demo(made: Made) -> RenderableType:
     status = Status("demo", "running", 17, 0, _variants(made, keys))
     served = dict.fromkeys(keys, made.units)
     return Group(
-        display.demo_progress(status, served=2_000, requests=3_000, waiting=12),
+        display.traffic.demo_progress(status, served=2_000, requests=3_000, waiting=12),
         "",
-        display.demo_summary(status, served=served, rewards=[0.5, 1.0]),
+        display.traffic.demo_summary(status, served=served, rewards=[0.5, 1.0]),
     )
 
 
@@ -305,7 +341,7 @@ def _status(made: Made) -> dict[str, object]:
 
 def _power() -> RenderableType:
     question = question_of({"baseline": 0.1, "effect": 0.01, "units_per_day": 5_000})
-    return power_report(question, answer(question))
+    return display.power.report(question, answer(question))
 
 
 def _evaluated(made: Made) -> Evaluation:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from app.cli.measurements import measure_of
-from app.cli.offline import analyze_command, power_command
-from app.cli.readout_display import forest_line
+from app.cli.analyze import analyze_command
+from app.cli.display.readout import forest_line
+from app.cli.files.measurements import measure_of
+from app.cli.power import power_command
 
 SCORES = Path(__file__).parents[3] / "shared/data/llm_judge_scores.csv"
 

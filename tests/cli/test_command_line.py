@@ -110,7 +110,7 @@ def test_the_list_of_commands_says_what_each_says_of_itself():
     context = click.Context(main)
     for name in main.list_commands(context):
         command = main.get_command(context, name)
-        if isinstance(command, Deferred) and name not in {"keys", "webhooks"}:  # theirs are shorter there
+        if isinstance(command, Deferred):
             first = command.command.help.strip().partition("\n\n")[0].replace("\n", " ").split()
             assert command.help.split() == first[: len(command.help.split())], name
 

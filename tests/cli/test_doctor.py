@@ -11,8 +11,9 @@ from rich.console import Console
 
 from app.access.service import AccessService
 from app.access.store import AccessStore
-from app.cli import doctor
-from app.cli.doctor import Finding, Verdict, examine
+from app.cli import checks
+from app.cli.checks import Finding, Verdict, examine
+from app.cli.doctor import findings_table
 from app.core import migrations
 from app.core.agreement import agree
 from app.core.clock import SystemClock
@@ -142,35 +143,35 @@ async def test_events_that_nobody_works_on_and_dead_letters_are_found(valkey_url
 @pytest.mark.parametrize(
     ("finding", "verdict"),
     [
-        (doctor.valkey_version({"redis_version": "7.2.4", "valkey_version": "9.1.2"}), Verdict.OK),
-        (doctor.valkey_version({"redis_version": "7.2.4", "valkey_version": "7.0.0"}), Verdict.FAIL),
-        (doctor.valkey_version({"redis_version": "7.0.15"}), Verdict.OK),
-        (doctor.valkey_version({"redis_version": "6.2.14"}), Verdict.FAIL),
-        (doctor.valkey_durability(DURABLE | {"appendfsync": "everysec"})[0], Verdict.WARN),
-        (doctor.valkey_durability(DURABLE | {"appendfsync": "no"})[0], Verdict.FAIL),
-        (doctor.valkey_durability(DURABLE | {"appendonly": "no"})[0], Verdict.FAIL),
-        (doctor.valkey_durability(DURABLE | {"maxmemory-policy": "allkeys-lru"})[0], Verdict.FAIL),
-        (doctor.memory(10, 0), Verdict.WARN),
-        (doctor.memory(79, 100), Verdict.OK),
-        (doctor.memory(80, 100), Verdict.WARN),
-        (doctor.memory(95, 100), Verdict.FAIL),
-        (doctor.postgres_version(FACTS | {"major": 15}), Verdict.OK),
-        (doctor.postgres_version(FACTS | {"major": 14}), Verdict.FAIL),
-        (doctor.postgres_version(FACTS | {"encoding": "SQL_ASCII"}), Verdict.FAIL),
-        (doctor.postgres_durability(FACTS | {"synchronous_commit": "remote_apply"}), Verdict.OK),
-        (doctor.postgres_durability(FACTS | {"synchronous_commit": "off"}), Verdict.FAIL),
-        (doctor.postgres_durability(FACTS | {"fsync": "off"}), Verdict.FAIL),
-        (doctor.schema("0002", "0001"), Verdict.FAIL),
-        (doctor.lag({0: 100_001}, [{"shard": 0, "applied": 0, "owned": True}]), Verdict.WARN),
-        (doctor.lag({0: 5}, [{"shard": 0, "applied": 6, "owned": True}]), Verdict.OK),
-        (doctor.lag({0: 5}, []), Verdict.FAIL),
-        (doctor.writes(""), Verdict.OK),
-        (doctor.writes("events are refused for every shard: OOM; raise maxmemory"), Verdict.FAIL),
-        (doctor.writes("events are refused for shards 1: WRONGTYPE"), Verdict.FAIL),
-        (doctor.shared_clock(-0.9), Verdict.OK),
-        (doctor.shared_clock(3_600), Verdict.WARN),
-        (doctor.descriptors(1_024), Verdict.WARN),
-        (doctor.descriptors(-1), Verdict.OK),
+        (checks.valkey_version({"redis_version": "7.2.4", "valkey_version": "9.1.2"}), Verdict.OK),
+        (checks.valkey_version({"redis_version": "7.2.4", "valkey_version": "7.0.0"}), Verdict.FAIL),
+        (checks.valkey_version({"redis_version": "7.0.15"}), Verdict.OK),
+        (checks.valkey_version({"redis_version": "6.2.14"}), Verdict.FAIL),
+        (checks.valkey_durability(DURABLE | {"appendfsync": "everysec"})[0], Verdict.WARN),
+        (checks.valkey_durability(DURABLE | {"appendfsync": "no"})[0], Verdict.FAIL),
+        (checks.valkey_durability(DURABLE | {"appendonly": "no"})[0], Verdict.FAIL),
+        (checks.valkey_durability(DURABLE | {"maxmemory-policy": "allkeys-lru"})[0], Verdict.FAIL),
+        (checks.memory(10, 0), Verdict.WARN),
+        (checks.memory(79, 100), Verdict.OK),
+        (checks.memory(80, 100), Verdict.WARN),
+        (checks.memory(95, 100), Verdict.FAIL),
+        (checks.postgres_version(FACTS | {"major": 15}), Verdict.OK),
+        (checks.postgres_version(FACTS | {"major": 14}), Verdict.FAIL),
+        (checks.postgres_version(FACTS | {"encoding": "SQL_ASCII"}), Verdict.FAIL),
+        (checks.postgres_durability(FACTS | {"synchronous_commit": "remote_apply"}), Verdict.OK),
+        (checks.postgres_durability(FACTS | {"synchronous_commit": "off"}), Verdict.FAIL),
+        (checks.postgres_durability(FACTS | {"fsync": "off"}), Verdict.FAIL),
+        (checks.schema("0002", "0001"), Verdict.FAIL),
+        (checks.lag({0: 100_001}, [{"shard": 0, "applied": 0, "owned": True}]), Verdict.WARN),
+        (checks.lag({0: 5}, [{"shard": 0, "applied": 6, "owned": True}]), Verdict.OK),
+        (checks.lag({0: 5}, []), Verdict.FAIL),
+        (checks.writes(""), Verdict.OK),
+        (checks.writes("events are refused for every shard: OOM; raise maxmemory"), Verdict.FAIL),
+        (checks.writes("events are refused for shards 1: WRONGTYPE"), Verdict.FAIL),
+        (checks.shared_clock(-0.9), Verdict.OK),
+        (checks.shared_clock(3_600), Verdict.WARN),
+        (checks.descriptors(1_024), Verdict.WARN),
+        (checks.descriptors(-1), Verdict.OK),
     ],
 )
 def test_each_kind_of_bad_news_has_its_verdict_and_a_fix(finding, verdict):
@@ -184,24 +185,21 @@ def test_each_kind_of_bad_news_has_its_verdict_and_a_fix(finding, verdict):
 )
 def test_clocks_may_differ_by_less_than_a_second_beside_the_time_of_the_way(offset_s, verdict):
     there = NOW + timedelta(seconds=offset_s)
-    assert doctor.clock_skew("Valkey", NOW, there, NOW + timedelta(seconds=0.1)).verdict is verdict
+    assert checks.clock_skew("Valkey", NOW, there, NOW + timedelta(seconds=0.1)).verdict is verdict
 
 
-def test_the_worst_finding_decides_and_all_are_shown_with_their_fix():
+def test_the_table_shows_every_finding_with_its_fix():
     findings = [
-        doctor.memory(1, 2),
-        doctor.memory(10, 0),
-        doctor.dead_letters(0),
-        doctor.series(10_001),
-        doctor.schema(None, "0001"),
+        checks.memory(1, 2),
+        checks.memory(10, 0),
+        checks.dead_letters(0),
+        checks.series(10_001),
+        checks.schema(None, "0001"),
     ]
-    assert doctor.verdict(findings[:1]) is Verdict.OK
-    assert doctor.verdict(findings[:3]) is Verdict.WARN
-    assert doctor.verdict(findings) is Verdict.FAIL
     text = StringIO()
-    Console(width=200, file=text).print(doctor.table(findings))
+    Console(width=200, file=text).print(findings_table(findings))
     assert all(finding.found in text.getvalue() for finding in findings)
     assert all(finding.fix in text.getvalue() for finding in findings)
 
 
-FIX_SCHEMA = doctor.schema(None, "0001").fix
+FIX_SCHEMA = checks.schema(None, "0001").fix

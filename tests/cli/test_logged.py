@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.cli.logged import Columns, LoggedRewards, Task, read, variant_keys
-from app.cli.records import UnreadableLog
+from app.cli.files.logged import Columns, LoggedRewards, Task, read, variant_keys
+from app.cli.files.records import UnreadableLog
 from app.core.limits import KEY_PATTERN, VARIANTS_MAX
 
 COLUMNS = Columns(variant="model", reward="score", task="task")

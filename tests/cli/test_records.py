@@ -11,9 +11,10 @@ from click.testing import CliRunner
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app.cli import limits, logged, measurements, records
-from app.cli.offline import analyze_command
-from app.cli.records import UnreadableLog, Wanted
+from app.cli import limits
+from app.cli.analyze import analyze_command
+from app.cli.files import logged, measurements, records
+from app.cli.files.records import UnreadableLog, Wanted
 from app.experiments.metrics import Mean, Metric
 
 WANTED = Wanted(texts=("u", "v"), numbers=("m",), filled=("u", "v"))

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from app.cli.client import Status
-from app.cli.display import sparkline
-from app.cli.logged import LoggedRewards, Task
-from app.cli.replay import Draw, ReplayResult, definition_of
+from app.cli.display.pictures import sparkline
+from app.cli.files.logged import LoggedRewards, Task
+from app.cli.traffic.replay import Draw, ReplayResult, definition_of
 from app.experiments.checks import check
 
 LOG = LoggedRewards(("a/1", "b"), (Task("t", (1.0, 4.0)), Task("u", (2.0, 5.0))), 0, 1.0, 5.0)

@@ -3,13 +3,14 @@
 import io
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 from rich.console import Console
 
 from app.analysis.aa import Aa, AaRate, MetricAa, sentence
 from app.analysis.series import Point, Series, VariantSeries
-from app.cli import aa
-from app.cli.series import line, report, write_figure
+from app.cli import display
+from app.cli.display.series import line
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -28,6 +29,10 @@ def series(steps=4, **values):
     ]
     end = AT + timedelta(hours=steps)
     return Series(key="e", metric="cost", kind="mean", step_s=3_600, since=AT, until=end, variants=variants)
+
+
+def report(found):
+    return display.series.report(msgspec.json.encode(found))
 
 
 def shown(renderable):
@@ -54,12 +59,13 @@ def test_the_report_names_the_newest_value_and_what_is_missing():
     assert "2.5" in text
     assert "12" in text
     assert "n/a" in text
-    assert "no units with a value" in shown(report(series(control={}, short={})))
+    assert "no unit has a value" in shown(report(series(control={}, short={})))
 
 
 def test_the_figure_needs_no_network(tmp_path):
     path = tmp_path / "cost.html"
-    write_figure(series(control={0: (1.0, 5)}, short={1: (2.0, 5)}), path)
+    answer = msgspec.json.encode(series(control={0: (1.0, 5)}, short={1: (2.0, 5)}))
+    display.series.write_figure(answer, path)
     assert "src=" not in path.read_text()[:500]
 
 
@@ -89,6 +95,6 @@ def test_the_sentence_of_aa_complains_only_beyond_chance(decisions, replays, sai
         metrics=(metric,),
         sentence=sentence(rate, replays, 500),
     )
-    text = shown(aa.report(answer))
+    text = shown(display.aa.report(answer))
     assert "a random part" in text
     assert "n/a" in text

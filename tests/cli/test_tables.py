@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.text import Text
 
-from app.cli import amounts
-from app.cli.tables import Column, Picture, Table, folded, labels, shortened, visible, width_of
+from app.cli.display import amounts
+from app.cli.display.tables import Column, Picture, Table, folded, labels, shortened, visible, width_of
 
 NAMES = st.one_of(
     st.text(max_size=60),

@@ -6,7 +6,6 @@ from app.experiments.model import (
     Definition,
     Draft,
     Experiment,
-    FixedPolicy,
     Reward,
     Running,
     State,
@@ -14,6 +13,7 @@ from app.experiments.model import (
     Variant,
     kind_of,
 )
+from app.experiments.policies import FixedPolicy
 
 START = datetime(2026, 11, 23, 12, tzinfo=UTC)
 STOP, NOW = START + timedelta(hours=1), START + timedelta(hours=2)

@@ -138,12 +138,11 @@ def test_what_is_served_in_a_part_does_not_depend_on_its_rewards():
     definition = Definition(key="two", variants=VARIANTS)
     arms, rewards = rng.integers(2, size=100), rng.random(100)
     rows = rows_of(arms, rewards, np.full(100, 0.5))
-    contexts = np.full((100, 1), 4_096)
-    chosen = target("thompson", definition, None)
-    before = shares(chosen, definition, rows, contexts)
+    chosen = target("thompson", definition)
+    before = shares(chosen, definition, rows)
     part = rows.folds == 2
     changed = rows._replace(rewards=np.where(part, 0, rows.rewards))
-    after = shares(chosen, definition, changed, contexts)
+    after = shares(chosen, definition, changed)
     assert np.array_equal(before[part], after[part])
     assert not np.array_equal(before[~part], after[~part])
 
@@ -159,27 +158,26 @@ def contextual_log(n=3_000):
     return rows_of(arms, rewards, np.full(n, 0.5), contexts)
 
 
-SCHEMA = {
-    "features": [
-        {"type": "boolean", "name": "long"},
-        {"type": "numeric", "name": "tokens", "location": 150, "scale": 150},
-    ]
-}
+FEATURES = [
+    {"type": "boolean", "name": "long"},
+    {"type": "numeric", "name": "tokens", "location": 150, "scale": 150},
+]
+LIN_TS = {"kind": "lin_ts", "features": FEATURES}
 
 
 @pytest.mark.parametrize(
     "policy",
     [
-        "lin_ts",
-        {"kind": "lin_ts", "sharing": "hybrid"},
-        {"kind": "lin_ucb", "width": 1.5},
-        {"kind": "logistic_ts", "exploration_floor": 0.02},
+        LIN_TS,
+        LIN_TS | {"hybrid": True},
+        {"kind": "lin_ucb", "width": 1.5, "features": FEATURES},
+        {"kind": "logistic_ts", "exploration_floor": 0.02, "features": FEATURES},
     ],
 )
 def test_a_contextual_policy_earns_what_no_constant_one_can(policy):
     """With the right variant for each context 0.8 is earned, less 0.3 of the floor; else 0.5."""
     definition = Definition(key="contexts", variants=VARIANTS)
-    request = msgspec.convert({"policy": policy, "schema": SCHEMA, "level": SURE}, EvaluationRequest)
+    request = msgspec.convert({"policy": policy, "level": SURE}, EvaluationRequest)
     found = evaluate(definition, request, Log(contextual_log(), 0, 0, sampled=False))
     floor = found.policy["exploration_floor"]
     for one in found.estimates.values():
@@ -187,6 +185,16 @@ def test_a_contextual_policy_earns_what_no_constant_one_can(policy):
         assert one.interval[0] > 0.5
     # Prediction explains the noise of who came, so the doubly robust error is the smaller one.
     assert found.estimates["doubly_robust"].standard_error < found.estimates["ips"].standard_error
+
+
+def test_exp3_ix_learns_from_losses_by_their_propensity():
+    """The second variant earns 0.6 against 0.3, in the 1 of 5 rows that it served: its share exceeds 0.9."""
+    rng = np.random.default_rng(20260104)
+    arms = (rng.random(2_000) < 0.2).astype(int)
+    rows = rows_of(arms, rng.random(2_000) < np.array([0.3, 0.6])[arms], np.where(arms, 0.2, 0.8))
+    definition = Definition(key="two", variants=VARIANTS)
+    served = shares(target({"kind": "exp3_ix", "eta": 0.1}, definition), definition, rows)
+    assert (served[:, 1] > 0.9).all()
 
 
 def test_segments_earn_what_no_constant_policy_can():
@@ -237,9 +245,11 @@ async def test_rewards_that_do_not_differ_are_refused(client, engine, experiment
     assert "do not differ" in await refused(client, 422, "experiment")
 
 
-async def test_a_context_that_does_not_fit_the_schema_is_refused_by_its_feature(client, engine, experiment):
+async def test_a_context_that_does_not_fit_is_refused_by_its_feature(client, engine, experiment):
     await stored(engine, experiment, n=50, context=lambda row: {"tokens": "many"} if row == 7 else None)
-    reason = await refused(client, 422, "schema.features.tokens", "lin_ts", schema=SCHEMA)
+    reason = await refused(client, 422, "policy.features.tokens", LIN_TS)
+    assert "'tokens' must be a number, got 'many'" in reason
+    reason = await refused(client, 422, "features.tokens", "thompson", features=FEATURES)
     assert "'tokens' must be a number, got 'many'" in reason
 
 
@@ -255,9 +265,10 @@ async def test_a_context_that_does_not_fit_the_schema_is_refused_by_its_feature(
         ({"policy": {"kind": "thompson", "warm_start": {"experiment": "other"}}}, "policy.warm_start"),
         ({"policy": {"kind": "constrained_thompson"}}, "policy.kind"),
         ({"policy": {"kind": "segmented_thompson", "by": []}}, "policy.by"),
-        ({"policy": "lin_ts"}, "schema"),
-        ({"policy": {"kind": "lin_ucb", "width": -1}, "schema": SCHEMA}, "policy"),
-        ({"policy": "fixed", "schema": {"features": [{"type": "boolean", "name": "a"}] * 2}}, "schema"),
+        ({"policy": "lin_ts"}, "policy"),
+        ({"policy": {"kind": "lin_ts", "features": []}}, "policy.features"),
+        ({"policy": {"kind": "lin_ucb", "width": -1, "features": FEATURES}}, "policy"),
+        ({"policy": "fixed", "features": [{"type": "boolean", "name": "a"}] * 2}, "features"),
         ({"policy": "fixed", "level": 1.0}, "level"),
         ({"policy": "fixed", "since": "2026-01-01T00:00:00"}, "since"),
         ({}, "policy"),

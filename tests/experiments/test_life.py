@@ -13,7 +13,8 @@ from app.core.clock import SystemClock
 from app.core.errors import Conflict, NotFound
 from app.core.postgres import create_engine
 from app.experiments.lifecycle import DefinitionChange
-from app.experiments.model import Definition, FixedPolicy, ThompsonPolicy, Variant, kind_of
+from app.experiments.model import Definition, Variant, kind_of
+from app.experiments.policies import FixedPolicy, ThompsonPolicy
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
 from app.experiments.tables import epochs, publications

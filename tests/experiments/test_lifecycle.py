@@ -12,23 +12,21 @@ from app.experiments.lifecycle import ALLOWED, DefinitionChange, change, opens_e
 from app.experiments.metrics import Mean, Metric
 from app.experiments.model import (
     Archived,
-    BetaPrior,
     Condition,
     Definition,
     Draft,
     Experiment,
-    FixedPolicy,
     LayerRange,
     Paused,
     Reward,
     Running,
     Stopped,
-    ThompsonPolicy,
-    TopTwoPolicy,
     Variant,
     kind_of,
 )
 from app.experiments.plan import AnalysisPlan
+from app.experiments.policies import FixedPolicy, ThompsonPolicy, TopTwoPolicy
+from app.experiments.policies.posterior import BetaPrior
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = AT + timedelta(days=1)
@@ -43,11 +41,11 @@ ACTIONS = {
 CHANGES = {
     "key": "other",
     "description": "why",
-    "variants": (Variant("control", control=True), Variant("long")),
+    "variants": (Variant("control", control=True), Variant("short"), Variant("long")),
     "unit": "user",
     "stickiness": "unit",
     "policy": ThompsonPolicy(exploration_floor=0.1),
-    "apprentice": TopTwoPolicy(),
+    "shadow_policy": TopTwoPolicy(),
     "reward": Reward(silence=0.0),
     "metrics": (Metric(key="latency", measure=Mean("latency_ms")),),
     "plan": AnalysisPlan(alpha=0.01),
@@ -57,9 +55,9 @@ CHANGES = {
 }
 MUTABLE = {
     "draft": CHANGES.keys() - {"key"},
-    "running": {"description", "policy", "apprentice", "targeting", "overrides"},
-    "paused": {"description", "policy", "apprentice", "targeting", "overrides"},
-    "stopped": {"description", "apprentice"},
+    "running": {"description", "variants", "policy", "shadow_policy", "targeting", "overrides"},
+    "paused": {"description", "variants", "policy", "shadow_policy", "targeting", "overrides"},
+    "stopped": {"description", "shadow_policy"},
     "archived": set(),
 }
 
@@ -152,7 +150,7 @@ def test_a_new_allocation_rule_in_force_opens_an_epoch(state, policy):
 def test_nothing_else_opens_an_epoch_but_the_start():
     draft, running = experiment(Draft()), experiment(Running(AT))
     assert opens_epoch(draft, running)
-    others = [(running, field) for field in ("apprentice", "targeting", "overrides")]
+    others = [(running, field) for field in ("shadow_policy", "targeting", "overrides")]
     for before, field in [(draft, "policy"), *others]:
         after = change(before, DefinitionChange(**{field: CHANGES[field]}))
         assert after.epoch == before.epoch
@@ -169,10 +167,10 @@ def test_asking_for_what_is_already_so_changes_nothing_in_any_state():
         assert change(before, DefinitionChange(policy=reordered)) is before
 
 
-def test_an_apprentice_is_dismissed_with_null_and_kept_when_left_out():
-    before = experiment(Running(AT), apprentice=TopTwoPolicy())
-    assert change(before, DefinitionChange(description="why")).definition.apprentice == TopTwoPolicy()
-    assert change(before, DefinitionChange(apprentice=None)).definition.apprentice is None
+def test_null_removes_a_shadow_policy_and_leaving_it_out_keeps_it():
+    before = experiment(Running(AT), shadow_policy=TopTwoPolicy())
+    assert change(before, DefinitionChange(description="why")).definition.shadow_policy == TopTwoPolicy()
+    assert change(before, DefinitionChange(shadow_policy=None)).definition.shadow_policy is None
 
 
 def test_true_and_1_are_two_payloads():

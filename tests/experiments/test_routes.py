@@ -103,15 +103,15 @@ async def test_a_change_replaces_whole_fields(client):
     assert changed.json()["revision"] == 2
 
 
-async def test_weights_of_a_running_experiment_open_an_epoch_and_its_variants_stay(client):
+async def test_weights_of_a_running_experiment_open_an_epoch_and_its_unit_stays(client):
     await client.post("/experiments", json=EXAMPLE)
     await client.post("/experiments/summary-prompt/start")
     weights = {"policy": {"kind": "fixed", "weights": {"control": 0.25, "short": 0.75}}}
     changed = (await client.patch("/experiments/summary-prompt", json=weights)).json()
     assert (changed["epoch"], changed["policy"]) == (2, weights["policy"])
-    refused = await client.patch("/experiments/summary-prompt", json={"unit": "user", "variants": []})
+    refused = await client.patch("/experiments/summary-prompt", json={"unit": "user", "stickiness": "unit"})
     assert_problem(refused, 409, "stop it and create a new experiment")
-    assert [error["field"] for error in refused.json()["errors"]] == ["unit", "variants"]
+    assert [error["field"] for error in refused.json()["errors"]] == ["stickiness", "unit"]
 
 
 async def test_a_wrong_step_is_a_conflict_that_names_the_right_ones(client):

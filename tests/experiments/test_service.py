@@ -14,15 +14,14 @@ from app.experiments.model import (
     Condition,
     Definition,
     Draft,
-    FixedPolicy,
     LayerRange,
     Reward,
     Running,
     Stopped,
-    ThompsonPolicy,
     Variant,
-    WarmStart,
 )
+from app.experiments.policies import FixedPolicy, ThompsonPolicy
+from app.experiments.policies.rule import WarmStart
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
 from app.experiments.tables import epochs, publications

@@ -14,7 +14,8 @@ import psycopg
 from app.assignment import assignment_id, exposure
 from app.assignment.exposure import Exposure
 from app.core.postgres import psycopg_dsn
-from app.experiments.model import Definition, FixedPolicy, Policy, Reward, Variant
+from app.experiments.model import Definition, Reward, Variant
+from app.experiments.policies import FixedPolicy, Policy
 from app.feedback import entry
 from app.feedback.entry import SignalsEntry, UnitSignal
 from app.feedback.limits import CLOCK_TOLERANCE_S

@@ -18,9 +18,10 @@ from app.feedback.model import Source
 from app.ledger import limits
 from app.ledger.consumer import Marks, ShardConsumer
 from app.ledger.lag import LedgerLag
+from app.ledger.lease import Fenced
 from app.ledger.log.batch import StreamEntry, stage
-from app.ledger.loop import Horizons
-from app.ledger.store import Fenced, LedgerStore
+from app.ledger.loop import HorizonSweep
+from app.ledger.store import LedgerStore
 from app.ledger.stream import ShardStream
 from tests.ledger.support import (
     T0_MS,
@@ -321,7 +322,7 @@ async def test_a_watermark_in_the_future_is_taken_back_and_nothing_is_resolved_e
                 id=f"5-{number}"
             )
             lease, _ = await store.apply(lease, stage([entry]), [entry], None)
-            await store.resolve_silence()
+            await store.sweep()
         assert rows(database_url, "SELECT outcome FROM assignments") == [(0,), (0,)]
         ((watermark, swept),) = rows(
             database_url, "SELECT watermark, swept_until FROM stream_positions, horizons"
@@ -330,7 +331,7 @@ async def test_a_watermark_in_the_future_is_taken_back_and_nothing_is_resolved_e
         execute(database_url, "UPDATE assignments SET deadline = now() - interval '1 second'")
         execute(database_url, "UPDATE horizons SET swept_until = now() - interval '1 minute'")
         await store.renew(lease, SystemClock().now())
-        await store.resolve_silence()
+        await store.sweep()
     assert rows(database_url, "SELECT outcome FROM assignments") == [(2,), (2,)]
 
 
@@ -349,7 +350,7 @@ async def test_silence_is_resolved_only_up_to_what_all_shards_have_applied(
     silent = create_experiment(database_url, "silent", Reward(horizon_s=0.5, silence=0.25))
     now_ms = SystemClock().now_ms() - T0_MS
     await append(appender, 0, exposures([Assigned(silent, unit=1, number=1, at_ms=now_ms, variant=0)]))
-    horizons = Horizons(database_url, lambda _: None)
+    horizons = HorizonSweep(database_url, lambda _: None)
     async with LedgerStore.open(database_url) as behind:
         lease = await behind.acquire(1, "behind")
         assert lease is not None

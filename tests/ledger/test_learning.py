@@ -6,16 +6,15 @@ from hypothesis import strategies as st
 
 from app.allocation.forgetting import first_part
 from app.experiments.limits import FORGETTING_S_MAX
-from app.experiments.model import (
-    Discount,
+from app.experiments.policies import (
     Exp3IxPolicy,
     FixedPolicy,
     LinTsPolicy,
     LinUcbPolicy,
     ThompsonPolicy,
     UcbPolicy,
-    Window,
 )
+from app.experiments.policies.forgetting import Discount, Window
 from app.ledger.learning.model import (
     LossLearning,
     LossSums,

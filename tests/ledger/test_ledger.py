@@ -10,21 +10,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.experiments.model import (
+from app.experiments.model import Reward
+from app.experiments.plan import Segments
+from app.experiments.policies import (
     Exp3IxPolicy,
     LinTsPolicy,
     LinUcbPolicy,
     LogisticTsPolicy,
-    Reward,
     SegmentedThompsonPolicy,
     ThompsonPolicy,
-    Window,
 )
-from app.experiments.plan import Segments
+from app.experiments.policies.forgetting import Window
 from app.feedback.model import Source
 from app.ledger.learning.model import Key, RewardSums, Rows, Seen, learning_of
+from app.ledger.learning.step import delete_forgotten
 from app.ledger.log.batch import StreamEntry, stage
-from app.ledger.rebuild import LearnedDifference, Rebuilt, rebuild_totals
+from app.ledger.rebuild import Difference, rebuild_totals
 from app.ledger.store import LedgerStore
 from bandits.features import Boolean, Categorical, Numeric
 from tests.ledger.support import (
@@ -125,7 +126,7 @@ async def deliver(store: LedgerStore, shard: int, entries: Sequence[StreamEntry]
         batch, entries = entries[:size], entries[size:]
         lease, _ = await store.apply(lease, stage(batch), batch, moment(random.randint(0, 150)))
         if random.random() < 0.3:
-            await store.resolve_silence()
+            await store.sweep()
     await store.renew(lease, moment(150))
 
 
@@ -171,14 +172,14 @@ async def test_totals_do_not_depend_on_order_repeats_batches_or_shards(
     await asyncio.gather(
         *(deliver(store, shard, shards[shard], Random(random.random())) for shard, store in enumerate(stores))
     )
-    while (await stores[0].resolve_silence())[0]:
+    while (await stores[0].sweep())[0]:
         pass
     assert stored_totals(database_url) == Model(REWARDS).totals(exposed, said, silent_until_ms=150)
     assert learned_of_rewards(database_url) == expected_learned(
         Model(REWARDS).rewards(exposed, said, silent_until_ms=150)
     )
     assert stored_states(database_url) == Model(REWARDS).states(exposed, said)
-    assert await rebuild_totals(database_url) == Rebuilt((), ())
+    assert await rebuild_totals(database_url) == []
 
 
 def learned_of_rewards(database_url: str) -> dict[Key, bytes]:
@@ -242,7 +243,7 @@ async def test_what_a_policy_forgets_is_kept_by_the_minute_of_the_assignment(
         (3, 2, 0, f"00{turn - 60}"): RewardSums(1, 10**9, 10**18).to_bytes(),
         (3, 2, 0, f"00{turn}"): RewardSums(1, 10**9 // 2, 10**18 // 4).to_bytes(),
     }
-    assert await rebuild_totals(database_url) == Rebuilt((), ())
+    assert await rebuild_totals(database_url) == []
 
 
 async def test_what_no_policy_can_read_any_more_is_deleted_and_a_rebuild_agrees(
@@ -258,20 +259,20 @@ async def test_what_no_policy_can_read_any_more_is_deleted_and_a_rebuild_agrees(
     await deliver(stores[0], 0, numbered([exposures([old, new]), signals(said)]), Random(1))
     before = stored_learned(database_url)
 
-    assert await stores[0].delete_forgotten() == 1
-    assert await stores[0].delete_forgotten() == 0
+    assert await stores[0].transact(delete_forgotten) == 1
+    assert await stores[0].transact(delete_forgotten) == 0
 
     (kept,) = stored_learned(database_url).items()
     assert kept == max(before.items())
-    assert await rebuild_totals(database_url) == Rebuilt((), ())
+    assert await rebuild_totals(database_url) == []
     assert stored_learned(database_url) == dict([kept])
     revised = Said(old, 3, "up", Source.EXPLICIT, 8.0, old.at_ms + 2)
     await deliver(stores[0], 0, numbered([signals([revised])], 9), Random(1))
     assert len(stored_learned(database_url)) == 2
-    assert await rebuild_totals(database_url) == Rebuilt((), ())
-    assert await stores[0].delete_forgotten() == 1
+    assert await rebuild_totals(database_url) == []
+    assert await stores[0].transact(delete_forgotten) == 1
     execute(database_url, "UPDATE policy_totals SET body = ''")
-    assert (await rebuild_totals(database_url)).learned == (LearnedDifference(3, 2, 0),)
+    assert await rebuild_totals(database_url) == [Difference("policy_totals", 3, 2, 0)]
     assert stored_learned(database_url) == dict([kept])
 
 
@@ -285,14 +286,11 @@ async def test_a_rebuild_mends_what_policies_learned_and_the_ledger_does_not_sto
     execute(database_url, "UPDATE policy_totals SET body = 'nonsense'")
     await deliver(stores[0], 0, numbered([exposures([other]), signals(said[1:])], 9), Random(1))
 
-    rebuilt = await rebuild_totals(database_url)
-
-    assert rebuilt.totals == rebuilt.rewards == ()
-    assert rebuilt.learned == (LearnedDifference(1, 1, 0),)
+    assert await rebuild_totals(database_url) == [Difference("policy_totals", 1, 1, 0)]
     assert stored_totals(database_url)[1, 1, 0][:2] == (2, 2)
     given = zip((one, other), (10**9, 10**9), strict=True)
     assert learned_of_rewards(database_url) == expected_learned(given)
-    assert await rebuild_totals(database_url, [1]) == Rebuilt((), ())
+    assert await rebuild_totals(database_url, [1]) == []
 
 
 async def test_a_rebuild_finds_and_mends_what_is_wrong(
@@ -305,9 +303,9 @@ async def test_a_rebuild_finds_and_mends_what_is_wrong(
     execute(database_url, "UPDATE assignments SET reward = 5")
     execute(database_url, "UPDATE totals SET rewards = 7, reward_sum = 8")
 
-    rebuilt = await rebuild_totals(database_url)
+    totals, *_, assignments = await rebuild_totals(database_url)
 
-    assert rebuilt.rewards == (1,)
-    assert [difference.before[:4] for difference in rebuilt.totals] == [(1, 7, 0, 8)]
+    assert totals.detail.startswith("(1, 7, 0, 8, ")
+    assert str(assignments) == "experiment 1: a stored reward differed from its signals"
     assert stored_totals(database_url) == right
-    assert await rebuild_totals(database_url, [1]) == Rebuilt((), ())
+    assert await rebuild_totals(database_url, [1]) == []

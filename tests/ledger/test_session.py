@@ -12,8 +12,8 @@ pytestmark = pytest.mark.anyio
 
 LOG = ("assignments", "signals", "unit_signals", "unit_totals")
 LOOKING_UP = {
-    "app.ledger": ("read_log", "store_rewards"),
-    "app.ledger.log": ("affect_by_unit", "lock_affected", "lock_staged"),
+    "app.ledger.log": ("affect_by_unit", "lock_affected", "lock_staged", "read_signals"),
+    "app.ledger.rewards": ("store_rewards",),
     "app.ledger.signals": (
         "affect_by_unit_signals",
         "count_unit_scope",

@@ -14,7 +14,7 @@ from app.experiments.model import Reward
 from app.feedback.limits import CLOCK_TOLERANCE_S
 from app.feedback.model import Source
 from app.ledger.limits import SIGNAL_NAMES_MAX
-from app.ledger.rebuild import Rebuilt, SignalsDifference, rebuild_totals
+from app.ledger.rebuild import Difference, rebuild_totals
 from app.ledger.signals.step import admitted
 from app.ledger.store import LedgerStore
 from tests.ledger.support import (
@@ -106,7 +106,7 @@ async def test_events_by_unit_and_by_id_end_in_the_same_totals_under_skew_and_re
     assert {key[1:]: value for key, value in totals.items() if key[0] == 1} == named
     in_time = {unit for unit, skew_ms in told if -TOLERANCE_MS <= skew_ms <= HORIZON_MS}
     assert sum(total[1] for total in named.values()) == len(in_time)
-    assert await rebuild_totals(database_url) == Rebuilt((), ())
+    assert await rebuild_totals(database_url) == []
 
 
 async def test_an_event_50_ms_before_its_assignment_counts_however_it_is_addressed(
@@ -173,7 +173,7 @@ async def test_each_loss_is_counted_under_its_name(
         "SELECT out_of_range, lowest, highest FROM signal_totals WHERE signal = 'up'",
     )
     assert found == [(1, 1.0, 7.0)]
-    assert await rebuild_totals(database_url) == Rebuilt((), ())
+    assert await rebuild_totals(database_url) == []
 
 
 async def test_a_value_that_is_revised_onto_its_scale_is_not_out_of_range_any_more(
@@ -185,7 +185,7 @@ async def test_a_value_that_is_revised_onto_its_scale_is_not_out_of_range_any_mo
     assert rows(database_url, count) == [(1,)]
     await deliver(stores[0], 0, [signals([said(one, value=1.0, at_ms=2)])._replace(id="9-0")], Random(1))
     assert rows(database_url, count) == [(0,)]
-    assert await rebuild_totals(database_url) == Rebuilt((), ())
+    assert await rebuild_totals(database_url) == []
 
 
 async def test_names_are_bounded_and_those_that_are_read_always_have_a_row(
@@ -201,7 +201,7 @@ async def test_names_are_bounded_and_those_that_are_read_always_have_a_row(
     assert len(states) == SIGNAL_NAMES_MAX + 2
     assert states[1, ""] == Counter(counted=SIGNAL_NAMES_MAX)
     assert states[1, "down"] == Counter(counted=1)
-    assert await rebuild_totals(database_url) == Rebuilt((), ())
+    assert await rebuild_totals(database_url) == []
 
 
 async def test_a_rebuild_mends_totals_of_signals_and_counts_what_was_logged_before_there_were_any(
@@ -212,11 +212,12 @@ async def test_a_rebuild_mends_totals_of_signals_and_counts_what_was_logged_befo
     await deliver(stores[0], 0, delivered([one], events, Random(1)), Random(1))
     right = rows(database_url, "SELECT * FROM signal_totals ORDER BY signal")
     execute(database_url, "UPDATE signal_totals SET counted = 7 WHERE signal = 'up'")
-    assert (await rebuild_totals(database_url)).signals == (SignalsDifference(1, "up"),)
+    assert await rebuild_totals(database_url) == [Difference("signal_totals", 1, detail="up")]
     assert rows(database_url, "SELECT * FROM signal_totals ORDER BY signal") == right
     execute(database_url, "DELETE FROM signal_totals")
-    rebuilt = await rebuild_totals(database_url, [1])
-    assert rebuilt.signals == (SignalsDifference(1, "thumb_up"), SignalsDifference(1, "up"))
+    assert await rebuild_totals(database_url, [1]) == [
+        Difference("signal_totals", 1, detail=name) for name in ("thumb_up", "up")
+    ]
     assert rows(database_url, "SELECT * FROM signal_totals ORDER BY signal") == right
 
 
@@ -237,7 +238,7 @@ async def test_two_workers_that_expose_one_unit_at_the_same_time_count_its_signa
         )
         assert stored_states(database_url) == {(1, "up"): Counter(counted=1)}
         assert sum(total[1] for total in stored_totals(database_url).values()) == 1
-    assert await rebuild_totals(database_url) == Rebuilt((), ())
+    assert await rebuild_totals(database_url) == []
 
 
 @given(first=st.integers(0, 300), n_stored=st.integers(0, SIGNAL_NAMES_MAX), n_missing=st.integers(0, 400))

@@ -6,9 +6,10 @@ from random import Random
 
 import pytest
 
-from app.experiments.model import FixedPolicy, Reward, ThompsonPolicy
+from app.experiments.model import Reward
+from app.experiments.policies import FixedPolicy, ThompsonPolicy
 from app.feedback.model import Source
-from app.ledger.rebuild import Rebuilt, StrataDifference, rebuild_totals
+from app.ledger.rebuild import Difference, rebuild_totals
 from app.ledger.rewards.model import NANO
 from app.ledger.store import LedgerStore
 from app.ledger.units.measures import CellTotals
@@ -105,7 +106,7 @@ async def test_units_are_summed_by_the_shares_of_their_first_draw(
         )
         found = {key: (one.units, one.metrics[0]) for key, one in stored(database_url).items()}
         assert found == expected, f"seed {seed}"
-        assert await rebuild_totals(database_url) == Rebuilt((), ())
+        assert await rebuild_totals(database_url) == []
 
 
 async def test_a_rebuild_mends_strata(database_url: str, stores: tuple[LedgerStore, LedgerStore]) -> None:
@@ -114,10 +115,10 @@ async def test_a_rebuild_mends_strata(database_url: str, stores: tuple[LedgerSto
     right = stored(database_url)
     execute(database_url, "UPDATE share_totals SET body = '' WHERE variant = 1 AND experiment_id = 1")
     execute(database_url, "DELETE FROM share_totals WHERE experiment_id = 2")
-    differences = (StrataDifference(1, 1, 1), StrataDifference(2, 1, 1))
-    assert (await rebuild_totals(database_url)).strata == differences
+    differences = [Difference("share_totals", number, 1, 1) for number in (1, 2)]
+    assert await rebuild_totals(database_url) == differences
     assert stored(database_url) == right
-    assert await rebuild_totals(database_url) == Rebuilt((), ())
+    assert await rebuild_totals(database_url) == []
 
 
 async def test_a_rebuild_fills_the_strata_of_units_from_before_there_were_any(
@@ -130,4 +131,4 @@ async def test_a_rebuild_fills_the_strata_of_units_from_before_there_were_any(
     execute(database_url, "TRUNCATE share_totals")
     await rebuild_totals(database_url)
     assert stored(database_url) == right
-    assert await rebuild_totals(database_url) == Rebuilt((), ())
+    assert await rebuild_totals(database_url) == []

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from app.core.postgres import psycopg_dsn
 from app.experiments.metrics import Mean, Metric, Proportion, QuantileOf, Ratio
-from app.experiments.model import Definition, FixedPolicy, Reward, Variant
+from app.experiments.model import Definition, Reward, Variant
 from app.experiments.plan import AnalysisPlan, Segments
+from app.experiments.policies import FixedPolicy
 from app.feedback.model import Source
-from app.ledger.rebuild import CellDifference, Rebuilt, rebuild_totals
+from app.ledger.rebuild import Difference, rebuild_totals
 from app.ledger.rewards.model import NANO
 from app.ledger.store import LedgerStore
 from app.ledger.units.measures import CellTotals, Measures, MinuteKey, cells, first_sums, measures_of, nanos
@@ -274,12 +275,12 @@ async def test_cells_do_not_depend_on_order_repeats_batches_or_shards(
     await asyncio.gather(
         *(deliver(store, shard, shards[shard], Random(random.random())) for shard, store in enumerate(stores))
     )
-    while (await stores[0].resolve_silence())[0]:
+    while (await stores[0].sweep())[0]:
         pass
     expected = expected_minutes(exposed, said)
     assert stored_cells(database_url) == cells(expected)
     assert stored_series(database_url) == series(expected, dict.fromkeys(DEFINITIONS, MEASURES))
-    assert await rebuild_totals(database_url) == Rebuilt((), ())
+    assert await rebuild_totals(database_url) == []
 
 
 async def test_a_unit_is_measured_by_its_first_assignments_whatever_their_order(
@@ -301,12 +302,12 @@ async def test_a_unit_is_measured_by_its_first_assignments_whatever_their_order(
             for one in shuffled([*assigned, *said], Random(seed))
         ]
         await deliver(stores[0], 0, numbered(entries), Random(seed))
-        await stores[0].resolve_silence()
+        await stores[0].sweep()
         assert stored_cells(database_url) == right, f"seed {seed}"
         assert not any(crossed for *_, crossed in right), (
             "it crossed over with its fifth, which is not measured"
         )
-        assert await rebuild_totals(database_url) == Rebuilt((), ())
+        assert await rebuild_totals(database_url) == []
 
 
 async def test_a_rebuild_mends_units_and_cells(
@@ -315,23 +316,24 @@ async def test_a_rebuild_mends_units_and_cells(
     assigned = [Assigned(1, unit, unit, 0, unit % 2) for unit in range(6)]
     said = [Said(one, 1, "latency", Source.AUTOMATED, 0.5 * one.unit, 1) for one in assigned]
     await deliver(stores[0], 0, numbered([exposures(assigned), signals(said)]), Random(1))
-    await stores[0].resolve_silence()
+    await stores[0].sweep()
     right = stored_cells(database_url)
     assert sum(cell.units for cell in right.values()) == 6
     execute(database_url, "UPDATE metric_totals SET body = '' WHERE variant = 1 AND segment = 'other'")
-    rebuilt = await rebuild_totals(database_url)
-    assert rebuilt.cells == (CellDifference(1, 1, 1, "other", False),)
+    differences = await rebuild_totals(database_url)
+    assert differences == [Difference("metric_totals", 1, 1, 1, "other")]
     assert stored_cells(database_url) == right
     execute(database_url, "UPDATE unit_totals SET crossed = true WHERE unit_hash = 3")
-    rebuilt = await rebuild_totals(database_url)
-    assert len(rebuilt.cells) == 2, "the cells follow the unit, and then the unit its log"
-    assert rebuilt.rewards == (1,)
+    differences = await rebuild_totals(database_url)
+    tables = [difference.table for difference in differences]
+    assert tables.count("metric_totals") == 2, "the cells follow the unit, and then the unit its log"
+    assert tables[-1] == "assignments"
     assert stored_cells(database_url) == right
-    assert await rebuild_totals(database_url) == Rebuilt((), ())
+    assert await rebuild_totals(database_url) == []
     execute(database_url, "UPDATE unit_totals SET body = '\\x00' WHERE unit_hash = 2")
-    assert (await rebuild_totals(database_url)).rewards == (1,)
+    assert Difference("assignments", 1) in await rebuild_totals(database_url)
     assert stored_cells(database_url) == right
-    assert await rebuild_totals(database_url) == Rebuilt((), ())
+    assert await rebuild_totals(database_url) == []
 
 
 def stored_cells(database_url: str) -> Cells:

@@ -12,9 +12,10 @@ from app.access.model import Scope
 from app.core.computing import Computing
 from app.core.errors import InvalidInput, Unavailable
 from app.core.limits import COMPUTATIONS_MAX
+from app.experiments.policies.rule import Scene, Setting
+from app.experiments.policies.shorthand import policy_of
 from app.planning import model
 from app.planning.model import Simulation
-from app.planning.policies import Size, named
 from app.planning.routes import ROUTES
 from app.planning.service import PlanningService
 from tests.support.api import KEYS, api, bearer, keyring_of_scopes
@@ -22,8 +23,11 @@ from tests.support.api import KEYS, api, bearer, keyring_of_scopes
 pytestmark = pytest.mark.anyio
 
 MEANS = [0.2, 0.3]
+SEASONAL = {"kind": "seasonal", "means": MEANS, "amplitude": 0.1}
+BY = {"attribute": "device", "values": ["phone"]}
 TRAFFIC = {"requests_per_day": 500, "days": 4, "batch": 20}
 COARSE = TRAFFIC | {"batch": 100}
+DISCOUNT = {"kind": "discount", "half_life_s": 3_600}
 
 
 @pytest.fixture
@@ -74,8 +78,13 @@ async def test_every_policy_runs_in_every_environment(client):
         "epsilon_greedy",
         "exp3_ix",
         *({"kind": "ucb", "index": index} for index in ("ucb1", "ucb1_tuned", "kl_ucb", "kl_ucb_plus")),
-        {"kind": "fixed", "weights": [0.9, 0.1]},
-        {"kind": "thompson", "half_life_requests": 100, "exploration_floor": 0},
+        {"kind": "fixed", "weights": {"a": 0.9, "b": 0.1}},
+        {"kind": "thompson", "forgetting": DISCOUNT, "exploration_floor": 0},
+        {"kind": "thompson", "posterior": "normal"},
+        {"kind": "thompson", "posterior": "gamma"},
+        {"kind": "optimistic_thompson", "posterior": "normal", "sampling": 0.5},
+        {"kind": "ucb", "rounds_ahead": 1, "forgetting": DISCOUNT},
+        {"kind": "epsilon_greedy", "epsilon": {"gap": 0.1}},
     ]
     environments = [
         {"kind": "stationary", "means": MEANS},
@@ -86,7 +95,8 @@ async def test_every_policy_runs_in_every_environment(client):
     ]
     traffic = {"requests_per_day": 150, "days": 2, "batch": 30, "delay_s": 3_600}
     for environment in environments:
-        request = body(environment, policies=policies, traffic=traffic, runs=3)
+        named = {} if environment["kind"] == "logged" else {"variants": ["a", "b"]}
+        request = body(environment, policies=policies, traffic=traffic, runs=2, **named)
         answer = await client.post("/simulate", json=request)
         assert answer.status_code == 200, answer.text
         assert len(answer.json()["policies"]) == len(policies)
@@ -115,7 +125,7 @@ def test_feedback_that_comes_late_costs_rewards():
 def test_where_means_move_a_policy_that_forgets_is_tried_and_advised():
     change = {"kind": "changing", "means": [0.2, 0.6], "changes": [{"day": 2, "means": [0.9, 0.6]}]}
     result = simulated(environment=change, traffic=TRAFFIC | {"requests_per_day": 2_000, "batch": 100})
-    assert "half-life" in result.recommendation.policy
+    assert "half_life_s" in result.recommendation.policy
 
 
 def test_equal_variants_need_no_policy():
@@ -154,7 +164,7 @@ def test_open_runs_are_as_many_as_fit():
         ({"environment": {"kind": "elsewhere"}}, "environment"),
         (
             {"environment": {"kind": "drifting", "means": MEANS, "last_means": [0.1] * 3, "days": 1}},
-            "environment.last_means",
+            "environment",
         ),
         (
             {
@@ -164,7 +174,7 @@ def test_open_runs_are_as_many_as_fit():
                     "changes": [{"day": 1, "means": [0.1] * 3}],
                 }
             },
-            "environment.changes[0].means",
+            "environment",
         ),
         (
             {
@@ -174,11 +184,11 @@ def test_open_runs_are_as_many_as_fit():
                     "changes": [{"day": 2, "means": MEANS}, {"day": 1, "means": MEANS}],
                 }
             },
-            "environment.changes[1].day",
+            "environment",
         ),
         (
             {"environment": {"kind": "seasonal", "means": MEANS, "amplitude": 0.1, "phases": [0.1] * 3}},
-            "environment.phases",
+            "environment",
         ),
         ({"environment": {"kind": "logged", "rewards": {"a": [0.1], "b": []}}}, "environment"),
         ({"traffic": {"requests_per_day": 0}}, "traffic"),
@@ -187,8 +197,26 @@ def test_open_runs_are_as_many_as_fit():
         ({"policies": ["thompson", "thompson"]}, "policies[1]"),
         ({"policies": ["unheard-of"]}, "policies"),
         ({"policies": []}, "policies"),
-        ({"policies": [{"kind": "fixed", "weights": [0.5, 0.2]}]}, "policies[0].weights"),
-        ({"policies": [{"kind": "fixed", "weights": [0.5, 0.3, 0.2]}]}, "policies[0].weights"),
+        ({"policies": [{"kind": "fixed", "weights": {"v1": 0.5, "v2": 0.2}}]}, "policies[0].weights"),
+        ({"policies": [{"kind": "fixed", "weights": {"v3": 1.0}}]}, "policies[0].weights.v3"),
+        ({"policies": ["best_arm"]}, "policies[0].kind"),
+        ({"policies": ["constrained_thompson"]}, "policies[0].constraints"),
+        ({"policies": [{"kind": "segmented_thompson", "by": [BY]}]}, "policies[0].kind"),
+        ({"policies": [{"kind": "thompson", "step_max": 0.1}]}, "policies[0].step_max"),
+        (
+            {"policies": [{"kind": "thompson", "warm_start": {"experiment": "other"}}]},
+            "policies[0].warm_start",
+        ),
+        (
+            {"policies": [{"kind": "ucb", "forgetting": {"kind": "window", "window_s": 3_600}}]},
+            "policies[0].forgetting",
+        ),
+        ({"variants": ["a"]}, "variants"),
+        (
+            {"environment": {"kind": "logged", "rewards": {"a": [0], "b": [1]}}, "variants": ["a", "b"]},
+            "variants",
+        ),
+        ({"environment": SEASONAL | {"period_days": 1e9}}, "environment"),
         ({"runs": 1}, "runs"),
         ({"runs": 10_000, "traffic": {"requests_per_day": 1e6, "days": 10, "batch": 100}}, "runs"),
         ({"unknown": 1}, "unknown"),
@@ -199,6 +227,13 @@ async def test_what_cannot_be_simulated_is_refused_by_its_field(client, changed,
     assert answer.status_code == 400, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     assert any(error["field"].startswith(field) for error in answer.json()["errors"]), answer.text
+
+
+async def test_a_misspelled_policy_is_refused_with_the_nearest_name(client):
+    answer = await client.post("/simulate", json=body(policies=["fixed", "tompson"]))
+    (error,) = answer.json()["errors"]
+    assert error["field"] == "policies[1]"
+    assert error["reason"].endswith("did you mean thompson?")
 
 
 async def test_only_readers_may_simulate(client):
@@ -238,9 +273,13 @@ def _refuse() -> None:
 
 @pytest.mark.parametrize("policy", ["thompson", "ucb", "top_two", "fixed"])
 def test_more_of_anything_is_expected_to_take_longer(policy):
-    size = Size(runs=50, n_arms=3, rounds=100_000, batch=100)
-    seconds = named(policy).seconds
-    assert 0 < seconds(size) < seconds(size._replace(runs=100))
-    assert seconds(size) < seconds(size._replace(n_arms=6))
-    assert seconds(size) < seconds(size._replace(rounds=200_000))
+    few, many = (Setting("", tuple("abcdef"[:n]), 0, (0.0, 1.0), ()) for n in (3, 6))
+    scene = Scene(few, requests_per_day=1_000, requests=100_000, batch=100, runs=50)
+
+    def seconds(scene):
+        return policy_of(policy, scene.setting.variants).simulated(scene).seconds
+
+    assert 0 < seconds(scene) < seconds(scene._replace(runs=100))
+    assert seconds(scene) < seconds(scene._replace(setting=many))
+    assert seconds(scene) < seconds(scene._replace(requests=200_000))
     assert COMPUTATIONS_MAX == 1

@@ -4,8 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
+from app.analysis.harm.question import Baseline
 from app.analysis.observed import Cell, Observed
-from app.rollouts.model import PRESETS, Baseline, Guardrail, Limit, Plan, Running
+from app.rollouts.model import PRESETS, Guardrail, Limit, Plan, Running
+from app.rollouts.steps import Approved, PausedByPerson, Resumed, after
 from stats.quantiles import QuantileSketch
 from stats.totals import MeanTotals, ProportionTotals
 
@@ -48,3 +50,15 @@ def observed_of(*cells, variants=("old", "new"), **changes) -> Observed:
 
 
 LIMIT = Limit("error_rate", 0.3, 50)
+
+
+def paused(state, *, at):
+    return after(state, PausedByPerson(), at=at, epoch=0)
+
+
+def resumed(state, *, at):
+    return after(state, Resumed(), at=at, epoch=0)
+
+
+def approved(state):
+    return after(state, Approved(), at=START, epoch=0)

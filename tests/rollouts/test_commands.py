@@ -14,11 +14,11 @@ CREATE = ("rollout", "create", "answers", "--key", "k", "--url", "http://127.0.0
         ((), None, "--canary is missing"),
         (("--canary", "v2"), None, "--guardrail is missing"),
         (("--guardrail", "error_rate", "--plan", "-"), "{}", "--canary is missing"),
-        (("--plan", "-"), '["v2"]', "is no JSON object"),
-        (("--plan", "-"), '{"canaries": ["v2"]', "is no JSON object"),
-        (("--plan", "-"), b'{"reason": "\xff"}', "is no JSON object"),
+        (("--plan", "-"), '["v2"]', "is not a JSON object"),
+        (("--plan", "-"), '{"canaries": ["v2"]', "is not a JSON object"),
+        (("--plan", "-"), b'{"reason": "\xff"}', "is not a JSON object"),
         (("--plan", "nowhere.json"), None, "nowhere.json"),
-        (("--canary", "v2", "--guardrail", "error_rate", "--stage", "half"), None, "SHARE:SECONDS"),
+        (("--canary", "v2", "--guardrail", "error_rate", "--stage", "half"), None, "SHARE[:SECONDS]"),
     ],
 )
 def test_a_plan_that_is_none_is_refused_before_anything_is_sent(arguments, plan, reason):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.analysis.integrity import Finding
 from app.experiments.metrics import Margin, Mean, Metric
-from app.rollouts.decide import after, approved, decide, held, paused, resumed
+from app.rollouts.decide import decide, held
 from app.rollouts.model import (
     Advance,
     Ask,
@@ -30,7 +30,8 @@ from app.rollouts.model import (
     Stage,
     Window,
 )
-from tests.rollouts.support import DAY, ERRORS, LATENCY, START, plan_of, running
+from app.rollouts.steps import after
+from tests.rollouts.support import DAY, ERRORS, LATENCY, START, approved, paused, plan_of, resumed, running
 
 VERDICTS = ("harm", "safe", "not_enough_data", "missing")
 SEVERITIES = ("fine", "note", "unknown", "broken")

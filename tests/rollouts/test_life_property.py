@@ -14,15 +14,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.core.errors import Conflict
 from app.experiments.metrics import Margin
-from app.experiments.model import Experiment, FixedPolicy, Variant
+from app.experiments.model import Experiment, Variant
+from app.experiments.policies import FixedPolicy
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
 from app.experiments.tables import epochs
-from app.rollouts.decide import after, approved, held, paused, resumed
-from app.rollouts.life import Approved, PausedByPerson, Resumed, Rollout, Started, Taken
+from app.rollouts.decide import held
+from app.rollouts.life import Rollout, Taken
 from app.rollouts.model import (
     Completed,
-    Paused,
     Plan,
     RolledBack,
     Running,
@@ -30,6 +30,7 @@ from app.rollouts.model import (
     State,
 )
 from app.rollouts.service import RolloutRequest, RolloutService
+from app.rollouts.steps import Started, after
 from app.rollouts.store import RolloutStore
 from app.webhooks.tables import webhook_messages
 from tests.rollouts.stored import DEFINITION, LATENCY, come, watermark
@@ -145,15 +146,7 @@ def replayed(rollout: Rollout, taken: Sequence[Taken]) -> list[State]:
     states: list[State] = [start]
     for one in taken[1:]:
         state = states[-1]
-        match one.decision, state:
-            case PausedByPerson(), Running():
-                states.append(paused(state, at=one.at))
-            case Resumed(), Paused():
-                states.append(resumed(state, at=one.at))
-            case Approved(), Running():
-                states.append(approved(state))
-            case _:
-                states.append(after(state, one.decision, at=one.at, epoch=epoch + 1))
+        states.append(after(state, one.decision, at=one.at, epoch=epoch + 1))
         epoch += held(plan, states[-1]) != held(plan, state)
     return states
 

@@ -5,7 +5,8 @@ from datetime import timedelta
 import pytest
 
 from app.core.errors import NotFound
-from app.experiments.model import Definition, Draft, Experiment, FixedPolicy, Running, Stopped, Variant
+from app.experiments.model import Definition, Draft, Experiment, Running, Stopped, Variant
+from app.experiments.policies import FixedPolicy
 from app.rollouts.life import Taken
 from app.rollouts.lineage import Completion, lineage
 from app.rollouts.model import Complete

@@ -4,9 +4,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from app.analysis.harm.question import Baseline
 from app.experiments.metrics import Margin, Mean, Metric, Proportion, QuantileOf
 from app.rollouts import planner
-from app.rollouts.model import PRESETS, Baseline, Guardrail, Primary, Stage
+from app.rollouts.model import PRESETS, Guardrail, Primary, Stage
 from stats.quantiles import QuantileSketch
 from stats.totals import JointTotals, MeanTotals, ProportionTotals
 from tests.rollouts.support import ERRORS, LATENCY, TAIL, cell, observed_of, plan_of

@@ -7,18 +7,29 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.analysis.harm.question import Baseline
 from app.analysis.integrity import findings
 from app.analysis.observed import Cell, Observed
 from app.experiments.metrics import Margin, Mean, Metric, Proportion, QuantileOf, Ratio
 from app.rollouts import limits
-from app.rollouts.decide import paused
-from app.rollouts.model import Baseline, Guardrail, Primary, RollBack
+from app.rollouts.model import Guardrail, Primary, RollBack
 from app.rollouts.receipt import EpochUnits, Notice, Receipt, differences, is_current, receipt
 from app.webhooks.limits import WEBHOOK_BODY_BYTES_MAX
 from stats.quantiles import QuantileSketch
 from stats.srm import ArmCounts
 from stats.totals import JointTotals, MeanTotals, ProportionTotals
-from tests.rollouts.support import DAY, ERRORS, LATENCY, LIMIT, START, cell, observed_of, plan_of, running
+from tests.rollouts.support import (
+    DAY,
+    ERRORS,
+    LATENCY,
+    LIMIT,
+    START,
+    cell,
+    observed_of,
+    paused,
+    plan_of,
+    running,
+)
 
 COST = Metric(
     key="cost",

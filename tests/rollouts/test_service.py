@@ -11,9 +11,10 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
 from app.core.errors import Conflict, InvalidInput, NotFound, UnprocessableInput
-from app.experiments.model import Definition, Experiment, FixedPolicy, ThompsonPolicy, Variant
+from app.experiments.model import Definition, Experiment, Variant
 from app.experiments.model import Draft as ExperimentDraft
 from app.experiments.model import Paused as ExperimentPaused
+from app.experiments.policies import FixedPolicy, ThompsonPolicy
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
 from app.rollouts.checks import resolve
@@ -330,7 +331,7 @@ async def test_people_skip_pause_resume_and_roll_back_with_their_reasons(rollout
     for action in ("advance", "rollback"):
         with pytest.raises(InvalidInput, match="says why"):
             await rollouts.act(rollout.id, action, by="key 2", reason="")
-    with pytest.raises(Conflict, match="nothing to resume"):
+    with pytest.raises(Conflict, match="cannot resume"):
         await rollouts.act(rollout.id, "resume", by="key 2", reason="")
     await rollouts.act(rollout.id, "advance", by="key 2", reason="seen in staging")
     assert (await now(engine)).held == {"new": 0.5}

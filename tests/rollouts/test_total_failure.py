@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
+from app.analysis.harm import means
+from app.analysis.harm.question import Baseline
 from app.analysis.observed import Cell
 from app.experiments.metrics import Margin, Mean, Metric, Proportion, QuantileOf, Ratio
-from app.rollouts import proofs
 from app.rollouts.decide import decide
-from app.rollouts.model import PRESETS, Baseline, Guardrail, Limit, Primary, RollBack
+from app.rollouts.model import PRESETS, Guardrail, Limit, Primary, RollBack
 from app.rollouts.verdicts import read
 from benchmarks.rollout_extremes import (
     LOOKS,
@@ -395,7 +396,7 @@ def test_the_gate_sees_a_stand_in_that_takes_estimates_for_proof(monkeypatch):
 
     def eager(question, strata):
         control, canary = strata[0]
-        return (proofs._Evidence(0.1, 1e3 * (control.mean - canary.mean), "a point estimate"),)
+        return [means.HarmTest(0.1, 1e3 * (control.mean - canary.mean), "a point estimate")]
 
-    monkeypatch.setattr(proofs, "_stand_ins", eager)
+    monkeypatch.setattr(means, "_stand_ins", eager)
     assert false_harm("rates of a half") > LIMIT

@@ -7,11 +7,12 @@ import msgspec
 import numpy as np
 import pytest
 
+from app.analysis.harm.question import Baseline
 from app.analysis.integrity import Finding
 from app.analysis.observed import Cell
 from app.experiments.metrics import Margin, Mean, Metric, Proportion
 from app.rollouts import limits
-from app.rollouts.model import Baseline, Guardrail, Limit, Primary
+from app.rollouts.model import Guardrail, Limit, Primary
 from app.rollouts.verdicts import read, start_level
 from stats.totals import JointTotals, MeanTotals, ProportionTotals
 from tests.rollouts.support import (

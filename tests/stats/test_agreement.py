@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom
 from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.inter_rater import fleiss_kappa as statsmodels_fleiss_kappa
 
 from stats.agreement import (
     LimitingAgreement,
-    cluster_bootstrap,
     cohen_kappa,
     fleiss_kappa,
     gwet_ac1,
@@ -168,22 +168,56 @@ def test_agreement_without_variety_or_items_is_refused():
         cohen_kappa(np.array([[1, 2]]))
 
 
-def test_clusters_are_resampled_whole():
-    """Two raters agree or not for all 20 items of a unit: the error is that of 30 units, not of 600 items."""
-    rng = np.random.default_rng(20260101 + 25)
-    unit = np.repeat(np.arange(30), 20)
-    first = rng.integers(2, size=600)
-    second = np.where((rng.random(30) < 0.7)[unit], first, 1 - first)
+def clustered_items(rng, agreement):
+    """Two raters who agree or not for all 20 items of each of 40 units."""
+    unit = np.repeat(np.arange(40), 20)
+    first = rng.integers(2, size=800)
+    second = np.where((rng.random(40) < agreement)[unit], first, 1 - first)
+    return unit, first, second
 
-    def kappa(items):
-        table = np.zeros((2, 2), dtype=np.int64)
-        np.add.at(table, (first[items], second[items]), 1)
-        return cohen_kappa(table).value
 
-    whole = cluster_bootstrap(kappa, unit, alpha=0.05, resamples=200, rng=np.random.default_rng(1))
-    single = cluster_bootstrap(kappa, np.arange(600), alpha=0.05, resamples=200, rng=np.random.default_rng(1))
-    assert whole.upper - whole.lower > 2.5 * (single.upper - single.lower)
-    again = cluster_bootstrap(kappa, unit, alpha=0.05, resamples=200, rng=np.random.default_rng(1))
-    assert again == whole
-    with pytest.raises(InsufficientData, match="10 clusters"):
-        cluster_bootstrap(kappa, unit // 4, alpha=0.05, resamples=200, rng=rng)
+def tables_of(unit, first, second):
+    tables = np.zeros((unit.max() + 1, 2, 2), dtype=np.int64)
+    np.add.at(tables, (unit, first, second), 1)
+    return tables
+
+
+def test_the_error_of_clustered_items_is_that_of_clusters():
+    """The 95 % interval covers the true kappa of 0.4; items taken as independent must not (planted bug)."""
+    rng, runs = np.random.default_rng(20260101 + 25), 200
+    covered, covered_as_independent = 0, 0
+    for _ in range(runs):
+        tables = tables_of(*clustered_items(rng, 0.7))
+        by_cluster, by_item = (
+            cohen_kappa(each).interval(alpha=0.05) for each in (tables, tables.sum(axis=0))
+        )
+        covered += by_cluster.lower <= 0.4 <= by_cluster.upper
+        covered_as_independent += by_item.lower <= 0.4 <= by_item.upper
+    assert covered >= binom.ppf(1e-6, runs, 0.94)
+    assert covered_as_independent < binom.ppf(1e-6, runs, 0.94)
+
+
+def test_all_coefficients_take_clusters_and_clusters_of_one_item_are_the_items():
+    rng = np.random.default_rng(20260101 + 26)
+    mixed = rng.permutation(800)
+    unit, first, second = (column[mixed] for column in clustered_items(rng, 0.7))
+    counts = np.stack([(first == 0) * 1 + (second == 0), (first == 1) * 1 + (second == 1)], axis=1)
+    ratings = np.stack([first, second], axis=1).astype(float)
+    for estimate in (
+        lambda clusters: fleiss_kappa(counts, clusters=clusters),
+        lambda clusters: gwet_ac1(counts, clusters=clusters),
+        lambda clusters: krippendorff_alpha(ratings, scale="nominal", clusters=clusters),
+        lambda clusters: krippendorff_alpha(ratings, scale="interval", clusters=clusters),
+    ):
+        assert estimate(unit).standard_error > 2.5 * estimate(None).standard_error
+        assert estimate(unit).value == estimate(None).value
+        single = estimate(np.arange(800)).standard_error
+        assert single == pytest.approx(estimate(None).standard_error, rel=0.05)
+    with pytest.raises(InvalidInput, match="a cluster for each"):
+        fleiss_kappa(counts, clusters=unit[:3])
+    with pytest.raises(InsufficientData, match="clusters"):
+        fleiss_kappa(counts, clusters=unit // 20)
+    perfect = cohen_kappa(np.array([[[5, 0], [0, 5]]] * 20))
+    assert isinstance(perfect, LimitingAgreement)
+    assert perfect.value == 1
+    assert perfect.items == 20, "20 clusters, not 200 items"

@@ -9,7 +9,6 @@ import pytest
 from stats import (
     aa,
     adaptive,
-    agreement,
     bounded,
     eprocess,
     group_sequential,
@@ -82,9 +81,6 @@ TAKES_ALPHA: dict[str, Callable[[float], object]] = {
     "WaldLimits": lambda a: sprt.WaldLimits(a, 1e-9),
     "family_level": lambda a: multiplicity.family_level([], a, "bonferroni"),
     "noise_floor": lambda a: aa.noise_floor(ONE, alpha=a),
-    "cluster_bootstrap": lambda a: agreement.cluster_bootstrap(
-        lambda at: float(at.mean()), np.arange(20), alpha=a, resamples=100, rng=RNG
-    ),
     "Plan": lambda a: planning.Plan(planning.MeanOutcome(1.0), a, 1 - 1e-15),
 }
 

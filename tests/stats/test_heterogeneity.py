@@ -4,11 +4,14 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats as scipy_stats
 from scipy.stats import binom
 
 from stats.errors import InsufficientData
 from stats.estimate import Estimate
 from stats.heterogeneity import interaction_test, partial_pooling
+from stats.sequential_counts import rare
+from stats.totals import MeanTotals, ProportionTotals
 
 # The 13 trials of BCG vaccine, Colditz et al. (1994), as log risk ratios.
 BCG = (
@@ -64,3 +67,64 @@ def test_partially_pooled_intervals_cover_on_average_and_the_largest_raw_effect_
     limit = binom.ppf(1 - 1e-6, runs, 0.07)
     assert missed <= limit
     assert best_missed > limit  # planted bug
+
+
+def cells(rng, sizes, draw):
+    """Yield the arms of ten segments whose sizes are drawn from `sizes`."""
+    for _ in range(10):
+        yield [draw(rng, int(rng.choice(sizes))) for _ in range(2)]
+
+
+def pooled_effect(treatment, control):
+    """The difference with the variance that it has if the arms do not differ, and its degrees of freedom."""
+    freedom = treatment.n + control.n - 2
+    variance = (treatment.m2 + control.m2) / freedom * (1 / treatment.n + 1 / control.n)
+    return Estimate(treatment.mean - control.mean, math.sqrt(variance), freedom)
+
+
+def interactions(effect_of, draw, sizes, *, runs, seed):
+    """Share of A/A runs in which the segments seem to differ at 5 %."""
+    rng, found = np.random.default_rng(20260101 + seed), 0
+    for _ in range(runs):
+        effects = [effect for arms in cells(rng, sizes, draw) if (effect := effect_of(*arms)) is not None]
+        found += len(effects) > 1 and interaction_test(effects).p_value < 0.05
+    return found / runs
+
+
+def normal_arm(rng, n):
+    return MeanTotals.from_observations(rng.normal(size=n))
+
+
+def rare_arm(rng, n):
+    return ProportionTotals(n, int(rng.binomial(n, 0.02)))
+
+
+def score_effect(treatment, control):
+    rate = (treatment.successes + control.successes) / (treatment.n + control.n)
+    if rare(control.n, treatment.n, rate):
+        return None
+    variance = rate * (1 - rate) * (1 / treatment.n + 1 / control.n)
+    return Estimate(treatment.mean - control.mean, math.sqrt(variance))
+
+
+def with_own_variances(treatment, control):
+    """The planted bug: variances of cells that may have no event, taken as known."""
+    arms = [arm.moments if isinstance(arm, ProportionTotals) else arm for arm in (treatment, control)]
+    variance = sum(arm.variance / arm.n for arm in arms)
+    return Estimate(arms[0].mean - arms[1].mean, math.sqrt(variance)) if variance else None
+
+
+def test_equal_segments_of_any_size_seldom_seem_to_differ():
+    limit = binom.ppf(1 - 1e-6, 300, 0.05) / 300
+    assert interactions(pooled_effect, normal_arm, (30, 300), runs=300, seed=30) <= limit
+    assert interactions(score_effect, rare_arm, (50, 1_000), runs=300, seed=31) <= limit
+    assert interactions(with_own_variances, rare_arm, (50, 1_000), runs=300, seed=31) > limit
+    assert interactions(with_own_variances, normal_arm, (2, 300), runs=300, seed=32) > limit
+
+
+def test_the_interaction_with_estimated_variances_worked_by_hand():
+    effects = [Estimate(0, 1, 10), Estimate(2, 1, 10)]
+    assert interaction_test(effects).statistic == pytest.approx(2)
+    assert interaction_test(effects).p_value == pytest.approx(scipy_stats.f.sf(2, 1, 20))
+    many = [Estimate(effect.value, 1, 1e9) for effect in effects]
+    assert interaction_test(many).p_value == pytest.approx(scipy_stats.chi2.sf(2, 1), rel=1e-6)

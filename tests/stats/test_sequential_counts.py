@@ -4,13 +4,17 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stats import sequential_counts
 from stats.errors import InsufficientData
 from stats.sequential_counts import (
     EventCounts,
+    difference_at,
     likeliest_ratio,
     log_ratio_mixture,
+    rare,
     ratio_evalue,
     ratio_sequence,
 )
@@ -68,3 +72,21 @@ def test_evidence_of_rare_events_needs_no_burn_in(period, harm, safe):
     worse = ratio_evalue([period], expected_ratio=2.0, alternative="greater")
     within = ratio_evalue([period], ratio=2.0, expected_ratio=2.0, alternative="less")
     assert (worse.rejects(0.01), within.rejects(0.01)) == (harm, safe)
+
+
+def test_few_events_in_the_smaller_arm_are_rare():
+    assert rare(84_572, 4_428, 45 / 89_000)
+    assert not rare(100, 100, 0.5)
+    assert rare(10_000, 10_000, 0.001)
+    assert rare(10_000, 10_000, 0.999)
+    assert not rare(10_000, 10_000, 0.0021)
+    assert rare([100, 10**6], [10**6, 10**6], 1e-3).tolist() == [True, False]
+
+
+@given(st.floats(0, 1e6), st.floats(1e-6, 0.5), st.floats(0.001, 0.999))
+def test_a_difference_has_the_sign_of_its_ratio_and_both_rates_average_to_the_rate(ratio, rate, share):
+    difference = difference_at(ratio, rate=rate, share=share)
+    control = rate - share * difference
+    assert ratio * control == pytest.approx(control + difference, rel=1e-6, abs=1e-9)
+    assert np.sign(difference) == np.sign(ratio - 1)
+    assert difference_at(np.inf, rate=rate, share=share) == pytest.approx(rate / share)

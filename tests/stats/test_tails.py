@@ -61,3 +61,9 @@ def test_a_chi_square_far_out_has_the_logarithm_of_its_normal_tail():
     for x in (3.84, 700.0, 5e3, 1e8):
         expected = math.log(2) + tails.log_normal_upper(math.sqrt(x))
         assert tails.log_chi_square_upper(x, 1) == pytest.approx(expected, rel=1e-9)
+
+
+@given(st.floats(0, 60), st.integers(1, 30), st.floats(1, 1e3))
+def test_the_upper_tail_of_f_agrees_with_scipy(x, numerator, denominator):
+    reference = float(scipy_stats.f.logsf(x, numerator, denominator))
+    assert tails.log_f_upper(x, numerator, denominator) == pytest.approx(reference, rel=1e-6, abs=1e-9)

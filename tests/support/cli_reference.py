@@ -73,6 +73,8 @@ def _section(command: click.Command, context: click.Context) -> Iterator[str]:
     yield f"{level} `{context.command_path}`\n"
     yield f"`{context.command_path} {usage}`\n"
     yield f"{inspect.cleandoc(command.help or '')}\n"
+    if command.epilog:
+        yield f"    {command.epilog.removeprefix('Example: ')}\n"
     rows = [row for parameter in command.params if (row := _row(parameter, context)) is not None]
     if rows:
         yield "| option | |\n|---|---|"

@@ -11,7 +11,8 @@ from app.allocation.contextual import materialised
 from app.assignment import bucketing, snapshot
 from app.assignment.snapshot import PublishedExperiment, published
 from app.core.valkey import CHANGES_CHANNEL, create_client, registry_key
-from app.experiments.model import ContextualPolicy, Definition, Experiment, Running, State, Variant
+from app.experiments.model import Definition, Experiment, Running, State, Variant
+from app.experiments.policies.contextual import ContextualPolicy
 from bandits.linear import LinearTotals
 
 API_KEY = "a key of the tests"

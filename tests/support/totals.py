@@ -4,7 +4,8 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.experiments.model import Experiment, FixedPolicy
+from app.experiments.model import Experiment
+from app.experiments.policies import FixedPolicy
 from app.experiments.tables import publications
 from app.ledger.tables import share_totals, totals
 from app.ledger.units.measures import CellTotals

@@ -2,7 +2,7 @@
 
 | allocation | metric | always valid | fixed horizon | group sequential |
 |---|---|---|---|---|
-| fixed within epochs | guardrail of rare events, relative margin | exact, conditional | as a proportion | |
+| fixed within epochs | guardrail | as in a rollout: `harm.answer` | as any other metric | |
 | | proportion, all units of a variant alike | exact sequences | as a proportion | |
 | | proportion | sequence | score test; Welch over several epochs | repeated intervals |
 | | mean, ratio | sequence | Welch | repeated intervals |
@@ -19,12 +19,11 @@ from typing import Final, assert_never
 
 import msgspec
 
-from app.analysis.balance import adjustable, alike
+from app.analysis.balance import adjustable
 from app.analysis.evidence.effect import (
     BoundedEvidence,
     ConcurrentEventEvidence,
     ConcurrentEvidence,
-    EventEvidence,
     Evidence,
     QuantileEvidence,
     SequenceEvidence,
@@ -32,6 +31,7 @@ from app.analysis.evidence.effect import (
 )
 from app.analysis.evidence.planned import FixedEvidence, GroupSequentialEvidence, ScoreEvidence
 from app.analysis.observed import Observed
+from app.analysis.strata import comparable_means, counts_of, pairs_of
 from app.experiments.metrics import REWARD, Metric, Proportion, QuantileOf, Ratio
 from app.experiments.plan import AlwaysValid, AnalysisPlan, FixedHorizon, GroupSequential
 from app.ledger.units.metric_totals import MetricTotals, moments_of
@@ -42,14 +42,11 @@ from stats.errors import InsufficientData
 from stats.estimate import Estimate
 from stats.quantiles import QuantileSketch, quantile
 from stats.ratios import with_covariates
-from stats.sequences import ARM_UNITS_MIN, Contrast, effective_units
-from stats.sequential_counts import EventCounts
+from stats.sequences import ARM_UNITS_MIN, Contrast
 from stats.stratification import Stratum, stratified_difference
 from stats.totals import JointTotals, MeanTotals, ProportionTotals
 from stats.variance_reduction import CovariateAdjustment
 
-EVENT_RATE_MAX: Final = 0.1
-"""Above it the conditional test wastes more than a tenth of what is known: it is a mean like any other."""
 _LOOK_TOLERANCE: Final = 0.02
 """A look up to 2 % of the information before its time counts as that look."""
 
@@ -87,12 +84,9 @@ def compare(
         return Comparison(_adaptive(metric, plan, observed, (base, treatment), segment), None)
     key = "adjustment", metric, segment, adjustable(plan, observed)
     if key not in observed.memo:
-        observed.memo[key] = _adjustment(metric, plan, observed, segment) if key[-1] else None
+        observed.memo[key] = _adjustment(metric, observed, segment) if key[-1] else None
     adjustment: CovariateAdjustment | None = observed.memo[key]
     strata, moments = _strata(metric, observed, (base, treatment), segment, adjustment)
-    events = _events(metric, plan, observed, strata)
-    if events is not None:
-        return Comparison(events, None)
     if adjustment is None:
         # A proportion's moments from its counts lose nothing.
         moments = [(moments_of(metric, c), moments_of(metric, t)) for c, t in strata]
@@ -103,7 +97,7 @@ def compare(
     return Comparison(evidence, 1 - left / plain if plain else None)
 
 
-def comparable_means(
+def known_means(
     metric: Metric, observed: Observed, treatment: str, *, control: str | None = None
 ) -> tuple[tuple[float, float], bool] | None:
     """Means of (control, treatment) weighted alike over epochs, and whether a unit differs from the others.
@@ -125,12 +119,7 @@ def comparable_means(
         _, moments = _strata(metric, observed, arms, None, None)
     except InsufficientData:
         return None
-    weights = [effective_units(c.n, t.n) for c, t in moments]
-    control_mean, treatment_mean = (
-        math.fsum(w * pair[arm].mean for w, pair in zip(weights, moments, strict=True)) / math.fsum(weights)
-        for arm in (0, 1)
-    )
-    return (control_mean, treatment_mean), any(arm.m2 for pair in moments for arm in pair)
+    return comparable_means(moments), any(arm.m2 for pair in moments for arm in pair)
 
 
 def _strata(
@@ -145,10 +134,7 @@ def _strata(
     Raises InsufficientData if there is no such epoch.
     """
     strata, moments, reasons = [], [], []
-    for epoch in observed.epochs:
-        c, t = (observed.totals(metric.key, arm, epoch=epoch, segment=segment) for arm in arms)
-        if c is None or t is None or not min(c.n, t.n):
-            continue
+    for c, t in pairs_of(observed, metric.key, arms, segment=segment):
         # An epoch too small for a ratio says nothing; others may.
         try:
             moments.append((_adjusted(metric, c, adjustment), _adjusted(metric, t, adjustment)))
@@ -172,9 +158,7 @@ def _strata(
     return strata, moments
 
 
-def _adjustment(
-    metric: Metric, plan: AnalysisPlan, observed: Observed, segment: str | None
-) -> CovariateAdjustment | None:
+def _adjustment(metric: Metric, observed: Observed, segment: str | None) -> CovariateAdjustment | None:
     """From all variants and epochs; None without covariates, if none varies, or variants differ in them."""
     joints = {
         (variant, epoch): joint
@@ -183,7 +167,7 @@ def _adjustment(
         if (joint := _joint(metric, observed.totals(metric.key, variant, epoch=epoch, segment=segment)))
         is not None
     }
-    if not joints or not (observed.covariates or alike(plan, observed, joints)):
+    if not joints or not observed.covariates:
         return None
     return CovariateAdjustment.fit(list(joints.values()))
 
@@ -206,12 +190,10 @@ def _adjusted(metric: Metric, totals: MetricTotals, adjustment: CovariateAdjustm
 
 
 def _plain(metric: Metric, totals: MetricTotals) -> MetricTotals:
-    """The same without covariates, as an experiment that has none holds them."""
+    """Return the same without covariates, as an experiment that has none holds them."""
     if not isinstance(totals, JointTotals) or isinstance(metric.measure, Ratio):
         return totals
-    if isinstance(metric.measure, Proportion):
-        return ProportionTotals(totals.n, round(totals.n * totals.mean[0]))
-    return totals.value(0)
+    return counts_of(totals) if isinstance(metric.measure, Proportion) else totals.value(0)
 
 
 def _evidence(
@@ -261,43 +243,10 @@ def _adjusted_evidence(
             fractions = _fractions(looks, observed.units() / plan.expected_units)
             fixed = _welch(moments, tuned)
             return GroupSequentialEvidence(
-                fixed.effect, fixed.arms, fixed.levels, fractions, len(looks), spending, fixed.e_value
+                **msgspec.structs.asdict(fixed), fractions=fractions, looks=len(looks), spending=spending
             )
         case _:
             assert_never(plan.estimator)
-
-
-def _events(
-    metric: Metric,
-    plan: AnalysisPlan,
-    observed: Observed,
-    strata: Sequence[tuple[MetricTotals, MetricTotals]],
-) -> EventEvidence | None:
-    """Of a guardrail that counts what should not happen, with a relative margin, while that is rare.
-
-    Sequences of means need hundreds of events to be right; these are right from the first one on.
-    """
-    margin = metric.margin
-    if metric.role != "guardrail" or metric.direction != "lower" or margin is None or not margin.relative:
-        return None
-    counts = [
-        (c, t) for c, t in strata if isinstance(c, ProportionTotals) and isinstance(t, ProportionTotals)
-    ]
-    if len(counts) < len(strata) or not isinstance(plan.estimator, AlwaysValid):
-        return None
-    events = sum(c.successes + t.successes for c, t in counts)
-    if events > EVENT_RATE_MAX * sum(c.n + t.n for c, t in counts):
-        return None
-    periods = tuple(EventCounts(c.successes, t.successes, t.n / (c.n + t.n)) for c, t in counts)
-    weights = [effective_units(c.n, t.n) for c, t in counts]
-    control, treatment = (
-        math.fsum(w * pair[arm].mean for w, pair in zip(weights, counts, strict=True)) / math.fsum(weights)
-        for arm in (0, 1)
-    )
-    arms = [sum((pair[arm].moments for pair in counts[1:]), counts[0][arm].moments) for arm in (0, 1)]
-    per_arm = Tuning(plan.expected_units / len(observed.variants), plan.alpha / 2)
-    bounded = BoundedEvidence(arms[0], arms[1], 0.0, 1.0, per_arm)
-    return EventEvidence(periods, bounded, (control, treatment), 1 + margin.size)
 
 
 def _always_valid(moments: Sequence[tuple[MeanTotals, MeanTotals]], tuned: Tuning) -> EValue | None:

@@ -7,12 +7,12 @@ method.
 
 import math
 from functools import cached_property, lru_cache
-from typing import Final, Protocol
+from typing import ClassVar, Final
 
 import msgspec
 from scipy import optimize
 
-from stats import bounded, concurrent, mixture, sequences, sequential_counts
+from stats import bounded, concurrent, mixture, sequences
 from stats.adaptive import AdaptiveEstimate
 from stats.concurrent import ConcurrentArms
 from stats.eprocess import EValue
@@ -28,51 +28,60 @@ from stats.quantiles import (
     quantile_sequence,
 )
 from stats.sequences import Contrast
-from stats.sequential_counts import EventCounts
 from stats.totals import MeanTotals
 
-_EVERY_LOOK: Final = "valid at every look"
+EVERY_LOOK: Final = "valid at every look"
 AT_ONE_LOOK: Final = "fixed horizon: valid at one look that was planned beforehand"
 _RATE_MIN: Final = 1e-12
 
 
-class Evidence(Protocol):
+class Evidence(msgspec.Struct, frozen=True):
     """What the readout asks of a comparison, treatment less control.
 
-    `interval` and `relative_interval` miss with probability `level`; with `each`, each of their bounds does,
-    which is what two one-sided tests need. `e_value` is against "no difference" and valid at every look;
-    `p_value` is that of the interval's own rule. None: this method has none.
+    An interval misses with probability `level`; with `each`, each of its bounds does, which is what two
+    one-sided tests need.
     """
 
     @property
     def method(self) -> str:
         """Name of the method, and the source of its data if that matters."""
+        raise NotImplementedError
 
     @property
     def guarantee(self) -> str:
         """When the intervals hold."""
+        raise NotImplementedError
 
     @property
     def means(self) -> tuple[float, float]:
         """Comparable estimates of (control, treatment)."""
+        raise NotImplementedError
 
     def interval(self, level: float, *, each: bool = False) -> Interval:
-        """For the difference."""
+        """Return the interval of the difference."""
+        raise NotImplementedError
 
     def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
-        """Interval of (treatment - control) / |control|; None if the control may be 0."""
+        """Return the interval of (treatment - control) / |control|; None if the control may be 0."""
+        raise NotImplementedError
 
     @property
     def standard_error(self) -> float | None:
-        """Of the difference, at one look; None if the method has none."""
+        """Standard error of the difference at one look; None if the method has none."""
+        return None
 
     @property
     def e_value(self) -> EValue | None:
-        """Evidence against no difference, valid at every look."""
+        """Evidence against no difference, valid at every look; None if the method has none.
+
+        It reaches 1 / level exactly where the interval at that level excludes 0.
+        """
+        return None
 
     @property
     def p_value(self) -> float | None:
-        """Of no difference, by the rule of the interval at one look."""
+        """P-value of no difference by the rule of the interval; by default the anytime-valid one."""
+        return None if self.e_value is None else self.e_value.p_value
 
 
 def sides(*, each: bool) -> tuple[Alternative, Alternative]:
@@ -122,21 +131,14 @@ class Tuning(msgspec.Struct, frozen=True):
         return self.rho(alternative) / mixture.tuned(1.0, alpha=level, alternative=alternative)
 
 
-class SequenceEvidence(msgspec.Struct, frozen=True):
+class SequenceEvidence(Evidence, frozen=True):
     """Asymptotic confidence sequence on means of units within epochs."""
+
+    method: ClassVar[str] = "asymptotic confidence sequence, stratified by epoch"
+    guarantee: ClassVar[str] = f"{EVERY_LOOK}, from {sequences.ARM_UNITS_MIN} units per variant on"
 
     contrast: Contrast
     tuning: Tuning
-
-    @property
-    def method(self) -> str:
-        """Name of the method."""
-        return "asymptotic confidence sequence, stratified by epoch"
-
-    @property
-    def guarantee(self) -> str:
-        """When the intervals hold."""
-        return f"{_EVERY_LOOK}, from {sequences.ARM_UNITS_MIN} units per variant on"
 
     @property
     def means(self) -> tuple[float, float]:
@@ -149,7 +151,7 @@ class SequenceEvidence(msgspec.Struct, frozen=True):
         return math.sqrt(self.contrast.control_variance + self.contrast.treatment_variance)
 
     def interval(self, level: float, *, each: bool = False) -> Interval:
-        """For the difference."""
+        """Return the interval of the difference."""
         lower, upper = (self._sequence(level, side, relative=False) for side in sides(each=each))
         return Interval(lower.lower, upper.upper)
 
@@ -170,18 +172,16 @@ class SequenceEvidence(msgspec.Struct, frozen=True):
         """It reaches 1 / level exactly where the interval excludes 0."""
         return self.contrast.evalue(rho=self.tuning.rho("two-sided"), alternative="two-sided")
 
-    @property
-    def p_value(self) -> float | None:
-        """The anytime-valid one."""
-        return None if self.e_value is None else self.e_value.p_value
 
-
-class BoundedEvidence(msgspec.Struct, frozen=True, dict=True):
+class BoundedEvidence(Evidence, frozen=True, dict=True):
     """Exact sequences of both arms, for values known to lie within bounds, under a fixed split.
 
     The totals are those of (value - lower) / width. The time of each sequence is its arm's own count. Its
     mean must not drift.
     """
+
+    method: ClassVar[str] = "exact confidence sequences of bounded values, one per variant"
+    guarantee: ClassVar[str] = f"{EVERY_LOOK}; a variant's mean is taken not to drift"
 
     control: MeanTotals
     treatment: MeanTotals
@@ -190,27 +190,12 @@ class BoundedEvidence(msgspec.Struct, frozen=True, dict=True):
     tuning: Tuning
 
     @property
-    def method(self) -> str:
-        """Name of the method."""
-        return "exact confidence sequences of bounded values, one per variant"
-
-    @property
-    def guarantee(self) -> str:
-        """When the intervals hold."""
-        return f"{_EVERY_LOOK}; a variant's mean is taken not to drift"
-
-    @property
     def means(self) -> tuple[float, float]:
         """The plain averages."""
         return self.lower + self.width * self.control.mean, self.lower + self.width * self.treatment.mean
 
-    @property
-    def standard_error(self) -> float | None:
-        """Of the difference, at one look."""
-        return None
-
     def interval(self, level: float, *, each: bool = False) -> Interval:
-        """For the difference."""
+        """Return the interval of the difference."""
         lower_side, upper_side = sides(each=each)
         lower = self._arm(self.treatment, level, lower_side).lower
         lower -= self._arm(self.control, level, upper_side).upper
@@ -251,80 +236,11 @@ class BoundedEvidence(msgspec.Struct, frozen=True, dict=True):
         least = max(log_evidence(self.treatment, p), log_evidence(self.control, p))
         return EValue(least - math.log(2))
 
-    @property
-    def p_value(self) -> float | None:
-        """The anytime-valid one."""
-        return None if self.e_value is None else self.e_value.p_value
-
 
 @lru_cache(maxsize=4_096)
 def _bounded(arm: MeanTotals, alpha: float, tuned_to: float, side: Alternative) -> Interval:
     """That of one arm: the same in every comparison that the arm is part of, and for every question."""
     return bounded.bounded_sequence(arm, alpha=alpha, tuned_to=tuned_to, alternative=side)
-
-
-class EventEvidence(msgspec.Struct, frozen=True):
-    """Rare events, such as errors: in which variant those fell that happened, against its share of the units.
-
-    Only the ratio of rates is tested this way; the interval of the difference is that of `bounded`, exact as
-    well and wider. `periods` are epochs, with the share that the treatment has of both variants' units. That
-    is the share that came out, which the events are part of: the less rare they are, the more cautious the
-    test is.
-    """
-
-    periods: tuple[EventCounts, ...]
-    bounded: BoundedEvidence
-    rates: tuple[float, float]
-    expected_ratio: float
-
-    @property
-    def method(self) -> str:
-        """Name of the method."""
-        return "exact conditional sequences of rare events, stratified by epoch"
-
-    @property
-    def guarantee(self) -> str:
-        """When the intervals hold."""
-        return f"{_EVERY_LOOK}, from the first event on"
-
-    @property
-    def means(self) -> tuple[float, float]:
-        """Weighted alike over epochs, so that they are comparable."""
-        return self.rates
-
-    @property
-    def standard_error(self) -> float | None:
-        """None: with so few events it says little."""
-        return None
-
-    def interval(self, level: float, *, each: bool = False) -> Interval:
-        """For the difference: plain counts over all epochs would bring Simpson's paradox, so only of one."""
-        return self.bounded.interval(level, each=each) if len(self.periods) == 1 else Interval(-1.0, 1.0)
-
-    def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
-        """For treatment / control - 1; None before the first event."""
-        try:
-            lower, upper = (
-                sequential_counts.ratio_sequence(
-                    self.periods, alpha=level, expected_ratio=self.expected_ratio, alternative=side
-                )
-                for side in sides(each=each)
-            )
-        except InsufficientData:
-            return None
-        return Interval(lower.lower - 1, upper.upper - 1)
-
-    @property
-    def e_value(self) -> EValue | None:
-        """It reaches 1 / level exactly where the relative interval excludes 0."""
-        return sequential_counts.ratio_evalue(
-            self.periods, expected_ratio=self.expected_ratio, alternative="two-sided"
-        )
-
-    @property
-    def p_value(self) -> float | None:
-        """The anytime-valid one."""
-        return None if self.e_value is None else self.e_value.p_value
 
 
 class ConcurrentEvidence(SequenceEvidence, frozen=True):
@@ -333,18 +249,12 @@ class ConcurrentEvidence(SequenceEvidence, frozen=True):
     `once` is the estimate at one look, whose weights make its error normal (`stats.concurrent.one_look`).
     """
 
+    method: ClassVar[str] = "confidence sequence from logged propensities, stratified by shares"
+    guarantee: ClassVar[str] = (
+        f"{EVERY_LOOK} and under any drift, from {concurrent.ARM_UNITS_MIN} units per variant on"
+    )
+
     once: AdaptiveEstimate
-
-    @property
-    def method(self) -> str:
-        """Name of the method."""
-        return "confidence sequence from logged propensities, stratified by shares"
-
-    @property
-    def guarantee(self) -> str:
-        """When the intervals hold."""
-        least = concurrent.ARM_UNITS_MIN
-        return f"{_EVERY_LOOK} and under any drift, from {least} units per variant on"
 
     @property
     def standard_error(self) -> float | None:
@@ -352,53 +262,31 @@ class ConcurrentEvidence(SequenceEvidence, frozen=True):
         return self.once.standard_error
 
 
-class ConcurrentEventEvidence(msgspec.Struct, frozen=True):
+class ConcurrentEventEvidence(Evidence, frozen=True):
     """Exact sequence on units that a policy drew at the same time, while events within [0, 1] are few."""
+
+    method: ClassVar[str] = "exact confidence sequence from logged propensities, stratified by shares"
+    guarantee: ClassVar[str] = f"{EVERY_LOOK} and under any drift, from the first event on"
 
     arms: tuple[ConcurrentArms, ...]
     tuning: Tuning
-
-    @property
-    def method(self) -> str:
-        """Name of the method."""
-        return "exact confidence sequence from logged propensities, stratified by shares"
-
-    @property
-    def guarantee(self) -> str:
-        """When the intervals hold."""
-        return f"{_EVERY_LOOK} and under any drift, from the first event on"
 
     @property
     def means(self) -> tuple[float, float]:
         """Weighted alike over strata, so that they are comparable."""
         return concurrent.comparable(self.arms)
 
-    @property
-    def standard_error(self) -> float | None:
-        """None: with so few events it says little."""
-        return None
-
     def interval(self, level: float, *, each: bool = False) -> Interval:
-        """For the difference."""
+        """Return the interval of the difference."""
         alpha = two_sided(level, each=each)
         return concurrent.event_sequence(self.arms, alpha=alpha, tuned_to=self.tuning.tuned_to)
 
     def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:  # noqa: ARG002
-        """None: with so few events the control cannot be told from 0."""
-        return None
-
-    @property
-    def e_value(self) -> EValue | None:
-        """None: not offered."""
-        return None
-
-    @property
-    def p_value(self) -> float | None:
-        """None: the interval decides."""
+        """Return None: with so few events the control cannot be told from 0."""
         return None
 
 
-class QuantileEvidence(msgspec.Struct, frozen=True):
+class QuantileEvidence(Evidence, frozen=True):
     """The difference of two quantiles: at one planned look, or (with a tuning) at every look."""
 
     control: QuantileSketch
@@ -417,20 +305,15 @@ class QuantileEvidence(msgspec.Struct, frozen=True):
         """When the intervals hold."""
         if self.tuning is None:
             return AT_ONE_LOOK
-        return f"{_EVERY_LOOK}; a variant's distribution is taken not to drift"
+        return f"{EVERY_LOOK}; a variant's distribution is taken not to drift"
 
     @property
     def means(self) -> tuple[float, float]:
         """Both quantiles."""
         return quantile(self.control, self.q), quantile(self.treatment, self.q)
 
-    @property
-    def standard_error(self) -> float | None:
-        """Of the difference, at one look."""
-        return None
-
     def interval(self, level: float, *, each: bool = False) -> Interval:
-        """For the difference."""
+        """Return the interval of the difference."""
         alpha = two_sided(level, each=each)
         if self.tuning is None:
             return quantile_difference_interval(self.treatment, self.control, self.q, alpha=alpha)
@@ -457,13 +340,3 @@ class QuantileEvidence(msgspec.Struct, frozen=True):
             return quantile_interval(arm, self.q, alpha=alpha)
         tuned_to = self.tuning.at(alpha / 2, "greater")
         return quantile_sequence(arm, self.q, alpha=alpha, tuned_to=tuned_to)
-
-    @property
-    def e_value(self) -> EValue | None:
-        """None: not offered."""
-        return None
-
-    @property
-    def p_value(self) -> float | None:
-        """None: order statistics give an interval only."""
-        return None

@@ -2,11 +2,11 @@
 
 import math
 from functools import lru_cache
+from typing import ClassVar
 
-import msgspec
 from scipy import special
 
-from app.analysis.evidence.effect import AT_ONE_LOOK, sides, two_sided
+from app.analysis.evidence.effect import AT_ONE_LOOK, Evidence, sides, two_sided
 from stats.eprocess import EValue
 from stats.errors import InsufficientData
 from stats.estimate import Estimate
@@ -17,12 +17,12 @@ from stats.relative import fieller_interval, risk_ratio_interval
 from stats.totals import ProportionTotals
 
 
-class FixedEvidence(msgspec.Struct, frozen=True):
+class FixedEvidence(Evidence, frozen=True):
     """Welch's comparison of means, stratified by epoch; `arms` are the estimates of (control, treatment)."""
 
     effect: Estimate
     arms: tuple[Estimate, Estimate] | None
-    levels: tuple[float, float]
+    means: tuple[float, float]
     e_value: EValue | None = None
 
     @property
@@ -36,17 +36,12 @@ class FixedEvidence(msgspec.Struct, frozen=True):
         return AT_ONE_LOOK
 
     @property
-    def means(self) -> tuple[float, float]:
-        """Weighted alike over epochs, so that they are comparable."""
-        return self.levels
-
-    @property
     def standard_error(self) -> float | None:
         """Of the difference, at one look."""
         return self.effect.standard_error
 
     def interval(self, level: float, *, each: bool = False) -> Interval:
-        """For the difference."""
+        """Return the interval of the difference."""
         return self.effect.interval(alpha=two_sided(level, each=each))
 
     def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
@@ -59,22 +54,15 @@ class FixedEvidence(msgspec.Struct, frozen=True):
         return self.effect.test().p_value
 
 
-class ScoreEvidence(msgspec.Struct, frozen=True):
+class ScoreEvidence(Evidence, frozen=True):
     """The score test of two proportions in one epoch, right for few successes too."""
+
+    method: ClassVar[str] = "score test of two proportions"
+    guarantee: ClassVar[str] = AT_ONE_LOOK
 
     control: ProportionTotals
     treatment: ProportionTotals
     e_value: EValue | None = None
-
-    @property
-    def method(self) -> str:
-        """Name of the method."""
-        return "score test of two proportions"
-
-    @property
-    def guarantee(self) -> str:
-        """When the intervals hold."""
-        return AT_ONE_LOOK
 
     @property
     def means(self) -> tuple[float, float]:
@@ -88,7 +76,7 @@ class ScoreEvidence(msgspec.Struct, frozen=True):
         return math.sqrt(sum(variances))
 
     def interval(self, level: float, *, each: bool = False) -> Interval:
-        """For the difference."""
+        """Return the interval of the difference."""
         return score_interval(self.treatment, self.control, alpha=two_sided(level, each=each))
 
     def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
@@ -107,16 +95,12 @@ class ScoreEvidence(msgspec.Struct, frozen=True):
             return None
 
 
-class GroupSequentialEvidence(msgspec.Struct, frozen=True):
+class GroupSequentialEvidence(FixedEvidence, frozen=True, kw_only=True):
     """Repeated intervals of a group sequential plan; `fractions` are those of the looks up to this one."""
 
-    effect: Estimate
-    arms: tuple[Estimate, Estimate] | None
-    levels: tuple[float, float]
     fractions: tuple[float, ...]
     looks: int
     spending: Spending
-    e_value: EValue | None = None
 
     @property
     def method(self) -> str:
@@ -128,26 +112,16 @@ class GroupSequentialEvidence(msgspec.Struct, frozen=True):
         """When the intervals hold."""
         return f"valid at the {self.looks} planned looks together, once at each"
 
-    @property
-    def means(self) -> tuple[float, float]:
-        """Weighted alike over epochs, so that they are comparable."""
-        return self.levels
-
     def _boundary(self, level: float, *, each: bool) -> float:
         return _boundary_of(GroupSequentialPlan(level, self.spending, sides(each=each)[0]), self.fractions)
 
-    @property
-    def standard_error(self) -> float | None:
-        """Of the difference, at one look."""
-        return self.effect.standard_error
-
     def interval(self, level: float, *, each: bool = False) -> Interval:
-        """For the difference."""
+        """Return the interval of the difference."""
         distance = self._boundary(level, each=each) * self.effect.standard_error
         return Interval(self.effect.value - distance, self.effect.value + distance)
 
     def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
-        """Fieller's, with the boundary of this look in place of the normal quantile."""
+        """Return Fieller's interval, with the boundary of this look in place of the normal quantile."""
         nominal = 2 * float(special.ndtr(-self._boundary(level, each=each)))
         return _fieller(self.arms, nominal) if nominal > 0 else None
 

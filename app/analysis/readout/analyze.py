@@ -10,21 +10,23 @@ import msgspec
 from scipy import optimize
 
 from app.analysis.balance import balance_findings, unused_findings
-from app.analysis.evidence.comparison import Comparison, comparable_means, compare
-from app.analysis.evidence.effect import Evidence, SequenceEvidence
+from app.analysis.bounds import Bounds, bounds_of
+from app.analysis.evidence.comparison import Comparison, compare, known_means
+from app.analysis.evidence.effect import EVERY_LOOK, Evidence, SequenceEvidence
+from app.analysis.harm.question import Answer
+from app.analysis.harm.verdict import ReadoutVerdict, verdict_of
 from app.analysis.integrity import AA_ALPHA, Finding, findings
 from app.analysis.observed import Observed
 from app.analysis.readout.frontier import Frontier, frontier_of
+from app.analysis.readout.guardrails import ask, difference_interval, is_shared, with_answer
 from app.analysis.readout.recommendation import recommend
 from app.analysis.readout.record import (
-    Bounds,
     Leader,
     MetricReadout,
     Progress,
     Readout,
     SegmentEffect,
     VariantReadout,
-    Verdict,
 )
 from app.experiments.metrics import Direction, Metric
 from app.experiments.plan import AlwaysValid, AnalysisPlan
@@ -53,8 +55,10 @@ class Unanswered(msgspec.Struct, frozen=True):
     constant: bool = False
 
 
-Compared = Mapping[str, Mapping[str, Comparison | Unanswered]]
-"""Per metric and treatment the comparison, or why there is none."""
+Found = Comparison | Answer | Unanswered
+"""A comparison, the answer about a guardrail, or the reason why there is neither."""
+Compared = Mapping[str, Mapping[str, Found]]
+"""What was found, per metric and treatment."""
 
 
 def analyze(plan: AnalysisPlan, metrics: Sequence[Metric], observed: Observed) -> Readout:
@@ -116,9 +120,11 @@ def _shown(
     )
 
 
-def _compared(metric: Metric, plan: AnalysisPlan, observed: Observed, arm: str) -> Comparison | Unanswered:
-    """Asks all that the readout will ask, so that one bad metric takes nothing from the others."""
+def _compared(metric: Metric, plan: AnalysisPlan, observed: Observed, arm: str) -> Found:
+    """Ask all that the readout will ask, so that one bad metric takes nothing from the others."""
     try:
+        if is_shared(metric, plan, observed):
+            return ask(metric, observed, arm, plan.alpha)
         comparison = compare(metric, plan, observed, arm)
         evidence = comparison.evidence
         evidence.interval(plan.alpha)
@@ -130,7 +136,7 @@ def _compared(metric: Metric, plan: AnalysisPlan, observed: Observed, arm: str) 
 
 def _unanswered(metric: Metric, observed: Observed, arm: str, reason: str) -> Unanswered:
     try:
-        known = comparable_means(metric, observed, arm)
+        known = known_means(metric, observed, arm)
     except _UNANSWERED:
         known = None
     return Unanswered(reason) if known is None else Unanswered(reason, known[0], constant=not known[1])
@@ -190,7 +196,7 @@ def _levels(plan: AnalysisPlan, metrics: Sequence[Metric], compared: Compared) -
 
     def family(role: Role) -> list[Callable[[float], bool] | None]:
         return [
-            None if isinstance(comparison, Unanswered) else partial(_excludes_zero, comparison.evidence)
+            partial(_excludes_zero, comparison.evidence) if isinstance(comparison, Comparison) else None
             for metric in metrics
             if metric.role == role
             for comparison in compared[metric.key].values()
@@ -206,11 +212,10 @@ def _levels(plan: AnalysisPlan, metrics: Sequence[Metric], compared: Compared) -
 # Metrics and variants
 
 
-def verdict(metric: Metric, interval: Interval | None, relative: Interval | None) -> Verdict:
-    """What the interval says, turned so that more is better.
+def verdict(metric: Metric, interval: Interval | None, relative: Interval | None) -> ReadoutVerdict:
+    """Return what the interval proves, turned so that more is better (see `harm.verdict`).
 
-    *better*: all of it above 0. *safe*: all of it above -margin. *harm*: all of it below 0. With a margin, a
-    metric that is surely worse, but surely by less than its margin, is safe.
+    *better*: all of it above 0. *within the margin*: all of it above -margin. *worse*: all of it below 0.
 
     Worked by hand: a latency (lower is better) with margin 0.1 and [0.01, 0.05] turns into [-0.05, -0.01]:
     safe.
@@ -220,11 +225,11 @@ def verdict(metric: Metric, interval: Interval | None, relative: Interval | None
     towards = _turned(interval, metric.direction)
     if towards.lower > 0:
         return "better"
+    within = False
     if metric.margin is not None:
         judged = relative if metric.margin.relative else interval
-        if judged is not None and _turned(judged, metric.direction).lower > -metric.margin.size:
-            return "safe"
-    return "harm" if towards.upper < 0 else "not_enough_data"
+        within = judged is not None and _turned(judged, metric.direction).lower > -metric.margin.size
+    return verdict_of(worse=towards.upper < 0, within=within)
 
 
 def _turned(interval: Interval, direction: Direction) -> Interval:
@@ -235,11 +240,15 @@ def _metric_readout(
     metric: Metric,
     plan: AnalysisPlan,
     observed: Observed,
-    compared: Mapping[str, Comparison | Unanswered],
+    compared: Mapping[str, Found],
     level: float,
 ) -> MetricReadout:
-    known = [one.evidence for one in compared.values() if not isinstance(one, Unanswered)]
-    means = [one.means for one in known] + [
+    known = [
+        (one, EVERY_LOOK) if isinstance(one, Answer) else (one.evidence, one.evidence.guarantee)
+        for one in compared.values()
+        if not isinstance(one, Unanswered)
+    ]
+    means = [one.means for one, _ in known] + [
         one.means for one in compared.values() if isinstance(one, Unanswered) and one.means is not None
     ]
     variants = []
@@ -260,8 +269,8 @@ def _metric_readout(
         kind=metric.kind,
         role=metric.role,
         direction=metric.direction,
-        method=known[0].method if known else None,
-        guarantee=known[0].guarantee if known else None,
+        method=known[0][0].method if known else None,
+        guarantee=known[0][1] if known else None,
         decided_on="relative difference" if metric.margin and metric.margin.relative else "difference",
         variants=tuple(variants),
     )
@@ -288,7 +297,7 @@ def _without_interval(shown: VariantReadout, found: Unanswered) -> VariantReadou
 def _told(
     shown: VariantReadout,
     metric: Metric,
-    comparison: Comparison,
+    comparison: Comparison | Answer,
     *,
     plan: AnalysisPlan,
     observed: Observed,
@@ -296,7 +305,11 @@ def _told(
 ) -> VariantReadout:
     """With its effect and segments, or with the reason why there is no interval at this level yet."""
     try:
-        filled = _with_effect(shown, metric, comparison, level)
+        filled = (
+            with_answer(shown, metric, comparison, level)
+            if isinstance(comparison, Answer)
+            else _with_effect(shown, metric, comparison, level)
+        )
     except _UNANSWERED as error:
         return _without_interval(shown, _unanswered(metric, observed, shown.variant, _reason(error)))
     return _with_segments(filled, metric, plan, observed, level)
@@ -314,9 +327,9 @@ def _with_effect(shown: VariantReadout, metric: Metric, found: Comparison, level
         estimate=estimate,
         control_estimate=control,
         effect=estimate - control,
-        interval=_bounds(interval),
+        interval=bounds_of(interval.lower, interval.upper),
         relative_effect=None if relative is None or not control else (estimate - control) / abs(control),
-        relative_interval=None if relative is None else _bounds(relative),
+        relative_interval=None if relative is None else bounds_of(relative.lower, relative.upper),
         level=level,
         e_value=None if evidence.e_value is None else min(evidence.e_value.value, 1e300),
         p_value=evidence.p_value,
@@ -336,19 +349,12 @@ def _relative_interval(evidence: Evidence, level: float, *, each: bool) -> Inter
     return found
 
 
-def _open_reason(decided: Verdict, *, no_share: bool) -> str:
+def _open_reason(decided: ReadoutVerdict, *, no_share: bool) -> str:
     """Why nothing is decided, or what it was decided on if a relative margin could not be judged."""
     if no_share:
         judged = "" if decided == "not_enough_data" else "; judged on the difference alone"
         return f"the control cannot be told from 0, so a relative margin cannot be judged{judged}"
     return "the interval still allows for both" if decided == "not_enough_data" else ""
-
-
-def _bounds(interval: Interval) -> Bounds:
-    return (
-        interval.lower if math.isfinite(interval.lower) else None,
-        interval.upper if math.isfinite(interval.upper) else None,
-    )
 
 
 def _with_segments(
@@ -357,26 +363,28 @@ def _with_segments(
     segments = observed.segments
     if not segments:
         return shown
-    effects: dict[str, tuple[float, Bounds]] = {}
+    effects: dict[str, tuple[float, Bounds | None]] = {}
     estimates: dict[str, Estimate] = {}
     for segment in segments:
-        try:
+        with suppress(*_UNANSWERED):
             evidence = compare(metric, plan, observed, shown.variant, segment=segment).evidence
             interval = evidence.interval(level / len(segments))
             control, treatment = evidence.means
-            error = evidence.standard_error
-            if error:
+            effects[segment] = (treatment - control, bounds_of(interval.lower, interval.upper))
+            if error := evidence.standard_error:
                 estimates[segment] = Estimate(treatment - control, error)
-        except _UNANSWERED:
-            continue
-        effects[segment] = (treatment - control, _bounds(interval))
+        if is_shared(metric, plan, observed):
+            effects.pop(segment, None)
+            with suppress(*_UNANSWERED):
+                found = ask(metric, observed.of_segment(segment), shown.variant, level / len(segments))
+                effects[segment] = (found.means[1] - found.means[0], difference_interval(found))
     pooled: dict[str, Estimate] = {}
     interaction = None
     if len(estimates) >= 2:
         with suppress(*_UNANSWERED):
-            found = partial_pooling(list(estimates.values()))
-            pooled = dict(zip(estimates, found.segments, strict=True))
-            interaction = found.interaction.p_value
+            pooling = partial_pooling(list(estimates.values()))
+            pooled = dict(zip(estimates, pooling.segments, strict=True))
+            interaction = pooling.interaction.p_value
     rows = tuple(
         SegmentEffect(
             segment=segment,
@@ -432,7 +440,10 @@ def _beats(
 
 
 def _progress(
-    plan: AnalysisPlan, observed: Observed, primary: Mapping[str, Comparison | Unanswered], level: float
+    plan: AnalysisPlan,
+    observed: Observed,
+    primary: Mapping[str, Found],
+    level: float,
 ) -> Progress:
     units = observed.units()
     needed: float | None = None
@@ -440,7 +451,7 @@ def _progress(
         needed = max(plan.expected_units, units)
     elif primary:
         each = [
-            None if isinstance(one, Unanswered) else _units_to_decide(one.evidence, plan, units, level)
+            _units_to_decide(one.evidence, plan, units, level) if isinstance(one, Comparison) else None
             for one in primary.values()
         ]
         known = [one for one in each if one is not None]

@@ -7,10 +7,11 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from app.allocation.contextual import linear_posterior, segment_arms, segmented
+from app.allocation.contextual import segment_arms, segmented
 from app.allocation.forgetting import Learned, by_time
 from app.assignment.bucketing import WHOLE
-from app.experiments.model import ContextualPolicy, Policy, SegmentedThompsonPolicy, forgetting_of
+from app.experiments.policies import Policy, SegmentedThompsonPolicy
+from app.experiments.policies.contextual import ContextualPolicy, LinearPolicy
 from app.experiments.segments import segment_names
 from app.ledger.learning.model import RewardSums, part_of_segment
 from bandits.drift import detect
@@ -73,7 +74,7 @@ class DriftBelief(msgspec.Struct, frozen=True):
 
 def drift_belief(policy: Policy, learned: Learned, variants: Sequence[str]) -> DriftBelief | UnsetType:
     """Whether there is something to forget; UNSET for policies that do not forget, and before any reward."""
-    if forgetting_of(policy) is None or not learned:
+    if policy.forgets is None or not learned:
         return UNSET
     starts, buckets = zip(*by_time(learned), strict=True)
     found = detect(buckets, alpha=_DRIFT_ALPHA)
@@ -117,9 +118,9 @@ def model_belief(policy: Policy, learned: Learned, variants: Sequence[str]) -> M
     rewards = {variant: _rows(one) for variant, one in zip(variants, learned.get("", ()), strict=True)}
     columns = Schema(policy.features).d
     linear = [one for one in learned.get("", ()) if isinstance(one, LinearTotals)]
-    if len(linear) < len(variants):
+    if not isinstance(policy, LinearPolicy) or len(linear) < len(variants):
         return ModelBelief(columns, rewards)
-    posterior = linear_posterior(policy, linear)
+    posterior = policy.posterior(linear)
     effective = posterior.effective_parameters(linear).tolist()
     return ModelBelief(
         columns, rewards, dict(zip(variants, effective, strict=True)), float(posterior.noise_variance)

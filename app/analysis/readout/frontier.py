@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from app.allocation.objective import metric_arms
+from app.allocation.metrics import metric_arms
 from app.analysis.observed import Observed
 from app.experiments.metrics import Metric, QuantileOf
 from app.ledger.units.metric_totals import moments_of

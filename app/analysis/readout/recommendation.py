@@ -63,24 +63,28 @@ def _ready(metrics: Sequence[MetricReadout], arm: str) -> bool:
 
 def _harms(metrics: Sequence[MetricReadout], arms: Sequence[str]) -> tuple[str, ...]:
     return tuple(
-        f"{metric.key} of {arm} is worse than the control's: {_effect(_of(metric, arm))}"
+        f"{metric.key} of {arm} is worse than the control's: {_effect(metric, arm)}"
         for metric in metrics
         for arm in arms
         if _of(metric, arm).verdict == "harm"
     )
 
 
-def _effect(variant: VariantReadout) -> str:
-    """As in +0.031 [0.012, 0.050]."""
-    assert variant.effect is not None
-    assert variant.interval is not None
-    lower, upper = ("no bound" if bound is None else f"{bound:.4g}" for bound in variant.interval)
-    return f"{variant.effect:+.4g} [{lower}, {upper}]"
+def _effect(metric: MetricReadout, arm: str) -> str:
+    """Return the effect with its interval, as in "+3.1 percentage points [1.2, 5]"."""
+    variant = _of(metric, arm)
+    assert variant.effect is not None, "a verdict has an effect"
+    factor, unit = (100, " percentage points") if metric.kind == "proportion" else (1, "")
+    effect = f"{factor * variant.effect:+.4g}{unit}"
+    if variant.interval is None:
+        return effect
+    lower, upper = ("no bound" if bound is None else f"{factor * bound:.4g}" for bound in variant.interval)
+    return f"{effect} [{lower}, {upper}]"
 
 
 def _ship(chosen: str, deciding: Sequence[MetricReadout], leader: Leader | None) -> Recommendation:
     reasons = [
-        f"{metric.key} is {variant.verdict}: {_effect(variant)}"
+        f"{metric.key} is {variant.verdict}: {_effect(metric, chosen)}"
         for metric in deciding
         if (variant := _of(metric, chosen)).verdict in ("safe", "better")
     ]

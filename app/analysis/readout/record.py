@@ -9,15 +9,13 @@ from typing import Literal
 
 import msgspec
 
+from app.analysis.bounds import Bounds
+from app.analysis.harm.verdict import ReadoutVerdict
 from app.analysis.integrity import Finding
 from app.analysis.readout.frontier import Frontier
 from app.experiments.metrics import Direction
 from app.experiments.plan import AnalysisPlan
 from stats.multiplicity import Role
-
-Verdict = Literal["harm", "safe", "better", "not_enough_data"]
-Bounds = tuple[float | None, float | None]
-"""Lower and upper; null is no bound."""
 
 
 class SegmentEffect(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +54,7 @@ class VariantReadout(msgspec.Struct, frozen=True, kw_only=True):
     level: float | None = None
     e_value: float | None = None
     p_value: float | None = None
-    verdict: Verdict | None = None
+    verdict: ReadoutVerdict | None = None
     reason: str = ""
     variance_reduction: float | None = None
     segments: tuple[SegmentEffect, ...] = ()
@@ -92,7 +90,7 @@ class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
     crossovers: Literal["exclude", "first"]
     effect: float | None
     interval: Bounds | None
-    verdict: Verdict | None
+    verdict: ReadoutVerdict | None
 
 
 class Leader(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from psycopg import AsyncCursor
 
 from app.core import locks
+from app.experiments.policies import KINDS
 from app.ledger.session import sql
 
 _ADD_TO_DRAWS: Final = sql(__package__, "add_to_draws")
@@ -22,16 +23,7 @@ _READ_FIRST_EXPOSURES: Final = sql(__package__, "read_first_exposures")
 _VARIANTS: Final = 256
 _VERSIONS: Final = 2**32
 
-MOVING_KINDS: Final = (
-    "thompson",
-    "optimistic_thompson",
-    "top_two",
-    "constrained_thompson",
-    "ucb",
-    "epsilon_greedy",
-    "best_arm",
-    "exp3_ix",
-)
+MOVING_KINDS: Final = tuple(kind for kind, rule in KINDS.items() if rule.reads not in {"nothing", "contexts"})
 """Kinds of policies whose shares move, and are those of every request.
 
 The draws of a fixed policy are in the totals. Policies that read contexts have shares for each request.

@@ -7,21 +7,15 @@ set of rewards, never on their order. A context that does not fit the policy's f
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from struct import Struct
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, assert_never
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from app.experiments.model import (
-    ContextualPolicy,
-    Exp3IxPolicy,
-    LogisticTsPolicy,
-    Policy,
-    SegmentedThompsonPolicy,
-    forgetting_of,
-)
 from app.experiments.plan import Segments
+from app.experiments.policies import KINDS, Policy
+from app.experiments.policies.rule import BySegment, ByTime, Contexts, Losses
 from app.experiments.segments import segment_number
 from app.ledger import limits
 from app.ledger.rewards.model import NANO, NONE, Assignments
@@ -29,7 +23,7 @@ from bandits.features import ContextError, Schema
 from bandits.linear import LinearTotals
 from bandits.logistic import LogisticTotals
 
-LEARNING_KINDS: Final = ("lin_ts", "lin_ucb", "logistic_ts", "segmented_thompson", "exp3_ix")
+LEARNING_KINDS: Final = tuple(kind for kind, rule in KINDS.items() if rule.reads in {"contexts", "losses"})
 """Kinds of policies that learn more than the reward totals; others do so if they have `forgetting`."""
 
 _LOSS_SUMS: Final = Struct("<q16s")
@@ -288,18 +282,19 @@ class Change(NamedTuple):
 
 def learning_of(policy: Policy) -> Learning | None:
     """What a policy learns besides the reward totals, if anything."""
-    match policy:
-        case LogisticTsPolicy(features=features):
-            return ContextLearning("logistic", Schema(features))
-        case ContextualPolicy(features=features):
-            return ContextLearning("linear", Schema(features))
-        case Exp3IxPolicy(eta=eta):
-            return LossLearning(eta / 2)
-        case SegmentedThompsonPolicy(by=by):
+    match policy.learns:
+        case Contexts(model, features):
+            return ContextLearning(model, Schema(features))
+        case Losses(gamma):
+            return LossLearning(gamma)
+        case BySegment(by):
             return SegmentLearning(by)
-        case _:
-            forgetting = forgetting_of(policy)
-            return None if forgetting is None else BucketLearning(forgetting.bucket_s)
+        case ByTime(bucket_s):
+            return BucketLearning(bucket_s)
+        case None:
+            return None
+        case learns:
+            assert_never(learns)
 
 
 def moved(before: Assignments, after: Assignments, learning: Iterable[tuple[int, int]]) -> NDArray[np.intp]:

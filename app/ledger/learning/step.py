@@ -1,4 +1,4 @@
-"""What policies learn, in the ledger: it moves by differences, or is made anew from the log."""
+"""The step that adds what policies learn beyond the reward totals."""
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
@@ -10,8 +10,8 @@ from psycopg import AsyncCursor
 
 from app.core.clock import Clock, SystemClock
 from app.core.telemetry import CONTEXT_MISFITS
-from app.experiments.model import Policy
-from app.ledger import rows
+from app.experiments.policies import Policy
+from app.ledger import limits, rows
 from app.ledger.learning.model import (
     LEARNING_KINDS,
     BucketLearning,
@@ -109,22 +109,14 @@ async def _add_to_policy_totals(cursor: AsyncCursor, found: Mapping[Key, Change]
     await cursor.execute(_STORE_POLICY_TOTALS, _policy_keys(bodies) | {"body": list(bodies.values())})
 
 
-async def recount_learned(
-    cursor: AsyncCursor,
-    rewarded: AsyncCursor,
-    experiment_id: int,
-    learning: Mapping[tuple[int, int], Learning],
-    *,
-    rows_max: int,
-) -> list[Key]:
-    """Set what an experiment's policies learned to what its log says. Returns the keys of what differed.
+async def recount_learned(cursor: AsyncCursor, experiment_id: int) -> list[tuple[int, int]]:
+    """Set what an experiment's policies learned to what its log gives, under a lock on `policy_totals`.
 
-    `rewarded` is a cursor of the server's, of which a bounded number of rows is read at a time. The caller's
-    lock keeps others from adding to policy totals: what they committed before is seen here. What is forgotten
-    by now stays as it is, deleted or not.
+    Parts that no policy can read any more stay as they are. Return (epoch, variant) of what differed.
     """
+    learning = await learning_by_epoch(cursor, [experiment_id])
     now_s = _now_s()
-    fresh = await _learned_anew(rewarded, experiment_id, learning, rows_max=rows_max)
+    fresh = await _learned_from_log(cursor, experiment_id, learning)
     await cursor.execute(_POLICY_TOTALS, (experiment_id,))
     stored: dict[Key, bytes] = {(experiment_id, *row[:3]): row[3] for row in await cursor.fetchall()}
     right = {
@@ -136,18 +128,23 @@ async def recount_learned(
         await cursor.execute(_ENSURE_POLICY_TOTALS, _policy_keys(right))
         bodies = [totals.to_bytes() for totals in right.values()]
         await cursor.execute(_STORE_POLICY_TOTALS, _policy_keys(right) | {"body": bodies})
-    return [
-        key for key, totals in right.items() if not agree(learning[key[:2]], totals, stored.get(key, b""))
-    ]
+    return sorted(
+        {
+            key[1:3]
+            for key, totals in right.items()
+            if not agree(learning[key[:2]], totals, stored.get(key, b""))
+        }
+    )
 
 
-async def delete_forgotten(cursor: AsyncCursor, *, epochs_max: int, rows_max: int) -> int:
-    """Delete what no policy can read any more, of so many epochs, chosen anew each time. How many rows went.
+async def delete_forgotten(cursor: AsyncCursor) -> int:
+    """Delete policy totals that no policy can read any more, from a bounded random choice of epochs.
 
-    A change that comes to it later makes a row of that change alone, which the next time deletes.
+    Return the number of deleted rows. A later change to a deleted row makes a row of that change alone, which
+    the next call deletes.
     """
     now_s = _now_s()
-    await cursor.execute(_FORGETTING, (epochs_max,))
+    await cursor.execute(_FORGETTING, (limits.FORGOTTEN_EPOCHS_MAX,))
     kept = []
     for experiment_id, epoch, policy in await cursor.fetchall():
         learning = learning_of(msgspec.convert(policy, Policy))
@@ -156,7 +153,7 @@ async def delete_forgotten(cursor: AsyncCursor, *, epochs_max: int, rows_max: in
     if not kept:
         return 0
     columns = zip(("experiment_id", "epoch", "first_part"), map(list, zip(*kept, strict=True)), strict=True)
-    await cursor.execute(_DELETE_FORGOTTEN, dict(columns) | {"rows_max": rows_max})
+    await cursor.execute(_DELETE_FORGOTTEN, dict(columns) | {"rows_max": limits.FORGOTTEN_ROWS_MAX})
     return cursor.rowcount
 
 
@@ -165,28 +162,25 @@ def _now_s() -> float:
     return _CLOCK.now().timestamp()
 
 
-async def _learned_anew(
-    rewarded: AsyncCursor,
-    experiment_id: int,
-    learning: Mapping[tuple[int, int], Learning],
-    *,
-    rows_max: int,
+async def _learned_from_log(
+    cursor: AsyncCursor, experiment_id: int, learning: Mapping[tuple[int, int], Learning]
 ) -> dict[Key, PolicyTotals]:
-    """From the rewards in the log."""
+    """Compute policy totals from the log's rewards, a bounded number of rows at a time."""
     totals: dict[Key, PolicyTotals] = {}
-    await rewarded.execute(_REWARDED, (experiment_id, [epoch for _, epoch in learning]))
-    while found := await rewarded.fetchmany(rows_max):
-        chosen: defaultdict[Key, Rows] = defaultdict(lambda: Rows([], []))
-        for epoch, variant, reward, *rest in found:
-            of, seen = learning[experiment_id, epoch], Seen(*rest)
-            x = of.row(seen)
-            if x is not None:
-                some = chosen[experiment_id, epoch, variant, of.part(seen)]
-                some.given.append(x)
-                some.rewards.append(reward)
-        for key, some in chosen.items():
-            of = learning[key[:2]]
-            totals[key] = plus(totals.get(key, of.empty), of.of_rows(some))
+    async with cursor.connection.cursor(name="rewarded") as rewarded:
+        await rewarded.execute(_REWARDED, (experiment_id, [epoch for _, epoch in learning]))
+        while page := await rewarded.fetchmany(limits.SWEEP_ASSIGNMENTS_MAX):
+            rows_by_key: defaultdict[Key, Rows] = defaultdict(lambda: Rows([], []))
+            for epoch, variant, reward, *rest in page:
+                learned, seen = learning[experiment_id, epoch], Seen(*rest)
+                row = learned.row(seen)
+                if row is not None:
+                    chosen = rows_by_key[experiment_id, epoch, variant, learned.part(seen)]
+                    chosen.given.append(row)
+                    chosen.rewards.append(reward)
+            for key, chosen in rows_by_key.items():
+                learned = learning[key[:2]]
+                totals[key] = plus(totals.get(key, learned.empty), learned.of_rows(chosen))
     return totals
 
 

@@ -1,4 +1,4 @@
-"""The log, in the ledger: assignments and signals are stored, and locked for whoever resolves them."""
+"""The step that logs assignments and signals, and locks the assignments for the steps after it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 from psycopg import AsyncCursor
 
 from app.assignment.exposure import Exposure
+from app.feedback.limits import CLOCK_TOLERANCE_US
+from app.ledger import rows
 from app.ledger.log.batch import Batch
-from app.ledger.rewards.model import ASSIGNMENT, PENDING, Assignments, Given, Rule
-from app.ledger.session import arrays, copy, sql
+from app.ledger.rewards.model import ASSIGNMENT, GIVEN, PENDING, Assignments, Given, Integers, Rule
+from app.ledger.session import arrays, copy, pieces, sql
 from app.ledger.signals.step import (
     count_unit_scope,
     count_waiting,
@@ -18,13 +20,14 @@ from app.ledger.signals.step import (
     log_signals,
     log_unit_signals,
 )
-from app.ledger.signals.tally import SignalTally, Uses
+from app.ledger.signals.tally import SignalTally
 
 _LOCK_STAGED: Final = sql(__package__, "lock_staged")
 _INSERT_ASSIGNMENTS: Final = sql(__package__, "insert_assignments")
 _EXPOSE_ASSIGNMENTS: Final = sql(__package__, "expose_assignments")
 _AFFECT_BY_UNIT: Final = sql(__package__, "affect_by_unit")
 _LOCK_AFFECTED: Final = sql(__package__, "lock_affected")
+_READ_SIGNALS: Final = sql(__package__, "read_signals")
 
 # Columns of results that are one row of arrays.
 _PLACE: Final = ("place", "V6")
@@ -52,6 +55,14 @@ _AFFECTED: Final = (
     ("reward", ">i4"),
 )
 
+_SIGNALS: Final = (
+    ("owner", ">i4"),
+    ("source", ">i2"),
+    ("at_us", ">i8"),
+    ("value", ">f8"),
+    ("name_length", ">i4"),
+)
+
 
 class Logged(NamedTuple):
     """Assignments that a transaction has locked, some of which have to be resolved.
@@ -67,9 +78,7 @@ class Logged(NamedTuple):
     exposures: Sequence[Exposure | None] | None = None
 
 
-async def log(
-    cursor: AsyncCursor, batch: Batch, rules: Mapping[int, Rule], tally: SignalTally, uses: Uses
-) -> Logged:
+async def log(cursor: AsyncCursor, batch: Batch, rules: Mapping[int, Rule], tally: SignalTally) -> Logged:
     """Take a batch into the log, and count what becomes of its signals."""
     horizons = [rules[one].horizon_us for one in batch.bodies["experiment_id"].tolist()]
     assignments = batch.assignments(np.array(horizons, np.int64))
@@ -84,13 +93,13 @@ async def log(
     spoken[batch.given.signals["owner"]] = True
     # The log says nothing that counts about what is exposed and pending, or has just been stored.
     unread = ~new & ~(assignments["exposed"] & (assignments["outcome"] == PENDING)) | exposing
-    if not await _log_signals(cursor, batch, assignments, tally, uses):
+    if not await _log_signals(cursor, batch, assignments, tally):
         named = [one is not None for one in batch.ids]
         unread[batch.given.signals["owner"][np.array(named, np.bool_)]] = True
     resolving = spoken | exposing
-    elsewhere = await _log_unit_signals(cursor, batch, heard_by_unit, tally, uses)
+    elsewhere = await _log_unit_signals(cursor, batch, heard_by_unit, tally)
     if before or batch.unit_signals.n:
-        await count_unit_scope(cursor, before, tally, uses)
+        await count_unit_scope(cursor, before, tally)
     if not len(elsewhere):
         return Logged(assignments, resolving, unread, batch.given, batch.exposures)
     known = np.isin(assignments["id"], elsewhere["id"])
@@ -151,22 +160,22 @@ def _at(assignments: Assignments, stored: NDArray[np.void], among: NDArray[np.bo
 
 
 async def _log_signals(
-    cursor: AsyncCursor, batch: Batch, assignments: Assignments, tally: SignalTally, uses: Uses
+    cursor: AsyncCursor, batch: Batch, assignments: Assignments, tally: SignalTally
 ) -> bool:
     """Log signals by assignment id. Returns whether each of them said something new."""
     if not len(batch.given.signals):
         return True
-    return await log_signals(cursor, batch.staged_signals(assignments), tally, uses)
+    return await log_signals(cursor, batch.staged_signals(assignments), tally)
 
 
 async def _log_unit_signals(
-    cursor: AsyncCursor, batch: Batch, heard_by_unit: Sequence[int], tally: SignalTally, uses: Uses
+    cursor: AsyncCursor, batch: Batch, heard_by_unit: Sequence[int], tally: SignalTally
 ) -> Assignments:
     """Log signals by unit; lock the assignments that they, or those logged before, may now belong to."""
     if not batch.unit_signals.n and not heard_by_unit:
         return np.empty(0, ASSIGNMENT)
     if batch.unit_signals.n:
-        await log_unit_signals(cursor, batch.unit_signals, tally, uses)
+        await log_unit_signals(cursor, batch.unit_signals, tally)
     await cursor.execute(_AFFECT_BY_UNIT)
     return await lock_affected(cursor)
 
@@ -179,3 +188,36 @@ async def lock_affected(cursor: AsyncCursor) -> Assignments:
         affected[name] = found[name]
     affected["counted"] = affected["exposed"]
     return affected
+
+
+async def read_signals(
+    cursor: AsyncCursor, owners: Integers, assignments: NDArray[np.void], known_names: Sequence[str] = ()
+) -> Given:
+    """The signals in time that the log has about assignments, by their `owners`.
+
+    `assignments` have the fields experiment_id, unit_hash, id, assigned_us, deadline_us and exposed. Names
+    come behind those known.
+    """
+    await copy(
+        cursor,
+        "unread",
+        rows.rows(
+            len(assignments),
+            owner=(">i4", owners),
+            experiment_id=(">i4", assignments["experiment_id"]),
+            unit_hash=(">i8", assignments["unit_hash"]),
+            id=("S16", assignments["id"]),
+            assigned_at=rows.timestamps(assignments["assigned_us"]),
+            deadline=rows.timestamps(assignments["deadline_us"]),
+            exposed=("u1", assignments["exposed"]),
+        ),
+    )
+    found = await arrays(cursor, _READ_SIGNALS, _SIGNALS, {"tolerance_us": CLOCK_TOLERANCE_US})
+    signals = [name.decode() for name in pieces(cursor, len(_SIGNALS), found["name_length"])]
+    names = list(dict.fromkeys([*known_names, *signals]))
+    position = {name: number for number, name in enumerate(names)}
+    read = np.empty(len(found), GIVEN)
+    for name in ("owner", "source", "at_us", "value"):
+        read[name] = found[name]
+    read["name"] = [position[name] for name in signals]
+    return Given(read, names)

@@ -62,30 +62,30 @@ class _Written(NamedTuple):
     n_conflicts: int
 
 
-async def log_signals(cursor: AsyncCursor, staged: StagedSignals, tally: SignalTally, uses: Uses) -> bool:
+async def log_signals(cursor: AsyncCursor, staged: StagedSignals, tally: SignalTally) -> bool:
     """Log signals by assignment id. Returns whether each of them said something new."""
     await copy(cursor, "staged_signals", staged.rows)
     statements = (_INSERT_SIGNALS, _READ_REPEATED_SIGNALS, _REVISE_SIGNALS)
     written = await _write(cursor, staged.rows.n, statements)
-    tally.add_signals(staged, written.fresh, uses)
+    tally.add_signals(staged, written.fresh)
     for number in written.revised.tolist():
         key = int(staged.experiment_id[number]), staged.names[staged.name[number]]
         value, received_us = float(staged.value[number]), int(staged.received_us[number])
-        tally.add_value(key, value, received_us, uses, before=written.before[number])
+        tally.add_value(key, value, received_us, before=written.before[number])
     tally.results["conflict"] += written.n_conflicts
     return bool(written.fresh.sum() + len(written.revised) == staged.rows.n)
 
 
-async def log_unit_signals(cursor: AsyncCursor, units: UnitSignals, tally: SignalTally, uses: Uses) -> None:
+async def log_unit_signals(cursor: AsyncCursor, units: UnitSignals, tally: SignalTally) -> None:
     """Log signals by unit, and note the assignments that they may belong to as affected."""
     await copy(cursor, "staged_unit_signals", units.rows())
     statements = (_INSERT_UNIT_SIGNALS, _READ_REPEATED_UNIT_SIGNALS, _REVISE_UNIT_SIGNALS)
     written = await _write(cursor, units.n, statements)
-    tally.add_unit_values(units, written.fresh, uses)
+    tally.add_unit_values(units, written.fresh)
     for number in written.revised.tolist():
         one, received_us = units.signals[number], units.received_us[number]
         key = one.experiment_id, one.signal
-        tally.add_value(key, one.value, received_us, uses, before=written.before[number])
+        tally.add_value(key, one.value, received_us, before=written.before[number])
     tally.results["conflict"] += written.n_conflicts
     said = written.fresh.copy()
     said[written.revised] = True
@@ -157,7 +157,7 @@ async def lock_unit_scope(cursor: AsyncCursor, exposures: Assignments) -> UnitSt
     return await _unit_states(cursor) if cursor.rowcount else {}
 
 
-async def count_unit_scope(cursor: AsyncCursor, before: UnitStates, tally: SignalTally, uses: Uses) -> None:
+async def count_unit_scope(cursor: AsyncCursor, before: UnitStates, tally: SignalTally) -> None:
     """Count what has become of the signals by unit in scope, against what was so before."""
     after = await _unit_states(cursor)
     for experiment_id, name, fresh, state in before.keys() | after.keys():
@@ -165,7 +165,7 @@ async def count_unit_scope(cursor: AsyncCursor, before: UnitStates, tally: Signa
         n = after.get(key, 0) - before.get(key, 0)
         tally.add((experiment_id, name), of_state(state, n))
         if fresh:
-            tally.logged((experiment_id, name), state, n, uses)
+            tally.logged((experiment_id, name), state, n)
 
 
 async def _unit_states(cursor: AsyncCursor) -> UnitStates:
@@ -173,17 +173,15 @@ async def _unit_states(cursor: AsyncCursor) -> UnitStates:
     return {(one[0], one[1], one[2], one[3]): one[4] for one in await cursor.fetchall()}
 
 
-async def add_to_signal_totals(
-    cursor: AsyncCursor, moves: Mapping[SignalKey, SignalMove], uses: Uses
-) -> None:
+async def add_to_signal_totals(cursor: AsyncCursor, tally: SignalTally) -> None:
     """Add what one transaction has come to. Names beyond `SIGNAL_NAMES_MAX` share one row, `OTHERS`."""
-    kept = {key: move for key, move in moves.items() if not move.empty}
+    kept = {key: move for key, move in tally.moves.items() if not move.empty}
     if not kept:
         return
     await cursor.execute(_NAMED, _columns(kept))
     named = set(await cursor.fetchall())
     if len(named) < len(kept):
-        named |= await _admitted(cursor, [key for key in kept if key not in named], uses)
+        named |= await _admitted(cursor, [key for key in kept if key not in named], tally.uses)
     totals: dict[SignalKey, SignalMove] = {}
     for key, move in kept.items():
         place = key if key in named else (key[0], OTHERS)

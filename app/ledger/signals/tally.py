@@ -69,7 +69,8 @@ def exposed(n: int) -> SignalMove:
 class SignalTally:
     """What a transaction adds to the totals of signals, and what has become of the events in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, uses: Uses) -> None:
+        self.uses = uses
         self.moves: dict[SignalKey, SignalMove] = {}
         self.results: Counter[str] = Counter()
         """Events by what became of them, for the metric."""
@@ -78,12 +79,12 @@ class SignalTally:
         """Add to the totals of one signal."""
         self.moves[key] = self.moves[key] + move if key in self.moves else move
 
-    def logged(self, key: SignalKey, state: int, n: int, uses: Uses) -> None:
+    def logged(self, key: SignalKey, state: int, n: int) -> None:
         """Count `n` events of this transaction as new in the log."""
-        known = uses(*key) is not None
+        known = self.uses(*key) is not None
         self.results[SIGNAL_STATES[state].value if known else "unknown_signal"] += n
 
-    def add_signals(self, staged: StagedSignals, fresh: Flags, uses: Uses) -> None:
+    def add_signals(self, staged: StagedSignals, fresh: Flags) -> None:
         """Add the staged signals by assignment id that are new in the log (`fresh`)."""
         if not fresh.any():
             return
@@ -97,7 +98,7 @@ class SignalTally:
         values = staged.value[fresh]
         lowest, highest = _extremes(group_of, values, len(groups))
         _, last_us = _extremes(group_of, staged.received_us[fresh], len(groups))
-        outside = _outside(keys, group_of, values, uses)
+        outside = _outside(keys, group_of, values, self.uses)
         for number, (key, counts) in enumerate(zip(keys, states.tolist(), strict=True)):
             move = SignalMove(
                 tuple(counts), int(outside[number]), lowest[number], highest[number], last_us[number]
@@ -105,19 +106,19 @@ class SignalTally:
             self.add(key, move)
             for state, n in enumerate(counts):
                 if n:
-                    self.logged(key, state, n, uses)
+                    self.logged(key, state, n)
 
-    def add_unit_values(self, units: UnitSignals, fresh: Flags, uses: Uses) -> None:
+    def add_unit_values(self, units: UnitSignals, fresh: Flags) -> None:
         """Add the values of signals by unit that are new in the log; their states come from the log."""
         for one, received_us, new in zip(units.signals, units.received_us, fresh.tolist(), strict=True):
             if new:
-                self.add_value((one.experiment_id, one.signal), one.value, received_us, uses)
+                self.add_value((one.experiment_id, one.signal), one.value, received_us)
 
     def add_value(
-        self, key: SignalKey, value: float, received_us: int, uses: Uses, *, before: float | None = None
+        self, key: SignalKey, value: float, received_us: int, *, before: float | None = None
     ) -> None:
         """Add a new value, or one that replaces another."""
-        use = uses(*key)
+        use = self.uses(*key)
         outside = 0 if use is None else use.excludes(value) - (before is not None and use.excludes(before))
         self.add(key, SignalMove(out_of_range=outside, lowest=value, highest=value, last_us=received_us))
 

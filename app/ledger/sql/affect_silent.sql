@@ -1,13 +1,13 @@
--- Exposed assignments still pending at their deadline, or of experiments to whose metrics silence tells something, from
--- where the sweep was up to the watermark, oldest first; of one deadline all. The sweep moves on. Its row is locked, so
--- there is one at a time.
+-- Exposed assignments with a deadline from the sweep's position to the watermark that are still pending, or whose
+-- experiment has a metric that reads silence: the oldest first, and all of one deadline together. Moves the sweep's
+-- position; its row is locked, so one sweep runs at a time.
 WITH silent AS MATERIALIZED (
     SELECT experiment_id, unit_hash, id, deadline
     FROM assignments
     WHERE deadline >= (SELECT swept_until FROM horizons) AND deadline <= %(watermark)s AND exposed
         AND (
             outcome = 0
-            OR experiment_id = ANY(%(hearing)s) AND deadline > (SELECT swept_until FROM horizons)
+            OR experiment_id = ANY(%(reading_silence)s) AND deadline > (SELECT swept_until FROM horizons)
         )
     ORDER BY deadline
     FETCH FIRST %(rows_max)s ROWS WITH TIES

@@ -55,8 +55,8 @@ class Measures(NamedTuple):
         return self.plan.segments is not None or bool(self.plan.covariates)
 
     @property
-    def hears_halves(self) -> bool:
-        """Whether a signal may wait for another one before it comes to anything."""
+    def waits_for_halves(self) -> bool:
+        """Whether a ratio may wait for its second signal before it has a value."""
         return any(
             isinstance(metric.measure, Ratio) and metric.measure.denominator != ASSIGNMENTS
             for metric in self.metrics

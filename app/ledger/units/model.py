@@ -100,14 +100,14 @@ class Units(NamedTuple):
         return differ
 
     @property
-    def heard(self) -> NDArray[np.bool_]:
-        """Of which of them a metric knows something."""
-        heard: NDArray[np.bool_] = np.any(self.sums != 0, axis=1)
-        return heard
+    def measured(self) -> NDArray[np.bool_]:
+        """Mask of the units for which any metric has a value."""
+        measured: NDArray[np.bool_] = np.any(self.sums != 0, axis=1)
+        return measured
 
-    def unheard(self, measures: Measures) -> NDArray[np.bool_]:
-        """Of which of them the log can hold no signal in time that a metric reads."""
-        return ~self.crossed & ~self.heard & (not measures.hears_halves)
+    def without_signals(self, measures: Measures) -> NDArray[np.bool_]:
+        """Return the mask of the units that have no stored signal in time which any metric reads."""
+        return ~self.crossed & ~self.measured & (not measures.waits_for_halves)
 
     def bodies(self) -> list[bytes]:
         """Of each the covariates and sums as MessagePack; the others have columns of their own."""
@@ -399,11 +399,11 @@ def _grouped_totals(
     signs = np.ones(len(units.sums), np.int64) if signs is None else signs
     groups, group_of = _distinct(names)
     counts = np.bincount(group_of, signs, minlength=len(groups))
-    heard = np.flatnonzero(units.heard)
-    heard = heard[np.argsort(group_of[heard], kind="stable")]
-    grouped = _Grouped(group_of[heard], len(groups))
-    own = None if beside is None else beside[heard]
-    found = zip(*_sums(measures, units.of(heard), signs[heard], grouped, own), strict=True)
+    measured = np.flatnonzero(units.measured)
+    measured = measured[np.argsort(group_of[measured], kind="stable")]
+    grouped = _Grouped(group_of[measured], len(groups))
+    columns = None if beside is None else beside[measured]
+    found = zip(*_sums(measures, units.of(measured), signs[measured], grouped, columns), strict=True)
     totals = [CellTotals(int(count), sums) for count, sums in zip(counts.tolist(), found, strict=True)]
     return groups.tolist(), totals
 

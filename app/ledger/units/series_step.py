@@ -6,6 +6,7 @@ from typing import Any, Final
 from psycopg import AsyncCursor
 
 from app.core.clock import Clock, SystemClock
+from app.ledger import limits
 from app.ledger.session import report_unusable, sql
 from app.ledger.units.measures import CellTotals, UnreadableTotals
 from app.ledger.units.series import DAY, HOUR, MINUTE, Kept, SeriesKey, add, as_kept, widened
@@ -39,12 +40,14 @@ async def move_series(cursor: AsyncCursor, differences: Mapping[SeriesKey, CellT
     await cursor.execute(_STORE_SERIES, _keys(bodies) | {"body": list(bodies.values())})
 
 
-async def thin_series(cursor: AsyncCursor, *, rows_max: int) -> int:
-    """Put a bounded number of old minutes into their hours, and hours into their days. Returns how many."""
+async def thin_series(cursor: AsyncCursor) -> int:
+    """Merge a bounded number of old minutes into hours, and of hours into days. Return the number of rows."""
     kept = _kept()
     taken = 0
     for span, wider, before in ((MINUTE, HOUR, kept.hours), (HOUR, DAY, kept.days)):
-        await cursor.execute(_TAKE_SERIES, {"span": span, "before": before, "rows_max": rows_max})
+        await cursor.execute(
+            _TAKE_SERIES, {"span": span, "before": before, "rows_max": limits.SERIES_THIN_ROWS_MAX}
+        )
         found = await cursor.fetchall()
         taken += len(found)
         moved: dict[SeriesKey, CellTotals] = {}

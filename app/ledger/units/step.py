@@ -11,9 +11,10 @@ from psycopg import AsyncCursor
 from psycopg.errors import UniqueViolation
 
 from app.ledger import limits, rows
+from app.ledger.log.step import Logged, read_signals
 from app.ledger.rewards.model import ASSIGNMENT, Assignments, Given, Integers
 from app.ledger.rows import Rows
-from app.ledger.session import arrays, copy, pieces, read_signals, report_unusable, sql
+from app.ledger.session import arrays, copy, pieces, report_unusable, sql
 from app.ledger.units.cells import move_cells, recount_cells
 from app.ledger.units.measures import CellKey, CellTotals, Measures, MinuteKey, cells
 from app.ledger.units.model import (
@@ -110,12 +111,12 @@ class Touched(NamedTuple):
     parts: Sequence[Part]
 
     @property
-    def heard(self) -> Flags:
-        """Of which units the log may hold signals that a metric reads, besides those that are new."""
-        heard = self.old.copy()
+    def has_signals(self) -> Flags:
+        """Mask of the units about which the log may hold signals that a metric reads."""
+        has_signals = self.old.copy()
         for part in self.parts:
-            heard[part.numbers] &= ~(part.known & part.stored.unheard(part.measures))
-        return heard
+            has_signals[part.numbers] &= ~(part.known & part.stored.without_signals(part.measures))
+        return has_signals
 
 
 async def touch_units(
@@ -158,6 +159,24 @@ async def touch_units(
         own_shares = shares.get(experiment_id)
         parts.append(Part(experiment_id, measures[experiment_id], own_shares, numbers, spread, known))
     return Touched(keys, number, found, place, old | found, parts)
+
+
+def fresh_contexts(logged: Logged, touching: Integers, measures: Mapping[int, Measures]) -> Contexts | None:
+    """Return the contexts of touched assignments whose exposure is new, by their place in `touching`.
+
+    Without a batch return None: all contexts have to be read from the log.
+    """
+    if logged.exposures is None:
+        return None
+    if not any(measured.reads_contexts for measured in measures.values()):
+        return {}
+    fresh = np.flatnonzero((touching < len(logged.exposures)) & ~logged.assignments["counted"][touching])
+    exposures = [logged.exposures[place] for place in touching[fresh].tolist()]
+    return {
+        number: exposure.context
+        for number, exposure in zip(fresh.tolist(), exposures, strict=True)
+        if exposure is not None
+    }
 
 
 async def move_units(
@@ -267,7 +286,7 @@ async def _read_others(
     for name in ("id", "assigned_us", "deadline_us", "variant", "propensity", "reward"):
         others[name] = found[name]
     others["exposed"] = True
-    heard = np.flatnonzero(touched.heard[found["number"]])
+    heard = np.flatnonzero(touched.has_signals[found["number"]])
     if not len(heard):
         return others, found["number"], given
     await cursor.execute("DELETE FROM unread")  # what rewards were resolved from
@@ -387,33 +406,32 @@ def _unit_rows(
     )
 
 
-async def recount(
-    cursor: AsyncCursor, units: AsyncCursor, experiment_id: int, measures: Measures, *, rows_max: int
+async def recount_units(
+    cursor: AsyncCursor, experiment_id: int, measures: Measures
 ) -> tuple[list[CellKey], list[tuple[int, int]], list[tuple[int, int]]]:
-    """Set cells, series and strata of an experiment to what its units come to, those that the log knows.
+    """Set an experiment's cells, series and strata to the sums of its units, under a lock on all tables.
 
-    Returns the keys of the cells that differed, and (epoch, variant) of the series and strata. `units` is a
-    cursor of the server's, of which a bounded number of rows is read at a time. The caller's lock keeps
-    others from adding to them: what they committed before is seen here.
+    Units that the log does not know are deleted first. Return the keys of the cells that differed, and
+    (epoch, variant) of the series and of the strata that did.
     """
     await cursor.execute(_DELETE_GHOST_UNITS, {"experiment_id": experiment_id})
     fresh: dict[CellKey, CellTotals] = {}
     minutes: dict[SeriesKey, CellTotals] = {}
     strata: dict[StratumKey, CellTotals] = {}
-    await units.execute(_READ_UNITS, (experiment_id,))
-    while found := await units.fetchmany(rows_max):
-        heads = np.array([row[1:7] for row in found], HEAD)
-        segments, bodies = [row[7] for row in found], [row[8] for row in found]
-        read, readable = Units.read(heads, segments, bodies, measures)
-        for place in np.flatnonzero(~readable).tolist():
-            report_unusable("unit_totals", (experiment_id, *found[place][:2]), _NO_SUMS)
-        by_minute = totals_by_minute(experiment_id, read.of(readable), measures)
-        for cell, totals in cells(by_minute).items():
-            add(fresh, cell, totals)
-        for minute, totals in series(by_minute, {experiment_id: measures}).items():
-            add(minutes, minute, totals)
-        for stratum, totals in totals_by_stratum(experiment_id, read.of(readable), measures).items():
-            add(strata, stratum, totals)
+    async with cursor.connection.cursor(name="units") as stored:
+        await stored.execute(_READ_UNITS, (experiment_id,))
+        while page := await stored.fetchmany(limits.SWEEP_ASSIGNMENTS_MAX):
+            heads = np.array([row[1:7] for row in page], HEAD)
+            units, readable = Units.read(heads, [row[7] for row in page], [row[8] for row in page], measures)
+            for place in np.flatnonzero(~readable).tolist():
+                report_unusable("unit_totals", (experiment_id, *page[place][:2]), _NO_SUMS)
+            by_minute = totals_by_minute(experiment_id, units.of(readable), measures)
+            for cell, totals in cells(by_minute).items():
+                add(fresh, cell, totals)
+            for minute, totals in series(by_minute, {experiment_id: measures}).items():
+                add(minutes, minute, totals)
+            for stratum, totals in totals_by_stratum(experiment_id, units.of(readable), measures).items():
+                add(strata, stratum, totals)
     differed = await recount_cells(cursor, experiment_id, fresh, CellTotals.none(measures))
     moved = await recount_series(cursor, experiment_id, minutes)
     return differed, moved, await recount_strata(cursor, experiment_id, strata)

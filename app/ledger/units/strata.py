@@ -23,10 +23,12 @@ REWARDS: Final = Measures.of((), AnalysisPlan())
 
 
 class Shares(NamedTuple):
-    """The epochs of an experiment in which the shares may follow outcomes, and when each started."""
+    """The epochs of an experiment in which the shares may follow outcomes.
 
-    n_variants: int
-    started_us: Mapping[int, int]
+    Of each the number of variants, and its start in microseconds since 1970.
+    """
+
+    epochs: Mapping[int, tuple[int, int]]
 
     def applied(self, units: Units, firsts: Assignments) -> Units:
         """Return the units with the strata and weights of their first assignments."""
@@ -40,11 +42,11 @@ class Shares(NamedTuple):
         """
         strata = np.full(len(assignments), NONE, np.int64)
         weights = np.zeros(len(assignments), np.int64)
-        for epoch, started_us in self.started_us.items():
+        for epoch, (n_variants, started_us) in self.epochs.items():
             chosen = assignments["epoch"] == epoch
             own = assignments[chosen]
             propensity = own["propensity"]
-            if self.n_variants == 2:
+            if n_variants == 2:
                 share = np.where(own["variant"] == 1, propensity, 1 - propensity)
                 strata[chosen] = strata_of_shares(share)
             else:

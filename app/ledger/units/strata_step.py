@@ -6,6 +6,7 @@ from typing import Any, Final
 import numpy as np
 from psycopg import AsyncCursor
 
+from app.ledger import limits
 from app.ledger.rewards.model import ASSIGNMENT, NONE
 from app.ledger.session import report_unusable, sql
 from app.ledger.units.measures import CellTotals, UnreadableTotals
@@ -60,24 +61,23 @@ async def recount_strata(
     return sorted({(key[1], key[3]) for key in differed})
 
 
-async def recount_rewards(
-    cursor: AsyncCursor, rewarded: AsyncCursor, experiment_id: int, shares: Shares, *, rows_max: int
-) -> list[tuple[int, int]]:
+async def recount_rewards(cursor: AsyncCursor, experiment_id: int, shares: Shares) -> list[tuple[int, int]]:
     """Set the strata of an experiment that measures nothing but rewards to what its log says.
 
-    `rewarded` is a cursor of the server's. Returns and locks as `recount_strata`.
+    Returns and locks as `recount_strata`.
     """
     fresh: dict[StratumKey, CellTotals] = {}
-    await rewarded.execute(_REWARDED, (experiment_id, list(shares.started_us)))
-    while found := await rewarded.fetchmany(rows_max):
-        log = np.zeros(len(found), ASSIGNMENT)
-        for name, column in zip(_LOGGED, zip(*found, strict=True), strict=True):
-            log[name] = column
-        log["experiment_id"], log["exposed"] = experiment_id, True
-        nothing = log.copy()
-        nothing["reward"] = NONE
-        for key, totals in of_rewards(nothing, log, {experiment_id: shares}).items():
-            add(fresh, key, totals)
+    async with cursor.connection.cursor(name="rewarded") as rewarded:
+        await rewarded.execute(_REWARDED, (experiment_id, list(shares.epochs)))
+        while page := await rewarded.fetchmany(limits.SWEEP_ASSIGNMENTS_MAX):
+            log = np.zeros(len(page), ASSIGNMENT)
+            for name, column in zip(_LOGGED, zip(*page, strict=True), strict=True):
+                log[name] = column
+            log["experiment_id"], log["exposed"] = experiment_id, True
+            nothing = log.copy()
+            nothing["reward"] = NONE
+            for key, totals in of_rewards(nothing, log, {experiment_id: shares}).items():
+                add(fresh, key, totals)
     return await recount_strata(cursor, experiment_id, fresh)
 
 

@@ -1,0 +1,72 @@
+"""Posteriors of the metrics that a policy reads beside the reward. Pure."""
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import add
+
+import numpy as np
+
+from app.experiments.metrics import Metric, Proportion, QuantileOf
+from app.experiments.model import Definition
+from app.ledger.units.measures import CellTotals, Sums, measures_of
+from app.ledger.units.metric_totals import moments_of, totals_of
+from bandits.arms import Arms, BetaArms, NormalArms
+from stats.errors import InsufficientData
+from stats.totals import MeanTotals
+
+Moments = Mapping[str, Sequence[MeanTotals]]
+"""Of each metric, by its key, one number per unit: of the variants in their order."""
+
+_PRIOR_SHAPE = 2.0
+"""The least at which the variance of a mean is finite."""
+
+
+def moments_of_cells(
+    definition: Definition, cells: Sequence[tuple[int, CellTotals]]
+) -> dict[str, tuple[MeanTotals, ...]]:
+    """What cells, each with the position of its variant, come to for every metric but quantiles."""
+    measures = measures_of(definition.metrics, definition.plan, definition.stickiness)
+    if measures is None:
+        return {}
+    of_variant = [CellTotals.none(measures)] * len(definition.variants)
+    for variant, totals in cells:
+        of_variant[variant] += totals
+    found = {}
+    for number, metric in enumerate(measures.metrics):
+        if not isinstance(metric.measure, QuantileOf):
+            found[metric.key] = tuple(_moments(metric, totals.metrics[number]) for totals in of_variant)
+    return found
+
+
+def _moments(metric: Metric, sums: Sums) -> MeanTotals:
+    totals = totals_of(metric, sums)
+    try:
+        return MeanTotals() if totals is None else moments_of(metric, totals)
+    except InsufficientData:
+        return MeanTotals()
+
+
+def metric_posteriors(metrics: Sequence[Metric], moments: Moments) -> dict[str, Arms]:
+    """Return the posteriors of the metrics that have a value, by key."""
+    posteriors = {metric.key: metric_arms(metric, moments.get(metric.key, ())) for metric in metrics}
+    return {key: arms for key, arms in posteriors.items() if arms is not None}
+
+
+def metric_arms(metric: Metric, moments: Sequence[MeanTotals]) -> Arms | None:
+    """The posteriors of the variants' means of a metric; None if no variant has a value.
+
+    Of a proportion Beta, under the uniform prior; else Student's t, under a prior with the weight of one unit
+    around the mean and variance of all variants together.
+    """
+    if not any(of_variant.n for of_variant in moments):
+        return None
+    n = np.array([of_variant.n for of_variant in moments], dtype=np.float64)
+    mean = np.array([of_variant.mean for of_variant in moments], dtype=np.float64)
+    if isinstance(metric.measure, Proportion):
+        return BetaArms(1 + n * mean, 1 + n * (1 - mean))
+    together = reduce(add, moments)
+    least = (1e-9 * max(abs(together.mean), 1.0)) ** 2
+    spread = max(together.m2 / together.n, least)
+    return NormalArms.from_totals(
+        moments, prior_mean=together.mean, prior_shape=_PRIOR_SHAPE, prior_scale=spread
+    )

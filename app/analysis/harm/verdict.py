@@ -1,0 +1,22 @@
+"""What *harm* and *safe* mean: the verdict on one metric of one variant at one look. Pure.
+
+*Harm*: the variant is proven to be worse than the control, and is not proven to be within the margin. *Safe*:
+it is proven to be within the margin: not worse, or worse by less. The readout and rollouts both decide here.
+"""
+
+from typing import Literal
+
+Verdict = Literal["harm", "safe", "not_enough_data"]
+"""The verdict on a guardrail."""
+ReadoutVerdict = Literal["harm", "safe", "better", "not_enough_data"]
+"""A verdict of the readout. *Better*: proven to be better than the control, which is also safe."""
+
+
+def verdict_of(*, worse: bool, within: bool) -> Verdict:
+    """Return the verdict that follows from the two proofs, both made from the same data.
+
+    A variant that is proven to be worse, but by less than the margin, is safe.
+    """
+    if within:
+        return "safe"
+    return "harm" if worse else "not_enough_data"

@@ -1,0 +1,240 @@
+"""Totals as they are stored, and as an analysis reads them. Pure."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from fractions import Fraction
+
+import msgspec
+from msgspec.structs import replace
+
+from app.allocation.model import NANO, VariantTotals
+from app.analysis.observed import Cell, DrawnUnits, Observed
+from app.assignment import bucketing
+from app.experiments.metrics import REWARD, QuantileOf, Ratio
+from app.experiments.model import Experiment, Running
+from app.experiments.policies import FixedPolicy
+from app.ledger.units.measures import REWARD_METRIC, CellTotals, Measures, measures_of
+from app.ledger.units.metric_totals import totals_of
+from stats.srm import ArmCounts
+from stats.totals import JointTotals, MeanTotals
+
+
+class EpochTotals(msgspec.Struct, frozen=True):
+    """The totals of one variant (by its position) in one epoch."""
+
+    epoch: int
+    variant: int
+    totals: VariantTotals
+
+
+class UnitCell(msgspec.Struct, frozen=True):
+    """The totals of the units of one cell; `crossed`: of those that came to other variants as well."""
+
+    epoch: int
+    variant: int
+    segment: str
+    crossed: bool
+    totals: CellTotals
+
+
+class Drawn(msgspec.Struct, frozen=True):
+    """How often a variant was drawn in an epoch, and the sum of its probability over all draws there.
+
+    The sum is in parts of 2**32.
+    """
+
+    epoch: int
+    variant: int
+    assignments: int
+    probability_sum: int
+
+
+class StratumCell(msgspec.Struct, frozen=True):
+    """The totals of one variant in a stratum of shares, with 1 / propensity in nanos beside each outcome."""
+
+    epoch: int
+    stratum: int
+    variant: int
+    totals: CellTotals
+
+
+class StoredTotals(msgspec.Struct, frozen=True, kw_only=True):
+    """The totals of an experiment at one moment, all from one snapshot of PostgreSQL.
+
+    Everything acknowledged before `totals_as_of` is in them; None if that is unknown. `epoch_shares` holds
+    the shares of each epoch in which they never moved; None where they did.
+    """
+
+    by_epoch: Sequence[EpochTotals]
+    units: Sequence[UnitCell]
+    draws: Sequence[Drawn]
+    totals_as_of: datetime | None
+    read_at: datetime
+    epoch_shares: Mapping[int, tuple[float, ...] | None]
+    strata: Sequence[StratumCell] = ()
+
+    def observed(self, experiment: Experiment) -> Observed:
+        """Rewards and metrics as an analysis reads them."""
+        definition = experiment.definition
+        keys = [variant.key for variant in definition.variants]
+        control = definition.control_index
+        measures = measures_of(definition.metrics, definition.plan, definition.stickiness)
+        cells = self._reward_cells(keys) if measures is None else self._unit_cells(keys, measures)
+        adaptive = any(shares is None for shares in self.epoch_shares.values())
+        adaptive = adaptive or not isinstance(experiment.definition.policy, FixedPolicy)
+        return Observed(
+            variants=tuple(keys),
+            control=keys[control],
+            cells=cells,
+            adaptive=adaptive,
+            drawn=self._drawn(keys, measures) if adaptive else (),
+            fixed_epochs=[epoch for epoch, shares in self.epoch_shares.items() if shares is not None],
+            assignments=self._assignments(experiment),
+            crossovers=sum(
+                cell.totals.units for cell in self.units if cell.crossed and cell.variant < len(keys)
+            ),
+            crossovers_counted=definition.plan.crossovers == "first",
+            days=self._days(experiment),
+            covariates=_covariates(measures),
+            totals_age_s=self._totals_age_s(experiment),
+        )
+
+    def _reward_cells(self, keys: Sequence[str]) -> list[Cell]:
+        return [
+            Cell(part.epoch, keys[part.variant], part.totals.assignments, {REWARD: _moments(part.totals)})
+            for part in self.by_epoch
+            if part.variant < len(keys)
+        ]
+
+    def _unit_cells(self, keys: Sequence[str], measures: Measures) -> list[Cell]:
+        """Units that crossed over left out, or counted for their first variant, as the plan says."""
+        cells = []
+        fullest = _fullest(self.units, measures)
+        for cell in self.units:
+            if cell.variant >= len(keys) or (cell.crossed and measures.plan.crossovers == "exclude"):
+                continue
+            found = {
+                metric.key: totals
+                for metric, sums in zip(measures.metrics, cell.totals.metrics, strict=True)
+                if (totals := totals_of(metric, sums)) is not None
+            }
+            joint = None if fullest is None else found.get(fullest)
+            before = None
+            if isinstance(joint, JointTotals) and joint.dimension > 1:
+                before = joint.select(*range(1, joint.dimension))
+            cells.append(Cell(cell.epoch, keys[cell.variant], cell.totals.units, found, cell.segment, before))
+        return _alike(cells, measures)
+
+    def _drawn(self, keys: Sequence[str], measures: Measures | None) -> list[DrawnUnits]:
+        """Units by the shares that they were drawn with."""
+        metrics = (REWARD_METRIC,) if measures is None else measures.metrics
+        found = []
+        for cell in self.strata:
+            known = {
+                metric.key: totals
+                for metric, sums in zip(metrics, cell.totals.metrics, strict=True)
+                if isinstance(totals := totals_of(metric, sums), JointTotals)
+            }
+            if cell.variant < len(keys):
+                found.append(DrawnUnits(cell.epoch, cell.stratum, keys[cell.variant], known))
+        return found
+
+    def _assignments(self, experiment: Experiment) -> list[ArmCounts]:
+        """Draws beside what was logged of their probabilities, by epoch.
+
+        Without stickiness each assignment is a draw, else each unit is. Where shares moved, the sums that the
+        ledger keeps stand for them: with stickiness those of each unit's first exposure in the experiment,
+        for it comes back to where it was. For the same reason only the latest epoch tells of a fixed split of
+        sticky units. Nothing is kept of shares by context.
+        """
+        definition = experiment.definition
+        n_variants = len(definition.variants)
+        if not isinstance(definition.policy, FixedPolicy):
+            return _summed(self.draws, n_variants)
+        drawn: dict[int, list[int]] = {}
+        if definition.stickiness == "none":
+            draws = [(part.epoch, part.variant, part.totals.assignments) for part in self.by_epoch]
+        else:
+            latest = max((cell.epoch for cell in self.units), default=0)
+            draws = [
+                (cell.epoch, cell.variant, cell.totals.units) for cell in self.units if cell.epoch == latest
+            ]
+        for epoch, variant, count in draws:
+            shares = self.epoch_shares.get(epoch)
+            if shares is not None and len(shares) == n_variants and variant < n_variants:
+                drawn.setdefault(epoch, [0] * n_variants)[variant] += count
+        known = {epoch: self.epoch_shares[epoch] for epoch in drawn}
+        constant = [ArmCounts(tuple(drawn[epoch]), shares) for epoch, shares in known.items() if shares]
+        if definition.stickiness != "none":
+            return constant
+        return constant + _summed([one for one in self.draws if one.epoch not in drawn], n_variants)
+
+    def _days(self, experiment: Experiment) -> float | None:
+        """Since the start, as of the totals."""
+        started = getattr(experiment.state, "started_at", None)
+        if started is None or self.totals_as_of is None or self.totals_as_of <= started:
+            return None
+        return float((self.totals_as_of - started).total_seconds() / 86_400)
+
+    def _totals_age_s(self, experiment: Experiment) -> float | None:
+        """Since when events may be missing, of an experiment to which events come."""
+        if self.totals_as_of is None or not isinstance(experiment.state, Running):
+            return None
+        return float((self.read_at - self.totals_as_of).total_seconds())
+
+
+def _summed(draws: Sequence[Drawn], n_variants: int) -> list[ArmCounts]:
+    """Of each epoch; a draft may have had other variants."""
+    epochs: defaultdict[int, list[Drawn]] = defaultdict(list)
+    for one in draws:
+        epochs[one.epoch].append(one)
+    return [
+        ArmCounts.from_sums(
+            [one.assignments for one in found],
+            [Fraction(one.probability_sum, bucketing.WHOLE) for one in found],
+        )
+        for found in epochs.values()
+        if [one.variant for one in found] == list(range(n_variants)) and any(one.assignments for one in found)
+    ]
+
+
+def _alike(cells: list[Cell], measures: Measures) -> list[Cell]:
+    """With covariates beside a ratio in all cells or none: totals begun without them do not add to others."""
+    ratios = [metric.key for metric in measures.metrics if isinstance(metric.measure, Ratio)]
+    for key in ratios:
+        known = [cell.metrics[key] for cell in cells if key in cell.metrics]
+        sizes = {one.dimension for one in known if isinstance(one, JointTotals)}
+        if len(sizes) > 1:
+            cells = [
+                replace(cell, metrics={**cell.metrics, key: totals.select(0, 1)})
+                if isinstance(totals := cell.metrics.get(key), JointTotals)
+                else cell
+                for cell in cells
+            ]
+    return cells
+
+
+def _covariates(measures: Measures | None) -> tuple[str, ...]:
+    """In the order in which totals hold them: values, then whether each is missing."""
+    names = () if measures is None else measures.plan.covariates
+    return (*names, *(f"{name} (missing)" for name in names))
+
+
+def _fullest(cells: Sequence[UnitCell], measures: Measures) -> str | None:
+    """The mean or proportion that most units have a value of: it knows most of their covariates."""
+    if not measures.plan.covariates:
+        return None
+    units = {
+        metric.key: sum(sums[0] for cell in cells if not isinstance(sums := cell.totals.metrics[place], dict))
+        for place, metric in enumerate(measures.metrics)
+        if not isinstance(metric.measure, Ratio | QuantileOf)
+    }
+    return max(units, key=lambda key: units[key], default=None)
+
+
+def _moments(total: VariantTotals) -> MeanTotals:
+    """Exact until the last rounding: sums are whole nanos."""
+    return MeanTotals.from_sums(
+        total.rewards, Fraction(total.reward_sum, NANO), Fraction(total.reward_square_sum, NANO**2)
+    )

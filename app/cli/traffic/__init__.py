@@ -1,0 +1,1 @@
+"""Simulated and replayed traffic for a running server."""

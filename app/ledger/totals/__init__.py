@@ -1,0 +1,1 @@
+"""The step that adds differences of rewards to the totals."""
