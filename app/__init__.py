@@ -1,4 +1,4 @@
-"""The Wald server: one package per feature, listed with their import order in ARCHITECTURE.md."""
+"""The Wald server: one package per room. ARCHITECTURE.md has their import order."""
 
 import os
 import sys
@@ -7,9 +7,9 @@ __version__ = "0.1.0"
 
 
 def _leave_out_current_folder() -> None:
-    """Drop the current folder from the path of `python -m app.cli`, unless we are loaded from it.
+    """Drop the current folder from the path of `python -m app.cli`, unless this package is in it.
 
-    Python puts it first there. It may hold a `stats.py` or a `random.py` of another project.
+    Python puts that folder first. It may contain a `stats.py` or `random.py` of another project.
     """
     starting = sys.argv[:1] == ["-m"] and "app.cli" in sys.orig_argv
     folder = os.getcwd()  # noqa: PTH109  (pathlib itself may be another project's here)

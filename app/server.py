@@ -117,7 +117,7 @@ async def serve(settings: Settings) -> None:
 async def application(
     settings: Settings, ending: Ending
 ) -> AsyncIterator[tuple[ASGIApp, type[FastPathProtocol]]]:
-    """The HTTP application and the protocol with its fast_paths, running until the block ends."""
+    """Run the HTTP application and its protocol with fast paths until the block ends."""
     database_url = settings.database_url
     assert database_url is not None
     assert settings.valkey_url is not None
@@ -131,14 +131,14 @@ async def application(
         stack.push_async_callback(valkey.aclose)
         keeper, saver = _keeper(settings, engine, valkey, clock, stack)
         access = AccessService(AccessStore(engine, valkey), clock, keeper.adopt_access)
-        chance = random.Random()  # noqa: S311  (of draws: seeded by the system, and as fast as it gets)
+        rng = random.Random()  # noqa: S311 - for draws; the system seeds it
         start = Start(settings, engine, access, ending)
-        starting = await stack.enter_async_context(start.begun(clock, chance))
+        starting = await stack.enter_async_context(start.begun(clock, rng))
         await keeper.start()
         stack.push_async_callback(keeper.stop)
         exposures, commit, signals_commit = await _commits(settings, stack)
         assigner = Assigner(
-            keeper, commit, StickyStore(exposures), clock=clock, rng=chance, durability=settings.durability
+            keeper, commit, StickyStore(exposures), clock=clock, rng=rng, durability=settings.durability
         )
         allocation = AllocationService(AllocationStore(engine, valkey), clock, keeper.adopt_experiment)
         experiments = ExperimentService(ExperimentStore(engine), clock, allocation.reallocate)
@@ -205,7 +205,7 @@ async def application(
                 Loop("clock", timekeeper.run, pause_s=CLOCK_SYNC_S),
             ],
             clock=clock,
-            random=chance,
+            random=rng,
         )
         stack.push_async_callback(measure)
         await stack.enter_async_context(loops)
@@ -216,7 +216,7 @@ async def application(
 async def _commits(
     settings: Settings, stack: AsyncExitStack
 ) -> tuple[StreamAppender, ExposureCommit, SignalsCommit]:
-    """The group commits of exposures, with their appender, and of signals; drained when the stack ends."""
+    """Start the group commits of exposures and signals. The stack drains them at its end."""
     assert settings.valkey_url is not None
     exposures = StreamAppender(settings.valkey_url, deadline_s=EXPOSURE_DEADLINE_S)
     signals = [
@@ -225,7 +225,7 @@ async def _commits(
     ]
     for appender in (exposures, *signals):
         stack.push_async_callback(appender.stop)
-    # At once: each would wait for a Valkey that hangs.
+    # Together, because each waits for a Valkey that hangs.
     await asyncio.gather(*(appender.start() for appender in (exposures, *signals)))
     commit = ExposureCommit(exposures, shards=settings.stream_shards)
     stack.push_async_callback(commit.drain)
@@ -237,7 +237,7 @@ async def _commits(
 def _served(
     framework: Litestar, keeper: SnapshotKeeper, settings: Settings, *fast_paths: FastPath
 ) -> tuple[ASGIApp, type[FastPathProtocol]]:
-    """The framework with what stands before it, and the protocol with its fast paths."""
+    """Wrap the framework, and return it with the protocol that has the fast paths."""
     app = refusing_early(framework, framework.state.refusals, keeper)
     app = with_request_id(app, access_log=settings.access_log)
     protocol = logged_fast_paths if settings.access_log else with_fast_paths
@@ -245,9 +245,10 @@ def _served(
 
 
 def _framework(state: State, **dependencies: Any) -> Litestar:
-    """Litestar with every documented route; a dependency that is a function is called for each request.
+    """Return Litestar with all routes. It calls a dependency that is a function for each request.
 
-    No dependency may be called like a field of a body: Litestar would answer 500 where that field is wrong.
+    A dependency must not have the name of a body's field: Litestar would answer 500 for a bad value
+    of that field.
     """
     return Litestar(
         [
@@ -278,12 +279,12 @@ def _provided(dependency: Any) -> Provide:
 
 
 async def _reads_all(keeper: SnapshotKeeper, clock: Clock, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether the caller of `/ready` and `/metrics` may read everything."""
+    """Return whether the caller of `/ready` and `/metrics` may read everything."""
     return keeper.keyring is not None and keeper.keyring.admits(headers, Scope.READ, clock.now_ms())
 
 
 def _snapshot_check(keeper: SnapshotKeeper) -> Check:
-    """Critical until all experiments and keys were loaded once; an old snapshot still serves."""
+    """Return the check of the snapshot. It is critical until everything was loaded once."""
     detail = ""
     if keeper.error:
         age = f"; loaded from {keeper.source}, last current {keeper.age_s:.1f} s ago" if keeper.loaded else ""
@@ -292,7 +293,7 @@ def _snapshot_check(keeper: SnapshotKeeper) -> Check:
 
 
 async def _engine_checks(database_url: str, valkey: Redis, clock: Clock, *, shards: int) -> list[Check]:
-    """Without Valkey feedback is refused, which is critical; without PostgreSQL the streams hold it."""
+    """Return checks of engines and workers. Only Valkey is critical: `/feedback` needs it."""
     of_valkey, of_postgres, of_workers = await asyncio.gather(
         _check("valkey", _takes_events(valkey, shards), critical=True),
         _check("postgres", _connect(database_url)),
@@ -304,7 +305,7 @@ async def _engine_checks(database_url: str, valkey: Redis, clock: Clock, *, shar
 def _keeper(
     settings: Settings, engine: AsyncEngine, valkey: Redis, clock: Clock, stack: AsyncExitStack
 ) -> tuple[SnapshotKeeper, SnapshotSaver]:
-    """The keeper of the snapshot, not yet started, and what saves its snapshot in a file."""
+    """Return the keeper of the snapshot, which is not started yet, and its saver."""
     assert settings.database_url is not None
     assert settings.valkey_url is not None
     folder = settings.snapshot_dir or settings.data_dir / "snapshot"
@@ -329,14 +330,14 @@ async def _check(name: str, attempt: Awaitable[object], *, critical: bool = Fals
 
 
 async def _takes_events(valkey: Redis, shards: int) -> None:
-    """Raise Unavailable while Valkey answers, but refuses what `/feedback` would append."""
+    """Raise Unavailable if Valkey answers but refuses the events of `/feedback`."""
     refused = await refusal(valkey, shards=shards)
     if refused:
         raise Unavailable(refused)
 
 
 async def _connect(database_url: str) -> None:
-    """On a connection of its own: giving up a query on one of the pool takes seconds."""
+    """Connect outside the pool: giving up a query of the pool takes seconds."""
     await (await connect(database_url)).close()
 
 

@@ -1,6 +1,6 @@
-"""What must be there before a process works: the schema, settings that agree, an admin key and a signing key.
+"""Start of a process: it needs the schema, agreed settings, an admin key and a signing key.
 
-Any of `wald serve`, `wald worker`, `wald up` and `wald migrate` makes what is missing, whichever comes first.
+The first of `wald serve`, `wald worker`, `wald up` and `wald migrate` creates what is missing.
 """
 
 import asyncio
@@ -32,18 +32,18 @@ from app.core.valkey import create_client
 _LOG = structlog.get_logger(__name__)
 
 START_WAIT_S: Final = 2.0
-"""How long a process waits for its first look at the database before it listens."""
+"""Longest wait for the first look at the database before a process listens."""
 LOOK_S: Final = 1.0
-"""Between two looks until all is there."""
+"""Pause between two looks until everything is prepared."""
 REVIEW_S: Final = 10.0
-"""Between two looks at what may change afterwards: settings of the deployment, and admin keys."""
+"""Pause between two later looks: settings of the deployment and admin keys may change."""
 
 
 class Start:
-    """Prepares a process, and says in `checks` what it waits for.
+    """Preparation of a process; `checks` says what it waits for.
 
-    A process that cannot reach PostgreSQL goes on: a server assigns from what Valkey holds. It prepares when
-    PostgreSQL answers. A process that must not run has a `refusal`, and begins to end.
+    A process that cannot reach PostgreSQL continues: a server assigns from what Valkey has. It
+    prepares once PostgreSQL answers. A process that must not run has a `refusal` and ends.
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class Start:
         self._settings = settings
         self._engine = engine
         self._access = access
-        self._lacking: str | None = None  # of the schema
-        self._away: str | None = "PostgreSQL was not asked yet"
+        self._lacking: str | None = None  # what the schema lacks
+        self._away: str | None = "not connected to PostgreSQL yet"
         self._differences: list[str] = []
-        self._strands = False  # a server here appends to shards that no worker reads
+        self._strands = False  # this server appends to shards that no worker reads
         self._doubts: tuple[str, ...] = ()
         self._has_admin_key = True
         self._prepared = asyncio.Event()
@@ -65,10 +65,10 @@ class Start:
 
     @asynccontextmanager
     async def begun(self, clock: Clock, random: Random) -> AsyncIterator[Loops]:
-        """Prepare, at once or as soon as it can be done, and afterwards look whether all is as it was.
+        """Prepare as soon as possible, and check afterwards that nothing has changed.
 
-        Waits for the first look, not longer than `START_WAIT_S`. Raises Conflict, then or at the end of the
-        block, when this process must not run.
+        Waits for the first look, at most `START_WAIT_S`. Raises Conflict, then or at the end of the
+        block, if this process must not run.
         """
         async with Loops([Loop("start", self._look)], clock=clock, random=random) as loops:
             with suppress(TimeoutError):
@@ -80,7 +80,7 @@ class Start:
                 raise self.refusal
 
     def after(self, loop: Loop) -> Loop:
-        """The same loop, which begins once all is prepared."""
+        """Return the loop with a start that waits until everything is prepared."""
 
         async def run() -> None:
             await self._prepared.wait()
@@ -89,13 +89,13 @@ class Start:
         return replace(loop, run=run)
 
     def checks(self) -> list[Check]:
-        """For `/ready`. Critical while the schema is missing or this process must not run."""
+        """Return the checks for `/ready`. They are critical without a schema or after a refusal."""
         if self.refusal is not None:
             return [Check("settings", ok=False, critical=True, detail=self.refusal.detail)]
         if self._lacking is not None:
             return [Check("schema", ok=False, critical=True, detail=self._lacking)]
         if not self._prepared.is_set():
-            detail = "not known whether the schema is there: PostgreSQL does not answer"
+            detail = "the schema is not checked yet: PostgreSQL does not answer"
             return [Check("schema", ok=False, detail=detail)]
         return [
             Check("schema", ok=True),
@@ -109,7 +109,7 @@ class Start:
         ]
 
     def errors(self) -> dict[str, str]:
-        """The checks that fail, by name: for the heartbeat of a worker."""
+        """Return the failed checks by name, for the heartbeat of a worker."""
         return {check.name: check.detail for check in self.checks() if not check.ok}
 
     async def _look(self) -> None:
@@ -148,7 +148,7 @@ class Start:
     async def _review(self) -> None:
         if not await self._has_schema():
             return
-        with suppress(Unavailable, RedisError):  # what Valkey was away for, where no worker runs
+        with suppress(Unavailable, RedisError):  # catch up for Valkey, in case no worker runs
             await self._access.publish_if_due()
         self._has_admin_key = await self._access.has_admin_key()
         agreed = await agreement.read_agreed(self._engine)
@@ -169,15 +169,16 @@ class Start:
 
 
 async def schema_lacks(engine: AsyncEngine) -> str | None:
-    """What the database lacks of the schema this version needs; None when it can be used."""
+    """Return what the schema of the database lacks; None if this version can use it."""
     async with engine.connect() as connection:
-        there = await connection.scalar(text("SELECT to_regclass('alembic_version') IS NOT NULL"))
-        revision = await connection.scalar(text("SELECT version_num FROM alembic_version")) if there else None
+        exists = await connection.scalar(text("SELECT to_regclass('alembic_version') IS NOT NULL"))
+        version = text("SELECT version_num FROM alembic_version")
+        revision = await connection.scalar(version) if exists else None
     return schema.lacking(revision)
 
 
 async def ensure_access_of(settings: Settings) -> tuple[str, ...]:
-    """Do what `ensure_access` does on the engines that `settings` name; what an operator should know."""
+    """Call `ensure_access` on the engines of `settings`; return problems with admin keys."""
     assert settings.database_url is not None
     assert settings.valkey_url is not None
     engine, valkey = create_engine(settings.database_url), create_client(settings.valkey_url)
@@ -191,9 +192,9 @@ async def ensure_access_of(settings: Settings) -> tuple[str, ...]:
 
 
 async def ensure_access(access: AccessService, settings: Settings) -> None:
-    """Make the signing key if there is none, and store the admin key that the environment presets.
+    """Ensure a signing key, and store the admin key that the environment presets.
 
-    An admin key is never made here: it would stand in the log of a server.
+    It never creates an admin key, which would appear in the log of a server.
     """
     await access.ensure_signing_key()
     if settings.admin_key is not None:

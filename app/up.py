@@ -1,4 +1,4 @@
-"""`wald up`: everything on one machine, under one process that restarts what dies."""
+"""`wald up`: everything on one machine, under one process that restarts the others."""
 
 import asyncio
 import os
@@ -19,14 +19,15 @@ from app.core.engines import EmbeddedEngines
 from app.core.errors import Conflict, Unavailable
 from app.core.limits import SHUTDOWN_GRACE_S
 from app.core.process import raise_descriptor_limit
+from app.core.serving import ENDING_SIGNALS
 from app.core.settings import Settings
 from app.core.supervisor import KILL_AFTER_S, Program, keep_running, started
 
 _PROGRAM: Final = (sys.executable, "-P", "-m", "app.cli")
-"""Without the current folder on the path (`-P`): it may hold an `app.py` of somebody else."""
+"""Command without the current folder on the path (`-P`), which may contain another `app.py`."""
 _READY_POLL_S: Final = 0.1
 _READY_TIMEOUT_S: Final = 2.0
-_STOP_S_MAX: Final = 2 * KILL_AFTER_S + SHUTDOWN_GRACE_S  # servers, worker, engines
+_STOP_S_MAX: Final = 2 * KILL_AFTER_S + SHUTDOWN_GRACE_S  # for servers, worker and engines
 _FORCED_STATUS: Final = 128 + signal.SIGINT
 
 
@@ -41,20 +42,20 @@ async def run(
     on_ready: Callable[[str], Awaitable[None]] = _nothing,
     program: Sequence[str] = _PROGRAM,
 ) -> None:
-    """Run engines that have no URL, `settings.workers` servers and a worker until SIGTERM or SIGINT.
+    """Run engines without a URL, `settings.workers` servers and a worker until SIGTERM or SIGINT.
 
-    The end is in order: servers answer what is in flight, then the worker, then the engines. A second signal
-    forces it, and so does the clock after `_STOP_S_MAX` seconds: we die at once, and what we started with us.
+    They end in order: servers finish their requests, then the worker, then the engines. After a
+    second signal, or after `_STOP_S_MAX` seconds, we and all children die at once.
 
-    `on_engines_ready(valkey_url, database_url)` is awaited with the schema migrated and no server running
-    yet; `on_ready(url)` runs once the servers say they are ready, and is cancelled at the end.
+    `on_engines_ready(valkey_url, database_url)` runs after the migration and before the servers.
+    `on_ready(url)` runs once the servers are ready, and is cancelled at the end.
 
-    Raises Conflict when the port is taken or another `wald up` holds the data folder, Unavailable when an
-    engine cannot start or the data folder cannot be written.
+    Raises Conflict if the port is taken or another `wald up` uses the data folder. Raises
+    Unavailable if an engine cannot start or the data folder cannot be written.
     """
     me = asyncio.current_task()
     if me is None:
-        raise RuntimeError("to be awaited in a task")
+        raise RuntimeError("run() must be awaited in a task")
     raise_descriptor_limit()
     loop = asyncio.get_running_loop()
     last_resort: asyncio.TimerHandle | None = None
@@ -66,8 +67,8 @@ async def run(
         last_resort = loop.call_later(_STOP_S_MAX, os._exit, 1)
         me.cancel()
 
-    for signaled in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signaled, stop)
+    for number in ENDING_SIGNALS:
+        loop.add_signal_handler(number, stop)
     try:
         await _run(settings, on_engines_ready, on_ready, program)
     except asyncio.CancelledError:
@@ -77,8 +78,8 @@ async def run(
     finally:
         if last_resort is not None:
             last_resort.cancel()
-        for signaled in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(signaled)
+        for number in ENDING_SIGNALS:
+            loop.remove_signal_handler(number)
 
 
 async def _run(
@@ -114,7 +115,7 @@ async def _run(
 
 
 def _free_port(host: str, port: int) -> int:
-    """Check that `port` is free; choose one when it is 0. Raises Conflict, naming the port."""
+    """Return `port` if it is free, or a free port for 0. Raises Conflict, naming the port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -129,9 +130,9 @@ def _free_port(host: str, port: int) -> int:
 
 
 def _empty_metrics_folder(data_dir: Path) -> Path:
-    """Where our programs share their metrics, emptied of those of an earlier run.
+    """Return an empty folder for the metrics that our programs share.
 
-    Raises Unavailable when the data folder is not ours to write to.
+    Raises Unavailable if the data folder cannot be written.
     """
     folder = data_dir.resolve() / "metrics"
     shutil.rmtree(folder, ignore_errors=True)
@@ -143,16 +144,16 @@ def _empty_metrics_folder(data_dir: Path) -> Path:
 
 
 def _environment(settings: Settings, metrics: Path) -> dict[str, str]:
-    """What children are told: the settings in effect, less what only we need."""
-    told = msgspec.structs.replace(settings, workers=1, admin_key=None)
+    """Return the environment of children: the settings, without those that only we need."""
+    passed = msgspec.structs.replace(settings, workers=1, admin_key=None)
     return {name: value for name, value in os.environ.items() if name != "WALD_ADMIN_KEY"} | {
         "PROMETHEUS_MULTIPROC_DIR": str(metrics),
-        **told.environment(),
+        **passed.environment(),
     }
 
 
 async def _ready(settings: Settings) -> str:
-    """Wait until `/ready` says so; the address people open."""
+    """Wait until `/ready` succeeds, and return the URL for users."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104  (not bound)
     url = f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
     async with httpx2.AsyncClient(timeout=_READY_TIMEOUT_S, trust_env=False) as client:

@@ -1,4 +1,4 @@
-"""Composition of `wald worker`: all that is not a request."""
+"""Composition of `wald worker`: everything outside requests."""
 
 import asyncio
 import random
@@ -50,7 +50,7 @@ from app.webhooks.store import WebhookStore
 
 
 async def work(settings: Settings) -> None:
-    """Run every loop until SIGTERM or SIGINT; answer operators where `settings.port` is not 0."""
+    """Run all loops until SIGTERM or SIGINT. Answer operators unless `settings.port` is 0."""
     assert settings.database_url is not None
     assert settings.valkey_url is not None
     clock = SystemClock()
@@ -66,8 +66,8 @@ async def work(settings: Settings) -> None:
         allocation = AllocationLoops(reallocation, access)
         switch = KillSwitch(KillStore(engine, valkey), clock, reallocation.reallocate)
         rollouts = RolloutLoops(RolloutService(RolloutStore(engine), clock, reallocation.reallocate))
-        chance = random.Random()  # noqa: S311  (of pauses)
-        dispatcher = _dispatcher(settings, engine, clock, chance)
+        rng = random.Random()  # noqa: S311 - for pauses
+        dispatcher = _dispatcher(settings, engine, clock, rng)
         lag = LedgerLag(engine, valkey, shards=settings.stream_shards)
         analysis = AnalysisLoops(ReadoutKeeper(AnalysisStore(engine), reallocation, lag.events))
 
@@ -79,7 +79,7 @@ async def work(settings: Settings) -> None:
             STREAM_LAG.set(await lag.events())
             WATERMARK_AGE.set(await lag.watermark_age_s())
 
-        every = [
+        prepared_loops = [
             *ledger_loops(
                 shards=settings.stream_shards,
                 owner=NAME,
@@ -96,8 +96,8 @@ async def work(settings: Settings) -> None:
             Loop("lag", measure, pause_s=WORKER_BEAT_S),
             Loop("clock", timekeeper.run, pause_s=CLOCK_SYNC_S),
         ]
-        loops = Loops([start.after(loop) for loop in every], clock=clock, random=chance)
-        starting = await stack.enter_async_context(start.begun(clock, chance))
+        loops = Loops([start.after(loop) for loop in prepared_loops], clock=clock, random=rng)
+        starting = await stack.enter_async_context(start.begun(clock, rng))
 
         def errors() -> dict[str, str]:
             health = starting.health() | loops.health()
@@ -111,7 +111,7 @@ async def work(settings: Settings) -> None:
 
         pulse = Loop("heartbeat", heartbeat, pause_s=WORKER_BEAT_S)
         await stack.enter_async_context(loops)
-        await stack.enter_async_context(Loops([pulse], clock=clock, random=chance))
+        await stack.enter_async_context(Loops([pulse], clock=clock, random=rng))
 
         async def readiness() -> Readiness:
             failing = {name: error for name, error in errors().items() if name not in start.errors()}
@@ -132,7 +132,7 @@ async def work(settings: Settings) -> None:
 
 
 def _engines(settings: Settings, stack: AsyncExitStack) -> tuple[AsyncEngine, Redis, Redis]:
-    """PostgreSQL, Valkey, and Valkey for reads that wait for new entries; closed when the stack ends."""
+    """Open PostgreSQL, Valkey, and Valkey for blocking reads. The stack closes them at its end."""
     assert settings.database_url is not None
     assert settings.valkey_url is not None
     engine = create_engine(settings.database_url)
@@ -144,17 +144,17 @@ def _engines(settings: Settings, stack: AsyncExitStack) -> tuple[AsyncEngine, Re
     return engine, valkey, blocking
 
 
-def _dispatcher(settings: Settings, engine: AsyncEngine, clock: Clock, chance: random.Random) -> Dispatcher:
-    """What delivers webhooks. Signatures carry the machine's time, which receivers compare with theirs."""
+def _dispatcher(settings: Settings, engine: AsyncEngine, clock: Clock, rng: random.Random) -> Dispatcher:
+    """Return the dispatcher of webhooks. Receivers compare its time with their wall clock."""
     policy = NetworkPolicy.of(settings.webhook_allowed_networks, settings.webhook_allowed_ports)
     wall = WallClock()
-    return Dispatcher(WebhookStore(engine), Sender(policy, wall), clock, chance, wall=wall)
+    return Dispatcher(WebhookStore(engine), Sender(policy, wall), clock, rng, wall=wall)
 
 
 def _key_checker(
     store: AccessStore, clock: Clock
 ) -> Callable[[Iterable[tuple[bytes, bytes]]], Awaitable[bool]]:
-    """Whether headers carry a key that may read, by the keys in PostgreSQL; False while it is away."""
+    """Return a check of headers for a key in PostgreSQL that may read; False while it is away."""
 
     async def key_ring() -> KeyRing:
         return KeyRing(await store.snapshot())

@@ -55,7 +55,7 @@ async def until(client: httpx2.AsyncClient, path: str, holds: Callable[[httpx2.R
 
 
 async def counts(client: httpx2.AsyncClient, n: int, path: str = "/keys", **headers: str) -> dict[int, int]:
-    """How often each status answers `n` requests."""
+    """Return how often each status answers `n` requests."""
     answers = await asyncio.gather(*(client.get(path, headers=headers) for _ in range(n)))
     return dict(Counter(answer.status_code for answer in answers))
 

@@ -92,7 +92,7 @@ async def document(server: Served) -> dict[str, Any]:
 
 
 def check(case: Any, headers: dict[str, str] | None) -> list[str]:
-    """What is wrong with the answer to one request."""
+    """Return what is wrong with the answer to one request."""
     answer = case.call(headers=headers)
     try:
         case.validate_response(answer, checks=CHECKS)

@@ -45,7 +45,7 @@ def running(arguments: list[str], environment: Mapping[str, str]) -> Iterator["s
 
 
 def lines_until(process: "subprocess.Popen[str]", event: str) -> list[dict[str, Any]]:
-    """Its lines up to the first of an event; each of them is JSON."""
+    """Return its lines up to the first of an event; each of them is JSON."""
     assert process.stderr is not None
     found = []
     for line in process.stderr:

@@ -152,7 +152,7 @@ async def test_without_postgres_it_listens_and_says_that_the_schema_is_not_known
         async with httpx2.AsyncClient(transport=transport, base_url="http://wald") as client:
             checks = {check["name"]: check for check in (await client.get("/ready")).json()["checks"]}
     assert not checks["schema"]["ok"]
-    assert "not known whether the schema is there" in checks["schema"]["detail"]
+    assert "the schema is not checked yet" in checks["schema"]["detail"]
     assert checks["loop start"]["ok"]
 
 

@@ -33,7 +33,7 @@ def up(folder: Path, **variables: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def parts(process: subprocess.Popen[str]) -> dict[str, int]:
-    """The ids of its children by what they are."""
+    """Return the ids of its children by what they are."""
     found = {}
     for child in psutil.Process(process.pid).children():
         with suppress(psutil.NoSuchProcess):

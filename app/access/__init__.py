@@ -1,1 +1,1 @@
-"""Who may call: API keys with scopes, and the secrets that sign assignment ids."""
+"""API keys with scopes, and the secrets that sign assignment ids."""

@@ -1,4 +1,4 @@
-"""The guard of Litestar routes: who calls, and whether they may."""
+"""Guard of Litestar routes: it checks the API key and its scope."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -14,25 +14,25 @@ from app.core.errors import Unauthorized, Unavailable
 
 
 class Access(Protocol):
-    """What `app.state.access` has to be: a refresh loop swaps its key ring whole."""
+    """Interface of `app.state.access`. A refresh loop replaces its key ring."""
 
     @property
     def keyring(self) -> KeyRing | None:
-        """Who holds which key; None before the first was loaded."""
+        """Keys in force; None before the first load."""
         ...
 
     async def load_access(self) -> bool:
-        """Load the keys that are published now; whether that could be done."""
+        """Load the keys that are published now, and return whether that succeeded."""
         ...
 
 
 def requires(scope: Scope, clock: Clock = SystemClock()) -> Guard:  # noqa: B008 - it holds no state
-    """A guard that lets keys with `scope` pass and leaves the `ApiKey` in `request.state.api_key`.
+    """Return a guard that admits keys with `scope` and sets `request.state.api_key`.
 
-    Its refusals are those of `authenticated`.
+    It raises like `authenticated`.
     """
 
-    # Asynchronous, or Litestar would run it in a thread.
+    # Async, because Litestar would run a synchronous guard in a thread.
     async def guard(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
         header = credential(connection.scope["headers"])
         connection.state.api_key = await authenticated(connection, header, scope, clock)
@@ -45,7 +45,7 @@ async def authenticated(
 ) -> ApiKey:
     """Return the key in a header, if it has the scope.
 
-    Raises as `KeyRing.authenticate` and `looked_up` do; TooManyRequests after too many wrong keys.
+    Raises like `KeyRing.authenticate` and `looked_up`; TooManyRequests after too many wrong keys.
     """
     access: Access = connection.app.state.access
     try:
@@ -55,11 +55,11 @@ async def authenticated(
 
 
 async def looked_up(access: Access, find: Callable[[KeyRing], ApiKey]) -> ApiKey:
-    """The key that `find` finds; one that another server made a moment ago included.
+    """Return the key that `find` returns, even if another server created it a moment ago.
 
-    An unknown key waits for one load of the published keys, which all who wait share. Raises what `find`
-    raises; Unavailable before the first key ring is loaded, and for an unknown key while it cannot be seen
-    whether it is new.
+    An unknown key waits for one load of the published keys, which all callers share. Raises what
+    `find` raises. Raises Unavailable before the first load, and for an unknown key while newer keys
+    cannot be loaded.
     """
     if access.keyring is None:
         raise Unavailable("API keys are not loaded yet")
@@ -68,6 +68,6 @@ async def looked_up(access: Access, find: Callable[[KeyRing], ApiKey]) -> ApiKey
     except UnknownKey:
         if not await access.load_access():
             raise Unavailable(
-                "this API key is not known here, and newer keys cannot be loaded now: try again"
+                "this server does not know this API key and cannot load newer keys now: try again"
             ) from None
     return find(access.keyring)

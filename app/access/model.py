@@ -1,7 +1,8 @@
-"""The words of access: scopes, API keys, signing keys, and who may do what. Pure.
+"""Types and rules of access: scopes, API keys and signing keys. Pure.
 
-An API key reads `wald_{kind}_{32 base62 characters}{6 base62 characters of CRC-32}`: 190 random bits, so a
-plain SHA-256 is a safe way to store it. The checksum only tells a mistyped key from an unknown one.
+An API key has the form `wald_{kind}_{32 base62 characters}{6 base62 characters of CRC-32}`. It has
+190 random bits, so a plain SHA-256 is a safe way to store it. The checksum only distinguishes a
+mistyped key from an unknown one.
 """
 
 import re
@@ -20,11 +21,11 @@ from app.core.errors import Forbidden, Unauthorized, Unavailable
 
 
 class UnknownKey(Unauthorized):
-    """A well-formed API key that the key ring does not hold: revoked, made up, or newer than the key ring."""
+    """A well-formed API key that is not in the key ring: revoked, invented, or newer."""
 
 
 class Scope(StrEnum):
-    """What a key may do."""
+    """A permission of a key."""
 
     ASSIGN = "assign"
     FEEDBACK = "feedback"
@@ -33,9 +34,9 @@ class Scope(StrEnum):
 
 
 class KeyKind(StrEnum):
-    """Where a key may be held."""
+    """The kind of place that may hold a key."""
 
-    CLIENT = "cli"  # in a browser or an app: feedback only by signed assignment id
+    CLIENT = "cli"  # a browser or an app: it may send feedback only by signed assignment id
     SERVER = "srv"
     ADMIN = "adm"
 
@@ -45,7 +46,7 @@ SCOPES: Final = {
     KeyKind.SERVER: frozenset({Scope.ASSIGN, Scope.FEEDBACK, Scope.READ}),
     KeyKind.ADMIN: frozenset(Scope),
 }
-"""The scopes of each kind of key, which a key may be given fewer of but never more."""
+"""The most scopes that a key of each kind can have."""
 
 
 class ApiKey(msgspec.Struct, frozen=True):
@@ -59,12 +60,12 @@ class ApiKey(msgspec.Struct, frozen=True):
 
     @property
     def client(self) -> bool:
-        """Held where users can read it: it may name assignments only by their signed ids."""
+        """Whether users can read the key. It may then name assignments only by their signed ids."""
         return self.kind is KeyKind.CLIENT
 
 
 class SigningKey(msgspec.Struct, frozen=True):
-    """An AES-128 secret (16 bytes) that signs assignment ids; `id`, 1 to 255, stands in each of them."""
+    """An AES-128 secret (16 bytes) that signs assignment ids. Each id contains `id`, 1 to 255."""
 
     id: int
     secret: bytes
@@ -72,7 +73,7 @@ class SigningKey(msgspec.Struct, frozen=True):
 
 
 class AccessSnapshot(msgspec.Struct, frozen=True):
-    """What servers load: the API keys in force and the signing keys that verify, newest first."""
+    """Keys that servers load: API keys in force, and signing keys that verify, newest first."""
 
     revision: int
     api_keys: tuple[ApiKey, ...] = ()
@@ -80,7 +81,7 @@ class AccessSnapshot(msgspec.Struct, frozen=True):
 
 
 class StoredKey(msgspec.Struct, frozen=True):
-    """A key as its administrators know it."""
+    """A key as administrators see it."""
 
     id: int
     name: str
@@ -92,7 +93,7 @@ class StoredKey(msgspec.Struct, frozen=True):
 
 
 class KeyRing:
-    """Who holds which key, as of one snapshot; a newer snapshot makes a new key ring."""
+    """Look-up of the keys in one snapshot. A newer snapshot needs a new key ring."""
 
     def __init__(self, snapshot: AccessSnapshot) -> None:
         self.snapshot = snapshot
@@ -103,11 +104,11 @@ class KeyRing:
         self._seen: dict[bytes, ApiKey] = {}
 
     def authenticate(self, authorization: bytes | None, scope: Scope, now_ms: int) -> ApiKey:
-        """The key in the value of an `Authorization` header, if it has the scope.
+        """Return the key in the value of an `Authorization` header, if it has the scope.
 
-        Raises Unauthorized when there is no key, or it is malformed, unknown, revoked or expired (UnknownKey
-        for a well-formed key that may be newer than this key ring); Forbidden
-        when it lacks the scope. A header that was seen before costs one dictionary look-up.
+        Raises Unauthorized if there is no key, or it is malformed, unknown, revoked or expired
+        (UnknownKey for a well-formed key that may be newer than this key ring). Raises Forbidden if
+        it lacks the scope. A header seen before costs one dictionary look-up.
         """
         key = None if authorization is None else self._seen.get(authorization)
         if key is None:
@@ -115,11 +116,11 @@ class KeyRing:
         return _permitted(key, scope, now_ms)
 
     def knows(self, authorization: bytes) -> bool:
-        """Whether the value of an `Authorization` header carries one of these keys, expired ones included."""
+        """Return whether an `Authorization` header carries one of these keys, expired or not."""
         return authorization in self._seen or sha256(_secret_in(authorization)).digest() in self._by_digest
 
     def admits(self, headers: Iterable[tuple[bytes, bytes]], scope: Scope, now_ms: int) -> bool:
-        """Whether ASGI headers carry a key with this scope."""
+        """Return whether ASGI headers carry a key with this scope."""
         header = credential(headers)
         try:
             return header is not None and self.authenticate(header, scope, now_ms) is not None
@@ -127,22 +128,22 @@ class KeyRing:
             return False
 
     def by_id(self, key_id: int, scope: Scope, now_ms: int) -> ApiKey:
-        """The key of this id, for a caller who has proved to hold it. Raises as `authenticate` does."""
+        """Return the key with this id, for a caller who has proved it. Raises as above."""
         key = self._by_id.get(key_id)
         if key is None:
             raise UnknownKey("this API key is unknown or revoked")
         return _permitted(key, scope, now_ms)
 
     def signing_key(self, now_ms: int) -> SigningKey:
-        """The key to sign with: the newest that every server has had the time to load.
+        """Return the key to sign with: the newest that every server has had time to load.
 
-        Raises Unavailable when none has been published yet.
+        Raises Unavailable before the first is published.
         """
         for key in self.signing_keys:
             if key.created_at_ms + limits.ACCESS_PROPAGATION_MS <= now_ms:
                 return key
         if not self.signing_keys:
-            raise Unavailable("no key to sign assignment ids with has been published yet")
+            raise Unavailable("no signing key for assignment ids is published yet")
         return self.signing_keys[-1]
 
     def _identify(self, authorization: bytes | None) -> ApiKey:
@@ -153,10 +154,10 @@ class KeyRing:
             raise Unauthorized("the Authorization header must be `Bearer KEY`")
         key = self._by_digest.get(sha256(secret).digest())
         if key is None:
-            text_of_key = secret.decode("ascii", "replace")
-            if is_mistyped(text_of_key):
+            key_text = secret.decode("ascii", "replace")
+            if is_mistyped(key_text):
                 raise Unauthorized("this API key is mistyped: its checksum does not match")
-            if text_of_key.startswith(_PREFIX):
+            if key_text.startswith(_PREFIX):
                 raise UnknownKey("unknown API key")
             raise Unauthorized("unknown API key")
         if len(self._seen) >= limits.SEEN_HEADERS_MAX:
@@ -166,7 +167,7 @@ class KeyRing:
 
 
 def _secret_in(authorization: bytes) -> bytes:
-    """The key in `Bearer KEY`; empty where the header is something else."""
+    """Return the key in `Bearer KEY`; empty for any other header."""
     scheme, _, text = authorization.partition(b" ")
     return text.strip() if scheme.lower() == b"bearer" else b""
 
@@ -181,9 +182,9 @@ def _permitted(key: ApiKey, scope: Scope, now_ms: int) -> ApiKey:
 
 
 def credential(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
-    """The value for `KeyRing.authenticate` from ASGI headers; None where they carry no key.
+    """Return the value for `KeyRing.authenticate` from ASGI headers; None if they carry no key.
 
-    `X-API-Key: KEY` wins over `Authorization`, which a proxy on the way may have filled with its own.
+    `X-API-Key: KEY` wins over `Authorization`, which a proxy may have set to its own value.
     """
     authorization = None
     for name, value in headers:
@@ -195,25 +196,25 @@ def credential(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
 
 
 def plaintext(kind: KeyKind, random: bytes) -> str:
-    """The key made of `random`: at least 24 bytes, from a cryptographic source."""
+    """Return the key made from `random`: at least 24 bytes from a cryptographic source."""
     body = f"wald_{kind}_{_base62(int.from_bytes(random, 'big'), 32)}"
     return body + _checksum(body)
 
 
 def is_mistyped(key: str) -> bool:
-    """Whether it begins like one of our keys and is not one that we could have made."""
+    """Return whether a text has the prefix of our keys but not their format or checksum."""
     if not key.startswith(_PREFIX):
         return False
     return _KEY.fullmatch(key) is None or _checksum(key[:-6]) != key[-6:]
 
 
 def digest(key: str) -> bytes:
-    """What is stored of a key."""
+    """Return the digest under which a key is stored."""
     return sha256(key.encode()).digest()
 
 
 def hint(key: str) -> str:
-    """What of a key may be shown, to tell keys apart: kind and last four of ours, nothing of a short one."""
+    """Return what may be shown of a key: kind and last four characters; nothing of a short key."""
     if len(key) < 24:
         return "…"
     head = key[:9] if _KEY.fullmatch(key) else ""
@@ -226,7 +227,7 @@ _KEY: Final = re.compile(r"wald_(cli|srv|adm)_[0-9A-Za-z]{38}")
 
 
 def _base62(number: int, length: int) -> str:
-    """The last `length` digits of `number` in base 62."""
+    """Return the last `length` digits of `number` in base 62."""
     digits = []
     for _ in range(length):
         number, digit = divmod(number, 62)

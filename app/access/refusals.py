@@ -1,4 +1,4 @@
-"""Refusing wrong keys: 401 a hundred times, then 429 before the framework is asked."""
+"""Refusal of wrong keys: 401 a hundred times, then 429 before the framework runs."""
 
 from collections.abc import Awaitable, Callable
 from time import monotonic
@@ -16,30 +16,30 @@ ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class Access(Protocol):
-    """What `app.state.access` has to be: a refresh loop swaps its key ring whole."""
+    """Interface of `app.state.access`. A refresh loop replaces its key ring."""
 
     @property
     def keyring(self) -> KeyRing | None:
-        """The API keys in force; None before they are loaded."""
+        """Keys in force; None before the first load."""
         ...
 
 
 class Refusals:
-    """The rate limits of one process: wrong keys by address, sign-ins by key. Right keys always pass."""
+    """Rate limits of one process: wrong keys by address, sign-ins by key. Valid keys pass."""
 
     def __init__(self) -> None:
         self.wrong_keys = Throttle(burst=limits.WRONG_KEYS_BURST, per_s=limits.WRONG_KEYS_PER_S)
         self.sign_ins = Throttle(burst=limits.SIGN_INS_BURST, per_s=limits.SIGN_INS_PER_S)
 
     def wrong_key(self, connection: ASGIConnection[Any, Any, Any, Any], error: Unauthorized) -> Unauthorized:
-        """Return `error`, or raise TooManyRequests when this address has sent too many wrong keys."""
+        """Return `error`; raise TooManyRequests if this address has sent too many wrong keys."""
         wait_s = self.wrong_keys.charge(caller_of(connection.scope.get("client")), monotonic())
         if wait_s > 0:
             raise _too_many(wait_s) from error
         return error
 
     def sign_in(self, key: ApiKey) -> None:
-        """Count one session that is begun with a key. Raises TooManyRequests when there were too many."""
+        """Count one sign-in with a key. Raises TooManyRequests after too many."""
         wait_s = self.sign_ins.charge(str(key.id), monotonic())
         if wait_s > 0:
             raise TooManyRequests(
@@ -50,15 +50,15 @@ class Refusals:
 def charged(
     connection: ASGIConnection[Any, Any, Any, Any], header: bytes | None, error: Unauthorized
 ) -> Unauthorized:
-    """Count a wrong key against its address and return `error`. Raises TooManyRequests after too many."""
+    """Count a wrong key of an address and return `error`. Raises TooManyRequests after too many."""
     refusals: Refusals | None = connection.app.state.get("refusals")
     return error if header is None or refusals is None else refusals.wrong_key(connection, error)
 
 
 def refusing_early(app: ASGIApp, refusals: Refusals, access: Access) -> ASGIApp:
-    """`app`, but wrong keys of addresses that have sent too many are answered 429 at once.
+    """Wrap `app`: answer 429 at once to a wrong key from an address that has sent too many.
 
-    That takes about a seventh of the time in which the framework refuses.
+    That takes about a seventh of the time that the framework needs to refuse.
     """
 
     async def refuse_or_pass(scope: Any, receive: Any, send: Any) -> None:

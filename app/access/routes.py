@@ -24,7 +24,7 @@ class KeyView(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, key: StoredKey) -> Self:
-        """The view of a stored key."""
+        """Return the view of a stored key."""
         return cls(
             id=key.id,
             name=key.name,

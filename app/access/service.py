@@ -1,4 +1,4 @@
-"""Use cases of access: make, list and revoke keys, rotate signing secrets, and tell the servers."""
+"""Use cases of access: create, list and revoke keys, rotate signing secrets, and publish them."""
 
 import secrets
 from collections.abc import Callable, Sequence
@@ -22,13 +22,13 @@ NO_ADMIN_KEY: Final = (
     "no API key has the scope admin: set WALD_ADMIN_KEY, or run `wald keys create NAME --kind adm`"
 )
 PRESET_NAME: Final = "preset by WALD_ADMIN_KEY"
-"""The name of keys that the environment preset."""
+"""Name of the keys that the environment presets."""
 
 
 class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A key to be made: of a kind, with all its scopes, or with the given ones.
+    """Request for a new key. Without `scopes` it gets all scopes of its kind.
 
-    Without a kind it is a server's key, or an administrator's where `admin` is among the scopes.
+    Without `kind` it becomes a server key, or an administrator key if `scopes` contain `admin`.
     """
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=limits.API_KEY_NAME_LENGTH_MAX)]
@@ -38,10 +38,10 @@ class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AccessService:
-    """Every change is committed first and then published, so that servers hold it within a second.
+    """Use cases that commit a change first and then publish it; servers load it within a second.
 
-    `on_change` is given what is in force after a change, before it is published: the server that makes a
-    change knows it before it answers, also while Valkey is away.
+    `on_change` gets the keys in force after a change, before they are published. So the server that
+    makes a change knows it before it answers, even while Valkey is away.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class AccessService:
         self._on_change = on_change
 
     async def create(self, request: KeyRequest) -> tuple[StoredKey, str]:
-        """The new key and its plaintext, which exists nowhere else.
+        """Create a key, and return it with its plaintext, which is stored nowhere.
 
-        Raises InvalidInput for scopes beyond the kind's or an expiry that has passed; Conflict when there
-        are `API_KEYS_MAX` keys that are not revoked, expired ones included.
+        Raises InvalidInput for scopes that the kind cannot have, or an expiry in the past. Raises
+        Conflict at `API_KEYS_MAX` keys that are not revoked, expired keys included.
         """
         kind, scopes = _kind_and_scopes(request)
         check_storable(request.name, "name")
@@ -82,13 +82,13 @@ class AccessService:
         return stored, key
 
     async def list(self) -> list[StoredKey]:
-        """All keys that are not revoked, oldest first."""
+        """Return all keys that are not revoked, oldest first."""
         return await self._store.keys()
 
     async def revoke(self, key_id: int) -> None:
-        """Take a key out of force for good; doing it again is harmless.
+        """Revoke a key for good. A second call is harmless.
 
-        Raises NotFound; Unavailable when the servers cannot be told now (they are, once Valkey is back).
+        Raises NotFound; Unavailable while Valkey is away (the worker publishes the change later).
         """
         async with self._store.change() as connection:
             if not await self._store.revoke_key(connection, key_id):
@@ -96,10 +96,10 @@ class AccessService:
         await self.publish()
 
     async def ensure_admin_key(self, preset: str | None) -> str | None:
-        """See to it that an administrator can get in; the plaintext of a key that had to be made.
+        """Ensure that an admin key exists, and return the plaintext of a key created for that.
 
-        With `preset` that key is stored if it never was (once revoked it stays revoked) and None returned.
-        Any number of processes may call this at once: one of them makes the key.
+        With `preset`, store that key unless it was stored before (a revoked key stays revoked), and
+        return None. If several processes call this at once, one of them creates the key.
         """
         if preset is not None:
             await self.store_preset(preset)
@@ -115,10 +115,10 @@ class AccessService:
         return key if needed else None
 
     async def store_preset(self, preset: str) -> None:
-        """Store the admin key that WALD_ADMIN_KEY presets, unless it is or was there already.
+        """Store the admin key of WALD_ADMIN_KEY unless it was stored before.
 
-        A preset that differs from an earlier one adds a key: the earlier one stays in force until it is
-        revoked, so that a process with another environment cannot lock anybody out.
+        A new preset adds a key. The earlier key stays in force until it is revoked, so a process
+        with another environment cannot lock anyone out.
         """
         if await self._store.find_key(digest(preset)) is not None:
             return
@@ -127,29 +127,29 @@ class AccessService:
         await self._publish_or_leave_it_due()
 
     async def has_admin_key(self) -> bool:
-        """Whether some key in force has the scope `admin`."""
+        """Return whether any key in force has the scope `admin`."""
         return bool(await self._store.admin_keys())
 
     async def doubts(self, preset: str | None) -> tuple[str, ...]:
-        """What an operator should know about admin keys, each with its fix. Empty: all is well."""
+        """Return problems with admin keys, each with its fix."""
         keys = await self._store.admin_keys()
-        found = []
+        problems = []
         if not keys:
-            found.append(NO_ADMIN_KEY)
+            problems.append(NO_ADMIN_KEY)
         if preset is not None and digest(preset) not in keys.values():
-            found.append(
-                "the key in WALD_ADMIN_KEY was revoked, or lacks the scope admin: set another, or unset it"
+            problems.append(
+                "the key in WALD_ADMIN_KEY is revoked or lacks the scope admin: set another key, or unset it"
             )
         presets = [key.id for key in keys if key.name == PRESET_NAME and keys[key] != digest(preset or "")]
         if preset is not None and presets:
             ids = ", ".join(map(str, presets))
-            found.append(
+            problems.append(
                 f"an earlier WALD_ADMIN_KEY is still in force, as key {ids}: `wald keys revoke ID` ends it"
             )
-        return tuple(found)
+        return tuple(problems)
 
     async def ensure_signing_key(self) -> None:
-        """See to it that there is a secret to sign assignment ids with. Safe from several processes."""
+        """Ensure that a secret for assignment ids exists. Safe from several processes."""
         if await self._store.has_signing_key():
             return
         async with self._store.change() as connection:
@@ -161,7 +161,7 @@ class AccessService:
         await self._publish_or_leave_it_due()
 
     async def has_signing_key(self) -> bool:
-        """Whether there is a secret to sign assignment ids with."""
+        """Return whether a secret for assignment ids exists."""
         return await self._store.has_signing_key()
 
     async def _insert_admin_key(self, connection: Transaction, name: str, key: str) -> None:
@@ -176,10 +176,10 @@ class AccessService:
         )
 
     async def rotate_signing_key(self) -> int:
-        """Sign with a new secret from now on, and return its id; ids signed with older ones stay good.
+        """Create a signing secret, and return its id. Older signatures stay valid.
 
-        Servers verify with it at once and sign with it `ACCESS_PROPAGATION_MS` later, so that no server
-        meets a signature it cannot check. Raises Conflict when all 255 ids are in use.
+        Servers verify with it at once and sign with it `ACCESS_PROPAGATION_MS` later, so every
+        server can check each signature. Raises Conflict if all 255 ids are in use.
         """
         async with self._store.change() as connection:
             key_id = _free_id(*await self._store.signing_key_ids(connection))
@@ -188,38 +188,38 @@ class AccessService:
         return key_id
 
     async def retire_signing_key(self, key_id: int) -> None:
-        """Refuse the signatures of an older secret for good; doing it again is harmless.
+        """Refuse the signatures of an older secret for good. A second call is harmless.
 
-        Raises NotFound; Conflict for the one that signs; Unavailable when the servers cannot be told now.
+        Raises NotFound; Conflict for the secret that signs now; Unavailable while Valkey is away.
         """
         async with self._store.change() as connection:
             verifying, retired = await self._store.signing_key_ids(connection)
             if key_id not in verifying and key_id not in retired:
                 raise NotFound(f"no signing key has the id {key_id}")
             if verifying[0] == key_id:
-                raise Conflict(f"signing key {key_id} is the one that signs: rotate first")
+                raise Conflict(f"signing key {key_id} signs now: rotate first")
             if key_id in verifying:
                 await self._store.retire_signing_key(connection, key_id)
         await self.publish()
 
     async def end_session(self, session: bytes, ends_at: datetime) -> None:
-        """Refuse a session of the pages from now on, on every server, by the digest of its token."""
+        """Refuse a session of the pages on every server, by the digest of its token."""
         await self._store.end_session(session, ends_at)
 
     async def session_ended(self, session: bytes) -> bool:
-        """Whether the session of this digest was signed out."""
+        """Return whether the session of this digest was signed out."""
         return await self._store.session_ended(session)
 
     async def publish(self) -> None:
-        """Give all servers what is in force. Raises Unavailable without Valkey."""
+        """Publish the keys in force to all servers. Raises Unavailable without Valkey."""
         snapshot = await self._store.snapshot()
         self._on_change(snapshot)
         await self._store.publish(snapshot)
 
     async def publish_if_due(self) -> bool:
-        """Publish what Valkey was away for or has lost; whether there was something.
+        """Publish what Valkey missed or lost, and return whether there was anything to publish.
 
-        PostgreSQL is the truth: when it was put back to an earlier backup, servers go back with it.
+        PostgreSQL is the truth. If it is restored from an earlier backup, servers follow it.
         """
         published = await self._store.published_revision()
         revision = await self._store.revision()
@@ -233,7 +233,7 @@ class AccessService:
     async def _publish_or_leave_it_due(self) -> None:
         try:
             await self.publish()
-        except Exception as error:  # noqa: BLE001 - the change is committed; its caller must hear of it
+        except Exception as error:  # noqa: BLE001 - the change is committed and must be returned
             _LOG.warning("access_left_to_worker", reason=repr(error))
 
 
@@ -254,7 +254,7 @@ def _secret() -> bytes:
 
 
 def _free_id(verifying: Sequence[int], retired: Sequence[int]) -> int:
-    """An id that was never used, or else the one that was retired longest ago."""
+    """Return an unused id, or else the id that was retired longest ago."""
     unused = (key_id for key_id in range(1, 256) if key_id not in verifying and key_id not in retired)
     key_id = next(unused, None) or next(iter(retired), None)
     if key_id is None:

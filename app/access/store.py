@@ -1,4 +1,4 @@
-"""Where access is kept: keys and secrets in PostgreSQL, and what servers load of them in Valkey."""
+"""Storage of keys and secrets in PostgreSQL, and of what servers load of them in Valkey."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +18,7 @@ from app.access.tables import access_changes, api_keys, ended_sessions, signing_
 from app.core.valkey import CHANGES_CHANNEL, registry_key, valkey_needed
 
 ANNOUNCEMENT: Final = "@access"
-"""The message on the channel of changes."""
+"""Message on the channel of changes."""
 
 _PUBLISH_ACCESS: Final = files(__package__).joinpath("lua/publish_access.lua").read_text()
 _ACCESS_KEY: Final = registry_key("access")
@@ -31,7 +31,7 @@ _VERIFIES: Final = signing_keys.c.retired_at.is_(None)
 
 
 class Publication(IntEnum):
-    """What `publish_access.lua` answers."""
+    """Result code of `publish_access.lua`."""
 
     REFUSED = -1
     KEPT_NEWER = 0
@@ -48,7 +48,7 @@ class AccessStore:
 
     @asynccontextmanager
     async def change(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that is a new revision of access; such transactions run one after the other."""
+        """Open a transaction that makes a new revision of access. These transactions take turns."""
         statement = postgresql.insert(access_changes).values(id=1, revision=1)
         statement = statement.on_conflict_do_update(
             index_elements=[access_changes.c.id], set_={"revision": access_changes.c.revision + 1}
@@ -68,7 +68,7 @@ class AccessStore:
         hint: str,
         expires_at: datetime | None,
     ) -> StoredKey | None:
-        """The stored key; None if this very key is there already, in force or revoked."""
+        """Store a key and return it; None if the same key is stored already, even revoked."""
         statement = (
             postgresql.insert(api_keys)
             .values(
@@ -86,18 +86,18 @@ class AccessStore:
         return None if row is None else _stored_key(row)
 
     async def count_keys(self, connection: AsyncConnection) -> int:
-        """How many keys are not revoked."""
+        """Count the keys that are not revoked."""
         statement = select(func.count()).where(_NOT_REVOKED)
         return int((await connection.execute(statement)).scalar_one())
 
     async def has_key(self, connection: AsyncConnection, scope: Scope) -> bool:
-        """Whether some key has the scope now."""
+        """Return whether any key in force has the scope."""
         lasting = func.coalesce(api_keys.c.expires_at > func.now(), True)
         statement = select(exists().where(_NOT_REVOKED, lasting, api_keys.c.scopes.contains([scope])))
         return bool((await connection.execute(statement)).scalar_one())
 
     async def admin_keys(self) -> dict[StoredKey, bytes]:
-        """Keys that have the scope `admin` now, with their digests, oldest first."""
+        """Return the keys in force with the scope `admin`, oldest first, with their digests."""
         lasting = func.coalesce(api_keys.c.expires_at > func.now(), True)
         statement = select(api_keys).where(_NOT_REVOKED, lasting, api_keys.c.scopes.contains([Scope.ADMIN]))
         async with self._engine.connect() as connection:
@@ -105,24 +105,24 @@ class AccessStore:
             return {_stored_key(row): row.digest for row in rows}
 
     async def find_key(self, digest: bytes) -> int | None:
-        """The id of the key with this digest, in force or revoked; None if there never was one."""
+        """Return the id of the key with this digest, even if revoked; None if it never existed."""
         async with self._engine.connect() as connection:
-            found = await connection.execute(select(api_keys.c.id).where(api_keys.c.digest == digest))
-            return found.scalar_one_or_none()
+            rows = await connection.execute(select(api_keys.c.id).where(api_keys.c.digest == digest))
+            return rows.scalar_one_or_none()
 
     async def has_signing_key(self) -> bool:
-        """Whether some secret signs."""
+        """Return whether any secret signs."""
         async with self._engine.connect() as connection:
             return bool((await connection.execute(select(exists().where(_VERIFIES)))).scalar_one())
 
     async def keys(self) -> list[StoredKey]:
-        """All that are not revoked, oldest first."""
+        """Return the keys that are not revoked, oldest first."""
         async with self._engine.connect() as connection:
             rows = await connection.execute(select(api_keys).where(_NOT_REVOKED).order_by(api_keys.c.id))
             return [_stored_key(row) for row in rows]
 
     async def revoke_key(self, connection: AsyncConnection, key_id: int) -> bool:
-        """Whether there is such a key. Revoking it again changes nothing."""
+        """Revoke a key, and return whether it exists. A second call changes nothing."""
         if key_id not in _IDS:
             return False
         statement = (
@@ -133,7 +133,7 @@ class AccessStore:
         return (await connection.execute(statement)).rowcount == 1
 
     async def signing_key_ids(self, connection: AsyncConnection) -> tuple[list[int], list[int]]:
-        """Ids of the keys that verify, newest first, and of the retired ones, longest retired first."""
+        """Return the ids of keys that verify, newest first, and of retired keys, oldest first."""
         verifying = select(signing_keys.c.id).where(_VERIFIES)
         retired = select(signing_keys.c.id).where(~_VERIFIES).order_by(signing_keys.c.retired_at)
         newest_first = verifying.order_by(signing_keys.c.created_at.desc(), signing_keys.c.id.desc())
@@ -153,13 +153,13 @@ class AccessStore:
         )
 
     async def retire_signing_key(self, connection: AsyncConnection, key_id: int) -> None:
-        """From the next revision on its signatures are refused."""
+        """Refuse the signatures of a key from the next revision on."""
         await connection.execute(
             update(signing_keys).where(signing_keys.c.id == key_id).values(retired_at=func.clock_timestamp())
         )
 
     async def snapshot(self) -> AccessSnapshot:
-        """What servers have to know, all of it as of one revision."""
+        """Read what servers load, as of one revision."""
         async with self._engine.connect() as connection:
             await connection.execution_options(isolation_level="REPEATABLE READ")
             revision = (await connection.execute(select(access_changes.c.revision))).scalar_one_or_none()
@@ -178,7 +178,7 @@ class AccessStore:
             )
 
     async def end_session(self, session: bytes, ends_at: datetime) -> None:
-        """Keep the digest of a session that was signed out; forget those that have ended by themselves."""
+        """Store the digest of a session that was signed out; delete sessions that have expired."""
         async with self._engine.begin() as connection:
             await connection.execute(delete(ended_sessions).where(ended_sessions.c.ends_at < func.now()))
             await connection.execute(
@@ -188,13 +188,13 @@ class AccessStore:
             )
 
     async def session_ended(self, session: bytes) -> bool:
-        """Whether the session of this digest was signed out."""
+        """Return whether the session with this digest was signed out."""
         statement = select(exists().where(ended_sessions.c.digest == session))
         async with self._engine.connect() as connection:
             return bool((await connection.execute(statement)).scalar_one())
 
     async def publish(self, snapshot: AccessSnapshot) -> Publication:
-        """Give it to all servers, unless they were given a newer one. Raises Unavailable without Valkey."""
+        """Publish a snapshot unless a newer one is published. Raises Unavailable without Valkey."""
         with valkey_needed():
             answer = await self._publish_access(
                 keys=[_ACCESS_KEY, registry_key("revision")],
@@ -203,30 +203,30 @@ class AccessStore:
         return Publication(answer)
 
     async def revision(self) -> int:
-        """How many changes there were; 0 in an empty database."""
+        """Return the number of changes so far; 0 in an empty database."""
         async with self._engine.connect() as connection:
-            found = (await connection.execute(select(access_changes.c.revision))).scalar_one_or_none()
-            return found or 0
+            revision = (await connection.execute(select(access_changes.c.revision))).scalar_one_or_none()
+            return revision or 0
 
     async def published_revision(self) -> int:
-        """The revision servers were given last; 0 when Valkey lost it."""
+        """Return the revision that was published last; 0 if Valkey lost it."""
         with valkey_needed():
             return int(await self._valkey.hget(_ACCESS_KEY, "revision") or 0)
 
     async def unpublish(self) -> None:
-        """Forget what servers were given; they go on with what they have until something is published."""
+        """Delete what is published. Servers keep what they have until the next publication."""
         with valkey_needed():
             await self._valkey.delete(_ACCESS_KEY)
 
 
 async def load(valkey: Redis) -> AccessSnapshot | None:
-    """What was last published; None when nothing is there."""
+    """Return the published snapshot; None if there is none."""
     body = await valkey.hget(_ACCESS_KEY, "body")
     return None if body is None else _decode(cast("bytes", body))
 
 
 async def load_revision(valkey: Redis) -> int | None:
-    """The revision of what was last published; None when nothing is there."""
+    """Return the revision of the published snapshot; None if there is none."""
     revision = await valkey.hget(_ACCESS_KEY, "revision")
     return None if revision is None else int(revision)
 

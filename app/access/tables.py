@@ -1,4 +1,4 @@
-"""Tables of access: API keys (hashed), secrets that sign assignment ids, changes to both, ended sessions."""
+"""Tables of access: hashed API keys, signing secrets, their changes, and ended sessions."""
 
 from sqlalchemy import (
     BigInteger,

@@ -1,7 +1,7 @@
-"""How often a caller may be wrong: a rate limit per caller in bounded memory. Pure.
+"""Rate limit per caller in bounded memory. Pure.
 
-It slows down clients that guess API keys. It never decides about a right key: callers check the key first,
-and ask here only when it is wrong.
+It slows down clients that guess API keys. It never refuses a valid key: the code checks the key
+first, and asks here only if it is wrong.
 """
 
 from collections import OrderedDict
@@ -17,8 +17,8 @@ _NETWORK_BITS = 64
 class Throttle:
     """A token bucket per caller (GCRA): `burst` at once, then `per_s` a second.
 
-    A caller is kept as one number, the time at which its bucket is full again. Above `callers_max` callers,
-    the one that was seen longest ago is forgotten.
+    Each caller is one number, the time at which its bucket is full again. Above `callers_max`, the
+    throttle forgets the caller that it saw longest ago.
     """
 
     def __init__(self, *, burst: int, per_s: float, callers_max: int = limits.CALLERS_MAX) -> None:
@@ -28,16 +28,16 @@ class Throttle:
         self._full_at: OrderedDict[str, float] = OrderedDict()
 
     def __len__(self) -> int:
-        """Number of callers that are remembered."""
+        """Return the number of callers in memory."""
         return len(self._full_at)
 
     def wait_s(self, caller: str, now_s: float) -> float:
-        """Seconds until the caller may try again; 0 when it may now. `now_s` is monotonic."""
+        """Return the seconds until the caller may try again. `now_s` is monotonic."""
         full_at = self._full_at.get(caller)
         return 0.0 if full_at is None else max(0.0, full_at - now_s - self._tolerance_s)
 
     def charge(self, caller: str, now_s: float) -> float:
-        """Count one attempt, and return `wait_s` as it was before. A refused attempt is not counted."""
+        """Count one attempt unless it is refused, and return `wait_s` from before it."""
         wait_s = self.wait_s(caller, now_s)
         if wait_s == 0.0:
             self._full_at[caller] = max(self._full_at.get(caller, now_s), now_s) + self._interval_s
@@ -48,7 +48,7 @@ class Throttle:
 
 
 def caller_of(client: tuple[Any, ...] | None) -> str:
-    """The caller of an ASGI scope's `client`: an IPv4 address, or the /64 network of an IPv6 address."""
+    """Return the caller of an ASGI scope: its IPv4 address, or its IPv6 /64 network."""
     host = str(client[0]) if client else ""
     try:
         address = ip_address(host)

@@ -1,1 +1,1 @@
-"""The hot path: which variant serves this request, drawn with a known propensity and recorded."""
+"""Assignment: the variant of a request, drawn with a known propensity and recorded."""

@@ -1,20 +1,20 @@
-"""What a server took before it was published: its own changes, which it serves by at once."""
+"""Own changes of a server, which it uses before they are published. Pure."""
 
 from typing import Final
 
 HOLD_S: Final = 10.0
-"""How long what is published may be older before it replaces what was taken: PostgreSQL was put back then."""
+"""Time after which an older publication wins, because PostgreSQL was restored from a backup."""
 
 
 class Adopted:
-    """Versions by name, each until the same or a newer one is published."""
+    """Own versions by name, each until the same or a newer version is published."""
 
     def __init__(self) -> None:
         self._versions: dict[str, int] = {}
         self._older_since: dict[str, float] = {}
 
     def take(self, name: str, version: int) -> None:
-        """Note that this version is in use and not published yet."""
+        """Note that this version is in use but not published yet."""
         self._versions[name] = version
         self._older_since.pop(name, None)
 

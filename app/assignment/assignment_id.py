@@ -1,8 +1,8 @@
-"""The assignment id: a signed token that explains its assignment by itself. Format: ARCHITECTURE.md.
+"""The assignment id: a signed token that contains its assignment. Format: ARCHITECTURE.md.
 
-Signatures are AES-CMAC (NIST SP 800-38B, RFC 4493) cut to 96 bits. A body is exactly three AES blocks, so its
-CMAC is a CBC chain whose last block is first combined with the subkey K1, and a batch is verified block by
-block: three AES-ECB calls over all its ids, whatever their number.
+Signatures are AES-CMAC (NIST SP 800-38B, RFC 4493) cut to 96 bits. A body is exactly three AES
+blocks. Its CMAC is a CBC chain whose last block is first combined with the subkey K1. A batch of
+any size therefore needs three AES-ECB calls, one per block position.
 """
 
 import struct
@@ -56,22 +56,22 @@ _PLACEHOLDER: Final = "*" * TOKEN_LENGTH
 
 
 class Flag(IntFlag):
-    """What else is known about an assignment."""
+    """Flags of an assignment."""
 
     UNRECORDED = 1  # no exposure was stored; left out of analysis
 
 
 class Verdict(IntEnum):
-    """What verification found."""
+    """Result of the verification of a token."""
 
     VALID = 0
-    MALFORMED = 1  # not 80 characters of URL-safe base64, or of another format
-    UNKNOWN_KEY = 2  # signed under a key that was never made here, or is retired
-    FORGED = 3  # the signature is not that of the body
+    MALFORMED = 1  # not 80 characters of URL-safe base64, or another format
+    UNKNOWN_KEY = 2  # signed under an unknown or retired key
+    FORGED = 3  # the signature does not match the body
 
 
 class InvalidAssignmentId(InvalidInput):
-    """A token that is not an assignment id of ours; `verdict` says why."""
+    """A token that is not a valid assignment id; `verdict` gives the reason."""
 
     kind = "invalid-assignment-id"
 
@@ -81,15 +81,15 @@ class InvalidAssignmentId(InvalidInput):
 
 
 REASONS: Final = {
-    Verdict.MALFORMED: "not an assignment id: must be 80 characters of URL-safe base64 as given by /assign",
+    Verdict.MALFORMED: "not an assignment id: must be the 80 URL-safe base64 characters from /assign",
     Verdict.UNKNOWN_KEY: "signed under a key that is unknown or retired",
     Verdict.FORGED: "the signature does not match",
 }
-"""What each verdict but VALID means, for the caller."""
+"""Text of each verdict except VALID, for the caller."""
 
 
 class AssignmentId(msgspec.Struct, frozen=True):
-    """What a token says. `id` is a UUIDv7; `propensity` the probability the variant was drawn with."""
+    """Content of a token. `id` is a UUIDv7; the variant was drawn with `propensity`."""
 
     key_id: int
     flags: Flag
@@ -103,7 +103,7 @@ class AssignmentId(msgspec.Struct, frozen=True):
 
     @classmethod
     def from_body(cls, body: bytes) -> "AssignmentId":
-        """Read the 48 bytes of a body that was verified or comes from our own stream."""
+        """Read a body of 48 bytes that is verified or comes from our own stream."""
         _, key_id, flags, variant, experiment_id, epoch, version, raw, propensity, unit_hash = _BODY.unpack(
             body
         )
@@ -121,19 +121,19 @@ class AssignmentId(msgspec.Struct, frozen=True):
 
     @property
     def assigned_at_ms(self) -> int:
-        """Milliseconds since the epoch."""
+        """Time of the assignment, in milliseconds since the epoch."""
         return self.id.int >> 80
 
 
 class VerifiedBatch(NamedTuple):
-    """Of N tokens, in their order. A body means nothing where its verdict is not VALID."""
+    """Bodies and verdicts of N tokens, in their order. Only a VALID body has a meaning."""
 
     bodies: NDArray[np.void]  # (N,) of BODY
     verdicts: NDArray[np.uint8]  # (N,) of Verdict
 
 
 def uuid7(now_ms: int, random74: int) -> bytes:
-    """A UUIDv7 (RFC 9562, section 5.7) of a time and 74 random bits."""
+    """Return a UUIDv7 (RFC 9562, section 5.7) of a time and 74 random bits."""
     high = now_ms << 16 | 0x7000 | random74 >> 62
     return (high << 64 | 1 << 63 | random74 & 0x3FFF_FFFF_FFFF_FFFF).to_bytes(16, "big")
 
@@ -150,22 +150,22 @@ def body(
     propensity: float,
     unit_hash: int,
 ) -> bytes:
-    """The 48 bytes that are signed."""
+    """Return the 48 bytes that are signed."""
     return _BODY.pack(
         FORMAT, key_id, flags, variant, experiment_id, epoch, policy_version, id, propensity, unit_hash
     )
 
 
 def unrecorded(body: bytes) -> bytes:
-    """The same body with the flag that no exposure was stored."""
+    """Return the body with the flag UNRECORDED."""
     return body[:2] + bytes([body[2] | Flag.UNRECORDED]) + body[3:]
 
 
 class Signer:
-    """Signs new ids under one key, verifies them under all.
+    """Signer of new ids under one key, and verifier under all keys.
 
-    `keys` are (id, secret) pairs, at least one; the first signs unless `signing` names another.
-    Safe to share: it keeps no state between calls.
+    `keys` are one or more pairs (id, secret). The first signs unless `signing` names another. It
+    keeps no state between calls, so it is safe to share.
     """
 
     def __init__(self, keys: Sequence[tuple[int, bytes]], signing: int | None = None) -> None:
@@ -175,7 +175,7 @@ class Signer:
         self._macs = {key_id: _Mac(secret) for key_id, secret in keys}
 
     def sign(self, body: bytes) -> str:
-        """The token of 48 bytes, under the key they name, or our own once that one is retired."""
+        """Return the token of a body, under its key, or under ours if that key is retired."""
         mac = self._macs.get(body[1])
         if mac is None:
             body = body[:1] + bytes([self.key_id]) + body[2:]
@@ -183,7 +183,7 @@ class Signer:
         return urlsafe_b64encode(body + mac.tag(body)[:TAG_BYTES]).decode("ascii")
 
     def verify(self, token: str) -> AssignmentId:
-        """What the token says. Raises InvalidAssignmentId."""
+        """Verify a token and return its content. Raises InvalidAssignmentId."""
         if len(token) != TOKEN_LENGTH:
             raise InvalidAssignmentId(Verdict.MALFORMED)
         raw, malformed = _decoded(token.encode("ascii", "replace"))
@@ -198,7 +198,7 @@ class Signer:
         return AssignmentId.from_body(body)
 
     def verify_batch(self, tokens: Sequence[str]) -> VerifiedBatch:
-        """The bodies of N tokens and a verdict on each, the same that `verify` gives."""
+        """Return the bodies and verdicts of N tokens, with the same verdicts as `verify`."""
         n = len(tokens)
         if set(map(len, tokens)) - {TOKEN_LENGTH}:
             tokens = [token if len(token) == TOKEN_LENGTH else _PLACEHOLDER for token in tokens]
@@ -232,14 +232,14 @@ class _Mac:
         self._k1_words = np.frombuffer(self._k1.to_bytes(_BLOCK, "big"), np.uint64)
 
     def tag(self, body: bytes) -> bytes:
-        """The 16 bytes for one message."""
+        """Return the tag of one message, 16 bytes."""
         encrypt, number = self._encrypt, int.from_bytes
         chained = number(encrypt(body[:16]), "big") ^ number(body[16:32], "big")
         chained = number(encrypt(chained.to_bytes(16, "big")), "big") ^ number(body[32:], "big") ^ self._k1
         return encrypt(chained.to_bytes(16, "big"))
 
     def tags(self, bodies: NDArray[np.uint32]) -> NDArray[np.uint32]:
-        """(N, 4) words for (N, 12) words in one piece."""
+        """Return the tags of N bodies: words (N, 4) for contiguous words (N, 12)."""
         words = bodies.view(np.uint64)
         first = self._encrypt_blocks(words[:, :2])
         second = self._encrypt_blocks(first ^ words[:, 2:4])
@@ -250,13 +250,12 @@ class _Mac:
 
 
 def _decoded(text: bytes) -> tuple[bytes, NDArray[np.bool_] | None]:
-    """The bytes of tokens in one piece, and which of them have characters that are not of ours; None: none.
+    """Return the bytes of joined tokens, and a mask of tokens with foreign characters, or None.
 
-    80 characters of the alphabet are 60 bytes without a bit to spare: each has one spelling only.
+    80 characters of the alphabet are exactly 60 bytes, so each token has only one spelling.
     """
-    if not (
-        b"+" in text or b"/" in text or b"=" in text
-    ):  # of the standard alphabet, which the decoder admits
+    # The decoder also admits the standard alphabet.
+    if not (b"+" in text or b"/" in text or b"=" in text):
         with suppress(BinasciiError):
             return b64decode(text, altchars=b"-_", validate=True), None
     text = text.translate(_FOREIGN_AS_STAR)
@@ -265,7 +264,7 @@ def _decoded(text: bytes) -> tuple[bytes, NDArray[np.bool_] | None]:
 
 
 def _compare(tags: NDArray[np.uint32], words: NDArray[np.uint32]) -> NDArray[np.uint8]:
-    """VALID or FORGED for each of N, in time that does not depend on where tags differ."""
+    """Return VALID or FORGED for each of N, in a time independent of where tags differ."""
     given = words[:, BODY_BYTES // 4 :]
     difference = (tags[:, 0] ^ given[:, 0]) | (tags[:, 1] ^ given[:, 1]) | (tags[:, 2] ^ given[:, 2])
     verdicts = np.zeros(len(difference), np.uint8)

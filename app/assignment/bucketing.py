@@ -1,12 +1,12 @@
-"""From chance or a unit to a variant, in whole numbers only, so that every language gets the same answer.
+"""Draw of a variant from random bits or a unit, in integers, so that all languages agree.
 
-Shares are whole parts of 2**32. A fresh draw compares 32 random bits with their running sums. A sticky one
-is weighted rendezvous hashing by exponential clocks: each variant's clock rings at -ln(u) / weight, where u
-comes from the unit and the variant alone, and the first to ring wins. P(variant) is its weight, and when
-weights move a unit goes from i to j only if j's weight grew relative to i's.
+Shares are whole parts of 2**32. A fresh draw compares 32 random bits with their cumulative sums. A
+sticky draw is weighted rendezvous hashing by exponential clocks. Each variant's clock rings at
+-ln(u) / weight, where u depends only on the unit and the variant. The first clock wins. P(variant)
+is its weight. If weights change, a unit moves from i to j only if j's weight grew relative to i's.
 
-Source: the minimum of independent exponentials; Schindelhauer & Schomaker (2005), "Weighted distributed hash
-tables"; the finaliser of SplitMix64 from Steele, Lea & Flood (2014), OOPSLA.
+Source: the minimum of independent exponentials; Schindelhauer & Schomaker (2005), "Weighted
+distributed hash tables"; the finaliser of SplitMix64 from Steele, Lea & Flood (2014), OOPSLA.
 """
 
 from bisect import bisect_right
@@ -18,27 +18,27 @@ from math import isfinite
 from typing import Final
 
 WHOLE: Final = 2**32
-"""How many parts a share of 1 has."""
+"""Number of parts of a share of 1."""
 
 _MASK: Final = 2**64 - 1
-_SCALE_BITS: Final = 72  # of -ln(u); products with a weight then fit 128 bits
-_INDEX_BITS: Final = 10  # of the table of logarithms
+_SCALE_BITS: Final = 72  # scale of -ln(u); its product with a weight fits 128 bits
+_INDEX_BITS: Final = 10  # size of the table of logarithms
 
 
 def parts(shares: Sequence[float]) -> tuple[int, ...]:
-    """Shares as whole parts of 2**32 that sum to exactly 2**32, by largest remainder.
+    """Round shares to whole parts of 2**32 that sum to exactly 2**32, by largest remainder.
 
-    Shares are taken relative to their sum. Zero stays zero, and a positive share gets at least one part.
-    Raises ValueError if a share is negative or not finite, or none is positive.
+    Shares are relative to their sum. Zero stays zero, and a positive share gets at least one part.
+    Raises ValueError if a share is negative or not finite, or if no share is positive.
     """
     if not all(isfinite(share) and share >= 0 for share in shares) or not any(shares):
-        raise ValueError(f"shares must be finite, >= 0 and not all 0, got {list(shares)}")
+        raise ValueError(f"shares must be finite, >= 0 and not all 0; got {list(shares)}")
     exact = [Fraction(share) for share in shares]
     scale = WHOLE / sum(exact)
     quotas = [share * scale for share in exact]
     whole = [max(int(quota), int(quota > 0)) for quota in quotas]
     missing = WHOLE - sum(whole)
-    if missing < 0:  # what lifted the smallest to one part is taken from the largest
+    if missing < 0:  # the largest share pays for shares that were raised to one part
         whole[whole.index(max(whole))] += missing
     else:
         by_remainder = sorted(range(len(whole)), key=lambda i: whole[i] - quotas[i])
@@ -48,10 +48,10 @@ def parts(shares: Sequence[float]) -> tuple[int, ...]:
 
 
 def parts_near(shares: Sequence[float]) -> list[int]:
-    """As `parts` for shares that sum to 1 but for rounding, in a tenth of its time.
+    """Round like `parts`, in a tenth of its time, shares whose sum is 1 up to rounding.
 
-    What rounding down leaves goes to the greatest share, not to the largest remainders: a share is off by
-    less than K parts, and its propensity is exact all the same.
+    The largest share gets all remaining parts. So a share differs from the exact one by less than
+    K parts, while its propensity is still exact.
     """
     whole = [int(share * WHOLE) or int(share > 0) for share in shares]
     whole[whole.index(max(whole))] += WHOLE - sum(whole)
@@ -59,61 +59,61 @@ def parts_near(shares: Sequence[float]) -> list[int]:
 
 
 def cumulative(weights: Sequence[int]) -> tuple[int, ...]:
-    """Running sums of weights, for `draw`. Raises ValueError if they do not sum to 2**32."""
+    """Return the cumulative sums of weights. Raises ValueError if they do not sum to 2**32."""
     sums = tuple(accumulate(weights))
     if not sums or sums[-1] != WHOLE or min(weights) < 0:
-        raise ValueError(f"weights must be >= 0 and sum to 2**32, got {list(weights)}")
+        raise ValueError(f"weights must be >= 0 and sum to 2**32; got {list(weights)}")
     return sums
 
 
 def draw(random32: int, cumulative: Sequence[int]) -> int:
-    """The index that 32 random bits fall on, with probability exactly its weight / 2**32."""
+    """Return the index at 32 random bits. Its probability is exactly its weight / 2**32."""
     return bisect_right(cumulative, random32)
 
 
 def unit_hash(salt: bytes, unit: str) -> int:
-    """Signed 64 bits: BLAKE2b of the unit's UTF-8, keyed with the experiment's salt (at most 64 bytes)."""
+    """Hash a unit to signed 64 bits: BLAKE2b of its UTF-8, keyed with the salt (up to 64 bytes)."""
     return int.from_bytes(blake2b(unit.encode(), digest_size=8, key=salt).digest(), "big", signed=True)
 
 
 def part(share: float) -> int:
-    """Where a share lies in whole parts of 2**32: 0 to 2**32, and never falling."""
+    """Return a share in whole parts of 2**32. The result is monotone in the share."""
     return round(share * WHOLE)
 
 
 def layer_seed(layer: str) -> bytes:
-    """32 bytes for `layer_point`, from the layer's key."""
+    """Return the 32 bytes for `layer_point` that belong to a layer's key."""
     return blake2b(layer.encode(), digest_size=32, person=b"layer").digest()
 
 
 def layer_point(seed: bytes, unit: str) -> int:
-    """The unit's place in a layer, 0 to 2**32 - 1: the same for all experiments, whatever their salts.
+    """Return the unit's point in a layer, 0 to 2**32 - 1. It is the same for all experiments.
 
-    32 bits of the BLAKE2b of the unit's UTF-8, keyed with the layer's seed.
+    These are 32 bits of the BLAKE2b of the unit's UTF-8, keyed with the layer's seed.
     """
     return int.from_bytes(blake2b(unit.encode(), digest_size=4, key=seed, person=b"unit").digest(), "big")
 
 
 def variant_seed(salt: bytes, variant_key: str) -> int:
-    """64 bits for `rendezvous`, from the variant's key and not its position."""
+    """Return the 64 bits for `rendezvous` of a variant's key. Its position does not matter."""
     return int.from_bytes(
         blake2b(variant_key.encode(), digest_size=8, key=salt, person=b"variant").digest(), "big"
     )
 
 
 def rendezvous(unit_hash: int, seeds: Sequence[int], weights: Sequence[int]) -> int:
-    """The index whose clock rings first. A weight of zero never wins; at least one must be positive.
+    """Return the index whose clock rings first. At least one weight must be positive.
 
-    -ln(u) is computed to a relative error below 1e-9, by a table of 1,024 logarithms and three terms of the
-    series of -ln(1 - d); a variant's probability therefore differs from its weight / 2**32 by less than
-    1e-8 of it.
+    A weight of zero never wins. A table of 1,024 logarithms and three terms of the series of
+    -ln(1 - d) give -ln(u) with a relative error below 1e-9. So a variant's probability differs from
+    its weight / 2**32 by less than 1e-8 of it.
     """
     winner, best, best_weight = -1, 0, 0
     for index, weight in enumerate(weights):
         if not weight:
             continue
-        u = 2 * _mix(unit_hash & _MASK ^ seeds[index]) + 1  # over 2**65: never 0, never 1
-        # -ln(u) >= 1 - u, which alone decides most of the losers.
+        u = 2 * _mix(unit_hash & _MASK ^ seeds[index]) + 1  # out of 2**65: u is never 0 or 1
+        # -ln(u) >= 1 - u, a bound that excludes most losers.
         if winner >= 0 and ((2**65 - u) << 7) * best_weight >= best * weight:
             continue
         clock = _minus_ln(u)
@@ -123,14 +123,14 @@ def rendezvous(unit_hash: int, seeds: Sequence[int], weights: Sequence[int]) -> 
 
 
 def _mix(number: int) -> int:
-    """SplitMix64's finaliser: 64 bits to 64 bits, one to one."""
+    """Apply SplitMix64's finaliser, a bijection of 64 bits."""
     number = ((number ^ number >> 30) * 0xBF58476D1CE4E5B9) & _MASK
     number = ((number ^ number >> 27) * 0x94D049BB133111EB) & _MASK
     return number ^ number >> 31
 
 
 def _minus_ln(u: int) -> int:
-    """-ln(u / 2**65) times 2**72, for odd u below 2**65."""
+    """Return -ln(u / 2**65) times 2**72, for odd u below 2**65."""
     zeros = 65 - u.bit_length()
     u <<= zeros
     index = u >> 54  # 1,024 to 2,047
@@ -142,7 +142,7 @@ def _minus_ln(u: int) -> int:
 
 
 def _logarithms(guard_bits: int = 24) -> tuple[int, ...]:
-    """-ln((1,025 + i) / 2,048) times 2**72, rounded, for i = 0 to 1,023; in whole numbers."""
+    """Return -ln((1,025 + i) / 2,048) times 2**72, rounded, for i = 0 to 1,023, in integers."""
     unit = 1 << _SCALE_BITS + guard_bits
     size = 1 << _INDEX_BITS
     exact = [0]
@@ -153,7 +153,7 @@ def _logarithms(guard_bits: int = 24) -> tuple[int, ...]:
 
 
 def _ln_ratio(number: int, unit: int) -> int:
-    """ln((number + 1) / number) times `unit`: 2 atanh(1 / (2 number + 1)) by its series."""
+    """Return ln((number + 1) / number) times `unit`: the series of 2 atanh(1 / (2 number + 1))."""
     base = 2 * number + 1
     power, total, odd = unit // base, 0, 1
     while power:

@@ -1,7 +1,8 @@
-"""A stream of changes (server-sent events): each experiment as this server has it, now and when it moves.
+"""A stream of server-sent events: each experiment now, and whenever it changes.
 
-Needs the dependency `changes: ChangeFeed`. Every event is written once and shared by all readers. A reader is
-a position in that sequence, so a slow one costs no memory: it gets the newest event of each experiment.
+Needs the dependency `changes: ChangeFeed`. Each event is encoded once for all readers. A reader is
+a position in the sequence of events, so a slow reader costs no memory: it gets the newest event of
+each experiment.
 """
 
 import asyncio
@@ -18,7 +19,6 @@ from litestar.types import Scope as ConnectionScope
 from app.access.guards import requires
 from app.access.model import ApiKey, Scope
 from app.assignment import limits
-from app.assignment.limits import STREAM_QUIET_S
 from app.assignment.snapshot import PreparedExperiment
 from app.assignment.snapshot_keeper import SnapshotKeeper
 from app.core.clock import Clock
@@ -37,7 +37,7 @@ _NOT_ADMITTED: Final = "the API key was revoked or has expired"
 
 
 class Change(msgspec.Struct, frozen=True):
-    """An experiment's key, state and versions; `shares` of its variants in the order of the definition."""
+    """Key, state and versions of an experiment, and the `shares` of its variants in order."""
 
     experiment: str
     state: StateKind
@@ -47,7 +47,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Event(NamedTuple):
-    """The newest event of one experiment, as it is sent. `number` grows with every event of the feed."""
+    """The newest encoded event of one experiment. `number` grows with every event of the feed."""
 
     number: int
     version: int
@@ -55,7 +55,7 @@ class Event(NamedTuple):
 
 
 class ChangeFeed:
-    """The events of one server process, and who reads them."""
+    """The events of one server process, and the number of their readers."""
 
     def __init__(self, snapshots: SnapshotKeeper, ending: Ending, clock: Clock) -> None:
         self.snapshots = snapshots
@@ -69,7 +69,7 @@ class ChangeFeed:
         self._turn = asyncio.Lock()
 
     def admits(self, key: ApiKey) -> bool:
-        """Whether the key may still read."""
+        """Return whether the key is still in force and may read."""
         keyring = self.snapshots.keyring
         try:
             return keyring is not None and keyring.by_id(key.id, Scope.READ, self._clock.now_ms()) is not None
@@ -77,7 +77,7 @@ class ChangeFeed:
             return False
 
     async def since(self, number: int) -> list[Event]:
-        """Events after the one of this number, oldest first; one per experiment."""
+        """Return the events after this number, oldest first, one per experiment."""
         async with self._comparing:
             await self._compare()
         events = []
@@ -89,12 +89,12 @@ class ChangeFeed:
         return events
 
     async def turn(self) -> None:
-        """Wait until it is this reader's turn to write one chunk: other requests come in between."""
+        """Wait for this reader's turn to write one chunk. Other requests run between turns."""
         async with self._turn:
             await asyncio.sleep(0)
 
     async def _compare(self) -> None:
-        """Write the events of experiments that are not as they were when this was called last."""
+        """Encode the events of experiments that changed since the last call."""
         snapshot = self.snapshots.snapshot
         if snapshot is self._compared:
             return
@@ -118,11 +118,11 @@ class ChangeStream(Stream):
         self.key = key
 
     def to_asgi_response(self, *_: Any, **__: Any) -> Any:
-        """Of Litestar: the application that sends this answer."""
+        """Return the application that sends this answer, for Litestar."""
         return self
 
     async def __call__(self, scope: ConnectionScope, receive: Receive, send: Send) -> None:
-        """Send events until the client goes, the server ends, the key is revoked, or the client stalls."""
+        """Send events until the client leaves or stalls, the server ends, or the key is revoked."""
         gone = asyncio.ensure_future(_disconnected(receive))
         self.feed.readers += 1
         try:
@@ -160,7 +160,7 @@ class ChangeStream(Stream):
                     return
                 await _first_of({swapped, over, gone}, limits.CHANGES_CHECK_S)
                 swapped.cancel()
-                if monotonic() - spoke_at >= STREAM_QUIET_S:
+                if monotonic() - spoke_at >= limits.STREAM_QUIET_S:
                     yield _STILL_HERE
                     spoke_at = monotonic()
                 await _first_of({over, gone}, limits.CHANGES_SPACING_S)
@@ -172,14 +172,14 @@ class ChangeStream(Stream):
 
 @get("/changes", guards=[requires(Scope.READ)])
 async def stream_changes(request: Request[Any, Any, Any], changes: ChangeFeed) -> ChangeStream:
-    """Follow all experiments: `change` events with a JSON body, first one for each, then as they move.
+    """Follow all experiments: one `change` event with a JSON body for each, then one per change.
 
-    A comment every few seconds keeps proxies from closing the stream. An `end` event is the last: it says
-    that the server is going away (connect again), or that the API key was revoked. A reader that takes
-    nothing for ten seconds is disconnected. 503 while as many read as one server process allows.
+    A comment every few seconds keeps proxies from closing the stream. The last event is `end`: the
+    server is shutting down (connect again), or the API key was revoked. A reader that takes nothing
+    for ten seconds is disconnected. 503 if this server process has too many readers.
     """
     if changes.readers >= limits.CHANGES_READERS_MAX:
-        raise Unavailable(f"{limits.CHANGES_READERS_MAX} clients read the changes of this server already")
+        raise Unavailable(f"this server has {limits.CHANGES_READERS_MAX} readers of changes already")
     return ChangeStream(changes, request.state.api_key)
 
 

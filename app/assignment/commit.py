@@ -1,7 +1,7 @@
-"""Group commit of exposures: all that wait go to Valkey as one stream entry, and are answered together.
+"""Group commit of exposures: all waiting exposures go to Valkey as one stream entry.
 
-One flush is in flight at a time. The next one takes what has come meanwhile, so that nothing waits on purpose
-and a flush is as large as Valkey is slow.
+One flush is in flight at a time. The next flush takes what arrived meanwhile. So no exposure waits
+on purpose, and flushes grow when Valkey is slow.
 """
 
 import asyncio
@@ -14,31 +14,32 @@ from app.core.stream import StreamAppender
 from app.core.telemetry import EXPOSURE_FLUSHES
 
 ExposureRow = tuple[bytes, str, dict[str, Any] | None]
-"""An `Exposure` as it is written: body, unit, context."""
+"""An `Exposure` as a tuple: body, unit, context."""
 
 _WRITTEN: Final = EXPOSURE_FLUSHES.labels("written")
 _FAILED: Final = EXPOSURE_FLUSHES.labels("failed")
 
 
 class ExposureCommit:
-    """The exposures of one server on their way to Valkey, at most `EXPOSURES_PENDING_MAX` of them."""
+    """Queue of one server's exposures for Valkey, at most `EXPOSURES_PENDING_MAX`."""
 
     def __init__(self, appender: StreamAppender, *, shards: int) -> None:
         self._appender = appender
         self._shards = shards
         self._shard = 0
         self._loop = asyncio.get_running_loop()
-        self._full: deque[_Flush] = deque()  # that wait for their turn; more than one only under overload
-        self._open = _Flush(self._loop)  # that still grows
+        self._full: deque[_Flush] = deque()  # waiting flushes; more than one only under overload
+        self._open = _Flush(self._loop)  # the flush that still grows
         self._pending = 0
         self._running: asyncio.Task[None] | None = None
         self.unrecorded = 0
-        """How many exposures were given up since the start."""
+        """Number of exposures given up since the start."""
 
     def add(self, row: ExposureRow) -> asyncio.Future[bool]:
-        """Whether this exposure was recorded, once that is known: after `EXPOSURE_DEADLINE_S` or so at most.
+        """Add an exposure; return the future of whether it was recorded.
 
-        All in the same flush share the future.
+        The future resolves after about `EXPOSURE_DEADLINE_S` at most. All exposures of one flush
+        share it.
         """
         if self._pending >= limits.EXPOSURES_PENDING_MAX or not self._appender.connected:
             self.unrecorded += 1
@@ -54,7 +55,7 @@ class ExposureCommit:
         return flush.recorded
 
     async def drain(self) -> None:
-        """Wait until all that was added is recorded or given up."""
+        """Wait until every exposure is recorded or given up."""
         while self._running is not None:
             await asyncio.wait({self._running})
 
@@ -75,7 +76,7 @@ class ExposureCommit:
         self._shard = (self._shard + 1) % self._shards
         try:
             await self._appender.append(self._shard, exposure.KIND, len(rows), exposure.encode(rows))
-        except (Unavailable, ValueError, TypeError, OverflowError):  # of Valkey, of the encoder
+        except (Unavailable, ValueError, TypeError, OverflowError):  # from Valkey or the encoder
             _FAILED.inc()
             return False
         _WRITTEN.inc()
@@ -83,15 +84,15 @@ class ExposureCommit:
 
 
 class _Recorded(asyncio.Future[bool]):
-    """A future that a waiter who is cancelled leaves to the others."""
+    """A future that stays valid for the others when one waiter is cancelled."""
 
     def cancel(self, msg: Any | None = None) -> bool:  # noqa: ARG002 - asyncio's signature
-        """Of asyncio.Future; refused."""
+        """Refuse the cancellation."""
         return False
 
 
 class _Flush:
-    """Exposures that are written together."""
+    """Exposures of one stream entry."""
 
     __slots__ = ("recorded", "rows")
 

@@ -9,7 +9,7 @@ KIND: Final = "x"
 
 
 class Exposure(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """An assignment that was answered: the body of its id (48 bytes), its unit, its context."""
+    """An assignment that was answered: the body of its id (48 bytes), its unit and context."""
 
     body: bytes
     unit: str
@@ -22,15 +22,15 @@ _raw_decoder: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 
 def encode(exposures: Sequence[Exposure | tuple[bytes, str, dict[str, Any] | None]]) -> bytes:
-    """The body of the stream entry. Tuples in the order of `Exposure` are as good, and cheaper to make."""
+    """Encode the body of a stream entry. Tuples in the order of `Exposure` are cheaper to make."""
     return _encoder.encode(exposures)
 
 
 def apart(body: bytes) -> list[bytes]:
-    """The body of one entry per exposure, readable or not. Raises msgspec.DecodeError if it is not a list."""
+    """Split a body into one per exposure, readable or not. Raises DecodeError without a list."""
     return [_encoder.encode([exposure]) for exposure in _raw_decoder.decode(body)]
 
 
 def decode(body: bytes) -> list[Exposure]:
-    """Read a body back. Raises msgspec.DecodeError."""
+    """Decode a body. Raises msgspec.DecodeError."""
     return _decoder.decode(body)

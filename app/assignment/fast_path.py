@@ -1,4 +1,4 @@
-"""Fast path of `GET /assign`. Its reference is the handler in `routes.py`, which gives all refusals."""
+"""Fast path of `GET /assign`. Its reference is the handler in `routes.py`, which refuses."""
 
 from time import perf_counter
 from typing import Final
@@ -15,7 +15,7 @@ _HEADERS: Final = ((b"content-type", b"application/json"),)
 
 
 class AssignFastPath:
-    """Knows no errors: what is odd in any way, of an unknown experiment or strict goes to the framework."""
+    """Handler of the common case. It leaves all other requests and all refusals to Litestar."""
 
     method = b"GET"
     path = b"/assign"
@@ -26,7 +26,7 @@ class AssignFastPath:
         self.durations = FastHistogram(ASSIGN_SECONDS)
 
     def admits(self, headers: Headers) -> bool:
-        """Whether the caller may assign."""
+        """Return whether the caller has a valid key with the scope `assign`."""
         snapshot = self._assigner.keeper.snapshot
         if snapshot.keyring is None or snapshot.signer is None:
             return False
@@ -38,7 +38,7 @@ class AssignFastPath:
         return True
 
     def answer(self, query_string: bytes, headers: Headers, body: bytes, reply: Reply) -> bool:  # noqa: ARG002
-        """Give `reply` the assignment, now or when its exposure is written."""
+        """Call `reply` with the assignment, now or after its exposure is written."""
         begun = perf_counter()
         try:
             parameters = query.parameters(query_string)
@@ -58,6 +58,6 @@ class AssignFastPath:
 
         try:
             self._assigner.assign_soon(experiment, unit, query.typed(context, experiment.features), finish)
-        except InvalidInput:  # of a context that the policy cannot read
+        except InvalidInput:  # the policy cannot read the context
             return False
         return True

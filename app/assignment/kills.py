@@ -1,4 +1,4 @@
-"""What one server knows of killed experiments, and from where. Pure."""
+"""Killed experiments that one server knows, by source. Pure."""
 
 from collections.abc import Collection, Mapping
 
@@ -8,34 +8,34 @@ from app.assignment.snapshot import PublishedExperiment
 class KnownKills:
     """Kills from three sources: the hash in Valkey, the database, and this process.
 
-    A kill in Valkey or of this process holds until the database says that it is over. What the database says
-    holds for the revision of the experiment that it spoke of: a newer published experiment knows better.
+    A kill in Valkey or of this process holds until the database says that it is over. A statement
+    of the database holds for that revision of the experiment; a newer published revision wins.
     """
 
     def __init__(self) -> None:
         self.in_valkey: dict[str, bytes] = {}
         self.made_here: dict[str, bytes] = {}
-        self._over: set[tuple[str, bytes]] = set()  # kept for good: a stale copy in Valkey stays over
+        self._over: set[tuple[str, bytes]] = set()  # never removed: a stale copy in Valkey must stay over
         self._recorded: dict[str, int] = {}
         self._revived: dict[str, int] = {}
 
     @property
     def pending(self) -> dict[str, bytes]:
-        """Kills that the database may not know yet, encoded, by the keys of their experiments."""
+        """Encoded kills that the database may not have yet, by experiment key."""
         return dict(sorted(self.pairs))
 
     @property
     def pairs(self) -> set[tuple[str, bytes]]:
-        """The same with every kill of an experiment, as a server may know two."""
+        """Pending kills as pairs: a server may know two of one experiment."""
         return (self.made_here.items() | self.in_valkey.items()) - self._over
 
     @property
     def keys(self) -> frozenset[str]:
-        """Keys of the experiments that are killed, whatever their published form says."""
+        """Keys of the killed experiments, whatever their published form says."""
         return frozenset(key for key, _ in self.pairs) | self._recorded.keys()
 
     def kills(self, published: PublishedExperiment) -> bool:
-        """Return whether the control is served instead of what `published` says."""
+        """Return whether an experiment is killed, so that every unit gets the control."""
         key, revision = published.key, published.revision
         if self._recorded.get(key, -1) >= revision:
             return True
@@ -58,11 +58,11 @@ class KnownKills:
         over: Collection[tuple[str, bytes]],
         killed_before: Mapping[str, int],
     ) -> bool:
-        """Note what the database says; returns whether it is news.
+        """Note the state of the database; return whether anything changed.
 
-        `recorded`: revisions of the experiments that are killed. `over`: pending kills that have ended.
-        `killed_before`: revisions of the published experiments that said they were killed, taken before the
-        database was asked; those that the database does not call killed are revived.
+        `recorded` has the revisions of killed experiments, `over` the pending kills that have
+        ended. `killed_before` has the revisions that were published as killed, read before the
+        query; those that the database does not call killed are revived.
         """
         known = self._recorded, len(self._over), self._revived, len(self.made_here)
         self._recorded = dict(recorded)
@@ -74,7 +74,7 @@ class KnownKills:
         return known != (self._recorded, len(self._over), self._revived, len(self.made_here))
 
     def know_valkey(self, kills: Mapping[str, bytes], *, whole: bool) -> None:
-        """Note what the hash in Valkey holds; one that is not `whole` may have lost some."""
+        """Note the kills in Valkey. A Valkey that is not `whole` may have lost some."""
         self.in_valkey = dict(kills) if whole else self.in_valkey | dict(kills)
         for key in [key for key in self.made_here if self.made_here[key] == kills.get(key)]:
             del self.made_here[key]

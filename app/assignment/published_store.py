@@ -1,4 +1,4 @@
-"""Published experiments in PostgreSQL: Valkey is refilled from them, and servers load them in its absence."""
+"""Published experiments in PostgreSQL, to refill Valkey and to load while Valkey is away."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Final, NamedTuple
@@ -19,7 +19,7 @@ _STORED: Final = published_experiments.c
 
 
 class Fingerprint(NamedTuple):
-    """Changes whenever anything that servers load changes. `missing`: experiments that are not stored yet."""
+    """State that changes with all that servers load. `missing` experiments are not stored yet."""
 
     missing: int
     experiments: int
@@ -28,7 +28,7 @@ class Fingerprint(NamedTuple):
 
 
 class StoredExperiment(NamedTuple):
-    """One published experiment, encoded."""
+    """One encoded published experiment."""
 
     id: int
     key: str
@@ -44,7 +44,7 @@ class PublishedStore:
         self._access = access
 
     async def fingerprint(self) -> Fingerprint:
-        """Return what tells one state from another, without reading the state."""
+        """Return the fingerprint of the state, without reading the state."""
         stored = select(func.count(), func.coalesce(func.sum(_STORED.version), 0)).select_from(
             published_experiments
         )

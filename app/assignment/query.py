@@ -1,4 +1,7 @@
-"""The query of `GET /assign`: `experiment=KEY&unit=UNIT&context.NAME=VALUE`. Pure, and strict."""
+"""Strict parser of the query of `GET /assign`. Pure.
+
+The query is `experiment=KEY&unit=UNIT&context.NAME=VALUE`, with any number of context entries.
+"""
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
@@ -16,47 +19,48 @@ _BOOLEANS: Final = {"true": True, "false": False}
 
 
 def parameters(query: bytes) -> dict[str, str]:
-    """All of them, decoded.
+    """Return all parameters, decoded.
 
-    Raises InvalidInput when one is repeated or unknown, is not UTF-8, has U+0000, or when there are too many.
+    Raises InvalidInput for a repeated parameter, text that is not UTF-8, U+0000, a query that is
+    too long, or too many parameters.
     """
     if len(query) > limits.QUERY_BYTES_MAX:
         raise InvalidInput(f"the query has more than {limits.QUERY_BYTES_MAX} bytes", field="query")
     try:
         text = query.decode("ascii")
-        found = [piece.partition("=") for piece in text.split("&")] if text else []
+        pairs = [piece.partition("=") for piece in text.split("&")] if text else []
         if "%" in text or "+" in text:
-            found = [(_decoded(name), sign, _decoded(value)) for name, sign, value in found]
+            pairs = [(_decoded(name), sign, _decoded(value)) for name, sign, value in pairs]
     except UnicodeDecodeError as error:
         raise InvalidInput("the query must be percent-encoded UTF-8", field="query") from error
-    values = {name: value for name, _, value in found}
-    if len(values) != len(found):
-        raise InvalidInput("a parameter is repeated", field="query")
+    values = {name: value for name, _, value in pairs}
+    if len(values) != len(pairs):
+        raise InvalidInput("must not repeat a parameter", field="query")
     if len(values) > limits.CONTEXT_ENTRIES_MAX + len(_NAMES):
-        raise InvalidInput(f"at most {limits.CONTEXT_ENTRIES_MAX} context entries", field="context")
+        raise InvalidInput(f"must have at most {limits.CONTEXT_ENTRIES_MAX} entries", field="context")
     return values
 
 
 def context(parameters: Mapping[str, str]) -> dict[str, str] | None:
-    """What is given as `context.NAME`; None when nothing is. Raises InvalidInput for an unknown parameter."""
+    """Return the values of `context.NAME`, or None. Raises InvalidInput for unknown names."""
     if len(parameters) == len(_NAMES) and all(name in parameters for name in _NAMES):
         return None
-    found = {}
+    entries = {}
     for name, value in parameters.items():
         if name.startswith(PREFIX) and len(name) > len(PREFIX):
-            found[name[len(PREFIX) :]] = value
+            entries[name[len(PREFIX) :]] = value
         elif name not in _NAMES:
             raise InvalidInput(
-                f"unknown parameter {name[:64]!r}; context goes as context.NAME", field="query"
+                f"unknown parameter {name[:64]!r}; send context as context.NAME", field="query"
             )
-    return found or None
+    return entries or None
 
 
 def typed(context: dict[str, str] | None, features: Sequence[Feature]) -> dict[str, Any] | None:
-    """A context of texts as the declared features read it: `"42"` as 42, `"true"` as true.
+    """Convert the texts of a context to the types of the declared features.
 
-    Texts of numeric features are read as targeting reads numbers, those of boolean ones must be `true` or
-    `false`. What does not read so stays a text, for the features to refuse; all else stays as it is.
+    `"42"` becomes 42 for a numeric feature, by the rules of targeting. `"true"` and `"false"`
+    become booleans. A text that does not convert stays a text, which the feature then refuses.
     """
     if context is None or not features:
         return context

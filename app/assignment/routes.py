@@ -1,4 +1,4 @@
-"""Assignment over HTTP: the reference for `fast_path.py`, which answers plain `GET /assign` in its stead.
+"""Assignment over HTTP. It is the reference for `fast_path.py`, which answers plain requests.
 
 Needs the dependency `assigner: Assigner`.
 """
@@ -21,7 +21,7 @@ Unit = Annotated[str, msgspec.Meta(min_length=1, max_length=UNIT_LENGTH_MAX)]
 
 
 class AssignRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`experiments`: keys; left out, every running experiment. `context`: what targeting looks at."""
+    """Request for assignments. Without `experiments`, it means all running experiments."""
 
     unit: Unit
     context: dict[str, Any] = {}
@@ -29,7 +29,7 @@ class AssignRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AssignmentList(msgspec.Struct, frozen=True):
-    """In the order that was asked for."""
+    """Assignments, in the order of the request."""
 
     assignments: list[AssignmentView]
 
@@ -39,32 +39,32 @@ async def assign_one(
     request: Request[Any, Any, Any],
     experiment: Annotated[str, Parameter(pattern=KEY_PATTERN, description="key of the experiment")],
     unit: Annotated[
-        str, Parameter(min_length=1, max_length=UNIT_LENGTH_MAX, description="who or what is served")
+        str, Parameter(min_length=1, max_length=UNIT_LENGTH_MAX, description="the unit that is served")
     ],
     assigner: Assigner,
 ) -> AssignmentView:
-    """Which variant serves this unit. Context goes as `context.NAME=VALUE`.
+    """Return the variant that serves this unit. Send context as `context.NAME=VALUE`.
 
-    `reason` says why: SPLIT (drawn), TARGETING_MATCH (drawn, among those the targeting admits), STICKY (the
-    unit's first assignment again), NOT_TARGETED (the control), FORCED (an override), DISABLED (draft or
-    paused: the control; stopped: the winner, or the control). Only the first three are recorded and analysed;
-    the propensity of the others is 1. When the exposure cannot be stored in time the answer is the same, and
-    its id is marked unrecorded: such assignments are left out of analysis.
+    `reason` is SPLIT (drawn), TARGETING_MATCH (drawn after the targeting admitted the unit), STICKY
+    (the unit's first assignment again), NOT_TARGETED (the control), FORCED (an override) or
+    DISABLED. A disabled experiment serves its control, or the winner once it is stopped. Only the
+    first three reasons are recorded and analysed; the propensity of the others is 1. If the
+    exposure cannot be stored in time, the answer is the same, but the analysis leaves it out.
 
-    400 naming the feature when the policy reads the context and cannot. 404 when no experiment has this key,
-    or it is archived.
+    400 naming the feature if the policy cannot read the context. 404 if the experiment does not
+    exist or is archived.
     """
     context = query.context(query.parameters(request.scope["query_string"]))
-    found = await assigner.experiment(experiment)
-    return (await assigner.assign(found, unit, query.typed(context, found.features))).view()
+    prepared = await assigner.experiment(experiment)
+    return (await assigner.assign(prepared, unit, query.typed(context, prepared.features))).view()
 
 
 @post("/assign", guards=[requires(Scope.ASSIGN)], status_code=200)
 async def assign_several(data: AssignRequest, assigner: Assigner) -> AssignmentList:
-    """Which variants serve this unit, in several experiments or in all that are running.
+    """Return the variants that serve this unit, in several experiments or in all running ones.
 
-    400 naming the feature when one of their policies reads the context and cannot: then none is assigned.
-    404 when one of the experiments does not exist or is archived.
+    400 naming the feature if a policy cannot read the context; then no experiment assigns the unit.
+    404 if one of the experiments does not exist or is archived.
     """
     check_storable(data.unit, "unit")
     check_storable(data.context, "context")
@@ -76,10 +76,11 @@ async def assign_several(data: AssignRequest, assigner: Assigner) -> AssignmentL
 def _check_size(context: dict[str, Any]) -> None:
     if len(context) > limits.CONTEXT_ENTRIES_MAX:
         raise InvalidInput(
-            f"at most {limits.CONTEXT_ENTRIES_MAX} entries, got {len(context)}", field="context"
+            f"must have at most {limits.CONTEXT_ENTRIES_MAX} entries; got {len(context)}", field="context"
         )
     if (size := len(msgspec.json.encode(context))) > limits.CONTEXT_BYTES_MAX:
-        raise InvalidInput(f"at most {limits.CONTEXT_BYTES_MAX} bytes of JSON, got {size}", field="context")
+        detail = f"must have at most {limits.CONTEXT_BYTES_MAX} bytes of JSON; got {size}"
+        raise InvalidInput(detail, field="context")
 
 
 ROUTES: Final = [assign_one, assign_several]

@@ -1,4 +1,4 @@
-"""One assignment: decide, record, sign."""
+"""Use case of an assignment: decide, record, sign."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class AssignmentView(msgspec.Struct, frozen=True):
-    """Which variant serves. Send `assignment_id` along with feedback."""
+    """The variant that serves. Send `assignment_id` with feedback."""
 
     experiment: str
     variant: str
@@ -38,7 +38,7 @@ class AssignmentView(msgspec.Struct, frozen=True):
 
 
 class Assignment(msgspec.Struct, frozen=True, gc=False):
-    """A decision that was signed. `id` is the token."""
+    """A signed decision. `id` is the token."""
 
     experiment: PreparedExperiment
     decision: Decision
@@ -46,22 +46,23 @@ class Assignment(msgspec.Struct, frozen=True, gc=False):
     id: str
 
     def view(self) -> AssignmentView:
-        """The answer."""
+        """Return the answer."""
         return _view(self.experiment, self.decision, self.policy_version, self.id)
 
     def json(self) -> bytes:
-        """The answer as JSON, the same that encoding `view` gives."""
+        """Return the answer as JSON, equal to encoding `view`."""
         experiment, decision = self.experiment, self.decision
-        if decision.reason == "STICKY" or experiment.reader is not None:  # decisions without number
+        if decision.reason == "STICKY" or experiment.reader is not None:  # too many decisions to keep
             return _encode(self.view())
         before, after = experiment.answers.get(decision) or _answer(experiment, decision)
         return before + self.id.encode("ascii") + after
 
 
 class Assigner:
-    """Assigns from the newest snapshot; exposures go through `commit`, first draws through `sticky`.
+    """Assigner of units, from the newest snapshot.
 
-    `rng` is seeded from the system's entropy in production: assignment ids must differ between processes.
+    Exposures go through `commit`, first draws through `sticky`. In production, the system's entropy
+    seeds `rng`, so that assignment ids differ between processes.
     """
 
     def __init__(
@@ -83,9 +84,10 @@ class Assigner:
         self._waits = durability is Durability.DURABLE
 
     async def experiment(self, key: str) -> PreparedExperiment:
-        """The experiment of this key, newly published ones included. Raises NotFound; archived ones are.
+        """Return the experiment with this key, even if it was published a moment ago.
 
-        Raises Unavailable for a key that this server does not know while it may not know all experiments.
+        Raises NotFound if it does not exist or is archived. Raises Unavailable for an unknown key
+        while this server may not know all experiments.
         """
         experiment = self.keeper.snapshot.by_key.get(key)
         refreshed = False
@@ -93,7 +95,7 @@ class Assigner:
             refreshed = await self.keeper.refresh_soon()
             experiment = self.keeper.snapshot.by_key.get(key)
         if experiment is None and not (refreshed and self.keeper.snapshot.complete):
-            raise Unavailable(f"this server does not know yet whether there is an experiment {key!r}")
+            raise Unavailable(f"this server does not know yet whether experiment {key!r} exists")
         if experiment is None or experiment.published.state == "archived":
             raise NotFound(f"no experiment has the key {key!r}", field="experiment")
         return experiment
@@ -101,9 +103,10 @@ class Assigner:
     async def assign_all(
         self, keys: Sequence[str] | None, unit: str, context: dict[str, Any] | None
     ) -> list[Assignment]:
-        """One assignment per key, in their order; without keys, for every running experiment.
+        """Return one assignment per key, in order; without keys, per running experiment.
 
-        Raises NotFound; InvalidInput when they are too many, or like `decide`; Unavailable like `experiment`.
+        Raises NotFound; InvalidInput for too many experiments, or like `decide`; Unavailable like
+        `experiment`.
         """
         if keys is None:
             if not self.keeper.loaded:
@@ -114,16 +117,18 @@ class Assigner:
         if len(experiments) > limits.ASSIGN_EXPERIMENTS_MAX:
             detail = f"{len(experiments)} are running: name at most {limits.ASSIGN_EXPERIMENTS_MAX} of them"
             raise InvalidInput(detail, field="experiments")
-        # All decide before the first is recorded: a context that one of them refuses leaves nothing behind.
-        proposals = [self._propose(one, unit, context) for one in experiments]
-        return list(await asyncio.gather(*(self._record(one, unit, context) for one in proposals)))
+        # All experiments decide before the first is recorded, so that a context that one of them
+        # refuses leaves no exposure.
+        proposals = [self._propose(experiment, unit, context) for experiment in experiments]
+        recording = (self._record(proposal, unit, context) for proposal in proposals)
+        return list(await asyncio.gather(*recording))
 
     async def assign(
         self, experiment: PreparedExperiment, unit: str, context: dict[str, Any] | None
     ) -> Assignment:
         """Assign one unit.
 
-        Raises Unavailable while there is no key to sign with; InvalidInput like `decide`.
+        Raises Unavailable without a signing key; InvalidInput like `decide`.
         """
         return await self._record(self._propose(experiment, unit, context), unit, context)
 
@@ -135,7 +140,7 @@ class Assigner:
             if first is None:
                 return self._settle(proposal, recorded=False)
             proposal = first
-        # A repeated first assignment is recorded again: the log drops it, unless the first was lost.
+        # A repeated first assignment is recorded again. The log drops it unless the first was lost.
         written = self._commit.add((proposal.body, unit, context))
         if self._waits or written.done():
             return self._settle(proposal, recorded=await written)
@@ -148,9 +153,9 @@ class Assigner:
         context: dict[str, Any] | None,
         then: Callable[[Assignment], None],
     ) -> None:
-        """The same for experiments that are not strict, without a task: `then` gets the assignment.
+        """Assign without a task, except under strict stickiness; call `then` with the assignment.
 
-        Raises Unavailable while there is no key to sign with; InvalidInput like `decide`.
+        Raises Unavailable without a signing key; InvalidInput like `decide`.
         """
         proposal = self._propose(experiment, unit, context)
         if proposal.decision.reason not in RECORDED:
@@ -170,7 +175,7 @@ class Assigner:
         published = experiment.published
         signer = self.keeper.snapshot.signer
         if signer is None:
-            raise Unavailable("no key to sign assignment ids with has been published yet")
+            raise Unavailable("no signing key for assignment ids is published yet")
         bits = self._rng.getrandbits(32 + RANDOM_BITS)
         unit_hash = bucketing.unit_hash(published.salt, unit)
         decision = decide(experiment, unit, unit_hash, context or {}, bits >> RANDOM_BITS)
@@ -196,26 +201,26 @@ class Assigner:
         return Assignment(experiment, decision, version, token)
 
     async def _first(self, proposal: "_Proposal") -> "_Proposal | None":
-        """The unit's first assignment, now or within the horizon; None when Valkey cannot tell."""
+        """Return the unit's first assignment within the horizon; None if Valkey cannot answer."""
         published = proposal.experiment.published
-        said = AssignmentId.from_body(proposal.body)
+        unit_hash = AssignmentId.from_body(proposal.body).unit_hash
         try:
-            first = await self._sticky.first(
-                published.id, said.unit_hash, proposal.body, expiry_s=published.reward.horizon_s
+            body = await self._sticky.first(
+                published.id, unit_hash, proposal.body, expiry_s=published.reward.horizon_s
             )
         except Unavailable:
             return None
-        if first == proposal.body:
+        if body == proposal.body:
             return proposal
-        said = AssignmentId.from_body(first)
-        if said.variant >= len(published.variants):
+        first = AssignmentId.from_body(body)
+        if first.variant >= len(published.variants):
             return None
-        decision = Decision(said.variant, said.propensity, "STICKY")
-        return proposal._replace(decision=decision, version=said.policy_version, body=first)
+        decision = Decision(first.variant, first.propensity, "STICKY")
+        return proposal._replace(decision=decision, version=first.policy_version, body=body)
 
 
 class _Proposal(NamedTuple):
-    """A decision on its way: the body of its id, and who will sign it."""
+    """A decision that is not signed yet: the body of its id, and its signer."""
 
     experiment: PreparedExperiment
     decision: Decision
@@ -238,9 +243,10 @@ def _view(experiment: PreparedExperiment, decision: Decision, version: int, toke
 
 
 def _answer(experiment: PreparedExperiment, decision: Decision) -> tuple[bytes, bytes]:
-    """What stands before and after the id in the answer to a decision, kept for the next time."""
+    """Return and keep the JSON before and after the id in the answer to a decision."""
     version = experiment.published.policy_version
     text = _encode(_view(experiment, decision, version, _PLACEHOLDER))
-    before, _, after = text.rpartition(_PLACEHOLDER.encode())  # the payload, which may hold it too, is before
+    # The payload may contain the placeholder too; it comes before the id.
+    before, _, after = text.rpartition(_PLACEHOLDER.encode())
     experiment.answers[decision] = before, after
     return before, after

@@ -1,4 +1,4 @@
-"""What servers load to assign: published experiments, and the snapshot made of them. Pure and immutable."""
+"""Published experiments, which servers load, and the snapshot made of them. Pure, immutable."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -23,39 +23,39 @@ Stickiness = Literal["none", "unit", "strict"]
 
 
 class PublishedVariant(msgspec.Struct, frozen=True, array_like=True):
-    """A variant as it is served. `payload` is JSON text."""
+    """A published variant. `payload` is JSON text."""
 
     key: str
     payload: bytes
 
 
 class PublishedContextual(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A policy that reads the context, and what it believes: `bandits.contextual.LinearArms` as bytes.
+    """A contextual policy with its posterior: `bandits.contextual.LinearArms` as bytes.
 
-    `means` (K, d) and `factors`, of each variant the upper triangle by rows, are little-endian binary64. At
-    most `POSTERIOR_BYTES_MAX` for 50 variants and 64 columns. They have no rows for the variants at the
-    positions `retired`, in ascending order.
+    `means` has shape (K, d); `factors` has each variant's upper triangle, row by row. Both are
+    little-endian binary64, at most `POSTERIOR_BYTES_MAX` for 50 variants and 64 columns. They have
+    no rows for the variants at the positions `retired`, in ascending order.
     """
 
     rule: Literal["thompson", "ucb"]
     features: tuple[Feature, ...]
     exploration_floor: float
     on_bad_context: Literal["refuse", "fallback"]
-    width: float = 0.0  # of ucb
+    width: float = 0.0  # for ucb
     means: bytes
     factors: bytes
     retired: tuple[int, ...] = ()
 
 
 class PublishedSegments(msgspec.Struct, frozen=True, kw_only=True):
-    """Segments of the traffic, and the weights in each of them, by its number, in parts of 2**32."""
+    """Segments of the traffic, and the weights of each segment number in parts of 2**32."""
 
     by: tuple[Segments, ...]
     weights: tuple[tuple[int, ...], ...]
 
 
 class PublishedLayer(msgspec.Struct, frozen=True, array_like=True):
-    """The range of a layer whose units take part, in parts of 2**32: from `start` to before `end`."""
+    """Range of a layer whose units take part: from `start` to before `end`, in parts of 2**32."""
 
     key: str
     start: int
@@ -63,10 +63,10 @@ class PublishedLayer(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PublishedExperiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """All that `/assign` and `/feedback` need of an experiment; in Valkey as a MessagePack map.
+    """The part of an experiment that `/assign` and `/feedback` need; a MessagePack map in Valkey.
 
-    Forward compatible: a reader ignores fields it does not know, and new fields have defaults.
-    Variants are named by their position.
+    It is forward compatible: readers ignore unknown fields, and new fields have defaults. A variant
+    is identified by its position.
     """
 
     id: int
@@ -85,17 +85,17 @@ class PublishedExperiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     targeting: tuple[Condition, ...] = ()
     overrides: dict[str, int] = {}  # unit -> variant
     reward: Reward
-    contextual: PublishedContextual | None = None  # without this and the next `weights` are for every context
+    contextual: PublishedContextual | None = None  # without this and `segmented`, `weights` apply
     segmented: PublishedSegments | None = None
     layer: PublishedLayer | None = None
-    killed: bool = False  # the control everywhere, whatever else it says
+    killed: bool = False  # then every unit gets the control
     metric_signals: dict[str, SignalUse] | None = (
-        None  # those that metrics read; null: an older version wrote it
+        None  # signals that metrics read; null from an older version
     )
 
     @property
     def version(self) -> int:
-        """Grows with every publication: neither of its terms ever falls."""
+        """Number that grows with every publication, because neither term ever falls."""
         return self.policy_version + self.revision
 
 
@@ -105,7 +105,7 @@ def published(
     weights: Sequence[int],
     by_context: PublishedContextual | PublishedSegments | None = None,
 ) -> PublishedExperiment:
-    """An experiment with the shares of one policy version, in the order of its variants."""
+    """Build the published form with the weights of one policy version, in order of variants."""
     definition, state = experiment.definition, experiment.state
     positions = {variant.key: index for index, variant in enumerate(definition.variants)}
     winner = state.winner if isinstance(state, Stopped) else None
@@ -137,10 +137,10 @@ def published(
     )
 
 
-def _layer(held: LayerRange | None) -> PublishedLayer | None:
-    if held is None:
+def _layer(layer: LayerRange | None) -> PublishedLayer | None:
+    if layer is None:
         return None
-    return PublishedLayer(held.key, bucketing.part(held.start), bucketing.part(held.end))
+    return PublishedLayer(layer.key, bucketing.part(layer.start), bucketing.part(layer.end))
 
 
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -148,17 +148,17 @@ _decoder: Final = msgspec.msgpack.Decoder(PublishedExperiment)
 
 
 def encode(experiment: PublishedExperiment) -> bytes:
-    """The value in the hash `experiments`."""
+    """Encode a published experiment for Valkey and PostgreSQL."""
     return _encoder.encode(experiment)
 
 
 def decode(value: bytes) -> PublishedExperiment:
-    """Read it back. Raises msgspec.DecodeError."""
+    """Decode a published experiment. Raises msgspec.DecodeError."""
     return _decoder.decode(value)
 
 
 class ContextReader:
-    """A contextual policy with all that does not depend on the request worked out."""
+    """A contextual policy, prepared so that a request costs little."""
 
     __slots__ = ("_arms", "_policy", "schema")
 
@@ -172,9 +172,9 @@ class ContextReader:
         self._arms = LinearArms(means, factors)
 
     def weights(self, context: Mapping[str, Any]) -> list[int] | None:
-        """The policy's weights in this context; None: it does not fit, and those without context serve.
+        """Return the policy's weights in this context; None to use the weights without context.
 
-        Raises InvalidInput naming the feature of a context that does not fit and is to be refused.
+        Raises InvalidInput, naming the feature, if the context does not fit and the policy refuses.
         """
         policy = self._policy
         try:
@@ -195,7 +195,7 @@ class ContextReader:
 
 
 class SegmentReader:
-    """The weights of each segment, looked up by context."""
+    """Look-up of the weights of a context's segment."""
 
     __slots__ = ("_segmented",)
 
@@ -203,12 +203,12 @@ class SegmentReader:
         self._segmented = segmented
 
     def weights(self, context: Mapping[str, Any]) -> Sequence[int]:
-        """The weights in the segment of this context: every context is in one."""
+        """Return the weights in the segment of this context. Every context has a segment."""
         return self._segmented.weights[segment_number(self._segmented.by, context)]
 
 
 class PreparedExperiment:
-    """A published experiment with all that does not depend on the request worked out."""
+    """A published experiment, prepared so that a request costs little."""
 
     __slots__ = (
         "_signals", "answers", "cumulative", "killed", "layer_seed", "propensities", "published", "reader",
@@ -218,12 +218,12 @@ class PreparedExperiment:
     def __init__(self, published: PublishedExperiment, *, killed: bool | None = None) -> None:
         self.published = published
         self.killed = killed = published.killed if killed is None else killed
-        """Whether the kill switch is on; a server may know better than `published`."""
+        """Whether the kill switch is on. A server may know this before `published` says so."""
         self.running = published.state == "running" and not killed
         self.serves = published.control if published.winner is None or killed else published.winner
-        """The variant given to those who are not drawn for."""
+        """The variant of units without a draw."""
         self.answers: dict[object, tuple[bytes, bytes]] = {}
-        """Answers already written out, by decision; bounded by variants times reasons."""
+        """Encoded answers by decision: at most variants times reasons."""
         self.cumulative = bucketing.cumulative(published.weights)
         self.propensities = tuple(weight / bucketing.WHOLE for weight in published.weights)
         self.selects = bool(published.targeting) or published.layer is not None
@@ -238,13 +238,13 @@ class PreparedExperiment:
 
     @property
     def signals(self) -> Mapping[str, SignalUse]:
-        """The signals that its reward or, as far as is known, a metric reads."""
+        """Signals that the reward or a known metric reads."""
         if self._signals is None:
             self._signals = with_reward(self.published.reward, self.published.metric_signals or {})
         return self._signals
 
     def admits(self, unit: str, context: Mapping[str, Any]) -> bool:
-        """Whether the unit is in the experiment's range of its layer, and its context meets the targeting."""
+        """Return whether the unit is in the layer's range and its context fits the targeting."""
         layer = self.published.layer
         if layer is not None:
             point = bucketing.layer_point(self.layer_seed, unit)
@@ -254,7 +254,7 @@ class PreparedExperiment:
 
     @property
     def features(self) -> tuple[Feature, ...]:
-        """What its policy reads of a context."""
+        """Features that the policy reads from a context."""
         return () if self.published.contextual is None else self.published.contextual.features
 
 
@@ -266,25 +266,29 @@ def reader_of(by_context: PublishedContextual | PublishedSegments) -> ContextRea
 
 
 class Snapshot:
-    """Experiments and keys as of one moment. A change makes a new one that shares what did not change."""
+    """Experiments and keys at one moment. A change makes a new snapshot that shares the rest."""
 
     def __init__(self) -> None:
         self.by_key: dict[str, PreparedExperiment] = {}
         self.by_id: dict[int, PreparedExperiment] = {}
         self.complete = False
-        """Whether an experiment that is not in here does not exist."""
+        """Whether every existing experiment is in this snapshot."""
         self.keyring: KeyRing | None = None
         self.signer: Signer | None = None
 
     @cached_property
     def running(self) -> tuple[PreparedExperiment, ...]:
-        """Experiments that are running, in the order of their keys."""
+        """Running experiments, in the order of their keys."""
         return tuple(self.by_key[key] for key in sorted(self.by_key) if self.by_key[key].running)
 
     @cached_property
     def killed(self) -> dict[str, int]:
-        """Revisions of the published experiments that say they are killed, by their keys."""
-        return {key: one.published.revision for key, one in self.by_key.items() if one.published.killed}
+        """Revisions of the experiments that are published as killed, by their keys."""
+        return {
+            key: experiment.published.revision
+            for key, experiment in self.by_key.items()
+            if experiment.published.killed
+        }
 
     def changed(
         self,
@@ -294,10 +298,10 @@ class Snapshot:
         *,
         complete: bool = True,
     ) -> "Snapshot":
-        """This one with some experiments replaced or added, and other keys."""
+        """Return a snapshot with some experiments replaced or added, and other keys."""
         new = Snapshot()
-        new.by_key = self.by_key | {one.published.key: one for one in experiments}
-        new.by_id = self.by_id | {one.published.id: one for one in experiments}
+        new.by_key = self.by_key | {experiment.published.key: experiment for experiment in experiments}
+        new.by_id = self.by_id | {experiment.published.id: experiment for experiment in experiments}
         new.complete = complete
         new.keyring, new.signer = keyring, signer
         return new

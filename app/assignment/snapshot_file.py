@@ -1,8 +1,8 @@
-"""The snapshot file: what a server knew, for a server that starts while neither engine answers.
+"""The snapshot file, for a server that starts while neither engine answers.
 
-Layout: 8 bytes `WALDSNAP`, the format as one byte, BLAKE2b-256 of the rest, and MessagePack `Saved`. The file
-holds digests of API keys and the secrets that sign assignment ids. It is written for its owner only, and one
-that others could have read or written is not used.
+Layout: 8 bytes `WALDSNAP`, the format as one byte, BLAKE2b-256 of the rest, and MessagePack
+`Saved`. The file contains digests of API keys and the secrets that sign assignment ids. Only its
+owner may read it. A file that others could read or write is not used.
 """
 
 import fcntl
@@ -19,6 +19,7 @@ import structlog
 
 from app.access.model import AccessSnapshot
 from app.assignment import limits
+from app.core.engines.folder import sync_folder
 from app.core.telemetry import SNAPSHOT_FILES
 
 _LOG: Final = structlog.get_logger(__name__)
@@ -30,7 +31,7 @@ _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
 class Saved(msgspec.Struct, frozen=True, array_like=True):
-    """Content of the file. `installation` says which engines it belongs to; `kills` are not recorded yet."""
+    """Content of the file. `installation` identifies its engines; `kills` are pending kills."""
 
     installation: bytes
     current_at_ms: int
@@ -40,7 +41,7 @@ class Saved(msgspec.Struct, frozen=True, array_like=True):
 
 
 def installation_of(valkey_url: str, database_url: str) -> bytes:
-    """Return a digest of where the engines are, without names and passwords of accounts."""
+    """Return a digest of the engines' addresses, without user names and passwords."""
     return blake2b(repr([_place(valkey_url), _place(database_url)]).encode(), digest_size=16).digest()
 
 
@@ -53,7 +54,7 @@ def _place(url: str) -> tuple[str, ...]:
 
 
 class SnapshotFile:
-    """The file `snapshot` in `folder`, of one installation. At most one process at a time writes it."""
+    """The file `snapshot` in `folder`, for one installation. One process at a time writes it."""
 
     def __init__(self, folder: Path, installation: bytes) -> None:
         self.path = folder / "snapshot"
@@ -62,7 +63,7 @@ class SnapshotFile:
         self._lock: int | None = None
 
     def read(self, now_ms: int) -> Saved | None:
-        """Return what was saved; None when there is no file, or it must not be used, which is logged."""
+        """Return the content; None if there is no file. An invalid file is logged and ignored."""
         try:
             saved = self._checked(now_ms)
         except FileNotFoundError:
@@ -75,26 +76,24 @@ class SnapshotFile:
         return saved
 
     def _checked(self, now_ms: int) -> Saved:
-        """Raises OSError, ValueError or msgspec.MsgspecError."""
+        """Read and check the file. Raises OSError, ValueError or msgspec.MsgspecError."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with os.fdopen(os.open(self.path, flags), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ValueError("it is not a regular file")
             if status.st_uid != os.geteuid() or status.st_mode & _OTHERS:
-                raise ValueError(
-                    "it belongs to another account, or is open to others; it must have mode 0600"
-                )
+                raise ValueError("it belongs to another account or is open to others: it must have mode 0600")
             if status.st_size > limits.SNAPSHOT_FILE_BYTES_MAX:
                 raise ValueError(f"it has more than {limits.SNAPSHOT_FILE_BYTES_MAX} bytes")
             content = file.read()
         if len(content) < _HEADER_BYTES or not content.startswith(_MAGIC):
-            raise ValueError("it is not a snapshot file, or was cut off")
-        if (found := content[len(_MAGIC)]) != _FORMAT:
-            raise ValueError(f"it has the format {found}; this version reads {_FORMAT}")
+            raise ValueError("it is not a snapshot file, or it is truncated")
+        if (version := content[len(_MAGIC)]) != _FORMAT:
+            raise ValueError(f"it has the format {version}; this version reads {_FORMAT}")
         body = memoryview(content)[_HEADER_BYTES:]
         if blake2b(body, digest_size=_DIGEST_BYTES).digest() != content[len(_MAGIC) + 1 : _HEADER_BYTES]:
-            raise ValueError("its checksum does not match: it was cut off or changed")
+            raise ValueError("its checksum does not match: it is truncated or changed")
         saved = msgspec.msgpack.decode(body, type=Saved)
         if saved.installation != self._installation:
             raise ValueError("it belongs to other engines")
@@ -105,7 +104,7 @@ class SnapshotFile:
         return saved
 
     def try_lock(self) -> bool:
-        """Become the process that writes the file, unless another one is. Raises OSError."""
+        """Become the writer of the file, unless another process is. Raises OSError."""
         if self._lock is not None:
             return True
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -128,7 +127,7 @@ class SnapshotFile:
     def write(
         self, access: AccessSnapshot, kills: dict[str, bytes], experiments: list[bytes], current_at_ms: int
     ) -> None:
-        """Replace the file at once and durably. Raises OSError, and then the old one stays."""
+        """Replace the file atomically and durably. Raises OSError, and then the old file stays."""
         body = msgspec.msgpack.encode(Saved(self._installation, current_at_ms, access, kills, experiments))
         if len(body) + _HEADER_BYTES > limits.SNAPSHOT_FILE_BYTES_MAX:
             raise OSError(f"it would have {len(body)} bytes, more than {limits.SNAPSHOT_FILE_BYTES_MAX}")
@@ -148,12 +147,4 @@ class SnapshotFile:
             with suppress(OSError):
                 written.unlink()
             raise
-        _sync(self._folder)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_folder(self._folder)

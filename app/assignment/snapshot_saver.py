@@ -1,4 +1,4 @@
-"""What keeps the snapshot file of a server current."""
+"""Background writer of a server's snapshot file."""
 
 import asyncio
 from time import monotonic
@@ -17,10 +17,10 @@ _LOG: Final = structlog.get_logger(__name__)
 
 
 class SnapshotSaver:
-    """Writes the snapshot file in the background, at a bounded rate.
+    """Writer of the snapshot file, at a bounded rate.
 
-    Revoked keys and kills are written within a second, other changes every `SNAPSHOT_FILE_INTERVAL_S`.
-    `error` says why the last attempt failed; None: it did not.
+    It writes revoked keys and kills within a second, other changes every
+    `SNAPSHOT_FILE_INTERVAL_S`. `error` gives the reason if the last attempt failed.
     """
 
     def __init__(self, keeper: SnapshotKeeper, file: SnapshotFile, clock: Clock) -> None:
@@ -33,14 +33,14 @@ class SnapshotSaver:
         self._saved_at = -limits.SNAPSHOT_FILE_REFRESH_S
 
     async def save_if_due(self) -> None:
-        """Write the file if something has changed, or its time is to be renewed. Raises nothing."""
+        """Write the file if something changed or its time must be renewed. Raises nothing."""
         if not self._is_due():
             return
         try:
             if self._file.try_lock():
                 await self._save()
         except OSError as error:
-            self._file.unlock()  # the folder may be another one next time
+            self._file.unlock()  # the folder may be replaced before the next attempt
             if self.error is None:
                 _LOG.warning("snapshot_file_not_written", file=str(self._file.path), reason=str(error))
             self.error = f"{self._file.path}: {error}"
@@ -71,10 +71,11 @@ class SnapshotSaver:
         current_at_ms = self._clock.now_ms() - round(keeper.age_s * 1_000)
         assert saving.keyring is not None, "checked by `loaded`"
         experiments = []
-        for number, one in enumerate(list(saving.by_key.values()), start=1):
-            experiments.append(snapshot.encode(msgspec.structs.replace(one.published, killed=one.killed)))
+        for number, experiment in enumerate(list(saving.by_key.values()), start=1):
+            published = msgspec.structs.replace(experiment.published, killed=experiment.killed)
+            experiments.append(snapshot.encode(published))
             if number % limits.SNAPSHOT_FILE_ENCODE_MAX == 0:
-                await asyncio.sleep(0)  # let requests in between
+                await asyncio.sleep(0)  # requests get a turn
         access = saving.keyring.snapshot
         await asyncio.to_thread(self._file.write, access, kills, experiments, current_at_ms)
         if self.error is not None:

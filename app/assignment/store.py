@@ -1,4 +1,4 @@
-"""What assignment reads of Valkey: what was published, and the first draws of strict stickiness."""
+"""Valkey for assignment: what is published, and the first draws of strict stickiness."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, cast
@@ -18,21 +18,21 @@ _VERSIONS: Final = registry_key("versions")
 _REVISION: Final = registry_key("revision")
 
 WHOLE_KEY: Final = registry_key("whole")
-"""The mark that everything which servers load is published; absent in a Valkey that was emptied."""
+"""Mark that everything is published. A Valkey that was emptied lacks it."""
 REFILLED_ANNOUNCEMENT: Final = "@refilled"
-"""On the channel of changes: the mark has been set."""
+"""Message on the channel of changes: the mark is set."""
 
 KILLED_KEY: Final = registry_key("killed")
-"""Hash: experiment key -> who killed it, why and when, as long as that is not recorded and published."""
+"""Hash of experiment key -> encoded kill, until the kill is recorded and published."""
 KILLED_ANNOUNCEMENT: Final = "@killed"
-"""On the channel of changes: the hash has changed."""
+"""Message on the channel of changes: the hash has changed."""
 
 
 class RegistryState(NamedTuple):
     """State of what servers load.
 
-    `revision` grows with every publication; None when Valkey has lost everything. `mark` is set once all is
-    published, to another value after each loss. `kills` are those since what was published.
+    `revision` grows with every publication; it is None if Valkey has lost everything. `mark` is set
+    once everything is published, to another value after each loss. `kills` are not published yet.
     """
 
     revision: int | None
@@ -41,13 +41,13 @@ class RegistryState(NamedTuple):
 
 
 class RegistryStore:
-    """What servers load. Raises what the client raises."""
+    """Reader of what servers load. Raises what the client raises."""
 
     def __init__(self, valkey: Redis) -> None:
         self._valkey = valkey
 
     async def state(self) -> RegistryState:
-        """Return what tells whether something has changed, in one round trip."""
+        """Read the state in one round trip. It changes whenever anything changes."""
         asked = self._valkey.pipeline(transaction=False)
         asked.get(_REVISION)
         asked.get(WHOLE_KEY)
@@ -59,45 +59,45 @@ class RegistryStore:
         return RegistryState(None if revision is None else int(revision), mark, named)
 
     async def mark(self) -> bytes | None:
-        """Return the mark that all is published; None while Valkey is empty or being refilled."""
+        """Return the mark; None while Valkey is empty or being refilled."""
         return cast("bytes | None", await self._valkey.get(WHOLE_KEY))
 
     async def put_back(self, kills: Mapping[str, bytes]) -> None:
-        """Kills that a Valkey which lost everything has forgotten. One that came since stays."""
+        """Store kills that an emptied Valkey has lost. Newer kills stay."""
         for key, kill in kills.items():
             await self._valkey.hsetnx(KILLED_KEY, key, kill.decode())
 
     async def versions(self) -> dict[str, int]:
-        """The version of each published experiment, by its key."""
-        found = cast("dict[bytes, bytes]", await self._valkey.hgetall(_VERSIONS))
-        return {key.decode(): int(version) for key, version in found.items()}
+        """Return the version of each published experiment, by its key."""
+        versions = cast("dict[bytes, bytes]", await self._valkey.hgetall(_VERSIONS))
+        return {key.decode(): int(version) for key, version in versions.items()}
 
     async def experiments(self, keys: Sequence[str]) -> list[bytes]:
-        """Those of them that are there, encoded."""
-        found: list[bytes] = []
+        """Return the encoded experiments with these keys, as far as they exist."""
+        bodies: list[bytes] = []
         for start in range(0, len(keys), limits.SNAPSHOT_LOAD_MAX):
             some = list(keys[start : start + limits.SNAPSHOT_LOAD_MAX])
             values = cast("list[bytes | None]", await self._valkey.hmget(_EXPERIMENTS, some))
-            found += [value for value in values if value is not None]
-        return found
+            bodies += [value for value in values if value is not None]
+        return bodies
 
     async def access_revision(self) -> int | None:
-        """The revision of the keys in force; None when Valkey has lost them."""
+        """Return the revision of the keys in force; None if Valkey has lost them."""
         return await access_store.load_revision(self._valkey)
 
     async def access(self) -> AccessSnapshot | None:
-        """Keys in force; None when Valkey has lost them."""
+        """Return the keys in force; None if Valkey has lost them."""
         return await access_store.load(self._valkey)
 
 
 class StickyStore:
-    """The first assignment of each unit, kept until its horizon."""
+    """Store of the first assignment of each unit, until its horizon."""
 
     def __init__(self, connection: MultiplexedConnection) -> None:
         self._connection = connection
 
     async def first(self, experiment_id: int, unit_hash: int, body: bytes, *, expiry_s: float) -> bytes:
-        """The body kept for this unit: `body` if there was none. Asking twice gives the same answer.
+        """Store `body` unless the unit has a stored body; return the stored one. Idempotent.
 
         Raises Unavailable.
         """

@@ -70,7 +70,8 @@ def _change(text: str) -> dict[str, Any]:
     type=NAME_OR_JSON,
     multiple=True,
     help="fixed, thompson, optimistic_thompson, top_two, ucb, epsilon_greedy, exp3_ix, or an object as in a "
-    'definition, such as {"kind": "ucb", "index": "ucb1"}. Repeatable.  [default: all but top_two and exp3_ix]',
+    'definition, such as {"kind": "ucb", "index": "ucb1"}. Repeatable.  '
+    "[default: all but top_two and exp3_ix]",
 )
 @click.option("--runs", type=int, help="Runs of each policy.  [default: what takes some seconds]")
 @click.option(

@@ -1,1 +1,1 @@
-"""What every feature stands on: errors, limits, settings, engines and loops."""
+"""Base of every room: errors, limits, settings, engines and loops."""

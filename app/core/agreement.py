@@ -1,8 +1,9 @@
-"""Settings that all processes of one deployment must share, kept in the database and checked at start.
+"""Settings that all processes of one deployment share: stored in the database, checked at start.
 
-A different number of stream shards loses events: a server would append to shards that no worker reads. So a
-process refuses to start with it. Different webhook networks or ports only make deliveries fail: the process
-that starts last has the value in force, and others say that theirs differs.
+A different number of stream shards loses events: a server would append to shards that no worker
+reads. So a process refuses to start with it. Different webhook networks or ports only make
+deliveries fail: the process that starts last has the value in force, and others say that theirs
+differs.
 """
 
 from collections.abc import Mapping
@@ -35,10 +36,10 @@ NAMES: Final = (STREAM_SHARDS, *_REPORTED)
 
 
 async def agree(engine: AsyncEngine, settings: Settings) -> None:
-    """Store the settings of the first process that starts; compare those of every other.
+    """Store the settings of the first process; compare those of every later one.
 
-    Safe for any number of processes at once. Raises Conflict, naming both values and the fix, when the
-    number of stream shards is another one.
+    Safe for any number of processes at once. Raises Conflict, naming both values and the fix, if
+    the number of stream shards differs.
     """
     mine = _values(settings)
     rows = [{"name": name, "value": value} for name, value in mine.items()]
@@ -57,24 +58,24 @@ async def agree(engine: AsyncEngine, settings: Settings) -> None:
                     setting=variable(name),
                     before=stored[name],
                     now=mine[name],
-                    fix="set the same value for every server and worker, and restart those with another one",
+                    fix="set the same value for every server and worker, then restart the others",
                 )
 
 
 async def read_agreed(engine: AsyncEngine) -> dict[str, str]:
-    """What is stored, by name. Empty before the first process started."""
+    """Return the stored settings by name; empty before the first process starts."""
     async with engine.connect() as connection:
         return await _read(connection)
 
 
 async def store_agreed(engine: AsyncEngine, name: str, value: str) -> None:
-    """Change a stored setting on purpose. Processes that run with another value say so in `/ready`."""
+    """Change a stored setting. Processes with another value report it in `/ready`."""
     async with engine.begin() as connection:
         await _write(connection, name, value)
 
 
 def shards_differ(settings: Settings, stored: Mapping[str, str]) -> str:
-    """Name both numbers of stream shards and the fix; empty while they agree, or none is stored."""
+    """Return a text with both numbers of stream shards and the fix; empty if they agree."""
     agreed = stored.get(STREAM_SHARDS, str(settings.stream_shards))
     if agreed == str(settings.stream_shards):
         return ""
@@ -86,7 +87,7 @@ def shards_differ(settings: Settings, stored: Mapping[str, str]) -> str:
 
 
 def differences(settings: Settings, stored: Mapping[str, str]) -> list[str]:
-    """Every setting that is stored with another value than the one of this process, in words."""
+    """Return a text for each stored setting that differs from this process."""
     mine = _values(settings)
     others = [
         f"{variable(name)} is {mine[name] or 'unset'} here, but {stored[name] or 'unset'} in a process that "
@@ -98,7 +99,7 @@ def differences(settings: Settings, stored: Mapping[str, str]) -> list[str]:
 
 
 def variable(name: str) -> str:
-    """The environment variable of a setting."""
+    """Return the environment variable of a setting."""
     return f"WALD_{name.upper()}"
 
 

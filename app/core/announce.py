@@ -1,11 +1,10 @@
-"""The lines that every process logs about itself: `version`, `peers`, `schema`; and `drained` at its end."""
+"""Lines that every process logs about itself: `version`, `peers`, `schema`, and `drained`."""
 
 import asyncio
 import os
 import platform
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from time import monotonic
 from typing import Final
 
@@ -15,32 +14,32 @@ import structlog
 from app import __version__
 from app.core.logs import brief, peer
 from app.core.postgres import connect
+from app.core.schema import revisions
 from app.core.serving import Ending
 from app.core.settings import Settings
 
 SCHEMA_S: Final = 5.0
-"""How long PostgreSQL is asked for its schema."""
+"""Time limit of the question for the schema."""
 
 _LOG: Final = structlog.get_logger(__name__)
-_MIGRATIONS: Final = Path(__file__).parents[2] / "migrations/versions"
 
 
 @asynccontextmanager
 async def announced(settings: Settings, ending: Ending) -> AsyncIterator[None]:
-    """Log what this process is and which engines it uses; at the end, log that it is drained."""
+    """Log the version and the engines of this process; at its end, log that it is drained."""
     assert settings.database_url is not None
     assert settings.valkey_url is not None
     _LOG.info("version", version=__version__, python=platform.python_version(), pid=os.getpid())
     _LOG.info("peers", valkey=peer(settings.valkey_url), postgres=peer(settings.database_url))
     schema = asyncio.create_task(_announce_schema(settings.database_url), name="announce")
-    told = asyncio.create_task(_time_of(ending), name="ending")
+    began = asyncio.create_task(_time_of(ending), name="ending")
     try:
         yield
     finally:
         schema.cancel()
-        told.cancel()
-    await asyncio.wait({schema, told})
-    took_s = None if told.cancelled() else round(monotonic() - told.result(), 3)
+        began.cancel()
+    await asyncio.wait({schema, began})
+    took_s = None if began.cancelled() else round(monotonic() - began.result(), 3)
     _LOG.info("drained", took_s=took_s)
 
 
@@ -50,7 +49,7 @@ async def _time_of(ending: Ending) -> float:
 
 
 async def _announce_schema(database_url: str) -> None:
-    needed = max(path.name.partition("_")[0] for path in _MIGRATIONS.glob("[0-9]*_*.py"))
+    needed = revisions()[-1]
     try:
         async with asyncio.timeout(SCHEMA_S):
             revision = await _revision(database_url)
@@ -65,10 +64,10 @@ async def _announce_schema(database_url: str) -> None:
 
 async def _revision(database_url: str) -> str | None:
     async with await connect(database_url) as connection:
-        there = await (
+        exists = await (
             await connection.execute("SELECT to_regclass('alembic_version') IS NOT NULL")
         ).fetchone()
-        if there is None or not there[0]:
+        if exists is None or not exists[0]:
             return None
         row = await (await connection.execute("SELECT version_num FROM alembic_version")).fetchone()
         return None if row is None else str(row[0])

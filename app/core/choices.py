@@ -1,6 +1,6 @@
-"""What to say of a value that is none of those allowed: all of them, once, and the nearest. Pure.
+"""Texts for a value that is not allowed: they list the valid values and the nearest one. Pure.
 
-Options of commands and fields of requests are refused in the same words.
+Commands and requests use the same texts.
 """
 
 import re
@@ -16,7 +16,7 @@ _NOT_ALLOWED: Final = re.compile(r"Invalid (enum )?value (?P<given>.*)", re.DOTA
 
 
 def refusal(given: str, valid: Sequence[str]) -> str:
-    """Say that `given` is none of the valid values, which they are, and which was probably meant.
+    """Return the text that refuses `given`, lists the valid values and suggests the nearest.
 
     Worked by hand: `Invalid value 'tompson': one of fixed, thompson; did you mean thompson?`
     """
@@ -24,71 +24,76 @@ def refusal(given: str, valid: Sequence[str]) -> str:
 
 
 def suggestion(given: str, valid: Iterable[str]) -> str:
-    """`; did you mean …?` for the nearest of the valid values, or nothing if none is near."""
+    """Return `; did you mean …?` for the nearest valid value, or nothing if none is near."""
     near = nearest(given, valid)
     return f"; did you mean {near}?" if near is not None else ""
 
 
 def nearest(given: str, valid: Iterable[str]) -> str | None:
-    """The valid value that is most like the given one, upper and lower case being the same."""
+    """Return the valid value most similar to the given one, ignoring case."""
     folded = {value.casefold(): value for value in valid}
-    found = get_close_matches(given.casefold(), folded, n=1)
-    return folded[found[0]] if found else None
+    matches = get_close_matches(given.casefold(), folded, n=1)
+    return folded[matches[0]] if matches else None
 
 
 def explained(message: str, kind: Any, path: str) -> str:
-    """A message of msgspec about the field at `path` of a type, with the values that are valid there."""
-    if not (found := _NOT_ALLOWED.fullmatch(message)):
+    """Add the valid values to a message of msgspec about the field at `path` of a type."""
+    if not (match := _NOT_ALLOWED.fullmatch(message)):
         return message
     valid = list(dict.fromkeys(_values(kind, path)))
-    return refusal(found["given"], valid) if valid else message
+    return refusal(match["given"], valid) if valid else message
 
 
 def field_names(kind: Any, path: str) -> list[str]:
-    """The names of the fields of the object at `path` of a type."""
+    """Return the field names of the object at `path` of a type."""
     return [
         field.encode_name
-        for one in _at(kind, _STEP.findall(path))
-        if isinstance(one, inspect.StructType)
-        for field in one.fields
+        for struct in _at(kind, _STEP.findall(path))
+        if isinstance(struct, inspect.StructType)
+        for field in struct.fields
     ]
 
 
 def _values(kind: Any, path: str) -> Iterator[str]:
     steps = _STEP.findall(path)
-    for one in _at(kind, steps):
-        if isinstance(one, inspect.LiteralType):
-            yield from map(str, one.values)
-        elif isinstance(one, inspect.EnumType):
-            yield from (str(member.value) for member in one.cls)
+    for choice in _at(kind, steps):
+        if isinstance(choice, inspect.LiteralType):
+            yield from map(str, choice.values)
+        elif isinstance(choice, inspect.EnumType):
+            yield from (str(member.value) for member in choice.cls)
     for parent in _at(kind, steps[:-1]):
         if isinstance(parent, inspect.StructType) and steps and parent.tag_field == steps[-1]:
             yield str(parent.tag)
 
 
 def _at(kind: Any, steps: Sequence[str]) -> list[inspect.Type]:
-    """The types that a value at these steps may have."""
+    """Return the possible types of a value at these steps."""
     try:
         types = _alternatives(inspect.type_info(kind))
     except (TypeError, msgspec.ValidationError):
         return []
     for step in steps:
-        types = [found for one in types for inner in _inner(one, step) for found in _alternatives(inner)]
+        types = [
+            alternative
+            for outer in types
+            for inner in _inner(outer, step)
+            for alternative in _alternatives(inner)
+        ]
     return types
 
 
-def _alternatives(one: inspect.Type) -> list[inspect.Type]:
-    match one:
+def _alternatives(kind: inspect.Type) -> list[inspect.Type]:
+    match kind:
         case inspect.Metadata(type=inner):
             return _alternatives(inner)
         case inspect.UnionType(types=types):
-            return [found for inner in types for found in _alternatives(inner)]
+            return [alternative for inner in types for alternative in _alternatives(inner)]
         case _:
-            return [one]
+            return [kind]
 
 
-def _inner(one: inspect.Type, step: str) -> list[inspect.Type]:
-    match one:
+def _inner(kind: inspect.Type, step: str) -> list[inspect.Type]:
+    match kind:
         case inspect.StructType(fields=fields):
             return [field.type for field in fields if field.encode_name == step]
         case inspect.DictType(value_type=value):

@@ -1,9 +1,10 @@
-"""Time as a value that is passed in, so that a failure replays, and the one timeline that processes share.
+"""Time as a value that callers pass in, and the one timeline of all processes.
 
-No process trusts the wall clock of its machine. The shared time advances with a counter that no one can set
-(the time since boot), is anchored to PostgreSQL's clock through one row (`shared_clock`), and follows it in
-steps of at most `CLOCK_STEP_US`. If PostgreSQL's clock jumps, the keeper of the row writes the jump down, and
-the shared time goes on as if nothing had happened. Why: docs/decisions/0011-one-shared-clock.md.
+No process trusts the wall clock of its machine. The shared time advances with a counter that no one
+can set (the time since boot), is anchored to PostgreSQL's clock through one row (`shared_clock`),
+and follows it in steps of at most `CLOCK_STEP_US`. If PostgreSQL's clock jumps, the keeper of the
+row writes the jump down, and the shared time goes on as if nothing had happened. Why:
+docs/decisions/0011-one-shared-clock.md.
 """
 
 import time
@@ -17,33 +18,33 @@ _COUNTER: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes 
 
 
 class Clock(Protocol):
-    """Where the present comes from."""
+    """Source of the present time."""
 
     def now(self) -> datetime:
-        """The present, aware, in UTC."""
+        """Return the present time in UTC."""
         ...
 
     def now_ms(self) -> int:
-        """Milliseconds since the epoch."""
+        """Return milliseconds since the epoch."""
         ...
 
     def now_us(self) -> int:
-        """Microseconds since the epoch."""
+        """Return microseconds since the epoch."""
         ...
 
 
 def counter_us() -> int:
-    """Microseconds since the machine started; no change of the wall clock moves it."""
+    """Return the microseconds since the machine started, whatever happens to the wall clock."""
     return time.clock_gettime_ns(_COUNTER) // 1_000
 
 
 def wall_us() -> int:
-    """Microseconds since the epoch by the machine's wall clock, which may jump."""
+    """Return the microseconds since the epoch by the machine's wall clock, which may jump."""
     return time.time_ns() // 1_000
 
 
 class Timeline:
-    """Microseconds since the epoch as a function of `counter_us`. Never goes back, except by `move_to`."""
+    """Microseconds since the epoch as a function of `counter_us`. Only `move_to` sets it back."""
 
     __slots__ = ("_offset_us", "_reached_us")
 
@@ -52,11 +53,11 @@ class Timeline:
         self._reached_us = at_us
 
     def at(self, counter_us: int) -> int:
-        """The time at a reading of the counter."""
+        """Return the time at a reading of the counter."""
         return counter_us + self._offset_us
 
     def present(self, counter_us: int) -> int:
-        """The time at the newest reading of the counter: stands still while `nudge` has set it back."""
+        """Return the time at the newest reading. It stands still after `nudge` set it back."""
         us = counter_us + self._offset_us
         if us < self._reached_us:
             return self._reached_us
@@ -68,13 +69,13 @@ class Timeline:
         self._offset_us += max(-limits.CLOCK_STEP_US, min(limits.CLOCK_STEP_US, by_us))
 
     def move_to(self, at_us: int, counter_us: int) -> None:
-        """Jump, backwards too: only for a process that disagrees with all others."""
+        """Jump, even backwards. Only for a process that disagrees with all others."""
         self._offset_us = at_us - counter_us
         self._reached_us = at_us
 
 
 TIMELINE: Final = Timeline(wall_us(), counter_us())
-"""The timeline of this process: that of its machine until `app.core.timekeeping` has compared it."""
+"""Timeline of this process. It follows the machine until `app.core.timekeeping` compares it."""
 
 _present: Final = TIMELINE.present
 _gettime_ns: Final = time.clock_gettime_ns
@@ -84,39 +85,39 @@ class SystemClock:
     """The time that all processes of one installation share; see the module."""
 
     def now(self) -> datetime:
-        """The present, aware, in UTC."""
+        """Return the present time in UTC."""
         return _EPOCH + timedelta(microseconds=self.now_us())
 
     def now_ms(self) -> int:
-        """Milliseconds since the epoch."""
+        """Return milliseconds since the epoch."""
         return _present(_gettime_ns(_COUNTER) // 1_000) // 1_000
 
     def now_us(self) -> int:
-        """Microseconds since the epoch."""
+        """Return microseconds since the epoch."""
         return _present(_gettime_ns(_COUNTER) // 1_000)
 
 
 class WallClock:
-    """The wall clock of the machine: for what other organisations compare with theirs, such as signatures."""
+    """The machine's wall clock, for times that others compare with theirs, such as signatures."""
 
     def now(self) -> datetime:
-        """The present, aware, in UTC."""
+        """Return the present time in UTC."""
         return datetime.now(UTC)
 
     def now_ms(self) -> int:
-        """Milliseconds since the epoch."""
+        """Return milliseconds since the epoch."""
         return time.time_ns() // 1_000_000
 
     def now_us(self) -> int:
-        """Microseconds since the epoch."""
+        """Return microseconds since the epoch."""
         return wall_us()
 
 
 class SharedClock(NamedTuple):
     """The row of `shared_clock`: the shared time is PostgreSQL's clock plus `ahead_us`.
 
-    Its keeper raises `beat` about once a second. `reached_us` is the shared time of the last beat,
-    `counter_us` the counter of the keeper's machine then, and `boot` says which start of which machine.
+    Its keeper raises `beat` about once a second. At the last beat, `reached_us` was the shared time
+    and `counter_us` the counter of the keeper's machine. `boot` identifies a start of a machine.
     """
 
     ahead_us: int = 0
@@ -128,7 +129,7 @@ class SharedClock(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """PostgreSQL's clock and the row at one moment of our counter, to within `error_us`."""
+    """PostgreSQL's clock and the row at one reading of our counter, accurate to `error_us`."""
 
     counter_us: int
     error_us: int
@@ -137,14 +138,14 @@ class Reading(NamedTuple):
 
     @property
     def shared_us(self) -> int:
-        """The shared time that the row gives."""
+        """Shared time by the row."""
         return self.database_us + self.row.ahead_us
 
 
 class Timekeeping:
-    """Decides, from one reading after the other, how a timeline moves and what the row has to say. Pure.
+    """Rules that move a timeline and the shared row, from one reading to the next. Pure.
 
-    `name` is that of this process, different from that of every other; `boot` as in `SharedClock`.
+    `name` is the unique name of this process; `boot` is as in `SharedClock`.
     """
 
     def __init__(self, timeline: Timeline, *, name: str, boot: str) -> None:
@@ -155,15 +156,15 @@ class Timekeeping:
         self._beat = -1
         self._beat_us = 0
         self._beats_seen = 0
-        self._deviating_since: int | None = None  # the beat at which it was noticed
+        self._deviating_since: int | None = None  # beat of the first such reading
         self.synchronised = False
         self.jumps = 0
-        """How often this process, as the keeper, wrote down that PostgreSQL's clock had jumped."""
+        """Number of jumps of PostgreSQL's clock that this process recorded as the keeper."""
         self.steps = 0
-        """How often this process moved its own timeline because all others disagreed."""
+        """Number of times that this process moved its timeline because all others disagreed."""
 
     def take(self, reading: Reading) -> SharedClock | None:
-        """Follow a reading. Returns the row to store, provided that its beat has not changed since."""
+        """Follow a reading. Returns the row to store if its beat has not changed since, or None."""
         if self._began_us is None:
             self._began_us = reading.counter_us
         if reading.row.beat != self._beat:
@@ -190,12 +191,12 @@ class Timekeeping:
         return None
 
     def _keeps(self, reading: Reading) -> bool:
-        """Whether we keep the row: we do already, or its keeper is silent."""
+        """Return whether this process keeps the row: it does already, or the keeper is silent."""
         silent_us = reading.counter_us - self._beat_us
         return reading.row.keeper == self._name or silent_us >= limits.CLOCK_KEEPER_SILENT_US
 
     def _begin(self, reading: Reading) -> SharedClock | None:
-        """Join the others, or find out that there are none and what the time is."""
+        """Join the other processes, or find that there are none and begin the shared time."""
         row = reading.row
         if row.beat == 0:  # the first process of all
             return self._row(reading, 0, reading.database_us)
@@ -211,7 +212,7 @@ class Timekeeping:
             return None
         assert self._began_us is not None
         if reading.counter_us - self._began_us < limits.CLOCK_WATCH_US:
-            return None  # a keeper that lives beats within that time
+            return None  # a living keeper beats within that time
         return self._row(reading, counted_us - reading.database_us, counted_us)
 
     def _row(self, reading: Reading, ahead_us: int, reached_us: int | None = None) -> SharedClock:
@@ -223,6 +224,6 @@ class Timekeeping:
 
 
 def _nearer(ahead_us: int) -> int:
-    """Closer to PostgreSQL's clock by as little as every process can follow."""
+    """Move closer to PostgreSQL's clock by a step that every process can follow."""
     step_us = min(abs(ahead_us), limits.CLOCK_RETURN_US)
     return ahead_us - step_us if ahead_us > 0 else ahead_us + step_us

@@ -1,4 +1,4 @@
-"""Computations that a request waits for, in threads of their own, so that the event loop goes on."""
+"""Computations that a request waits for, in threads, so that the event loop keeps running."""
 
 import asyncio
 import sys
@@ -13,23 +13,23 @@ T = TypeVar("T")
 
 
 class Computing:
-    """At most `limits.COMPUTATIONS_MAX` at a time: who comes in between is told to come again.
+    """Places for at most `limits.COMPUTATIONS_MAX` computations at a time; others are refused.
 
-    The work itself has to be bounded. It goes on to its end when its request is given up: a thread cannot be
-    stopped, and its place is only free when it is done.
+    Each computation must be bounded. If its request is cancelled, it still runs to its end, because
+    a thread cannot be stopped, and it keeps its place until then.
     """
 
     def __init__(self) -> None:
         self._places = threading.BoundedSemaphore(limits.COMPUTATIONS_MAX)
 
     async def run(self, work: Callable[[], T]) -> T:
-        """What `work` returns or raises. Raises Unavailable when there is no place."""
+        """Run `work` and return its result. Raises Unavailable if all places are taken."""
         if not self._places.acquire(blocking=False):
             raise Unavailable("another computation is running; try again when it is done")
 
         def compute() -> T:
             before = sys.getswitchinterval()
-            # Whoever answers requests meanwhile gets the interpreter back soon.
+            # Threads that answer requests get the interpreter back soon.
             sys.setswitchinterval(limits.COMPUTATION_SWITCH_S)
             try:
                 return work()

@@ -1,24 +1,25 @@
-"""One HTTP/1.1 connection with bounds: what a client may send, how long it may take, how much we hold for it.
+"""One HTTP/1.1 connection with bounds on a client's data and time, and on our memory for it.
 
-uvicorn's protocol trusts its clients. `BoundedProtocol` is that protocol for clients who don't deserve trust:
+uvicorn's protocol trusts its clients. `BoundedProtocol` adds bounds against hostile clients:
 
-| bound | answer when it is crossed |
+| bound | answer beyond it |
 |---|---|
 | request target, number and size of headers | 414, 431 |
 | time until a head or a body is complete | 408 |
 | bytes of a body with its framing | 413 |
-| `Host` that is no host, two that differ | 400 |
+| invalid `Host`, or two that differ | 400 |
 | requests in progress in this process | 503, except for `/health` and `/ready` |
-| open connections | the one that waits longest for its client is closed |
-| pipelined requests that wait, answers that the client does not read | reading stops until there is room |
+| open connections | the connection that waits longest for its client is closed |
+| waiting pipelined requests, unread responses | reading stops until there is room |
 | a client that reads nothing for `READER_S` | closed |
 
-A refusal is the last answer of its connection, and comes after the answers to earlier requests.
+A refusal is the last response of its connection. It follows the responses to earlier requests.
 """
 
 import heapq
 import re
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Any, ClassVar, Final
 
 import httptools
@@ -40,7 +41,7 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class Refused(Exception):
-    """Raised inside the parser's callbacks when a request crosses a bound; carries the answer."""
+    """Raised in callbacks of the parser when a request crosses a bound. It carries the answer."""
 
     def __init__(self, status: int, title: str, detail: str) -> None:
         super().__init__(detail)
@@ -52,26 +53,26 @@ _MALFORMED: Final = Refused(400, "Malformed request", "the request is not valid 
 
 
 class _Flow(FlowControl):
-    """uvicorn's flow control, which also stops reading while the client does not read our answers."""
+    """uvicorn's flow control. It also stops reading while the client reads nothing."""
 
-    _held = False  # reading goes on when the client has read
+    _held = False  # reading resumes after the client has read
 
     def pause_writing(self) -> None:
-        """Called by the transport when its buffer is full."""
+        """Stop reading. The transport calls this when its buffer is full."""
         super().pause_writing()
         if not self.read_paused:
             self._held = True
             self.pause_reading()
 
     def resume_writing(self) -> None:
-        """Called by the transport when its buffer has room again."""
+        """Resume reading. The transport calls this when its buffer has room."""
         super().resume_writing()
         if self._held:
             self._held = False
             self.resume_reading()
 
     def resume_reading(self) -> None:
-        """Read on, or as soon as the client has read."""
+        """Resume reading now, or after the client has read."""
         if not self.read_paused:
             return
         if self.write_paused:
@@ -86,51 +87,53 @@ class BoundedProtocol(HttpToolsProtocol):
     connections_max: ClassVar[int] = limits.CONNECTIONS_MAX
 
     _stage = 0
-    """Where the parser is: 0 between requests, 1 in a head, 2 in a body or in what follows it."""
+    """Position of the parser: 0 between requests, 1 in a head, 2 in a body or its trailers."""
     _n_due = 0
-    """Requests whose head is complete and whose response is not."""
+    """Number of requests with a complete head and no complete response."""
     _noted: list[tuple[bytes, bytes]] | None = None
-    """Headers of the request that took more than one piece, of which the next three fields are."""
+    """Headers of the request that spans several pieces; the next two fields belong to it."""
     _noted_stage = 0
     _noted_bytes = 0
-    """Size of the pieces so far in which its head or its body lay."""
+    """Size of the pieces so far that contain its head, or its body."""
     _waiting_since = 0.0
-    """Loop time since which we wait for the client to begin or to complete a request; 0: it waits for us."""
+    """Loop time since which we wait for the client's request; 0 while the client waits for us."""
     _abort_at = _NEVER
-    """Loop time at which the connection is cut, because the client does not read or does not leave."""
+    """Loop time at which we cut the connection, because the client does not read or leave."""
     _host = b""
-    """Last `Host` that was checked on this connection."""
+    """The last valid `Host` of this connection."""
     _hosted: list[tuple[bytes, bytes]] | None = None
-    """Headers of the last request that had a `Host`."""
+    """Headers of the last request with a `Host`."""
     _trailed: list[tuple[bytes, bytes]] | None = None
-    """Headers of the last request that had trailers."""
+    """Headers of the last request with trailers."""
     _n_trailers = 0
     _unparsed: bytes = b""
-    """What has come and waits: at most one read of the transport."""
+    """Bytes that wait for the parser: at most one read of the transport."""
     _parsing = False
     _input_ended = False
-    """Whether nothing more is parsed: a request was refused, or asked for another protocol."""
+    """Whether we ignore further input: a request was refused, or asked for another protocol."""
     _refusal: Refused | None = None
-    """A refusal that waits for the answers before it."""
+    """A refusal that waits for earlier responses."""
 
     def connection_made(self, transport: Any) -> None:
-        """Called by the transport. Makes room when there are too many connections."""
+        """Begin the connection. Close others if there are too many."""
         super().connection_made(transport)
         self.flow = _Flow(transport)
         self._waiting_since = self.loop.time()
         if len(self.connections) > self.connections_max:
             _make_room(
-                one for one in self.connections if isinstance(one, BoundedProtocol) and one is not self
+                other
+                for other in self.connections
+                if isinstance(other, BoundedProtocol) and other is not self
             )
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the transport."""
+        """Drop what waits for the parser."""
         self._input_ended = True
         self._unparsed = b""
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Called by the transport."""
+        """Parse these bytes, or keep them while there is no room."""
         if self._input_ended:
             return
         if self._unparsed:
@@ -143,8 +146,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._parse_on()
 
     def _parse_on(self) -> None:
-        """Parse what has come, in pieces, for as long as its requests find room."""
-        if self._parsing:  # an answer was given while its request is parsed: the loop below is under way
+        """Parse the waiting bytes in pieces, as long as there is room for their requests."""
+        if self._parsing:  # a response during parsing: the loop below is running
             return
         self._parsing = True
         data, start = memoryview(self._unparsed), 0
@@ -161,7 +164,7 @@ class BoundedProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade:
-            # No other protocol is spoken here. What follows may not be HTTP, so it is not looked at.
+            # We support no other protocol. What follows may not be HTTP, so we ignore it.
             self._input_ended = True
             if isinstance(self.cycle, RequestResponseCycle):
                 self.cycle.keep_alive = False
@@ -175,7 +178,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._waiting_since = 0.0
 
     def _note_incomplete(self, n_bytes: int) -> None:
-        """Note that the request lay in this piece and goes on in the next one."""
+        """Note that the request continues after this piece."""
         if self._noted is not self.headers:
             self._noted, self._noted_stage, self._noted_bytes = self.headers, self._stage, 0
             self._waiting_since = self.loop.time()
@@ -193,12 +196,12 @@ class BoundedProtocol(HttpToolsProtocol):
 
     # Callbacks of the parser
     def on_message_begin(self) -> None:
-        """Called by the parser at the first byte of a request."""
+        """Begin a request, at its first byte."""
         self._stage = 1
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Called by the parser with a header, or with a trailer. Raises Refused."""
+        """Take a header, or drop a trailer. Raises Refused."""
         if self._stage == 2:
             self._drop_trailer()
             return
@@ -219,7 +222,7 @@ class BoundedProtocol(HttpToolsProtocol):
             raise _head_too_large()
 
     def on_headers_complete(self) -> None:
-        """Called by the parser after the last header. Raises Refused."""
+        """Check the head and start the request. Raises Refused."""
         self._check_head()
         super().on_headers_complete()
         self._accept_head()
@@ -228,7 +231,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Check the head as a whole. Raises Refused."""
         if len(self.headers) > limits.HEADERS_MAX:
             raise _head_too_large()
-        if self._noted is self.headers:  # otherwise it lies in one piece, which is smaller than the bounds
+        if self._noted is self.headers:  # otherwise it is in one piece, which is below the bounds
             if len(self.url) > limits.TARGET_BYTES_MAX:
                 raise _target_too_long()
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
@@ -236,7 +239,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 raise _head_too_large()
 
     def _accept_head(self) -> None:
-        """Note that the request is under way: it has a cycle that will give a response."""
+        """Note that the request has a cycle, which will give a response."""
         self._stage = 2
         self._n_due += 1
 
@@ -246,12 +249,12 @@ class BoundedProtocol(HttpToolsProtocol):
         matched = _HOST.fullmatch(value)
         if matched is None or int(matched[1] or 0) > _PORT_MAX:
             shown = value[:100].decode("ascii", "backslashreplace")
-            detail = f"Host must be a name or an address, with a port at most; got {shown!r}"
+            detail = f"Host must be a name or an address, optionally with a port; got {shown!r}"
             raise Refused(400, "Malformed request", detail)
         self._host = value
 
     def on_message_complete(self) -> None:
-        """Called by the parser after the last byte of a request."""
+        """Complete the request, after its last byte."""
         self._stage = 0
         super().on_message_complete()
 
@@ -261,7 +264,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, _overloaded if full else app)
 
     def on_response_complete(self) -> None:
-        """Called after each response. `check_deadlines` stands in for uvicorn's timer per response."""
+        """Continue after a response. `check_deadlines` replaces uvicorn's timer per response."""
         self._n_due -= 1
         self.server_state.total_requests += 1
         if self.transport.is_closing():
@@ -277,12 +280,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self._parse_on()
 
     def pause_writing(self) -> None:
-        """Called by the transport when the client does not read."""
+        """Set a deadline for the client to read."""
         super().pause_writing()
         self._abort_at = min(self._abort_at, self.loop.time() + limits.READER_S)
 
     def resume_writing(self) -> None:
-        """Called by the transport when the client has read."""
+        """Clear the deadline, and parse what waits."""
         super().resume_writing()
         if not self._input_ended:
             self._abort_at = _NEVER
@@ -290,14 +293,14 @@ class BoundedProtocol(HttpToolsProtocol):
             self._parse_on()
 
     def shutdown(self) -> None:
-        """Called by the server when it ends: finish what is in progress, then close."""
+        """Finish the requests in progress, then close. The server calls this when it ends."""
         super().shutdown()
         if self._input_ended and not self._n_due:
             self.transport.close()
 
     # Refusals
     def _refuse(self, refusal: Refused) -> None:
-        """Let this be the connection's last answer, in its turn."""
+        """Send this as the last response of the connection, after earlier responses."""
         CONNECTIONS_REFUSED.labels(str(refusal.problem.status)).inc()
         self._input_ended = True
         self._waiting_since = 0.0
@@ -309,7 +312,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._send(refusal)
 
     def _abandon(self) -> bool:
-        """Give up the request whose body is not complete. False when its response has already begun."""
+        """Drop the request with the incomplete body; return False if its response has begun."""
         cycle = self.cycle
         if cycle.response_started or cycle.response_complete:
             return False
@@ -322,7 +325,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return True
 
     def _send(self, refusal: Refused) -> None:
-        """Write the refusal, and close once the client has gone or `LINGER_S` have passed."""
+        """Write the refusal. Close when the client has left or after `LINGER_S`."""
         self._refusal = None
         transport, body = self.transport, _encode(refusal.problem)
         if transport.is_closing():
@@ -334,13 +337,14 @@ class BoundedProtocol(HttpToolsProtocol):
         head.append(b"content-length: %d\r\n\r\n" % len(body))
         transport.write(b"".join((*head, body)))
         self._abort_at = self.loop.time() + limits.LINGER_S
-        # Closing at once would reset the connection of a client that still sends, and lose the answer.
+        # Closing at once would reset the connection of a client that still sends, and lose the
+        # response.
         if transport.can_write_eof():
             transport.write_eof()
         self.flow.resume_reading()
 
     def check_deadlines(self, now: float) -> None:
-        """Refuse or close what is too slow. Called about once a second with the loop's time."""
+        """Refuse or close a slow connection. `now` is the loop's time, about once a second."""
         if now > self._abort_at:
             self.transport.abort()
         elif self.transport.is_closing():
@@ -362,7 +366,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     @property
     def dispensability(self) -> tuple[bool, float]:
-        """Order in which connections are closed to make room: those with half a request come first."""
+        """Sort key for closing connections: incomplete requests come first."""
         return self._stage == 0 and self.cycle is not None, self._waiting_since or _NEVER
 
     @property
@@ -378,15 +382,20 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 def _make_room(connections: Iterable[Any]) -> None:
-    """Close some connections: first those that have owed us the rest of a request for longest."""
-    idle = (one for one in connections if isinstance(one, BoundedProtocol) and not one.busy)
-    for connection in heapq.nsmallest(limits.CONNECTIONS_EVICTED, idle, key=lambda one: one.dispensability):
+    """Close some connections, first those whose incomplete requests are oldest."""
+    idle = (
+        connection
+        for connection in connections
+        if isinstance(connection, BoundedProtocol) and not connection.busy
+    )
+    key = attrgetter("dispensability")
+    for connection in heapq.nsmallest(limits.CONNECTIONS_EVICTED, idle, key=key):
         connection.evict()
 
 
 async def _overloaded(_: Any, receive: Any, send: Any) -> None:  # noqa: ARG001
     """Answer 503 in place of the application."""
-    await send_problem(send, Unavailable("the server answers as many requests as it can hold; try again"))
+    await send_problem(send, Unavailable("the server has too many requests in progress; try again"))
 
 
 def _target_too_long() -> Refused:

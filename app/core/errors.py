@@ -1,15 +1,15 @@
-"""What can go wrong, as exceptions that carry their own answer (RFC 9457).
+"""Error tree of the product. Each exception carries its own answer (RFC 9457).
 
 WaldError
 ├── InvalidInput        400  the request cannot be read, or a field is out of its bounds
-├── Unauthorized        401  no key, or one that is not known
-├── Forbidden           403  a known key without the scope
+├── Unauthorized        401  no API key, or an unknown, revoked or expired one
+├── Forbidden           403  the API key lacks the scope
 ├── NotFound            404
-├── Conflict            409  the state does not allow it
-├── Gone                410
+├── Conflict            409  the present state does not allow it
+├── Gone                410  no longer accepted
 ├── TooLarge            413
-├── UnprocessableInput  422  well-formed, but contradicts what is stored
-├── TooManyRequests     429  one caller asks too often; carries Retry-After
+├── UnprocessableInput  422  well-formed, but contradicts stored data
+├── TooManyRequests     429  too many requests of one caller; carries Retry-After
 └── Unavailable         503  an engine is away; carries Retry-After
 """
 
@@ -20,7 +20,7 @@ import msgspec
 
 
 class FieldError(msgspec.Struct, frozen=True):
-    """One field and what is wrong with it."""
+    """A field and its problem."""
 
     field: str
     reason: str
@@ -37,7 +37,7 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class WaldError(Exception):
-    """The root. `kind` is the stable last part of the problem's type, `status` its HTTP status."""
+    """The root of the tree. `kind` is the stable last part of the problem's type."""
 
     status: ClassVar[int] = 500
     kind: ClassVar[str] = "internal"
@@ -50,7 +50,7 @@ class WaldError(Exception):
         self.errors = errors or ((FieldError(field, detail),) if field is not None else ())
 
     def problem(self) -> Problem:
-        """Its RFC 9457 body."""
+        """Return the RFC 9457 body."""
         return Problem(
             type=f"/problems/{self.kind}",
             title=self.title,
@@ -69,7 +69,7 @@ class InvalidInput(WaldError):
 
 
 class Unauthorized(WaldError):
-    """No API key, or one that is not known, revoked or expired."""
+    """No API key, or an unknown, revoked or expired one."""
 
     status = 401
     kind = "unauthorized"
@@ -78,7 +78,7 @@ class Unauthorized(WaldError):
 
 
 class Forbidden(WaldError):
-    """A known key that lacks the scope."""
+    """An API key that lacks the scope."""
 
     status = 403
     kind = "forbidden"
@@ -86,7 +86,7 @@ class Forbidden(WaldError):
 
 
 class NotFound(WaldError):
-    """Nothing has this name."""
+    """An object that does not exist."""
 
     status = 404
     kind = "not-found"
@@ -94,7 +94,7 @@ class NotFound(WaldError):
 
 
 class Conflict(WaldError):
-    """The present state does not allow it."""
+    """An operation that the present state does not allow."""
 
     status = 409
     kind = "conflict"
@@ -102,7 +102,7 @@ class Conflict(WaldError):
 
 
 class Gone(WaldError):
-    """It was there, and its time has passed."""
+    """Data that came too late and are no longer accepted."""
 
     status = 410
     kind = "gone"
@@ -118,7 +118,7 @@ class TooLarge(WaldError):
 
 
 class UnprocessableInput(WaldError):
-    """Well-formed, but it contradicts what is stored."""
+    """Well-formed input that contradicts stored data."""
 
     status = 422
     kind = "unprocessable"
@@ -126,7 +126,7 @@ class UnprocessableInput(WaldError):
 
 
 class TooManyRequests(WaldError):
-    """One caller asks too often: the same request works after `retry_after_s` seconds, rounded up."""
+    """Too many requests of one caller. Retry after `retry_after_s` seconds, rounded up."""
 
     status = 429
     kind = "too-many-requests"
@@ -138,7 +138,7 @@ class TooManyRequests(WaldError):
 
 
 class Unavailable(WaldError):
-    """An engine is away; the same request will work later."""
+    """An engine is away. The same request will work later."""
 
     status = 503
     kind = "unavailable"

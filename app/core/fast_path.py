@@ -13,43 +13,43 @@ from app.core.connection import BoundedProtocol
 
 Headers = Sequence[tuple[bytes, bytes]]
 Reply = Callable[[int, Headers, bytes], None]
-"""Takes the status, the headers but date and length, and the body of a response; to be called once."""
+"""Takes the status, the headers except date and length, and the body. Call it once."""
 
 
 class FastPath(Protocol):
-    """Answers requests of one method and path."""
+    """Handler of the requests with one method and path."""
 
     method: bytes
     path: bytes
     body_bytes_max: int
 
     def admits(self, headers: Headers) -> bool:
-        """Whether to read the request's body, and then to try."""
+        """Return whether to read the body and then call `answer`."""
         ...
 
     def answer(self, query: bytes, headers: Headers, body: bytes, reply: Reply) -> bool:
-        """Give `reply` the response, now or later. False: the framework has to answer."""
+        """Call `reply` now or later; return False to leave the request to the framework."""
         ...
 
 
 class FastPathProtocol(BoundedProtocol):
-    """HTTP/1.1 with `fast_paths`, by their path.
+    """HTTP/1.1 protocol with `fast_paths`, by their path.
 
-    A pipelined request waits for its turn as any other, and is then answered by the framework.
+    A pipelined request waits for its turn, and then the framework answers it.
     """
 
     fast_paths: ClassVar[dict[bytes, FastPath]] = {}
     _turn: "_Turn | None" = None
 
     def on_message_begin(self) -> None:
-        """Of the parser. The scope, which a fast path does not need, is made in `_give_to_framework`."""
+        """Begin a request without an ASGI scope, which only `_give_to_framework` needs."""
         self._stage = 1
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
 
     def on_headers_complete(self) -> None:
-        """Of the parser."""
+        """Choose between a fast path and the framework."""
         self._check_head()
         path, _, query = self.url.partition(b"?")
         fast_path = self.fast_paths.get(path)
@@ -58,7 +58,7 @@ class FastPathProtocol(BoundedProtocol):
         self._accept_head()
 
     def on_body(self, body: bytes) -> None:
-        """Of the parser."""
+        """Keep a part of the body for the fast path."""
         turn = self._turn
         if turn is None or self._current() is not turn or turn.fast_path is None:
             super().on_body(body)
@@ -70,7 +70,7 @@ class FastPathProtocol(BoundedProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Of the parser."""
+        """Answer the request by its fast path, or leave it to the framework."""
         self._stage = 0
         turn = self._turn
         if turn is None or self._current() is not turn or turn.fast_path is None:
@@ -80,7 +80,7 @@ class FastPathProtocol(BoundedProtocol):
             super().on_message_complete()
 
     def _takes(self, fast_path: FastPath, query: bytes) -> bool:
-        """Whether the request is the fast path's, for now; then it is its turn."""
+        """Start a turn of the fast path, if it admits the request; return whether it does."""
         parser, before = self.parser, self._current()
         if before is not None and not before.response_complete:
             return False
@@ -98,7 +98,7 @@ class FastPathProtocol(BoundedProtocol):
         return True
 
     def _give_up(self, turn: "_Turn") -> None:
-        """Let the framework have the request after all, and what of its body has come."""
+        """Pass the request and the body received so far to the framework."""
         turn.response_complete = True
         turn.fast_path = None
         self._give_to_framework()
@@ -109,16 +109,16 @@ class FastPathProtocol(BoundedProtocol):
         url, headers, expect_100_continue = self.url, self.headers, self.expect_100_continue
         HttpToolsProtocol.on_message_begin(self)
         self.url, self.expect_100_continue = url, expect_100_continue
-        self.headers += headers  # the list that is in the scope
+        self.headers += headers  # the list in the scope
         HttpToolsProtocol.on_headers_complete(self)
 
     def _current(self) -> "RequestResponseCycle | _Turn | None":
-        """Whose request the parser is at: uvicorn's cycle, our turn, or nobody's yet."""
+        """Return the cycle or turn of the present request; None before the first."""
         return self.cycle
 
 
 class _Turn:
-    """The part of uvicorn's request-response cycle that its protocol looks at; one serves a connection."""
+    """The part of uvicorn's request-response cycle that its protocol reads; one per connection."""
 
     disconnected = False
     response_started = False
@@ -126,7 +126,7 @@ class _Turn:
     def __init__(self, protocol: FastPathProtocol) -> None:
         self._protocol = protocol
         self._transport = protocol.transport
-        self.message_event = _Nobody()
+        self.message_event = _NoEvent()
         self.response_complete = True
         self.keep_alive = True
         self.fast_path: FastPath | None = None
@@ -135,7 +135,7 @@ class _Turn:
         self.n_bytes = 0
 
     def begin(self, fast_path: FastPath, query: bytes, *, keep_alive: bool) -> None:
-        """Another request."""
+        """Begin another request."""
         self.fast_path = fast_path
         self.query = query
         self.keep_alive = keep_alive
@@ -145,7 +145,7 @@ class _Turn:
         self.n_bytes = 0
 
     def reply(self, status: int, headers: Headers, body: bytes) -> None:
-        """Write the response, and let the connection go on."""
+        """Write the response, and continue the connection."""
         self.response_complete = True
         protocol, transport = self._protocol, self._transport
         if self.disconnected or transport.is_closing():
@@ -162,14 +162,14 @@ class _Turn:
         protocol.on_response_complete()
 
 
-class _Nobody:
-    """In place of the event that a cycle's application waits for."""
+class _NoEvent:
+    """Replacement for the event that the application of a cycle waits for."""
 
     def set(self) -> None:
-        """Of asyncio.Event."""
+        """Do nothing."""
 
 
 def with_fast_paths(*fast_paths: FastPath) -> type[FastPathProtocol]:
-    """The protocol class of a server with these fast paths."""
+    """Return a protocol class with these fast paths."""
     by_path: Final = {fast_path.path: fast_path for fast_path in fast_paths}
     return type("FastPaths", (FastPathProtocol,), {"fast_paths": by_path})

@@ -1,7 +1,7 @@
-"""What `/ready` says: every part that is looked at, whether it works, and what is wrong with it.
+"""Checks of `/ready`: each part, whether it works, and what is wrong with it.
 
-Workers have no users to tell: they leave a heartbeat with the state of their loops in Valkey, for servers to
-report.
+Workers serve no requests. They leave a heartbeat with the state of their loops in Valkey, which
+servers report.
 """
 
 import re
@@ -17,14 +17,14 @@ from app.core.valkey import registry_key
 
 HEARTBEATS: Final = registry_key("workers")
 _NAMED_KINDS: Final = frozenset({"worker", "experiment", "rollout"})
-"""First words of checks whose other words name something of the user's, or a process."""
+"""First words of checks whose other words name a process or a user's experiment."""
 
 _PUBLIC_DETAILS: Final = frozenset({"worker", "schema", "settings", "admin key", "signing key", "clock"})
 _ADDRESS: Final = re.compile(r"""["'@]|://|\d\.\d|:\d|\bport\b|\bhost\b""")
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One part. While a `critical` one fails, the process should get no traffic."""
+    """Check of one part. While a `critical` check fails, the process should get no traffic."""
 
     name: str
     ok: bool
@@ -33,14 +33,14 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    """The body of `/ready`: 503 when `unready`, else 200."""
+    """The body of `/ready`. The status is 503 if `unready`, else 200."""
 
     status: Literal["ready", "degraded", "unready"]
     checks: tuple[Check, ...]
 
     @classmethod
     def of(cls, checks: Sequence[Check]) -> "Readiness":
-        """Unready if a critical check fails, degraded if another does."""
+        """Return `unready` if a critical check fails, `degraded` if another fails."""
         failed = [check for check in checks if not check.ok]
         status: Literal["ready", "degraded", "unready"] = "ready"
         if failed:
@@ -48,9 +48,10 @@ class Readiness(msgspec.Struct, frozen=True):
         return cls(status, tuple(checks))
 
     def public(self) -> "Readiness":
-        """What anybody may see: one check for each kind of part, and no details that may quote an address.
+        """Return what callers without a key may see: one check per kind, and no addresses.
 
-        Workers, experiments and rollouts are named `KIND NAME`; their names and number are left out.
+        Checks of workers, experiments and rollouts have the name `KIND NAME`. Their names and
+        number are left out.
         """
         shown: dict[str, Check] = {}
         for check in self.checks:
@@ -67,19 +68,19 @@ class Readiness(msgspec.Struct, frozen=True):
 
 
 def _is_public(check: Check) -> bool:
-    """Whether anybody may read the detail: a sentence of ours, in which no address is quoted."""
+    """Return whether anyone may read the detail: it is our text and quotes no address."""
     return check.name in _PUBLIC_DETAILS and _ADDRESS.search(check.detail) is None
 
 
 class Heartbeat(msgspec.Struct, frozen=True):
-    """One worker's: when, and the errors of its loops (empty: all is well)."""
+    """Heartbeat of one worker: its time, and the errors of its loops."""
 
     at_ms: int
     errors: dict[str, str]
 
 
 async def beat(valkey: Redis, name: str, errors: Mapping[str, str], clock: Clock) -> None:
-    """Say that worker `name` is alive, and sweep away workers that have not said so for long."""
+    """Store a heartbeat of worker `name`, and delete those of workers that are gone."""
     now_ms = clock.now_ms()
     mine = msgspec.msgpack.encode(Heartbeat(now_ms, dict(errors)))
     await valkey.hset(HEARTBEATS, name, mine)
@@ -93,7 +94,7 @@ async def beat(valkey: Redis, name: str, errors: Mapping[str, str], clock: Clock
 
 
 async def worker_checks(valkey: Redis, clock: Clock) -> list[Check]:
-    """One check per live worker; a failed one when there is none."""
+    """Return one check per live worker, or one failed check if there is none."""
     now_ms = clock.now_ms()
     alive = {
         name: beat
@@ -101,7 +102,7 @@ async def worker_checks(valkey: Redis, clock: Clock) -> list[Check]:
         if _silent_s(beat, now_ms) <= limits.WORKER_SILENT_S
     }
     if not alive:
-        detail = f"no worker has been heard of for {limits.WORKER_SILENT_S:g} s: events wait in the streams"
+        detail = f"no worker has reported for {limits.WORKER_SILENT_S:g} s: events wait in the streams"
         return [Check("worker", ok=False, detail=detail)]
     return [
         Check(
@@ -119,5 +120,9 @@ async def _heartbeats(valkey: Redis) -> dict[str, Heartbeat]:
 
 
 def _silent_s(beat: Heartbeat, now_ms: int) -> float:
-    """A beat from the future is as old: its process had another clock, and may have died since."""
+    """Return the age of a heartbeat.
+
+    A heartbeat from the future counts as equally old: its process had another clock, and may have
+    died since.
+    """
     return abs(now_ms - beat.at_ms) / 1_000

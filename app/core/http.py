@@ -34,7 +34,7 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 def problem_response(problem: Problem, headers: dict[str, str] | None = None) -> Response[bytes]:
-    """The answer that carries a problem."""
+    """Return the answer for a problem."""
     return Response(
         content=_encode(problem),
         status_code=problem.status,
@@ -62,12 +62,12 @@ def _wald_error(_: Request[Any, Any, Any], error: WaldError) -> Response[bytes]:
 def _validation(request: Request[Any, Any, Any], error: ValidationException) -> Response[bytes]:
     extra = error.extra if isinstance(error.extra, list) else []
     errors = tuple(_field_error(item, request) for item in extra if isinstance(item, dict))
-    detail = "; ".join(f"{one.field}: {one.reason}" for one in errors) or error.detail
+    detail = "; ".join(f"{wrong.field}: {wrong.reason}" for wrong in errors) or error.detail
     return problem_response(InvalidInput(detail, errors=errors).problem())
 
 
 def _field_error(item: Mapping[str, Any], request: Request[Any, Any, Any]) -> FieldError:
-    """What Litestar reports of one field, in words that do not need its documentation."""
+    """Translate what Litestar reports about one field into our words."""
     place, message = str(item.get("key", "data")), str(item.get("message", ""))
     if message == "'data'":
         return FieldError("body", "is required")
@@ -84,7 +84,7 @@ def _field_error(item: Mapping[str, Any], request: Request[Any, Any, Any]) -> Fi
 
 
 def _expected(request: Request[Any, Any, Any], place: str) -> tuple[Any, str]:
-    """The type in which a field is, and its path there: of the body, or of a parameter of the call."""
+    """Return the type that contains a field, and the path there: of the body or a parameter."""
     parameters = request.route_handler.parsed_fn_signature.parameters
     for name, parameter in parameters.items():
         query = getattr(parameter.kwarg_definition, "query", None) or name
@@ -107,22 +107,22 @@ def _undecodable(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]
 
 def _engine_away(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     _LOG.warning("engine_away", path=request.url.path, method=request.method, reason=brief(error))
-    problem = Unavailable("an engine does not answer; try again").problem()
+    problem = Unavailable("an engine does not answer; try again later").problem()
     return problem_response(problem, Unavailable.headers)
 
 
 def _statement_refused(request: Request[Any, Any, Any], error: ProgrammingError) -> Response[bytes]:
-    """A table or column that is not there: this version runs on the schema of an older one, or on none."""
+    """Answer 503 if a table or column is missing: the schema is older than this version."""
     if not isinstance(error.orig, UndefinedTable | UndefinedColumn):
         return _unexpected(request, error)
     _LOG.error("schema_missing", path=request.url.path, reason=str(error.orig).partition("\n")[0])
-    problem = Unavailable("the database lacks a table that this version needs: run `wald migrate`").problem()
+    problem = Unavailable("the database schema is older than this version: run `wald migrate`").problem()
     return problem_response(problem, Unavailable.headers)
 
 
 def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     _LOG.error("request_failed", path=request.url.path, method=request.method, exc_info=error)
-    return problem_response(Problem("/problems/internal", "Internal error", 500, "unexpected; it was logged"))
+    return problem_response(Problem("/problems/internal", "Internal error", 500, "unexpected; see the log"))
 
 
 EXCEPTION_HANDLERS: Final[ExceptionHandlersMap] = {
@@ -138,7 +138,7 @@ EXCEPTION_HANDLERS: Final[ExceptionHandlersMap] = {
 
 
 def require_json(request: Request[Any, Any, Any]) -> None:
-    """Refuse, with 415, a body that says it is not JSON. A Litestar `before_request` hook."""
+    """Refuse a body that is not declared as JSON, with 415. A Litestar `before_request` hook."""
     declared = request.headers.get("content-type")
     if request.method in {"POST", "PUT", "PATCH"} and declared is not None:
         media_type = declared.partition(";")[0].strip().lower()

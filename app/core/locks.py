@@ -1,7 +1,7 @@
 """Keys of all advisory locks in PostgreSQL.
 
-PostgreSQL keeps two separate key spaces: one 64-bit number, or two 32-bit numbers (a class and a member).
-The session holds the lock of a migration; every other lock ends with its transaction.
+PostgreSQL keeps two separate key spaces: one 64-bit number, or two 32-bit numbers (a class and a
+member). The session holds the lock of a migration; every other lock ends with its transaction.
 """
 
 from typing import Any, Final, LiteralString
@@ -16,14 +16,14 @@ ENDPOINT_CREATION: Final = 0x57414C57  # the same for endpoints of webhooks
 # A class; the comment names the member
 LAYER: Final = 0x57414C4C  # hash of a layer's key: experiments of one layer start one at a time
 UNIT_SIGNALS: Final = 0x57414C44  # group of experiments: signals by unit exclude new exposures
-FIRST_EXPOSURES: Final = 0x44524157  # "DRAW", an experiment: one batch at a time finds first exposures
-SIGNAL_NAMES: Final = 0x57534947  # "WSIG", an experiment: one batch at a time adds names of signals
+FIRST_EXPOSURES: Final = 0x44524157  # "DRAW", an experiment: batches take turns
+SIGNAL_NAMES: Final = 0x57534947  # "WSIG", an experiment: batches take turns
 
 LOCK_MEMBER: Final[LiteralString] = "SELECT pg_advisory_xact_lock(%s, %s)"
 LOCK_MEMBER_SHARED: Final[LiteralString] = "SELECT pg_advisory_xact_lock_shared(%s, %s)"
 
 
 def transaction_lock(lock: int, name: str | None = None) -> Select[Any]:
-    """Return the statement that takes a lock until the transaction ends; `name` is hashed into its member."""
+    """Return the statement that takes a lock, or its member `name`, for the transaction."""
     key = (lock,) if name is None else (lock, func.hashtext(name))
     return select(func.pg_advisory_xact_lock(*key))

@@ -1,7 +1,7 @@
-"""Structured logs to standard error: JSON lines, or coloured text when a person is looking.
+"""Structured logs to standard error: JSON lines, or coloured text on a terminal.
 
-Lines of libraries that log with the standard library have the same form. Never logged: API keys, payloads,
-contexts, values of signals, queries of URLs. The fields are in docs/reference/logs.md.
+Lines of libraries that log with the standard library have the same form. Never logged: API keys,
+payloads, contexts, values of signals, queries of URLs. The fields are in docs/reference/logs.md.
 """
 
 import logging
@@ -17,14 +17,14 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 REPEATS_S: Final = 60.0
-"""How long equal lines are only counted."""
+"""Time for which equal lines are only counted."""
 STORM_S: Final = 10.0
 STORM_LINES: Final = 20
-"""How many lines of one event pass in `STORM_S`, whatever else is in them."""
+"""Number of lines of one event that pass in `STORM_S`, whatever their other fields."""
 REMEMBERED_LINES: Final = 2_000
 TEXT_LENGTH_MAX: Final = 1_000
 UNLIMITED_EVENTS: Final = frozenset({"request"})
-"""Events of which every line counts: those of the access log."""
+"""Events that are never dropped: those of the access log."""
 
 _WITHOUT_LOCALS: Final = structlog.dev.RichTracebackFormatter(show_locals=False)
 """Local variables hold secrets."""
@@ -43,7 +43,7 @@ _IDENTITY_LENGTH: Final = 80
 
 
 def configure(level: str, **bound: Any) -> None:
-    """Set up structlog and the standard library's logging once per process; `bound` goes on every line."""
+    """Set up structlog and standard logging. Every line has the fields `bound`."""
     number = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
     for_people = sys.stderr.isatty()
     repeats = Repeats(monotonic)
@@ -83,9 +83,10 @@ def configure(level: str, **bound: Any) -> None:
 class Repeats:
     """A processor that drops repeated lines and counts them.
 
-    A line equal to one that was written less than `REPEATS_S` ago is dropped; the next one that passes says
-    in `repeated` how many were. Lines are equal if their event, level and subject (loop, experiment, …) are,
-    and their errors begin alike. At most `STORM_LINES` lines of one event pass in `STORM_S`.
+    It drops a line if an equal line was written less than `REPEATS_S` ago. The next line that
+    passes has their number in `repeated`. Lines are equal if their event, level and subject (loop,
+    experiment, …) are equal and their errors begin alike. At most `STORM_LINES` lines of one event
+    pass in `STORM_S`.
     """
 
     def __init__(self, now_s: Callable[[], float]) -> None:
@@ -110,14 +111,14 @@ class Repeats:
         return event
 
     def lets_pass(self, record: logging.LogRecord) -> bool:
-        """Whether a line of the standard library is written. A filter of its handler."""
+        """Return whether to write a line of the standard library. A filter of its handler."""
         return (
             self._passes(record.name, (record.name, record.levelname, str(record.msg)[:_IDENTITY_LENGTH]))
             is not None
         )
 
     def _passes(self, event: str, identity: tuple[str, ...]) -> int | None:
-        """How many equal lines were dropped before this one; None: this one is dropped as well."""
+        """Return the number of equal lines dropped before this line; None to drop this line too."""
         now_s = self._now_s()
         written_at, dropped = self._lines.get(identity, (-REPEATS_S, 0))
         since, passed = self._storms.get(event, (now_s, 0))
@@ -139,21 +140,21 @@ class Repeats:
 
 
 def brief(error: BaseException) -> str:
-    """The kind of an error and its first line; for an error of SQLAlchemy, those of the driver's error."""
+    """Return the type and first line of an error; for SQLAlchemy, those of the driver's error."""
     cause = getattr(error, "orig", None) or error
     text = str(cause).strip().partition("\n")[0][:TEXT_LENGTH_MAX]
     return f"{type(cause).__name__}: {text}" if text else type(cause).__name__
 
 
 def peer(url: str) -> str:
-    """The address in the URL of an engine, without account, password and options."""
+    """Return the address in an engine's URL, without account, password and options."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}"
 
 
 def _shortened(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """The line with its texts cut to `TEXT_LENGTH_MAX`; tracebacks are added later and stay whole."""
+    """Cut the texts of a line to `TEXT_LENGTH_MAX`. Tracebacks are added later and stay whole."""
     for name, value in event.items():
         if isinstance(value, str) and len(value) > TEXT_LENGTH_MAX:
             event[name] = f"{value[:TEXT_LENGTH_MAX]}…"

@@ -1,4 +1,4 @@
-"""Background loops of a process: run again when they fail, and never failing unseen."""
+"""Background loops of a process. A loop that fails is reported and runs again."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,9 +20,9 @@ _LOG = structlog.get_logger(__name__)
 
 
 class Loop(msgspec.Struct, frozen=True):
-    """`run` is called again and again, `pause_s` seconds after each return.
+    """A loop that calls `run` again `pause_s` seconds after each return.
 
-    Returning is success. It may as well run for ever and end only with an exception.
+    A return is a success. `run` may also never return and end only with an exception.
     """
 
     name: str
@@ -31,10 +31,10 @@ class Loop(msgspec.Struct, frozen=True):
 
 
 def stop_if_cancelled() -> None:
-    """Raise CancelledError if this task was cancelled and has not noticed; for loops that never end.
+    """Raise CancelledError if this task was cancelled and has not noticed. For endless loops.
 
-    `asyncio.wait_for` before Python 3.12, which psycopg waits with, returns as if nothing had happened when
-    it is cancelled at the moment its result arrives.
+    psycopg waits with `asyncio.wait_for`. Before Python 3.12 that function swallows a cancellation
+    that comes at the moment of its result.
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling():
@@ -42,7 +42,7 @@ def stop_if_cancelled() -> None:
 
 
 class LoopHealth(msgspec.Struct, frozen=True):
-    """How a loop is doing. `error` is None while it works; `since` says since when it is as it is."""
+    """State of a loop. `error` is None while it works; `since` is the start of this state."""
 
     error: str | None
     since: datetime
@@ -51,10 +51,10 @@ class LoopHealth(msgspec.Struct, frozen=True):
 
 
 class Loops:
-    """Runs loops side by side as an asynchronous context; at its end they are cancelled.
+    """Asynchronous context that runs loops side by side and cancels them at its end.
 
-    A loop that raises is run again after a growing wait. Its error stays in `health` and in the metric
-    `wald_degraded{component="loop:NAME"}` until a run has returned, or has lasted `STEADY_S`.
+    A loop that raises runs again after a growing wait. Its error stays in `health` and in the
+    metric `wald_degraded{component="loop:NAME"}` until a run returns or lasts `STEADY_S`.
     """
 
     def __init__(self, loops: Sequence[Loop], *, clock: Clock, random: Random) -> None:
@@ -65,7 +65,7 @@ class Loops:
         self._health = {loop.name: LoopHealth(error=None, since=clock.now()) for loop in loops}
 
     def health(self) -> dict[str, LoopHealth]:
-        """By the names of the loops."""
+        """Return the state of each loop by its name."""
         return dict(self._health)
 
     async def __aenter__(self) -> Self:
@@ -87,7 +87,7 @@ class Loops:
             steady = asyncio.get_running_loop().call_later(STEADY_S, self._works, loop.name, backoff)
             try:
                 await loop.run()
-            except Exception as error:  # noqa: BLE001  (whatever it is, it is shown and the loop goes on)
+            except Exception as error:  # noqa: BLE001 - any error is reported and the loop goes on
                 self._fails(loop.name, error)
                 pause_s = backoff.next_s()
             else:

@@ -1,4 +1,4 @@
-"""Bring a database to the schema this version of the code needs."""
+"""Migrations: bring a database to the schema that this version needs."""
 
 from alembic import command
 from alembic.config import Config
@@ -27,12 +27,12 @@ def downgrade(database_url: str, revision: str) -> None:
 
 
 def head() -> str:
-    """The revision this code needs."""
+    """Return the revision that this version needs."""
     return ScriptDirectory(str(FOLDER)).get_current_head() or ""
 
 
 def current(connection: Connection) -> str | None:
-    """The revision a database is at; None when it is empty."""
+    """Return the revision of a database; None if it is empty."""
     return MigrationContext.configure(connection).get_current_revision()
 
 

@@ -1,7 +1,7 @@
-"""One connection to Valkey that any number of callers share, each waiting for its own reply.
+"""One connection to Valkey that many callers share; each waits for its own reply.
 
-Commands go out the moment they come, and a reply resolves its future without a task in between. The client
-library instead takes a connection for each command in flight, and three times as long for it.
+It sends commands at once, and a reply resolves its future without a task in between. The client
+library uses a connection for each command in flight and takes three times as long.
 """
 
 import asyncio
@@ -22,10 +22,11 @@ _LOG: Final = structlog.get_logger(__name__)
 
 
 class MultiplexedConnection:
-    """Sends commands in the order they come, once each, and reconnects by itself.
+    """A connection that sends commands in order, once each, and reconnects by itself.
 
-    While there is no connection commands fail at once. A command without a reply within `deadline_s` fails
-    together with all behind it, and the connection is dropped: a late reply is never taken for another's.
+    Without a connection, commands fail at once. If a command has no reply within `deadline_s`, it
+    fails with all commands after it and the connection is dropped, so that a late reply never
+    answers another command.
     """
 
     def __init__(self, url: str, *, deadline_s: float) -> None:
@@ -40,23 +41,23 @@ class MultiplexedConnection:
         return self._replies is not None and not self._replies.closed.done()
 
     async def start(self) -> None:
-        """Connect, and stay connected from now on. Returns after the first attempt, failed or not."""
+        """Connect, and reconnect from now on. Returns after the first attempt."""
         attempted = asyncio.Event()
         self._task = asyncio.create_task(self._stay_connected(attempted), name="valkey-connection")
         await attempted.wait()
 
     async def stop(self) -> None:
-        """Close the connection; what is in flight fails."""
+        """Close the connection. Commands in flight fail."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
 
     def ask(self, *command: str | bytes | float) -> asyncio.Future[Any]:
-        """Send a command; the future gives its reply, texts as bytes.
+        """Send a command, and return the future of its reply. Texts are bytes.
 
-        Raises (from the future) `hiredis.ReplyError` as Valkey put it, or Unavailable: then it is not known
-        whether the command ran.
+        The future raises Valkey's error as `hiredis.ReplyError`, or Unavailable. After Unavailable
+        the command may or may not have run.
         """
         outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._replies is None or self._replies.closed.done():
@@ -66,7 +67,7 @@ class MultiplexedConnection:
         return outcome
 
     async def _prepare(self, ask: "Callable[..., asyncio.Future[Any]]") -> None:
-        """What a new connection asks before anybody else may."""
+        """Send the first commands of a new connection, before any caller's."""
 
     async def _stay_connected(self, attempted: asyncio.Event) -> None:
         delay_s = limits.RECONNECT_S_MIN
@@ -109,7 +110,7 @@ class MultiplexedConnection:
 
 
 class _Replies(asyncio.Protocol):
-    """One connection: each reply goes to the future of the command it answers, in the order sent."""
+    """Protocol of one connection. Replies resolve the futures of their commands in order."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -119,7 +120,7 @@ class _Replies(asyncio.Protocol):
         self.closed: asyncio.Future[None] = self._loop.create_future()
 
     def send(self, command: tuple[Any, ...], outcome: asyncio.Future[Any], deadline_s: float) -> None:
-        """Send a command whose reply or failure goes to `outcome`."""
+        """Send a command. Its reply or failure resolves `outcome`."""
         if self._transport is None or self._transport.is_closing():
             outcome.set_exception(Unavailable("connection to Valkey lost"))
             return
@@ -128,7 +129,7 @@ class _Replies(asyncio.Protocol):
         self._transport.write(hiredis.pack_command(command))
 
     def abort(self, reason: str) -> None:
-        """Drop the connection; all commands in flight fail."""
+        """Drop the connection. All commands in flight fail."""
         if self._transport is not None:
             self._transport.abort()
             self._transport = None
@@ -141,17 +142,17 @@ class _Replies(asyncio.Protocol):
             self.closed.set_result(None)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Of asyncio.Protocol."""
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one by duck typing only
+        """Keep the transport of the new connection."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transport only has the methods
 
     def data_received(self, data: bytes) -> None:
-        """Of asyncio.Protocol."""
+        """Resolve the futures of the replies in these bytes."""
         self._reader.feed(data)
         try:
             while (reply := self._reader.gets()) is not False:
                 outcome, timer = self._waiting.popleft()
                 timer.cancel()
-                if outcome.done():  # its caller has gone
+                if outcome.done():  # its caller gave up
                     continue
                 if isinstance(reply, hiredis.ReplyError):
                     outcome.set_exception(reply)
@@ -161,7 +162,7 @@ class _Replies(asyncio.Protocol):
             self.abort(f"not a reply: {error}")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Of asyncio.Protocol."""
+        """Fail the commands in flight."""
         self.abort(str(exc or "connection closed by Valkey"))
 
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document, completed by what the framework cannot know: refusals, keys, hidden parameters."""
+"""The OpenAPI document, completed with refusals, ways to send a key, and hidden parameters."""
 
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
@@ -19,7 +19,7 @@ SECURITY_SCHEMES: Final[Document] = {
         "type": "apiKey",
         "in": "header",
         "name": "X-API-Key",
-        "description": "`X-API-Key: KEY`; wins over `Authorization`, which a proxy may have filled",
+        "description": "`X-API-Key: KEY`; wins over `Authorization`, which a proxy may have set",
     },
 }
 """Two ways to send one API key."""
@@ -27,19 +27,19 @@ SECURITY_SCHEMES: Final[Document] = {
 _KEYED: Final[list[Document]] = [{name: []} for name in SECURITY_SCHEMES]
 _PROBLEM: Final = "application/problem+json"
 _DESCRIPTIONS: Final = {
-    400: "Cannot be read, or a field is out of its bounds",
+    400: "The request cannot be read, or a field is out of its bounds",
     401: "No API key, or one that is unknown, revoked or expired",
     403: "The API key lacks the scope",
-    404: "Nothing has this name",
-    409: "The state does not allow it",
-    410: "Its time has passed",
-    413: "A body or batch over its limit",
+    404: "Not found",
+    409: "The present state does not allow this",
+    410: "No longer accepted: its time has passed",
+    413: "The body or batch is over its limit",
     414: "The URL is too long",
-    415: "The body has a media type that is not accepted",
-    422: "Well-formed, but it contradicts what is stored",
+    415: "The media type of the body is not accepted",
+    422: "The request is well-formed but contradicts stored data",
     429: "Too many wrong API keys from this address",
     431: "The headers are too long or too many",
-    503: "An engine is away, or another computation is running: repeat after `Retry-After`",
+    503: "An engine is away or another computation is running: try again after `Retry-After`",
 }
 _RETRY_AFTER: Final = {"Retry-After": {"description": "seconds to wait", "schema": {"type": "string"}}}
 _HEADERS: Final[dict[int, Document]] = {
@@ -50,13 +50,13 @@ _HEADERS: Final[dict[int, Document]] = {
 _CHANGES_STATE: Final = ("/experiments", "/rollouts", "/webhooks", "/deliveries", "/keys")
 _READS_TOTALS: Final = ("/status", "/series", "/assignments", "/aa", "/evaluate")
 _NAMES_EXPERIMENTS: Final = frozenset({"/assign", "/feedback", "/rollouts"})
-"""Operations that answer 404 although their path has no parameter."""
+"""Operations without a path parameter that can answer 404."""
 
 _CONTEXT: Final[Document] = {
     "name": "context.*",
     "in": "query",
     "required": False,
-    "description": "What targeting and contextual policies look at: any number of `context.NAME=VALUE`.",
+    "description": "Context for targeting and contextual policies: any number of `context.NAME=VALUE`.",
     "style": "form",
     "explode": True,
     "schema": {
@@ -69,27 +69,27 @@ _MEDIA_TYPES: Final = {
     "/changes": ("text/event-stream",),
     "/experiments/{key}/assignments": ("text/csv", "application/vnd.apache.parquet"),
 }
-"""Answers that are not JSON, by path."""
+"""Media types of answers that are not JSON, by path."""
 
 
 class CompletePlugin(JsonRenderPlugin):
-    """Serves the completed document."""
+    """Plugin that serves the completed document."""
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: Document) -> bytes:
-        """Of Litestar."""
+        """Render the completed document."""
         return super().render(request, completed(openapi_schema))
 
 
 def completed(document: Document) -> Document:
-    """A copy of Litestar's document with every status, both ways to send a key, and all parameters."""
+    """Return Litestar's document with every status, both ways to send a key, and all parameters."""
     done = deepcopy(msgspec.to_builtins(document, str_keys=True))
     components = done.setdefault("components", {})
     components["securitySchemes"] = SECURITY_SCHEMES
-    (reference,), found = msgspec.json.schema_components(
+    (reference,), problem_schemas = msgspec.json.schema_components(
         [Problem], ref_template="#/components/schemas/{name}"
     )
     schemas = components.setdefault("schemas", {})
-    schemas.update(found)
+    schemas.update(problem_schemas)
     done["security"] = _KEYED
     for path, operations in done["paths"].items():
         for method, operation in operations.items():
@@ -100,10 +100,10 @@ def completed(document: Document) -> Document:
 
 
 def _repaired(part: Any) -> Any:
-    """The same part of a document without what the framework gets wrong about unions.
+    """Return a part of a document with its unions corrected.
 
-    It takes the dots of `tuple[X, ...]` for a second type without bounds, and says `oneOf` where several
-    members may match (1 is an integer and a number).
+    The framework reads the dots of `tuple[X, ...]` as a second type, and writes `oneOf` where
+    several members may match (1 is an integer and a number).
     """
     if isinstance(part, list):
         return [_repaired(item) for item in part]
@@ -145,7 +145,7 @@ def _complete(path: str, method: str, operation: Document, problem: Document) ->
 
 
 def _refusals(path: str, method: str, *, open_to_all: bool) -> Iterable[int]:
-    """The statuses with which an operation may refuse, or fail."""
+    """Yield the error statuses of an operation."""
     yield from (414, 431)
     if open_to_all:
         return
@@ -161,7 +161,7 @@ def _refusals(path: str, method: str, *, open_to_all: bool) -> Iterable[int]:
 
 
 def _require_body_where_needed(operation: Document) -> None:
-    """A body that may be null may be left out."""
+    """Mark a body that may be null as optional."""
     body = operation.get("requestBody")
     if body is None:
         return
@@ -172,7 +172,7 @@ def _require_body_where_needed(operation: Document) -> None:
 
 
 def _add_parameters(paths: Mapping[str, Document], schemas: Mapping[str, Document]) -> None:
-    """Parameters that handlers read from the query by themselves."""
+    """Add the parameters that handlers read from the query themselves."""
     if "/assign" in paths:
         paths["/assign"]["get"].setdefault("parameters", []).append(_CONTEXT)
     if "/power" in paths:
@@ -190,7 +190,7 @@ def _add_parameters(paths: Mapping[str, Document], schemas: Mapping[str, Documen
 
 
 def _scalar(schema: Document) -> Document:
-    """The schema of a field as a query parameter: lists are written with commas."""
+    """Return the schema of a field as a query parameter, where lists are comma-separated."""
     kinds = schema.get("type")
     if kinds == "array" or (isinstance(kinds, list) and "array" in kinds):
         return {"type": "string", "description": "numbers, separated by commas"}

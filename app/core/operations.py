@@ -1,8 +1,8 @@
-"""What operators and their tools ask of any process: `/health`, `/ready`, `/metrics`.
+"""Endpoints of every process for operators: `/health`, `/ready`, `/metrics`.
 
-Needs the dependency `readiness: Readings`. None of the three asks for an API key. Without one that may read,
-`/ready` and `/metrics` answer less: no details, no names of workers, no experiments, no shares. On the
-operations port (`WALD_OPERATIONS_PORT`) they answer everything.
+Needs the dependency `readiness: Readings`. None of them requires an API key. Without a key that may
+read, `/ready` and `/metrics` leave out details, names of workers, experiments and shares. On the
+operations port (`WALD_OPERATIONS_PORT`) they show everything.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from app.core.settings import Settings
 from app.core.shared import Shared
 
 READY_S: Final = 1.0
-"""How long an answer of `/ready` is shared."""
+"""Time for which callers of `/ready` share one answer."""
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -32,9 +32,9 @@ async def _everyone(_: Headers) -> bool:
 
 
 class Readings:
-    """What a process measures of itself, at most once a second for all callers.
+    """Measurements of a process, taken at most once a second for all callers.
 
-    `reads_all` says whether a caller with these headers may read everything; by default all may.
+    `reads_all` returns whether a caller with these headers may read everything. By default all may.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Readings:
         self.reads_all: Final = reads_all
 
     def for_everyone(self) -> "Readings":
-        """Return the same readings, which show all callers everything."""
+        """Return the same readings, with everything shown to all callers."""
         shared = Readings.__new__(Readings)
         shared.__dict__.update(self.__dict__ | {"reads_all": _everyone})
         return shared
@@ -55,7 +55,7 @@ class Readings:
 
 @get("/health", sync_to_thread=False)
 def health() -> dict[str, str]:
-    """Answer while the process is alive. Says nothing about the engines."""
+    """Answer while the process is alive, whatever the state of the engines."""
     return {"status": "alive"}
 
 
@@ -65,8 +65,8 @@ async def ready(request: Request[Any, Any, Any], readiness: Readings) -> Respons
 
     With an API key of the scope `read`, also say which worker or loop fails, and why.
     """
-    found = await readiness.readiness.get()
-    shown = found if await readiness.reads_all(request.scope["headers"]) else found.public()
+    state = await readiness.readiness.get()
+    shown = state if await readiness.reads_all(request.scope["headers"]) else state.public()
     return Response(shown, status_code=503 if shown.status == "unready" else 200)
 
 
@@ -76,15 +76,15 @@ async def metrics(request: Request[Any, Any, Any], readiness: Readings) -> bytes
 
     With an API key of the scope `read`, by experiment and variant; without one, sums over them.
     """
-    found = await readiness.metrics.get()
-    return found.whole if await readiness.reads_all(request.scope["headers"]) else found.public
+    texts = await readiness.metrics.get()
+    return texts.whole if await readiness.reads_all(request.scope["headers"]) else texts.public
 
 
 ROUTES: Final = [health, ready, metrics]
 
 
 def operations_app(readings: Readings) -> Litestar:
-    """The three routes alone."""
+    """Return an application with these three routes only."""
     return Litestar(
         ROUTES,
         dependencies={"readiness": Provide(lambda: readings, sync_to_thread=False)},
@@ -96,9 +96,9 @@ def operations_app(readings: Readings) -> Litestar:
 
 @asynccontextmanager
 async def operations_port(settings: Settings, readings: Readings, ending: Ending) -> AsyncIterator[None]:
-    """Answer on `WALD_OPERATIONS_PORT`, where it is not 0, everything to everyone.
+    """Serve the routes on `WALD_OPERATIONS_PORT`, unless it is 0, and show everything to everyone.
 
-    Raises Unavailable when the address cannot be listened on.
+    Raises Unavailable if the address is in use or invalid.
     """
     if not settings.operations_port:
         yield
@@ -106,7 +106,7 @@ async def operations_port(settings: Settings, readings: Readings, ending: Ending
     app = operations_app(readings.for_everyone())
     host, port = settings.operations_host, settings.operations_port
     serving = asyncio.create_task(serve_http(app, host=host, port=port, ending=ending), name="operations")
-    await asyncio.sleep(0)  # in which it listens, or fails to
+    await asyncio.sleep(0)  # so that it begins to listen, or fails
     if serving.done():
         serving.result()
     try:

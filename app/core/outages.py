@@ -1,4 +1,4 @@
-"""Errors that mean that an engine is away. They fit in one line of a log; a traceback adds nothing."""
+"""Errors that mean that an engine is away. They need no traceback in the log."""
 
 from typing import Final
 
@@ -20,10 +20,10 @@ ENGINE_ERRORS: Final = (
 
 OUTAGES: Final = (*ENGINE_ERRORS, OSError, TimeoutError)
 POSTGRES_ERRORS: Final = (SQLAlchemyError, psycopg.Error, OSError, TimeoutError)
-"""All that a call of PostgreSQL can raise, refused statements too."""
+"""All errors of a call of PostgreSQL, refused statements too."""
 VALKEY_ERRORS: Final = (RedisError, OSError)
 
 
 def is_expected(error: BaseException) -> bool:
-    """Return whether an outage or the configuration caused an error, and not a fault in our code."""
+    """Return whether an outage or the configuration caused an error, not a fault in our code."""
     return isinstance(error, (*OUTAGES, WaldError))

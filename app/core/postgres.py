@@ -1,4 +1,4 @@
-"""PostgreSQL: the schema's metadata, the connection pool, and how a transaction is opened."""
+"""PostgreSQL: metadata of the schema, the pool, and connections that notice a hang."""
 
 import asyncio
 from collections.abc import Generator
@@ -33,13 +33,13 @@ METADATA: Final = MetaData(
 
 _OPTIONS: Final = (
     "-c statement_timeout=30000 -c lock_timeout=10000"
-    # A process that is stopped in a transaction loses its locks, sooner than others give up waiting for them.
+    # A process that stops in a transaction loses its locks before others give up waiting.
     " -c idle_in_transaction_session_timeout=8000 -c timezone=UTC"
     # Our statements are short; compiling one takes longer than running it.
     " -c jit=off"
 )
 
-# Over a network, a server that does not answer any more is given up after about 10 s, not after minutes.
+# Over a network, we give up a silent server after about 10 s, not after minutes.
 _LIVENESS: Final[dict[str, Any]] = {
     "connect_timeout": 5,
     "keepalives_idle": 5,
@@ -50,19 +50,20 @@ _LIVENESS: Final[dict[str, Any]] = {
 
 
 def sqlalchemy_url(url: str) -> URL:
-    """The URL with the psycopg 3 driver named, whatever spelling of `postgresql` it came with."""
+    """Return the URL with the psycopg 3 driver, for any spelling of `postgresql`."""
     return make_url(url).set(drivername="postgresql+psycopg")
 
 
 def psycopg_dsn(url: str) -> str:
-    """The URL as libpq understands it."""
+    """Return the URL as libpq understands it."""
     return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 class Pulse:
-    """Whether a PostgreSQL reacts to a new session. It is asked only while a caller waits for an answer.
+    """Probe whether PostgreSQL reacts to a new session. It runs only while a caller waits.
 
-    A PostgreSQL that hangs keeps its connections open: nothing else tells it from one that is busy.
+    A PostgreSQL that hangs keeps its connections open. Only a new session distinguishes it from a
+    busy one.
     """
 
     def __init__(self, url: str) -> None:
@@ -71,16 +72,16 @@ class Pulse:
         self._silent_at = -float("inf")
 
     def ask(self) -> None:
-        """Find out in the background, unless that is under way."""
+        """Start the probe in the background, unless it is running."""
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask(), name="postgres-pulse")
 
     def silent_since(self, moment: float) -> bool:
-        """Whether a new session got no reaction after `moment`, by `time.monotonic`."""
+        """Return whether a session got no reaction after `moment`, a monotonic time."""
         return self._silent_at >= moment
 
     def found_silent(self) -> None:
-        """Another new session got no reaction."""
+        """Note that a new session got no reaction."""
         self._silent_at = monotonic()
 
     async def _ask(self) -> None:
@@ -90,14 +91,15 @@ class Pulse:
         except TimeoutError:
             self.found_silent()
         except (psycopg.Error, OSError):
-            pass  # a refusal is a reaction: sessions that cannot go on are told so themselves
+            pass  # a refusal is a reaction; each session reports its own error
 
 
 class AnsweredConnection(AsyncConnection[Any]):
-    """A connection whose statements fail, rather than wait for ever, while PostgreSQL hangs.
+    """A connection whose statements fail while PostgreSQL hangs, instead of waiting without end.
 
-    A statement that takes longer than `POSTGRES_SILENT_S` is waited for as long as PostgreSQL reacts to new
-    sessions, for at most `silent_s_max`. After that the connection is closed, and OperationalError raised.
+    A statement that takes longer than `POSTGRES_SILENT_S` is waited for as long as PostgreSQL
+    reacts to new sessions, for at most `silent_s_max`. After that the connection is closed, and
+    OperationalError raised.
     """
 
     pulse: Pulse | None = None
@@ -109,7 +111,7 @@ class AnsweredConnection(AsyncConnection[Any]):
         interval: float = 0.1,
         timeout: float | None = None,  # noqa: ASYNC109 - psycopg's signature
     ) -> Any:
-        """Of psycopg; `interval` is how often a wait without an answer is looked at, in seconds."""
+        """Wait for an answer, and check every `interval` seconds whether PostgreSQL hangs."""
         if self.pulse is None:
             return await super().wait(gen, interval, timeout)
         try:
@@ -119,7 +121,7 @@ class AnsweredConnection(AsyncConnection[Any]):
             raise psycopg.OperationalError("PostgreSQL does not answer") from None
 
     def _answered(self, gen: Generator[Any, Any, _T], pulse: Pulse) -> Generator[Any, Any, _T]:
-        """The same generator of waits, which gives up between two of them."""
+        """Yield the waits of a generator, and give up between two of them."""
         asked_at = monotonic()
         suspect_at, give_up_at = asked_at + limits.POSTGRES_SILENT_S, asked_at + self.silent_s_max
         try:
@@ -137,7 +139,7 @@ class AnsweredConnection(AsyncConnection[Any]):
 
     @classmethod
     async def open(cls, pulse: Pulse, *arguments: Any, silent_s_max: float, **options: Any) -> Self:
-        """Connect within `POSTGRES_PULSE_S`, or raise OperationalError; at once if another just could not."""
+        """Connect within `POSTGRES_PULSE_S`. Raises OperationalError, at once after a recent failure."""
         if pulse.silent_since(monotonic() - limits.POSTGRES_SILENT_AGAIN_S):
             raise psycopg.OperationalError("PostgreSQL does not answer")
         try:
@@ -151,11 +153,11 @@ class AnsweredConnection(AsyncConnection[Any]):
 
 
 class _Silent(Exception):
-    """PostgreSQL does not answer."""
+    """Raised inside a wait if PostgreSQL does not answer."""
 
 
 def create_engine(url: str, *, pool_size: int = 4) -> AsyncEngine:
-    """A pool that notices when PostgreSQL was away or hangs, and comes back by itself."""
+    """Return a pool that notices when PostgreSQL is away or hangs, and recovers by itself."""
     pulse = Pulse(url)
 
     async def opened(*arguments: Any, **options: Any) -> AnsweredConnection:
@@ -176,9 +178,9 @@ def create_engine(url: str, *, pool_size: int = 4) -> AsyncEngine:
 
 
 async def connect(url: str, **options: Any) -> AsyncConnection[Any]:
-    """A connection of its own, in autocommit mode, for COPY and temporary tables.
+    """Open a connection outside the pool, in autocommit mode, for COPY and temporary tables.
 
-    Statements are planned anew each time: a plan made for an empty table would stay while the table grows.
+    PostgreSQL plans each statement again: a plan for an empty table would stay while it grows.
     """
     return await AnsweredConnection.open(
         Pulse(url),

@@ -1,4 +1,4 @@
-"""Child processes that cannot outlive us and can be awaited."""
+"""Child processes that end with us and can be awaited."""
 
 import asyncio
 import ctypes
@@ -14,37 +14,37 @@ from pathlib import Path
 from typing import IO, Final, NamedTuple
 
 NAME: Final = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-"""Of this process, different from that of every other."""
+"""Name of this process, unique among all processes."""
 
 _PR_SET_PDEATHSIG: Final = 1
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
 def raise_descriptor_limit() -> None:
-    """Allow this process and its children as many open files as the system lets them have."""
+    """Raise the limit of open files of this process to the most that the system allows."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def descriptor_limit() -> int:
-    """Number of files this process may have open."""
+    """Return the number of files that this process may have open."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 class Account(NamedTuple):
-    """Whom a child runs as."""
+    """The account that a child runs as."""
 
     uid: int
     gid: int
 
 
 class ChildProcess:
-    """A running child in a session of its own, so that Ctrl-C in our terminal reaches only us.
+    """A running child in its own session, so that Ctrl-C in our terminal reaches only us.
 
-    The kernel sends it `death_signal` when we die, by whatever cause. The kernel watches the *thread*
-    that forked, therefore children are started from the main thread only.
+    The kernel sends it `death_signal` when we die for any reason. The kernel watches the *thread*
+    that forked, so only the main thread may start children.
 
-    `inherit` are file descriptors the child keeps open. `output` takes its stdout and stderr.
+    The child keeps the file descriptors `inherit` open. `output` takes its stdout and stderr.
     """
 
     def __init__(
@@ -59,10 +59,11 @@ class ChildProcess:
         inherit: Sequence[int] = (),
     ) -> None:
         if threading.current_thread() is not threading.main_thread():
-            raise RuntimeError("children are started from the main thread, with which they die")
+            raise RuntimeError("only the main thread may start children, which end with it")
         parent = os.getpid()
 
-        def die_with_parent() -> None:  # runs in the child, after it became `account`: that clears the signal
+        # Runs in the child after it became `account`, because that change clears the signal.
+        def die_with_parent() -> None:
             _LIBC.prctl(_PR_SET_PDEATHSIG, int(death_signal))
             if os.getppid() != parent:
                 os._exit(1)
@@ -84,7 +85,7 @@ class ChildProcess:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Process id."""
         return self._popen.pid
 
     @property
@@ -93,7 +94,7 @@ class ChildProcess:
         return self._popen.poll() is None
 
     async def wait(self) -> int:
-        """Wait for its end; its exit status, or minus the signal that ended it."""
+        """Wait for its end; return its exit status, or minus the signal that ended it."""
         if self.running:
             ended = asyncio.Event()
             loop = asyncio.get_running_loop()
@@ -107,7 +108,7 @@ class ChildProcess:
         return self._popen.wait()
 
     async def stop(self, sent: signal.Signals, *, grace_s: float) -> int:
-        """Send a signal, wait for the end, and SIGKILL what is still there after `grace_s` seconds."""
+        """Send a signal and wait for the end; after `grace_s` seconds, send SIGKILL."""
         self.send(sent)
         try:
             async with asyncio.timeout(grace_s):
@@ -117,5 +118,5 @@ class ChildProcess:
             return await self.wait()
 
     def send(self, sent: signal.Signals) -> None:
-        """Send a signal; nothing happens when it has ended."""
+        """Send a signal, unless the child has ended."""
         self._popen.send_signal(sent)

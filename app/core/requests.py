@@ -1,4 +1,4 @@
-"""Around every request: the client it comes from, its request id, and its line in the access log.
+"""Client address, request id and access log line of every request.
 
 The fast paths of `/assign` and `/feedback` bypass this module. `logged_fast_paths` wraps them
 if an access log is kept.
@@ -23,7 +23,7 @@ _LOG: Final = structlog.get_logger(__name__)
 
 
 def request_id(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """The caller's `X-Request-ID`; a new one where it sent none, more than one, or one that is not valid."""
+    """Return the caller's `X-Request-ID`, or a new id if it sent no valid single one."""
     given = [value for name, value in headers if name == REQUEST_ID]
     if len(given) == 1 and _VALID_ID.fullmatch(given[0]):
         return given[0]
@@ -31,7 +31,7 @@ def request_id(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
 
 
 def with_request_id(app: ASGIApp, *, access_log: bool) -> ASGIApp:
-    """`app` with a request id on every answer and on what is logged meanwhile."""
+    """Wrap `app`: add a request id to every answer and to the log lines of its request."""
 
     async def answer(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -59,21 +59,21 @@ def with_request_id(app: ASGIApp, *, access_log: bool) -> ASGIApp:
 
 
 def behind_proxies(app: ASGIApp, trusted: Sequence[str]) -> ASGIApp:
-    """`app` that believes `X-Forwarded-For` and `-Proto` of clients in the `trusted` networks only."""
+    """Wrap `app`: trust `X-Forwarded-For` and `-Proto` only from clients in `trusted` networks."""
     return ProxyHeadersMiddleware(app, list(trusted)) if trusted else app
 
 
 def logged_fast_paths(*fast_paths: FastPath) -> type[FastPathProtocol]:
-    """The protocol of a server whose fast paths write the access log as well.
+    """Return a protocol class whose fast paths also write the access log.
 
-    The client of these lines is the peer of the connection, which behind a proxy is the proxy.
+    The client in these lines is the peer of the connection; behind a proxy, that is the proxy.
     """
     plain = with_fast_paths(*(_Logged(fast_path) for fast_path in fast_paths))
-    return type("LoggedShortcuts", (_WithPeer, plain), {})
+    return type("LoggedFastPaths", (_WithPeer, plain), {})
 
 
 class _WithPeer(FastPathProtocol):
-    """Says whose bytes are parsed: a fast path is asked while they are."""
+    """Protocol that exposes the peer during parsing, when a fast path answers."""
 
     peer: ClassVar[str | None] = None
 
@@ -92,11 +92,11 @@ class _Logged:
         self.body_bytes_max = fast_path.body_bytes_max
 
     def admits(self, headers: Headers) -> bool:
-        """Of FastPath."""
+        """Return what the fast path returns."""
         return self._fast_path.admits(headers)
 
     def answer(self, query: bytes, headers: Headers, body: bytes, reply: Reply) -> bool:
-        """Of FastPath."""
+        """Answer with a request id, and log the request."""
         begun, given, peer = perf_counter(), request_id(headers), _WithPeer.peer
 
         def logged(status: int, answered: Headers, content: bytes) -> None:

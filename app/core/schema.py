@@ -17,8 +17,8 @@ def revisions() -> list[str]:
 def lacking(current: str | None) -> str | None:
     """Say what a database at revision `current` lacks; None when this version can use it.
 
-    A revision that this version does not know comes from a newer version. Its migrations that run before
-    the code fit older code as well, so servers go on while a deployment is upgraded.
+    A revision that this version does not know comes from a newer version. Its migrations that run
+    before the code fit older code as well, so servers go on while a deployment is upgraded.
     """
     known = revisions()
     if current is None:

@@ -1,4 +1,4 @@
-"""A process that answers HTTP: uvicorn inside our own event loop, so that we decide when and how it ends."""
+"""HTTP server of a process: uvicorn inside our own event loop, so that we control its end."""
 
 import asyncio
 import gc
@@ -27,36 +27,36 @@ _TICKS_BETWEEN_CHECKS: Final = 10
 
 
 class Ending:
-    """The moment a process was told to end; open streams watch for it and say goodbye."""
+    """Signal that a process must end. Open streams wait for it and send their last event."""
 
     def __init__(self) -> None:
         self._begun = asyncio.Event()
 
     def listen(self) -> None:
-        """Begin when SIGTERM or SIGINT comes."""
+        """Begin on SIGTERM or SIGINT."""
         loop = asyncio.get_running_loop()
         for number in ENDING_SIGNALS:
             loop.add_signal_handler(number, self.begin)
 
     def begin(self) -> None:
-        """Tell everybody who waits."""
+        """Wake all waiting tasks."""
         self._begun.set()
 
     async def wait(self) -> None:
-        """Until it begins."""
+        """Wait until the process must end."""
         await self._begun.wait()
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to `Ending`."""
+    """uvicorn's server, which leaves signals to `Ending`."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Of uvicorn; captures none."""
+        """Capture no signals."""
         yield
 
     async def on_tick(self, counter: int) -> bool:
-        """Called by uvicorn ten times a second."""
+        """Check the deadlines of connections. uvicorn calls this ten times a second."""
         if counter % _TICKS_BETWEEN_CHECKS == 0:
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
@@ -65,7 +65,7 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Of uvicorn; says that it listens, once it does."""
+        """Start listening, and log the addresses."""
         await super().startup(sockets)
         for host, port, *_ in (listener.getsockname() for listener in sockets or ()):
             address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -79,9 +79,9 @@ class _Server(uvicorn.Server):
 
 
 def hang_up(scope: Any) -> None:
-    """End the connection of a request at once, and drop what the client has not taken.
+    """End the connection of a request at once, and drop what the client has not read.
 
-    Nothing happens where the scope does not come from `serve_http`.
+    Does nothing if the scope does not come from `serve_http`.
     """
     abort = (scope.get("extensions") or {}).get(_HANG_UP)
     if abort is not None:
@@ -97,11 +97,10 @@ async def serve_http(
     protocol: type[BoundedProtocol] = BoundedProtocol,
     shared: bool = True,
 ) -> None:
-    """Listen until `ending` begins; then finish what is in flight, for at most `SHUTDOWN_GRACE_S`.
+    """Listen until `ending` begins, then finish requests for at most `SHUTDOWN_GRACE_S`.
 
-    Several processes may listen on one port of one machine, if all of them are `shared`; the kernel spreads
-    connections over them.
-    Raises Unavailable when the address cannot be listened on.
+    Several processes may listen on one port of one machine if all of them are `shared`. The kernel
+    spreads connections over them. Raises Unavailable if the address is in use or invalid.
     """
     raise_descriptor_limit()
     room = descriptor_limit() - limits.DESCRIPTORS_RESERVED
@@ -129,7 +128,7 @@ async def serve_http(
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
         waiting = asyncio.create_task(ending.wait(), name="ending")
         gc.collect()
-        gc.freeze()  # a collection of all that lives for good would stall requests for tens of milliseconds
+        gc.freeze()  # collecting long-lived objects would stall requests for tens of ms
         await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
         server.should_exit = True

@@ -21,14 +21,14 @@ _PRINTABLE: Final = re.compile(r"[!-~]+")
 
 
 class Durability(StrEnum):
-    """What an acknowledged exposure survives."""
+    """Guarantee for an acknowledged exposure."""
 
-    ACCEPTED = "accepted"  # in the memory of the server that answered
-    DURABLE = "durable"  # written and synced by Valkey before the answer
+    ACCEPTED = "accepted"  # it is in the memory of the server that answered
+    DURABLE = "durable"  # Valkey wrote and synced it before the answer
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All of it. An unset URL means the embedded engine in `data_dir`."""
+    """All settings. An unset URL selects the embedded engine in `data_dir`."""
 
     data_dir: Path = Path(".wald")
     valkey_url: str | None = None
@@ -40,7 +40,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     durability: Durability = Durability.DURABLE
     admin_key: str | None = None
     log_level: str = "info"
-    snapshot_dir: Path | None = None  # of servers; unset: the folder `snapshot` in `data_dir`
+    snapshot_dir: Path | None = None  # for servers; unset: the folder `snapshot` in `data_dir`
     webhook_allowed_networks: tuple[str, ...] = ()
     webhook_allowed_ports: tuple[Annotated[int, msgspec.Meta(ge=1, le=65_535)], ...] = (443,)
     trusted_proxies: tuple[str, ...] = ()
@@ -62,14 +62,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def load(cls, environment: Mapping[str, str] = os.environ, **flags: Any) -> Self:
         """Read `WALD_*` from `environment`; a flag that is not None wins.
 
-        Raises InvalidInput naming the variable and the bound it broke.
+        Raises InvalidInput naming the variable and its bound.
         """
         values: dict[str, Any] = {}
         for name in cls.__struct_fields__:
             variable = f"WALD_{name.upper()}"
             if environment.get(variable):
-                given = environment[variable]
-                values[name] = re.split(r"[\s,]+", given.strip(" ,")) if name in _LISTS else given
+                value = environment[variable]
+                values[name] = re.split(r"[\s,]+", value.strip(" ,")) if name in _LISTS else value
         values.update({name: value for name, value in flags.items() if value is not None})
         try:
             return msgspec.convert(values, cls, strict=False, dec_hook=_decode)
@@ -80,7 +80,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise InvalidInput(f"configuration: {explained(reason, cls, name)}{where}") from error
 
     def environment(self) -> dict[str, str]:
-        """The variables from which `load` reads the same again."""
+        """Return the variables from which `load` reads equal settings."""
         values = msgspec.structs.asdict(self)
         for name in _LISTS:
             values[name] = ",".join(map(str, values[name]))
@@ -88,20 +88,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def _wrong_with_admin_key(key: str) -> str | None:
-    """Name the bound that a preset admin key breaks, without the key; None when it can be used."""
+    """Return the bound that a preset admin key breaks, without the key; None if it is valid."""
     length = len(key)
     if ADMIN_KEY_LENGTH_MIN <= length <= ADMIN_KEY_LENGTH_MAX and _PRINTABLE.fullmatch(key):
         return None
-    found = f"{length} characters" if _PRINTABLE.fullmatch(key) else "a space or another character"
+    problem = f"{length} characters" if _PRINTABLE.fullmatch(key) else "a space or another character"
     return (
         f"WALD_ADMIN_KEY must be {ADMIN_KEY_LENGTH_MIN} to {ADMIN_KEY_LENGTH_MAX} printable ASCII characters "
-        f"without spaces; got {found}. Make a good one: "
+        f"without spaces; got {problem}. Make a good one: "
         "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
     )
 
 
 _LISTS: Final = frozenset({"webhook_allowed_networks", "webhook_allowed_ports", "trusted_proxies"})
-"""Settings whose variable holds several values, parted by commas."""
+"""Settings whose variable has several values, separated by commas."""
 
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
@@ -110,12 +110,12 @@ _DATABASE_SCHEMES: Final = ("postgresql", "postgres", "postgresql+psycopg")
 
 
 def _check_url(variable: str, url: str | None, schemes: tuple[str, ...]) -> None:
-    """Raise ValueError, which names the variable but not the URL: passwords stand in URLs."""
+    """Raise ValueError that names the variable but not the URL, which may contain a password."""
     if url is None:
         return
     try:
         parts = urlsplit(url)
-        _ = parts.port  # raises ValueError unless it is a number of a port
+        _ = parts.port  # raises ValueError for an invalid port
     except ValueError:
         raise ValueError(f"{variable} is not a URL: its host or port cannot be read") from None
     if parts.scheme not in schemes:

@@ -1,4 +1,4 @@
-"""A value that many callers ask for, computed once for all of them."""
+"""A value that is computed once for many callers."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,10 +8,10 @@ T = TypeVar("T")
 
 
 class Shared(Generic[T]):
-    """Calls `compute` at most once every `max_age_s` seconds, and never twice at the same time.
+    """Result of `compute`, which runs at most once every `max_age_s` seconds and never in parallel.
 
-    Callers that arrive while it runs wait for that same run. The age counts from the start of the run. An
-    error goes to everyone who waits and is not kept.
+    Callers that arrive during a run wait for that run. The age counts from the start of the run. An
+    error goes to all waiting callers and is not kept.
     """
 
     def __init__(self, compute: Callable[[], Awaitable[T]], *, max_age_s: float) -> None:

@@ -1,4 +1,4 @@
-"""Appending to the streams of events, for producers whose callers wait for the acknowledgement."""
+"""Append to the streams of events, for producers that wait for the acknowledgement."""
 
 import asyncio
 from collections.abc import Callable
@@ -21,15 +21,15 @@ _REMEDIES: Final = {
     "MISCONF": "free its disk",
     "loading": "wait until it has read its data",
 }
-"""What to do, by words that stand in the errors of Valkey."""
+"""Fix for an error of Valkey, by words that occur in it."""
 
 _APPEND_SHA: Final = sha1(_APPEND, usedforsecurity=False).hexdigest()
 
 
 async def refusal(valkey: Redis, *, shards: int) -> str:
-    """Why Valkey would not take an event for some shard; empty: it takes them all.
+    """Return why Valkey would refuse an event for any shard; empty if it accepts all.
 
-    Raises what the client raises when Valkey does not answer.
+    Raises the client's error if Valkey does not answer.
     """
     pipeline = valkey.pipeline(transaction=False)
     for shard in range(shards):
@@ -46,12 +46,12 @@ async def refusal(valkey: Redis, *, shards: int) -> str:
 
 
 class StreamAppender(MultiplexedConnection):
-    """A connection that appends entries to the shards of the event stream, any number in flight."""
+    """A connection that appends entries to the shards of the event stream."""
 
     async def append(self, shard: int, kind: str, n: int, body: bytes) -> None:
-        """Append an entry of `n` events. Returns when Valkey has written it to its append-only file.
+        """Append an entry of `n` events. Returns after Valkey wrote it to its append-only file.
 
-        Raises Unavailable; then it may or may not have been written.
+        Raises Unavailable; the entry may or may not have been written then.
         """
         keys = shard_key(shard, "events"), shard_key(shard, "appended")
         try:

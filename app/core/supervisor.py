@@ -1,4 +1,4 @@
-"""Keeping services alive: whatever ends is started again."""
+"""Supervision of services: a service that ends is started again."""
 
 import asyncio
 import signal
@@ -18,33 +18,33 @@ from app.core.limits import SHUTDOWN_GRACE_S, STEADY_S
 from app.core.process import ChildProcess
 
 _LOG = structlog.get_logger(__name__)
-# A program takes up to `SHUTDOWN_GRACE_S` to answer what is in flight, and then has to close what it holds.
+# A program needs up to `SHUTDOWN_GRACE_S` to answer requests, and then closes its connections.
 KILL_AFTER_S: Final = 1.5 * SHUTDOWN_GRACE_S
 
 
 class Service(Protocol):
-    """What can be supervised: an embedded engine, or one of our own programs."""
+    """A supervised service: an embedded engine, or one of our own programs."""
 
     @property
     def name(self) -> str:
-        """For the log."""
+        """Name in the log."""
         ...
 
     async def start(self) -> None:
-        """Start it. Raises WaldError or OSError when it cannot start."""
+        """Start it. Raises WaldError or OSError if it cannot start."""
         ...
 
     async def wait(self) -> int:
-        """Wait for its end; its exit status, or minus the signal that ended it."""
+        """Wait for its end; return its exit status, or minus the signal that ended it."""
         ...
 
     async def stop(self) -> None:
-        """End it in order, by force when it takes too long."""
+        """End it in order, or by force if it takes too long."""
         ...
 
 
 class Program:
-    """A program of ours as a service; SIGTERM asks it to end."""
+    """One of our programs as a service. SIGTERM asks it to end."""
 
     def __init__(self, name: str, command: Sequence[str | Path], environment: Mapping[str, str]) -> None:
         self.name = name
@@ -53,26 +53,26 @@ class Program:
         self.process: ChildProcess | None = None
 
     async def start(self) -> None:
-        """Start it. Raises OSError when there is no such program."""
+        """Start it. Raises OSError if the program does not exist."""
         if self.process is not None and (metrics := self._environment.get("PROMETHEUS_MULTIPROC_DIR")):
             mark_process_dead(self.process.pid, metrics)  # type: ignore[no-untyped-call]
         self.process = ChildProcess(self._command, environment=self._environment)
 
     async def wait(self) -> int:
-        """Wait for its end; its exit status, or minus the signal that ended it."""
+        """Wait for its end; return its exit status, or minus the signal that ended it."""
         if self.process is None:
             raise RuntimeError(f"{self.name} was not started")
         return await self.process.wait()
 
     async def stop(self) -> None:
-        """Let it finish what it is doing."""
+        """Let it finish its work, then end."""
         if self.process is not None:
             await self.process.stop(signal.SIGTERM, grace_s=KILL_AFTER_S)
 
 
 @asynccontextmanager
 async def started(services: Sequence[Service]) -> AsyncIterator[None]:
-    """Start services, and stop them, all at once, at the end."""
+    """Start services one by one, and stop them together at the end."""
     try:
         for service in services:
             await service.start()
@@ -82,7 +82,7 @@ async def started(services: Sequence[Service]) -> AsyncIterator[None]:
 
 
 async def keep_running(service: Service, random: Random) -> None:
-    """Start a service again whenever it ends, at growing intervals while it does not last. For ever."""
+    """Restart a service whenever it ends. The wait grows while it ends early."""
     backoff = Backoff(random)
     while True:
         running_since = time.monotonic()

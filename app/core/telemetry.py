@@ -1,7 +1,8 @@
 """Prometheus metrics of all processes on this machine, behind one `/metrics`.
 
-Processes started together share `PROMETHEUS_MULTIPROC_DIR`, so that a scrape of any of them sees them all and
-counters outlive a process that died. The hot path counts in plain integers; `FastCounter` moves them here.
+Processes started together share `PROMETHEUS_MULTIPROC_DIR`. A scrape of any of them covers all, and
+counters outlive a process that dies. The fast path counts in plain integers, which `FastCounter`
+adds here.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ CONTENT_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8"
 PRIVATE_LABELS: Final = frozenset(
     {"experiment", "variant", "guardrail", "signal", "metric", "unit", "rollout", "webhook", "host", "pid"}
 )
-"""Labels that name something of the user's, or a process: not shown to callers without a key."""
+"""Labels that name a user's object or a process. Callers without a key do not see them."""
 
 ASSIGNMENTS: Final = Counter(
     "wald_assignments", "Assignments answered.", ["experiment", "variant", "reason", "recorded"]
@@ -32,8 +33,8 @@ ASSIGN_SECONDS: Final = Histogram(
     buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
 )
 EXPOSURE_FLUSHES: Final = Counter("wald_exposure_flushes", "Group commits of exposures.", ["result"])
-FEEDBACK: Final = Counter("wald_feedback", "Feedback events by what became of them.", ["result"])
-LEDGER_EVENTS: Final = Counter("wald_ledger_events", "Events the ledger has taken in.", ["result"])
+FEEDBACK: Final = Counter("wald_feedback", "Feedback events by result.", ["result"])
+LEDGER_EVENTS: Final = Counter("wald_ledger_events", "Events that the ledger has processed.", ["result"])
 LEDGER_BATCH_SECONDS: Final = Histogram(
     "wald_ledger_batch_duration_seconds",
     "Time of one ledger transaction.",
@@ -65,7 +66,7 @@ SNAPSHOT_FILES: Final = Counter(
 )
 ALLOCATION: Final = Gauge(
     "wald_variant_allocation_ratio",
-    "Share of traffic a variant gets.",
+    "Share of traffic of a variant.",
     ["experiment", "variant"],
     multiprocess_mode="mostrecent",
 )
@@ -80,17 +81,17 @@ ROLLOUTS: Final = Gauge(
     "wald_rollouts", "Rollouts by their state.", ["state"], multiprocess_mode="mostrecent"
 )
 ROLLOUT_DECISIONS: Final = Counter(
-    "wald_rollout_decisions", "What was decided about rollouts, and who did.", ["kind", "by"]
+    "wald_rollout_decisions", "Decisions about rollouts, by kind and by who made them.", ["kind", "by"]
 )
 ROLLBACKS: Final = Counter("wald_rollbacks", "Rollbacks of canaries by their reason.", ["reason"])
 ROLLOUT_DATA_AGE: Final = Histogram(
     "wald_rollout_decision_data_age_seconds",
-    "Time from which on data may be missing in a decision, until it.",
+    "Age of the data at a decision: time since which data may be missing.",
     buckets=(0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0),
 )
 ROLLOUT_LOOK_AGE: Final = Gauge(
     "wald_rollout_look_age_seconds",
-    "Time since the last look at the rollout that waits longest for one.",
+    "Time since the last look at a rollout; the longest of all rollouts.",
     multiprocess_mode="mostrecent",
 )
 GUARDRAIL_STATE: Final = Gauge(
@@ -100,11 +101,11 @@ GUARDRAIL_STATE: Final = Gauge(
     multiprocess_mode="mostrecent",
 )
 WEBHOOK_DELIVERIES: Final = Counter(
-    "wald_webhook_deliveries", "Attempts to deliver webhooks by what became of the delivery.", ["result"]
+    "wald_webhook_deliveries", "Attempts to deliver webhooks, by the state of the delivery.", ["result"]
 )
 CONNECTIONS_REFUSED: Final = Counter(
     "wald_connections_refused",
-    "Connections closed because of what their client sent or did not send, by status or `evicted`.",
+    "Connections closed because of their client, by status or `evicted`.",
     ["status"],
 )
 CLOCK_SKEW: Final = Gauge(
@@ -118,15 +119,15 @@ CLOCK_STEPS: Final = Counter(
     "wald_clock_steps", "Times that a process moved its clock because all others disagreed with it."
 )
 DEGRADED: Final = Gauge(
-    "wald_degraded", "1 while a part does not work as it should.", ["component"], multiprocess_mode="livemax"
+    "wald_degraded", "1 while a component does not work.", ["component"], multiprocess_mode="livemax"
 )
 
 
 class FastCounter:
-    """Counts by label values in a plain dict; `flush` adds what has come to a Prometheus counter.
+    """Counts by label values in a plain dict. `flush` adds them to a Prometheus counter.
 
-    For paths where a Prometheus counter (about a microsecond each) would be a visible share of the work. The
-    first `LABEL_SETS_MAX` label values get a series each, all others share one called `other`.
+    Use it where a Prometheus counter (about 1 µs per call) would be a visible share of the work.
+    The first `LABEL_SETS_MAX` sets of label values get a series each; all others share `other`.
     """
 
     def __init__(self, counter: Counter) -> None:
@@ -135,7 +136,7 @@ class FastCounter:
         self._series: dict[tuple[str, ...], Counter] = {}
 
     def add(self, labels: tuple[str, ...], amount: int = 1) -> None:
-        """Count `amount` more under these label values."""
+        """Add `amount` to the count of these label values."""
         self.counts[labels] = self.counts.get(labels, 0) + amount
 
     def flush(self) -> None:
@@ -155,7 +156,7 @@ class FastCounter:
 
 
 class FastHistogram:
-    """Observations counted in a plain list of buckets; `flush` adds them to a Prometheus histogram."""
+    """Observations in a plain list of buckets. `flush` adds them to a Prometheus histogram."""
 
     def __init__(self, histogram: Histogram) -> None:
         self._histogram = histogram
@@ -179,14 +180,14 @@ class FastHistogram:
 
 
 class Exposition(NamedTuple):
-    """The texts that a scrape gets: all metrics, and what anybody may see of them."""
+    """The texts of a scrape: all metrics, and the public part."""
 
     whole: bytes
     public: bytes
 
 
 async def expositions() -> Exposition:
-    """Collect the metrics once, in a thread, and write both texts."""
+    """Collect the metrics once, in a thread, and return both texts."""
     return await asyncio.to_thread(_expositions)
 
 
@@ -204,7 +205,7 @@ def _registry() -> CollectorRegistry:
 
 
 class _Collected:
-    """Families that are collected already, as a registry for `generate_latest`."""
+    """A registry for `generate_latest` of families that are already collected."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families = families
@@ -219,14 +220,14 @@ def _text(families: Iterable[Metric]) -> bytes:
 
 
 def _shown(family: Metric) -> bool:
-    """Whether anybody may see it, summed. Gauges by experiment, such as shares, have no meaningful sum."""
+    """Return whether a family is public. Gauges by experiment have no meaningful sum."""
     ours = family.name.startswith("wald_")
     named = any(PRIVATE_LABELS & sample.labels.keys() for sample in family.samples)
     return ours and not (named and family.type == "gauge")
 
 
 def _public(family: Metric) -> Metric:
-    """The family summed over the labels that name something of the user's."""
+    """Return the family summed over its private labels."""
     sums: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
     for sample in family.samples:
         if sample.name.endswith("_created"):

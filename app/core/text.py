@@ -11,7 +11,7 @@ from app.core import limits
 from app.core.errors import FieldError, InvalidInput
 
 Key = Annotated[str, msgspec.Meta(pattern=limits.KEY_PATTERN, description="1 to 128 of A-Z a-z 0-9 . _ -")]
-"""The name of anything a user names."""
+"""Name of an experiment, variant, signal or other object of a user."""
 
 _KEY: Final = re.compile(limits.KEY_PATTERN)
 _INTEGERS: Final = range(-(2**63), 2**64)
@@ -19,30 +19,30 @@ _NAME_LENGTH_MAX: Final = 64
 
 
 def is_key(text: str) -> bool:
-    """Whether it may be the name of something: see `Key`."""
+    """Return whether a text is a valid `Key`."""
     return _KEY.match(text) is not None
 
 
 def check_reason(reason: str) -> str:
-    """The reason that somebody gives. Raises InvalidInput if there is none, or it could not be stored."""
+    """Return a user's reason. Raises InvalidInput if it is blank or cannot be stored."""
     if not reason.strip():
-        raise InvalidInput("says why", field="reason")
+        raise InvalidInput("must say why", field="reason")
     check_storable(reason, "reason")
     return reason
 
 
 def check_storable(value: Any, field: str) -> None:
-    """Raise InvalidInput naming the first place in `value` that `unstorable` objects to."""
+    """Raise InvalidInput naming the first place in `value` that cannot be stored."""
     error = unstorable(value, field)
     if error is not None:
         raise InvalidInput(f"{error.field}: {error.reason}", errors=(error,))
 
 
 def unstorable(value: Any, field: str) -> FieldError | None:
-    """The first place in a decoded JSON value that could not be stored, or None.
+    """Return the first place in a decoded JSON value that cannot be stored, or None.
 
-    PostgreSQL refuses U+0000, UTF-8 lone surrogates, MessagePack integers beyond 64 bits, JSON infinities;
-    and nesting ends at `JSON_DEPTH_MAX`.
+    PostgreSQL refuses U+0000, UTF-8 refuses lone surrogates, MessagePack refuses integers beyond 64
+    bits, and JSON refuses infinities. Values may nest up to `JSON_DEPTH_MAX`.
     """
     return next(_errors(value, field, 0), None)
 

@@ -1,4 +1,4 @@
-"""Keeps the timeline of a process at the time that all share, and says how far other clocks are from it."""
+"""Timekeeping of a process: it follows the shared time, and measures the skew of other clocks."""
 
 import asyncio
 import math
@@ -64,9 +64,9 @@ _STORE: Final = (
 
 
 class TimeKeeper:
-    """Reads PostgreSQL's clock once a second, on a connection of its own.
+    """Reader of PostgreSQL's clock, once a second, on its own connection.
 
-    `name` is that of this process, different from that of every other.
+    `name` is the unique name of this process.
     """
 
     def __init__(self, database_url: str, name: str) -> None:
@@ -75,7 +75,7 @@ class TimeKeeper:
         self._last: Reading | None = None
 
     async def start(self) -> None:
-        """Join the shared time before anything else happens; without PostgreSQL, go on without."""
+        """Join the shared time before anything else starts, if PostgreSQL answers."""
         try:
             async with asyncio.timeout(limits.CLOCK_START_S), await connect(self._database_url) as connection:
                 while not self._timekeeping.synchronised:
@@ -86,7 +86,7 @@ class TimeKeeper:
             _LOG.warning("clock_not_compared", error=str(error).partition("\n")[0] or type(error).__name__)
 
     async def run(self) -> None:
-        """Until PostgreSQL fails, which is no error of the clock: it goes on by the machine's counter."""
+        """Follow the shared time until PostgreSQL fails. Then the machine's counter continues it."""
         try:
             async with await connect(self._database_url) as connection:
                 while True:
@@ -99,7 +99,7 @@ class TimeKeeper:
             self._measure()
 
     def check(self) -> Check:
-        """Whether the clocks of this machine and of PostgreSQL agree with the shared time. Never critical."""
+        """Return the check that both clocks agree with the shared time. It is never critical."""
         problems = [
             f"{whose} is {abs(skew_s):,.1f} s {'ahead of' if skew_s > 0 else 'behind'} the shared time"
             for whose, skew_s in self.skews_s().items()
@@ -119,7 +119,7 @@ class TimeKeeper:
         return math.inf if self._last is None else (counter_us() - self._last.counter_us) / 1e6
 
     def skews_s(self) -> dict[str, float]:
-        """How many seconds which clock is ahead of the shared time."""
+        """Return the seconds by which each clock is ahead of the shared time."""
         counter = counter_us()
         skews_us = {"the clock of this machine": wall_us() - TIMELINE.at(counter)}
         if self._last is not None:
@@ -128,13 +128,13 @@ class TimeKeeper:
         return {whose: skew_us / 1e6 for whose, skew_us in skews_us.items()}
 
     async def _follow(self, connection: AsyncConnection) -> bool:
-        """Take one reading; whether it changed the row."""
+        """Take one reading; return whether it changed the row."""
         reading = await _read(connection)
         if reading is None:
             await connection.execute(_CREATE)
             return True
         if reading.error_us > limits.CLOCK_ERROR_US_MAX and self._timekeeping.synchronised:
-            return False  # PostgreSQL was too slow to tell the time
+            return False  # PostgreSQL was too slow for an accurate reading
         self._last = reading
         before = self._timekeeping.jumps, self._timekeeping.steps
         row = self._timekeeping.take(reading)
@@ -171,7 +171,7 @@ async def _read(connection: AsyncConnection) -> Reading | None:
 
 
 def _boot() -> str:
-    """Which start of which machine this is; empty where the system does not say."""
+    """Return the id of this start of this machine; empty if the system has none."""
     with suppress(OSError):
         return _BOOT_ID.read_text().strip()
     return ""

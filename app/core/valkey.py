@@ -1,4 +1,4 @@
-"""Valkey: one client, with the retries of redis-py switched off where they would repeat a write."""
+"""Valkey: clients without the retries of redis-py, which could repeat a write, and its keys."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ Valkey: TypeAlias = Redis
 
 
 def create_client(url: str, **options: Any) -> Redis:
-    """A client that runs each command at most once and never waits longer than five seconds.
+    """Return a client that runs each command at most once and waits at most five seconds.
 
     `url` is `redis://`, `rediss://` or `unix://`. Pass `socket_timeout=None` for blocking reads.
     """
@@ -33,7 +33,7 @@ def create_client(url: str, **options: Any) -> Redis:
 
 @contextmanager
 def valkey_needed() -> Iterator[None]:
-    """Raise Unavailable when Valkey does not answer."""
+    """Raise Unavailable if Valkey does not answer."""
     try:
         yield
     except VALKEY_ERRORS as error:
@@ -41,12 +41,12 @@ def valkey_needed() -> Iterator[None]:
 
 
 def shard_key(shard: int, name: str) -> str:
-    """A key of one stream shard; the hash tag keeps a shard's keys in one cluster slot."""
+    """Return a key of one stream shard. The hash tag keeps a shard's keys in one cluster slot."""
     return f"{KEY_PREFIX}:{{{shard}}}:{name}"
 
 
 def registry_key(name: str) -> str:
-    """A key of what every server loads: published experiments and access."""
+    """Return a key of what every server loads: published experiments and access."""
     return f"{KEY_PREFIX}:{{registry}}:{name}"
 
 

@@ -1,1 +1,1 @@
-"""Telling other systems: outbox, signing, delivery, redelivery (Standard Webhooks 1.0.0)."""
+"""Webhooks (Standard Webhooks 1.0.0): outbox, signatures, delivery and redelivery."""

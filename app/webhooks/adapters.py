@@ -1,8 +1,8 @@
-"""From a message to the request that each kind of receiver understands. Pure.
+"""Requests for each kind of receiver, built from a message. Pure.
 
-Sources: Standard Webhooks 1.0.0; Slack, "Sending messages using incoming webhooks" and Block Kit; PagerDuty,
-Events API v2; Alertmanager, API v2 (`POST /api/v2/alerts`); GitHub REST, "Create a repository dispatch
-event".
+Sources: Standard Webhooks 1.0.0; Slack, "Sending messages using incoming webhooks" and Block Kit;
+PagerDuty, Events API v2; Alertmanager, API v2 (`POST /api/v2/alerts`); GitHub REST, "Create a
+repository dispatch event".
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ from app.webhooks.model import Adapter, Message
 from app.webhooks.signature import signature_header
 
 ALERT_LASTS: Final = timedelta(days=1)
-"""Alertmanager forgets an alert that no event resolved after this long."""
+"""Time after which Alertmanager ends an alert that no event has resolved."""
 
 _SUMMARY_LENGTH_MAX: Final = 1_024  # PagerDuty's
 _SLACK_SECTION_LENGTH_MAX: Final = 2_800  # of 3,000, which the type of the event shares
@@ -31,7 +31,7 @@ _SLACK_ESCAPES: Final = {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;"}
 
 
 class Severity(StrEnum):
-    """How bad it is, in the words of PagerDuty."""
+    """Severity of an event, in PagerDuty's terms."""
 
     CRITICAL = "critical"
     ERROR = "error"
@@ -40,10 +40,11 @@ class Severity(StrEnum):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What adapters read in the `data` of an event; there may be more. All of it may be left out.
+    """Fields that adapters read in the `data` of an event. All are optional; `data` may have more.
 
-    Events of one `incident` (without: of one experiment and variant) are about the same, whose state is
-    that of the last of them: how bad it is, or that it is `resolved`. `link` is for people.
+    Events with one `incident` (or, without it, with one experiment and variant) belong together.
+    The last of them gives the present state: its severity, or that it is `resolved`. `link` is for
+    people.
     """
 
     summary: str = ""
@@ -56,7 +57,7 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 class Post(msgspec.Struct, frozen=True):
-    """A request to make: POST, with these headers and this body."""
+    """A POST request with headers and a body."""
 
     headers: dict[str, str]
     body: bytes
@@ -73,7 +74,7 @@ class _RawEvent(msgspec.Struct, frozen=True):
 
 
 def post_for(adapter: Adapter, message: Message, *, secrets: Sequence[str], at: datetime) -> Post:
-    """What is sent in an attempt made `at` a time. `secrets` in force, the current one first."""
+    """Return the request of an attempt made at `at`. `secrets` has the current secret first."""
     headers = {
         "Content-Type": "application/json",
         "Accept-Encoding": "identity",
@@ -122,7 +123,7 @@ def _slack(message: Message, event: _Event, _: Sequence[str]) -> dict[str, Any]:
 
 
 def _escaped(text: str, length: int) -> str:
-    """In Slack's markup, cut to so many signs but never within an escape."""
+    """Escape a text for Slack and cut it to `length` characters, never inside an escape."""
     escaped = [_SLACK_ESCAPES.get(ord(sign), sign) for sign in text]
     ends = accumulate(map(len, escaped))
     return "".join(sign for sign, end in zip(escaped, ends, strict=True) if end <= length)
@@ -151,10 +152,11 @@ def _pagerduty(message: Message, event: _Event, secrets: Sequence[str]) -> dict[
 
 
 def _alertmanager(message: Message, event: _Event, _: Sequence[str]) -> list[dict[str, Any]]:
-    """One alert of the event's severity, and the end of those of other severities that events before began.
+    """Return one alert with the event's severity, and the end of alerts with other severities.
 
-    Labels are an alert's identity, and hold only what all events of an incident share: severity, by which
-    alerts are routed, makes another alert of it. To end one that never began changes nothing.
+    Labels identify an alert, so they hold only what all events of an incident share. Severity is a
+    label because it routes alerts, so each severity is a separate alert. Ending an alert that never
+    began changes nothing.
     """
     facts, at = event.data, event.timestamp
     labels = {"alertname": "Wald", "incident": dedup_key(message, facts)}
@@ -189,9 +191,9 @@ _BEARERS: Final = frozenset({Adapter.ALERTMANAGER, Adapter.GITHUB})
 
 
 def dedup_key(message: Message, facts: Facts) -> str:
-    """By which receivers join events about the same: the incident, else experiment and variant, else none.
+    """Return the key by which receivers group events: the incident, or experiment and variant.
 
-    At most 255 characters: PagerDuty's bound.
+    Without either, the event is a group of its own. PagerDuty allows at most 255 characters.
     """
     named = facts.incident or ":".join(filter(None, (facts.experiment, facts.variant)))
     key = f"wald:{named or message.webhook_id}"
@@ -199,7 +201,7 @@ def dedup_key(message: Message, facts: Facts) -> str:
 
 
 def _summary(message: Message, facts: Facts) -> str:
-    """Its own, or what and where, cut to what PagerDuty takes."""
+    """Return the summary, or else type, experiment and variant, within PagerDuty's limit."""
     where = " / ".join(filter(None, (facts.experiment, facts.variant)))
     return (facts.summary or f"{message.type} {where}".rstrip())[:_SUMMARY_LENGTH_MAX]
 

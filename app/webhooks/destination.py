@@ -1,8 +1,8 @@
-"""Where requests may go: which URLs an endpoint may have, and which addresses are connected to. Pure.
+"""Permitted destinations: URLs that an endpoint may have, and addresses we connect to. Pure.
 
-A server that posts to URLs given by others is a way into its own network (server-side request forgery). The
-URL is checked when it is given, for a clear answer; what protects is the check of the very address connected
-to.
+A server that posts to URLs of its users can be used to reach its own network (server-side request
+forgery). The check of the URL gives a clear error early. The check of the address at the time of
+the connection gives the protection.
 """
 
 import re
@@ -34,7 +34,7 @@ _PORTS: Final = {"https": 443, "http": 80}
 
 
 class Destination(msgspec.Struct, frozen=True):
-    """A URL taken apart once, so that what was checked is what is called."""
+    """Parts of a URL. It is parsed once, so that the checked parts are those that we call."""
 
     scheme: str
     host: str
@@ -43,7 +43,7 @@ class Destination(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, url: str) -> Self:
-        """The parts of an absolute http or https URL. Raises InvalidInput naming the field `url`."""
+        """Parse an absolute http or https URL. Raises InvalidInput naming the field `url`."""
         try:
             parsed = httpx2.URL(url)
         except (httpx2.InvalidURL, ValueError) as error:
@@ -66,26 +66,29 @@ class Destination(msgspec.Struct, frozen=True):
 
 
 class NetworkPolicy(msgspec.Struct, frozen=True):
-    """Public addresses by https, and addresses in `allowed` networks also by http; on these `ports` only."""
+    """Rule of destinations: public addresses by https, `allowed` networks also by http.
+
+    Only these `ports` are permitted.
+    """
 
     allowed: tuple[Network, ...] = ()
     ports: frozenset[int] = frozenset({_PORTS["https"]})
 
     @classmethod
     def of(cls, networks: Iterable[str], ports: Iterable[int]) -> Self:
-        """The policy of the settings. Raises ValueError for what is not a network."""
+        """Return the policy of the settings. Raises ValueError for an invalid network."""
         return cls(tuple(ip_network(network) for network in networks), frozenset(ports))
 
     def permits(self, address: str, *, secure: bool) -> bool:
-        """Whether to connect to an address, `secure` by https."""
+        """Return whether we may connect to an address; `secure` means by https."""
         try:
-            found = unmapped(ip_address(address))
+            reached = unmapped(ip_address(address))
         except ValueError:
             return False
-        return any(found in network for network in self.allowed) or (secure and is_public(found))
+        return any(reached in network for network in self.allowed) or (secure and is_public(reached))
 
     def check_url(self, url: str) -> Destination:
-        """Raise InvalidInput, naming the field `url`, for one that nothing would be sent to."""
+        """Parse a URL. Raises InvalidInput, naming the field `url`, if it is not permitted."""
         if len(url) > limits.WEBHOOK_URL_LENGTH_MAX:
             raise InvalidInput(f"must be at most {limits.WEBHOOK_URL_LENGTH_MAX} characters", field="url")
         destination = Destination.of(url)
@@ -102,9 +105,9 @@ class NetworkPolicy(msgspec.Struct, frozen=True):
 
 
 def literal(host: str) -> str | None:
-    """The address that a host spells, in any of the ways that C libraries read; None for a name.
+    """Return the address that a host spells in any form that C libraries read; None for a name.
 
-    `127.1`, `2130706433`, `0x7f000001` and `0177.0.0.1` all are 127.0.0.1, and so is `localhost`.
+    `127.1`, `2130706433`, `0x7f000001`, `0177.0.0.1` and `localhost` all spell 127.0.0.1.
     """
     name = host.rstrip(".").lower()
     if name == "localhost" or name.endswith(".localhost"):
@@ -120,7 +123,7 @@ def literal(host: str) -> str | None:
 
 
 def unmapped(address: Address) -> Address:
-    """The IPv4 address that an IPv6 address stands for (mapped, NAT64, 6to4), else the address itself."""
+    """Return the IPv4 address inside an IPv6 address (mapped, NAT64, 6to4), or the address."""
     if isinstance(address, IPv4Address):
         return address
     if address in _NAT64:
@@ -129,10 +132,10 @@ def unmapped(address: Address) -> Address:
 
 
 def is_public(address: Address) -> bool:
-    """Whether it is of somebody in the internet, for an address that is `unmapped`.
+    """Return whether an `unmapped` address is on the public internet.
 
-    Of IPv6 only what is allocated as global unicast: loopback, link-local, unique local, site-local,
-    multicast, the deprecated IPv4-compatible and local NAT64 ranges are all outside of it.
+    In IPv6 only global unicast is public. Loopback, link-local, unique local, site-local,
+    multicast, the deprecated IPv4-compatible and the local NAT64 ranges are not.
     """
     if isinstance(address, IPv6Address) and address not in _GLOBAL_UNICAST:
         return False

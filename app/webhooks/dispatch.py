@@ -1,4 +1,4 @@
-"""Use cases of delivery: claim what is due, attempt it, record what came of it."""
+"""Use cases of delivery: claim what is due, attempt it, and record the result."""
 
 from datetime import datetime, timedelta
 from random import Random
@@ -18,10 +18,10 @@ _LOG = structlog.get_logger(__name__)
 
 
 class Dispatcher:
-    """Several may run at once: a delivery is leased to one of them.
+    """Sender of deliveries. Several may run at once; each delivery is leased to one of them.
 
-    A worker that dies between sending and recording leaves a lease behind; when it ends, the message is sent
-    again with the same id. So a message may arrive twice and is never lost.
+    If a worker dies between sending and recording, its lease expires and the message is sent again
+    with the same id. So a message may arrive twice, but is never lost.
     """
 
     def __init__(
@@ -33,14 +33,14 @@ class Dispatcher:
         *,
         wall: Clock | None = None,
     ) -> None:
-        self._wall = wall or clock  # of signatures: receivers compare them with their own wall clock
+        self._wall = wall or clock  # for signatures, which receivers compare with their wall clock
         self._store = store
         self._sender = sender
         self._clock = clock
         self._random = random
 
     async def claim(self, claims_max: int) -> list[Claim]:
-        """At most so many deliveries that are due, which this worker has to attempt now."""
+        """Claim up to `claims_max` due deliveries. This worker must attempt them now."""
         return await self._store.claim(now=self._clock.now(), claims_max=claims_max)
 
     async def attempt(self, claim: Claim) -> None:
@@ -53,7 +53,7 @@ class Dispatcher:
         )
 
     async def thin(self) -> None:
-        """Forget messages older than `WEBHOOK_HISTORY_S`; a bounded part of the work."""
+        """Delete some of the messages older than `WEBHOOK_HISTORY_S`."""
         await self._store.thin(self._clock.now() - timedelta(seconds=limits.WEBHOOK_HISTORY_S))
 
     async def _send(self, claim: Claim, at: datetime) -> Answer:
@@ -61,12 +61,12 @@ class Dispatcher:
             secrets = claim.secrets.in_force(at)
             post = post_for(claim.adapter, claim.message, secrets=secrets, at=self._wall.now())
             return await self._sender.send(claim.url, post)
-        except Exception as error:  # noqa: BLE001 - of one message; the others must not wait for it
+        except Exception as error:  # noqa: BLE001 - one bad message must not stop the others
             _LOG.error("webhook_not_sendable", delivery=claim.delivery_id, exc_info=error)
             return Answer(None, f"not sent: {type(error).__name__}")
 
     async def _record(self, claim: Claim, answer: Answer, attempt: Attempt) -> None:
-        """Unless the lease has passed to another worker, or the endpoint was deleted."""
+        """Record an attempt, unless another worker has the lease or the endpoint is deleted."""
         settled = settle(claim.step, answer, jitter=self._random.random())
         async with self._store.change() as connection:
             endpoint = await self._store.lock_sent_to(connection, claim.endpoint_id, whole=answer.gone)
@@ -93,7 +93,7 @@ class Dispatcher:
 
 
 def _changes(endpoint: Endpoint, settled: Settled, answer: Answer, now: datetime) -> dict[str, object]:
-    """What an attempt says about its endpoint: failing, working again, or gone."""
+    """Return the changes of an endpoint after an attempt: failing, working again, or gone."""
     changes: dict[str, object] = {}
     if settled.state is DeliveryState.DELIVERED and endpoint.failing_since is not None:
         changes["failing_since"] = None

@@ -1,4 +1,4 @@
-"""The worker's loops of webhooks: what is due is sent, within a second of its commit."""
+"""The worker's loops of webhooks. They send a message within a second of its commit."""
 
 import asyncio
 
@@ -8,23 +8,24 @@ from app.webhooks.dispatch import Dispatcher
 
 
 class WebhookLoops:
-    """May be cancelled at any point, and run in several workers at once."""
+    """Loops that may be cancelled at any point and may run in several workers."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
 
     def all(self) -> list[Loop]:
-        """Send what is due, thin the history."""
+        """Return the loops that send what is due and thin the history."""
         return [
             Loop("webhooks", self._deliver),
             Loop("webhook history", self._dispatcher.thin, pause_s=limits.WEBHOOK_THIN_INTERVAL_S),
         ]
 
     async def _deliver(self) -> None:
-        """For ever: look for what is due while fewer than `WEBHOOK_SENDING_MAX` are on their way.
+        """Send what is due, at most `WEBHOOK_SENDING_MAX` at a time.
 
-        An attempt that cannot be recorded ends it: PostgreSQL is away. What is on its way is finished first;
-        what takes longer than `WEBHOOK_FINISH_S` is cut off, and sent again when its lease ends.
+        Ends when an attempt cannot be recorded, because PostgreSQL is away. It first finishes the
+        requests under way. A request that takes longer than `WEBHOOK_FINISH_S` is cut off and sent
+        again when its lease ends.
         """
         sending: set[asyncio.Task[None]] = set()
         try:
@@ -34,7 +35,7 @@ class WebhookLoops:
                 for claim in await self._dispatcher.claim(free) if free else []:
                     sending.add(asyncio.create_task(self._dispatcher.attempt(claim)))
                 await asyncio.sleep(limits.WEBHOOK_POLL_S)
-                for attempt in [one for one in sending if one.done()]:
+                for attempt in [task for task in sending if task.done()]:
                     sending.remove(attempt)
                     attempt.result()
         finally:

@@ -1,4 +1,4 @@
-"""The words of webhooks: endpoints, messages, deliveries, and who wants which event. Pure."""
+"""Types of webhooks: endpoints, messages, deliveries, and filters of events. Pure."""
 
 import re
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ import msgspec
 
 
 class Adapter(StrEnum):
-    """What a receiver understands."""
+    """Format that a receiver understands."""
 
     STANDARD = "standard"  # Standard Webhooks: the event itself, signed
     SLACK = "slack"  # incoming webhook
@@ -21,11 +21,11 @@ class Adapter(StrEnum):
 
 
 class SecretUse(StrEnum):
-    """Where the secret of an endpoint comes from."""
+    """Origin of the secret of an endpoint."""
 
-    MADE = "made"  # by us; the receiver verifies signatures with it
-    GIVEN = "given"  # by the receiver, which knows us by it
-    OPTIONAL = "optional"  # as given, where the receiver wants one
+    MADE = "made"  # Wald creates it; the receiver verifies signatures with it
+    GIVEN = "given"  # the receiver issues it, to authenticate Wald
+    OPTIONAL = "optional"  # like `given`, if the receiver wants one
     NONE = "none"  # the URL itself is the secret
 
 
@@ -39,20 +39,20 @@ SECRET_USE: Final = {
 
 
 class DeliveryState(StrEnum):
-    """Where one message is on its way to one endpoint."""
+    """State of one message for one endpoint."""
 
-    PENDING = "pending"  # not attempted yet, or to be sent again -> delivered | failed | given_up
-    DELIVERED = "delivered"  # answered 2xx
-    FAILED = "failed"  # the last attempt failed, another will be made -> delivered | failed | given_up
-    GIVEN_UP = "given_up"  # no attempt will be made; by hand -> pending
+    PENDING = "pending"  # no attempt yet, or reopened -> delivered | failed | given_up
+    DELIVERED = "delivered"  # the receiver answered 2xx
+    FAILED = "failed"  # the last attempt failed; another follows -> delivered | failed | given_up
+    GIVEN_UP = "given_up"  # no further attempt; an operator may reopen it -> pending
 
 
 OPEN_STATES: Final = frozenset({DeliveryState.PENDING, DeliveryState.FAILED})
-"""States in which another attempt will be made."""
+"""States with another attempt to come."""
 
 
 class Disabled(msgspec.Struct, frozen=True):
-    """Since when nothing is sent to an endpoint, and why."""
+    """Time and reason since which an endpoint gets nothing."""
 
     at: datetime
     reason: str
@@ -61,8 +61,9 @@ class Disabled(msgspec.Struct, frozen=True):
 class Endpoint(msgspec.Struct, frozen=True):
     """A receiver, without its secrets.
 
-    `events` are event types, `PREFIX.*` or `*`. `failing_since`: when a delivery was given up, unless one
-    arrived since. `previous_until`: until then the secret before the last rotation signs as well.
+    `events` are event types, `PREFIX.*` or `*`. `failing_since` is the time when a delivery was
+    given up, unless a later one arrived. Until `previous_until`, the secret from before the last
+    rotation signs too.
     """
 
     id: int
@@ -77,21 +78,21 @@ class Endpoint(msgspec.Struct, frozen=True):
 
     @property
     def shown_url(self) -> str:
-        """The URL without what is secret in it: of Slack's all but the host."""
+        """URL without its secret part. For Slack that is all but the host."""
         if SECRET_USE[self.adapter] is not SecretUse.NONE:
             return self.url
         return "/".join([*self.url.split("/", 3)[:3], "…"])
 
 
 class Secrets(msgspec.Struct, frozen=True):
-    """Of one endpoint. They do not show when it is printed."""
+    """Secrets of one endpoint. Its `repr` hides them."""
 
     current: str | None
     previous: str | None = None
     previous_until: datetime | None = None
 
     def in_force(self, now: datetime) -> tuple[str, ...]:
-        """The current one, then the one before the last rotation while that is still used."""
+        """Return the current secret, then the previous one while it still signs."""
         rotating = self.previous_until is not None and now < self.previous_until
         return tuple(
             secret for secret in (self.current, self.previous if rotating else None) if secret is not None
@@ -102,7 +103,7 @@ class Secrets(msgspec.Struct, frozen=True):
 
 
 class Message(msgspec.Struct, frozen=True):
-    """One event, the same for every receiver: `body` is `{"type", "timestamp", "data"}` as JSON text."""
+    """One event, the same for all receivers. `body` is `{"type", "timestamp", "data"}` in JSON."""
 
     id: UUID
     type: str
@@ -111,12 +112,12 @@ class Message(msgspec.Struct, frozen=True):
 
     @property
     def webhook_id(self) -> str:
-        """By which receivers know repeats; the same in every attempt."""
+        """Id by which receivers recognise repeats; the same in every attempt."""
         return webhook_id(self.id)
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """A delivery that this worker alone attempts now. `attempt` counts from 1 and fences its recording."""
+    """A delivery leased to this worker. `attempt` counts from 1 and fences its record."""
 
     delivery_id: int
     endpoint_id: int
@@ -129,7 +130,7 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """One that was made. `status`: of the answer; null where there was none, and `error` says why."""
+    """One attempt. `status` is that of the answer; null without one, and `error` says why."""
 
     number: int
     at: datetime
@@ -139,7 +140,7 @@ class Attempt(msgspec.Struct, frozen=True):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """One message on its way to one endpoint. `attempts` are the last ones, newest first."""
+    """One message for one endpoint. `attempts` are the last ones, newest first."""
 
     id: int
     endpoint_id: int
@@ -152,25 +153,28 @@ class Delivery(msgspec.Struct, frozen=True):
 
 
 def webhook_id(message_id: UUID) -> str:
-    """The id of a message as receivers see it."""
+    """Return the id of a message as receivers see it."""
     return f"msg_{message_id.hex}"
 
 
 def is_event_type(text: str) -> bool:
-    """Whether it is words of a-z, 0-9 and _ joined by dots, at most 128 characters."""
+    """Return whether a text is words of a-z, 0-9 and _ joined by dots, at most 128 characters."""
     return _EVENT_TYPE.fullmatch(text) is not None
 
 
 def is_event_filter(text: str) -> bool:
-    """Whether it is an event type, an event type and `.*`, or `*`."""
+    """Return whether a text is an event type, an event type with `.*`, or `*`."""
     return text == "*" or is_event_type(text.removesuffix(".*"))
 
 
 def wants(events: Iterable[str], event_type: str) -> bool:
-    """Whether a filter admits the type: `rollout.*` admits `rollout.advanced`, but not `rollout` itself."""
+    """Return whether any filter admits the type.
+
+    `rollout.*` admits `rollout.advanced`, but not `rollout` itself.
+    """
     return any(
-        chosen in {"*", event_type} or (chosen.endswith(".*") and event_type.startswith(chosen[:-1]))
-        for chosen in events
+        event in {"*", event_type} or (event.endswith(".*") and event_type.startswith(event[:-1]))
+        for event in events
     )
 
 

@@ -1,4 +1,4 @@
-"""Where other rooms leave their events, inside their own transactions."""
+"""Outbox: other rooms store their events here, inside their own transactions."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -19,9 +19,10 @@ from app.webhooks.tables import webhook_deliveries, webhook_endpoints, webhook_m
 
 
 class WebhookOutbox:
-    """One decision, one message: written with what it tells about, or not at all.
+    """Outbox of messages, each written in the transaction of the decision that it reports.
 
-    A rolled-back transaction sends nothing, a committed one is delivered at least once, whoever dies.
+    A transaction that rolls back sends nothing. A committed message is delivered at least once,
+    even if processes die.
     """
 
     async def enqueue(
@@ -33,18 +34,20 @@ class WebhookOutbox:
         data: Mapping[str, Any],
         at: datetime,
     ) -> str:
-        """Tell every enabled endpoint that wants events of this type; the webhook id.
+        """Enqueue an event for every enabled endpoint that wants its type; return the webhook id.
 
-        `key` is unique to the event, over all rooms: begin it with the room's name. A key that was used
-        before writes nothing, and answers the id of then. `data` is JSON (see `Facts` for what adapters read
-        of it), `at` the aware time of the event, before which it is not sent. Raises InvalidInput for what is
-        none of that; TooLarge when the whole message has `WEBHOOK_BODY_BYTES_MAX` bytes or more.
+        `key` identifies the event in all rooms, so begin it with the room's name. A key that was
+        used before writes nothing and returns the id of its message. `data` is JSON; adapters read
+        `Facts` of it. `at` is the time of the event, with a time zone; it is not sent earlier.
+
+        Raises InvalidInput for a bad key, type, time or data. Raises TooLarge if the whole message
+        has `WEBHOOK_BODY_BYTES_MAX` bytes or more.
         """
         if not 1 <= len(key) <= limits.WEBHOOK_KEY_LENGTH_MAX:
             raise InvalidInput(f"must be 1 to {limits.WEBHOOK_KEY_LENGTH_MAX} characters", field="key")
         check_storable(key, "key")
         body = body_of(type, data, at)
-        # The lock lets no endpoint be disabled or deleted before this transaction ends; see `lock_endpoint`.
+        # The lock keeps endpoints from being disabled or deleted before this transaction ends.
         enabled = (
             select(webhook_endpoints.c.id, webhook_endpoints.c.events)
             .where(webhook_endpoints.c.disabled_at.is_(None))
@@ -64,7 +67,7 @@ async def write(
     at: datetime,
     endpoint_ids: list[int],
 ) -> str:
-    """Store a message and its deliveries, unless the key was used; the webhook id."""
+    """Store a message and its deliveries unless the key was used; return the webhook id."""
     statement = (
         postgresql.insert(webhook_messages)
         .values(key=key, type=event_type, body=body, created_at=at)
@@ -76,13 +79,16 @@ async def write(
         known = select(webhook_messages.c.id).where(webhook_messages.c.key == key)
         return webhook_id((await connection.execute(known)).scalar_one())
     if endpoint_ids:
-        rows = [{"message_id": message_id, "endpoint_id": one, "next_attempt_at": at} for one in endpoint_ids]
+        rows = [
+            {"message_id": message_id, "endpoint_id": endpoint_id, "next_attempt_at": at}
+            for endpoint_id in endpoint_ids
+        ]
         await connection.execute(webhook_deliveries.insert(), rows)
     return webhook_id(message_id)
 
 
 def body_of(event_type: str, data: Mapping[str, Any], at: datetime) -> str:
-    """The body of a message. Raises as `WebhookOutbox.enqueue` does."""
+    """Return the body of a message. Raises like `WebhookOutbox.enqueue`."""
     if not is_event_type(event_type):
         raise InvalidInput("must be words of a-z 0-9 _ joined by dots, at most 128 characters", field="type")
     if at.tzinfo is None:
@@ -95,8 +101,8 @@ def body_of(event_type: str, data: Mapping[str, Any], at: datetime) -> str:
     body = msgspec.json.encode({"type": event_type, "timestamp": at.astimezone(UTC), "data": data})
     if len(body) >= limits.WEBHOOK_BODY_BYTES_MAX:
         raise TooLarge(
-            f"a webhook must be smaller than {limits.WEBHOOK_BODY_BYTES_MAX} bytes, this has {len(body)}: "
-            "leave parts out of its data and link to them",
+            f"a webhook must be smaller than {limits.WEBHOOK_BODY_BYTES_MAX} bytes; got {len(body)}: "
+            "replace parts of its data by a link",
             field="data",
         )
     return body.decode()

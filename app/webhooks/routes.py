@@ -1,4 +1,4 @@
-"""Webhooks over HTTP, for administrators. Needs the dependency `webhook_service: WebhookService`."""
+"""Webhooks over HTTP, for administrators. Needs a dependency `webhook_service`."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -18,8 +18,8 @@ from app.webhooks.service import EndpointChange, EndpointRequest, RotateRequest,
 class WebhookView(msgspec.Struct, frozen=True):
     """An endpoint without its secrets. Times that do not apply are null.
 
-    `failing_since`: a delivery was given up then, and none has arrived since. `rotating_until`: until then
-    the secret of before the last rotation signs as well.
+    `failing_since` is the time when a delivery was given up, if none has arrived since. Until
+    `rotating_until`, the secret from before the last rotation also signs.
     """
 
     id: int
@@ -36,7 +36,7 @@ class WebhookView(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, endpoint: Endpoint) -> Self:
-        """The view of a stored endpoint."""
+        """Return the view of a stored endpoint."""
         disabled = endpoint.disabled
         return cls(
             id=endpoint.id,
@@ -60,20 +60,20 @@ class WebhookList(msgspec.Struct, frozen=True):
 
 
 class WebhookWithSecret(msgspec.Struct, frozen=True):
-    """A webhook, and its new secret where we make it, which is shown this once."""
+    """A webhook, and its new secret if Wald makes it. The secret is shown only once."""
 
     webhook: WebhookView
     secret: str | None
 
 
 class Pinged(msgspec.Struct, frozen=True):
-    """The id of the test message, which is on its way."""
+    """Id of the test message that is being sent."""
 
     webhook_id: str
 
 
 class DeliveryPage(msgspec.Struct, frozen=True):
-    """Deliveries, newest first. `next`: the id to pass as `after`; null on the last page."""
+    """Deliveries, newest first. Pass `next` as `after`; it is null on the last page."""
 
     deliveries: Sequence[Delivery]
     next: int | None
@@ -81,7 +81,7 @@ class DeliveryPage(msgspec.Struct, frozen=True):
 
 @post("/webhooks", guards=[requires(Scope.ADMIN)], status_code=201)
 async def create_webhook(data: EndpointRequest, webhook_service: WebhookService) -> WebhookWithSecret:
-    """Make a webhook. Its signing secret is in this answer and nowhere else."""
+    """Create a webhook. Only this answer contains its signing secret."""
     endpoint, secret = await webhook_service.create(data)
     return WebhookWithSecret(WebhookView.of(endpoint), secret)
 
@@ -102,13 +102,13 @@ async def get_webhook(webhook_id: int, webhook_service: WebhookService) -> Webho
 async def change_webhook(
     webhook_id: int, data: EndpointChange, webhook_service: WebhookService
 ) -> WebhookView:
-    """Replace url, events or description; enable or disable, which gives up what was not delivered yet."""
+    """Change a webhook. Disabling gives up its open deliveries."""
     return WebhookView.of(await webhook_service.change(webhook_id, data))
 
 
 @delete("/webhooks/{webhook_id:int}", guards=[requires(Scope.ADMIN)], status_code=204)
 async def delete_webhook(webhook_id: int, webhook_service: WebhookService) -> None:
-    """Forget a webhook with its deliveries."""
+    """Delete a webhook with its deliveries."""
     await webhook_service.delete(webhook_id)
 
 
@@ -116,14 +116,14 @@ async def delete_webhook(webhook_id: int, webhook_service: WebhookService) -> No
 async def rotate_webhook(
     webhook_id: int, webhook_service: WebhookService, data: RotateRequest | None = None
 ) -> WebhookWithSecret:
-    """Take a new secret; a signing secret signs as well for a day after it was replaced."""
+    """Replace the secret. An old signing secret also signs for one more day."""
     endpoint, secret = await webhook_service.rotate(webhook_id, data or RotateRequest())
     return WebhookWithSecret(WebhookView.of(endpoint), secret)
 
 
 @post("/webhooks/{webhook_id:int}/ping", guards=[requires(Scope.ADMIN)], status_code=202)
 async def ping_webhook(webhook_id: int, webhook_service: WebhookService) -> Pinged:
-    """Send a test event, whatever the webhook filters. 409 when it is disabled."""
+    """Send a test event, whatever the filters of the webhook. 409 if it is disabled."""
     return Pinged(await webhook_service.ping(webhook_id))
 
 
@@ -134,14 +134,14 @@ async def list_deliveries(
     after: Annotated[int | None, Parameter(ge=1, le=2**63 - 1)] = None,
     limit: Annotated[int, Parameter(ge=1, le=PAGE_SIZE_MAX)] = PAGE_SIZE,
 ) -> DeliveryPage:
-    """List what was and will be sent to a webhook, with the last attempts of each, a page at a time."""
+    """List the deliveries of a webhook, each with its last attempts, page by page."""
     page, following = await webhook_service.deliveries(webhook_id, after=after, limit=limit)
     return DeliveryPage(page, following)
 
 
 @post("/deliveries/{delivery_id:int}/redeliver", guards=[requires(Scope.ADMIN)], status_code=202)
 async def redeliver(delivery_id: int, webhook_service: WebhookService) -> Delivery:
-    """Send a message again with the id it had. 409 while its webhook is disabled, or it is being sent."""
+    """Send a message again under its id. 409 while its webhook is disabled or it is being sent."""
     return await webhook_service.redeliver(delivery_id)
 
 

@@ -1,4 +1,4 @@
-"""When a failed delivery is tried again, and when it is given up. Pure."""
+"""Schedule of retries: when a failed delivery is repeated or given up. Pure."""
 
 from datetime import UTC, datetime
 from typing import Final
@@ -9,18 +9,20 @@ from app.webhooks import limits
 from app.webhooks.model import DeliveryState
 
 WAITS_S: Final = (0, 5, 15, 60, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
-"""Seconds before each attempt, from the one before: those of Standard Webhooks, denser in the first minute,
-since a rollback cannot wait to be told. The last attempt is 75.6 hours after the first, and more with
-jitter."""
+"""Seconds between each attempt and the one before it.
+
+The schedule is that of Standard Webhooks, denser in the first minute, because news of a rollback is
+urgent. The last attempt comes 75.6 hours after the first, or later with jitter.
+"""
 
 THROTTLED: Final = frozenset({429, 502, 503, 504})
-"""Statuses whose `Retry-After` is honoured."""
+"""Statuses whose `Retry-After` we follow."""
 
 _GONE: Final = 410
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What came of an attempt: a status, or none and why. `retry_after_s` as the receiver asked."""
+    """Result of an attempt: a status, or an error. `retry_after_s` is the receiver's wish."""
 
     status: int | None
     error: str | None = None
@@ -28,17 +30,17 @@ class Answer(msgspec.Struct, frozen=True):
 
     @property
     def delivered(self) -> bool:
-        """2xx and nothing else: a redirect is a failure."""
+        """Whether the status is 2xx. A redirect is a failure."""
         return self.status is not None and 200 <= self.status < 300
 
     @property
     def gone(self) -> bool:
-        """The receiver wants no more of anything."""
+        """Whether the receiver wants no further messages."""
         return self.status == _GONE
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """Where a delivery is after an attempt. `wait_s`: until the next one; None when there will be none."""
+    """State of a delivery after an attempt. `wait_s` is the wait until the next, or None."""
 
     state: DeliveryState
     step: int
@@ -46,13 +48,14 @@ class Settled(msgspec.Struct, frozen=True):
 
 
 def settle(step: int, answer: Answer, *, jitter: float) -> Settled:
-    """What follows from the answer to the attempt at `step` (0: the first) of the schedule.
+    """Return the state after the answer to the attempt at `step` (0: the first) of the schedule.
 
-    `jitter` in [0, 1), by chance, lengthens the wait by up to the share `WEBHOOK_JITTER`, so that what failed
-    together is not repeated together. A `Retry-After` of up to `WEBHOOK_RETRY_AFTER_S_MAX` is waited for.
+    A random `jitter` in [0, 1) lengthens the wait by up to the share `WEBHOOK_JITTER`, so that
+    deliveries that failed together do not repeat together. A `Retry-After` counts up to
+    `WEBHOOK_RETRY_AFTER_S_MAX`.
 
-    By hand: settle(1, Answer(503, retry_after_s=90), jitter=0.5) waits for 15 s * 1.1 = 16.5 s by the
-    schedule, and for 90 s because the receiver asked for it; it is then at step 2.
+    Worked by hand: settle(1, Answer(503, retry_after_s=90), jitter=0.5) has a scheduled wait of
+    15 s * 1.1 = 16.5 s. The receiver asked for 90 s, so the wait is 90 s and the step becomes 2.
     """
     if answer.delivered:
         return Settled(DeliveryState.DELIVERED, step)
@@ -66,9 +69,9 @@ def settle(step: int, answer: Answer, *, jitter: float) -> Settled:
 
 
 def retry_after_s(value: str, now: datetime) -> float | None:
-    """Seconds in a `Retry-After` header (RFC 9110, 10.2.3: seconds or a date); None when it is neither.
+    """Return the seconds in a `Retry-After` header; None if it is neither seconds nor a date.
 
-    Of the forms of a date the two obsolete ones are not read.
+    The two obsolete forms of a date are not read. Source: RFC 9110, 10.2.3.
     """
     text = value.strip()
     if text.isascii() and text.isdigit():

@@ -1,7 +1,7 @@
-"""Makes the requests: one connection each, to an address that was checked, and never more than was meant.
+"""Sender of requests: one connection each, to an address that was checked.
 
-No proxies and no environment, no redirects, no unix sockets. The name is resolved once; every address it has
-must be permitted, and the connection goes to one of these very addresses.
+It uses no proxies, environment, redirects or unix sockets. It resolves the name once. Every address
+of the name must be permitted, and the connection goes to one of these addresses.
 """
 
 import asyncio
@@ -21,15 +21,15 @@ from app.webhooks.destination import Destination, NetworkPolicy
 from app.webhooks.schedule import Answer, retry_after_s
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""The addresses of a host; raises OSError when it has none."""
+"""Returns the addresses of a host; raises OSError if it has none."""
 
 
 class Refused(Exception):
-    """A connection that the policy does not permit. Says which and why."""
+    """Raised for a connection that the policy does not permit."""
 
 
 class Sender:
-    """Sends webhooks under a policy. Holds no connections."""
+    """Sender of webhooks under a policy. It keeps no connections."""
 
     def __init__(
         self,
@@ -49,9 +49,10 @@ class Sender:
         self._tls = tls or httpcore2.default_ssl_context()
 
     async def send(self, url: str, post: Post) -> Answer:
-        """The receiver's answer, or why there was none: whatever goes wrong is an answer, never an exception.
+        """Send a request, and return the receiver's answer, or an answer that says what failed.
 
-        An answer is its status; what comes after is read up to `WEBHOOK_ANSWER_BYTES_MAX` and thrown away.
+        It never raises. Only the status counts; the rest of the answer is read up to
+        `WEBHOOK_ANSWER_BYTES_MAX` and dropped.
         """
         answer: Answer | None = None
         try:
@@ -100,7 +101,7 @@ class Sender:
 
 
 class _CheckedNetwork(httpcore2.AsyncNetworkBackend):
-    """Opens connections to permitted addresses only. Raises Refused."""
+    """A network that opens connections to permitted addresses only. Raises Refused."""
 
     def __init__(
         self, inner: httpcore2.AsyncNetworkBackend, resolve: Resolve, policy: NetworkPolicy, *, secure: bool
@@ -142,7 +143,7 @@ class _CheckedNetwork(httpcore2.AsyncNetworkBackend):
 
 
 class _BoundedStream(httpcore2.AsyncNetworkStream):
-    """Reads so many bytes, headers and all, and then no more."""
+    """A stream that reads at most `bytes_max` bytes, headers included."""
 
     def __init__(self, inner: httpcore2.AsyncNetworkStream, bytes_max: int) -> None:
         self._inner = inner
@@ -167,7 +168,7 @@ class _BoundedStream(httpcore2.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> httpcore2.AsyncNetworkStream:
-        # Handshakes are bounded by the protocol; what is read through it is counted anew.
+        # The protocol bounds handshakes; the new stream counts the bytes read through it.
         return _BoundedStream(await self._inner.start_tls(ssl_context, server_hostname, timeout), self._left)
 
     def get_extra_info(self, info: str) -> Any:
@@ -176,7 +177,7 @@ class _BoundedStream(httpcore2.AsyncNetworkStream):
 
 async def _resolve(host: str, port: int) -> Sequence[str]:
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except UnicodeError as error:  # a label of no or more than 63 characters
-        raise OSError(f"{host} is not the name of a host") from error
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+        entries = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:  # a label that is empty or longer than 63 characters
+        raise OSError(f"{host} is not a valid host name") from error
+    return list(dict.fromkeys(str(address[0]) for *_, address in entries))

@@ -1,6 +1,6 @@
-"""Use cases of webhooks: who is told, with which secret, and what became of it."""
+"""Use cases of webhooks: endpoints, their secrets, and their deliveries."""
 
-import secrets as chance
+import secrets
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Annotated, Any, Final
@@ -27,7 +27,7 @@ from app.webhooks.signature import SECRET_BYTES, secret_text
 from app.webhooks.store import WebhookStore
 
 PING: Final = "webhook.ping"
-"""The type of test events, which endpoints get by request, whatever they filter."""
+"""Type of test events. Endpoints get them on request, whatever their filters."""
 
 Url = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.WEBHOOK_URL_LENGTH_MAX)]
 Events = Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=limits.WEBHOOK_EVENTS_MAX)]
@@ -38,7 +38,7 @@ Secret = Annotated[
 
 
 class EndpointRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An endpoint to be made. `secret` is the receiver's: PagerDuty's routing key, the token of others."""
+    """Request for a new endpoint. `secret` is the receiver's: a routing key or a token."""
 
     url: Url
     adapter: Adapter = Adapter.STANDARD
@@ -48,7 +48,7 @@ class EndpointRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EndpointChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Fields to replace; those left out stay. `enabled`: whether anything is sent."""
+    """Fields to replace; absent fields stay. `enabled` says whether the endpoint gets events."""
 
     url: Url | UnsetType = UNSET
     events: Events | UnsetType = UNSET
@@ -57,13 +57,13 @@ class EndpointChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RotateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The receiver's new secret, where it makes it."""
+    """The new secret of a receiver that issues its own."""
 
     secret: Secret | None = None
 
 
 class WebhookService:
-    """Endpoints are changed one transaction at a time, under the lock of their row."""
+    """Use cases that change an endpoint in one transaction, under the lock of its row."""
 
     def __init__(self, store: WebhookStore, policy: NetworkPolicy, clock: Clock) -> None:
         self._store = store
@@ -71,7 +71,7 @@ class WebhookService:
         self._clock = clock
 
     async def create(self, request: EndpointRequest) -> tuple[Endpoint, str | None]:
-        """The new endpoint and, where we make it, its secret, which is shown nowhere else.
+        """Create an endpoint, and return it with the secret if we make it. It is shown only once.
 
         Raises InvalidInput naming the field; Conflict when there are `WEBHOOK_ENDPOINTS_MAX`.
         """
@@ -94,15 +94,15 @@ class WebhookService:
         return endpoint, shown
 
     async def list(self) -> list[Endpoint]:
-        """All endpoints, oldest first."""
+        """Return all endpoints, oldest first."""
         return await self._store.endpoints()
 
     async def get(self, endpoint_id: int) -> Endpoint:
-        """The endpoint of this id. Raises NotFound."""
+        """Return the endpoint with this id. Raises NotFound."""
         return await self._store.endpoint(endpoint_id)
 
     async def change(self, endpoint_id: int, change: EndpointChange) -> Endpoint:
-        """Replace fields. Disabling gives up what was not delivered yet; enabling forgets past failures.
+        """Replace fields. Disabling gives up open deliveries; enabling clears past failures.
 
         Raises NotFound; InvalidInput naming the field.
         """
@@ -129,13 +129,13 @@ class WebhookService:
             return await self._store.update_endpoint(connection, endpoint_id, replaced)
 
     async def delete(self, endpoint_id: int) -> None:
-        """Forget an endpoint with its deliveries. Raises NotFound."""
+        """Delete an endpoint with its deliveries. Raises NotFound."""
         await self._store.delete_endpoint(endpoint_id)
 
     async def rotate(self, endpoint_id: int, request: RotateRequest) -> tuple[Endpoint, str | None]:
-        """Take a new secret; the endpoint and, where we make it, the secret, which is shown nowhere else.
+        """Replace the secret, and return the endpoint with the secret if we make it.
 
-        Where we sign, the secret of before signs as well for `WEBHOOK_SECRET_OVERLAP_S`. Raises NotFound;
+        If we sign, the old secret also signs for `WEBHOOK_SECRET_OVERLAP_S`. Raises NotFound;
         InvalidInput naming the field `secret`.
         """
         now = self._clock.now()
@@ -146,7 +146,7 @@ class WebhookService:
                 raise InvalidInput(
                     f"{endpoint.adapter} has no secret to rotate: change its url"
                     if SECRET_USE[endpoint.adapter] is SecretUse.NONE
-                    else "is required: the receiver makes it",
+                    else "is required: the receiver issues it",
                     field="secret",
                 )
             replaced: dict[str, Any] = {"secret": secret}
@@ -156,7 +156,7 @@ class WebhookService:
             return await self._store.update_endpoint(connection, endpoint_id, replaced), shown
 
     async def ping(self, endpoint_id: int) -> str:
-        """Send a test event to one endpoint; the webhook id. Raises NotFound; Conflict if it is disabled."""
+        """Send a test event and return its webhook id. Raises NotFound; Conflict if disabled."""
         now = self._clock.now()
         async with self._store.change() as connection:
             endpoint, _ = await self._store.lock_endpoint(connection, endpoint_id)
@@ -164,7 +164,7 @@ class WebhookService:
             data = {"summary": f"Test of webhook {endpoint_id}", "webhook": endpoint_id}
             return await write(
                 connection,
-                key=f"webhooks:ping:{chance.token_hex(16)}",
+                key=f"webhooks:ping:{secrets.token_hex(16)}",
                 event_type=PING,
                 body=body_of(PING, data, now),
                 at=now,
@@ -174,29 +174,29 @@ class WebhookService:
     async def deliveries(
         self, endpoint_id: int, *, after: int | None, limit: int
     ) -> tuple[Sequence[Delivery], int | None]:
-        """A page of the endpoint's deliveries, newest first, and the `after` of the next. Raises NotFound."""
+        """Return a page of deliveries, newest first, and the next `after`. Raises NotFound."""
         await self._store.endpoint(endpoint_id)
-        found = await self._store.deliveries(endpoint_id, after=after, limit=limit + 1)
-        page = found[:limit]
-        return page, page[-1].id if len(found) > limit else None
+        deliveries = await self._store.deliveries(endpoint_id, after=after, limit=limit + 1)
+        page = deliveries[:limit]
+        return page, page[-1].id if len(deliveries) > limit else None
 
     async def redeliver(self, delivery_id: int) -> Delivery:
-        """Send a message again, at once and then by the whole schedule, with the id that it had.
+        """Send a message again under its id, at once and then by the whole schedule.
 
-        Raises NotFound; Conflict when the endpoint is disabled, or it is being sent at this moment.
+        Raises NotFound; Conflict if the endpoint is disabled or the message is being sent now.
         """
         delivery = await self._store.delivery(delivery_id)
         async with self._store.change() as connection:
             endpoint, _ = await self._store.lock_endpoint(connection, delivery.endpoint_id)
             _check_enabled(endpoint)
             if not await self._store.reopen(connection, delivery_id, self._clock.now()):
-                raise Conflict(f"delivery {delivery_id} is being sent at this moment")
+                raise Conflict(f"delivery {delivery_id} is being sent now; try again later")
         return await self._store.delivery(delivery_id)
 
 
 def _check_events(events: Iterable[str]) -> None:
-    for index, chosen in enumerate(events):
-        if not is_event_filter(chosen):
+    for index, event in enumerate(events):
+        if not is_event_filter(event):
             raise InvalidInput("must be an event type, PREFIX.* or *", field=f"events[{index}]")
 
 
@@ -206,14 +206,14 @@ def _check_enabled(endpoint: Endpoint) -> None:
 
 
 def _new_secret(adapter: Adapter, given: str | None) -> tuple[str | None, str | None]:
-    """The secret to keep, and the same to show where it was made here."""
+    """Return the secret to store, and the secret to show if we made it."""
     match SECRET_USE[adapter]:
         case SecretUse.MADE | SecretUse.NONE if given is not None:
             raise InvalidInput(f"must not be given for {adapter}", field="secret")
         case SecretUse.GIVEN if given is None:
             raise InvalidInput(f"is required for {adapter}", field="secret")
         case SecretUse.MADE:
-            made = secret_text(chance.token_bytes(SECRET_BYTES))
+            made = secret_text(secrets.token_bytes(SECRET_BYTES))
             return made, made
         case _:
             return given, None

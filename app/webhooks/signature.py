@@ -7,20 +7,21 @@ from hashlib import sha256
 from typing import Final
 
 SECRET_BYTES: Final = 32
-"""The specification asks for 24 to 64."""
+"""Size of a secret. The specification requires 24 to 64 bytes."""
 
 _PREFIX: Final = "whsec_"
 
 
 def secret_text(secret: bytes) -> str:
-    """A secret as receivers configure it."""
+    """Return a secret as receivers configure it."""
     return _PREFIX + b64encode(secret).decode()
 
 
 def signature_header(secrets: Iterable[str], *, webhook_id: str, timestamp: int, body: bytes) -> str:
-    """The value of `webhook-signature`: one signature per secret, so that either verifies during a rotation.
+    """Return the value of `webhook-signature`, with one signature per secret.
 
-    `timestamp` is that of the attempt, in seconds since the epoch.
+    During a rotation, receivers may verify with either secret. `timestamp` is the time of the
+    attempt, in seconds since the epoch.
     """
     signed = b"%b.%d.%b" % (webhook_id.encode(), timestamp, body)
     return " ".join(f"v1,{b64encode(_digest(secret, signed)).decode()}" for secret in secrets)

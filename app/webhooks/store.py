@@ -1,8 +1,8 @@
-"""Where endpoints, messages and deliveries are kept: in PostgreSQL.
+"""Endpoints, messages and deliveries in PostgreSQL.
 
-Locks are taken in one order: endpoint, then its deliveries. The outbox holds a share of an endpoint's key
-while it adds a delivery; whoever disables or deletes the endpoint takes its row whole, and so sees every
-delivery.
+All transactions take locks in one order: the endpoint, then its deliveries. The outbox holds a
+share of the endpoint's key while it adds a delivery. A transaction that disables or deletes the
+endpoint locks the whole row, so it sees every delivery.
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -52,12 +52,12 @@ class WebhookStore:
 
     @asynccontextmanager
     async def change(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction."""
+        """Open a transaction."""
         async with self._engine.begin() as connection:
             yield connection
 
     async def count_endpoints(self, connection: AsyncConnection) -> int:
-        """How many there are; nobody else adds one before the transaction ends."""
+        """Count the endpoints. No other transaction adds one before this one ends."""
         await connection.execute(locks.transaction_lock(locks.ENDPOINT_CREATION))
         return int(
             (await connection.execute(select(func.count()).select_from(webhook_endpoints))).scalar_one()
@@ -74,7 +74,7 @@ class WebhookStore:
         secret: str | None,
         at: datetime,
     ) -> Endpoint:
-        """A new endpoint, enabled."""
+        """Store and return a new endpoint, which is enabled."""
         statement = (
             insert(webhook_endpoints)
             .values(
@@ -90,34 +90,34 @@ class WebhookStore:
         return _endpoint((await connection.execute(statement)).one())
 
     async def endpoints(self) -> list[Endpoint]:
-        """All of them, oldest first."""
+        """Return all endpoints, oldest first."""
         statement = select(*_ENDPOINT_COLUMNS).order_by(webhook_endpoints.c.id)
         async with self._engine.connect() as connection:
             return [_endpoint(row) for row in await connection.execute(statement)]
 
     async def endpoint(self, endpoint_id: int) -> Endpoint:
-        """The endpoint of this id. Raises NotFound."""
+        """Return the endpoint with this id. Raises NotFound."""
         async with self._engine.connect() as connection:
-            found = await self._find(connection, select(*_ENDPOINT_COLUMNS), endpoint_id)
-        if found is None:
+            row = await self._find(connection, select(*_ENDPOINT_COLUMNS), endpoint_id)
+        if row is None:
             raise _unknown_endpoint(endpoint_id)
-        return _endpoint(found)
+        return _endpoint(row)
 
     async def lock_endpoint(self, connection: AsyncConnection, endpoint_id: int) -> tuple[Endpoint, Secrets]:
-        """The endpoint, which nobody changes or enqueues to before the transaction ends. Raises NotFound."""
+        """Lock an endpoint against changes and new deliveries, and return it. Raises NotFound."""
         statement = select(webhook_endpoints).with_for_update()
-        found = await self._find(connection, statement, endpoint_id)
-        if found is None:
+        row = await self._find(connection, statement, endpoint_id)
+        if row is None:
             raise _unknown_endpoint(endpoint_id)
-        return _endpoint(found), Secrets(found.secret, found.previous_secret, found.previous_until)
+        return _endpoint(row), Secrets(row.secret, row.previous_secret, row.previous_until)
 
     async def lock_sent_to(
         self, connection: AsyncConnection, endpoint_id: int, *, whole: bool
     ) -> Endpoint | None:
-        """The endpoint, which nobody changes before the transaction ends, nor, with `whole`, enqueues to."""
+        """Lock an endpoint against changes, and with `whole` also against new deliveries."""
         statement = select(*_ENDPOINT_COLUMNS).with_for_update(key_share=not whole)
-        found = await self._find(connection, statement, endpoint_id)
-        return None if found is None else _endpoint(found)
+        row = await self._find(connection, statement, endpoint_id)
+        return None if row is None else _endpoint(row)
 
     async def _find(
         self, connection: AsyncConnection, statement: Select[Any], endpoint_id: int
@@ -131,7 +131,7 @@ class WebhookStore:
     async def update_endpoint(
         self, connection: AsyncConnection, endpoint_id: int, changes: Mapping[str, Any]
     ) -> Endpoint:
-        """The endpoint with other values in some columns."""
+        """Change some columns of an endpoint, and return it."""
         statement = (
             update(webhook_endpoints)
             .where(webhook_endpoints.c.id == endpoint_id)
@@ -141,14 +141,14 @@ class WebhookStore:
         return _endpoint((await connection.execute(statement)).one())
 
     async def delete_endpoint(self, endpoint_id: int) -> None:
-        """With its deliveries. Raises NotFound."""
+        """Delete an endpoint with its deliveries. Raises NotFound."""
         statement = delete(webhook_endpoints).where(webhook_endpoints.c.id == endpoint_id)
         async with self._engine.begin() as connection:
             if endpoint_id not in _ENDPOINT_IDS or (await connection.execute(statement)).rowcount == 0:
                 raise _unknown_endpoint(endpoint_id)
 
     async def give_up_open(self, connection: AsyncConnection, endpoint_id: int, now: datetime) -> None:
-        """Make no attempt of the endpoint's deliveries any more; what is on its way right now is recorded."""
+        """Give up the open deliveries of an endpoint, except those that are being sent now."""
         await connection.execute(
             update(webhook_deliveries)
             .where(
@@ -160,7 +160,7 @@ class WebhookStore:
         )
 
     async def claim(self, *, now: datetime, claims_max: int) -> list[Claim]:
-        """Lease deliveries that are due; nobody else gets them for `WEBHOOK_LEASE_S`."""
+        """Claim deliveries that are due. No other worker gets them for `WEBHOOK_LEASE_S`."""
         parameters = {
             "now": now,
             "until": now + timedelta(seconds=limits.WEBHOOK_LEASE_S),
@@ -171,7 +171,7 @@ class WebhookStore:
             return [_claim(row) for row in await connection.execute(_CLAIM, parameters)]
 
     async def lock_claimed(self, connection: AsyncConnection, claim: Claim) -> bool:
-        """Whether the attempt is still this worker's to record: its lease ended in nobody's claim."""
+        """Lock a claimed delivery; return False if another worker has claimed it since."""
         statement = (
             select(webhook_deliveries.c.id)
             .where(
@@ -186,7 +186,7 @@ class WebhookStore:
     async def settle(
         self, connection: AsyncConnection, claim: Claim, settled: Settled, now: datetime
     ) -> None:
-        """Where the delivery is after its attempt; ends the lease."""
+        """Store the state of a delivery after its attempt, and end the lease."""
         wait_s = settled.wait_s
         await connection.execute(
             update(webhook_deliveries)
@@ -200,7 +200,7 @@ class WebhookStore:
         )
 
     async def log_attempt(self, connection: AsyncConnection, delivery_id: int, attempt: Attempt) -> None:
-        """Remember an attempt, and forget all but the last `WEBHOOK_ATTEMPTS_KEPT`."""
+        """Store an attempt, and delete all but the last `WEBHOOK_ATTEMPTS_KEPT`."""
         row = {
             "delivery_id": delivery_id,
             "number": attempt.number,
@@ -218,7 +218,7 @@ class WebhookStore:
         )
 
     async def deliveries(self, endpoint_id: int, *, after: int | None, limit: int) -> list[Delivery]:
-        """At most `limit` of an endpoint's deliveries, newest first, from the one before the id `after`."""
+        """Return up to `limit` deliveries of an endpoint with ids below `after`, newest first."""
         chosen = webhook_deliveries.c.endpoint_id == endpoint_id
         if after is not None:
             chosen &= webhook_deliveries.c.id < after
@@ -226,17 +226,17 @@ class WebhookStore:
             return await _deliveries(connection, chosen, limit)
 
     async def delivery(self, delivery_id: int) -> Delivery:
-        """The delivery of this id. Raises NotFound."""
-        found = []
+        """Return the delivery with this id. Raises NotFound."""
+        deliveries = []
         if delivery_id in _DELIVERY_IDS:
             async with self._engine.connect() as connection:
-                found = await _deliveries(connection, webhook_deliveries.c.id == delivery_id, 1)
-        if not found:
+                deliveries = await _deliveries(connection, webhook_deliveries.c.id == delivery_id, 1)
+        if not deliveries:
             raise NotFound(f"no delivery has the id {delivery_id}")
-        return found[0]
+        return deliveries[0]
 
     async def reopen(self, connection: AsyncConnection, delivery_id: int, now: datetime) -> bool:
-        """Make a delivery due at once, with the whole schedule before it, unless it is being sent."""
+        """Make a delivery due at once and restart its schedule, unless it is being sent."""
         statement = (
             update(webhook_deliveries)
             .where(
@@ -248,7 +248,7 @@ class WebhookStore:
         return (await connection.execute(statement)).rowcount == 1
 
     async def thin(self, before: datetime) -> int:
-        """Delete a bounded number of messages from before then that need no attempt; how many went."""
+        """Delete some messages older than `before` that need no attempt; return their number."""
         async with self._engine.begin() as connection:
             parameters = {"before": before, "rows_max": limits.WEBHOOK_THIN_ROWS_MAX}
             return (await connection.execute(_THIN, parameters)).rowcount

@@ -1,4 +1,4 @@
-"""Tables of webhooks: receivers, the outbox of messages, their deliveries, and the last attempts of each."""
+"""Tables of webhooks: receivers, messages, deliveries, and the last attempts of each."""
 
 from sqlalchemy import (
     BigInteger,

@@ -117,7 +117,7 @@ async def test_a_kill_that_cannot_be_told_is_not_kept(switch, engine, valkey, mo
 @pytest.mark.parametrize("reason", ["", "  ", "a\0b", "\ud800"])
 async def test_a_kill_has_a_reason_that_can_be_kept(switch, reason):
     for act in (switch.kill, switch.revive):
-        with pytest.raises(InvalidInput, match=r"reason|says why"):
+        with pytest.raises(InvalidInput, match=r"reason|must say why"):
             await act("answers", by="key 1", reason=reason)
         with pytest.raises(NotFound):
             await act("no such thing", by="key 1", reason="why not")

@@ -1,7 +1,8 @@
 """The order inside a room, as checks on a map of imports.
 
-A room is a folder of `app/`. The last word of a file's name says its role: `kill_store.py` is a store. A file
-with any other name is a model: it must be pure. So a new file is pure until its name says that it is not.
+A room is a folder of `app/`. The last word of a file's name says its role: `kill_store.py` is a
+store. A file with any other name is a model: it must be pure. So a new file is pure until its name
+says that it is not.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,17 +17,8 @@ ROLES: Final = {
     "entry": {"routes", "path", "loop", "changes", "watch"},
     "consumer": {"consumer"},
     "service": {
-        "service",
-        "commit",
-        "dispatch",
-        "gauges",
-        "guards",
-        "refusals",
-        "keeper",
-        "pages",
-        "saver",
-        "sender",
-        "switch",
+        *("service", "commit", "dispatch", "gauges", "guards", "holder", "keeper", "pages"),
+        *("refusals", "saver", "sender", "switch"),
     },
     "store": {"store", "file", "lag", "outbox", "rebuild", "resize", "stream"},
     "step": {"step", "cells", "lease", "scope", "session", "sweep", "transaction"},

@@ -73,7 +73,8 @@ FLOORED: dict[str, Policy] = {
         exploration_floor=FLOOR, by=(Segments("device", ("phone", "desktop")),)
     ),
 }
-# Each beside what must not be taken for it: the same policy before its floor is mixed in, or other shares.
+# Each beside what must not be taken for it: the same policy before its floor is mixed in, or other
+# shares.
 CASES = {
     name: (policy, msgspec.structs.replace(policy, exploration_floor=NEXT_TO_NO_FLOOR))
     for name, policy in FLOORED.items()
@@ -159,7 +160,8 @@ def test_every_kind_of_policy_is_among_the_cases():
 def test_variants_are_served_as_often_as_their_propensities_say(name, stickiness):
     """1,200 draws in each of two contexts, within exact bounds.
 
-    Planted: the vector before the floor was mixed in, and of what reads contexts that of the other one.
+    Planted: the vector before the floor was mixed in, and of what reads contexts that of the other
+    one.
     """
     policy, planted = CASES[name]
     subject, other = prepared(policy, stickiness), prepared(planted, stickiness)

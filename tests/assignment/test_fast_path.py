@@ -79,7 +79,7 @@ class Apps:
         self.fast_path = AssignFastPath(server.assigner)
 
     async def short(self, query: bytes, headers: list[tuple[bytes, bytes]]) -> Any:
-        """What a client gets that comes through the fast path."""
+        """Return what a client gets that comes through the fast path."""
         self._assigner._rng = Random(7)
         answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if not (

@@ -35,7 +35,7 @@ class Client:
         self.reader, self.writer = reader, writer
 
     async def response(self) -> tuple[int, dict[str, str], bytes]:
-        """The next one: status, headers, body."""
+        """Return the next one: status, headers, body."""
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
         return int(head[0].split()[1]), headers, await self.reader.readexactly(int(headers["content-length"]))

@@ -55,7 +55,7 @@ class World:
         return self.true_us + self.database_ahead_us
 
     def join(self, *, machine: int = 0, wall_us: int = 0) -> Member:
-        """A process starts, and waits until it knows the time."""
+        """Return a process starts, and waits until it knows the time."""
         self.started += 1
         counter_us = self.true_us - T0 + (machine + 1) * 1_000 * SECOND
         member = Member(

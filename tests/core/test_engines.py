@@ -75,7 +75,8 @@ async def test_killing_us_leaves_no_engine_and_the_next_start_has_every_acknowle
             # No waiting for the engines: the next start comes while they are still ending.
             async with EmbeddedEngines(folder) as engines:
                 assert not engines.attached
-                # With their files closed, hence the lock given back, they may still be in the process table.
+                # With their files closed, hence the lock given back, they may still be in the
+                # process table.
                 await eventually(lambda: all(map(gone, told)), within_s=1)  # noqa: B023
                 assert [len(pids) for pids in servers_on(folder).values()] == [1, 1]
                 expected = {f"round {n}" for n in range(round_ + 1)}

@@ -20,7 +20,7 @@ class Monotonic:
 
 
 def written(repeats: Repeats, **line: object) -> dict[str, object] | None:
-    """The line as it is written; None when it is dropped."""
+    """Return the line as it is written; None when it is dropped."""
     try:
         return dict(repeats(None, "warning", {"level": "warning", **line}))
     except structlog.DropEvent:

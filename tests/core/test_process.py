@@ -55,4 +55,4 @@ async def test_a_thread_cannot_start_children_for_they_would_die_with_it():
     thread = threading.Thread(target=start)
     thread.start()
     thread.join()
-    assert errors == ["children are started from the main thread, with which they die"]
+    assert errors == ["only the main thread may start children, which end with it"]

@@ -329,7 +329,7 @@ async def test_a_paused_rollout_is_still_rolled_back_and_does_not_advance(
 async def test_people_skip_pause_resume_and_roll_back_with_their_reasons(rollouts, experiment, engine):
     rollout = await rollouts.begin(request(), "key 1")
     for action in ("advance", "rollback"):
-        with pytest.raises(InvalidInput, match="says why"):
+        with pytest.raises(InvalidInput, match="must say why"):
             await rollouts.act(rollout.id, action, by="key 2", reason="")
     with pytest.raises(Conflict, match="cannot resume"):
         await rollouts.act(rollout.id, "resume", by="key 2", reason="")

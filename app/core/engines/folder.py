@@ -1,4 +1,4 @@
-"""The data folder: who may run engines on it, and where their sockets are."""
+"""The data folder: its lock, its logs, and the sockets of its engines."""
 
 import fcntl
 import hashlib
@@ -19,14 +19,14 @@ _LOG_BYTES_MAX: Final = 16 * 1024 * 1024
 
 
 class Holder(NamedTuple):
-    """The process that locked a folder; its start time tells it from a later one of the same id."""
+    """The process that locked a folder. The start time distinguishes a later process id."""
 
     pid: int
     started_at: float
 
     @property
     def alive(self) -> bool:
-        """Whether that very process still runs."""
+        """Whether that process still runs."""
         try:
             process = psutil.Process(self.pid)
             same: bool = process.create_time() == self.started_at
@@ -38,7 +38,7 @@ class Holder(NamedTuple):
 class DataFolder:
     """One folder for both engines.
 
-    lock            locked (flock) by the process that runs the engines, and by the engines themselves
+    lock            locked (flock) by the process that runs the engines, and by the engines
     valkey/         append-only file
     postgres/       cluster
     valkey.log, postgres.log
@@ -51,13 +51,13 @@ class DataFolder:
 
     @property
     def lock_descriptor(self) -> int:
-        """To be inherited by each engine, so that the folder stays locked while any of them lives."""
+        """Descriptor that engines inherit, so that the folder stays locked while one lives."""
         if self._lock is None:
             raise RuntimeError(f"{self.path} is not locked by us")
         return self._lock
 
     def try_lock(self) -> bool:
-        """Take the lock unless somebody has it. Raises Unavailable when the folder is not ours to use."""
+        """Take the lock if it is free. Raises Unavailable if we cannot use the folder."""
         try:
             if not self.path.exists():
                 self.path.mkdir(
@@ -79,7 +79,7 @@ class DataFolder:
         return True
 
     def unlock(self) -> None:
-        """Give the lock back; it stays taken while an engine that inherited it lives."""
+        """Release the lock. It stays taken while an engine that inherited it lives."""
         for sockets in map(self.socket_folder, ("valkey", "postgres")):
             if sockets.parent != self.path:
                 shutil.rmtree(sockets, ignore_errors=True)
@@ -87,7 +87,7 @@ class DataFolder:
         self._lock = None
 
     def holder(self) -> Holder | None:
-        """Who locked it last, as far as the lock file tells."""
+        """Return the last holder of the lock; None if the lock file names none."""
         try:
             pid, started_at = (self.path / "lock").read_text().split()
             return Holder(int(pid), float(started_at))
@@ -95,10 +95,11 @@ class DataFolder:
             return None
 
     def socket_folder(self, engine: str) -> Path:
-        """Where `engine` has its socket: in its own folder where the path is fit for a socket.
+        """Return the folder for the socket of `engine`, normally its own folder.
 
-        A socket's path has at most 107 bytes, and libpq reads a comma as a list: then it is a private
-        folder under /tmp that is named after the data folder, so that every process finds the same.
+        A socket's path has at most 107 bytes, and libpq reads a comma as a list. If the path does
+        not fit, the socket is in a private folder under /tmp. Its name derives from the data
+        folder, so every process finds the same one.
         """
         length = len(os.fsencode(self.path)) + _SOCKET_NAME_BYTES_MAX
         if length <= _SOCKET_PATH_BYTES_MAX and "," not in str(self.path):
@@ -107,32 +108,32 @@ class DataFolder:
         return Path(f"/tmp/wald-{engine}-{digest}")  # noqa: S108  (checked in make_private)
 
     def check_still_there(self, engine: str) -> None:
-        """Raise Unavailable when the data of an engine that has run is gone, lest an empty one replace it."""
+        """Raise Unavailable if the data of an engine vanished: an empty one must not replace it."""
         data = self.path / engine
         if not data.exists():
-            raise Unavailable(f"{data} has vanished; put it back, or stop and start anew without its data")
+            raise Unavailable(f"{data} has vanished: restore it, or stop and start again without its data")
 
     def open_log(self, engine: str) -> int:
-        """Open the log of an engine to append to; one earlier log of bounded size is kept."""
+        """Open the log of an engine to append to. Keeps one earlier log of bounded size."""
         log = self.log_path(engine)
         if log.exists() and log.stat().st_size > _LOG_BYTES_MAX:
             log.replace(log.with_suffix(".log.1"))
         return os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def log_path(self, engine: str) -> Path:
-        """The log of an engine."""
+        """Return the log of an engine."""
         return self.path / f"{engine}.log"
 
 
 def make_private(folder: Path, account: Account) -> None:
-    """Make sure that `folder` exists, is a real folder, and only `account` (and root) gets in.
+    """Ensure that `folder` exists, is a real folder, and admits only `account` (and root).
 
-    Raises Conflict when somebody else owns it.
+    Raises Conflict if another account owns it.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid not in {account.uid, os.geteuid()}:
-        raise Conflict(f"{folder} belongs to somebody else (user id {status.st_uid}); remove it")
+        raise Conflict(f"{folder} belongs to another user (user id {status.st_uid}): remove it")
     if status.st_uid != account.uid:
         os.chown(folder, account.uid, account.gid)
     folder.chmod(0o700)
@@ -149,9 +150,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def open_way(path: Path, account: Account) -> list[Path]:
-    """Let `account` pass through the folders above `path`; returns those that had to be opened.
+    """Let `account` pass through the folders above `path`; return the folders it changed.
 
-    Passing through (x) lets nobody list or read what is in them.
+    The permission to pass (x) does not allow listing or reading them.
     """
     opened = []
     for folder in reversed(path.parents):

@@ -59,10 +59,10 @@ _SETTINGS: Final = {
 
 
 class PostgresServer:
-    """PostgreSQL on `folder`, which has to be locked by us before `start`; reached by a Unix socket.
+    """PostgreSQL on `folder`, reached by a Unix socket. Lock the folder before `start`.
 
-    It refuses to run as root: as root we start it as the owner of its folder, in the beginning `postgres`
-    or `nobody`.
+    It refuses to run as root. As root we start it as the owner of its folder, or `postgres` or
+    `nobody` for a new folder.
     """
 
     name: Final = "postgres"
@@ -75,9 +75,9 @@ class PostgresServer:
         self.process: ChildProcess | None = None
 
     async def start(self) -> None:
-        """Start it and wait until it has recovered. Only the first start makes a cluster where there is none.
+        """Start it and wait until it has recovered. Only the first start creates a cluster.
 
-        Raises Unavailable when it cannot start, Conflict when somebody else's PostgreSQL runs on this folder.
+        Raises Unavailable if it cannot start, Conflict if another PostgreSQL runs on this folder.
         """
         if self.process is not None:
             self._folder.check_still_there(self.name)
@@ -87,24 +87,24 @@ class PostgresServer:
         make_private(self._socket_folder, _account(self._data) or Account(os.geteuid(), os.getegid()))
         settings = _SETTINGS | {"unix_socket_directories": str(self._socket_folder)}
         options = (word for name, value in settings.items() for word in ("-c", f"{name}={value}"))
-        # SIGQUIT is the immediate shutdown: it takes its own children with it.
+        # SIGQUIT is the immediate shutdown, which also ends its children.
         self.process = self._spawn("postgres", self._data, *options, death_signal=signal.SIGQUIT)
         await until_ready(self.name, self.process, self._started, self._folder.log_path(self.name))
         await self._ensure_database()
 
     async def wait(self) -> int:
-        """Wait for its end; its exit status, or minus the signal that ended it."""
+        """Wait for its end; return its exit status, or minus the signal that ended it."""
         if self.process is None:
             raise RuntimeError("PostgreSQL was not started by us")
         return await self.process.wait()
 
     async def stop(self) -> None:
-        """Fast shutdown: open transactions are rolled back, everything is written."""
+        """Shut down fast: roll back open transactions and write everything."""
         if self.process is not None:
             await self.process.stop(signal.SIGINT, grace_s=SHUTDOWN_GRACE_S)
 
     async def answers(self) -> bool:
-        """Whether somebody answers on the socket and has our database."""
+        """Return whether a server answers on the socket and has our database."""
         try:
             await (await psycopg.AsyncConnection.connect(self.url, connect_timeout=5)).close()
         except psycopg.OperationalError:
@@ -115,7 +115,7 @@ class PostgresServer:
         return f"postgresql://postgres@/{database}?host={quote(str(self._socket_folder), safe='')}"
 
     async def _create(self) -> None:
-        """Make an empty cluster under another name first: an interrupted beginning leaves nothing behind."""
+        """Create a cluster under another name first, so that an interruption leaves nothing."""
         unfinished = self._data.with_suffix(".new")
         shutil.rmtree(unfinished, ignore_errors=True)
         make_private(unfinished, _account(self._data) or Account(os.geteuid(), os.getegid()))
@@ -149,10 +149,11 @@ class PostgresServer:
             raise Unavailable(f"{whom} cannot run {path} on {data}: {error}") from error
 
     def _clear_remains(self) -> None:
-        """Remove what a PostgreSQL that was killed left behind: its last children and its lock files.
+        """Remove what a killed PostgreSQL left behind: its last children and its lock files.
 
-        Nobody of ours runs on the folder, for we have its lock. The pid in those files may meanwhile be
-        anybody's, and would keep PostgreSQL from starting: only one whose working folder is this counts.
+        We hold the lock of the folder, so none of our processes runs on it. Another process may
+        have the pid in those files by now, which would keep PostgreSQL from starting. So only a
+        process with this working folder counts.
         """
         pid_file = self._data / "postmaster.pid"
         remains = [process for process in psutil.process_iter() if _is_postgres_in(process, self._data)]
@@ -166,7 +167,7 @@ class PostgresServer:
         (self._socket_folder / ".s.PGSQL.5432.lock").unlink(missing_ok=True)
 
     async def _started(self) -> bool:
-        """Whether the pid file says that recovery is over; asking so leaves no complaints in the log."""
+        """Return whether the pid file says `ready`. A connection would log an error before that."""
         try:
             lines = (self._data / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
@@ -182,13 +183,13 @@ class PostgresServer:
         async with await psycopg.AsyncConnection.connect(
             self._url("postgres"), autocommit=True
         ) as connection:
-            found = await connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [_DATABASE])
-            if await found.fetchone() is None:
+            cursor = await connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [_DATABASE])
+            if await cursor.fetchone() is None:
                 await connection.execute(SQL("CREATE DATABASE {}").format(Identifier(_DATABASE)))
 
 
 def _account(data: Path) -> Account | None:
-    """Whom to run as: the owner of `data` if it has one. None: as ourselves, since we are not root."""
+    """Return the account to run as: the owner of `data`, if any; None if we are not root."""
     if os.geteuid() != 0:
         return None
     if data.exists() and (owner := data.stat()).st_uid != 0:
@@ -205,7 +206,7 @@ def _account(data: Path) -> Account | None:
 def _is_postgres_in(process: psutil.Process, folder: Path) -> bool:
     try:
         return bool(process.name() == "postgres" and process.cwd() == str(folder))
-    except (psutil.NoSuchProcess, psutil.AccessDenied):  # gone, a zombie, or of a user who cannot be us
+    except (psutil.NoSuchProcess, psutil.AccessDenied):  # ended, a zombie, or another user's
         return False
 
 

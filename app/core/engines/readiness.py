@@ -21,23 +21,23 @@ _LOG_TAIL_BYTES: Final = 2_000
 async def until_ready(
     name: str, process: ChildProcess, answers: Callable[[], Awaitable[bool]], log: Path
 ) -> None:
-    """Wait until it answers, as long as that takes: replaying a long log is work, not failure.
+    """Wait until an engine answers, without a time limit: it may replay a long log.
 
-    Raises Unavailable with the end of its log when the process ends instead.
+    Raises Unavailable with the end of its log if the process ends instead.
     """
-    poll_s, waiting_since, told_at = _POLL_S, time.monotonic(), time.monotonic()
+    poll_s, waiting_since, logged_at = _POLL_S, time.monotonic(), time.monotonic()
     while not await answers():
         if not process.running:
             raise Unavailable(f"{name} ended with status {await process.wait()}; {log} says:\n{tail(log)}")
-        if time.monotonic() - told_at > _PATIENCE_S:
-            told_at = time.monotonic()
-            _LOG.info("engine_still_starting", engine=name, waited_s=round(told_at - waiting_since))
+        if time.monotonic() - logged_at > _PATIENCE_S:
+            logged_at = time.monotonic()
+            _LOG.info("engine_still_starting", engine=name, waited_s=round(logged_at - waiting_since))
         await asyncio.sleep(poll_s)
         poll_s = min(_POLL_S_MAX, poll_s * 1.5)
 
 
 def tail(log: Path) -> str:
-    """The last lines of a log."""
+    """Return the last lines of a log."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
         return file.read().decode(errors="replace").strip()

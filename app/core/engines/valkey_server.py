@@ -28,7 +28,7 @@ _CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 
 
 class ValkeyServer:
-    """Valkey on `folder`, which has to be locked by us before `start`; reached by a Unix socket."""
+    """Valkey on `folder`, reached by a Unix socket. Lock the folder before `start`."""
 
     name: Final = "valkey"
 
@@ -39,7 +39,7 @@ class ValkeyServer:
         self.process: ChildProcess | None = None
 
     async def start(self) -> None:
-        """Start it and wait until it has loaded its data. Raises Unavailable when it cannot start."""
+        """Start it and wait until it has loaded its data. Raises Unavailable if it cannot start."""
         if self.process is not None:
             self._folder.check_still_there(self.name)
         data = self._folder.path / self.name
@@ -65,18 +65,18 @@ class ValkeyServer:
         await until_ready(self.name, self.process, self.answers, self._folder.log_path(self.name))
 
     async def wait(self) -> int:
-        """Wait for its end; its exit status, or minus the signal that ended it."""
+        """Wait for its end; return its exit status, or minus the signal that ended it."""
         if self.process is None:
             raise RuntimeError("Valkey was not started by us")
         return await self.process.wait()
 
     async def stop(self) -> None:
-        """Let it end in order."""
+        """Shut down in order."""
         if self.process is not None:
             await self.process.stop(signal.SIGTERM, grace_s=SHUTDOWN_GRACE_S)
 
     async def answers(self) -> bool:
-        """Whether somebody answers on the socket, with all data loaded."""
+        """Return whether a server answers on the socket with all data loaded."""
         client = create_client(self.url)
         try:
             return bool(await client.ping())
@@ -87,7 +87,7 @@ class ValkeyServer:
 
 
 def _memory_bytes() -> int:
-    """What this machine, or the container we are in, has."""
+    """Return the memory of this machine or container."""
     total: int = psutil.virtual_memory().total
     try:
         return min(total, int(_CGROUP_LIMIT.read_text()))

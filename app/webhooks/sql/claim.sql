@@ -1,5 +1,5 @@
--- Lease at most :claims_max deliveries that are due until :until, first attempts before repeated ones, so that no
--- more than :endpoint_max of an endpoint are on their way at once. Other workers pass over rows locked here.
+-- Lease at most :claims_max due deliveries until :until, first attempts before repeats. At most :endpoint_max
+-- deliveries of one endpoint are leased at a time. Other workers skip the rows that are locked here.
 WITH due AS (
     SELECT picked.id
     FROM webhook_endpoints AS e

@@ -1,4 +1,4 @@
--- Delete messages from before :before, with their deliveries, unless an attempt will still be made.
+-- Delete messages from before :before with their deliveries, unless an attempt is still due.
 DELETE FROM webhook_messages
 WHERE id IN (
     SELECT m.id
