@@ -1,9 +1,10 @@
 """Whether the parts of a definition fit together. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from app.core.choices import nearest
 from app.core.errors import FieldError, InvalidInput, NotFound
 from app.core.limits import SIGNAL_VALUE_MAX, UNIT_LENGTH_MAX, VARIANTS_MAX
 from app.core.text import is_key, unstorable
@@ -21,9 +22,11 @@ def possible(key: str) -> str:
     return key
 
 
-def unknown(key: str, field: str | None = None) -> NotFound:
-    """What to raise where no experiment has this key, which came in a `field`."""
-    return NotFound(f"no experiment is called {key!r}", field=field)
+def unknown(key: str, field: str | None = None, known: Iterable[str] = ()) -> NotFound:
+    """Return the error for a key in `field` that no experiment has, with the nearest of the `known` keys."""
+    near = nearest(key, known)
+    hint = "" if near is None else f"; did you mean {near!r}?"
+    return NotFound(f"no experiment is called {key!r}{hint}", field=field)
 
 
 def check(definition: Definition) -> Definition:

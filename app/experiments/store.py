@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.core import locks
 from app.core.clock import Clock
-from app.core.errors import Conflict
+from app.core.errors import Conflict, NotFound
 from app.experiments import limits
 from app.experiments.checks import unknown
 from app.experiments.lifecycle import check_layer, opens_epoch
@@ -59,7 +59,10 @@ class ExperimentStore:
         """The experiment of this name. Raises NotFound."""
         async with self._engine.connect() as connection:
             rows = await connection.execute(select(experiments).where(experiments.c.key == key))
-            return _found(key, rows.one_or_none())
+            row = rows.one_or_none()
+            if row is None:
+                raise await _unknown(connection, key)
+            return experiment_of(row)
 
     async def page(self, *, state: str | None, after: str | None, limit: int) -> list[Experiment]:
         """At most `limit` experiments in the order of their keys; without `state` all but archived ones."""
@@ -82,7 +85,7 @@ class ExperimentStore:
         async with self._engine.begin() as connection:
             before = await lock(connection, experiments.c.key == key)
             if before is None:
-                raise unknown(key)
+                raise await _unknown(connection, key)
             at = clock.now()
             changed = change(before, at)
             if changed is before:
@@ -176,7 +179,7 @@ def experiment_of(row: Row[Any]) -> Experiment:
     )
 
 
-def _found(key: str, row: Row[Any] | None) -> Experiment:
-    if row is None:
-        raise unknown(key)
-    return experiment_of(row)
+async def _unknown(connection: AsyncConnection, key: str) -> NotFound:
+    """Return the error for a key that no experiment has, with the nearest key that one has."""
+    keys = select(experiments.c.key).order_by(experiments.c.id.desc()).limit(limits.KEYS_COMPARED_MAX)
+    return unknown(key, known=(await connection.scalars(keys)).all())

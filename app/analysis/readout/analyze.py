@@ -88,7 +88,7 @@ def analyze(plan: AnalysisPlan, metrics: Sequence[Metric], observed: Observed) -
         frontier=_frontier(metrics, observed),
         integrity=found,
         progress=progress,
-        recommendation=recommend(observed.treatments, shown, found, progress, leader),
+        recommendation=recommend(_active(observed, observed.treatments), shown, found, progress, leader),
     )
 
 
@@ -408,11 +408,16 @@ def _frontier(metrics: Sequence[Metric], observed: Observed) -> Frontier | None:
         return None
 
 
+def _active(observed: Observed, variants: Sequence[str]) -> tuple[str, ...]:
+    """Return those of the variants that are still served."""
+    return tuple(variant for variant in variants if variant not in observed.retired)
+
+
 def _leader(metric: Metric, plan: AnalysisPlan, observed: Observed) -> Leader | None:
     """None while no variant is known on the metric."""
     best: str | None = None
     effects = {observed.control: 0.0}
-    for arm in observed.treatments:
+    for arm in _active(observed, observed.treatments):
         with suppress(*_UNANSWERED):
             control, estimate = compare(metric, plan, observed, arm).evidence.means
             effects[arm] = estimate - control
@@ -423,7 +428,7 @@ def _leader(metric: Metric, plan: AnalysisPlan, observed: Observed) -> Leader | 
     level = plan.alpha / (len(observed.variants) - 1)
     undecided = tuple(
         arm
-        for arm in observed.variants
+        for arm in _active(observed, observed.variants)
         if arm != best and not _beats(metric, plan, observed, best, arm, level=level)
     )
     return Leader(variant=best, declared=not undecided, level=level, undecided=undecided)
