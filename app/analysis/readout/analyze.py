@@ -13,6 +13,7 @@ from app.analysis.balance import balance_findings, unused_findings
 from app.analysis.bounds import Bounds, bounds_of
 from app.analysis.evidence.comparison import Comparison, compare, known_means
 from app.analysis.evidence.effect import EVERY_LOOK, Evidence, SequenceEvidence
+from app.analysis.evidence.planned import GroupSequentialEvidence
 from app.analysis.harm.question import Answer
 from app.analysis.harm.verdict import ReadoutVerdict, verdict_of
 from app.analysis.integrity import AA_ALPHA, Finding, findings
@@ -336,6 +337,9 @@ def _with_effect(shown: VariantReadout, metric: Metric, found: Comparison, level
         verdict=decided,
         reason=_open_reason(decided, no_share=by_share and relative is None),
         variance_reduction=found.variance_reduction,
+        unbiased_effect=(
+            evidence.unbiased_effect(level) if isinstance(evidence, GroupSequentialEvidence) else None
+        ),
     )
 
 
@@ -371,8 +375,8 @@ def _with_segments(
             interval = evidence.interval(level / len(segments))
             control, treatment = evidence.means
             effects[segment] = (treatment - control, bounds_of(interval.lower, interval.upper))
-            if error := evidence.standard_error:
-                estimates[segment] = Estimate(treatment - control, error)
+            if (null_effect := evidence.null_effect) is not None:
+                estimates[segment] = null_effect
         if is_shared(metric, plan, observed):
             effects.pop(segment, None)
             with suppress(*_UNANSWERED):
