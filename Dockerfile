@@ -19,7 +19,7 @@ ENV PATH=/opt/wald/bin:$PATH PYTHONUNBUFFERED=1 WALD_HOST=0.0.0.0 WALD_PORT=8000
 USER wald
 VOLUME /data
 EXPOSE 8000
-# For `wald up` and `wald serve`. `wald worker` listens only with --port, so its container needs another check.
+# For `wald up` and `wald serve`. `wald worker` listens only with --port: use another check there.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=6 \
     CMD ["python", "-P", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"WALD_PORT\"]}/health', timeout=2)"]
 ENTRYPOINT ["wald"]

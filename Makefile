@@ -26,9 +26,9 @@ $(VENV)/.installed: requirements-dev.txt pyproject.toml
 run: $(VENV)/.installed  ## Serve on http://127.0.0.1:$(PORT) with embedded engines and a demo; no demo with DEMO=
 	$(BIN)/wald up --data-dir $(DATA) --port $(PORT) $(DEMO)
 
-# Each process uses one thread of linear algebra, because there is one process per processor. Files run in
-# alphabetical order, so the few long files of `acceptance` start first. By default pytest-xdist sorts by the
-# number of tests; the long files would start last and the other processors would wait for them.
+# Each process uses one thread of linear algebra, because there is one process per processor. Files
+# run in alphabetical order, so the few long files of `acceptance` start first. By default pytest-xdist
+# sorts by number of tests; the long files would start last and other processors would wait for them.
 TESTS := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --dist=loadfile --no-loadscope-reorder
 
 test: $(VENV)/.installed  ## Run all tests on real engines

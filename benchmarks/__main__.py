@@ -1,4 +1,4 @@
-"""All benchmarks; prints their tables and writes `baseline.json` beside this file."""
+"""Run all benchmarks of speed, print their tables and write `baseline.json` beside this file."""
 
 import json
 import platform

@@ -1,9 +1,10 @@
-"""`/assign` against its floors: how much is left of what a bare HTTP server can do.
+"""`/assign` relative to a bare HTTP server.
 
-The server has one core, load generator and Valkey (`appendfsync always`) the other. Floor: a bare ASGI
-function on granian or uvicorn, whichever is faster. `plain`: a typed Litestar handler that awaits one XADD
-per request, and neither draws, signs nor checks a key. Expect durable answers to lose most at few
-connections, where a flush holds few exposures, and nothing to be gained over `plain` at one connection.
+The server has one core; the load generator and Valkey (`appendfsync always`) have the other. The
+reference is a bare ASGI function on granian or uvicorn, whichever is faster. `plain` is a typed
+Litestar handler that awaits one XADD per request and does not draw, sign or check a key. Durable
+answers lose most at few connections, where a flush holds few exposures. At one connection they gain
+nothing over `plain`.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ SERVER = "benchmarks.server"
 
 
 class Registry(NamedTuple):
-    """What one server loads; each has a database of its own."""
+    """The experiments that one server loads from its own database."""
 
     experiments: int
     variants: int
@@ -44,7 +45,7 @@ REGISTRIES = {
 
 
 def measure(*, rounds: int = ROUNDS, seconds: float = SECONDS) -> dict[str, Any]:
-    """Run everything, print the table, and give the figures for `baseline.json`."""
+    """Run everything, print the table, and return the figures for `baseline.json`."""
     harness.pin(harness.LOAD_CORE)
     with tempfile.TemporaryDirectory(prefix="wald-bench-") as folder:
         return asyncio.run(_on_engines(Path(folder), rounds, seconds))
@@ -76,8 +77,8 @@ def _experiments(registry: Registry) -> list[Any]:
 def _servers(urls: dict[str, str]) -> Iterator[dict[str, int]]:
     few = urls["few"]
     commands = {
-        "floor granian": ("benchmarks.floor", "granian"),
-        "floor uvicorn": ("benchmarks.floor", "uvicorn"),
+        "reference granian": ("benchmarks.bare", "granian"),
+        "reference uvicorn": ("benchmarks.bare", "uvicorn"),
         "durable": (SERVER, "wald", few, "durable"),
         "10,000 experiments": (SERVER, "wald", urls["many"], "durable"),
         "accepted": (SERVER, "wald", few, "accepted"),
@@ -113,43 +114,46 @@ def _report(figures: dict[int, dict[str, list[Load]]]) -> dict[str, Any]:
             )
             for name, loads in runs.items()
         }
-        floor = max(median["floor granian"], median["floor uvicorn"])
-        for name, found in median.items():
+        reference = max(median["reference granian"], median["reference uvicorn"])
+        for name, load_of_server in median.items():
             rows.append(
                 [
                     name,
                     str(connections),
-                    f"{found.rate:,.0f}",
-                    f"{found.rate / floor.rate:.2f}",
-                    f"{found.p50_ms:.2f}",
-                    f"{found.p99_ms:.2f}",
+                    f"{load_of_server.rate:,.0f}",
+                    f"{load_of_server.rate / reference.rate:.2f}",
+                    f"{load_of_server.p50_ms:.2f}",
+                    f"{load_of_server.p99_ms:.2f}",
                 ]
             )
-        baseline[f"connections_{connections}"] = _ratios(median, floor) | {
+        baseline[f"connections_{connections}"] = _ratios(median, reference) | {
             "10000_experiments_of_10": _paired(runs, "10,000 experiments", "durable"),
             "sticky_10_variants_of_2": _paired(runs, "sticky K = 10", "sticky K = 2"),
             "sticky_50_variants_of_2": _paired(runs, "sticky K = 50", "sticky K = 2"),
         }
-    harness.show("GET /assign", ["", "connections", "requests/s", "of the floor", "p50 ms", "p99 ms"], rows)
+    harness.show(
+        "GET /assign", ["", "connections", "requests/s", "of the reference", "p50 ms", "p99 ms"], rows
+    )
     return baseline
 
 
-def _ratios(median: dict[str, Load], floor: Load) -> dict[str, float]:
+def _ratios(median: dict[str, Load], reference: Load) -> dict[str, float]:
     durable = median["durable"]
     figures = {
-        "floor_per_s": floor.rate,
-        "durable_of_floor": durable.rate / floor.rate,
-        "accepted_of_floor": median["accepted"].rate / floor.rate,
+        "reference_per_s": reference.rate,
+        "durable_of_reference": durable.rate / reference.rate,
+        "accepted_of_reference": median["accepted"].rate / reference.rate,
         "durable_of_plain": durable.rate / median["plain"].rate,
-        "durable_added_p99_ms": durable.p99_ms - floor.p99_ms,
+        "durable_added_p99_ms": durable.p99_ms - reference.p99_ms,
         "durable_p99_of_p50": durable.p99_ms / durable.p50_ms,
     }
     return {name: harness.middle([value]) for name, value in figures.items()}
 
 
 def _paired(runs: dict[str, list[Load]], name: str, other: str) -> float:
-    """The median over the rounds of one rate over the other: what a slow minute does to both cancels."""
-    return harness.middle([one.rate / two.rate for one, two in zip(runs[name], runs[other], strict=True)])
+    """Return the median ratio of two rates over the rounds; a slow minute hits both and cancels."""
+    pairs = zip(runs[name], runs[other], strict=True)
+    return harness.middle([load.rate / other_load.rate for load, other_load in pairs])
 
 
 if __name__ == "__main__":

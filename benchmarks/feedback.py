@@ -1,7 +1,8 @@
-"""`/feedback`: batches of 1,000 signed events over HTTP, against decoding the same bytes on the same core.
+"""`/feedback`: batches of 1,000 signed events over HTTP, relative to decoding the same bytes.
 
-The floor is msgspec alone, into the structs that we judge: no HTTP, no signatures, nothing made durable.
-Expected is 0.12 or more of it; below some 50 events a request the request itself is what costs.
+The reference is msgspec on the same core, into the structs that we validate, without HTTP,
+signatures or durability. Expect a ratio of 0.12 or more. Below about 50 events a request, the
+request itself dominates the cost.
 """
 
 import asyncio
@@ -30,7 +31,7 @@ CONNECTIONS = 16
 
 
 def batch(number: int) -> bytes:
-    """A request body: thumbs about distinct assignments of one experiment."""
+    """Return a request body: thumbs about distinct assignments of one experiment."""
     signer = Signer([(registry.SIGNING_KEY.id, registry.SIGNING_KEY.secret)])
     now_ms = SystemClock().now_ms()
     tokens = (
@@ -57,8 +58,8 @@ def batch(number: int) -> bytes:
     )
 
 
-def floor_rate(body: bytes, seconds: float = 1.0) -> float:
-    """Events a second that msgspec decodes; runs in a process of its own on the server's core."""
+def reference_rate(body: bytes, seconds: float = 1.0) -> float:
+    """Return the events a second that msgspec decodes in its own process on the server's core."""
     with multiprocessing.get_context("spawn").Pool(1, harness.pin, (harness.SERVER_CORE,)) as pool:
         return pool.apply(_decode_for, (body, seconds))
 
@@ -73,7 +74,7 @@ def _decode_for(body: bytes, seconds: float) -> float:
 
 
 def measure() -> dict[str, float]:
-    """Events a second of both, and their ratio."""
+    """Return the events a second of both, and their ratio."""
     harness.pin(harness.LOAD_CORE)
     with tempfile.TemporaryDirectory(prefix="wald-bench-") as folder:
         return asyncio.run(_measure(Path(folder) / "data"))
@@ -91,21 +92,24 @@ async def _measure(data: Path) -> dict[str, float]:
                 assert not done.errors
                 return done.rate * EVENTS
 
-            runs: dict[str, Callable[[], float]] = {"floor": lambda: floor_rate(bodies[0]), "feedback": ours}
+            runs: dict[str, Callable[[], float]] = {
+                "reference": lambda: reference_rate(bodies[0]),
+                "feedback": ours,
+            }
             rates = harness.interleaved(runs, rounds=ROUNDS)
         async with create_client(engines.valkey_url) as valkey:
             assert await valkey.xlen(shard_key(0, "events"))
-    ratios = [ours / floor for ours, floor in zip(rates["feedback"], rates["floor"], strict=True)]
+    ratios = [ours / reference for ours, reference in zip(rates["feedback"], rates["reference"], strict=True)]
     figures = {
-        "floor_events_s": harness.middle(rates["floor"]),
+        "reference_events_s": harness.middle(rates["reference"]),
         "feedback_events_s": harness.middle(rates["feedback"]),
         "ratio": harness.middle(ratios),
     }
     harness.show(
         "POST /feedback, batches of 1,000, signatures checked, durable",
-        ["", "events/s", "of the floor"],
+        ["", "events/s", "of the reference"],
         [
-            ["msgspec decode alone", f"{figures['floor_events_s']:,.0f}", "1.000"],
+            ["msgspec decode alone", f"{figures['reference_events_s']:,.0f}", "1.000"],
             ["feedback", f"{figures['feedback_events_s']:,.0f}", f"{figures['ratio']:.3f}"],
         ],
     )

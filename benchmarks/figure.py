@@ -28,7 +28,8 @@ def line_chart(
 ) -> None:
     """Write a chart of at most six curves with their bands; both axes start at 0.
 
-    Without a background of its own, in greys and hues of middling lightness: for light and dark pages.
+    Without a background of its own, in greys and hues of middling lightness: for light and dark
+    pages.
     """
     x_max = max(float(curve.x[-1]) for curve in curves)
     y_max = max(float(curve.upper.max()) for curve in curves) * 1.05

@@ -1,6 +1,9 @@
-"""Thompson sampling on rewards between 0 and 1: regret if each counts as one answer, and as it is worth.
+"""Regret of Thompson sampling on rewards between 0 and 1, by the weight of a reward.
 
-`python -m benchmarks.fractional [RUNS]`. Both play the same runs: the n-th pull of an arm earns the same.
+    python -m benchmarks.fractional [RUNS]
+
+Each reward counts as one answer, or as the number of answers that it is worth. Both play the same
+runs: the n-th pull of an arm earns the same.
 """
 
 import sys
@@ -10,8 +13,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.random import Generator, default_rng
 
-from bandits.arms import FloatArray, answers_per_reward
-from bandits.totals import ArmTotals
+from bandits.arms import answers_per_reward
+from bandits.totals import ArmTotals, FloatArray
 from benchmarks.harness import show
 
 ROUNDS: Final = 2_000
@@ -19,41 +22,41 @@ BATCH: Final = 10
 SEED: Final = 1
 
 Rewards = Callable[[Generator, FloatArray], FloatArray]
-"""From expected rewards to rewards, of the same shape."""
+"""Draws rewards from expected rewards, in the same shape."""
 
 
 class Arm(NamedTuple):
-    """How the rewards of an arm are spread, and around what."""
+    """The distribution of the rewards of an arm, and its mean."""
 
     rewards: Rewards
     mean: float
 
 
 def scores(concentration: float) -> Rewards:
-    """Beta(c m, c (1 - m))."""
+    """Return a sampler of Beta(c m, c (1 - m)) for the concentration c and the mean m."""
     return lambda rng, mean: rng.beta(concentration * mean, concentration * (1 - mean))
 
 
 def answers(rng: Generator, mean: FloatArray) -> FloatArray:
-    """0 or 1."""
+    """Draw rewards that are 0 or 1."""
     return (rng.random(mean.shape) < mean).astype(np.float64)
 
 
 def half_answers(rng: Generator, mean: FloatArray) -> FloatArray:
-    """One half 0 or 1, the other close to the mean."""
+    """Draw half of the rewards as 0 or 1, and the other half close to the mean."""
     close = scores(20)(rng, mean)
     return np.where(rng.random(mean.shape) < 0.5, (rng.random(mean.shape) < mean) * 1.0, close)
 
 
-def rare(chance: float, value: float) -> Rewards:
-    """`value` with a small chance, else a constant."""
+def rare(probability: float, value: float) -> Rewards:
+    """Return a sampler of `value` with a small probability, and otherwise of a constant."""
     return lambda rng, mean: np.where(
-        rng.random(mean.shape) < chance, value, (mean - chance * value) / (1 - chance)
+        rng.random(mean.shape) < probability, value, (mean - probability * value) / (1 - probability)
     )
 
 
 def alike(rewards: Rewards, *means: float) -> list[Arm]:
-    """Arms with the same spread."""
+    """Return arms with the same distribution around different means."""
     return [Arm(rewards, mean) for mean in means]
 
 
@@ -79,7 +82,7 @@ ENVIRONMENTS: Final = {
 
 
 def regret(arms: list[Arm], worth: Callable[[ArmTotals], FloatArray], *, runs: int) -> FloatArray:
-    """Of each run, against the best of the means that came up over all runs."""
+    """Return the regret of each run against the best mean reward over all runs."""
     rng = default_rng(SEED)
     table = np.stack(
         [
@@ -88,7 +91,7 @@ def regret(arms: list[Arm], worth: Callable[[ArmTotals], FloatArray], *, runs: i
         ],
         axis=1,
     )
-    means, of_run = table.mean(axis=(0, 2)), np.arange(runs)
+    means, every_run = table.mean(axis=(0, 2)), np.arange(runs)
     n, total, squares = (np.zeros((runs, len(arms))) for _ in range(3))
     lost = np.zeros(runs)
     for _ in range(ROUNDS // BATCH):
@@ -96,10 +99,10 @@ def regret(arms: list[Arm], worth: Callable[[ArmTotals], FloatArray], *, runs: i
         alpha, beta = 1 + each * total, 1 + each * (n - total)
         for _ in range(BATCH):
             pulled = rng.beta(alpha, beta).argmax(axis=1)
-            reward = table[of_run, pulled, n[of_run, pulled].astype(int)]
-            n[of_run, pulled] += 1
-            total[of_run, pulled] += reward
-            squares[of_run, pulled] += reward**2
+            reward = table[every_run, pulled, n[every_run, pulled].astype(int)]
+            n[every_run, pulled] += 1
+            total[every_run, pulled] += reward
+            squares[every_run, pulled] += reward**2
             lost += means.max() - means[pulled]
     return lost
 
@@ -109,7 +112,8 @@ def measure(*, runs: int) -> None:
     rows = []
     for name, arms in ENVIRONMENTS.items():
         both = [
-            regret(arms, worth, runs=runs) for worth in (lambda of: np.ones_like(of.n), answers_per_reward)
+            regret(arms, worth, runs=runs)
+            for worth in (lambda totals: np.ones_like(totals.n), answers_per_reward)
         ]
         rows.append([name])
         for lost in both:

@@ -1,4 +1,4 @@
-"""What benchmarks share: cores, server processes, interleaved runs, medians."""
+"""Cores, server processes, interleaved runs and medians, which all benchmarks share."""
 
 import os
 import socket
@@ -17,20 +17,20 @@ from rich.table import Table
 CORES: Final = sorted(os.sched_getaffinity(0))
 SERVER_CORE: Final = CORES[0]
 LOAD_CORE: Final = CORES[-1]
-"""Also that of the engines, when they are started after `pin`."""
+"""Core of the load generator, and of engines that start after `pin`."""
 
-_START_S: Final = 20
+_START_S: Final = 60
 T = TypeVar("T")
 
 
 def pin(core: int) -> None:
-    """Keep this process, and what it starts from now on, on one core."""
+    """Keep this process and its later children on one core."""
     os.sched_setaffinity(0, {core})
 
 
 @contextmanager
 def server(module: str, *arguments: str) -> Iterator[int]:
-    """Run `python -m MODULE PORT ARGUMENTS...` and give its port once it listens; killed at the end."""
+    """Run `python -m MODULE PORT ARGUMENTS...`, yield its port once it listens, and kill it."""
     port = _free_port()
     command = [sys.executable, "-m", module, str(port), *arguments]
     process = subprocess.Popen(command, cwd=Path(__file__).parents[1])
@@ -53,12 +53,12 @@ def interleaved(runs: Mapping[str, Callable[[], T]], *, rounds: int) -> dict[str
 
 
 def middle(values: list[float]) -> float:
-    """The median, rounded to four digits for `baseline.json`."""
+    """Return the median, rounded to four digits for `baseline.json`."""
     return float(f"{median(values):.4g}")
 
 
 def rss_mib() -> float:
-    """Resident memory of this process now."""
+    """Return the resident memory of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGESIZE") / 2**20
 
@@ -70,7 +70,7 @@ def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
         table.add_column(column, justify="right" if number else "left", no_wrap=not number)
     for row in rows:
         table.add_row(*row)
-    # Nothing is cut where there is no terminal to fit into.
+    # Without a terminal, leave room so that rich cuts nothing.
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 

@@ -1,10 +1,14 @@
-"""The ledger: events a second from streams to totals, against a bare COPY of the same rows.
+"""The ledger: events a second from streams to totals, relative to a bare COPY of the same rows.
 
-Half of the events are exposures, half are signals about them, some batches later. The consumers of a worker
-take them from Valkey, with one shard and with two. The floor is binary COPY on one connection, in batches of
-the same size, of the rows that the ledger stored, into empty copies of its tables with all their indexes: no
-repeats to drop, no rewards, no totals. `rss_growth_mib` is the growth of this process, which also makes
-the events, over the second half of the runs. An argument sets the number of assignments.
+Half of the events are exposures, half are signals about them, some batches later. The consumers of
+a worker take them from Valkey, with one shard and with two.
+
+The reference copies the rows that the ledger stored into empty copies of its tables with all their
+indexes. It uses binary COPY on one connection, in batches of the same size. It drops no repeats and
+computes no rewards and no totals.
+
+`rss_growth_mib` is the growth of this process over the second half of the runs; the process also
+makes the events. An argument sets the number of assignments.
 """
 
 import asyncio
@@ -43,14 +47,14 @@ from tests.ledger.support import create_experiment
 ASSIGNMENTS = 128_000
 ENTRY_EVENTS = 1_000
 SLICE_ENTRIES = 4 * LEDGER_READ_ENTRIES_MAX
-"""What Valkey holds at once: so many that every read of one or two shards is full and none waits for more."""
+"""Number of entries in Valkey at once, so that every read of one or two shards is full."""
 ROUNDS = 3
 _HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _TRAILER = b"\xff\xff"
 
 
 def entries(n: int, seed: int) -> Iterator[list[StreamEntry]]:
-    """Batches: ten entries of exposures, then, ten batches later, the signals about them."""
+    """Yield batches of ten entries of exposures and, ten batches later, the signals about them."""
     rng = np.random.default_rng(seed)
     now_ms = SystemClock().now_ms()
     waiting: list[list[StreamEntry]] = []
@@ -99,7 +103,7 @@ async def ledger_rate(
     seed: int = 1,
     rss: list[float] | None = None,
 ) -> float:
-    """Events a second, from entries in Valkey to committed totals, by consumers as a worker runs them.
+    """Return events a second from Valkey to committed totals, by the consumers of a worker.
 
     Appends the resident memory of this process in MiB to `rss` after each slice of the stream.
     """
@@ -109,12 +113,12 @@ async def ledger_rate(
         nonlocal committed_at
         committed_at = perf_counter()
 
-    making = (one for batch in entries(n_assignments, seed) for one in batch)
+    stream = (stream_entry for batch in entries(n_assignments, seed) for stream_entry in batch)
     engine = create_engine(engines.database_url)
     valkey = create_client(engines.valkey_url, socket_timeout=None)
     lag = LedgerLag(engine, valkey, shards=shards)
-    while part := list(islice(making, SLICE_ENTRIES)):
-        n_events += sum(one.n for one in part)
+    while part := list(islice(stream, SLICE_ENTRIES)):
+        n_events += sum(stream_entry.n for stream_entry in part)
         await _append(engines.valkey_url, part, shards)
         del part
         loops = ledger_loops(
@@ -127,7 +131,7 @@ async def ledger_rate(
         )
         begun = perf_counter()
         async with Loops(loops[:shards], clock=SystemClock(), random=Random(seed)):
-            while await lag.events():  # noqa: ASYNC110  (the database is what says so)
+            while await lag.events():  # noqa: ASYNC110  (only the database knows)
                 await asyncio.sleep(0.2)
         spent += committed_at - begun
         if rss is not None:
@@ -140,21 +144,21 @@ async def ledger_rate(
 async def _append(valkey_url: str, part: Sequence[StreamEntry], shards: int) -> None:
     appender = StreamAppender(valkey_url, deadline_s=60)
     await appender.start()
-    for number, one in enumerate(part):
-        await appender.append(number % shards, one.kind, one.n, one.body)
+    for number, stream_entry in enumerate(part):
+        await appender.append(number % shards, stream_entry.kind, stream_entry.n, stream_entry.body)
     await appender.stop()
 
 
 def copy_rate(database_url: str) -> float:
-    """Rows a second of a bare COPY of what the ledger stored, into copies of its tables."""
+    """Return rows a second of a bare COPY of the stored rows into copies of the ledger's tables."""
     spent, n_rows = 0.0, 0
     with psycopg.connect(psycopg_dsn(database_url), autocommit=True) as connection:
         for table in ("assignments", "signals"):
-            connection.execute(f"DROP TABLE IF EXISTS floor_{table}")
-            connection.execute(f"CREATE TABLE floor_{table} (LIKE {table} INCLUDING ALL)")
+            connection.execute(f"DROP TABLE IF EXISTS reference_{table}")
+            connection.execute(f"CREATE TABLE reference_{table} (LIKE {table} INCLUDING ALL)")
             for rows in stored(connection, table):
                 begun = perf_counter()
-                write(connection, f"floor_{table}", rows)
+                write(connection, f"reference_{table}", rows)
                 spent += perf_counter() - begun
                 n_rows += len(rows)
     return n_rows / spent
@@ -167,7 +171,7 @@ def write(connection: psycopg.Connection, table: LiteralString, rows: Sequence[b
 
 
 def stored(connection: psycopg.Connection, table: LiteralString) -> Iterator[Sequence[bytes]]:
-    """The stored rows in the order they came, as COPY gives them, in batches."""
+    """Yield the stored rows in batches, in the order and format of COPY."""
     batch: list[bytes] = []
     with connection.cursor().copy(f"COPY {table} TO STDOUT (FORMAT BINARY)") as copy:
         for data in copy:
@@ -179,7 +183,7 @@ def stored(connection: psycopg.Connection, table: LiteralString) -> Iterator[Seq
 
 
 async def _measure(data: Path, n_assignments: int, rounds: int) -> dict[str, float]:
-    floors: list[float] = []
+    references: list[float] = []
     ours: dict[int, list[float]] = {1: [], 2: []}
     rss: list[float] = []
     async with EmbeddedEngines(data) as engines:
@@ -189,14 +193,18 @@ async def _measure(data: Path, n_assignments: int, rounds: int) -> dict[str, flo
             for shards, rates in ours.items():
                 _truncate(engines.database_url)
                 rates.append(await ledger_rate(engines, n_assignments, shards=shards, seed=number, rss=rss))
-            floors.append(copy_rate(engines.database_url))
-    one, two = ours.values()
+            references.append(copy_rate(engines.database_url))
+    one_shard, two_shards = ours.values()
     return {
-        "floor_rows_s": harness.middle(floors),
-        "one_shard_events_s": harness.middle(one),
-        "one_shard_ratio": harness.middle([rate / floor for rate, floor in zip(one, floors, strict=True)]),
-        "two_shards_events_s": harness.middle(two),
-        "two_shards_ratio": harness.middle([rate / floor for rate, floor in zip(two, floors, strict=True)]),
+        "reference_rows_s": harness.middle(references),
+        "one_shard_events_s": harness.middle(one_shard),
+        "one_shard_ratio": harness.middle(
+            [rate / reference for rate, reference in zip(one_shard, references, strict=True)]
+        ),
+        "two_shards_events_s": harness.middle(two_shards),
+        "two_shards_ratio": harness.middle(
+            [rate / reference for rate, reference in zip(two_shards, references, strict=True)]
+        ),
         "rss_mib": harness.middle(rss),
         "rss_growth_mib": rss[-1] - rss[len(rss) // 2],
     }
@@ -209,14 +217,14 @@ def _truncate(database_url: str) -> None:
 
 
 def measure(n_assignments: int = ASSIGNMENTS, rounds: int = ROUNDS) -> dict[str, float]:
-    """Print the table and give the figures for `baseline.json`."""
+    """Print the table and return the figures for `baseline.json`."""
     with tempfile.TemporaryDirectory(prefix="wald-bench-") as folder:
         figures = asyncio.run(_measure(Path(folder) / "data", n_assignments, rounds))
     harness.show(
         f"Ledger, {2 * n_assignments:,} events",
-        ["", "rows/s", "of the floor"],
+        ["", "rows/s", "of the reference"],
         [
-            ["bare COPY", f"{figures['floor_rows_s']:,.0f}", "1.000"],
+            ["bare COPY", f"{figures['reference_rows_s']:,.0f}", "1.000"],
             ["one shard", f"{figures['one_shard_events_s']:,.0f}", f"{figures['one_shard_ratio']:.3f}"],
             ["two shards", f"{figures['two_shards_events_s']:,.0f}", f"{figures['two_shards_ratio']:.3f}"],
         ],

@@ -1,8 +1,8 @@
-"""Real judge scores as an experiment between units: the readout against what all the data say.
+"""Real judge scores as an experiment between units: the readout beside the truth of all data.
 
-In the file every task was scored for every model, so the truth is known. Each task is given one of four
-models at random, as an experiment would have it, and only that score is kept. Prints one readout, and over
-many random assignments how often its intervals contain the truth, and what it declared.
+The file has a score of every model for every task, so the truth is known. The experiment gives each
+task one of four models at random and keeps only that score. Prints one readout. Over many random
+assignments it also prints how often the intervals contain the truth, and what the readout declared.
 
     python -m benchmarks.judge_readout ../shared/data/llm_judge_scores.csv
 """
@@ -31,13 +31,15 @@ METRIC: Final = Metric(key="score", measure=Mean("score", (1.0, 10.0)), role="pr
 
 
 def scores(path: Path) -> np.ndarray:
-    """Tasks that have a score for each of the models, shape (tasks, models)."""
-    found: dict[str, dict[str, float]] = {}
+    """Return the scores of the tasks that have one for each model, shape (tasks, models)."""
+    by_task: dict[str, dict[str, float]] = {}
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             if row["judge"] == JUDGE and row["model"] in MODELS and row["score"]:
-                found.setdefault(row["task_id"], {})[row["model"]] = float(row["score"])
-    return np.array([[by[m] for m in MODELS] for by in found.values() if len(by) == len(MODELS)])
+                by_task.setdefault(row["task_id"], {})[row["model"]] = float(row["score"])
+    return np.array(
+        [[task[model] for model in MODELS] for task in by_task.values() if len(task) == len(MODELS)]
+    )
 
 
 def assigned(table: np.ndarray, seed: int, path: Path) -> None:
@@ -59,7 +61,7 @@ def readout_of(path: Path, estimator: Estimator) -> Readout:
 
 
 def covers(readout: Readout, truth: dict[str, float]) -> bool:
-    """Whether every interval contains the difference that all the data have."""
+    """Return whether every interval contains the difference that all data show."""
     for variant in readout.metrics[0].variants:
         low, high = variant.interval or (None, None)
         difference = truth[variant.variant] - truth[CONTROL]
@@ -85,11 +87,11 @@ def main() -> None:
             runs = 300
             for seed in range(runs):
                 assigned(table, 1_000 + seed, path)
-                found = readout_of(path, estimator)
-                assert found.leader is not None
-                declared = found.leader.declared
-                right = found.leader.variant == best
-                tally += covers(found, truth), declared and right, declared and not right
+                readout = readout_of(path, estimator)
+                assert readout.leader is not None
+                declared = readout.leader.declared
+                right = readout.leader.variant == best
+                tally += covers(readout, truth), declared and right, declared and not right
             kind = type(estimator).__name__
             print(
                 kind,

@@ -1,4 +1,4 @@
-"""A load generator: keep-alive connections on one epoll, one request in flight on each. Prints nothing."""
+"""A load generator: keep-alive connections on one epoll, one request in flight on each."""
 
 import select
 import socket
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Load(NamedTuple):
-    """What a server did under load. Only answers with a 2xx status count."""
+    """Rate, latencies and errors of a server under load. Only answers with a 2xx status count."""
 
     rate: float  # requests a second
     p50_ms: float
@@ -18,7 +18,7 @@ class Load(NamedTuple):
 
 
 def request(method: str, path: str, *, key: str = "", body: bytes = b"") -> bytes:
-    """An HTTP/1.1 request with a JSON body."""
+    """Return an HTTP/1.1 request with a JSON body."""
     lines = [f"{method} {path} HTTP/1.1", "Host: localhost"]
     if key:
         lines.append(f"Authorization: Bearer {key}")
@@ -28,7 +28,7 @@ def request(method: str, path: str, *, key: str = "", body: bytes = b"") -> byte
 
 
 def run(port: int, requests: Sequence[bytes], *, connections: int, seconds: float) -> Load:
-    """Send `requests` round and round for `seconds`. Raises OSError when the server goes away."""
+    """Send `requests` in a cycle for `seconds`. Raises OSError if a connection closes."""
     poll = select.epoll()
     sockets: dict[int, socket.socket] = {}
     sent_at: dict[int, float] = {}
@@ -76,7 +76,7 @@ def run(port: int, requests: Sequence[bytes], *, connections: int, seconds: floa
 
 
 def _complete(response: bytes) -> bool:
-    """Whether it has as many bytes as it says."""
+    """Return whether all bytes of the response have arrived."""
     end = response.find(b"\r\n\r\n")
     start = response.find(b"content-length: ")
     return end >= 0 and len(response) >= end + 4 + int(response[start + 16 : response.find(b"\r", start)])

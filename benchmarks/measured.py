@@ -1,11 +1,15 @@
-"""What metrics cost the ledger beside their own rows: units, cells and series.
+"""The cost of metrics in the ledger, relative to the ledger's own rows: units, cells and series.
 
-The same events with M metrics and without, each beside its floor: the very rows, written as often as the
-ledger writes them by nothing but COPY and UPDATE. Without metrics those are assignments and signals; with
-them, the rows that metrics add. An assignment or a unit is copied into an empty copy of its table when it
-comes, and set anew from a staged COPY when something is said of it; so are the cells and series that a batch
-moves. Nothing is read, locked or computed. Rows of metrics cost no more than the ledger's own if their ratio,
-time over floor, is no larger than that of no metrics. All interleaved; an argument sets how many assignments.
+The same events run with M metrics and without, each beside a reference. The reference writes the
+same rows as often as the ledger does, with COPY and UPDATE only. Without metrics these are
+assignments and signals; with metrics, the rows that metrics add.
+
+The reference copies an assignment or a unit into an empty copy of its table when it arrives. When a
+signal arrives, it updates the row from a staged COPY. It does the same for the cells and series
+that a batch moves. It reads, locks and computes nothing.
+
+Metrics cost no more than the ledger's own rows if their ratio of time to reference is at most that
+without metrics. All runs are interleaved; an argument sets the number of assignments.
 """
 
 import asyncio
@@ -35,7 +39,7 @@ ROUNDS: Final = 3
 
 
 class Kind(NamedTuple):
-    """An experiment: how many metrics, whether with three segments, and what is a unit of analysis."""
+    """An experiment: number of metrics, whether it has three segments, and its unit of analysis."""
 
     metrics: int = 0
     segments: bool = False
@@ -53,10 +57,10 @@ KINDS: Final = {
 
 
 class Written(NamedTuple):
-    """A table: its key, and the columns that are set when a row is stored anew."""
+    """A table: its key, and the columns that change when a row is stored again."""
 
     key: tuple[LiteralString, ...]
-    anew: tuple[LiteralString, ...] = ("body",)
+    changed: tuple[LiteralString, ...] = ("body",)
 
 
 _WRITTEN: Final[dict[LiteralString, Written]] = {
@@ -75,7 +79,7 @@ _MEASURES: Final = (
 
 
 def set_kind(database_url: str, kind: Kind) -> None:
-    """Let the experiment be of a kind, and empty."""
+    """Change the experiment to this kind and empty its tables."""
     chosen = tuple(Metric(key=f"m{i}", measure=_MEASURES[i % len(_MEASURES)]) for i in range(kind.metrics))
     plan = AnalysisPlan(segments=Segments("plan", ("pro", "free")) if kind.segments else None)
     plain = definition("benchmark", Reward(horizon_s=86_400))
@@ -89,52 +93,56 @@ def set_kind(database_url: str, kind: Kind) -> None:
         connection.execute("CHECKPOINT")
 
 
-def floor_s(
+def reference_s(
     database_url: str,
     *,
-    coming: LiteralString,
-    said: LiteralString | None = None,
+    arriving: LiteralString,
+    signals: LiteralString | None = None,
     moved: Sequence[LiteralString] = (),
 ) -> float:
-    """Seconds to write rows as often as the ledger does.
+    """Return the seconds to write rows as often as the ledger does.
 
-    Those of `coming` are copied, and set anew when the rows of `said` come; those of `moved` at every batch.
+    Copies the rows of `arriving`, and updates them when the rows of `signals` arrive. Updates the
+    rows of `moved` with every batch.
     """
     spent = 0.0
     with psycopg.connect(psycopg_dsn(database_url), autocommit=True) as connection:
-        for way in ("hashjoin", "mergejoin", "bitmapscan", "seqscan"):  # as in the ledger's session
-            connection.execute(SQL("SET {} = off").format(Identifier(f"enable_{way}")))
-        for table in (coming, *moved, *([said] if said else [])):
+        # The session of the ledger has the same settings.
+        for plan in ("hashjoin", "mergejoin", "bitmapscan", "seqscan"):
+            connection.execute(SQL("SET {} = off").format(Identifier(f"enable_{plan}")))
+        for table in (arriving, *moved, *([signals] if signals else [])):
             _copies(connection, table)
-        came = list(stored(connection, coming))
-        heard = list(stored(connection, said)) if said else [[] for _ in came]
+        arrived = list(stored(connection, arriving))
+        signalled = list(stored(connection, signals)) if signals else [[] for _ in arrived]
         cells = {table: next(iter(stored(connection, table)), []) for table in moved}
-        for number, (batch, signals) in enumerate(
-            [*((one, []) for one in came), *zip(came, heard, strict=True)]
+        for number, (batch, signal_rows) in enumerate(
+            [*((batch, []) for batch in arrived), *zip(arrived, signalled, strict=True)]
         ):
             begun = perf_counter()
             with connection.transaction():
-                if number < len(came):
-                    write(connection, f"floor_{coming}", batch)
+                if number < len(arrived):
+                    write(connection, f"reference_{arriving}", batch)
                 else:
-                    _set(connection, coming, batch)
-                if said and signals:
-                    write(connection, f"floor_{said}", signals)
+                    _set(connection, arriving, batch)
+                if signals and signal_rows:
+                    write(connection, f"reference_{signals}", signal_rows)
                 for table, rows in cells.items():
                     if number:
                         _set(connection, table, rows)
                     else:
-                        write(connection, f"floor_{table}", rows)
+                        write(connection, f"reference_{table}", rows)
             spent += perf_counter() - begun
     return spent
 
 
 def _copies(connection: psycopg.Connection, table: LiteralString) -> None:
-    """An empty copy of a table, and one to stage its rows."""
-    own, floor, staged = (Identifier(f"{kind}{table}") for kind in ("", "floor_", "staged_"))
-    connection.execute(SQL("DROP TABLE IF EXISTS {}").format(floor))
-    connection.execute(SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL)").format(floor, own))
-    connection.execute(SQL("CREATE TEMPORARY TABLE {} (LIKE {}) ON COMMIT DELETE ROWS").format(staged, own))
+    """Create an empty copy of a table, and one to stage its rows."""
+    source, reference, staged = (Identifier(f"{kind}{table}") for kind in ("", "reference_", "staged_"))
+    connection.execute(SQL("DROP TABLE IF EXISTS {}").format(reference))
+    connection.execute(SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL)").format(reference, source))
+    connection.execute(
+        SQL("CREATE TEMPORARY TABLE {} (LIKE {}) ON COMMIT DELETE ROWS").format(staged, source)
+    )
 
 
 def _set(connection: psycopg.Connection, table: LiteralString, rows: Sequence[bytes]) -> None:
@@ -143,17 +151,23 @@ def _set(connection: psycopg.Connection, table: LiteralString, rows: Sequence[by
 
 
 def _update(table: LiteralString) -> Composed:
-    floor, staged, written = Identifier(f"floor_{table}"), Identifier(f"staged_{table}"), _WRITTEN[table]
-    same = SQL(" AND ").join(
-        SQL("{0}.{2} = {1}.{2}").format(floor, staged, Identifier(name)) for name in written.key
+    reference, staged, written = (
+        Identifier(f"reference_{table}"),
+        Identifier(f"staged_{table}"),
+        _WRITTEN[table],
     )
-    anew = SQL(", ").join(SQL("{1} = {0}.{1}").format(staged, Identifier(name)) for name in written.anew)
-    return SQL("UPDATE {0} SET {2} FROM {1} WHERE {3}").format(floor, staged, anew, same)
+    same = SQL(" AND ").join(
+        SQL("{0}.{2} = {1}.{2}").format(reference, staged, Identifier(name)) for name in written.key
+    )
+    changes = SQL(", ").join(
+        SQL("{1} = {0}.{1}").format(staged, Identifier(name)) for name in written.changed
+    )
+    return SQL("UPDATE {0} SET {2} FROM {1} WHERE {3}").format(reference, staged, changes, same)
 
 
 async def _measure(data: Path, n_assignments: int, rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """Of each kind and round the seconds of the ledger, and those of the floor."""
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in KINDS}
+    """Return for each kind and round the seconds of the ledger and of the reference."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in KINDS}
     async with EmbeddedEngines(data) as engines:
         url = engines.database_url
         migrations.upgrade(url)
@@ -162,33 +176,34 @@ async def _measure(data: Path, n_assignments: int, rounds: int) -> dict[str, lis
             for name, kind in KINDS.items():
                 set_kind(url, kind)
                 rate = await ledger_rate(engines, n_assignments, shards=1, seed=number)
-                floor = (
-                    floor_s(url, coming="unit_totals", moved=("metric_totals", "metric_series"))
+                reference = (
+                    reference_s(url, arriving="unit_totals", moved=("metric_totals", "metric_series"))
                     if kind.metrics
-                    else floor_s(url, coming="assignments", said="signals")
+                    else reference_s(url, arriving="assignments", signals="signals")
                 )
-                found[name].append((2 * n_assignments / rate, floor))
-    return found
+                times[name].append((2 * n_assignments / rate, reference))
+    return times
 
 
 def measure(n_assignments: int = ASSIGNMENTS, rounds: int = ROUNDS) -> dict[str, float]:
-    """Print the table and give the figures for `baseline.json`: of each kind the ratio to its floor."""
+    """Print the table and return the ratio of each kind to its reference."""
     with tempfile.TemporaryDirectory(prefix="wald-bench-") as folder:
-        found = asyncio.run(_measure(Path(folder) / "data", n_assignments, rounds))
-    plain = [seconds for seconds, _ in found["none"]]
+        times = asyncio.run(_measure(Path(folder) / "data", n_assignments, rounds))
+    plain = [seconds for seconds, _ in times["none"]]
     figures, rows = {}, []
-    for kind, measured in found.items():
-        seconds, floor = (harness.middle(list(ones)) for ones in zip(*measured, strict=True))
-        own = [
-            one - (without if kind != "none" else 0)
-            for (one, _), without in zip(measured, plain, strict=True)
+    for kind, measured in times.items():
+        seconds, reference = (harness.middle(list(column)) for column in zip(*measured, strict=True))
+        added = [
+            ledger - (without if kind != "none" else 0)
+            for (ledger, _), without in zip(measured, plain, strict=True)
         ]
-        figures[kind] = harness.middle([one / least for one, (_, least) in zip(own, measured, strict=True)])
-        times = (seconds, harness.middle(own), floor, figures[kind], seconds / harness.middle(plain))
-        rows.append([kind, *(f"{one:.2f}" for one in times)])
+        ratios = [ledger / bare for ledger, (_, bare) in zip(added, measured, strict=True)]
+        figures[kind] = harness.middle(ratios)
+        row = (seconds, harness.middle(added), reference, figures[kind], seconds / harness.middle(plain))
+        rows.append([kind, *(f"{value:.2f}" for value in row)])
     harness.show(
         f"What metrics add to the ledger, {2 * n_assignments:,} events on one shard",
-        ["metrics", "seconds", "for its rows", "its rows alone", "ratio", "of none"],
+        ["metrics", "seconds", "for its rows", "bare rows", "ratio", "of none"],
         rows,
     )
     return figures

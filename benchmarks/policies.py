@@ -1,10 +1,10 @@
-"""`make bench-bandits`: all policies beside other libraries', without a context and with one.
+"""`make bench-bandits`: all policies beside those of other libraries, with and without a context.
 
-Both parts print their tables and say which peers are not installed (make installs all of them).
-Figures go to `docs/figures`, numbers to `policies.json` or `policies_full.json` beside this file. Decisions
-are timed first, with nothing beside them; then the two parts run beside each other. As it stands, this takes
-about six minutes on two cores, with standard errors three times as large as those of `--full`, which takes
-an hour and a half.
+Both parts print their tables and name the peers that are not installed (make installs all of them).
+Figures go to `docs/figures`, numbers to `policies.json` or `policies_full.json` beside this file.
+The decision times are measured first, with nothing else running; then the two parts run in
+parallel. This takes about six minutes on two cores. `--full` takes an hour and a half; its standard
+errors are a third as large.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def main() -> None:
     full = parser.parse_args().full
     show("Peers", ["library", "version"], [[name, _version(name)] for name in PEERS])
     figures = bandits.decision_times() | contextual.decision_times()
-    # A fresh process: peers start threads of their own, which a fork would not take along.
+    # Spawn, because peers start threads, which a fork would not copy.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as beside:
         shuffles = contextual.SHUFFLES if full else SHUFFLES
         in_context = beside.submit(contextual.measure, shuffles=shuffles)

@@ -1,8 +1,8 @@
-"""Thompson sampling where segments matter and where they do not. `python -m benchmarks.segments [RUNS]`.
+"""Regret of Thompson sampling with and without segments. `python -m benchmarks.segments [RUNS]`.
 
-The log-odds of a reward are those of the arm, the effect of the segment on all arms, and an interaction, all
-normal. Three policies play the same requests with the same rewards: one that knows of no segments, one that
-takes each for itself, and partial pooling.
+The log-odds of a reward are the sum of three normal terms: the arm, the effect of the segment on
+all arms, and an interaction. Three policies play the same requests with the same rewards. One
+ignores segments, one learns each segment separately, and one pools them partially.
 """
 
 import sys
@@ -13,9 +13,10 @@ from typing import Final, NamedTuple
 from numpy.random import Generator, default_rng
 from scipy import special
 
-from bandits.arms import BetaArms, FloatArray
+from bandits.arms import BetaArms
 from bandits.features import IntArray
 from bandits.segments import partially_pooled
+from bandits.totals import FloatArray
 from benchmarks.harness import show
 from stats.totals import RewardTotals
 
@@ -28,7 +29,7 @@ Totals = list[list[RewardTotals]]
 
 
 class Environment(NamedTuple):
-    """How many segments and arms, and the deviations of effects and interactions on the logit scale."""
+    """Numbers of segments and arms, and the deviations of effects and interactions in log-odds."""
 
     segments: int
     arms: int
@@ -36,7 +37,7 @@ class Environment(NamedTuple):
     interaction: float
 
     def rates(self, rng: Generator) -> FloatArray:
-        """Of each arm in each segment, shape (segments, arms)."""
+        """Draw the rate of each arm in each segment, shape (segments, arms)."""
         logit = rng.normal(0, ARM_DEVIATION, self.arms) + rng.normal(0, self.effect, (self.segments, 1))
         rates: FloatArray = special.expit(logit + rng.normal(0, self.interaction, (self.segments, self.arms)))
         return rates
@@ -45,26 +46,26 @@ class Environment(NamedTuple):
 ENVIRONMENTS: Final = {
     "2 segments that do not matter, 6 arms": Environment(2, 6, 0.0, 0.0),
     "5 segments that do not matter, 4 arms": Environment(5, 4, 0.0, 0.0),
-    "2, one kinder to all of 6 arms": Environment(2, 6, 0.6, 0.0),
-    "5, kinder and harder to all of 4 arms": Environment(5, 4, 0.8, 0.0),
-    "2, kinder, and 6 arms in another order": Environment(2, 6, 0.6, 0.4),
+    "2, one better for all of 6 arms": Environment(2, 6, 0.6, 0.0),
+    "5, better and worse for all of 4 arms": Environment(5, 4, 0.8, 0.0),
+    "2, one better, and 6 arms in another order": Environment(2, 6, 0.6, 0.4),
     "5, 4 arms in another order": Environment(5, 4, 0.0, 0.5),
 }
 
 
 def without(totals: Totals) -> list[BetaArms]:
-    """The arms of all segments together, for each of them."""
+    """Return the arms of all segments together, for each segment."""
     together = [sum(arm, start=RewardTotals()) for arm in zip(*totals, strict=True)]
     return [BetaArms.from_totals(together)] * len(totals)
 
 
 def apart(totals: Totals) -> list[BetaArms]:
-    """Each segment by itself."""
+    """Return the arms of each segment separately."""
     return [BetaArms.from_totals(arms) for arms in totals]
 
 
 def pooled(totals: Totals) -> list[BetaArms]:
-    """Partially pooled."""
+    """Return the arms of each segment, partially pooled."""
     return list(partially_pooled(totals).segments)
 
 
@@ -76,8 +77,9 @@ POLICIES: Final[dict[str, Callable[[Totals], list[BetaArms]]]] = {
 
 
 def regret(rates: FloatArray, posterior: Callable[[Totals], list[BetaArms]], rng: Generator) -> float:
-    """Expected rewards forgone. Segments are equally frequent; rewards are drawn before the arm is."""
+    """Return the expected regret; segments are equally frequent."""
     segments: IntArray = rng.integers(0, len(rates), REQUESTS)
+    # Draw rewards before the arms, so that all policies meet the same.
     rewards = rng.random((REQUESTS, 1)) < rates[segments]
     totals = [[RewardTotals()] * rates.shape[1] for _ in rates]
     arms = posterior(totals)
@@ -93,7 +95,7 @@ def regret(rates: FloatArray, posterior: Callable[[Totals], list[BetaArms]], rng
 
 
 def main(runs: int) -> None:
-    """Play all environments and print mean regrets, and the difference to the policy without segments."""
+    """Play all environments; print mean regrets, and the gain of pooling over no segments."""
     rows = []
     for name, environment in ENVIRONMENTS.items():
         lost: dict[str, list[float]] = {policy: [] for policy in POLICIES}
@@ -101,8 +103,8 @@ def main(runs: int) -> None:
             rates = environment.rates(default_rng(SEED + run))
             for policy, posterior in POLICIES.items():
                 lost[policy].append(regret(rates, posterior, default_rng((SEED, run))))
-        saved = [one - other for one, other in zip(lost["pooled"], lost["without"], strict=True)]
-        rows.append([name, *(f"{mean(one):.1f}" for one in lost.values()), f"{mean(saved):+.1f}"])
+        saved = [pooled - plain for pooled, plain in zip(lost["pooled"], lost["without"], strict=True)]
+        rows.append([name, *(f"{mean(regrets):.1f}" for regrets in lost.values()), f"{mean(saved):+.1f}"])
         rows[-1].append(f"{stdev(saved) / runs**0.5:.1f}")
         print(*rows[-1], flush=True)
     show("Regret in segments", ["environment", *POLICIES, "pooled - without", "error"], rows)

@@ -1,4 +1,7 @@
-"""Servers to compare. `python -m benchmarks.server PORT wald|plain VALKEY_URL [accepted|durable]`."""
+"""Servers to compare.
+
+python -m benchmarks.server PORT wald|plain VALKEY_URL [accepted|durable]
+"""
 
 import sys
 from typing import Any
@@ -15,7 +18,7 @@ from app.server import serve
 
 
 async def plain(url: str) -> Any:
-    """What one would write first: a typed handler that awaits one XADD per request."""
+    """Return the simplest server: a typed handler that awaits one XADD per request."""
     valkey = create_client(url)
 
     @get("/assign")
@@ -43,7 +46,7 @@ VIEW = msgspec.convert(
 async def main(port: int, kind: str, url: str, durability: str = "durable") -> None:
     if kind == "plain":
         await serve_http(await plain(url), host="127.0.0.1", port=port, ending=Ending())
-    # PostgreSQL is not needed to serve, and is away here.
+    # Serving does not need PostgreSQL, and here it is away.
     nowhere = "postgresql://nobody@127.0.0.1:1/nothing"
     await serve(Settings(valkey_url=url, database_url=nowhere, port=port, durability=Durability(durability)))
 

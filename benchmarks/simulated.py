@@ -1,4 +1,4 @@
-"""What the benchmarks of policies simulate beside `bandits.simulation`: equal luck, and stopping."""
+"""Common random numbers and stopping rules for the benchmarks of policies."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from stats.errors import InvalidInput
 class Tables:
     """Bernoulli arms whose rewards are drawn beforehand by run, arm and number of the pull.
 
-    Policies that get the same tables have the same luck (common random numbers). Their differences are then
-    known more exactly than their regrets.
+    Policies that get the same tables have the same luck (common random numbers). Their differences
+    are then known more exactly than their regrets.
     """
 
     def __init__(self, arm_means: Sequence[float], *, rounds: int, runs: int, rng: Generator) -> None:
@@ -34,17 +34,17 @@ class Tables:
         return len(self._means)
 
     def of_run(self, run: int) -> FloatArray:
-        """The rewards of one run by arm and number of the pull, shape (n_arms, rounds)."""
+        """Return the rewards of one run by arm and number of the pull, shape (n_arms, rounds)."""
         return np.diff(self._sums[run].astype(np.float64), axis=1)
 
     def mean_rewards(self, rounds: FloatArray) -> FloatArray:
-        """The same in every round."""
+        """Return the same means for every round."""
         return np.broadcast_to(self._means, (len(rounds), self.n_arms))
 
     def draw_rewards(
         self, rng: Generator, mean: FloatArray, pulls: FloatArray, before: FloatArray
     ) -> Rewards:
-        """The next `pulls` rewards of each arm's table."""
+        """Return the sums of the next `pulls` rewards of each arm's table."""
         del rng, mean
         start, end = (
             np.take_along_axis(self._sums, index.astype(np.int64)[:, :, None], axis=2)[:, :, 0]
@@ -75,7 +75,7 @@ def identify(
     runs: int,
     rng: Generator,
 ) -> Identification:
-    """Let a policy and a stopping rule look after every `batch` rounds until an arm is declared best.
+    """Run a policy and a stopping rule, with a look every `batch` rounds, until an arm is best.
 
     Raises InvalidInput if batch or runs < 1 or rounds_max < batch.
     """

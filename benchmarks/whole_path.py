@@ -1,8 +1,8 @@
-"""An experiment in this process from draw to readout, by the functions that worker and server run.
+"""An experiment in this process from draw to readout, by the functions of worker and server.
 
-Draws are `bucketing.draw`, rewards and totals `rewards.resolve` and `rewards.differences`, shares
-`allocation.allocate`, the readout `analyze` on what `Stored.observed` makes of the totals. Only engines and
-sockets are left out, so that an A/A test can be replayed hundreds of times and looked at after every batch.
+`bucketing.draw` draws; `rewards.resolve` and `rewards.differences` make rewards and totals;
+`allocation.allocate` makes shares; `analyze` reads the result of `Stored.observed`. Only engines
+and sockets are missing, so an A/A test can run hundreds of times with a look after every batch.
 `tests/acceptance/test_whole_path.py` sends the same events to a server and finds the same readout.
 """
 
@@ -33,11 +33,11 @@ START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 BATCH_US: Final = 1_000_000
 PLAN: Final = AnalysisPlan()
 NAIVE: Final = AnalysisPlan(estimator=FixedHorizon())
-"""The planted bug: Welch's interval at every look, as if nobody had looked before and nothing had adapted."""
+"""The planted bug: Welch's interval at every look, as if there were one look and a fixed split."""
 
 
-class Said(NamedTuple):
-    """One signal: about which assignment, by its number, what, and when it happened."""
+class Signal(NamedTuple):
+    """One signal: number of its assignment, value and time."""
 
     owner: int
     value: float
@@ -45,7 +45,7 @@ class Said(NamedTuple):
 
 
 class WholePath:
-    """One running experiment with the signal `score`. Assignments are numbered as they come."""
+    """One running experiment with the signal `score`; assignments are numbered by arrival."""
 
     def __init__(
         self,
@@ -76,27 +76,27 @@ class WholePath:
         self.allocate()
 
     def allocate(self) -> None:
-        """New shares from the totals, under a new version where they moved."""
-        found = allocate(self.experiment.definition, self._variants())
+        """Compute shares from the totals, and add a version if they moved."""
+        weights = allocate(self.experiment.definition, self._variants())
         epoch, latest = self.experiment.epoch, self.points[-1] if self.points else None
-        if latest is None or (latest.epoch, latest.weights) != (epoch, found):
-            self.points.append(AllocationPoint(len(self.points) + 1, epoch, START, found))
+        if latest is None or (latest.epoch, latest.weights) != (epoch, weights):
+            self.points.append(AllocationPoint(len(self.points) + 1, epoch, START, weights))
 
     def change(self, policy: Policy) -> None:
-        """Another rule of allocation, and so another epoch."""
+        """Change the rule of allocation, which opens an epoch."""
         definition = msgspec.structs.replace(self.experiment.definition, policy=policy)
         epoch = self.experiment.epoch + 1
         self.experiment = msgspec.structs.replace(self.experiment, definition=definition, epoch=epoch)
         self.allocate()
 
     def assign(self, n: int, at_us: int, rng: np.random.Generator) -> np.ndarray:
-        """Draw a variant for each of `n` units; the variants. The exposures are not in the totals yet."""
+        """Draw variants for `n` units and return them; the exposures are not in the totals yet."""
         sums = bucketing.cumulative(self.points[-1].weights)
         bits = rng.integers(bucketing.WHOLE, size=n).tolist()
-        return self.expose([bucketing.draw(one, sums) for one in bits], at_us)
+        return self.expose([bucketing.draw(number, sums) for number in bits], at_us)
 
     def expose(self, variants: Sequence[int], at_us: int) -> np.ndarray:
-        """Assignments that somebody else has drawn."""
+        """Add assignments with these variants, and return the variants."""
         new = np.zeros(len(variants), ASSIGNMENT)
         new["experiment_id"], new["epoch"] = 1, self.experiment.epoch
         new["variant"], new["exposed"], new["reward"] = variants, True, NONE
@@ -104,13 +104,13 @@ class WholePath:
         self.log = np.concatenate([self.log, new])
         return new["variant"]
 
-    def commit(self, said: Sequence[Said], now_us: int) -> None:
-        """What one transaction of the ledger does: new exposures, new signals, horizons that passed."""
+    def commit(self, new_signals: Sequence[Signal], now_us: int) -> None:
+        """Apply new exposures, new signals and passed horizons, as the ledger does."""
         self._now_us = now_us
-        rows = [(one.owner, 0, 0, one.at_us, one.value) for one in said]
+        rows = [(signal.owner, 0, 0, signal.at_us, signal.value) for signal in new_signals]
         self._signals = np.concatenate([self._signals, np.array(rows, GIVEN)])
         touched = ~self.log["counted"]
-        touched[[one.owner for one in said]] = True
+        touched[[signal.owner for signal in new_signals]] = True
         if self._rules[1].silence != NONE:
             touched |= (self.log["outcome"] == 0) & (self.log["deadline_us"] <= now_us)
         chosen = np.flatnonzero(touched)
@@ -126,7 +126,7 @@ class WholePath:
         self.log[chosen] = after
 
     def observed(self) -> Observed:
-        """What the readout reads."""
+        """Return the input of the readout."""
         shares = {
             epoch: points[0].shares if len(points) == 1 else None
             for epoch in {point.epoch for point in self.points}
@@ -147,12 +147,12 @@ class WholePath:
         return stored.observed(self.experiment)
 
     def readout(self, observed: Observed | None = None, plan: AnalysisPlan = PLAN) -> Readout:
-        """What the status says; or what another plan would say, or other totals."""
+        """Return the readout of the status, or that of another plan or other totals."""
         metrics = measured_of(self.experiment.definition).metrics
         return analyze(plan, metrics, observed or self.observed())
 
     def _units(self) -> list[UnitCell]:
-        """The cells of units, each assignment being one; none without metrics."""
+        """Return the cells of units, with each assignment as a unit; none without metrics."""
         definition = self.experiment.definition
         measures = measures_of(definition.metrics, definition.plan, definition.stickiness)
         if measures is None:
@@ -162,19 +162,20 @@ class WholePath:
         units = measure(
             self.log, np.arange(len(self.log)), given, heads, measures, silent_until_us=self._now_us
         )
-        found = cells(totals_by_minute(1, units, measures))
-        return [UnitCell(*key[1:], totals) for key, totals in sorted(found.items())]
+        by_key = cells(totals_by_minute(1, units, measures))
+        return [UnitCell(*key[1:], totals) for key, totals in sorted(by_key.items())]
 
     def _variants(self) -> list[VariantTotals]:
-        found = [VariantTotals()] * len(self.experiment.definition.variants)
+        variants = [VariantTotals()] * len(self.experiment.definition.variants)
         for (_, variant), total in self.totals.items():
-            pairs = zip(msgspec.structs.astuple(found[variant]), msgspec.structs.astuple(total), strict=True)
-            found[variant] = VariantTotals(*(a + b for a, b in pairs))
-        return found
+            so_far = msgspec.structs.astuple(variants[variant])
+            pairs = zip(so_far, msgspec.structs.astuple(total), strict=True)
+            variants[variant] = VariantTotals(*(a + b for a, b in pairs))
+        return variants
 
 
 def decided(readout: Readout) -> bool:
-    """Whether some variant is said to differ from the control."""
+    """Return whether a primary metric decides that a variant differs from the control."""
     verdicts = [
         variant.verdict
         for metric in readout.metrics
@@ -187,24 +188,26 @@ def decided(readout: Readout) -> bool:
 def aa_replay(
     path: WholePath, rng: np.random.Generator, *, rate: float, batches: int, size: int
 ) -> tuple[bool, bool]:
-    """Equal variants, looked at after every batch: whether the readout ever decided, and the naive one.
+    """Replay equal variants with a look after every batch.
 
-    Nine in ten assignments hear a thumb, half of them a batch later, one in ten of those turned round.
+    Returns whether the readout ever decided, and whether the naive one did. Nine in ten assignments
+    get a thumb. Half of the thumbs arrive a batch later, and one in ten is replaced by another
+    thumb.
     """
-    late: list[Said] = []
+    late: list[Signal] = []
     ever, naive_ever = False, False
     for batch in range(batches):
         now_us = batch * BATCH_US
         first = len(path.log)
         path.assign(size, now_us, rng)
         scores = (rng.random((size, 2)) < rate).astype(float)
-        heard, waits, turned = rng.random((3, size)) < [[0.9], [0.5], [0.1]]
-        said, late = late, []
-        for k in np.flatnonzero(heard).tolist():
-            (late if waits[k] else said).append(Said(first + k, scores[k, 0], now_us))
-            if turned[k]:
-                late.append(Said(first + k, scores[k, 1], now_us + 1))
-        path.commit(said, now_us)
+        rated, waits, revised = rng.random((3, size)) < [[0.9], [0.5], [0.1]]
+        arrived, late = late, []
+        for k in np.flatnonzero(rated).tolist():
+            (late if waits[k] else arrived).append(Signal(first + k, scores[k, 0], now_us))
+            if revised[k]:
+                late.append(Signal(first + k, scores[k, 1], now_us + 1))
+        path.commit(arrived, now_us)
         path.allocate()
         ever = ever or decided(path.readout())
         if not naive_ever:
@@ -224,9 +227,9 @@ def aa_rates(
     n_variants: int = 2,
     silence: float | None = None,
 ) -> tuple[float, float]:
-    """The shares of A/A tests in which the readout, and the naive one, ever decided."""
+    """Return the shares of A/A tests in which the readout, and the naive one, ever decided."""
     rng = generator(seed)
-    found = [
+    decisions = [
         aa_replay(
             WholePath(policy, n_variants=n_variants, silence=silence),
             rng,
@@ -236,16 +239,16 @@ def aa_rates(
         )
         for _ in range(runs)
     ]
-    ever, naive = np.mean(found, axis=0)
+    ever, naive = np.mean(decisions, axis=0)
     return float(ever), float(naive)
 
 
 def aa_rows(*, full: bool) -> Iterator[Row]:
-    """A/A tests under Thompson sampling, looked at after every batch, through the whole path."""
+    """Yield rows of A/A tests under Thompson sampling with a look after every batch."""
     runs = 400 if full else 40
     batches = 40
     settings = {950: (0.5, 2, None), 951: (0.1, 2, None), 952: (0.5, 3, None), 953: (0.5, 2, 0.0)}
-    # The last of them has every step of the path, and misleads the naive reader most.
+    # The last one uses every step of the path and misleads the naive method most.
     for seed, (rate, n_variants, silence) in list(settings.items())[0 if full else -1 :]:
         silent = "" if silence is None else ", silence counts 0"
         name = f"A/A, Thompson, {n_variants} variants at {rate:g}{silent}, {batches} looks"
@@ -264,20 +267,20 @@ def aa_rows(*, full: bool) -> Iterator[Row]:
         yield caught(f"{name}: Welch at every look", Simulated.share(naive, runs), limit)
 
 
-# A canary that is ramped up while the baseline drifts
+# A canary that ramps up while the baseline drifts
 
 
 RAMP: Final = (0.01, 0.05, 0.25)
-"""The canary's shares, one epoch each."""
+"""Shares of the canary, one epoch each."""
 DRIFT: Final = (0.30, 0.45, 0.60)
-"""The rate of success of everybody in that epoch: no variant is better than the other."""
+"""Rate of success in each epoch, the same for both variants."""
 
 
 SOLVED: Final = Metric(key="solved", measure=Proportion("score"), role="primary")
 
 
 def ramp(rng: np.random.Generator, *, effect: float = 0.0, size: int = 4_000) -> WholePath:
-    """Each stage's traffic in ten batches, through the ledger, under a policy with the stage's share."""
+    """Send the traffic of each stage in ten batches, under a fixed policy with its share."""
     path: WholePath | None = None
     for stage, (share, rate) in enumerate(zip(RAMP, DRIFT, strict=True)):
         policy = FixedPolicy({"v0": 1 - share, "v1": share})
@@ -289,20 +292,20 @@ def ramp(rng: np.random.Generator, *, effect: float = 0.0, size: int = 4_000) ->
             now_us, first = (10 * stage + batch) * BATCH_US, len(path.log)
             variants = path.assign(size // 10, now_us, rng)
             scores = (rng.random(len(variants)) < rate + effect * variants).astype(float)
-            said = [Said(first + k, score, now_us) for k, score in enumerate(scores.tolist())]
-            path.commit(said, now_us)
+            signals = [Signal(first + k, score, now_us) for k, score in enumerate(scores.tolist())]
+            path.commit(signals, now_us)
     assert path is not None
     return path
 
 
 def pooled(observed: Observed) -> Observed:
-    """The planted bug: the epochs thrown together, as if the split had always been the same."""
+    """Pool the epochs as if the split were constant, which is the planted bug."""
     cells = [msgspec.structs.replace(cell, epoch=1) for cell in observed.cells]
     return msgspec.structs.replace(observed, cells=cells)
 
 
 def ramp_rows(*, full: bool) -> Iterator[Row]:
-    """Simpson's paradox: in ours, and in the naive estimate, at the end of each ramp."""
+    """Yield rows on Simpson's paradox, in our estimate and in the pooled one, after each ramp."""
     rng, runs = generator(960), 400 if full else 12
     ours, naive = 0, 0
     effects: list[float] = []

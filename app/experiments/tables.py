@@ -1,4 +1,4 @@
-"""Tables of experiments: definitions, the epochs of the allocation rule, and what is due for publication."""
+"""Tables of experiments: definitions, epochs of the allocation rule, due publications."""
 
 from sqlalchemy import (
     BigInteger,
@@ -26,7 +26,8 @@ experiments = Table(
     METADATA,
     Column("id", Integer, Identity(), primary_key=True),
     Column("key", Text, nullable=False, unique=True),
-    # JSON, not JSONB: numbers and the order of keys in payloads come back exactly as they were given.
+    # JSON, not JSONB: numbers and the order of keys in payloads come back exactly as they were
+    # given.
     Column("definition", JSON, nullable=False),
     Column(
         "reads_silence",

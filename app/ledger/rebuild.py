@@ -1,4 +1,4 @@
-"""What `wald rebuild` does: recompute every total from the log, and report what differed."""
+"""The rebuild: recomputes every total from the log, and reports what differed."""
 
 from collections.abc import Iterable, Sequence
 from functools import partial

@@ -18,7 +18,7 @@ from app.allocation.model import VariantTotals, allocate
 from app.assignment.bucketing import WHOLE
 from app.experiments.metrics import Mean, Metric, Proportion
 from app.experiments.policies import ThompsonPolicy
-from benchmarks.whole_path import Said, WholePath
+from benchmarks.whole_path import Signal, WholePath
 from tests.support.server import Up, up
 
 N = 300
@@ -68,7 +68,7 @@ def in_process(told: tuple[list[str], dict[str, list[float]]]) -> WholePath:
     path.expose([int(variant[1]) for variant in variants], 0)
     for look in range(2):
         said = [
-            Said(owner, values[look], look)
+            Signal(owner, values[look], look)
             for owner, values in enumerate(scores.values())
             if len(values) > look
         ]

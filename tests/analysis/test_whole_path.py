@@ -5,7 +5,7 @@ import pytest
 
 from app.experiments.policies import FixedPolicy, ThompsonPolicy
 from benchmarks import whole_path
-from benchmarks.whole_path import BATCH_US, Said, WholePath
+from benchmarks.whole_path import BATCH_US, Signal, WholePath
 
 pytestmark = pytest.mark.timeout(400)  # hundreds of thousands of units: minutes, on a machine that is busy
 
@@ -32,8 +32,8 @@ def test_the_path_worked_by_hand():
     """Two assignments of each variant; of v1's one thumb turned down, and one of v0's has no feedback yet."""
     path = WholePath(FixedPolicy({"v0": 0.5, "v1": 0.5}))
     path.expose([0, 0, 1, 1], 0)
-    path.commit([Said(0, 1.0, 0), Said(2, 1.0, 0), Said(3, 1.0, 0)], 0)
-    path.commit([Said(3, 0.0, 1)], 1)
+    path.commit([Signal(0, 1.0, 0), Signal(2, 1.0, 0), Signal(3, 1.0, 0)], 0)
+    path.commit([Signal(3, 0.0, 1)], 1)
     control, other = (path.totals[1, variant] for variant in (0, 1))
     assert (control.assignments, control.rewards, control.reward_sum) == (2, 1, 10**9)
     assert (other.assignments, other.rewards, other.reward_sum) == (2, 2, 10**9)

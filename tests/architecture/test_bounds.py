@@ -35,7 +35,7 @@ def all_bounds(app: Path = APP) -> list[Bound]:
 
 
 def rooms_by_word(app: Path = APP) -> dict[str, set[str]]:
-    """Map each upper-case word of the code to the rooms that use it; composition roots are the room ''."""
+    """Map each upper-case word of the code to its rooms; composition roots are the room ''."""
     rooms: dict[str, set[str]] = {}
     for path in app.rglob("*.py"):
         code = path.read_text()
@@ -48,7 +48,7 @@ def rooms_by_word(app: Path = APP) -> dict[str, set[str]]:
 
 
 def misplaced(bounds: list[Bound], users: dict[str, set[str]]) -> list[str]:
-    """Describe each bound that is unused, defined twice, or in another room than the one that needs it."""
+    """Describe each bound that is unused, defined twice, or outside the room that needs it."""
     definitions = Counter(bound.name for bound in bounds)
     problems = [f"{name} is defined {count} times" for name, count in definitions.items() if count > 1]
     for bound in bounds:

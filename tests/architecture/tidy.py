@@ -151,7 +151,7 @@ def _words(path: str, prose: Prose) -> Iterator[Violation]:
 
 
 def sentences(text: str) -> Iterator[tuple[int, str]]:
-    """Yield each sentence with the number of lines before it; tables, formulas and code are left out."""
+    """Yield each sentence and the number of lines before it, without tables, formulas and code."""
     block: list[str] = []
     start = 0
     fenced = False
@@ -183,7 +183,7 @@ def _split(start: int, block: list[str]) -> Iterator[tuple[int, str]]:
 
 
 def word_count(sentence: str) -> int:
-    """Count the words of a sentence; a `code span`, a link's address and a formula are one word each."""
+    """Count the words of a sentence; a `code span` and the address of a link are one word each."""
     text = re.sub(r"\]\([^)]*\)", "]", re.sub(r"`[^`]*`", "code", sentence))
     return len([word for word in text.split() if re.search(r"[^\W\d_]{2,}|\b[aAI]\b|\d", word)])
 
@@ -218,7 +218,9 @@ def _in_python(path: str, source: str) -> list[Violation]:
     texts += _joined(comments)
     if not path.startswith("tests/"):
         texts += _strings(strings, {node.body[0].lineno for node in documented})
-    lines_of_prose = {number for number, _, _ in comments} | {node.body[0].lineno for node in documented}
+    lines_of_prose = {number for number, text, _ in comments if "noqa" not in text} | {
+        node.body[0].lineno for node in documented
+    }
     for node in strings:
         if node.lineno != node.end_lineno:
             lines_of_prose.update(range(node.lineno, node.end_lineno + 1))
@@ -231,7 +233,7 @@ def _in_python(path: str, source: str) -> list[Violation]:
 
 
 def _walk(tree: ast.AST) -> Iterator[ast.AST]:
-    """Yield all nodes but those of contexts and operators, which are half of them and say nothing here."""
+    """Yield all nodes but contexts and operators, which are half of them and not needed here."""
     pending = [tree]
     while pending:
         node = pending.pop()
@@ -340,8 +342,12 @@ def _in_comments(path: str, source: str, mark: str, *, columns: bool) -> list[Vi
 
 
 def _in_plain(path: str, source: str) -> list[Violation]:
-    texts = [Prose(1, source, splits=False)]
-    return [*_prose(path, texts), *_wide_lines(path, source)]
+    """Check a file of another kind; a recipe or a setting may be wide, a comment may not."""
+    wide = _wide_lines(path, source)
+    if Path(path).suffix in {".yaml", ".toml", ""}:
+        lines = source.splitlines()
+        wide = (violation for violation in wide if lines[violation.line - 1].lstrip().startswith("#"))
+    return [*_prose(path, [Prose(1, source, splits=False)]), *wide]
 
 
 def _joined(comments: Iterable[tuple[int, str, bool]]) -> list[Prose]:
@@ -359,7 +365,7 @@ def _joined(comments: Iterable[tuple[int, str, bool]]) -> list[Prose]:
 
 
 def _without_fences(source: str) -> str:
-    """Return a page with the lines of its code blocks and tables empty, so that lines keep their numbers."""
+    """Return a page with empty lines for code blocks and tables, so lines keep their numbers."""
     lines, fenced = [], False
     for line in source.splitlines():
         mark = line.lstrip().startswith("```")

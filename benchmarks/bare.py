@@ -1,4 +1,7 @@
-"""The floor: a bare ASGI function. `python -m benchmarks.floor PORT granian|uvicorn`."""
+"""A bare ASGI function, the reference of `/assign`.
+
+python -m benchmarks.bare PORT granian|uvicorn
+"""
 
 import gc
 import sys
