@@ -56,7 +56,7 @@ class Installed(NamedTuple):
 
 @pytest.fixture
 async def installed(engine: AsyncEngine, valkey: Redis) -> Installed:
-    """Six running experiments, known to servers."""
+    """Six running experiments that servers know."""
     clock = SystemClock()
     access = AccessService(AccessStore(engine, valkey), clock)
     await access.ensure_signing_key()
@@ -275,7 +275,7 @@ async def test_a_refill_computes_nothing_and_gives_back_equal_bytes(
 
 
 @pytest.mark.parametrize("answered", [False, True])
-async def test_a_worker_that_dies_anywhere_in_a_refill_never_leaves_a_part_that_is_called_whole(
+async def test_a_worker_that_dies_during_a_refill_never_marks_a_part_as_whole(
     installed: Installed, valkey: Redis, answered: bool
 ) -> None:
     content = await valkey.hgetall(registry_key("experiments"))

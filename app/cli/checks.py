@@ -353,7 +353,7 @@ def series(overdue: int) -> Finding:
     if overdue <= SERIES_THIN_ROWS_MAX:
         return Finding("Series", Verdict.OK, f"{overdue} old minutes wait to be thinned")
     found = f"more than {SERIES_THIN_ROWS_MAX} old minutes wait to be thinned"
-    return Finding("Series", Verdict.WARN, found, "look at the loop `forgotten` in `/ready` of a worker")
+    return Finding("Series", Verdict.WARN, found, "look at the loop `cleanup` in `/ready` of a worker")
 
 
 def disk(folder: Path) -> Finding:

@@ -22,7 +22,7 @@ SHARDS = 2
 
 
 class Server(NamedTuple):
-    """What one server process has."""
+    """The parts of one server process."""
 
     keeper: SnapshotKeeper
     appender: StreamAppender
@@ -57,7 +57,7 @@ def start_server() -> Callable[..., object]:
 
 
 async def recorded(valkey_url: str) -> list[Exposure]:
-    """All exposures on the streams, in the order of each stream; checks the counters beside them."""
+    """Return all exposures on the streams, in order, and check the counters."""
     found: list[Exposure] = []
     async with create_client(valkey_url) as valkey:
         for shard in range(SHARDS):

@@ -26,7 +26,7 @@ def row(number: int) -> tuple[bytes, str, dict[str, str] | None]:
 
 @pytest.fixture
 async def own_valkey() -> AsyncIterator[ValkeyServer]:
-    """A Valkey that the test may stop and kill."""
+    """A Valkey that a test may stop and kill."""
     with tempfile.TemporaryDirectory(prefix="wald-commit-") as path:
         folder = DataFolder(Path(path) / "data")
         assert folder.try_lock()
@@ -45,7 +45,7 @@ async def appender(valkey_url: str) -> AsyncIterator[StreamAppender]:
     await appender.stop()
 
 
-async def test_what_waits_together_is_one_stream_entry(valkey_url: str, appender: StreamAppender):
+async def test_waiting_exposures_become_one_stream_entry(valkey_url: str, appender: StreamAppender):
     commit = ExposureCommit(appender, shards=SHARDS)
     answers = [commit.add(row(number)) for number in range(500)]
     assert all([await answer for answer in answers])
@@ -64,7 +64,7 @@ async def test_flushes_are_bounded_and_go_round_the_shards(valkey_url: str, appe
         assert [await valkey.xlen(shard_key(shard, "events")) for shard in range(SHARDS)] == [1, 2]
 
 
-async def test_more_than_may_wait_are_given_up_at_once(valkey_url: str, appender: StreamAppender):
+async def test_exposures_beyond_the_bound_are_given_up_at_once(valkey_url: str, appender: StreamAppender):
     commit = ExposureCommit(appender, shards=SHARDS)
     answers = [commit.add(row(number)) for number in range(limits.EXPOSURES_PENDING_MAX + 3)]
     assert [answer.done() for answer in answers[-4:]] == [False, True, True, True]
@@ -72,9 +72,7 @@ async def test_more_than_may_wait_are_given_up_at_once(valkey_url: str, appender
     assert len(await recorded(valkey_url)) == limits.EXPOSURES_PENDING_MAX
 
 
-async def test_a_waiter_that_goes_away_does_not_take_the_others_with_it(
-    valkey_url: str, appender: StreamAppender
-):
+async def test_a_cancelled_waiter_does_not_cancel_others(valkey_url: str, appender: StreamAppender):
     commit = ExposureCommit(appender, shards=SHARDS)
 
     async def wait(number: int) -> bool:

@@ -61,7 +61,7 @@ async def test_a_change_arrives_by_itself_and_keeps_what_did_not_change(valkey_u
         assert server.keeper.snapshot.by_key["one"] is one
 
 
-async def test_a_change_that_nobody_announced_is_found_by_polling(valkey_url: str):
+async def test_polling_finds_a_change_without_announcement(valkey_url: str):
     await publish(valkey_url)
     async with running_server(valkey_url) as server, create_client(valkey_url) as valkey:
         await valkey.hset(registry_key("experiments"), "exp", snapshot.encode(experiment()))
@@ -79,7 +79,7 @@ async def test_waiting_for_a_refresh_shows_what_was_published_before(valkey_url:
             assert f"exp-{number}" in server.keeper.snapshot.by_key
 
 
-async def test_a_flushed_valkey_takes_nothing_away_and_is_reported(valkey_url: str):
+async def test_a_flushed_valkey_is_reported_and_loses_nothing(valkey_url: str):
     await publish(valkey_url, experiment("one", id=1), experiment("two", id=2))
     async with running_server(valkey_url) as server:
         async with create_client(valkey_url) as valkey:
@@ -94,7 +94,7 @@ async def test_a_flushed_valkey_takes_nothing_away_and_is_reported(valkey_url: s
         assert server.keeper.keyring is not None
 
 
-async def test_a_server_that_starts_before_the_first_publication_comes_alive_with_it(valkey_url: str):
+async def test_a_server_that_starts_first_becomes_ready_with_the_first_publication(valkey_url: str):
     async with running_server(valkey_url) as server:
         assert server.keeper.error is not None
         await server.keeper.refresh_soon()

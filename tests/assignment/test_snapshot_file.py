@@ -52,7 +52,7 @@ def test_it_is_read_back_as_written_and_is_open_to_its_owner_only(tmp_path: Path
     assert sorted(one.name for one in file.path.parent.iterdir()) == ["snapshot", "snapshot.lock"]
 
 
-def test_a_missing_file_is_nothing_to_speak_of(tmp_path: Path) -> None:
+def test_a_missing_file_is_not_logged(tmp_path: Path) -> None:
     before = counted("ignored")
     assert a_file(tmp_path).read(NOW_MS) is None
     assert counted("ignored") == before
@@ -100,7 +100,7 @@ def test_a_file_that_others_may_read_or_write_is_ignored(tmp_path: Path, mode: i
     assert file.read(NOW_MS) is None
 
 
-def test_what_is_no_regular_file_is_ignored(tmp_path: Path) -> None:
+def test_a_file_that_is_not_regular_is_ignored(tmp_path: Path) -> None:
     file = written(tmp_path / "real")
     for number, make in enumerate(
         (lambda path: path.mkdir(), os.mkfifo, lambda path: path.symlink_to(file.path))
@@ -123,7 +123,9 @@ def test_what_is_no_regular_file_is_ignored(tmp_path: Path) -> None:
         ("redis://valkey:6379/0", "postgresql:///wald?host=/run/postgres", False),
     ],
 )
-def test_an_installation_is_where_its_engines_are(valkey_url: str, database_url: str, same: bool) -> None:
+def test_an_installation_is_identified_by_its_engine_addresses(
+    valkey_url: str, database_url: str, same: bool
+) -> None:
     assert (installation_of(valkey_url, database_url) == OURS) == same
 
 
@@ -227,7 +229,7 @@ async def test_a_file_that_cannot_be_written_is_reported_and_tried_again(
         await keeper.stop()
 
 
-async def test_of_several_processes_one_writes_and_another_takes_over(tmp_path: Path) -> None:
+async def test_one_process_writes_until_another_takes_over(tmp_path: Path) -> None:
     first, second = a_file(tmp_path), a_file(tmp_path)
     assert first.try_lock()
     assert first.try_lock()
