@@ -158,6 +158,7 @@ async def store(
             "epoch": after.epoch,
             "policy": msgspec.to_builtins(after.definition.policy),
             "control": after.definition.control_key,
+            "n_variants": len(after.definition.variants),
             "started_at": at,
         }
         await connection.execute(insert(epochs).values(row))

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     PrimaryKeyConstraint,
+    SmallInteger,
     Table,
     Text,
     func,
@@ -76,6 +77,7 @@ epochs = Table(
     Column("epoch", Integer, nullable=False),
     Column("policy", JSONB, nullable=False, comment="the allocation rule in force"),
     Column("control", Text, comment="its key; null: as in the epoch after it"),
+    Column("n_variants", SmallInteger, comment="null: as many as the experiment has now"),
     Column("started_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     PrimaryKeyConstraint("experiment_id", "epoch"),
 )
