@@ -202,11 +202,11 @@ def _planned(plan: AnalysisPlan, n: int, n_variants: int) -> tuple[AnalysisPlan,
 
 
 def _observed(units: tuple[int, int], at_look: dict[str, Halves], *, adaptive: bool) -> Observed:
-    cells = []
-    for half, name in enumerate(_HALVES):
-        known = {key: totals for key, halves in at_look.items() if (totals := halves[half]) is not None}
-        cells.append(Cell(1, name, units[half], known))
-    return Observed(variants=_HALVES, control=_HALVES[0], cells=cells, adaptive=adaptive)
+    cells = [
+        Cell(1, name, units[half], {key: one[half] for key, one in at_look.items() if one[half] is not None})  # type: ignore[misc] # None is left out
+        for half, name in enumerate(_HALVES)
+    ]
+    return Observed(variants=_HALVES, control=_HALVES[0], cells=cells, adaptive=adaptive, fixed_epochs=(1,))
 
 
 def _decided(metric: MetricReadout) -> bool:

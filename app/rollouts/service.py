@@ -376,7 +376,7 @@ def compared_of(observed: Observed, rollout: Rollout) -> Observed:
     variants = tuple(variant for variant in observed.variants if variant in compared)
     cells = [cell for cell in observed.cells if cell.epoch >= rollout.epoch and cell.variant in variants]
     return msgspec.structs.replace(
-        observed, variants=variants, cells=cells, adaptive=False, periods={}, assignments=()
+        observed, variants=variants, cells=cells, adaptive=False, drawn=(), fixed_epochs=(), assignments=()
     )
 
 
@@ -395,13 +395,13 @@ def _check_stage(rollout: Rollout, stage: int) -> None:
         )
 
 
-def _check_room(plan: RolloutPlan, experiment: Experiment) -> None:
-    """Require traffic for a control next to what earlier rollouts have promoted."""
-    free = room(experiment, plan)
-    if free <= max(stage.share for stage in plan.measured_stages):
+def _check_room(plan: Plan, experiment: Experiment) -> None:
+    """Refuse a rollout if earlier ones hold the traffic that its canary and control need."""
+    left = room(experiment, plan)
+    if left <= max(stage.share for stage in plan.measured_stages):
         raise Conflict(
-            f"earlier rollouts leave {free:.0%} of the traffic, too little for canary and control; stop "
-            "the experiment with its winner, and begin a new one with that as the control",
+            f"earlier rollouts hold all but {left:.0%} of the traffic, too little for canary and control: "
+            "make the promoted variant the control of the experiment first",
             field="experiment",
         )
 

@@ -34,11 +34,11 @@ class SegmentEffect(msgspec.Struct, frozen=True, kw_only=True):
 class VariantReadout(msgspec.Struct, frozen=True, kw_only=True):
     """One variant on one metric.
 
-    `estimate` and `control_estimate` have the same weights over epochs. Fields of the effect are
-    null for the control, and while there is not enough data, with a `reason`. `level` is the
-    probability that `interval` misses (for a guardrail, that each of its bounds misses). `e_value`
-    is against no difference and valid at every look. `variance_reduction` is the share of variance
-    that covariates remove.
+    `estimate` and `control_estimate` are weighted alike over epochs. Everything about the effect is null for
+    the control and while there is not enough data, as `reason` says. `level` is the probability with which
+    `interval` misses (for a guardrail, each of its bounds). `e_value` is against no difference and valid at
+    every look. `variance_reduction` is the share of variance that covariates took away. `unbiased_effect` is
+    the median-unbiased effect of a group sequential plan that has ended.
     """
 
     variant: str
@@ -57,6 +57,7 @@ class VariantReadout(msgspec.Struct, frozen=True, kw_only=True):
     verdict: ReadoutVerdict | None = None
     reason: str = ""
     variance_reduction: float | None = None
+    unbiased_effect: float | None = None
     segments: tuple[SegmentEffect, ...] = ()
     interaction_p_value: float | None = None
 
