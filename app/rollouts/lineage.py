@@ -87,12 +87,15 @@ def lineage(
         *((completion.taken.at, completion) for completion in completions),
         *((epoch.at, epoch) for epoch in replaced),
     ]
-    for at, one in sorted(events, key=itemgetter(0)):
-        if isinstance(one, ControlSince):
-            if standard != (one.control,):
-                promotions.append(Promotion(event="control", at=at, versions=(one.control,), before=standard))
-            standard = (one.control,)
+    for at, event in sorted(events, key=itemgetter(0)):
+        if isinstance(event, ControlSince):
+            if standard != (event.control,):
+                promotions.append(
+                    Promotion(event="control", at=at, versions=(event.control,), before=standard)
+                )
+            standard = (event.control,)
             continue
+        taken, completion = event.taken, event
         promotions.append(
             Promotion(
                 event="completed",

@@ -395,7 +395,7 @@ def _check_stage(rollout: Rollout, stage: int) -> None:
         )
 
 
-def _check_room(plan: Plan, experiment: Experiment) -> None:
+def _check_room(plan: RolloutPlan, experiment: Experiment) -> None:
     """Refuse a rollout if earlier ones hold the traffic that its canary and control need."""
     left = room(experiment, plan)
     if left <= max(stage.share for stage in plan.measured_stages):

@@ -21,7 +21,7 @@ from app.experiments.tables import epochs, experiments
 from app.rollouts import limits
 from app.rollouts.life import Looked, Rollout, Taken
 from app.rollouts.lineage import Completion, ControlSince
-from app.rollouts.model import Completed, Draft, Plan, RolledBack, State
+from app.rollouts.model import Completed, Draft, RolledBack, RolloutPlan, State
 from app.rollouts.receipt import Receipt
 from app.rollouts.tables import rollout_decisions, rollouts
 from app.webhooks.outbox import WebhookOutbox
@@ -122,7 +122,7 @@ class RolloutStore:
                 epochs.c.experiment_id == row.id, epochs.c.control.is_not(None)
             )
             rows = await connection.execute(of_epochs.order_by(epochs.c.epoch))
-            return experiment_store.experiment_of(row), found, [ControlSince(*epoch) for epoch in rows]
+            return experiment_store.experiment_of(row), completions, [ControlSince(*epoch) for epoch in rows]
 
     @asynccontextmanager
     async def begun(self, key: str) -> AsyncIterator[tuple[AsyncConnection, Experiment]]:

@@ -33,14 +33,14 @@ PATH = "/experiments/summary/aa"
 def units(n, plan, *, seed=20260101):
     """In pairs that arrive together: a tenth have no cost."""
     rng = np.random.default_rng(seed)
-    result, covariates = [], []
+    found, covariates = [], []
     for _ in range(n):
         solved, sessions = int(rng.random() < 0.3), 1 + int(rng.poisson(1))
         clicks, known = int(rng.binomial(sessions, 0.4)), int(rng.random() < 0.9)
         cost = known * round(float(rng.lognormal(0, 1)) * NANO)
-        result.append((solved * NANO, 1, solved, 1, cost, known, clicks * NANO, sessions * NANO, cost, known))
+        found.append((solved * NANO, 1, solved, 1, cost, known, clicks * NANO, sessions * NANO, cost, known))
         covariates.append([round(float(rng.normal()) * NANO) for _ in plan.covariates])
-    return support.units(result, covariates=covariates, minutes=np.arange(n) // 2)
+    return support.units(found, covariates=covariates, minutes=np.arange(n) // 2)
 
 
 def asked(n, estimator, *, replays, covariates=(), first=0, made=None):
@@ -52,7 +52,7 @@ def asked(n, estimator, *, replays, covariates=(), first=0, made=None):
 
 
 def of(answer, metric):
-    return next(metric_rate for metric_rate in answer.metrics if metric_rate.metric == metric)
+    return next(one for one in answer.metrics if one.metric == metric)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_one_answer_takes_no_more_replays_than_it_may(monkeypatch):
 
 
 def test_too_few_units_are_refused_with_their_number():
-    with pytest.raises(UnprocessableInput, match="needs at least 200 units of the control, has 199"):
+    with pytest.raises(UnprocessableInput, match="needs 200 units of the control at least, has 199"):
         asked(199, FixedHorizon(), replays=1)
 
 
@@ -159,16 +159,10 @@ async def test_the_control_of_an_experiment_is_replayed(client, engine, experime
     await keep(engine, experiment, units(250, plan, seed=2), variant=1)
     answer = await client.post(PATH, json={"replays": 10})
     assert answer.status_code == 200
-    result = answer.json()
-    assert (result["units"], result["replays"], result["looks"], result["sampled"]) == (300, 10, [300], False)
-    assert [metric_rate["metric"] for metric_rate in result["metrics"]] == [
-        "reward",
-        "solved",
-        "cost",
-        "clicks",
-        "p90",
-    ]
-    assert (await client.post(PATH, json={"replays": 10})).json() == result  # equal data, equal answer
+    found = answer.json()
+    assert (found["units"], found["replays"], found["looks"], found["sampled"]) == (300, 10, [300], False)
+    assert [one["metric"] for one in found["metrics"]] == ["reward", "solved", "cost", "clicks", "p90"]
+    assert (await client.post(PATH, json={"replays": 10})).json() == found  # equal data, equal answer
 
 
 @pytest.mark.anyio
@@ -180,7 +174,7 @@ async def test_a_unit_that_was_damaged_by_hand_is_named_and_counted(client, engi
     before = damaged_rows() or 0
     refused = await client.post(PATH, json={"replays": 1})
     assert refused.status_code == 409
-    assert "the totals of 1 units cannot be read; run `wald rebuild`" in refused.json()["detail"]
+    assert "units that cannot be read: 1; run `wald rebuild`" in refused.json()["detail"]
     assert damaged_rows() == before + 1
 
 

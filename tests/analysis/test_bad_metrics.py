@@ -83,7 +83,7 @@ def data(replaced, **more):
         for (metric, arm), bad in replaced.items():
             if arm == place:
                 totals[metric] = bad
-        known = {key: row for key, row in totals.items() if row is not None}
+        known = {key: one for key, one in totals.items() if one is not None}
         cells.append(Cell(1, variant, N, known))
     return Observed(variants=VARIANTS, control="a", cells=cells, **more)
 
@@ -108,13 +108,13 @@ def test_metrics_beside_bad_ones_are_read_as_if_these_had_no_data(bad, plan, ada
     reference = analyze(plan, METRICS, data(without, adaptive=adaptive))
     for shown, alone, metric in zip(readout.metrics, reference.metrics, METRICS, strict=True):
         if metric.key in touched:
-            for row in shown.variants:
-                assert row.control or row.verdict is not None
-                assert row.control or row.interval is not None or row.reason
+            for one in shown.variants:
+                assert one.control or one.verdict is not None
+                assert one.control or one.interval is not None or one.reason
         elif metric.role == "guardrail" or not touched & {m.key for m in METRICS if m.role == metric.role}:
             assert shown == alone
         else:  # a family: levels differ with what the bad ones find, effects do not
-            assert [row.effect for row in shown.variants] == [row.effect for row in alone.variants]
+            assert [one.effect for one in shown.variants] == [one.effect for one in alone.variants]
 
 
 def test_a_bandit_metric_without_spread_says_so_and_the_others_are_read():
@@ -145,7 +145,7 @@ def test_a_bandit_metric_without_spread_says_so_and_the_others_are_read():
 
 
 def shown(metric, *arms, plan=PLANS[0]):
-    cells = [Cell(1, v, row.n, {metric.key: row}) for v, row in zip("ab", arms, strict=True)]
+    cells = [Cell(1, v, one.n, {metric.key: one}) for v, one in zip("ab", arms, strict=True)]
     return (
         analyze(plan, [metric], Observed(variants=("a", "b"), control="a", cells=cells)).metrics[0].variants
     )
@@ -153,7 +153,7 @@ def shown(metric, *arms, plan=PLANS[0]):
 
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("sessions", [np.ones(800), 1 + np.arange(800) % 9, 0.1 * (1 + np.arange(800) % 7)])
-def test_a_ratio_of_20_in_every_unit_is_20(sessions, plan):
+def test_a_ratio_that_is_20_for_everybody_is_20(sessions, plan):
     metric = Metric(key="m", measure=Ratio("x", "y"), role="primary")
     totals = JointTotals.from_observations(np.stack([20 * sessions, sessions], axis=1))
     if isinstance(plan.estimator, GroupSequential):
@@ -234,24 +234,24 @@ def negative_arms(kind, rng, means, n=6_000):
 )
 def test_relative_margins_of_negative_means_are_shares_of_their_size(means, direction, verdict, kind, plan):
     rng = np.random.default_rng(SEED + 7)
-    _, result = shown(guarded(kind, 0.1, direction), *negative_arms(kind, rng, means), plan=plan)
-    assert result.verdict == verdict
+    _, found = shown(guarded(kind, 0.1, direction), *negative_arms(kind, rng, means), plan=plan)
+    assert found.verdict == verdict
     share = (means[1] - means[0]) / 10.009
-    assert result.relative_interval[0] < share < result.relative_interval[1]
-    assert result.relative_effect == pytest.approx(share, abs=0.01)
+    assert found.relative_interval[0] < share < found.relative_interval[1]
+    assert found.relative_effect == pytest.approx(share, abs=0.01)
 
 
 @pytest.mark.parametrize("plan", PLANS[:2])
 @pytest.mark.parametrize(("change", "verdict"), [(-0.2, "harm"), (0.2, "better"), (0.0, "not_enough_data")])
 def test_relative_to_a_control_near_zero_nothing_is_claimed_but_the_sign(change, verdict, plan):
-    """Where the control may be 0, a proven worsening is larger than the control itself."""
+    """Where the control cannot be told from 0, a worsening that is sure is larger than the control itself."""
     rng = np.random.default_rng(SEED + 8)
     kind = Mean("m")
     arms = negative_arms(kind, rng, (0.0, change))
-    _, result = shown(guarded(kind, 0.1), *arms, plan=plan)
-    assert result.verdict == verdict
-    assert (result.relative_effect, result.relative_interval) == (None, None)
-    assert "may be 0" in result.reason
+    _, found = shown(guarded(kind, 0.1), *arms, plan=plan)
+    assert found.verdict == verdict
+    assert (found.relative_effect, found.relative_interval) == (None, None)
+    assert "cannot be told from 0" in found.reason
 
 
 @pytest.mark.parametrize("means", [(10.0, 10.2), (10.0, 9.8), (-10.0, -9.8), (-10.0, -10.2)])

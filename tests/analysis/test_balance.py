@@ -33,7 +33,7 @@ def cell(variant, rows, metric="m"):
 
 
 def observed(cells, covariates=("pre",), **more):
-    variants = tuple(checked.variant for checked in cells)
+    variants = tuple(one.variant for one in cells)
     return Observed(variants=variants, control=variants[0], cells=cells, covariates=covariates, **more)
 
 
@@ -49,7 +49,7 @@ def moved(n, errors, seed=0):
 
 
 def finding(readout, kind="covariate_balance"):
-    return next(checked for checked in readout.integrity if checked.kind == kind)
+    return next(one for one in readout.integrity if one.kind == kind)
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -61,10 +61,10 @@ def test_a_covariate_that_the_treatment_moved_is_found_and_not_used(plan, n):
     arms = [data.totals("m", variant).value(0) for variant in "ab"]
     assert shown.effect == mean_difference(arms[1], arms[0]).value
     assert shown.variance_reduction is None
-    result = finding(readout)
-    assert (result.severity, result.variant) == ("broken", "b")
-    assert "pre" in result.detail
-    assert "not adjusted" in result.detail
+    found = finding(readout)
+    assert (found.severity, found.variant) == ("broken", "b")
+    assert "pre" in found.detail
+    assert "not adjusted" in found.detail
     assert readout.recommendation.action == "fix_data"
 
 
@@ -83,7 +83,7 @@ def test_one_unbalanced_covariate_of_three_variants_stops_all_adjustment():
         cells.append(cell(variant, np.column_stack([pre.sum(axis=1), pre])))
     readout = analyze(AnalysisPlan(), [PRIMARY], observed(cells, ("first", "second")))
     assert (finding(readout).variant, finding(readout).severity) == ("c", "broken")
-    assert all(checked.variance_reduction is None for checked in readout.metrics[0].variants)
+    assert all(one.variance_reduction is None for one in readout.metrics[0].variants)
 
 
 def test_a_covariate_that_is_the_variant_itself_is_certainly_unbalanced():
@@ -99,15 +99,14 @@ def test_what_is_never_adjusted_says_so():
     quantile, ratio = Metric(key="q", measure=QuantileOf("q")), Metric(key="r", measure=Ratio("x", "y"))
     cells = []
     for variant in "ab":
-        checked = cell(variant, rng.normal(size=(500, 2)))
+        one = cell(variant, rng.normal(size=(500, 2)))
         pairs = JointTotals.from_observations(1 + rng.random((500, 2)))
         sketch = QuantileSketch.from_observations(rng.random(500), accuracy=0.01)
         cells.append(
-            Cell(1, variant, 500, {**checked.metrics, "q": sketch, "r": pairs}, covariates=checked.covariates)
+            Cell(1, variant, 500, {**one.metrics, "q": sketch, "r": pairs}, covariates=one.covariates)
         )
     notes = [
-        checked.detail
-        for checked in analyze(AnalysisPlan(), [PRIMARY, quantile, ratio], observed(cells)).integrity
+        one.detail for one in analyze(AnalysisPlan(), [PRIMARY, quantile, ratio], observed(cells)).integrity
     ]
     assert any("not used for q" in note for note in notes)
     assert any("not used for r" in note for note in notes)
@@ -151,9 +150,7 @@ def test_ratios_that_the_ledger_measures_are_adjusted_too():
         cells.append(Cell(1, variant, n, {"rate": totals}, covariates=totals.select(2, 3)))
     for plan in PLANS:
         adjusted = analyze(plan, [ratio], observed(cells, ("pre", "pre (missing)"))).metrics[0].variants[1]
-        plain_cells = [
-            Cell(1, checked.variant, n, {"rate": checked.metrics["rate"].select(0, 1)}) for checked in cells
-        ]
+        plain_cells = [Cell(1, one.variant, n, {"rate": one.metrics["rate"].select(0, 1)}) for one in cells]
         plain = analyze(plan, [ratio], observed(plain_cells, ())).metrics[0].variants[1]
         assert adjusted.variance_reduction > 0.15
         assert np.ptp(adjusted.interval) < 0.95 * np.ptp(plain.interval)
@@ -201,7 +198,7 @@ def test_the_check_seldom_alarms_where_nothing_differs_however_often_one_looks(n
 
 def test_the_evidence_worked_by_hand():
     totals = MeanTotals(1_000, 0.0, 999.0), MeanTotals(1_000, 0.2, 999.0)
-    result = balance_evalue([totals]).log_value
-    assert 7.9 - np.log(5) < result < 7.9 + np.log(5)
+    found = balance_evalue([totals]).log_value
+    assert 7.9 - np.log(5) < found < 7.9 + np.log(5)
     with pytest.raises(InsufficientData):
         balance_evalue([(MeanTotals(99, 0.0, 9.0), MeanTotals(1_000, 0.2, 999.0))])

@@ -179,8 +179,8 @@ def test_pages_are_one_file():
     rows = [row(number, unit) for number, unit in enumerate(HOSTILE)]
     text = b"".join([file.page(rows[:3]), file.page(rows[3:]), file.page([]), file.end()]).decode()
     read = table(text)
-    assert [first["unit"] for first in read] == HOSTILE
-    assert [json.loads(first["context"])["text"] for first in read if first["context"]] == HOSTILE[1::2]
+    assert [one["unit"] for one in read] == HOSTILE
+    assert [json.loads(one["context"])["text"] for one in read if one["context"]] == HOSTILE[1::2]
 
 
 def test_parquet_holds_the_same_rows_with_their_types():
@@ -192,10 +192,10 @@ def test_parquet_holds_the_same_rows_with_their_types():
     body = b"".join([file.page(rows[:3]), file.page([]), file.page(rows[3:]), file.end()])
     read = parquet.ParquetFile(io.BytesIO(body))
     assert read.num_row_groups == 2
-    exported = read.read().to_pylist()
-    assert [first["unit"] for first in exported] == HOSTILE
-    assert exported[0]["assigned_at"] == AT
-    assert (exported[0]["propensity"], exported[0]["reward"], exported[0]["context"]) == (0.25, None, None)
+    found = read.read().to_pylist()
+    assert [one["unit"] for one in found] == HOSTILE
+    assert found[0]["assigned_at"] == AT
+    assert (found[0]["propensity"], found[0]["reward"], found[0]["context"]) == (0.25, None, None)
     empty = writer("parquet", exact=False)
     assert parquet.ParquetFile(io.BytesIO(empty.page([]) + empty.end())).read().num_rows == 0
 

@@ -77,8 +77,8 @@ async def test_what_was_known_at_a_time_is_the_newest_readout_before_it(client, 
     then, after = await get(client, now - timedelta(seconds=1_800)), await get(client, now)
     assert (then.status_code, after.status_code) == (200, 200)
     then, after = then.json(), after.json()
-    assert [kept_row["rewards"] for kept_row in then["variants"]] == [100, 100]
-    assert [kept_row["rewards"] for kept_row in after["variants"]] == [200, 200]
+    assert [one["rewards"] for one in then["variants"]] == [100, 100]
+    assert [one["rewards"] for one in after["variants"]] == [200, 200]
     times = {"read_at", "allocation_history", "rollouts"}
     assert {k: v for k, v in then.items() if k not in times} == {
         k: v for k, v in first.items() if k not in times
@@ -94,7 +94,7 @@ async def test_before_the_first_readout_nothing_is_known(client, keeper, experim
     await keeper.read(experiment.id)
     answer = await get(client, datetime.now(UTC) - timedelta(days=1))
     assert answer.status_code == 404
-    assert "the first readout is of" in answer.json()["detail"]
+    assert "the first one is of" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("at", ["yesterday", "", "2026-01-01T12:00:00", "1e400", "9999-99-99"])

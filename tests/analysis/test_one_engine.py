@@ -45,7 +45,7 @@ def cells(draw, measure):
         draw(st.sampled_from([0.0, 0.3, 1.0, 7.0, -2.0])),
         draw(st.sampled_from([0.0, 0.1, 1.0])),
     )
-    observed_cells = []
+    found = []
     for epoch in range(1, 1 + draw(st.sampled_from([1, 1, 1, 2, 3]))):
         for variant in ("old", "new"):
             units = draw(UNITS)
@@ -54,8 +54,8 @@ def cells(draw, measure):
             sizes = rng.integers(0, 4, units).astype(float) * draw(st.sampled_from([0.0, 1.0, 1.0, 1.0]))
             nothing = draw(st.integers(0, 19)) == 0
             metrics = {} if nothing else {"x": totals(measure, values, sizes)}
-            observed_cells.append(Cell(epoch, variant, units, metrics))
-    return observed_cells
+            found.append(Cell(epoch, variant, units, metrics))
+    return found
 
 
 @st.composite
@@ -71,9 +71,9 @@ def claims(draw):
     return metric, draw(cells(measure)), draw(st.sampled_from([0.01, 0.05, 0.2]))
 
 
-def both(metric, observed_cells, level):
+def both(metric, found, level):
     """The row of the readout, and the reading of a rollout whose first start and safety have this level."""
-    observed = Observed(variants=("old", "new"), control="old", cells=observed_cells)
+    observed = Observed(variants=("old", "new"), control="old", cells=found)
     row = analyze(AnalysisPlan(alpha=level), [metric], observed).metrics[0].variants[1]
     plan = RolloutPlan(
         canaries=("new",), guardrails=(Guardrail(metric=metric),), alpha=level / FIRST_START, beta=level
@@ -86,12 +86,12 @@ def both(metric, observed_cells, level):
 @settings(max_examples=400)
 @given(claims())
 def test_the_readout_and_a_rollout_agree_on_the_same_claim_at_the_same_level(claim):
-    metric, observed_cells, level = claim
-    row, reading = both(metric, observed_cells, level)
+    metric, found, level = claim
+    row, reading = both(metric, found, level)
     verdict = "safe" if row.verdict == "better" else row.verdict
     if reading.missing:  # a rollout also holds where the metric of too many units is unknown
         assert reading.verdict == "not_enough_data"
-    elif len({cell.epoch for cell in observed_cells}) == 1:
+    elif len({cell.epoch for cell in found}) == 1:
         assert verdict == reading.verdict
         if reading.harm is not None and row.interval is not None and row.relative_interval is not None:
             assert row.relative_interval == reading.interval
@@ -103,13 +103,13 @@ def test_the_readout_and_a_rollout_agree_on_the_same_claim_at_the_same_level(cla
 def test_the_property_sees_a_readout_with_a_rule_of_its_own(monkeypatch):
     """The planted bug: harm on the page as soon as the estimate is worse."""
     metric = Metric(key="x", measure=Mean("x"), role="guardrail", direction="lower", margin=Margin(0.1))
-    observed_cells = [
+    found = [
         Cell(1, name, 200, {"x": MeanTotals(200, mean, 200.0)})
         for name, mean in (("old", 1.0), ("new", 1.01))
     ]
-    assert both(metric, observed_cells, 0.05)[0].verdict == both(metric, observed_cells, 0.05)[1].verdict
+    assert both(metric, found, 0.05)[0].verdict == both(metric, found, 0.05)[1].verdict
     monkeypatch.setattr(guardrails, "_verdict", lambda _, answer: "harm" if answer.effect > 0 else "safe")
-    row, reading = both(metric, observed_cells, 0.05)
+    row, reading = both(metric, found, 0.05)
     assert row.verdict != reading.verdict
 
 
@@ -120,11 +120,11 @@ def test_every_kind_of_metric_has_harm_and_safety_in_both(measure):
         key="x", measure=measure, role="guardrail", direction="lower", margin=Margin(0.5, relative=True)
     )
     for shift, verdict in ((0.0, "safe"), (2.0, "harm")):
-        observed_cells = []
+        found = []
         for name, moved in (("old", 0.0), ("new", shift)):
             values = 1.0 + moved + 0.3 * rng.standard_normal(9_000)
             if isinstance(measure, Proportion):
                 values = (rng.random(9_000) < 0.3 * (1 + moved)).astype(float)
-            observed_cells.append(Cell(1, name, 9_000, {"x": totals(measure, values, np.ones(9_000))}))
-        row, reading = both(metric, observed_cells, 0.05)
+            found.append(Cell(1, name, 9_000, {"x": totals(measure, values, np.ones(9_000))}))
+        row, reading = both(metric, found, 0.05)
         assert (row.verdict, reading.verdict) == (verdict, verdict)

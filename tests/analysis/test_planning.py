@@ -38,8 +38,8 @@ def test_what_looking_costs(given, inflation):
 
 def test_always_valid_intervals_have_the_power_they_are_planned_for():
     """Brownian motion with the planned drift, looked at 1,000 times."""
-    result = ask(design="always_valid")
-    drift = (1.959964 + 0.841621) * np.sqrt(result.inflation)
+    found = ask(design="always_valid")
+    drift = (1.959964 + 0.841621) * np.sqrt(found.inflation)
     t = np.arange(1, 1_001) / 1_000
     bound = mixture.boundary(t, alpha=0.05, rho=mixture.tuned(1.0, alpha=0.05))
     rng = np.random.default_rng(20260101)
@@ -47,7 +47,7 @@ def test_always_valid_intervals_have_the_power_they_are_planned_for():
     crossed = np.abs(paths) >= bound
     assert 0.78 <= crossed.any(axis=1).mean() <= 0.84
     ends = np.where(crossed.any(axis=1), crossed.argmax(axis=1) / 1_000, 1.0)
-    assert result.expected_units / result.units == pytest.approx(ends.mean(), abs=0.03)
+    assert found.expected_units / found.units == pytest.approx(ends.mean(), abs=0.03)
 
 
 def test_arms_shares_and_weeks_count():
@@ -70,16 +70,16 @@ def test_what_is_left_out_is_the_answer():
 
 def test_a_relative_question_has_a_relative_answer():
     """20,000 units at a baseline of 10 % find 12.2 % of it, with power 0.8 again."""
-    result = ask(effect=None, units=20_000, relative=True, units_per_day=500)
+    found = ask(effect=None, units=20_000, relative=True, units_per_day=500)
     absolute = ask(effect=None, units=20_000, units_per_day=500)
-    assert result.effect == pytest.approx(0.122, abs=5e-4)
-    assert result.effect == pytest.approx(absolute.effect / 0.1)
-    assert ask(effect=result.effect, units=20_000, relative=True).power == pytest.approx(0.8, abs=1e-9)
-    assert ask(effect=result.effect, relative=True).units == 20_000
-    assert "12.2" in result.sentence
-    assert "of the baseline" in result.sentence
-    pairs = zip(result.detectable_by_day, absolute.detectable_by_day, strict=True)
-    assert all(item.effect == pytest.approx(other.effect / 0.1) for item, other in pairs)
+    assert found.effect == pytest.approx(0.122, abs=5e-4)
+    assert found.effect == pytest.approx(absolute.effect / 0.1)
+    assert ask(effect=found.effect, units=20_000, relative=True).power == pytest.approx(0.8, abs=1e-9)
+    assert ask(effect=found.effect, relative=True).units == 20_000
+    assert "12.2" in found.sentence
+    assert "of the baseline" in found.sentence
+    pairs = zip(found.detectable_by_day, absolute.detectable_by_day, strict=True)
+    assert all(one.effect == pytest.approx(other.effect / 0.1) for one, other in pairs)
     low, low_absolute = (
         ask(relative=r, effect=e, units_per_day=300) for r, e in ((True, 0.1), (False, 0.01))
     )
@@ -161,9 +161,9 @@ def test_effect_power_and_units_are_inverses_of_one_another(
 
 @pytest.mark.parametrize(("units", "allocation"), [(5, (0.5, 0.5)), (7, (0.2, 0.3, 0.5)), (10, (0.99, 0.01))])
 def test_units_of_variants_add_up_to_the_units_that_were_given(units, allocation):
-    result = ask(units=units, allocation=allocation)
-    assert sum(result.per_variant) == units
-    assert all(abs(n - units * share) < 1 for n, share in zip(result.per_variant, allocation, strict=True))
+    found = ask(units=units, allocation=allocation)
+    assert sum(found.per_variant) == units
+    assert all(abs(n - units * share) < 1 for n, share in zip(found.per_variant, allocation, strict=True))
 
 
 @pytest.fixture

@@ -33,12 +33,12 @@ def canary(*epochs):
     return readout.metrics[0], readout.metrics[0].variants[1]
 
 
-def test_few_events_prove_harm_before_means_have_an_interval():
-    metric, row = canary(((9_500, 10), (500, 12)))
+def test_a_canary_is_told_by_few_events_where_means_have_no_say_yet():
+    metric, found = canary(((9_500, 10), (500, 12)))
     assert metric.method.startswith("counts of bad outcomes")
-    assert (metric.decided_on, row.verdict) == ("relative difference", "harm")
-    assert row.relative_interval[0] > 0
-    assert row.e_value > 100
+    assert (metric.decided_on, found.verdict) == ("relative difference", "harm")
+    assert found.relative_interval[0] > 0
+    assert found.e_value > 100
 
 
 def test_the_verdict_is_that_of_the_two_one_sided_sequences():
@@ -47,7 +47,7 @@ def test_the_verdict_is_that_of_the_two_one_sided_sequences():
     Harm is found by two mixtures: one for twice as many events, and one for a total failure.
     """
     for control, treatment in ((0, 3), (0, 9), (40, 1), (190, 10), (190, 20), (190, 40), (900, 48)):
-        _, row = canary(((19_000, control), (1_000, treatment)))
+        _, found = canary(((19_000, control), (1_000, treatment)))
         counts = [EventCounts(control, treatment, 0.05)]
         upper = sequential_counts.ratio_sequence(
             counts, alpha=PLAN.alpha, expected_ratio=2.0, alternative="less"
@@ -58,21 +58,21 @@ def test_the_verdict_is_that_of_the_two_one_sided_sequences():
         )
         expected = "better" if upper < 1 else "safe" if upper < 2 else "harm"
         decided = upper < 2 or worse >= 1 / PLAN.alpha
-        assert row.verdict == (expected if decided else "not_enough_data"), (control, treatment)
+        assert found.verdict == (expected if decided else "not_enough_data"), (control, treatment)
 
 
 def test_without_any_event_the_ratio_has_no_upper_bound():
-    _, row = canary(((10_000, 0), (10_000, 0)))
-    assert (row.verdict, row.relative_interval) == ("not_enough_data", (-1.0, None))
-    assert row.e_value == pytest.approx(0.9)
+    _, found = canary(((10_000, 0), (10_000, 0)))
+    assert (found.verdict, found.relative_interval) == ("not_enough_data", (-1.0, None))
+    assert found.e_value == pytest.approx(0.9)
 
 
 def test_a_ramp_whose_baseline_drifts_is_stratified():
     """Errors 10 times as many in the last stage, for all alike; pooled, the canary has 7 times its share."""
-    _, row = canary(((99_000, 99), (1_000, 1)), ((7_500, 75), (2_500, 25)))
-    assert row.verdict != "harm"
-    assert row.relative_interval[0] < 0 < row.relative_interval[1]
-    assert row.interval[0] < 0 < row.interval[1]
+    _, found = canary(((99_000, 99), (1_000, 1)), ((7_500, 75), (2_500, 25)))
+    assert found.verdict != "harm"
+    assert found.relative_interval[0] < 0 < found.relative_interval[1]
+    assert found.interval[0] < 0 < found.interval[1]
 
 
 def test_an_absolute_margin_has_exact_bounds_in_one_epoch_and_sequences_of_means_in_several():

@@ -48,12 +48,12 @@ async def keep(engine, experiment, units, *, span=1):
     """As the ledger keeps them, by the minute or as the thinned hour."""
     sums, variants, crossed, minutes = zip(*units, strict=True)
     made = support.units(sums, variants=variants, crossed=crossed, minutes=minutes)
-    result, by_minute = {}, totals_by_minute(experiment.id, made, MEASURES)
+    found, by_minute = {}, totals_by_minute(experiment.id, made, MEASURES)
     for key, totals in series(by_minute, {experiment.id: MEASURES}).items():
-        add(result, widened(key, span), totals)
+        add(found, widened(key, span), totals)
     names = ("experiment_id", "minute", "span", "epoch", "variant", "crossed")
     async with engine.begin() as connection:
-        for key, totals in result.items():
+        for key, totals in found.items():
             row = dict(zip(names, key, strict=True))
             await connection.execute(metric_series.insert().values(**row, body=totals.to_bytes()))
 
@@ -81,25 +81,25 @@ async def test_an_empty_step_is_absent_and_a_missing_value_is_null(client, engin
         unit(hour + minute, 1, 9.0, crossed=True),
     ]
     await keep(engine, experiment, units)
-    result = await get(
+    found = await get(
         client,
         metric="latency",
         since=hour.isoformat(),
         until=(hour + 5 * minute).isoformat(),
         step_s=60,
     )
-    assert (result["metric"], result["kind"], result["step_s"]) == ("latency", "mean", 60)
-    control, short = result["variants"]
+    assert (found["metric"], found["kind"], found["step_s"]) == ("latency", "mean", 60)
+    control, short = found["variants"]
     assert [(datetime.fromisoformat(point.pop("at")), point) for point in control["points"]] == [
         (hour, {"units": 3, "n": 2, "value": 1.5, "standard_error": 0.5}),
         (hour + 2 * minute, {"units": 1, "n": 0, "value": None, "standard_error": None}),
     ]
-    assert [(item["units"], item["value"]) for item in short["points"]] == [(1, 0.5)], (
-        "who crossed is left out"
-    )
+    assert [(one["units"], one["value"]) for one in short["points"]] == [(1, 0.5)], "who crossed is left out"
 
 
-async def test_damaged_sums_are_a_problem_with_a_repair_hint(client, engine, experiment):
+async def test_sums_that_were_damaged_by_hand_are_a_problem_that_says_what_mends_them(
+    client, engine, experiment
+):
     hour = recently()
     await keep(engine, experiment, [unit(hour, 1, 1.0)])
     cell = {"experiment_id": experiment.id, "epoch": 1, "variant": 1, "segment": "", "crossed": False}
@@ -118,7 +118,7 @@ KINDS = [("latency", 2.0), ("cost", 4.0), ("p50", 2.0), ("reward", None)]
 @pytest.mark.parametrize(("metric", "value"), KINDS)
 async def test_every_kind_of_metric_has_its_value_per_step(client, engine, experiment, metric, value):
     hour = recently()
-    await keep(engine, experiment, [unit(hour, 1, item) for item in (1.0, 2.0, 3.0)])
+    await keep(engine, experiment, [unit(hour, 1, one) for one in (1.0, 2.0, 3.0)])
     (point,) = (await get(client, metric=metric, step_s=300))["variants"][1]["points"]
     assert point["units"] == 3
     assert point["value"] == pytest.approx(value, rel=0.01) if value else point["value"] is None
@@ -130,8 +130,8 @@ async def test_minutes_and_thinned_hours_add_up_in_longer_steps(client, engine, 
     await keep(engine, experiment, thinned, span=HOUR)
     await keep(engine, experiment, [unit(start + timedelta(minutes=5), 0, 6.0)])  # came late
     for step_s in (3_600, 7_200, 86_400):
-        result = await get(client, metric="latency", since=start.isoformat(), step_s=step_s)
-        (point,) = result["variants"][0]["points"]
+        found = await get(client, metric="latency", since=start.isoformat(), step_s=step_s)
+        (point,) = found["variants"][0]["points"]
         assert (datetime.fromisoformat(point["at"]), point["n"], point["value"]) == (start, 3, 3.0)
 
 
@@ -146,10 +146,10 @@ async def test_the_season_of_the_control_is_taken_from_all_variants_alike(client
         for variant in (0, 1):
             units += [unit(at, variant, wave + variant + rng.normal(0, 0.1)) for _ in range(3)]
     await keep(engine, experiment, units)
-    result = await get(client, metric="latency", until=until.isoformat(), seasonal=True)
-    assert result["season"]["level"] == pytest.approx(10, abs=0.1)
-    assert max(result["season"]["hours"]) == pytest.approx(3, abs=0.3)
-    for place, series_ in enumerate(result["variants"]):
+    found = await get(client, metric="latency", until=until.isoformat(), seasonal=True)
+    assert found["season"]["level"] == pytest.approx(10, abs=0.1)
+    assert max(found["season"]["hours"]) == pytest.approx(3, abs=0.3)
+    for place, series_ in enumerate(found["variants"]):
         values = np.array([point["value"] for point in series_["points"]])
         adjusted = np.array([point["adjusted"] for point in series_["points"]])
         assert values.std() > 1
@@ -157,17 +157,17 @@ async def test_the_season_of_the_control_is_taken_from_all_variants_alike(client
         assert adjusted.mean() == pytest.approx(10 + place, abs=0.1)
     gaps = [
         (a["value"] - b["value"], a["adjusted"] - b["adjusted"])
-        for a, b in zip(result["variants"][1]["points"], result["variants"][0]["points"], strict=True)
+        for a, b in zip(found["variants"][1]["points"], found["variants"][0]["points"], strict=True)
     ]
     assert all(plain == pytest.approx(adjusted) for plain, adjusted in gaps), "differences stay what they are"
 
 
 async def test_without_enough_history_there_is_no_season_and_that_is_said(client, engine, experiment):
     await keep(engine, experiment, [unit(recently(), 0, 1.0)])
-    result = await get(client, metric="latency", seasonal=True)
-    assert result["season"]["level"] is None
-    assert "points" in result["season"]["reason"]
-    assert "adjusted" not in result["variants"][0]["points"][0]
+    found = await get(client, metric="latency", seasonal=True)
+    assert found["season"]["level"] is None
+    assert "points" in found["season"]["reason"]
+    assert "adjusted" not in found["variants"][0]["points"][0]
 
 
 DAYS_AGO = (datetime.now(UTC) - timedelta(days=10)).isoformat()
@@ -194,12 +194,12 @@ DAYS_AGO = (datetime.now(UTC) - timedelta(days=10)).isoformat()
 async def test_a_bad_range_is_a_clear_problem(client, experiment, query, field):
     answer = await client.get(PATH, params=query)
     assert answer.status_code == 400, answer.text
-    assert [item["field"] for item in answer.json()["errors"]] == [field]
+    assert [one["field"] for one in answer.json()["errors"]] == [field]
 
 
 async def test_what_has_not_come_yet_is_no_step(client, experiment):
-    result = await get(client, until="9999-12-31T23:59:59Z")
-    assert datetime.fromisoformat(result["until"]) < datetime.now(UTC) + timedelta(hours=1)
+    found = await get(client, until="9999-12-31T23:59:59Z")
+    assert datetime.fromisoformat(found["until"]) < datetime.now(UTC) + timedelta(hours=1)
 
 
 async def test_an_answer_is_bounded(client, experiment):
@@ -213,5 +213,5 @@ async def test_experiments_without_metrics_keep_no_series(client, experiments):
     await experiments.create(Definition(key="summary", variants=VARIANTS))
     answer = await client.get(PATH)
     assert answer.status_code == 422
-    assert "has no series" in answer.json()["detail"]
+    assert "keeps no series" in answer.json()["detail"]
     assert (await client.get("/experiments/none/series")).status_code == 404

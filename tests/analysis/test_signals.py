@@ -47,8 +47,8 @@ async def store(engine, experiment, *stored: SignalTotals) -> None:
         await connection.execute(
             insert(signal_totals),
             [
-                {"experiment_id": experiment.id} | {name: getattr(item, name) for name in names}
-                for item in stored
+                {"experiment_id": experiment.id} | {name: getattr(one, name) for name in names}
+                for one in stored
             ],
         )
 
@@ -56,7 +56,7 @@ async def store(engine, experiment, *stored: SignalTotals) -> None:
 async def test_before_the_first_signal_the_signals_that_are_read_stand_at_zero(client, experiment):
     body = (await client.get(PATH)).json()
     assert (body["key"], body["assignments"], body["seen"], body["warnings"]) == ("summary", 0, 0, [])
-    assert [(item["signal"], item["seen"], item["last_at"], item["share"]) for item in body["signals"]] == [
+    assert [(one["signal"], one["seen"], one["last_at"], one["share"]) for one in body["signals"]] == [
         ("score", 0, None, None),
         ("thumbs_up", 0, None, None),
         ("thumbs_down", 0, None, None),
@@ -76,7 +76,7 @@ async def test_each_signal_says_what_became_of_it_and_what_it_was_likely_meant_t
         totals("", 5),
     )
     body = (await client.get(PATH)).json()
-    by_name = {item["signal"]: item for item in body["signals"]}
+    by_name = {one["signal"]: one for one in body["signals"]}
     up, misspelled = by_name["thumbs_up"], by_name["thumb_up"]
     assert (up["seen"], up["counted"], up["unknown"], up["read"]) == (27, 20, 0, True)
     assert (up["waiting"], up["late"], up["early"], up["unknown_unit"]) == (1, 2, 1, 3)
@@ -114,7 +114,7 @@ def test_late_and_early_and_waiting_feedback_is_warned_of_where_it_is_much():
     assert "5 of 16 signals 'thumbs_up' came after the horizon" in late
     assert "check the clock of the sender" in early
     (waiting,) = warnings_of(DEFINITION, [totals("thumbs_up", 10, waiting=100)])
-    assert "100 signals are about assignments without a recorded exposure" in waiting
+    assert "100 signals are about assignments whose exposure is not recorded" in waiting
 
 
 counts = st.integers(0, 1_000)
@@ -128,16 +128,16 @@ counts = st.integers(0, 1_000)
             counts,
             **dict.fromkeys(("waiting", "unknown_unit", "late", "early", "out_of_range"), counts),
         ),
-        unique_by=lambda item: item.signal,
+        unique_by=lambda one: one.signal,
     ),
     st.integers(0, 10_000),
 )
 def test_every_signal_is_in_exactly_one_count(stored, assignments):
     report = report_of(DEFINITION, assignments, stored)
     parts = ("counted", "waiting", "late", "early", "unknown_unit", "unknown")
-    assert all(item.seen == sum(getattr(item, part) for part in parts) for item in report.signals)
-    assert report.seen == sum(item.seen for item in stored)
-    assert report.seen == report.unknown_signals + sum(item.seen for item in report.signals if item.read)
+    assert all(one.seen == sum(getattr(one, part) for part in parts) for one in report.signals)
+    assert report.seen == sum(one.seen for one in stored)
+    assert report.seen == report.unknown_signals + sum(one.seen for one in report.signals if one.read)
     assert len(report.warnings) <= WARNINGS_MAX
 
 

@@ -57,8 +57,8 @@ def observed(experiment, draws=(), units=()):
     return stored.observed(experiment)
 
 
-def split_of(result: Observed):
-    return next(item for item in findings(result) if item.kind == "sample_ratio")
+def split_of(found: Observed):
+    return next(one for one in findings(found) if one.kind == "sample_ratio")
 
 
 def replay(rng, *, batches, size, returning=0.5, lost=0.0):
@@ -86,9 +86,9 @@ def replay(rng, *, batches, size, returning=0.5, lost=0.0):
             totals[variant] += 1, rng.random() < 0.3
             counted = (every,) if unit in seen else (every, first)
             seen.add(unit)
-            for item in counted:
-                item[0, variant] += 1
-                item[1] += weights
+            for one in counted:
+                one[0, variant] += 1
+                one[1] += weights
         yield first, every
 
 
@@ -106,7 +106,7 @@ def test_a_healthy_split_of_sticky_units_is_seldom_called_broken_however_often_o
     for _ in range(runs):
         broken = np.zeros(2, bool)
         for counts in replay(rng, batches=10, size=60, returning=0.9):
-            broken |= [split_of(observed(THOMPSON, drawn(item))).severity == "broken" for item in counts]
+            broken |= [split_of(observed(THOMPSON, drawn(one))).severity == "broken" for one in counts]
         alarms += broken
     limit = binom.ppf(1 - 1e-6, runs, SAMPLE_RATIO_ALPHA)
     assert alarms[0] <= limit
@@ -143,8 +143,8 @@ def crossing(n, crossed, experiment):
 
 
 def crossovers_of(experiment, crossed=50):
-    result = findings(observed(experiment, units=crossing(500, crossed, experiment)))
-    return next(item for item in result if item.kind == "crossovers")
+    found = findings(observed(experiment, units=crossing(500, crossed, experiment)))
+    return next(one for one in found if one.kind == "crossovers")
 
 
 def test_units_move_with_the_weights_and_that_is_no_fault():
@@ -161,6 +161,6 @@ def test_crossovers_are_found_however_they_are_treated(treated, words):
     fixed = experiment_of(FixedPolicy({"control": 0.5, "other": 0.5}))
     plan = msgspec.structs.replace(fixed.definition.plan, crossovers=treated)
     changed = msgspec.structs.replace(fixed, definition=msgspec.structs.replace(fixed.definition, plan=plan))
-    result = crossovers_of(changed)
-    assert (result.severity, result.size) == ("broken", pytest.approx(100 / 1_100))
-    assert words in result.detail
+    found = crossovers_of(changed)
+    assert (found.severity, found.size) == ("broken", pytest.approx(100 / 1_100))
+    assert words in found.detail

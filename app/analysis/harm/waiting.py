@@ -1,4 +1,4 @@
-"""The amount of data that an answer needs if the effect stays the same. Pure."""
+"""How much more data an answer needs, if the effect stays what it is. Pure."""
 
 import math
 from typing import Final
