@@ -30,6 +30,7 @@ from benchmarks import (
     calibrate_policies,
     calibrate_sequences,
     calibrate_sequential,
+    calibrate_verdicts,
     whole_path,
 )
 from benchmarks.validity import SEED, SEED_OFFSET, Parts, Row, number
@@ -41,6 +42,7 @@ PARTS: Parts = {
     **calibrate_bandits.PARTS,
     **calibrate_fixed.PARTS,
     **calibrate_policies.PARTS,
+    **calibrate_verdicts.PARTS,
     **whole_path.PARTS,
 }
 
