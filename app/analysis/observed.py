@@ -31,14 +31,14 @@ class Cell(msgspec.Struct, frozen=True, omit_defaults=True):
 class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True, omit_defaults=True):
     """Everything known of an experiment at one moment.
 
-    * `variants` in their order, `control` among them. * `adaptive`: whether allocation reacted to outcomes
-    within an epoch. * `periods`: per metric and variant, sums with logged propensities in time order, for
-    metrics without known bounds where it did. * `assignments`: counts with the probabilities that were
-    logged for them, all there are; empty if those are not known. * `crossovers`: units seen in more than one
-    variant, which are in no cell unless `crossovers_counted`: for their first. * `days`: since the start.
-    * `covariates`: their names, in the order of their totals; `constant_covariates`: those of no use, the
-    same for every unit. * `totals_age_s`: events of the last so many seconds may be missing; None: not
-    known, or of no matter.
+    * `variants` in their order, `control` among them; `retired` get no more units. * `adaptive`: whether
+    allocation reacted to outcomes within an epoch. * `periods`: per metric and variant, sums with logged
+    propensities in time order, for metrics without known bounds where it did. * `assignments`: counts
+    with the probabilities that were logged for them, all there are; empty if those are not known. *
+    `crossovers`: units seen in more than one variant, which are in no cell unless `crossovers_counted`:
+    for their first. * `days`: since the start. * `covariates`: their names, in the order of their
+    totals; `constant_covariates`: those of no use, the same for every unit. * `totals_age_s`: events of
+    the last so many seconds may be missing; None: not known, or of no matter.
 
     Raises ValueError unless the control is one of at least two variants, and cells are of these.
     """
@@ -46,6 +46,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True, omit_defaul
     variants: tuple[str, ...]
     control: str
     cells: Sequence[Cell]
+    retired: tuple[str, ...] = ()
     adaptive: bool = False
     periods: Mapping[str, Mapping[str, tuple[ArmPeriod, ...]]] = {}
     assignments: Sequence[ArmCounts] = ()

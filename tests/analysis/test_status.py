@@ -47,7 +47,12 @@ async def test_before_the_first_reward_nothing_is_claimed(client, experiment):
     assert body.pop("analysis")["recommendation"]["action"] == "wait"
     assert body.pop("assumptions") == ["the mean reward of a variant is taken not to drift over time"]
     unknown = {"assignments": 0, "rewards": 0, "pending": 0, "censored": 0, "mean": None, "interval": None}
-    even = {"probability_best": 0.5, "expected_loss": pytest.approx(1 / 6), "allocation": 0.5}
+    even = {
+        "probability_best": 0.5,
+        "expected_loss": pytest.approx(1 / 6),
+        "allocation": 0.5,
+        "retired": False,
+    }
     assert body == {
         "key": "summary",
         "state": "running",

@@ -3,6 +3,7 @@
 | allocation | metric | always valid | fixed horizon | group sequential |
 |---|---|---|---|---|
 | fixed within epochs | guardrail | as in a rollout: `harm.answer` | as any other metric | |
+| | proportion of few events | exact, conditional on the events | the same | the same |
 | | proportion, all units of a variant alike | exact sequences | as a proportion | |
 | | proportion | sequence | score test; Welch over several epochs | repeated intervals |
 | | mean, ratio | sequence | Welch | repeated intervals |
@@ -16,7 +17,7 @@
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final, assert_never
+from typing import assert_never
 
 import msgspec
 
@@ -29,24 +30,29 @@ from app.analysis.evidence.effect import (
     SequenceEvidence,
     Tuning,
 )
-from app.analysis.evidence.planned import FixedEvidence, GroupSequentialEvidence, ScoreEvidence
+from app.analysis.evidence.planned import (
+    FixedEvidence,
+    GroupSequentialEvidence,
+    ScoreEvidence,
+    look_fractions,
+)
+from app.analysis.evidence.rare import rare_evidence
 from app.analysis.observed import Observed
 from app.analysis.strata import comparable_means, counts_of, pairs_of
 from app.experiments.metrics import Metric, Proportion, QuantileOf, Ratio
 from app.experiments.plan import AlwaysValid, AnalysisPlan, FixedHorizon, GroupSequential
 from app.ledger.units.metric_totals import MetricTotals, moments_of
+from stats import checks
 from stats.eprocess import EValue
 from stats.errors import InsufficientData
 from stats.estimate import Estimate
+from stats.heterogeneity import UNITS_MIN as SEGMENT_UNITS_MIN
 from stats.quantiles import QuantileSketch, quantile
 from stats.ratios import with_covariates
 from stats.sequences import ARM_UNITS_MIN, Contrast
 from stats.stratification import Stratum, stratified_difference
 from stats.totals import JointTotals, MeanTotals, ProportionTotals
 from stats.variance_reduction import CovariateAdjustment
-
-_LOOK_TOLERANCE: Final = 0.02
-"""A look up to 2 % of the information before its time counts as that look."""
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -85,6 +91,13 @@ def compare(
         observed.memo[key] = _adjustment(metric, observed, segment) if key[-1] else None
     adjustment: CovariateAdjustment | None = observed.memo[key]
     strata, moments = _strata(metric, observed, (base, treatment), segment, adjustment)
+    if isinstance(metric.measure, Proportion):
+        counts = [(counts_of(c), counts_of(t)) for c, t in strata]
+        if (rare := rare_evidence(counts)) is not None:
+            return Comparison(rare, None)
+    if segment is not None:
+        units = (sum(pair[arm].n for pair in moments) for arm in (0, 1))
+        checks.n_at_least(min(units), SEGMENT_UNITS_MIN, "units per variant in a segment")
     if adjustment is None:
         # A proportion's moments from its counts lose nothing.
         moments = [(moments_of(metric, c), moments_of(metric, t)) for c, t in strata]
@@ -238,10 +251,10 @@ def _adjusted_evidence(
         case FixedHorizon():
             return _welch(moments, tuned)
         case GroupSequential(looks=looks, spending=spending):
-            fractions = _fractions(looks, observed.units() / plan.expected_units)
+            fractions = look_fractions(looks, observed.units() / plan.expected_units)
             fixed = _welch(moments, tuned)
             return GroupSequentialEvidence(
-                **msgspec.structs.asdict(fixed), fractions=fractions, looks=len(looks), spending=spending
+                **msgspec.structs.asdict(fixed), fractions=fractions, looks=looks, spending=spending
             )
         case _:
             assert_never(plan.estimator)
@@ -270,19 +283,19 @@ def _welch(moments: Sequence[tuple[MeanTotals, MeanTotals]], tuned: Tuning) -> F
         if any(variance > 0 for variance, _ in parts):
             arms.append(Estimate.of_independent(value, parts))
     both = (arms[0], arms[1]) if len(arms) == 2 else None
-    return FixedEvidence(found.effect, both, (levels[0], levels[1]), _always_valid(moments, tuned))
-
-
-def _fractions(looks: tuple[float, ...], now: float) -> tuple[float, ...]:
-    """Information fractions of the planned looks up to this one. Raises InsufficientData before the first."""
-    passed = [look for look in looks if look <= now + _LOOK_TOLERANCE]
-    if not passed:
-        raise InsufficientData(
-            f"the first look is planned at {looks[0]:.0%} of the units, now it is {now:.0%}"
-        )
-    last = max(now, passed[-1] - _LOOK_TOLERANCE)
-    # Looks closer to each other than the tolerance may have come at once, and are one.
-    return (*(look for look in passed[:-1] if look < last - _LOOK_TOLERANCE / 10), last)
+    null_parts = []
+    for (control, treatment), weight in zip(moments, found.weights, strict=True):
+        if weight:
+            freedom = control.n + treatment.n - 2
+            variance = (control.m2 + treatment.m2) / freedom * (1 / control.n + 1 / treatment.n)
+            null_parts.append((weight**2 * variance, freedom))
+    return FixedEvidence(
+        effect=found.effect,
+        null_effect=Estimate.of_independent(found.effect.value, null_parts),
+        arms=both,
+        means=(levels[0], levels[1]),
+        e_value=_always_valid(moments, tuned),
+    )
 
 
 def _quantiles(

@@ -15,7 +15,7 @@ from scipy import optimize
 from stats import adaptive, bounded, mixture, sequences
 from stats.eprocess import EValue
 from stats.errors import InsufficientData
-from stats.estimate import Alternative
+from stats.estimate import Alternative, Estimate
 from stats.interval import Interval
 from stats.quantiles import (
     QuantileSketch,
@@ -67,6 +67,15 @@ class Evidence(msgspec.Struct, frozen=True):
     def standard_error(self) -> float | None:
         """Standard error of the difference at one look; None if the method has none."""
         return None
+
+    @property
+    def null_effect(self) -> Estimate | None:
+        """The difference with the variance that it has if the variants do not differ; None if there is none.
+
+        Segments are compared with it.
+        """
+        control, treatment = self.means
+        return Estimate(treatment - control, self.standard_error) if self.standard_error else None
 
     @property
     def e_value(self) -> EValue | None:
