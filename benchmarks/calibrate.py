@@ -24,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from benchmarks import (
+    calibrate_adaptive,
     calibrate_bandits,
     calibrate_counts,
     calibrate_fixed,
@@ -39,6 +40,7 @@ PARTS: Parts = {
     **calibrate_sequential.PARTS,
     **calibrate_counts.PARTS,
     **calibrate_bandits.PARTS,
+    **calibrate_adaptive.PARTS,
     **calibrate_fixed.PARTS,
     **calibrate_policies.PARTS,
     **whole_path.PARTS,

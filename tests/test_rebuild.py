@@ -29,7 +29,7 @@ async def rebuild(database_url, valkey_url):
     return process.returncode, output.decode()
 
 
-async def test_it_says_what_was_wrong_once_and_fills_an_empty_valkey(database_url, valkey_url):
+async def test_it_logs_a_problem_once_and_fills_an_empty_valkey(database_url, valkey_url):
     engine, valkey = create_engine(database_url), create_client(valkey_url)
 
     async def leave_it_due(experiment_id): ...

@@ -9,12 +9,12 @@ import msgspec
 from msgspec.structs import replace
 
 from app.allocation.model import NANO, VariantTotals
-from app.analysis.observed import Cell, Observed
+from app.analysis.observed import Cell, DrawnUnits, Observed
 from app.assignment import bucketing
 from app.experiments.metrics import REWARD, QuantileOf, Ratio
 from app.experiments.model import Experiment, Running
 from app.experiments.policies import FixedPolicy
-from app.ledger.units.measures import CellTotals, Measures, measures_of
+from app.ledger.units.measures import REWARD_METRIC, CellTotals, Measures, measures_of
 from app.ledger.units.metric_totals import totals_of
 from stats.srm import ArmCounts
 from stats.totals import JointTotals, MeanTotals
@@ -50,6 +50,15 @@ class Drawn(msgspec.Struct, frozen=True):
     probability_sum: int
 
 
+class StratumCell(msgspec.Struct, frozen=True):
+    """The totals of one variant in a stratum of shares, with 1 / propensity in nanos beside each outcome."""
+
+    epoch: int
+    stratum: int
+    variant: int
+    totals: CellTotals
+
+
 class StoredTotals(msgspec.Struct, frozen=True, kw_only=True):
     """The totals of an experiment at one moment, all from one snapshot of PostgreSQL.
 
@@ -63,6 +72,7 @@ class StoredTotals(msgspec.Struct, frozen=True, kw_only=True):
     totals_as_of: datetime | None
     read_at: datetime
     epoch_shares: Mapping[int, tuple[float, ...] | None]
+    strata: Sequence[StratumCell] = ()
 
     def observed(self, experiment: Experiment) -> Observed:
         """Return rewards and metrics as an analysis reads them.
@@ -92,6 +102,8 @@ class StoredTotals(msgspec.Struct, frozen=True, kw_only=True):
             retired=tuple(keys[index] for index in compared if definition.variants[index].retired),
             cells=cells,
             adaptive=adaptive,
+            drawn=self._drawn(keys, measures) if adaptive else (),
+            fixed_epochs=[epoch for epoch, shares in self.epoch_shares.items() if shares is not None],
             assignments=[_of_variants(counts, compared) for counts in self._assignments(experiment)],
             crossovers=sum(
                 cell.totals.units for cell in self.units if cell.crossed and cell.variant < len(keys)
@@ -109,6 +121,7 @@ class StoredTotals(msgspec.Struct, frozen=True, kw_only=True):
             units=[cell for cell in self.units if cell.epoch >= epoch],
             draws=[drawn for drawn in self.draws if drawn.epoch >= epoch],
             epoch_shares={number: shares for number, shares in self.epoch_shares.items() if number >= epoch},
+            strata=[cell for cell in self.strata if cell.epoch >= epoch],
         )
 
     def _reward_cells(self, keys: Sequence[str]) -> list[Cell]:
@@ -136,6 +149,20 @@ class StoredTotals(msgspec.Struct, frozen=True, kw_only=True):
                 before = joint.select(*range(1, joint.dimension))
             cells.append(Cell(cell.epoch, keys[cell.variant], cell.totals.units, found, cell.segment, before))
         return _alike(cells, measures)
+
+    def _drawn(self, keys: Sequence[str], measures: Measures | None) -> list[DrawnUnits]:
+        """Units by the shares that they were drawn with."""
+        metrics = (REWARD_METRIC,) if measures is None else measures.metrics
+        found = []
+        for cell in self.strata:
+            known = {
+                metric.key: totals
+                for metric, sums in zip(metrics, cell.totals.metrics, strict=True)
+                if isinstance(totals := totals_of(metric, sums), JointTotals)
+            }
+            if cell.variant < len(keys):
+                found.append(DrawnUnits(cell.epoch, cell.stratum, keys[cell.variant], known))
+        return found
 
     def _assignments(self, experiment: Experiment) -> list[ArmCounts]:
         """Draws beside what was logged of their probabilities, by epoch.

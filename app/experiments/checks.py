@@ -1,4 +1,4 @@
-"""Whether the parts of a definition fit together. Pure."""
+"""Checks that the parts of a definition fit together. Pure."""
 
 from collections.abc import Iterable, Iterator
 
@@ -16,7 +16,7 @@ from app.experiments.segments import value_errors
 
 
 def possible(key: str) -> str:
-    """The key, if an experiment could have it. Raises NotFound."""
+    """Return the key, if an experiment could have it. Raises NotFound."""
     if not is_key(key):
         raise unknown(key[:UNIT_LENGTH_MAX])
     return key
@@ -30,7 +30,7 @@ def unknown(key: str, field: str | None = None, known: Iterable[str] = ()) -> No
 
 
 def check(definition: Definition) -> Definition:
-    """The definition, if its parts fit together and can be stored.
+    """Return the definition, if its parts fit together and can be stored.
 
     Raises InvalidInput with one error per field that does not, the first `FIELD_ERRORS_MAX` of
     them.
@@ -74,7 +74,7 @@ def _variant_errors(variants: tuple[Variant, ...]) -> Iterator[FieldError]:
 
 
 def _shadow_policy_errors(definition: Definition) -> Iterator[FieldError]:
-    """It gets the totals alone: no contexts, no losses, and no allocation of its own to move from."""
+    """Yield what does not apply to a policy that reads the totals alone and is never in force."""
     policy = definition.shadow_policy
     if policy is None:
         return

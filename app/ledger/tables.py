@@ -200,6 +200,10 @@ unit_totals = Table(
         Integer,
         comment="of its first exposed assignment, since 1970; null: stored before series existed",
     ),
+    Column(
+        "stratum", SmallInteger, comment="of its first exposed assignment; null, -1: shares follow no outcome"
+    ),
+    Column("weight", BigInteger, comment="1 / propensity of its first exposed assignment, nano"),
     Column("body", LargeBinary, nullable=False, comment="covariates and sums of its metrics"),
     PrimaryKeyConstraint("experiment_id", "epoch", "unit_hash", "assignment_id"),
     postgresql_with={"fillfactor": 70},
@@ -216,6 +220,24 @@ metric_totals = Table(
     Column("crossed", Boolean, nullable=False),
     Column("body", LargeBinary, nullable=False, comment="exact sums of each metric; empty: none yet"),
     PrimaryKeyConstraint("experiment_id", "epoch", "variant", "segment", "crossed"),
+)
+
+# Where the shares may follow outcomes: units by the stratum of the shares of their first assignment, whatever
+# they were assigned to later. With more than two variants the strata are periods of time.
+share_totals = Table(
+    "share_totals",
+    METADATA,
+    Column("experiment_id", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("stratum", SmallInteger, nullable=False),
+    Column("variant", SmallInteger, nullable=False),
+    Column(
+        "body",
+        LargeBinary,
+        nullable=False,
+        comment="exact sums of each metric and 1 / propensity; empty: none",
+    ),
+    PrimaryKeyConstraint("experiment_id", "epoch", "stratum", "variant"),
 )
 
 # Totals by time, without covariates: units by the minute of their first assignment in the epoch, older ones

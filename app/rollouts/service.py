@@ -376,7 +376,7 @@ def compared_of(observed: Observed, rollout: Rollout) -> Observed:
     variants = tuple(variant for variant in observed.variants if variant in compared)
     cells = [cell for cell in observed.cells if cell.epoch >= rollout.epoch and cell.variant in variants]
     return msgspec.structs.replace(
-        observed, variants=variants, cells=cells, adaptive=False, periods={}, assignments=()
+        observed, variants=variants, cells=cells, adaptive=False, drawn=(), fixed_epochs=(), assignments=()
     )
 
 

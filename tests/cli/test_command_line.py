@@ -1,4 +1,7 @@
-"""`wald` as people and programs call it: mistakes, absent servers, pipes. Each runs in its own process."""
+"""`wald` as people and programs call it: mistakes, absent servers, pipes.
+
+Each runs in its own process.
+"""
 
 import http.server
 import json

@@ -151,7 +151,7 @@ class Batch:
         Their places in the table are not known yet.
         """
         made = np.zeros(len(self.bodies), ASSIGNMENT)
-        for name in ("experiment_id", "unit_hash", "epoch", "variant"):
+        for name in ("experiment_id", "unit_hash", "epoch", "variant", "propensity"):
             made[name] = self.bodies[name]
         made["id"] = np.ascontiguousarray(self.bodies["id"]).view("S16")
         made["assigned_us"] = _assigned_us(self.bodies)

@@ -49,6 +49,7 @@ _AFFECTED: Final = (
     ("deadline_us", ">i8"),
     ("epoch", ">i4"),
     ("variant", ">i2"),
+    ("propensity", ">f8"),
     ("exposed", "u1"),
     ("outcome", ">i2"),
     ("reward", ">i4"),

@@ -33,6 +33,7 @@ ASSIGNMENT: Final = np.dtype(
         ("deadline_us", "i8"),
         ("epoch", "i4"),
         ("variant", "i2"),
+        ("propensity", "f8"),
         ("exposed", "?"),
         ("outcome", "i2"),
         ("reward", "i4"),

@@ -29,8 +29,17 @@ from app.ledger.units.measures import (
 )
 from stats.quantiles import bucket_numbers
 
-HEAD: Final = np.dtype([("epoch", "i4"), ("variant", "i2"), ("crossed", "?"), ("minute", "i4")])
-"""Columns of a stored unit with whole numbers; NONE where the minute is null."""
+HEAD: Final = np.dtype(
+    [
+        ("epoch", "i4"),
+        ("variant", "i2"),
+        ("crossed", "?"),
+        ("minute", "i4"),
+        ("stratum", "i2"),
+        ("weight", "i8"),
+    ]
+)
+"""Columns of whole numbers of a stored unit. NONE is a null minute or stratum, 0 a null weight."""
 MISSING: Final = -(2**63)
 """Value for a covariate that is null."""
 
@@ -52,6 +61,8 @@ class Units(NamedTuple):
 
     `segments` are positions in `Measures.segments`. `crossed`: the unit has other variants as well.
     `minutes` are the minutes of first assignments since 1970; NONE if stored before series existed.
+    `strata` are those of the shares of first assignments, and `weights` their 1 / propensity in nanos; NONE
+    and 0 where shares do not follow outcomes (`units.strata`).
     `covariates`, shape (units, covariates), are in nanos, with MISSING where a covariate is missing.
     `sums`, shape (units, 2 x metrics), has N and D of each metric in turn.
     """
@@ -61,6 +72,8 @@ class Units(NamedTuple):
     segments: Numbers
     crossed: NDArray[np.bool_]
     minutes: Numbers
+    strata: Numbers
+    weights: Numbers
     covariates: Numbers
     sums: Numbers
 
@@ -114,9 +127,18 @@ class Units(NamedTuple):
         """Return units of one assignment each, for which only the reward is measured, in nanos."""
         n = len(rewards)
         sums = np.stack([np.array(rewards, np.int64), np.ones(n, np.int64)], axis=1)
-        zeros = np.zeros(n, np.int64)
-        covariates = np.empty((n, 0), np.int64)
-        return cls(zeros, np.array(variants), zeros, zeros != 0, np.array(minutes), covariates, sums)
+        nothing = np.zeros(n, np.int64)
+        return cls(
+            epochs=nothing,
+            variants=np.array(variants),
+            segments=nothing,
+            crossed=nothing != 0,
+            minutes=np.array(minutes),
+            strata=nothing + NONE,
+            weights=nothing,
+            covariates=np.empty((n, 0), np.int64),
+            sums=sums,
+        )
 
     @classmethod
     def read(
@@ -135,9 +157,18 @@ class Units(NamedTuple):
         numbers = _matrix([row or [0] * width for row in decoded], width)[place]
         segment = np.array([segment_places.get(name, NONE) for name in segments], np.int64)
         readable = np.array([row is not None for row in decoded], np.bool_)[place] & (segment != NONE)
-        covariates, sums = numbers[:, :n_covariates], numbers[:, n_covariates:]
-        columns = (heads["variant"], segment, heads["crossed"], heads["minute"], covariates, sums)
-        return cls(heads["epoch"], *columns), readable
+        units = cls(
+            epochs=heads["epoch"],
+            variants=heads["variant"],
+            segments=segment,
+            crossed=heads["crossed"],
+            minutes=heads["minute"],
+            strata=heads["stratum"],
+            weights=heads["weight"],
+            covariates=numbers[:, :n_covariates],
+            sums=numbers[:, n_covariates:],
+        )
+        return units, readable
 
 
 def _body(numbers: Sequence[int], n_covariates: int) -> bytes:
@@ -228,6 +259,8 @@ def measure(
         segments=heads.segments,
         crossed=np.logical_or.reduceat(~in_variant, firsts) if len(firsts) else np.empty(0, np.bool_),
         minutes=assignments["assigned_us"][firsts] // _MINUTE_US,
+        strata=np.full(len(firsts), NONE, np.int64),
+        weights=np.zeros(len(firsts), np.int64),
         covariates=heads.covariates,
         sums=sums,
     )
@@ -331,15 +364,8 @@ def totals_by_minute(
     experiment_id: int, units: Units, measures: Measures, signs: Numbers | None = None
 ) -> dict[MinuteKey, CellTotals]:
     """Add units by cell and minute, each times its sign, 1 or -1; None: all signs are 1."""
-    signs = np.ones(len(units.sums), np.int64) if signs is None else signs
     names = units.epochs, units.variants, units.segments, units.crossed, units.minutes
-    groups, group_of = _distinct(names)
-    counts = np.bincount(group_of, signs, minlength=len(groups))
-    measured = np.flatnonzero(units.measured)
-    measured = measured[np.argsort(group_of[measured], kind="stable")]
-    by_metric = _sums(
-        measures, units.of(measured), signs[measured], _Grouped(group_of[measured], len(groups))
-    )
+    groups, totals = _grouped_totals(names, units, measures, signs)
     keys = [
         (
             experiment_id,
@@ -349,11 +375,43 @@ def totals_by_minute(
             bool(crossed),
             None if minute == NONE else minute,
         )
-        for epoch, variant, segment, crossed, minute in groups.tolist()
+        for epoch, variant, segment, crossed, minute in groups
     ]
-    by_group = zip(counts.tolist(), zip(*by_metric, strict=True), strict=True)
-    totals = (CellTotals(int(count), sums) for count, sums in by_group)
     return dict(zip(keys, totals, strict=True))
+
+
+def totals_by_stratum(
+    experiment_id: int, units: Units, measures: Measures, signs: Numbers | None = None
+) -> dict[tuple[int, int, int, int], CellTotals]:
+    """Add units by stratum, with 1 / propensity in place of covariates and without quantiles.
+
+    Keys are experiment, epoch, stratum and variant.
+    """
+    chosen = units.strata != NONE
+    units, signs = units.of(chosen), None if signs is None else signs[chosen]
+    names = units.epochs, units.strata, units.variants
+    groups, totals = _grouped_totals(names, units, measures, signs, beside=units.weights[:, None])
+    return {(experiment_id, *group): one for group, one in zip(groups, totals, strict=True)}  # type: ignore[misc]
+
+
+def _grouped_totals(
+    names: Sequence[Numbers],
+    units: Units,
+    measures: Measures,
+    signs: Numbers | None,
+    beside: Numbers | None = None,
+) -> tuple[list[list[int]], list[CellTotals]]:
+    """Return the distinct rows of `names`, and the totals of the units of each."""
+    signs = np.ones(len(units.sums), np.int64) if signs is None else signs
+    groups, group_of = _distinct(names)
+    counts = np.bincount(group_of, signs, minlength=len(groups))
+    measured = np.flatnonzero(units.measured)
+    measured = measured[np.argsort(group_of[measured], kind="stable")]
+    grouped = _Grouped(group_of[measured], len(groups))
+    columns = None if beside is None else beside[measured]
+    found = zip(*_sums(measures, units.of(measured), signs[measured], grouped, columns), strict=True)
+    totals = [CellTotals(int(count), sums) for count, sums in zip(counts.tolist(), found, strict=True)]
+    return groups.tolist(), totals
 
 
 def _distinct(columns: Sequence[Numbers]) -> tuple[Numbers, Numbers]:
@@ -411,13 +469,17 @@ class _Vectors(NamedTuple):
         return self.measured.dtype == object or bool(np.abs(self.measured).max(initial=0) >= _LARGE)
 
 
-def _sums(measures: Measures, units: Units, signs: Numbers, grouped: _Grouped) -> list[list[Sums]]:
-    """Return the sums of each metric by groups."""
+def _sums(
+    measures: Measures, units: Units, signs: Numbers, grouped: _Grouped, beside: Numbers | None
+) -> list[list[Sums]]:
+    """Return the sums of each metric by groups. With columns `beside` the outcome there are no quantiles."""
     by_metric: list[list[Sums]] = [[] for _ in measures.metrics]
     vectors: dict[bool, list[_Vectors]] = {False: [], True: []}
     for number, metric in enumerate(measures.metrics):
-        known, measured = _measured(metric, number, units)
-        if isinstance(metric.measure, QuantileOf):
+        known, measured = _measured(metric, number, units, beside)
+        if isinstance(metric.measure, QuantileOf) and beside is not None:
+            by_metric[number] = [{} for _ in range(grouped.n_groups)]
+        elif isinstance(metric.measure, QuantileOf):
             values = measured[known, 0]
             by_metric[number] = _buckets(grouped.group_of[known], values, signs[known], grouped.n_groups)
         else:
@@ -475,10 +537,13 @@ def vectors(metric: Metric, measures: Measures, units: Units) -> tuple[NDArray[n
     return np.flatnonzero(known), measured[known].astype(np.float64) / scale
 
 
-def _measured(metric: Metric, number: int, units: Units) -> tuple[NDArray[np.bool_], Numbers]:
+def _measured(
+    metric: Metric, number: int, units: Units, beside: Numbers | None = None
+) -> tuple[NDArray[np.bool_], Numbers]:
     """Return the mask of units with a value, and the measured values, else 0.
 
-    Values are in nanos; for a quantile they are plain numbers.
+    Values are in nanos; for a quantile they are plain numbers. Columns `beside` the outcome stand for
+    covariates.
     """
     n, d = units.sums[:, 2 * number], units.sums[:, 2 * number + 1]
     known = (n != 0) | (d != 0)
@@ -492,6 +557,8 @@ def _measured(metric: Metric, number: int, units: Units) -> tuple[NDArray[np.boo
         outcomes = [np.where(n != 0, NANO, 0)]
     else:
         outcomes = [_capped(n if measure.per_unit == "sum" else _divided(n, divisor), measure.cap)]
+    if beside is not None:
+        return known, np.column_stack([*outcomes, beside]) * known[:, None]
     # 0 where a covariate is missing, and an indicator of that: a regression on both does not depend on the 0.
     missing = units.covariates == MISSING
     covariates = np.where(missing, 0, units.covariates)

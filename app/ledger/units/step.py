@@ -17,9 +17,19 @@ from app.ledger.rows import Rows
 from app.ledger.session import arrays, copy, pieces, report_unusable, sql
 from app.ledger.units.cells import move_cells, recount_cells
 from app.ledger.units.measures import CellKey, CellTotals, Measures, MinuteKey, cells
-from app.ledger.units.model import HEAD, Heads, Units, measure, starts_of, totals_by_minute
+from app.ledger.units.model import (
+    HEAD,
+    Heads,
+    Units,
+    measure,
+    starts_of,
+    totals_by_minute,
+    totals_by_stratum,
+)
 from app.ledger.units.series import SeriesKey, add, series
 from app.ledger.units.series_step import move_series, recount_series
+from app.ledger.units.strata import Shares, StratumKey
+from app.ledger.units.strata_step import move_strata, recount_strata
 
 _INSERT_UNIT_TOTALS: Final = sql(__package__, "insert_unit_totals")
 _LOCK_UNIT_TOTALS: Final = sql(__package__, "lock_unit_totals")
@@ -28,13 +38,15 @@ _READ_UNIT_CONTEXTS: Final = sql(__package__, "read_unit_contexts")
 _STORE_UNIT_TOTALS: Final = sql(__package__, "store_unit_totals")
 _DELETE_GHOST_UNITS: Final = sql(__package__, "delete_ghost_units")
 _READ_UNITS: Final = (
-    "SELECT unit_hash, epoch, variant, crossed, coalesce(minute, -1), segment, body"
+    "SELECT unit_hash, epoch, variant, crossed, coalesce(minute, -1), coalesce(stratum, -1),"
+    " coalesce(weight, 0), segment, body"
     " FROM unit_totals WHERE experiment_id = %s"
 )
 _SWEPT_UNTIL: Final = "SELECT (extract(epoch FROM swept_until) * 1000000)::double precision FROM horizons"
 
 _NEW_UNITS: Final = (
-    "unit_totals (experiment_id, epoch, unit_hash, assignment_id, variant, crossed, minute, segment, body)"
+    "unit_totals (experiment_id, epoch, unit_hash, assignment_id, variant, crossed, minute, stratum, weight,"
+    " segment, body)"
 )
 _NO_SUMS: Final = "the sums do not fit the metrics"
 _KEY: Final = np.dtype([("experiment_id", "i4"), ("epoch", "i4"), ("unit_hash", "i8"), ("id", "S16")])
@@ -47,6 +59,8 @@ _STORED: Final = [
     ("variant", ">i2"),
     ("crossed", "?"),
     ("minute", ">i4"),
+    ("stratum", ">i2"),
+    ("weight", ">i8"),
     ("segment_length", ">i4"),
     ("body_length", ">i4"),
 ]
@@ -56,6 +70,7 @@ _OF_UNITS: Final = (
     ("assigned_us", ">i8"),
     ("deadline_us", ">i8"),
     ("variant", ">i2"),
+    ("propensity", ">f8"),
     ("reward", ">i4"),
 )
 _MADE: Final = (("experiment_id", ">i4"), ("epoch", ">i4"), ("unit_hash", ">i8"), ("id", "S16"))
@@ -69,6 +84,7 @@ class Part(NamedTuple):
 
     experiment_id: int
     measures: Measures
+    shares: Shares | None
     numbers: slice
     stored: Units
     known: Flags
@@ -104,9 +120,14 @@ class Touched(NamedTuple):
 
 
 async def touch_units(
-    cursor: AsyncCursor, assignments: Assignments, measures: Mapping[int, Measures], *, stored: bool = False
+    cursor: AsyncCursor,
+    assignments: Assignments,
+    measures: Mapping[int, Measures],
+    shares: Mapping[int, Shares],
+    *,
+    stored: bool = False,
 ) -> Touched:
-    """Lock the units of exposed, locked assignments.
+    """Lock the units of exposed, locked assignments. `shares` are those that may follow outcomes.
 
     Where each assignment is a unit, the unit of an assignment that is not counted yet has no row, unless
     the caller knows that all are `stored`.
@@ -135,7 +156,8 @@ async def touch_units(
         known = np.zeros(numbers.stop - numbers.start, np.bool_)
         known[places] = readable
         spread = read.spread(places, len(known))
-        parts.append(Part(experiment_id, measures[experiment_id], numbers, spread, known))
+        own_shares = shares.get(experiment_id)
+        parts.append(Part(experiment_id, measures[experiment_id], own_shares, numbers, spread, known))
     return Touched(keys, number, has_row, place, old | has_row, parts)
 
 
@@ -165,6 +187,7 @@ async def move_units(
     *,
     contexts: Contexts | None,
     measures: Mapping[int, Measures],
+    shares: Mapping[int, Shares],
 ) -> set[int]:
     """Bring touched units up to date, and move their cells and series by the difference.
 
@@ -173,6 +196,7 @@ async def move_units(
     """
     changed: set[int] = set()
     differences: dict[MinuteKey, CellTotals] = {}
+    strata: dict[StratumKey, CellTotals] = {}
     while len(touched.keys):  # a second time for units that another transaction stored in between
         measured = await _measured(cursor, touched, assignments, given, contexts)
         moved = [part.moved(units) for part, units in zip(touched.parts, measured, strict=True)]
@@ -181,13 +205,19 @@ async def move_units(
             stored = mask & ~overtaken[part.numbers]
             if stored.any():
                 changed.add(part.experiment_id)
-                for key, totals in _difference(part, units, stored).items():
+                new, old = units.of(stored), part.stored.of(stored & part.known)
+                moving = part.experiment_id, new | old, part.measures
+                signs = np.repeat([1, -1], [len(new.sums), len(old.sums)])
+                for key, totals in totals_by_minute(*moving, signs).items():
                     add(differences, key, totals)
+                for stratum, totals in totals_by_stratum(*moving, signs).items():
+                    add(strata, stratum, totals)
         again = np.flatnonzero(overtaken[touched.number])
         assignments, given, contexts = assignments[again], given.about(again), None
-        touched = await touch_units(cursor, assignments, measures, stored=True)
+        touched = await touch_units(cursor, assignments, measures, shares, stored=True)
     await move_cells(cursor, cells(differences))
     await move_series(cursor, series(differences, measures))
+    await move_strata(cursor, strata)
     return changed
 
 
@@ -229,9 +259,10 @@ async def _measured(
     for part, head in zip(touched.parts, heads, strict=True):
         chosen = np.flatnonzero((number >= part.numbers.start) & (number < part.numbers.stop))
         numbers, about = number[chosen] - part.numbers.start, signals.about(chosen)
-        measured.append(
-            measure(members[chosen], numbers, about, head, part.measures, silent_until_us=silent_until_us)
-        )
+        units = measure(members[chosen], numbers, about, head, part.measures, silent_until_us=silent_until_us)
+        if part.shares is not None:
+            units = part.shares.applied(units, members[chosen][starts_of(numbers)])
+        measured.append(units)
     return measured
 
 
@@ -249,7 +280,7 @@ async def _read_others(
     others, keys = np.zeros(len(stored), ASSIGNMENT), touched.keys[stored["number"]]
     for name in ("experiment_id", "unit_hash", "epoch"):
         others[name] = keys[name]
-    for name in ("id", "assigned_us", "deadline_us", "variant", "reward"):
+    for name in ("id", "assigned_us", "deadline_us", "variant", "propensity", "reward"):
         others[name] = stored[name]
     others["exposed"] = True
     unread = np.flatnonzero(touched.has_signals[stored["number"]])
@@ -360,8 +391,8 @@ def _unit_rows(
         encoded = some.bodies()
         raw = {body: rows.raw(body) for body in set(encoded)}
         bodies += [raw[body] for body in encoded]
-        heads.append(np.stack([some.variants, some.crossed, some.minutes]))
-    variant, crossed, minute = np.concatenate(heads, axis=1)
+        heads.append(np.stack([some.variants, some.crossed, some.minutes, some.strata, some.weights]))
+    variant, crossed, minute, stratum, weight = np.concatenate(heads, axis=1)
     return rows.rows(
         len(segments),
         segments,
@@ -370,33 +401,28 @@ def _unit_rows(
         variant=(">i2", variant),
         crossed=("u1", crossed),
         minute=(">i4", minute),
+        stratum=(">i2", stratum),
+        weight=(">i8", weight),
     )
-
-
-def _difference(part: Part, units: Units, moved: Flags) -> dict[MinuteKey, CellTotals]:
-    """Return the changes of cells by minute: the units after the change, less the units before."""
-    before = part.stored.of(moved & part.known)
-    after = units.of(moved)
-    signs = np.repeat([1, -1], [len(after.sums), len(before.sums)])
-    return totals_by_minute(part.experiment_id, after | before, part.measures, signs)
 
 
 async def recount_units(
     cursor: AsyncCursor, experiment_id: int, measures: Measures
-) -> tuple[list[CellKey], list[tuple[int, int]]]:
-    """Set an experiment's cells and series to the sums of its units, under a lock on both tables.
+) -> tuple[list[CellKey], list[tuple[int, int]], list[tuple[int, int]]]:
+    """Set an experiment's cells, series and strata to the sums of its units, under a lock on all tables.
 
     Units that the log does not know are deleted first. Return the keys of the cells that differed, and
-    (epoch, variant) of the series that did.
+    (epoch, variant) of the series and of the strata that did.
     """
     await cursor.execute(_DELETE_GHOST_UNITS, {"experiment_id": experiment_id})
     fresh: dict[CellKey, CellTotals] = {}
     minutes: dict[SeriesKey, CellTotals] = {}
+    strata: dict[StratumKey, CellTotals] = {}
     async with cursor.connection.cursor(name="units") as stored:
         await stored.execute(_READ_UNITS, (experiment_id,))
         while page := await stored.fetchmany(limits.SWEEP_ASSIGNMENTS_MAX):
-            heads = np.array([row[1:5] for row in page], HEAD)
-            units, readable = Units.read(heads, [row[5] for row in page], [row[6] for row in page], measures)
+            heads = np.array([row[1:7] for row in page], HEAD)
+            units, readable = Units.read(heads, [row[7] for row in page], [row[8] for row in page], measures)
             for place in np.flatnonzero(~readable).tolist():
                 report_unusable("unit_totals", (experiment_id, *page[place][:2]), _NO_SUMS)
             by_minute = totals_by_minute(experiment_id, units.of(readable), measures)
@@ -404,5 +430,8 @@ async def recount_units(
                 add(fresh, cell, totals)
             for minute, totals in series(by_minute, {experiment_id: measures}).items():
                 add(minutes, minute, totals)
+            for stratum, totals in totals_by_stratum(experiment_id, units.of(readable), measures).items():
+                add(strata, stratum, totals)
     differed = await recount_cells(cursor, experiment_id, fresh, CellTotals.none(measures))
-    return differed, await recount_series(cursor, experiment_id, minutes)
+    moved = await recount_series(cursor, experiment_id, minutes)
+    return differed, moved, await recount_strata(cursor, experiment_id, strata)
