@@ -335,7 +335,7 @@ PUBLISHED = [  # Garivier & Kaufmann (2016), section 6
 
 
 @pytest.mark.parametrize(("means", "published"), PUBLISHED)
-def test_tracking_comes_to_pull_the_arms_in_the_published_proportions(means, published):
+def test_tracking_converges_to_the_published_proportions(means, published):
     """A billion pulls: each of 24 batches as many as all before, so the last shares rest on half a billion.
 
     Of the tolerance 0.0011 is the paper's rounding, 0.0003 the floor, and 0.0014 six deviations of what runs

@@ -209,7 +209,7 @@ def test_on_fractional_rewards_beta_arms_lose_about_as_little_as_normal_arms():
     assert coins > 2 * normal
 
 
-def test_means_change_and_swing_as_told():
+def test_means_change_and_swing_as_declared():
     changing = Changing((0.1, 0.2), (Change(10, (0.3, 0.1)),))
     assert changing.mean_rewards(np.array([9.0, 10.0])).tolist() == [[0.1, 0.2], [0.3, 0.1]]
     seasonal = Seasonal((0.5, 0.5), amplitude=0.1, period=100, phases=(0.0, 0.5))
@@ -242,7 +242,7 @@ def test_what_cannot_be_simulated_is_refused(refused):
         refused()
 
 
-def test_progress_is_told_batch_by_batch_and_nothing_is_lost_where_nothing_is_earned():
+def test_reports_progress_by_batch_and_loses_nothing_if_nothing_is_earned():
     done = []
     rng = np.random.default_rng(1)
     found = simulate(
