@@ -7,13 +7,11 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final
 
-import psycopg
 from litestar import Litestar, Router
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app import __version__
@@ -56,6 +54,7 @@ from app.core.limits import BODY_BYTES_MAX, CLOCK_SYNC_S, METRICS_S, READY_CHECK
 from app.core.loops import Loop, Loops
 from app.core.openapi import CompletePlugin
 from app.core.operations import Readings, operations_port
+from app.core.outages import OUTAGES
 from app.core.postgres import connect, create_engine
 from app.core.requests import behind_proxies, logged_fast_paths, with_request_id
 from app.core.serving import ASGIApp, Ending, serve_http
@@ -238,7 +237,7 @@ def _served(
     framework: Litestar, keeper: SnapshotKeeper, settings: Settings, *fast_paths: FastPath
 ) -> tuple[ASGIApp, type[FastPathProtocol]]:
     """Wrap the framework, and return it with the protocol that has the fast paths."""
-    app = refusing_early(framework, framework.state.refusals, keeper)
+    app = refusing_early(framework, framework.state.refusals, lambda: keeper.keyring)
     app = with_request_id(app, access_log=settings.access_log)
     protocol = logged_fast_paths if settings.access_log else with_fast_paths
     return behind_proxies(app, settings.trusted_proxies), protocol(*fast_paths)
@@ -320,7 +319,7 @@ async def _check(name: str, attempt: Awaitable[object], *, critical: bool = Fals
     try:
         async with asyncio.timeout(READY_CHECK_S):
             await attempt
-    except (RedisError, psycopg.Error, OSError, TimeoutError, Unavailable) as error:
+    except (*OUTAGES, Unavailable) as error:
         detail = str(error).partition("\n")[0] or f"no answer within {READY_CHECK_S:g} s"
         check = Check(name, ok=False, critical=critical, detail=detail)
     else:
@@ -342,7 +341,7 @@ async def _connect(database_url: str) -> None:
 
 
 async def _worker_checks(valkey: Redis, clock: Clock) -> list[Check]:
-    with suppress(RedisError, OSError, TimeoutError):
+    with suppress(*OUTAGES):
         async with asyncio.timeout(READY_CHECK_S):
             return await worker_checks(valkey, clock)
     return [Check("worker", ok=False, detail="not known without Valkey")]

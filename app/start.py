@@ -13,8 +13,6 @@ import structlog
 from msgspec.structs import replace
 from redis.exceptions import RedisError
 from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.access.service import NO_ADMIN_KEY, AccessService
@@ -24,6 +22,7 @@ from app.core.clock import Clock, SystemClock
 from app.core.errors import Conflict, Unavailable
 from app.core.health import Check
 from app.core.loops import Loop, Loops
+from app.core.outages import OUTAGES
 from app.core.postgres import create_engine
 from app.core.serving import Ending
 from app.core.settings import Settings
@@ -118,7 +117,7 @@ class Start:
                 await self._review()
             else:
                 await self._prepare()
-        except (OperationalError, PoolTimeout, OSError, TimeoutError) as error:
+        except OUTAGES as error:
             self._is_away(error)
         except Conflict as refusal:
             self.refusal = refusal

@@ -26,7 +26,7 @@ from app.core.health import Check, Readiness, beat
 from app.core.limits import CLOCK_SYNC_S, READY_CHECK_S, WORKER_BEAT_S
 from app.core.loops import Loop, Loops
 from app.core.operations import Readings, operations_app, operations_port
-from app.core.outages import ENGINE_ERRORS
+from app.core.outages import OUTAGES
 from app.core.postgres import create_engine
 from app.core.process import NAME
 from app.core.serving import Ending, serve_http
@@ -164,7 +164,7 @@ def _key_checker(
     async def reads_all(headers: Iterable[tuple[bytes, bytes]]) -> bool:
         if credential(headers) is None:
             return False
-        with suppress(*ENGINE_ERRORS, OSError, TimeoutError):
+        with suppress(*OUTAGES):
             async with asyncio.timeout(READY_CHECK_S):
                 return (await keyring.get()).admits(headers, Scope.READ, clock.now_ms())
         return False

@@ -30,12 +30,14 @@ class Allocation:
 
 
 def fixed(weights: Sequence[float]) -> Allocation:
-    """The declared weights, whatever has been observed."""
+    """Return the declared weights, whatever was observed."""
     return Allocation(np.array(weights, dtype=np.float64))
 
 
 def with_floor(shares: FloatArray, exploration_floor: float) -> Allocation:
-    """Shares mixed with an even split: (1 - eps) shares + eps / n_arms, so every arm stays observed.
+    """Mix shares with an even split: (1 - eps) shares + eps / n_arms.
+
+    So every arm stays observed.
 
     Raises InvalidInput if exploration_floor (eps) is not in [0, 1].
 
@@ -45,16 +47,8 @@ def with_floor(shares: FloatArray, exploration_floor: float) -> Allocation:
     return Allocation((1 - exploration_floor) * shares + exploration_floor / len(shares))
 
 
-def greedy(score: FloatArray, *, exploration_floor: float) -> Allocation:
-    """All traffic to the greatest score, ties split evenly, mixed with the floor.
-
-    Worked by hand: scores 1, 2, 2 with no floor give 0, 1/2, 1/2.
-    """
-    return with_floor(greatest(score), exploration_floor)
-
-
 def greatest(score: FloatArray) -> FloatArray:
-    """1 for the greatest score, or even parts of it for those that tie; else 0. Shape (..., n_arms).
+    """Return 1 for the greatest score, even parts of 1 for ties, and else 0; shape (..., n_arms).
 
     Raises InvalidInput if a score is not a number.
     """
@@ -66,13 +60,14 @@ def greatest(score: FloatArray) -> FloatArray:
 
 
 def limited(previous: Allocation, new: Allocation, *, step_max: float) -> Allocation:
-    """As far from `previous` towards `new` as no arm's share moves by more than `step_max`.
+    """Go from `previous` towards `new`, until the share of an arm has moved by `step_max`.
 
-    All shares move by the same part of their way, so what both keep (a floor, the order of two arms, a sum
-    of 1) stays kept. With delayed feedback a cap bounds what a posterior that rests on few of the
-    rewards still to come can do before they arrive; it also delays what is right.
+    All shares move by the same part of their way, so what both keep (a floor, the order of two
+    arms, a sum of 1) stays kept. With delayed feedback a cap bounds what a posterior that rests on
+    few of the rewards still to come can do before they arrive; it also delays what is right.
 
-    Raises InvalidInput if step_max is not in (0, 1] or the allocations differ in their number of arms.
+    Raises InvalidInput if step_max is not in (0, 1] or the allocations differ in their number of
+    arms.
 
     Worked by hand: from 1/2, 1/2 to 0.9, 0.1 with 0.1 at most: 0.6, 0.4.
     """
@@ -88,12 +83,12 @@ def limited(previous: Allocation, new: Allocation, *, step_max: float) -> Alloca
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Comparison:
-    """What another policy would have done with the same totals.
+    """The difference that another policy would have made with the same totals.
 
-    `moved` is the part of traffic that would have gone to another arm (total variation distance), `change`
-    the difference of each arm's share, shape (n_arms,), and `gain` the expected difference of the reward per
-    pull at the given means: an estimate on the means that the incumbent's data gave, not what an
-    experiment with the other policy would have found.
+    `moved` is the part of traffic that would have gone to another arm (total variation distance).
+    `change` is the difference of each arm's share, shape (n_arms,). `gain` is the expected
+    difference of the reward per pull at the given means. It rests on the data of the policy in
+    force, and not on an experiment with the other policy.
     """
 
     moved: float
@@ -108,8 +103,8 @@ def compare(current: Allocation, shadow: Allocation, mean: FloatArray) -> Compar
 
     Raises InvalidInput if the numbers of arms differ.
 
-    Worked by hand: 1/2, 1/2 against 0.8, 0.2 at means 0.3, 0.1: 0.3 of the traffic moves, and a pull
-    earns 0.3 x 0.3 - 0.3 x 0.1 = 0.06 more.
+    Worked by hand: 1/2, 1/2 against 0.8, 0.2 at means 0.3, 0.1: 0.3 of the traffic moves, and a
+    pull earns 0.3 x 0.3 - 0.3 x 0.1 = 0.06 more.
     """
     change = _difference(current, shadow)
     if mean.shape != change.shape:

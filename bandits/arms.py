@@ -1,7 +1,7 @@
-"""What a policy believes about the mean reward of each arm: independent posteriors of three families.
+"""Posteriors of the arms' mean rewards: independent, of three families.
 
-Every family tells the quadrature of `bandits.best` the same few things about itself (`Arms`), on a scale t
-that is monotone in the mean reward and on which its densities are smooth and fall without end.
+Every family answers the same questions of the quadrature in `bandits.best` (`Arms`), on a scale t
+that is monotone in the mean reward and on which its densities are smooth.
 """
 
 from collections.abc import Sequence
@@ -17,38 +17,30 @@ from stats import checks
 from stats.errors import InvalidInput
 from stats.totals import MeanTotals, RewardTotals
 
-__all__ = [
-    "Arms",
-    "BetaArms",
-    "FloatArray",
-    "GammaArms",
-    "NormalArms",
-    "answers_per_reward",
-    "randomised_rounding",
-]
-
 PARAMETER_MIN: Final = 1e-3
 PARAMETER_MAX: Final = 1e12
-"""Between them all that is computed from a posterior keeps its stated accuracy."""
+"""Between these bounds, all that is computed from a posterior keeps its stated accuracy."""
 
 DEGREES_MIN: Final = 2.0
 """Below, a Student t density has no variance, and hardly a mean."""
 
 ANSWERS_MAX: Final = 1e9
-"""For more answers of yes or no than this the rewards of an arm never count, unless they are as many."""
+"""Greatest number of yes-or-no answers that an arm counts for, unless it has more rewards."""
 
 _DISPERSION_PRIOR: Final = 1.0
-"""Squared deviations taken for granted: those of four answers whose mean is 1/2."""
+"""Squared deviations of the prior: those of four answers whose mean is 1/2."""
 
 _ROUNDING: Final = 1e-9
-"""Relative, of sums in binary64: far more than they ever have."""
+"""Relative rounding error of sums in binary64, with a wide margin."""
 
 # A density ends where it has fallen by exp(-25): what lies beyond is below 1e-10 of the mass.
 _FALL_END: Final = 25.0
 _FALLS: Final = _FALL_END * np.array([0.0625, 0.25, 0.5625, 1.0])
-# Where a small alpha or beta makes long tails, the bend between them still has the width of the logistic.
+# Where a small alpha or beta makes long tails, the bend between them still has the width of the
+# logistic.
 _BEND: Final = np.array([2.0, 6.0, 20.0])
-# A Student t has polynomial tails: its panels may grow fourfold, and end where d f(d) is below 1e-8.
+# A Student t has polynomial tails: its panels may grow fourfold, and end where d f(d) is below
+# 1e-8.
 _PANEL_GROWTH: Final = np.log(4.0)
 _POLYNOMIAL_END: Final = 8 * np.log(10.0)
 
@@ -56,49 +48,51 @@ _POLYNOMIAL_END: Final = 8 * np.log(10.0)
 class Arms(Protocol):
     """Independent posteriors of the arms' mean rewards, on a scale t shared by all of them.
 
-    `edges` are the points, ascending, shape (n_arms, odd), where each arm's panels begin and end: in the
-    middle the peak of its density of t, which stands at its mean, no mass worth counting outside, and
-    between two of them a density that a polynomial of degree 9 follows. `value` maps t to the mean reward
-    and `slope` is its derivative; `bends` are points between which `value` needs panels of its own.
+    `edges` are the points, ascending, shape (n_arms, odd), where each arm's panels begin and end.
+    The middle one is the peak of the density of t, which stands at the mean. The mass outside is
+    negligible, and between two edges a polynomial of degree 9 follows the density. `value` maps t
+    to the mean reward, and `slope` is its derivative. `bends` are points between which `value`
+    needs panels of its own.
     """
 
     @property
     def mean(self) -> FloatArray:
-        """The posterior means, shape (n_arms,)."""
+        """Posterior means, shape (n_arms,)."""
 
     @property
     def variance(self) -> FloatArray:
-        """The posterior variances of the mean rewards, shape (n_arms,)."""
+        """Posterior variances of the mean rewards, shape (n_arms,)."""
 
     @property
     def bends(self) -> FloatArray:
         """Points of t that panels must not straddle when `value` is integrated."""
 
     def edges(self) -> FloatArray:
-        """Where each arm's panels begin and end, shape (n_arms, edges)."""
+        """Return where each arm's panels begin and end, shape (n_arms, edges)."""
 
     def log_density(self, t: FloatArray) -> FloatArray:
-        """Of t, relative to the peak; `t` of shape (p, n), or (k, p, n) for nodes of each arm."""
+        """Return the log density relative to its peak; `t` has the shape (p, n) or (k, p, n)."""
 
     def value(self, t: FloatArray) -> FloatArray:
-        """The mean reward at t."""
+        """Return the mean reward at t."""
 
     def slope(self, t: FloatArray) -> FloatArray:
-        """The derivative of `value`."""
+        """Return the derivative of `value`."""
 
     def probability_below(self, value: float) -> FloatArray:
-        """P(mean reward <= value), shape (n_arms,)."""
+        """Return P(mean reward <= value), shape (n_arms,)."""
 
     def draw(self, rng: Generator, size: int) -> FloatArray:
-        """Draws from the posteriors, shape (size, n_arms)."""
+        """Draw from the posteriors, shape (size, n_arms)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BetaArms:
-    """Independent Beta(alpha, beta) posteriors of the arms' mean rewards; arrays of shape (n_arms,).
+    """Independent Beta(alpha, beta) posteriors of mean rewards; arrays of shape (n_arms,).
 
-    On the scale t = log(x / (1 - x)) a Beta density is log-concave and smooth for every alpha and beta, with
-    exponential tails. Relative to its peak, at distance d = |t - peak|, its logarithm is exactly
+    On the scale t = log(x / (1 - x)) a Beta density is log-concave and smooth for every alpha and
+    beta, with exponential tails. Relative to its peak, at distance d = |t - peak|, its logarithm is
+    exactly
 
         -(c d + n log(1 + (c / n) (exp(-d) - 1))),   n = alpha + beta, c = alpha left of the peak, beta right,
 
@@ -122,18 +116,18 @@ class BetaArms:
         prior_alpha: float | FloatArray = 1.0,
         prior_beta: float | FloatArray = 1.0,
     ) -> "BetaArms":
-        """The posteriors after rewards in [0, 1]: alpha = prior + sum, beta = prior + n - sum.
+        """Return the posteriors after rewards in [0, 1]: prior + sum and prior + n - sum.
 
-        A prior may differ by arm. Exact for rewards of 0 and 1. A fractional reward r counts as w r successes
-        and w (1 - r) failures, where w, at least 1, is how many answers of yes or no a reward of its arm is
-        worth (`answers_per_reward`). What is assumed: a mean that is known as well as the arm's rewards are
-        close together has a Beta posterior of that strength. This is right in the limit of many rewards; with
-        few of them w stays near 1, which is never too narrow. Guarantees proved for Bernoulli rewards are not
-        inherited word for word: toss the coin (`randomised_rounding`) to inherit them, or use `NormalArms`,
-        whose tails allow for a variance that is not known.
+        A prior may differ by arm. The posterior is exact for rewards of 0 and 1. A fractional
+        reward r counts as w r successes and w (1 - r) failures, where w, at least 1, is the number
+        of yes-or-no answers that a reward of its arm is worth (`answers_per_reward`). The
+        assumption is that a mean has a Beta posterior as narrow as the spread of the arm's rewards
+        implies. This is right in the limit of many rewards; with few of them w stays near 1, which
+        is never too narrow. Guarantees for Bernoulli rewards do not carry over literally.
+        `NormalArms` have tails that allow for a variance that is not known.
 
-        Worked by hand: three rewards 1, 0 and 0.5 are worth w = 8/7 answers each, so under Beta(1, 1) they
-        give Beta(1 + 12/7, 1 + 12/7).
+        Worked by hand: three rewards 1, 0 and 0.5 are worth w = 8/7 answers each, so under Beta(1,
+        1) they give Beta(1 + 12/7, 1 + 12/7).
         """
         arms = ArmTotals.of(totals)
         arms.check_unit_rewards()
@@ -142,31 +136,31 @@ class BetaArms:
 
     @property
     def mean(self) -> FloatArray:
-        """The posterior means, shape (n_arms,)."""
+        """Posterior means, shape (n_arms,)."""
         mean: FloatArray = self.alpha / (self.alpha + self.beta)
         return mean
 
     @property
     def variance(self) -> FloatArray:
-        """The posterior variances, shape (n_arms,)."""
+        """Posterior variances, shape (n_arms,)."""
         n = self.alpha + self.beta
         variance: FloatArray = (self.alpha / n) * (self.beta / n) / (n + 1)
         return variance
 
     @property
     def bends(self) -> FloatArray:
-        """The logistic function turns from one of its tails to the other around 0."""
+        """Points around 0, where the logistic function turns from one tail to the other."""
         return np.array([-12.0, -5.0, -2.0, 0.0, 2.0, 5.0, 12.0])
 
     def edges(self) -> FloatArray:
-        """Where each arm's panels begin and end on the logit scale."""
+        """Return where each arm's panels begin and end on the logit scale."""
         peak = np.log(self.alpha / self.beta)[:, None]
         left = _logit_distances(self.alpha, self.beta)
         right = _logit_distances(self.beta, self.alpha)
         return np.concatenate((peak - left[:, ::-1], peak, peak + right), axis=1)
 
     def log_density(self, t: FloatArray) -> FloatArray:
-        """Of t = logit(theta), relative to the peak."""
+        """Return the log density of t = logit(theta) relative to its peak."""
         alpha, beta = self.alpha[:, None, None], self.beta[:, None, None]
         n = alpha + beta
         distance = t - np.log(alpha / beta)
@@ -176,23 +170,23 @@ class BetaArms:
         return density
 
     def value(self, t: FloatArray) -> FloatArray:
-        """The logistic function."""
+        """Return the logistic function."""
         x: FloatArray = 0.5 * (1 + np.tanh(0.5 * t))
         return x
 
     def slope(self, t: FloatArray) -> FloatArray:
-        """The logistic density."""
+        """Return the logistic density."""
         x = self.value(-np.abs(t))
         slope: FloatArray = x * (1 - x)
         return slope
 
     def probability_below(self, value: float) -> FloatArray:
-        """P(theta <= value), shape (n_arms,)."""
+        """Return P(theta <= value), shape (n_arms,)."""
         inside = min(max(value, 0.0), 1.0)
         return np.asarray(special.betainc(self.alpha, self.beta, inside), dtype=np.float64)
 
     def draw(self, rng: Generator, size: int) -> FloatArray:
-        """Draws from the posteriors, shape (size, n_arms)."""
+        """Draw from the posteriors, shape (size, n_arms)."""
         return rng.beta(self.alpha, self.beta, size=(size, len(self.alpha)))
 
 
@@ -202,11 +196,11 @@ class NormalArms:
 
     Arrays of shape (n_arms,).
 
-    The scale t is the mean reward itself, counted from the greatest location, so that a large common offset
-    costs no digits.
+    The scale t is the mean reward itself, counted from the greatest location, so that a large
+    common offset costs no digits.
 
-    Raises InvalidInput unless the shapes agree, there is an arm, locations are finite, scales positive and
-    finite, and degrees of freedom within [`DEGREES_MIN`, `PARAMETER_MAX`].
+    Raises InvalidInput unless the shapes agree, there is an arm, locations are finite, scales
+    positive and finite, and degrees of freedom within [`DEGREES_MIN`, `PARAMETER_MAX`].
     """
 
     location: FloatArray
@@ -234,19 +228,21 @@ class NormalArms:
         prior_shape: float = 1.0,
         prior_scale: float = 0.25,
     ) -> "NormalArms":
-        """The marginal posteriors of the means under a normal-inverse-gamma prior, for rewards of any range.
+        """Return the posteriors of the means under a normal-inverse-gamma prior.
 
-        The noise variance is inverse-gamma(prior_shape, prior_scale), and the mean, given it, normal around
-        prior_mean with the weight of prior_n observations. The defaults suit rewards in [0, 1]: they expect
-        the largest variance such a reward can have. For metrics in other units give a prior in those units.
-        For rewards that are not normal the posterior of a mean is right in the limit of many observations
-        (Bernstein-von Mises), at the rate of the central limit theorem: with rare successes that is late.
+        Rewards may have any range. The noise variance is inverse-gamma(prior_shape, prior_scale),
+        and the mean, given it, is normal around prior_mean with the weight of prior_n observations.
+        The defaults suit rewards in [0, 1]: they expect the largest variance that these can have.
+        For metrics in other units give a prior in those units. If rewards are not normal, the
+        posterior of a mean is right in the limit of many observations (Bernstein-von Mises), at the
+        rate of the central limit theorem. With rare successes this takes many.
 
-        Worked by hand: rewards 0 and 1 (mean 1/2, squared deviations 1/2) under the defaults: n = 3,
-        location 1/2, shape 2, scale 1/4 + 1/4 = 1/2, hence t with 4 degrees of freedom and scale
+        Worked by hand: rewards 0 and 1 (mean 1/2, squared deviations 1/2) under the defaults: n =
+        3, location 1/2, shape 2, scale 1/4 + 1/4 = 1/2, hence t with 4 degrees of freedom and scale
         sqrt((1/2) / (2 x 3)) = 0.2887.
 
-        Source: Murphy (2007), Conjugate Bayesian analysis of the Gaussian distribution, eq. 85-89, 110.
+        Source: Murphy (2007), Conjugate Bayesian analysis of the Gaussian distribution, eq. 85-89,
+        110.
         """
         n, mean, m2 = (
             np.array([getattr(total, name) for total in totals], dtype=np.float64)
@@ -269,7 +265,10 @@ class NormalArms:
         prior_shape: float = 1.0,
         prior_scale: float = 0.25,
     ) -> "NormalArms":
-        """As `from_totals`, from arrays; `n` may be an effective number, `m2` are squared deviations."""
+        """Do as `from_totals`, with arrays.
+
+        `n` may be an effective number; `m2` are squared deviations.
+        """
         checks.finite(prior_mean, "prior_mean")
         for value, name in ((prior_n, "prior_n"), (prior_scale, "prior_scale")):
             checks.positive(value, name)
@@ -283,26 +282,26 @@ class NormalArms:
 
     @property
     def mean(self) -> FloatArray:
-        """The posterior means, shape (n_arms,)."""
+        """Posterior means, shape (n_arms,)."""
         return self.location
 
     @property
     def variance(self) -> FloatArray:
-        """The posterior variances, shape (n_arms,); infinite at 2 degrees of freedom."""
+        """Posterior variances, shape (n_arms,); infinite at 2 degrees of freedom."""
         with np.errstate(divide="ignore"):
             variance: FloatArray = self.scale**2 * (1 + 2 / (self.degrees - 2))
         return variance
 
     @property
     def bends(self) -> FloatArray:
-        """None: the scale is the mean itself."""
+        """No points: the scale is the mean itself."""
         return np.empty(0)
 
     def edges(self) -> FloatArray:
-        """Where each arm's panels begin and end.
+        """Return where each arm's panels begin and end.
 
-        With d = sqrt(degrees) sinh(u) a density is cosh(u)^-(degrees + 1): equal steps of u are equal steps
-        of d where it is nearly normal, and equal factors of d in its polynomial tails.
+        With d = sqrt(degrees) sinh(u) a density is cosh(u)^-(degrees + 1): equal steps of u are
+        equal steps of d where it is nearly normal, and equal factors of d in its polynomial tails.
         """
         fall = np.maximum(_FALL_END, _POLYNOMIAL_END * (1 + 2 / (self.degrees - 1)))
         end = np.arcsinh(np.sqrt(np.expm1(2 * fall / (self.degrees + 1))))
@@ -313,7 +312,7 @@ class NormalArms:
         return edges
 
     def log_density(self, t: FloatArray) -> FloatArray:
-        """Of the mean, relative to the peak."""
+        """Return the log density of the mean relative to its peak."""
         location, scale, degrees = (
             array[:, None, None] for array in (self.location - self.location.max(), self.scale, self.degrees)
         )
@@ -321,21 +320,21 @@ class NormalArms:
         return density
 
     def value(self, t: FloatArray) -> FloatArray:
-        """The mean."""
+        """Return the mean."""
         value: FloatArray = self.location.max() + t
         return value
 
     def slope(self, t: FloatArray) -> FloatArray:
-        """One."""
+        """Return 1."""
         return np.ones_like(t)
 
     def probability_below(self, value: float) -> FloatArray:
-        """P(mean <= value), shape (n_arms,)."""
+        """Return P(mean <= value), shape (n_arms,)."""
         below: FloatArray = special.stdtr(self.degrees, (value - self.location) / self.scale)
         return below
 
     def draw(self, rng: Generator, size: int) -> FloatArray:
-        """Draws from the posteriors, shape (size, n_arms)."""
+        """Draw from the posteriors, shape (size, n_arms)."""
         return self.location + self.scale * rng.standard_t(self.degrees, size=(size, len(self.location)))
 
 
@@ -343,7 +342,8 @@ class NormalArms:
 class GammaArms:
     """Independent Gamma(shape, rate) posteriors of mean counts per pull; arrays of shape (n_arms,).
 
-    On the scale t = log(mean) a density relative to its peak is exp(-shape (exp(d) - 1 - d)), d = t - peak.
+    On the scale t = log(mean) a density relative to its peak is exp(-shape (exp(d) - 1 - d)), d = t
+    - peak.
 
     Raises ValueError unless the shapes agree, there is an arm, and every parameter is within
     [`PARAMETER_MIN`, `PARAMETER_MAX`].
@@ -359,10 +359,10 @@ class GammaArms:
     def from_totals(
         cls, totals: ArmTotals, *, prior_shape: float | FloatArray = 0.5, prior_rate: float | FloatArray = 0.5
     ) -> "GammaArms":
-        """The posteriors of Poisson means after counts: shape = prior + sum, rate = prior + n.
+        """Return the posteriors of Poisson means: shape = prior + sum, rate = prior + n.
 
-        Exact for counts that are Poisson. Counts that vary more than that (clustered clicks) make it too
-        narrow: use `NormalArms` for those.
+        Exact for counts that are Poisson. Counts that vary more than that (clustered clicks) make
+        it too narrow: use `NormalArms` for those.
 
         Worked by hand: counts 3, 0 and 1 under Gamma(0.5, 0.5) give Gamma(4.5, 3.5), with mean 9/7.
 
@@ -374,73 +374,74 @@ class GammaArms:
 
     @property
     def mean(self) -> FloatArray:
-        """The posterior means, shape (n_arms,)."""
+        """Posterior means, shape (n_arms,)."""
         mean: FloatArray = self.shape / self.rate
         return mean
 
     @property
     def variance(self) -> FloatArray:
-        """The posterior variances, shape (n_arms,)."""
+        """Posterior variances, shape (n_arms,)."""
         variance: FloatArray = self.shape / self.rate**2
         return variance
 
     @property
     def bends(self) -> FloatArray:
-        """None: the exponential function is smooth at any panel's length on which a density lives."""
+        """No points: the exponential function is smooth on every panel."""
         return np.empty(0)
 
     def edges(self) -> FloatArray:
-        """Where each arm's panels begin and end on the log scale."""
+        """Return where each arm's panels begin and end on the log scale."""
         peak = np.log(self.shape / self.rate)[:, None]
         left, right = _log_distances(self.shape)
         return np.concatenate((peak - left[:, ::-1], peak, peak + right), axis=1)
 
     def log_density(self, t: FloatArray) -> FloatArray:
-        """Of t = log(mean), relative to the peak."""
+        """Return the log density of t = log(mean) relative to its peak."""
         distance = t - np.log(self.shape / self.rate)[:, None, None]
         density: FloatArray = -self.shape[:, None, None] * (np.expm1(distance) - distance)
         return density
 
     def value(self, t: FloatArray) -> FloatArray:
-        """The exponential function."""
+        """Return the exponential function."""
         value: FloatArray = np.exp(t)
         return value
 
     def slope(self, t: FloatArray) -> FloatArray:
-        """The exponential function."""
+        """Return the exponential function."""
         slope: FloatArray = np.exp(t)
         return slope
 
     def probability_below(self, value: float) -> FloatArray:
-        """P(mean <= value), shape (n_arms,)."""
+        """Return P(mean <= value), shape (n_arms,)."""
         below: FloatArray = special.gammainc(self.shape, self.rate * max(value, 0.0))
         return below
 
     def draw(self, rng: Generator, size: int) -> FloatArray:
-        """Draws from the posteriors, shape (size, n_arms)."""
+        """Draw from the posteriors, shape (size, n_arms)."""
         return rng.gamma(self.shape, 1 / self.rate, size=(size, len(self.shape)))
 
 
 def answers_per_reward(totals: ArmTotals, *, alike_over: int | None = None) -> FloatArray:
-    """How many answers of yes or no one reward in [0, 1] tells as much as, by arm: shape (..., n_arms).
+    """Return the number of yes-or-no answers that one reward is worth, shape (..., n_arms).
 
-    With the mean m an answer has the variance m (1 - m), and a reward r that of its arm, s2: less by the mean
-    of r (1 - r), so a reward tells as much as m (1 - m) / s2 answers. Of n >= 2 rewards, S = sum r (1 - r) is
-    what answers would vary more, and D = n / (n - 1) sum (r - mean)^2 estimates n s2; the ratio is
+    With the mean m, an answer has the variance m (1 - m). A reward r has the variance s2 of its
+    arm, which is less by the mean of r (1 - r). So a reward is worth m (1 - m) / s2 answers. For n
+    >= 2 rewards, S = sum r (1 - r) is the additional variation of answers, and D = n / (n - 1) sum
+    (r - mean)^2 estimates n s2. The ratio is
 
         (1 + D + S) / (1 + D).
 
-    The 1 is that of four answers of mean 1/2, so that few rewards, however close together, do not pass for
-    certain; of fewer than 2, or if no rewards have such squares, nothing is known and it is 1. For rewards of
-    0 and 1, S is 0 and the ratio exactly 1, whatever is known of other arms. It is limited so that no arm
-    counts for more than `ANSWERS_MAX` answers. `alike_over` is an axis, segments say, along which the rewards
-    of an arm vary about different means but by the same ratio: D and S are summed over it, and it is gone
-    from the shape.
+    The 1 comes from four answers of mean 1/2: a few rewards that are close together do not count as
+    certain. With fewer than 2 rewards, or squares that no rewards have, the ratio is 1. For rewards
+    of 0 and 1, S is 0 and the ratio is exactly 1. No arm counts for more than `ANSWERS_MAX`
+    answers. `alike_over` is an axis, such as segments, along which the rewards of an arm vary about
+    different means but by the same ratio: D and S are summed over it, and the result lacks it.
 
-    Worked by hand: rewards 1, 0 and 0.5 have S = 0.25 and D = 3/2 x 0.5 = 0.75: 2 / 1.75 = 8/7 answers each.
+    Worked by hand: rewards 1, 0 and 0.5 have S = 0.25 and D = 3/2 x 0.5 = 0.75: 2 / 1.75 = 8/7
+    answers each.
 
-    Source: the dispersion of quasi-likelihood, Wedderburn (1974), Biometrika 61(3), for the variance
-    phi m (1 - m); that the prior starts it at answers, and its weight, are ours.
+    Source: the dispersion of quasi-likelihood, Wedderburn (1974), Biometrika 61(3), for the
+    variance phi m (1 - m); we depart from it by a prior that starts at answers, and by its weight.
     """
     possible = totals.n * totals.sum_squares >= (1 - _ROUNDING) * totals.sum**2
     known = (totals.n >= 2) & possible
@@ -456,23 +457,6 @@ def answers_per_reward(totals: ArmTotals, *, alike_over: int | None = None) -> F
     return worth
 
 
-def randomised_rounding(reward: FloatArray, rng: Generator) -> FloatArray:
-    """Each reward in [0, 1] replaced by a coin that falls 1 with that probability; same shape.
-
-    Means stay what they are, and rewards become Bernoulli, so that every guarantee for Bernoulli rewards
-    holds, at the price of the coin's noise. The caller keeps what came up: tossing again for a reward that
-    was counted already would change the past.
-
-    Raises InvalidInput if a reward is outside [0, 1].
-
-    Source: Agrawal & Goyal (2012), Analysis of Thompson Sampling, algorithm 2.
-    """
-    if not ((reward >= 0) & (reward <= 1)).all():
-        raise InvalidInput("rewards must be in [0, 1]")
-    # random() < 1, so a reward of 1 always becomes 1 and a reward of 0 never does.
-    return (rng.random(reward.shape) < reward).astype(np.float64)
-
-
 def _check_parameters(first: FloatArray, second: FloatArray, names: str) -> None:
     if first.ndim != 1 or first.shape != second.shape or not first.size:
         raise InvalidInput(
@@ -484,11 +468,11 @@ def _check_parameters(first: FloatArray, second: FloatArray, names: str) -> None
 
 
 def _logit_distances(slope: FloatArray, other: FloatArray) -> FloatArray:
-    """Distances from the peak at which a Beta density has fallen by `_FALLS`, and its bend; ascending.
+    """Return distances from the peak where a Beta density has fallen by `_FALLS`, and its bend.
 
-    The first guess, a Gaussian's distance plus an exponential's, is never too short. Each step solves
-    the equation exactly for one of the two places in which the distance stands; two leave a fall that
-    is right within a factor of 1.6, which is all a panel needs.
+    The first guess, a Gaussian's distance plus an exponential's, is never too short. Each step
+    solves the equation exactly for one of the two places in which the distance stands; two leave a
+    fall that is right within a factor of 1.6, which is all a panel needs.
     """
     slope, other = slope[:, None], other[:, None]
     n = slope + other
@@ -501,12 +485,13 @@ def _logit_distances(slope: FloatArray, other: FloatArray) -> FloatArray:
 
 
 def _log_distances(shape: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Distances left and right of the peak at which a log-Gamma density has fallen by `_FALLS`; ascending.
+    """Return distances on both sides of the peak where a log-Gamma density has fallen by `_FALLS`.
 
-    Left the fall is shape (exp(-d) - 1 + d), right shape (exp(d) - 1 - d). Bounds that are never too short
-    and at most 1.5 times too long will do: left the Gaussian's distance plus 1.5 exponential's, right the
-    smaller of the Gaussian's and the fixed point of d = log(1 + fall / shape + d). With a small shape the
-    right side is flat until it ends abruptly: the bend stands before that end.
+    They ascend. On the left the fall is shape (exp(-d) - 1 + d), on the right shape (exp(d) - 1 -
+    d). Bounds that are never too short and at most 1.5 times too long are enough. On the left it is
+    the Gaussian's distance plus 1.5 exponential's. On the right it is the smaller of the Gaussian's
+    and the fixed point of d = log(1 + fall / shape + d). With a small shape the right side is flat
+    until it ends abruptly: the bend stands before that end.
     """
     fall = _FALLS / shape[:, None]
     left = np.sqrt(2 * fall) + fall

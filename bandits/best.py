@@ -1,13 +1,14 @@
-"""Which of several independent arms is best, and what choosing another would cost.
+"""Probabilities of being the best of several independent arms, and the loss of choosing another.
 
-Everything is integrated on the scale t on which the family of the arms has smooth densities (`bandits.arms`).
-No normalising constants are needed: each density is divided by its own integral.
+Everything is integrated on the scale t on which the family of the arms has smooth densities
+(`bandits.arms`). No normalising constants are needed: each density is divided by its own integral.
 
-A single window cannot resolve arms whose sizes differ by orders of magnitude. So the range is cut into
-panels at points where some arm's density has fallen by fixed factors, and every panel gets the same
-Gauss-Legendre rule, which also integrates from the left end of the panel to each of its nodes: that yields
-the distribution functions. Outside the range [largest lower end, largest upper end] the greatest arm has
-no mass worth counting; what an arm has below is integrated on panels of its own.
+A single window cannot resolve arms whose sizes differ by orders of magnitude. So the range is cut
+into panels at points where some arm's density has fallen by fixed factors. Every panel gets the
+same Gauss-Legendre rule. The rule also integrates from the left end of the panel to each of its
+nodes, which yields the distribution functions. Outside the range [largest lower end, largest upper
+end] the mass of the greatest arm is negligible; the mass of an arm below it is integrated on
+separate panels.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,7 @@ _NODES, _WEIGHTS = legendre.leggauss(10)
 
 
 def _integration_matrix() -> FloatArray:
-    """Row i integrates the interpolating polynomial from -1 to node i, given its values at the nodes."""
+    """Return a matrix whose row i integrates the interpolating polynomial from -1 to node i."""
     degree = len(_NODES)
     basis = legendre.legvander(_NODES, degree - 1)
     integrals = np.stack(
@@ -46,7 +47,7 @@ _STARTS: Final[dict[_Start, Callable[[FloatArray], float]]] = {
 
 
 def probability_best(arms: Arms) -> FloatArray:
-    """P(arm has the greatest mean reward), shape (n_arms,), summing to 1.
+    """Return P(arm has the greatest mean reward), shape (n_arms,), summing to 1.
 
     Deterministic. Absolute error at most 1e-6 (1e-9 is usual) for up to 50 arms.
 
@@ -59,15 +60,15 @@ def probability_best(arms: Arms) -> FloatArray:
 
 
 def probability_best_feasible(arms: Arms, feasible: FloatArray) -> tuple[FloatArray, float]:
-    """P(arm has the greatest mean reward of the feasible ones), shape (n_arms,), and P(none is feasible).
+    """Return P(arm is the best of the feasible ones), shape (n_arms,), and P(none is feasible).
 
-    `feasible` are the probabilities, shape (n_arms,), that each arm meets its constraints, independent of
-    the mean rewards. An arm that is not feasible loses against any that is: it counts as if it were below,
-    so its distribution function F becomes 1 - p (1 - F). The probabilities add up to 1 with that of none.
-    Same accuracy as `probability_best`.
+    `feasible` are the probabilities, shape (n_arms,), that each arm meets its constraints,
+    independent of the mean rewards. An arm that is not feasible loses against any that is: it
+    counts as if it were below, so its distribution function F becomes 1 - p (1 - F). The
+    probabilities add up to 1 with that of none. Same accuracy as `probability_best`.
 
-    Worked by hand: two equal arms, feasible for sure and with 1/2: the second is best if it is feasible and
-    greater, 1/4; the first with 3/4.
+    Worked by hand: two equal arms, feasible for sure and with 1/2: the second is best if it is
+    feasible and greater, 1/4; the first with 3/4.
 
     Raises InvalidInput if `feasible` has another shape or leaves [0, 1].
     """
@@ -82,14 +83,16 @@ def probability_best_feasible(arms: Arms, feasible: FloatArray) -> tuple[FloatAr
 
 
 def probability_best_optimistic(arms: Arms, sampling: float) -> FloatArray:
-    """P(arm is best) if it counts as its mean, or as a draw where that is greater; shape (n_arms,), sum 1.
+    """Return P(arm is best) if an arm counts as its mean, or as a draw if that is greater.
 
-    Each arm draws with probability `sampling` only, independently. With m the greatest mean, an arm wins by
-    a draw above m and above all other draws; if no draw exceeds m, the arm with that mean wins (evenly, if
-    several have it). Same accuracy as `probability_best`.
+    The probabilities, shape (n_arms,), sum to 1. Each arm draws with probability `sampling` only,
+    independently. With m the greatest mean, an arm wins by a draw above m and above all other
+    draws; if no draw exceeds m, the arm with that mean wins (evenly, if several have it). Same
+    accuracy as `probability_best`.
 
-    Worked by hand: of two Beta(1, 1) arms with sampling 1, neither draw exceeds 1/2 with probability 1/4: by
-    symmetry each wins with 1/2. Of Beta(1, 1) against a known 0.3, the first wins always.
+    Worked by hand: of two Beta(1, 1) arms with sampling 1, neither draw exceeds 1/2 with
+    probability 1/4: by symmetry each wins with 1/2. Of Beta(1, 1) against a known 0.3, the first
+    wins always.
 
     Raises InvalidInput if sampling is not in (0, 1].
     """
@@ -104,7 +107,9 @@ def probability_best_optimistic(arms: Arms, sampling: float) -> FloatArray:
 
 
 def expected_loss(arms: Arms) -> FloatArray:
-    """E[greatest mean reward - the arm's mean reward], shape (n_arms,): what choosing it for good would cost.
+    """Return the expected loss of choosing each arm for good, shape (n_arms,).
+
+    It is E[greatest mean reward - the arm's mean reward].
 
     Absolute error at most 1e-8 for `BetaArms`; for the others at most 1e-6 of the largest standard
     deviation of a mean (of the largest scale, where degrees of freedom are few).
@@ -133,7 +138,7 @@ class _Grid:
 
     @classmethod
     def of(cls, arms: Arms, *, start: _Start = "greatest end", resolve_value: bool = False) -> "_Grid":
-        """From `start`, an arm's lower end or mean, on; with `resolve_value` cut at its bends too."""
+        """Build the grid from `start` on; `resolve_value` also cuts it at the bends of `value`."""
         edges = arms.edges()
         low, high = _STARTS[start](edges), edges[:, -1].max()
         bends = arms.bends if resolve_value else np.empty(0)
@@ -156,7 +161,7 @@ class _Grid:
 
 
 def _product_of_others(distribution: FloatArray) -> FloatArray:
-    """For each arm the probability that all the others are below the node, shape (k, p, n)."""
+    """Return for each arm the probability that all others are below the node, shape (k, p, n)."""
     below = np.ones_like(distribution)
     np.cumprod(distribution[:-1], axis=0, out=below[1:])
     above = np.ones_like(distribution)
@@ -166,14 +171,17 @@ def _product_of_others(distribution: FloatArray) -> FloatArray:
 
 
 def _with_bends(edges: FloatArray, bends: FloatArray) -> FloatArray:
-    """The edges of each arm, and the bends as far as they lie between them, ascending."""
+    """Return the edges of each arm, ascending, with the bends that lie between them."""
     if not bends.size:
         return edges
     return np.sort(np.concatenate((edges, np.clip(bends, edges[:, :1], edges[:, -1:])), axis=1), axis=1)
 
 
 def _merged(edges: FloatArray, low: float, high: float, bends: FloatArray) -> FloatArray:
-    """The edges of all arms within the range; two that are close for the narrowest arm there become one."""
+    """Merge the edges of all arms within the range.
+
+    Two edges that are close for the narrowest arm there become one.
+    """
     peak = edges.shape[1] // 2
     narrowest = np.diff(edges[edges[:, -1] > low, peak - 1 : peak + 2]).min()
     step = 0.5 * narrowest
@@ -184,6 +192,6 @@ def _merged(edges: FloatArray, low: float, high: float, bends: FloatArray) -> Fl
 
 
 def _panels(edges: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Nodes and weights of all panels between neighbouring edges, each of shape (..., panels, nodes)."""
+    """Return nodes and weights of the panels between edges, each of shape (..., panels, nodes)."""
     half = 0.5 * np.diff(edges)[..., None]
     return edges[..., :-1, None] + half * (1 + _NODES), half * _WEIGHTS

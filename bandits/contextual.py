@@ -1,8 +1,8 @@
-"""Decisions in a context: from the arms' normal scores to the shares that are drawn from and logged.
+"""Decisions in a context: they turn the arms' normal scores into shares.
 
-The score of each arm is a normal variable whose mean is linear and whose variance is quadratic in the
-context. Everything that costs time is done when the posterior is made; a decision is two products of matrix
-and vector and the probability that each score is the greatest.
+The score of each arm is a normal variable whose mean is linear and whose variance is quadratic in
+the context. Everything that costs time is done when the posterior is made; a decision is two
+products of matrix and vector and the probability that each score is the greatest.
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from scipy import special
 
-from bandits.arms import FloatArray
+from bandits.totals import FloatArray
 from stats import checks
 from stats.errors import InvalidInput
 
@@ -40,10 +40,10 @@ _VARIANCE_MIN: Final = 1e-24  # of a score that is certain: the division by its 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LinearArms:
-    """What a server needs of a linear posterior: arrays only.
+    """Arrays of a linear posterior: all that a server needs to decide.
 
-    In context x, shape (d,), the score of arm k is normal with mean `means[k] @ x` and standard deviation
-    `|factors[k] @ x|`; shapes (n_arms, d) and (n_arms, d, d), made contiguous.
+    In context x, shape (d,), the score of arm k is normal with mean `means[k] @ x` and standard
+    deviation `|factors[k] @ x|`; shapes (n_arms, d) and (n_arms, d, d), made contiguous.
 
     Raises InvalidInput if the shapes disagree or an entry is not finite.
     """
@@ -65,30 +65,31 @@ class LinearArms:
 
     @classmethod
     def of(cls, means: FloatArray, covariances: FloatArray) -> "LinearArms":
-        """From coefficients' means and covariances: the factor of a covariance C is an F with F^T F = C.
+        """Factor the covariances of coefficients: the factor of C is an F with F^T F = C.
 
-        A part in 10**13 of the trace is added to every variance, so that rounding, which may leave a
-        covariance with eigenvalues below zero when others are so much greater, cannot.
+        A part in 10**13 of the trace is added to every variance: rounding could otherwise leave
+        eigenvalues below zero when others are much greater.
         """
         identity = np.eye(means.shape[1])
         trace = np.trace(covariances, axis1=1, axis2=2)[:, None, None]
         return cls(means, np.linalg.cholesky(covariances + _JITTER * trace * identity).swapaxes(1, 2))
 
     def scores(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Means and standard deviations of the arms' scores in context x, each of shape (n_arms,)."""
+        """Return means and standard deviations of the scores in context x, of shape (n_arms,)."""
         n_arms, d = self.means.shape
-        found = self._rows.dot(x)
-        projected = found[n_arms:].reshape(n_arms, d)
-        return found[:n_arms], np.sqrt(np.vecdot(projected, projected) + _VARIANCE_MIN)
+        products = self._rows.dot(x)
+        projected = products[n_arms:].reshape(n_arms, d)
+        return products[:n_arms], np.sqrt(np.vecdot(projected, projected) + _VARIANCE_MIN)
 
 
 def thompson(arms: LinearArms, x: FloatArray, *, exploration_floor: float) -> FloatArray:
-    """Shares (1 - eps) P(arm has the greatest score in context x) + eps / n_arms, shape (n_arms,).
+    """Return (1 - eps) P(arm has the greatest score in context x) + eps / n_arms, shape (n_arms,).
 
-    Non-negative and summing to 1: the vector to draw from and to log. Deterministic; `probability_greatest`
-    states its accuracy. Scores are taken as independent. Those of linear arms are not quite: the shared part
-    correlates them, for `disjoint` by the mean of intercepts only. Where that is positive, differences of
-    scores look less certain than they are, and exploration is wider.
+    The shares are non-negative and sum to 1: the vector to draw from and to log. They are
+    deterministic, and `probability_greatest` states their accuracy. Scores are taken as
+    independent. For linear arms this is not exact: the shared part correlates them, for `disjoint`
+    by the mean of intercepts only. If the correlation is positive, differences of scores look less
+    certain than they are, and exploration is wider.
 
     Raises InvalidInput if exploration_floor is not in [0, 1].
     """
@@ -101,13 +102,14 @@ def thompson(arms: LinearArms, x: FloatArray, *, exploration_floor: float) -> Fl
 
 
 def ucb(arms: LinearArms, x: FloatArray, *, width: float = 1.5, exploration_floor: float) -> FloatArray:
-    """LinUCB: the greedy choice by mean + width * standard deviation, mixed with the floor; shape (n_arms,).
+    """Return LinUCB: the greatest mean + width * standard deviation, mixed with the floor.
 
-    Equal bounds share. `width` counts posterior standard deviations, in which the noise is included: that of
-    Li et al. (2010), alpha, is `width` times the noise's standard deviation. The default earned most on
-    average over eight problems of classification (wine, iris, breast cancer, and five synthetic ones of 4 to
-    10 classes) among 0.75, 1, 1.25 and 1.5, and 2 and 3 earned less; on synthetic linear and logistic
-    problems widths between 1 and 3 earned the same within error, narrower ones less.
+    The shape is (n_arms,). Equal bounds share. `width` counts posterior standard deviations, which
+    include the noise: the alpha of Li et al. (2010) is `width` times the standard deviation of the
+    noise. Among 0.75, 1, 1.25 and 1.5, the default earned most on average over eight problems of
+    classification: wine, iris, breast cancer, and five synthetic ones of 4 to 10 classes. There, 2
+    and 3 earned less. On synthetic linear and logistic problems, widths between 1 and 3 earned the
+    same within error, and narrower ones less.
 
     Raises InvalidInput if exploration_floor is not in [0, 1] or width is negative.
     """
@@ -123,13 +125,15 @@ def ucb(arms: LinearArms, x: FloatArray, *, width: float = 1.5, exploration_floo
 
 
 def probability_greatest(mean: FloatArray, deviation: FloatArray) -> FloatArray:
-    """P(arm is the greatest) of independent normals, shape (n_arms,), summing to 1.
+    """Return P(arm is the greatest) of independent normals, shape (n_arms,), summing to 1.
 
-    Deterministic. Exact to rounding for two arms. Else the absolute error is at most 0.0015 while all scores
-    lie within some 80 of the smallest deviation, and at most 0.006 (root mean square 0.002) wherever they
-    lie, against the 0.06 of a share counted from 64 draws. Deviations must be positive.
+    The result is deterministic, and exact to rounding for two arms. With more arms the absolute
+    error is at most 0.0015 while all scores lie within some 80 of the smallest deviation. Elsewhere
+    it is at most 0.006 (root mean square 0.002). A share counted from 64 draws has an error of
+    0.06. Deviations must be positive.
 
-    Worked by hand: means 1 and 0, deviations 0.6 and 0.8: the difference is N(1, 1), so 0.8413 and 0.1587.
+    Worked by hand: means 1 and 0, deviations 0.6 and 0.8: the difference is N(1, 1), so 0.8413 and
+    0.1587.
     """
     if len(mean) == 2:
         gap = (mean[0] - mean[1]) / math.hypot(deviation[0], deviation[1])
@@ -149,12 +153,12 @@ def probability_greatest(mean: FloatArray, deviation: FloatArray) -> FloatArray:
 
 
 def _at_even_points(cells: FloatArray, n: int) -> FloatArray:
-    """The integral of f_k times the product of all F_j, j != k, by the trapezoidal rule on n points.
+    """Integrate f_k times the product of all F_j, j != k, by the trapezoidal rule on n points.
 
-    `cells`, shape (2, n_arms), is the cell of the tables that each arm's first point is in and, before it, by
-    how many the next one is further. On even points that rule converges exponentially for functions like
-    these, which vanish with all their derivatives at both ends. Every f_k / F_k and ln F_k comes from the
-    nearest cell, which costs up to 0.0003.
+    `cells`, shape (2, n_arms), holds the step from one point to the next in cells of the tables,
+    and the cell of each arm's first point. On even points that rule converges exponentially for
+    functions like these, which vanish with all their derivatives at both ends. Every f_k / F_k and
+    ln F_k comes from the nearest cell, which costs up to 0.0003.
 
     Source: Trefethen & Weideman (2014), SIAM Review 56(3), section 5.
     """
@@ -169,10 +173,10 @@ def _at_even_points(cells: FloatArray, n: int) -> FloatArray:
 
 
 def _between_edges(mean: FloatArray, deviation: FloatArray) -> FloatArray:
-    """The same as an integral of (ln F_k)' dG, G being the product of all F, for deviations of all sizes.
+    """Integrate (ln F_k)' dG, where G is the product of all F, for deviations of all sizes.
 
-    Between neighbouring edges, which every arm lays at multiples of its own deviation, ln F_k is taken as
-    proportional to ln G. So all terms are positive and sum to one by themselves.
+    Between neighbouring edges, which every arm lays at multiples of its own deviation, ln F_k is
+    taken as proportional to ln G. So all terms are positive and sum to one by themselves.
     """
     edges = _EDGES * deviation
     edges += mean

@@ -32,7 +32,7 @@ class Rewards:
 
 
 class Environment(Protocol):
-    """Where rewards come from."""
+    """A simulated product: it gives expected rewards and draws rewards."""
 
     @property
     def n_arms(self) -> int:
@@ -89,7 +89,7 @@ class Stationary(_Bernoulli, frozen=True, tag="stationary"):
 
 
 class Drifting(_Bernoulli, frozen=True, tag="drifting"):
-    """Means that move in a straight line from `means` to `last_means` within `days`, and then stay."""
+    """Means that move on a line from `means` to `last_means` within `days`, and then stay."""
 
     last_means: tuple[Share, ...]
     duration: float = msgspec.field(name="days")

@@ -1,32 +1,31 @@
-"""What another policy would have earned on logged traffic, from the propensities it was served with.
+"""Off-policy evaluation: estimates what another policy would have earned on logged traffic.
 
-All estimators take `Served` rows: what was served, with which probability, what it earned, and the shares
-that the policy under evaluation (the target) would have given. The weight of a row is the target's share of
-the arm that was served over the propensity it was served with. Whatever the estimator, it knows nothing of
-contexts in which the target would serve what was never served: so every answer carries its `Overlap`, and
-with too little of it there is no answer.
+All estimators take `Served` rows: what was served, with which probability, what it earned, and the
+shares that the policy under evaluation (the target) would have given. The weight of a row is the
+target's share of the served arm over its propensity. No estimator knows anything of contexts in
+which the target would serve what was never served. So every answer carries its `Overlap`, and with
+too little overlap there is no answer.
 
-The target must be fixed beforehand or learned from other rows. The log may come from a policy that adapts:
-then the terms are martingale differences about the same mean, and the intervals by the central limit theorem
-hold if their average variance settles, which a floor under the propensities helps; `anytime_interval` needs
-neither.
+The target must be fixed beforehand or learned from other rows. The log may come from a policy that
+adapts. Then the terms are martingale differences about the same mean. The intervals by the central
+limit theorem hold if the average variance of the terms settles; an exploration floor helps.
+`anytime_interval` needs neither.
 
-Source: Dudik, Erhan, Langford & Li (2014), Statistical Science 29(4), for IPS and doubly robust estimation;
-Swaminathan & Joachims (2015), NeurIPS, for the self-normalised one; Wang, Agarwal & Dudik (2017), ICML, for
-switching.
+Source: Dudik, Erhan, Langford & Li (2014), Statistical Science 29(4), for IPS and doubly robust
+estimation; Swaminathan & Joachims (2015), NeurIPS, for the self-normalised one.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final
 
 import msgspec
 import numpy as np
 from scipy import optimize, special
 
-from bandits.arms import FloatArray
 from bandits.features import UNIT, IntArray
 from bandits.linear import LinearTotals, disjoint
+from bandits.totals import FloatArray
 from stats import checks
 from stats.errors import InsufficientData, InvalidInput
 from stats.interval import Interval
@@ -38,8 +37,8 @@ EFFECTIVE_ROWS_WARNING: Final = 100.0
 WEIGHT_SHARE_WARNING: Final = 0.10
 
 _ROUNDING: Final = 1e-6  # by which shares may miss a sum of one
-# Shares of wealth that constant bets stake on a mean being above the hypothesis. Each is the best for some
-# sample size; a factor of two from the best costs little.
+# Shares of wealth that constant bets stake on a mean being above the hypothesis. Each is the best
+# for some sample size; a factor of two from the best costs little.
 _BETS: Final = 0.5 * 2.0 ** -np.arange(12)[:, None]
 
 
@@ -48,11 +47,12 @@ class TooLittleOverlap(InsufficientData):
 
 
 class Overlap(msgspec.Struct, frozen=True):
-    """How much of the log speaks of the target.
+    """Measures of how much the log says about the target.
 
-    `effective_rows` is (sum w)^2 / sum w^2 (Kish): so many rows of the target itself would be as precise;
-    `largest_share` is the largest weight over the sum of weights; `mean_weight` is 1 in expectation, less if
-    the target serves what the log never does, and `mean_weight_error` is its standard error.
+    `effective_rows` is (sum w)^2 / sum w^2 (Kish): that number of rows of the target itself would
+    be as precise. `largest_share` is the largest weight over the sum of weights. `mean_weight` is 1
+    in expectation, and less if the target serves what the log never does; `mean_weight_error` is
+    its standard error.
     """
 
     n: int
@@ -63,22 +63,22 @@ class Overlap(msgspec.Struct, frozen=True):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Why the answer should be read with care; empty if there is no reason."""
-        found = []
+        """Reasons to read the answer with care."""
+        warnings = []
         if self.effective_rows < EFFECTIVE_ROWS_WARNING:
-            found.append(f"only {self.effective_rows:.0f} effective rows of {self.n}")
+            warnings.append(f"only {self.effective_rows:.0f} effective rows of {self.n}")
         if self.largest_share > WEIGHT_SHARE_WARNING:
-            found.append(f"one row has {self.largest_share:.0%} of all weight")
+            warnings.append(f"one row has {self.largest_share:.0%} of all weight")
         if abs(self.mean_weight - 1) > 4 * self.mean_weight_error + _ROUNDING:
-            found.append(
+            warnings.append(
                 f"weights average {self.mean_weight:.3g} instead of 1: the policy would serve what the log "
                 "never does, or propensities are wrong"
             )
-        return tuple(found)
+        return tuple(warnings)
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """The target's mean reward, with an interval for one look at a number of rows fixed beforehand."""
+    """The target's mean reward, with an interval for one look at a fixed number of rows."""
 
     value: float
     standard_error: float
@@ -90,9 +90,9 @@ class Estimate(msgspec.Struct, frozen=True):
 class Served:
     """Logged rows.
 
-    `arms`, `rewards` in [0, 1] and `propensities` in (0, 1] have shape (n,), n > 0. `targets`, shape
-    (n, n_arms), are the shares that the policy under evaluation would have given each arm in each row's
-    context.
+    `arms`, `rewards` in [0, 1] and `propensities` in (0, 1] have shape (n,), n > 0. `targets`,
+    shape (n, n_arms), are the shares that the policy under evaluation would have given each arm in
+    each row's context.
 
     Raises InvalidInput if shapes disagree or a number is out of its range.
     """
@@ -121,18 +121,18 @@ class Served:
 
     @property
     def weights(self) -> FloatArray:
-        """Target's share over propensity of the arm served, shape (n,)."""
+        """Target's share over the propensity of the served arm, shape (n,)."""
         weights: FloatArray = self.targets[np.arange(len(self.arms)), self.arms] / self.propensities
         return weights
 
     @property
     def totals(self) -> "WeightTotals":
-        """All that `ips` and `self_normalised` read."""
+        """Sums that `ips` and `self_normalised` read."""
         return WeightTotals.of_rows(self.weights, self.rewards)
 
 
 class WeightTotals(msgspec.Struct, frozen=True):
-    """Mergeable sums over weights w and rewards r: `a + b` are those of both logs together."""
+    """Sums over weights w and rewards r."""
 
     n: int = 0
     w: float = 0.0
@@ -144,7 +144,7 @@ class WeightTotals(msgspec.Struct, frozen=True):
 
     @classmethod
     def of_rows(cls, weights: FloatArray, rewards: FloatArray) -> "WeightTotals":
-        """Sums over rows; both arrays of shape (n,)."""
+        """Sum over rows; both arrays have the shape (n,)."""
         gained = weights * rewards
         return cls(
             len(weights),
@@ -156,20 +156,9 @@ class WeightTotals(msgspec.Struct, frozen=True):
             float(weights.max(initial=0.0)),
         )
 
-    def __add__(self, other: Self) -> "WeightTotals":
-        return WeightTotals(
-            self.n + other.n,
-            self.w + other.w,
-            self.ww + other.ww,
-            self.wr + other.wr,
-            self.wwr + other.wwr,
-            self.wwrr + other.wwrr,
-            max(self.largest, other.largest),
-        )
-
     @property
     def overlap(self) -> Overlap:
-        """Raises TooLittleOverlap with fewer than EFFECTIVE_ROWS_MIN effective rows."""
+        """Overlap of the rows. Raises TooLittleOverlap below EFFECTIVE_ROWS_MIN effective rows."""
         effective = self.w**2 / self.ww if self.ww else 0.0
         if effective < EFFECTIVE_ROWS_MIN:
             raise TooLittleOverlap(
@@ -182,10 +171,13 @@ class WeightTotals(msgspec.Struct, frozen=True):
 
 
 def ips(totals: WeightTotals, *, level: float = 0.95) -> Estimate:
-    """Inverse propensity scores: the mean of w r. Unbiased; not confined to [0, 1].
+    """Estimate by inverse propensity scores: the mean of w r.
 
-    Worked by hand: of two equally likely arms, one served always by the target earns 1 in each of 50 rows,
-    the other 0 in 50: weights 2 and 0, estimate 50 * 2 * 1 / 100 = 1.
+    It is unbiased, and may leave [0, 1].
+
+    Worked by hand: two arms are equally likely in the log. The target always serves the first,
+    which earns 1 in each of 50 rows; the other earns 0 in 50. Weights are 2 and 0, and the estimate
+    is 50 * 2 * 1 / 100 = 1.
 
     Raises TooLittleOverlap, and InvalidInput unless level is in (0, 1).
     """
@@ -194,13 +186,15 @@ def ips(totals: WeightTotals, *, level: float = 0.95) -> Estimate:
 
 
 def self_normalised(totals: WeightTotals, *, level: float = 0.95) -> Estimate:
-    """Self-normalised: sum of w r over sum of w. Always within [0, 1], and moves with the rewards' origin.
+    """Estimate the self-normalised value: the sum of w r over the sum of w.
 
-    Biased by O(1 / n), usually with less variance than `ips`. The standard error is that of a ratio, by
-    linearisation.
+    It stays within [0, 1], and moves with the origin of the rewards.
 
-    Worked by hand: in the case of `ips` with 48 and 52 rows instead of 50 and 50, that gives 0.96, this still
-    1.
+    It is biased by O(1 / n), and usually has less variance than `ips`. The standard error is that
+    of a ratio, by linearisation.
+
+    Worked by hand: in the case of `ips` with 48 and 52 rows instead of 50 and 50, `ips` gives 0.96,
+    and this is still 1.
 
     Raises TooLittleOverlap, and InvalidInput unless level is in (0, 1).
     """
@@ -212,56 +206,33 @@ def self_normalised(totals: WeightTotals, *, level: float = 0.95) -> Estimate:
     return _interval(value, math.sqrt(variance), overlap, level, within=(0.0, 1.0))
 
 
-def clipped(served: Served, *, weight_max: float, level: float = 0.95) -> Estimate:
-    """IPS with weights above `weight_max` cut to it: less variance, biased downwards.
-
-    The bias is at most the mean of the weight that was cut. The interval is about what remains, not about the
-    target.
-
-    Raises TooLittleOverlap, and InvalidInput unless level is in (0, 1) and weight_max is positive.
-    """
-    checks.positive(weight_max, "weight_max")
-    overlap = served.totals.overlap
-    return _of_terms(np.minimum(served.weights, weight_max) * served.rewards, overlap, level)
-
-
 def doubly_robust(served: Served, predictions: FloatArray, *, level: float = 0.95) -> Estimate:
-    """The mean of sum_a target(a) q(a) + w (r - q(arm served)).
+    """Estimate the mean of sum_a target(a) q(a) + w (r - q(served arm)).
 
-    `predictions` q, shape (n, n_arms), are rewards expected by a model that has not seen the row itself
-    (`cross_fitted`). Unbiased whatever they are, since propensities are known; the better they are, the less
-    variance. With q = 0 it is `ips`.
+    `predictions` q, shape (n, n_arms), are rewards expected by a model that has not seen the row
+    itself (`cross_fitted`). The estimate is unbiased for all predictions, since propensities are
+    known; better ones reduce the variance. With q = 0 it is `ips`.
 
     Raises TooLittleOverlap, and InvalidInput unless level is in (0, 1) and the shapes agree.
     """
-    return switch(served, predictions, weight_max=math.inf, level=level)
-
-
-def switch(served: Served, predictions: FloatArray, *, weight_max: float, level: float = 0.95) -> Estimate:
-    """Doubly robust where the weight is at most `weight_max`, the prediction alone where it is more.
-
-    The bias is that of the predictions in those rows: the interval is about what remains. As `doubly_robust`
-    with an infinite `weight_max`.
-
-    Raises TooLittleOverlap, and InvalidInput unless level is in (0, 1), weight_max > 0 and the shapes agree.
-    """
-    if not weight_max > 0:
-        raise InvalidInput(f"weight_max must be positive, got {weight_max:g}")
     if predictions.shape != served.targets.shape or not np.isfinite(predictions).all():
         raise InvalidInput(f"predictions must be finite and of the shape {served.targets.shape}")
     overlap = served.totals.overlap
     of_served = predictions[np.arange(len(served.arms)), served.arms]
-    weights = np.where(served.weights <= weight_max, served.weights, 0.0)
     expected = np.einsum("na,na->n", served.targets, predictions)
-    return _of_terms(expected + weights * (served.rewards - of_served), overlap, level)
+    terms = expected + served.weights * (served.rewards - of_served)
+    mean = float(terms.mean())
+    deviations = terms - mean
+    totals = MeanTotals(len(terms), mean, float(deviations @ deviations))
+    return _estimate(totals, overlap, level)
 
 
 def cross_fitted(contexts: IntArray, served: Served, *, folds: int = 5) -> FloatArray:
-    """Predicted rewards, shape (n, n_arms), in [0, 1]: by a linear model fitted without the row's fold.
+    """Predict rewards, shape (n, n_arms), in [0, 1], by linear models that have not seen the row.
 
-    `contexts` are in fixed point, shape (n, d), as `Schema.vector_fixed` gives them. Row i belongs to fold
-    i mod `folds`. The model is the posterior mean of `bandits.linear.disjoint`, whose regularisation comes
-    from the data.
+    `contexts` are in fixed point, shape (n, d), as `Schema.vector_fixed` gives them. Row i belongs
+    to fold i mod `folds`. The model is the posterior mean of `bandits.linear.disjoint`, whose
+    regularisation comes from the data.
 
     Raises InvalidInput unless there is a context per row and 2 <= folds <= n.
     """
@@ -286,30 +257,34 @@ def cross_fitted(contexts: IntArray, served: Served, *, folds: int = 5) -> Float
 
 
 def anytime_interval(served: Served, *, level: float = 0.95) -> Interval:
-    """An interval for the target's mean reward that is valid at every number of rows at once.
+    """Return an interval for the target's mean reward that is valid at every number of rows.
 
-    Exact (no limit theorem, no bound on the weights), also for logs of adaptive policies: the chance that the
-    interval ever misses, over all looks, is at most 1 - level, if the mean reward of the target is the same
-    in every row given the past. Wider than the interval of `ips`.
+    It is exact (without a limit theorem or a bound on the weights), also for logs of adaptive
+    policies. The probability that it ever misses, over all looks, is at most 1 - level, if the mean
+    reward of the target is the same in every row given the past. It is wider than the interval of
+    `ips`.
 
-    Whoever bets that w r has a mean above v multiplies his wealth by 1 - c + c w r / v in each row, on
-    average by at most 1 if it has not; a mixture over constant c is such a gambler. The lower bound is the
-    smallest v at which he has not yet made 2 / (1 - level) of 1; the upper bound is one minus that for w (1 -
-    r).
+    A bet that w r has a mean above v multiplies its wealth by 1 - c + c w r / v in each row. If the
+    mean is at most v, that factor is at most 1 on average, also for a mixture over constant c. The
+    lower bound is the smallest v at which the wealth has not reached 2 / (1 - level); the upper
+    bound is one minus that of w (1 - r).
 
     Worked by hand: without rows the wealth is 1 at every v, the interval [0, 1].
 
-    Raises InvalidInput unless level is in (0, 1). It refuses no overlap: with too little it is wide.
+    Raises InvalidInput unless level is in (0, 1). It does not refuse little overlap: the interval
+    is then wide.
 
     Source: Waudby-Smith, Wu, Ramdas, Karampatziakis & Mineiro (2022), arXiv 2210.10768, for
-    importance-weighted rewards; Waudby-Smith & Ramdas (2024), JRSS B 86(1), for betting. They tune bets along
-    the way; the mixture of constant ones does not depend on the order of rows.
+    importance-weighted rewards; Waudby-Smith & Ramdas (2024), JRSS B 86(1), for betting. We depart
+    from them: they tune bets along the way, and a mixture of constant bets does not depend on the
+    order of rows.
     """
     checks.open_unit(level, "level")
     needed = math.log(2 / (1 - level))
     lower = _lower_bound(served.weights * served.rewards, needed)
     upper = 1 - _lower_bound(served.weights * (1 - served.rewards), needed)
-    # If both bounds exclude everything, chance or wrong propensities did it: the wider reading is kept.
+    # If both bounds exclude everything, chance or wrong propensities did it: the wider reading is
+    # kept.
     return Interval(min(lower, upper), max(lower, upper))
 
 
@@ -326,12 +301,6 @@ def _lower_bound(gains: FloatArray, needed: float) -> float:
     if excess(1.0) >= 0:
         return 1.0
     return float(optimize.brentq(excess, least, 1.0, xtol=1e-8))
-
-
-def _of_terms(terms: FloatArray, overlap: Overlap, level: float) -> Estimate:
-    mean = float(terms.mean())
-    deviations = terms - mean
-    return _estimate(MeanTotals(len(terms), mean, float(deviations @ deviations)), overlap, level)
 
 
 def _estimate(terms: MeanTotals, overlap: Overlap, level: float) -> Estimate:

@@ -1,4 +1,4 @@
-"""EXP3-IX: exponential weights with implicit exploration, for rewards that an adversary may choose."""
+"""EXP3-IX: exponential weights with implicit exploration, for adversarial rewards."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -14,7 +14,7 @@ from stats.errors import InvalidInput
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LossTotals:
-    """Importance-weighted losses of each arm, shape (n_arms,): all that EXP3-IX reads. Totals add up.
+    """Importance-weighted losses of each arm, shape (n_arms,): all that EXP3-IX reads.
 
     Raises InvalidInput unless they form a vector of finite numbers that are not negative.
     """
@@ -32,10 +32,11 @@ class LossTotals:
     def observed(
         cls, n_arms: int, arm: int, reward: float, *, propensity: float, gamma: float
     ) -> "LossTotals":
-        """One reward in [0, 1] of an arm drawn with `propensity`: (1 - reward) / (propensity + gamma).
+        """Return the loss of one reward in [0, 1]: (1 - reward) / (propensity + gamma).
 
         Dividing by more than the propensity makes the estimate smaller than it should be, and its
-        variance bounded: gamma is the exploration of the policy. It must stay the same in totals that merge.
+        variance bounded: gamma is the exploration of the policy. It must stay the same in totals
+        that merge.
 
         Worked by hand: reward 0.2, propensity 0.3, gamma 0.1: 0.8 / 0.4 = 2.
 
@@ -53,7 +54,7 @@ class LossTotals:
 
 
 def learning_rate(n_arms: int, horizon: int) -> float:
-    """The rate sqrt(2 ln K / (K n)) for a horizon of n pulls; gamma is half of it.
+    """Return the rate sqrt(2 ln K / (K n)) for a horizon of n pulls; gamma is half of it.
 
     Worked by hand: K = 2, n = 10,000: sqrt(2 x 0.693 / 20,000) = 0.00833.
 
@@ -65,11 +66,11 @@ def learning_rate(n_arms: int, horizon: int) -> float:
 
 
 def exp3_ix(totals: LossTotals, *, eta: float, exploration_floor: float) -> Allocation:
-    """Shares in proportion to exp(-eta losses).
+    """Return shares in proportion to exp(-eta losses).
 
-    Regret against the best single arm is O(sqrt(K n log K)) with high probability, whatever the rewards, for
-    eta and gamma of `learning_rate`, an update after every pull and no floor. Where rewards are merely
-    random, Thompson sampling loses far less.
+    Regret against the best single arm is O(sqrt(K n log K)) with high probability, whatever the
+    rewards, for eta and gamma of `learning_rate`, an update after every pull and no floor. Where
+    rewards are merely random, Thompson sampling loses far less.
 
     Worked by hand: losses 0 and ln(3) / eta give shares 3/4 and 1/4.
 

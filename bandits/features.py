@@ -1,8 +1,8 @@
 """Contexts as feature vectors: a schema declared with the experiment says what each entry means.
 
-Entries are whole multiples of 1 / UNIT within [-8, 8], so that sums of their products can be kept as exact
-64-bit integers, whatever the order of rows. Rounding moves an entry by at most 2**-13 = 0.00012, that is a
-score x . theta by at most 0.00012 times the sum of |theta|.
+Entries are whole multiples of 1 / UNIT within [-8, 8], so that sums of their products can be kept
+as exact 64-bit integers, whatever the order of rows. Rounding moves an entry by at most 2**-13 =
+0.00012, that is a score x . theta by at most 0.00012 times the sum of |theta|.
 """
 
 import math
@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bandits.arms import FloatArray
+from bandits.totals import FloatArray
 from stats import checks
 from stats.errors import InvalidInput
 
@@ -27,13 +27,13 @@ ENTRY_MAX: Final = 8 * UNIT
 REWARD_UNIT: Final = 2**20
 """A reward is a whole number of this part of 1."""
 COLUMNS_MAX: Final = 64
-"""Of all features together, besides the intercept."""
+"""Number of columns of all features together, without the intercept."""
 TEXT_MAX: Final = 256
 """Characters of a category."""
 
 
 class ContextError(InvalidInput):
-    """A context that does not fit its schema. `feature` is the one, `expected` what would have fitted."""
+    """A context that does not fit its schema. `expected` says what would have fitted `feature`."""
 
     def __init__(self, feature: str, expected: str, got: object) -> None:
         shown = repr(got)
@@ -46,9 +46,9 @@ class ContextError(InvalidInput):
 class Numeric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="numeric"):
     """A number v as (v - location) / scale, clipped to [-8, 8].
 
-    Choose location and scale so that usual values lie within [-1, 1] or so. A missing value counts as the
-    location; with `missing_column` a second column is 1 where it is missing, so that it has an effect of its
-    own.
+    Choose location and scale so that usual values lie within [-1, 1] or so. A missing value counts
+    as the location; with `missing_column` a second column is 1 where it is missing, so that it has
+    an effect of its own.
 
     Raises InvalidInput unless location is finite, and scale positive and finite.
     """
@@ -64,11 +64,14 @@ class Numeric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="nume
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the entries that `entries` gives."""
+        """Names of the columns."""
         return (self.name, f"{self.name} missing") if self.missing_column else (self.name,)
 
     def entries(self, value: object) -> list[float]:
-        """In fixed point, not yet rounded. Raises ContextError unless `value` is None or a finite number."""
+        """Return the entries in fixed point, not yet rounded.
+
+        Raises ContextError unless `value` is None or a finite number.
+        """
         if value is None:
             return [0, UNIT] if self.missing_column else [0]
         if type(value) is not float and type(value) is not int:
@@ -91,11 +94,14 @@ class Boolean(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="bool
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the entries that `entries` gives."""
+        """Names of the columns."""
         return (self.name,)
 
     def entries(self, value: object) -> list[float]:
-        """In fixed point. Raises ContextError unless `value` is None, True or False."""
+        """Return the entry in fixed point.
+
+        Raises ContextError unless `value` is None, True or False.
+        """
         if value is None:
             return [0]
         if type(value) is not bool:
@@ -106,8 +112,8 @@ class Boolean(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="bool
 class Categorical(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="categorical"):
     """One of the declared values, one column each: 1 in its own, 0 elsewhere.
 
-    What is missing or not declared is 0 in all of them, that is, scored by the intercept alone; with
-    `other_column` it is 1 in a column of its own.
+    What is missing or not declared is 0 in all of them, that is, scored by the intercept alone;
+    with `other_column` it is 1 in a column of its own.
 
     Raises InvalidInput unless there are values, all different and at most TEXT_MAX characters long.
     """
@@ -124,12 +130,15 @@ class Categorical(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the entries that `entries` gives."""
+        """Names of the columns."""
         values = tuple(f"{self.name} = {value}" for value in self.values)
         return (*values, f"{self.name} other") if self.other_column else values
 
     def entries(self, value: object) -> list[float]:
-        """In fixed point. Raises ContextError unless `value` is None or a text of at most TEXT_MAX."""
+        """Return the entries in fixed point.
+
+        Raises ContextError unless `value` is None or a text of at most TEXT_MAX.
+        """
         row: list[float] = [0] * (len(self.values) + self.other_column)
         if value is not None and _text(self.name, value) in self.values:
             row[self.values.index(value)] = UNIT
@@ -139,11 +148,11 @@ class Categorical(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
 
 
 class Hashed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="hashed"):
-    """A category of an open set, put into one of `buckets` columns by its hash; missing is 0 in all of them.
+    """A category of an open set, put into one of `buckets` columns by its hash.
 
-    Categories that share a column share an effect: of n categories one is alone in its column with
-    probability (1 - 1 / buckets)^(n - 1). The column is CRC-32 of the UTF-8 text modulo `buckets`, the same
-    everywhere.
+    A missing value is 0 in all columns. Categories that share a column share an effect: of n
+    categories one is alone in its column with probability (1 - 1 / buckets)^(n - 1). The column is
+    CRC-32 of the UTF-8 text modulo `buckets`, the same everywhere.
 
     Raises InvalidInput unless 2 <= buckets <= COLUMNS_MAX.
     """
@@ -157,11 +166,14 @@ class Hashed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="hashe
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the entries that `entries` gives."""
+        """Names of the columns."""
         return tuple(f"{self.name} # {bucket}" for bucket in range(self.buckets))
 
     def entries(self, value: object) -> list[float]:
-        """In fixed point. Raises ContextError unless `value` is None or a text of at most TEXT_MAX."""
+        """Return the entries in fixed point.
+
+        Raises ContextError unless `value` is None or a text of at most TEXT_MAX.
+        """
         row: list[float] = [0] * self.buckets
         if value is not None:
             text = _text(self.name, value).encode("utf-8", "surrogatepass")
@@ -173,14 +185,15 @@ Feature = Numeric | Boolean | Categorical | Hashed
 
 
 class Schema(msgspec.Struct, frozen=True, dict=True):
-    """How the contexts of an experiment become vectors: the intercept, 1, then the columns of each feature.
+    """A map from contexts to vectors: the intercept, 1, then the columns of each feature.
 
-    Names that are not declared are ignored: a context may carry more than the policy reads.
+    Undeclared names are ignored: a context may hold more than the policy reads.
 
     Raises InvalidInput if two features share a name or there are more than COLUMNS_MAX columns.
 
-    Worked by hand: with Numeric("age", location=40, scale=20) and Categorical("device", ("phone", "desktop"))
-    the context {"age": 50, "device": "phone"} is (1, 0.5, 1, 0), and {"device": "watch"} is (1, 0, 0, 0).
+    Worked by hand: with Numeric("age", location=40, scale=20) and Categorical("device", ("phone",
+    "desktop")) the context {"age": 50, "device": "phone"} is (1, 0.5, 1, 0), and {"device":
+    "watch"} is (1, 0, 0, 0).
     """
 
     features: tuple[Feature, ...] = ()
@@ -194,27 +207,36 @@ class Schema(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What each entry of a vector stands for."""
+        """Names of the entries of a vector."""
         return ("intercept", *(column for feature in self.features for column in feature.columns))
 
     @property
     def d(self) -> int:
-        """The length of a vector."""
+        """Length of a vector."""
         return len(self.columns)
 
     def vector_fixed(self, context: Mapping[str, Any]) -> IntArray:
-        """The vector in units of 1 / UNIT, shape (d,). Raises ContextError if the context does not fit."""
+        """Return the vector in units of 1 / UNIT, shape (d,).
+
+        Raises ContextError if the context does not fit.
+        """
         return self._rounded(context).astype(np.int64)
 
     def vector(self, context: Mapping[str, Any]) -> FloatArray:
-        """The vector, shape (d,): exactly `vector_fixed` / UNIT. Raises ContextError likewise."""
+        """Return the vector, shape (d,): exactly `vector_fixed` / UNIT.
+
+        Raises ContextError if the context does not fit.
+        """
         vector = self._rounded(context)
         vector *= 1 / UNIT
         return vector
 
     @cached_property
     def _plan(self) -> tuple[tuple[str, float, float, Feature], ...]:
-        """Name, location and factor of each feature; the factor is 0 where there is more to do."""
+        """Name, location and factor of each feature.
+
+        The factor is 0 if `entries` has to be called.
+        """
         return tuple(
             (feature.name, feature.location, UNIT / feature.scale, feature)
             if isinstance(feature, Numeric) and not feature.missing_column
@@ -237,10 +259,10 @@ class Schema(msgspec.Struct, frozen=True, dict=True):
 
 
 def whole_rewards(contexts: IntArray, rewards: FloatArray) -> IntArray:
-    """The rewards of rows that totals are made of, rounded to the nearest 1 / REWARD_UNIT, in that unit.
+    """Round rewards to the nearest 1 / REWARD_UNIT, and return them in that unit.
 
-    Raises InvalidInput unless contexts are of the shape (n, d) within [-ENTRY_MAX, ENTRY_MAX] and begin with
-    the intercept, UNIT, and rewards are of the shape (n,) in [0, 1].
+    Raises InvalidInput unless contexts are of the shape (n, d) within [-ENTRY_MAX, ENTRY_MAX] and
+    begin with the intercept, UNIT, and rewards are of the shape (n,) in [0, 1].
     """
     if contexts.ndim != 2 or rewards.shape != contexts.shape[:1]:
         raise InvalidInput(f"contexts {contexts.shape} and rewards {rewards.shape} do not belong together")

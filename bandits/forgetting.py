@@ -1,7 +1,7 @@
 """Modifiers of totals, for any policy: forget the past, or start from one.
 
-Totals are kept by bucket of time, oldest first; what a policy reads are effective totals. What is pending
-is not weighted: it is not known yet, and belongs to the present.
+Totals are kept by bucket of time, oldest first; what a policy reads are effective totals. What is
+pending is not weighted: it is not known yet, and belongs to the present.
 """
 
 from collections.abc import Sequence
@@ -17,16 +17,18 @@ from stats.errors import InvalidInput
 
 
 def discounted(buckets: Sequence[ArmTotals], *, factor: float) -> ArmTotals:
-    """Totals in which every bucket counts `factor` times as much as the one after it.
+    """Discount totals: every bucket counts `factor` times as much as the one after it.
 
-    After a change the old mean is forgotten at that rate; without one, the effective number of rewards stays
-    below 1 / (1 - factor) buckets, so exploration never ends and regret grows linearly.
+    After a change the old mean is forgotten at that rate; without one, the effective number of
+    rewards stays below 1 / (1 - factor) buckets, so exploration never ends and regret grows
+    linearly.
 
     Worked by hand: 10 rewards in each of 3 buckets, factor 1/2: 2.5 + 5 + 10 = 17.5 rewards.
 
     Raises InvalidInput if factor is not in (0, 1] or there is no bucket.
 
-    Source: Garivier & Moulines (2011), ALT, D-UCB; Raj & Kalyani (2017), discounted Thompson sampling.
+    Source: Garivier & Moulines (2011), ALT, D-UCB; Raj & Kalyani (2017), discounted Thompson
+    sampling.
     """
     if not 0 < factor <= 1:
         raise InvalidInput(f"factor must be in (0, 1], got {factor:g}")
@@ -35,7 +37,7 @@ def discounted(buckets: Sequence[ArmTotals], *, factor: float) -> ArmTotals:
 
 
 def windowed(buckets: Sequence[ArmTotals], *, last: int) -> ArmTotals:
-    """Totals of the last `last` buckets.
+    """Add up the last `last` buckets.
 
     Pulls that are pending from before the window stay pending.
 
@@ -50,11 +52,11 @@ def windowed(buckets: Sequence[ArmTotals], *, last: int) -> ArmTotals:
 
 
 def warm_start(logged: ArmTotals, *, discount: float, n_max: float) -> ArmTotals:
-    """Totals of earlier data to be added to the present ones: a prior for any policy.
+    """Return totals of earlier data to add to the present ones: a prior for any policy.
 
-    Each logged reward counts `discount`, and no arm's log for more than `n_max` rewards, so that a log that
-    misleads (another season, another prompt) is outvoted after about that many. Arms must have been chosen
-    at random, or the log's means are confounded with what chose them.
+    Each logged reward counts `discount`, and the log of an arm counts for at most `n_max` rewards.
+    So a log that misleads (another season, another prompt) is outvoted after about `n_max` rewards.
+    Arms must have been chosen at random, or the means of the log are confounded.
 
     Worked by hand: 1,000 rewards with mean 0.3, discount 0.5, n_max 100: 100 rewards, sum 30.
 

@@ -6,9 +6,10 @@ from stats import checks
 
 
 def epsilon_greedy(totals: ArmTotals, *, epsilon: float) -> Allocation:
-    """The arm with the best average gets 1 - epsilon, and epsilon is split evenly over all arms.
+    """Give 1 - epsilon to the arm with the best average, and split epsilon evenly over all arms.
 
-    Arms without a reward come first, in even parts. Regret grows linearly, at epsilon times the mean gap.
+    Arms without a reward come first and share evenly. Regret grows linearly, at epsilon times the
+    mean gap.
 
     Worked by hand: averages 0.2 and 0.3, epsilon 0.1: shares 0.05 and 0.95.
 
@@ -20,10 +21,10 @@ def epsilon_greedy(totals: ArmTotals, *, epsilon: float) -> Allocation:
 
 
 def decreasing_epsilon(totals: ArmTotals, *, c: float = 5.0, gap: float) -> Allocation:
-    """Epsilon-greedy whose epsilon is min(1, c K / (gap^2 t)) after t pulls, pending ones included.
+    """Explore with epsilon = min(1, c K / (gap^2 t)) after t pulls, including pending ones.
 
-    Regret is logarithmic if `gap` is at most the true gap between the best arm and the next, and c > 5 for
-    the bound as proved; a gap that is too large may leave the wrong arm on top for very long.
+    Regret is logarithmic if `gap` is at most the true gap between the best arm and the next; the
+    proof needs c > 5. A gap that is too large may leave the wrong arm in front for very long.
 
     Worked by hand: two arms, 1,000 pulls, c = 5, gap = 0.2: epsilon = 10 / (0.04 x 1,000) = 0.25.
 

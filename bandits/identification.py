@@ -1,46 +1,47 @@
-"""Which arm is best, decided at confidence 1 - delta, at any time and under any allocation.
+"""Best-arm identification at confidence 1 - delta, at any time and under any allocation.
 
-Against every rival j of the leader i stands an e-process for "mean_j >= mean_i + indifference". Take a level
-m, and bet that i is above it and j below m + indifference = m'. With tilts a, b >= 0 the stake
+Against every rival j of the leader i stands an e-process for "mean_j >= mean_i + indifference".
+Take a level m, and bet that i is above it and j below m + indifference = m'. With tilts a, b >= 0
+the stake
 
     M_m = sum over bets (a, b) of weight x product over rewards r of i of exp(a r) / (1 + m (exp(a) - 1))
                                          x product over rewards r of j of exp(-b r) / (1 - m' (1 - exp(-b)))
 
-is a non-negative supermartingale that starts at 1 if mean_i <= m and mean_j >= m', whatever rule chooses the
-arms from the past: exp is convex, so for rewards in [0, 1] exp(a r) <= 1 + r (exp(a) - 1) and
-exp(-b r) <= 1 - r (1 - exp(-b)), and each factor has an expectation of at most 1. Under the hypothesis
-m = mean_i is such a level. Nobody knows it, but E_ij, the infimum of M_m over all m, is at most that M_m: so
-E_ij reaches (K - 1) / delta with probability at most delta / (K - 1), ever (Ville). If the arm declared best
-is not within `indifference` of the best, its E against the truly best arm has done so, and it is one of K - 1
-wrong ones: the error is at most delta in all. Weights cost power, never validity.
+is a non-negative supermartingale that starts at 1 if mean_i <= m and mean_j >= m', for every rule
+that chooses arms from the past. The reason is that exp is convex, so for rewards in [0, 1] exp(a r)
+<= 1 + r (exp(a) - 1) and exp(-b r) <= 1 - r (1 - exp(-b)), and each factor has an expectation of at
+most 1. Under the hypothesis m = mean_i satisfies this. It is unknown, but E_ij, the infimum of M_m
+over all m, is at most that M_m. So the probability that E_ij ever reaches (K - 1) / delta is at
+most delta / (K - 1) (Ville). Suppose the arm declared best is not within `indifference` of the
+best. Then its E against the truly best arm reached the threshold, and it is one of K - 1 wrong
+arms. So the error is at most delta in all. Weights cost power, never validity.
 
-The infimum costs next to nothing. A bet is a gap g in log-odds and a split s: a = g (1 - s), b = g s. In the
-normal approximation m cancels out of a bet whose s is the leader's part of the pair's rewards, so the
-infimum is about the stake at the average of both; for parts between those of `_SPLITS`, bets on both sides
-balance. What is paid is for not knowing the gap: 2.5 in log E, on 24 random pairs on which sizes and weights
-were chosen. Jeffreys' prior on both means over the greatest likelihood of the hypothesis pays for the level
-too, 8.6. That kind (Wasserman et al., 2020) is what this replaces. The logarithm of M_m is convex in m, as
-that of each bet is: so its infimum is found for certain, and tangents bound it from below.
+The infimum costs next to nothing. A bet is a gap g in log-odds and a split s: a = g (1 - s), b = g
+s. In the normal approximation, m cancels out of a bet whose s is the leader's part of the pair's
+rewards. So the infimum is about the stake at the average of both. For parts between those of
+`_SPLITS`, bets on both sides balance. What is paid is for not knowing the gap: 2.5 in log E, on 24
+random pairs on which sizes and weights were chosen. Jeffreys' prior on both means over the greatest
+likelihood of the hypothesis pays for the level too, 8.6. That kind (Wasserman et al., 2020) is what
+this replaces. The logarithm of M_m is convex in m, as that of each bet is: so its infimum is found
+for certain, and tangents bound it from below.
 
-All this holds for normal or sigma-sub-Gaussian rewards too, in units of sigma with the factors
-exp(a (r - m) - a^2 / 2) and exp(-b (r - m') - b^2 / 2). Means may change as long as a level stays between
-them. Not covered is feedback that is missing for reasons that have to do with its value.
+Means may change as long as a level stays between them. Not covered is feedback that is missing for
+reasons that have to do with its value.
 
-Sources: Ville (1939), Etude critique de la notion de collectif; mixtures over alternatives, Robbins (1970),
-Annals of Mathematical Statistics 41(5); the factor for rewards in [0, 1], Hoeffding (1963), JASA 58(301), eq.
-4.1. The infimum over levels is derived here. Universal inference: Wasserman, Ramdas & Balakrishnan (2020),
-PNAS 117(29), section 7. The safe tests of two samples by Turner, Ly & Gruenwald (2024) want blocks with fixed
-numbers of rewards of both arms, which an adaptive allocation does not give.
+Sources: Ville (1939), Etude critique de la notion de collectif; mixtures over alternatives, Robbins
+(1970), Annals of Mathematical Statistics 41(5); the factor for rewards in [0, 1], Hoeffding (1963),
+JASA 58(301), eq. 4.1. The infimum over levels is derived here. Universal inference: Wasserman,
+Ramdas & Balakrishnan (2020), PNAS 117(29), section 7. The safe tests of two samples by Turner, Ly &
+Gruenwald (2024) want blocks with fixed numbers of rewards of both arms, which an adaptive
+allocation does not give.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from bandits.allocation import Allocation, greatest, with_floor
 from bandits.totals import ArmTotals, FloatArray
@@ -58,12 +59,13 @@ _STEPS_MAX: Final = 200
 _NEWTON_MAX: Final = 60
 _LEVELS: Final = 48
 _ROUNDS: Final = 4
-"""Four grids of 48 levels, each inside one cell of the one before, find a root to 1e-6 of its range."""
+"""Number of grids, each inside a cell of the last: they find a root to 1e-6 of its range.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Undecided:
-    """The leader so far, and how far the weakest evidence against a rival is from the threshold (logs)."""
+    """No winner yet: the leader, its weakest log evidence, and the log threshold."""
 
     leader: int
     log_evidence: float
@@ -72,7 +74,7 @@ class Undecided:
 
 @dataclass(frozen=True, slots=True)
 class Winner:
-    """The arm declared best, after `n` rewards, with the evidence and threshold of that moment (logs)."""
+    """The arm declared best after `n` rewards, with its log evidence and log threshold then."""
 
     arm: int
     n: float
@@ -86,55 +88,44 @@ Decision = Undecided | Winner
 def decide(
     totals: ArmTotals, *, delta: float, indifference: float = 0.0, previous: Decision | None = None
 ) -> Decision:
-    """Whether the best arm is known, for rewards in [0, 1]. Valid at every look, however many.
+    """Return whether the best arm is known, for rewards in [0, 1]. It is valid at every look.
 
-    A winner stays: pass what was decided before, and a `Winner` comes back as it is. P(an arm ever wins
-    whose mean is more than `indifference` below the greatest) <= delta.
+    A winner stays: if `previous` is a `Winner`, it is returned as it is. The probability that an
+    arm ever wins whose mean is more than `indifference` below the greatest is at most delta.
 
-    Worked by hand: 10 of 10 against 0 of 10. The bet with gap 8 and split 1/2 has a = b = 4, and stakes
-    exp(40) / ((1 + m (e^4 - 1)) (1 - m (1 - e^-4)))^10, least at m = 1/2: exp(40) / cosh(2)^20 = exp(13.50).
-    Its weight is 0.4 / 26 / 2.894 = exp(-5.24). So log E is at least 8.26, more than log 20: the first wins.
+    Worked by hand: 10 of 10 against 0 of 10. The bet with gap 8 and split 1/2 has a = b = 4, and
+    stakes exp(40) / ((1 + m (e^4 - 1)) (1 - m (1 - e^-4)))^10, least at m = 1/2: exp(40) /
+    cosh(2)^20 = exp(13.50). Its weight is 0.4 / 26 / 2.894 = exp(-5.24). So log E is at least 8.26,
+    more than log 20: the first wins.
 
-    Raises InvalidInput if there are fewer than 2 arms, rewards outside [0, 1], delta not in (0, 1) or
-    indifference not in [0, 1).
+    Raises InvalidInput if there are fewer than 2 arms, rewards outside [0, 1], delta not in (0, 1)
+    or indifference not in [0, 1).
     """
     totals.check_unit_rewards()
     if not 0 <= indifference < 1:
         raise InvalidInput(f"indifference must be in [0, 1), got {indifference:g}")
-    return _decision(totals, _bernoulli_evidence, delta=delta, indifference=indifference, previous=previous)
-
-
-def decide_normal(
-    totals: ArmTotals,
-    *,
-    delta: float,
-    sigma: float,
-    indifference: float = 0.0,
-    previous: Decision | None = None,
-) -> Decision:
-    """As `decide`, for rewards with standard deviation `sigma` (normal, or sigma-sub-Gaussian).
-
-    Worked by hand: sigma 1, averages 1 and -1 of 16 each. The bet with gap 2 and split 1/2 has a = b = 1: its
-    logarithm is 16 (1 - m) - 8 + 16 (m + 1) - 8 = 16 at all m, and its weight is 0.4 / 10 / 2.894 =
-    exp(-4.28): log E is at least 11.72.
-
-    Raises InvalidInput if there are fewer than 2 arms, delta is not in (0, 1), sigma not positive, or
-    indifference negative.
-    """
-    checks.positive(sigma, "sigma")
-    checks.not_negative(indifference, "indifference")
-    scaled = replace(totals, sum=totals.sum / sigma)
-    return _decision(
-        scaled, _normal_evidence, delta=delta, indifference=indifference / sigma, previous=previous
-    )
+    checks.open_unit(delta, "delta")
+    if totals.n_arms < 2:
+        raise InvalidInput("needs at least 2 arms")
+    if isinstance(previous, Winner):
+        return previous
+    threshold = math.log((totals.n_arms - 1) / delta)
+    leader = int(np.where(totals.n > 0, totals.mean, -np.inf).argmax())
+    # Nothing is known of an arm without rewards: no stake against it has moved.
+    known = bool((totals.n > 0).all())
+    weakest = _least_evidence(_Pairs.of(totals, leader, indifference)) if known else 0.0
+    if weakest >= threshold:
+        return Winner(leader, float(totals.n.sum()), weakest, threshold)
+    return Undecided(leader, weakest, threshold)
 
 
 def track_and_stop(totals: ArmTotals, *, exploration_floor: float) -> Allocation:
-    """Shares that identify the best of Bernoulli arms with the fewest rewards, at the averages so far.
+    """Return the shares that identify the best of Bernoulli arms with the fewest rewards.
 
-    Mixed with the floor, which must be positive: it is the forced exploration that corrects wrong averages
-    (the paper forces about sqrt(t) pulls of each arm; a floor forces a fixed part). Even shares while an
-    arm has no reward. Averages of 0 and 1 are taken with half a success and half a failure added.
+    They are optimal at the averages so far. They are mixed with the floor, which must be positive:
+    it is the forced exploration that corrects wrong averages. (The paper forces about sqrt(t) pulls
+    of each arm; a floor forces a fixed part.) Shares are even while an arm has no reward. Half a
+    success and half a failure are added to each arm.
 
     Worked by hand: two arms with means 0.4 and 0.6 are mirror images, so shares are 1/2 and 1/2.
 
@@ -152,12 +143,14 @@ def track_and_stop(totals: ArmTotals, *, exploration_floor: float) -> Allocation
 
 
 def optimal_shares(mean: FloatArray) -> FloatArray:
-    """The shares w that make the least of the K - 1 pairs' evidence per reward greatest, shape (n_arms,).
+    """Return the shares that maximise the weakest pair's evidence, shape (n_arms,).
 
-    Of Bernoulli arms with these means, in (0, 1). Several that are best share evenly, and alone.
+    Evidence is counted per reward of Bernoulli arms with these means, in (0, 1). If several arms
+    are best, they share all traffic evenly.
 
-    Worked by hand: see `track_and_stop`. Agrees with the paper's figures: means (0.5, 0.45, 0.43, 0.4) give
-    (0.417, 0.390, 0.136, 0.057); (0.3, 0.21, 0.2, 0.19, 0.18) give (0.336, 0.251, 0.177, 0.132, 0.104).
+    Worked by hand: see `track_and_stop`. Agrees with the paper's figures: means (0.5, 0.45, 0.43,
+    0.4) give (0.417, 0.390, 0.136, 0.057); (0.3, 0.21, 0.2, 0.19, 0.18) give (0.336, 0.251, 0.177,
+    0.132, 0.104).
 
     Source: Garivier & Kaufmann (2016), theorem 5.
     """
@@ -184,31 +177,8 @@ def optimal_shares(mean: FloatArray) -> FloatArray:
     return normalised
 
 
-def _decision(
-    totals: ArmTotals,
-    least_evidence: "Callable[[_Pairs], float]",
-    *,
-    delta: float,
-    indifference: float,
-    previous: Decision | None,
-) -> Decision:
-    """The best average leads; it wins once its evidence against every rival reaches the threshold."""
-    checks.open_unit(delta, "delta")
-    if totals.n_arms < 2:
-        raise InvalidInput("needs at least 2 arms")
-    if isinstance(previous, Winner):
-        return previous
-    threshold = math.log((totals.n_arms - 1) / delta)
-    leader = int(np.where(totals.n > 0, totals.mean, -np.inf).argmax())
-    # Of an arm without rewards nothing is known: no stake against it has moved.
-    weakest = least_evidence(_Pairs.of(totals, leader, indifference)) if (totals.n > 0).all() else 0.0
-    if weakest >= threshold:
-        return Winner(leader, float(totals.n.sum()), weakest, threshold)
-    return Undecided(leader, weakest, threshold)
-
-
 class _Bets(NamedTuple):
-    """That the leader is above a level, by the tilt `lead`, and its rival below, by `lag`; shape (bets,)."""
+    """Bets that the leader is above a level, and its rival below, by tilts of shape (bets,)."""
 
     lead: FloatArray
     lag: FloatArray
@@ -216,7 +186,10 @@ class _Bets(NamedTuple):
 
     @classmethod
     def of_gaps(cls) -> "_Bets":
-        """All gaps with all splits. Weights fall with the square of the distance from the likely size."""
+        """Return all gaps with all splits.
+
+        Weights fall with the square of the distance from the likely size.
+        """
         gap = 2 ** _LOG2_GAPS[:, None]
         split, share = np.array(list(_SPLITS)), np.array(list(_SPLITS.values()))
         weight = share / (1 + (_LOG2_GAPS[:, None] - _LIKELY_LOG2_GAP) ** 2)
@@ -230,7 +203,7 @@ _DOWN: Final = -np.expm1(-_BETS.lag)
 
 
 class _Pairs(NamedTuple):
-    """Totals of the leader and, as columns of shape (rivals, 1), of its rivals; and the indifference."""
+    """Totals of the leader, of its rivals (shape (rivals, 1)), and the indifference."""
 
     n: float
     sum: float
@@ -246,29 +219,29 @@ class _Pairs(NamedTuple):
 
     @property
     def level(self) -> FloatArray:
-        """The pooled average, had the rival's rewards been less by the indifference, shape (rivals, 1)."""
+        """Pooled average with the rival's rewards less the indifference, shape (rivals, 1)."""
         pooled = self.sum + self.rival_sum - self.indifference * self.rival_n
         return np.asarray(pooled / (self.n + self.rival_n))
 
     @property
     def won(self) -> FloatArray:
-        """What the bets have won before they pay for the level, in logarithms, shape (rivals, bets)."""
+        """Log winnings of the bets before they pay for the level, shape (rivals, bets)."""
         return np.asarray(_BETS.log_weight + _BETS.lead * self.sum - _BETS.lag * self.rival_sum)
 
     def among(self, rivals: NDArray[np.bool_]) -> "_Pairs":
-        """The pairs with these rivals only."""
+        """Return the pairs with these rivals only."""
         return self._replace(rival_n=self.rival_n[rivals], rival_sum=self.rival_sum[rivals])
 
 
 class _Price(NamedTuple):
-    """What each bet pays for a level, in logarithms, and its first two derivatives, (rivals, bets)."""
+    """Log price of a level for each bet, and its first two derivatives, shape (rivals, bets)."""
 
     value: FloatArray
     slope: FloatArray
     curvature: FloatArray
 
 
-def _bernoulli_price(pairs: _Pairs, level: FloatArray) -> _Price:
+def _price(pairs: _Pairs, level: FloatArray) -> _Price:
     above, below = 1 + level * _UP, 1 - (level + pairs.indifference) * _DOWN
     value = pairs.n * np.log(above) + pairs.rival_n * np.log(below)
     up, down = _UP / above, _DOWN / below
@@ -276,41 +249,20 @@ def _bernoulli_price(pairs: _Pairs, level: FloatArray) -> _Price:
     return _Price(value, slope - rival_slope, -(slope * up + rival_slope * down))
 
 
-def _normal_price(pairs: _Pairs, level: FloatArray) -> _Price:
-    slope, rival_slope = pairs.n * _BETS.lead, pairs.rival_n * _BETS.lag
-    value = slope * (level + _BETS.lead / 2) - rival_slope * (level + pairs.indifference - _BETS.lag / 2)
-    return _Price(value, slope - rival_slope, np.zeros_like(value))
+def _least_evidence(pairs: _Pairs) -> float:
+    """Return the least logarithm of the stakes over rivals, and for each rival over all levels.
 
-
-def _bernoulli_evidence(pairs: _Pairs) -> float:
-    low = np.zeros_like(pairs.rival_n)
-    return _least_infimum(pairs, _bernoulli_price, low, low + (1 - pairs.indifference))
-
-
-def _normal_evidence(pairs: _Pairs) -> float:
-    """Beyond `low` and `high` a bet on one arm alone exceeds the whole stake at the pooled average."""
-    price = _normal_price(pairs, pairs.level)
-    terms = pairs.won - price.value
-    stake = special.logsumexp(terms, axis=1, keepdims=True)
-    ends = pairs.level + (terms - stake) / np.where(price.slope, price.slope, 1.0)
-    low = np.where(_BETS.lag == 0, ends, -np.inf).max(axis=1, keepdims=True)
-    high = np.where(_BETS.lead == 0, ends, np.inf).min(axis=1, keepdims=True)
-    return _least_infimum(pairs, _normal_price, low, high)
-
-
-def _least_infimum(
-    pairs: _Pairs, price: Callable[[_Pairs, FloatArray], _Price], low: FloatArray, high: FloatArray
-) -> float:
-    """The least logarithm of the stakes over rivals, and for each over levels in [low, high].
-
-    Never above it but for rounding, and below it by at most `_ACCURACY`: a stake is log-convex in the level,
-    so it lies above its tangents. Newton's method, halving the interval at every fourth step and where a step
-    would leave it; should `_STEPS_MAX` not do, what comes back is still a bound.
+    The result exceeds the least by rounding only, and is below it by at most `_ACCURACY`: a stake
+    is log-convex in the level, so it lies above its tangents. The search is Newton's method, which
+    halves the interval at every fourth step and where a step would leave it. If `_STEPS_MAX` steps
+    are too few, the result is still a lower bound.
     """
+    low = np.zeros_like(pairs.rival_n)
+    high = low + (1 - pairs.indifference)
     level = np.clip(pairs.level, low, high)
     least, greatest_bound = np.full_like(level, np.inf), np.full_like(level, -np.inf)
     for step in range(_STEPS_MAX):
-        value, slope, curvature = price(pairs, level)
+        value, slope, curvature = _price(pairs, level)
         terms = pairs.won - value
         top = terms.max(axis=1, keepdims=True)
         share = np.exp(terms - top)
@@ -336,11 +288,11 @@ def _least_infimum(
 
 
 def _odds(leader: float, rivals: FloatArray, level: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Shares relative to the leader's at levels of evidence (l,), shape (l, rivals), and a sum, (l,).
+    """Return shares relative to the leader's at levels of evidence, (l, rivals), and a sum, (l,).
 
-    The sum is over kl(leader, m) / kl(rival, m) at the mean m of leader and rival with those weights. By
-    Newton's method: evidence is concave in the odds, with the slope kl(rival, m), so that no step from below
-    goes too far.
+    The sum is over kl(leader, m) / kl(rival, m) at the mean m of leader and rival with those
+    weights. Newton's method finds them: evidence is concave in the odds, with the slope kl(rival,
+    m), so no step from below goes too far.
     """
     odds = np.zeros((len(level), len(rivals)))
     for _ in range(_NEWTON_MAX):

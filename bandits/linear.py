@@ -4,28 +4,32 @@ The model of the rewards of arm k in context x (whose first entry is the interce
 
     r = x . theta_k + noise,   theta_k = b + u_k,   noise variance s2,
 
-with a shared part b and each arm's own deviation u_k. *Hybrid* arms share all of b, so an arm that was
-rarely served borrows strength from the rest; *disjoint* arms share the intercept alone, unless they are
-*rivals*: where a context that is good for one arm is bad for the others, as where one of them is right and
-the others wrong, the slopes of all arms add up to nearly nothing, and the reward of one tells of all.
+with a shared part b and each arm's own deviation u_k. *Hybrid* arms share all of b, so an arm that
+was rarely served borrows strength from the others. *Disjoint* arms share the intercept alone,
+unless they are *rivals*: a context that is good for one arm is bad for the others, as when one of
+them is right and the others are wrong. Then the slopes of all arms nearly add up to 0, and the
+reward of one says something about all.
 
-What is not declared is learned from the totals, so that exploration is as strong as the rewards are noisy:
+What is not declared is learned from the totals, so that exploration is as strong as the rewards are
+noisy:
 
-* The noise s2 has an inverse-gamma prior worth one reward with the variance 1/4, the largest that rewards in
-  [0, 1] can have; the ratio of the posterior's scale to its shape is used as if it were known.
-* Slopes have independent normal priors of variance s2 * ratio / E|x|^2, where `ratio` is the variance that
-  slopes give to the reward over that of the noise: free of the unit of features. It is the one of `RATIOS`
-  with the greatest marginal likelihood times a log-normal prior of median 1 and spread log 4. The priors of
-  intercepts are worth one reward each, around 1/2 for the shared one, in the mean context.
-* Slopes of hybrid arms covary by the variance of those in b, whose ratio is learned likewise. Of disjoint
-  arms they do not, or by -c / K times the variance of u_k, with K arms and the rivalry c, of `RIVALRIES`,
-  that has the greatest marginal likelihood; the formulas are those of b, with a variance below zero.
+* The noise s2 has an inverse-gamma prior worth one reward with the variance 1/4, the largest for
+  rewards in [0, 1]. The ratio of the posterior's scale to its shape is used as if it were known.
+* Slopes have independent normal priors of variance s2 * ratio / E|x|^2, where `ratio` is the
+  variance that slopes give to the reward over that of the noise: free of the unit of features. It
+  is the one of `RATIOS` with the greatest marginal likelihood times a log-normal prior of median 1
+  and spread log 4. The priors of intercepts are worth one reward each, around 1/2 for the shared
+  one, in the mean context.
+* Slopes of hybrid arms covary by the variance of those in b, whose ratio is learned likewise. Of
+  disjoint arms they do not, or by -c / K times the variance of u_k, with K arms and the rivalry c,
+  of `RIVALRIES`, that has the greatest marginal likelihood; the formulas are those of b, with a
+  variance below zero.
 
-Source: Gelman et al. (2013), Bayesian Data Analysis, 3rd ed., ch. 14 to 15 (conjugate regression, hierarchy);
-Li et al. (2010), WWW, for disjoint and hybrid LinUCB (theirs learns shared and own coefficients of different
-features; here they are of the same features); Agrawal & Goyal (2013), ICML, for Thompson sampling. Their
-regret bounds assume a linear mean, a known noise scale and wider posteriors than these: they are not
-inherited.
+Source: Gelman et al. (2013), Bayesian Data Analysis, 3rd ed., ch. 14 to 15 (conjugate regression,
+hierarchy); Li et al. (2010), WWW, for disjoint and hybrid LinUCB (theirs learns shared and own
+coefficients of different features; here they are of the same features); Agrawal & Goyal (2013),
+ICML, for Thompson sampling. Their regret bounds assume a linear mean, a known noise scale and wider
+posteriors than these: they are not inherited.
 """
 
 import math
@@ -38,20 +42,24 @@ from typing import Final, NamedTuple
 import numpy as np
 from scipy.linalg import lapack
 
-from bandits.arms import FloatArray
 from bandits.contextual import ARMS_MAX, LinearArms
 from bandits.features import REWARD_UNIT, UNIT, IntArray, whole_rewards
+from bandits.totals import FloatArray
 from stats.errors import InvalidInput
 
 ROWS_MAX: Final = 2**28 - 1
-"""With it no sum leaves 64 bits: |x_i x_j| <= 2**30, |x_i r| <= 2**35 and r^2 <= 2**32 in their units."""
+"""Greatest number of rows.
+
+No sum leaves 64 bits: |x_i x_j| <= 2**30, |x_i r| <= 2**35, r^2 <= 2**32.
+"""
 SQUARE_UNIT: Final = 2**32
 """A squared reward is a whole number of this part of 1, rounded down row by row."""
 RATIOS: Final = tuple(4.0**power for power in range(-4, 4))
-"""Variance that slopes explain over the variance of the noise: what the marginal likelihood chooses from."""
+"""Variance that slopes explain over that of the noise: candidates for the marginal likelihood."""
 
 RIVALRIES: Final = (0.5, 0.9, 0.99)
-"""The part of the variance of the arms' mean slope that rivalry takes away: the choice beside none."""
+"""Parts of the variance of the arms' mean slope that rivalry removes: candidates beside none.
+"""
 
 _CHUNK: Final = 2**18  # rows whose sums are exact in binary64: 2**35 * 2**18 = 2**53
 _NOISE_SHAPE: Final = 0.5
@@ -61,17 +69,17 @@ _HEADER: Final = struct.Struct("<qqq")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LinearTotals:
-    """Exact sums over the rows (x, r) of one arm, in whole numbers: adding and taking away lose nothing.
+    """Exact sums over the rows (x, r) of one arm, in whole numbers.
 
-    `gram` is the upper triangle of sum x x^T by rows, in units of UNIT**-2, shape (d (d + 1) / 2,); `moment`
-    is sum x r in units of 1 / (UNIT * REWARD_UNIT), shape (d,); `squares` is sum r^2 in units of 1 /
-    SQUARE_UNIT. The first feature is the intercept, so that the sum of rewards is `moment[0]` / (UNIT *
-    REWARD_UNIT).
+    Adding and removing rows loses nothing. `gram` is the upper triangle of sum x x^T by rows, in
+    units of UNIT**-2, shape (d (d + 1) / 2,); `moment` is sum x r in units of 1 / (UNIT *
+    REWARD_UNIT), shape (d,); `squares` is sum r^2 in units of 1 / SQUARE_UNIT. The first feature is
+    the intercept, so that the sum of rewards is `moment[0]` / (UNIT * REWARD_UNIT).
 
     Raises InvalidInput if the shapes disagree or n is not within [0, ROWS_MAX].
 
-    Worked by hand: the rows ((1, 0.5), 1) and ((1, -1), 0.5), in whole units, give n = 2, the triangle
-    (2, -0.5, 1.25), the moment (1.5, 0) and squares 1.25.
+    Worked by hand: the rows ((1, 0.5), 1) and ((1, -1), 0.5), in whole units, give n = 2, the
+    triangle (2, -0.5, 1.25), the moment (1.5, 0) and squares 1.25.
     """
 
     n: int
@@ -88,12 +96,12 @@ class LinearTotals:
 
     @classmethod
     def empty(cls, d: int) -> "LinearTotals":
-        """Of no rows with d features."""
+        """Return the totals of an empty set of rows with d features."""
         return cls(0, np.zeros(d * (d + 1) // 2, np.int64), np.zeros(d, np.int64), 0)
 
     @classmethod
     def of_rows(cls, contexts: IntArray, rewards: FloatArray) -> "LinearTotals":
-        """Of contexts in fixed point, shape (n, d), and rewards in [0, 1], shape (n,).
+        """Sum contexts in fixed point, shape (n, d), and rewards in [0, 1], shape (n,).
 
         Raises InvalidInput as `whole_rewards` does.
         """
@@ -113,7 +121,7 @@ class LinearTotals:
         )
 
     def __sub__(self, other: "LinearTotals") -> "LinearTotals":
-        """Without rows that were counted in these totals."""
+        """Remove rows that were counted in these totals."""
         return LinearTotals(
             self.n - other.n, self.gram - other.gram, self.moment - other.moment, self.squares - other.squares
         )
@@ -125,15 +133,15 @@ class LinearTotals:
         return hash(self.to_bytes())
 
     def to_bytes(self) -> bytes:
-        """Little-endian 64-bit numbers: d, n, squares, moment, gram. `from_bytes` is its inverse."""
+        """Encode as little-endian 64-bit numbers: d, n, squares, moment, gram."""
         header = _HEADER.pack(len(self.moment), self.n, self.squares)
         return header + self.moment.astype("<i8").tobytes() + self.gram.astype("<i8").tobytes()
 
     @classmethod
     def from_bytes(cls, body: bytes) -> "LinearTotals":
-        """Raises InvalidInput if these are no totals."""
+        """Decode. Raises InvalidInput if the bytes are not valid totals."""
         if len(body) < _HEADER.size or len(body) % 8:
-            raise InvalidInput(f"{len(body)} bytes are no totals")
+            raise InvalidInput(f"{len(body)} bytes are not valid totals")
         d, n, squares = _HEADER.unpack_from(body)
         sums = np.frombuffer(body, "<i8", offset=_HEADER.size).astype(np.int64)
         if not 0 < d < len(sums):
@@ -142,7 +150,7 @@ class LinearTotals:
 
     @property
     def d(self) -> int:
-        """The number of features, the intercept included."""
+        """Number of features, including the intercept."""
         return len(self.moment)
 
     @property
@@ -152,10 +160,10 @@ class LinearTotals:
 
 
 class LinearPosterior(NamedTuple):
-    """What is believed of the arms' coefficients; shapes (n_arms, d) and (n_arms, d, d).
+    """The posterior of the arms' coefficients; shapes (n_arms, d) and (n_arms, d, d).
 
-    The ratios are those that were chosen for slopes of the arms' own and for shared ones, which is how the
-    slopes of two arms covary: below zero they are rivals.
+    The ratios were chosen for the arms' own slopes and for shared ones. The shared ratio is how the
+    slopes of two arms covary: below zero the arms are rivals.
     """
 
     means: FloatArray
@@ -165,55 +173,57 @@ class LinearPosterior(NamedTuple):
     shared_ratio: float | None  # None: no slope is shared
 
     def arms(self) -> LinearArms:
-        """For the server."""
+        """Return the arrays for the server."""
         return LinearArms.of(self.means, self.covariances)
 
     def effective_parameters(self, totals: Sequence[LinearTotals]) -> FloatArray:
-        """How many of its d coefficients the rewards of each arm determine, shape (n_arms,), from 0 to d.
+        """Return how many coefficients each arm's rewards determine, 0 to d, shape (n_arms,).
 
-        The sum of the leverages of its rows: the rest is what the prior and, if shared, other arms say.
-        `totals` are those that the posterior is of.
+        It is the sum of the leverages of the arm's rows; the prior and, if shared, other arms
+        determine the rest. `totals` are those of the posterior.
 
         Worked by hand: the reward of `disjoint`, whose mean moves by 2/3 of the way: 2/3.
 
         Source: the gamma of MacKay (1992), Bayesian Interpolation, Neural Computation 4(3).
         """
         gram = np.array([total.gram_matrix for total in totals])
-        found: FloatArray = np.einsum("aij,aji->a", gram, self.covariances) / self.noise_variance
-        return found
+        leverage: FloatArray = np.einsum("aij,aji->a", gram, self.covariances) / self.noise_variance
+        return leverage
 
 
 def disjoint(totals: Sequence[LinearTotals]) -> LinearPosterior:
-    """Posterior of arms that share nothing but the mean of their intercepts, unless they are rivals.
+    """Return the posterior of arms that share only the mean of their intercepts, or are rivals.
 
-    Worked by hand: one arm, no feature but the intercept, one reward of 1. Before it the mean reward is 1/2
-    with twice the variance of the noise (its own part and the shared one), so it moves by 2/3 of the way, to
-    5/6. Two arms with the rivalry c have slopes of the correlation -c / (2 - c): for 0.99 it is -0.98, so
-    that a reward tells of the other arm what it tells of its own.
+    Worked by hand: one arm, no feature but the intercept, one reward of 1. Before it the mean
+    reward is 1/2 with twice the variance of the noise (its own part and the shared one), so it
+    moves by 2/3 of the way, to 5/6. Two arms with the rivalry c have slopes of the correlation -c /
+    (2 - c): for 0.99 it is -0.98, so that a reward is as informative about the other arm as about
+    its own.
 
-    Raises InvalidInput if there are no arms, more than ARMS_MAX, or they differ in the number of features.
+    Raises InvalidInput if there are no arms, more than ARMS_MAX, or they differ in the number of
+    features.
     """
     sums = _Sums.of(totals)
-    return _likeliest(sums, partial(_rival_ratios, len(totals))).posterior(sums)
+    return _best_fit(sums, partial(_rival_ratios, len(totals))).posterior(sums)
 
 
 def hybrid(totals: Sequence[LinearTotals]) -> LinearPosterior:
-    """Posterior of arms whose coefficients scatter about shared ones.
+    """Return the posterior of arms whose coefficients scatter about shared ones.
 
-    How strongly they are drawn together is learned, by the ratios of own and shared slopes that are the
-    likeliest of all pairs: `slope_ratio` small means that all arms respond to the
-    context in the same way. The scores of two arms are correlated through the shared part; the covariances
-    given here are the right ones arm by arm, and a decision that treats arms as independent explores as if
-    the shared part were uncertain for each of them separately: see `thompson`.
+    How strongly they are drawn together is learned: the pair of ratios, of own and shared slopes,
+    with the greatest evidence is taken. A small `slope_ratio` means that all arms respond to the
+    context in the same way. The scores of two arms are correlated through the shared part. The
+    covariances are right for each arm alone. A decision that treats arms as independent explores as
+    if the shared part were uncertain for each of them separately: see `thompson`.
 
     Raises InvalidInput like `disjoint`.
     """
     sums = _Sums.of(totals)
-    return _likeliest(sums, lambda _: RATIOS).posterior(sums)
+    return _best_fit(sums, lambda _: RATIOS).posterior(sums)
 
 
 def _symmetric(triangles: FloatArray, d: int) -> FloatArray:
-    """Upper triangles by rows, (..., d (d + 1) / 2), as matrices, (..., d, d)."""
+    """Return upper triangles by rows, (..., d (d + 1) / 2), as matrices, (..., d, d)."""
     place = np.zeros((d, d), np.intp)
     upper = np.triu_indices(d)
     place[upper] = place.T[upper] = np.arange(len(upper[0]))
@@ -221,12 +231,13 @@ def _symmetric(triangles: FloatArray, d: int) -> FloatArray:
 
 
 class _Ridge(NamedTuple):
-    """The Gram matrices of k arms in bases where they stay diagonal whatever prior slopes are given.
+    """The Gram matrices of k arms in bases where they are diagonal for every prior of slopes.
 
-    With e the intercept and `basis` V, (k, d, d): V (gram + e e^T) V^T is diagonal, which is the `spectrum`,
-    (k, d), and V (I - e e^T) V^T is I - e e^T. So a prior precision p of slopes adds p to every entry of the
-    spectrum but the first, and what is asked for one p more costs d numbers, not d^3 steps. Rows of V after
-    the first are eigenvectors of Schur's complement of the intercept, less what the intercept tells of them.
+    With e the intercept and `basis` V, (k, d, d): V (gram + e e^T) V^T is diagonal, which is the
+    `spectrum`, (k, d), and V (I - e e^T) V^T is I - e e^T. So a prior precision p of slopes adds p
+    to every entry of the spectrum but the first, and what is asked for one p more costs d numbers,
+    not d^3 steps. Rows of V after the first are eigenvectors of Schur's complement of the
+    intercept, less what the intercept tells of them.
     """
 
     basis: FloatArray
@@ -235,31 +246,31 @@ class _Ridge(NamedTuple):
     @classmethod
     def of(cls, gram: FloatArray) -> "_Ridge":
         intercept, along = gram[:, :1, 0] + 1, gram[:, 1:, 0]
-        told = along / intercept
-        values, vectors = np.linalg.eigh(gram[:, 1:, 1:] - told[:, :, None] * along[:, None, :])
+        ratio = along / intercept
+        values, vectors = np.linalg.eigh(gram[:, 1:, 1:] - ratio[:, :, None] * along[:, None, :])
         basis = np.zeros_like(gram)
         basis[:, 0, 0] = 1.0
         basis[:, 1:, 1:] = vectors.swapaxes(1, 2)
-        basis[:, 1:, 0] = -np.vecdot(basis[:, 1:, 1:], told[:, None, :])
+        basis[:, 1:, 0] = -np.vecdot(basis[:, 1:, 1:], ratio[:, None, :])
         # Rounding may leave an eigenvalue below zero where a feature never varied.
         return cls(basis, np.concatenate((intercept, np.maximum(values, 0.0)), axis=1))
 
     def variances(self, scale: float) -> FloatArray:
-        """Of the arms' coordinates, (k, d), under the prior variance `scale` = 1 / p of slopes."""
-        found: FloatArray = scale / (1 + scale * self.spectrum)
-        found[:, 0] = 1 / self.spectrum[:, 0]
-        return found
+        """Return the variances of coordinates, (k, d), with the prior variance `scale` = 1 / p."""
+        variances: FloatArray = scale / (1 + scale * self.spectrum)
+        variances[:, 0] = 1 / self.spectrum[:, 0]
+        return variances
 
     def volume(self, scale: float) -> float:
-        """The logarithm of the precisions' determinants over the priors', of all arms together."""
+        """Return the log of the determinants of precisions over priors, of all arms together."""
         return float(np.log(self.spectrum[:, 0]).sum() + np.log1p(scale * self.spectrum[:, 1:]).sum())
 
 
 class _Sums(NamedTuple):
-    """Totals as numbers: rewards counted from 1/2, features but the intercept from their mean over all rows.
+    """Totals as numbers: rewards minus 1/2, and features minus their mean over all rows.
 
-    So the priors of intercepts speak of a usual context, wherever zero is. Shapes: moment (k, d), in the
-    coordinates of `arms`, and centring (d, d), by which contexts are multiplied.
+    So the priors of intercepts refer to a usual context. The intercept stays 1. Shapes: moment (k,
+    d), in the coordinates of `arms`, and centring (d, d), by which contexts are multiplied.
     """
 
     n: int
@@ -287,7 +298,8 @@ class _Sums(NamedTuple):
         centring[1:, 0] = -gram[:, 0, 1:].sum(axis=0) / max(n, 1)
         gram = centring @ gram @ centring.T
         mean_square = np.trace(gram, axis1=1, axis2=2).sum() / n - 1 if n else 1.0
-        # Features that never varied leave rounding errors, about which nothing can be learned either way.
+        # Features that never varied leave rounding errors, about which nothing can be learned
+        # either way.
         mean_square = max(float(mean_square), 1e-6)
         arms = _Ridge.of(gram)
         moment = np.vecdot(arms.basis, (moment @ centring.T)[:, None, :])
@@ -295,16 +307,17 @@ class _Sums(NamedTuple):
 
 
 class _Alone(NamedTuple):
-    """Given the ratio of the arms' own slopes, all that does not depend on the prior of the shared part b.
+    """Sums that do not depend on the prior of the shared part b, for one ratio of own slopes.
 
-    In units of the noise. With A_k = G_k + L (L the prior precision of deviations), the rewards of arm k say
-    of b what a normal likelihood with precision L - L A_k^-1 L and linear term L A_k^-1 c_k says.
+    In units of the noise. With A_k = G_k + L (L the prior precision of deviations), the rewards of
+    arm k say of b what a normal likelihood with precision L - L A_k^-1 L and linear term L A_k^-1
+    c_k says.
     """
 
     own_ratio: float
-    own: FloatArray  # (d,), the diagonal of L
+    deviation_precision: FloatArray  # (d,), the diagonal of L
     variances: FloatArray  # (k, d), of the arms' coordinates
-    told: FloatArray  # (d, d), the precision of what the rewards say of b
+    information: FloatArray  # (d, d), the precision of the rewards about b
     linear: FloatArray  # (d,)
     fitted: float
     volume: float
@@ -313,28 +326,29 @@ class _Alone(NamedTuple):
     def of(cls, sums: _Sums, own_ratio: float) -> "_Alone":
         n_arms, d = sums.moment.shape
         scale = own_ratio / sums.mean_square
-        own = np.full(d, 1 / scale)
-        own[0] = 1.0
+        precision = np.full(d, 1 / scale)
+        precision[0] = 1.0
         variances = sums.arms.variances(scale)
         means = variances * sums.moment
         basis = sums.arms.basis.reshape(-1, d)
         roots = np.sqrt(variances).reshape(-1, 1) * basis
-        told = np.diag(n_arms * own) - own[:, None] * (roots.T @ roots) * own
-        linear = own * (means.ravel() @ basis)
+        information = np.diag(n_arms * precision)
+        information -= precision[:, None] * (roots.T @ roots) * precision
+        linear = precision * (means.ravel() @ basis)
         fitted = float((sums.moment * means).sum())
-        return cls(own_ratio, own, variances, told, linear, fitted, sums.arms.volume(scale))
+        return cls(own_ratio, precision, variances, information, linear, fitted, sums.arms.volume(scale))
 
     def fits(self, sums: _Sums, shared_ratios: Sequence[float | None]) -> "Iterator[_Fit]":
-        """With each prior of b, and the marginal likelihood of the totals under it.
+        """Yield a fit for each prior of b, with the marginal likelihood of the totals.
 
-        All of it is algebra that holds as well where the prior variance of b is negative, as long as that of
-        the arms' coefficients together is not.
+        All of it is algebra that holds as well where the prior variance of b is negative, as long
+        as that of the arms' coefficients together is not.
         """
         for shared_ratio in shared_ratios:
             q = 1 if shared_ratio is None else len(self.linear)
             prior = np.full(q, sums.mean_square / (shared_ratio or 1.0))
             prior[0] = 1.0
-            precision = self.told[:q, :q] + np.diag(prior)
+            precision = self.information[:q, :q] + np.diag(prior)
             factors, _, shared, _ = lapack.dgesv(precision, self.linear[:q])
             residual = max(sums.squares - self.fitted - float(self.linear[:q] @ shared), 0.0)
             volume = self.volume + float(np.log(abs(np.diagonal(factors) / prior)).sum())
@@ -344,7 +358,7 @@ class _Alone(NamedTuple):
 
 
 class _Fit(NamedTuple):
-    """Of one choice of ratios: all that the posterior needs."""
+    """A fit for one choice of ratios."""
 
     alone: _Alone
     shared_ratio: float | None
@@ -358,7 +372,7 @@ class _Fit(NamedTuple):
         alone, arms, q = self.alone, sums.arms, len(self.shared)
         outer = arms.basis @ sums.centring
         scaled = outer.swapaxes(1, 2) * alone.variances[:, None, :]
-        pull = scaled @ (arms.basis[:, :, :q] * alone.own[:q])  # how b moves each arm
+        pull = scaled @ (arms.basis[:, :, :q] * alone.deviation_precision[:q])  # how b moves each arm
         means = np.vecdot(scaled, sums.moment[:, None, :]) + pull @ self.shared
         means[:, 0] += 0.5
         spread = scaled @ outer + pull @ np.linalg.inv(self.shared_precision) @ pull.swapaxes(1, 2)
@@ -366,9 +380,9 @@ class _Fit(NamedTuple):
         return LinearPosterior(means, covariances, noise, alone.own_ratio, self.shared_ratio)
 
 
-def _likeliest(sums: _Sums, shared: Callable[[float], Sequence[float | None]]) -> _Fit:
-    """The best of `RATIOS` for slopes of the arms' own, with the best of what is `shared` beside each."""
-    fits = (fit for own in RATIOS for fit in _Alone.of(sums, own).fits(sums, shared(own)))
+def _best_fit(sums: _Sums, shared: Callable[[float], Sequence[float | None]]) -> _Fit:
+    """Return the fit with the greatest evidence over `RATIOS` and the `shared` ratios of each."""
+    fits = (fit for ratio in RATIOS for fit in _Alone.of(sums, ratio).fits(sums, shared(ratio)))
     return max(fits, key=lambda fit: fit.log_evidence)
 
 

@@ -1,26 +1,28 @@
 """Logistic Thompson sampling for rewards of 0 and 1, from totals that add up exactly.
 
-The usual online Laplace approximation, where the posterior of a batch is the prior of the next, depends on
-the order and on the cuts of batches, and cannot take a reward back. Here the likelihood is rebuilt from sums:
+The usual online Laplace approximation, where the posterior of a batch is the prior of the next,
+depends on the order and on the cuts of batches, and cannot take a reward back. Here the likelihood
+is rebuilt from sums:
 
     log likelihood = theta . sum x r  -  sum log(1 + exp(theta . x)).
 
-The first sum is exact. For the second, contexts are put into cells, which keep their number of rows and the
-sum of their contexts. As long as an arm has seen at most `CELLS_MAX` different contexts, which schemas of
-categories and flags ensure, nothing is lost. Beyond, cells are merged into cells twice as wide, as often as
-it takes; how often is a function of the set of rows, so that neither order nor batches change a bit. Rows of
-a cell then count as normally distributed about its mean, with the scatter within cells that the exact Gram
-matrix leaves. So with many continuous features, when cells hold little but the mean, it is logistic
-regression for a normal design.
+The first sum is exact. For the second, contexts are put into cells, which keep their number of rows
+and the sum of their contexts. As long as an arm has seen at most `CELLS_MAX` different contexts,
+which schemas of categories and flags ensure, nothing is lost. Beyond, cells are merged into cells
+twice as wide, as often as it takes; how often is a function of the set of rows, so that neither
+order nor batches change a bit. Rows of a cell then count as normally distributed about its mean,
+with the scatter within cells that the exact Gram matrix leaves. So with many continuous features,
+when cells hold little but the mean, it is logistic regression for a normal design.
 
-What taking rows away does not give back is fineness: only totals of the rows anew have it.
+Removing rows does not make cells finer again: only new totals of the remaining rows are.
 
-The posterior is Laplace's: a normal one about the mode, with the curvature there. It is good where an arm has
-tens of rows per feature, and too narrow in the tails for few rows or separable ones, which the prior keeps
-finite. The regret bounds of Thompson sampling do not cover it.
+The posterior is Laplace's: a normal one about the mode, with the curvature there. It is good where
+an arm has tens of rows per feature, and too narrow in the tails for few rows or separable ones,
+which the prior keeps finite. The regret bounds of Thompson sampling do not cover it.
 
-Source: Chapelle & Li (2011), NeurIPS, for logistic Thompson sampling with Laplace's approximation (theirs is
-diagonal and online); Bishop (2006), Pattern Recognition and Machine Learning, sec. 4.4 and 4.5.
+Source: Chapelle & Li (2011), NeurIPS, for logistic Thompson sampling with Laplace's approximation
+(theirs is diagonal and online); Bishop (2006), Pattern Recognition and Machine Learning, sec. 4.4
+and 4.5.
 """
 
 import math
@@ -32,15 +34,15 @@ from typing import Final, NamedTuple
 import numpy as np
 from scipy import special
 
-from bandits.arms import FloatArray
 from bandits.contextual import ARMS_MAX, LinearArms
 from bandits.features import ENTRY_MAX, REWARD_UNIT, UNIT, IntArray
 from bandits.linear import LinearTotals
+from bandits.totals import FloatArray
 from stats.errors import InvalidInput
 
 CELLS_MAX: Final = 4096
 SPREADS: Final = tuple(2.0**power for power in range(-3, 3))
-"""Prior deviation of what slopes add to the log-odds of a usual context: what the evidence chooses from."""
+"""Prior deviations of what slopes add to the log-odds of a usual context: the candidates."""
 
 _NODES, _NODE_WEIGHTS = special.roots_hermitenorm(11)
 _NODE_WEIGHTS = _NODE_WEIGHTS / _NODE_WEIGHTS.sum()
@@ -53,13 +55,14 @@ _HEADER: Final = struct.Struct("<qqq")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LogisticTotals:
-    """Rows of one arm: their exact sums, and their contexts by cells 2**`level` fixed-point units wide.
+    """Rows of one arm: exact sums, and contexts in cells 2**`level` fixed-point units wide.
 
-    `cells` (c, d) are numbers of cells, in ascending order, each once; `n` (c,) the rows in each; `sums` (c,
-    d) their contexts in fixed point. `level` is the least at which there are at most CELLS_MAX cells.
+    `cells` (c, d) are numbers of cells, in ascending order, each once; `n` (c,) the rows in each;
+    `sums` (c, d) their contexts in fixed point. `level` is the least at which there are at most
+    CELLS_MAX cells.
 
-    Worked by hand: contexts (1, 0), (1, 0) and (1, 1) make two cells with n = (2, 1) and the means (1, 0),
-    (1, 1).
+    Worked by hand: contexts (1, 0), (1, 0) and (1, 1) make two cells with n = (2, 1) and the means
+    (1, 0), (1, 1).
     """
 
     linear: LinearTotals
@@ -70,13 +73,13 @@ class LogisticTotals:
 
     @classmethod
     def empty(cls, d: int) -> "LogisticTotals":
-        """Of no rows with d features."""
+        """Return the totals of an empty set of rows with d features."""
         none = np.zeros((0, d), np.int64)
         return cls(LinearTotals.empty(d), 0, none, np.zeros(0, np.int64), none)
 
     @classmethod
     def of_rows(cls, contexts: IntArray, rewards: FloatArray) -> "LogisticTotals":
-        """Of contexts in fixed point, shape (n, d), and rewards in [0, 1], shape (n,).
+        """Sum contexts in fixed point, shape (n, d), and rewards in [0, 1], shape (n,).
 
         A fractional reward r counts as r successes and 1 - r failures.
 
@@ -96,7 +99,7 @@ class LogisticTotals:
         )
 
     def __sub__(self, other: "LogisticTotals") -> "LogisticTotals":
-        """Without rows that were counted in these totals. Raises InvalidInput if they were not."""
+        """Remove rows that were counted in these totals. Raises InvalidInput if they were not."""
         linear = self.linear - other.linear
         negated = LogisticTotals(LinearTotals.empty(self.d), other.level, other.cells, -other.n, -other.sums)
         merged = self + negated
@@ -112,15 +115,15 @@ class LogisticTotals:
         return hash(self.to_bytes())
 
     def to_bytes(self) -> bytes:
-        """Little-endian 64-bit numbers: level, c, d, cells, n, sums, then the linear totals."""
+        """Encode as little-endian 64-bit numbers: level, c, d, cells, n, sums, linear totals."""
         parts = (np.array([self.level, len(self.n), self.d]), self.cells, self.n, self.sums)
         return b"".join(part.astype("<i8").tobytes() for part in parts) + self.linear.to_bytes()
 
     @classmethod
     def from_bytes(cls, body: bytes) -> "LogisticTotals":
-        """The inverse of `to_bytes`. Raises InvalidInput if these are no totals."""
+        """Decode. Raises InvalidInput if the bytes are not valid totals."""
         if len(body) < _HEADER.size:
-            raise InvalidInput(f"{len(body)} bytes are no totals")
+            raise InvalidInput(f"{len(body)} bytes are not valid totals")
         level, c, d = _HEADER.unpack_from(body)
         start, size = _HEADER.size, c * (2 * d + 1)
         if not (0 <= level <= _LEVEL_MAX and 0 <= c <= CELLS_MAX and d > 0 and start + 8 * size < len(body)):
@@ -132,7 +135,7 @@ class LogisticTotals:
 
     @property
     def d(self) -> int:
-        """The number of features, the intercept included."""
+        """Number of features, including the intercept."""
         return self.linear.d
 
 
@@ -144,18 +147,23 @@ class LogisticPosterior(NamedTuple):
     spread: float
 
     def arms(self) -> LinearArms:
-        """For the server: scores are log-odds, and the greatest log-odds are the greatest probability."""
+        """Return the arrays for the server.
+
+        Scores are log-odds: the greatest log-odds are the greatest probability.
+        """
         return LinearArms.of(self.means, self.covariances)
 
 
 def logistic(totals: Sequence[LogisticTotals]) -> LogisticPosterior:
-    """Laplace's posterior of each arm.
+    """Return Laplace's posterior of each arm.
 
-    Slopes have independent normal priors whose deviation is `spread` / sqrt(E|x|^2), intercepts a deviation
-    of 1.5 about the log-odds of all rewards together. `spread` is the one of SPREADS with the greatest
-    marginal likelihood (Laplace's) times a log-normal prior of median 1 / 2 and spread log 2.
+    Slopes have independent normal priors whose deviation is `spread` / sqrt(E|x|^2), intercepts a
+    deviation of 1.5 about the log-odds of all rewards together. `spread` is the one of SPREADS with
+    the greatest marginal likelihood (Laplace's) times a log-normal prior of median 1 / 2 and spread
+    log 2.
 
-    Raises InvalidInput if there are no arms, more than ARMS_MAX, or they differ in the number of features.
+    Raises InvalidInput if there are no arms, more than ARMS_MAX, or they differ in the number of
+    features.
     """
     if not 1 <= len(totals) <= ARMS_MAX:
         raise InvalidInput(f"there must be between 1 and {ARMS_MAX} arms, got {len(totals)}")
@@ -210,7 +218,7 @@ def _stacked(fits: list[_Fit]) -> tuple[FloatArray, FloatArray]:
 
 
 def _laplace(rows: _Rows, centre: FloatArray, precision: FloatArray) -> _Fit:
-    """Newton's method from the centre on a concave objective; steps that lose are halved."""
+    """Maximise the log posterior by Newton's method from the centre; steps that lose are halved."""
     theta = centre.copy()
     at = _at(rows, theta, centre, precision)
     for _ in range(_STEPS_MAX):
@@ -240,8 +248,9 @@ class _At(NamedTuple):
 def _at(rows: _Rows, theta: FloatArray, centre: FloatArray, precision: FloatArray) -> _At:
     """Expectations over the scatter s within cells are by Gauss-Hermite quadrature.
 
-    Where a context is m + e with e normal and f a derivative of log(1 + exp), E f e = E f' S theta for the
-    scatter S of e; and the same once more for the curvature, which so is the expectation of p' x x^T.
+    Where a context is m + e with e normal and f a derivative of log(1 + exp), E f e = E f' S theta
+    for the scatter S of e; and the same once more for the curvature, which so is the expectation of
+    p' x x^T.
     """
     spread = math.sqrt(max(float(theta @ rows.scatter @ theta), 0.0))
     nodes, weights = (_NODES, _NODE_WEIGHTS) if spread else (_NODES[:1] * 0, _NODE_WEIGHTS[:1] * 0 + 1)
@@ -266,7 +275,7 @@ def _at(rows: _Rows, theta: FloatArray, centre: FloatArray, precision: FloatArra
 def _grouped(
     linear: LinearTotals, level: int, cells: IntArray, n: IntArray, sums: IntArray
 ) -> LogisticTotals:
-    """One entry per cell, and cells so much wider that there are few enough."""
+    """Merge rows into one entry per cell, and widen cells until there are at most CELLS_MAX."""
     coarser = _doublings(cells)
     unique, inverse = np.unique(cells >> coarser, axis=0, return_inverse=True)
     merged_n, merged_sums = np.zeros(len(unique), np.int64), np.zeros(unique.shape, np.int64)
@@ -276,7 +285,7 @@ def _grouped(
 
 
 def _doublings(cells: IntArray) -> int:
-    """The least number of doublings in width after which there are at most CELLS_MAX, by bisection."""
+    """Return the least number of doublings in width that leaves at most CELLS_MAX, by bisection."""
     low, high = 0, _LEVEL_MAX
     while low < high:
         middle = (low + high) // 2

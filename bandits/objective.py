@@ -30,42 +30,13 @@ class Constraint:
             raise InvalidInput(f"at_least must be below at_most, got {self.at_least:g} and {self.at_most:g}")
 
     def probability_met(self) -> FloatArray:
-        """P(the arm's mean is within the bounds), shape (n_arms,)."""
+        """Return P(the arm's mean is within the bounds), shape (n_arms,)."""
         n_arms = len(self.metric.mean)
         above = (
             self.metric.probability_below(self.at_least) if np.isfinite(self.at_least) else np.zeros(n_arms)
         )
         below = self.metric.probability_below(self.at_most) if np.isfinite(self.at_most) else np.ones(n_arms)
         return np.clip(below - above, 0.0, 1.0)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Feasibility:
-    """P(best of the feasible arms) and P(feasible), each of shape (n_arms,), and P(no arm is feasible)."""
-
-    best: FloatArray
-    feasible: FloatArray
-    none: float
-
-
-def feasibility(reward: Arms, constraints: Sequence[Constraint]) -> Feasibility:
-    """Which arm has the greatest reward among those that meet every constraint.
-
-    Posteriors of reward and metrics are taken as independent: of the same arm they usually are not (a slow
-    answer is liked less), and then P(best and feasible) is off by as much, though each factor is right.
-
-    Worked by hand: see `probability_best_feasible`.
-
-    Raises InvalidInput if the numbers of arms differ.
-    """
-    feasible = np.ones(len(reward.mean))
-    for constraint in constraints:
-        met = constraint.probability_met()
-        if met.shape != feasible.shape:
-            raise InvalidInput("reward and metrics must have the same number of arms")
-        feasible = feasible * met
-    best, none = probability_best_feasible(reward, feasible)
-    return Feasibility(best, feasible, none)
 
 
 def constrained_thompson(
@@ -75,31 +46,42 @@ def constrained_thompson(
     when_none: Allocation,
     exploration_floor: float,
 ) -> Allocation:
-    """Thompson sampling among feasible arms: P(best and feasible) + P(none feasible) x `when_none`, floored.
+    """Serve by Thompson sampling among feasible arms.
 
-    Draw rewards and metrics from the posteriors, serve the best arm that meets the constraints, and serve
-    `when_none` (say, all to the control) if none does: these are the exact probabilities of that. An arm
-    found infeasible keeps the floor only.
+    Shares are P(best and feasible) + P(none feasible) x `when_none`, mixed with the floor.
+    Posteriors of reward and metrics are taken as independent. For one arm they usually are not (a
+    slow answer is liked less); then P(best and feasible) is off, although each factor is right.
 
-    Worked by hand: two equal arms, the second feasible with 1/2, the first for sure: shares 3/4 and 1/4.
+    Draw rewards and metrics from the posteriors, serve the best arm that meets the constraints, and
+    serve `when_none` (say, all to the control) if none does: these are the exact probabilities of
+    that. An arm found infeasible keeps the floor only.
+
+    Worked by hand: two equal arms, the second feasible with 1/2, the first for sure: shares 3/4 and
+    1/4.
 
     Raises InvalidInput if the numbers of arms differ or exploration_floor is not in [0, 1].
     """
-    found = feasibility(reward, constraints)
-    if when_none.shares.shape != found.best.shape:
+    feasible = np.ones(len(reward.mean))
+    for constraint in constraints:
+        met = constraint.probability_met()
+        if met.shape != feasible.shape:
+            raise InvalidInput("reward and metrics must have the same number of arms")
+        feasible = feasible * met
+    best, none = probability_best_feasible(reward, feasible)
+    if when_none.shares.shape != best.shape:
         raise InvalidInput("when_none must have a share for each arm")
-    return with_floor(found.best + found.none * when_none.shares, exploration_floor)
+    return with_floor(best + none * when_none.shares, exploration_floor)
 
 
 def scalarised(metrics: Sequence[Arms], weights: Sequence[float]) -> NormalArms:
-    """The posterior of a weighted sum of metrics, weights in reward per unit of each metric.
+    """Return the posterior of a weighted sum of metrics; weights are in reward per unit.
 
-    Normal with the sum's mean and variance: metrics are taken as independent, and few observations of a
-    skewed one make it inexact. Where the sum can be computed for each unit, do so and use
+    Normal with the sum's mean and variance: metrics are taken as independent, and few observations
+    of a skewed one make it inexact. Where the sum can be computed for each unit, do so and use
     `NormalArms.from_totals`, which assumes neither.
 
-    Worked by hand: means 0.5 and 2.0 s with standard deviations 0.03 and 0.4 s, weights 1 and -0.1 per s:
-    mean 0.5 - 0.2 = 0.3, standard deviation sqrt(0.03^2 + 0.04^2) = 0.05.
+    Worked by hand: means 0.5 and 2.0 s with standard deviations 0.03 and 0.4 s, weights 1 and -0.1
+    per s: mean 0.5 - 0.2 = 0.3, standard deviation sqrt(0.03^2 + 0.04^2) = 0.05.
 
     Raises InvalidInput if there is not one finite weight a metric, or a variance is infinite.
     """
@@ -116,8 +98,8 @@ def scalarised(metrics: Sequence[Arms], weights: Sequence[float]) -> NormalArms:
 class Frontier:
     """Arms that no other arm beats in every metric.
 
-    `on` is the frontier of the posterior means; `probability` how likely each arm is on it, by Monte Carlo,
-    and `standard_error` of that; all of shape (n_arms,).
+    `on` is the frontier of the posterior means; `probability` how likely each arm is on it, by
+    Monte Carlo, and `standard_error` of that; all of shape (n_arms,).
     """
 
     on: NDArray[np.bool_]
@@ -128,12 +110,15 @@ class Frontier:
 def frontier(
     metrics: Sequence[Arms], signs: Sequence[int], *, rng: Generator, draws: int = 4_000
 ) -> Frontier:
-    """The Pareto frontier, where `signs` say of each metric whether more (1) or less (-1) is better.
+    """Return the Pareto frontier.
 
-    An arm is dominated if another is at least as good in every metric and better in one. Posteriors of
-    different metrics are taken as independent.
+    For each metric, `signs` say whether more (1) or less (-1) is better.
 
-    Worked by hand: reward 0.5, 0.6, 0.4 at cost 1, 2, 2 (less is better): the third is dominated by both.
+    An arm is dominated if another is at least as good in every metric and better in one. Posteriors
+    of different metrics are taken as independent.
+
+    Worked by hand: reward 0.5, 0.6, 0.4 at cost 1, 2, 2 (less is better): the third is dominated by
+    both.
 
     Raises InvalidInput unless there is one sign a metric, each 1 or -1, and draws >= 1.
     """
@@ -148,7 +133,7 @@ def frontier(
 
 
 def _not_dominated(values: FloatArray) -> NDArray[np.bool_]:
-    """`values` of shape (metrics, ..., n_arms), more is better; the answer without the first axis."""
+    """Return which arms no other dominates; `values` are (metrics, ..., n_arms), more is better."""
     n_arms = values.shape[-1]
     free = np.ones(values.shape[1:], dtype=bool)
     for arm in range(n_arms):

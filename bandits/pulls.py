@@ -1,4 +1,4 @@
-"""How policies pull arms in many simulated runs at once.
+"""Pulls of policies in many simulated runs at once.
 
 Thompson sampling draws from the posteriors here, where a server draws from P(best): pulls of one
 batch are then independent draws of the arm with exactly that distribution. So runs are equal in

@@ -1,10 +1,11 @@
 """Segments: arms whose rates differ between declared groups of units, with partial pooling.
 
-The rate of arm k in segment s is drawn from a Beta(mu kappa, (1 - mu) kappa) whose mean is that of the arm
-with the effect of the segment on all arms: logit mu = a_k + g_s. Some segments are harder for everybody: that
-tells nothing of the arms' order, and should not pass for disagreement about it. Where segments agree but for
-that, kappa is large and a thin segment borrows nearly everything from the others; where they differ, it
-stands on its own. All of it is learned from the totals of all arms in all segments.
+The rate of arm k in segment s is drawn from a Beta(mu kappa, (1 - mu) kappa) whose mean is that of
+the arm with the effect of the segment on all arms: logit mu = a_k + g_s. Some segments are harder
+for everybody: that tells nothing of the arms' order, and should not pass for disagreement about it.
+Where segments agree but for that, kappa is large and a thin segment borrows nearly everything from
+the others; where they differ, it stands on its own. All of it is learned from the totals of all
+arms in all segments.
 """
 
 import math
@@ -14,8 +15,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from scipy import special
 
-from bandits.arms import BetaArms, FloatArray, answers_per_reward
-from bandits.totals import ArmTotals
+from bandits.arms import BetaArms, answers_per_reward
+from bandits.totals import ArmTotals, FloatArray
 from stats.errors import InvalidInput
 from stats.totals import RewardTotals
 
@@ -38,10 +39,10 @@ _RESPONSE_MAX: Final = 2.0  # on the logit scale, how far one round of weighted 
 class Pooled(NamedTuple):
     """Arms of every segment, and how strongly the segments of each arm were drawn together.
 
-    `segments[s]` are the arms in segment s. `shrinkage[k]`, in (0, 1), is how far the rate of arm k in a
-    segment of middling size is drawn towards what the arm's rate elsewhere and the segment's effect let
-    expect: near 1 segments agree on the arms, near 0 each stands alone. `effects[s]`, on the logit scale, is
-    by how much segment s is kinder to all arms.
+    `segments[s]` are the arms in segment s. `shrinkage[k]`, in (0, 1), says how far the rate of arm
+    k in a segment of medium size is drawn towards its expectation from the arm's rate elsewhere and
+    the segment's effect. Near 1 segments agree on the arms; near 0 each stands alone. `effects[s]`,
+    on the logit scale, is by how much segment s is kinder to all arms.
     """
 
     segments: tuple[BetaArms, ...]
@@ -50,27 +51,28 @@ class Pooled(NamedTuple):
 
 
 def partially_pooled(totals: Sequence[Sequence[RewardTotals]]) -> Pooled:
-    """Posterior rates of each arm in each segment; `totals[s][k]` are those of arm k in segment s.
+    """Return the posterior rates of each arm in each segment from `totals[segment][arm]`.
 
-    The prior of expit(a_k) is uniform. That of kappa, which all arms share, is the one of a uniform shrinkage
-    kappa / (kappa + m), cut off at kappa = 1, where m is the mean size of the segments that have any rewards,
-    all arms counted. Both are integrated out on a grid, so that few segments leave the borrowing itself
-    uncertain; the mixture of Betas which that gives in a segment is served as the Beta with its mean and
-    variance. The effects of segments are learned first (`segment_effects`) and used as if they were known:
-    what is not known of them is common to the arms of a segment, which compete with each other. Of one arm
-    they cannot be told from its own differences, and are 0. A fractional reward counts for as many answers
-    of yes or no as it is worth (`bandits.arms.answers_per_reward`), learned within the segments of its arm
-    together. Segments that are served by one allocation need no pooling; the arms of
-    `segments[s]` go to `bandits.best.probability_best` or `bandits.allocation.thompson` as they are.
+    The prior of expit(a_k) is uniform. All arms share kappa. Its prior is that of a uniform
+    shrinkage kappa / (kappa + m), cut off at kappa = 1, where m is the mean size of the segments
+    that have any rewards, over all arms. Both are integrated out on a grid, so with few segments
+    the borrowing itself is uncertain. The result in a segment is a mixture of Betas. It is served
+    as the Beta with its mean and variance. The effects of segments are learned first
+    (`segment_effects`) and used as if they were known: their uncertainty is common to the arms of a
+    segment, which compete with each other. With one arm they cannot be separated from its own
+    differences, and are 0. A fractional reward counts for as many answers of yes or no as it is
+    worth (`bandits.arms.answers_per_reward`), learned within the segments of its arm together.
+    Segments that are served by one allocation need no pooling; the arms of `segments[s]` go to
+    `bandits.best.probability_best` or `bandits.allocation.thompson` as they are.
 
     Worked by hand: without any reward all rates are uniform in expectation: mean 1/2 everywhere.
 
-    Raises InvalidInput if there are no segments or more than SEGMENTS_MAX, they differ in their number of
-    arms, or a sum of rewards is not between 0 and n.
+    Raises InvalidInput if there are no segments or more than SEGMENTS_MAX, they differ in their
+    number of arms, or a sum of rewards is not between 0 and n.
 
-    Source: Gelman et al. (2013), Bayesian Data Analysis, 3rd ed., sec. 5.3, for the model; Christiansen &
-    Morris (1997), JASA 92(438), for the uniform-shrinkage prior. Theirs, like ours, sees the sizes of
-    segments.
+    Source: Gelman et al. (2013), Bayesian Data Analysis, 3rd ed., sec. 5.3, for the model;
+    Christiansen & Morris (1997), JASA 92(438), for the uniform-shrinkage prior. Theirs, like ours,
+    sees the sizes of segments.
     """
     if not 1 <= len(totals) <= SEGMENTS_MAX:
         raise InvalidInput(f"there must be between 1 and {SEGMENTS_MAX} segments, got {len(totals)}")
@@ -91,17 +93,18 @@ def partially_pooled(totals: Sequence[Sequence[RewardTotals]]) -> Pooled:
 
 
 def segment_effects(n: FloatArray, rewards: FloatArray) -> FloatArray:
-    """By how much each segment is kinder to all arms, on the logit scale, shape (s,).
+    """Return by how much each segment is kinder to all arms, on the logit scale, shape (s,).
 
-    `n` and `rewards`, shapes (s, n_arms), count answers and those of yes. The logit of a rate is a_k + g_s +
-    e_sk; g and e are normal with deviations of `_DEVIATIONS`, each pair of them as likely as any other before
-    the rewards, and averaged over by its marginal likelihood. The likelihood is taken as normal about the
-    current fit, three times. 0 for all if there are fewer than two arms or segments.
+    `n` and `rewards`, shapes (s, n_arms), count answers and those of yes. The logit of a rate is
+    a_k + g_s + e_sk; g and e are normal with deviations of `_DEVIATIONS`, each pair of them as
+    likely as any other before the rewards, and averaged over by its marginal likelihood. The
+    likelihood is taken as normal about the current fit, three times. 0 for all if there are fewer
+    than two arms or segments.
 
     Worked by hand: where all arms have the same rate in every segment, all are 0.
 
-    Source: Breslow & Clayton (1993), JASA 88(421), penalised quasi-likelihood; Searle, Casella & McCulloch
-    (1992), Variance Components, for the marginal likelihood of the normal model.
+    Source: Breslow & Clayton (1993), JASA 88(421), penalised quasi-likelihood; Searle, Casella &
+    McCulloch (1992), Variance Components, for the marginal likelihood of the normal model.
     """
     if min(n.shape) < 2:
         return np.zeros(len(n))
@@ -116,8 +119,8 @@ def segment_effects(n: FloatArray, rewards: FloatArray) -> FloatArray:
         residual = (rewards / np.where(seen, n, 1.0) - rate) / information
         response = np.where(seen, fitted + np.clip(residual, -_RESPONSE_MAX, _RESPONSE_MAX), 0.0)
         noise = np.where(seen, 1 / (np.where(seen, n, 1.0) * information), np.inf)
-        found = [_effects_given(response, noise, deviation) for deviation in _DEVIATIONS]
-        log_evidence, arms_given, effects_given = (np.concatenate(part) for part in zip(*found, strict=True))
+        fits = [_effects_given(response, noise, deviation) for deviation in _DEVIATIONS]
+        log_evidence, arms_given, effects_given = (np.concatenate(part) for part in zip(*fits, strict=True))
         weight = special.softmax(log_evidence)
         arms, effects = weight @ arms_given, weight @ effects_given
     return effects
@@ -126,10 +129,10 @@ def segment_effects(n: FloatArray, rewards: FloatArray) -> FloatArray:
 def _effects_given(
     response: FloatArray, noise: FloatArray, deviation: float
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """For each deviation of effects, given that of e: log evidence, arms (., k) and effects (., s).
+    """Return log evidence, arms (., k) and effects (., s) for each deviation of effects.
 
-    `response` is a + g + e with a normal error of variance `noise`. Effects are integrated out one by one,
-    which leaves the normal equations of the arms.
+    `response` is a + g + e with a normal error of variance `noise`. Effects are integrated out one
+    by one, which leaves the normal equations of the arms.
     """
     weight = 1 / (noise + deviation**2)
     variance = _DEVIATIONS[:, None] ** 2
@@ -150,11 +153,16 @@ def _effects_given(
 def _integrated(
     n: FloatArray, rewards: FloatArray, effects: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Alpha and beta, (s, k), and shrinkage, (k,): log kappa on a grid, twice laid anew where its mass is."""
+    """Return alpha and beta, (s, k), and shrinkage, (k,), from a grid over log kappa.
+
+    The grid is moved twice to where its mass is.
+    """
     sizes = n.sum(axis=1)
     size = float(sizes[sizes > 0].mean()) if sizes.any() else 1.0
     seen = [n[:, arm] > 0 for arm in range(n.shape[1])]
-    rows = [(n[one, arm], rewards[one, arm], effects[one]) for arm, one in enumerate(seen)]
+    rows = [
+        (n[segments, arm], rewards[segments, arm], effects[segments]) for arm, segments in enumerate(seen)
+    ]
     log_kappa = np.linspace(math.log(_KAPPA_MIN), math.log(size) + _LOG_RATIO_MAX, _KAPPA_NODES)
     for _ in range(2):
         log_kappa = _narrowed(log_kappa, _kappas_given(log_kappa, size, rows)[1])
@@ -168,16 +176,19 @@ def _integrated(
         beta = strength * special.expit(-logit) + (n[:, arm] - rewards[:, arm])
         served.append(_as_beta(alpha, beta, (weight[:, None] * shares).ravel()))
     alpha, beta = (np.stack(part, axis=1) for part in zip(*served, strict=True))
-    means = np.array([n[one, arm].mean() if one.any() else 1.0 for arm, one in enumerate(seen)])
+    means = np.array(
+        [n[segments, arm].mean() if segments.any() else 1.0 for arm, segments in enumerate(seen)]
+    )
     return alpha, beta, (kappa / (kappa + means[:, None])) @ weight
 
 
 def _kappas_given(
     log_kappa: FloatArray, size: float, rows: Sequence[tuple[FloatArray, FloatArray, FloatArray]]
 ) -> tuple[list[tuple[FloatArray, FloatArray]], FloatArray]:
-    """Of each arm the nodes of a and their shares, both (kappa, a), and the posterior of kappa, (kappa,).
+    """Return nodes of a and their shares for each arm, (kappa, a), and the posterior of kappa.
 
-    Its prior is uniform shrinkage, as a density of log kappa. The trapezoidal rule: its lower end is no tail.
+    Its prior is uniform shrinkage, as a density of log kappa. It is integrated by the trapezoidal
+    rule, as its lower end is not a tail.
     """
     log_weight = log_kappa - 2 * np.logaddexp(log_kappa, math.log(size))
     log_weight[[0, -1]] -= math.log(2)
@@ -190,7 +201,7 @@ def _kappas_given(
 
 
 def _as_beta(alpha: FloatArray, beta: FloatArray, weight: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Of a mixture in each segment, (nodes, s), the Beta with its mean and variance, (s,)."""
+    """Return the Beta with the mean and variance of each segment's mixture, (nodes, s) to (s,)."""
     mean = alpha / (alpha + beta)
     overall = weight @ mean
     variance = weight @ (mean * (1 - mean) / (alpha + beta + 1) + (mean - overall) ** 2)
@@ -199,7 +210,7 @@ def _as_beta(alpha: FloatArray, beta: FloatArray, weight: FloatArray) -> tuple[F
 
 
 def _narrowed(nodes: FloatArray, weight: FloatArray) -> FloatArray:
-    """As many nodes over six deviations either side of the mean, and a step more, but never further."""
+    """Spread the nodes over six deviations and a step on each side of the mean, within the grid."""
     mean = float(weight @ nodes)
     reach = 6 * math.sqrt(float(weight @ (nodes - mean) ** 2)) + float(nodes[1] - nodes[0])
     return np.linspace(max(nodes[0], mean - reach), min(nodes[-1], mean + reach), len(nodes))
@@ -208,10 +219,10 @@ def _narrowed(nodes: FloatArray, weight: FloatArray) -> FloatArray:
 def _rates_given(
     log_kappa: FloatArray, n: FloatArray, rewards: FloatArray, effects: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Nodes of an arm's a for each kappa, their shares there, (kappa, a), and the log likelihood of kappa.
+    """Return nodes of an arm's a, their shares, (kappa, a), and the log likelihood of each kappa.
 
-    Given kappa a segment tells of a what n kappa / (n + kappa) rewards would: that says where the nodes of a
-    are needed, which for a large kappa is a place that no common grid would hit.
+    Given kappa a segment tells of a what n kappa / (n + kappa) rewards would: that says where the
+    nodes of a are needed, which for a large kappa is a place that no common grid would hit.
     """
     kappa = np.exp(log_kappa)[:, None]
     worth = n * kappa / (n + kappa)
@@ -228,7 +239,7 @@ def _rates_given(
 
 
 def _peak(worth: FloatArray, rate: FloatArray, effects: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Where the posterior of a stands if segments tell what `worth` rewards would, and its deviation."""
+    """Return mode and deviation of a's posterior if each segment counts `worth` rewards."""
     rows = worth.sum(axis=1, keepdims=True) + 1
     centre = special.logit(((worth * rate).sum(axis=1, keepdims=True) + 0.5) / rows)
     for _ in range(_NEWTON_STEPS):
@@ -239,13 +250,13 @@ def _peak(worth: FloatArray, rate: FloatArray, effects: FloatArray) -> tuple[Flo
 
 
 def _information(worth: FloatArray, centre: FloatArray, effects: FloatArray) -> FloatArray:
-    """Of a, at `centre`, (kappa, 1): of what segments tell and of the prior, one answer."""
+    """Return the information about a at `centre`, (kappa, 1), from the segments and the prior."""
     mu, prior = special.expit(centre + effects), special.expit(centre)
     information: FloatArray = (worth * mu * (1 - mu)).sum(axis=1, keepdims=True) + prior * (1 - prior)
     return information
 
 
 def _log_rising(start: FloatArray, steps: float) -> FloatArray:
-    """log(Gamma(start + steps) / Gamma(start))."""
+    """Return log(Gamma(start + steps) / Gamma(start))."""
     rising: FloatArray = special.gammaln(start + steps) - special.gammaln(start)
     return rising

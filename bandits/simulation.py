@@ -1,4 +1,4 @@
-"""How policies fare on simulated traffic: many runs at once, vectorised.
+"""Simulation of policies on traffic to come: many runs at once, vectorised.
 
 Time is counted in rounds, one pull each. Allocations are made for a batch of rounds, and the
 rewards of a batch become known `delay` rounds after its last round.

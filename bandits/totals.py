@@ -1,4 +1,4 @@
-"""What policies read: sums over the rewards of every arm, as arrays."""
+"""Totals that policies read: sums over the rewards of every arm, as arrays."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,13 +16,13 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ArmTotals:
-    """Number of rewards, their sum and sum of squares, and pulls whose reward is still pending, by arm.
+    """Number of rewards, sum, sum of squares, and pulls whose reward is pending, by arm.
 
-    Arrays of shape (n_arms,), or (..., n_arms) where many runs are simulated at once. `n` need not be whole:
-    forgetting leaves an effective number. Totals merge by addition.
+    Arrays of shape (n_arms,), or (..., n_arms) where many runs are simulated at once. `n` need not
+    be whole: forgetting leaves an effective number. Totals merge by addition.
 
-    Raises InvalidInput unless the shapes agree, there is an arm, everything is finite, and nothing but
-    `sum` is negative.
+    Raises InvalidInput unless the shapes agree, there is an arm, everything is finite, and nothing
+    but `sum` is negative.
     """
 
     n: FloatArray
@@ -41,7 +41,7 @@ class ArmTotals:
 
     @classmethod
     def of(cls, totals: "Sequence[RewardTotals] | ArmTotals", pending: Sequence[int] = ()) -> "ArmTotals":
-        """From the totals of each arm; nothing is pending unless told."""
+        """Collect the totals of each arm; by default nothing is pending."""
         if isinstance(totals, ArmTotals):
             return totals
         n, rewards, squares = (
@@ -59,30 +59,34 @@ class ArmTotals:
         )
 
     def weighted(self, weight: float) -> "ArmTotals":
-        """The same totals as if each reward counted `weight` times. What is pending stays as it is."""
+        """Return the totals with each reward counted `weight` times.
+
+        What is pending stays as it is.
+        """
         checks.not_negative(weight, "weight")
         return replace(self, n=weight * self.n, sum=weight * self.sum, sum_squares=weight * self.sum_squares)
 
     @property
     def n_arms(self) -> int:
-        """The number of arms."""
+        """Number of arms."""
         return int(self.n.shape[-1])
 
     @property
     def mean(self) -> FloatArray:
-        """The average reward of each arm, shape (n_arms,); 0 for an arm without rewards, which `n` shows."""
+        """Average reward of each arm, shape (n_arms,); 0 for an arm without rewards."""
         mean: FloatArray = self.sum / np.where(self.n > 0, self.n, 1.0)
         return mean
 
     @property
     def variance(self) -> FloatArray:
-        """The variance of each arm's rewards, with divisor n; 0 for an arm without rewards.
+        """Variance of each arm's rewards, with divisor n; 0 for an arm without rewards.
 
-        From raw sums: for rewards of order 1. It loses as many digits as the mean has more than the spread.
+        It is computed from raw sums, for rewards of order 1: it loses the digits by which the mean
+        exceeds the spread.
         """
         return np.maximum(self.sum_squares / np.where(self.n > 0, self.n, 1.0) - self.mean**2, 0.0)
 
     def check_unit_rewards(self) -> None:
-        """Raises InvalidInput if these cannot be sums of rewards in [0, 1]."""
+        """Raise InvalidInput if these cannot be sums of rewards in [0, 1]."""
         if not ((self.sum >= 0) & (self.sum <= self.n)).all():
             raise InvalidInput("rewards must be in [0, 1], so a sum lies between 0 and n")

@@ -26,7 +26,7 @@ _LEAST: Final = np.nextafter(-1.0, 0.0)
 
 
 def ucb1_index(totals: ArmTotals) -> FloatArray:
-    """The mean plus sqrt(2 ln t / n), shape (n_arms,), infinite for an arm that was never pulled.
+    """Return the mean plus sqrt(2 ln t / n), shape (n_arms,), infinite for an arm never pulled.
 
     Worked by hand: 10 of 20 after 100 pulls in all: 0.5 + sqrt(2 x 4.605 / 20) = 1.1786.
 
@@ -54,7 +54,9 @@ def ucb1_tuned_index(totals: ArmTotals) -> FloatArray:
 
 
 def kl_ucb_index(totals: ArmTotals) -> FloatArray:
-    """The greatest q with n kl(mean, q) <= ln t, kl being Bernoulli's; for any reward in [0, 1].
+    """Return the greatest q with n kl(mean, q) <= ln t, for rewards in [0, 1].
+
+    kl is the divergence of Bernoulli distributions.
 
     The paper proves its bound with ln t + 3 ln ln t and recommends this in practice.
 
@@ -138,19 +140,24 @@ def bernoulli_divergence(p: FloatArray, q: FloatArray) -> FloatArray:
     return np.where(p == q, 0.0, divergence)
 
 
-def _bound(totals: ArmTotals, of: Callable[[FloatArray, FloatArray, FloatArray], FloatArray]) -> FloatArray:
-    """`of(mean, pulls, ln t)`; infinite for an arm never pulled.
+def _bound(
+    totals: ArmTotals, bound: Callable[[FloatArray, FloatArray, FloatArray], FloatArray]
+) -> FloatArray:
+    """Return `bound(mean, pulls, ln t)`; infinite for an arm never pulled.
 
     An arm whose rewards are all pending counts as if its average were 1/2.
     """
     pulls = totals.n + totals.pending
     log_t = np.log(np.maximum(pulls.sum(axis=-1, keepdims=True), 1.0))
     mean = np.where(totals.n > 0, totals.mean, 0.5)
-    return np.where(pulls > 0, of(mean, np.where(pulls > 0, pulls, 1.0), log_t), np.inf)
+    return np.where(pulls > 0, bound(mean, np.where(pulls > 0, pulls, 1.0), log_t), np.inf)
 
 
 def _kl_upper(mean: FloatArray, level: FloatArray) -> FloatArray:
-    """The greatest q in [mean, 1] with kl(mean, q) <= level, by bisection below Pinsker's bound."""
+    """Return the greatest q in [mean, 1] with kl(mean, q) <= level.
+
+    It is found by bisection below Pinsker's bound.
+    """
     low, high = mean.copy(), np.minimum(mean + np.sqrt(level / 2), 1.0)
     rest, least = 1 - mean, special.xlogy(mean, mean) + special.xlog1py(1 - mean, -mean) - level
     for _ in range(_BISECTIONS):

@@ -24,12 +24,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from benchmarks import (
+    calibrate_adaptive,
     calibrate_bandits,
     calibrate_counts,
     calibrate_fixed,
     calibrate_policies,
     calibrate_sequences,
     calibrate_sequential,
+    calibrate_verdicts,
     whole_path,
 )
 from benchmarks.validity import SEED, SEED_OFFSET, Parts, Row, number
@@ -39,8 +41,10 @@ PARTS: Parts = {
     **calibrate_sequential.PARTS,
     **calibrate_counts.PARTS,
     **calibrate_bandits.PARTS,
+    **calibrate_adaptive.PARTS,
     **calibrate_fixed.PARTS,
     **calibrate_policies.PARTS,
+    **calibrate_verdicts.PARTS,
     **whole_path.PARTS,
 }
 

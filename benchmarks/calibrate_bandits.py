@@ -129,29 +129,6 @@ def _share(hits: np.ndarray) -> Simulated:
     return Simulated.share(hits.mean(), len(hits))
 
 
-def aipw_sequence_misses(
-    history: History, means: list[float], *, looks: Iterable[int], pulls_min: int, fixed: bool = False
-) -> Simulated:
-    """Share of histories in which `adaptive.difference_sequence` ever misses at these periods.
-
-    `fixed` plants a bug: the interval of the same estimate that was made for one look.
-    """
-    mu = np.array(means)
-    first, last = history.arms[0], history.arms[-1]
-    missed = np.zeros(len(history.pulls), dtype=bool)
-    for end in looks:
-        cut = [
-            adaptive.ArmArrays(*(getattr(a, f)[:, :end] for f in a.__struct_fields__)) for a in (first, last)
-        ]
-        value, variance = adaptive.differences(cut[0], cut[1], weights="uniform", first_guess=0.0)
-        n = float(cut[0].assigned[0].sum())
-        sequence = sequences.radius(variance, n, alpha=ALPHA, tuned_to=1_000)
-        distance = 1.96 * np.sqrt(variance) if fixed else sequence
-        enough = (history.pulls[:, end - 1, 0] >= pulls_min) & (history.pulls[:, end - 1, -1] >= pulls_min)
-        missed |= enough & (np.abs(value - (mu[-1] - mu[0])) > distance)
-    return _share(missed)
-
-
 def even_arm(arm: adaptive.ArmArrays, n_arms: int) -> adaptive.ArmArrays:
     """The same pulls and rewards, with the weights of an even split."""
     w = arm.propensity * n_arms
@@ -231,10 +208,6 @@ def bandit_rows(*, full: bool) -> Iterator[Row]:
         bias = Simulated(abs(figures.bias.value), figures.bias.error)
         yield at_most(f"V10 bias of the arm, {name}", bias, 0.015 if means[0] == means[-1] else 0.03)
         yield at_most(f"V10 misses at any look, {name}", figures.anytime_misses, limit)
-        if kind == "normal":
-            looks = range(100, periods + 1, 100)
-            misses = aipw_sequence_misses(history, means, looks=looks, pulls_min=adaptive.SEQUENCE_PULLS_MIN)
-            yield at_most(f"V10 AIPW sequence misses at any look, {name}", misses, limit)
     history = thompson([0.1, 0.11], kind="bernoulli", periods=200, batch=100, runs=runs, seed=189)
     misses = importance_misses(history, [0.1, 0.11], looks=range(20, 201, 20))
     yield at_most("V10 importance-weighted Bernstein misses", misses, limit)

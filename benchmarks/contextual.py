@@ -26,13 +26,14 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 from numpy.random import Generator, default_rng
 
-from bandits.arms import BetaArms, FloatArray
+from bandits.arms import BetaArms
 from bandits.contextual import LinearArms, thompson, ucb
 from bandits.features import UNIT, Categorical, Hashed, IntArray, Numeric, Schema
 from bandits.linear import LinearTotals, disjoint, hybrid
 from bandits.logistic import LogisticTotals, logistic
 from bandits.segments import partially_pooled
 from bandits.thompson import thompson as thompson_of_arms
+from bandits.totals import FloatArray
 from benchmarks.harness import interleaved, show
 from stats.totals import RewardTotals
 

@@ -13,8 +13,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.random import Generator, default_rng
 
-from bandits.arms import FloatArray, answers_per_reward
-from bandits.totals import ArmTotals
+from bandits.arms import answers_per_reward
+from bandits.totals import ArmTotals, FloatArray
 from benchmarks.harness import show
 
 ROUNDS: Final = 2_000

@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -21,7 +22,7 @@ from app.analysis.evidence.effect import _bounded
 from app.analysis.readout.analyze import analyze
 from app.analysis.readout.model import Stored, measured_of
 from app.analysis.readout.record import Readout
-from app.analysis.stored import UnitCell
+from app.analysis.stored import StratumCell, UnitCell
 from app.experiments.metrics import Margin, Mean, Metric, Proportion, QuantileOf, Ratio
 from app.experiments.model import Definition, Experiment, Running, Variant
 from app.experiments.plan import AnalysisPlan, Segments
@@ -30,6 +31,7 @@ from app.ledger.rewards.model import NANO
 from app.ledger.units.measures import ACCURACY, CellTotals, Sums
 from benchmarks import harness
 from benchmarks.validity import SEED
+from stats.concurrent import AGE_STRATA
 from stats.quantiles import bucket_numbers
 
 LARGE: Final = 1_000_000
@@ -103,8 +105,12 @@ def cells(units: int) -> list[Body]:
     return found
 
 
-def _sums(metric: Metric, before: np.ndarray, factor: float, rng: np.random.Generator) -> Sums:
+def _sums(
+    metric: Metric, before: np.ndarray, factor: float, rng: np.random.Generator, *, drawn: bool = False
+) -> Sums:
     n = len(before)
+    if drawn and isinstance(metric.measure, QuantileOf):
+        return {}
     match metric.measure:
         case Proportion():
             rate = 0.01 if metric.role == "guardrail" else 0.4
@@ -117,7 +123,10 @@ def _sums(metric: Metric, before: np.ndarray, factor: float, rng: np.random.Gene
             columns = [rng.binomial(sessions.astype(int), min(0.3 * factor, 1)).astype(float), sessions]
         case _:
             columns = [np.clip(factor * before + rng.normal(0, 0.1, n), 0, 1), before]
-    if not isinstance(metric.measure, Ratio):
+    if drawn:
+        outcomes = columns if isinstance(metric.measure, Ratio) else columns[:1]
+        columns = [*outcomes, np.full(n, float(len(VARIANTS)))]
+    elif not isinstance(metric.measure, Ratio):
         columns.append(np.zeros(n))  # of no unit is the covariate missing
     products = [columns[row] @ columns[column] for row in range(len(columns)) for column in range(row + 1)]
     sums = [int(column.sum() * NANO) for column in columns]
@@ -141,8 +150,22 @@ def read(bodies: Sequence[Body], *, adaptive: bool) -> Readout:
         latest=None,
         history=[],
         epoch_shares={1: None if adaptive else (0.25,) * len(VARIANTS)},
+        strata=strata() if adaptive else (),
     )
     return analyze(PLAN, measured_of(DEFINITION).metrics, stored.observed(EXPERIMENT))
+
+
+@cache
+def strata() -> list[StratumCell]:
+    """As many strata as there may be, each of a few units with 1 / propensity beside their outcomes."""
+    rng, measured = np.random.default_rng(SEED + 1), measured_of(DEFINITION).metrics
+    found = []
+    for stratum in range(AGE_STRATA):
+        for variant in range(len(VARIANTS)):
+            before = rng.normal(0.5, 0.1, 200)
+            sums = tuple(_sums(metric, before, 1 + 0.01 * variant, rng, drawn=True) for metric in measured)
+            found.append(StratumCell(1, stratum, variant, CellTotals(200, sums)))
+    return found
 
 
 def measured_ms(bodies: Sequence[Body], *, adaptive: bool) -> list[tuple[float, float]]:

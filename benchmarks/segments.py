@@ -13,9 +13,10 @@ from typing import Final, NamedTuple
 from numpy.random import Generator, default_rng
 from scipy import special
 
-from bandits.arms import BetaArms, FloatArray
+from bandits.arms import BetaArms
 from bandits.features import IntArray
 from bandits.segments import partially_pooled
+from bandits.totals import FloatArray
 from benchmarks.harness import show
 from stats.totals import RewardTotals
 

@@ -18,15 +18,16 @@ from app.analysis.observed import Observed
 from app.analysis.readout.analyze import analyze
 from app.analysis.readout.model import Stored, measured_of
 from app.analysis.readout.record import Readout
-from app.analysis.stored import EpochTotals, UnitCell
+from app.analysis.stored import EpochTotals, StratumCell, UnitCell
 from app.assignment import bucketing
 from app.experiments.metrics import Metric, Proportion
 from app.experiments.model import Definition, Experiment, Reward, Running, Variant
 from app.experiments.plan import AnalysisPlan, FixedHorizon
 from app.experiments.policies import FixedPolicy, Policy, ThompsonPolicy
 from app.ledger.rewards.model import ASSIGNMENT, GIVEN, NONE, Given, Rule, differences, resolve
-from app.ledger.units.measures import cells, measures_of
-from app.ledger.units.model import Heads, measure, totals_by_minute
+from app.ledger.units.measures import Measures, cells, measures_of
+from app.ledger.units.model import Heads, Units, measure, totals_by_minute, totals_by_stratum
+from app.ledger.units.strata import Shares, of_rewards
 from benchmarks.validity import Parts, Row, Simulated, at_most, caught, error_limit, generator, within
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -95,11 +96,15 @@ class WholePath:
         bits = rng.integers(bucketing.WHOLE, size=n).tolist()
         return self.expose([bucketing.draw(number, sums) for number in bits], at_us)
 
-    def expose(self, variants: Sequence[int], at_us: int) -> np.ndarray:
-        """Add assignments with these variants, and return the variants."""
+    def expose(
+        self, variants: Sequence[int], at_us: int, propensities: Sequence[float] | None = None
+    ) -> np.ndarray:
+        """Assignments that a server has drawn; without propensities by the shares of the newest version."""
         new = np.zeros(len(variants), ASSIGNMENT)
         new["experiment_id"], new["epoch"] = 1, self.experiment.epoch
         new["variant"], new["exposed"], new["reward"] = variants, True, NONE
+        shares = np.array(self.points[-1].shares)
+        new["propensity"] = shares[list(variants)] if propensities is None else propensities
         new["assigned_us"], new["deadline_us"] = at_us, at_us + self._rules[1].horizon_us
         self.log = np.concatenate([self.log, new])
         return new["variant"]
@@ -143,6 +148,7 @@ class WholePath:
             latest=self.points[-1],
             history=self.points,
             epoch_shares=shares,
+            strata=self._strata(),
         )
         return stored.observed(self.experiment)
 
@@ -157,13 +163,29 @@ class WholePath:
         measures = measures_of(definition.metrics, definition.plan, definition.stickiness)
         if measures is None:
             return []
+        found = cells(totals_by_minute(1, self._measured(measures), measures))
+        return [UnitCell(*key[1:], totals) for key, totals in sorted(found.items())]
+
+    def _measured(self, measures: Measures) -> Units:
         given = Given(self._signals, ["score"])
         heads = Heads.of([None] * len(self.log), measures)
-        units = measure(
-            self.log, np.arange(len(self.log)), given, heads, measures, silent_until_us=self._now_us
-        )
-        by_key = cells(totals_by_minute(1, units, measures))
-        return [UnitCell(*key[1:], totals) for key, totals in sorted(by_key.items())]
+        numbers = np.arange(len(self.log))
+        return measure(self.log, numbers, given, heads, measures, silent_until_us=self._now_us)
+
+    def _strata(self) -> list[StratumCell]:
+        """Units by the shares of their draws."""
+        definition = self.experiment.definition
+        if isinstance(definition.policy, FixedPolicy):
+            return []
+        measures = measures_of(definition.metrics, definition.plan, definition.stickiness)
+        shares = Shares({self.experiment.epoch: (len(definition.variants), 0)})
+        if measures is None:
+            nothing = self.log.copy()
+            nothing["reward"] = NONE
+            found = of_rewards(nothing, self.log, {1: shares})
+        else:
+            found = totals_by_stratum(1, shares.applied(self._measured(measures), self.log), measures)
+        return [StratumCell(*key[1:], totals) for key, totals in sorted(found.items())]
 
     def _variants(self) -> list[VariantTotals]:
         variants = [VariantTotals()] * len(self.experiment.definition.variants)

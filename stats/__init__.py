@@ -12,7 +12,8 @@ Choose a sequential method by how you look at the data:
 | two named hypotheses, as few observations as possible | `BernoulliSprt`, `NormalSprt`, `TwoArmSprt` |
 | whether a small arm (a canary) is worse than a large one, or not by a margin | `OneSided` |
 | rare events in two arms, any and moving traffic shares | `ratio_evalue`, `ratio_sequence` |
-| an estimate from data that a bandit allocated | `adaptive` |
+| a difference under a policy that reacts to outcomes, at every look, under any drift | `concurrent` |
+| the mean of one arm from such data | `adaptive` |
 | whether assignments follow their logged probabilities | `srm` |
 
 "SpeedSeq" is a name in descriptions of fast sequential testing; no published test has it. Use `Yeast` for the
@@ -28,7 +29,6 @@ from stats.adaptive import (
     adaptive_mean,
     importance_sequence,
 )
-from stats.adaptive import difference_sequence as adaptive_difference_sequence
 from stats.agreement import (
     LimitingAgreement,
     cohen_kappa,
@@ -38,6 +38,18 @@ from stats.agreement import (
 )
 from stats.balance import balance_evalue
 from stats.bounded import BernsteinSums, bounded_sequence
+from stats.concurrent import (
+    ConcurrentArms,
+    comparable,
+    contrast,
+    drawn_alike,
+    event_sequence,
+    few_events,
+    linearised,
+    one_look,
+    strata_of_ages,
+    strata_of_shares,
+)
 from stats.eprocess import AlwaysValid, EValue
 from stats.errors import InsufficientData, InvalidInput
 from stats.estimate import Alternative, Estimate, HypothesisTest
@@ -168,10 +180,19 @@ __all__ = [  # noqa: RUF022  (by purpose)
     # Data that a bandit allocated.
     "AdaptiveEstimate",
     "ArmPeriod",
+    "ConcurrentArms",
     "adaptive_difference",
-    "adaptive_difference_sequence",
     "adaptive_mean",
+    "comparable",
+    "contrast",
+    "drawn_alike",
+    "event_sequence",
+    "few_events",
     "importance_sequence",
+    "linearised",
+    "one_look",
+    "strata_of_ages",
+    "strata_of_shares",
     # Covariates, strata, segments and many metrics.
     "AdjustedDifference",
     "Correction",

@@ -18,14 +18,12 @@ in its period (their constant-allocation scheme): the error is normal in the lim
 bias in small samples.
 
 For intervals at every look:
-* rewards within [0, 1]: `stats.bounded.bounded_sequence` of the arm's plain totals is exact under any
-allocation,
-  because its time is the arm's own count, and so is `bounded_difference_sequence`. Prefer these.
+* rewards within [0, 1] whose mean does not drift: `stats.bounded.bounded_sequence` of the arm's plain totals
+  is exact under any allocation, because its time is the arm's own count.
 * normal rewards of known variance: `stats.sequences.normal_sequence` of the arm's mean, in the same way.
 * `importance_sequence`, exact for rewards within [0, 1] and any propensities, also where the arm's mean
-drifts: it
-  covers the average, over all assignments so far, of what the arm would have given.
-* `difference_sequence`: asymptotic, AIPW, with an enforced burn-in; for rewards without known bounds.
+  drifts: it covers the average, over all assignments so far, of what the arm would have given.
+* a difference of two arms, which needs no bounds and also holds under drift: `stats.concurrent`.
 
 Sources: Hadad, Hirshberg, Zhan, Wager & Athey (2021), PNAS 118(15), eq. 5, 10 and 18; Howard et al. (2021),
 Annals of Statistics 49(2); Waudby-Smith, Wu, Ramdas, Karampatziakis & Mineiro (2022), arXiv 2210.10768, for
@@ -41,7 +39,7 @@ import msgspec
 import numpy as np
 from scipy import special
 
-from stats import checks, sequences
+from stats import checks
 from stats.bounded import gamma_boundary
 from stats.errors import InsufficientData, InvalidInput
 from stats.estimate import Alternative
@@ -55,7 +53,6 @@ Weights = Literal["uniform", "propensity"]
 Scores = Literal["aipw", "ipw"]
 """Whether scores have the arm's earlier mean for a prediction (AIPW), or none (IPW)."""
 
-SEQUENCE_PULLS_MIN: Final = 100
 ESTIMATE_PULLS_MIN: Final = 50
 # How far an arm's variance is raised, in relation to 1 / sqrt(its pulls). See `estimates`.
 _CAUTION: Final = 3.0
@@ -284,33 +281,6 @@ def adaptive_difference(
     _enough(treatment, ESTIMATE_PULLS_MIN)
     arrays = _paired(control, treatment)
     return _estimate(*differences(*arrays, weights=weights, first_guess=first_guess, scores=scores))
-
-
-def difference_sequence(
-    control: Sequence[ArmPeriod],
-    treatment: Sequence[ArmPeriod],
-    *,
-    alpha: float,
-    tuned_to: float,
-    first_guess: float = 0.5,
-    alternative: Alternative = "two-sided",
-) -> Interval:
-    """Asymptotic confidence sequence for the difference under a bandit; `tuned_to` in assignments to any arm.
-
-    The sum of uniformly weighted AIPW scores is a martingale, to which the normal mixture applies once its
-    variance is known well: hence the burn-in. Where propensities go down to 0.01, and rare large scores rule
-    the variance, it misses in 11 to 15 % of runs instead of 5 % if started after 20 pulls, in 2 % after 100.
-
-    Raises InsufficientData below SEQUENCE_PULLS_MIN pulls of an arm.
-    """
-    _enough(control, SEQUENCE_PULLS_MIN)
-    _enough(treatment, SEQUENCE_PULLS_MIN)
-    arrays = _paired(control, treatment)
-    estimate = _estimate(*differences(*arrays, weights="uniform", first_guess=first_guess))
-    n = sum(period.assigned for period in control)
-    variance = estimate.standard_error**2
-    distance = sequences.radius(variance, n, alpha=alpha, tuned_to=tuned_to, alternative=alternative)
-    return sequences.around(estimate.value, float(distance), alternative)
 
 
 def importance_sequence(

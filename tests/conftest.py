@@ -18,7 +18,8 @@ from app.core import migrations
 from app.core.engines import EmbeddedEngines
 from app.core.postgres import create_engine, psycopg_dsn
 from app.core.valkey import create_client
-from tests.support.processes import eventually, servers_on
+from tests.support.polling import eventually
+from tests.support.processes import servers_on
 
 _MEMORY = Path("/dev/shm")
 _MEMORY_BYTES = 2 << 30

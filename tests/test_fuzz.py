@@ -66,7 +66,7 @@ EXPERIMENTS = st.integers(0, 50).map("fuzzed-{}".format)
 
 
 def values(schema: Schema, schemas: Schema) -> st.SearchStrategy[Any]:
-    """Values that look like `schema`, down to some part that is anything."""
+    """Build values that match `schema`, except for some part that is arbitrary."""
     return st.one_of(_fitting(schema, schemas), _fitting(schema, schemas), JSON)
 
 
@@ -99,7 +99,7 @@ def _fitting(schema: Schema, schemas: Schema) -> st.SearchStrategy[Any]:
 
 @st.composite
 def requests(draw: st.DrawFn, document: Schema) -> tuple[str, str, dict[str, Any]]:
-    """Method, address and the rest of a request to one of the operations of an OpenAPI document."""
+    """Build method, address and content of a request to an operation of an OpenAPI document."""
     schemas = document["components"]["schemas"]
     operations = [
         (method.upper(), path, operation)

@@ -28,7 +28,7 @@ SHARES = ("wald_variant_allocation_ratio", "secret-name", "hidden-variant")
 
 @pytest.fixture(scope="module")
 async def server(engines: EmbeddedEngines, module_database: str) -> AsyncIterator[Served]:
-    """A server behind a trusted proxy, which is every test; each test is another client of it."""
+    """A server behind a trusted proxy. Each test acts as the proxy, for another client."""
     async with create_client(engines.valkey_url) as valkey:
         await valkey.flushall()
     await ensure_keys(module_database, engines.valkey_url)
@@ -166,7 +166,7 @@ async def test_forwarded_headers_of_an_address_that_is_not_trusted_change_nothin
 # Operations
 
 
-async def test_strangers_learn_no_names_shares_hosts_or_processes(server: Served):
+async def test_callers_without_a_key_see_no_names_shares_hosts_or_processes(server: Served):
     name = f"{socket.gethostname()}:{os.getpid()}:abcd"
     async with create_client(server.settings.valkey_url or "") as valkey:
         await beat(valkey, name, {"ledger": 'connection to "10.0.0.7", port 5432 failed'}, SystemClock())

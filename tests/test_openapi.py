@@ -67,7 +67,7 @@ async def server(engines: EmbeddedEngines, module_database: str) -> AsyncIterato
 
 
 async def fill(client: httpx2.AsyncClient) -> None:
-    """One of each thing, so that answers other than 404 are checked as well."""
+    """Create one object of each kind, so that answers other than 404 are checked too."""
 
     async def post(path: str, body: Any = None) -> Any:
         answer = await client.post(path, json=body)
@@ -103,7 +103,7 @@ def check(case: Any, headers: dict[str, str] | None) -> list[str]:
 
 
 def conformance(url: str) -> list[str]:
-    """Everything that is wrong with the answers to generated requests, with a key and without."""
+    """Return all problems with the answers to generated requests, with and without a key."""
     wrong: list[str] = []
 
     def send(operation: Any) -> None:

@@ -29,7 +29,7 @@ async def rebuild(database_url, valkey_url):
     return process.returncode, output.decode()
 
 
-async def test_it_says_what_was_wrong_once_and_fills_an_empty_valkey(database_url, valkey_url):
+async def test_it_logs_a_problem_once_and_fills_an_empty_valkey(database_url, valkey_url):
     engine, valkey = create_engine(database_url), create_client(valkey_url)
 
     async def leave_it_due(experiment_id): ...
@@ -41,7 +41,7 @@ async def test_it_says_what_was_wrong_once_and_fills_an_empty_valkey(database_ur
 
     status, output = await rebuild(database_url, valkey_url)
     assert status == 1
-    assert "experiment 1, epoch 1, variant 0: totals were" in " ".join(output.split())
+    assert "experiment 1, epoch 1, variant 0: its totals differed from its log" in " ".join(output.split())
 
     await AccessService(AccessStore(engine, valkey), SystemClock()).ensure_signing_key()
     await valkey.flushall()

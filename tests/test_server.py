@@ -106,7 +106,7 @@ async def test_every_route_but_pages_is_documented(client: httpx2.AsyncClient) -
 
 
 @pytest.mark.parametrize("path", ["/experiments", "/keys", "/webhooks", "/feedback", "/assign"])
-async def test_a_body_that_is_not_what_it_should_be_is_400(client: httpx2.AsyncClient, path: str) -> None:
+async def test_a_malformed_body_is_400(client: httpx2.AsyncClient, path: str) -> None:
     for body in HOSTILE_BODIES:
         assert_problem(await client.post(path, content=body, headers=JSON), 400)
 

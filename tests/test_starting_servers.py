@@ -32,8 +32,8 @@ from app.experiments.policies import FixedPolicy
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
 from app.server import application
-from tests.assignment.conftest import until
 from tests.support.dying import Dying
+from tests.support.polling import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -56,7 +56,7 @@ class Installed(NamedTuple):
 
 @pytest.fixture
 async def installed(engine: AsyncEngine, valkey: Redis) -> Installed:
-    """Six running experiments, known to servers."""
+    """Six running experiments that servers know."""
     clock = SystemClock()
     access = AccessService(AccessStore(engine, valkey), clock)
     await access.ensure_signing_key()
@@ -152,7 +152,7 @@ async def test_while_valkey_refills_and_postgres_is_away_what_is_not_known_yet_i
         async def is_ready() -> bool:
             return (await client.get("/ready")).status_code == 200
 
-        await until(is_ready)
+        await eventually(is_ready)
         receipt = await client.post("/feedback", json=[event(key) for key in KEYS])
         assert (receipt.json()["accepted"], receipt.json()["rejected"]) == (len(KEYS), [])
         assert (await assign(client, KEYS[5])).status_code == 200
@@ -196,7 +196,7 @@ async def test_a_server_that_starts_without_valkey_loads_from_postgres_and_follo
             return bool((await assign(client, KEYS[1])).json()["variant"] == "v2")
 
         for condition in (is_known, is_revoked, is_revived):
-            await until(condition)
+            await eventually(condition)
 
 
 async def test_a_server_that_starts_while_postgres_is_away_loads_from_valkey_alone(
@@ -252,7 +252,7 @@ async def test_a_valkey_that_is_emptied_while_a_server_reads_it_does_not_count_a
         monkeypatch.undo()
         await installed.access.publish()
         await installed.allocation.refill_if_lost()
-        await until(lambda: keeper.loaded and keeper.snapshot.complete)
+        await eventually(lambda: keeper.loaded and keeper.snapshot.complete)
         assert set(keeper.snapshot.by_key) == set(KEYS)
     finally:
         await keeper.stop()
@@ -275,7 +275,7 @@ async def test_a_refill_computes_nothing_and_gives_back_equal_bytes(
 
 
 @pytest.mark.parametrize("answered", [False, True])
-async def test_a_worker_that_dies_anywhere_in_a_refill_never_leaves_a_part_that_is_called_whole(
+async def test_a_worker_that_dies_during_a_refill_never_marks_a_part_as_whole(
     installed: Installed, valkey: Redis, answered: bool
 ) -> None:
     content = await valkey.hgetall(registry_key("experiments"))
@@ -356,7 +356,7 @@ async def test_a_kill_with_valkey_gone_is_in_force_at_the_answer_and_then_on_oth
                 "experiment": KEYS[2], "killed": way == "kill", "applied": True, "recorded": True,
             }  # fmt: skip
             assert await serves(one, variant)()
-            await until(serves(two, variant))
+            await eventually(serves(two, variant))
         for way in ("kill", "revive"):
             assert (await one.post(f"/experiments/no-such/{way}", json={"reason": "x"})).status_code == 404
 
@@ -382,7 +382,7 @@ async def test_a_kill_that_no_engine_has_is_kept_here_and_spread_when_one_is_bac
         async def has_it() -> bool:
             return bool(await valkey.hexists(KILLED_KEY, KEYS[0]))
 
-        await until(has_it)
+        await eventually(has_it)
         assert (await assign(client, KEYS[0])).json()["reason"] == "DISABLED"
     await installed.switch.record_waiting()
     assert (await installed.experiments.get(KEYS[0])).killed

@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from app.core.engines import EmbeddedEngines
-from tests.support.processes import eventually, gone, next_line, python, servers_on
+from tests.support.polling import eventually
+from tests.support.processes import gone, next_line, python, servers_on
 
 pytestmark = pytest.mark.anyio
 RUN_UP = "tests.support.run_up"
@@ -21,7 +22,7 @@ RUN_UP = "tests.support.run_up"
 
 @contextmanager
 def up(folder: Path, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    """`wald up` on `folder`, on a port of its own choice."""
+    """Run `wald up` on `folder`, on a free port."""
     settings = {
         "WALD_DATA_DIR": str(folder),
         "WALD_PORT": "0",
@@ -60,7 +61,7 @@ async def test_it_says_when_all_is_ready_and_ends_in_order_with_status_zero(fold
         assert {path.name for path in folder.parent.iterdir()} == {"data", "journal"}
 
 
-async def test_whatever_is_killed_comes_back_without_hands_in_less_than_ten_seconds(folder):
+async def test_any_killed_process_is_restarted_within_ten_seconds(folder):
     with up(folder) as process:
         next_line(process)
         url = next_line(process)["ready"]
@@ -125,7 +126,7 @@ async def test_a_taken_port_is_named_before_anything_is_started(folder):
     assert not folder.exists()
 
 
-async def test_engines_given_by_url_are_used_and_left_alone(folder, engines):
+async def test_engines_with_a_url_are_used_and_not_stopped(folder, engines):
     urls = {"WALD_VALKEY_URL": engines.valkey_url, "WALD_DATABASE_URL": engines.database_url}
     with up(folder, **urls) as process:
         assert next_line(process) == {

@@ -1,1 +1,1 @@
-"""From totals to the allocation that requests draw from, and its publication to every server."""
+"""Allocation: turns totals into the shares that requests draw from, and publishes them."""

@@ -1,8 +1,6 @@
-"""From what a policy that reads contexts learned to what servers decide by. Pure.
+"""Posteriors of models and weights of segments, by which servers decide in a context. Pure.
 
-Of linear models the posterior, factorised; of segments the weights in each.
-
-Equal totals give equal bits on equal machines: the linear algebra is that of the numpy in use.
+Equal totals give equal bits on equal machines: the linear algebra is that of the installed numpy.
 """
 
 from collections.abc import Sequence
@@ -82,7 +80,7 @@ def segmented(
 
 
 def segment_arms(policy: SegmentedThompsonPolicy, learned: Learned, n_variants: int) -> tuple[BetaArms, ...]:
-    """The posteriors of the variants in each segment, drawn together as far as segments agree."""
+    """Return the posteriors of the variants in each segment, pooled as far as segments agree."""
     nothing = [RewardSums()] * n_variants
     totals = []
     for number in range(segment_count(policy.by)):
@@ -93,7 +91,7 @@ def segment_arms(policy: SegmentedThompsonPolicy, learned: Learned, n_variants: 
 
 
 def digest(by_context: PublishedContextual | PublishedSegments | None) -> bytes | None:
-    """Differs where anything differs that servers decide by."""
+    """Return a digest of what servers decide by."""
     if by_context is None:
         return None
     return blake2b(msgspec.msgpack.encode(by_context), digest_size=_DIGEST_BYTES).digest()

@@ -1,6 +1,7 @@
-"""From rewards by time to the totals that a policy which forgets reads. Pure.
+"""Totals of a policy that forgets, from rewards by time. Pure.
 
-Shares are a function of the totals by bucket and of the bucket of the present: within it they do not change.
+Shares are a function of the totals by bucket and of the present bucket. They do not change within a
+bucket.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,34 +17,33 @@ from bandits.totals import ArmTotals
 from stats.totals import RewardTotals
 
 Learned = Mapping[str, Sequence[PolicyTotals]]
-"""What a policy learned, by part; of each part in the order of the variants."""
+"""What a policy learned, by part, in the order of the variants."""
 
 _NANO: Final = 1_000_000_000
 
 
 def first_part(forgetting: Discount | Window, now_s: float) -> str:
-    """The oldest part that counts at `now_s`, in seconds since the Unix epoch."""
+    """Return the oldest part that counts at `now_s`, in seconds since the Unix epoch."""
     newest = int(now_s) // forgetting.bucket_s
     return part_of_bucket((newest - forgetting.buckets_max + 1) * forgetting.bucket_s)
 
 
 def next_bucket_s(forgetting: Discount | Window, learned: Learned, now_s: float) -> int | None:
-    """When the passing of time alone changes what is remembered; None: never, as nothing is."""
-    if not any(one.n for sums in learned.values() for one in sums):
+    """Return when time alone changes what is remembered; None: nothing is remembered."""
+    if not any(totals.n for sums in learned.values() for totals in sums):
         return None
     return (int(now_s) // forgetting.bucket_s + 1) * forgetting.bucket_s
 
 
 def by_time(learned: Learned) -> list[tuple[int, ArmTotals]]:
-    """Rewards by bucket, oldest first: when it begins, in seconds since the Unix epoch, and its sums."""
+    """Return the start of each bucket, in seconds since the Unix epoch, and its sums, oldest first."""
     return [(int(part), _arms(learned[part])) for part in sorted(learned)]
 
 
 def remembered(forgetting: Discount | Window, learned: Learned, plain: ArmTotals, now_s: float) -> ArmTotals:
-    """Totals as of the bucket of `now_s`, or of the newest, if clocks differ.
+    """Return totals as of the bucket of `now_s`, or of a newer bucket if clocks differ.
 
-    What is pending is that of `plain`. A discount is the same for all
-    rewards of a bucket.
+    `plain` gives what is pending. All rewards of a bucket have the same discount.
     """
     sums = dict(by_time(learned))
     present = max([int(now_s) // forgetting.bucket_s, *(start // forgetting.bucket_s for start in sums)])

@@ -1,4 +1,4 @@
-"""Where freezes are kept. Whoever writes holds the experiment's row of `publications`."""
+"""Storage of freezes. A writer holds the experiment's row of `publications`."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -19,7 +19,7 @@ _PASSED: Final = "all its causes have passed"
 
 
 class Held(msgspec.Struct, frozen=True):
-    """What a policy that reads contexts decides by while it is frozen, and of which epoch it is."""
+    """The posterior or weights that a frozen contextual policy decides by, and their epoch."""
 
     epoch: int
     contextual: PublishedContextual | None = None
@@ -27,7 +27,7 @@ class Held(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, epoch: int, by_context: ByContext) -> "Held":
-        """The form in which it is stored."""
+        """Return the form in which it is stored."""
         if isinstance(by_context, PublishedSegments):
             return cls(epoch, segmented=by_context)
         return cls(epoch, contextual=by_context)
@@ -39,26 +39,26 @@ class Held(msgspec.Struct, frozen=True):
 
 
 async def read_freezes(connection: AsyncConnection, experiment_id: int) -> list[Freeze]:
-    """The newest `FREEZES_SHOWN` of an experiment, the newest first."""
+    """Return the newest `FREEZES_SHOWN` freezes of an experiment, the newest first."""
     statement = select(freezes).where(freezes.c.experiment_id == experiment_id)
     newest = statement.order_by(freezes.c.id.desc()).limit(limits.FREEZES_SHOWN)
     return [_freeze(row) for row in await connection.execute(newest)]
 
 
 async def read_freeze(connection: AsyncConnection, experiment_id: int) -> Freeze | None:
-    """The one that lasts; None: there is none."""
+    """Return the freeze in force, if any."""
     row = (await connection.execute(_lasting(experiment_id))).one_or_none()
     return None if row is None else _freeze(row)
 
 
 async def read_held(connection: AsyncConnection, experiment_id: int) -> Held | None:
-    """What the freeze that lasts holds; None: there is none."""
+    """Return what the freeze in force holds, if any."""
     row = (await connection.execute(_lasting(experiment_id))).one_or_none()
     return None if row is None else msgspec.msgpack.decode(row.held, type=Held)
 
 
 async def begin(connection: AsyncConnection, experiment_id: int, causes: Sequence[Cause], held: Held) -> None:
-    """A freeze from now on."""
+    """Begin a freeze."""
     row = {"experiment_id": experiment_id, "causes": msgspec.to_builtins(causes)}
     await connection.execute(insert(freezes).values(**row, held=msgspec.msgpack.encode(held)))
 

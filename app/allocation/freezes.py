@@ -1,8 +1,8 @@
-"""When an experiment's data cannot be trusted, its policy stops learning until a person says otherwise. Pure.
+"""Freezes: a policy stops learning while the data of its experiment cannot be trusted. Pure.
 
-A freeze holds the allocation in force. It begins with causes, which whoever checks the data gives, and ends
-by an override with a reason. What was overridden does not freeze again while it stays about as large: an
-override says "I know of this", not "never look again".
+A freeze holds the allocation in force. It begins with causes from a check of the data, and ends by
+an override with a reason. An overridden cause does not freeze again while it stays about as large:
+an override says "I know of this", not "never look again".
 """
 
 from collections.abc import Sequence
@@ -14,16 +14,17 @@ import msgspec
 from app.allocation import limits
 
 GROWTH: Final = 2.0
-"""An overridden cause freezes again once it is this many times as large as when it was overridden."""
+"""An overridden cause freezes again once it is this many times as large as when it was overridden.
+"""
 
 Reason = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.REASON_LENGTH_MAX)]
 
 
 class Cause(msgspec.Struct, frozen=True, kw_only=True):
-    """What is wrong with the data: which check, of which variant (empty: of none in particular), how much.
+    """One fault of the data: the check, the variant (empty: none in particular), and how much.
 
-    `size` is in the check's own unit, and grows as things get worse. A `passing` cause is over once its check
-    is good again; any other one remains a fact about the data behind the totals.
+    `size` is in the check's own unit, and grows as things get worse. A `passing` cause is over once
+    its check is good again; any other one remains a fact about the data behind the totals.
     """
 
     kind: str
@@ -33,16 +34,19 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True):
     passing: bool = False
 
     def excuses(self, other: "Cause") -> bool:
-        """Whether whoever has overridden this has overridden the other one as well.
+        """Return whether an override of this cause overrides the other one as well.
 
-        Worked by hand: a leak of 100 assignments excuses one of 199 of the same variant, and none of 200.
+        Worked by hand: a leak of 100 assignments excuses one of 199 of the same variant, and none
+        of 200.
         """
         same = (self.kind, self.variant) == (other.kind, other.variant)
         return same and other.size < GROWTH * self.size
 
 
 class Freeze(msgspec.Struct, frozen=True, kw_only=True):
-    """A time in which a policy did not learn. `lifted_at`, `lifted_by`, `reason`: null while it lasts.
+    """A time in which a policy did not learn.
+
+    `lifted_at`, `lifted_by`, `reason`: null while it lasts.
 
     `lifted_by` is the name of the API key, or null where all causes had passed.
     """
@@ -55,13 +59,19 @@ class Freeze(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def unexcused(causes: Sequence[Cause], lifted: Sequence[Freeze]) -> tuple[Cause, ...]:
-    """Those that nobody has overridden. What passed by itself was never overridden."""
+    """Return the causes that were not overridden.
+
+    A cause that passed by itself was never overridden.
+    """
     known = [cause for freeze in lifted if freeze.lifted_by is not None for cause in freeze.causes]
     return tuple(cause for cause in causes if not any(one.excuses(cause) for one in known))
 
 
 def merged(present: Sequence[Cause], found: Sequence[Cause]) -> tuple[Cause, ...]:
-    """The causes of a freeze after another check: passing ones that are over go, others stay at worst."""
+    """Merge the causes of a freeze with another check.
+
+    Passing causes that are over are dropped; the others keep their worst value.
+    """
     worst = {(cause.kind, cause.variant): cause for cause in present if not cause.passing}
     for cause in found:
         key = cause.kind, cause.variant

@@ -36,7 +36,7 @@ KillEvent = Literal["experiment.killed", "experiment.revived"]
 
 
 class Kill(msgspec.Struct, frozen=True):
-    """Who killed an experiment, why and when."""
+    """A kill: who killed an experiment, why and when."""
 
     by: str
     reason: str
@@ -65,24 +65,33 @@ class KillStore:
         self._outbox = WebhookOutbox()
 
     async def is_published(self, key: str) -> bool:
-        """Whether servers know the experiment. Raises Unavailable without Valkey."""
+        """Return whether servers know the experiment. Raises Unavailable without Valkey."""
         with valkey_needed():
             return bool(await self._valkey.hexists(_EXPERIMENTS_KEY, key))
 
     async def put(self, key: str, kill: Kill) -> None:
-        """In force within a second on every server. Raises Unavailable without Valkey."""
+        """Kill the experiment on every server within a second.
+
+        Raises Unavailable without Valkey.
+        """
         with valkey_needed():
             await self._valkey.hset(KILLED_KEY, key, encode(kill).decode())
             await self._valkey.publish(CHANGES_CHANNEL, KILLED_ANNOUNCEMENT)
 
     async def take_away(self, key: str) -> None:
-        """What is recorded stays in force. Raises Unavailable without Valkey."""
+        """Remove a kill from Valkey; one that is recorded stays in force.
+
+        Raises Unavailable without Valkey.
+        """
         with valkey_needed():
             await self._valkey.hdel(KILLED_KEY, key)
             await self._valkey.publish(CHANGES_CHANNEL, KILLED_ANNOUNCEMENT)
 
     async def waiting(self) -> dict[str, Kill]:
-        """Kills that are in force and not recorded yet, those that can be read. Raises Unavailable."""
+        """Return the readable kills that are in force and not recorded yet.
+
+        Raises Unavailable without Valkey.
+        """
         with valkey_needed():
             found = cast("dict[bytes, bytes]", await self._valkey.hgetall(KILLED_KEY))
         kills = {key.decode(): decode(body) for key, body in found.items()}
@@ -91,7 +100,8 @@ class KillStore:
     async def record(self, key: str, kill: Kill, *, fresh: bool = False) -> Experiment | None:
         """Keep a kill. None: there is no such experiment, or it was revived after this kill.
 
-        `fresh`: the kill is made now, so that no revival can have come after it, whatever the clocks say.
+        `fresh`: the kill is made now, so that no revival can have come after it, whatever the
+        clocks say.
         """
         async with self._engine.begin() as connection:
             before = await experiment_store.lock(connection, experiments.c.key == key)
@@ -124,7 +134,7 @@ class KillStore:
     async def _tell(
         self, connection: AsyncConnection, event: KillEvent, key: str, kill_id: int | None, kill: Kill
     ) -> None:
-        """Once for each kill that is kept: a revival closes what the kill has opened."""
+        """Announce a kill or its end by webhook, once for each recorded kill."""
         revived = event == "experiment.revived"
         what = "serves again as it says" if revived else "is killed: everyone gets the control"
         facts = {
@@ -144,9 +154,10 @@ class KillStore:
 async def read_recorded(
     connection: PsycopgConnection, pending: Collection[tuple[str, bytes]]
 ) -> tuple[dict[str, int], set[tuple[str, bytes]]]:
-    """Return the revisions of killed experiments by their keys, and the `pending` kills that have ended.
+    """Return the revisions of killed experiments by key, and the `pending` kills that have ended.
 
-    One snapshot of the database per statement is enough: a kill that ends in between is pending once more.
+    One snapshot of the database per statement is enough: a kill that ends in between is pending
+    once more.
     """
     rows = await (await connection.execute(_KILLED)).fetchall()
     recorded: dict[str, int] = dict(rows)

@@ -24,12 +24,12 @@ T = TypeVar("T")
 
 
 class Killed(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What became of a kill or of its end.
+    """The result of a kill or of its end.
 
-    `applied`: the server that answers serves accordingly from now on. `recorded`: PostgreSQL keeps it, so
-    that it survives the loss of Valkey and of all servers. `servers` says who has it: `all` within a second,
-    by Valkey or by PostgreSQL (left out), or only `this` one, because it could reach neither. What is missing
-    is made up for as soon as an engine is back.
+    `applied`: the server that answers serves accordingly from now on. `recorded`: PostgreSQL keeps
+    it, so that it survives the loss of Valkey and of all servers. `servers` says who has it: `all`
+    within a second, by Valkey or by PostgreSQL (left out), or only `this` one, because it could
+    reach neither. What is missing is made up for as soon as an engine is back.
     """
 
     experiment: str
@@ -59,7 +59,9 @@ class KillsHere(Protocol):
 
 
 class KillSwitch:
-    """A kill is in force here at once, and each engine brings it to all servers. PostgreSQL keeps it.
+    """A kill is in force here at once, and each engine brings it to all servers.
+
+    PostgreSQL keeps it.
 
     `here` is the snapshot of this server; a worker has none.
     """
@@ -80,8 +82,9 @@ class KillSwitch:
     async def kill(self, key: str, *, by: str, reason: str) -> Killed:
         """Answer the control from now on, whatever the experiment says. Twice is as good as once.
 
-        Answers within about `KILL_RECORD_S`, whatever the engines do. Raises InvalidInput without a reason;
-        NotFound; Unavailable if this server does not know the experiment and both engines are away.
+        Answers within about `KILL_RECORD_S`, whatever the engines do. Raises InvalidInput without a
+        reason; NotFound; Unavailable if this server does not know the experiment and both engines
+        are away.
         """
         kill = Kill(by, check_reason(reason), self._clock.now())
         known = self._here is not None and self._here.kill(possible(key), encode(kill))
@@ -110,8 +113,8 @@ class KillSwitch:
     async def revive(self, key: str, *, by: str, reason: str) -> Killed:
         """Serve again as the experiment says. Twice is as good as once.
 
-        Raises InvalidInput without a reason; NotFound; Unavailable if PostgreSQL is away: a kill whose end is
-        not recorded would come back.
+        Raises InvalidInput without a reason; NotFound; Unavailable if PostgreSQL is away: a kill
+        whose end is not recorded would come back.
         """
         kill = Kill(by, check_reason(reason), self._clock.now())
         waiting = await self._waiting(possible(key))
@@ -159,7 +162,10 @@ class KillSwitch:
         await self._reached(self._store.take_away(key))
 
     async def _put(self, key: str, kill: Kill, *, if_published: bool = False) -> bool:
-        """Whether Valkey has it; with `if_published` only if servers know such an experiment."""
+        """Return whether Valkey has it.
+
+        With `if_published`, only if servers know the experiment.
+        """
 
         async def put() -> bool:
             if if_published and not await self._store.is_published(key):
@@ -174,7 +180,7 @@ class KillSwitch:
             return False
 
     async def _record(self, key: str, kill: Kill, *, fresh: bool = True) -> "Experiment | _NoSuch | None":
-        """The experiment whose kill PostgreSQL keeps; None: PostgreSQL is away."""
+        """Record the kill and return the experiment; None: PostgreSQL is unavailable."""
         try:
             experiment = await self._in_time(self._store.record(key, kill, fresh=fresh))
         except POSTGRES_ERRORS as error:
@@ -183,7 +189,7 @@ class KillSwitch:
         return _NO_SUCH if experiment is None else experiment
 
     async def _waiting(self, key: str) -> list[Kill]:
-        """Kills of the experiment that PostgreSQL may not know: Valkey's, or what is known here of it."""
+        """Return the experiment's kills that PostgreSQL may not know, from Valkey or this process."""
         pairs = () if self._here is None else self._here.kills.pairs
         found = [kill for name, body in pairs if name == key and (kill := decode(body)) is not None]
         try:
@@ -195,7 +201,7 @@ class KillSwitch:
         return sorted(found, key=lambda kill: kill.at)
 
     async def _reached(self, asked: Coroutine[Any, Any, object]) -> bool:
-        """Whether Valkey did it; if not, the worker does."""
+        """Return whether Valkey did it; otherwise the worker does."""
         try:
             await self._in_time(asked)
         except (Unavailable, TimeoutError):
@@ -203,9 +209,12 @@ class KillSwitch:
         return True
 
     async def _in_time(self, asked: Coroutine[Any, Any, T]) -> T:
-        """The answer of an engine. Raises TimeoutError, and then does not wait for the end of giving up.
+        """Return the answer of an engine.
 
-        That takes as long as a connection of the pool does, which for one that hangs is many seconds.
+        Raises TimeoutError, and then does not wait for the cancellation to end.
+
+        That takes as long as a connection of the pool does, which for one that hangs is many
+        seconds.
         """
         task = asyncio.ensure_future(asked)
         done, _ = await asyncio.wait({task}, timeout=limits.KILL_RECORD_S)

@@ -18,7 +18,7 @@ _LOG: Final = structlog.get_logger(__name__)
 
 
 class KillWatch:
-    """Listens on a connection of its own, and looks every `KILLS_POLL_S` too: poolers drop notifications.
+    """Listens on a separate connection, and polls every `KILLS_POLL_S`: poolers drop notifications.
 
     `error` says why the last look failed; None: it did not.
     """

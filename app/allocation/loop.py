@@ -1,4 +1,4 @@
-"""The worker's loops of allocation: what is due is computed and published, within a second of its commit."""
+"""The worker's loops of allocation: they publish what is due within a second of its commit."""
 
 import asyncio
 from collections.abc import Iterable
@@ -36,11 +36,17 @@ class AllocationLoops:
         ]
 
     def on_commit(self, _experiment_ids: Iterable[int]) -> None:
-        """The ledger has changed totals. Whose, stands in PostgreSQL, where a crash cannot lose it."""
+        """Wake the loop: the ledger has changed totals.
+
+        PostgreSQL holds which experiments changed, so a crash cannot lose it.
+        """
         self._wake.set()
 
     async def _reallocate_due(self) -> None:
-        """One pass, at the ledger's next commit or after a while. Later passes keep the interval."""
+        """Make one pass at the ledger's next commit, or after a while.
+
+        Later passes keep the interval.
+        """
         try:
             async with asyncio.timeout(limits.REALLOCATION_POLL_S):
                 await self._wake.wait()

@@ -15,7 +15,7 @@ from stats.errors import InsufficientData
 from stats.totals import MeanTotals
 
 Moments = Mapping[str, Sequence[MeanTotals]]
-"""Of each metric, by its key, one number per unit: of the variants in their order."""
+"""Means of each metric by its key, with one number per unit, in the order of the variants."""
 
 _PRIOR_SHAPE = 2.0
 """The least at which the variance of a mean is finite."""
@@ -24,7 +24,7 @@ _PRIOR_SHAPE = 2.0
 def moments_of_cells(
     definition: Definition, cells: Sequence[tuple[int, CellTotals]]
 ) -> dict[str, tuple[MeanTotals, ...]]:
-    """What cells, each with the position of its variant, come to for every metric but quantiles."""
+    """Add up cells by variant for every metric but quantiles."""
     measures = measures_of(definition.metrics, definition.plan, definition.stickiness)
     if measures is None:
         return {}
@@ -53,10 +53,10 @@ def metric_posteriors(metrics: Sequence[Metric], moments: Moments) -> dict[str, 
 
 
 def metric_arms(metric: Metric, moments: Sequence[MeanTotals]) -> Arms | None:
-    """The posteriors of the variants' means of a metric; None if no variant has a value.
+    """Return the posteriors of a metric's means; None if no variant has a value.
 
-    Of a proportion Beta, under the uniform prior; else Student's t, under a prior with the weight of one unit
-    around the mean and variance of all variants together.
+    They are Beta for a proportion, under the uniform prior. Otherwise they are Student's t, under a
+    prior with the weight of one unit around the mean and variance of all variants together.
     """
     if not any(of_variant.n for of_variant in moments):
         return None

@@ -1,4 +1,4 @@
-"""From an experiment's totals to its allocation. Pure."""
+"""Allocation of an experiment from its totals. Pure."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -29,7 +29,10 @@ _T = TypeVar("_T")
 
 
 class VariantTotals(msgspec.Struct, frozen=True):
-    """What the ledger knows of one variant, over all epochs. Rewards in nanos, so sums are exact."""
+    """The ledger's totals of one variant over all epochs.
+
+    Rewards are in nanos, so sums are exact.
+    """
 
     assignments: int = 0
     rewards: int = 0
@@ -39,12 +42,12 @@ class VariantTotals(msgspec.Struct, frozen=True):
 
     @property
     def pending(self) -> int:
-        """Assignments whose horizon has not passed and that have no reward yet."""
+        """Number of assignments without a reward whose horizon has not passed."""
         return self.assignments - self.rewards - self.censored
 
     @property
     def reward_totals(self) -> RewardTotals:
-        """The sufficient statistics of rewards in [0, 1]."""
+        """Sufficient statistics of rewards in [0, 1]."""
         return RewardTotals(self.rewards, self.reward_sum / NANO, self.reward_square_sum / NANO**2)
 
 
@@ -60,16 +63,16 @@ class AllocationPoint(msgspec.Struct, frozen=True):
     winner: Winner | None = None
     """Which variant `best_arm` has decided for."""
     wanted: int | None = None
-    """The publication for which it was computed."""
+    """Number of the publication for which it was computed."""
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """The weights as exact binary fractions that sum to 1."""
+        """Weights as exact binary fractions that sum to 1."""
         return tuple(weight / bucketing.WHOLE for weight in self.weights)
 
 
 class Allocated(msgspec.Struct, frozen=True):
-    """What a reallocation came to: all but the time of an `AllocationPoint`, whose fields it has."""
+    """The result of a reallocation: an `AllocationPoint` without its time."""
 
     weights: tuple[int, ...]
     digest: bytes | None
@@ -77,7 +80,7 @@ class Allocated(msgspec.Struct, frozen=True):
     wanted: int
 
     def is_in_force(self, latest: AllocationPoint | None, epoch: int) -> bool:
-        """Whether the latest allocation is already this one."""
+        """Return whether the latest allocation is already this one."""
         mine = epoch, self.weights, self.digest, self.winner
         return latest is not None and mine == (latest.epoch, latest.weights, latest.contextual, latest.winner)
 
@@ -85,10 +88,10 @@ class Allocated(msgspec.Struct, frozen=True):
 def posteriors(
     definition: Definition, totals: Sequence[VariantTotals], earlier: Sequence[VariantTotals] = ()
 ) -> BetaArms:
-    """The Beta posteriors of the variants' mean rewards.
+    """Return the Beta posteriors of the variants' mean rewards.
 
-    Under the policy's prior and warm start where that is a Beta prior, else under the uniform one. `earlier`
-    as for `allocate`.
+    The prior is the policy's, with its warm start, if that is a Beta prior, and else uniform.
+    `earlier` is that of `allocate`.
     """
     return definition.policy.posteriors(_with_earlier(definition, arm_totals(totals), earlier))
 
@@ -106,10 +109,10 @@ def allocate(
 
     Equal totals give equal bits. Retired variants get 0; the policy does not see them.
 
-    `learned` is what the policy learns besides the totals; without it, a policy that forgets reads the totals
-    as if they all were of the present. `earlier` are the totals that its warm start begins with, empty
-    without one; `moments` those of other metrics. `now_s`, in seconds since the Unix epoch, is read by
-    policies that forget alone.
+    `learned` is what the policy learns beyond the totals. Without it, a policy that forgets reads
+    the totals as if all were of the present. `earlier` are the totals of its warm start, if any,
+    and `moments` those of other metrics. Only policies that forget read `now_s`, in seconds since
+    the Unix epoch.
     """
     active, n_variants = definition.active, len(totals)
     if len(active) == 1:
@@ -133,9 +136,9 @@ def allocate(
 def best_arm(
     experiment: Experiment, totals: Sequence[VariantTotals], latest: AllocationPoint | None
 ) -> Decision | None:
-    """Whether `best_arm` knows the best variant; None: the policy is another.
+    """Return whether `best_arm` knows the best variant; None: the policy decides nothing.
 
-    What was decided in this epoch stands, whatever rewards are revised.
+    A decision of this epoch stands, also if rewards are revised.
     """
     policy, active = experiment.definition.policy, experiment.definition.active
     if len(active) == 1:
@@ -150,10 +153,10 @@ def best_arm(
 
 
 def shadow_weights(experiment: Experiment, totals: Sequence[VariantTotals]) -> tuple[int, ...] | None:
-    """Return what the shadow policy would serve from the same totals, in parts of 2**32; None: there is none.
+    """Return what the shadow policy, if any, would serve from the same totals, in parts of 2**32.
 
-    If a `best_arm` shadow policy would have decided, everything goes to its winner. It has no memory: revised
-    rewards may take the decision back.
+    If a `best_arm` shadow policy would have decided, everything goes to its winner. It has no
+    memory: revised rewards may take the decision back.
     """
     if experiment.definition.shadow_policy is None:
         return None
@@ -175,15 +178,15 @@ def _at(positions: Sequence[int], values: Sequence[_T]) -> tuple[_T, ...]:
 
 
 def only(variant: int, n_variants: int) -> tuple[int, ...]:
-    """All traffic to one variant."""
+    """Return the weights that give all traffic to one variant."""
     return tuple(bucketing.WHOLE * (index == variant) for index in range(n_variants))
 
 
 def with_held(experiment: Experiment, weights: tuple[int, ...]) -> tuple[int, ...]:
-    """The policy's weights with the shares that a rollout holds put in their place.
+    """Replace weights by the shares that a rollout holds.
 
-    The other variants share the rest as the policy has it among them; the control gets it where the policy
-    has nothing for them. Held shares that sum to 1 leave nothing.
+    The other variants share the remainder in the policy's proportions. If the policy gives them
+    nothing, the control gets the remainder. Held shares that sum to 1 leave nothing.
     """
     variants = experiment.definition.variants
     held = [experiment.held.get(variant.key) for variant in variants]
@@ -192,12 +195,12 @@ def with_held(experiment: Experiment, weights: tuple[int, ...]) -> tuple[int, ..
     free = [weight if share is None else 0 for weight, share in zip(weights, held, strict=True)]
     if not any(free):
         free = [int(variant.control and share is None) for variant, share in zip(variants, held, strict=True)]
-    rest = max(1 - sum(share or 0.0 for share in held), 0.0)
+    remainder = max(1 - sum(share or 0.0 for share in held), 0.0)
     total = sum(free)
     return bucketing.parts(
         [
-            rest * own / total if share is None and total else share or 0.0
-            for own, share in zip(free, held, strict=True)
+            remainder * weight / total if share is None and total else share or 0.0
+            for weight, share in zip(free, held, strict=True)
         ]
     )
 
@@ -205,9 +208,10 @@ def with_held(experiment: Experiment, weights: tuple[int, ...]) -> tuple[int, ..
 def within_step(
     definition: Definition, target: tuple[int, ...], latest: AllocationPoint | None, wanted: int
 ) -> tuple[int, ...]:
-    """The way from the allocation in force to the target that the policy's `step_max` allows.
+    """Go from the allocation in force towards the target as far as `step_max` allows.
 
-    One step for each publication that was wanted since: computed again for the same one it stays.
+    There is one step for each publication that was wanted; computing the same one again changes
+    nothing.
     """
     step_max = definition.policy.step_limit
     if step_max is None or latest is None or len(latest.weights) != len(target):
@@ -223,7 +227,7 @@ def _allocation(weights: Sequence[int]) -> Allocation:
 
 
 def _with_earlier(definition: Definition, read: ArmTotals, earlier: Sequence[VariantTotals]) -> ArmTotals:
-    """What is read of the totals, and what the policy's warm start makes of earlier ones."""
+    """Add what the policy's warm start makes of earlier totals."""
     warm = definition.policy.starts_from
     if warm is None or not earlier:
         return read
@@ -231,5 +235,5 @@ def _with_earlier(definition: Definition, read: ArmTotals, earlier: Sequence[Var
 
 
 def arm_totals(totals: Sequence[VariantTotals]) -> ArmTotals:
-    """What a policy reads of them: rewards in [0, 1], and what is pending."""
+    """Return what a policy reads: rewards in [0, 1], and what is pending."""
     return ArmTotals.of([total.reward_totals for total in totals], [total.pending for total in totals])

@@ -17,7 +17,7 @@ from app.core.text import check_reason
 
 
 class KillRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Why; it is kept."""
+    """A reason, which is stored."""
 
     reason: Reason
 
@@ -39,7 +39,7 @@ async def revive_experiment(
 
 
 class UnfreezeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Why the policy may learn from these data all the same."""
+    """A reason why the policy may learn from these data nevertheless."""
 
     reason: Reason
 

@@ -1,4 +1,4 @@
-"""Use cases of allocation: recompute and publish an experiment, or all there is."""
+"""Use cases of allocation: recompute and publish one experiment, or all of them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -33,7 +33,7 @@ UNUSABLE: Final = (msgspec.MsgspecError, ValueError)
 
 
 class Rebuilt(msgspec.Struct, frozen=True):
-    """What a rebuild found wrong: in log and totals, and the ids of experiments whose weights were."""
+    """Differences that a rebuild found: in log and totals, and ids of experiments in weights."""
 
     ledger: Sequence[Difference]
     weights: tuple[int, ...]
@@ -47,11 +47,11 @@ class Rebuilt(msgspec.Struct, frozen=True):
 class AllocationService:
     """Totals become an allocation, the allocation a version, and servers get the newest version.
 
-    A version is committed before it is published, and noted as published after: whoever dies in between
+    A version is committed before it is published, and noted as published after. A crash in between
     leaves the experiment due, and computing it again changes nothing.
 
-    `on_change` is given what was committed before it is published: the server that makes a change serves by
-    it before it answers.
+    `on_change` receives what was committed before it is published: the server that makes a change
+    serves by it before it answers.
     """
 
     def __init__(
@@ -65,9 +65,10 @@ class AllocationService:
         self._on_change = on_change
 
     async def due(self) -> list[int]:
-        """At most `REALLOCATION_BATCH_MAX` ids of experiments with changes that are not published.
+        """Return at most `REALLOCATION_BATCH_MAX` ids of experiments with unpublished changes.
 
-        Time is a change where the policy forgets: once per bucket, as long as there is something to forget.
+        For a policy that forgets, time is a change: once per bucket, as long as there is something
+        to forget.
         """
         await self._store.publications.request_overdue(self._clock.now())
         return await self._store.publications.due(limits.REALLOCATION_BATCH_MAX)
@@ -75,8 +76,8 @@ class AllocationService:
     async def reallocate(self, experiment_id: int) -> bool:
         """Compute the allocation from the totals committed so far, and give it to all servers.
 
-        Whether that made a new version. An experiment that is gone is passed over. Raises Unavailable without
-        Valkey, which leaves the experiment due.
+        Returns whether this made a new version. A deleted experiment is skipped. Raises Unavailable
+        without Valkey, which leaves the experiment due.
         """
         now_s = self._clock.now().timestamp()
         async with self._store.locked(experiment_id, now_s) as (connection, due):
@@ -84,14 +85,14 @@ class AllocationService:
                 return False
             experiment, latest = due.experiment, due.latest
             by_context = await self._decides_by(connection, due)
-            found = _allocated(due, digest(by_context), now_s)
-            unchanged = found.is_in_force(latest, experiment.epoch)
+            allocated = _allocated(due, digest(by_context), now_s)
+            unchanged = allocated.is_in_force(latest, experiment.epoch)
             version = (0 if latest is None else latest.version) + (not unchanged)
             if not unchanged:
-                await self._store.insert(connection, experiment, version, found)
+                await self._store.insert(connection, experiment, version, allocated)
             if (due_at := _due_at(due, now_s)) != due.due_at:
                 await set_due_at(connection, experiment_id, due_at)
-            weights = found.weights
+            weights = allocated.weights
             publication = published(experiment, version, weights, by_context)
             await self._store.store_published(connection, publication)
         await self._publish(publication)
@@ -103,24 +104,24 @@ class AllocationService:
         return not unchanged
 
     async def freeze(self, experiment_id: int, causes: Sequence[Cause]) -> Freeze | None:
-        """What checking the data found: let the policy hold its allocation, or go on where all has passed.
+        """Apply a check of the data: freeze the allocation, or lift the freeze if all has passed.
 
-        The freeze that lasts from now on, or None. Causes that somebody has overridden freeze only once they
-        have grown. Serving goes on; the shares of a fixed policy never were its own.
+        Returns the freeze in force, or None. A cause that was overridden freezes again only after
+        it has grown. Serving goes on. The shares of a fixed policy do not depend on data.
         """
         now_s = self._clock.now().timestamp()
         async with self._store.locked(experiment_id, now_s) as (connection, due):
             if due is None:
                 return None
             before = await freeze_store.read_freezes(connection, experiment_id)
-            lasting = next((one for one in before if one.lifted_at is None), None)
-            found = unexcused(causes, before)
-            if lasting is None and not found:
+            lasting = next((freeze for freeze in before if freeze.lifted_at is None), None)
+            grown = unexcused(causes, before)
+            if lasting is None and not grown:
                 return None
             if lasting is None:
                 held = Held.of(due.experiment.epoch, await _by_context(due))
-                await freeze_store.begin(connection, experiment_id, found, held)
-            elif (now := merged(lasting.causes, found)) == lasting.causes:
+                await freeze_store.begin(connection, experiment_id, grown, held)
+            elif (now := merged(lasting.causes, grown)) == lasting.causes:
                 return lasting
             elif now:
                 await freeze_store.name_causes(connection, experiment_id, now)
@@ -132,7 +133,10 @@ class AllocationService:
         return after
 
     async def unfreeze(self, key: str, reason: str, *, key_id: int) -> Freeze:
-        """Override a freeze; `key_id`: of the API key that does. Raises NotFound; Conflict if none lasts."""
+        """Override a freeze; `key_id`: of the API key that does.
+
+        Raises NotFound; Conflict if none lasts.
+        """
         experiment_id = await self._store.find(key)
         async with self._store.locked(experiment_id, self._clock.now().timestamp()) as (connection, _):
             if await freeze_store.read_freeze(connection, experiment_id) is None:
@@ -148,29 +152,30 @@ class AllocationService:
         return lifted
 
     async def freezes(self, key: str) -> list[Freeze]:
-        """The newest freezes of an experiment, the newest first. Raises NotFound."""
+        """Return the newest freezes of an experiment, the newest first. Raises NotFound."""
         return await self._store.freezes(await self._store.find(key))
 
     async def rebuild(self, rebuild_ledger: Callable[[], Awaitable[Sequence[Difference]]]) -> Rebuilt:
-        """Make everything anew: totals from the log, weights from totals, and from those what servers load.
+        """Rebuild everything: totals from the log, weights from totals, and then what servers load.
 
-        `rebuild_ledger` does the first part. What is due is allocated before, so that on a server without
-        traffic the answer is exact; with traffic, weights that moved meanwhile are among those that differ.
+        `rebuild_ledger` does the first part. What is due is allocated before, so that on a server
+        without traffic the answer is exact; with traffic, weights that moved meanwhile are among
+        those that differ.
         """
         await self._store.publications.request_overdue(self._clock.now())
         for experiment_id in await self._store.publications.due(EXPERIMENTS_MAX):
             await self.reallocate(experiment_id)
         ledger = await rebuild_ledger()
         every_id = await self._store.publications.experiment_ids()
-        return Rebuilt(ledger, tuple([one for one in every_id if await self.reallocate(one)]))
+        return Rebuilt(ledger, tuple([changed for changed in every_id if await self.reallocate(changed)]))
 
     async def refill_if_lost(self) -> int | None:
-        """When Valkey has lost what servers load, publish everything again.
+        """Publish everything again if Valkey has lost what servers load.
 
-        Returns the number of experiments; None: nothing was lost. Each experiment is published as it was
-        last, from PostgreSQL; only what is not stored there is computed. The mark that servers wait for comes
-        last, so that a worker which dies before leaves the whole work to the next. Raises Unavailable without
-        Valkey.
+        Returns the number of experiments; None: nothing was lost. Each experiment is published as
+        it was last, from PostgreSQL; only what is not stored there is computed. The mark that
+        servers wait for comes last, so that a worker which dies before leaves the whole work to the
+        next. Raises Unavailable without Valkey.
         """
         token = await self._store.begin_refill()
         if token is None:
@@ -198,29 +203,30 @@ class AllocationService:
         return len(missing)
 
     async def thin_history(self) -> None:
-        """Of versions older than `HISTORY_DENSE_S` keep each minute's last; a bounded part of the work."""
+        """Thin versions older than `HISTORY_DENSE_S` to the last of each minute, in bounded steps."""
         await self._store.thin()
 
     async def _decides_by(
         self, connection: Transaction, due: Due
     ) -> PublishedContextual | PublishedSegments | None:
-        """What a policy that reads contexts decides by: while it is frozen, what it did then.
+        """Return what a contextual policy decides by; while it is frozen, that of the freeze.
 
-        A policy that a person sets meanwhile begins with what is known, and holds that.
+        A policy that is set during the freeze begins with what is known, and holds it.
         """
         epoch = due.experiment.epoch
         if due.held is not None and due.held.epoch == epoch:
             return due.held.by_context
-        found = await _by_context(due)
+        by_context = await _by_context(due)
         if due.held is not None:
-            await freeze_store.hold(connection, due.experiment.id, Held.of(epoch, found))
-        return found
+            await freeze_store.hold(connection, due.experiment.id, Held.of(epoch, by_context))
+        return by_context
 
     async def _publish(self, experiment: PublishedExperiment) -> None:
         """Publish it, unless servers have a newer one that PostgreSQL knows.
 
-        A version it does not know is from before PostgreSQL was put back to an earlier backup. What servers
-        have is read first: PostgreSQL only ever moves on, so that what it does not know then, it never knew.
+        A version that PostgreSQL does not know is from before it was restored from an earlier
+        backup. The version of the servers is read first: versions in PostgreSQL only grow, so a
+        version that it does not know then was never in it.
         """
         self._on_change(experiment)
         if await self._store.publish(experiment) is not Publication.KEPT_NEWER:
@@ -232,7 +238,7 @@ class AllocationService:
 
 
 def _allocated(due: Due, digest: bytes | None, now_s: float) -> Allocated:
-    """What follows from the totals, and from the allocation in force where that has a say."""
+    """Return the allocation that follows from the totals and the allocation in force."""
     definition, latest = due.experiment.definition, due.latest
     if due.held is not None and latest is not None and definition.policy.moves:
         winner = latest.winner if latest.epoch == due.experiment.epoch else None
@@ -257,14 +263,14 @@ def _log_freeze(key: str, before: Freeze | None, after: Freeze | None) -> None:
 
 
 def _due_at(due: Due, now_s: float) -> datetime | None:
-    """When the passing of time changes the allocation."""
+    """Return when time alone changes the allocation."""
     forgetting = due.experiment.definition.policy.forgets
     at_s = None if forgetting is None else next_bucket_s(forgetting, due.learned, now_s)
     return None if at_s is None else datetime.fromtimestamp(at_s, UTC)
 
 
 async def _by_context(due: Due) -> PublishedContextual | PublishedSegments | None:
-    """What a policy that reads contexts decides by. In a thread: it may take seconds of linear algebra."""
+    """Compute in a thread what a contextual policy decides by: it may take seconds."""
     definition = due.experiment.definition
     if due.experiment.held or definition.policy.reads != "contexts":  # shares of contexts cannot be held
         return None

@@ -1,4 +1,4 @@
-"""Where allocation reads and writes: totals and history in PostgreSQL, what servers load in Valkey."""
+"""Storage of allocation: totals and history in PostgreSQL, what servers load in Valkey."""
 
 import secrets
 from collections.abc import AsyncIterator, Sequence
@@ -51,7 +51,7 @@ _FILLING_KEY: Final = registry_key("filling")
 
 
 class Publication(IntEnum):
-    """What `publish_experiment.lua` answers."""
+    """A result of `publish_experiment.lua`."""
 
     REFUSED = -1
     KEPT_NEWER = 0
@@ -88,12 +88,13 @@ class AllocationStore:
     async def locked(
         self, experiment_id: int, now_s: float
     ) -> AsyncIterator[tuple[AsyncConnection, Due | None]]:
-        """A transaction in which nobody else reallocates the experiment or moves its totals.
+        """Open a transaction in which no other process reallocates the experiment.
 
-        Of what the policy has forgotten at `now_s`, in seconds since the Unix epoch, nothing is read.
+        Of what the policy has forgotten at `now_s`, in seconds since the Unix epoch, nothing is
+        read.
 
-        A transaction that changes totals or the definition requests a publication, and waits for this lock to
-        do so: what is read here is exactly what `wanted` counts.
+        A transaction that changes totals or the definition requests a publication, and waits for
+        this lock to do so: what is read here is exactly what `wanted` counts.
         """
         async with self._engine.begin() as connection:
             row = await lock_publication(connection, experiment_id)
@@ -119,7 +120,7 @@ class AllocationStore:
     async def insert(
         self, connection: AsyncConnection, experiment: Experiment, version: int, found: Allocated
     ) -> None:
-        """A new version of the allocation."""
+        """Insert a new version of the allocation."""
         await connection.execute(
             insert(allocations).values(
                 experiment_id=experiment.id,
@@ -138,7 +139,9 @@ class AllocationStore:
         await store_published(connection, published)
 
     async def publish(self, published: PublishedExperiment, *, disowned: int = 0) -> Publication:
-        """Give it to all servers, unless they were given a newer one. Raises Unavailable without Valkey.
+        """Give it to all servers, unless they were given a newer one.
+
+        Raises Unavailable without Valkey.
 
         `disowned` is the version of a newer one that is to be replaced all the same.
         """
@@ -151,9 +154,10 @@ class AllocationStore:
         return Publication(answer)
 
     async def publish_page(self, page: Sequence[StoredExperiment]) -> list[int]:
-        """Give a page of stored experiments to all servers, in one round trip and without announcements.
+        """Publish a page of stored experiments in one round trip, without announcements.
 
-        Returns the ids of those of which Valkey has a newer version. Raises Unavailable without Valkey.
+        Returns the ids of the experiments that have a newer version in Valkey. Raises Unavailable
+        without Valkey.
         """
         with valkey_needed():
             async with self._valkey.pipeline(transaction=False) as pipeline:
@@ -176,12 +180,12 @@ class AllocationStore:
         return await self._published.not_stored()
 
     async def published_version(self, key: str) -> int:
-        """The version that servers were given last; 0 when Valkey has none."""
+        """Return the version that servers have; 0 if Valkey has none."""
         with valkey_needed():
             return int(await self._valkey.hget(_VERSIONS_KEY, key) or 0)
 
     async def newest_version(self, experiment_id: int) -> int:
-        """The greatest version that can have been published from what is committed."""
+        """Return the greatest version that can have been published from what is committed."""
         newest = func.max(allocations.c.version) + experiments.c.revision
         statement = select(newest).select_from(allocations).join(experiments).group_by(experiments.c.revision)
         statement = statement.where(experiments.c.id == experiment_id)
@@ -189,7 +193,7 @@ class AllocationStore:
             return (await connection.execute(statement)).scalar_one_or_none() or 0
 
     async def find(self, key: str) -> int:
-        """The id of the experiment of this name. Raises NotFound."""
+        """Return the id of the experiment with this key. Raises NotFound."""
         chosen = select(experiments.c.id).where(experiments.c.key == possible(key))
         async with self._engine.connect() as connection:
             found = await connection.scalar(chosen)
@@ -198,12 +202,14 @@ class AllocationStore:
         return int(found)
 
     async def freezes(self, experiment_id: int) -> list[Freeze]:
-        """The newest first."""
+        """Return the freezes of an experiment, the newest first."""
         async with self._engine.connect() as connection:
             return await read_freezes(connection, experiment_id)
 
     async def begin_refill(self) -> str | None:
-        """If Valkey was emptied, claim to refill it. Returns the claim's token; None: nothing is missing.
+        """Claim to refill Valkey if it was emptied.
+
+        Returns the token of the claim; None: nothing is missing.
 
         The mark is separate from the data because the next publication brings a part of those back.
         Raises Unavailable without Valkey.
@@ -216,7 +222,9 @@ class AllocationStore:
         return token
 
     async def end_refill(self, token: str) -> bool:
-        """Mark that everything is published. False: Valkey was emptied again, or another worker took over.
+        """Mark that everything is published.
+
+        False: Valkey was emptied again, or another worker took over.
 
         Raises Unavailable without Valkey.
         """
@@ -228,7 +236,7 @@ class AllocationStore:
         return bool(answer)
 
     async def thin(self) -> int:
-        """Of versions older than `HISTORY_DENSE_S` keep each minute's last; how many rows went."""
+        """Thin versions older than `HISTORY_DENSE_S` to one a minute; return the row count."""
         parameters = {
             "now": _CLOCK.now(),
             "dense_s": limits.HISTORY_DENSE_S,
@@ -239,7 +247,7 @@ class AllocationStore:
 
 
 async def read_totals(connection: AsyncConnection, experiment: Experiment) -> tuple[VariantTotals, ...]:
-    """The totals of the experiment's variants over all epochs, in their order."""
+    """Return the totals of the experiment's variants over all epochs, in their order."""
     names = VariantTotals.__struct_fields__
     sums = (func.sum(totals.c[name]) for name in names)  # of bigint: numeric, so they stay exact
     statement = (
@@ -255,9 +263,12 @@ async def read_totals(connection: AsyncConnection, experiment: Experiment) -> tu
 
 
 async def read_learned(connection: AsyncConnection, experiment: Experiment, now_s: float = 0.0) -> Learned:
-    """What a policy has learned and not forgotten, from all epochs whose policies learned the same.
+    """Return what the policy has learned and not forgotten.
 
-    Empty for policies that read the reward totals alone. `now_s` is read by policies that forget alone.
+    It covers all epochs whose policies learned the same.
+
+    Empty for policies that read the reward totals alone. `now_s` is read by policies that forget
+    alone.
     """
     learning = learning_of(experiment.definition.policy)
     if learning is None:
@@ -280,7 +291,10 @@ async def read_learned(connection: AsyncConnection, experiment: Experiment, now_
 
 
 async def read_learned_epochs(connection: AsyncConnection, experiment: Experiment) -> list[int]:
-    """The epochs whose policies learned the same as the policy in force; none where that learns nothing."""
+    """Return the epochs whose policies learned the same as the policy in force.
+
+    There are none if that policy learns nothing.
+    """
     learning = learning_of(experiment.definition.policy)
     if learning is None:
         return []
@@ -293,7 +307,7 @@ async def read_learned_epochs(connection: AsyncConnection, experiment: Experimen
 
 
 async def _read_moments(connection: AsyncConnection, experiment: Experiment) -> Moments:
-    """What other metrics come to over all epochs; nothing where the policy reads none."""
+    """Return the moments of other metrics over all epochs, if the policy reads any."""
     definition = experiment.definition
     if definition.policy.reads != "metrics":
         return {}
@@ -307,7 +321,7 @@ async def _read_moments(connection: AsyncConnection, experiment: Experiment) -> 
 
 
 async def read_earlier(connection: AsyncConnection, experiment: Experiment) -> tuple[VariantTotals, ...]:
-    """The totals that the policy's warm start begins with, in the order of the variants; empty: it has none.
+    """Return the totals of the policy's warm start, in the order of the variants, or nothing.
 
     Those that were kept, or where none are yet, those of now.
     """
@@ -327,9 +341,11 @@ async def read_earlier(connection: AsyncConnection, experiment: Experiment) -> t
 
 
 async def _keep_earlier(connection: AsyncConnection, experiment: Experiment) -> tuple[VariantTotals, ...]:
-    """The same, kept from the first allocation in force on: the other experiment moves on, the prior stays.
+    """Return the totals of the warm start, and store them with the first allocation in force.
 
-    What a draft begins with is still open.
+    The other experiment moves on; the prior stays.
+
+    The warm start of a draft is still open.
     """
     earlier = await read_earlier(connection, experiment)
     if earlier and not isinstance(experiment.state, Draft):
@@ -341,7 +357,7 @@ async def _keep_earlier(connection: AsyncConnection, experiment: Experiment) -> 
 
 
 async def read_latest(connection: AsyncConnection, experiment_id: int) -> AllocationPoint | None:
-    """The allocation in force; None before the first."""
+    """Return the allocation in force; None before the first."""
     row = (await connection.execute(_latest(experiment_id))).one_or_none()
     return None if row is None else _latest_point(row)
 
@@ -353,7 +369,7 @@ async def read_history(
     *,
     until: datetime | None = None,
 ) -> list[AllocationPoint]:
-    """At most `points_max` versions, evenly over time, from the first to the last not after `until`."""
+    """Return at most `points_max` versions up to `until`, spread evenly over time."""
     parameters = {"experiment_id": experiment_id, "buckets": points_max - 1, "until": until}
     return [_point(row) for row in await connection.execute(_HISTORY, parameters)]
 

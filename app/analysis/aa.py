@@ -199,7 +199,7 @@ def _observed(units: tuple[int, int], at_look: dict[str, Halves], *, adaptive: b
         Cell(1, name, units[half], {key: one[half] for key, one in at_look.items() if one[half] is not None})  # type: ignore[misc] # None is left out
         for half, name in enumerate(_HALVES)
     ]
-    return Observed(variants=_HALVES, control=_HALVES[0], cells=cells, adaptive=adaptive)
+    return Observed(variants=_HALVES, control=_HALVES[0], cells=cells, adaptive=adaptive, fixed_epochs=(1,))
 
 
 def _decided(metric: MetricReadout) -> bool:

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 
 from app.ledger.units.metric_totals import MetricTotals
-from stats.adaptive import ArmPeriod
 from stats.srm import ArmCounts
 from stats.totals import JointTotals
 
@@ -28,17 +27,26 @@ class Cell(msgspec.Struct, frozen=True, omit_defaults=True):
     covariates: JointTotals | None = None
 
 
+class DrawnUnits(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The units of one variant in a stratum of shares: joint totals of (outcomes ..., 1 / propensity)."""
+
+    epoch: int
+    stratum: int
+    variant: str
+    metrics: Mapping[str, JointTotals]
+
+
 class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True, omit_defaults=True):
     """Everything known of an experiment at one moment.
 
-    * `variants` in their order, `control` among them. * `adaptive`: whether allocation reacted to outcomes
-    within an epoch. * `periods`: per metric and variant, sums with logged propensities in time order, for
-    metrics without known bounds where it did. * `assignments`: counts with the probabilities that were
-    logged for them, all there are; empty if those are not known. * `crossovers`: units seen in more than one
-    variant, which are in no cell unless `crossovers_counted`: for their first. * `days`: since the start.
-    * `covariates`: their names, in the order of their totals; `constant_covariates`: those of no use, the
-    same for every unit. * `totals_age_s`: events of the last so many seconds may be missing; None: not
-    known, or of no matter.
+    * `variants` in their order, `control` among them; `retired` get no more units. * `adaptive`: whether
+    allocation reacted to outcomes within an epoch. * `drawn`: units by the shares they were
+    drawn with, of the epochs in which it did; `fixed_epochs`: those in which it did not. * `assignments`:
+    counts with the probabilities that were logged for them, all there are; empty if those are not known. *
+    `crossovers`: units seen in more than one variant, which are in no cell unless `crossovers_counted`:
+    for their first. * `days`: since the start. * `covariates`: their names, in the order of their
+    totals; `constant_covariates`: those of no use, the same for every unit. * `totals_age_s`: events of
+    the last so many seconds may be missing; None: not known, or of no matter.
 
     Raises ValueError unless the control is one of at least two variants, and cells are of these.
     """
@@ -46,8 +54,10 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True, omit_defaul
     variants: tuple[str, ...]
     control: str
     cells: Sequence[Cell]
+    retired: tuple[str, ...] = ()
     adaptive: bool = False
-    periods: Mapping[str, Mapping[str, tuple[ArmPeriod, ...]]] = {}
+    drawn: Sequence[DrawnUnits] = ()
+    fixed_epochs: Sequence[int] = ()
     assignments: Sequence[ArmCounts] = ()
     crossovers: int = 0
     crossovers_counted: bool = False
@@ -67,8 +77,14 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True, omit_defaul
             raise ValueError(f"totals of unknown variants: {', '.join(sorted(unknown))}")
 
     def for_decision(self) -> "Observed":
-        """Return the same with lists as its sequences, as they are after decoding: then both are equal."""
-        return msgspec.structs.replace(self, cells=list(self.cells), assignments=list(self.assignments) or ())
+        """Return the same without strata, and with lists as its sequences: equal to itself after decoding."""
+        return msgspec.structs.replace(
+            self,
+            cells=list(self.cells),
+            assignments=list(self.assignments) or (),
+            drawn=(),
+            fixed_epochs=(),
+        )
 
     @property
     def treatments(self) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ from app.analysis.export import OUTCOMES, Row
 from app.analysis.readout.model import Status, Stored, history_of
 from app.analysis.series import Row as SeriesRow
 from app.analysis.signals import SignalTotals
-from app.analysis.stored import Drawn, EpochTotals, StoredTotals, UnitCell
+from app.analysis.stored import Drawn, EpochTotals, StoredTotals, StratumCell, UnitCell
 from app.analysis.tables import readouts
 from app.assignment.bucketing import WHOLE
 from app.core.clock import Clock, SystemClock
@@ -129,7 +129,7 @@ class AnalysisStore:
             rows = (await connection.execute(statement.limit(limits.AA_UNITS_MAX + 1))).all()
         sampled, rows = len(rows) > limits.AA_UNITS_MAX, rows[: limits.AA_UNITS_MAX]
         if by_unit:
-            heads = np.array([tuple(row[:4]) for row in rows], HEAD)
+            heads = np.array([(*tuple(row[:4]), -1, 0) for row in rows], HEAD)
             segments, bodies = [row.segment for row in rows], [row.body for row in rows]
             units, readable = Units.read(heads, segments, bodies, measures)
             if not readable.all():
@@ -217,6 +217,10 @@ async def read_observed(connection: AsyncConnection, experiment_id: int) -> Stor
         totals_as_of=parts["watermark"][0].at,
         read_at=read_at,
         epoch_shares=_constant_shares(parts["shares"]),
+        strata=[
+            StratumCell(row.epoch, int(row.numbers[0]), row.variant, CellTotals.from_bytes(row.body))
+            for row in parts["strata"]
+        ],
     )
 
 

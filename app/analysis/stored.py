@@ -9,12 +9,12 @@ import msgspec
 from msgspec.structs import replace
 
 from app.allocation.model import NANO, VariantTotals
-from app.analysis.observed import Cell, Observed
+from app.analysis.observed import Cell, DrawnUnits, Observed
 from app.assignment import bucketing
 from app.experiments.metrics import REWARD, QuantileOf, Ratio
 from app.experiments.model import Experiment, Running
 from app.experiments.policies import FixedPolicy
-from app.ledger.units.measures import CellTotals, Measures, measures_of
+from app.ledger.units.measures import REWARD_METRIC, CellTotals, Measures, measures_of
 from app.ledger.units.metric_totals import totals_of
 from stats.srm import ArmCounts
 from stats.totals import JointTotals, MeanTotals
@@ -50,6 +50,15 @@ class Drawn(msgspec.Struct, frozen=True):
     probability_sum: int
 
 
+class StratumCell(msgspec.Struct, frozen=True):
+    """The totals of one variant in a stratum of shares, with 1 / propensity in nanos beside each outcome."""
+
+    epoch: int
+    stratum: int
+    variant: int
+    totals: CellTotals
+
+
 class StoredTotals(msgspec.Struct, frozen=True, kw_only=True):
     """The totals of an experiment at one moment, all from one snapshot of PostgreSQL.
 
@@ -63,22 +72,39 @@ class StoredTotals(msgspec.Struct, frozen=True, kw_only=True):
     totals_as_of: datetime | None
     read_at: datetime
     epoch_shares: Mapping[int, tuple[float, ...] | None]
+    strata: Sequence[StratumCell] = ()
 
     def observed(self, experiment: Experiment) -> Observed:
-        """Rewards and metrics as an analysis reads them."""
+        """Return rewards and metrics as an analysis reads them.
+
+        It reads the epochs in which the present control was the control. Variants that were retired before
+        are left out.
+        """
+        if experiment.control_epoch > 1:
+            return self._since(experiment.control_epoch).observed(replace(experiment, control_epoch=1))
         definition = experiment.definition
         keys = [variant.key for variant in definition.variants]
-        control = definition.control_index
         measures = measures_of(definition.metrics, definition.plan, definition.stickiness)
         cells = self._reward_cells(keys) if measures is None else self._unit_cells(keys, measures)
         adaptive = any(shares is None for shares in self.epoch_shares.values())
         adaptive = adaptive or not isinstance(experiment.definition.policy, FixedPolicy)
+        seen = {cell.variant for cell in cells}
+        compared = [
+            index
+            for index, variant in enumerate(definition.variants)
+            if not variant.retired or variant.key in seen
+        ]
+        if len(compared) < 2:
+            compared = list(range(len(keys)))
         return Observed(
-            variants=tuple(keys),
-            control=keys[control],
+            variants=tuple(keys[index] for index in compared),
+            control=definition.control_key,
+            retired=tuple(keys[index] for index in compared if definition.variants[index].retired),
             cells=cells,
             adaptive=adaptive,
-            assignments=self._assignments(experiment),
+            drawn=self._drawn(keys, measures) if adaptive else (),
+            fixed_epochs=[epoch for epoch, shares in self.epoch_shares.items() if shares is not None],
+            assignments=[_of_variants(counts, compared) for counts in self._assignments(experiment)],
             crossovers=sum(
                 cell.totals.units for cell in self.units if cell.crossed and cell.variant < len(keys)
             ),
@@ -86,6 +112,16 @@ class StoredTotals(msgspec.Struct, frozen=True, kw_only=True):
             days=self._days(experiment),
             covariates=_covariates(measures),
             totals_age_s=self._totals_age_s(experiment),
+        )
+
+    def _since(self, epoch: int) -> "StoredTotals":
+        return replace(
+            self,
+            by_epoch=[part for part in self.by_epoch if part.epoch >= epoch],
+            units=[cell for cell in self.units if cell.epoch >= epoch],
+            draws=[drawn for drawn in self.draws if drawn.epoch >= epoch],
+            epoch_shares={number: shares for number, shares in self.epoch_shares.items() if number >= epoch},
+            strata=[cell for cell in self.strata if cell.epoch >= epoch],
         )
 
     def _reward_cells(self, keys: Sequence[str]) -> list[Cell]:
@@ -114,6 +150,20 @@ class StoredTotals(msgspec.Struct, frozen=True, kw_only=True):
             cells.append(Cell(cell.epoch, keys[cell.variant], cell.totals.units, found, cell.segment, before))
         return _alike(cells, measures)
 
+    def _drawn(self, keys: Sequence[str], measures: Measures | None) -> list[DrawnUnits]:
+        """Units by the shares that they were drawn with."""
+        metrics = (REWARD_METRIC,) if measures is None else measures.metrics
+        found = []
+        for cell in self.strata:
+            known = {
+                metric.key: totals
+                for metric, sums in zip(metrics, cell.totals.metrics, strict=True)
+                if isinstance(totals := totals_of(metric, sums), JointTotals)
+            }
+            if cell.variant < len(keys):
+                found.append(DrawnUnits(cell.epoch, cell.stratum, keys[cell.variant], known))
+        return found
+
     def _assignments(self, experiment: Experiment) -> list[ArmCounts]:
         """Draws beside what was logged of their probabilities, by epoch.
 
@@ -136,10 +186,14 @@ class StoredTotals(msgspec.Struct, frozen=True, kw_only=True):
             ]
         for epoch, variant, count in draws:
             shares = self.epoch_shares.get(epoch)
-            if shares is not None and len(shares) == n_variants and variant < n_variants:
+            if shares is not None and len(shares) <= n_variants and variant < n_variants:
                 drawn.setdefault(epoch, [0] * n_variants)[variant] += count
         known = {epoch: self.epoch_shares[epoch] for epoch in drawn}
-        constant = [ArmCounts(tuple(drawn[epoch]), shares) for epoch, shares in known.items() if shares]
+        constant = [
+            ArmCounts(tuple(drawn[epoch]), padded(shares, n_variants))
+            for epoch, shares in known.items()
+            if shares
+        ]
         if definition.stickiness != "none":
             return constant
         return constant + _summed([one for one in self.draws if one.epoch not in drawn], n_variants)
@@ -158,19 +212,34 @@ class StoredTotals(msgspec.Struct, frozen=True, kw_only=True):
         return float((self.read_at - self.totals_as_of).total_seconds())
 
 
+def padded(shares: Sequence[float], n_variants: int) -> tuple[float, ...]:
+    """Return the shares of an epoch with 0 for the variants that were added after it."""
+    return (*shares, *[0.0] * (n_variants - len(shares)))
+
+
+def _of_variants(counts: ArmCounts, positions: Sequence[int]) -> ArmCounts:
+    """Return the counts of the variants at some positions; the others have none."""
+    return ArmCounts(
+        tuple(counts.counts[position] for position in positions),
+        tuple(counts.probabilities[position] for position in positions),
+    )
+
+
 def _summed(draws: Sequence[Drawn], n_variants: int) -> list[ArmCounts]:
-    """Of each epoch; a draft may have had other variants."""
+    """Return the draws of each epoch, with none of variants that were added after it."""
     epochs: defaultdict[int, list[Drawn]] = defaultdict(list)
-    for one in draws:
-        epochs[one.epoch].append(one)
-    return [
-        ArmCounts.from_sums(
-            [one.assignments for one in found],
-            [Fraction(one.probability_sum, bucketing.WHOLE) for one in found],
-        )
-        for found in epochs.values()
-        if [one.variant for one in found] == list(range(n_variants)) and any(one.assignments for one in found)
-    ]
+    for drawn in draws:
+        epochs[drawn.epoch].append(drawn)
+    summed = []
+    for of_epoch in epochs.values():
+        n_later = n_variants - len(of_epoch)
+        is_whole = n_later >= 0 and [drawn.variant for drawn in of_epoch] == list(range(len(of_epoch)))
+        if is_whole and any(drawn.assignments for drawn in of_epoch):
+            probabilities = [Fraction(drawn.probability_sum, bucketing.WHOLE) for drawn in of_epoch]
+            assignments = [drawn.assignments for drawn in of_epoch]
+            none = [0] * n_later
+            summed.append(ArmCounts.from_sums(assignments + none, [*probabilities, *none]))
+    return summed
 
 
 def _alike(cells: list[Cell], measures: Measures) -> list[Cell]:

@@ -13,7 +13,7 @@ from typing import Final, Literal
 import structlog
 
 from app.access.model import AccessSnapshot, KeyRing
-from app.access.store import ANNOUNCEMENT
+from app.access.store import ANNOUNCEMENT, load, load_revision
 from app.assignment import limits
 from app.assignment.published_store import PublishedStore
 from app.assignment.snapshot import PreparedExperiment, Snapshot
@@ -261,11 +261,11 @@ class SnapshotKeeper(SnapshotHolder):
 
     async def _newer_access(self) -> AccessSnapshot | None:
         """Return the published keys; None if we have them already."""
-        revision = await self._store.access_revision()
+        revision = await load_revision(self._valkey)
         if self.keyring is not None and revision == self.keyring.revision:
             self._adopted.outdates(ANNOUNCEMENT, revision, monotonic())
             return None
-        return await self._store.access()
+        return await load(self._valkey)
 
     def _outdated(self, versions: Mapping[str, int]) -> set[str]:
         """Return the keys of experiments that we have in another version, or not at all."""

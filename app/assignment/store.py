@@ -6,8 +6,6 @@ from typing import Final, NamedTuple, cast
 import hiredis
 from redis.asyncio import Redis
 
-from app.access import store as access_store
-from app.access.model import AccessSnapshot
 from app.assignment import limits
 from app.core.errors import Unavailable
 from app.core.multiplex import MultiplexedConnection
@@ -80,14 +78,6 @@ class RegistryStore:
             values = cast("list[bytes | None]", await self._valkey.hmget(_EXPERIMENTS, some))
             bodies += [value for value in values if value is not None]
         return bodies
-
-    async def access_revision(self) -> int | None:
-        """Return the revision of the keys in force; None if Valkey has lost them."""
-        return await access_store.load_revision(self._valkey)
-
-    async def access(self) -> AccessSnapshot | None:
-        """Return the keys in force; None if Valkey has lost them."""
-        return await access_store.load(self._valkey)
 
 
 class StickyStore:

@@ -1,4 +1,4 @@
-"""What `wald doctor` looks at: engines, durability, schema, clocks, room to work, and events that wait."""
+"""The checks of `wald doctor`: engines, durability, schema, clocks, space, and events that wait."""
 
 import resource
 import shutil
@@ -62,15 +62,15 @@ _DEAD_LETTERS: Final = "SELECT count(*) AS waiting FROM dead_letters"
 
 
 class Verdict(StrEnum):
-    """How good it is."""
+    """The result of a check."""
 
     OK = "ok"
-    WARN = "warn"  # works, but will not always
-    FAIL = "fail"  # does not work, or may lose what it acknowledged
+    WARN = "warn"  # works now, may fail later
+    FAIL = "fail"  # does not work, or may lose acknowledged events
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing that was looked at: what was found and, unless it is well, what to do about it."""
+    """The result of one check: what was found and, unless it is ok, what to do."""
 
     check: str
     verdict: Verdict
@@ -79,9 +79,9 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 async def examine(settings: Settings, clock: Clock) -> list[Finding]:
-    """Look at everything; `settings` name both engines. An engine that is away is a finding, not an error."""
+    """Run all checks. `settings` name both engines; an engine that is away is a finding, not an error."""
     if settings.valkey_url is None or settings.database_url is None:
-        raise ValueError("both engines have to be named by URL")
+        raise ValueError("both engines must be named by URL")
     of_valkey, appended = await _examine_valkey(settings.valkey_url, clock, shards=settings.stream_shards)
     of_postgres = await _examine_postgres(settings, settings.database_url, appended, clock)
     hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -91,9 +91,9 @@ async def examine(settings: Settings, clock: Clock) -> list[Finding]:
 async def _examine_valkey(
     url: str, clock: Clock, *, shards: int
 ) -> tuple[list[Finding], Mapping[int, int] | None]:
-    """What is found, and the events appended to each shard: None when Valkey is away.
+    """Return findings, and the number of events appended to each shard; None if Valkey is away.
 
-    Counts all shards that there can be: a process with another number of shards may have written some.
+    Counts all possible shards, because a process with another number of shards may have appended to them.
     """
     client = create_client(url)
     try:
@@ -127,8 +127,8 @@ async def _valkey_durability(client: Redis) -> list[Finding]:
     try:
         config = await client.config_get("appendonly", "appendfsync", "maxmemory-policy")
     except ResponseError as error:  # managed services forbid CONFIG
-        fix = "make sure that it runs with appendonly yes, appendfsync always, maxmemory-policy noeviction"
-        return [Finding("Valkey durability", Verdict.WARN, f"not to be seen: {error}", fix)]
+        fix = "make sure that it has appendonly yes, appendfsync always, maxmemory-policy noeviction"
+        return [Finding("Valkey durability", Verdict.WARN, f"cannot be read: {error}", fix)]
     return valkey_durability(cast("dict[str, str]", config))
 
 
@@ -172,7 +172,7 @@ async def _examine_postgres(
 
 
 async def _examine_access(url: str, preset: str | None) -> list[Finding]:
-    """Whether there are a key for administrators and a key that signs."""
+    """Check for a key of an administrator and a key that signs."""
     engine, valkey = create_engine(url), create_client("unix:///")  # Valkey is not asked anything
     try:
         access = AccessService(AccessStore(engine, valkey), SystemClock())
@@ -189,7 +189,7 @@ async def _rows(connection: psycopg.AsyncConnection[DictRow], query: LiteralStri
 
 
 def valkey_version(info: Mapping[str, Any]) -> Finding:
-    """Of Valkey, or of the Redis it says it is compatible with."""
+    """Check the version of Valkey or Redis."""
     name, number, least = "Redis", str(info["redis_version"]), _REDIS_VERSION_MIN
     if "valkey_version" in info:
         name, number, least = "Valkey", str(info["valkey_version"]), _VALKEY_VERSION_MIN
@@ -199,7 +199,7 @@ def valkey_version(info: Mapping[str, Any]) -> Finding:
 
 
 def valkey_durability(config: Mapping[str, str]) -> list[Finding]:
-    """Whether an acknowledged event survives a crash, and is never evicted."""
+    """Check that an acknowledged event survives a crash, and is never evicted."""
     found = ", ".join(f"{name} {value}" for name, value in sorted(config.items()))
     fixes = {}
     if config["appendonly"] != "yes":
@@ -217,12 +217,15 @@ def valkey_durability(config: Mapping[str, str]) -> list[Finding]:
 
 
 def memory(used: int, limit: int) -> Finding:
-    """Bytes of Valkey against its own limit (0: none), over which it refuses writes."""
-    name, fix = "Valkey memory", "raise maxmemory, or see why the worker does not drain the streams"
+    """Check the bytes used by Valkey against its limit, above which it refuses writes; 0 means no limit."""
+    name, fix = "Valkey memory", "raise maxmemory, or find out why the worker does not drain the streams"
     if limit == 0:
         found = f"{used / _GIB:.2f} GiB without a limit"
         return Finding(
-            name, Verdict.WARN, found, "set maxmemory: refusing writes is better than being killed"
+            name,
+            Verdict.WARN,
+            found,
+            "set maxmemory: without it, the system may kill Valkey when memory runs out",
         )
     share = used / limit
     severity = Verdict.OK if share < 0.8 else Verdict.WARN if share < 0.95 else Verdict.FAIL
@@ -231,17 +234,17 @@ def memory(used: int, limit: int) -> Finding:
 
 
 def postgres_version(facts: Mapping[str, Any]) -> Finding:
-    """Of PostgreSQL, and the encoding of the database."""
+    """Check the version of PostgreSQL, and the encoding of the database."""
     found = f"PostgreSQL {facts['version']}, {facts['encoding']}"
     if facts["major"] < _POSTGRES_VERSION_MIN:
         return Finding("PostgreSQL", Verdict.FAIL, found, f"upgrade to PostgreSQL {_POSTGRES_VERSION_MIN}+")
     if facts["encoding"] != "UTF8":
-        return Finding("PostgreSQL", Verdict.FAIL, found, "make the database with ENCODING 'UTF8'")
+        return Finding("PostgreSQL", Verdict.FAIL, found, "create the database with ENCODING 'UTF8'")
     return Finding("PostgreSQL", Verdict.OK, found)
 
 
 def postgres_durability(facts: Mapping[str, Any]) -> Finding:
-    """Whether a committed transaction survives a crash."""
+    """Check that a committed transaction survives a crash."""
     names = ("fsync", "full_page_writes", "synchronous_commit")
     found = ", ".join(f"{name} {facts[name]}" for name in names)
     off = [name for name in names if facts[name] == "off"]
@@ -252,7 +255,7 @@ def postgres_durability(facts: Mapping[str, Any]) -> Finding:
 
 
 def clock_skew(engine: str, before: datetime, there: datetime, after: datetime) -> Finding:
-    """An engine's clock against ours, read before and after it; the time of the way is not skew."""
+    """Check the clock of an engine against ours, read before and after. Travel time is not skew."""
     skew = max(before - there, there - after, timedelta(0))
     severity = Verdict.OK if skew < _SKEW_WARN else Verdict.WARN if skew < _SKEW_FAIL else Verdict.FAIL
     fix = "" if severity is Verdict.OK else "synchronise the clocks of the machines (NTP)"
@@ -260,50 +263,55 @@ def clock_skew(engine: str, before: datetime, there: datetime, after: datetime) 
 
 
 def shared_clock(ahead_s: float) -> Finding:
-    """The time that all processes share against PostgreSQL's clock, from which it came."""
+    """Check the shared time of all processes against the clock of PostgreSQL, its source."""
     found = f"{abs(ahead_s):,.3f} s {'ahead of' if ahead_s > 0 else 'behind'} the clock of PostgreSQL"
     if abs(ahead_s) <= CLOCK_SKEW_SHOWN_S:
         return Finding("Shared time", Verdict.OK, found)
     hours = abs(ahead_s) * 1e6 / CLOCK_RETURN_US * CLOCK_SYNC_S / 3_600
-    fix = f"correct the clock of PostgreSQL's machine; if it is right, the difference goes in {hours:,.1f} h"
+    fix = f"correct the clock of PostgreSQL's machine; if it is right, this ends in {hours:,.1f} h"
     return Finding("Shared time", Verdict.WARN, found, fix)
 
 
 def writes(refused: str) -> Finding:
-    """Whether Valkey takes events; `refused`: why not."""
+    """Check that Valkey accepts events. `refused` is the reason why it does not, or empty."""
     if not refused:
-        return Finding("Valkey writes", Verdict.OK, "every shard takes events")
+        return Finding("Valkey writes", Verdict.OK, "every shard accepts events")
     why, _, fix = refused.partition("; ")
     return Finding("Valkey writes", Verdict.FAIL, why, fix or "see the log of Valkey")
 
 
 def schema(current: str | None, needed: str) -> Finding:
-    """The revision the database is at against the one this code needs."""
+    """Check the revision of the database against the one that this version needs."""
     if current == needed:
         return Finding("Schema", Verdict.OK, f"revision {current}")
-    found = f"{'empty' if current is None else f'revision {current}'}, needed is {needed}"
-    return Finding("Schema", Verdict.FAIL, found, "run `wald migrate`, or a version of Wald that knows it")
+    found = f"{'empty' if current is None else f'revision {current}'}; this version needs {needed}"
+    return Finding(
+        "Schema",
+        Verdict.FAIL,
+        found,
+        "run `wald migrate`, or install the version of Wald that has this revision",
+    )
 
 
 def admin_key(there: bool, doubts: Sequence[str]) -> Finding:  # noqa: FBT001  (there is or is not)
-    """Whether an administrator can get in; `doubts` as `AccessService.doubts` names them."""
+    """Check that an administrator can sign in. `doubts` are those of `AccessService.doubts`."""
     if not there:
         return Finding("Admin key", Verdict.FAIL, "none", NO_ADMIN_KEY)
     if doubts:
-        return Finding("Admin key", Verdict.WARN, "there, but see the note", "; ".join(doubts))
-    return Finding("Admin key", Verdict.OK, "there")
+        return Finding("Admin key", Verdict.WARN, "present, but see the note", "; ".join(doubts))
+    return Finding("Admin key", Verdict.OK, "present")
 
 
 def signing_key(*, there: bool) -> Finding:
-    """Whether assignment ids can be signed."""
+    """Check that assignment ids can be signed."""
     if there:
-        return Finding("Signing key", Verdict.OK, "there")
-    fix = "run `wald migrate`, or start `wald serve` or `wald worker`: each makes it"
+        return Finding("Signing key", Verdict.OK, "present")
+    fix = "run `wald migrate`, or start `wald serve` or `wald worker`: each creates it"
     return Finding("Signing key", Verdict.FAIL, "none", fix)
 
 
 def shared_settings(settings: Settings, agreed: Mapping[str, str]) -> Finding:
-    """Whether the settings here are those that the processes of this deployment run with."""
+    """Check the settings here against those of the other processes of this deployment."""
     name = "Shared settings"
     if different := shards_differ(settings, agreed):
         return Finding(name, Verdict.FAIL, "the number of stream shards differs", different)
@@ -315,7 +323,7 @@ def shared_settings(settings: Settings, agreed: Mapping[str, str]) -> Finding:
 
 
 def lag(appended: Mapping[int, int], positions: list[dict[str, Any]]) -> Finding:
-    """Acknowledged events that the ledger does not hold yet, and whether anybody works on them."""
+    """Check how many acknowledged events wait for the ledger, and that a worker reads them."""
     rows = {row["shard"]: row for row in positions}
     waiting = {
         shard: max(0, count - (rows[shard]["applied"] if shard in rows else 0))
@@ -324,7 +332,7 @@ def lag(appended: Mapping[int, int], positions: list[dict[str, Any]]) -> Finding
     idle = [shard for shard, events in waiting.items() if events and not rows.get(shard, {}).get("owned")]
     total = sum(waiting.values())
     if idle:
-        found = f"{total} events wait, and nobody works on shard {', '.join(map(str, idle))}"
+        found = f"{total} events wait, and no worker reads shard {', '.join(map(str, idle))}"
         return Finding("Ledger", Verdict.FAIL, found, "start `wald worker`")
     if total > _LAG_EVENTS_WARN:
         return Finding("Ledger", Verdict.WARN, f"{total} events wait", "start more workers and stream shards")
@@ -332,22 +340,24 @@ def lag(appended: Mapping[int, int], positions: list[dict[str, Any]]) -> Finding
 
 
 def dead_letters(count: int) -> Finding:
-    """Stream entries that could not be read."""
+    """Check for stream entries that could not be applied."""
     if count == 0:
         return Finding("Dead letters", Verdict.OK, "none")
-    return Finding("Dead letters", Verdict.WARN, f"{count} entries", "read `error` in the table dead_letters")
+    return Finding(
+        "Dead letters", Verdict.WARN, f"{count} entries", "read the column `error` of the table dead_letters"
+    )
 
 
 def series(overdue: int) -> Finding:
-    """Minutes of series that should have become hours. Some always wait: what came late to a thinned hour."""
+    """Check how many minutes of series should be hours by now. Late units always leave some."""
     if overdue <= SERIES_THIN_ROWS_MAX:
         return Finding("Series", Verdict.OK, f"{overdue} old minutes wait to be thinned")
     found = f"more than {SERIES_THIN_ROWS_MAX} old minutes wait to be thinned"
-    return Finding("Series", Verdict.WARN, found, "look at the loop `forgotten` in `/ready` of a worker")
+    return Finding("Series", Verdict.WARN, found, "look at the loop `cleanup` in `/ready` of a worker")
 
 
 def disk(folder: Path) -> Finding:
-    """Room where the data folder is, or will be."""
+    """Check the free space where the data folder is, or will be."""
     existing = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
     usage = shutil.disk_usage(existing)
     severity = Verdict.OK
@@ -357,14 +367,16 @@ def disk(folder: Path) -> Finding:
         severity = Verdict.FAIL
     found = f"{usage.free / _GIB:.1f} of {usage.total / _GIB:.1f} GiB free at {existing}"
     return Finding(
-        "Disk", severity, found, "" if severity is Verdict.OK else "make room: a full disk stops writes"
+        "Disk", severity, found, "" if severity is Verdict.OK else "free some space: a full disk stops writes"
     )
 
 
 def descriptors(limit: int) -> Finding:
-    """How many files and connections a process of ours may have at most."""
+    """Check how many files and connections a process may open."""
     if limit == resource.RLIM_INFINITY or limit >= _DESCRIPTORS_WARN:
         return Finding(
             "Open files", Verdict.OK, "no limit" if limit == resource.RLIM_INFINITY else f"{limit}"
         )
-    return Finding("Open files", Verdict.WARN, f"at most {limit}", f"ulimit -Hn {_DESCRIPTORS_WARN} or more")
+    return Finding(
+        "Open files", Verdict.WARN, f"at most {limit}", f"raise it: ulimit -Hn {_DESCRIPTORS_WARN}"
+    )

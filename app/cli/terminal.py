@@ -15,18 +15,18 @@ import rich_click as click
 from rich.console import Console, RenderableType
 
 PIPE_COLUMNS: Final = 100_000
-"""The width of a pipe: wider than any row, so that each row stays on one line."""
+"""Width of a pipe: wider than any row, so that each row stays on one line."""
 COLUMNS_MIN: Final = 20
 COLUMNS_FALLBACK: Final = 80
 BROKEN_PIPE_STATUS: Final = 141
-"""Exit status after the reader of a pipe has left: 128 and the number of SIGPIPE, as of other programs."""
+"""Exit status if the reader of a pipe has left: 128 plus the number of SIGPIPE, as in other programs."""
 
 
 class _Console(Console):
     """A console that ends the command when the reader of its pipe has left, as in `wald … | head`."""
 
     def on_broken_pipe(self) -> None:
-        """Leave quietly."""
+        """End without a message."""
         leave_broken_pipe()
 
 
@@ -45,12 +45,12 @@ def leave_broken_pipe() -> None:
 
 
 def out() -> Console:
-    """The console of the command's result."""
+    """Return the console for the result of the command."""
     return _console(sys.stdout)
 
 
 def err() -> Console:
-    """The console of messages beside the result."""
+    """Return the console for messages beside the result."""
     return _console(sys.stderr)
 
 
@@ -59,7 +59,7 @@ def _console(stream: TextIO) -> Console:
 
 
 def columns(stream: TextIO) -> int:
-    """The width to write `stream` with: `COLUMNS`, or that of the terminal; a pipe has no limit."""
+    """Return the width of `stream`: `COLUMNS`, or that of the terminal; a pipe has no limit."""
     given = os.environ.get("COLUMNS", "")
     if given.isdecimal() and int(given) > 0:
         return max(int(given), COLUMNS_MIN)
@@ -73,7 +73,7 @@ def columns(stream: TextIO) -> int:
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether a person looks at it."""
+    """Return whether the stream is a terminal."""
     try:
         return stream.isatty()
     except ValueError:  # it is closed
@@ -96,9 +96,9 @@ def show(value: object, text: str | Callable[[], RenderableType], *, as_json: bo
 
 @contextmanager
 def progress(description: str, total: float) -> Iterator[Callable[[float], None]]:
-    """A progress bar on standard error while the block runs, if that is a terminal.
+    """Show a progress bar on standard error while the block runs, if that is a terminal.
 
-    The block calls the yielded function with what has been done since its last call.
+    The block calls the yielded function with the amount done since its last call.
     """
     if not is_terminal(sys.stderr):
         yield lambda _: None

@@ -1,4 +1,4 @@
-"""Shows an answer of the server again and again: in place on a terminal, each change once in a pipe."""
+"""Show an answer of the server again and again: in place on a terminal, each change once in a pipe."""
 
 import asyncio
 import sys
@@ -23,10 +23,10 @@ async def watch(
     ended: Callable[[bytes], bool] = lambda _: False,
     patient: bool = False,
 ) -> bytes:
-    """Show answers until one has `ended`, and return that one.
+    """Show answers until `ended` is true of one, and return it.
 
-    In a pipe an answer is printed when it differs from the last. `patient`: after the first answer,
-    a server that is away is waited for. Raises ClientError.
+    In a pipe, print an answer when it differs from the previous one. If `patient`, wait for a server that
+    goes away after its first answer. Raises ClientError.
     """
     in_place = terminal.is_terminal(sys.stdout) and not as_json
     live = Live(console=terminal.out(), auto_refresh=False) if in_place else None
@@ -57,7 +57,7 @@ async def watch(
 
 
 def _print_new(shown: RenderableType, printed: str) -> str:
-    """Print it unless it was printed last; return its text."""
+    """Print the renderable unless it equals the last output; return its text."""
     console = terminal.out()
     with console.capture() as capture:
         console.print(shown)

@@ -1,4 +1,4 @@
-"""What the first start of `wald up` makes, and what every start tells: the page, and lines to paste."""
+"""The keys that the first start of `wald up` creates, and the lines that every start prints."""
 
 from pathlib import Path
 from typing import Final
@@ -21,10 +21,10 @@ _ERR: Final = Console(stderr=True, highlight=False)
 
 
 async def ensure_keys(settings: Settings, valkey_url: str, database_url: str) -> None:
-    """See to it that there are keys to sign with, and an admin key, kept in the data folder for its owner.
+    """Create the signing key and the admin key if they are missing. Keep the admin key in the data folder.
 
-    A key that had to be made is printed, this once. Raises Conflict when a setting of this deployment is
-    another one; Unavailable when the data folder cannot be written.
+    A new admin key is printed, once. Raises Conflict if a setting differs from that of the deployment;
+    Unavailable if the data folder cannot be written.
     """
     engine, valkey = create_engine(database_url), create_client(valkey_url)
     try:
@@ -53,16 +53,16 @@ def _keep(path: Path, key: str) -> None:
 
 
 def kept_key(settings: Settings) -> str | None:
-    """The admin key of this data folder, if it is there."""
+    """Return the admin key of this data folder, if there is one."""
     path = settings.data_dir / KEY_FILE
     return path.read_text().strip() if path.is_file() else None
 
 
 async def greet(settings: Settings, url: str, *, demo: bool) -> None:
-    """Print the address and lines that work when pasted; then send demo traffic, for ever, where wanted."""
+    """Print the address, and lines to paste. With `demo`, send demo traffic until cancelled."""
     key = kept_key(settings)
     if demo and key:
-        # Loads as much as all else of this process.
+        # These load as much as the rest of this process.
         from app.cli.client import WaldClient
         from app.cli.traffic.demo import TRICKLE_EXPERIMENT, trickle
 
@@ -81,11 +81,11 @@ def _tell(settings: Settings, url: str, key: str | None, experiment: str, *, def
     _ERR.print(f"\nWald is ready. The page: [bold]{url}/[/] ({escape(where)})\n", soft_wrap=True)
     for line in _lines(url, key_file, experiment, define=define):
         click.echo(line)
-    _ERR.print("\nCtrl-C ends everything in order.")
+    _ERR.print("\nCtrl-C stops everything in order.")
 
 
 def _lines(url: str, key_file: Path | None, experiment: str, *, define: bool) -> list[str]:
-    """Three calls: with the demo running assign, tell, look; else define, start, assign."""
+    """Return three calls: to define, start and assign; or to assign, give feedback and read the status."""
     key = f"$(cat '{key_file}')" if key_file else "$WALD_KEY"
     curl = f'curl -s -H "Authorization: Bearer {key}"'
     if define:

@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Final
 
-import psycopg
 import structlog
 
 from app import __version__
 from app.core.logs import brief, peer
+from app.core.outages import POSTGRES_ERRORS
 from app.core.postgres import connect
 from app.core.schema import revisions
 from app.core.serving import Ending
@@ -53,7 +53,7 @@ async def _announce_schema(database_url: str) -> None:
     try:
         async with asyncio.timeout(SCHEMA_S):
             revision = await _revision(database_url)
-    except (psycopg.Error, OSError, TimeoutError) as error:
+    except POSTGRES_ERRORS as error:
         _LOG.warning("schema", revision=None, needed=needed, error=brief(error))
         return
     if revision == needed:

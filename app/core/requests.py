@@ -6,7 +6,7 @@ if an access log is kept.
 
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Any, ClassVar, Final
 
@@ -14,8 +14,7 @@ import structlog
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app.core.fast_path import FastPath, FastPathProtocol, Headers, Reply, with_fast_paths
-
-ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
+from app.core.serving import ASGIApp
 
 REQUEST_ID: Final = b"x-request-id"
 _VALID_ID: Final = re.compile(rb"[A-Za-z0-9._:;=/+@-]{1,128}")

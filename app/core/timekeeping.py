@@ -15,6 +15,7 @@ from app.core import limits
 from app.core.clock import TIMELINE, Reading, SharedClock, Timekeeping, counter_us, wall_us
 from app.core.health import Check
 from app.core.loops import stop_if_cancelled
+from app.core.outages import POSTGRES_ERRORS
 from app.core.postgres import METADATA, connect
 from app.core.telemetry import CLOCK_JUMPS, CLOCK_SKEW, CLOCK_STEPS, DEGRADED
 
@@ -82,7 +83,7 @@ class TimeKeeper:
                     changed = await self._follow(connection)
                     if not (changed or self._timekeeping.synchronised):
                         await asyncio.sleep(limits.CLOCK_WATCH_PAUSE_S)
-        except (psycopg.Error, OSError, TimeoutError) as error:
+        except POSTGRES_ERRORS as error:
             _LOG.warning("clock_not_compared", error=str(error).partition("\n")[0] or type(error).__name__)
 
     async def run(self) -> None:

@@ -1,4 +1,4 @@
-"""Files that pages load, under addresses that change with their contents, so that caches keep them for good.
+"""Files that pages load. Their addresses change with their contents, so caches may keep them for good.
 
 plotly.min.js comes from the installed plotly wheel; nothing loads from elsewhere.
 """
@@ -40,13 +40,13 @@ class Asset(msgspec.Struct, frozen=True):
 
 @cache
 def address(name: str) -> str:
-    """The path under which the page finds a file."""
+    """Return the path of a file."""
     return f"{PATH}/{_fingerprint(name)}/{name}"
 
 
 @cache
 def load(fingerprint: str, name: str) -> Asset:
-    """The file at an address, compressed when it is first asked for. Raises NotFound for any other."""
+    """Return the file at an address, compressed at its first use. Raises NotFound for any other address."""
     if name not in _SOURCES or fingerprint != _fingerprint(name):
         raise NotFound(f"no file {name!r} of this version")
     plain = _source(name).read_bytes()

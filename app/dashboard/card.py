@@ -1,4 +1,4 @@
-"""One experiment as its card shows it. Pure: a definition and a status in, words and numbers out."""
+"""The card of one experiment. Pure: a definition and a status in, words and numbers out."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,7 +16,7 @@ PAYLOAD_SHOWN_MAX: Final = 500
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One variant. What is not known is None, and shown as missing."""
+    """One variant. None means not known; the page shows it as missing."""
 
     key: str
     control: bool
@@ -39,7 +39,7 @@ class Scale(msgspec.Struct, frozen=True):
     high: float
 
     def place(self, value: float) -> float:
-        """Where a value stands, 0 to 100."""
+        """Return the place of a value on the axis, 0 to 100."""
         return 100 * (value - self.low) / (self.high - self.low)
 
 
@@ -52,7 +52,7 @@ class History(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, experiment: Experiment, status: Status, now: datetime) -> Self:
-        """The shares since the start, until `now` or until the experiment was stopped."""
+        """Return the shares from the start until `now`, or until the experiment was stopped."""
         variants = [variant.key for variant in status.variants]
         points: Sequence[AllocationAt] = status.allocation_history
         if not points or isinstance(experiment.state, Draft):
@@ -67,7 +67,7 @@ class History(msgspec.Struct, frozen=True):
 
 
 class Card(msgspec.Struct, frozen=True):
-    """What the template of a card reads."""
+    """The values that the template of a card reads."""
 
     key: str
     description: str
@@ -86,7 +86,7 @@ class Card(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, experiment: Experiment, status: Status, now: datetime) -> Self:
-        """The card of an experiment as of its status."""
+        """Return the card of an experiment for its status."""
         definition = experiment.definition
         rows = _rows(definition, status.variants)
         compared = [row for row in rows if row.probability_best is not None]
@@ -109,22 +109,22 @@ class Card(msgspec.Struct, frozen=True):
 
     @property
     def assignments(self) -> int:
-        """Of all variants."""
+        """Number of assignments of all variants."""
         return sum(row.assignments for row in self.rows)
 
     @property
     def rewards(self) -> int:
-        """Of all variants."""
+        """Number of rewards of all variants."""
         return sum(row.rewards for row in self.rows)
 
     @property
     def share_heading(self) -> str:
-        """Whose share it is: only a running experiment serves by its shares."""
+        """Heading of the shares. Only a running experiment serves by its present shares."""
         return {"running": "share now", "draft": "first share"}.get(self.state, "last share")
 
 
 def _rows(definition: Definition, variants: Sequence[VariantStatus]) -> list[Row]:
-    """Rows in the order of the variants. Before the first reward P(best) says nothing, and is left out."""
+    """Return rows in the order of the variants, without P(best) before the first reward."""
     learned = any(variant.rewards for variant in variants)
     offsets = accumulate((variant.allocation or 0.0 for variant in variants), initial=0.0)
     return [
@@ -147,7 +147,7 @@ def _rows(definition: Definition, variants: Sequence[VariantStatus]) -> list[Row
 
 
 def _scale(rows: Sequence[Row]) -> Scale | None:
-    """Around all intervals, with a little room."""
+    """Return an axis that holds all intervals and a margin of a twentieth."""
     intervals = [row.interval for row in rows if row.interval is not None]
     if not intervals:
         return None

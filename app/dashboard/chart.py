@@ -14,11 +14,11 @@ STEPS: Final = {60: "by the minute", 3_600: "by the hour", 86_400: "by the day"}
 WIDTH: Final = 100
 HEIGHT: Final = 40
 _ROOM: Final = 0.08
-"""Of the height, above and below the lines."""
+"""Share of the height that stays free above and below the lines."""
 
 
 class Line(msgspec.Struct, frozen=True):
-    """One variant: its path, in parts where steps are missing, and its newest value."""
+    """One variant: its SVG path, which has gaps where steps are missing, and its newest value."""
 
     variant: str
     path: str
@@ -26,28 +26,28 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Cell(NamedTuple):
-    """What is known of a variant in one step."""
+    """The value of a variant in one step, and its number of units."""
 
     value: float | None
     n: int
 
 
 class TableRow(NamedTuple):
-    """One step of all variants; a cell is None where no unit came."""
+    """One step of all variants. A cell is None if the step has no units."""
 
     at: datetime
     cells: list[Cell | None]
 
 
 class Unit(NamedTuple):
-    """What the values of a metric are: in words, and whether they are shares, shown as percentages."""
+    """The unit of a metric in words, and whether its values are shares, shown in percent."""
 
     text: str
     share: bool = False
 
     @classmethod
     def of(cls, definition: Definition, metric: str) -> Self:
-        """The unit of a metric of an experiment; of `reward` where none of its metrics is called so."""
+        """Return the unit of a metric of an experiment, or of the reward if no metric has this key."""
         measure = next((one.measure for one in definition.metrics if one.key == metric), None)
         match measure:
             case Proportion(signal=signal):
@@ -63,14 +63,14 @@ class Unit(NamedTuple):
         assert_never(measure)
 
     def shown(self, value: float | None) -> str:
-        """A value with four digits."""
+        """Return a value with four significant digits."""
         if value is None:
             return "n/a"
         return f"{100 * value:.4g} %" if self.share else f"{value:.4g}"
 
 
 class Chart(msgspec.Struct, frozen=True):
-    """One metric. Without any value it has no scale, no lines and no rows."""
+    """The chart of one metric. Without values it has no scale, no lines and no rows."""
 
     metric: str
     unit: Unit
@@ -83,7 +83,7 @@ class Chart(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, series: Series, unit: Unit | None = None) -> Self:
-        """From the first step in which units came; the scale is common to all variants."""
+        """Return the chart of a series from its first step with units, on one scale for all variants."""
         values = [point.value for one in series.variants for point in one.known if point.value is not None]
         came = [point.at for one in series.variants for point in one.points]
         since = min(came, default=series.since)
@@ -106,9 +106,9 @@ class Chart(msgspec.Struct, frozen=True):
 
     @property
     def described(self) -> str:
-        """In words, for those who do not see it."""
+        """Description for readers who cannot see the chart."""
         if self.low is None or self.high is None:
-            return f"{self.metric} over time: nothing is known yet"
+            return f"{self.metric} over time: no values yet"
         newest = ", ".join(
             f"{line.variant} {self.unit.shown(line.newest)}" for line in self.lines if line.newest is not None
         )
@@ -117,7 +117,7 @@ class Chart(msgspec.Struct, frozen=True):
 
 
 def step_of(started_at: datetime | None, now: datetime) -> int:
-    """Steps of which an experiment of that age has a handful, and not too many."""
+    """Return a length of steps that suits the age of an experiment: a minute, an hour or a day."""
     age = timedelta(0) if started_at is None else now - started_at
     return 60 if age < timedelta(hours=3) else 3_600 if age < timedelta(days=4) else 86_400
 
@@ -127,7 +127,7 @@ def _newest(one: VariantSeries) -> float | None:
 
 
 def _path(series: Series, since: datetime, one: VariantSeries, low: float, high: float) -> str:
-    """Steps next to each other are joined; a step alone is a dot."""
+    """Return an SVG path that joins adjacent steps. A single step is a dot."""
     span_s = max((series.until - since).total_seconds() - series.step_s, 1.0)
     parts: list[str] = []
     before: datetime | None = None
@@ -143,7 +143,7 @@ def _path(series: Series, since: datetime, one: VariantSeries, low: float, high:
 
 
 def _rows(variants: Sequence[VariantSeries]) -> Iterator[TableRow]:
-    """The newest first."""
+    """Yield the rows of the table, newest first."""
     by_time = [{point.at: Cell(point.value, point.n) for point in one.points} for one in variants]
     for at in sorted({at for found in by_time for at in found}, reverse=True):
         yield TableRow(at, [found.get(at) for found in by_time])

@@ -41,13 +41,13 @@ curl "{url}/assign?experiment=greeting&unit=user-1" \\
 
 
 def page(template: str, *, status_code: int = 200, **values: Any) -> Response[str]:
-    """A rendered template with the headers that all pages carry."""
+    """Return a rendered template with the headers of all pages."""
     text = _TEMPLATES.get_template(template).render(values)
     return Response(text, status_code=status_code, media_type=MediaType.HTML, headers=PAGE_HEADERS)
 
 
 def first_steps(base_url: object) -> str:
-    """What to paste into a terminal to create, start and ask a first experiment."""
+    """Return commands that create and start a first experiment, and ask it for a variant."""
     return _FIRST_STEPS.format(url=str(base_url).rstrip("/"))
 
 

@@ -2,7 +2,7 @@
 
 `app.state.sessions` has to be the `AccessService`, which knows the sessions that were signed out.
 
-Whoever reads signs in with an API key that has the scope `read`, or sends it as `Authorization: Bearer`.
+Readers sign in with an API key that has the scope `read`, or send it as `Authorization: Bearer`.
 """
 
 import asyncio
@@ -43,13 +43,13 @@ AnyRequest = Request[Any, Any, Any]
 
 
 class LoginForm(msgspec.Struct, frozen=True):
-    """What `/login` is sent."""
+    """The body of `POST /login`."""
 
     key: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 
 async def reads(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """A guard: a session, or an API key, that may read.
+    """Guard a page: allow a session or an API key that may read.
 
     Raises Unauthorized, also when the session was signed out; Forbidden; Unavailable; TooManyRequests.
     """
@@ -65,13 +65,13 @@ async def reads(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHand
 
 
 def same_site(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """A guard: forms of other sites may not sign anybody in or out. Raises Forbidden."""
+    """Guard a form: refuse forms of other sites. Raises Forbidden."""
     if connection.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
         raise Forbidden("this form was sent from another site")
 
 
 def problem_page(request: AnyRequest, error: WaldError) -> Response[str]:
-    """An error as a page; where it is about who calls, the page to sign in."""
+    """Return an error as a page; for an error about the caller, the sign-in page."""
     if isinstance(error, Unauthorized | Forbidden | TooManyRequests):
         knocked = session.COOKIE in request.cookies or request.method == "POST"
         problem = error.detail if knocked or not isinstance(error, Unauthorized) else None
@@ -94,7 +94,7 @@ async def first_page(
     analysis: AnalysisService,
     after: str | None = None,
 ) -> Response[str]:
-    """Experiments in the order of their keys, each with its chart and table."""
+    """Show experiments in the order of their keys, each with its chart and table."""
     found, following = await experiment_service.list(after=after, limit=CARDS_PER_PAGE)
     cards = await asyncio.gather(*(_card(experiment, analysis) for experiment in found))
     return page(
@@ -104,7 +104,7 @@ async def first_page(
 
 @get("/dashboard/cards/{key:str}", guards=[reads], **_PAGE)
 async def card(key: str, experiment_service: ExperimentService, analysis: AnalysisService) -> Response[str]:
-    """The card of one experiment, for the page that shows it already."""
+    """Return the card of one experiment, to update a page that shows it."""
     return page("card.html", card=await _card(await experiment_service.get(key), analysis))
 
 
@@ -115,10 +115,10 @@ async def experiment_page(
     analysis: AnalysisService,
     step_s: int | None = None,
 ) -> Response[str]:
-    """One experiment: its card, and its metrics over time. 400 for steps other than those offered."""
+    """Show one experiment: its card, and its metrics over time. 400 for steps other than those offered."""
     experiment = await experiment_service.get(key)
     if step_s is not None and step_s not in STEPS:
-        raise InvalidInput(f"is one of {', '.join(map(str, STEPS))}, got {step_s}", field="step_s")
+        raise InvalidInput(f"must be one of {', '.join(map(str, STEPS))}; got {step_s}", field="step_s")
     step = step_s or step_of(getattr(experiment.state, "started_at", None), _CLOCK.now())
     definition = experiment.definition
     charts = [
@@ -131,7 +131,7 @@ async def experiment_page(
 
 @get("/login", **_PAGE)
 async def login_form() -> Response[str]:
-    """The form. `/login#KEY` fills and sends itself; what stands behind the # is not sent to the server."""
+    """Show the sign-in form. `/login#KEY` sends itself; the browser does not send the part behind #."""
     return page("login.html", problem=None)
 
 
@@ -139,7 +139,7 @@ async def login_form() -> Response[str]:
 async def login(
     request: AnyRequest, data: Annotated[LoginForm, Body(media_type=RequestEncodingType.URL_ENCODED)]
 ) -> Redirect:
-    """Begin a session of the holder of an API key. 401, 403 and 429 answer the form again."""
+    """Start a session of the holder of an API key. 401, 403 and 429 show the form again."""
     header = b"Bearer " + data.key.strip().encode()
     key = await authenticated(request, header, Scope.READ, _CLOCK)
     if (refusals := request.app.state.get("refusals")) is not None:
@@ -158,7 +158,7 @@ async def login(
 
 @post("/logout", guards=[same_site], request_max_body_size=FORM_BYTES_MAX, status_code=303, **_PAGE)
 async def logout(request: AnyRequest) -> Redirect:
-    """End the session, in this browser and on every server: a copy of the cookie is refused from now on."""
+    """End the session in this browser and on every server, which then refuse copies of the cookie."""
     token = request.cookies.get(session.COOKIE)
     if token is not None and _is_signed(token, request):
         await _sessions(request).end_session(*session.identity(token))
@@ -175,7 +175,7 @@ async def logout(request: AnyRequest) -> Redirect:
 
 @get(f"{assets.PATH}/{{fingerprint:str}}/{{name:str}}", include_in_schema=False)
 async def asset(request: AnyRequest, fingerprint: str, name: str) -> Response[bytes]:
-    """A file of the pages; its address changes with its contents. 404 for any other address."""
+    """Return a file of the pages. Its address changes with its contents; 404 for any other address."""
     found = await asyncio.to_thread(assets.load, fingerprint, name)
     if "gzip" in request.headers.get("accept-encoding", ""):
         headers = ASSET_HEADERS | {"Content-Encoding": "gzip"}
@@ -188,7 +188,7 @@ async def _card(experiment: Experiment, analysis: AnalysisService) -> Card:
 
 
 def _is_signed(token: str, request: AnyRequest) -> bool:
-    """Whether a session is one of ours and not over: of others nothing needs to be kept."""
+    """Return whether a session is valid. Of an invalid session, nothing needs to be stored."""
     try:
         session.authenticate(token, _keyring(request), _CLOCK.now_ms())
     except (Unauthorized, Forbidden):

@@ -25,22 +25,22 @@ _PURPOSE: Final = b"wald session 1"
 
 
 def issue(key: ApiKey, keyring: KeyRing, now_ms: int) -> str:
-    """A token for the holder of `key`, good for `SESSION_S`. Raises Unavailable without a signing secret."""
+    """Return a token for the holder of `key`, valid for `SESSION_S`. Raises Unavailable without a secret."""
     body = _BODY.pack(key.id, now_ms + SESSION_S * 1_000)
     token = body + _mac(keyring.signing_key(now_ms), body, key)
     return urlsafe_b64encode(token).rstrip(b"=").decode()
 
 
 def authenticate(token: str, keyring: KeyRing, now_ms: int) -> ApiKey:
-    """The key of a session that still holds and may read.
+    """Return the key of a valid session that may read.
 
-    Raises Unauthorized when the token is malformed, forged or over, or its key revoked or expired; Forbidden
-    when the key lacks the scope `read`.
+    Raises Unauthorized if the token is malformed, forged or expired, or its key is revoked or expired;
+    Forbidden if the key lacks the scope `read`.
     """
     body, mac, _ = _parts(token)
     key_id, ends_at_ms = _BODY.unpack(body)
     if ends_at_ms <= now_ms:
-        raise Unauthorized("the session is over: sign in again")
+        raise Unauthorized("the session has expired: sign in again")
     key = keyring.by_id(key_id, Scope.READ, now_ms)
     if not any(hmac.compare_digest(mac, _mac(secret, body, key)) for secret in keyring.signing_keys):
         raise Unauthorized("the session is not one of this server: sign in again")
@@ -48,21 +48,21 @@ def authenticate(token: str, keyring: KeyRing, now_ms: int) -> ApiKey:
 
 
 class Session(NamedTuple):
-    """What is kept of a session that is signed out."""
+    """The stored part of a session that was signed out."""
 
     digest: bytes
     ends_at: datetime
 
 
 def identity(token: str) -> Session:
-    """The digest and end of a token that `authenticate` accepts. All spellings of a token have one digest."""
+    """Return the digest and end of a valid token. All spellings of a token have one digest."""
     body, _, raw = _parts(token)
     _, ends_at_ms = _BODY.unpack(body)
     return Session(sha256(raw).digest(), datetime.fromtimestamp(ends_at_ms / 1_000, UTC))
 
 
 def _parts(token: str) -> tuple[bytes, bytes, bytes]:
-    """Body, MAC and all bytes of a token. Raises Unauthorized when it has another form."""
+    """Return body, MAC and all bytes of a token. Raises Unauthorized if it is malformed."""
     try:
         raw = urlsafe_b64decode(token + "=" * (-len(token) % 4))
     except ValueError as error:

@@ -1,1 +1,1 @@
-"""What another policy would have earned on an experiment's own traffic."""
+"""Off-policy evaluation: what another policy would have earned on logged traffic."""

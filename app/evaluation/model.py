@@ -1,4 +1,4 @@
-"""What a policy would have earned: estimates, how much the log can say, and what to make of it. Pure."""
+"""Evaluation of a policy: estimates, overlap with the log, and warnings. Pure."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -22,11 +22,11 @@ _RARE_ROWS = 30
 
 
 class EvaluationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which policy, on which part of the log.
+    """A request: the policy to evaluate, and the part of the log.
 
-    `policy` is a name, or an object as in a definition; `fixed` alone is an even split. `features` are what
-    predicts rewards for the doubly robust estimate; null: those of the policy. `since` and `until` limit the
-    times of assignment.
+    `policy` is a name, or an object as in a definition; `fixed` alone is an even split. `features`
+    are what predicts rewards for the doubly robust estimate; null: those of the policy. `since` and
+    `until` limit the times of assignment.
     """
 
     policy: str | dict[str, Any]
@@ -37,9 +37,9 @@ class EvaluationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
 
 class Log(msgspec.Struct, frozen=True):
-    """What was read: rewarded rows, and how many assignments have no reward that counts.
+    """The log as read: rewarded rows, and how many assignments have no reward that counts.
 
-    `sampled`: the log is longer than what is read, which is that of a random part of the units.
+    `sampled`: the log is too long, and the rows are those of a random part of the units.
     """
 
     rows: Rows
@@ -56,17 +56,19 @@ class Estimate(msgspec.Struct, frozen=True):
     interval: tuple[float, float]
 
     @classmethod
-    def of(cls, found: evaluation.Estimate) -> "Estimate":
-        """As JSON has it."""
-        return cls(found.value, found.standard_error, (found.interval.lower, found.interval.upper))
+    def of(cls, estimate: evaluation.Estimate) -> "Estimate":
+        """Convert an estimate to its JSON form."""
+        return cls(
+            estimate.value, estimate.standard_error, (estimate.interval.lower, estimate.interval.upper)
+        )
 
 
 class Overlap(msgspec.Struct, frozen=True):
-    """How much of the log speaks of the policy.
+    """Measures of how much the log says about the policy.
 
-    A row's weight is the policy's share of the variant that was served over the propensity it was served
-    with. `effective_rows` of the policy itself would be as telling as this log; `largest_weight` is that of
-    one row, `largest_weight_share` its part in the sum; `mean_weight` is 1 but for chance.
+    A row's weight is the policy's share of the served variant over its propensity. `effective_rows`
+    rows of the policy itself would be as informative as this log. `largest_weight` is that of one
+    row, and `largest_weight_share` its part of the sum. `mean_weight` is 1 in expectation.
     """
 
     rows: int
@@ -77,12 +79,12 @@ class Overlap(msgspec.Struct, frozen=True):
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """What the policy would have earned per request on the logged traffic, beside what the log earned.
+    """The reward per request that the policy would have earned on the log, and what the log earned.
 
-    `estimates` are three ways to the same number: read `doubly_robust`, and be wary where they disagree.
-    `anytime_interval` holds at every look at a growing log, whoever stops when; it is wider. `shares` is what
-    the policy would have served on average. `fitted` says how a policy that learns was kept from judging
-    itself. `pending` and `censored` assignments have no reward and are not in it.
+    `estimates` are three ways to the same number: read `doubly_robust`, and be careful if they
+    disagree. `anytime_interval` holds at every look at a growing log, and is wider. `shares` is
+    what the policy would have served on average. `fitted` says how learning was kept apart from
+    judging. `pending` and `censored` assignments have no reward and are left out.
     """
 
     experiment: str
@@ -103,44 +105,44 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def evaluate(definition: Definition, request: EvaluationRequest, log: Log) -> Evaluation:
-    """The evaluation of the policy that the request names, on the log.
+    """Evaluate the policy of the request on the log.
 
-    Raises InvalidInput where the policy does not fit the experiment; UnprocessableInput where the log cannot
-    answer: no rewards, contexts that do not fit the schema, too little overlap.
+    Raises InvalidInput if the policy does not fit the experiment. Raises UnprocessableInput if the
+    log cannot answer: no rewards, contexts that do not fit the features, too little overlap.
     """
     policy = target(request.policy, definition)
     rows = _first_of_units(log.rows) if definition.stickiness != "none" else log.rows
     if len(rows.arms) < FOLDS:
         missing = f"{len(rows.arms)} assignments have a reward that counts, {log.pending} wait for theirs"
         raise UnprocessableInput(f"needs at least {FOLDS} rewards: {missing}", field="experiment")
-    own = features_of(policy)
-    contexts = vectors(own, rows.contexts, field="policy.features")
-    if request.features is not None and request.features != own:
+    policy_features = features_of(policy)
+    contexts = vectors(policy_features, rows.contexts, field="policy.features")
+    if request.features is not None and request.features != policy_features:
         contexts = vectors(request.features, rows.contexts, field="features")
     targets = shares(policy, definition, rows)
     served = Served(rows.arms, rows.rewards / NANO, rows.propensities, targets)
     even = WeightTotals.of_rows(np.ones(len(rows.arms)), served.rewards)
     try:
-        found = _estimates(served, evaluation.cross_fitted(contexts, served, folds=FOLDS), request.level)
+        estimates = _estimates(served, evaluation.cross_fitted(contexts, served, folds=FOLDS), request.level)
         logged = evaluation.ips(even, level=request.level)
     except TooLittleOverlap as error:
         raise UnprocessableInput(_with_reasons(str(error), served, definition), field="policy") from error
     except InsufficientData as error:
         raise UnprocessableInput(str(error), field="experiment") from error
-    overlap, weights = found["ips"].overlap, served.weights
+    overlap, weights = estimates["ips"].overlap, served.weights
     anytime = evaluation.anytime_interval(served, level=request.level)
     spelled: dict[str, Any] = msgspec.to_builtins(policy)
     return Evaluation(
         experiment=definition.key,
         policy=spelled,
-        summary=_summary(spelled["kind"], found["doubly_robust"], logged, request.level),
+        summary=_summary(spelled["kind"], estimates["doubly_robust"], logged, request.level),
         rows=len(rows.arms),
         units=len(np.unique(rows.units)),
         pending=log.pending,
         censored=log.censored,
         sampled=log.sampled,
         logged=Estimate.of(logged),
-        estimates={method: Estimate.of(estimate) for method, estimate in found.items()},
+        estimates={method: Estimate.of(estimate) for method, estimate in estimates.items()},
         anytime_interval=(anytime.lower, anytime.upper),
         shares=_mean_shares(targets, definition),
         overlap=Overlap(
@@ -155,10 +157,10 @@ def evaluate(definition: Definition, request: EvaluationRequest, log: Log) -> Ev
     )
 
 
-def _summary(kind: str, found: evaluation.Estimate, logged: evaluation.Estimate, level: float) -> str:
+def _summary(kind: str, estimate: evaluation.Estimate, logged: evaluation.Estimate, level: float) -> str:
     return (
-        f"{kind} would have earned {found.value:.3f} per request on this traffic "
-        f"({level:.0%} interval {found.interval.lower:.3f} to {found.interval.upper:.3f}); "
+        f"{kind} would have earned {estimate.value:.3f} per request on this traffic "
+        f"({level:.0%} interval {estimate.interval.lower:.3f} to {estimate.interval.upper:.3f}); "
         f"what was served earned {logged.value:.3f}."
     )
 
@@ -182,7 +184,7 @@ def _fitted(*, learns: bool) -> str:
 
 
 def _first_of_units(rows: Rows) -> Rows:
-    """Rows of a unit stand together. One that is sticky was drawn once, however often it came."""
+    """Keep the first row of each unit, whose rows are adjacent: a sticky unit was drawn once."""
     first = np.r_[True, rows.units[1:] != rows.units[:-1]] if len(rows.units) else np.zeros(0, bool)
     return Rows(
         rows.units[first],
@@ -194,28 +196,28 @@ def _first_of_units(rows: Rows) -> Rows:
 
 
 def _warnings_of_log(log: Log, definition: Definition) -> list[str]:
-    found = []
+    warnings = []
     n, units = len(log.rows.arms), len(np.unique(log.rows.units))
     if log.sampled:
-        found.append("the log is too long to be read whole: this is a random part of its units")
+        warnings.append("the log is too long to be read whole: this is a random part of its units")
     if log.pending:
-        found.append(
+        warnings.append(
             f"{log.pending:,} assignments still wait for their reward: those that came first may be different"
         )
     if log.censored > log.pending + n:
-        found.append("most assignments ended without a signal and are left out: this is about the others")
+        warnings.append("most assignments ended without a signal and are left out: this is about the others")
     if definition.stickiness != "none" and units < n:
-        found.append(f"units are sticky, so only the first of each counts: {units:,} of {n:,} assignments")
+        warnings.append(f"units are sticky, so only the first of each counts: {units:,} of {n:,} assignments")
     elif n > 1.05 * units:
-        found.append(
+        warnings.append(
             f"{n:,} assignments are of {units:,} units: intervals take them as independent, and are too "
             "narrow where rewards of one unit are alike"
         )
-    return found
+    return warnings
 
 
 def _with_reasons(refusal: str, served: Served, definition: Definition) -> str:
-    """Which variants the policy would serve and the log hardly did."""
+    """Add the variants that the policy would serve and the log hardly served."""
     counts = np.bincount(served.arms, minlength=len(definition.variants))
     wanted = served.targets.mean(axis=0)
     rare = [

@@ -14,7 +14,8 @@ from app.evaluation.service import EvaluationService
 async def evaluate_policy(key: str, data: EvaluationRequest, evaluation: EvaluationService) -> Evaluation:
     """Ask what another policy would have earned on the logged traffic, from its propensities.
 
-    422 when the log cannot say: it has too few rewards, or too rarely served what the policy would serve.
+    422 when the log cannot say: it has too few rewards, or too rarely served what the policy would
+    serve.
     """
     return await evaluation.evaluate(key, data)
 

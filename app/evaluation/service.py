@@ -25,9 +25,9 @@ class EvaluationService:
         self._computing = computing
 
     async def evaluate(self, key: str, request: EvaluationRequest) -> Evaluation:
-        """What a policy would have earned. Raises NotFound, InvalidInput, UnprocessableInput, Unavailable.
+        """Evaluate a policy. Raises NotFound, InvalidInput, UnprocessableInput or Unavailable.
 
-        Where silence is a reward, assignments count when their horizon has passed: before, those with a
+        If silence is a reward, assignments count after their horizon: before it, those with a
         signal would stand for those that stay silent.
         """
         experiment = await self._experiments.get(key)

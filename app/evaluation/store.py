@@ -32,11 +32,11 @@ class EvaluationStore:
         attributes: frozenset[str],
         ripe_at: datetime | None,
     ) -> Log:
-        """Recorded assignments of an experiment in the order of their units' hashes, all as of one moment.
+        """Read recorded assignments by the hash of their unit, all as of one moment.
 
-        The hash is keyed with the experiment's salt: at most `EVALUATION_ROWS_MAX` rows are read, and where
-        there are more they are those of a random part of the units. Of contexts only `attributes` are kept.
-        With `ripe_at` only assignments whose deadline is past by then count.
+        At most `EVALUATION_ROWS_MAX` rows are read. As the hash is keyed with the experiment's
+        salt, these are of a random part of the units. Only `attributes` of the contexts are kept.
+        With `ripe_at`, only assignments whose deadline has passed by then count.
         """
         statement = _recorded(experiment.id, since, until, ripe_at)
         rows: list[tuple[int, int, int, float]] = []

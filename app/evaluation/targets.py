@@ -1,8 +1,8 @@
 """The policy under evaluation: what it would have served in each row of the log. Pure.
 
-A policy that learns must not be judged on the rows it learned from, or it is praised for its luck. So rows
-are split into `FOLDS` parts, by turns. What the policy would have served in the rows of one part, it decides
-from the other four.
+A policy that learns must not be judged on the rows it learned from, or it is praised for its luck.
+So rows are split into `FOLDS` parts, by turns. What the policy would have served in the rows of one
+part, it decides from the other four.
 """
 
 from collections import defaultdict
@@ -37,7 +37,7 @@ FOLDS: Final = 5
 
 
 class Rows(NamedTuple):
-    """Rewarded assignments in the order of the units' hashes, which is a random one; arrays of shape (n,).
+    """Rewarded assignments in the random order of the units' hashes; arrays of shape (n,).
 
     `rewards` are in nanos, `contexts` have the `attributes` of a policy.
     """
@@ -55,7 +55,7 @@ class Rows(NamedTuple):
 
 
 def target(given: str | Mapping[str, Any], definition: Definition) -> Policy:
-    """Return the policy that a request names or spells out, if it fits the experiment and can be evaluated.
+    """Return the policy of a request, if it fits the experiment and can be evaluated.
 
     Raises InvalidInput naming the field.
     """
@@ -76,7 +76,8 @@ def features_of(policy: Policy) -> tuple[Feature, ...]:
 def vectors(features: Sequence[Feature], contexts: Sequence[Mapping[str, Any]], *, field: str) -> IntArray:
     """Return contexts in fixed point, shape (n, d). Text is read as what its feature declares.
 
-    Raises UnprocessableInput naming the feature that a context does not fit; `field` is where they stand.
+    Raises UnprocessableInput naming the feature that a context does not fit; `field` is where they
+    stand.
     """
     schema = Schema(tuple(features))
     rows = np.empty((len(contexts), schema.d), np.int64)
@@ -133,7 +134,10 @@ def _learned(
         of_variant = parts[learning.part(seen)][rows.arms[row]]
         of_variant.given.append(learning.row(seen))
         of_variant.rewards.append(int(rows.rewards[row]))
-    return {part: [learning.of_rows(of_variant) for of_variant in found] for part, found in parts.items()}
+    return {
+        part: [learning.of_rows(of_variant) for of_variant in by_variant]
+        for part, by_variant in parts.items()
+    }
 
 
 def _totals(rows: Rows, chosen: Mask, n_variants: int) -> tuple[VariantTotals, ...]:
@@ -149,6 +153,6 @@ def _totals(rows: Rows, chosen: Mask, n_variants: int) -> tuple[VariantTotals, .
 
 
 def _typed(context: Mapping[str, Any], features: Sequence[Feature]) -> Mapping[str, Any]:
-    """Read the texts of a context, which is all that `GET /assign` can send, as the features declare."""
+    """Read the texts of a context as the features declare: `GET /assign` sends only text."""
     texts = {name: value for name, value in context.items() if isinstance(value, str)}
     return {**context, **(typed(texts, features) or {})}

@@ -1,1 +1,1 @@
-"""What is being asked: definitions, their life cycle and what may change when."""
+"""Experiments: definitions, their life cycle and what may change in each state."""

@@ -1,9 +1,10 @@
-"""Whether the parts of a definition fit together. Pure."""
+"""Checks that the parts of a definition fit together. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from app.core.choices import nearest
 from app.core.errors import FieldError, InvalidInput, NotFound
 from app.core.limits import SIGNAL_VALUE_MAX, UNIT_LENGTH_MAX, VARIANTS_MAX
 from app.core.text import is_key, unstorable
@@ -15,19 +16,21 @@ from app.experiments.segments import value_errors
 
 
 def possible(key: str) -> str:
-    """The key, if an experiment could have it. Raises NotFound."""
+    """Return the key, if an experiment could have it. Raises NotFound."""
     if not is_key(key):
         raise unknown(key[:UNIT_LENGTH_MAX])
     return key
 
 
-def unknown(key: str, field: str | None = None) -> NotFound:
-    """What to raise where no experiment has this key, which came in a `field`."""
-    return NotFound(f"no experiment is called {key!r}", field=field)
+def unknown(key: str, field: str | None = None, known: Iterable[str] = ()) -> NotFound:
+    """Return the error for a key in `field` that no experiment has, with the nearest of the `known` keys."""
+    near = nearest(key, known)
+    hint = "" if near is None else f"; did you mean {near!r}?"
+    return NotFound(f"no experiment is called {key!r}{hint}", field=field)
 
 
 def check(definition: Definition) -> Definition:
-    """The definition, if its parts fit together and can be stored.
+    """Return the definition, if its parts fit together and can be stored.
 
     Raises InvalidInput with one error per field that does not, the first `FIELD_ERRORS_MAX` of
     them.
@@ -71,7 +74,7 @@ def _variant_errors(variants: tuple[Variant, ...]) -> Iterator[FieldError]:
 
 
 def _shadow_policy_errors(definition: Definition) -> Iterator[FieldError]:
-    """It gets the totals alone: no contexts, no losses, and no allocation of its own to move from."""
+    """Yield what does not apply to a policy that reads the totals alone and is never in force."""
     policy = definition.shadow_policy
     if policy is None:
         return

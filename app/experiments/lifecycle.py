@@ -90,7 +90,7 @@ class HeldRange(msgspec.Struct, frozen=True, order=True):
 
 
 class Layer(msgspec.Struct, frozen=True):
-    """Who holds which range of a layer, and ranges that nobody holds, both in their order."""
+    """The ranges of a layer that experiments hold, and the free ones, both in order."""
 
     layer: str
     held: tuple[HeldRange, ...]
@@ -160,7 +160,7 @@ def check_winner(definition: Definition, winner: Key | None) -> None:
 
 
 def check_layer(experiment: Experiment, holders: Sequence[Experiment]) -> None:
-    """Raise Conflict where others of its layer hold a part of its range, or randomise something else."""
+    """Raise Conflict if others of its layer hold a part of its range or randomise other units."""
     mine = experiment.definition.layer
     assert mine is not None
     errors = []
@@ -180,24 +180,24 @@ def check_layer(experiment: Experiment, holders: Sequence[Experiment]) -> None:
 
 
 def ranges(layer: str, holders: Sequence[Experiment]) -> Layer:
-    """What those who hold a range of a layer leave free."""
+    """Return the held and the free ranges of a layer."""
     held = sorted(
         HeldRange(mine.start, mine.end, holder.key, kind_of(holder.state))
         for holder in holders
         if (mine := holder.definition.layer) is not None
     )
-    ends = [0.0, *(one.end for one in held)]
-    starts = [*(one.start for one in held), 1.0]
+    ends = [0.0, *(range_.end for range_ in held)]
+    starts = [*(range_.start for range_ in held), 1.0]
     free = tuple((end, start) for end, start in zip(ends, starts, strict=True) if end < start)
     return Layer(layer, tuple(held), free)
 
 
 def change(experiment: Experiment, request: DefinitionChange) -> Experiment:
-    """Return the experiment with the requested fields; the same object when nothing would differ.
+    """Return the experiment with the requested fields; the same object if nothing differs.
 
-    While it runs or is paused, a new policy and new variants open a new epoch. Raises Conflict naming
-    each field that must not change in this state, or that `variants.check_change` refuses;
-    InvalidInput where the changed definition does not fit together.
+    While the experiment runs or is paused, a new policy and new variants open a new epoch. Raises
+    Conflict naming each field that must not change in this state, or that `variants.check_change`
+    refuses. Raises InvalidInput if the changed definition does not fit together.
     """
     before = experiment.definition
     requested = msgspec.structs.asdict(request).items()
@@ -225,13 +225,13 @@ def change(experiment: Experiment, request: DefinitionChange) -> Experiment:
 
 
 def opens_epoch(before: Experiment, after: Experiment) -> bool:
-    """Whether the allocation rule of `after` comes into force with this change."""
+    """Return whether the allocation rule of `after` comes into force with this change."""
     started = isinstance(before.state, Draft) and isinstance(after.state, Running)
     return started or after.epoch > before.epoch
 
 
 def _as_json(value: object) -> bytes:
-    """In which 1 and true differ, and the order of keys does not matter."""
+    """Encode so that 1 and true differ and the order of keys does not matter."""
     return msgspec.json.encode(value, order="deterministic")
 
 

@@ -19,6 +19,7 @@ REWARD_VALUE_MAX: Final = 1e9
 FIELD_ERRORS_MAX: Final = 20
 LAYER_RANGE_MIN: Final = 0.0001  # of a layer that an experiment holds
 EXPERIMENTS_MAX: Final = 20_000
+KEYS_COMPARED_MAX: Final = 1_000  # the newest keys, among which a misspelled key is looked for
 FEATURE_LOCATION_MAX: Final = 1e12  # in size
 FEATURE_SCALE_MIN: Final = 1e-12
 FEATURE_SCALE_MAX: Final = 1e12

@@ -1,4 +1,4 @@
-"""What is measured of a unit, and which way is better. Pure."""
+"""Metrics: what is measured of a unit, and which direction is better. Pure."""
 
 from typing import Annotated, Final, Literal
 
@@ -32,7 +32,8 @@ def check_scale(scale: Scale | None) -> None:
 class Proportion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="proportion"):
     """The share of units with a `signal` above 0, among all units with one.
 
-    `silence` is the value of an assignment whose horizon passed without it; null: nothing is known of it.
+    `silence` is the value of an assignment whose horizon passed without it; null: nothing is known
+    of it.
     """
 
     signal: Key
@@ -42,14 +43,15 @@ class Proportion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
 class Mean(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="mean"):
     """The mean over units of `signal`: of the mean of a unit's values, or of their sum.
 
-    `silence` is the value of an assignment whose horizon passed without it; null: nothing is known of it.
-    Values beyond the bounds of `cap` are set to them (winsorised); null is no bound. The bounds are fixed
-    before the start: bounds taken from the data would move between looks. With both of them the metric is
-    known to lie within, and has exact intervals also where a bandit allocates.
+    `silence` is the value of an assignment whose horizon passed without it; null: nothing is known
+    of it. Values beyond the bounds of `cap` are set to them (winsorised); null leaves a side open.
+    The bounds are fixed before the start: bounds taken from the data would move between looks. With
+    both of them the metric is known to lie within, and has exact intervals also where a bandit
+    allocates.
 
-    `range` is the scale that values are expected on, such as 1 to 10 of a judge. A value outside of it counts
-    as it is, and is reported: in the answer to the feedback, by the signals of the experiment, and in its
-    status.
+    `range` is the scale that values are expected on, such as 1 to 10 of a judge. A value outside of
+    it counts as it is, and is reported: in the answer to the feedback, by the signals of the
+    experiment, and in its status.
 
     Raises ValueError unless each lower bound is below the upper one.
     """
@@ -62,7 +64,7 @@ class Mean(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="k
 
     @property
     def expected(self) -> tuple[float | None, float | None]:
-        """Between which values signals are expected: `range`, else a `cap` with both bounds, else any."""
+        """Range of expected signal values: `range`, else a `cap` with both bounds, else any."""
         if self.range is not None:
             return self.range
         return self.cap if None not in self.cap else (None, None)
@@ -75,11 +77,12 @@ class Mean(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="k
 class Ratio(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="ratio"):
     """The sum over units of `numerator` by the sum over units of `denominator`: clicks per session.
 
-    The denominator `assignments` is how many assignments a unit has: cost per request. An assignment whose
-    horizon passed without one of the two signals counts 0 in it, if it has the other.
+    The denominator `assignments` is how many assignments a unit has: cost per request. An
+    assignment whose horizon passed without one of the two signals counts 0 in it, if it has the
+    other.
 
-    A unit whose own ratio lies beyond the bounds of `cap` counts with a numerator that brings it to the bound
-    (winsorised); null is no bound. The bounds are fixed before the start.
+    A unit whose own ratio lies beyond the bounds of `cap` counts with a numerator that brings it to
+    the bound (winsorised); null leaves a side open. The bounds are fixed before the start.
 
     Raises ValueError unless the lower bound is below the upper one.
     """
@@ -116,7 +119,7 @@ Measure = Proportion | Mean | Ratio | QuantileOf
 
 
 class Margin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """By how much a metric may get worse: in its own unit, or as a share of the control's value."""
+    """The margin by which a metric may get worse, in its unit or as a share of the control's value."""
 
     size: Annotated[float, msgspec.Meta(gt=0)]
     relative: bool = False
@@ -125,8 +128,9 @@ class Margin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A metric and its part in the decision.
 
-    *primary*: decides what is better. *secondary*: what else one wants to know, corrected for their number.
-    *guardrail*: must not get worse by more than its margin; tested on its own, never corrected.
+    *primary*: decides what is better. *secondary*: what else one wants to know, corrected for their
+    number. *guardrail*: must not get worse by more than its margin; tested on its own, never
+    corrected.
 
     Raises ValueError if a guardrail has no margin.
     """
@@ -143,7 +147,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def kind(self) -> str:
-        """What kind of metric it is: proportion, mean, ratio or quantile."""
+        """Kind of the metric: proportion, mean, ratio or quantile."""
         return str(self.measure.__struct_config__.tag)
 
     @property
@@ -153,7 +157,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def bounds(self) -> tuple[float, float] | None:
-        """Between which values every unit's is known to lie; None if that is not known."""
+        """Range in which the value of every unit lies; None if it is unknown."""
         match self.measure:
             case Proportion():
                 return 0.0, 1.0

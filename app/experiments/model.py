@@ -22,7 +22,7 @@ RewardValue = Annotated[float, msgspec.Meta(ge=-limits.REWARD_VALUE_MAX, le=limi
 
 
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What can be served. `payload` is handed to the caller as it is.
+    """A variant that can be served. The caller gets `payload` as it is.
 
     A `retired` variant keeps its data and its place but gets no more units, except by an override.
     """
@@ -34,12 +34,13 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Reward(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the signals of one assignment become one number in [0, 1].
+    """The rule that turns the signals of one assignment into one number in [0, 1].
 
-    `signals` maps a signal's name to its catalogue value, which a value sent with the signal replaces.
-    `combine` takes the last, the sum or the greatest of the current values; the result is clipped to
-    `range` and scaled to [0, 1]. Signals later than `horizon_s` after the assignment do not count.
-    `silence` is the reward (in [0, 1]) of an assignment without signals at its horizon; null: censored.
+    `signals` maps a signal's name to its catalogue value, which a value sent with the signal
+    replaces. `combine` takes the last, the sum or the greatest of the current values; the result is
+    clipped to `range` and scaled to [0, 1]. Signals later than `horizon_s` after the assignment do
+    not count. `silence` is the reward (in [0, 1]) of an assignment without signals at its horizon;
+    null: censored.
     """
 
     signals: dict[Key, RewardValue] = msgspec.field(
@@ -54,7 +55,8 @@ class Reward(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One requirement on the context, as `targeting.matches` reads it.
 
-    `values`: at least one for `in` and `not_in`, one number for `greater` and `less`, none for `exists`.
+    `values`: at least one for `in` and `not_in`, one number for `greater` and `less`, none for
+    `exists`.
     """
 
     attribute: Key
@@ -63,10 +65,11 @@ class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LayerRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The part of a layer's units that take part: those whose point in it lies in [start, end).
+    """The units of a layer that take part: those whose point in it lies in [start, end).
 
-    A layer is a hash space that experiments share: each unit has one point in it, whatever any of them does.
-    No two that run hold the same point, so that no unit is in both. Points that nobody holds are a holdout.
+    A layer is a hash space that experiments share. Each unit has one fixed point in it. No two
+    running experiments hold the same point, so no unit is in both. Points without an experiment are
+    a holdout.
 
     Raises ValueError unless the range holds at least `LAYER_RANGE_MIN`.
     """
@@ -83,17 +86,18 @@ class LayerRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
 
     def meets(self, other: "LayerRange") -> bool:
-        """Whether some unit of the same layer is in both."""
+        """Return whether some unit of the same layer is in both."""
         return self.start < other.end and other.start < self.end
 
 
 class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A question with two or more variants. Whether its parts fit together is for `checks.check` to say.
+    """A question with two or more variants. `checks.check` says whether its parts fit together.
 
-    `metrics` and `plan` say how it is judged, and are fixed at the start. Takes part who meets all conditions
-    of `targeting`; `overrides` gives single units a variant of their own.
-    With a `layer`, only units in its range do, and they are in no other experiment of the layer.
-    `shadow_policy` reads the totals that `policy` gathers and is compared with it, but never serves.
+    `metrics` and `plan` say how it is judged, and are fixed at the start. Units that meet all
+    conditions of `targeting` take part; `overrides` gives a variant to single units. With a
+    `layer`, only units in its range take part, and they are in no other experiment of the layer.
+    `shadow_policy` reads the totals that `policy` gathers and is compared with it, but never
+    serves.
     """
 
     key: Key
@@ -125,7 +129,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def reads_silence(self) -> bool:
-        """Whether a metric is told something by a horizon that passes without a signal."""
+        """Whether a horizon that passes without a signal gives a metric a value."""
         return any(metric.reads_silence for metric in self.metrics)
 
     @property
@@ -157,7 +161,7 @@ class Paused(msgspec.Struct, frozen=True, tag_field="kind", tag="paused"):
 
 
 class Stopped(msgspec.Struct, frozen=True, tag_field="kind", tag="stopped"):
-    """Over. Answers the winner, or the control where there is none."""
+    """Stopped for good. Answers the winner, or the control if there is no winner."""
 
     started_at: datetime
     stopped_at: datetime
@@ -176,7 +180,7 @@ STATE_KINDS: Final[tuple[StateKind, ...]] = get_args(StateKind)
 
 
 def kind_of(state: State) -> StateKind:
-    """The name of a state."""
+    """Return the name of a state."""
     match state:
         case Draft():
             return "draft"
@@ -193,11 +197,11 @@ def kind_of(state: State) -> StateKind:
 
 
 class Experiment(msgspec.Struct, frozen=True, kw_only=True):
-    """A stored experiment: its definition and where it is in its life.
+    """A stored experiment: its definition and its state.
 
-    `held` are shares of variants that stand whatever the policy says: those of a rollout. The other variants
-    share the rest. `killed`: the control is served everywhere, whatever state and policy say.
-    `control_epoch` is the epoch from which the present control was the control: comparisons begin there.
+    `held` are the shares of a rollout, which do not depend on the policy. The other variants share
+    the remainder. `killed`: the control is served everywhere, whatever state and policy say.
+    `control_epoch` is the first epoch of the present control: comparisons begin there.
     """
 
     id: int

@@ -1,4 +1,4 @@
-"""How an experiment is judged: fixed before its start. Pure."""
+"""The analysis plan of an experiment, fixed before its start. Pure."""
 
 from itertools import pairwise
 from typing import Annotated, Literal
@@ -23,7 +23,10 @@ class AlwaysValid(
 class FixedHorizon(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="fixed_horizon"
 ):
-    """One look, when `expected_units` have come. Intervals before and after are not valid, and say so."""
+    """One look, when `expected_units` have come.
+
+    Intervals before and after are not valid, and say so.
+    """
 
 
 class GroupSequential(
@@ -48,7 +51,7 @@ Estimator = AlwaysValid | FixedHorizon | GroupSequential
 
 
 class Segments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Parts of the units that are looked at on their own: by a context attribute, as a unit first came.
+    """Segments of units that are analysed separately, by the attribute's first value of a unit.
 
     Any other value, and none, is the segment `other`.
     """
@@ -58,18 +61,20 @@ class Segments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AnalysisPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What decides, and how sure it must be.
+    """The rules of decision: the estimator and its error rates.
 
-    `alpha` is the error of all primary metrics together over all variants, again that of all secondary ones
-    under `correction`, and that of each guardrail and variant. `minimum_effect` is the smallest effect on the
-    primary metric that matters, in its own unit; it only says how long to wait. `expected_units` (of all
-    variants together) tunes the always-valid intervals and is the horizon of the other two.
+    `alpha` is the error of all primary metrics together over all variants, again that of all
+    secondary ones under `correction`, and that of each guardrail and variant. `minimum_effect` is
+    the smallest effect on the primary metric that matters, in its own unit; it only says how long
+    to wait. `expected_units` (of all variants together) tunes the always-valid intervals and is the
+    horizon of the other two.
 
-    `covariates` are numeric context attributes, known before the assignment, that take variance away from
-    means (CUPED). A unit that comes to several variants within one epoch is left out, or counts for the
-    `first`, as `crossovers` says.
+    `covariates` are numeric context attributes, known before the assignment, that take variance
+    away from means (CUPED). `crossovers` says whether a unit that gets several variants within one
+    epoch is left out, or counts for the `first`.
 
-    `aa`: all variants are the same thing, so that a difference between them is a fault of the set-up.
+    `aa`: all variants are the same thing, so that a difference between them is a fault of the
+    set-up.
     """
 
     alpha: Probability = 0.05

@@ -1,8 +1,9 @@
 """The table `publications`: which experiments have to be allocated and published again.
 
-A transaction that changes a definition or totals also requests a publication (`wanted` + 1). Allocation
-computes it, and stores the `wanted` that it published. The row is also the lock of an experiment's
-allocation: a request waits for it, so a reader that holds it sees exactly what `wanted` counts.
+A transaction that changes a definition or totals also requests a publication (`wanted` + 1).
+Allocation computes it, and stores the `wanted` that it published. The row is also the lock of an
+experiment's allocation: a request waits for it, so a reader that holds it sees exactly what
+`wanted` counts.
 """
 
 from collections.abc import Collection, Sequence
@@ -25,7 +26,10 @@ _REQUEST: Final = """
 
 
 async def request_publications(cursor: AsyncCursor, experiment_ids: Sequence[int]) -> None:
-    """Request a publication of each experiment. The ids ascend, so that two callers cannot deadlock."""
+    """Request a publication of each experiment.
+
+    The ids ascend, so that two callers cannot deadlock.
+    """
     if experiment_ids:
         await cursor.execute(_REQUEST, (experiment_ids,))
 
@@ -56,7 +60,7 @@ async def set_due_at(connection: AsyncConnection, experiment_id: int, due_at: da
 
 
 class PublicationStore:
-    """What the loop of allocation asks about publications. Every method is one transaction."""
+    """Publications as the loop of allocation needs them. Every method is one transaction."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine

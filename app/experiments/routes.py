@@ -37,7 +37,7 @@ class ExperimentView(Definition, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, experiment: Experiment) -> Self:
-        """The view of a stored experiment; its salt stays secret."""
+        """Convert a stored experiment; its salt stays secret."""
         return cls(
             **msgspec.structs.asdict(experiment.definition),
             **msgspec.structs.asdict(experiment.state),

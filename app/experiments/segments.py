@@ -1,4 +1,4 @@
-"""Which of its declared segments a context is in. Pure."""
+"""Segments: which of the declared ones a context is in. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
@@ -14,10 +14,10 @@ OTHER: Final = "other"
 
 
 def segment_of(segments: Segments, context: Mapping[str, Any]) -> str:
-    """One of the declared values, or `OTHER`.
+    """Return one of the declared values, or `OTHER`.
 
-    Texts are compared as they are, true and false as `true` and `false`, whole numbers without a fraction:
-    so 3, 3.0 and "3" are one segment.
+    Texts are compared as they are, true and false as `true` and `false`, whole numbers without a
+    fraction: so 3, 3.0 and "3" are one segment.
     """
     value = context.get(segments.attribute)
     name = value if isinstance(value, str) else _named(value)
@@ -33,24 +33,24 @@ def _named(value: Any) -> str | None:
 
 
 def segment_count(by: Sequence[Segments]) -> int:
-    """How many segments several attributes make together, `OTHER` of each among them."""
-    return prod(len(one.values) + 1 for one in by)
+    """Return the number of segments of several attributes together, including `OTHER` of each."""
+    return prod(len(segments.values) + 1 for segments in by)
 
 
 def segment_number(by: Sequence[Segments], context: Mapping[str, Any]) -> int:
-    """Which of the segments that several attributes make together, from 0."""
+    """Return the number of a context's segment among those of several attributes, from 0."""
     number = 0
-    for one in by:
-        found = segment_of(one, context)
-        place = len(one.values) if found == OTHER else one.values.index(found)
-        number = number * (len(one.values) + 1) + place
+    for segments in by:
+        segment = segment_of(segments, context)
+        place = len(segments.values) if segment == OTHER else segments.values.index(segment)
+        number = number * (len(segments.values) + 1) + place
     return number
 
 
 def segment_names(by: Sequence[Segments]) -> list[dict[str, str]]:
-    """Of each segment, by its number, the value of each attribute."""
-    values = product(*((*one.values, OTHER) for one in by))
-    return [dict(zip((one.attribute for one in by), combined, strict=True)) for combined in values]
+    """Return the value of each attribute for each segment, by its number."""
+    values = product(*((*segments.values, OTHER) for segments in by))
+    return [dict(zip((segments.attribute for segments in by), combined, strict=True)) for combined in values]
 
 
 def value_errors(field: str, values: Sequence[str]) -> Iterator[FieldError]:

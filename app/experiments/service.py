@@ -28,8 +28,8 @@ _SALT_BYTES: Final = 16
 class ExperimentService:
     """Each change is committed together with the note that it is to be published.
 
-    `on_change` is awaited with the experiment's id after the commit, to publish it at once. Should it fail,
-    the change stands and the worker publishes it later.
+    `on_change` is awaited with the experiment's id after the commit, to publish it at once. Should
+    it fail, the change stands and the worker publishes it later.
     """
 
     def __init__(
@@ -40,10 +40,10 @@ class ExperimentService:
         self._on_change = on_change
 
     async def create(self, definition: Definition) -> Experiment:
-        """A new draft.
+        """Create a draft.
 
-        Raises InvalidInput naming the fields; Conflict when the key is taken; UnprocessableInput when the
-        policy starts from an experiment that is not there.
+        Raises InvalidInput naming the fields; Conflict when the key is taken; UnprocessableInput
+        when the policy starts from an experiment that is not there.
         """
         check(definition)
         await self._check_warm_start(definition.policy)
@@ -53,13 +53,13 @@ class ExperimentService:
         return experiment
 
     async def get(self, key: str) -> Experiment:
-        """The experiment of this name. Raises NotFound."""
+        """Return the experiment with this key. Raises NotFound."""
         return await self._store.find(possible(key))
 
     async def list(
         self, *, state: str | None = None, after: str | None = None, limit: int = PAGE_SIZE
     ) -> tuple[list[Experiment], str | None]:
-        """A page in the order of keys, and the key to continue `after`, or None on the last page.
+        """Return a page in the order of keys, and the key to continue `after`, if any.
 
         Archived experiments are there only when asked for by `state`. Raises InvalidInput.
         """
@@ -73,7 +73,7 @@ class ExperimentService:
         return found[:limit], found[limit - 1].key if len(found) > limit else None
 
     async def layer(self, key: str) -> Layer:
-        """Who holds which range of a layer, in their order, and the ranges that are free."""
+        """Return the held ranges of a layer, in order, and the free ones."""
         found = await self._store.holders(possible(key))
         return lifecycle.ranges(key, found)
 
@@ -101,7 +101,8 @@ class ExperimentService:
     async def stop(self, key: str, winner: Key | None = None) -> Experiment:
         """End it for good; from then on the winner is served, or the control where there is none.
 
-        Raises Conflict unless it is running or paused; UnprocessableInput for a winner that is no variant.
+        Raises Conflict unless it is running or paused; UnprocessableInput if the winner is not a
+        variant.
         """
 
         def stopped(experiment: Experiment, at: datetime) -> Experiment:

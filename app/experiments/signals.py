@@ -1,4 +1,4 @@
-"""Which signals an experiment reads, and which values it expects of them. Pure."""
+"""Signals that an experiment reads, and the values that it expects of them. Pure."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -11,10 +11,10 @@ from app.experiments.model import Reward
 
 
 class SignalUse(msgspec.Struct, frozen=True, array_like=True):
-    """What an experiment expects of one signal.
+    """The values that an experiment expects of one signal.
 
-    Values below `low` or above `high` are outside of the declared range; null is no bound. `needs_value`: it
-    measures something, so that an event without a value is most likely a mistake.
+    Values below `low` or above `high` are outside of the declared range; null leaves a side open.
+    `needs_value`: it measures something, so that an event without a value is most likely a mistake.
     """
 
     low: float | None = None
@@ -22,12 +22,15 @@ class SignalUse(msgspec.Struct, frozen=True, array_like=True):
     needs_value: bool = False
 
     def excludes(self, value: float) -> bool:
-        """Whether a value is outside of the declared range."""
+        """Return whether a value is outside of the declared range."""
         return (self.low is not None and value < self.low) or (self.high is not None and value > self.high)
 
 
 def signals_of_metrics(metrics: Iterable[Metric]) -> dict[str, SignalUse]:
-    """The signals that metrics read. Where several metrics read one, all their bounds hold."""
+    """Return the signals that metrics read.
+
+    If several metrics read one signal, all their bounds hold.
+    """
     uses: dict[str, SignalUse] = {}
     for metric in metrics:
         for name, use in _uses(metric):
@@ -36,15 +39,16 @@ def signals_of_metrics(metrics: Iterable[Metric]) -> dict[str, SignalUse]:
 
 
 def signals_of(reward: Reward, metrics: Iterable[Metric]) -> dict[str, SignalUse]:
-    """The signals that the reward or a metric reads."""
+    """Return the signals that the reward or a metric reads."""
     return with_reward(reward, signals_of_metrics(metrics))
 
 
 def with_reward(reward: Reward, of_metrics: dict[str, SignalUse]) -> dict[str, SignalUse]:
-    """The same with the signals of the reward, whose range is declared for all of them.
+    """Add the signals of the reward, whose range holds for all of them.
 
-    In a sum the range is that of the sum: a single value may be negative, but is not greater in size than
-    both bounds. A reward has a value for each of its signals, so that none of them needs one.
+    In a sum the range is that of the sum: a single value may be negative, but is not greater in
+    size than both bounds. A reward has a value for each of its signals, so that none of them needs
+    one.
     """
     low, high = reward.range
     if reward.combine == "sum":
@@ -59,7 +63,7 @@ def with_reward(reward: Reward, of_metrics: dict[str, SignalUse]) -> dict[str, S
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is spelt most like `name`, or None."""
+    """Return the known name that is spelt most like `name`, or None."""
     if len(name) > limits.SUGGESTION_LENGTH_MAX:
         return None
     return next(iter(get_close_matches(name, sorted(known), n=1)), None)
@@ -81,8 +85,8 @@ def _uses(metric: Metric) -> Iterable[tuple[str, SignalUse]]:
 
 
 def _both(first: SignalUse, second: SignalUse) -> SignalUse:
-    lows = [one.low for one in (first, second) if one.low is not None]
-    highs = [one.high for one in (first, second) if one.high is not None]
+    lows = [use.low for use in (first, second) if use.low is not None]
+    highs = [use.high for use in (first, second) if use.high is not None]
     return SignalUse(
         max(lows, default=None), min(highs, default=None), first.needs_value or second.needs_value
     )

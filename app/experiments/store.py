@@ -1,4 +1,4 @@
-"""Where experiments are kept: definitions, epochs, and that a publication is due, in PostgreSQL."""
+"""Storage of experiments in PostgreSQL: definitions, epochs, and due publications."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.core import locks
 from app.core.clock import Clock
-from app.core.errors import Conflict
+from app.core.errors import Conflict, NotFound
 from app.experiments import limits
 from app.experiments.checks import unknown
 from app.experiments.lifecycle import check_layer, opens_epoch
@@ -29,7 +29,10 @@ class ExperimentStore:
         self._engine = engine
 
     async def insert(self, definition: Definition, *, salt: bytes, at: datetime) -> Experiment:
-        """A new draft. Raises Conflict when its key is taken, or there are `EXPERIMENTS_MAX` already."""
+        """Insert a draft.
+
+        Raises Conflict if its key is taken, or there are `EXPERIMENTS_MAX` already.
+        """
         async with self._engine.begin() as connection:
             await connection.execute(locks.transaction_lock(locks.EXPERIMENT_CREATION))
             present = select(func.count()).where(_state_kind != "archived")
@@ -56,13 +59,16 @@ class ExperimentStore:
             return experiment_of(row)
 
     async def find(self, key: str) -> Experiment:
-        """The experiment of this name. Raises NotFound."""
+        """Return the experiment with this key. Raises NotFound."""
         async with self._engine.connect() as connection:
             rows = await connection.execute(select(experiments).where(experiments.c.key == key))
-            return _found(key, rows.one_or_none())
+            row = rows.one_or_none()
+            if row is None:
+                raise await _unknown(connection, key)
+            return experiment_of(row)
 
     async def page(self, *, state: str | None, after: str | None, limit: int) -> list[Experiment]:
-        """At most `limit` experiments in the order of their keys; without `state` all but archived ones."""
+        """Return at most `limit` experiments by key; without `state`, all but archived ones."""
         statement = select(experiments).order_by(experiments.c.key).limit(limit)
         statement = statement.where(_state_kind != "archived" if state is None else _state_kind == state)
         if after is not None:
@@ -77,12 +83,13 @@ class ExperimentStore:
 
         What starts in a layer starts alone, and only where its range is free: else raises Conflict.
 
-        Nothing is written when `change` returns the object it was given. Raises NotFound, and what it raises.
+        Nothing is written when `change` returns the object it was given. Raises NotFound, and what
+        it raises.
         """
         async with self._engine.begin() as connection:
             before = await lock(connection, experiments.c.key == key)
             if before is None:
-                raise unknown(key)
+                raise await _unknown(connection, key)
             at = clock.now()
             changed = change(before, at)
             if changed is before:
@@ -92,13 +99,13 @@ class ExperimentStore:
             return await store(connection, before, changed, at), True
 
     async def holders(self, layer: str) -> list[Experiment]:
-        """The experiments that hold a range of a layer, by their keys."""
+        """Return the experiments that hold a range of a layer, by key."""
         async with self._engine.connect() as connection:
             return await _holders(connection, layer)
 
 
 async def _check_layer(connection: AsyncConnection, experiment: Experiment) -> None:
-    """One start in a layer after the other, or two could take the same range at once."""
+    """Serialise starts in a layer, or two could take the same range at once."""
     layer = experiment.definition.layer
     if layer is None:
         return
@@ -107,7 +114,7 @@ async def _check_layer(connection: AsyncConnection, experiment: Experiment) -> N
 
 
 async def _holders(connection: AsyncConnection, layer: str) -> list[Experiment]:
-    """Those that are running or paused."""
+    """Select the experiments that are running or paused."""
     in_layer = experiments.c.definition[("layer", "key")].as_string() == layer
     chosen = select(experiments).where(in_layer, _state_kind.in_(("running", "paused")))
     rows = await connection.execute(chosen.order_by(experiments.c.key))
@@ -115,20 +122,20 @@ async def _holders(connection: AsyncConnection, layer: str) -> list[Experiment]:
 
 
 async def lock(connection: AsyncConnection, chosen: ColumnElement[bool]) -> Experiment | None:
-    """The experiment, which nobody else changes before the end of the transaction.
+    """Return the experiment, locked until the end of the transaction.
 
-    FOR NO KEY UPDATE: does not stand against the foreign keys of allocations, whose writer holds the lock on
-    `publications` that a change takes after this one.
+    FOR NO KEY UPDATE: does not stand against the foreign keys of allocations, whose writer holds
+    the lock on `publications` that a change takes after this one.
     """
     row = await connection.execute(select(experiments).where(chosen).with_for_update(key_share=True))
-    found = row.one_or_none()
-    return None if found is None else experiment_of(found)
+    experiment_row = row.one_or_none()
+    return None if experiment_row is None else experiment_of(experiment_row)
 
 
 async def store(
     connection: AsyncConnection, before: Experiment, changed: Experiment, at: datetime
 ) -> Experiment:
-    """Store what became of a locked experiment, its new epoch if any, and that it is to be published."""
+    """Store a changed experiment that is locked, its new epoch if any, and request its publication."""
     after = msgspec.structs.replace(changed, revision=before.revision + 1, updated_at=at)
     await connection.execute(
         update(experiments)
@@ -151,6 +158,7 @@ async def store(
             "epoch": after.epoch,
             "policy": msgspec.to_builtins(after.definition.policy),
             "control": after.definition.control_key,
+            "n_variants": len(after.definition.variants),
             "started_at": at,
         }
         await connection.execute(insert(epochs).values(row))
@@ -159,7 +167,7 @@ async def store(
 
 
 def experiment_of(row: Row[Any]) -> Experiment:
-    """The experiment in a row that holds all columns of `experiments`."""
+    """Return the experiment of a row that holds all columns of `experiments`."""
     return Experiment(
         id=row.id,
         definition=msgspec.convert(row.definition, Definition),
@@ -175,7 +183,7 @@ def experiment_of(row: Row[Any]) -> Experiment:
     )
 
 
-def _found(key: str, row: Row[Any] | None) -> Experiment:
-    if row is None:
-        raise unknown(key)
-    return experiment_of(row)
+async def _unknown(connection: AsyncConnection, key: str) -> NotFound:
+    """Return the error for a key that no experiment has, with the nearest key that one has."""
+    keys = select(experiments.c.key).order_by(experiments.c.id.desc()).limit(limits.KEYS_COMPARED_MAX)
+    return unknown(key, known=(await connection.scalars(keys)).all())

@@ -1,4 +1,4 @@
-"""Tables of experiments: definitions, the epochs of the allocation rule, and what is due for publication."""
+"""Tables of experiments: definitions, epochs of the allocation rule, due publications."""
 
 from sqlalchemy import (
     BigInteger,
@@ -12,6 +12,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     PrimaryKeyConstraint,
+    SmallInteger,
     Table,
     Text,
     func,
@@ -26,7 +27,8 @@ experiments = Table(
     METADATA,
     Column("id", Integer, Identity(), primary_key=True),
     Column("key", Text, nullable=False, unique=True),
-    # JSON, not JSONB: numbers and the order of keys in payloads come back exactly as they were given.
+    # JSON, not JSONB: numbers and the order of keys in payloads come back exactly as they were
+    # given.
     Column("definition", JSON, nullable=False),
     Column(
         "reads_silence",
@@ -75,6 +77,7 @@ epochs = Table(
     Column("epoch", Integer, nullable=False),
     Column("policy", JSONB, nullable=False, comment="the allocation rule in force"),
     Column("control", Text, comment="its key; null: as in the epoch after it"),
+    Column("n_variants", SmallInteger, comment="null: as many as the experiment has now"),
     Column("started_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     PrimaryKeyConstraint("experiment_id", "epoch"),
 )

@@ -1,8 +1,9 @@
-"""Who takes part: conditions on the context of a request. Pure; never raises.
+"""Targeting: conditions on the context of a request. Pure; never raises.
 
-The context is what the caller sent: text only by `GET /assign`, any JSON by `POST`. Both have to come to the
-same answer, so text is read as the kind of value it is compared with: `"31"` as 31, `"true"` as true.
-Nothing else is converted; values of different kinds are different, and neither greater nor less.
+The context is what the caller sent: text only by `GET /assign`, any JSON by `POST`. Both must have
+the same answer, so text is read as the kind of value it is compared with: `"31"` as 31, `"true"` as
+true. Nothing else is converted; values of different kinds are different, and neither greater nor
+less.
 
 | operator  | holds when the attribute is …                      | missing or null |
 |-----------|----------------------------------------------------|-----------------|
@@ -23,7 +24,7 @@ _NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 def matches(conditions: Sequence[Condition], context: Mapping[str, Any]) -> bool:
-    """Whether the context meets all conditions; without conditions every context does."""
+    """Return whether the context meets all conditions; without conditions every context does."""
     return all(_holds(condition, context.get(condition.attribute)) for condition in conditions)
 
 
@@ -34,11 +35,11 @@ def _holds(condition: Condition, given: Any) -> bool:
         case "not_in":
             return not any(_equal(given, value) for value in condition.values)
         case "greater":
-            found = number(given)
-            return found is not None and found > float(condition.values[0])
+            value = number(given)
+            return value is not None and value > float(condition.values[0])
         case "less":
-            found = number(given)
-            return found is not None and found < float(condition.values[0])
+            value = number(given)
+            return value is not None and value < float(condition.values[0])
         case "exists":
             return given is not None
         case _:
@@ -56,7 +57,7 @@ def _equal(given: Any, value: object) -> bool:
 
 
 def number(given: Any) -> float | None:
-    """The number that a value of the context is, or that its text reads as; None: it is none."""
+    """Return the number that a context value is or reads as; None: it is not a number."""
     if isinstance(given, str):
         return float(given) if _NUMBER.fullmatch(given) else None
     if isinstance(given, (int, float)) and not isinstance(given, bool):

@@ -1,1 +1,1 @@
-"""What happened next: signals accepted durably, then entered once into the ledger."""
+"""Intake of feedback: decodes and validates signals, and appends them to the streams."""

@@ -1,7 +1,8 @@
-"""Group commit of signals: what several requests bring goes to Valkey together, and is answered together.
+"""Group commit of signals: the signals of several requests are written to Valkey together.
 
-A few flushes are in flight at a time, since large batches keep Valkey busy; while they are, what comes waits
-and forms the next. Small requests share a stream entry, large ones are cut into several.
+A few flushes run at a time, because Valkey handles large batches best. Signals that arrive
+meanwhile wait and form the next flush. Small requests share a stream entry; large requests are cut
+into several.
 """
 
 import asyncio
@@ -14,10 +15,10 @@ from app.feedback.entry import SignalsEntry
 
 
 class SignalsCommit:
-    """The signals of one server on their way to Valkey, at most `FEEDBACK_PENDING_MAX` of them.
+    """Queue of one server's signals for Valkey, at most `FEEDBACK_PENDING_MAX` signals long.
 
-    Entries go by several connections: Valkey syncs once for what they bring at a time, but takes the large
-    entries of one connection one by one.
+    Entries use several connections: Valkey syncs its file once for all connections, but handles the
+    large entries of one connection one by one.
     """
 
     def __init__(self, appenders: Sequence[StreamAppender], *, shards: int) -> None:
@@ -29,7 +30,10 @@ class SignalsCommit:
         self._flushes: set[asyncio.Task[None]] = set()
 
     def append(self, signals: SignalsEntry) -> asyncio.Future[None]:
-        """Done when Valkey has written them all. May raise Unavailable: some may be written then."""
+        """Return a future that is done when Valkey has written all of these signals.
+
+        The future may raise Unavailable; some of the signals may be written all the same.
+        """
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self._pending + signals.n > limits.FEEDBACK_PENDING_MAX:
             written.set_exception(Unavailable("too many events are waiting for Valkey"))
@@ -40,7 +44,7 @@ class SignalsCommit:
         return written
 
     async def drain(self) -> None:
-        """Wait until all that was appended is written or has failed."""
+        """Wait until every appended signal is written or has failed."""
         while self._flushes:
             await asyncio.wait(self._flushes)
 
@@ -63,7 +67,7 @@ class SignalsCommit:
             error = caught
         for signals, written in waiting:
             self._pending -= signals.n
-            if written.done():  # its caller has gone
+            if written.done():  # its request was cancelled
                 continue
             if error is None:
                 written.set_result(None)
@@ -77,7 +81,7 @@ class SignalsCommit:
             appender = self._appenders[self._turn % len(self._appenders)]
             shard = self._turn % self._shards
             appending.append(appender.append(shard, entry.KIND, chunk.n, entry.encode(chunk)))
-        # All of them are waited for: one that fails must not leave others under way.
+        # Wait for all: when one fails, the others must not still be running.
         for outcome in await asyncio.gather(*appending, return_exceptions=True):
             if outcome is not None:
                 raise outcome

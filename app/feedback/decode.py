@@ -1,6 +1,7 @@
-"""From the bytes of a request to events: JSON, newline-delimited JSON or MessagePack. Pure.
+"""Decoder of request bodies: JSON, newline-delimited JSON or MessagePack become events. Pure.
 
-A body is decoded in one go. Only when an item of it does not fit is it taken apart, to say which and why.
+A body is decoded in one call. Only if an item does not fit are the items decoded one by one, to
+report which item is wrong and why.
 """
 
 import re
@@ -16,7 +17,7 @@ from app.feedback.model import Event
 
 
 class MediaType(StrEnum):
-    """How a body may be encoded."""
+    """Encoding of a body."""
 
     JSON = "application/json"
     NDJSON = "application/x-ndjson"
@@ -24,9 +25,9 @@ class MediaType(StrEnum):
 
 
 class Decoded(NamedTuple):
-    """The events of a request and their places in it; for the places left out, what is wrong there.
+    """Events of a request and their places in it; for all other places, the error of the item.
 
-    `single`: the body was one event and not a list.
+    `single`: the body was one event, not a list.
     """
 
     events: list[Event]
@@ -42,15 +43,15 @@ _msgpack_event: Final = msgspec.msgpack.Decoder(Event)
 _msgpack_events: Final = msgspec.msgpack.Decoder(list[Event])
 _msgpack_items: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
-# No single JSON value contains this: between two objects in it there is a comma.
+# One JSON value cannot contain this: it has a comma between two objects.
 _SECOND_LINE: Final = re.compile(rb"\}[ \t\r]*\n\s*\{")
 _MSGPACK_LISTS: Final = frozenset(range(0x90, 0xA0)) | {0xDC, 0xDD}
 
 
 def decode(body: bytes, media_type: MediaType) -> Decoded:
-    """The events of a body. JSON that consists of several lines of objects is taken as NDJSON.
+    """Decode a body. JSON that consists of several lines of objects is read as NDJSON.
 
-    Raises InvalidInput if the body as a whole cannot be read or is empty, TooLarge if it has more than
+    Raises InvalidInput if the body cannot be read or is empty, TooLarge if it has more than
     `FEEDBACK_BATCH_MAX` events.
     """
     try:

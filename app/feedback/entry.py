@@ -1,7 +1,6 @@
-"""A stream entry of kind `s`: the signals of one or several requests, in columns. Format: ARCHITECTURE.md.
+"""A stream entry of kind `s`: signals of one or several requests, in columns (see ARCHITECTURE.md).
 
-Columns, because a thousand events are then a few strings of bytes that numpy reads in place, instead of a
-thousand small arrays.
+numpy reads the columns of a thousand events in place; rows would be a thousand small arrays.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ TIMES: Final = np.dtype("<i8")
 
 
 class UnitSignal(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A signal by (experiment, unit). `at_us`: microseconds since the epoch."""
+    """A signal by experiment and unit. `at_us` is in microseconds since the epoch."""
 
     experiment_id: int
     unit_hash: int
@@ -33,10 +32,10 @@ class UnitSignal(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class SignalsEntry(msgspec.Struct, frozen=True, array_like=True):
-    """Signals by assignment id, one column per field and one element per signal; then signals by unit.
+    """Signals by assignment id with one column per field, then signals by unit.
 
-    `bodies` holds the 48 bytes of each verified assignment id, `sources` one byte each, `values` binary64 and
-    `at_us` signed 64 bits (microseconds since the epoch), both little-endian.
+    `bodies` holds the 48 bytes of each verified assignment id, `sources` one byte each, `values`
+    binary64 and `at_us` signed 64 bits (microseconds since the epoch), both little-endian.
     """
 
     received_at_ms: int
@@ -50,11 +49,11 @@ class SignalsEntry(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def n(self) -> int:
-        """How many events."""
+        """Number of events."""
         return len(self.signals) + len(self.units)
 
     def without(self, refused: NDArray[np.bool_]) -> "SignalsEntry":
-        """Its signals by assignment id but for those that are `refused`, and those by unit."""
+        """Return the entry without the `refused` signals by assignment id."""
         kept = np.flatnonzero(~refused)
         chosen = kept.tolist()
         return SignalsEntry(
@@ -73,18 +72,18 @@ _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(SignalsEntry)
 _raw_decoder: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _unit_decoder: Final = msgspec.msgpack.Decoder(UnitSignal)
-_COLUMNS: Final = 7  # elements of an entry before its signals by unit
+_COLUMNS: Final = 7  # elements of an entry before the signals by unit
 
 
 def encode(entry: SignalsEntry) -> bytes:
-    """The body of the stream entry."""
+    """Encode the body of the stream entry."""
     return _encoder.encode(entry)
 
 
 def decode(body: bytes) -> SignalsEntry:
-    """Read a body back.
+    """Decode a body.
 
-    Raises msgspec.DecodeError if it is not one, ValueError if its columns differ in length.
+    Raises msgspec.DecodeError if it is not an entry, ValueError if its columns differ in length.
     """
     entry = _decoder.decode(body)
     n = len(entry.signals)
@@ -101,27 +100,27 @@ def decode(body: bytes) -> SignalsEntry:
 
 
 def apart(body: bytes) -> tuple[dict[int, bytes], dict[int, str]]:
-    """The body of one entry per signal, by its number, and why others cannot be read.
+    """Return the body of one entry per signal, by its number, and the errors of unreadable signals.
 
-    Raises msgspec.DecodeError or ValueError if the columns cannot be read, without which no signal can.
+    Raises msgspec.DecodeError or ValueError if the columns cannot be read.
     """
     parts = _raw_decoder.decode(body)
     raw_units = _raw_decoder.decode(parts[_COLUMNS]) if len(parts) > _COLUMNS else []
     columns = decode(_encoder.encode(parts[:_COLUMNS]))
-    good = {number: encode(one) for number, one in enumerate(_cut(columns, 1))}
-    wrong = {}
+    good = {number: encode(entry) for number, entry in enumerate(_cut(columns, 1))}
+    errors = {}
     for number, raw in enumerate(raw_units, len(good)):
         try:
             unit = _unit_decoder.decode(raw)
         except (msgspec.MsgspecError, ValueError, UnicodeError, RecursionError) as error:
-            wrong[number] = str(error)
+            errors[number] = str(error)
         else:
             good[number] = encode(SignalsEntry(columns.received_at_ms, b"", [], b"", b"", b"", [], [unit]))
-    return good, wrong
+    return good, errors
 
 
 def chunks(parts: Sequence[SignalsEntry], events_max: int) -> Iterator[SignalsEntry]:
-    """The same signals in entries of at most `events_max`: small parts put together, large ones cut."""
+    """Yield the signals in entries of at most `events_max`: merge small parts, cut large ones."""
     together: list[SignalsEntry] = []
     n = 0
     for part in parts:

@@ -34,13 +34,13 @@ class FeedbackFastPath:
         self._clock = clock
 
     def admits(self, headers: Headers) -> bool:
-        """Whether the caller may give feedback, and says it is JSON."""
+        """Return whether the caller may give feedback and the body is declared as JSON."""
         return self._caller(headers) is not None and (b"content-type", b"application/json") in headers
 
     def answer(self, query: bytes, headers: Headers, body: bytes, reply: Reply) -> bool:  # noqa: ARG002
-        """Give `reply` the receipt, or what is wrong, when accepted events are durable."""
+        """Give `reply` the receipt, or the error, once the accepted events are durable."""
         caller = self._caller(headers)
-        if caller is None:  # its key was revoked while the body came
+        if caller is None:  # its key was revoked while the body arrived
             return False
         try:
             receipt, written = self._feedback.take(body, MediaType.JSON, by_unit=not caller.client)

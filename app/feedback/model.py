@@ -1,4 +1,4 @@
-"""The words of feedback: an event as a client sends it, and what became of it. Pure."""
+"""Types of feedback: the event that a client sends, its result, and the receipt. Pure."""
 
 from datetime import datetime
 from enum import IntEnum, IntFlag, StrEnum
@@ -15,7 +15,7 @@ SourceName = Literal["implicit", "explicit", "automated", "human"]
 
 
 class Source(IntEnum):
-    """Where a signal comes from, as stored."""
+    """Origin of a signal, as stored."""
 
     IMPLICIT = 0  # behaviour: copied, regenerated, dwelled
     EXPLICIT = 1  # the user said so: a thumb, a rating
@@ -42,8 +42,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     at: Annotated[datetime, msgspec.Meta(tz=True)] | float | None = None
 
 
-class Verdict(IntEnum):
-    """What became of one event. `REASONS` says it in words."""
+class EventResult(IntEnum):
+    """Result of validating one event. `REASONS` has the texts."""
 
     ACCEPTED = 0
     MALFORMED_ID = 1
@@ -63,7 +63,7 @@ class Verdict(IntEnum):
 
 
 class Reason(NamedTuple):
-    """Why an event was refused: the error it would be on its own, the field and what is allowed."""
+    """Reason to refuse an event, with the field and the error of a request with this event alone."""
 
     error: type[WaldError]
     field: str
@@ -71,54 +71,64 @@ class Reason(NamedTuple):
 
 
 REASONS: Final = {
-    Verdict.MALFORMED_ID: Reason(
+    EventResult.MALFORMED_ID: Reason(
         InvalidInput, "assignment_id", "must be 80 characters of URL-safe base64 as given by /assign"
     ),
-    Verdict.UNKNOWN_SIGNING_KEY: Reason(
-        UnprocessableInput, "assignment_id", "signed under a key that is unknown here or retired"
+    EventResult.UNKNOWN_SIGNING_KEY: Reason(
+        UnprocessableInput,
+        "assignment_id",
+        "is signed with a key that is retired or that this server does not know",
     ),
-    Verdict.FORGED_ID: Reason(
-        UnprocessableInput, "assignment_id", "its signature does not match: another installation made the id"
+    EventResult.FORGED_ID: Reason(
+        UnprocessableInput,
+        "assignment_id",
+        "has a wrong signature: it was made or changed outside this installation",
     ),
-    Verdict.ID_FROM_THE_FUTURE: Reason(UnprocessableInput, "assignment_id", "its time has not come yet"),
-    Verdict.EXPIRED_ID: Reason(
+    EventResult.ID_FROM_THE_FUTURE: Reason(
+        UnprocessableInput,
+        "assignment_id",
+        f"is dated more than {limits.ASSIGNMENT_ID_AHEAD_S_MAX // 3_600} hours ahead",
+    ),
+    EventResult.EXPIRED_ID: Reason(
         Gone,
         "assignment_id",
         f"its horizon passed more than {limits.ASSIGNMENT_ID_GRACE_S // 86_400} days ago",
     ),
-    Verdict.UNKNOWN_EXPERIMENT: Reason(NotFound, "experiment", "no such experiment"),
-    Verdict.SIGNAL: Reason(InvalidInput, "signal", "must be 1 to 128 of A-Z a-z 0-9 . _ -"),
-    Verdict.VALUE: Reason(
+    EventResult.UNKNOWN_EXPERIMENT: Reason(NotFound, "experiment", "does not exist"),
+    EventResult.SIGNAL: Reason(InvalidInput, "signal", "must be 1 to 128 of A-Z a-z 0-9 . _ -"),
+    EventResult.VALUE: Reason(
         InvalidInput,
         "value",
-        "must be within the range of the experiment's reward; in a sum or outside the catalogue, "
-        f"at most {SIGNAL_VALUE_MAX:g} in size",
+        "must be within the range of the experiment's reward; for a summed reward, or a signal that the"
+        f" reward does not read, at most {SIGNAL_VALUE_MAX:g} in absolute value",
     ),
-    Verdict.TIME: Reason(
+    EventResult.TIME: Reason(
         InvalidInput,
         "at",
-        f"must not be more than {limits.CLOCK_SKEW_S_MAX // 3_600} hours ahead, "
-        f"nor more than {limits.FEEDBACK_AGE_S_MAX // 86_400} days ago",
+        f"must be at most {limits.CLOCK_SKEW_S_MAX // 3_600} hours ahead and "
+        f"at most {limits.FEEDBACK_AGE_S_MAX // 86_400} days ago",
     ),
-    Verdict.EVENT_ID: Reason(
+    EventResult.EVENT_ID: Reason(
         InvalidInput, "id", f"must be 1 to {limits.EVENT_ID_LENGTH_MAX} characters without NUL"
     ),
-    Verdict.UNIT: Reason(InvalidInput, "unit", f"must be 1 to {UNIT_LENGTH_MAX} characters without NUL"),
-    Verdict.ADDRESS: Reason(
+    EventResult.UNIT: Reason(InvalidInput, "unit", f"must be 1 to {UNIT_LENGTH_MAX} characters without NUL"),
+    EventResult.ADDRESS: Reason(
         InvalidInput, "assignment_id", "give either assignment_id, or experiment and unit"
     ),
-    Verdict.UNIT_BY_CLIENT_KEY: Reason(
+    EventResult.UNIT_BY_CLIENT_KEY: Reason(
         Forbidden, "assignment_id", "a client-side key names an assignment by its assignment_id only"
     ),
-    Verdict.ID_REUSED: Reason(
-        Conflict, "id", "another event of this batch has this id and says something else"
+    EventResult.ID_REUSED: Reason(
+        Conflict,
+        "id",
+        "another event of this request has the same id but a different signal, source or value",
     ),
 }
-"""Every verdict but ACCEPTED."""
+"""The text of every result except ACCEPTED."""
 
 
 class Remark(IntFlag):
-    """What an accepted event should be told. `REMARKS` says it in words."""
+    """Reasons why an accepted event may not count as intended. `REMARKS` has the texts."""
 
     UNKNOWN_SIGNAL = 1
     LATE = 2
@@ -130,7 +140,7 @@ class Remark(IntFlag):
 
 
 class RemarkText(NamedTuple):
-    """The stable name of a remark, the field it is about, and its words."""
+    """The stable name of a remark, its field and its text."""
 
     kind: str
     field: str
@@ -142,16 +152,16 @@ REMARKS: Final = {
         "unknown_signal", "signal", "neither the reward nor a metric of {experiment} reads {signal!r}"
     ),
     Remark.LATE: RemarkText(
-        "late", "at", "after the horizon of {horizon_s:g} s from the assignment: stored, not counted"
+        "late", "at", "is after the horizon of {horizon_s:g} s from the assignment: stored, not counted"
     ),
     Remark.EARLY: RemarkText(
         "early",
         "at",
-        f"more than {CLOCK_TOLERANCE_S:g} s before the assignment: stored, not counted; check the clock of"
-        " the sender, or leave out `at`",
+        f"is more than {CLOCK_TOLERANCE_S:g} s before the assignment: stored, not counted; check the"
+        " sender's clock, or leave out `at`",
     ),
     Remark.NOT_STARTED: RemarkText(
-        "not_started", "experiment", "{experiment} is a draft: nothing counts before it is started"
+        "not_started", "experiment", "{experiment} is a draft: no event counts before it is started"
     ),
     Remark.UNRECORDED: RemarkText(
         "unrecorded",
@@ -160,32 +170,32 @@ REMARKS: Final = {
         " feedback is not counted",
     ),
     Remark.OUT_OF_RANGE: RemarkText(
-        "out_of_range", "value", "{value:g} is outside of the declared range, {low} to {high}"
+        "out_of_range", "value", "{value:g} is outside the declared range, {low} to {high}"
     ),
     Remark.VALUE_MISSING: RemarkText(
-        "value_missing", "value", "a metric measures {signal!r}, but no value was sent: it counts as 1"
+        "value_missing", "value", "a metric measures {signal!r}, but the event has no value: it counts as 1"
     ),
 }
-"""Every remark, in words that are completed with the event's own."""
+"""The text of every remark, with fields for the event's values."""
 
 
 class SignalState(StrEnum):
-    """What has become of a signal in the log."""
+    """State of a signal in the log."""
 
-    COUNTED = "counted"  # it belongs to an assignment that counts, and happened in time
-    WAITING = "waiting"  # the exposure of its assignment has not arrived; of unrecorded ones it never does
-    UNKNOWN_UNIT = "unknown_unit"  # named by a unit without an assignment at the time
+    COUNTED = "counted"  # in time, and its assignment counts
+    WAITING = "waiting"  # the exposure of its assignment has not arrived, or was not recorded
+    UNKNOWN_UNIT = "unknown_unit"  # its unit had no assignment at that time
     LATE = "late"  # after the horizon of its assignment
     EARLY = "early"  # more than `CLOCK_TOLERANCE_S` before its assignment
 
 
 SIGNAL_STATES: Final = tuple(SignalState)
 COUNTED, WAITING, UNKNOWN_UNIT, LATE, EARLY = range(len(SIGNAL_STATES))
-"""Their places."""
+"""Positions of the states in `SIGNAL_STATES`."""
 
 
 class ItemError(msgspec.Struct, frozen=True):
-    """Why one event was refused; `kind` is the last part of the type of the same problem on its own."""
+    """Reason to refuse one event. `kind` is the last part of the type of the same problem alone."""
 
     kind: str
     field: str
@@ -200,9 +210,10 @@ class Rejection(msgspec.Struct, frozen=True):
 
 
 class FeedbackWarning(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why an accepted event does not count, or not as it was likely meant.
+    """Reason why an accepted event does not count, or may not count as intended.
 
-    `index` is its place in the request, from 0. `nearest` is the known signal that is spelt most alike.
+    `index` is its place in the request, from 0. `nearest` is the known signal with the most similar
+    spelling.
     """
 
     index: int
@@ -213,11 +224,11 @@ class FeedbackWarning(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """The answer to `/feedback`: how many events are now durable, and which were refused.
+    """The answer to `/feedback`: how many events are durable, and which were refused.
 
-    Each accepted event is in one of the counts from `counted` to `early`, as far as the server knows:
-    `waiting` are those whose assignment only the ledger can find, because they name a unit, or because the
-    assignment was not recorded. `warnings` are the first of `warned` ones.
+    As far as the server knows, each accepted event is in one of the counts from `counted` to `early`.
+    `waiting` events name a unit, whose assignment only the ledger can find, or an assignment that was
+    not recorded. `warned` counts the events with warnings, and `warnings` has the first warnings.
     """
 
     accepted: int

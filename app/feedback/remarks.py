@@ -1,6 +1,6 @@
-"""What accepted events are told when they do not count, or not as they were likely meant. Pure.
+"""Warnings about accepted events that do not count, or that count in an unexpected way. Pure.
 
-Most requests have no remarks; those that do may cost more, but their work is bounded too.
+Most requests have no remarks. A request with remarks costs more, within bounds.
 """
 
 from collections.abc import Iterator
@@ -13,28 +13,29 @@ from app.assignment.snapshot import PreparedExperiment, Snapshot
 from app.experiments.signals import nearest
 from app.feedback.decode import Decoded
 from app.feedback.limits import SUGGESTIONS_MAX, WARNINGS_MAX
-from app.feedback.model import REMARKS, Event, FeedbackWarning, Receipt, Rejection, Remark, Verdict
-from app.feedback.validate import Judged
+from app.feedback.model import REMARKS, Event, EventResult, FeedbackWarning, Receipt, Rejection, Remark
+from app.feedback.validate import Validated
 
 _NOT_RECORDED: Final = Remark.NOT_STARTED | Remark.UNRECORDED
 
 
 def remarked(
-    decoded: Decoded, judged: Judged, rejections: tuple[Rejection, ...], snapshot: Snapshot
+    decoded: Decoded, validated: Validated, rejections: tuple[Rejection, ...], snapshot: Snapshot
 ) -> Receipt:
-    """The receipt of events of which some have remarks: each event is counted once, by the first that holds.
+    """Return the receipt of events with remarks. Each event is counted once.
 
-    The order is that of the ledger: an unknown signal, then late, then early, then waiting.
+    The first remark that applies decides, in the order of the ledger: an unknown signal, late, early,
+    waiting.
     """
-    assert judged.remarks is not None
-    accepted = judged.verdicts == Verdict.ACCEPTED
-    remarks = judged.remarks
+    assert validated.remarks is not None
+    accepted = validated.results == EventResult.ACCEPTED
+    remarks = validated.remarks
     by_unit = np.array([event.assignment_id is None for event in decoded.events], np.bool_)
-    left = accepted.copy()
+    uncounted = accepted.copy()
 
-    def take(holds: np.ndarray) -> int:
-        taken = left & holds
-        left[taken] = False
+    def take(applies: np.ndarray) -> int:
+        taken = uncounted & applies
+        uncounted[taken] = False
         return int(taken.sum())
 
     unknown_signal = take((remarks & Remark.UNKNOWN_SIGNAL) != 0)
@@ -44,43 +45,43 @@ def remarked(
     return Receipt(
         int(accepted.sum()),
         rejections,
-        counted=int(left.sum()),
+        counted=int(uncounted.sum()),
         waiting=waiting,
         unknown_signal=unknown_signal,
         late=late,
         early=early,
         warned=int((remarks != 0).sum()),
-        warnings=tuple(_warnings(decoded, judged, snapshot)),
+        warnings=tuple(_warnings(decoded, validated, snapshot)),
     )
 
 
-def _warnings(decoded: Decoded, judged: Judged, snapshot: Snapshot) -> Iterator[FeedbackWarning]:
-    """At most `WARNINGS_MAX`, in the order of the request; of one event all of its remarks."""
-    assert judged.remarks is not None
+def _warnings(decoded: Decoded, validated: Validated, snapshot: Snapshot) -> Iterator[FeedbackWarning]:
+    """Yield at most `WARNINGS_MAX` warnings in the order of the request, by event."""
+    assert validated.remarks is not None
     suggested: dict[tuple[int, str], str | None] = {}
-    left = WARNINGS_MAX
-    for number in np.flatnonzero(judged.remarks)[:WARNINGS_MAX].tolist():
+    n_left = WARNINGS_MAX
+    for number in np.flatnonzero(validated.remarks)[:WARNINGS_MAX].tolist():
         event, place = decoded.events[number], decoded.places[number]
         experiment = _experiment(event, snapshot)
         if experiment is None:
             continue
-        for remark in Remark(int(judged.remarks[number])):
-            if not left:
+        for remark in Remark(int(validated.remarks[number])):
+            if not n_left:
                 return
-            left -= 1
+            n_left -= 1
             text = REMARKS[remark]
-            near, reason = None, text.reason.format(**_words(event, experiment))
+            suggestion, reason = None, text.reason.format(**_words(event, experiment))
             if remark is Remark.UNKNOWN_SIGNAL:
                 key = experiment.published.id, event.signal
                 if key not in suggested and len(suggested) < SUGGESTIONS_MAX:
                     suggested[key] = nearest(event.signal, experiment.signals)
-                near = suggested.get(key)
-                reason += f"; did you mean {near!r}?" if near else ""
-            yield FeedbackWarning(place, text.kind, text.field, reason, near)
+                suggestion = suggested.get(key)
+                reason += f"; did you mean {suggestion!r}?" if suggestion else ""
+            yield FeedbackWarning(place, text.kind, text.field, reason, suggestion)
 
 
 def _words(event: Event, experiment: PreparedExperiment) -> dict[str, object]:
-    """What the text of a remark may name."""
+    """Return the values that the text of a remark may contain."""
     use = experiment.signals.get(event.signal)
     low, high = (None, None) if use is None else (use.low, use.high)
     return {

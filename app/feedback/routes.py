@@ -32,20 +32,20 @@ _MEDIA_TYPES: Final = {
 
 @dataclass
 class _Written(Schema):
-    """JSON Schema as msgspec writes it, for a body that the framework does not decode."""
+    """A JSON Schema that msgspec wrote, for a body that the framework does not decode."""
 
     written: dict[str, Any] = field(default_factory=dict)
 
     def to_schema(self) -> dict[str, Any]:
-        """Of litestar: what stands in the document."""
+        """Return the schema for litestar's document."""
         return self.written
 
 
 def _body_schema() -> _Written:
     (reference,), components = msgspec.json.schema_components([Event])
-    one = components[reference["$ref"].rpartition("/")[2]]
-    many = {"type": "array", "items": one, "minItems": 1, "maxItems": limits.FEEDBACK_BATCH_MAX}
-    return _Written(written={"oneOf": [one, many]})
+    event = components[reference["$ref"].rpartition("/")[2]]
+    events = {"type": "array", "items": event, "minItems": 1, "maxItems": limits.FEEDBACK_BATCH_MAX}
+    return _Written(written={"oneOf": [event, events]})
 
 
 @dataclass
@@ -58,7 +58,7 @@ class _Feedback(Operation):
 
 
 async def _any_media_type(_: Request[Any, Any, Any]) -> None:
-    """In place of the application's own hook, which lets only JSON pass."""
+    """Replace the application's hook, which accepts only JSON."""
 
 
 @post(
@@ -73,13 +73,14 @@ async def give_feedback(request: Request[Any, Any, Any], feedback: FeedbackServi
     """Send signals: one event, an array, newline-delimited JSON or MessagePack.
 
     Event: `{assignment_id | (experiment, unit), signal, value?, source?, id?, at?}`. 202 means that the
-    accepted events are durable: they will count, and once, however often they are sent. Of several, each gets
-    its own verdict: `{accepted, rejected: [{index, error: {kind, field, reason}}], ...}`, with 422 when none
-    was accepted. An accepted event may still not count: it is `counted`, `waiting` for the ledger to find its
-    assignment, of an `unknown_signal`, `late` or `early`, and `warnings` say why. One event alone is answered
-    as such: 400 when it is malformed or out of bounds, 404 for an unknown experiment, 410 when its assignment
-    has expired, 422 for an assignment id that is forged or signed elsewhere. 503 with Retry-After while
-    events cannot be made durable; sending them again is safe.
+    accepted events are durable; sending an event again does not count it twice. The answer to several
+    events reports each: `{accepted, rejected: [{index, error: {kind, field, reason}}], ...}`, with 422
+    if none was accepted. An accepted event may still not count: it is `counted`, `waiting` for the
+    ledger to find its assignment, an `unknown_signal`, `late` or `early`; `warnings` say why. If the
+    request is one event instead of a list, its error is the answer: 400 if it is malformed or out of
+    bounds, 404 for an unknown experiment, 410 if its assignment has expired, 422 for an assignment id
+    that is forged or signed elsewhere. 503 with Retry-After while events cannot be made durable;
+    sending them again is safe.
     """
     media_type = _media_type(request)
     body = await _body(request)

@@ -1,4 +1,4 @@
-"""Accepting feedback: decode, judge, make durable."""
+"""The service of `/feedback`: decodes events, validates them and makes them durable."""
 
 import asyncio
 import re
@@ -14,30 +14,30 @@ from app.core.telemetry import FEEDBACK
 from app.feedback import limits
 from app.feedback.commit import SignalsCommit
 from app.feedback.decode import Decoded, MediaType, decode
-from app.feedback.model import REASONS, ItemError, Receipt, Rejection, Source, Verdict
+from app.feedback.model import REASONS, EventResult, ItemError, Receipt, Rejection, Source
 from app.feedback.remarks import remarked
-from app.feedback.validate import Judged, Verdicts, judge
+from app.feedback.validate import EventResults, Validated, validate
 
 RESULTS: Final = ("counted", "waiting", "unknown_signal", "late", "early")
-"""The fields of a receipt that accepted events are counted in, and labels of their metric."""
+"""Fields of a receipt that count accepted events; also the labels of their metric."""
 
 _COUNTED: Final = FEEDBACK.labels("counted")
 _FIELD: Final = re.compile(r"(?:field `|\$\.)(\w+)")
 
-_UNKNOWN: Final = (Verdict.UNKNOWN_EXPERIMENT, Verdict.UNKNOWN_SIGNING_KEY)
+_UNKNOWN: Final = (EventResult.UNKNOWN_EXPERIMENT, EventResult.UNKNOWN_SIGNING_KEY)
 
 
 class Snapshots(Protocol):
-    """Who holds the newest snapshot."""
+    """Holder of the newest snapshot."""
 
     @property
     def snapshot(self) -> Snapshot:
-        """The newest."""
+        """The newest snapshot."""
         ...
 
 
 class FeedbackService:
-    """The use case of `/feedback`."""
+    """Takes the events of requests and answers with receipts."""
 
     def __init__(self, snapshots: Snapshots, commit: SignalsCommit, clock: Clock) -> None:
         self._snapshots = snapshots
@@ -46,11 +46,11 @@ class FeedbackService:
         self._next_us = 0
 
     async def accept(self, body: bytes, media_type: MediaType, *, by_unit: bool) -> Receipt:
-        """Take in the events of a request; returns when the accepted ones are durable.
+        """Take the events of a request; return when the accepted events are durable.
 
-        `by_unit`: the caller may name assignments by experiment and unit. A request that is one event and not
-        a list raises what is wrong with it; in a list it is part of the receipt.
-        Raises InvalidInput or TooLarge if the body as a whole cannot be taken, Unavailable without Valkey.
+        `by_unit`: the caller may name assignments by experiment and unit. If the request is one event
+        instead of a list, its error is raised; errors in a list are part of the receipt.
+        Raises InvalidInput or TooLarge if the body cannot be read, Unavailable without Valkey.
         """
         receipt, written = self.take(body, media_type, by_unit=by_unit)
         if written is not None:
@@ -60,69 +60,77 @@ class FeedbackService:
     def take(
         self, body: bytes, media_type: MediaType, *, by_unit: bool
     ) -> tuple[Receipt, asyncio.Future[None] | None]:
-        """The same without waiting: the receipt holds when the future is done; None: nothing was accepted."""
+        """Take the events without waiting: the receipt is valid once the future is done.
+
+        The future is None if no event was accepted.
+        """
         decoded = decode(body, media_type)
-        # No two events share a microsecond, so that those without a time have the order of their arrival.
+        # Each event has its own microsecond, so that events without a time keep their order of arrival.
         now_us = self._clock.now_us()
         if not now_us <= self._next_us <= now_us + limits.FEEDBACK_ORDER_US_MAX:
-            self._next_us = now_us  # it has passed; or our clock was set back, and must be followed
+            self._next_us = now_us  # the clock has passed it, or was set back
         snapshot = self._snapshots.snapshot
-        judged = judge(decoded.events, snapshot, self._next_us, by_unit=by_unit)
+        validated = validate(decoded.events, snapshot, self._next_us, by_unit=by_unit)
         self._next_us += len(decoded.events)
-        self._refuse_unless_known(judged.verdicts)
-        verdicts = [Verdict(code) for code in judged.verdicts.tolist()] if judged.verdicts.any() else []
-        rejections = _rejections(decoded, verdicts)
-        receipt = _receipt(decoded, judged, rejections, snapshot)
-        written = self._commit.append(judged.entry) if judged.entry.n else None
+        self._refuse_unless_known(validated.results)
+        results = (
+            [EventResult(code) for code in validated.results.tolist()] if validated.results.any() else []
+        )
+        rejections = _rejections(decoded, results)
+        receipt = _receipt(decoded, validated, rejections, snapshot)
+        written = self._commit.append(validated.entry) if validated.entry.n else None
         return receipt, written
 
-    def _refuse_unless_known(self, verdicts: Verdicts) -> None:
-        """Take nothing while this server may not know the experiment or the signing key of an event.
+    def _refuse_unless_known(self, results: EventResults) -> None:
+        """Refuse all events while this server may not know an existing experiment or signing key.
 
-        Raises Unavailable: what exists must never be called unknown. Sending everything again is safe.
+        Raises Unavailable. Sending all events again is safe.
         """
-        if verdicts.any() and not self._snapshots.snapshot.complete and np.isin(verdicts, _UNKNOWN).any():
+        if results.any() and not self._snapshots.snapshot.complete and np.isin(results, _UNKNOWN).any():
             raise Unavailable(
                 "this server does not know all experiments yet; sending the events again is safe"
             )
 
 
 def receipt_status(receipt: Receipt) -> int:
-    """202, or 422 when there was nothing to accept."""
+    """Return 202, or 422 if no event was accepted."""
     return 202 if receipt.accepted else 422
 
 
 def _receipt(
-    decoded: Decoded, judged: Judged, rejections: tuple[Rejection, ...], snapshot: Snapshot
+    decoded: Decoded, validated: Validated, rejections: tuple[Rejection, ...], snapshot: Snapshot
 ) -> Receipt:
-    """What became of the accepted events, as far as is known here, and counted."""
-    n, by_unit = judged.entry.n, len(judged.entry.units)
-    if judged.remarks is None:
+    """Return the receipt of the accepted events, and count them in the metrics."""
+    n, by_unit = validated.entry.n, len(validated.entry.units)
+    if validated.remarks is None:
         if n > by_unit:
             _COUNTED.inc(n - by_unit)
         if by_unit:
             FEEDBACK.labels("waiting").inc(by_unit)
         return Receipt(n, rejections, counted=n - by_unit, waiting=by_unit)
-    receipt = remarked(decoded, judged, rejections, snapshot)
+    receipt = remarked(decoded, validated, rejections, snapshot)
     for result in RESULTS:
         if count := getattr(receipt, result):
             FEEDBACK.labels(result).inc(count)
     return receipt
 
 
-def _rejections(decoded: Decoded, verdicts: list[Verdict]) -> tuple[Rejection, ...]:
-    """What was refused, in the order of the request, and counted. Raises it if the request was one event."""
+def _rejections(decoded: Decoded, results: list[EventResult]) -> tuple[Rejection, ...]:
+    """Return the refused events in the order of the request, and count them in the metrics.
+
+    If the request was one event, raise its error.
+    """
     refused: dict[int, tuple[type[WaldError], str, str]] = {}
     for place, message in decoded.malformed.items():
-        named = _FIELD.search(message)
-        if named and named[1] == "source":
+        field_name = _FIELD.search(message)
+        if field_name and field_name[1] == "source":
             reason = f"must be one of {', '.join(source.name.lower() for source in Source)}: {message}"
         else:
             reason = message
-        refused[place] = (InvalidInput, named[1] if named else "event", reason)
-    for place, verdict in zip(decoded.places, verdicts, strict=False):
-        if verdict is not Verdict.ACCEPTED:
-            refused[place] = REASONS[verdict]
+        refused[place] = (InvalidInput, field_name[1] if field_name else "event", reason)
+    for place, result in zip(decoded.places, results, strict=False):
+        if result is not EventResult.ACCEPTED:
+            refused[place] = REASONS[result]
     for error, count in Counter(error for error, _, _ in refused.values()).items():
         FEEDBACK.labels(error.kind).inc(count)
     if decoded.single:

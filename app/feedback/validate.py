@@ -1,4 +1,4 @@
-"""Which events of a request are accepted: all are judged together, column by column. Pure."""
+"""Validation of the events of a request: all events together, column by column. Pure."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -18,41 +18,42 @@ from app.experiments.signals import SignalUse
 from app.feedback import limits
 from app.feedback.entry import TIMES, VALUES, SignalsEntry, UnitSignal
 from app.feedback.limits import CLOCK_TOLERANCE_US
-from app.feedback.model import Event, Remark, Source, Verdict
+from app.feedback.model import Event, EventResult, Remark, Source
 
 _is_key: Final = re.compile(KEY_PATTERN).fullmatch
 _source: Final = {source.name.lower(): source.value for source in Source}.__getitem__
 _OF_TOKEN: Final = np.zeros(256, np.uint8)
-_OF_TOKEN[TokenVerdict.MALFORMED] = Verdict.MALFORMED_ID
-_OF_TOKEN[TokenVerdict.UNKNOWN_KEY] = Verdict.UNKNOWN_SIGNING_KEY
-_OF_TOKEN[TokenVerdict.FORGED] = Verdict.FORGED_ID
+_OF_TOKEN[TokenVerdict.MALFORMED] = EventResult.MALFORMED_ID
+_OF_TOKEN[TokenVerdict.UNKNOWN_KEY] = EventResult.UNKNOWN_SIGNING_KEY
+_OF_TOKEN[TokenVerdict.FORGED] = EventResult.FORGED_ID
 
-Verdicts = NDArray[np.uint8]
+EventResults = NDArray[np.uint8]
 Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Remarks = NDArray[np.uint8]
 
 
-class Judged(NamedTuple):
-    """A verdict on each event, in order, and the entry of those that are accepted.
+class Validated(NamedTuple):
+    """The result of each event, in order, and the entry of the accepted events.
 
-    `remarks` are flags of `Remark` for each event; null: there are none.
+    `remarks` has flags of `Remark` for each event; None if there are none.
     """
 
-    verdicts: Verdicts
+    results: EventResults
     entry: SignalsEntry
     remarks: Remarks | None = None
 
 
 _ANY: Final = SignalUse()
-"""Of a signal that may have any value."""
+"""The use of a signal that may have any value."""
 
 
 class _Rule(NamedTuple):
-    """What holds for a signal of an experiment: its value when none is sent, its bounds, the life of ids.
+    """Rules for a signal of an experiment: its default value, its bounds, and how long ids are valid.
 
-    `use`: what the experiment expects of it; null: it does not read it. `known`: there is the experiment.
+    `use`: what the experiment expects of the signal; None: it does not read it. `known`: whether the
+    experiment exists.
     """
 
     default: float
@@ -66,9 +67,9 @@ class _Rule(NamedTuple):
 
 
 class _Facts(NamedTuple):
-    """What was worked out of a group of events; means something where the verdict is ACCEPTED."""
+    """Columns of a group of events; valid where the result is ACCEPTED."""
 
-    verdicts: Verdicts
+    results: EventResults
     signals: list[str]
     values: Floats
     at_us: Integers
@@ -76,18 +77,17 @@ class _Facts(NamedTuple):
     remarks: Remarks | None
 
 
-def judge(events: Sequence[Event], snapshot: Snapshot, from_us: int, *, by_unit: bool) -> Judged:
-    """Judge the events of one request. `by_unit`: the caller may name assignments by their unit.
+def validate(events: Sequence[Event], snapshot: Snapshot, from_us: int, *, by_unit: bool) -> Validated:
+    """Validate the events of one request. `by_unit`: the caller may name assignments by their unit.
 
-    Events without a time happened from `from_us` (microseconds since the epoch) on, each a microsecond after
-    the one before: their order counts.
-    Raises Unavailable while no signing key is known.
+    Events without a time get consecutive microseconds from `from_us` (microseconds since the epoch) on,
+    so that their order counts. Raises Unavailable while no signing key is known.
     """
     now_us = from_us + np.arange(len(events))
     tokens = [event.assignment_id or "" for event in events]
     names = [event.experiment or event.unit for event in events]
     if names.count(None) == len(names) and "" not in tokens:
-        return _judge_direct(events, tokens, now_us, snapshot)
+        return _validate_direct(events, tokens, now_us, snapshot)
     direct = [
         event.assignment_id is not None and event.experiment is None and event.unit is None
         for event in events
@@ -96,45 +96,47 @@ def judge(events: Sequence[Event], snapshot: Snapshot, from_us: int, *, by_unit:
         event.assignment_id is None and event.experiment is not None and event.unit is not None
         for event in events
     ]
-    verdicts = np.full(len(events), Verdict.ADDRESS, np.uint8)
+    results = np.full(len(events), EventResult.ADDRESS, np.uint8)
     remarks = np.zeros(len(events), np.uint8)
     picked = _picked(events, direct)
     tokens = [event.assignment_id or "" for event in picked]
-    verdicts[direct], entry, said = _judge_direct(picked, tokens, now_us[direct], snapshot)
-    if said is not None:
-        remarks[direct] = said
+    results[direct], entry, direct_remarks = _validate_direct(picked, tokens, now_us[direct], snapshot)
+    if direct_remarks is not None:
+        remarks[direct] = direct_remarks
     if by_unit:
-        verdicts[named], units, said = _judge_named(_picked(events, named), now_us[named], snapshot)
+        results[named], units, named_remarks = _validate_named(
+            _picked(events, named), now_us[named], snapshot
+        )
         entry.units.extend(units)
-        if said is not None:
-            remarks[named] = said
+        if named_remarks is not None:
+            remarks[named] = named_remarks
     else:
-        verdicts[named] = Verdict.UNIT_BY_CLIENT_KEY
-    return Judged(verdicts, entry, remarks if remarks.any() else None)
+        results[named] = EventResult.UNIT_BY_CLIENT_KEY
+    return Validated(results, entry, remarks if remarks.any() else None)
 
 
-def _judge_direct(
+def _validate_direct(
     events: Sequence[Event], tokens: Sequence[str], now_us: Integers, snapshot: Snapshot
-) -> Judged:
-    """Events by assignment id: their `tokens`."""
+) -> Validated:
+    """Validate events by assignment id; `tokens` are these ids."""
     if snapshot.signer is None:
         raise Unavailable("no key to verify assignment ids with has been loaded yet")
     bodies, token_verdicts = snapshot.signer.verify_batch(tokens)
     words = bodies.view(">u8").reshape(-1, BODY_BYTES // 8)
     assigned_ms = (words[:, 2] >> 16).astype(np.int64)  # the first 48 bits of the UUIDv7
     experiment_ids = bodies["experiment_id"].astype(np.int64)
-    verdicts = _OF_TOKEN[token_verdicts]
+    results = _OF_TOKEN[token_verdicts]
     facts = _check(
         events,
         now_us,
-        verdicts,
+        results,
         experiment_ids=experiment_ids,
         assigned_ms=assigned_ms,
         find=snapshot.by_id.get,
         flags=bodies["flags"],
     )
     ids = [event.id for event in events]
-    _refuse_reused(facts.verdicts, events, tokens, ids)
+    _refuse_reused(facts.results, events, tokens, ids)
     entry = SignalsEntry(
         received_at_ms=int(now_us[0]) // 1_000 if events else 0,
         bodies=bodies.tobytes(),
@@ -144,28 +146,32 @@ def _judge_direct(
         at_us=facts.at_us.astype(TIMES, copy=False).tobytes(),
         ids=ids,
     )
-    refused = facts.verdicts != Verdict.ACCEPTED
-    return Judged(facts.verdicts, entry.without(refused) if refused.any() else entry, facts.remarks)
+    refused = facts.results != EventResult.ACCEPTED
+    return Validated(facts.results, entry.without(refused) if refused.any() else entry, facts.remarks)
 
 
-def _judge_named(
+def _validate_named(
     events: Sequence[Event], now_us: Integers, snapshot: Snapshot
-) -> tuple[Verdicts, list[UnitSignal], Remarks | None]:
-    """Events by experiment and unit."""
+) -> tuple[EventResults, list[UnitSignal], Remarks | None]:
+    """Validate events by experiment and unit."""
     units = [event.unit or "" for event in events]
     experiments = [snapshot.by_key.get(event.experiment or "") for event in events]
-    verdicts = np.array([0 if _is_text(unit, UNIT_LENGTH_MAX) else Verdict.UNIT for unit in units], np.uint8)
-    experiment_ids = np.array([-1 if one is None else one.published.id for one in experiments], np.int64)
+    results = np.array(
+        [0 if _is_text(unit, UNIT_LENGTH_MAX) else EventResult.UNIT for unit in units], np.uint8
+    )
+    experiment_ids = np.array(
+        [-1 if experiment is None else experiment.published.id for experiment in experiments], np.int64
+    )
     facts = _check(
         events,
         now_us,
-        verdicts,
+        results,
         experiment_ids=experiment_ids,
         assigned_ms=now_us // 1_000,
         find=snapshot.by_id.get,
     )
     owners = [(event.experiment, event.unit) for event in events]
-    _refuse_reused(facts.verdicts, events, owners, [event.id for event in events])
+    _refuse_reused(facts.results, events, owners, [event.id for event in events])
     accepted = [
         UnitSignal(
             experiment.published.id,
@@ -177,28 +183,28 @@ def _judge_named(
             event.id,
         )
         for index, (event, experiment, unit) in enumerate(zip(events, experiments, units, strict=True))
-        if facts.verdicts[index] == Verdict.ACCEPTED and experiment is not None
+        if facts.results[index] == EventResult.ACCEPTED and experiment is not None
     ]
-    return facts.verdicts, accepted, facts.remarks
+    return facts.results, accepted, facts.remarks
 
 
 def _check(
     events: Sequence[Event],
     now_us: Integers,
-    verdicts: Verdicts,
+    results: EventResults,
     *,
     experiment_ids: Integers,
     assigned_ms: Integers,
     find: Callable[[int], PreparedExperiment | None],
-    flags: Verdicts | None = None,
+    flags: EventResults | None = None,
 ) -> _Facts:
-    """What both kinds of events have in common. The first thing that is wrong is the verdict.
+    """Check what both kinds of events have in common. The first failing check is the result.
 
-    `flags` are those of assignment ids; null: the events name units.
+    `flags` are the flags of assignment ids; None: the events name units.
     """
 
-    def refuse(verdict: Verdict, wrong: Flags) -> None:
-        verdicts[wrong & (verdicts == Verdict.ACCEPTED)] = verdict
+    def refuse(result: EventResult, wrong: Flags) -> None:
+        results[wrong & (results == EventResult.ACCEPTED)] = result
 
     signals = [event.signal for event in events]
     names = sorted(set(signals))
@@ -206,92 +212,93 @@ def _check(
     numbers = np.fromiter(map(position.__getitem__, signals), np.int64, len(signals))
     pairs, pair_of = _distinct(experiment_ids, numbers, len(names))
     rules = [_rule(find(pair // len(names)), names[pair % len(names)]) for pair in pairs.tolist()]
-    # Most requests have nothing wrong: look at the extremes first, and at each event only if they say so.
+    # Most requests are right: check the extremes first, and each event only if an extreme fails.
     if not all(rule.known for rule in rules):
-        refuse(Verdict.UNKNOWN_EXPERIMENT, ~np.array([rule.known for rule in rules])[pair_of])
+        refuse(EventResult.UNKNOWN_EXPERIMENT, ~np.array([rule.known for rule in rules])[pair_of])
     earliest_ms = latest_ms = 0
     if len(events):
         now_ms = int(now_us[0]) // 1_000
         earliest_ms, latest_ms = int(assigned_ms.min()), int(assigned_ms.max())
         bound_ms = now_ms + limits.ASSIGNMENT_ID_AHEAD_S_MAX * 1_000
         if latest_ms > bound_ms:
-            refuse(Verdict.ID_FROM_THE_FUTURE, assigned_ms > bound_ms)
+            refuse(EventResult.ID_FROM_THE_FUTURE, assigned_ms > bound_ms)
         if earliest_ms < now_ms - min(rule.life_ms for rule in rules):
             lives_ms = np.array([rule.life_ms for rule in rules])[pair_of]
-            refuse(Verdict.EXPIRED_ID, assigned_ms < now_ms - lives_ms)
+            refuse(EventResult.EXPIRED_ID, assigned_ms < now_ms - lives_ms)
     if wrong := [number for number, name in enumerate(names) if not _is_key(name)]:
-        refuse(Verdict.SIGNAL, np.isin(numbers, wrong))
+        refuse(EventResult.SIGNAL, np.isin(numbers, wrong))
     values = np.array([rule.default for rule in rules])[pair_of]
     given = [event.value for event in events]
     if given.count(None) < len(given):
         values = _filled(given, values)
         low, high = np.array([(rule.low, rule.high) for rule in rules]).T[:, pair_of]
-        refuse(Verdict.VALUE, ~((values >= low) & (values <= high)))
+        refuse(EventResult.VALUE, ~((values >= low) & (values <= high)))
     at_us, untimely = _times([event.at for event in events], now_us)
     if untimely is not None:
-        refuse(Verdict.TIME, untimely)
-    told = _Told(given, values, at_us, untimely is not None, flags, assigned_ms, earliest_ms, latest_ms)
-    remarks = _remarks(rules, pair_of, told, verdicts)
-    return _Facts(verdicts, signals, values, at_us, _sources([event.source for event in events]), remarks)
+        refuse(EventResult.TIME, untimely)
+    columns = _Columns(given, values, at_us, untimely is not None, flags, assigned_ms, earliest_ms, latest_ms)
+    remarks = _remarks(rules, pair_of, columns, results)
+    return _Facts(results, signals, values, at_us, _sources([event.source for event in events]), remarks)
 
 
-class _Told(NamedTuple):
-    """What a group of events says. `flags` are those of assignment ids; null: the events name units.
-
-    `assigned_ms` are the times of the ids, and their extremes.
-    """
+class _Columns(NamedTuple):
+    """Columns that remarks read. `flags` as in `_check`; the extremes are those of `assigned_ms`."""
 
     given: Sequence[float | None]
     values: Floats
     at_us: Integers
     timed: bool
-    """Whether a time was given."""
-    flags: Verdicts | None
+    """Whether any event has a time."""
+    flags: EventResults | None
     assigned_ms: Integers
     earliest_ms: int
     latest_ms: int
 
 
-def _remarks(rules: Sequence[_Rule], pair_of: Integers, told: _Told, verdicts: Verdicts) -> Remarks | None:
-    """What the accepted events should be told; null: nothing, as for most requests.
+def _remarks(
+    rules: Sequence[_Rule], pair_of: Integers, columns: _Columns, results: EventResults
+) -> Remarks | None:
+    """Return the remarks on accepted events; None, as for most requests, if there are none.
 
-    As with refusals, extremes are looked at first: a request without remarks costs next to nothing.
+    Extremes are checked first, so that a request without remarks costs next to nothing.
     """
-    found: list[tuple[Remark, Flags]] = []
+    remarked: list[tuple[Remark, Flags]] = []
     if any(rule.use is None for rule in rules):
-        found.append((Remark.UNKNOWN_SIGNAL, np.array([rule.use is None for rule in rules])[pair_of]))
+        remarked.append((Remark.UNKNOWN_SIGNAL, np.array([rule.use is None for rule in rules])[pair_of]))
     if any(rule.draft for rule in rules):
-        found.append((Remark.NOT_STARTED, np.array([rule.draft for rule in rules])[pair_of]))
-    if told.flags is not None and len(told.given):
-        found += _of_times(rules, pair_of, told, told.flags)
+        remarked.append((Remark.NOT_STARTED, np.array([rule.draft for rule in rules])[pair_of]))
+    if columns.flags is not None and len(columns.given):
+        remarked += _remarks_on_times(rules, pair_of, columns, columns.flags)
     uses = [rule.use or _ANY for rule in rules]
     if any(use is not _ANY for use in uses):
-        found += _of_values(uses, pair_of, told)
-    if not found:
+        remarked += _remarks_on_values(uses, pair_of, columns)
+    if not remarked:
         return None
-    remarks = np.zeros(len(verdicts), np.uint8)
-    for what, where in found:
-        remarks[where] |= np.uint8(what)
-    remarks[verdicts != Verdict.ACCEPTED] = 0
+    remarks = np.zeros(len(results), np.uint8)
+    for remark, applies in remarked:
+        remarks[applies] |= np.uint8(remark)
+    remarks[results != EventResult.ACCEPTED] = 0
     return remarks if remarks.any() else None
 
 
-def _of_times(
-    rules: Sequence[_Rule], pair_of: Integers, told: _Told, flags: Verdicts
+def _remarks_on_times(
+    rules: Sequence[_Rule], pair_of: Integers, columns: _Columns, flags: EventResults
 ) -> Iterator[tuple[Remark, Flags]]:
-    at_us, assigned_us = told.at_us, told.assigned_ms * 1_000
+    at_us, assigned_us = columns.at_us, columns.assigned_ms * 1_000
     if np.count_nonzero(flags):
         yield Remark.UNRECORDED, (flags & Flag.UNRECORDED) != 0
-    last_us = at_us.max() if told.timed else at_us[-1]
-    if last_us > told.earliest_ms * 1_000 + min(rule.horizon_us for rule in rules):
+    last_us = at_us.max() if columns.timed else at_us[-1]
+    if last_us > columns.earliest_ms * 1_000 + min(rule.horizon_us for rule in rules):
         yield Remark.LATE, at_us > assigned_us + np.array([rule.horizon_us for rule in rules])[pair_of]
-    first_us = at_us.min() if told.timed else at_us[0]
-    if first_us < told.latest_ms * 1_000 - CLOCK_TOLERANCE_US:
+    first_us = at_us.min() if columns.timed else at_us[0]
+    if first_us < columns.latest_ms * 1_000 - CLOCK_TOLERANCE_US:
         yield Remark.EARLY, at_us < assigned_us - CLOCK_TOLERANCE_US
 
 
-def _of_values(uses: Sequence[SignalUse], pair_of: Integers, told: _Told) -> Iterator[tuple[Remark, Flags]]:
-    given, values = told.given, told.values
+def _remarks_on_values(
+    uses: Sequence[SignalUse], pair_of: Integers, columns: _Columns
+) -> Iterator[tuple[Remark, Flags]]:
+    given, values = columns.given, columns.values
     if any(use.needs_value for use in uses) and None in given:
         missing = np.array([value is None for value in given])
         yield Remark.VALUE_MISSING, missing & np.array([use.needs_value for use in uses])[pair_of]
@@ -302,8 +309,8 @@ def _of_values(uses: Sequence[SignalUse], pair_of: Integers, told: _Told) -> Ite
 
 
 def _distinct(experiment_ids: Integers, numbers: Integers, n_names: int) -> tuple[Integers, Integers]:
-    """The distinct pairs of experiment and name, as one number each, and which of them each event has."""
-    if len(numbers) and (experiment_ids == experiment_ids[0]).all():  # nearly always; saves a sort
+    """Return the distinct pairs of experiment and name, one number each, and the pair of each event."""
+    if len(numbers) and (experiment_ids == experiment_ids[0]).all():  # nearly always true, and saves a sort
         return experiment_ids[0] * n_names + np.arange(n_names), numbers
     return np.unique(experiment_ids * n_names + numbers, return_inverse=True)
 
@@ -321,25 +328,30 @@ def _rule(experiment: PreparedExperiment | None, signal: str) -> _Rule:
         use = _ANY if metrics is None else metrics.get(signal)
         return _Rule(1.0, -bound, bound, life_ms, True, horizon_us, use, draft)  # noqa: FBT003 - fields
     summed = reward.combine == "sum"
-    # Where values are not summed, those outside of the range are refused.
+    # Where values are not summed, values outside the range are refused.
     use = experiment.signals[signal] if summed or (metrics and signal in metrics) else _ANY
     low, high = (-bound, bound) if summed else reward.range
     return _Rule(reward.signals[signal], low, high, life_ms, True, horizon_us, use, draft)  # noqa: FBT003
 
 
 def _filled(given: Sequence[float | None], default: Floats) -> Floats:
-    """The values, with those of the catalogue where there is none."""
+    """Return the values, with the signal's default where an event has none."""
     values = np.array(given, np.float64)
     absent = np.array([value is None for value in given])
     return np.where(absent, default, values)
 
 
 def _times(given: Sequence[datetime | float | None], now_us: Integers) -> tuple[Integers, Flags | None]:
-    """When each happened, in microseconds; which times are out of bounds, if any was given."""
+    """Return the times of events in microseconds, and the mask of times out of bounds.
+
+    The mask is None if no event has a time.
+    """
     if given.count(None) == len(given):
         return now_us, None
-    absent = np.array([one is None for one in given])
-    seconds = np.array([one.timestamp() if isinstance(one, datetime) else one for one in given], np.float64)
+    absent = np.array([time is None for time in given])
+    seconds = np.array(
+        [time.timestamp() if isinstance(time, datetime) else time for time in given], np.float64
+    )
     ahead_s = seconds - now_us / 1e6
     fits = (ahead_s <= limits.CLOCK_SKEW_S_MAX) & (ahead_s >= -limits.FEEDBACK_AGE_S_MAX)
     stated = np.rint(np.where(fits, seconds, 0.0) * 1e6).astype(np.int64)
@@ -347,27 +359,27 @@ def _times(given: Sequence[datetime | float | None], now_us: Integers) -> tuple[
 
 
 def _sources(given: Sequence[str]) -> bytes:
-    """One byte each."""
+    """Return the number of each source, as one byte each."""
     if given and given.count(given[0]) == len(given):
         return bytes([_source(given[0])]) * len(given)
     return bytes(map(_source, given))
 
 
 def _refuse_reused(
-    verdicts: Verdicts, events: Sequence[Event], owners: Sequence[Any], ids: Sequence[str | None]
+    results: EventResults, events: Sequence[Event], owners: Sequence[Any], ids: Sequence[str | None]
 ) -> None:
-    """Refuse ids that are no text, and those that an earlier, different event of the assignment has."""
+    """Refuse ids that are not valid text, and ids that an earlier, different event of the owner has."""
     if ids.count(None) == len(ids):
         return
     first: dict[tuple[Any, str], tuple[str, str, float | None]] = {}
     for index, (event, owner) in enumerate(zip(events, owners, strict=True)):
-        if event.id is None or verdicts[index] != Verdict.ACCEPTED:
+        if event.id is None or results[index] != EventResult.ACCEPTED:
             continue
         content = (event.signal, event.source, event.value)
         if not _is_text(event.id, limits.EVENT_ID_LENGTH_MAX):
-            verdicts[index] = Verdict.EVENT_ID
+            results[index] = EventResult.EVENT_ID
         elif first.setdefault((owner, event.id), content) != content:
-            verdicts[index] = Verdict.ID_REUSED
+            results[index] = EventResult.ID_REUSED
 
 
 def _is_text(text: str, length_max: int) -> bool:

@@ -1,1 +1,1 @@
-"""The ledger: one transaction takes a batch of events into the log and into all that follows from it."""
+"""The ledger: one transaction logs a batch of events and updates every total that depends on it."""

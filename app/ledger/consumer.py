@@ -28,9 +28,9 @@ _LOG: Final = structlog.get_logger(__name__)
 
 
 class ShardConsumer:
-    """Takes one shard's events into log and totals while it holds the lease, and waits for it otherwise.
+    """Applies one shard's events while it holds the lease, and waits for the lease otherwise.
 
-    `owner` is the name of this process, different from that of every other.
+    `owner` is the unique name of this process.
     """
 
     def __init__(
@@ -42,22 +42,22 @@ class ShardConsumer:
         self._stream = ShardStream(valkey, shard)
         self._clock = clock
         self._on_commit = on_commit
-        self._renewal: Renewal | None = None  # of the present owner, as we last saw it
-        self._renewed_at = monotonic()  # when it was first seen like that
+        self._renewal: Renewal | None = None  # the owner's last sign of life
+        self._renewed_at = monotonic()  # when this process first saw it
 
     async def run(self) -> None:
-        """Until an engine fails; the next run starts at the stored position."""
+        """Consume until an engine fails; the next run starts at the stored position."""
         async with LedgerStore.open(self._database_url, self._clock) as store:
             try:
                 while True:
                     stop_if_cancelled()
-                    await self._own(store)
+                    await self._consume_or_wait(store)
             finally:
                 with suppress(*POSTGRES_ERRORS):
                     await store.release(self._shard, self._owner)
 
-    async def _own(self, store: LedgerStore) -> None:
-        """Consume for as long as the shard is ours; wait a while if it is somebody else's."""
+    async def _consume_or_wait(self, store: LedgerStore) -> None:
+        """Consume while this process owns the shard; wait a moment if another process does."""
         renewal = await store.renewal(self._shard)
         if renewal != self._renewal:
             self._renewal, self._renewed_at = renewal, monotonic()
@@ -82,7 +82,7 @@ class ShardConsumer:
                 await store.renew(lease, began)
             elif len(entries) < limits.LEDGER_READ_ENTRIES_MAX:
                 marks.add(entries[-1].id, began)
-                await asyncio.sleep(limits.LEDGER_BATCH_WAIT_MS / 1_000)  # a batch gathers
+                await asyncio.sleep(limits.LEDGER_BATCH_WAIT_MS / 1_000)  # let a batch gather
                 entries += await self._stream.read(entries[-1].id)
             elif not marks.waiting:
                 began = self._clock.now()
@@ -106,7 +106,7 @@ class ShardConsumer:
     async def _apply(
         self, store: LedgerStore, lease: Lease, entries: Sequence[StreamEntry], marks: "Marks"
     ) -> Lease:
-        """Apply entries in one transaction; halve them until what cannot be applied stands alone."""
+        """Apply entries in one transaction; if that fails, halve them until the failing entry is alone."""
         for _ in range(limits.LEDGER_ENTRY_RETRIES_MAX):
             try:
                 return await self._commit(store, lease, entries, marks.reached(entries[-1].id))
@@ -121,30 +121,30 @@ class ShardConsumer:
     async def _sift(
         self, store: LedgerStore, lease: Lease, entry: StreamEntry, watermark: datetime | None
     ) -> Lease:
-        """Apply the events of an entry that can be applied; keep the entry as a dead letter for the others.
+        """Apply the events of an entry one by one; keep the entry as a dead letter if any event fails.
 
-        Dying in between is harmless: the log drops what was applied before.
+        The process may die in between: the log drops events that were applied before.
         """
-        events, wrong = apart(entry)
-        wrong |= await self._apply_some(store, lease, events)
-        if not wrong:
+        events, errors = apart(entry)
+        errors |= await self._apply_some(store, lease, events)
+        if not errors:
             await store.renew(lease.after([entry]), watermark)
             return lease.after([entry])
-        LEDGER_EVENTS.labels("dead_letter").inc(max(entry.n, 1) if not events else len(wrong))
-        return await store.bury(lease, entry, _reasons(wrong), watermark)
+        LEDGER_EVENTS.labels("dead_letter").inc(max(entry.n, 1) if not events else len(errors))
+        return await store.bury(lease, entry, _summary(errors), watermark)
 
     async def _apply_some(
         self, store: LedgerStore, lease: Lease, events: Sequence[tuple[int, StreamEntry]]
     ) -> dict[int, str]:
-        """Apply events by their numbers, without moving the position; returns why others cannot be."""
+        """Apply numbered events without moving the position. Return the errors of those that fail."""
         try:
             await self._commit(store, lease, [event for _, event in events], None, moves=False)
         except (UndecodableEntry, *POISON) as error:
             if len(events) == 1:
                 return {events[0][0]: str(error)}
             middle = len(events) // 2
-            wrong = await self._apply_some(store, lease, events[:middle])
-            return wrong | await self._apply_some(store, lease, events[middle:])
+            errors = await self._apply_some(store, lease, events[:middle])
+            return errors | await self._apply_some(store, lease, events[middle:])
         return {}
 
     async def _commit(
@@ -167,10 +167,10 @@ class ShardConsumer:
 
 
 class Marks:
-    """Up to which entries everything stands that was acknowledged before which times.
+    """Marks (entry, time): everything acknowledged before the time is in the stream up to the entry.
 
-    The times are ours, taken before looking how far the stream goes; those in the ids of entries are of
-    Valkey's clock, which may jump.
+    The times are the shared time, read before the end of the stream is looked up. The times in the ids
+    of entries are of no use here: they are from Valkey's clock, which may jump.
     """
 
     def __init__(self) -> None:
@@ -178,15 +178,15 @@ class Marks:
 
     @property
     def waiting(self) -> bool:
-        """Whether the ledger has not reached the last of them yet."""
+        """Whether the ledger has not reached the last mark yet."""
         return bool(self._marks)
 
     def add(self, last_id: str, before: datetime) -> None:
-        """What was acknowledged `before` stands up to the entry `last_id`."""
+        """Add a mark: everything acknowledged `before` is in the stream up to the entry `last_id`."""
         self._marks.append((_order(last_id), before))
 
     def reached(self, position: str) -> datetime | None:
-        """The latest time whose entries are all applied behind `position`; None: no later than before."""
+        """Remove the marks up to `position`, and return the latest time; None if there are none."""
         reached = None
         while self._marks and self._marks[0][0] <= _order(position):
             reached = self._marks.popleft()[1]
@@ -194,19 +194,19 @@ class Marks:
 
 
 def _order(entry_id: str) -> tuple[int, int]:
-    """The id of an entry as numbers: in the order of the stream."""
+    """Return the id of an entry as numbers, which compare in the order of the stream."""
     milliseconds, _, number = entry_id.partition("-")
     return int(milliseconds), int(number)
 
 
-def _reasons(wrong: Mapping[int, str]) -> str:
-    """Why which events of an entry were not applied."""
-    named = sorted(wrong.items())[: limits.DEAD_LETTER_EVENTS_NAMED_MAX]
-    return f"{len(wrong)} not applied: " + "; ".join(f"event {number}: {reason}" for number, reason in named)
+def _summary(errors: Mapping[int, str]) -> str:
+    """Summarize why events of an entry were not applied."""
+    named = sorted(errors.items())[: limits.DEAD_LETTER_EVENTS_NAMED_MAX]
+    return f"{len(errors)} not applied: " + "; ".join(f"event {number}: {reason}" for number, reason in named)
 
 
 def _batches(entries: Sequence[StreamEntry]) -> Iterator[list[StreamEntry]]:
-    """Entries in order, cut so that a batch stays within `LEDGER_BATCH_EVENTS_MAX` or is a single entry."""
+    """Yield batches of entries in order: at most `LEDGER_BATCH_EVENTS_MAX` events, or one entry."""
     batch: list[StreamEntry] = []
     n = 0
     for entry in entries:

@@ -1,4 +1,4 @@
-"""How far the ledger is behind what was acknowledged."""
+"""The lag of the ledger behind the acknowledged events."""
 
 from typing import Final
 
@@ -22,9 +22,9 @@ class LedgerLag:
         self._streams = [ShardStream(valkey, shard) for shard in range(shards)]
 
     async def events(self) -> int:
-        """Over all shards; 0 only when everything acknowledged before the call is in the totals.
+        """Return the lag of all shards: 0 only if every event acknowledged before the call is in the totals.
 
-        Raises Unavailable without Valkey, and what SQLAlchemy raises without PostgreSQL.
+        Raises Unavailable without Valkey, and SQLAlchemy's errors without PostgreSQL.
         """
         columns = stream_positions.c
         async with self._engine.connect() as connection:
@@ -39,9 +39,9 @@ class LedgerLag:
             )
 
     async def watermark_age_s(self) -> float:
-        """Age of the oldest watermark of a shard: since then events may be missing.
+        """Return the age of the oldest watermark of a shard: newer events may be missing.
 
-        0.0 before the first watermark. Raises what SQLAlchemy raises without PostgreSQL.
+        It is 0.0 before the first watermark. Raises SQLAlchemy's errors without PostgreSQL.
         """
         async with self._engine.connect() as connection:
             oldest = await connection.scalar(select(func.min(stream_positions.c.watermark)))

@@ -1,4 +1,4 @@
-"""Which process applies a shard's entries, and how far it is. The first and last step of a transaction."""
+"""The lease and the position of a shard: the first and the last step of the transaction."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta

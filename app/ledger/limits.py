@@ -1,4 +1,4 @@
-"""Bounds of ledger."""
+"""Bounds of the ledger."""
 
 from typing import Final
 
@@ -8,20 +8,22 @@ FORGETTING_BUCKETS_KEPT: Final = 2 * FORGETTING_BUCKETS * FORGETTING_HALF_LIVES 
 LEDGER_BATCH_EVENTS_MAX: Final = 10_000
 LEDGER_BATCH_WAIT_MS: Final = 200
 LEDGER_READ_ENTRIES_MAX: Final = 64
-LEDGER_IDLE_MS: Final = 1_000  # then the watermark of an idle shard moves on
-LEDGER_SILENT_S: Final = 10.0  # of a Valkey that does not even say that nothing came
+LEDGER_IDLE_MS: Final = 1_000  # wait for an entry, then the watermark of an idle shard moves
+LEDGER_SILENT_S: Final = 10.0  # without any answer from Valkey before the connection counts as lost
 LEDGER_ENTRY_RETRIES_MAX: Final = 3
-LEDGER_ENTRY_EVENTS_MAX: Final = 1_000_000  # that an entry may claim to have: ten times what servers put in
+LEDGER_ENTRY_EVENTS_MAX: Final = 1_000_000  # claimed by one entry: ten times what servers write
 DEAD_LETTER_EVENTS_NAMED_MAX: Final = 20
 LEDGER_DEADLOCKS_MAX: Final = 5
 DEAD_LETTER_ERROR_LENGTH_MAX: Final = 2_000
 LEASE_S: Final = 10.0
-SIGNAL_NAMES_MAX: Final = 200  # of an experiment that are counted by name; names that it reads always are
-UNIT_ASSIGNMENTS_MAX: Final = 1_000  # of one epoch that are measured: a unit is read whole when it is touched
+SIGNAL_NAMES_MAX: Final = 200  # of an experiment that have their own row; names that it reads always have one
+UNIT_ASSIGNMENTS_MAX: Final = (
+    1_000  # of one unit and epoch that are measured, since a touched unit is read whole
+)
 SWEEP_ASSIGNMENTS_MAX: Final = 10_000
 SWEEP_INTERVAL_S: Final = 0.5
-SERIES_MINUTES_S: Final = 2 * 86_400  # how long series are kept by the minute,
-SERIES_HOURS_S: Final = 35 * 86_400  # and how long by the hour: a row a day is left of what is older
+SERIES_MINUTES_S: Final = 2 * 86_400  # age at which minutes of series become hours
+SERIES_HOURS_S: Final = 35 * 86_400  # age at which hours of series become days
 SERIES_THIN_ROWS_MAX: Final = 10_000
 FORGOTTEN_INTERVAL_S: Final = 60.0
 FORGOTTEN_EPOCHS_MAX: Final = 1_000

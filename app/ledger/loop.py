@@ -61,6 +61,6 @@ def ledger_loops(
     ]
     return [
         *(Loop(f"ledger shard {shard}", consumer.run) for shard, consumer in enumerate(consumers)),
-        Loop("horizons", HorizonSweep(database_url, on_commit, clock).run),
-        Loop("forgotten", Cleanup(database_url).run, pause_s=limits.FORGOTTEN_INTERVAL_S),
+        Loop("sweep", HorizonSweep(database_url, on_commit, clock).run),
+        Loop("cleanup", Cleanup(database_url).run, pause_s=limits.FORGOTTEN_INTERVAL_S),
     ]

@@ -1,4 +1,4 @@
-"""What `wald rebuild` does: recompute every total from the log, and report what differed."""
+"""The rebuild: recomputes every total from the log, and reports what differed."""
 
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -19,6 +19,7 @@ from app.ledger.store import LedgerStore
 from app.ledger.totals.step import recount_totals
 from app.ledger.transaction import revise_affected
 from app.ledger.units.step import recount_units
+from app.ledger.units.strata_step import recount_rewards
 
 _AFFECT_RANGE: Final = sql(__package__, "affect_range")
 _PUBLISHED: Final = ("totals", "policy_totals", "metric_totals")
@@ -29,6 +30,7 @@ _TEXTS: Final = {
     "policy_totals": "what its policy learned differed from its log",
     "metric_totals": "the totals of its metrics differed from its units",
     "metric_series": "its series differed from its units",
+    "share_totals": "its strata of shares differed from its units",
     "draws": "its draws and their probabilities differed from its log",
     "signal_totals": "the totals of a signal differed from its log",
     "assignments": "a stored reward differed from its signals",
@@ -101,11 +103,16 @@ async def _recount(store: LedgerStore, experiment_id: int) -> list[Difference]:
             by_unit = rules.drawing[experiment_id]
             await note("draws", cursor, await recount_draws(cursor, experiment_id, by_unit=by_unit))
     if measures is not None:
-        async with store.rebuilding("metric_totals", "metric_series") as cursor:
-            cells, series = await recount_units(cursor, experiment_id, measures)
+        async with store.rebuilding("metric_totals", "metric_series", "share_totals") as cursor:
+            cells, series, strata = await recount_units(cursor, experiment_id, measures)
             keys = [(*key[1:3], key[3] + " crossed over" * key[4]) for key in cells]
             await note("metric_totals", cursor, keys)
             await note("metric_series", cursor, series)
+            await note("share_totals", cursor, strata)
+    elif experiment_id in rules.shares:
+        async with store.rebuilding("share_totals") as cursor:
+            strata = await recount_rewards(cursor, experiment_id, rules.shares[experiment_id])
+            await note("share_totals", cursor, strata)
     if rule is not None:
         async with store.rebuilding("signal_totals") as cursor:
             names = await recount_signals(cursor, experiment_id, rule.signals)

@@ -1,4 +1,4 @@
-"""Change the number of stream shards of a deployment, on purpose and without losing events."""
+"""A change of the number of stream shards of a deployment that loses no events."""
 
 from importlib.resources import files
 from typing import Final
@@ -16,10 +16,10 @@ _DROP_SHARD: Final = files(__package__).joinpath("lua/drop_shard.lua").read_text
 
 
 async def resize(engine: AsyncEngine, valkey: Redis, shards: int) -> None:
-    """Store the number of shards that every process has to start with from now on.
+    """Store the number of shards that every process must have from its next start on.
 
-    Shards that are no longer used must be empty, and no worker may own one: their positions are deleted,
-    since horizons wait for the watermark of every position.
+    Shards that are no longer used must be empty and have no owner. Their positions are deleted, because
+    the sweep waits for the watermark of every position.
 
     Raises Conflict, naming the shard and what to do; Unavailable without Valkey.
     """

@@ -1,7 +1,6 @@
 """PostgreSQL's binary formats: rows for COPY, and arrays as columns of a result. Pure.
 
-Rows are laid out by numpy: a column of fixed width is written for all rows at once, and only texts are
-visited one by one.
+numpy writes a column of fixed width for all rows at once; only texts are visited one by one.
 """
 
 from collections.abc import Sequence
@@ -32,7 +31,7 @@ class Rows(NamedTuple):
 
 
 def rows(n: int, *texts: Sequence[bytes], **columns: tuple[str, Any]) -> Rows:
-    """`n` rows: columns of fixed width, each a numpy type and its values, then texts, raw or json ones."""
+    """Encode `n` rows: columns of fixed width, given as (numpy type, values), then encoded texts."""
     layout: list[tuple[str, str]] = [("n_columns", ">i2")]
     for name, (kind, _) in columns.items():
         layout += [(f"{name}_length", ">i4"), (name, kind)]
@@ -49,27 +48,27 @@ def rows(n: int, *texts: Sequence[bytes], **columns: tuple[str, Any]) -> Rows:
 
 
 def text(value: str) -> bytes:
-    """A value of type text, behind its length."""
+    """Encode a value of type text, behind its length."""
     return raw(value.encode())
 
 
 def raw(value: bytes) -> bytes:
-    """A value of type bytea, behind its length."""
+    """Encode a value of type bytea, behind its length."""
     return _length(len(value)) + value
 
 
 def json(value: Any) -> bytes:
-    """A value of type jsonb, behind its length."""
-    return raw(b"\x01" + msgspec.json.encode(value))  # behind the version of its binary form
+    """Encode a value of type jsonb, behind its length."""
+    return raw(b"\x01" + msgspec.json.encode(value))  # 1 is the version of the binary format
 
 
 def timestamps(us: NDArray[np.int64]) -> tuple[str, NDArray[np.int64]]:
-    """A column of type timestamptz, of microseconds since the Unix epoch."""
+    """Return a column of type timestamptz from microseconds since the Unix epoch."""
     return ">i8", us - _EPOCH_US
 
 
 def array(data: bytes | None, kind: str) -> NDArray[Any]:
-    """An array in a binary result: values of fixed width, none of them null; empty if it is null itself."""
+    """Decode an array of values of fixed width, none of them null. A null array becomes an empty one."""
     if data is None:
         return np.empty(0, kind)
     element = np.dtype([("length", ">i4"), ("value", kind)])
@@ -77,5 +76,5 @@ def array(data: bytes | None, kind: str) -> NDArray[Any]:
 
 
 def unix_us(timestamps: NDArray[np.int64]) -> NDArray[np.int64]:
-    """PostgreSQL's timestamps as microseconds since the Unix epoch."""
+    """Convert PostgreSQL's timestamps to microseconds since the Unix epoch."""
     return timestamps.astype(np.int64) + _EPOCH_US

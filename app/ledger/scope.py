@@ -19,6 +19,7 @@ from app.ledger.log.batch import Batch, UndecodableEntry
 from app.ledger.rewards.model import Rule
 from app.ledger.session import sql
 from app.ledger.units.measures import Measures, measures_of
+from app.ledger.units.strata import Shares
 
 _READ_RULES: Final = sql(__package__, "read_rules")
 _UNIT_LOCKS: Final = 64
@@ -29,12 +30,14 @@ class Rules(NamedTuple):
 
     `rewards`: how signals become rewards. `measures`: what is measured of units, where anything is.
     `drawing`: the experiments whose draws are summed, and whether only a unit's first draw counts.
+    `shares`: the experiments in which shares may follow outcomes.
     """
 
     rewards: Mapping[int, Rule]
     measures: Mapping[int, Measures]
     drawing: Mapping[int, bool]
     n_variants: Mapping[int, int]
+    shares: Mapping[int, Shares]
 
     def check(self, bodies: NDArray[np.void]) -> None:
         """Raise UndecodableEntry for a variant that its experiment does not have."""
@@ -64,9 +67,9 @@ async def read_rules(cursor: AsyncCursor, experiment_ids: Collection[int]) -> Ru
     """Read the rules of those of these experiments that exist."""
     kinds = {"kinds": list(LEARNING_KINDS), "moving": list(MOVING_KINDS)}
     await cursor.execute(_READ_RULES, {"ids": list(experiment_ids), **kinds})
-    rewards, measures, drawing, n_variants = {}, {}, {}, {}
+    rewards, measures, drawing, n_variants, shares = {}, {}, {}, {}, {}
     for row in await cursor.fetchall():
-        experiment_id, reward, by_unit, learns, metrics, plan, stickiness, draws, variants = row
+        experiment_id, reward, by_unit, learns, metrics, plan, stickiness, draws, variants, epochs = row
         n_variants[experiment_id] = variants
         definition = msgspec.convert(reward, Reward)
         declared = msgspec.convert(metrics or (), tuple[Metric, ...])
@@ -79,4 +82,6 @@ async def read_rules(cursor: AsyncCursor, experiment_ids: Collection[int]) -> Ru
                 measures[experiment_id] = measured
         if draws:
             drawing[experiment_id] = stickiness != "none"
-    return Rules(rewards, measures, drawing, n_variants)
+        if epochs:
+            shares[experiment_id] = Shares({int(epoch): (n, at) for epoch, (n, at) in epochs.items()})
+    return Rules(rewards, measures, drawing, n_variants, shares)

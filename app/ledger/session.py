@@ -1,4 +1,4 @@
-"""The ledger's session, and what every part of a transaction does with it: copy, read arrays and signals."""
+"""The ledger's session: its settings, and the functions with which steps copy and read rows."""
 
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -17,9 +17,9 @@ from app.ledger.rows import Rows
 
 
 def report_unusable(table: str, key: object, error: object) -> None:
-    """Totals that cannot be read, which only a hand that is not ours can bring about.
+    """Count and log totals that cannot be read, for example after manual edits.
 
-    They must not hold up the ledger: `wald rebuild` mends them.
+    They must not stop the ledger; `wald rebuild` repairs them.
     """
     UNUSABLE_TOTALS.labels(table).inc()
     _LOG.error(f"{table}_unusable", key=str(key), error=str(error), then="run wald rebuild")
@@ -37,13 +37,13 @@ _TEMPORARY_TABLES: Final = sql(__package__, "temporary_tables")
 
 
 async def prepare(connection: AsyncConnection) -> None:
-    """Make it a session of the ledger.
+    """Prepare a connection for the ledger's statements.
 
-    What a batch touches is looked up row by row, whatever the planner thinks of the sizes of tables.
+    The planner must look up the rows of a batch one by one, whatever it assumes about table sizes.
     """
     await connection.execute("SET work_mem = '32MB'")
-    for way in ("hashjoin", "mergejoin", "bitmapscan", "seqscan"):
-        await connection.execute(SQL("SET {} = off").format(Identifier(f"enable_{way}")))
+    for method in ("hashjoin", "mergejoin", "bitmapscan", "seqscan"):
+        await connection.execute(SQL("SET {} = off").format(Identifier(f"enable_{method}")))
     await connection.execute(_TEMPORARY_TABLES)
 
 
@@ -60,18 +60,25 @@ async def arrays(
     columns: Sequence[tuple[str, str]],
     parameters: Mapping[str, int] | None = None,
 ) -> NDArray[np.void]:
-    """The arrays of a statement's one row, side by side; `_us`: microseconds since the Unix epoch."""
+    """Return the arrays of a statement's only row, side by side.
+
+    Columns that end in `_us` are converted to microseconds since the Unix epoch.
+    """
     await cursor.execute(statement, parameters, binary=True)
     result: Any = cursor.pgresult
-    read = [rows.array(result.get_value(0, number), kind) for number, (_, kind) in enumerate(columns)]
-    found = np.empty(len(read[0]), [(name, "i8" if name.endswith("_us") else kind) for name, kind in columns])
-    for (name, _), values in zip(columns, read, strict=True):
-        found[name] = rows.unix_us(values) if name.endswith("_us") else values
-    return found
+    values_by_column = [
+        rows.array(result.get_value(0, number), kind) for number, (_, kind) in enumerate(columns)
+    ]
+    table = np.empty(
+        len(values_by_column[0]), [(name, "i8" if name.endswith("_us") else kind) for name, kind in columns]
+    )
+    for (name, _), values in zip(columns, values_by_column, strict=True):
+        table[name] = rows.unix_us(values) if name.endswith("_us") else values
+    return table
 
 
 def pieces(cursor: AsyncCursor, column: int, lengths: NDArray[np.int32]) -> list[bytes]:
-    """The values of so many bytes that stand one behind the other in a column of a statement's one row."""
+    """Split a column of a statement's only row, which holds values of these lengths one after another."""
     result: Any = cursor.pgresult
     data = result.get_value(0, column) or b""
     ends = np.cumsum(lengths).tolist()

@@ -1,4 +1,4 @@
-"""The ledger's side of the event streams: read behind a position, and say how far the ledger is."""
+"""The ledger's side of the event streams: reads entries and drops applied ones."""
 
 from collections.abc import Sequence
 from importlib.resources import files
@@ -11,13 +11,13 @@ from app.core.valkey import shard_key
 from app.ledger import limits
 from app.ledger.log.batch import StreamEntry
 
-_COUNT_DIGITS: Final = 19  # of the greatest count that Valkey can hold
+_COUNT_DIGITS: Final = 19  # the largest count that Valkey can hold has 19
 _SHOWN_BYTES: Final = 64
 _ADVANCE: Final = files(__package__).joinpath("lua/advance.lua").read_text()
 
 
 class ShardStream:
-    """One shard's stream. Nothing in Valkey says where its reader is: the position is the ledger's."""
+    """One shard's stream. The reader's position is stored in PostgreSQL, not in Valkey."""
 
     def __init__(self, valkey: Redis, shard: int) -> None:
         self._valkey = valkey
@@ -27,30 +27,30 @@ class ShardStream:
         self._advance = valkey.register_script(_ADVANCE)
 
     async def read(self, after: str, *, wait_ms: int | None = None) -> list[StreamEntry]:
-        """At most `LEDGER_READ_ENTRIES_MAX` entries behind `after`; with `wait_ms`, waits for the first."""
+        """Read at most `LEDGER_READ_ENTRIES_MAX` entries behind `after`; wait `wait_ms` for the first."""
         reply: Any = await self._valkey.xread(
             {self._events: after}, count=limits.LEDGER_READ_ENTRIES_MAX, block=wait_ms
         )
         return [_entry(*item) for item in reply[0][1]] if reply else []
 
     async def last_id(self) -> str:
-        """The id of the newest entry that was ever appended; `0-0` without any."""
+        """Return the id of the newest entry ever appended; `0-0` if there was none."""
         try:
-            found = await self._valkey.xinfo_stream(self._events)
-        except ResponseError:  # there is no stream yet
+            stream = await self._valkey.xinfo_stream(self._events)
+        except ResponseError:  # the stream does not exist yet
             return "0-0"
-        return cast("dict[str, bytes]", found)["last-generated-id"].decode()
+        return cast("dict[str, bytes]", stream)["last-generated-id"].decode()
 
     async def advance(self, position: str, applied: int) -> bool:
-        """Let go of what is applied; harmless when repeated.
+        """Drop the entries up to `position`; harmless when repeated.
 
-        False: Valkey has lost its data, and what came since lies before the position. Nothing was let go.
+        Return False, and drop nothing, if Valkey has lost its data and new entries lie before the position.
         """
         keys = [self._events, self._appended, self._whole]
         return int(await self._advance(keys=keys, args=[position, applied])) >= 0
 
     async def waiting(self, position: str, applied: int) -> int:
-        """Events behind the position; at least 1 while there is an entry."""
+        """Return the number of events behind the position; at least 1 while there is an entry."""
         async with self._valkey.pipeline(transaction=True) as pipeline:
             pipeline.get(self._appended)
             pipeline.xrange(self._events, f"({position}", "+", count=1)
@@ -59,7 +59,7 @@ class ShardStream:
 
 
 def _entry(raw_id: bytes, fields: dict[bytes, bytes]) -> StreamEntry:
-    """Fields that are missing or unreadable give an entry with a `fault`, which counts as no event."""
+    """Decode an entry. If fields are missing or unreadable, it gets a `fault` and counts as no event."""
     absent = [name for name in (b"k", b"n", b"b") if name not in fields]
     n = _count(fields.get(b"n", b""))
     fault = ""
@@ -73,5 +73,5 @@ def _entry(raw_id: bytes, fields: dict[bytes, bytes]) -> StreamEntry:
 
 
 def _count(text: bytes | None) -> int:
-    """A count of events as Valkey holds it; 0 if it is not one."""
+    """Parse a count of events from Valkey; 0 if it is not a number."""
     return int(text) if text is not None and len(text) <= _COUNT_DIGITS and text.isdigit() else 0

@@ -20,6 +20,8 @@ from app.ledger.signals.step import add_to_signal_totals
 from app.ledger.signals.tally import SignalTally, uses_of
 from app.ledger.totals.step import add_to_totals
 from app.ledger.units.step import fresh_contexts, move_units, touch_units
+from app.ledger.units.strata import of_rewards
+from app.ledger.units.strata_step import move_strata
 
 
 async def apply(
@@ -80,7 +82,7 @@ async def revise(
     # Touch units: locks the units of the assignments, and reads what is stored of them.
     measured = before["exposed"] & np.isin(before["experiment_id"], list(rules.measures))
     touching = np.flatnonzero(measured & (logged.resolving | new))
-    touched = await touch_units(cursor, before[touching], rules.measures)
+    touched = await touch_units(cursor, before[touching], rules.measures, rules.shares)
     # Rewards: reads the signals that the batch does not hold.
     unread = logged.unread.copy()
     unread[touching] |= touched.has_signals[touched.number]
@@ -96,11 +98,20 @@ async def revise(
     waiting = after["exposed"] & (after["outcome"] == PENDING) & (changed | new)
     waiting |= np.isin(after["experiment_id"], reading_silence) & new
     await store_rewards(cursor, after[changed], after[waiting & (after["deadline_us"] <= passed_us)])
-    # Units: writes unit totals, cells and series.
+    # Units: writes unit totals, cells, series and strata.
     contexts = fresh_contexts(logged, touching, rules.measures)
     moved = await move_units(
-        cursor, touched, after[touching], given.about(touching), contexts=contexts, measures=rules.measures
+        cursor,
+        touched,
+        after[touching],
+        given.about(touching),
+        contexts=contexts,
+        measures=rules.measures,
+        shares=rules.shares,
     )
+    # Strata: of experiments that measure nothing but rewards.
+    unmeasured = {key: shares for key, shares in rules.shares.items() if key not in rules.measures}
+    await move_strata(cursor, of_rewards(before, after, unmeasured))
     # Totals: writes totals, and requests publications.
     counted = await add_to_totals(cursor, differences(before, after))
     experiment_ids = sorted(learned | moved | counted)

@@ -1,8 +1,9 @@
-"""Sequential designs as a calculator needs them: power and its inverse, beside the fixed test of those units.
+"""Sequential designs: power and its inverse, relative to the fixed test of the same units.
 
-The fixed test of some units finds an effect with a power that `stats.planning` knows. That power stands for a
-drift: the mean of the test statistic at the end. The same drift has another, smaller power under a sequential
-design. Both maps are strictly increasing, so effect, power and units are exact inverses under every design.
+The fixed test of some units finds an effect with a power that `stats.planning` knows. That power
+stands for a drift: the mean of the test statistic at the end. The same drift has another, smaller
+power under a sequential design. Both maps are strictly increasing, so effect, power and units are
+exact inverses under every design.
 """
 
 import math
@@ -22,7 +23,7 @@ from stats.yeast import Yeast
 Design = Literal["fixed", "group_sequential", "yeast", "always_valid"]
 
 _LOOKS_FINE: Final = 60
-"""Looks that stand for continuous monitoring when its power is computed; more would add less than 0.01."""
+"""Number of looks that stand for continuous monitoring; more would add less than 0.01 of power."""
 _DRIFT_MAX: Final = 40.0
 
 
@@ -39,7 +40,7 @@ class SequentialDesign(msgspec.Struct, frozen=True, dict=True):
     spending: Spending
 
     def power(self, drift: float) -> float:
-        """The probability of finding something, if the statistic at the end has the mean `drift` >= 0."""
+        """Return the power if the statistic at the end has the mean `drift` >= 0."""
         match self.kind:
             case "fixed":
                 return self._fixed_power(drift)
@@ -51,26 +52,26 @@ class SequentialDesign(msgspec.Struct, frozen=True, dict=True):
                 assert_never(self.kind)
 
     def drift_for(self, power: float) -> float:
-        """The drift that is found with this power, which must be above `alpha`."""
+        """Return the drift that is found with this power, which must be above `alpha`."""
         return _drift_for(self, power)
 
     def fixed_power_for(self, power: float) -> float:
-        """The power of the fixed test of those units with which this design has `power`."""
+        """Return the power of the fixed test at the units with which this design has `power`."""
         return power if self.kind == "fixed" else self._fixed_power(self.drift_for(power))
 
     def power_from(self, fixed_power: float) -> float:
-        """The power of this design with those units with which the fixed test has `fixed_power`."""
+        """Return the power of this design at the units with which the fixed test has `fixed_power`."""
         return fixed_power if self.kind == "fixed" else self.power(self.drift_from(fixed_power))
 
     def powers_from(self, fixed_powers: Sequence[float]) -> list[float]:
-        """`power_from` of each."""
+        """Return `power_from` of each."""
         if self.kind in ("fixed", "yeast"):
-            return [self.power_from(one) for one in fixed_powers]
-        drifts = np.array([self.drift_from(one) for one in fixed_powers])
+            return [self.power_from(power) for power in fixed_powers]
+        drifts = np.array([self.drift_from(power) for power in fixed_powers])
         return list(self._paths.powers(drifts).tolist())
 
     def drift_from(self, fixed_power: float) -> float:
-        """The drift at which the fixed test has this power; at least 0, at most so large that it is sure."""
+        """Return the drift at which the fixed test has this power, between 0 and `_DRIFT_MAX`."""
         if fixed_power >= self._fixed_power(_DRIFT_MAX):
             return _DRIFT_MAX
         if fixed_power <= self._fixed_power(0.0):
@@ -82,11 +83,11 @@ class SequentialDesign(msgspec.Struct, frozen=True, dict=True):
         )
 
     def inflation(self, power: float) -> float:
-        """Greatest units over those of the fixed test with the same power."""
+        """Return the greatest units over those of the fixed test with the same power."""
         return 1.0 if self.kind == "fixed" else (self.drift_for(power) / self.drift_from(power)) ** 2
 
     def expected_share(self, drift: float) -> float:
-        """The mean share of the greatest units that is used at this drift."""
+        """Return the mean share of the greatest units that is used at this drift."""
         return 1.0 if self.kind == "fixed" else self._paths.expected_fraction(drift)
 
     def _fixed_power(self, drift: float) -> float:
@@ -109,7 +110,7 @@ def _drift_for(design: SequentialDesign, power: float) -> float:
 
 @lru_cache(maxsize=128)
 def _paths_of(design: SequentialDesign) -> Paths:
-    """The boundaries of a design, at its looks or at many that stand for all the time."""
+    """Return the boundaries of a design, at its looks or at `_LOOKS_FINE` that stand for all time."""
     alpha, side = design.alpha, design.side
     looks = design.looks if design.kind == "group_sequential" else _LOOKS_FINE
     fractions = [(look + 1) / looks for look in range(looks)]

@@ -1,7 +1,4 @@
-"""Simulation as a product engineer asks for it: traffic by the day in, regret and advice out.
-
-Pure.
-"""
+"""Simulation: traffic by the day in, regret and a recommendation out. Pure."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -32,11 +29,11 @@ _SEED: Final = 20260101
 
 
 class Traffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How much comes, and how late it is answered.
+    """The volume of traffic, and the delay of its rewards.
 
-    `batch` is the number of requests between two updates of the policy; null: a 200th of all, which
-    a server that updates within a second undercuts, to hardly any advantage. A reward becomes known
-    `delay_s` after the last request of its batch.
+    `batch` is the number of requests between two updates of the policy; null: a 200th of all. A
+    server updates more often, with hardly any advantage. A reward becomes known `delay_s` after the
+    last request of its batch.
     """
 
     requests_per_day: Annotated[float, msgspec.Meta(gt=0, le=limits.SIMULATION_REQUESTS_MAX)]
@@ -46,30 +43,30 @@ class Traffic(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     @property
     def requests(self) -> int:
-        """In all."""
+        """Number of requests in all."""
         return round(self.requests_per_day * self.days)
 
     @property
     def batch_requests(self) -> int:
-        """Between two updates."""
+        """Number of requests between two updates."""
         if self.batch is not None:
             return min(self.batch, self.requests)
         return min(max(1, self.requests // UPDATES), limits.SIMULATION_BATCH_MAX)
 
     @property
     def delay_requests(self) -> int:
-        """That come before a reward is known."""
+        """Number of requests that come before a reward is known."""
         return math.ceil(self.delay_s / DAY_S * self.requests_per_day)
 
 
 class Simulation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What to simulate. Every policy meets the same environment `runs` times, from the same seed.
+    """A request: every policy meets the same environment `runs` times, from the same seed.
 
     `variants` are the names of the arms, by which the weights of `fixed` refer to them; null: v1,
     v2, … A log has names of its own. A policy is a name, or an object as in a definition.
     `policies` null: thompson, optimistic_thompson, ucb, epsilon_greedy and fixed with their
     defaults, and if means move also a thompson that forgets, with a half-life of a tenth of all
-    days. `runs` null: 20 to 200, as many as take a few seconds.
+    days. `runs` null: a number from 20 to 200 that takes a few seconds.
     """
 
     environment: AnyEnvironment
@@ -96,10 +93,11 @@ class Curve(msgspec.Struct, frozen=True):
 
 
 class BestFound(msgspec.Struct, frozen=True):
-    """When the variant that is best at the end took the best average for good, in hindsight.
+    """The time at which the best variant took the best average for good, in hindsight.
 
-    `share` of the runs had it there at the end; `days` and `requests` are the median over all runs,
-    null when fewer than half of them had. No proof of it: a stopping rule needs longer.
+    The best variant is the best at the end. In `share` of the runs it had the best average at the
+    end. `days` and `requests` are the median over all runs; null if that is fewer than half. A
+    stopping rule needs longer, as this is not a proof.
     """
 
     share: float
@@ -108,12 +106,11 @@ class BestFound(msgspec.Struct, frozen=True):
 
 
 class PolicyResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a policy costs on this traffic.
+    """The cost of a policy on this traffic.
 
-    `lost_rewards` is its final regret: what it earned less than always the best variant would have,
-    mean over runs, with a 95 % interval of that mean; in 1 of 20 runs it was above
-    `lost_rewards_p95`. `lost_share` is the mean as a part of what the best variant earns: the cost
-    of exploration.
+    `lost_rewards` is its final regret: how much less it earned than always serving the best
+    variant. It is the mean over runs, with a 95 % interval of that mean. In 1 of 20 runs it was
+    above `lost_rewards_p95`. `lost_share` is the mean as a part of what the best variant earns.
     """
 
     policy: str
@@ -126,11 +123,11 @@ class PolicyResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Advice(msgspec.Struct, frozen=True):
-    """The policy to use, and what that means in words.
+    """The recommended policy, and a sentence about it.
 
-    Of those that lose no more than the least within the error of the runs (a 95 % interval of the
-    difference), it is the one that loses least in bad luck, by `lost_rewards_p95`; `clear` if it is
-    alone.
+    The candidates are the policies that lose no more than the least, within the error of the runs
+    (a 95 % interval of the difference). Among them it has the smallest `lost_rewards_p95`. It is
+    `clear` if it is the only candidate.
     """
 
     policy: str
@@ -139,7 +136,7 @@ class Advice(msgspec.Struct, frozen=True):
 
 
 class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Of the simulation as it was run: policies in the order of the request."""
+    """The result of a simulation. Policies are in the order of the request."""
 
     requests: int
     batch: int
@@ -230,9 +227,9 @@ def _chosen(request: Simulation) -> dict[str, Policy]:
         half_life_s = max(60.0, request.traffic.days * DAY_S / 10)
         given.append({"kind": "thompson", "forgetting": {"kind": "discount", "half_life_s": half_life_s}})
     setting, policies = _scene(request).setting, {}
-    for number, one in enumerate(given):
+    for number, spelled in enumerate(given):
         field = f"policies[{number}]"
-        policy = policy_of(one, setting.variants, field=field)
+        policy = policy_of(spelled, setting.variants, field=field)
         if errors := (*policy.errors(field, setting), *_simulation_errors(policy, field)):
             raise InvalidInput("; ".join(f"{error.field}: {error.reason}" for error in errors), errors=errors)
         if (label := _label(policy, setting)) in policies:
@@ -322,38 +319,38 @@ def _result(label: str, regret: Regret, traffic: Traffic) -> PolicyResult:
     )
 
 
-def _advice(found: dict[str, Regret], traffic: Traffic) -> Advice:
-    ranked = sorted(found, key=lambda label: float(found[label].mean[-1]))
-    least = found[ranked[0]]
-    if not any(one.mean[-1] > 0 for one in found.values()):
+def _advice(regrets: dict[str, Regret], traffic: Traffic) -> Advice:
+    ranked = sorted(regrets, key=lambda label: float(regrets[label].mean[-1]))
+    least = regrets[ranked[0]]
+    if not any(other.mean[-1] > 0 for other in regrets.values()):
         return Advice(ranked[0], clear=False, sentence="All variants earn the same: any policy will do.")
     margins = {
         label: (
-            float(one.mean[-1] - least.mean[-1]),
-            1.96 * math.hypot(one.standard_error, least.standard_error),
+            float(other.mean[-1] - least.mean[-1]),
+            1.96 * math.hypot(other.standard_error, least.standard_error),
         )
-        for label, one in found.items()
+        for label, other in regrets.items()
     }
     close = [label for label in ranked if margins[label][0] <= margins[label][1] or label == ranked[0]]
-    advised = min(close, key=lambda label: float(np.quantile(found[label].final, 0.95)))
-    regret = found[advised]
-    said = (
+    advised = min(close, key=lambda label: float(np.quantile(regrets[label].final, 0.95)))
+    regret = regrets[advised]
+    sentence = (
         f"Use {advised}: on {traffic.requests:,} requests in {traffic.days:g} days it loses about "
         f"{regret.mean[-1]:,.0f} rewards, {regret.lost:.1%} of what always serving the best variant earns"
     )
-    if "fixed" in found and advised != "fixed":
-        said += f"; an even split loses {found['fixed'].mean[-1]:,.0f}"
-    said += ". " + _time_to_find(regret, traffic)
+    if "fixed" in regrets and advised != "fixed":
+        sentence += f"; an even split loses {regrets['fixed'].mean[-1]:,.0f}"
+    sentence += ". " + _time_to_find(regret, traffic)
     others = [label for label in close if label != advised]
     if others:
-        said += (
+        sentence += (
             f" Within the error of {len(regret.final)} runs {_listed(others)} "
             f"{'lose' if len(others) > 1 else 'loses'} no more on average; bad luck costs {advised} less."
         )
     elif len(ranked) > 1:
         margin, error = margins[ranked[1]]
-        said += f" The next best, {ranked[1]}, loses {margin:,.0f} ± {error:,.0f} more."
-    return Advice(advised, not others, said)
+        sentence += f" The next best, {ranked[1]}, loses {margin:,.0f} ± {error:,.0f} more."
+    return Advice(advised, not others, sentence)
 
 
 def _time_to_find(regret: Regret, traffic: Traffic) -> str:

@@ -1,4 +1,4 @@
-"""Before an experiment: how many units, how long, and what could be seen. Pure."""
+"""Power calculator: how many units, how long, and which effects can be detected. Pure."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -29,22 +29,26 @@ _OF_KIND: Final = {
     "denominator_sd": ("ratio",),
     "correlation": ("ratio",),
 }
-"""To which kinds of outcome a field belongs."""
+"""Kinds of outcome that each field belongs to."""
 _CURVE_POINTS: Final = 41
 
 
 class PowerQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is planned; the same names in a query, a body and as options.
+    """A question to the calculator, with the same names in a query, a body and as options.
 
-    * Of a `proportion`: `baseline`. Of a `mean`: `sd` (and `baseline`, for relative effects). Of a `ratio`:
-    `numerator_mean`, `denominator_mean`, `numerator_sd`, `denominator_sd`, `correlation`, per unit.
-    * With `effect` the answer is the units; with `units` what could be detected; with both the power. Effects
-    are absolute or, if `relative`, shares of the size of the baseline: in the question and in the answer.
-    * `margin` (always absolute) asks for non-inferiority: the effect is then the true one, usually 0.
+    * Of a `proportion`: `baseline`. Of a `mean`: `sd` (and `baseline`, for relative effects). Of a
+      `ratio`: `numerator_mean`, `denominator_mean`, `numerator_sd`, `denominator_sd`,
+      `correlation`, per unit.
+    * With `effect` the answer is the units; with `units` what could be detected; with both the
+      power. Effects are absolute or, if `relative`, shares of the size of the baseline: in the
+      question and in the answer.
+    * `margin` (always absolute) asks for non-inferiority: the effect is then the true one, usually
+      0.
     * `allocation`: shares, control first; or `arms` equal ones.
-    * `design`: one look at the end; `looks` planned ones; continuous monitoring to a known horizon (YEAST);
-    always-valid intervals.
-    * Traffic: `units_per_day` new units, of which `exposure_share` enter; `weeks_max` is the patience.
+    * `design`: one look at the end; `looks` planned ones; continuous monitoring to a known horizon
+      (YEAST); always-valid intervals.
+    * Traffic: `units_per_day` new units; the share `exposure_share` enters. `weeks_max` is the
+      limit.
     """
 
     kind: Literal["proportion", "mean", "ratio"] = "proportion"
@@ -73,7 +77,10 @@ class PowerQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class Duration(msgspec.Struct, frozen=True, kw_only=True):
-    """Whole weeks, so that every weekday counts alike. `advice` is what to do when it takes too long."""
+    """A duration in whole weeks, so that all weekdays count alike.
+
+    `advice` says what to do if it takes too long.
+    """
 
     feasible: bool
     weeks: int
@@ -83,26 +90,27 @@ class Duration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PowerPoint(msgspec.Struct, frozen=True):
-    """The power with this many units."""
+    """The power with a number of units."""
 
     units: int
     power: float
 
 
 class DetectablePoint(msgspec.Struct, frozen=True):
-    """The smallest effect that is found within these days; null if none would be."""
+    """The smallest effect that is found within a number of days; null if none is."""
 
     days: int
     effect: float | None
 
 
 class PowerAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """The plan in numbers and one sentence.
+    """The answer in numbers and one sentence.
 
-    `effect`, `detectable_in_time` and `detectable_by_day` are shares of the baseline if the question was
-    `relative`. `units` are the most that may be needed, `per_variant` in the order of the allocation;
-    `inflation` is how many times those of the fixed design; `expected_units` how many it takes on average if
-    the effect is as planned. `power_curve` and `detectable_by_day` are for drawing.
+    `effect`, `detectable_in_time` and `detectable_by_day` are shares of the baseline if the
+    question was `relative`. `units` is the greatest number needed, and `per_variant` its parts in
+    the order of the allocation. `inflation` is its ratio to the fixed design. `expected_units` is
+    the mean number if the effect is as planned. `power_curve` and `detectable_by_day` are for
+    drawing.
     """
 
     sentence: str
@@ -121,9 +129,9 @@ _WORDS: Final = ("kind", "relative", "design", "spending")
 
 
 def question_of(given: Mapping[str, object]) -> PowerQuestion:
-    """The question whose fields are texts, as in a query or options; numbers are taken as they are.
+    """Read a question from texts, as in a query or options; numbers stay as they are.
 
-    Raises InvalidInput naming the field that is unknown, no number, or beyond its bounds.
+    Raises InvalidInput naming the field that is unknown, not a number, or beyond its bounds.
     """
     fields: dict[str, object] = {}
     for name, value in given.items():
@@ -151,7 +159,7 @@ def _number(text: str, field: str) -> float:
 
 
 def answer(question: PowerQuestion) -> PowerAnswer:
-    """Work it out. Raises InvalidInput naming the field."""
+    """Answer a question. Raises InvalidInput naming the field."""
     if question.effect is None and question.units is None:
         raise InvalidInput("give effect, units, or both", field="effect")
     _check_unused(question)
@@ -163,7 +171,7 @@ def answer(question: PowerQuestion) -> PowerAnswer:
 
 
 def _answer(question: PowerQuestion, plan: planning.Plan, design: SequentialDesign) -> PowerAnswer:
-    """`plan` has the power of the fixed test with which the design has the power that is asked for."""
+    """Answer by a plan whose fixed test has the power that gives the design its power."""
     scale = _scale(question)
     effect = None if question.effect is None else question.effect * scale
     power, fixed_power = question.power, plan.power
@@ -197,7 +205,7 @@ def _answer(question: PowerQuestion, plan: planning.Plan, design: SequentialDesi
 
 
 def _apportioned(units: int, shares: Sequence[float]) -> tuple[int, ...]:
-    """So many units in these shares, to whole ones whose sum is right (largest remainders)."""
+    """Split units by shares into whole numbers with the right sum (largest remainders)."""
     whole = [math.floor(units * share) for share in shares]
     by_remainder = sorted(range(len(shares)), key=lambda arm: whole[arm] - units * shares[arm])
     for arm in by_remainder[: units - sum(whole)]:
@@ -206,7 +214,7 @@ def _apportioned(units: int, shares: Sequence[float]) -> tuple[int, ...]:
 
 
 def _check_unused(question: PowerQuestion) -> None:
-    """Raises InvalidInput for what would be ignored: it was meant to matter."""
+    """Raise InvalidInput for a field that would be ignored."""
     defaults = PowerQuestion()
     for field, kinds in _OF_KIND.items():
         if question.kind not in kinds and getattr(question, field) is not None:
@@ -224,7 +232,7 @@ def _check_unused(question: PowerQuestion) -> None:
 
 
 def _plan(question: PowerQuestion) -> tuple[planning.Plan, SequentialDesign]:
-    """The plan of the fixed test, and the design that needs more units for the same power."""
+    """Return the plan of the fixed test, and the design that needs more units for the same power."""
     shares = question.allocation or (1 / question.arms,) * question.arms
     if len(shares) > ARMS_MAX:
         raise InvalidInput(f"allocation has at most {ARMS_MAX} shares, got {len(shares)}", field="allocation")
@@ -274,7 +282,7 @@ def _needed(value: float | None, field: str, question: PowerQuestion) -> float:
 
 
 def _scale(question: PowerQuestion) -> float:
-    """How large an effect of 1 is: 1 or, of relative effects, the size of the baseline."""
+    """Return the size of an effect of 1: 1, or the size of the baseline if effects are relative."""
     if not question.relative:
         return 1.0
     baseline = question.baseline
@@ -286,7 +294,7 @@ def _scale(question: PowerQuestion) -> float:
 
 
 def _refuse(error: Meaningless, question: PowerQuestion) -> NoReturn:
-    """As an answer that names the field the statistic complains about."""
+    """Raise InvalidInput for the field that the statistic refuses."""
     reason = str(error)
     known = (name for name in question.__struct_fields__ if reason.startswith(f"{name} must"))
     named = next(known, None)
@@ -298,7 +306,7 @@ def _refuse(error: Meaningless, question: PowerQuestion) -> NoReturn:
 
 def _duration(question: PowerQuestion, plan: planning.Plan, effect: float, scale: float) -> Duration:
     assert question.units_per_day is not None
-    found = planning.duration(
+    duration = planning.duration(
         plan,
         effect,
         units_per_day=question.units_per_day,
@@ -306,7 +314,7 @@ def _duration(question: PowerQuestion, plan: planning.Plan, effect: float, scale
         weeks_max=question.weeks_max,
         relative_to=scale if question.relative else None,
     )
-    match found:
+    match duration:
         case planning.Feasible(weeks=weeks, days=days):
             return Duration(feasible=True, weeks=weeks, days=days, detectable_in_time=None, advice=())
         case planning.TrafficTooLow(weeks=weeks, detectable=detectable, advice=advice):
@@ -318,7 +326,7 @@ def _duration(question: PowerQuestion, plan: planning.Plan, effect: float, scale
                 advice=advice,
             )
         case _:
-            assert_never(found)
+            assert_never(duration)
 
 
 def _power_curve(
@@ -338,12 +346,12 @@ def _detectable(question: PowerQuestion, plan: planning.Plan, scale: float) -> t
     points = []
     for week in range(1, min(question.weeks_max, 52) + 1):
         try:
-            found = planning.minimum_detectable_effect(
+            effect = planning.minimum_detectable_effect(
                 plan, 7 * week * question.units_per_day * question.exposure_share
             )
         except Meaningless:
-            found = None
-        points.append(DetectablePoint(7 * week, None if found is None else found / scale))
+            effect = None
+        points.append(DetectablePoint(7 * week, None if effect is None else effect / scale))
     return tuple(points)
 
 
@@ -352,8 +360,10 @@ def _sentence(
 ) -> str:
     what = "shown not to be inferior" if question.margin else "found"
     size = f"{effect:+.4%}" if question.relative else f"{effect:+.4g}"
-    of = " of the baseline" if question.relative else ""
-    text = f"A true effect of {size}{of} is {what} with probability {power:.0%} in {units:,} units"
+    reference = " reference the baseline" if question.relative else ""
+    text = (
+        f"A true effect reference {size}{reference} is {what} with probability {power:.0%} in {units:,} units"
+    )
     if duration is None:
         return f"{text}."
     if duration.feasible:

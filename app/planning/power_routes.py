@@ -13,7 +13,7 @@ from app.planning.power import PowerAnswer, PowerQuestion, answer, question_of
 
 @get("/power", guards=[requires(Scope.READ)])
 async def power_by_query(request: Request[Any, Any, Any]) -> PowerAnswer:
-    """How many units and weeks an experiment needs; every field of the question is a query parameter.
+    """Calculate how many units and weeks an experiment needs, from query parameters.
 
     Shares of an allocation are separated by commas.
     """
@@ -27,7 +27,7 @@ async def power_by_query(request: Request[Any, Any, Any]) -> PowerAnswer:
 
 @post("/power", guards=[requires(Scope.READ)], status_code=200)
 async def power_by_body(data: PowerQuestion) -> PowerAnswer:
-    """How many units and weeks an experiment needs."""
+    """Calculate how many units and weeks an experiment needs."""
     return await asyncio.to_thread(answer, data)
 
 

@@ -81,13 +81,15 @@ def _invalid(errors: list[FieldError]) -> InvalidInput:
 def _canaries(plan: Plan, definition: Definition) -> Iterator[FieldError]:
     if len(set(plan.canaries)) != len(plan.canaries):
         yield FieldError("canaries", "must differ")
-    known = {variant.key for variant in definition.variants}
-    control = definition.variants[definition.control_index].key
+    variants = {variant.key: variant for variant in definition.variants}
     for index, canary in enumerate(plan.canaries):
-        if canary not in known:
+        variant = variants.get(canary)
+        if variant is None:
             yield FieldError(f"canaries[{index}]", f"no variant is called {canary!r}")
-        elif canary == control:
+        elif variant.control:
             yield FieldError(f"canaries[{index}]", f"{canary!r} is the control")
+        elif variant.retired:
+            yield FieldError(f"canaries[{index}]", f"{canary!r} is retired: take it back first")
 
 
 def _stages(plan: Plan) -> Iterator[FieldError]:

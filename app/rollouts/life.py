@@ -168,7 +168,7 @@ def shares_held(experiment: Experiment, plan: Plan, state: State) -> dict[str, f
     """
     shares = held(plan, state)
     control = control_of(experiment)
-    others = {variant.key for variant in experiment.definition.variants} - {control, *plan.canaries}
+    others = set(experiment.definition.setting.variants) - {control, *plan.canaries}
     if not others or not isinstance(state, Running | Paused):
         return shares
     stage = state.running.stage if isinstance(state, Paused) else state.stage

@@ -6,6 +6,8 @@ from the decisions of its rollouts, which are never changed.
 
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import pairwise
+from operator import itemgetter
 from typing import Any, Literal
 
 import msgspec
@@ -20,6 +22,13 @@ class Completion(msgspec.Struct, frozen=True):
     rollout: int
     canaries: tuple[str, ...]
     taken: Taken
+
+
+class ControlSince(msgspec.Struct, frozen=True):
+    """The control of an epoch, and when the epoch began."""
+
+    control: str
+    at: datetime
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +48,7 @@ class Promotion(msgspec.Struct, frozen=True, kw_only=True):
     evidence: its receipt is `GET /rollouts/{rollout}/decisions/{decision}`.
     """
 
-    event: Literal["started", "completed", "stopped"]
+    event: Literal["started", "completed", "control", "stopped"]
     at: datetime
     versions: tuple[str, ...]
     before: tuple[str, ...]
@@ -57,20 +66,33 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True):
     promotions: tuple[Promotion, ...]
 
 
-def lineage(experiment: Experiment, completions: Sequence[Completion]) -> Lineage:
-    """Which version was the standard when.
+def lineage(
+    experiment: Experiment, completions: Sequence[Completion], controls: Sequence[ControlSince] = ()
+) -> Lineage:
+    """Return which version was the standard when.
 
-    It begins with the control, at the start. A completed rollout makes its canaries the standard, and a
-    winner that an experiment was stopped with; stopped without one, it goes back to the control.
+    The first standard is the control at the start. A completed rollout makes its canaries the standard, and
+    a change of the control makes the new control the standard. A stopped experiment serves its winner, or
+    else the control. `controls` are those of the epochs, in order.
     """
     definition, state = experiment.definition, experiment.state
-    control = definition.variants[definition.control_index].key
+    control = definition.control_key
     promotions: list[Promotion] = []
     standard: tuple[str, ...] = ()
     if (started_at := getattr(state, "started_at", None)) is not None:
-        standard = (control,)
+        standard = (controls[0].control if controls else control,)
         promotions.append(Promotion(event="started", at=started_at, versions=standard, before=()))
-    for one in completions:
+    replaced = [later for earlier, later in pairwise(controls) if later.control != earlier.control]
+    events: list[tuple[datetime, Completion | ControlSince]] = [
+        *((completion.taken.at, completion) for completion in completions),
+        *((epoch.at, epoch) for epoch in replaced),
+    ]
+    for at, one in sorted(events, key=itemgetter(0)):
+        if isinstance(one, ControlSince):
+            if standard != (one.control,):
+                promotions.append(Promotion(event="control", at=at, versions=(one.control,), before=standard))
+            standard = (one.control,)
+            continue
         promotions.append(
             Promotion(
                 event="completed",

@@ -376,7 +376,7 @@ def compared_of(observed: Observed, rollout: Rollout) -> Observed:
     variants = tuple(variant for variant in observed.variants if variant in compared)
     cells = [cell for cell in observed.cells if cell.epoch >= rollout.epoch and cell.variant in variants]
     return msgspec.structs.replace(
-        observed, variants=variants, cells=cells, adaptive=False, periods={}, assignments=()
+        observed, variants=variants, cells=cells, adaptive=False, drawn=(), fixed_epochs=(), assignments=()
     )
 
 
@@ -394,12 +394,12 @@ def _check_stage(rollout: Rollout, stage: int) -> None:
 
 
 def _check_room(plan: Plan, experiment: Experiment) -> None:
-    """Beside what rollouts before have promoted there has to be a control."""
+    """Refuse a rollout if earlier ones hold the traffic that its canary and control need."""
     left = room(experiment, plan)
     if left <= max(stage.share for stage in plan.measured_stages):
         raise Conflict(
-            f"rollouts before have left {left:.0%} of the traffic, too little for canary and control: stop "
-            "the experiment with its winner, and begin another one with that as the control",
+            f"earlier rollouts hold all but {left:.0%} of the traffic, too little for canary and control: "
+            "make the promoted variant the control of the experiment first",
             field="experiment",
         )
 

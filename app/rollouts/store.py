@@ -17,10 +17,10 @@ from app.core.errors import NotFound
 from app.experiments import store as experiment_store
 from app.experiments.checks import possible, unknown
 from app.experiments.model import Experiment
-from app.experiments.tables import experiments
+from app.experiments.tables import epochs, experiments
 from app.rollouts import limits
 from app.rollouts.life import Looked, Rollout, Taken
-from app.rollouts.lineage import Completion
+from app.rollouts.lineage import Completion, ControlSince
 from app.rollouts.model import Completed, Draft, Plan, RolledBack, State
 from app.rollouts.receipt import Receipt
 from app.rollouts.tables import rollout_decisions, rollouts
@@ -92,8 +92,11 @@ class RolloutStore:
             raise NotFound(f"rollout {rollout_id} has no decision {number}")
         return _taken(row), None if row.receipt is None else msgspec.convert(row.receipt, Receipt)
 
-    async def completions(self, key: str) -> tuple[Experiment, list[Completion]]:
-        """An experiment, and the decisions that completed its rollouts, oldest first. Raises NotFound."""
+    async def completions(self, key: str) -> tuple[Experiment, list[Completion], list[ControlSince]]:
+        """Return an experiment, the decisions that completed its rollouts, and the controls of its epochs.
+
+        Both are in the order of time. Raises NotFound.
+        """
         chosen = select(experiments).where(experiments.c.key == possible(key))
         async with self._engine.connect() as connection:
             await connection.execution_options(isolation_level="REPEATABLE READ")
@@ -113,7 +116,11 @@ class RolloutStore:
                 Completion(one.rollout_id, msgspec.convert(one.state, Completed).canaries, _taken(one))
                 for one in await connection.execute(statement)
             ]
-            return experiment_store.experiment_of(row), found
+            of_epochs = select(epochs.c.control, epochs.c.started_at).where(
+                epochs.c.experiment_id == row.id, epochs.c.control.is_not(None)
+            )
+            rows = await connection.execute(of_epochs.order_by(epochs.c.epoch))
+            return experiment_store.experiment_of(row), found, [ControlSince(*epoch) for epoch in rows]
 
     @asynccontextmanager
     async def begun(self, key: str) -> AsyncIterator[tuple[AsyncConnection, Experiment]]:

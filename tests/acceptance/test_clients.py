@@ -51,7 +51,7 @@ def test_a_replay_ends_with_the_best_variant_in_front_and_no_errors(running, tmp
     path = scores(tmp_path, tasks=200, seed=20261123)
     done = run(replay_command, running, str(path), *REPLAY, "--passes", "5", "--experiment", "replayed")
     assert done.exit_code == 0, done.output
-    assert "3 variants on 196 tasks, 4 incomplete ones left out" in done.output
+    assert "3 variants on 196 tasks; left out 4 incomplete ones" in done.output
     assert "errors 0" in done.output
     with running.client() as client:
         status = client.get("/experiments/replayed/status").json()
@@ -150,7 +150,7 @@ def test_an_evaluation_without_a_log_says_what_is_missing(running):
 def test_a_demo_shows_what_it_learned(running):
     done = run(demo_command, running, "--requests", "300", "--rate", "300", "--experiment", "demo-once")
     assert done.exit_code == 0, done.output
-    assert "Learned, and the truth" in done.output
+    assert "True and learned mean rewards" in done.output
     with running.client() as client:
         status = client.get("/experiments/demo-once/status").json()
     assert sum(variant["assignments"] for variant in status["variants"]) == 300

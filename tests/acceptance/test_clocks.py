@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from tests.support.clocks import ShiftedClocks
+from tests.support.polling import wait_until
 from tests.support.server import Up, up
 
 HOUR_S = 3_600
@@ -38,7 +39,7 @@ class Running:
         with self.server.client() as client:
             client.post("/experiments", json=definition | parts).raise_for_status()
             client.post(f"/experiments/{key}/start").raise_for_status()
-            eventually(lambda: client.get(f"/assign?experiment={key}&unit=probe").is_success)
+            wait_until(lambda: client.get(f"/assign?experiment={key}&unit=probe").is_success)
 
     def load(self, key: str, name: str, seconds: float) -> list[str]:
         """Ids of assignments, each of which got a score by its id; every other unit another by its name."""
@@ -71,13 +72,6 @@ class Running:
 def give(client: httpx2.Client, **address: str) -> None:
     answer = client.post("/feedback", json=address | {"signal": "score", "value": 1.0})
     assert answer.status_code == 202, answer.text
-
-
-def eventually(condition: Any) -> None:
-    deadline = time.monotonic() + WITHIN_S
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {WITHIN_S} s"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -114,14 +108,14 @@ def test_all_that_is_acknowledged_counts_when_all_clocks_jump_and_come_back(
     ids = running.load(key, "before", 1)
     running.clocks.shift(ahead_s)
     ids += running.load(key, "jumped", 5)
-    eventually(lambda: not running.check("clock")["ok"])
+    wait_until(lambda: not running.check("clock")["ok"])
     assert "3,600" in running.check("clock")["detail"]
     with running.server.client() as client:
         assert 'wald_clock_skew_seconds{clock="postgres"}' in client.get("/metrics").text
     running.clocks.shift(0)
     ids += running.load(key, "back", 1)
     running.rewarded(key, len(ids))
-    eventually(lambda: running.check("clock")["ok"])
+    wait_until(lambda: running.check("clock")["ok"])
     with psycopg.connect(running.server.part("worker")[0].environ()["WALD_DATABASE_URL"]) as connection:
         silent = connection.execute("SELECT count(*) FROM assignments WHERE outcome = 2").fetchone()
     assert silent == (0,), "the probe, which nobody scored, was resolved before its horizon"

@@ -20,7 +20,7 @@ from app.experiments.model import Definition
 from app.feedback.model import REASONS
 from tests.support.clone import fresh_clone
 from tests.support.deployment import clean_environment, empty_database
-from tests.support.processes import eventually
+from tests.support.polling import eventually
 from tests.support.server import free_port
 
 pytestmark = pytest.mark.timeout(400)

@@ -3,8 +3,7 @@
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -14,6 +13,7 @@ import psycopg
 import pytest
 from redis import Redis
 
+from tests.support.polling import wait_until
 from tests.support.server import Up, up
 
 pytestmark = pytest.mark.timeout(400)
@@ -23,13 +23,6 @@ pytestmark = pytest.mark.timeout(400)
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     with up(tmp_path_factory.mktemp("kills") / "data", workers=3) as running:
         yield running
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 def answer(client: httpx2.Client, key: str = "answers", unit: str = "u") -> tuple[str, str]:
@@ -75,31 +68,31 @@ def test_a_kill_serves_the_control_everywhere_whatever_is_away(server: Up) -> No
         }
         client.post("/experiments", json=definition).raise_for_status()
         client.post("/experiments/answers/start").raise_for_status()
-        until(is_served, "both servers serve")
+        wait_until(is_served, "both servers serve")
         assert client.post("/experiments/nobody/kill", json={"reason": "x"}).status_code == 404
         refused = client.post("/experiments/answers/kill", json={"reason": ""})
         assert refused.status_code == 400
         assert "reason" in refused.text
 
         assert kill(client) == {"experiment": "answers", "killed": True, "applied": True, "recorded": True}
-        until(is_killed, "killed by both engines")
+        wait_until(is_killed, "killed by both engines")
         assert kill(client)["killed"], "twice is as good as once"
         assert client.get("/experiments/answers").json()["killed"]
 
         # Recorded, it survives a Valkey that lost everything.
         with Redis.from_url(server.part("worker")[0].environ()["WALD_VALKEY_URL"]) as valkey:
             valkey.flushall()
-            until(lambda: bool(valkey.exists("wald:{registry}:experiments")), "all is published again")
-        until(is_killed, "still killed")
+            wait_until(lambda: bool(valkey.exists("wald:{registry}:experiments")), "all is published again")
+        wait_until(is_killed, "still killed")
         assert revive(client) == 200
-        until(is_served, "served again")
+        wait_until(is_served, "served again")
 
         wald = [sys.executable, "-m", "app.cli"]
         options = ["answers", "--reason", "by hand", "--url", server.url, "--key", server.key]
         for command, condition in (("kill", is_killed), ("revive", is_served)):
             done = subprocess.run([*wald, command, *options], capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
-            until(condition, command)
+            wait_until(condition, command)
 
         # With a PostgreSQL that does not answer it is in force all the same, and recorded afterwards.
         engine = server.part("postgres")[0]
@@ -109,20 +102,22 @@ def test_a_kill_serves_the_control_everywhere_whatever_is_away(server: Up) -> No
         try:
             made = kill(client)
             assert (made["applied"], made["recorded"]) == (True, False)
-            until(is_killed, "killed without PostgreSQL")
+            wait_until(is_killed, "killed without PostgreSQL")
             assert revive(client) == 503, "what is not forgotten everywhere would come back"
             # Valkey loses it before PostgreSQL could keep it: the servers remember.
             with Redis.from_url(server.part("worker")[0].environ()["WALD_VALKEY_URL"]) as valkey:
                 valkey.flushall()
-                until(lambda: bool(valkey.hexists("wald:{registry}:killed", "answers")), "it is put back")
+                wait_until(
+                    lambda: bool(valkey.hexists("wald:{registry}:killed", "answers")), "it is put back"
+                )
             assert is_killed()
         finally:
             for process in processes:
                 process.send_signal(signal.SIGCONT)
-        until(lambda: bool(client.get("/experiments/answers").json().get("killed")), "recorded")
-        until(is_killed, "the kill stands")
-        until(lambda: revive(client) == 200, "revived")
-        until(is_served, "served again")
+        wait_until(lambda: bool(client.get("/experiments/answers").json().get("killed")), "recorded")
+        wait_until(is_killed, "the kill stands")
+        wait_until(lambda: revive(client) == 200, "revived")
+        wait_until(is_served, "served again")
 
 
 def define(server: Up, key: str) -> None:
@@ -135,7 +130,7 @@ def define(server: Up, key: str) -> None:
     with server.client() as client:
         client.post("/experiments", json=definition).raise_for_status()
         client.post(f"/experiments/{key}/start").raise_for_status()
-    until(lambda: answers(server, key=key) == SERVED, "all servers serve")
+    wait_until(lambda: answers(server, key=key) == SERVED, "all servers serve")
 
 
 def switch(client: httpx2.Client, key: str, way: str) -> httpx2.Response:
@@ -195,7 +190,7 @@ def test_a_kill_while_valkey_is_hung_or_full_is_in_force_here_at_once_and_soon_e
                     "experiment": trouble, "killed": True, "applied": True, "recorded": True,
                 }  # fmt: skip
                 assert answer(client, trouble) == ("v1", "DISABLED"), "by the very server that answered"
-            until(lambda: answers(server, key=trouble) == KILLED, "everywhere, by PostgreSQL")
+            wait_until(lambda: answers(server, key=trouble) == KILLED, "everywhere, by PostgreSQL")
             assert switch(client, "nothing-like-it", "kill").status_code == 404
             assert switch(client, "nothing-like-it", "revive").status_code == 404
 
@@ -203,22 +198,22 @@ def test_a_kill_while_valkey_is_hung_or_full_is_in_force_here_at_once_and_soon_e
             restarted = server.part("serve")[0]
             restarted.kill()
             restarted.wait()
-            until(lambda: len(server.part("serve")) == 3, "the server is back")
-            until(lambda: answers(server, key=trouble) == KILLED, "also from the server that is back")
+            wait_until(lambda: len(server.part("serve")) == 3, "the server is back")
+            wait_until(lambda: answers(server, key=trouble) == KILLED, "also from the server that is back")
 
             for _ in range(2):
                 with server.client() as other:
                     assert switch(other, trouble, "revive").json()["killed"] is False
                     assert answer(other, trouble) == ("v2", "SPLIT")
-            until(lambda: answers(server, key=trouble) == SERVED, "revived everywhere, by PostgreSQL")
+            wait_until(lambda: answers(server, key=trouble) == SERVED, "revived everywhere, by PostgreSQL")
             with server.client() as other:
                 assert switch(other, trouble, "kill").json()["recorded"]
-            until(lambda: answers(server, key=trouble) == KILLED, "killed again")
+            wait_until(lambda: answers(server, key=trouble) == KILLED, "killed again")
         server.wait_published()
-        until(lambda: answers(server, key=trouble) == KILLED, "killed when Valkey is back")
+        wait_until(lambda: answers(server, key=trouble) == KILLED, "killed when Valkey is back")
         assert recorded_kills(server, trouble) == [True, False], "each kill once"
-        until(lambda: switch(client, trouble, "revive").status_code == 200, "revived")
-        until(lambda: answers(server, key=trouble) == SERVED, "served again")
+        wait_until(lambda: switch(client, trouble, "revive").status_code == 200, "revived")
+        wait_until(lambda: answers(server, key=trouble) == SERVED, "served again")
 
 
 def test_a_kill_while_both_engines_hang_is_in_force_here_and_made_up_for(server: Up) -> None:
@@ -234,10 +229,10 @@ def test_a_kill_while_both_engines_hang_is_in_force_here_and_made_up_for(server:
             assert answer(client, "both") == ("v1", "DISABLED")
             assert switch(client, "both", "revive").status_code == 503, "PostgreSQL has to keep it"
             assert answer(client, "both") == ("v1", "DISABLED")
-    until(lambda: answers(server, key="both") == KILLED, "everywhere once the engines answer")
-    until(lambda: recorded_kills(server, "both") == [False], "recorded once")
+    wait_until(lambda: answers(server, key="both") == KILLED, "everywhere once the engines answer")
+    wait_until(lambda: recorded_kills(server, "both") == [False], "recorded once")
     server.wait_published()
     with server.client() as client:
-        until(lambda: switch(client, "both", "revive").status_code == 200, "revived")
-        until(lambda: answers(server, key="both") == SERVED, "served again")
+        wait_until(lambda: switch(client, "both", "revive").status_code == 200, "revived")
+        wait_until(lambda: answers(server, key="both") == SERVED, "served again")
     assert recorded_kills(server, "both") == [True]

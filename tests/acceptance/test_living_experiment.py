@@ -157,7 +157,10 @@ def test_an_experiment_lives_through_releases_under_one_key(
     canary = roll_out(client, "v4")
     server.wait_published()
     assert set(product.serve(60)) <= {"v1", "v4"}
-    detail = refusal(client, 409, variants=[*retired, {"key": "v5"}])
+    weights = fixed["weights"] | {"v5": 0}
+    detail = refusal(
+        client, 409, variants=[*retired, {"key": "v5"}], policy={"kind": "fixed", "weights": weights}
+    )
     assert "while a rollout is in motion" in detail
     assert act(client, canary, "advance")["state"]["kind"] == "completed"
     server.wait_published()

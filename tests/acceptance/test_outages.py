@@ -7,7 +7,7 @@ import signal
 import stat
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from app.assignment.snapshot_file import Saved
 from app.cli.checks import examine
 from app.core.clock import SystemClock
 from app.core.settings import Settings
+from tests.support.polling import wait_until
 from tests.support.server import Up, up
 
 AWAY_S = 3
@@ -50,9 +51,9 @@ def test_without_valkey_assignments_are_unrecorded_and_feedback_is_refused_and_a
             assert max(durations) < ANSWER_S_MAX
             assert len(durations) > 100, "only the first ones may wait"
             assert_unavailable(give(client, before[0], 0.5))
-        eventually(lambda: recorded(assign(client, "no-valkey", "after")))
+        wait_until(lambda: recorded(assign(client, "no-valkey", "after")))
         for one in before:
-            eventually(lambda one=one: give(client, one, 0.5).status_code == 202)
+            wait_until(lambda one=one: give(client, one, 0.5).status_code == 202)
     server.wait_ready()
     assert rewards(server, "no-valkey") == (len(before), pytest.approx(0.5))
 
@@ -66,7 +67,7 @@ def test_without_postgres_assignments_are_recorded_and_feedback_kept_and_totals_
         data.rename(away)  # so that it stays away when it is killed
         try:
             server.part("postgres")[0].kill()
-            eventually(lambda: "postgres" in failed_checks(client))
+            wait_until(lambda: "postgres" in failed_checks(client))
             assert client.get("/ready").status_code == 200
             until = time.monotonic() + AWAY_S
             while time.monotonic() < until:
@@ -81,7 +82,7 @@ def test_without_postgres_assignments_are_recorded_and_feedback_kept_and_totals_
             assert_unavailable(client.get("/experiments/no-postgres/status"))
         finally:
             away.rename(data)
-        eventually(lambda: not failed_checks(client))
+        wait_until(lambda: not failed_checks(client))
         assert rewards(server, "no-postgres") == (len(scores), pytest.approx(sum(scores) / len(scores)))
         assert client.get("/experiments/never").status_code == 404
 
@@ -99,9 +100,9 @@ def test_ready_answers_at_once_while_postgres_hangs(server):
                 answers_s.append(time.monotonic() - began)
                 return "postgres" in failed
 
-            eventually(noticed)
+            wait_until(noticed)
             assert max(answers_s) < ANSWER_S_MAX
-        eventually(lambda: not failed_checks(client))
+        wait_until(lambda: not failed_checks(client))
 
 
 def test_every_call_that_reads_postgres_is_refused_in_time_while_it_hangs_and_all_come_back(server):
@@ -152,7 +153,7 @@ def test_every_call_that_reads_postgres_is_refused_in_time_while_it_hangs_and_al
             assert int(answer.headers["retry-after"]) > 0, call
         assert answer.status_code == 503 or answer.status_code < 500, f"{call}: {answer.text}"
     with server.client() as client:
-        eventually(lambda: client.get("/experiments/hangs/status").is_success)
+        wait_until(lambda: client.get("/experiments/hangs/status").is_success)
     assert rewards(server, "hangs") == (1, pytest.approx(0.5))
 
 
@@ -180,7 +181,7 @@ def test_a_valkey_that_refuses_events_is_not_ready_and_is_ready_again_by_itself(
             valkey.lpush("wald:{1}:appended", "not a number")
         try:
             began = time.monotonic()
-            eventually(lambda: "valkey" in critical_failures(client))
+            wait_until(lambda: "valkey" in critical_failures(client))
             assert time.monotonic() - began < ANSWER_S_MAX
             assert said in critical_failures(client)["valkey"]
             if said != "WRONGTYPE":
@@ -190,8 +191,8 @@ def test_a_valkey_that_refuses_events_is_not_ready_and_is_ready_again_by_itself(
             if said == "WRONGTYPE":
                 valkey.delete("wald:{1}:appended")
             valkey.execute_command(*allow)
-        eventually(lambda: not critical_failures(client))
-        eventually(lambda: give(client, one, 0.5).status_code == 202)
+        wait_until(lambda: not critical_failures(client))
+        wait_until(lambda: give(client, one, 0.5).status_code == 202)
     assert rewards(server, f"refuses-{said}") == (1, pytest.approx(0.5))
 
 
@@ -220,7 +221,7 @@ def test_a_signal_after_the_horizon_changes_nothing_once_silence_has_counted(ser
     with server.client() as client:
         silent, heard = assign(client, "late", "silent"), assign(client, "late", "heard")
         assert give(client, heard, 1.0).status_code == 202
-        eventually(lambda: rewards(server, "late") == (2, pytest.approx(0.5)))
+        wait_until(lambda: rewards(server, "late") == (2, pytest.approx(0.5)))
         assert give(client, silent, 1.0).json()["accepted"] == 1
         assert give(client, heard, 0.0).json()["accepted"] == 1
         assert rewards(server, "late") == (2, pytest.approx(0.5))
@@ -286,7 +287,7 @@ def test_servers_that_start_while_both_engines_hang_serve_from_the_snapshot_file
         client.post("/experiments/from-file/kill", json={"reason": "a test"}).raise_for_status()
         client.delete(f"/keys/{made['key']['id']}").raise_for_status()
     file = server.data_dir / "snapshot" / "snapshot"
-    eventually(lambda: file.exists() and holds(file, killed="from-file", revoked=made["key"]["id"]))
+    wait_until(lambda: file.exists() and holds(file, killed="from-file", revoked=made["key"]["id"]))
     written = file.stat()
     assert stat.S_IMODE(written.st_mode) == 0o600
     with stopped(server, "valkey-server"), stopped(server, "postgres"):
@@ -300,7 +301,7 @@ def test_servers_that_start_while_both_engines_hang_serve_from_the_snapshot_file
                 return client.get("/assign?experiment=from-file&unit=u").status_code == 200
             return False
 
-        eventually(answers_again, within_s=60)
+        wait_until(answers_again, within_s=60)
         with server.client() as client:
             answer = client.get("/assign?experiment=from-file&unit=u").json()
             assert (answer["variant"], answer["reason"]) == ("a", "DISABLED"), "a kill outlives it"
@@ -317,8 +318,8 @@ def test_servers_that_start_while_both_engines_hang_serve_from_the_snapshot_file
             assert "loaded from file, last current" in detail
     server.wait_ready()
     with server.client() as client:
-        eventually(lambda: recorded(assign(client, "saved", "u1")))
-        eventually(lambda: client.get("/assign?experiment=never-heard-of&unit=u").status_code == 404)
+        wait_until(lambda: recorded(assign(client, "saved", "u1")))
+        wait_until(lambda: client.get("/assign?experiment=never-heard-of&unit=u").status_code == 404)
 
 
 def holds(file: Path, *, killed: str, revoked: int) -> bool:
@@ -347,7 +348,7 @@ def start(server: Up, key: str, **parts: Any) -> None:
             answer = client.get("/assign", params={"experiment": key, "unit": "probe"})
             return bool(answer.is_success and answer.json()["reason"] == "FORCED")
 
-    eventually(lambda: all(forced() for _ in range(10)))
+    wait_until(lambda: all(forced() for _ in range(10)))
 
 
 @contextmanager
@@ -399,10 +400,3 @@ def rewards(server: Up, experiment: str) -> tuple[int, float | None]:
     n = sum(variant["rewards"] for variant in variants)
     total = sum(variant["rewards"] * variant["mean"] for variant in variants if variant["rewards"])
     return n, total / n if n else None
-
-
-def eventually(condition: Callable[[], object], *, within_s: float = DEADLINE_S) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {within_s} s"
-        time.sleep(0.05)

@@ -3,7 +3,6 @@
 import asyncio
 import random
 import signal
-import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -15,6 +14,7 @@ from standardwebhooks.webhooks import Webhook
 
 from app.cli.main import main
 from tests.support.clocks import SettableClock
+from tests.support.polling import eventually
 from tests.support.receiver import receiver
 from tests.support.server import Up, up
 
@@ -83,14 +83,6 @@ async def shares(client: httpx2.AsyncClient) -> set[tuple[str, float]]:
     return {(one.json()["variant"], one.json()["propensity"]) for one in answers}
 
 
-async def until(condition: Any, what: str) -> Any:
-    deadline = time.monotonic() + 120
-    while not (found := await condition()):
-        assert time.monotonic() < deadline, what
-        await asyncio.sleep(0.02)
-    return found
-
-
 def wald(server: Up, *arguments: str) -> Result:
     """A command, in a thread: it has an event loop of its own."""
     command = [*arguments, "--url", server.url, "--key", server.key]
@@ -117,7 +109,7 @@ async def test_a_canary_that_degrades_is_taken_back_everywhere_once_and_everyone
                 async def is_served() -> bool:
                     return {share for _, share in await shares(client)} == {0.5}
 
-                await until(is_served, "servers hear of the stage")
+                await eventually(is_served, "servers hear of the stage")
                 product = Product(client, SettableClock())
                 await product.serve(100)
                 assert product.is_degraded, "ten minutes have passed"
@@ -129,17 +121,17 @@ async def test_a_canary_that_degrades_is_taken_back_everywhere_once_and_everyone
                 async def is_rolled_back() -> bool:
                     return (await client.get(path)).json()["state"]["kind"] == "rolled_back"
 
-                await until(is_rolled_back, "harm is proven")
+                await eventually(is_rolled_back, "harm is proven")
 
                 async def is_gone() -> bool:
                     return await shares(client) == {("v1", 1.0)}
 
-                await until(is_gone, "every server answers the control")
+                await eventually(is_gone, "every server answers the control")
 
                 async def told() -> list[Any]:
                     return [one for one in hook.received if one.json["type"] == "rollout.rolled_back"]
 
-                message = (await until(told, "the receiver is told"))[0]
+                message = (await eventually(told, "the receiver is told"))[0]
                 verified = Webhook(made.json()["secret"]).verify(message.body, message.headers)
                 assert verified["data"]["variant"] == "v2"
                 assert verified["data"]["notice"]["guardrails"][0]["verdict"] == "harm"
@@ -239,7 +231,7 @@ async def test_two_rollouts_in_one_layer_have_nothing_to_do_with_each_other(runn
         async def are_served() -> bool:
             return all([0.5 in {one["propensity"] for one in await assigned(n)} for n in range(6)])
 
-        await until(are_served, "servers hear of both stages")
+        await eventually(are_served, "servers hear of both stages")
         events, before = [], {}
         for unit in range(700):
             answers = await assigned(unit)
@@ -256,7 +248,7 @@ async def test_two_rollouts_in_one_layer_have_nothing_to_do_with_each_other(runn
         async def is_rolled_back() -> bool:
             return (await client.get(f"/rollouts/{left}")).json()["state"]["kind"] == "rolled_back"
 
-        await until(is_rolled_back, "harm is proven on the left")
+        await eventually(is_rolled_back, "harm is proven on the left")
 
         decided = (await client.get(f"/rollouts/{left}/decisions/2")).json()["receipt"]
         assert len(set(decided["examples"])) == 10, "of units that are sticky too"
@@ -266,7 +258,7 @@ async def test_two_rollouts_in_one_layer_have_nothing_to_do_with_each_other(runn
         async def is_gone() -> bool:
             return (await assigned(of_left))[0]["propensity"] == 1.0
 
-        await until(is_gone, "servers hear of it")
+        await eventually(is_gone, "servers hear of it")
         found = (await client.get(f"/rollouts/{right}")).json()
         assert found["state"]["kind"] == "running"
         assert found["looked"]["reading"]["guardrails"][0]["verdict"] != "harm"
@@ -283,7 +275,7 @@ async def test_two_rollouts_in_one_layer_have_nothing_to_do_with_each_other(runn
                 and 'wald_rollouts{state="rolled_back"} 1.0' in text
             )
 
-        await until(is_shown, "metrics show it")
+        await eventually(is_shown, "metrics show it")
 
 
 async def test_gates_answer_the_requests_of_argo_and_flagger(running):

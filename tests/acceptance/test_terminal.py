@@ -103,6 +103,24 @@ def test_what_the_state_does_not_allow_exits_1(wald):
     assert wald("experiments", "show", "no/such?key").exit_code == 1
 
 
+def test_a_misspelled_experiment_is_answered_with_the_nearest_key(wald):
+    created(wald, "summary")
+    done = wald("status", "sumary")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == "Error: no experiment is called 'sumary'; did you mean 'summary'?\n"
+
+
+def test_signals_shows_counts_by_name_and_its_json_is_the_answer_of_the_api(wald, running):
+    created(wald, "heard")
+    wald("experiments", "start", "heard")
+    text = wald("signals", "heard", columns="80").stdout
+    assert "heard  0 signals about 0 assignments, 0 counted" in text
+    assert all(len(line) <= 80 for line in text.splitlines())
+    printed = json.loads(wald("signals", "heard", "--json").stdout)
+    with running.client() as client:
+        assert printed == client.get("/experiments/heard/signals").json()
+
+
 def test_status_shows_shares_the_readout_and_the_newest_rollout(wald, running):
     created(wald, "shown", policy={"kind": "fixed", "weights": {"control": 1, "short": 0}})
     wald("experiments", "start", "shown")

@@ -41,9 +41,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 
 @pytest.fixture(scope="module")
-def told(server: Up) -> tuple[list[str], dict[str, list[float]]]:
-    """The assignments in their order, and what was said about each unit's: half is revised, some nothing."""
-    rng, variants, scores = random.Random(20260101), [], {}
+def told(server: Up) -> tuple[list[str], dict[str, list[float]], list[float]]:
+    """The variants in order, what was said about each unit (half is revised), and propensities."""
+    rng, variants, scores, propensities = random.Random(20260101), [], {}, []
     with server.client() as client:
         client.post("/experiments", json=DEFINITION).raise_for_status()
         client.post("/experiments/aa/start").raise_for_status()
@@ -51,21 +51,22 @@ def told(server: Up) -> tuple[list[str], dict[str, list[float]]]:
             given = client.post("/assign", json={"unit": f"u{unit}", "experiments": ["aa"]})
             (assignment,) = given.json()["assignments"]
             variants.append(assignment["variant"])
+            propensities.append(assignment["propensity"])
             scores[f"u{unit}"] = [float(rng.random() < 0.5) for _ in range(rng.choice([0, 1, 2]))]
             for value in scores[f"u{unit}"]:
                 event = {"assignment_id": assignment["assignment_id"], "signal": "score", "value": value}
                 client.post("/feedback", json=event).raise_for_status()
     server.wait_no_lag("aa")
     server.wait_published()
-    return variants, scores
+    return variants, scores, propensities
 
 
-def in_process(told: tuple[list[str], dict[str, list[float]]]) -> WholePath:
-    variants, scores = told
+def in_process(told: tuple[list[str], dict[str, list[float]], list[float]]) -> WholePath:
+    variants, scores, propensities = told
     solved = Metric(key="solved", measure=Proportion("score"), role="primary")
     score = Metric(key="score", measure=Mean("score", (0.0, 1.0)))
     path = WholePath(ThompsonPolicy(), metrics=(solved, score))
-    path.expose([int(variant[1]) for variant in variants], 0)
+    path.expose([int(variant[1]) for variant in variants], 0, propensities)
     for look in range(2):
         said = [
             Signal(owner, values[look], look)
@@ -92,7 +93,7 @@ def test_the_readout_of_the_server_is_that_of_the_same_events_in_process(server:
 
 
 def test_the_export_says_what_was_assigned_and_what_it_earned(server: Up, told: Any) -> None:
-    variants, scores = told
+    variants, scores, _ = told
     with server.client() as client:
         answer = client.get("/experiments/aa/assignments")
     rows = list(csv.DictReader(io.StringIO(answer.text, newline="")))

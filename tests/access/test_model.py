@@ -44,7 +44,7 @@ def test_a_key_has_its_form_and_is_not_mistyped(kind, random):
 
 
 @given(KINDS, RANDOM, st.data())
-def test_any_one_wrong_character_of_a_key_is_noticed(kind, random, data):
+def test_any_wrong_character_of_a_key_is_detected(kind, random, data):
     key = plaintext(kind, random)
     place = data.draw(st.integers(len("wald_"), len(key) - 1))
     wrong = data.draw(st.sampled_from("abcXYZ019").filter(lambda character: character != key[place]))
@@ -56,7 +56,7 @@ def test_a_preset_key_is_never_called_mistyped(key):
     assert not is_mistyped(key)
 
 
-def test_two_sources_of_chance_make_two_keys():
+def test_different_random_bytes_give_different_keys():
     assert plaintext(KeyKind.SERVER, bytes(32)) != plaintext(KeyKind.SERVER, bytes(31) + b"\1")
 
 
@@ -106,7 +106,7 @@ def test_the_scheme_is_case_insensitive_and_space_around_the_key_is_ignored(head
         (f"Bearer {plaintext(KeyKind.SERVER, bytes(32))[:-1]}x".encode(), "mistyped"),
     ],
 )
-def test_whoever_is_not_known_is_refused_with_the_reason(header, reason):
+def test_an_unknown_caller_is_refused_with_the_reason(header, reason):
     with pytest.raises(Unauthorized, match=re.escape(reason)):
         ring(held("some-key")).authenticate(header, Scope.ASSIGN, NOW_MS)
 

@@ -47,7 +47,7 @@ async def test_a_made_key_opens_what_it_may_and_a_revoked_one_nothing(client, ac
 
 @pytest.mark.parametrize("scope", [scope for scope in Scope if scope is not Scope.ADMIN])
 @pytest.mark.parametrize(("method", "path"), [("GET", "/keys"), ("POST", "/keys"), ("DELETE", "/keys/1")])
-async def test_only_administrators_deal_with_keys(client, scope, method, path):
+async def test_only_administrators_manage_keys(client, scope, method, path):
     answer = await client.request(method, path, headers=bearer(KEYS[scope]))
     assert answer.status_code == 403
     assert answer.json()["detail"] == f"this API key lacks the scope admin; it has {scope}"
@@ -87,7 +87,7 @@ async def test_before_keys_are_loaded_the_answer_is_503(access):
         (b'{"name":' + b"[" * 5_000, None),
     ],
 )
-async def test_what_cannot_be_is_refused_naming_the_field(client, body, field):
+async def test_an_invalid_request_names_the_field(client, body, field):
     answer = await client.post("/keys", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400
     assert answer.headers["content-type"] == "application/problem+json"

@@ -37,8 +37,8 @@ def now_ms() -> int:
 
 @pytest.fixture
 def without_valkey(engine: AsyncEngine, tmp_path) -> AccessService:
-    nobody = create_client(f"unix://{tmp_path}/nobody.sock")
-    return AccessService(AccessStore(engine, nobody), SystemClock())
+    absent = create_client(f"unix://{tmp_path}/absent.sock")
+    return AccessService(AccessStore(engine, absent), SystemClock())
 
 
 @pytest.mark.parametrize("kind", KeyKind)
@@ -82,7 +82,7 @@ async def test_a_key_may_have_fewer_scopes_than_its_kind(access, request_, kind,
         (KeyRequest("k", KeyKind.SERVER, expires_at=datetime(2020, 1, 1, tzinfo=UTC)), "expires_at"),
     ],
 )
-async def test_a_key_that_cannot_be_is_refused_by_field(access, request_, field):
+async def test_an_invalid_key_request_names_the_field(access, request_, field):
     with pytest.raises(InvalidInput) as caught:
         await access.create(request_)
     assert [error.field for error in caught.value.errors] == [field]
@@ -225,7 +225,7 @@ async def test_ids_of_signing_keys_are_used_again_once_retired(access, valkey):
     assert after[0].secret != before[7]
 
 
-async def test_without_valkey_a_new_key_stands_and_is_published_later(access, without_valkey, valkey):
+async def test_without_valkey_a_new_key_is_valid_and_published_later(access, without_valkey, valkey):
     stored, key = await without_valkey.create(KeyRequest("k", KeyKind.SERVER))
     assert await load(valkey) is None
     assert await access.publish_if_due()
@@ -244,7 +244,7 @@ async def test_without_valkey_a_revocation_stands_and_says_that_servers_do_not_k
         (await keyring(valkey)).authenticate(header(key), Scope.READ, now_ms())
 
 
-async def test_a_valkey_that_lost_everything_is_given_it_again(access, valkey):
+async def test_an_emptied_valkey_is_published_to_again(access, valkey):
     await access.ensure_admin_key("hunter22")
     await valkey.flushall()
     assert await load(valkey) is None
@@ -252,7 +252,7 @@ async def test_a_valkey_that_lost_everything_is_given_it_again(access, valkey):
     assert (await keyring(valkey)).authenticate(b"Bearer hunter22", Scope.ADMIN, now_ms())
 
 
-async def test_a_database_put_back_to_a_backup_is_what_servers_follow(access, engine, valkey):
+async def test_servers_follow_a_database_restored_from_a_backup(access, engine, valkey):
     await access.ensure_admin_key("hunter22")
     await access.create(KeyRequest("made after the backup", KeyKind.SERVER))
     async with engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""How often a caller may be wrong."""
+"""Rate limit of wrong keys per caller."""
 
 import pytest
 from hypothesis import given

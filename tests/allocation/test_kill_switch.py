@@ -1,4 +1,4 @@
-"""Kills are kept once, and told once, in the same transaction."""
+"""Kills are recorded and announced once, in the same transaction."""
 
 import asyncio
 from datetime import timedelta
@@ -31,19 +31,19 @@ async def switch(engine, valkey, allocation, experiments) -> KillSwitch:
     return KillSwitch(KillStore(engine, valkey), SystemClock(), allocation.reallocate)
 
 
-async def told(engine) -> list[Message]:
+async def announcements(engine) -> list[Message]:
     async with engine.connect() as connection:
         rows = await connection.execute(select(webhook_messages).order_by(webhook_messages.c.created_at))
         return [Message(row.id, row.type, row.body, row.created_at) for row in rows]
 
 
-async def test_a_kill_and_its_end_are_told_once_each(switch, engine):
+async def test_a_kill_and_its_end_are_announced_once_each(switch, engine):
     for _ in range(2):
         assert (await switch.kill("answers", by="key 1", reason="it swears")).recorded
     await switch.record_waiting()
     for _ in range(2):
         await switch.revive("answers", by="key 2", reason="mended")
-    messages = await told(engine)
+    messages = await announcements(engine)
     assert [one.type for one in messages] == ["experiment.killed", "experiment.revived"]
     data = [msgspec.json.decode(one.body)["data"] for one in messages]
     assert [(one["by"], one["reason"], one["resolved"]) for one in data] == [
@@ -79,7 +79,7 @@ async def test_a_kill_made_now_counts_although_the_clock_of_the_last_revival_was
         assert await connection.scalar(select(func.count()).select_from(kills)) == 2
 
 
-async def test_a_kill_in_valkey_that_nobody_can_read_does_not_stop_the_others(switch, valkey, experiments):
+async def test_an_unreadable_kill_in_valkey_does_not_stop_the_others(switch, valkey, experiments):
     await valkey.hset(KILLED_KEY, "by-hand", "not JSON")
     await valkey.hset(KILLED_KEY, "answers", encode(Kill("key 1", "it swears", SystemClock().now())).decode())
     await switch.record_waiting()
@@ -88,14 +88,14 @@ async def test_a_kill_in_valkey_that_nobody_can_read_does_not_stop_the_others(sw
     assert not (await switch.revive("answers", by="key 2", reason="mended")).killed
 
 
-async def test_kills_at_once_are_kept_and_told_as_one(switch, engine):
+async def test_simultaneous_kills_are_recorded_and_announced_once(switch, engine):
     await asyncio.gather(*(switch.kill("answers", by=f"key {n}", reason="it swears") for n in range(4)))
     async with engine.connect() as connection:
         assert await connection.scalar(select(func.count()).select_from(kills)) == 1
-    assert len(await told(engine)) == 1
+    assert len(await announcements(engine)) == 1
 
 
-async def test_a_kill_that_cannot_be_told_is_not_kept(switch, engine, valkey, monkeypatch):
+async def test_a_kill_that_cannot_be_announced_is_not_recorded(switch, engine, valkey, monkeypatch):
     store = KillStore(engine, valkey)
 
     async def die(*_, **__):
@@ -108,10 +108,10 @@ async def test_a_kill_that_cannot_be_told_is_not_kept(switch, engine, valkey, mo
 
     done = await KillSwitch(store, clock, on_change).kill("answers", by="key 1", reason="it swears")
     assert (done.applied, done.recorded) == (True, False)
-    assert await told(engine) == []
+    assert await announcements(engine) == []
     await switch.record_waiting()
-    assert [one.type for one in await told(engine)] == ["experiment.killed"]
-    assert (await told(engine))[0].created_at <= clock.now() + timedelta(seconds=1)
+    assert [one.type for one in await announcements(engine)] == ["experiment.killed"]
+    assert (await announcements(engine))[0].created_at <= clock.now() + timedelta(seconds=1)
 
 
 @pytest.mark.parametrize("reason", ["", "  ", "a\0b", "\ud800"])

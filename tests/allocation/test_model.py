@@ -180,7 +180,7 @@ def test_what_a_rollout_holds_stands_and_the_others_share_the_rest_as_before():
     assert held({}, weights) == weights
 
 
-def test_what_nobody_else_has_goes_to_the_control():
+def test_a_share_without_a_policy_weight_goes_to_the_control():
     assert held({"b": 0.25}, (0, WHOLE, 0)) == (WHOLE * 3 // 4, WHOLE // 4, 0)
     assert held({"b": 0.0}, (0, WHOLE, 0)) == (WHOLE, 0, 0)
     assert held({"b": 1.0}, (WHOLE // 2, WHOLE // 4, WHOLE // 4)) == (0, WHOLE, 0)

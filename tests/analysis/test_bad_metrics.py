@@ -1,15 +1,16 @@
 """One bad metric takes nothing from the others; and what is known of it is shown beside the reason."""
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.analysis.observed import Cell, Observed
+from app.analysis.observed import Cell, DrawnUnits, Observed
 from app.analysis.readout.analyze import analyze
 from app.experiments.metrics import Margin, Mean, Metric, Proportion, QuantileOf, Ratio
 from app.experiments.plan import AnalysisPlan, FixedHorizon, GroupSequential
-from stats.adaptive import ArmPeriod
+from stats.concurrent import drawn_alike
 from stats.quantiles import QuantileSketch
 from stats.totals import JointTotals, MeanTotals, ProportionTotals
 
@@ -116,26 +117,25 @@ def test_metrics_beside_bad_ones_are_read_as_if_these_had_no_data(bad, plan, ada
             assert [one.effect for one in shown.variants] == [one.effect for one in alone.variants]
 
 
-def test_a_bandit_metric_whose_control_is_all_zero_says_why_and_the_others_are_read():
+def test_a_bandit_metric_without_spread_says_so_and_the_others_are_read():
     rng = np.random.default_rng(SEED)
-    periods = {}
+    drawn = {"a": {}, "b": {}}
     for key, control_rewards in (("zero", np.zeros(400)), ("fine", rng.normal(2.0, 1.0, 400))):
         treatment_rewards = rng.normal(3.0, 1.0, 600)
-        periods[key] = {
-            "a": (ArmPeriod.constant(1_000, 0.4, MeanTotals.from_observations(control_rewards)),),
-            "b": (ArmPeriod.constant(1_000, 0.6, MeanTotals.from_observations(treatment_rewards)),),
-        }
-    both_zero = ArmPeriod.constant(1_000, 0.5, MeanTotals(500, 0.0, 0.0))
-    periods["nothing"] = {"a": (both_zero,), "b": (both_zero,)}
+        drawn["a"][key] = drawn_alike(MeanTotals.from_observations(control_rewards), propensity=0.4)
+        drawn["b"][key] = drawn_alike(MeanTotals.from_observations(treatment_rewards), propensity=0.6)
+    for totals in drawn.values():
+        totals["nothing"] = drawn_alike(MeanTotals(500, 0.0, 0.0), propensity=0.5)
     keys = ("zero", "fine", "nothing")
     metrics = [
         Metric(key=key, measure=Mean(key), role="primary" if key == "fine" else "secondary") for key in keys
     ]
     totals = MeanTotals(500, 1.0, 500.0)
     cells = [Cell(1, variant, 500, dict.fromkeys(keys, totals)) for variant in "ab"]
-    observed = Observed(variants=("a", "b"), control="a", cells=cells, adaptive=True, periods=periods)
+    units = [DrawnUnits(1, 32, variant, totals) for variant, totals in drawn.items()]
+    observed = Observed(variants=("a", "b"), control="a", cells=cells, adaptive=True, drawn=units)
     zero, fine, nothing = (one.variants[1] for one in analyze(AnalysisPlan(), metrics, observed).metrics)
-    assert "no spread" in zero.reason
+    assert zero.verdict == "better", "the spread of the treatment is known"
     assert "no spread" in nothing.reason
     assert fine.verdict == "better"
     assert fine.interval[0] < 1.0 < fine.interval[1]
@@ -156,6 +156,8 @@ def shown(metric, *arms, plan=PLANS[0]):
 def test_a_ratio_that_is_20_for_everybody_is_20(sessions, plan):
     metric = Metric(key="m", measure=Ratio("x", "y"), role="primary")
     totals = JointTotals.from_observations(np.stack([20 * sessions, sessions], axis=1))
+    if isinstance(plan.estimator, GroupSequential):
+        plan = msgspec.structs.replace(plan, expected_units=2 * totals.n)  # at its last look
     control, treatment = shown(metric, totals, totals, plan=plan)
     assert control.estimate == pytest.approx(20, rel=1e-12)
     assert treatment.estimate == pytest.approx(20, rel=1e-12)
@@ -254,14 +256,14 @@ def test_relative_to_a_control_near_zero_nothing_is_claimed_but_the_sign(change,
 
 @pytest.mark.parametrize("means", [(10.0, 10.2), (10.0, 9.8), (-10.0, -9.8), (-10.0, -10.2)])
 def test_relative_intervals_under_a_bandit_hold_the_truth(means):
-    rng, periods = np.random.default_rng(SEED + 9), {}
+    rng, drawn = np.random.default_rng(SEED + 9), []
     for variant, mean, share in zip("ab", means, (0.4, 0.6), strict=True):
         rewards = MeanTotals.from_observations(rng.normal(mean, 0.5, round(4_000 * share)))
-        periods[variant] = (ArmPeriod.constant(4_000, share, rewards),)
+        drawn.append(DrawnUnits(1, 34, variant, {"m": drawn_alike(rewards, propensity=share)}))
     cells = [
         Cell(1, v, 2_000, {"m": MeanTotals(2_000, mean, 500.0)}) for v, mean in zip("ab", means, strict=True)
     ]
-    observed = Observed(variants=("a", "b"), control="a", cells=cells, adaptive=True, periods={"m": periods})
+    observed = Observed(variants=("a", "b"), control="a", cells=cells, adaptive=True, drawn=drawn)
     found = analyze(AnalysisPlan(), [guarded(Mean("m"), 0.2)], observed).metrics[0].variants[1]
     assert found.verdict in ("safe", "better")
     assert found.relative_interval[0] < (means[1] - means[0]) / 10 < found.relative_interval[1]

@@ -1,7 +1,6 @@
 """A server's assignment parts on a real Valkey."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import Random
 from typing import NamedTuple
@@ -23,7 +22,7 @@ SHARDS = 2
 
 
 class Server(NamedTuple):
-    """What one server process has."""
+    """The parts of one server process."""
 
     keeper: SnapshotKeeper
     appender: StreamAppender
@@ -58,7 +57,7 @@ def start_server() -> Callable[..., object]:
 
 
 async def recorded(valkey_url: str) -> list[Exposure]:
-    """All exposures on the streams, in the order of each stream; checks the counters beside them."""
+    """Return all exposures on the streams, in order, and check the counters."""
     found: list[Exposure] = []
     async with create_client(valkey_url) as valkey:
         for shard in range(SHARDS):
@@ -68,13 +67,3 @@ async def recorded(valkey_url: str) -> list[Exposure]:
             assert int(await valkey.get(shard_key(shard, "appended")) or 0) == len(exposures)
             found += exposures
     return found
-
-
-async def until(condition: Callable[[], bool | Awaitable[bool]], *, within_s: float = 10) -> None:
-    """Wait for what no event tells of."""
-    async with asyncio.timeout(within_s):
-        while True:
-            result = condition()
-            if await result if isinstance(result, Awaitable) else result:
-                return
-            await asyncio.sleep(0.01)

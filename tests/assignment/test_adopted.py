@@ -1,4 +1,4 @@
-"""What a server took before it was published is not replaced by what is older."""
+"""An older publication does not replace an own change that is not published yet."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +8,7 @@ from app.assignment.adopted import Adopted
 
 
 @given(taken=st.integers(1, 9), published=st.lists(st.integers(1, 9), max_size=6))
-def test_older_publications_are_held_off_until_the_same_or_a_newer_one_comes(taken, published):
+def test_older_publications_are_ignored_until_the_same_or_a_newer_version(taken, published):
     own = Adopted()
     own.take("e", taken)
     reached = False
@@ -18,7 +18,7 @@ def test_older_publications_are_held_off_until_the_same_or_a_newer_one_comes(tak
         reached = reached or version >= taken
 
 
-def test_an_older_publication_that_stays_is_taken_in_the_end():
+def test_an_older_publication_that_stays_wins_after_a_while():
     own = Adopted()
     own.take("e", 5)
     assert own.outdates("e", 4, 100.0)

@@ -52,7 +52,7 @@ def single_verdict(signer: Signer, token: str) -> Verdict:
     return Verdict.VALID
 
 
-def test_the_bytes_of_a_token_stand_where_the_format_says():
+def test_the_bytes_of_a_token_follow_the_format():
     body = assignment_id.body(
         key_id=8,
         flags=Flag.UNRECORDED,
@@ -71,7 +71,7 @@ def test_the_bytes_of_a_token_stand_where_the_format_says():
     assert raw[48:] == reference_tag(NEW[1], body)[:12]
 
 
-def test_uuid7_is_that_of_rfc_9562():
+def test_uuid7_follows_rfc_9562():
     # Appendix A.6: 2022-02-22T19:22:22Z, rand_a 0xCC3, rand_b 0x18C4DC0C0C07398F.
     made = uuid7(0x017F22E279B0, 0xCC3 << 62 | 0x18C4DC0C0C07398F)
     assert made.hex() == "017f22e279b07cc398c4dc0c0c07398f"

@@ -39,7 +39,7 @@ def chi_square(counts: list[int], weights: tuple[int, ...]) -> float:
 @given(shares)
 @example([1.0, 1e-300])
 @example([0.1] * 10)
-def test_parts_are_whole_and_as_near_to_the_shares_as_can_be(given: list[float]):
+def test_parts_are_whole_and_as_close_to_the_shares_as_possible(given: list[float]):
     whole = parts(given)
     total = sum(map(Fraction, given))
     assert sum(whole) == WHOLE
@@ -50,7 +50,7 @@ def test_parts_are_whole_and_as_near_to_the_shares_as_can_be(given: list[float])
 
 
 @pytest.mark.parametrize("bad", [[], [0.0, 0.0], [-0.1, 1.1], [float("nan"), 1.0], [float("inf"), 1.0]])
-def test_shares_that_are_no_shares_are_refused(bad: list[float]):
+def test_invalid_shares_are_refused(bad: list[float]):
     with pytest.raises(ValueError, match="shares"):
         parts(bad)
 
@@ -104,7 +104,7 @@ def test_a_unit_moves_only_to_a_variant_that_grew_relative_to_its_own(data: st.D
         assert i == j or after[j] * before[i] > before[j] * after[i]
 
 
-def test_of_two_variants_exactly_the_necessary_share_moves():
+def test_only_the_necessary_share_of_units_moves():
     """From 50:50 to 70:30 it is 20 % of the units, all in the same direction."""
     before, after = parts([0.5, 0.5]), parts([0.7, 0.3])
     n = 20_000
@@ -152,7 +152,7 @@ def test_golden_winners_have_the_earliest_clock_in_exact_arithmetic(case: dict):
     assert clocks.index(min(clocks)) == case["winner"]
 
 
-def test_the_finaliser_is_that_of_splitmix64():
+def test_the_finaliser_equals_splitmix64():
     """The first outputs of SplitMix64 seeded with 1234567, as published with its reference code."""
     gamma = 0x9E3779B97F4A7C15
     states = [(1234567 + step * gamma) % 2**64 for step in range(1, 4)]

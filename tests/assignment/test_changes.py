@@ -95,7 +95,7 @@ async def test_all_readers_get_every_experiment_and_other_work_has_its_turn_in_b
         assert feed.readers == 0
 
 
-async def test_a_reader_that_takes_nothing_is_hung_up_on(valkey_url: str, monkeypatch: pytest.MonkeyPatch):
+async def test_a_reader_that_reads_nothing_is_disconnected(valkey_url: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(limits, "CHANGES_STALLED_S", 0.05)
     await publish(valkey_url, experiment("e", id=1))
     async with running_server(valkey_url) as server:

@@ -14,7 +14,8 @@ from app.core.engines import ValkeyServer
 from app.core.engines.folder import DataFolder
 from app.core.stream import StreamAppender
 from app.core.valkey import create_client, shard_key
-from tests.assignment.conftest import SHARDS, recorded, until
+from tests.assignment.conftest import SHARDS, recorded
+from tests.support.polling import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +26,7 @@ def row(number: int) -> tuple[bytes, str, dict[str, str] | None]:
 
 @pytest.fixture
 async def own_valkey() -> AsyncIterator[ValkeyServer]:
-    """A Valkey that the test may stop and kill."""
+    """A Valkey that a test may stop and kill."""
     with tempfile.TemporaryDirectory(prefix="wald-commit-") as path:
         folder = DataFolder(Path(path) / "data")
         assert folder.try_lock()
@@ -44,7 +45,7 @@ async def appender(valkey_url: str) -> AsyncIterator[StreamAppender]:
     await appender.stop()
 
 
-async def test_what_waits_together_is_one_stream_entry(valkey_url: str, appender: StreamAppender):
+async def test_waiting_exposures_become_one_stream_entry(valkey_url: str, appender: StreamAppender):
     commit = ExposureCommit(appender, shards=SHARDS)
     answers = [commit.add(row(number)) for number in range(500)]
     assert all([await answer for answer in answers])
@@ -63,7 +64,7 @@ async def test_flushes_are_bounded_and_go_round_the_shards(valkey_url: str, appe
         assert [await valkey.xlen(shard_key(shard, "events")) for shard in range(SHARDS)] == [1, 2]
 
 
-async def test_more_than_may_wait_are_given_up_at_once(valkey_url: str, appender: StreamAppender):
+async def test_exposures_beyond_the_bound_are_given_up_at_once(valkey_url: str, appender: StreamAppender):
     commit = ExposureCommit(appender, shards=SHARDS)
     answers = [commit.add(row(number)) for number in range(limits.EXPOSURES_PENDING_MAX + 3)]
     assert [answer.done() for answer in answers[-4:]] == [False, True, True, True]
@@ -71,9 +72,7 @@ async def test_more_than_may_wait_are_given_up_at_once(valkey_url: str, appender
     assert len(await recorded(valkey_url)) == limits.EXPOSURES_PENDING_MAX
 
 
-async def test_a_waiter_that_goes_away_does_not_take_the_others_with_it(
-    valkey_url: str, appender: StreamAppender
-):
+async def test_a_cancelled_waiter_does_not_cancel_others(valkey_url: str, appender: StreamAppender):
     commit = ExposureCommit(appender, shards=SHARDS)
 
     async def wait(number: int) -> bool:
@@ -141,7 +140,7 @@ async def test_a_valkey_that_hangs_costs_one_deadline_and_then_nothing(own_valke
         assert all(answer.done() for answer in later)
     finally:
         own_valkey.process.send(signal.SIGCONT)
-    await until(lambda: appender.connected)
+    await eventually(lambda: appender.connected)
     answers = [await commit.add(row(number)) for number in range(100, 120)]
     assert all(answers)
     units = {one.unit for one in await recorded(own_valkey.url)}
@@ -170,14 +169,14 @@ async def test_nothing_answered_as_recorded_is_lost_when_valkey_is_killed(own_va
     clients = [asyncio.create_task(client(first)) for first in range(20)]
     for _ in range(3):
         before = len(said_recorded)
-        await until(lambda: len(said_recorded) > before + 200)  # noqa: B023 - awaited within the round
+        await eventually(lambda: len(said_recorded) > before + 200)  # noqa: B023 - awaited within the round
         assert own_valkey.process is not None
         own_valkey.process.send(signal.SIGKILL)
         await own_valkey.process.wait()
-        await until(lambda: not appender.connected)
+        await eventually(lambda: not appender.connected)
         await own_valkey.start()
     before = len(said_recorded)
-    await until(lambda: len(said_recorded) > before + 200)
+    await eventually(lambda: len(said_recorded) > before + 200)
     stopped.set()
     await asyncio.gather(*clients)
     found = [one.unit for one in await recorded(own_valkey.url)]

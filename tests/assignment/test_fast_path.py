@@ -195,7 +195,7 @@ headers = st.one_of(
 @example(query=b"experiment=plain&unit=%ed%a0%80", headers=AUTHORIZED)
 @example(query=b"experiment=plain;unit=a", headers=AUTHORIZED)
 @example(query=b"experiment=plain&unit=a&", headers=AUTHORIZED)
-async def test_both_ways_give_the_same_answer(apps: Apps, query: bytes, headers: Any):
+async def test_both_paths_give_the_same_answer(apps: Apps, query: bytes, headers: Any):
     short = await apps.short(query, headers)
     assert short == await apps.get(apps.framework, query, headers)
     status, found, body = short
@@ -291,7 +291,7 @@ async def test_a_text_is_read_as_the_number_that_the_policy_expects(apps: Apps, 
     assert again["propensity"] == shares.get(again["variant"], 1 - answer["propensity"])
 
 
-async def test_a_context_that_cannot_be_read_names_its_feature_on_both_ways(apps: Apps):
+async def test_both_paths_name_the_feature_of_a_bad_context(apps: Apps):
     query = b"experiment=by.context.refuse&unit=u&context.age=old"
     status, _, body = await apps.short(query, AUTHORIZED)
     assert status == 400

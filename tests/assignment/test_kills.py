@@ -1,4 +1,4 @@
-"""What a server makes of kills from Valkey, PostgreSQL and its own answers, in any order of their arrival."""
+"""Kills of a server from Valkey, PostgreSQL and its own answers, in any order of their arrival."""
 
 from dataclasses import dataclass, field
 
@@ -73,7 +73,7 @@ STEPS = st.lists(
 
 @settings(max_examples=300, deadline=None)
 @given(steps=STEPS)
-def test_whatever_came_in_whatever_order_the_newest_word_of_postgresql_decides(steps) -> None:
+def test_the_newest_state_of_postgresql_decides_for_any_order_of_events(steps) -> None:
     world = World()
     for step, *how in steps:
         match step:
@@ -100,7 +100,7 @@ def test_whatever_came_in_whatever_order_the_newest_word_of_postgresql_decides(s
     assert world.serves_control() == (world.killed or waits)
 
 
-def test_a_newer_published_experiment_knows_better_than_an_older_word_of_postgresql() -> None:
+def test_a_newer_publication_wins_over_an_older_statement_of_postgresql() -> None:
     """A server that PostgreSQL does not reach any more hears of a revival, and of a new kill, by Valkey."""
     known = KnownKills()
     known.know_recorded({"exp": 2}, (), {})

@@ -43,7 +43,7 @@ class Client:
 
 @pytest.fixture
 async def running(valkey_url: str) -> AsyncIterator[Any]:
-    """A server's port and what ends it."""
+    """A server's port, and the event that ends it."""
     await publish(valkey_url, experiment("plain", id=1))
     async with running_server(valkey_url) as server:
         framework = Litestar(
@@ -111,7 +111,7 @@ async def test_pipelined_requests_are_answered_in_their_order(client: Client) ->
     await assert_assigned(client)
 
 
-async def test_a_client_that_wants_the_connection_closed_gets_it_closed(client: Client) -> None:
+async def test_connection_close_is_honoured(client: Client) -> None:
     client.writer.write(ASSIGN + b"Connection: close\r\n\r\n")
     headers = await assert_assigned(client)
     assert headers["connection"] == "close"
@@ -131,7 +131,7 @@ async def test_http_1_0_is_answered_and_closed(client: Client) -> None:
         b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
     ],
 )
-async def test_a_body_that_nobody_asked_for_disturbs_nothing(client: Client, body: bytes) -> None:
+async def test_an_unexpected_body_is_ignored(client: Client, body: bytes) -> None:
     client.writer.write(ASSIGN + body + ASSIGN + b"\r\n")
     await assert_assigned(client)
     await assert_assigned(client)
@@ -163,7 +163,7 @@ async def test_garbage_closes_its_own_connection_only(client: Client, running: A
     await assert_assigned(client)
 
 
-async def test_a_client_that_leaves_before_its_answer_hurts_nobody(client: Client, running: Any) -> None:
+async def test_a_client_that_leaves_early_does_not_affect_others(client: Client, running: Any) -> None:
     port, _, _, server = running
     for _ in range(20):
         leaving = await connect(port)
@@ -174,7 +174,7 @@ async def test_a_client_that_leaves_before_its_answer_hurts_nobody(client: Clien
     await server.commit.drain()
 
 
-async def test_what_is_in_flight_at_the_end_is_answered(client: Client, running: Any) -> None:
+async def test_requests_in_flight_at_the_end_are_answered(client: Client, running: Any) -> None:
     _, ending, serving, _ = running
     client.writer.write(ASSIGN + b"\r\n")
     await assert_assigned(client)

@@ -21,7 +21,8 @@ from app.core.errors import NotFound, Unavailable
 from app.core.settings import Durability
 from app.core.valkey import create_client
 from app.experiments.model import Archived, Condition, Draft, LayerRange, Paused, Stopped
-from tests.assignment.conftest import Server, recorded, running_server, until
+from tests.assignment.conftest import Server, recorded, running_server
+from tests.support.polling import eventually
 from tests.support.registry import ACCESS, START, experiment, publish
 
 pytestmark = pytest.mark.anyio
@@ -33,7 +34,7 @@ async def assign(server: Server, unit: str = "unit", context: dict | None = None
     return await server.assigner.assign(await server.assigner.experiment("exp"), unit, context)
 
 
-def said(server: Server, assignment: Assignment) -> AssignmentId:
+def content(server: Server, assignment: Assignment) -> AssignmentId:
     return server.keeper.snapshot.signer.verify(assignment.id)
 
 
@@ -70,7 +71,7 @@ def test_the_propensity_is_the_exact_share_of_the_variant_drawn():
         assert decision.propensity * 2**32 == prepared.published.weights[decision.variant]
 
 
-def test_a_sticky_unit_gets_the_same_variant_whatever_chance_says():
+def test_a_sticky_unit_gets_the_same_variant_for_any_random_bits():
     prepared = PreparedExperiment(experiment(stickiness="unit"))
     for unit in range(100):
         number = bucketing.unit_hash(b"salt", str(unit))
@@ -85,7 +86,7 @@ async def test_the_id_says_everything_and_the_exposure_is_on_the_stream(valkey_u
     async with running_server(valkey_url) as server:
         before_ms = server.assigner.clock.now_ms()
         assignment = await assign(server, "unit", {"tier": "gold"})
-        token = said(server, assignment)
+        token = content(server, assignment)
     assert (token.experiment_id, token.epoch, token.policy_version, token.flags) == (77, 1, 9, 0)
     assert token.propensity == (0.25, 0.75)[token.variant]
     assert token.unit_hash == bucketing.unit_hash(published.salt, "unit")
@@ -103,7 +104,7 @@ async def test_propensities_logged_equal_the_frequencies_served(valkey_url: str)
     n = 5_000
     async with running_server(valkey_url, seed=20261123) as server:
         tokens = [
-            said(server, one)
+            content(server, one)
             for one in await asyncio.gather(*(assign(server, f"unit-{number}") for number in range(n)))
         ]
     counts = Counter((token.variant, token.propensity) for token in tokens)
@@ -122,10 +123,10 @@ async def test_propensities_logged_equal_the_frequencies_served(valkey_url: str)
         {"overrides": {"unit": "v1"}},
     ],
 )
-async def test_what_was_not_drawn_is_not_recorded_and_says_so(valkey_url: str, changes: dict):
+async def test_assignments_without_a_draw_are_not_recorded(valkey_url: str, changes: dict):
     await publish(valkey_url, experiment(**changes))
     async with running_server(valkey_url) as server:
-        assert said(server, await assign(server)).flags == Flag.UNRECORDED
+        assert content(server, await assign(server)).flags == Flag.UNRECORDED
     assert await recorded(valkey_url) == []
 
 
@@ -188,7 +189,7 @@ async def test_strict_stickiness_outlives_a_change_of_weights_and_ends_with_the_
         await publish(
             valkey_url, experiment(stickiness="strict", shares=[0.0, 1.0], policy_version=2, revision=2)
         )
-        await until(lambda: server.keeper.snapshot.by_key["exp"].published.policy_version == 2)
+        await eventually(lambda: server.keeper.snapshot.by_key["exp"].published.policy_version == 2)
         again = await assign(server)
         assert (again.id, again.decision.variant, again.decision.reason) == (first.id, 0, "STICKY")
         assert again.view().policy_version == 1
@@ -207,11 +208,11 @@ async def test_without_valkey_answers_are_unrecorded_and_sticky_units_stay_by_ha
         await publish(valkey.url, experiment("none", id=1), experiment("strict", id=2, stickiness="strict"))
         async with running_server(valkey.url) as server:
             await valkey.stop()
-            await until(lambda: not server.appender.connected)
+            await eventually(lambda: not server.appender.connected)
             for key in ("none", "strict"):
                 prepared = await server.assigner.experiment(key)
                 found = [await server.assigner.assign(prepared, "unit", None) for _ in range(20)]
-                assert all(said(server, one).flags == Flag.UNRECORDED for one in found)
+                assert all(content(server, one).flags == Flag.UNRECORDED for one in found)
             assert len({one.decision.variant for one in found}) == 1
             assert server.assigner.counter.counts[
                 ("strict", f"v{found[0].decision.variant}", "SPLIT", "false")
@@ -226,11 +227,11 @@ async def test_accepted_durability_does_not_wait_but_is_drained(valkey_url: str)
         coroutine = server.assigner.assign(prepared, "unit", None)
         with pytest.raises(StopIteration) as finished:
             coroutine.send(None)  # it ends without having waited for anything
-        assert said(server, finished.value.value).flags == 0
+        assert content(server, finished.value.value).flags == 0
     assert len(await recorded(valkey_url)) == 1
 
 
-async def test_the_answer_written_out_ahead_is_that_of_the_encoder(valkey_url: str):
+async def test_the_prepared_answer_equals_the_encoded_one(valkey_url: str):
     await publish(valkey_url, experiment(overrides={"forced": "v1"}))
     async with running_server(valkey_url) as server:
         random = Random(3)
@@ -280,7 +281,7 @@ def test_within_its_range_a_variant_does_not_depend_on_the_layer():
     assert chi2_contingency(halves).pvalue > 1e-6
 
 
-def test_who_is_outside_of_the_range_gets_the_control_and_an_override_all_the_same():
+def test_units_outside_the_range_get_the_control_or_their_override():
     empty = LayerRange("answers", 0.9999, 1.0)
     prepared = PreparedExperiment(
         experiment(layer=empty, targeting=GOLD, overrides={"boss": "v1"}, shares=[0.0, 1.0])

@@ -10,7 +10,8 @@ from app.assignment.snapshot import PreparedExperiment
 from app.assignment.store import KILLED_KEY
 from app.core.valkey import create_client, registry_key
 from app.experiments.model import Condition, Stopped
-from tests.assignment.conftest import running_server, until
+from tests.assignment.conftest import running_server
+from tests.support.polling import eventually
 from tests.support.registry import ACCESS, SIGNING_KEY, START, experiment, publish
 
 pytestmark = pytest.mark.anyio
@@ -56,17 +57,17 @@ async def test_a_change_arrives_by_itself_and_keeps_what_did_not_change(valkey_u
     async with running_server(valkey_url) as server:
         one = server.keeper.snapshot.by_key["one"]
         await publish(valkey_url, experiment("two", id=2, policy_version=2, shares=[0.9, 0.1]))
-        await until(lambda: server.keeper.snapshot.by_key["two"].published.policy_version == 2)
+        await eventually(lambda: server.keeper.snapshot.by_key["two"].published.policy_version == 2)
         assert server.keeper.snapshot.by_key["one"] is one
 
 
-async def test_a_change_that_nobody_announced_is_found_by_polling(valkey_url: str):
+async def test_polling_finds_a_change_without_announcement(valkey_url: str):
     await publish(valkey_url)
     async with running_server(valkey_url) as server, create_client(valkey_url) as valkey:
         await valkey.hset(registry_key("experiments"), "exp", snapshot.encode(experiment()))
         await valkey.hset(registry_key("versions"), "exp", experiment().version)
         await valkey.incr(registry_key("revision"))
-        await until(lambda: "exp" in server.keeper.snapshot.by_key)
+        await eventually(lambda: "exp" in server.keeper.snapshot.by_key)
 
 
 async def test_waiting_for_a_refresh_shows_what_was_published_before(valkey_url: str):
@@ -78,27 +79,27 @@ async def test_waiting_for_a_refresh_shows_what_was_published_before(valkey_url:
             assert f"exp-{number}" in server.keeper.snapshot.by_key
 
 
-async def test_a_flushed_valkey_takes_nothing_away_and_is_reported(valkey_url: str):
+async def test_a_flushed_valkey_is_reported_and_loses_nothing(valkey_url: str):
     await publish(valkey_url, experiment("one", id=1), experiment("two", id=2))
     async with running_server(valkey_url) as server:
         async with create_client(valkey_url) as valkey:
             await valkey.flushall()
-        await until(lambda: server.keeper.error is not None)
+        await eventually(lambda: server.keeper.error is not None)
         assert set(server.keeper.snapshot.by_key) == {"one", "two"}
         # The worker brings it back piece by piece.
         await publish(valkey_url, experiment("two", id=2, policy_version=5), access=None)
-        await until(lambda: server.keeper.error is None)
+        await eventually(lambda: server.keeper.error is None)
         assert server.keeper.snapshot.by_key["two"].published.policy_version == 5
         assert set(server.keeper.snapshot.by_key) == {"one", "two"}
         assert server.keeper.keyring is not None
 
 
-async def test_a_server_that_starts_before_the_first_publication_comes_alive_with_it(valkey_url: str):
+async def test_a_server_that_starts_first_becomes_ready_with_the_first_publication(valkey_url: str):
     async with running_server(valkey_url) as server:
         assert server.keeper.error is not None
         await server.keeper.refresh_soon()
         await publish(valkey_url, experiment())
-        await until(lambda: server.keeper.snapshot.signer is not None)
+        await eventually(lambda: server.keeper.snapshot.signer is not None)
         assert "exp" in server.keeper.snapshot.by_key
 
 
@@ -116,7 +117,7 @@ async def test_one_unreadable_experiment_does_not_hide_the_others(valkey_url: st
             await valkey.hset(registry_key("experiments"), "broken", b"\xc1")
             await valkey.hset(registry_key("versions"), "broken", 1)
         await publish(valkey_url, experiment("new", id=2))
-        await until(lambda: "new" in server.keeper.snapshot.by_key)
+        await eventually(lambda: "new" in server.keeper.snapshot.by_key)
         assert "broken" not in server.keeper.snapshot.by_key
 
 
@@ -127,7 +128,7 @@ async def test_a_new_signing_key_verifies_at_once_and_signs_when_all_have_it(val
         fresh = msgspec.structs.replace(SIGNING_KEY, id=2, secret=b"sixteen bytes 02", created_at_ms=now_ms)
         access = msgspec.structs.replace(ACCESS, revision=2, signing_keys=(fresh, SIGNING_KEY))
         await publish(valkey_url, access=access)
-        await until(lambda: len(server.keeper.snapshot.signer.keys) == 2)
+        await eventually(lambda: len(server.keeper.snapshot.signer.keys) == 2)
         assert server.keeper.snapshot.signer.key_id == SIGNING_KEY.id
 
 
@@ -136,7 +137,7 @@ async def test_a_kill_that_valkey_lost_before_it_was_recorded_is_put_back_by_a_s
     kill = b'{"by":"key 1","reason":"it swears","at":"2026-01-01T00:00:00Z"}'
     async with running_server(valkey_url) as server, create_client(valkey_url) as valkey:
         await valkey.hset(KILLED_KEY, "exp", kill)
-        await until(lambda: not server.keeper.snapshot.by_key["exp"].running)
+        await eventually(lambda: not server.keeper.snapshot.by_key["exp"].running)
         await valkey.flushall()
 
         async def is_back() -> bool:
@@ -147,5 +148,5 @@ async def test_a_kill_that_valkey_lost_before_it_was_recorded_is_put_back_by_a_s
                 await asyncio.sleep(0.02)
         assert not server.keeper.snapshot.by_key["exp"].running
         await publish(valkey_url, experiment(policy_version=2))
-        await until(lambda: server.keeper.snapshot.by_key["exp"].published.policy_version == 2)
+        await eventually(lambda: server.keeper.snapshot.by_key["exp"].published.policy_version == 2)
         assert not server.keeper.snapshot.by_key["exp"].running

@@ -19,7 +19,7 @@ from app.assignment.snapshot_saver import SnapshotSaver
 from app.core.clock import SystemClock
 from app.core.telemetry import SNAPSHOT_FILES
 from app.core.valkey import create_client, registry_key
-from tests.assignment.conftest import until
+from tests.support.polling import eventually
 from tests.support.registry import ACCESS, experiment, publish
 
 pytestmark = pytest.mark.anyio
@@ -52,7 +52,7 @@ def test_it_is_read_back_as_written_and_is_open_to_its_owner_only(tmp_path: Path
     assert sorted(one.name for one in file.path.parent.iterdir()) == ["snapshot", "snapshot.lock"]
 
 
-def test_a_missing_file_is_nothing_to_speak_of(tmp_path: Path) -> None:
+def test_a_missing_file_is_not_logged(tmp_path: Path) -> None:
     before = counted("ignored")
     assert a_file(tmp_path).read(NOW_MS) is None
     assert counted("ignored") == before
@@ -100,7 +100,7 @@ def test_a_file_that_others_may_read_or_write_is_ignored(tmp_path: Path, mode: i
     assert file.read(NOW_MS) is None
 
 
-def test_what_is_no_regular_file_is_ignored(tmp_path: Path) -> None:
+def test_a_file_that_is_not_regular_is_ignored(tmp_path: Path) -> None:
     file = written(tmp_path / "real")
     for number, make in enumerate(
         (lambda path: path.mkdir(), os.mkfifo, lambda path: path.symlink_to(file.path))
@@ -123,7 +123,9 @@ def test_what_is_no_regular_file_is_ignored(tmp_path: Path) -> None:
         ("redis://valkey:6379/0", "postgresql:///wald?host=/run/postgres", False),
     ],
 )
-def test_an_installation_is_where_its_engines_are(valkey_url: str, database_url: str, same: bool) -> None:
+def test_an_installation_is_identified_by_its_engine_addresses(
+    valkey_url: str, database_url: str, same: bool
+) -> None:
     assert (installation_of(valkey_url, database_url) == OURS) == same
 
 
@@ -183,7 +185,7 @@ async def test_a_server_without_engines_starts_from_the_file_until_an_engine_ans
             assert partly.keyring is not None
             assert partly.keyring.revision == 9, "a revoked key stays revoked"
             await publish(valkey_url, experiment("two", id=3))
-            await until(lambda: partly.source == "valkey")
+            await eventually(lambda: partly.source == "valkey")
             assert set(partly.snapshot.by_key) == {"one", "two"}
             assert partly.snapshot.complete
         finally:
@@ -227,7 +229,7 @@ async def test_a_file_that_cannot_be_written_is_reported_and_tried_again(
         await keeper.stop()
 
 
-async def test_of_several_processes_one_writes_and_another_takes_over(tmp_path: Path) -> None:
+async def test_one_process_writes_until_another_takes_over(tmp_path: Path) -> None:
     first, second = a_file(tmp_path), a_file(tmp_path)
     assert first.try_lock()
     assert first.try_lock()
@@ -250,11 +252,11 @@ async def test_it_is_written_at_a_bounded_rate_but_at_once_for_a_revoked_key(
         await saver.save_if_due()
         first = file.path.read_bytes()
         await publish(valkey_url, experiment(policy_version=2))
-        await until(lambda: keeper.snapshot.by_key["exp"].published.policy_version == 2)
+        await eventually(lambda: keeper.snapshot.by_key["exp"].published.policy_version == 2)
         await saver.save_if_due()
         assert file.path.read_bytes() == first, "an allocation can wait"
         await publish(valkey_url, access=msgspec.structs.replace(ACCESS, revision=2, api_keys=()))
-        await until(lambda: keeper.keyring is not None and keeper.keyring.revision == 2)
+        await eventually(lambda: keeper.keyring is not None and keeper.keyring.revision == 2)
         await saver.save_if_due()
         saved = file.read(clock.now_ms())
         assert saved is not None

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bandits.allocation import Allocation, fixed
+from bandits.allocation import Allocation, compare, fixed, limited
 from bandits.arms import BetaArms
 from bandits.thompson import thompson
 from stats.totals import RewardTotals
@@ -93,3 +93,26 @@ def test_probability_matching_earns_what_sampling_does():
 
     assert abs(surplus(matching)) < 4
     assert surplus(blind) > 4
+
+
+shares = st.lists(st.floats(0.01, 1), min_size=3, max_size=3).map(
+    lambda raw: Allocation(np.array(raw) / sum(raw))
+)
+
+
+@given(shares, shares, st.floats(0.01, 1))
+def test_a_limited_step_goes_the_same_way_and_no_further(previous, new, step):
+    reached = limited(previous, new, step_max=step).shares - previous.shares
+    wanted = new.shares - previous.shares
+    assert np.abs(reached).max() <= step + 1e-12
+    assert (reached * wanted >= -1e-15).all()
+    if np.abs(wanted).max() <= step:
+        assert reached == pytest.approx(wanted)
+
+
+def test_steps_and_comparisons_are_the_worked_ones():
+    even, leaning = Allocation(np.array([0.5, 0.5])), Allocation(np.array([0.9, 0.1]))
+    assert limited(even, leaning, step_max=0.1).shares == pytest.approx([0.6, 0.4])
+    compared = compare(even, Allocation(np.array([0.8, 0.2])), np.array([0.3, 0.1]))
+    assert (compared.moved, compared.gain) == pytest.approx((0.3, 0.06))
+    assert compared.change == pytest.approx([0.3, -0.3])

@@ -6,9 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from bandits.arms import ANSWERS_MAX, BetaArms, answers_per_reward
+from bandits.arms import ANSWERS_MAX, BetaArms, GammaArms, NormalArms, answers_per_reward
+from bandits.best import probability_best_feasible, probability_best_optimistic
 from bandits.totals import ArmTotals
-from stats.totals import RewardTotals
+from stats.errors import InvalidInput
+from stats.totals import MeanTotals, RewardTotals
 
 
 def of_rewards(*arms):
@@ -136,3 +138,58 @@ def test_totals_of_rewards_outside_the_unit_interval_are_refused():
 def test_what_is_no_beta_is_refused(alpha, beta):
     with pytest.raises(ValueError, match="alpha and beta must"):
         BetaArms(np.array(alpha, dtype=np.float64), np.array(beta, dtype=np.float64))
+
+
+NORMAL = NormalArms(np.array([0.1, 0.3, 0.2]), np.array([0.5, 0.1, 0.3]), np.array([3.0, 8, 100]))
+
+
+FAMILIES = {
+    "beta": BetaArms(np.array([3.0, 40, 5]), np.array([4.0, 50, 3])),
+    "normal": NORMAL,
+    "gamma": GammaArms(np.array([1.0, 30, 4]), np.array([1.0, 25, 5])),
+}
+
+
+def test_the_posterior_of_a_mean_is_the_worked_one():
+    """And agrees with bayesian updating in two halves, since the prior is conjugate."""
+    arms = NormalArms.from_totals([MeanTotals(2, 0.5, 0.5), MeanTotals()])
+    assert arms.location.tolist() == [0.5, 0.5]
+    assert arms.degrees.tolist() == [4, 2]
+    assert arms.scale == pytest.approx([np.sqrt(1 / 12), 0.5])
+
+
+def test_gamma_posteriors_count():
+    totals = ArmTotals(np.array([3.0]), np.array([4.0]), np.array([10.0]), np.zeros(1))
+    arms = GammaArms.from_totals(totals)
+    assert (arms.shape[0], arms.rate[0]) == (4.5, 3.5)
+    assert arms.mean == pytest.approx(9 / 7)
+
+
+@pytest.mark.parametrize("arms", FAMILIES.values(), ids=FAMILIES)
+def test_moments_and_tails_are_those_of_the_draws(arms):
+    """200,000 draws: each mean within 6 of its standard errors, each tail within its binomial bounds."""
+    draws = arms.draw(np.random.default_rng(20260104), 200_000)
+    error = draws.std(axis=0) / np.sqrt(len(draws))
+    assert (np.abs(draws.mean(axis=0) - arms.mean) < 6 * error).all()
+    below = arms.probability_below(0.4)
+    bound = stats.binom.isf(1e-8, len(draws), np.stack([below, 1 - below]))
+    assert ((draws <= 0.4).sum(axis=0) <= bound[0]).all()
+    assert ((draws > 0.4).sum(axis=0) <= bound[1]).all()
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        lambda: NormalArms(np.zeros(2), np.array([1.0, 0.0]), np.full(2, 5.0)),
+        lambda: NormalArms(np.zeros(2), np.ones(2), np.full(2, 1.0)),
+        lambda: NormalArms(np.zeros(2), np.ones(3), np.full(2, 5.0)),
+        lambda: NormalArms(np.array([np.nan]), np.ones(1), np.full(1, 5.0)),
+        lambda: NormalArms.from_totals([MeanTotals()], prior_n=0),
+        lambda: GammaArms(np.zeros(1), np.ones(1)),
+        lambda: probability_best_feasible(FAMILIES["beta"], np.array([0.5, 0.5])),
+        lambda: probability_best_optimistic(FAMILIES["beta"], 0.0),
+    ],
+)
+def test_what_is_no_posterior_is_refused(refused):
+    with pytest.raises(InvalidInput):
+        refused()

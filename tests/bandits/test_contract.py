@@ -6,16 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
-from bandits.allocation import Allocation, compare, fixed
+from bandits.allocation import Allocation, compare, fixed, greatest, limited
 from bandits.arms import BetaArms, GammaArms, NormalArms
 from bandits.contextual import thompson as linear_thompson
 from bandits.contextual import ucb as lin_ucb
 from bandits.environments import Stationary
+from bandits.exp3 import LossTotals, exp3_ix
 from bandits.features import UNIT
 from bandits.forgetting import discounted, warm_start, windowed
-from bandits.greedy import epsilon_greedy
+from bandits.greedy import decreasing_epsilon, epsilon_greedy
+from bandits.identification import track_and_stop
 from bandits.linear import LinearTotals, disjoint, hybrid
 from bandits.logistic import LogisticTotals, logistic
 from bandits.objective import Constraint, constrained_thompson
@@ -23,7 +27,8 @@ from bandits.pulls import FromTotals, thompson_pulls
 from bandits.simulation import simulate
 from bandits.thompson import optimistic_thompson, thompson, top_two
 from bandits.totals import ArmTotals
-from bandits.ucb import ucb1_tuned_index
+from bandits.ucb import ucb1_tuned_index, upper_bound
+from stats.errors import InvalidInput
 
 FAMILIES = {
     "beta": (BetaArms, [[3.0, 40, 5], [4.0, 50, 3]]),
@@ -254,3 +259,94 @@ def test_a_shadow_policy_gains_what_the_comparison_says_and_the_gate_sees_plante
     assert error(even, [0, 1, 2]) < 0.01
     assert error(None, [0, 1, 2]) > 0.01
     assert error(even, [2, 0, 1]) > 0.01
+
+
+def on_posterior(policy):
+    return lambda seen, floor: policy(BetaArms.from_totals(seen), exploration_floor=floor)
+
+
+POLICIES = {
+    "thompson": on_posterior(thompson),
+    "optimistic_thompson": on_posterior(optimistic_thompson),
+    "top_two": on_posterior(top_two),
+    "ucb1": lambda seen, floor: upper_bound("ucb1", seen, exploration_floor=floor),
+    "ucb1_tuned": lambda seen, floor: upper_bound(
+        "ucb1_tuned", seen, exploration_floor=floor, rounds_ahead=10
+    ),
+    "kl_ucb": lambda seen, floor: upper_bound("kl_ucb", seen, exploration_floor=floor),
+    "kl_ucb_plus": lambda seen, floor: upper_bound(
+        "kl_ucb_plus", seen, exploration_floor=floor, rounds_ahead=3
+    ),
+    "epsilon_greedy": lambda seen, floor: epsilon_greedy(seen, epsilon=floor),
+    "track_and_stop": lambda seen, floor: track_and_stop(seen, exploration_floor=floor),
+    "exp3_ix": lambda seen, floor: exp3_ix(LossTotals(seen.n - seen.sum), eta=0.01, exploration_floor=floor),
+}
+
+
+observed = st.lists(st.tuples(st.integers(0, 10**4), st.integers(0, 20)), min_size=2, max_size=6).map(
+    lambda pairs: totals([n for n, _ in pairs], [n * twentieth / 20 for n, twentieth in pairs])
+)
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+@settings(max_examples=25, deadline=None)
+@given(seen=observed, floor=st.floats(0.01, 1), random=st.randoms(use_true_random=False))
+def test_shares_sum_to_one_keep_the_floor_and_follow_the_arms(policy, seen, floor, random):
+    shares = policy(seen, floor).shares
+    assert shares.sum() == pytest.approx(1, abs=1e-9)
+    assert (shares >= floor / len(shares) * (1 - 1e-9)).all()
+    order = list(range(len(shares)))
+    random.shuffle(order)
+    assert policy(totals(seen.n[order], seen.sum[order]), floor).shares == pytest.approx(
+        shares[order], abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_equal_arms_get_equal_shares(policy):
+    for n, total in ((0, 0), (10, 0), (10, 10), (10**9, 3 * 10**8)):
+        assert policy(totals([n] * 3, [total] * 3), 0.05).shares == pytest.approx([1 / 3] * 3, abs=1e-9)
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_a_floor_outside_the_unit_interval_is_refused(policy):
+    for floor in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match=r"exploration_floor|epsilon"):
+            policy(totals([5, 5], [1, 2]), floor)
+
+
+def test_arms_are_drawn_as_often_as_their_propensities_say():
+    """100,000 draws from the vector of each policy, within binomial bounds of 1e-8 each."""
+    seen, n = totals([40, 25, 35], [12, 10, 7]), 100_000
+    for number, policy in enumerate(POLICIES.values()):
+        shares = policy(seen, 0.05).shares
+        drawn = np.random.default_rng(20260110 + number).multinomial(n, shares)
+        assert (drawn >= stats.binom.ppf(1e-8, n, shares)).all()
+        assert (drawn <= stats.binom.isf(1e-8, n, shares)).all()
+
+
+SEEN = totals([40, 25, 35], [12, 10, 7])
+
+
+shares = st.lists(st.floats(0.01, 1), min_size=3, max_size=3).map(
+    lambda raw: Allocation(np.array(raw) / sum(raw))
+)
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        lambda: limited(Allocation(np.ones(1)), Allocation(np.array([0.5, 0.5])), step_max=0.1),
+        lambda: limited(Allocation(np.ones(1)), Allocation(np.ones(1)), step_max=0),
+        lambda: upper_bound("kl_ucb", totals([2], [3]), exploration_floor=0),
+        lambda: upper_bound("ucb1", SEEN, exploration_floor=0, rounds_ahead=0),
+        lambda: top_two(BetaArms.from_totals(SEEN), leader_share=1.0, exploration_floor=0),
+        lambda: decreasing_epsilon(SEEN, gap=0),
+        lambda: LossTotals.observed(2, 0, 0.5, propensity=0, gamma=0.1),
+        lambda: greatest(np.array([np.nan, 1])),
+        lambda: track_and_stop(SEEN, exploration_floor=0),
+    ],
+)
+def test_refuses_parameters_out_of_range(refused):
+    with pytest.raises(InvalidInput):
+        refused()

@@ -7,7 +7,7 @@ from scipy import stats
 from bandits.allocation import Allocation
 from bandits.arms import BetaArms, GammaArms, NormalArms
 from bandits.best import probability_best
-from bandits.objective import Constraint, constrained_thompson, feasibility, frontier, scalarised
+from bandits.objective import Constraint, constrained_thompson, frontier, scalarised
 from bandits.thompson import thompson
 from stats.errors import InvalidInput
 
@@ -57,8 +57,6 @@ def test_constrained_shares_are_the_worked_ones():
 
 def test_where_no_arm_is_feasible_the_stated_answer_is_served():
     impossible = [Constraint(latency(1.0, 1.1, 1.2, scale=0.001), at_most=0.5)]
-    found = feasibility(REWARD, impossible)
-    assert found.none == pytest.approx(1)
     served = constrained_thompson(REWARD, impossible, when_none=CONTROL, exploration_floor=0.03).shares
     assert served == pytest.approx([0.98, 0.01, 0.01])
 
@@ -81,7 +79,7 @@ def test_the_frontier_leaves_out_what_another_arm_beats_in_everything():
 def test_on_one_metric_the_frontier_is_the_best_arm():
     """Within 6 standard errors of P(best)."""
     found = frontier([REWARD], [1], rng=np.random.default_rng(20260132), draws=50_000)
-    expected = feasibility(REWARD, []).best
+    expected = probability_best(REWARD)
     assert (np.abs(found.probability - expected) <= 6 * found.standard_error + 1e-3).all()
     assert found.probability.sum() == pytest.approx(1)
 
@@ -90,13 +88,15 @@ def test_on_one_metric_the_frontier_is_the_best_arm():
     "refused",
     [
         lambda: Constraint(REWARD, at_least=1, at_most=0),
-        lambda: feasibility(REWARD, [Constraint(latency(1, 2), at_most=1)]),
+        lambda: constrained_thompson(
+            REWARD, [Constraint(latency(1, 2), at_most=1)], when_none=CONTROL, exploration_floor=0
+        ),
         lambda: scalarised([REWARD], [1, 2]),
         lambda: scalarised([NormalArms(np.zeros(1), np.ones(1), np.full(1, 2.0))], [1]),
         lambda: frontier([REWARD], [2], rng=np.random.default_rng(0)),
     ],
 )
-def test_what_means_nothing_is_refused(refused):
+def test_refuses_parameters_out_of_range(refused):
     with pytest.raises(InvalidInput):
         refused()
 

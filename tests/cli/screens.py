@@ -409,7 +409,10 @@ def _examined() -> list[Examined]:
         Examined("Valkey", Verdict.OK, "Valkey 9.0.1"),
         Examined("Valkey durability", Verdict.WARN, durable, "CONFIG SET appendfsync always"),
         Examined(
-            "Schema", Verdict.FAIL, "empty, needed is 0031", "run `wald migrate`, or a version that knows it"
+            "Schema",
+            Verdict.FAIL,
+            "empty; this version needs 0031",
+            "run `wald migrate`, or a version that knows it",
         ),
         Examined("Disk", Verdict.OK, "123.4 of 567.8 GiB free at /var/lib/wald"),
     ]

@@ -159,7 +159,7 @@ def test_moving_propensities_are_taken_for_a_bandit(tmp_path):
     arguments = (path, "--unit", "u", "--variant", "v", "--metric", "m")
     found = readout(*arguments, "--propensity", "p")
     assert found["adaptive"]
-    assert found["metrics"][0]["method"].startswith("AIPW")
+    assert found["metrics"][0]["method"].startswith("confidence sequence from logged propensities")
     interval = found["metrics"][0]["variants"][1]["interval"]
     assert interval[0] < 0.5 < interval[1]
     assert [one["severity"] for one in found["integrity"]] == ["fine"]

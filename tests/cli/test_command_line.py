@@ -1,4 +1,7 @@
-"""`wald` as people and programs call it: mistakes, absent servers, pipes. Each runs in its own process."""
+"""`wald` as people and programs call it: mistakes, absent servers, pipes.
+
+Each runs in its own process.
+"""
 
 import http.server
 import json
@@ -120,6 +123,13 @@ def test_every_command_with_a_result_prints_it_as_json_on_demand(path):
     assert "--json" in [name for parameter in COMMANDS[path].params for name in parameter.opts]
 
 
+@pytest.mark.parametrize("path", sorted(COMMANDS), ids=" ".join)
+def test_every_command_has_an_example_and_help_within_80_columns(path):
+    done = CliRunner().invoke(main, [*path, "--help"], env={"COLUMNS": "80"})
+    assert f"wald {' '.join(path)}" in f"{COMMANDS[path].help} {COMMANDS[path].epilog}"
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+
+
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [
@@ -158,7 +168,7 @@ def test_a_slip_in_any_command_or_option_is_recognised(path, data):
         ),
         (
             ("simulate", "--means", "0.1,0.2", "--policy", "tompson"),
-            "policies[0]: Invalid value 'tompson': one of epsilon_greedy, exp3_ix, fixed,",
+            "policies[0]: Invalid value 'tompson': one of fixed, thompson, optimistic_thompson,",
         ),
         (
             ("experiments", "list", "--key", "k", "--state", "runing"),

@@ -79,7 +79,8 @@ async def test_engines_that_are_away_are_findings_with_a_fix(tmp_path):
 async def test_an_empty_database_needs_migration(valkey_url, engines):
     url = engines.database_url.replace("/wald?", "/postgres?")
     findings = await examine(settings(valkey_url=valkey_url, database_url=url), SystemClock())
-    assert Finding("Schema", Verdict.FAIL, f"empty, needed is {migrations.head()}", FIX_SCHEMA) in findings
+    lacking = f"empty; this version needs {migrations.head()}"
+    assert Finding("Schema", Verdict.FAIL, lacking, FIX_SCHEMA) in findings
 
 
 async def test_keys_that_nobody_has_made_yet_are_failures_with_a_fix(valkey_url, database_url):
@@ -123,7 +124,7 @@ async def admin_finding(examined: Settings) -> Finding:
     return next(one for one in await examine(examined, SystemClock()) if one.check == "Admin key")
 
 
-async def test_events_that_nobody_works_on_and_dead_letters_are_found(valkey_url, database_url):
+async def test_finds_events_that_no_worker_reads_and_dead_letters(valkey_url, database_url):
     client = create_client(valkey_url)
     await client.set(shard_key(1, "appended"), 7)
     await client.set(shard_key(9, "appended"), 2)  # by a server with another number of shards
@@ -135,7 +136,7 @@ async def test_events_that_nobody_works_on_and_dead_letters_are_found(valkey_url
         )
     findings = await examine(settings(valkey_url=valkey_url, database_url=database_url), SystemClock())
     found = {finding.check: finding for finding in findings if finding.verdict is not Verdict.OK}
-    assert found["Ledger"].found == "5 events wait, and nobody works on shard 1, 9"
+    assert found["Ledger"].found == "5 events wait, and no worker reads shard 1, 9"
     assert found["Ledger"].fix == "start `wald worker`"
     assert found["Dead letters"].verdict is Verdict.WARN
 

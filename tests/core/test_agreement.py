@@ -18,7 +18,7 @@ from app.core.settings import Settings
 pytestmark = pytest.mark.anyio
 
 
-async def test_of_many_that_start_at_once_one_number_of_shards_wins_and_the_others_are_refused(database_url):
+async def test_one_number_of_shards_wins_among_concurrent_starts(database_url):
     engines = [create_engine(database_url, pool_size=1) for _ in range(8)]
     try:
         shards = [2, 3, 2, 5, 2, 3, 2, 7]
@@ -61,7 +61,7 @@ async def test_the_same_start_again_changes_nothing(engine):
         max_size=5,
     )
 )
-async def test_whoever_runs_with_another_value_than_the_newest_start_is_told(engine, starts):
+async def test_a_process_with_another_value_than_the_newest_start_reports_it(engine, starts):
     async with engine.begin() as connection:
         await connection.execute(delete(agreed_settings))
     accepted = []
@@ -82,7 +82,7 @@ async def test_whoever_runs_with_another_value_than_the_newest_start_is_told(eng
         assert len(differences(one, stored)) == differing
 
 
-async def test_a_change_on_purpose_is_what_the_next_start_has_to_have(engine):
+async def test_the_next_start_must_match_a_changed_setting(engine):
     await agree(engine, Settings(stream_shards=2))
     await store_agreed(engine, "stream_shards", "4")
     await agree(engine, Settings(stream_shards=4))

@@ -1,4 +1,4 @@
-"""What is said of a value that is none of those allowed."""
+"""Texts for a value that is not allowed."""
 
 from typing import Literal
 
@@ -49,7 +49,7 @@ def test_other_messages_and_places_that_do_not_exist_are_left_alone():
 
 
 @given(st.sampled_from(KINDS), st.data())
-def test_one_slip_of_the_finger_is_recognised_in_every_kind_of_policy(kind, data):
+def test_a_typo_in_a_policy_kind_gets_a_suggestion(kind, data):
     place = data.draw(st.integers(1, len(kind) - 1))
     slip = data.draw(st.sampled_from(["left out", "doubled", "swapped", "upper case"]))
     typed = {

@@ -55,7 +55,7 @@ class World:
         return self.true_us + self.database_ahead_us
 
     def join(self, *, machine: int = 0, wall_us: int = 0) -> Member:
-        """Return a process starts, and waits until it knows the time."""
+        """Start a process, and wait until it knows the time."""
         self.started += 1
         counter_us = self.true_us - T0 + (machine + 1) * 1_000 * SECOND
         member = Member(
@@ -88,7 +88,7 @@ class World:
 
 
 class Event(NamedTuple):
-    """What happens, and how many seconds later the next does."""
+    """An event, and the seconds until the next one."""
 
     kind: str
     size_s: float
@@ -181,7 +181,7 @@ def test_after_a_jump_the_shared_time_returns_by_a_two_hundredth() -> None:
     assert world.spread_us() <= limits.CLOCK_STEP_US
 
 
-def test_a_process_whose_counter_stood_still_gives_in_to_the_others() -> None:
+def test_a_process_whose_counter_stopped_follows_the_others() -> None:
     """As that of a virtual machine that was paused."""
     world = World()
     keeper = world.join()

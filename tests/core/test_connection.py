@@ -45,13 +45,13 @@ class Client:
         self.reader, self.writer = reader, writer
 
     async def response(self) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body of the next response."""
+        """Return status, headers and body of the next response."""
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
         return int(head[0].split()[1]), headers, await self.reader.readexactly(int(headers["content-length"]))
 
     async def refusal(self, status: int) -> str:
-        """Detail of the problem that is the last answer of this connection."""
+        """Return the detail of the problem that is the last response of this connection."""
         got, headers, body = await self.response()
         assert got == status, body
         assert headers["content-type"] == "application/problem+json"
@@ -307,7 +307,7 @@ async def test_a_body_that_goes_on_after_its_refusal_ends_the_connection(
         (b"\xff", 400),
     ],
 )
-async def test_a_host_that_is_no_host_is_refused(server: Server, host: bytes, status: int) -> None:
+async def test_an_invalid_host_is_refused(server: Server, host: bytes, status: int) -> None:
     client = await server.connect()
     client.writer.write(b"GET /echo HTTP/1.1\r\nHost: %b\r\n\r\n" % host)
     if status == 200:
@@ -322,7 +322,7 @@ async def test_two_hosts_that_differ_are_refused(server: Server) -> None:
     await client.refusal(400)
 
 
-async def test_no_bytes_at_all_are_an_internal_error(server: Server) -> None:
+async def test_no_bytes_cause_an_internal_error(server: Server) -> None:
     """Valid requests with random bytes replaced, removed or repeated; each on a connection of its own."""
     chance = Random(20261201)
     seeds = [

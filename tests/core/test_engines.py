@@ -21,7 +21,8 @@ from app.core.engines import EmbeddedEngines, PostgresServer, ValkeyServer, bina
 from app.core.errors import Conflict, Unavailable
 from app.core.postgres import psycopg_dsn
 from app.core.valkey import create_client
-from tests.support.processes import eventually, gone, next_line, python, servers_on
+from tests.support.polling import eventually
+from tests.support.processes import gone, next_line, python, servers_on
 
 pytestmark = pytest.mark.anyio
 HOLD = "tests.support.hold_engines"
@@ -35,7 +36,7 @@ async def own(anyio_backend: str) -> AsyncIterator[EmbeddedEngines]:
             yield engines
 
 
-async def test_a_fresh_folder_gives_both_engines_with_nothing_less_than_full_durability(folder):
+async def test_a_fresh_folder_starts_both_engines_with_full_durability(folder):
     async with EmbeddedEngines(folder) as engines:
         client = create_client(engines.valkey_url)
         config = await client.config_get("appendonly", "appendfsync", "save", "maxmemory-policy", "maxmemory")
@@ -161,7 +162,7 @@ async def test_postgres_restarts_although_a_busy_backend_outlived_its_postmaster
 
 
 @pytest.mark.parametrize("pid", [1, os.getpid()], ids=["init", "ours"])
-async def test_lock_files_that_name_a_living_stranger_do_not_keep_postgres_from_starting(own, pid):
+async def test_stale_lock_files_with_a_living_process_id_do_not_stop_postgres(own, pid):
     await kill(own.postgres)
     for name in ("postmaster.pid", ".s.PGSQL.5432.lock"):
         file = own.data_dir / "postgres" / name
@@ -171,7 +172,7 @@ async def test_lock_files_that_name_a_living_stranger_do_not_keep_postgres_from_
     assert await own.postgres.answers()
 
 
-async def test_a_long_recovery_is_waited_for_and_told(own, monkeypatch):
+async def test_a_start_waits_for_a_long_recovery_and_logs_it(own, monkeypatch):
     monkeypatch.setattr("app.core.engines.readiness._PATIENCE_S", 0.05)
     await kill(own.postgres)
     killed = own.postgres.process
@@ -186,7 +187,7 @@ async def test_a_long_recovery_is_waited_for_and_told(own, monkeypatch):
     assert await own.postgres.answers()
 
 
-async def test_a_postgres_that_somebody_else_runs_on_the_folder_is_left_alone(folder):
+async def test_a_foreign_postgres_on_the_folder_is_left_alone(folder):
     async with EmbeddedEngines(folder, valkey=False):
         pass
     owner = (folder / "postgres").stat()
@@ -220,7 +221,7 @@ async def test_an_interrupted_first_start_leaves_nothing_in_the_way(folder):
 
 
 @pytest.mark.parametrize("name", ["x" * 100, "with space, comma, 100% and ünïcode"])
-async def test_any_folder_name_will_do(folder, name):
+async def test_any_folder_name_works(folder, name):
     async with EmbeddedEngines(folder / name) as engines:
         await write(engines, "here")
         assert await read(engines) == ({"here"}, {"here"})
@@ -238,7 +239,7 @@ async def test_an_engine_that_cannot_start_is_reported_with_its_log_and_leaves_n
     assert not any(servers_on(folder).values())
 
 
-async def test_a_torn_end_of_the_append_only_file_is_cut_off(folder):
+async def test_a_torn_end_of_the_append_only_file_is_truncated(folder):
     async with EmbeddedEngines(folder, postgres=False) as engines:
         await write_valkey(engines.valkey_url, "whole")
     log = folder / "valkey" / "appendonlydir" / "appendonly.aof.1.incr.aof"
@@ -296,7 +297,7 @@ async def test_acknowledged_writes_survive_a_kill_during_a_slow_fsync(
         client = create_client(engines.valkey_url, socket_timeout=20)
         await client.config_set("appendfsync", appendfsync)
         acknowledged: set[str] = set()
-        writers = [asyncio.create_task(write_for_ever(client, f"{n}", acknowledged)) for n in range(20)]
+        writers = [asyncio.create_task(write_endlessly(client, f"{n}", acknowledged)) for n in range(20)]
         await eventually(lambda: len(acknowledged) >= 40, within_s=20)
         if loses:
             while not (await client.info("persistence"))["aof_pending_bio_fsync"]:
@@ -317,7 +318,7 @@ async def kill(service: ValkeyServer | PostgresServer) -> None:
     assert await service.wait() == -signal.SIGKILL
 
 
-async def write_for_ever(client, writer: str, acknowledged: set[str]) -> None:
+async def write_endlessly(client, writer: str, acknowledged: set[str]) -> None:
     number = 0
     with suppress(RedisError):
         while True:

@@ -28,10 +28,10 @@ def written(repeats: Repeats, **line: object) -> dict[str, object] | None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 30)), max_size=40))
-def test_of_equal_lines_one_a_minute_is_written_and_none_is_forgotten(lines: list[tuple[str, int]]):
+def test_equal_lines_are_written_once_a_minute_and_counted(lines: list[tuple[str, int]]):
     clock = Monotonic()
     repeats = Repeats(clock)
-    n_sent, n_told, last_at = dict.fromkeys("abc", 0), dict.fromkeys("abc", 0), dict[str, float]()
+    n_sent, n_reported, last_at = dict.fromkeys("abc", 0), dict.fromkeys("abc", 0), dict[str, float]()
     for loop, gap_s in lines:
         clock.at_s += gap_s
         n_sent[loop] += 1
@@ -41,12 +41,12 @@ def test_of_equal_lines_one_a_minute_is_written_and_none_is_forgotten(lines: lis
         else:
             assert loop not in last_at or clock.at_s - last_at[loop] >= REPEATS_S
             last_at[loop] = clock.at_s
-            n_told[loop] += 1 + int(str(line.get("repeated", 0)))
+            n_reported[loop] += 1 + int(str(line.get("repeated", 0)))
     clock.at_s += REPEATS_S
     for loop in "abc":
         line = written(repeats, event="loop_failed", loop=loop, error="OSError: away")
         assert line is not None
-        assert n_told[loop] + int(str(line.get("repeated", 0))) == n_sent[loop]
+        assert n_reported[loop] + int(str(line.get("repeated", 0))) == n_sent[loop]
 
 
 def test_another_error_or_subject_is_another_line_and_numbers_make_no_difference():

@@ -13,7 +13,7 @@ from app.core.backoff import FIRST_S, Backoff
 from app.core.limits import RESTART_BACKOFF_S_MAX
 from app.core.loops import Loop, Loops
 from app.core.telemetry import DEGRADED
-from tests.support.processes import eventually
+from tests.support.polling import eventually
 
 pytestmark = pytest.mark.anyio
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -107,7 +107,7 @@ async def test_the_end_cancels_every_loop_and_waits_for_it():
 
 
 @given(seed=st.integers(0, 2**32), attempts=st.integers(1, 40))
-def test_waits_grow_within_their_bounds_and_begin_anew_after_a_success(seed, attempts):
+def test_waits_grow_within_bounds_and_restart_after_a_success(seed, attempts):
     backoff = Backoff(Random(seed))
     for attempt in range(attempts):
         full_s = min(FIRST_S * 2**attempt, RESTART_BACKOFF_S_MAX)

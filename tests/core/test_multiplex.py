@@ -10,7 +10,7 @@ import pytest
 from app.core.errors import Unavailable
 from app.core.multiplex import MultiplexedConnection
 from app.core.valkey import create_client
-from tests.assignment.conftest import until
+from tests.support.polling import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -32,7 +32,7 @@ async def test_each_caller_gets_its_own_reply(valkey_url: str):
         assert [reply.decode() for reply in replies] == sent
 
 
-async def test_an_error_is_for_the_one_who_caused_it(valkey_url: str):
+async def test_an_error_goes_to_its_own_caller_only(valkey_url: str):
     async with connected(valkey_url) as connection:
         before, wrong, after = (
             connection.ask("ECHO", "a"),
@@ -55,7 +55,7 @@ async def test_a_caller_that_goes_away_leaves_the_others_their_replies(valkey_ur
         ]
 
 
-async def test_a_late_reply_is_never_taken_for_anothers(valkey_url: str):
+async def test_a_late_reply_never_answers_another_command(valkey_url: str):
     async with connected(valkey_url, deadline_s=0.1) as connection, create_client(valkey_url) as other:
         await other.execute_command("CLIENT", "PAUSE", "300", "ALL")
         late = [connection.ask("ECHO", "late"), connection.ask("INCR", "counter")]
@@ -64,7 +64,7 @@ async def test_a_late_reply_is_never_taken_for_anothers(valkey_url: str):
                 await one
         with pytest.raises(Unavailable, match="not connected"):
             await connection.ask("ECHO", "now")
-        await until(lambda: connection.connected)
+        await eventually(lambda: connection.connected)
         assert await connection.ask("ECHO", "new") == b"new"
         assert int(await other.get("counter") or 0) <= 1  # never sent twice
 
@@ -82,7 +82,7 @@ async def test_it_uses_the_database_and_the_password_of_the_url(valkey_url: str)
         await admin.execute_command("ACL", "DELUSER", "tester")
 
 
-async def test_what_is_in_flight_at_the_end_fails(valkey_url: str):
+async def test_commands_in_flight_fail_at_the_end(valkey_url: str):
     async with connected(valkey_url) as connection:
         asked = connection.ask("BLPOP", "nothing", 0)
     with pytest.raises(Unavailable, match="closed"):

@@ -8,20 +8,20 @@ import threading
 import pytest
 
 from app.core.process import ChildProcess
-from tests.support.processes import eventually
+from tests.support.polling import eventually
 
 pytestmark = pytest.mark.anyio
 STUBBORN = "import signal, sys; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); signal.pause()"
 
 
-async def test_everybody_who_waits_learns_the_exit_status():
+async def test_all_waiting_tasks_get_the_exit_status():
     child = ChildProcess([sys.executable, "-c", "raise SystemExit(7)"])
     assert await asyncio.gather(child.wait(), child.wait()) == [7, 7]
     assert await child.wait() == 7
     assert not child.running
 
 
-async def test_a_child_that_does_not_listen_is_killed_after_its_grace(tmp_path):
+async def test_a_child_that_ignores_its_signal_is_killed(tmp_path):
     with (tmp_path / "output").open("wb") as output:
         child = ChildProcess([sys.executable, "-c", STUBBORN], output=output)
     await eventually((tmp_path / "output").read_text, within_s=5)
@@ -43,7 +43,7 @@ async def test_a_waiter_that_gives_up_leaves_the_child_running():
     await child.stop(signal.SIGKILL, grace_s=1)
 
 
-async def test_a_thread_cannot_start_children_for_they_would_die_with_it():
+async def test_a_thread_cannot_start_children():
     errors = []
 
     def start() -> None:

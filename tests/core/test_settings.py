@@ -8,7 +8,7 @@ from app.core.errors import InvalidInput
 from app.core.settings import Durability, Settings
 
 
-def test_networks_and_ports_are_parted_by_commas():
+def test_networks_and_ports_are_separated_by_commas():
     settings = Settings.load(
         {"WALD_WEBHOOK_ALLOWED_NETWORKS": "10.0.0.0/8, fd00::/8,", "WALD_WEBHOOK_ALLOWED_PORTS": "443,9093"}
     )
@@ -39,7 +39,7 @@ def test_without_any_only_the_port_of_https_is_allowed():
         ),
     ],
 )
-def test_what_a_process_tells_its_children_is_what_they_read(settings):
+def test_children_read_the_settings_that_their_parent_passes(settings):
     assert Settings.load(settings.environment()) == settings
 
 

@@ -31,7 +31,7 @@ async def test_callers_that_come_together_share_one_run_and_its_age_is_bounded()
     assert [await again.get(), await again.get()] == [2, 3]
 
 
-async def test_an_error_reaches_everybody_who_waits_and_is_not_kept():
+async def test_an_error_reaches_all_waiting_callers_and_is_not_kept():
     results = [ValueError("away"), "here"]
 
     async def compute() -> str:

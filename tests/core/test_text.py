@@ -1,4 +1,4 @@
-"""What the engines can hold."""
+"""Values that the engines can store."""
 
 import json
 
@@ -24,7 +24,7 @@ STORABLE = st.recursive(
 
 
 @given(STORABLE)
-def test_what_passes_can_be_written_as_messagepack_and_json(value):
+def test_storable_values_can_be_encoded_as_messagepack_and_json(value):
     assert unstorable(value, "payload") is None
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(value)) == value
     assert json.loads(msgspec.json.encode(value)) == value
@@ -41,7 +41,7 @@ def test_what_passes_can_be_written_as_messagepack_and_json(value):
         (float("nan"), "must be finite"),
     ],
 )
-def test_what_does_not_is_found_wherever_it_is(bad, reason):
+def test_unstorable_values_are_found_at_any_depth(bad, reason):
     assert unstorable(bad, "payload") == FieldError("payload", reason)
     assert unstorable({"a": [1, {"b": bad}]}, "payload") == FieldError("payload.a[1].b", reason)
     with pytest.raises(InvalidInput) as caught:
@@ -50,13 +50,13 @@ def test_what_does_not_is_found_wherever_it_is(bad, reason):
 
 
 @pytest.mark.parametrize("name", ["\0", "\ud800"])
-def test_names_are_looked_at_too_and_never_repeated(name):
+def test_names_are_checked_and_not_repeated_in_messages(name):
     error = unstorable({"a": {name: 1}}, "payload")
     assert error is not None
     assert error.field == "payload.a"
 
 
-def test_a_bottomless_value_is_refused_without_going_to_its_bottom():
+def test_deep_nesting_is_refused_before_its_end():
     value: list[object] = []
     value.append(value)
     error = unstorable(value, "payload")

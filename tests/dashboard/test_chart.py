@@ -66,7 +66,7 @@ def test_the_table_has_every_step_in_which_units_came_the_newest_first():
 def test_nothing_known_has_no_lines_and_says_so():
     chart = Chart.of(series(control={0: None}, short={}))
     assert chart.lines == []
-    assert "nothing is known" in chart.described
+    assert "no values yet" in chart.described
 
 
 def test_one_value_alone_stands_in_the_middle():
@@ -90,7 +90,7 @@ async def test_an_experiment_has_a_page_with_its_metrics(site):
     assert "Metrics over time" in page
     assert page.count("<figure>") == 2  # the reward, and the metric
     assert 'href="?step_s=60" aria-current="true"' in page
-    assert "No series are kept" in (await site.browser.get("/dashboard/experiments/second")).text
+    assert "This experiment has no series" in (await site.browser.get("/dashboard/experiments/second")).text
     assert (await site.browser.get("/dashboard/experiments/none")).status_code == 404
     for step in ("77", "x", "-60"):
         refused = await site.browser.get("/dashboard/experiments/first", params={"step_s": step})

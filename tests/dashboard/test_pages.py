@@ -99,7 +99,7 @@ async def test_every_experiment_has_a_card(site):
     page = (await site.browser.get("/")).text
     assert re.findall(r'class="card" id="(\w+)"', page) == ["first", "second"]
     assert 'class="state running">running' in page
-    assert "not known yet" in page  # no rewards, no leader
+    assert "none yet" in page  # no rewards, no leader
 
 
 async def test_what_is_missing_is_shown_as_missing(site):

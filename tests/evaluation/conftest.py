@@ -17,9 +17,9 @@ from tests.support.api import KEYS, api, bearer, keyring_of_scopes
 
 @pytest.fixture
 def experiments(engine: AsyncEngine) -> ExperimentService:
-    async def nobody_hears(_: int) -> None: ...
+    async def ignore_change(_: int) -> None: ...
 
-    return ExperimentService(ExperimentStore(engine), SystemClock(), nobody_hears)
+    return ExperimentService(ExperimentStore(engine), SystemClock(), ignore_change)
 
 
 @pytest.fixture

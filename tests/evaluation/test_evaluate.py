@@ -1,4 +1,4 @@
-"""Off-policy evaluation: the truth is in the interval, nobody is judged on what they learned from."""
+"""Off-policy evaluation: the interval holds the truth, and no policy is judged on rows it learned from."""
 
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -281,7 +281,9 @@ async def test_a_request_that_makes_no_sense_is_refused_by_its_field(client, exp
     assert field in {error["field"] for error in answer.json()["errors"]}, answer.text
 
 
-async def test_only_recorded_assignments_in_time_count_and_the_others_are_told(client, engine, experiment):
+async def test_counts_recorded_assignments_and_reports_the_pending_and_censored_ones(
+    client, engine, experiment
+):
     def outcome(row: int) -> int:
         return (REWARDED, PENDING, CENSORED, REWARDED)[row % 4]
 
@@ -320,7 +322,7 @@ async def test_a_sticky_unit_counts_once(client, engine, experiments):
     assert any("sticky" in warning for warning in found["warnings"])
 
 
-async def test_units_that_come_again_are_told(client, engine, experiment):
+async def test_warns_about_units_with_several_assignments(client, engine, experiment):
     await stored(engine, experiment, n=600, unit_hash=lambda row: row // 3)
     found = await ask(client, "fixed")
     assert (found["rows"], found["units"]) == (600, 200)

@@ -211,7 +211,7 @@ async def test_concurrent_starts_start_it_once(experiments):
     assert (await experiments.get(made.key)).revision == 2
 
 
-async def test_a_winner_is_one_of_the_variants_or_nobody(experiments):
+async def test_a_winner_is_one_of_the_variants_or_none(experiments):
     made = await experiments.create(definition())
     await experiments.start(made.key)
     with pytest.raises(UnprocessableInput):
@@ -260,13 +260,13 @@ async def test_a_change_and_the_writer_of_allocations_never_wait_for_each_other(
             change = asyncio.create_task(
                 experiments.change(made.key, DefinitionChange(description=f"number {version}"))
             )
-            await until_somebody_waits_for_a_lock(engine)
+            await until_a_session_waits_for_a_lock(engine)
             await connection.execute(allocate, {"id": made.id, "version": version})
         await change
     assert (await experiments.get(made.key)).revision == 4
 
 
-async def until_somebody_waits_for_a_lock(engine) -> None:
+async def until_a_session_waits_for_a_lock(engine) -> None:
     waiting = text(
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE datname = current_database() AND wait_event_type = 'Lock'"

@@ -46,6 +46,7 @@ class Assigned(NamedTuple):
     epoch: int = 1
     unrecorded: bool = False
     policy_version: int = 1
+    propensity: float = 0.5
 
     @property
     def body(self) -> bytes:
@@ -57,7 +58,7 @@ class Assigned(NamedTuple):
             epoch=self.epoch,
             policy_version=self.policy_version,
             id=assignment_id.uuid7(T0_MS + self.at_ms, self.number),
-            propensity=0.5,
+            propensity=self.propensity,
             unit_hash=self.unit,
         )
 
@@ -158,7 +159,8 @@ def units(
     **columns: Any,
 ) -> Units:
     """Units of the first epoch, variant and segment; `columns` are those of all of them, or of each."""
-    given = {"epochs": 1, "variants": 0, "segments": 0, "crossed": False, "minutes": NONE} | columns
+    given = {"epochs": 1, "variants": 0, "segments": 0, "crossed": False, "minutes": NONE}
+    given |= {"strata": NONE, "weights": 0} | columns
     heads = {name: np.broadcast_to(np.array(value), len(sums)).copy() for name, value in given.items()}
     known = np.zeros((len(sums), 0), np.int64) if covariates is None else np.array(covariates, np.int64)
     return Units(**heads, covariates=known, sums=np.array(sums, np.int64))

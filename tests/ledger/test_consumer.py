@@ -36,6 +36,7 @@ from tests.ledger.support import (
     signals,
     stored_totals,
 )
+from tests.support.polling import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -69,16 +70,6 @@ async def running(*runs: Callable[[], object]) -> AsyncIterator[list[asyncio.Tas
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def until(condition: Callable[[], object], timeout_s: float = 30) -> None:
-    """Poll until the condition, an awaitable or a value, is true."""
-    async with asyncio.timeout(timeout_s):
-        while True:
-            result = condition()
-            if await result if asyncio.iscoroutine(result) else result:
-                return
-            await asyncio.sleep(0.05)
 
 
 def consumer(database_url: str, valkey: Redis, shard: int = 0, owner: str = "one") -> ShardConsumer:
@@ -141,7 +132,7 @@ async def test_consumers_that_are_killed_at_random_neither_lose_nor_repeat(
         async def caught_up() -> bool:
             return await lag.events() == 0
 
-        await until(caught_up)
+        await eventually(caught_up)
     await engine.dispose()
     assert stored_totals(database_url) == Model({experiment_id: REWARD}).totals(assigned, said, -1)
 
@@ -170,7 +161,7 @@ async def test_an_owner_that_leaves_in_order_makes_room_at_once(
     database_url: str, valkey: Redis, experiment_id: int
 ) -> None:
     async with running(consumer(database_url, valkey, owner="first").run):
-        await until(lambda: rows(database_url, "SELECT FROM stream_positions WHERE owner = 'first'"))
+        await eventually(lambda: rows(database_url, "SELECT FROM stream_positions WHERE owner = 'first'"))
     assert rows(database_url, "SELECT owner FROM stream_positions") == [(None,)]
 
 
@@ -194,7 +185,7 @@ async def test_poison_goes_to_the_dead_letters_and_the_rest_is_applied(
         async def caught_up() -> bool:
             return await lag.events() == 0
 
-        await until(caught_up)
+        await eventually(caught_up)
     await engine.dispose()
     assert len(rows(database_url, "SELECT FROM assignments")) == 2
     letters = rows(database_url, "SELECT body, error FROM dead_letters ORDER BY id")
@@ -231,9 +222,9 @@ async def test_after_a_loss_of_valkeys_data_new_events_are_behind_the_position(
         await store.release(0, "one")
     await valkey.flushall()
     async with running(consumer(database_url, valkey).run):
-        await until(lambda: valkey.exists(shard_key(0, "events")))
+        await eventually(lambda: valkey.exists(shard_key(0, "events")))
         await append(appender, 0, exposures([two]))
-        await until(lambda: len(rows(database_url, "SELECT FROM assignments")) == 2)
+        await eventually(lambda: len(rows(database_url, "SELECT FROM assignments")) == 2)
     assert rows(database_url, "SELECT applied FROM stream_positions") == [(2,)]
 
 
@@ -254,12 +245,12 @@ async def test_events_that_came_between_a_loss_of_valkeys_data_and_the_worker_ar
     engine = create_engine(database_url)
     lag = LedgerLag(engine, valkey, shards=1)
     async with running(consumer(database_url, valkey).run):
-        await until(lambda: len(rows(database_url, "SELECT FROM assignments")) == 3)
+        await eventually(lambda: len(rows(database_url, "SELECT FROM assignments")) == 3)
 
         async def caught_up() -> bool:
             return await lag.events() == 0
 
-        await until(caught_up)
+        await eventually(caught_up)
     await engine.dispose()
 
 
@@ -272,8 +263,8 @@ async def test_a_full_valkey_is_drained_all_the_same(
     await valkey.config_set("maxmemory", 1)
     try:
         async with running(consumer(database_url, valkey).run):
-            await until(lambda: len(rows(database_url, "SELECT FROM assignments")) == len(assigned))
-            await until(lambda: rows(database_url, "SELECT applied FROM stream_positions") == [(3,)])
+            await eventually(lambda: len(rows(database_url, "SELECT FROM assignments")) == len(assigned))
+            await eventually(lambda: rows(database_url, "SELECT applied FROM stream_positions") == [(3,)])
     finally:
         await valkey.config_set("maxmemory", 0)
 
@@ -288,8 +279,10 @@ async def test_watermarks_come_from_our_time_and_not_from_the_ids_of_valkey(
         fields = {"k": entry.kind, "n": entry.n, "b": entry.body}
         await valkey.xadd(shard_key(0, "events"), fields, id=f"{ahead_ms}-{number}")
     async with running(consumer(database_url, valkey).run):
-        await until(lambda: rows(database_url, "SELECT FROM stream_positions WHERE watermark IS NOT NULL"))
-        await until(lambda: rows(database_url, "SELECT applied FROM stream_positions") == [(128,)])
+        await eventually(
+            lambda: rows(database_url, "SELECT FROM stream_positions WHERE watermark IS NOT NULL")
+        )
+        await eventually(lambda: rows(database_url, "SELECT applied FROM stream_positions") == [(128,)])
     ((watermark,),) = rows(database_url, "SELECT watermark FROM stream_positions")
     assert watermark <= SystemClock().now()
 
@@ -341,7 +334,7 @@ async def test_a_shard_whose_owner_was_killed_is_free_at_once(database_url: str,
             assert await killed.acquire(0, "killed")
             assert await next_owner.acquire(0, "next") is None
         assert rows(database_url, "SELECT owner FROM stream_positions") == [("killed",)]
-        await until(lambda: next_owner.acquire(0, "next"))
+        await eventually(lambda: next_owner.acquire(0, "next"))
 
 
 async def test_silence_is_resolved_only_up_to_what_all_shards_have_applied(
@@ -355,7 +348,7 @@ async def test_silence_is_resolved_only_up_to_what_all_shards_have_applied(
         lease = await behind.acquire(1, "behind")
         assert lease is not None
         async with running(consumer(database_url, valkey).run, horizons.run):
-            await until(
+            await eventually(
                 lambda: rows(
                     database_url,
                     "SELECT FROM stream_positions JOIN assignments ON watermark > deadline WHERE shard = 0",
@@ -363,7 +356,7 @@ async def test_silence_is_resolved_only_up_to_what_all_shards_have_applied(
             )
             assert rows(database_url, "SELECT outcome FROM assignments") == [(0,)]
             await behind.renew(lease, SystemClock().now())
-            await until(lambda: rows(database_url, "SELECT outcome FROM assignments") == [(2,)])
+            await eventually(lambda: rows(database_url, "SELECT outcome FROM assignments") == [(2,)])
     assert stored_totals(database_url) == {(silent, 1, 0): (1, 1, 0, 250_000_000, 250_000_000**2)}
 
 

@@ -133,7 +133,8 @@ async def deliver(store: LedgerStore, shard: int, entries: Sequence[StreamEntry]
 async def forget_everything(store: LedgerStore) -> None:
     await store._connection.execute(
         "TRUNCATE assignments, signals, unit_signals, totals, stream_positions, dead_letters, publications,"
-        " overdue_assignments, policy_totals, unit_totals, metric_totals, metric_series, draws, signal_totals"
+        " overdue_assignments, policy_totals, unit_totals, metric_totals, metric_series, share_totals,"
+        " draws, signal_totals"
     )
     await store._connection.execute("UPDATE horizons SET swept_until = '-infinity'")
 

@@ -31,7 +31,8 @@ from tests.ledger.support import (
     signals,
     stored_totals,
 )
-from tests.ledger.test_consumer import consumer, running, until
+from tests.ledger.test_consumer import consumer, running
+from tests.support.polling import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -151,13 +152,13 @@ async def applied(database_url: str, valkey: Redis, lag: LedgerLag) -> None:
         async def nothing_waits() -> bool:
             return await lag.events() == 0
 
-        await until(nothing_waits)
+        await eventually(nothing_waits)
 
         async def counts_agree() -> bool:
             ((stored,),) = rows(database_url, "SELECT applied FROM stream_positions")
             return int(await valkey.get(shard_key(0, "appended")) or 0) == stored
 
-        await until(counts_agree)
+        await eventually(counts_agree)
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def test_progress_adds_up_to_the_whole():
     assert sum(done) == pytest.approx(1)
 
 
-def test_open_runs_are_as_many_as_fit():
+def test_chooses_the_number_of_runs_that_fits():
     few, many = (
         model.checked(
             msgspec.convert(body(runs=None), Simulation), seconds_usual=seconds, seconds_max=600

@@ -15,7 +15,6 @@ from app.rollouts import limits
 from app.rollouts.model import Guardrail, Primary, RollBack
 from app.rollouts.receipt import EpochUnits, Notice, Receipt, differences, is_current, receipt
 from app.webhooks.limits import WEBHOOK_BODY_BYTES_MAX
-from stats.adaptive import ArmPeriod
 from stats.quantiles import QuantileSketch
 from stats.srm import ArmCounts
 from stats.totals import JointTotals, MeanTotals, ProportionTotals
@@ -220,11 +219,8 @@ def test_a_receipt_of_the_tests_of_before_is_read_and_not_called_forged(rng):
 
 
 def test_totals_of_every_kind_are_stored_without_loss(rng):
-    period = ArmPeriod.event(0.7, propensity=0.3, share=0.3)
     cells = [with_cost(cell(rng, variant, 200), rng) for variant in ("old", "new")]
-    periods = {"cost": {"old": (period,), "new": (period, period)}}
-    observed = observed_of(*cells, adaptive=True, crossovers=3, days=1.5, periods=periods)
+    observed = observed_of(*cells, adaptive=True, crossovers=3, days=1.5)
     back = msgspec.json.decode(msgspec.json.encode(observed.for_decision()), type=Observed)
     assert list(back.cells) == list(observed.cells)
-    assert back.periods == periods
     assert (back.adaptive, back.crossovers, back.days) == (True, 3, 1.5)

@@ -9,6 +9,7 @@ import numpy as np
 
 from stats import (
     adaptive,
+    concurrent,
     means,
     proportions,
     quantiles,
@@ -70,6 +71,15 @@ def contrast(treatment: MeanTotals, control: MeanTotals) -> sequences.Contrast:
 
 def period(arm: MeanTotals, other: MeanTotals) -> list[adaptive.ArmPeriod]:
     return [adaptive.ArmPeriod.constant(arm.n + other.n, 0.5, arm)]
+
+
+def drawn(values: np.ndarray) -> JointTotals:
+    """Values, and the inverses of the probabilities with which they were drawn."""
+    return JointTotals.from_observations(np.stack((values, np.full(len(values), 2.0)), axis=1))
+
+
+def drawn_within_unit(values: np.ndarray) -> JointTotals:
+    return drawn(values / 100)
 
 
 def cuped(treatment: JointTotals, control: JointTotals) -> Estimate:
@@ -174,9 +184,19 @@ TWO_SAMPLE = {
         scales=False,
         shifts=False,
     ),
-    "AIPW sequence": TwoSample(
-        MOMENTS,
-        lambda t, c, a: adaptive.difference_sequence(period(c, t), period(t, c), alpha=a, tuned_to=1_000),
+    "concurrent sequence": TwoSample(
+        drawn,
+        lambda t, c, a: sequences.difference_sequence(
+            concurrent.contrast([concurrent.ConcurrentArms(c, t)]), alpha=a, tuned_to=500
+        ),
+    ),
+    "concurrent, one look": TwoSample(
+        drawn,
+        lambda t, c, a: concurrent.one_look([concurrent.ConcurrentArms(c, t)]).interval(alpha=a),
+    ),
+    "concurrent events": TwoSample(
+        drawn_within_unit,
+        lambda t, c, a: concurrent.event_sequence([concurrent.ConcurrentArms(c, t)], alpha=a, tuned_to=500),
         scales=False,
         shifts=False,
     ),

@@ -42,9 +42,6 @@ def test_adaptive_estimates_worked_by_hand():
     assert difference.interval(alpha=0.05).lower < 0.5
     with pytest.raises(InsufficientData):
         adaptive.adaptive_mean([ArmPeriod.constant(98, 0.5, MeanTotals(49, 0.5, 5.0))])
-    small = ArmPeriod.constant(198, 0.5, MeanTotals(99, 0.5, 5.0))
-    with pytest.raises(InsufficientData):
-        adaptive.difference_sequence([small], [small], alpha=0.05, tuned_to=100)
     with pytest.raises(InvalidInput):
         adaptive.adaptive_difference([period], [ArmPeriod.constant(500, 0.5, MeanTotals(200, 1.0, 0.0))])
 

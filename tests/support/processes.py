@@ -1,12 +1,10 @@
 """Looking at real processes, and waiting for what nothing announces."""
 
-import asyncio
 import json
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,14 +35,6 @@ def gone(pid: int) -> bool:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
-
-
-async def eventually(condition: Callable[[], object], *, within_s: float) -> None:
-    """Wait until it holds; AssertionError when it does not in time."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {within_s} s"
-        await asyncio.sleep(0.02)
 
 
 def heed_interrupts() -> None:

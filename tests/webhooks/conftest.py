@@ -22,7 +22,7 @@ from tests.support.receiver import receiver as running_receiver
 
 @pytest.fixture
 async def database_url(module_database: str) -> str:
-    """Without webhooks, and numbering them from 1."""
+    """An engine whose database has no webhooks and numbers them from 1."""
     async with await psycopg.AsyncConnection.connect(psycopg_dsn(module_database)) as connection:
         await connection.execute(
             "TRUNCATE webhook_endpoints, webhook_messages, webhook_deliveries, webhook_attempts"
@@ -44,7 +44,7 @@ async def receiver(anyio_backend) -> AsyncIterator[Receiver]:
 
 @pytest.fixture
 def policy(receiver: Receiver) -> NetworkPolicy:
-    """The loopback is allowed on the receiver's port, and the internet by https on 443."""
+    """A policy that allows loopback on the receiver's port, and the internet by https on 443."""
     return NetworkPolicy((ip_network("127.0.0.0/8"),), frozenset({443, receiver.port}))
 
 
@@ -70,14 +70,14 @@ def dispatcher(store: WebhookStore, sender: Sender, clock: SettableClock) -> Dis
 
 @pytest.fixture
 async def endpoint(webhooks: WebhookService, receiver: Receiver) -> Endpoint:
-    """A standard endpoint that wants everything."""
+    """A standard endpoint for all events."""
     endpoint, _ = await webhooks.create(EndpointRequest(url=receiver.url))
     return endpoint
 
 
 @pytest.fixture
 def enqueue(engine: AsyncEngine, clock: SettableClock) -> Callable[..., Any]:
-    """A function that commits an event; the webhook id."""
+    """A function that commits an event and returns its webhook id."""
 
     async def enqueue(key: str = "decision-1", event_type: str = "rollout.rolled_back", **data: Any) -> str:
         async with engine.begin() as connection:
@@ -90,7 +90,7 @@ def enqueue(engine: AsyncEngine, clock: SettableClock) -> Callable[..., Any]:
 
 @pytest.fixture
 def deliver(dispatcher: Dispatcher) -> Callable[[], Any]:
-    """A function that attempts all that is due, one after the other; how many that were."""
+    """A function that attempts all due deliveries in turn and returns their number."""
 
     async def deliver() -> int:
         claims = await dispatcher.claim(100)

@@ -112,7 +112,7 @@ def test_alertmanager_keeps_one_alert_of_an_incident_as_the_last_event_left_it()
     """As Alertmanager does: what has the same labels is the same alert, the newest says whether it fires."""
     firing: dict[str, str] = {}
 
-    def told(event_type: str, severity: str, variant: str, **more: object) -> list[str]:
+    def alerts(event_type: str, severity: str, variant: str, **more: object) -> list[str]:
         about = {"severity": severity, "experiment": "answers", "variant": variant, "incident": "rollout-7"}
         for alert in sent(Adapter.ALERTMANAGER, message(event_type, **about, **more))[1]:
             key = json.dumps(alert["labels"], sort_keys=True)
@@ -121,12 +121,12 @@ def test_alertmanager_keeps_one_alert_of_an_incident_as_the_last_event_left_it()
                 firing[key] = alert["labels"]["severity"]
         return list(firing.values())
 
-    assert told("rollout.started", "info", "v2, v3", resolved=True) == []
-    assert told("rollout.held", "warning", "v2, v3") == ["warning"]
-    assert told("rollout.advanced", "info", "v2, v3", resolved=True) == []
-    assert told("rollout.held", "warning", "v2, v3") == ["warning"]
-    assert told("rollout.rolled_back", "critical", "v3") == ["critical"]
-    assert told("rollout.completed", "info", "v2, v3", resolved=True) == []
+    assert alerts("rollout.started", "info", "v2, v3", resolved=True) == []
+    assert alerts("rollout.held", "warning", "v2, v3") == ["warning"]
+    assert alerts("rollout.advanced", "info", "v2, v3", resolved=True) == []
+    assert alerts("rollout.held", "warning", "v2, v3") == ["warning"]
+    assert alerts("rollout.rolled_back", "critical", "v3") == ["critical"]
+    assert alerts("rollout.completed", "info", "v2, v3", resolved=True) == []
 
 
 def test_github_gets_a_dispatch_with_the_event_as_its_payload():
@@ -145,7 +145,7 @@ def test_github_gets_a_dispatch_with_the_event_as_its_payload():
 
 
 @pytest.mark.parametrize("adapter", Adapter)
-def test_an_event_without_any_facts_is_told_all_the_same(adapter):
+def test_an_event_without_facts_is_sent_too(adapter):
     post = post_for(adapter, message("webhook.ping"), secrets=[SECRET], at=SENT_AT)
     assert b"webhook.ping" in post.body
 

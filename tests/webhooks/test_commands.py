@@ -46,7 +46,7 @@ async def test_the_life_of_a_webhook(wald, webhooks):
     assert await webhooks.list() == []
 
 
-async def test_what_cannot_be_is_said_in_words(wald):
+async def test_errors_explain_the_problem_in_words(wald):
     assert (await wald("add", "https://10.0.0.1/"))[1] == 1
     assert (await wald("remove", "7"))[1] == 1
     assert (await wald("redeliver", "7"))[1] == 1

@@ -89,7 +89,7 @@ async def test_after_a_rotation_both_secrets_verify_for_a_day_and_then_the_new_o
         Webhook(new).verify(after.body, after.headers)
 
 
-async def test_what_is_delivered_is_not_sent_again(endpoint, enqueue, deliver, clock, receiver, outcome):
+async def test_a_delivered_message_is_not_sent_again(endpoint, enqueue, deliver, clock, receiver, outcome):
     before = counted("delivered")
     await enqueue()
     assert await deliver() == 1
@@ -159,9 +159,7 @@ async def test_410_disables_the_endpoint_and_gives_up_what_waits(
     assert await deliver() == 1
 
 
-async def test_a_throttling_receiver_is_left_alone_as_long_as_it_asks(
-    endpoint, enqueue, deliver, receiver, clock
-):
+async def test_a_throttling_receiver_gets_the_pause_it_asks_for(endpoint, enqueue, deliver, receiver, clock):
     for status in (429, 502, 503, 504):
         await enqueue(f"decision-{status}")
         receiver.replies = [answer(status, "Retry-After: 600\r\n")]
@@ -172,7 +170,9 @@ async def test_a_throttling_receiver_is_left_alone_as_long_as_it_asks(
         assert await deliver() == 1
 
 
-async def test_but_not_longer_than_the_bound(endpoint, enqueue, deliver, receiver, clock):
+async def test_a_receiver_cannot_ask_for_a_pause_beyond_the_bound(
+    endpoint, enqueue, deliver, receiver, clock
+):
     await enqueue()
     receiver.replies = [answer(503, "Retry-After: 31536000\r\n")]
     await deliver()
@@ -207,7 +207,7 @@ async def test_a_worker_that_was_away_for_longer_than_its_lease_records_nothing(
     assert [attempt.number for attempt in delivery.attempts] == [2]
 
 
-async def test_nor_does_it_while_another_worker_is_sending(
+async def test_a_delivery_is_not_recorded_while_another_worker_sends_it(
     endpoint, enqueue, dispatcher, receiver, clock, outcome
 ):
     await enqueue()
@@ -240,7 +240,7 @@ async def test_two_workers_never_have_the_same_delivery(endpoint, enqueue, dispa
     assert len(seen) == len(set(seen)) == 12
 
 
-async def test_a_slow_receiver_does_not_stand_before_the_others(webhooks, receiver, enqueue, dispatcher):
+async def test_a_slow_receiver_does_not_delay_other_endpoints(webhooks, receiver, enqueue, dispatcher):
     for path in ("slow", "fast"):
         await webhooks.create(EndpointRequest(url=f"{receiver.url}/{path}"))
     for number in range(10):
@@ -262,7 +262,7 @@ async def test_first_attempts_go_before_repeated_ones(
     assert [claim.message.webhook_id for claim in await dispatcher.claim(1)] == [failed]
 
 
-async def test_what_was_given_up_is_delivered_by_hand_with_its_old_id(
+async def test_a_given_up_message_can_be_sent_again_with_its_id(
     endpoint, enqueue, deliver, receiver, webhooks, outcome
 ):
     told = await enqueue()
@@ -276,7 +276,7 @@ async def test_what_was_given_up_is_delivered_by_hand_with_its_old_id(
     assert [attempt.status for attempt in (await outcome(endpoint)).attempts] == [204, 410]
 
 
-async def test_a_failure_of_what_was_on_its_way_when_its_endpoint_was_disabled_is_the_last(
+async def test_a_failure_after_its_endpoint_was_disabled_is_the_last(
     endpoint, enqueue, dispatcher, receiver, webhooks, outcome
 ):
     await enqueue()
@@ -287,9 +287,7 @@ async def test_a_failure_of_what_was_on_its_way_when_its_endpoint_was_disabled_i
     assert (await outcome(endpoint)).state == "given_up"
 
 
-async def test_an_endpoint_that_is_deleted_while_something_is_on_its_way_to_it_is_gone(
-    endpoint, enqueue, dispatcher, webhooks
-):
+async def test_an_endpoint_can_be_deleted_during_a_delivery(endpoint, enqueue, dispatcher, webhooks):
     await enqueue()
     (claim,) = await dispatcher.claim(1)
     await webhooks.delete(endpoint.id)
@@ -309,7 +307,7 @@ async def test_every_adapter_delivers(webhooks, receiver, enqueue, deliver):
     assert len({received.body for received in receiver.received}) == len(Adapter)
 
 
-async def test_a_message_that_cannot_be_made_is_a_failure_of_its_own(
+async def test_a_message_that_cannot_be_built_fails_alone(
     webhooks, receiver, enqueue, deliver, engine, outcome
 ):
     endpoint, _ = await webhooks.create(EndpointRequest(url=receiver.url, adapter=Adapter.SLACK))
@@ -409,7 +407,7 @@ STEPS = st.lists(
 
 @given(steps=STEPS)
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-async def test_whoever_dies_when_nothing_is_lost_and_nothing_gets_a_second_id(
+async def test_no_death_of_a_process_loses_a_message_or_changes_its_id(
     steps, webhooks, receiver, enqueue, dispatcher, clock
 ):
     """Any order of events, attempts, deaths and waits; then one worker that lives."""

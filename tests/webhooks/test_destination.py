@@ -66,7 +66,7 @@ OF_SOMEBODY = [
 
 
 @pytest.mark.parametrize("address", NOT_PUBLIC)
-def test_addresses_of_no_public_host_are_not_connected_to(address):
+def test_private_addresses_are_not_connected_to(address):
     assert not PUBLIC_ONLY.permits(address, secure=True)
 
 
@@ -77,18 +77,18 @@ def test_public_addresses_are_connected_to_by_https_only(address):
 
 
 @pytest.mark.parametrize("address", ["10.1.2.3", "::ffff:10.1.2.3", "64:ff9b::10.1.2.3", "fd00::1"])
-def test_what_is_in_an_allowed_network_is_connected_to_by_http_as_well(address):
+def test_an_allowed_network_is_also_reached_by_http(address):
     assert INTERNAL.permits(address, secure=True)
     assert INTERNAL.permits(address, secure=False)
 
 
 @pytest.mark.parametrize("address", ["10.2.0.1", "127.0.0.1", "::1", "169.254.169.254", "nonsense", ""])
-def test_an_allowed_network_allows_nothing_beside_it(address):
+def test_an_allowed_network_allows_no_other_address(address):
     assert not INTERNAL.permits(address, secure=True)
 
 
 @given(st.ip_addresses(v=4))
-def test_an_ipv6_address_that_stands_for_an_ipv4_one_is_judged_as_that(address):
+def test_an_ipv6_address_with_an_ipv4_inside_is_checked_as_ipv4(address):
     number = int(address)
     disguises = [
         ip_address((0xFFFF << 32) + number),  # ::ffff:0:0/96
@@ -132,7 +132,7 @@ def test_the_loopback_is_recognised_in_every_spelling(host):
 
 
 @pytest.mark.parametrize("host", ["example.com", "1.2.3.4.5", "a", "127.0.0.1.example.com", "0x"])
-def test_a_name_is_no_address(host):
+def test_a_name_is_not_an_address(host):
     assert literal(host) is None
 
 
@@ -168,7 +168,7 @@ def test_a_name_is_no_address(host):
         ("https://example.com/" + "a" * 3_000, "at most 2048"),
     ],
 )
-def test_a_url_that_nothing_would_be_sent_to_is_refused_with_the_reason(url, reason):
+def test_a_url_that_is_not_permitted_is_refused_with_the_reason(url, reason):
     with pytest.raises(InvalidInput, match=reason) as caught:
         PUBLIC_ONLY.check_url(url)
     assert caught.value.errors[0].field == "url"

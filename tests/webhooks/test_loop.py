@@ -10,7 +10,7 @@ from app.core.loops import Loops
 from app.webhooks.dispatch import Dispatcher
 from app.webhooks.loop import WebhookLoops
 from app.webhooks.sender import Sender
-from tests.support.processes import eventually
+from tests.support.polling import eventually
 from tests.support.receiver import answer
 
 pytestmark = pytest.mark.anyio
@@ -29,7 +29,7 @@ def worker(store, policy):
     return worker
 
 
-async def test_what_is_committed_arrives_though_nobody_tells_the_worker(endpoint, enqueue, worker, receiver):
+async def test_a_committed_message_arrives_without_notification(endpoint, enqueue, worker, receiver):
     async with worker():
         told = await enqueue()
         async with asyncio.timeout(PATIENCE_S):
@@ -50,7 +50,7 @@ async def test_two_workers_deliver_each_message_once(endpoint, enqueue, worker, 
     assert sorted(received.headers["webhook-id"] for received in receiver.received) == sorted(told)
 
 
-async def test_a_receiver_that_hangs_holds_up_nobody_else(endpoint, enqueue, worker, receiver):
+async def test_a_hanging_receiver_does_not_delay_others(endpoint, enqueue, worker, receiver):
     async def hang(writer):
         await asyncio.Event().wait()
 
@@ -62,9 +62,7 @@ async def test_a_receiver_that_hangs_holds_up_nobody_else(endpoint, enqueue, wor
         await eventually(lambda: len(receiver.received) == 2, within_s=PATIENCE_S)
 
 
-async def test_what_is_on_its_way_when_the_worker_ends_is_finished(
-    endpoint, enqueue, worker, receiver, webhooks
-):
+async def test_a_worker_finishes_its_requests_before_it_ends(endpoint, enqueue, worker, receiver, webhooks):
     ending = asyncio.Event()
 
     async def reply_at_the_end(writer):
@@ -81,7 +79,7 @@ async def test_what_is_on_its_way_when_the_worker_ends_is_finished(
     assert delivery.state == "delivered"
 
 
-async def test_when_nothing_can_be_recorded_the_loop_says_so_and_goes_on_later(
+async def test_the_loop_reports_attempts_that_cannot_be_recorded_and_continues(
     endpoint, enqueue, worker, receiver, engine
 ):
     async def rename(before, after):

@@ -73,7 +73,7 @@ def test_secrets_do_not_show_when_printed():
     assert "whsec" not in f"{secrets} {secrets!r} {[secrets]}"
 
 
-def test_of_a_url_that_is_the_secret_only_the_host_shows():
+def test_a_secret_url_shows_only_its_host():
     endpoint = Endpoint(1, "https://hooks.slack.com/services/T0/B0/secret", Adapter.SLACK, ("*",), "", NOW)
     assert endpoint.shown_url == "https://hooks.slack.com/…"
 

@@ -63,14 +63,14 @@ async def test_numbers_arrive_bit_for_bit(endpoint, enqueue, receiver, deliver):
     assert list(got["order"]) == ["z", "a"]
 
 
-async def test_one_key_is_one_message_however_often_it_is_told(endpoint, engine, enqueue):
+async def test_one_key_gives_one_message_for_any_number_of_calls(endpoint, engine, enqueue):
     first = await enqueue(experiment="e")
     assert await enqueue(experiment="another") == first
     assert await enqueue("decision-2") != first
     assert await counts(engine) == (2, 2)
 
 
-async def test_one_key_told_by_two_at_once_is_one_message(endpoint, engine):
+async def test_one_key_from_two_transactions_gives_one_message(endpoint, engine):
     async def tell():
         async with engine.begin() as connection:
             told = await WebhookOutbox().enqueue(connection, **EVENT)
@@ -96,14 +96,12 @@ async def test_nothing_is_sent_before_the_commit(endpoint, engine, deliver):
         assert await deliver() == 0
 
 
-async def test_without_an_endpoint_the_message_is_kept_all_the_same(engine, enqueue):
+async def test_without_an_endpoint_the_message_is_still_stored(engine, enqueue):
     await enqueue()
     assert await counts(engine) == (1, 0)
 
 
-async def test_an_endpoint_that_is_disabled_meanwhile_is_left_with_nothing_open(
-    endpoint, engine, webhooks, deliver
-):
+async def test_an_endpoint_disabled_meanwhile_has_no_open_deliveries(endpoint, engine, webhooks, deliver):
     """Whoever disables waits for the transaction that has seen the endpoint enabled."""
     async with engine.begin() as connection:
         await WebhookOutbox().enqueue(connection, **EVENT)
@@ -116,7 +114,7 @@ async def test_an_endpoint_that_is_disabled_meanwhile_is_left_with_nothing_open(
     assert await deliver() == 0
 
 
-async def test_an_event_told_while_its_endpoint_is_being_disabled_has_no_delivery(
+async def test_an_event_during_the_disabling_of_its_endpoint_has_no_delivery(
     endpoint, engine, store, clock, enqueue
 ):
     async with store.change() as connection:
@@ -152,7 +150,7 @@ NO_EVENTS = [
 ]
 
 
-async def test_what_is_no_event_is_refused_naming_the_field(endpoint, engine):
+async def test_an_invalid_event_names_the_field(endpoint, engine):
     for wrong, field in NO_EVENTS:
         async with engine.begin() as connection:
             with pytest.raises(InvalidInput) as caught:

@@ -76,7 +76,7 @@ CALLS = [
 ]
 
 
-async def test_only_administrators_deal_with_webhooks(client):
+async def test_only_administrators_manage_webhooks(client):
     for scope in set(Scope) - {Scope.ADMIN}:
         for method, path in CALLS:
             refused = await client.request(method, path, headers=bearer(KEYS[scope]))
@@ -105,7 +105,7 @@ REFUSED = [
 ]
 
 
-async def test_what_cannot_be_is_refused_naming_the_field(client):
+async def test_an_invalid_request_names_the_field(client):
     for body, field in REFUSED:
         refused = await client.post("/webhooks", json=body)
         assert refused.status_code == 400, body
@@ -114,7 +114,7 @@ async def test_what_cannot_be_is_refused_naming_the_field(client):
     assert (await client.get("/webhooks")).json() == {"webhooks": []}
 
 
-async def test_what_is_not_there_is_not_found(client):
+async def test_missing_objects_are_not_found(client):
     for number in ["0", "-1", "99999999999", "9" * 30, "9" * 5_000, "x", "1.5"]:
         for path in (f"/webhooks/{number}", f"/webhooks/{number}/deliveries"):
             assert (await client.get(path)).status_code in {400, 404}, path

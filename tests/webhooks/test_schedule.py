@@ -58,7 +58,7 @@ def test_a_wait_is_never_shorter_than_the_schedule_and_always_bounded(step, answ
 
 
 @given(st.lists(ANSWERS, min_size=len(WAITS_S), max_size=len(WAITS_S)), JITTERS)
-def test_whatever_is_answered_there_is_an_end_after_the_schedule_at_the_latest(answers, jitter):
+def test_a_delivery_ends_with_its_schedule_for_any_answers(answers, jitter):
     step, attempts, state = 0, 0, DeliveryState.PENDING
     for answer in answers:
         if state not in OPEN_STATES:
@@ -76,7 +76,7 @@ def test_redirects_and_refusals_are_failures_like_any_other(status):
     assert settle(0, Answer(status), jitter=0).state is DeliveryState.FAILED
 
 
-def test_only_a_throttling_receiver_is_given_the_time_it_asks_for():
+def test_only_throttling_statuses_honour_retry_after():
     assert settle(0, Answer(429, retry_after_s=90), jitter=0).wait_s == 90
     assert settle(0, Answer(500, retry_after_s=90), jitter=0).wait_s == 5
 
@@ -103,6 +103,6 @@ def test_retry_after_is_seconds_or_a_date_or_nothing(value, seconds):
 
 
 @given(st.text(max_size=60))
-def test_no_retry_after_is_an_error(value):
+def test_retry_after_never_raises(value):
     seconds = retry_after_s(value, NOW)
     assert seconds is None or 0 <= seconds < timedelta.max.total_seconds() * 100

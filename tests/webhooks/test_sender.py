@@ -64,7 +64,7 @@ async def test_a_redirect_is_an_answer_and_not_followed(sender, receiver):
     assert len(receiver.received) == receiver.connections == 5
 
 
-async def test_what_the_receiver_asks_to_wait_is_read(sender, receiver, clock):
+async def test_retry_after_of_the_receiver_is_read(sender, receiver, clock):
     in_a_minute = (clock.now() + timedelta(minutes=1)).strftime("%a, %d %b %Y %H:%M:%S GMT")
     receiver.replies = [answer(503, "Retry-After: 7\r\n"), answer(429, f"retry-after: {in_a_minute}\r\n")]
     assert await sender.send(receiver.url, POST) == Answer(503, "answered 503", 7.0)
@@ -140,7 +140,7 @@ async def test_a_body_that_drips_does_not_hold_the_worker_and_its_status_counts(
     assert got == Answer(500, "answered 500")
 
 
-async def test_headers_that_drip_are_no_answer(receiver, policy, clock):
+async def test_slow_headers_are_no_answer(receiver, policy, clock):
     async def drip(writer):
         for byte in b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1_000:
             writer.write(bytes([byte]))
@@ -155,7 +155,7 @@ async def test_headers_that_drip_are_no_answer(receiver, policy, clock):
 @pytest.mark.parametrize(
     "reply", [b"", b"nonsense\r\n\r\n", b"HTTP/1.1 200", b"SSH-2.0-OpenSSH_9.6\r\n", b"\0" * 100]
 )
-async def test_what_is_not_http_is_no_answer(sender, receiver, reply):
+async def test_a_reply_that_is_not_http_is_no_answer(sender, receiver, reply):
     async def write(writer):
         writer.write(reply)
 
@@ -165,7 +165,7 @@ async def test_what_is_not_http_is_no_answer(sender, receiver, reply):
     assert got.error
 
 
-async def test_a_receiver_that_is_not_there_is_no_answer(policy, clock):
+async def test_an_absent_receiver_gives_no_answer(policy, clock):
     async with running_receiver() as gone:
         url, allowed = gone.url, frozenset({gone.port})
     got = await Sender(NetworkPolicy(LOOPBACK, allowed), clock).send(url, POST)
@@ -219,7 +219,7 @@ async def test_a_name_with_one_private_address_among_public_ones_is_refused(cloc
     assert network.addresses == []
 
 
-async def test_a_name_that_is_bound_anew_after_the_check_is_not_asked_again(clock):
+async def test_a_name_is_resolved_only_once(clock):
     """The connection goes to the address that was checked, whatever the name says a moment later."""
     network, names = Recorder(), Names(["93.184.216.34"], ["127.0.0.1"], ["127.0.0.1"])
     sender = Sender(NetworkPolicy(), clock, resolve=names, network=network)
@@ -240,7 +240,7 @@ async def test_when_one_address_does_not_answer_the_next_is_tried(clock):
 
 
 @pytest.mark.parametrize("host", ["a" * 64 + ".example", "a..b", "nowhere.invalid"])
-async def test_a_name_without_an_address_is_no_answer(clock, host):
+async def test_a_name_without_an_address_gives_no_answer(clock, host):
     network = Recorder()
     got = await Sender(NetworkPolicy(), clock, network=network).send(f"https://{host}/", POST)
     assert got.status is None

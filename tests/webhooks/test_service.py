@@ -53,14 +53,14 @@ async def test_where_the_url_is_the_secret_there_is_none_to_rotate(webhooks):
         await webhooks.rotate(endpoint.id, RotateRequest())
 
 
-async def test_a_rotation_says_how_long_the_secret_of_before_signs(webhooks, clock):
+async def test_a_rotation_returns_how_long_the_old_secret_signs(webhooks, clock):
     endpoint, before = await webhooks.create(EndpointRequest(url=URL))
     rotated, after = await webhooks.rotate(endpoint.id, RotateRequest())
     assert after != before
     assert rotated.previous_until == clock.now() + timedelta(seconds=limits.WEBHOOK_SECRET_OVERLAP_S)
 
 
-async def test_fields_that_are_not_named_stay(webhooks):
+async def test_absent_fields_do_not_change(webhooks):
     endpoint, _ = await webhooks.create(EndpointRequest(url=URL, events=("a.*",), description="d"))
     assert await webhooks.change(endpoint.id, EndpointChange()) == endpoint
     changed = await webhooks.change(endpoint.id, EndpointChange(url="https://other.example/"))
@@ -105,7 +105,7 @@ async def test_deliveries_are_paged_from_the_newest(webhooks):
     assert pages == 3
 
 
-async def test_what_is_being_sent_cannot_be_sent_again(webhooks, receiver, dispatcher):
+async def test_a_delivery_in_progress_cannot_be_repeated(webhooks, receiver, dispatcher):
     endpoint, _ = await webhooks.create(EndpointRequest(url=receiver.url))
     await webhooks.ping(endpoint.id)
     (claim,) = await dispatcher.claim(1)
@@ -126,7 +126,7 @@ async def test_there_is_a_bound_on_endpoints(webhooks, monkeypatch):
         await webhooks.create(EndpointRequest(url=URL))
 
 
-async def test_what_is_not_there_is_not_found(webhooks):
+async def test_missing_objects_are_not_found(webhooks):
     for missing in (0, -1, 7, 2**31, 10**30):
         for attempt in (
             webhooks.get(missing),

@@ -3,50 +3,57 @@
 | allocation | metric | always valid | fixed horizon | group sequential |
 |---|---|---|---|---|
 | fixed within epochs | guardrail | as in a rollout: `harm.answer` | as any other metric | |
+| | proportion of few events | exact, conditional on the events | the same | the same |
 | | proportion, all units of a variant alike | exact sequences | as a proportion | |
 | | proportion | sequence | score test; Welch over several epochs | repeated intervals |
 | | mean, ratio | sequence | Welch | repeated intervals |
 | | quantile | exact sequences | order statistics | refused |
-| reacts to outcomes | within bounds | exact sequences, whatever the plan | | |
-| | quantile | exact sequences, whatever the plan | | |
-| | other, propensities logged | AIPW sequence, whatever the plan | | |
-| | other | refused | | |
+| reacts to outcomes | proportion, reward, few events | exact sequence within strata, whatever the plan | | |
+| | proportion, mean, ratio | sequence within strata of shares, whatever the plan | | |
+| | quantile, segments | refused | | |
 """
 
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final, assert_never
+from typing import assert_never
 
 import msgspec
 
 from app.analysis.balance import adjustable
 from app.analysis.evidence.effect import (
-    AdaptiveEvidence,
     BoundedEvidence,
+    ConcurrentEventEvidence,
+    ConcurrentEvidence,
     Evidence,
     QuantileEvidence,
     SequenceEvidence,
     Tuning,
 )
-from app.analysis.evidence.planned import FixedEvidence, GroupSequentialEvidence, ScoreEvidence
+from app.analysis.evidence.planned import (
+    FixedEvidence,
+    GroupSequentialEvidence,
+    ScoreEvidence,
+    look_fractions,
+)
+from app.analysis.evidence.rare import rare_evidence
 from app.analysis.observed import Observed
 from app.analysis.strata import comparable_means, counts_of, pairs_of
-from app.experiments.metrics import Metric, Proportion, QuantileOf, Ratio
+from app.experiments.metrics import REWARD, Metric, Proportion, QuantileOf, Ratio
 from app.experiments.plan import AlwaysValid, AnalysisPlan, FixedHorizon, GroupSequential
 from app.ledger.units.metric_totals import MetricTotals, moments_of
+from stats import checks, concurrent
+from stats.concurrent import ConcurrentArms, drawn_alike
 from stats.eprocess import EValue
 from stats.errors import InsufficientData
 from stats.estimate import Estimate
+from stats.heterogeneity import UNITS_MIN as SEGMENT_UNITS_MIN
 from stats.quantiles import QuantileSketch, quantile
 from stats.ratios import with_covariates
 from stats.sequences import ARM_UNITS_MIN, Contrast
 from stats.stratification import Stratum, stratified_difference
 from stats.totals import JointTotals, MeanTotals, ProportionTotals
 from stats.variance_reduction import CovariateAdjustment
-
-_LOOK_TOLERANCE: Final = 0.02
-"""A look up to 2 % of the information before its time counts as that look."""
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -85,6 +92,13 @@ def compare(
         observed.memo[key] = _adjustment(metric, observed, segment) if key[-1] else None
     adjustment: CovariateAdjustment | None = observed.memo[key]
     strata, moments = _strata(metric, observed, (base, treatment), segment, adjustment)
+    if isinstance(metric.measure, Proportion):
+        counts = [(counts_of(c), counts_of(t)) for c, t in strata]
+        if (rare := rare_evidence(counts)) is not None:
+            return Comparison(rare, None)
+    if segment is not None:
+        units = (sum(pair[arm].n for pair in moments) for arm in (0, 1))
+        checks.n_at_least(min(units), SEGMENT_UNITS_MIN, "units per variant in a segment")
     if adjustment is None:
         # A proportion's moments from its counts lose nothing.
         moments = [(moments_of(metric, c), moments_of(metric, t)) for c, t in strata]
@@ -238,10 +252,10 @@ def _adjusted_evidence(
         case FixedHorizon():
             return _welch(moments, tuned)
         case GroupSequential(looks=looks, spending=spending):
-            fractions = _fractions(looks, observed.units() / plan.expected_units)
+            fractions = look_fractions(looks, observed.units() / plan.expected_units)
             fixed = _welch(moments, tuned)
             return GroupSequentialEvidence(
-                **msgspec.structs.asdict(fixed), fractions=fractions, looks=len(looks), spending=spending
+                **msgspec.structs.asdict(fixed), fractions=fractions, looks=looks, spending=spending
             )
         case _:
             assert_never(plan.estimator)
@@ -270,19 +284,19 @@ def _welch(moments: Sequence[tuple[MeanTotals, MeanTotals]], tuned: Tuning) -> F
         if any(variance > 0 for variance, _ in parts):
             arms.append(Estimate.of_independent(value, parts))
     both = (arms[0], arms[1]) if len(arms) == 2 else None
-    return FixedEvidence(found.effect, both, (levels[0], levels[1]), _always_valid(moments, tuned))
-
-
-def _fractions(looks: tuple[float, ...], now: float) -> tuple[float, ...]:
-    """Information fractions of the planned looks up to this one. Raises InsufficientData before the first."""
-    passed = [look for look in looks if look <= now + _LOOK_TOLERANCE]
-    if not passed:
-        raise InsufficientData(
-            f"the first look is planned at {looks[0]:.0%} of the units, now it is {now:.0%}"
-        )
-    last = max(now, passed[-1] - _LOOK_TOLERANCE)
-    # Looks closer to each other than the tolerance may have come at once, and are one.
-    return (*(look for look in passed[:-1] if look < last - _LOOK_TOLERANCE / 10), last)
+    null_parts = []
+    for (control, treatment), weight in zip(moments, found.weights, strict=True):
+        if weight:
+            freedom = control.n + treatment.n - 2
+            variance = (control.m2 + treatment.m2) / freedom * (1 / control.n + 1 / treatment.n)
+            null_parts.append((weight**2 * variance, freedom))
+    return FixedEvidence(
+        effect=found.effect,
+        null_effect=Estimate.of_independent(found.effect.value, null_parts),
+        arms=both,
+        means=(levels[0], levels[1]),
+        e_value=_always_valid(moments, tuned),
+    )
 
 
 def _quantiles(
@@ -294,15 +308,17 @@ def _quantiles(
     q: float,
     segment: str | None,
 ) -> QuantileEvidence:
+    if observed.adaptive:
+        raise InsufficientData("quantiles are not compared where the allocation reacts to outcomes")
     if isinstance(plan.estimator, GroupSequential):
         raise InsufficientData("quantiles have no group sequential test: use always_valid or fixed_horizon")
-    if len(observed.epochs) > 1 and not observed.adaptive:
+    if len(observed.epochs) > 1:
         raise InsufficientData("quantiles are not stratified by epoch: they need one with a constant split")
     sketches = [observed.totals(metric.key, arm, segment=segment) for arm in arms]
     control, treatment = sketches
     if not (isinstance(control, QuantileSketch) and isinstance(treatment, QuantileSketch)):
         raise InsufficientData("a variant has no value")
-    fixed = isinstance(plan.estimator, FixedHorizon) and not observed.adaptive
+    fixed = isinstance(plan.estimator, FixedHorizon)
     per_arm = Tuning(plan.expected_units / len(observed.variants), plan.alpha / 4)
     return QuantileEvidence(control, treatment, q, None if fixed else per_arm)
 
@@ -310,27 +326,56 @@ def _quantiles(
 def _adaptive(
     metric: Metric, plan: AnalysisPlan, observed: Observed, arms: tuple[str, str], segment: str | None
 ) -> Evidence:
-    periods = observed.periods.get(metric.key, {})
-    if metric.bounds is not None:
-        lower, upper = metric.bounds
-        scaled = []
-        for arm in arms:
-            totals = observed.totals(metric.key, arm, segment=segment)
-            if totals is None or not totals.n:
-                raise InsufficientData(f"no unit of {arm} has a value")
-            plain = moments_of(metric, totals)
-            width = upper - lower
-            mean = min(max((plain.mean - lower) / width, 0.0), 1.0)
-            scaled.append(MeanTotals(plain.n, mean, plain.m2 / width**2))
-        per_arm = Tuning(plan.expected_units / len(observed.variants), plan.alpha / 2)
-        return BoundedEvidence(scaled[0], scaled[1], lower, upper - lower, per_arm)
-    if segment is None and all(arm in periods for arm in arms):
-        evidence = AdaptiveEvidence(
-            periods[arms[0]], periods[arms[1]], Tuning(plan.expected_units, plan.alpha)
+    """Evidence from units that were drawn at the same time. Each stratum is an experiment of its own."""
+    if segment is not None:
+        raise InsufficientData("segments are not compared where the allocation reacts to outcomes")
+    strata = _concurrent(metric, observed, arms)
+    if not strata:
+        empty = [arm for arm in arms if not (own := observed.totals(metric.key, arm)) or not own.n]
+        if empty:
+            raise InsufficientData(f"no unit of {' or '.join(empty)} has a value")
+        raise InsufficientData(
+            "the allocation reacts to outcomes, and no totals by its shares are kept: run `wald rebuild`"
         )
-        evidence.interval(plan.alpha)  # raises InsufficientData before its burn-in
-        return evidence
-    raise InsufficientData(
-        "allocation reacted to outcomes: without bounds (a cap) or logged propensities "
-        "nothing valid can be said"
-    )
+    tuned = Tuning(max(plan.expected_units / (10 * len(observed.variants)), 1.0), plan.alpha)
+    rare = metric.key == REWARD or isinstance(metric.measure, Proportion)
+    if rare and concurrent.few_events(strata):
+        return ConcurrentEventEvidence(tuple(strata), tuned)
+    return ConcurrentEvidence(concurrent.contrast(strata), tuned, concurrent.one_look(strata))
+
+
+def _concurrent(metric: Metric, observed: Observed, arms: tuple[str, str]) -> list[ConcurrentArms]:
+    """Both variants in each stratum of shares, and in each epoch with a fixed split.
+
+    A fixed split is taken as it came out.
+    """
+    found: dict[tuple[int, int], dict[str, JointTotals]] = {}
+    for units in observed.drawn:
+        if metric.key in units.metrics:
+            found.setdefault((units.epoch, units.stratum), {})[units.variant] = units.metrics[metric.key]
+    moving = {epoch for epoch, _ in found}
+    for epoch in set(observed.fixed_epochs) - moving:
+        totals = {arm: observed.totals(metric.key, arm, epoch=epoch) for arm in observed.variants}
+        known = {arm: _outcomes(metric, own) for arm, own in totals.items() if own is not None and own.n}
+        n = sum(own.n for own in known.values())
+        found[epoch, 0] = {arm: drawn_alike(own, propensity=own.n / n) for arm, own in known.items()}
+    nothing = JointTotals.none(3 if isinstance(metric.measure, Ratio) else 2)
+    strata = [
+        (
+            by_arm.get(arms[0], nothing),
+            by_arm.get(arms[1], nothing),
+            sum(own.n for arm, own in by_arm.items() if arm not in arms),
+        )
+        for _, by_arm in sorted(found.items())
+        if any(arm in by_arm for arm in arms)
+    ]
+    if isinstance(metric.measure, Ratio):
+        return concurrent.linearised(strata)
+    return [ConcurrentArms(*one) for one in strata]
+
+
+def _outcomes(metric: Metric, totals: MetricTotals) -> MeanTotals | JointTotals:
+    """The totals without covariates: of a ratio both its parts."""
+    if isinstance(metric.measure, Ratio) and isinstance(totals, JointTotals):
+        return totals.select(0, 1)
+    return moments_of(metric, totals)

@@ -12,10 +12,12 @@ from typing import ClassVar, Final
 import msgspec
 from scipy import optimize
 
-from stats import adaptive, bounded, mixture, sequences
+from stats import bounded, concurrent, mixture, sequences
+from stats.adaptive import AdaptiveEstimate
+from stats.concurrent import ConcurrentArms
 from stats.eprocess import EValue
 from stats.errors import InsufficientData
-from stats.estimate import Alternative
+from stats.estimate import Alternative, Estimate
 from stats.interval import Interval
 from stats.quantiles import (
     QuantileSketch,
@@ -67,6 +69,15 @@ class Evidence(msgspec.Struct, frozen=True):
     def standard_error(self) -> float | None:
         """Standard error of the difference at one look; None if the method has none."""
         return None
+
+    @property
+    def null_effect(self) -> Estimate | None:
+        """The difference with the variance that it has if the variants do not differ; None if there is none.
+
+        Segments are compared with it.
+        """
+        control, treatment = self.means
+        return Estimate(treatment - control, self.standard_error) if self.standard_error else None
 
     @property
     def e_value(self) -> EValue | None:
@@ -172,16 +183,14 @@ class SequenceEvidence(Evidence, frozen=True):
 
 
 class BoundedEvidence(Evidence, frozen=True, dict=True):
-    """Exact sequences of both arms, for values known to lie within bounds, whatever allocated them.
+    """Exact sequences of both arms, for values known to lie within bounds, under a fixed split.
 
-    The totals are those of (value - lower) / width. The time of each sequence is its arm's own count, so it
-    does not matter why the arm was chosen; that its mean does not drift does.
+    The totals are those of (value - lower) / width. The time of each sequence is its arm's own count. Its
+    mean must not drift.
     """
 
     method: ClassVar[str] = "exact confidence sequences of bounded values, one per variant"
-    guarantee: ClassVar[str] = (
-        f"{EVERY_LOOK}, also where a bandit allocates; a variant's mean is taken not to drift"
-    )
+    guarantee: ClassVar[str] = f"{EVERY_LOOK}; a variant's mean is taken not to drift"
 
     control: MeanTotals
     treatment: MeanTotals
@@ -191,7 +200,7 @@ class BoundedEvidence(Evidence, frozen=True, dict=True):
 
     @property
     def means(self) -> tuple[float, float]:
-        """The plain averages; under a bandit they are biased a little, the interval is not."""
+        """The plain averages."""
         return self.lower + self.width * self.control.mean, self.lower + self.width * self.treatment.mean
 
     def interval(self, level: float, *, each: bool = False) -> Interval:
@@ -243,73 +252,47 @@ def _bounded(arm: MeanTotals, alpha: float, tuned_to: float, side: Alternative) 
     return bounded.bounded_sequence(arm, alpha=alpha, tuned_to=tuned_to, alternative=side)
 
 
-class AdaptiveEvidence(Evidence, frozen=True):
-    """Doubly robust (AIPW) sequence from logged propensities, for values without known bounds."""
+class ConcurrentEvidence(SequenceEvidence, frozen=True):
+    """Confidence sequence on units that a policy drew at the same time, from logged propensities.
 
-    method: ClassVar[str] = "AIPW confidence sequence from logged propensities"
+    `once` is the estimate at one look, whose weights make its error normal (`stats.concurrent.one_look`).
+    """
+
+    method: ClassVar[str] = "confidence sequence from logged propensities, stratified by shares"
     guarantee: ClassVar[str] = (
-        f"{EVERY_LOOK}, also where a bandit allocates, "
-        f"from {adaptive.SEQUENCE_PULLS_MIN} units per variant on"
+        f"{EVERY_LOOK} and under any drift, from {concurrent.ARM_UNITS_MIN} units per variant on"
     )
 
-    control: tuple[adaptive.ArmPeriod, ...]
-    treatment: tuple[adaptive.ArmPeriod, ...]
-    tuning: Tuning
-
-    @property
-    def means(self) -> tuple[float, float]:
-        """Averages over all units of what the variant would have given, unbiased."""
-        control, treatment = (
-            adaptive.adaptive_mean(arm, weights="uniform", first_guess=0.0).value
-            for arm in (self.control, self.treatment)
-        )
-        return control, treatment
-
-    @property
-    def _difference(self) -> adaptive.AdaptiveEstimate:
-        return adaptive.adaptive_difference(self.control, self.treatment, weights="uniform", first_guess=0.0)
+    once: AdaptiveEstimate
 
     @property
     def standard_error(self) -> float | None:
         """Of the difference, at one look."""
-        return self._difference.standard_error
+        return self.once.standard_error
+
+
+class ConcurrentEventEvidence(Evidence, frozen=True):
+    """Exact sequence on units that a policy drew at the same time, while events within [0, 1] are few."""
+
+    method: ClassVar[str] = "exact confidence sequence from logged propensities, stratified by shares"
+    guarantee: ClassVar[str] = f"{EVERY_LOOK} and under any drift, from the first event on"
+
+    arms: tuple[ConcurrentArms, ...]
+    tuning: Tuning
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """Weighted alike over strata, so that they are comparable."""
+        return concurrent.comparable(self.arms)
 
     def interval(self, level: float, *, each: bool = False) -> Interval:
         """Return the interval of the difference."""
-        lower, upper = (
-            adaptive.difference_sequence(
-                self.control,
-                self.treatment,
-                alpha=level,
-                tuned_to=self.tuning.at(level, side),
-                first_guess=0.0,
-                alternative=side,
-            )
-            for side in sides(each=each)
-        )
-        return Interval(lower.lower, upper.upper)
-
-    def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
-        """Interval of (treatment - control) / |control|, from one sequence per arm at half the level."""
         alpha = two_sided(level, each=each)
-        control, treatment = (self._arm(arm, alpha / 2) for arm in (self.control, self.treatment))
-        return relative_of_bounds(control, treatment)
+        return concurrent.event_sequence(self.arms, alpha=alpha, tuned_to=self.tuning.tuned_to)
 
-    def _arm(self, arm: tuple[adaptive.ArmPeriod, ...], alpha: float) -> Interval:
-        """The sequence of one arm's mean."""
-        found = adaptive.adaptive_mean(arm, weights="uniform", first_guess=0.0)
-        n = sum(period.assigned for period in arm)
-        tuned_to = self.tuning.at(alpha, "two-sided")
-        distance = sequences.radius(found.standard_error**2, n, alpha=alpha, tuned_to=tuned_to)
-        return sequences.around(found.value, float(distance), "two-sided")
-
-    @property
-    def e_value(self) -> EValue | None:
-        """It reaches 1 / level exactly where the interval excludes 0."""
-        found = self._difference
-        n = sum(period.assigned for period in self.control)
-        score = found.value / found.standard_error * math.sqrt(n)
-        return EValue(float(mixture.log_mixture(score, n, rho=self.tuning.rho("two-sided"))))
+    def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:  # noqa: ARG002
+        """Return None: with so few events the control cannot be told from 0."""
+        return None
 
 
 class QuantileEvidence(Evidence, frozen=True):

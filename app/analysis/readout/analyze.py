@@ -13,6 +13,7 @@ from app.analysis.balance import balance_findings, unused_findings
 from app.analysis.bounds import Bounds, bounds_of
 from app.analysis.evidence.comparison import Comparison, compare, known_means
 from app.analysis.evidence.effect import EVERY_LOOK, Evidence, SequenceEvidence
+from app.analysis.evidence.planned import GroupSequentialEvidence
 from app.analysis.harm.question import Answer
 from app.analysis.harm.verdict import ReadoutVerdict, verdict_of
 from app.analysis.integrity import AA_ALPHA, Finding, findings
@@ -88,7 +89,7 @@ def analyze(plan: AnalysisPlan, metrics: Sequence[Metric], observed: Observed) -
         frontier=_frontier(metrics, observed),
         integrity=found,
         progress=progress,
-        recommendation=recommend(observed.treatments, shown, found, progress, leader),
+        recommendation=recommend(_active(observed, observed.treatments), shown, found, progress, leader),
     )
 
 
@@ -336,6 +337,9 @@ def _with_effect(shown: VariantReadout, metric: Metric, found: Comparison, level
         verdict=decided,
         reason=_open_reason(decided, no_share=by_share and relative is None),
         variance_reduction=found.variance_reduction,
+        unbiased_effect=(
+            evidence.unbiased_effect(level) if isinstance(evidence, GroupSequentialEvidence) else None
+        ),
     )
 
 
@@ -371,8 +375,8 @@ def _with_segments(
             interval = evidence.interval(level / len(segments))
             control, treatment = evidence.means
             effects[segment] = (treatment - control, bounds_of(interval.lower, interval.upper))
-            if error := evidence.standard_error:
-                estimates[segment] = Estimate(treatment - control, error)
+            if (null_effect := evidence.null_effect) is not None:
+                estimates[segment] = null_effect
         if is_shared(metric, plan, observed):
             effects.pop(segment, None)
             with suppress(*_UNANSWERED):
@@ -408,11 +412,16 @@ def _frontier(metrics: Sequence[Metric], observed: Observed) -> Frontier | None:
         return None
 
 
+def _active(observed: Observed, variants: Sequence[str]) -> tuple[str, ...]:
+    """Return those of the variants that are still served."""
+    return tuple(variant for variant in variants if variant not in observed.retired)
+
+
 def _leader(metric: Metric, plan: AnalysisPlan, observed: Observed) -> Leader | None:
     """None while no variant is known on the metric."""
     best: str | None = None
     effects = {observed.control: 0.0}
-    for arm in observed.treatments:
+    for arm in _active(observed, observed.treatments):
         with suppress(*_UNANSWERED):
             control, estimate = compare(metric, plan, observed, arm).evidence.means
             effects[arm] = estimate - control
@@ -423,7 +432,7 @@ def _leader(metric: Metric, plan: AnalysisPlan, observed: Observed) -> Leader | 
     level = plan.alpha / (len(observed.variants) - 1)
     undecided = tuple(
         arm
-        for arm in observed.variants
+        for arm in _active(observed, observed.variants)
         if arm != best and not _beats(metric, plan, observed, best, arm, level=level)
     )
     return Leader(variant=best, declared=not undecided, level=level, undecided=undecided)

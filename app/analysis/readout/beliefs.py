@@ -91,12 +91,12 @@ def drift_belief(policy: Policy, learned: Learned, variants: Sequence[str]) -> D
 
 
 def segment_beliefs(
-    policy: Policy, learned: Learned, variants: Sequence[str]
+    policy: Policy, learned: Learned, variants: Sequence[str], active: Sequence[int]
 ) -> list[SegmentBelief] | UnsetType:
     """Of each segment, in the order of the declared values; UNSET for other policies."""
     if not isinstance(policy, SegmentedThompsonPolicy):
         return UNSET
-    weights = segmented(policy, learned, len(variants)).weights
+    weights = segmented(policy, learned, len(variants), active).weights
     arms = segment_arms(policy, learned, len(variants))
     found = []
     for number, segment in enumerate(segment_names(policy.by)):

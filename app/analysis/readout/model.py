@@ -24,12 +24,13 @@ from app.analysis.readout.beliefs import (
 )
 from app.analysis.readout.record import Readout, Sensitivity
 from app.analysis.signals import SignalTotals, warnings_of
-from app.analysis.stored import StoredTotals
+from app.analysis.stored import StoredTotals, padded
 from app.assignment import bucketing
 from app.experiments.model import Definition, Experiment, StateKind, Stopped, kind_of
 from app.experiments.policies import FixedPolicy
 from app.ledger.units.measures import Measures, measures_of
 from bandits.allocation import Allocation, compare
+from bandits.arms import BetaArms
 from bandits.best import expected_loss, probability_best
 from bandits.identification import Winner
 from stats.interval import beta_interval
@@ -42,6 +43,7 @@ class VariantStatus(msgspec.Struct, frozen=True, kw_only=True):
     definition does not count. `interval` holds the mean reward with a posterior probability of 95 %.
     `probability_best` and `expected_loss` (of choosing it for good, in units of reward) are the posteriors',
     whatever the policy. `allocation` is its propensity while the experiment runs; null before the first.
+    A `retired` variant is not compared by posteriors: `probability_best` and `expected_loss` are null.
     """
 
     key: str
@@ -52,9 +54,10 @@ class VariantStatus(msgspec.Struct, frozen=True, kw_only=True):
     censored: int
     mean: float | None
     interval: tuple[float, float] | None
-    probability_best: float
-    expected_loss: float
+    probability_best: float | None
+    expected_loss: float | None
     allocation: float | None
+    retired: bool = False
 
 
 class AllocationAt(msgspec.Struct, frozen=True):
@@ -187,7 +190,7 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
             shadow_policy=self._shadow_policy(experiment),
             learned_epochs=list(self.learned_epochs) or UNSET,
             models=model_belief(policy, self.learned, keys),
-            segments=segment_beliefs(policy, self.learned, keys),
+            segments=segment_beliefs(policy, self.learned, keys, definition.active),
             drift=drift_belief(policy, self.learned, keys),
             variants=self._variants(experiment),
             allocation_history=history_of(self.history, len(keys)),
@@ -266,7 +269,10 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
         variants = experiment.definition.variants
         arms = posteriors(experiment.definition, self.totals, self.earlier)
         intervals = [beta_interval(alpha, beta) for alpha, beta in zip(arms.alpha, arms.beta, strict=True)]
-        best, loss = probability_best(arms).tolist(), expected_loss(arms).tolist()
+        active = experiment.definition.active
+        served = BetaArms(arms.alpha[list(active)], arms.beta[list(active)])
+        best = dict(zip(active, probability_best(served).tolist(), strict=True))
+        loss = dict(zip(active, expected_loss(served).tolist(), strict=True))
         shares = [None] * len(variants) if self.latest is None else self.latest.shares
         return [
             VariantStatus(
@@ -278,22 +284,26 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
                 censored=total.censored,
                 mean=total.reward_totals.mean,
                 interval=(interval.lower, interval.upper) if total.rewards else None,
-                probability_best=probability,
-                expected_loss=cost,
+                probability_best=best.get(index),
+                expected_loss=loss.get(index),
                 allocation=share,
+                retired=variant.retired,
             )
-            for variant, total, interval, probability, cost, share in zip(
-                variants, self.totals, intervals, best, loss, shares, strict=True
+            for index, (variant, total, interval, share) in enumerate(
+                zip(variants, self.totals, intervals, shares, strict=True)
             )
         ]
 
 
 def history_of(points: Sequence[AllocationPoint], n_variants: int) -> list[AllocationAt]:
-    """Allocations as they are shown. A draft may have had other variants: those points are left out."""
+    """Return allocations as they are shown, with 0 for variants that were added later.
+
+    A draft may have had more variants: those points are left out.
+    """
     return [
-        AllocationAt(point.at, point.version, point.epoch, point.shares)
+        AllocationAt(point.at, point.version, point.epoch, padded(point.shares, n_variants))
         for point in points
-        if len(point.weights) == n_variants
+        if len(point.weights) <= n_variants
     ]
 
 

@@ -48,7 +48,7 @@ def recommend(
         return Recommendation(
             action="stop_variant", variant=harmful[0], sentence=sentence, reasons=_harms(deciding, harmful)
         )
-    return _wait(deciding, progress)
+    return _wait(treatments, deciding, progress)
 
 
 def _of(metric: MetricReadout, arm: str) -> VariantReadout:
@@ -102,12 +102,12 @@ def _ship(chosen: str, deciding: Sequence[MetricReadout], leader: Leader | None)
     )
 
 
-def _wait(deciding: Sequence[MetricReadout], progress: Progress) -> Recommendation:
+def _wait(treatments: Sequence[str], deciding: Sequence[MetricReadout], progress: Progress) -> Recommendation:
     open_ones = tuple(
         f"{metric.key} of {variant.variant}: {variant.reason or variant.verdict}"
         for metric in deciding
         for variant in metric.variants
-        if not variant.control and variant.verdict != "better"
+        if variant.variant in treatments and variant.verdict != "better"
     )
     if progress.units_to_decide is not None and progress.units >= max(
         progress.units_to_decide, progress.expected_units

@@ -38,7 +38,8 @@ class VariantReadout(msgspec.Struct, frozen=True, kw_only=True):
     `estimate` and `control_estimate` are weighted alike over epochs. Everything about the effect is null for
     the control and while there is not enough data, as `reason` says. `level` is the probability with which
     `interval` misses (for a guardrail, each of its bounds). `e_value` is against no difference and valid at
-    every look. `variance_reduction` is the share of variance that covariates took away.
+    every look. `variance_reduction` is the share of variance that covariates took away. `unbiased_effect` is
+    the median-unbiased effect of a group sequential plan that has ended.
     """
 
     variant: str
@@ -57,6 +58,7 @@ class VariantReadout(msgspec.Struct, frozen=True, kw_only=True):
     verdict: ReadoutVerdict | None = None
     reason: str = ""
     variance_reduction: float | None = None
+    unbiased_effect: float | None = None
     segments: tuple[SegmentEffect, ...] = ()
     interaction_p_value: float | None = None
 

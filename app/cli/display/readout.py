@@ -140,6 +140,9 @@ def _notes(metric: MetricReadout) -> Iterator[RenderableType]:
         if variant.variance_reduction is not None:
             gain = f"covariates took away {variant.variance_reduction:.0%} of the variance"
             yield Text(f"  {label}: {gain}", style="dim")
+        if variant.unbiased_effect is not None:
+            unbiased = amounts.difference(variant.unbiased_effect)
+            yield Text(f"  {label}: the plan has ended; median-unbiased effect {unbiased}", style="dim")
         if variant.segments:
             yield from _segments(label, variant, amounts)
 

@@ -9,18 +9,18 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from app.analysis.observed import Cell, Observed
+from app.analysis.observed import Cell, DrawnUnits, Observed
 from app.cli.files import records
 from app.cli.files.records import UnreadableLog
 from app.experiments.metrics import Mean, Metric, Proportion, QuantileOf, Ratio
 from app.ledger.units.metric_totals import MetricTotals
-from stats.adaptive import ArmPeriod
+from stats.concurrent import strata_of_shares
 from stats.quantiles import QuantileSketch
 from stats.srm import ArmCounts
 from stats.totals import FloatArray, JointTotals, MeanTotals, ProportionTotals
 
 SKETCH_ACCURACY: Final = 0.001
-PERIODS_MAX: Final = 200
+STRETCHES_MAX: Final = 200
 _SHARES_OFF: Final = 1e-9
 _SPEC: Final = re.compile(r"(?P<names>.+?)(:(?P<kind>mean|proportion|ratio|p\d{1,2}(\.\d+)?))?")
 
@@ -176,9 +176,11 @@ def _measurements(rows: _Rows, table: Table) -> Measurements:
         control=control,
         cells=cells,
         adaptive=propensities is not None and _moved(propensities, keys),
-        periods={}
+        drawn=()
         if propensities is None
-        else _periods(metrics, values, arm[first], propensities, kept=~crossed, variants=variants),
+        else _drawn(
+            metrics, values, arm[first], propensities, kept=np.flatnonzero(~crossed), variants=variants
+        ),
         assignments=_assignments(table, variants, arm[first], propensities, ~crossed),
         crossovers=int(crossed.sum()),
         days=table.days,
@@ -350,46 +352,43 @@ def _moved(propensities: FloatArray, keys: Sequence[tuple[str, str, str]]) -> bo
     )
 
 
-def _periods(
+def _drawn(
     metrics: Sequence[Metric],
     values: Mapping[str, FloatArray],
     arm: NDArray[np.int64],
     propensities: FloatArray,
     *,
-    kept: NDArray[np.bool_],
+    kept: NDArray[np.intp],
     variants: Sequence[str],
-) -> dict[str, dict[str, tuple[ArmPeriod, ...]]]:
-    """Sums with logged probabilities over stretches of the file, which is taken to be in order of time."""
-    found: dict[str, dict[str, tuple[ArmPeriod, ...]]] = {}
-    for metric in metrics:
-        if not isinstance(metric.measure, Mean | Proportion):
-            continue
-        x = values[metric.key][:, 0]
-        order = np.flatnonzero(kept & ~np.isnan(x))
-        stretches = np.array_split(order, min(PERIODS_MAX, max(len(order) // 50, 1)))
-        found[metric.key] = {
-            variant: tuple(_period(x, arm == code, propensities, stretch) for stretch in stretches)
-            for code, variant in enumerate(variants)
-        }
+) -> list[DrawnUnits]:
+    """The kept units by the shares that they were drawn with, with 1 / propensity beside their values.
+
+    Of two variants the propensity gives both shares. Of more, strata are stretches of the file, which is
+    taken to be in order of time.
+    """
+    if len(variants) == 2:
+        strata = strata_of_shares(np.where(arm == 1, propensities, 1 - propensities))
+    else:
+        stretches = min(STRETCHES_MAX, max(len(kept) // 50, 1))
+        strata = np.zeros(len(arm), np.int64)
+        strata[kept] = np.arange(len(kept)) * stretches // max(len(kept), 1)
+    found = []
+    for stratum in np.unique(strata[kept]).tolist():
+        for code, variant in enumerate(variants):
+            units = kept[(strata[kept] == stratum) & (arm[kept] == code)]
+            joint = {
+                metric.key: _joint(values[metric.key][units], 1 / propensities[units])
+                for metric in metrics
+                if not isinstance(metric.measure, QuantileOf)
+            }
+            found.append(DrawnUnits(1, stratum, variant, {key: one for key, one in joint.items() if one.n}))
     return found
 
 
-def _period(
-    x: FloatArray, own: NDArray[np.bool_], propensities: FloatArray, stretch: NDArray[np.int64]
-) -> ArmPeriod:
-    pulled = stretch[own[stretch]]
-    w, rewards = 1 / propensities[pulled], x[pulled]
-    share = float(propensities[pulled].mean()) if pulled.size else 0.5
-    return ArmPeriod(
-        len(stretch),
-        share,
-        len(pulled),
-        float(w.sum()),
-        float((w**2).sum()),
-        float((w * rewards).sum()),
-        float((w**2 * rewards).sum()),
-        float((w**2 * rewards**2).sum()),
-    )
+def _joint(values: FloatArray, weights: FloatArray) -> JointTotals:
+    """Joint totals of (values ..., weight) of the units that have values."""
+    known = ~np.isnan(values).any(axis=1)
+    return JointTotals.from_observations(np.column_stack([values[known], weights[known]]))
 
 
 def _assignments(

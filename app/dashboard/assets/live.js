@@ -1,4 +1,4 @@
-// Draws the charts, and keeps the cards in view as fresh as the server: every two seconds, only while looked at.
+// Draws the charts, and updates the visible cards every two seconds while the page is in view.
 
 const REFRESH_MS = 2000;
 
@@ -15,7 +15,7 @@ function ink(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 }
 
-// Plotly takes the text of a time as it is; this is the time where the reader sits.
+// Plotly shows the text of a time unchanged, so this is the local time of the reader.
 function localTime(ms) {
   return new Date(ms - new Date(ms).getTimezoneOffset() * 60_000).toISOString().slice(0, -1);
 }
@@ -58,8 +58,8 @@ function draw(card) {
   window.Plotly.react(chart, traces(history), layout(card.dataset.key), { displayModeBar: false, responsive: true });
 }
 
-// Elements stay where they are and only what differs is changed: a table keeps its scroll position, a link its
-// focus, a chart its zoom, and a reader their selection.
+// Changes only what differs, so that a table keeps its scroll position, a link its focus, a chart its zoom,
+// and a reader the selection.
 function update(old, fresh) {
   if (old.isEqualNode(fresh)) return;
   if (old.nodeName !== fresh.nodeName) return old.replaceWith(fresh);
@@ -102,7 +102,7 @@ async function tick() {
       await Promise.all([...inView].map(refresh));
       tell("fresh", `live, ${new Date().toLocaleTimeString()}`);
     } catch {
-      tell("stale", "server does not answer");
+      tell("stale", "the server does not answer");
     }
   }
   setTimeout(tick, REFRESH_MS);

@@ -1,4 +1,4 @@
-// A link to /login#KEY signs in by itself: the part behind # never leaves the browser but in this form.
+// A link to /login#KEY signs in by itself. The browser sends the part behind # only in this form.
 
 const key = decodeURIComponent(location.hash.slice(1));
 if (key) {

@@ -22,7 +22,7 @@ MetricValue = Annotated[float, msgspec.Meta(ge=-SIGNAL_VALUE_MAX, le=SIGNAL_VALU
 class Bound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The range in which the mean of a metric must lie, in the metric's unit.
 
-    Null is no bound on that side.
+    Null leaves that side open.
 
     Raises ValueError unless one side is bounded and `at_least` is below `at_most`.
     """
@@ -39,7 +39,7 @@ class Bound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def sides(self) -> tuple[float, float]:
-        """Both bounds; infinite where there is none."""
+        """Lower and upper bound; infinite on a side that is open."""
         return (
             -np.inf if self.at_least is None else self.at_least,
             np.inf if self.at_most is None else self.at_most,

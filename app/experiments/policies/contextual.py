@@ -1,4 +1,4 @@
-"""What policies that read the context of a request have in common. Pure."""
+"""Base of the policies that read the context of a request. Pure."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
@@ -21,7 +21,7 @@ class ContextualPolicy(AdaptivePolicy, frozen=True, kw_only=True):
 
     `features` say what the policy reads and how (`bandits.features`); it ignores the rest of the
     context. If a context does not fit, the request is refused, or served by the Thompson allocation
-    of the totals (`fallback`). Nothing is learned from such a context.
+    of the totals (`fallback`). Nothing is learned from a context that does not fit.
     """
 
     reads = "contexts"

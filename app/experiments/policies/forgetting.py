@@ -1,4 +1,4 @@
-"""How a policy forgets. Pure."""
+"""Rules by which a policy forgets. Pure."""
 
 import math
 from typing import Annotated

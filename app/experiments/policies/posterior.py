@@ -1,4 +1,4 @@
-"""What policies that read a posterior of the mean rewards have in common. Pure."""
+"""Base of the policies that read a posterior of the mean rewards. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import replace

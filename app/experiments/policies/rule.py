@@ -1,4 +1,4 @@
-"""What every policy declares, reads and answers. Pure."""
+"""Base of all policies: what a policy declares, reads and answers. Pure."""
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Final, Literal, NamedTuple
@@ -38,7 +38,7 @@ class Setting(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """What a policy allocates by. Arrays are in the order of the variants.
+    """The data that a policy allocates by. Arrays are in the order of the variants.
 
     `totals` are of rewards in [0, 1]; `losses` are importance-weighted. `metrics` are the
     posteriors of the means of those metrics that have a value.
@@ -108,7 +108,7 @@ class Simulated(NamedTuple):
 
 
 class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
-    """What a policy declares about itself, with the answers that hold for most policies."""
+    """A policy's record of itself, with the answers that hold for most policies."""
 
     reads: ClassVar[Literal["nothing", "totals", "losses", "metrics", "contexts"]] = "totals"
     """What the shares depend on. Policies that read contexts have shares for each request."""
@@ -154,7 +154,7 @@ class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
 
     @property
     def forgets(self) -> Discount | Window | None:
-        """How rewards lose their weight with time; None: they keep it."""
+        """Rule by which rewards lose their weight with time; None: they keep it."""
         forgetting: Discount | Window | UnsetType = getattr(self, "forgetting", UNSET)
         return None if forgetting is UNSET else forgetting
 
@@ -166,7 +166,7 @@ class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
 
     @property
     def learns(self) -> Learns | None:
-        """What the policy learns beyond the reward totals."""
+        """Kind of data that the policy learns beyond the reward totals, if any."""
         return None if self.forgets is None else ByTime(self.forgets.bucket_s)
 
     def errors(self, field: str, setting: Setting) -> Iterator[FieldError]:
@@ -207,7 +207,7 @@ class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
         return Simulated(exact, scene.seconds(per_run=1.5e-4, per_arm=1.5e-5))
 
     def _memory(self, scene: Scene) -> float:
-        """The weight that a reward keeps with each request."""
+        """Return the weight that a reward keeps with each request."""
         if not isinstance(self.forgets, Discount):
             return 1.0
         return float(0.5 ** (1 / (self.forgets.half_life_s / 86_400 * scene.requests_per_day)))

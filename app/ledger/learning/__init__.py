@@ -1,1 +1,1 @@
-"""Fourth step: what policies learn besides the reward totals."""
+"""Learning: what policies learn beyond the reward totals."""

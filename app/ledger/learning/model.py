@@ -1,7 +1,7 @@
-"""What policies learn besides the reward totals: sums over contexts, losses, segments, or times. Pure.
+"""Sums that policies learn beyond the reward totals: over contexts, losses, segments or times. Pure.
 
-Like the totals they move by the difference when a reward changes, and are whole numbers: they depend on the
-set of rewards, never on their order. A context that does not fit the policy's features adds nothing.
+They move by the difference when a reward changes. They are whole numbers, so they depend on the set of
+rewards, never on their order. A context that does not fit the policy's features adds nothing.
 """
 
 from collections import defaultdict
@@ -24,14 +24,14 @@ from bandits.linear import LinearTotals
 from bandits.logistic import LogisticTotals
 
 LEARNING_KINDS: Final = tuple(kind for kind, rule in KINDS.items() if rule.reads in {"contexts", "losses"})
-"""Kinds of policies that learn more than the reward totals; others do so if they have `forgetting`."""
+"""Kinds of policies that learn more than the reward totals; others do if they have `forgetting`."""
 
 _LOSS_SUMS: Final = Struct("<q16s")
 _REWARD_SUMS: Final = Struct("<q16s16s")
 
 
 class LossSums(msgspec.Struct, frozen=True):
-    """Of one variant: the number of rewards, and the sum of their importance-weighted losses in nanos."""
+    """Number of a variant's rewards, and the sum of their importance-weighted losses in nanos."""
 
     n: int = 0
     losses: int = 0
@@ -43,20 +43,20 @@ class LossSums(msgspec.Struct, frozen=True):
         return LossSums(self.n - other.n, self.losses - other.losses)
 
     def to_bytes(self) -> bytes:
-        """Little-endian: 64 bits of the number, 128 of the sum."""
+        """Encode as little-endian: 64 bits of the number, 128 of the sum."""
         return _LOSS_SUMS.pack(self.n, self.losses.to_bytes(16, "little", signed=True))
 
     @classmethod
     def from_bytes(cls, body: bytes) -> "LossSums":
-        """The inverse of `to_bytes`. Raises ValueError if these are no sums."""
+        """Decode the bytes of `to_bytes`. Raises ValueError if they have another length."""
         if len(body) != _LOSS_SUMS.size:
-            raise ValueError(f"{len(body)} bytes are no sums of losses")
+            raise ValueError(f"sums of losses must have {_LOSS_SUMS.size} bytes; got {len(body)}")
         n, losses = _LOSS_SUMS.unpack(body)
         return cls(n, int.from_bytes(losses, "little", signed=True))
 
 
 class RewardSums(msgspec.Struct, frozen=True):
-    """Of one variant in a segment or time: number of rewards, their sum in nanos and that of squares."""
+    """Number of a variant's rewards in a part, their sum in nanos, and the sum of their squares."""
 
     n: int = 0
     sum: int = 0
@@ -64,8 +64,8 @@ class RewardSums(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, rewards: Sequence[int]) -> "RewardSums":
-        """Of single rewards in nanos."""
-        return cls(len(rewards), sum(rewards), sum(one * one for one in rewards))
+        """Return the sums of single rewards in nanos."""
+        return cls(len(rewards), sum(rewards), sum(reward * reward for reward in rewards))
 
     def __add__(self, other: "RewardSums") -> "RewardSums":
         return RewardSums(self.n + other.n, self.sum + other.sum, self.square_sum + other.square_sum)
@@ -74,15 +74,15 @@ class RewardSums(msgspec.Struct, frozen=True):
         return RewardSums(self.n - other.n, self.sum - other.sum, self.square_sum - other.square_sum)
 
     def to_bytes(self) -> bytes:
-        """Little-endian: 64 bits of the number, 128 of each sum."""
+        """Encode as little-endian: 64 bits of the number, 128 of each sum."""
         sums = (value.to_bytes(16, "little", signed=True) for value in (self.sum, self.square_sum))
         return _REWARD_SUMS.pack(self.n, *sums)
 
     @classmethod
     def from_bytes(cls, body: bytes) -> "RewardSums":
-        """The inverse of `to_bytes`. Raises ValueError if these are no sums."""
+        """Decode the bytes of `to_bytes`. Raises ValueError if they have another length."""
         if len(body) != _REWARD_SUMS.size:
-            raise ValueError(f"{len(body)} bytes are no sums of rewards")
+            raise ValueError(f"sums of rewards must have {_REWARD_SUMS.size} bytes; got {len(body)}")
         n, *sums = _REWARD_SUMS.unpack(body)
         return cls(n, *(int.from_bytes(value, "little", signed=True) for value in sums))
 
@@ -91,7 +91,7 @@ PolicyTotals = LinearTotals | LogisticTotals | LossSums | RewardSums
 
 
 class Seen(NamedTuple):
-    """What the log knows of an assignment besides its reward; the time in microseconds since the epoch."""
+    """Columns of a logged assignment that learning reads; the time in microseconds since the epoch."""
 
     context: Mapping[str, Any] | None
     propensity: float
@@ -99,7 +99,7 @@ class Seen(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What is learned from each of some rewards, as `Learning.row` gives it, and the rewards in nanos."""
+    """Rows that `Learning.row` returned for some rewards, and these rewards in nanos."""
 
     given: list[Any]
     rewards: list[int]
@@ -113,27 +113,27 @@ class ContextLearning(NamedTuple):
 
     @property
     def empty(self) -> PolicyTotals:
-        """The totals of no rewards."""
+        """Totals of no rewards."""
         return self._kind.empty(self.schema.d)
 
     def part(self, _seen: Seen) -> str:
-        """There is only one."""
+        """Return the only part."""
         return ""
 
     def row(self, seen: Seen) -> NDArray[np.int64] | None:
-        """The context in fixed point; None: it does not fit."""
+        """Return the context in fixed point; None if it does not fit the features."""
         try:
             return self.schema.vector_fixed(seen.context or {})
         except ContextError:
             return None
 
     def of_rows(self, rows: Rows) -> PolicyTotals:
-        """The totals of some rewards."""
+        """Return the totals of some rewards."""
         contexts = np.array(rows.given, np.int64).reshape(-1, self.schema.d)
         return self._kind.of_rows(contexts, np.array(rows.rewards, np.float64) / NANO)
 
     def decode(self, body: bytes) -> PolicyTotals:
-        """The inverse of `to_bytes`. Raises ValueError if these are no totals."""
+        """Decode the bytes of `to_bytes`. Raises ValueError if they cannot be decoded."""
         return self._kind.from_bytes(body)
 
     @property
@@ -142,112 +142,108 @@ class ContextLearning(NamedTuple):
 
 
 class LossLearning(NamedTuple):
-    """Losses by their propensity: (1 - reward) / (propensity + gamma), rounded to a nano one by one."""
+    """Importance-weighted losses (1 - reward) / (propensity + gamma), each rounded to a nano."""
 
     gamma: float
     empty: PolicyTotals = LossSums()
 
     def part(self, _seen: Seen) -> str:
-        """There is only one."""
+        """Return the only part."""
         return ""
 
     def row(self, seen: Seen) -> float:
-        """The propensity."""
+        """Return the propensity."""
         return seen.propensity
 
     def of_rows(self, rows: Rows) -> PolicyTotals:
-        """The totals of some rewards."""
-        left = NANO - np.array(rows.rewards, np.float64)
-        losses = np.rint(left / (np.array(rows.given, np.float64) + self.gamma)).tolist()
+        """Return the totals of some rewards."""
+        shortfalls = NANO - np.array(rows.rewards, np.float64)
+        losses = np.rint(shortfalls / (np.array(rows.given, np.float64) + self.gamma)).tolist()
         return LossSums(len(losses), sum(map(int, losses)))
 
     def decode(self, body: bytes) -> PolicyTotals:
-        """The inverse of `to_bytes`. Raises ValueError if these are no totals."""
+        """Decode the bytes of `to_bytes`. Raises ValueError if they cannot be decoded."""
         return LossSums.from_bytes(body)
 
 
-class BucketLearning(NamedTuple):
-    """Rewards by the time of their assignment, in buckets of whole seconds that begin with the Unix epoch."""
+class _RewardLearning(msgspec.Struct, frozen=True):
+    """Learning whose totals are the rewards of each part."""
+
+    @property
+    def empty(self) -> PolicyTotals:
+        """Totals of no rewards."""
+        return RewardSums()
+
+    def row(self, _seen: Seen) -> Literal[True]:
+        """Return a placeholder: only the part of a context is learned."""
+        return True
+
+    def of_rows(self, rows: Rows) -> PolicyTotals:
+        """Return the totals of some rewards."""
+        return RewardSums.of(rows.rewards)
+
+    def decode(self, body: bytes) -> PolicyTotals:
+        """Decode the bytes of `to_bytes`. Raises ValueError if they cannot be decoded."""
+        return RewardSums.from_bytes(body)
+
+
+class BucketLearning(_RewardLearning, frozen=True):
+    """Rewards by the time of their assignment, in buckets of whole seconds from the Unix epoch on."""
 
     bucket_s: int
-    empty: PolicyTotals = RewardSums()
 
     def part(self, seen: Seen) -> str:
-        """The bucket of the assignment."""
+        """Return the bucket of the assignment."""
         return part_of_bucket(seen.assigned_us // 1_000_000 // self.bucket_s * self.bucket_s)
 
     def first_part(self, now_s: float) -> str:
-        """The oldest part that is kept at `now_s`, in seconds since the Unix epoch.
+        """Return the oldest part that is kept at `now_s`, in seconds since the Unix epoch.
 
-        No policy with these buckets reads an older one, even if its clock is behind by as much as it reads.
+        No policy with these buckets reads an older part, even if its clock is behind by as much as it
+        reads.
         """
         newest = int(now_s) // self.bucket_s
         return part_of_bucket((newest - limits.FORGETTING_BUCKETS_KEPT + 1) * self.bucket_s)
 
-    def row(self, seen: Seen) -> int:
-        """The time, of which nothing but the part is learned."""
-        return seen.assigned_us
 
-    def of_rows(self, rows: Rows) -> PolicyTotals:
-        """The totals of some rewards."""
-        return RewardSums.of(rows.rewards)
-
-    def decode(self, body: bytes) -> PolicyTotals:
-        """The inverse of `to_bytes`. Raises ValueError if these are no totals."""
-        return RewardSums.from_bytes(body)
-
-
-class SegmentLearning(NamedTuple):
+class SegmentLearning(_RewardLearning, frozen=True):
     """Rewards by the segment of their context."""
 
     by: tuple[Segments, ...]
-    empty: PolicyTotals = RewardSums()
 
     def part(self, seen: Seen) -> str:
-        """The segment of the context."""
+        """Return the segment of the context."""
         return part_of_segment(segment_number(self.by, seen.context or {}))
-
-    def row(self, _seen: Seen) -> Literal[True]:
-        """Nothing but the part is learned of a context."""
-        return True
-
-    def of_rows(self, rows: Rows) -> PolicyTotals:
-        """The totals of some rewards."""
-        return RewardSums.of(rows.rewards)
-
-    def decode(self, body: bytes) -> PolicyTotals:
-        """The inverse of `to_bytes`. Raises ValueError if these are no totals."""
-        return RewardSums.from_bytes(body)
 
 
 def part_of_segment(number: int) -> str:
-    """The name of a segment among the parts."""
+    """Return the name of a segment among the parts."""
     return f"{number:03d}"
 
 
 def part_of_bucket(start_s: int) -> str:
-    """The name of the bucket that begins at `start_s` after the Unix epoch: their order is that of time."""
+    """Return the name of the bucket that begins at `start_s` after the Unix epoch; names sort by time."""
     return f"{max(start_s, 0):012d}"
 
 
 Learning = ContextLearning | LossLearning | SegmentLearning | BucketLearning
-"""What the policy of an epoch learns. Epochs whose policies learn the same are read as one sample."""
+"""What the policy of an epoch learns. Epochs with equal learning are read as one sample."""
 
 
 def is_forgotten(learning: Learning, part: str, now_s: float) -> bool:
-    """Whether no policy can read the part any more: it is deleted some time, and says nothing until then."""
+    """Return whether no policy can read the part any more. It is ignored until it is deleted."""
     return isinstance(learning, BucketLearning) and part < learning.first_part(now_s)
 
 
 def plus(first: PolicyTotals, second: PolicyTotals) -> PolicyTotals:
-    """Both together, of the same learning."""
+    """Add totals of the same learning."""
     return first + second  # type: ignore[operator]
 
 
 def agree(learning: Learning, fresh: PolicyTotals, body: bytes) -> bool:
-    """Whether what is stored is of the same rewards; without bytes it is of none.
+    """Return whether stored totals are of the same rewards; no bytes mean no rewards.
 
-    Cells of logistic totals that once held more contexts stay as wide as they had to be for those.
+    Cells of logistic totals stay as wide as they once had to be, even if they hold fewer contexts now.
     """
     try:
         stored = learning.decode(body) if body else learning.empty
@@ -264,24 +260,24 @@ Key = tuple[int, int, int, str]
 
 
 class Change(NamedTuple):
-    """What policy totals gain and lose."""
+    """Amounts that policy totals gain and lose."""
 
     learning: Learning
     added: PolicyTotals
     removed: PolicyTotals
 
     def applied(self, body: bytes) -> bytes:
-        """Stored totals after the change; empty ones have no bytes. Raises ValueError if they cannot be.
+        """Return stored totals after the change; empty totals have no bytes.
 
-        What is added comes first: where a reward was revised its context is then known already, and the cells
-        of logistic totals need not become wider.
+        Addition comes first: the context of a revised reward is then known already, and the cells of
+        logistic totals need not become wider. Raises ValueError if the change cannot be applied.
         """
         totals = self.learning.decode(body) if body else self.learning.empty
         return (totals + self.added - self.removed).to_bytes()  # type: ignore[operator]
 
 
 def learning_of(policy: Policy) -> Learning | None:
-    """What a policy learns besides the reward totals, if anything."""
+    """Return what a policy learns beyond the reward totals, if anything."""
     match policy.learns:
         case Contexts(model, features):
             return ContextLearning(model, Schema(features))
@@ -298,7 +294,7 @@ def learning_of(policy: Policy) -> Learning | None:
 
 
 def moved(before: Assignments, after: Assignments, learning: Iterable[tuple[int, int]]) -> NDArray[np.intp]:
-    """Which assignments, by their number, change what policies learn: in the experiments and epochs given."""
+    """Return the numbers of assignments that change what the policies of these epochs learn."""
     changed = np.flatnonzero(_rewards(before, before["counted"]) != _rewards(after, after["exposed"]))
     wanted = set(learning)
     pairs = zip(after["experiment_id"][changed].tolist(), after["epoch"][changed].tolist(), strict=True)
@@ -308,18 +304,18 @@ def moved(before: Assignments, after: Assignments, learning: Iterable[tuple[int,
 def changes(
     before: Assignments,
     after: Assignments,
-    found: Iterable[tuple[int, Mapping[str, Any] | None, float]],
+    contexts: Iterable[tuple[int, Mapping[str, Any] | None, float]],
     learning: Mapping[tuple[int, int], Learning],
 ) -> tuple[dict[Key, Change], int]:
-    """What assignments change, in key order; and how many contexts did not fit.
+    """Return the changes of assignments in key order, and the number of contexts that did not fit.
 
-    Of each assignment `found` has its number, context and propensity.
+    `contexts` has the number, context and propensity of each assignment.
     """
     old, new = _rewards(before, before["counted"]).tolist(), _rewards(after, after["exposed"]).tolist()
     added: defaultdict[Key, Rows] = defaultdict(lambda: Rows([], []))
     removed: defaultdict[Key, Rows] = defaultdict(lambda: Rows([], []))
     misfits = 0
-    for number, context, propensity in found:
+    for number, context, propensity in contexts:
         row = after[number]
         pair = int(row["experiment_id"]), int(row["epoch"])
         seen = Seen(context, propensity, int(row["assigned_us"]))
@@ -332,11 +328,11 @@ def changes(
             if reward != NONE:
                 rows[key].given.append(x)
                 rows[key].rewards.append(reward)
-    made = {}
+    changed = {}
     for key in sorted({*added, *removed}):
-        of = learning[key[:2]]
-        made[key] = Change(of, of.of_rows(added[key]), of.of_rows(removed[key]))
-    return made, misfits
+        learned = learning[key[:2]]
+        changed[key] = Change(learned, learned.of_rows(added[key]), learned.of_rows(removed[key]))
+    return changed, misfits
 
 
 def _rewards(assignments: Assignments, counted: NDArray[np.bool_]) -> NDArray[np.int64]:

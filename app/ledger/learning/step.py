@@ -5,7 +5,6 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import msgspec
-import structlog
 from psycopg import AsyncCursor
 
 from app.core.clock import Clock, SystemClock
@@ -29,9 +28,7 @@ from app.ledger.learning.model import (
     plus,
 )
 from app.ledger.rewards.model import Assignments
-from app.ledger.session import copy, sql
-
-_LOG: Final = structlog.get_logger(__name__)
+from app.ledger.session import copy, report_unusable, sql
 
 _READ_LEARNING: Final = sql(__package__, "read_learning")
 _READ_CONTEXTS: Final = sql(__package__, "read_contexts")
@@ -59,21 +56,21 @@ _POLICY_TOTALS: Final = "SELECT epoch, variant, part, body FROM policy_totals WH
 async def learning_by_epoch(
     cursor: AsyncCursor, experiment_ids: Collection[int]
 ) -> dict[tuple[int, int], Learning]:
-    """What the policies of these experiments learn, by experiment and epoch."""
+    """Read what the policies of these experiments learn, by experiment and epoch."""
     parameters = {"experiment_ids": list(experiment_ids), "kinds": list(LEARNING_KINDS)}
     await cursor.execute(_READ_LEARNING, parameters)
-    found = {}
+    by_epoch = {}
     for experiment_id, epoch, policy in await cursor.fetchall():
         learning = learning_of(msgspec.convert(policy, Policy))
         if learning is not None:
-            found[experiment_id, epoch] = learning
-    return found
+            by_epoch[experiment_id, epoch] = learning
+    return by_epoch
 
 
 async def learn(
     cursor: AsyncCursor, before: Assignments, after: Assignments, experiment_ids: Collection[int]
 ) -> set[int]:
-    """Add what changed to the policy totals of these experiments. Returns those that have."""
+    """Add changes of rewards to the policy totals of these experiments. Return those that changed."""
     if not experiment_ids:
         return set()
     learning = await learning_by_epoch(cursor, experiment_ids)
@@ -83,29 +80,26 @@ async def learn(
     places = rows.rows(len(numbers), number=(">i4", numbers), place=("V6", before["place"][numbers]))
     await copy(cursor, "learning", places)
     await cursor.execute(_READ_CONTEXTS)
-    found, misfits = changes(before, after, await cursor.fetchall(), learning)
+    changed, misfits = changes(before, after, await cursor.fetchall(), learning)
     CONTEXT_MISFITS.inc(misfits)
-    await _add_to_policy_totals(cursor, found)
-    return {key[0] for key in found}
+    await _add_to_policy_totals(cursor, changed)
+    return {key[0] for key in changed}
 
 
-async def _add_to_policy_totals(cursor: AsyncCursor, found: Mapping[Key, Change]) -> None:
-    """Totals that cannot take a change, which only a hand that is not ours can bring about, stay as they are.
-
-    They must not hold up the ledger, and `wald rebuild` mends them.
-    """
-    if not found:
+async def _add_to_policy_totals(cursor: AsyncCursor, changed: Mapping[Key, Change]) -> None:
+    """Apply changes to policy totals. Totals that cannot be decoded stay as they are."""
+    if not changed:
         return
-    keys = _policy_keys(found)
+    keys = _policy_keys(changed)
     await cursor.execute(_ENSURE_POLICY_TOTALS, keys)
     await cursor.execute(_LOCK_POLICY_TOTALS, keys)
     bodies: dict[Key, bytes] = {}
     for *names, body in await cursor.fetchall():
         key: Key = tuple(names)
         try:
-            bodies[key] = found[key].applied(body)
+            bodies[key] = changed[key].applied(body)
         except ValueError as error:
-            _LOG.error("policy_totals_unusable", key=key, error=str(error), then="run wald rebuild")
+            report_unusable("policy_totals", key, error)
     await cursor.execute(_STORE_POLICY_TOTALS, _policy_keys(bodies) | {"body": list(bodies.values())})
 
 
@@ -158,7 +152,7 @@ async def delete_forgotten(cursor: AsyncCursor) -> int:
 
 
 def _now_s() -> float:
-    """The time that all workers share: whatever was deleted before is forgotten after."""
+    """Return the time that all workers share, so that deleted parts stay ignored by all."""
     return _CLOCK.now().timestamp()
 
 

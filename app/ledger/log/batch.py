@@ -1,4 +1,4 @@
-"""From stream entries to what one ledger transaction takes into the log. Pure."""
+"""Staging of stream entries: the batch that one ledger transaction logs. Pure."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -31,9 +31,9 @@ _TIME_US_MAX: Final = 253_402_300_799_000_000  # the end of the year 9999
 
 
 class StreamEntry(NamedTuple):
-    """One entry as read from a stream: its id, kind, number of events and body.
+    """One entry of a stream: its id, kind, number of events and body.
 
-    `fault`: why it cannot be an entry at all, if so.
+    `fault`: why its fields cannot be read; empty if they can.
     """
 
     id: str
@@ -44,13 +44,13 @@ class StreamEntry(NamedTuple):
 
 
 class UndecodableEntry(Exception):
-    """An entry that says something this version cannot read."""
+    """Raised for an entry that this version cannot read."""
 
 
 class StagedSignals(NamedTuple):
-    """Signals by assignment id as the log takes them, each key once and in key order: rows, and columns.
+    """Signals by assignment id to log, each key once and in key order, as rows and as columns.
 
-    `names` are texts that `name` refers to; `state` is the place of their `SignalState`.
+    `name` is a position in `names`, and `state` a position in `SIGNAL_STATES`.
     """
 
     rows: Rows
@@ -63,38 +63,38 @@ class StagedSignals(NamedTuple):
 
 
 class UnitSignals(NamedTuple):
-    """Signals by unit as the log takes them, each key once, and when they came."""
+    """Signals by unit to log, each key once, with their times of arrival."""
 
     signals: Sequence[UnitSignal]
     received_us: Sequence[int]
 
     @property
     def n(self) -> int:
-        """How many."""
+        """Number of signals."""
         return len(self.signals)
 
     def rows(self) -> Rows:
-        """As they are staged, numbered."""
+        """Return the numbered rows to stage."""
         return rows.rows(
             self.n,
-            [rows.text(one.signal) for one in self.signals],
-            [rows.text(_unit_key(one)) for one in self.signals],
+            [rows.text(signal.signal) for signal in self.signals],
+            [rows.text(_unit_key(signal)) for signal in self.signals],
             number=(">i4", np.arange(self.n)),
-            experiment_id=(">i4", [one.experiment_id for one in self.signals]),
-            unit_hash=(">i8", [one.unit_hash for one in self.signals]),
-            source=(">i2", [one.source for one in self.signals]),
-            value=(">f8", [one.value for one in self.signals]),
-            at=rows.timestamps(np.array([one.at_us for one in self.signals], np.int64)),
+            experiment_id=(">i4", [signal.experiment_id for signal in self.signals]),
+            unit_hash=(">i8", [signal.unit_hash for signal in self.signals]),
+            source=(">i2", [signal.source for signal in self.signals]),
+            value=(">f8", [signal.value for signal in self.signals]),
+            at=rows.timestamps(np.array([signal.at_us for signal in self.signals], np.int64)),
             received_at=rows.timestamps(np.array(self.received_us, np.int64)),
         )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """What one transaction logs: each assignment once, in key order, and the signals about them.
+    """Events of one transaction: each assignment once, in key order, and the signals about them.
 
-    `bodies` are elements of BODY; `exposures` has null where only feedback has arrived. `given` and `ids`
-    are the signals by assignment id and the client's ids of these, `received_us` when they came.
+    `bodies` has elements of BODY. `exposures` has None where only feedback has arrived. `given` holds
+    the signals by assignment id, `ids` their clients' ids and `received_us` their times of arrival.
     """
 
     bodies: NDArray[np.void]
@@ -106,30 +106,30 @@ class Batch:
 
     @property
     def unit_experiment_ids(self) -> frozenset[int]:
-        """Of the signals by unit."""
-        return frozenset(one.experiment_id for one in self.unit_signals.signals)
+        """Experiments of the signals by unit."""
+        return frozenset(signal.experiment_id for signal in self.unit_signals.signals)
 
     @property
     def experiment_ids(self) -> frozenset[int]:
-        """Of all events."""
+        """Experiments of all events."""
         return frozenset(np.unique(self.bodies["experiment_id"]).tolist()) | self.unit_experiment_ids
 
     @property
     def n_events(self) -> int:
-        """How many exposures and signals there are, each once."""
+        """Number of different exposures and signals."""
         return int(self.exposed.sum()) + len(self.given.signals) + self.unit_signals.n
 
     @property
     def exposed(self) -> Flags:
-        """Which assignments have their exposure here."""
-        return np.array([one is not None for one in self.exposures], np.bool_)
+        """Mask of the assignments whose exposure is in this batch."""
+        return np.array([exposure is not None for exposure in self.exposures], np.bool_)
 
     def only(self, experiment_ids: Iterable[int]) -> "Batch":
-        """The events of these experiments alone."""
+        """Return the batch without the events of other experiments."""
         known = frozenset(experiment_ids)
         if not self.unit_experiment_ids <= known:
-            told = zip(self.unit_signals.signals, self.unit_signals.received_us, strict=True)
-            chosen_units = [(one, at) for one, at in told if one.experiment_id in known]
+            pairs = zip(self.unit_signals.signals, self.unit_signals.received_us, strict=True)
+            chosen_units = [pair for pair in pairs if pair[0].experiment_id in known]
             signals, received_us = zip(*chosen_units, strict=True) if chosen_units else ((), ())
             return replace(self, unit_signals=UnitSignals(signals, received_us)).only(known)
         kept = np.isin(self.bodies["experiment_id"], list(known))
@@ -138,7 +138,7 @@ class Batch:
         chosen = np.flatnonzero(kept[self.given.signals["owner"]]).tolist()
         return Batch(
             self.bodies[kept],
-            [one for one, keep in zip(self.exposures, kept.tolist(), strict=True) if keep],
+            [exposure for exposure, keep in zip(self.exposures, kept.tolist(), strict=True) if keep],
             self.given.about(np.flatnonzero(kept)),
             [self.ids[index] for index in chosen],
             self.received_us[chosen],
@@ -146,9 +146,12 @@ class Batch:
         )
 
     def assignments(self, horizon_us: Integers) -> Assignments:
-        """As they are stored if they are new; `horizon_us` of each. Their places are not known."""
+        """Return the assignments as new ones are stored, with the `horizon_us` of each.
+
+        Their places in the table are not known yet.
+        """
         made = np.zeros(len(self.bodies), ASSIGNMENT)
-        for name in ("experiment_id", "unit_hash", "epoch", "variant"):
+        for name in ("experiment_id", "unit_hash", "epoch", "variant", "propensity"):
             made[name] = self.bodies[name]
         made["id"] = np.ascontiguousarray(self.bodies["id"]).view("S16")
         made["assigned_us"] = _assigned_us(self.bodies)
@@ -158,7 +161,7 @@ class Batch:
         return made
 
     def keys(self, numbers: Integers) -> Rows:
-        """Of the assignments with these numbers."""
+        """Return the key rows of the assignments with these numbers."""
         chosen = self.bodies[numbers]
         return rows.rows(
             len(chosen),
@@ -169,13 +172,16 @@ class Batch:
         )
 
     def assignment_rows(self, chosen: Flags, deadline_us: Integers) -> Rows:
-        """The `chosen` assignments as the log stores them."""
+        """Return the rows of the `chosen` assignments for the log."""
         picked = [self.exposures[number] for number in np.flatnonzero(chosen).tolist()]
         bodies = self.bodies[chosen]
         return rows.rows(
             len(bodies),
-            [rows.NULL if one is None else rows.text(one.unit) for one in picked],
-            [rows.NULL if one is None or not one.context else rows.json(one.context) for one in picked],
+            [rows.NULL if exposure is None else rows.text(exposure.unit) for exposure in picked],
+            [
+                rows.NULL if exposure is None or not exposure.context else rows.json(exposure.context)
+                for exposure in picked
+            ],
             experiment_id=(">i4", bodies["experiment_id"]),
             unit_hash=(">i8", bodies["unit_hash"]),
             id=("V16", bodies["id"]),
@@ -185,14 +191,15 @@ class Batch:
             policy_version=(">i4", bodies["policy_version"]),
             variant=(">i2", bodies["variant"]),
             propensity=(">f8", bodies["propensity"]),
-            exposed=("u1", [one is not None for one in picked]),
+            exposed=("u1", [exposure is not None for exposure in picked]),
         )
 
     def staged_signals(self, assignments: Assignments) -> StagedSignals:
-        """The signals by assignment id, about `assignments` as they are locked.
+        """Return the signals by assignment id about the locked `assignments`, one per key.
 
-        What comes after the deadline, or too long before the assignment, has a key of its own: it must not
-        displace what counts. Of one key the first stays where the client gave it an id, else the newest.
+        A signal after the deadline, or too long before the assignment, gets a different key, so that it
+        does not replace a signal that counts. Of one key the first signal stays if the client gave an id,
+        else the newest.
         """
         signals, names = self.given
         at_us, owner = signals["at_us"], signals["owner"]
@@ -202,8 +209,8 @@ class Batch:
         distinct, kind_of = np.unique(kinds, return_inverse=True)
         natural = [_natural_key(kind, names) for kind in distinct.tolist()]
         owners = self.bodies["id"][owner]
-        own = np.array([one is not None for one in self.ids], np.bool_)
-        key_of = np.where(own, len(natural) + np.arange(len(signals)), kind_of)
+        has_id = np.array([event_id is not None for event_id in self.ids], np.bool_)
+        key_of = np.where(has_id, len(natural) + np.arange(len(signals)), kind_of)
         halves = owners.view(">u8").reshape(-1, 2)
         order = np.lexsort((signals["value"], at_us, key_of, halves[:, 1], halves[:, 0]))
         owner, key = owner[order], key_of[order]
@@ -218,7 +225,7 @@ class Batch:
         staged = rows.rows(
             len(chosen),
             [texts[name] for name in chosen["name"].tolist()],
-            [keys[kind] if given is None else rows.text(f"={given}") for kind, given in picked],
+            [keys[kind] if event_id is None else rows.text(f"={event_id}") for kind, event_id in picked],
             number=(">i4", np.arange(len(chosen))),
             assignment_id=("V16", bodies["id"]),
             experiment_id=(">i4", bodies["experiment_id"]),
@@ -246,17 +253,17 @@ _EARLY: Final = 2
 
 
 def _natural_key(kind: int, names: Sequence[str]) -> str:
-    """The key of a signal without a client's id."""
+    """Return the key of a signal without a client's id."""
     named, timely = divmod(kind, len(_PREFIXES))
     return f"{_PREFIXES[timely]}{names[named // 256]}/{named % 256}"
 
 
 def _unit_key(signal: UnitSignal) -> str:
-    """The key of a signal by unit.
+    """Return the key of a signal by unit.
 
-    Without a client's id the time is part of it. A unit may have several assignments, each with its own value
-    of the same signal, and which of them a signal belongs to is known only when all exposures have arrived:
-    so every time is kept.
+    Without a client's id the time is part of the key, so that the log keeps a signal for each time: a
+    unit may have several assignments, each with its own value of one signal. Which assignment a signal
+    belongs to is known only when all exposures have arrived.
     """
     if signal.id is not None:
         return f"={signal.id}"
@@ -264,9 +271,9 @@ def _unit_key(signal: UnitSignal) -> str:
 
 
 def stage(entries: Sequence[StreamEntry]) -> Batch:
-    """All events in `entries`.
+    """Decode the events of all `entries` into one batch.
 
-    Raises UndecodableEntry if one of them cannot be read.
+    Raises UndecodableEntry if an entry cannot be read.
     """
     exposed: list[Exposure] = []
     columns: list[SignalsEntry] = []
@@ -286,7 +293,7 @@ def stage(entries: Sequence[StreamEntry]) -> Batch:
     _check_exposures(exposed)
     for column in columns:
         _check_signals(column)
-    tokens = b"".join([*(one.body for one in exposed), *(column.bodies for column in columns)])
+    tokens = b"".join([*(item.body for item in exposed), *(column.bodies for column in columns)])
     if len(tokens) % BODY.itemsize:
         raise UndecodableEntry(f"assignment bodies must have {BODY.itemsize} bytes")
     bodies = np.frombuffer(tokens, BODY)
@@ -306,9 +313,9 @@ def stage(entries: Sequence[StreamEntry]) -> Batch:
 
 
 def apart(item: StreamEntry) -> tuple[list[tuple[int, StreamEntry]], dict[int, str]]:
-    """Each event of an entry as an entry of its own, by its number, and what is wrong with the others.
+    """Split an entry into entries of one event, by number, and the errors of unreadable events.
 
-    An entry that cannot be taken apart is one wrong event, the first.
+    An entry that cannot be split counts as one unreadable event, the first.
     """
     if item.fault:
         return [], {0: item.fault}
@@ -320,8 +327,8 @@ def apart(item: StreamEntry) -> tuple[list[tuple[int, StreamEntry]], dict[int, s
                     for number, body in enumerate(exposure.apart(item.body))
                 ], {}
             case signals_entry.KIND:
-                good, wrong = signals_entry.apart(item.body)
-                return [(number, item._replace(n=1, body=body)) for number, body in good.items()], wrong
+                good, errors = signals_entry.apart(item.body)
+                return [(number, item._replace(n=1, body=body)) for number, body in good.items()], errors
             case _:
                 return [], {0: f"unknown kind {item.kind!r}"}
     except (msgspec.MsgspecError, ValueError, UnicodeError, RecursionError) as error:
@@ -330,15 +337,15 @@ def apart(item: StreamEntry) -> tuple[list[tuple[int, StreamEntry]], dict[int, s
 
 def _check_exposures(exposed: Sequence[Exposure]) -> None:
     """Raise UndecodableEntry for units that the log cannot hold."""
-    lengths = set(map(len, [one.body for one in exposed]))
+    lengths = {len(item.body) for item in exposed}
     if lengths - {BODY.itemsize}:
         raise UndecodableEntry(f"assignment bodies must have {BODY.itemsize} bytes; got {sorted(lengths)}")
-    if "\0" in "".join([one.unit for one in exposed]):
+    if "\0" in "".join([item.unit for item in exposed]):
         raise UndecodableEntry("a unit contains a zero byte (0x00)")
 
 
 def _check_bodies(bodies: NDArray[np.void]) -> None:
-    """Raise UndecodableEntry for assignments that no server makes: they would spoil totals."""
+    """Raise UndecodableEntry for assignments that no server makes: they would corrupt totals."""
     for name in ("experiment_id", "epoch", "policy_version"):
         if (bodies[name] > _INTEGER_MAX).any():
             raise UndecodableEntry(f"{name} must be at most {_INTEGER_MAX}; got {bodies[name].max()}")
@@ -377,24 +384,27 @@ def _check_times(times_us: Sequence[int] | Integers) -> None:
 
 def _check_values(values: NDArray[np.float64]) -> None:
     if not (np.abs(values) <= SIGNAL_VALUE_MAX).all():
-        raise UndecodableEntry(f"values must be finite, and at most {SIGNAL_VALUE_MAX:g} in size")
+        raise UndecodableEntry(f"absolute values must be at most {SIGNAL_VALUE_MAX:g}")
 
 
 def _check_words(names: Iterable[str], sources: Iterable[int], ids: Sequence[str | None]) -> None:
     for name in set(names):
         if not _is_key(name):
-            raise UndecodableEntry(f"not a name of a signal: {name[:64]!r}")
+            raise UndecodableEntry(f"the name of a signal must match {KEY_PATTERN}; got {name[:64]!r}")
     if unknown := set(sources) - _SOURCES:
         raise UndecodableEntry(f"unknown source {min(unknown)}")
     if ids.count(None) == len(ids):
         return
-    for given in ids:
-        if given is not None and ("\0" in given or not 0 < len(given) <= EVENT_ID_LENGTH_MAX):
-            raise UndecodableEntry(f"not an id of an event: {given[:64]!r}")
+    for event_id in ids:
+        if event_id is not None and ("\0" in event_id or not 0 < len(event_id) <= EVENT_ID_LENGTH_MAX):
+            raise UndecodableEntry(
+                f"the id of an event must have 1 to {EVENT_ID_LENGTH_MAX} characters without NUL;"
+                f" got {event_id[:64]!r}"
+            )
 
 
 def _distinct(bodies: NDArray[np.void]) -> tuple[Integers, Integers]:
-    """The first body of each assignment, by its index, in key order; and which of them each body is."""
+    """Return the index of each assignment's first body, in key order, and the assignment of each body."""
     ids = bodies["id"].copy().view(">u8").reshape(-1, 2)
     order = np.lexsort((ids[:, 1], ids[:, 0], bodies["unit_hash"], bodies["experiment_id"]))
     ordered = ids[order]
@@ -406,13 +416,13 @@ def _distinct(bodies: NDArray[np.void]) -> tuple[Integers, Integers]:
 
 
 def _signals(owners: Integers, columns: Sequence[SignalsEntry]) -> tuple[Given, list[str | None], Integers]:
-    """All signals by assignment id; of those with a client's id, the first."""
-    told = list(chain.from_iterable(column.signals for column in columns))
-    names = list(dict.fromkeys(told))
+    """Return all signals by assignment id; of one client's id only the first signal."""
+    signal_names = list(chain.from_iterable(column.signals for column in columns))
+    names = list(dict.fromkeys(signal_names))
     position = {name: number for number, name in enumerate(names)}
-    signals = np.empty(len(told), GIVEN)
+    signals = np.empty(len(signal_names), GIVEN)
     signals["owner"] = owners
-    signals["name"] = [position[name] for name in told]
+    signals["name"] = [position[name] for name in signal_names]
     signals["source"] = np.frombuffer(b"".join(column.sources for column in columns), np.uint8)
     signals["value"] = np.frombuffer(b"".join(column.values for column in columns), signals_entry.VALUES)
     signals["at_us"] = np.frombuffer(b"".join(column.at_us for column in columns), signals_entry.TIMES)
@@ -428,24 +438,24 @@ def _signals(owners: Integers, columns: Sequence[SignalsEntry]) -> tuple[Given, 
 
 
 def _unit_signals(signals: Sequence[UnitSignal], received_us: Sequence[int]) -> UnitSignals:
-    """Each key once: of those with a client's id the first, of the others the one with the greatest value."""
+    """Return one signal per key: the first with a client's id, else the one with the greatest value."""
     kept: dict[tuple[int, int, str], int] = {}
-    for index, one in enumerate(signals):
-        key = one.experiment_id, one.unit_hash, _unit_key(one)
+    for index, signal in enumerate(signals):
+        key = signal.experiment_id, signal.unit_hash, _unit_key(signal)
         first = kept.setdefault(key, index)
-        if one.id is None and one.value > signals[first].value:
+        if signal.id is None and signal.value > signals[first].value:
             kept[key] = index
     chosen = list(kept.values())
     return UnitSignals([signals[index] for index in chosen], [received_us[index] for index in chosen])
 
 
 def _assigned_us(bodies: NDArray[np.void]) -> Integers:
-    """The time in each UUIDv7, its first 48 bits."""
+    """Return the time of each assignment: the first 48 bits of its UUIDv7."""
     return (bodies["id"].copy().view(">u8")[::2] >> 16).astype(np.int64) * 1_000
 
 
 def _first(keys: Iterable[tuple[Any, str | None]]) -> list[int]:
-    """Which events stay: of those with a client's id, the first of each; all others."""
+    """Return the indices of events to keep: all without a client's id, and the first of each id."""
     seen: set[tuple[Any, str | None]] = set()
     kept = []
     for index, key in enumerate(keys):

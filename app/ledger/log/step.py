@@ -49,6 +49,7 @@ _AFFECTED: Final = (
     ("deadline_us", ">i8"),
     ("epoch", ">i4"),
     ("variant", ">i2"),
+    ("propensity", ">f8"),
     ("exposed", "u1"),
     ("outcome", ">i2"),
     ("reward", ">i4"),
@@ -64,10 +65,10 @@ _SIGNALS: Final = (
 
 
 class Logged(NamedTuple):
-    """Assignments that a transaction has locked, some of which have to be resolved.
+    """Assignments that a transaction has locked.
 
-    `resolving` says which. `given` is the whole log of those of them that are not `unread`. `exposures` are
-    those that came for the first of them, in this batch; null: there is no batch.
+    `resolving` is the mask of those to resolve. `given` has all logged signals about those that are not
+    `unread`. `exposures` has the batch's exposures of the first assignments; None without a batch.
     """
 
     assignments: Assignments
@@ -78,25 +79,25 @@ class Logged(NamedTuple):
 
 
 async def log(cursor: AsyncCursor, batch: Batch, rules: Mapping[int, Rule], tally: SignalTally) -> Logged:
-    """Take a batch into the log, and count what becomes of its signals."""
-    horizons = [rules[one].horizon_us for one in batch.bodies["experiment_id"].tolist()]
+    """Log a batch, and count the states of its signals."""
+    horizons = [rules[experiment_id].horizon_us for experiment_id in batch.bodies["experiment_id"].tolist()]
     assignments = batch.assignments(np.array(horizons, np.int64))
-    heard_by_unit = [experiment_id for experiment_id, rule in rules.items() if rule.by_unit]
-    taking = batch.exposed & np.isin(assignments["experiment_id"], heard_by_unit)
+    with_unit_signals = [experiment_id for experiment_id, rule in rules.items() if rule.by_unit]
+    taking = batch.exposed & np.isin(assignments["experiment_id"], with_unit_signals)
     before = await lock_unit_scope(cursor, assignments[taking])
     new, exposing = await _log_assignments(cursor, batch, assignments)
     tally.results["exposure"] += int((new & batch.exposed).sum() + exposing.sum())
     if exposing.any():
         await count_waiting(cursor, assignments[exposing], tally)
-    spoken = np.zeros(len(assignments), np.bool_)
-    spoken[batch.given.signals["owner"]] = True
-    # The log says nothing that counts about what is exposed and pending, or has just been stored.
+    has_feedback = np.zeros(len(assignments), np.bool_)
+    has_feedback[batch.given.signals["owner"]] = True
+    # The log has no counting signal about an assignment that is exposed and pending, or newly stored.
     unread = ~new & ~(assignments["exposed"] & (assignments["outcome"] == PENDING)) | exposing
     if not await _log_signals(cursor, batch, assignments, tally):
-        named = [one is not None for one in batch.ids]
-        unread[batch.given.signals["owner"][np.array(named, np.bool_)]] = True
-    resolving = spoken | exposing
-    elsewhere = await _log_unit_signals(cursor, batch, heard_by_unit, tally)
+        has_id = [event_id is not None for event_id in batch.ids]
+        unread[batch.given.signals["owner"][np.array(has_id, np.bool_)]] = True
+    resolving = has_feedback | exposing
+    elsewhere = await _log_unit_signals(cursor, batch, with_unit_signals, tally)
     if before or batch.unit_signals.n:
         await count_unit_scope(cursor, before, tally)
     if not len(elsewhere):
@@ -116,13 +117,13 @@ async def log(cursor: AsyncCursor, batch: Batch, rules: Mapping[int, Rule], tall
 async def _log_assignments(
     cursor: AsyncCursor, batch: Batch, assignments: Assignments
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Store what is new and lock what is stored; `assignments` become as they stand then.
+    """Store new assignments and lock stored ones; `assignments` get their stored values.
 
-    Returns which are new, and which of the others have their exposure only now.
+    Return the masks of the new assignments, and of stored ones whose exposure has just arrived.
     """
     new, locked = np.zeros((2, len(assignments)), np.bool_)
-    missing = batch.exposed  # very likely: what is only spoken of is stored by then
-    while not (new | locked).all():  # a third time if somebody else has stored some in between
+    missing = batch.exposed  # assignments with feedback only are likely stored already
+    while not (new | locked).all():  # a third time if another transaction stores some in between
         if missing.any():
             await copy(
                 cursor, "staged_assignments", batch.assignment_rows(missing, assignments["deadline_us"])
@@ -134,11 +135,11 @@ async def _log_assignments(
         unknown = ~(new | locked)
         if unknown.any():
             await copy(cursor, "staged_keys", batch.keys(np.flatnonzero(unknown)))
-            found = await arrays(cursor, _LOCK_STAGED, _LOCKED)
-            numbers = found["number"]
+            stored = await arrays(cursor, _LOCK_STAGED, _LOCKED)
+            numbers = stored["number"]
             for name in ("place", "deadline_us", "exposed", "outcome", "reward"):
-                assignments[name][numbers] = found[name]
-            assignments["counted"][numbers] = found["exposed"]
+                assignments[name][numbers] = stored[name]
+            assignments["counted"][numbers] = stored["exposed"]
             locked[numbers] = True
         missing = ~(new | locked)
     exposing = batch.exposed & ~assignments["exposed"]
@@ -150,28 +151,28 @@ async def _log_assignments(
 
 
 def _at(assignments: Assignments, stored: NDArray[np.void], among: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """Where in `assignments` those are that were stored; most often all that are `among` them, in order."""
+    """Return the positions in `assignments` of the stored rows: most often all in `among`, in order."""
     numbers = np.flatnonzero(among)
     if np.array_equal(assignments["id"][numbers], stored["id"]):
         return numbers
     position = dict(zip(assignments["id"][numbers].tolist(), numbers.tolist(), strict=True))
-    return np.array([position[one] for one in stored["id"].tolist()], np.intp)
+    return np.array([position[assignment_id] for assignment_id in stored["id"].tolist()], np.intp)
 
 
 async def _log_signals(
     cursor: AsyncCursor, batch: Batch, assignments: Assignments, tally: SignalTally
 ) -> bool:
-    """Log signals by assignment id. Returns whether each of them said something new."""
+    """Log signals by assignment id. Return whether each of them was new."""
     if not len(batch.given.signals):
         return True
     return await log_signals(cursor, batch.staged_signals(assignments), tally)
 
 
 async def _log_unit_signals(
-    cursor: AsyncCursor, batch: Batch, heard_by_unit: Sequence[int], tally: SignalTally
+    cursor: AsyncCursor, batch: Batch, with_unit_signals: Sequence[int], tally: SignalTally
 ) -> Assignments:
-    """Log signals by unit; lock the assignments that they, or those logged before, may now belong to."""
-    if not batch.unit_signals.n and not heard_by_unit:
+    """Log signals by unit, and lock the assignments that these or earlier ones may now belong to."""
+    if not batch.unit_signals.n and not with_unit_signals:
         return np.empty(0, ASSIGNMENT)
     if batch.unit_signals.n:
         await log_unit_signals(cursor, batch.unit_signals, tally)
@@ -180,11 +181,11 @@ async def _log_unit_signals(
 
 
 async def lock_affected(cursor: AsyncCursor) -> Assignments:
-    """Lock the assignments that stand in `affected`."""
-    found = await arrays(cursor, _LOCK_AFFECTED, _AFFECTED)
-    affected = np.zeros(len(found), ASSIGNMENT)
+    """Lock the assignments in the table `affected`."""
+    stored = await arrays(cursor, _LOCK_AFFECTED, _AFFECTED)
+    affected = np.zeros(len(stored), ASSIGNMENT)
     for name, _ in _AFFECTED:
-        affected[name] = found[name]
+        affected[name] = stored[name]
     affected["counted"] = affected["exposed"]
     return affected
 
@@ -192,10 +193,10 @@ async def lock_affected(cursor: AsyncCursor) -> Assignments:
 async def read_signals(
     cursor: AsyncCursor, owners: Integers, assignments: NDArray[np.void], known_names: Sequence[str] = ()
 ) -> Given:
-    """The signals in time that the log has about assignments, by their `owners`.
+    """Read the logged signals in time about assignments, numbered by their `owners`.
 
-    `assignments` have the fields experiment_id, unit_hash, id, assigned_us, deadline_us and exposed. Names
-    come behind those known.
+    `assignments` have the fields experiment_id, unit_hash, id, assigned_us, deadline_us and exposed.
+    New names are appended to `known_names`.
     """
     await copy(
         cursor,
@@ -211,12 +212,12 @@ async def read_signals(
             exposed=("u1", assignments["exposed"]),
         ),
     )
-    found = await arrays(cursor, _READ_SIGNALS, _SIGNALS, {"tolerance_us": CLOCK_TOLERANCE_US})
-    signals = [name.decode() for name in pieces(cursor, len(_SIGNALS), found["name_length"])]
-    names = list(dict.fromkeys([*known_names, *signals]))
+    stored = await arrays(cursor, _READ_SIGNALS, _SIGNALS, {"tolerance_us": CLOCK_TOLERANCE_US})
+    signal_names = [name.decode() for name in pieces(cursor, len(_SIGNALS), stored["name_length"])]
+    names = list(dict.fromkeys([*known_names, *signal_names]))
     position = {name: number for number, name in enumerate(names)}
-    read = np.empty(len(found), GIVEN)
+    signals = np.empty(len(stored), GIVEN)
     for name in ("owner", "source", "at_us", "value"):
-        read[name] = found[name]
-    read["name"] = [position[name] for name in signals]
-    return Given(read, names)
+        signals[name] = stored[name]
+    signals["name"] = [position[name] for name in signal_names]
+    return Given(signals, names)

@@ -1,8 +1,8 @@
-"""The reward ledger's arithmetic: from signals to rewards, and from rewards to differences of totals. Pure.
+"""The arithmetic of rewards: signals become rewards, and rewards become differences of totals. Pure.
 
 A reward is a function of the set of an assignment's signals, never of their order. Values become whole
-billionths ("nano") of the width of the reward's range before they are combined, and sums of whole numbers are
-exact: totals do not depend on the order of events either.
+billionths ("nano") of the width of the reward's range before they are combined. Sums of whole numbers
+are exact, so totals do not depend on the order of events either.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ from app.feedback.limits import CLOCK_TOLERANCE_US
 
 NANO: Final = 1_000_000_000
 NONE: Final = -1
-"""Stands for a reward that is null."""
+"""Value for a reward that is null."""
 
 PENDING, REWARDED, SILENT, CENSORED = range(4)
 """Outcomes, as in the table of assignments."""
@@ -28,24 +28,22 @@ ASSIGNMENT: Final = np.dtype(
         ("place", "V6"),  # where PostgreSQL stores it
         ("experiment_id", "i4"),
         ("unit_hash", "i8"),
-        (
-            "id",
-            "S16",
-        ),  # S, whose comparisons are fast; the zeros that it drops at the end are no loss in 16 bytes
+        ("id", "S16"),  # S compares fast; it drops zeros at the end, which 16 bytes imply
         ("assigned_us", "i8"),
         ("deadline_us", "i8"),
         ("epoch", "i4"),
         ("variant", "i2"),
+        ("propensity", "f8"),
         ("exposed", "?"),
         ("outcome", "i2"),
         ("reward", "i4"),
         ("counted", "?"),  # false: it is not in the totals yet
     ]
 )
-"""An assignment as stored, and locked."""
+"""A stored, locked assignment."""
 
 GIVEN: Final = np.dtype([("owner", "i8"), ("name", "i8"), ("source", "i2"), ("at_us", "i8"), ("value", "f8")])
-"""A signal about the assignment with index `owner`; `name` is an index too."""
+"""A signal about the assignment at index `owner`; `name` is an index as well."""
 
 Assignments = NDArray[np.void]
 Integers = NDArray[np.int64]
@@ -53,17 +51,17 @@ Integers = NDArray[np.int64]
 _VARIANTS: Final = 256
 _SOURCES: Final = 4
 FITTING: Final = 2.0**62
-"""Numbers whose sizes, added up as floats, stay below this have sums of 64 bits."""
+"""Numbers whose absolute values, added as floats, stay below this bound have sums of 64 bits."""
 
 
 class Given(NamedTuple):
-    """Signals as elements of GIVEN, and the names they refer to."""
+    """Signals as elements of GIVEN, and the names that they refer to."""
 
     signals: NDArray[np.void]
     names: Sequence[str]
 
     def about(self, places: Integers) -> "Given":
-        """Those about the assignments at these places, by their index among these."""
+        """Return the signals about the assignments at these places, which become indices into `places`."""
         index = np.full(max(self.signals["owner"].max(initial=0), places.max(initial=0)) + 1, NONE)
         index[places] = np.arange(len(places))
         kept = self.signals[index[self.signals["owner"]] != NONE]
@@ -72,7 +70,7 @@ class Given(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """How the signals of an assignment become its reward; `lowest` and `silence` in nanos."""
+    """Rule that turns the signals of an assignment into its reward; `lowest` and `silence` in nanos."""
 
     catalogue: frozenset[str]
     combine: str
@@ -85,7 +83,7 @@ class Rule(NamedTuple):
     learns: bool
     """Whether the policy of some epoch learns more than the totals."""
     signals: Mapping[str, SignalUse] = MappingProxyType({})
-    """Those that the reward or a metric reads."""
+    """Signals that the reward or a metric reads."""
 
     @classmethod
     def of(
@@ -96,7 +94,7 @@ class Rule(NamedTuple):
         learns: bool = False,
         signals: Mapping[str, SignalUse] = MappingProxyType({}),
     ) -> "Rule":
-        """What the definition says."""
+        """Return the rule of a definition."""
         low, high = reward.range
         width = high - low
         return cls(
@@ -113,7 +111,7 @@ class Rule(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """What is to be added to the totals of one variant in one epoch. Sums in nanos and nanos squared."""
+    """Amounts to add to the totals of one variant in one epoch. Sums in nanos and nanos squared."""
 
     experiment_id: int
     epoch: int
@@ -128,10 +126,10 @@ class Difference(NamedTuple):
 def resolve(
     assignments: Assignments, given: Given, rules: Mapping[int, Rule], *, silent_until_us: float
 ) -> Assignments:
-    """The same assignments with outcome and reward as all the signals `given` about them say.
+    """Return the assignments with the outcome and reward that all `given` signals about them determine.
 
-    An assignment without signals that count is silent when its deadline is not after `silent_until_us`;
-    silence that was resolved before stays so. `rules` by experiment.
+    An assignment without a counting signal is silent if its deadline is not after `silent_until_us`.
+    Silence that was resolved before stays resolved. `rules` are by experiment.
     """
     resolved = assignments.copy()
     experiments, rule_of = np.unique(assignments["experiment_id"], return_inverse=True)
@@ -151,9 +149,9 @@ def resolve(
 
 
 def newest(assignments: Assignments, signals: NDArray[np.void]) -> NDArray[np.void]:
-    """Of the signals in time the newest of each assignment, name and source, in the order of owners.
+    """Return the newest signal in time of each assignment, name and source, in the order of owners.
 
-    In time is what is neither late nor early.
+    A signal is in time if it is neither late nor early.
     """
     owners, at_us = signals["owner"], signals["at_us"]
     in_time = at_us <= assignments["deadline_us"][owners]
@@ -169,9 +167,9 @@ def newest(assignments: Assignments, signals: NDArray[np.void]) -> NDArray[np.vo
 
 
 def differences(before: Assignments, after: Assignments) -> list[Difference]:
-    """What totals have to change by when assignments stored as `before` are as `after`, in key order.
+    """Return the differences of totals between the assignments `before` and `after`, in key order.
 
-    Only exposed assignments count; `counted` of `before` says which are in the totals already.
+    Only exposed assignments count; `counted` of `before` marks those that are in the totals already.
     """
     before, after = before[after["exposed"]], after[after["exposed"]]
     experiments, experiment = np.unique(after["experiment_id"], return_inverse=True)
@@ -180,7 +178,7 @@ def differences(before: Assignments, after: Assignments) -> list[Difference]:
     codes, group = np.unique(code, return_inverse=True)
 
     def added(amounts: NDArray[Any]) -> list[int]:
-        """Sums by group: of numbers below 2**31, so that binary64 holds them exactly."""
+        """Add numbers below 2**31 by group, which binary64 does exactly."""
         return [int(total) for total in np.bincount(group, amounts, minlength=len(codes)).tolist()]
 
     counted = before["counted"]
@@ -192,24 +190,24 @@ def differences(before: Assignments, after: Assignments) -> list[Difference]:
         added((new != NONE) * 1 - (old != NONE)),
         added(censored),
         *(
-            [now - then for now, then in zip(*pair, strict=True)]
+            [new_sum - old_sum for new_sum, old_sum in zip(*pair, strict=True)]
             for pair in zip(new_sums, old_sums, strict=True)
         ),
     ]
     keys = [
         (
-            int(experiments[one // _VARIANTS // len(epochs)]),
-            int(epochs[one // _VARIANTS % len(epochs)]),
-            one % _VARIANTS,
+            int(experiments[number // _VARIANTS // len(epochs)]),
+            int(epochs[number // _VARIANTS % len(epochs)]),
+            number % _VARIANTS,
         )
-        for one in codes.tolist()
+        for number in codes.tolist()
     ]
-    found = (Difference(*key, *sums) for key, *sums in zip(keys, *columns, strict=True))
-    return [one for one in found if any(one[3:])]
+    by_key = (Difference(*key, *sums) for key, *sums in zip(keys, *columns, strict=True))
+    return [difference for difference in by_key if any(difference[3:])]
 
 
 def _sums(added: Callable[[NDArray[Any]], list[int]], rewards: Integers) -> tuple[list[int], list[int]]:
-    """Sums of rewards and of their squares. A square has 60 bits: its halves are summed apart."""
+    """Add rewards and their squares by group. A square has 60 bits, so its halves are added separately."""
     present = np.where(rewards == NONE, 0, rewards)
     high, low = present >> 15, present & 0x7FFF
     squares = zip(added(high * high), added(high * low), added(low * low), strict=True)
@@ -219,7 +217,7 @@ def _sums(added: Callable[[NDArray[Any]], list[int]], rewards: Integers) -> tupl
 def _current(
     assignments: Assignments, given: Given, ordered: Sequence[Rule], rule_of: Integers
 ) -> NDArray[np.void]:
-    """The newest of the signals that count of each assignment, name and source; in the order of owners."""
+    """Return the newest counting signal of each assignment, name and source, in the order of owners."""
     signals, n_names = given.signals, len(given.names)
     pairs, pair_of = np.unique(rule_of[signals["owner"]] * n_names + signals["name"], return_inverse=True)
     counts = [given.names[pair % n_names] in ordered[pair // n_names].catalogue for pair in pairs.tolist()]
@@ -229,7 +227,7 @@ def _current(
 def _combined(
     current: NDArray[np.void], ordered: Sequence[Rule], rule_of: Integers
 ) -> tuple[Integers, NDArray[Any]]:
-    """The assignments that have signals, and the amount that those of each combine to."""
+    """Return the assignments that have signals, and the combined amount of each."""
     owners, starts = np.unique(current["owner"], return_index=True)
     if not len(owners):
         return owners, np.empty(0, np.int64)
@@ -246,7 +244,7 @@ def _combined(
 
 
 def whole(amounts: NDArray[np.float64]) -> NDArray[Any]:
-    """Whole numbers whose sums are exact: of 64 bits, or without a bound where they may not fit."""
+    """Convert to whole numbers with exact sums: of 64 bits, or Python integers where they may not fit."""
     if np.abs(amounts).sum() < FITTING:
         return amounts.astype(np.int64)
     return np.array([int(amount) for amount in amounts.tolist()], object)

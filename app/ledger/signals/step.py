@@ -1,4 +1,4 @@
-"""Totals of signals in the ledger's transaction: what is in the log, by name and by what became of it."""
+"""The step that logs signals, and that counts the log's signals by name and state."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final, LiteralString, NamedTuple
@@ -18,7 +18,7 @@ from app.ledger.session import arrays, copy, sql
 from app.ledger.signals.tally import SignalKey, SignalMove, SignalTally, Uses, exposed, of_state, uses_of
 
 OTHERS: Final = ""
-"""The name under which an experiment's signals are counted that have no row of their own."""
+"""Name of the row that counts all signals of an experiment without a row of their own."""
 
 _INSERT_SIGNALS: Final = sql(__package__, "insert_signals")
 _READ_REPEATED_SIGNALS: Final = sql(__package__, "read_repeated_signals")
@@ -50,11 +50,11 @@ _TOLERANCE: Final = {"tolerance_us": CLOCK_TOLERANCE_US}
 
 Flags = NDArray[np.bool_]
 UnitStates = dict[tuple[int, str, bool, int], int]
-"""How many signals by unit of an experiment and name, new in the log or not, are in a state."""
+"""Number of signals by unit, by experiment, name, whether they are new in the log, and state."""
 
 
 class _Written(NamedTuple):
-    """Which staged signals are new in the log, which replaced a value, and the values from before."""
+    """Result of writing staged signals: which are new, which replaced a value, and the former values."""
 
     fresh: Flags
     revised: Integers
@@ -63,7 +63,7 @@ class _Written(NamedTuple):
 
 
 async def log_signals(cursor: AsyncCursor, staged: StagedSignals, tally: SignalTally) -> bool:
-    """Log signals by assignment id. Returns whether each of them said something new."""
+    """Log signals by assignment id. Return whether each of them was new or replaced a value."""
     await copy(cursor, "staged_signals", staged.rows)
     statements = (_INSERT_SIGNALS, _READ_REPEATED_SIGNALS, _REVISE_SIGNALS)
     written = await _write(cursor, staged.rows.n, statements)
@@ -83,15 +83,15 @@ async def log_unit_signals(cursor: AsyncCursor, units: UnitSignals, tally: Signa
     written = await _write(cursor, units.n, statements)
     tally.add_unit_values(units, written.fresh)
     for number in written.revised.tolist():
-        one, received_us = units.signals[number], units.received_us[number]
-        key = one.experiment_id, one.signal
-        tally.add_value(key, one.value, received_us, before=written.before[number])
+        signal, received_us = units.signals[number], units.received_us[number]
+        key = signal.experiment_id, signal.signal
+        tally.add_value(key, signal.value, received_us, before=written.before[number])
     tally.results["conflict"] += written.n_conflicts
-    said = written.fresh.copy()
-    said[written.revised] = True
-    if not said.all():
+    effective = written.fresh.copy()
+    effective[written.revised] = True
+    if not effective.all():
         await cursor.execute(
-            "DELETE FROM staged_unit_signals WHERE number = ANY(%s)", (np.flatnonzero(~said).tolist(),)
+            "DELETE FROM staged_unit_signals WHERE number = ANY(%s)", (np.flatnonzero(~effective).tolist(),)
         )
     await cursor.execute(_AFFECT_BY_UNIT_SIGNALS, _TOLERANCE)
     await cursor.execute(
@@ -104,7 +104,7 @@ async def log_unit_signals(cursor: AsyncCursor, units: UnitSignals, tally: Signa
 async def _write(
     cursor: AsyncCursor, n: int, statements: tuple[LiteralString, LiteralString, LiteralString]
 ) -> _Written:
-    """Insert what is staged; only if some of it was in the log before, find out what, and revise it."""
+    """Insert staged signals. If some were in the log before, read and revise these."""
     insert, read_repeated, revise = statements
     await cursor.execute(insert)
     fresh, none = np.ones(n, np.bool_), np.empty(0, np.int64)
@@ -137,7 +137,7 @@ async def count_waiting(cursor: AsyncCursor, exposing: Assignments, tally: Signa
 async def lock_unit_scope(cursor: AsyncCursor, exposures: Assignments) -> UnitStates:
     """Lock the signals by unit that may belong to other assignments once these are exposed.
 
-    Before any of the assignments is locked or stored. Returns what has become of them until now.
+    Call this before any of the assignments is locked or stored. Return the current states.
     """
     if not len(exposures):
         return {}
@@ -158,7 +158,7 @@ async def lock_unit_scope(cursor: AsyncCursor, exposures: Assignments) -> UnitSt
 
 
 async def count_unit_scope(cursor: AsyncCursor, before: UnitStates, tally: SignalTally) -> None:
-    """Count what has become of the signals by unit in scope, against what was so before."""
+    """Count the states of the signals by unit in scope, less the states `before`."""
     after = await _unit_states(cursor)
     for experiment_id, name, fresh, state in before.keys() | after.keys():
         key = experiment_id, name, fresh, state
@@ -170,11 +170,11 @@ async def count_unit_scope(cursor: AsyncCursor, before: UnitStates, tally: Signa
 
 async def _unit_states(cursor: AsyncCursor) -> UnitStates:
     await cursor.execute(_COUNT_UNIT_SCOPE, _TOLERANCE)
-    return {(one[0], one[1], one[2], one[3]): one[4] for one in await cursor.fetchall()}
+    return {(row[0], row[1], row[2], row[3]): row[4] for row in await cursor.fetchall()}
 
 
 async def add_to_signal_totals(cursor: AsyncCursor, tally: SignalTally) -> None:
-    """Add what one transaction has come to. Names beyond `SIGNAL_NAMES_MAX` share one row, `OTHERS`."""
+    """Add one transaction's moves. Names beyond `SIGNAL_NAMES_MAX` share the row `OTHERS`."""
     kept = {key: move for key, move in tally.moves.items() if not move.empty}
     if not kept:
         return
@@ -190,9 +190,9 @@ async def add_to_signal_totals(cursor: AsyncCursor, tally: SignalTally) -> None:
 
 
 async def _admitted(cursor: AsyncCursor, missing: Sequence[SignalKey], uses: Uses) -> set[SignalKey]:
-    """Which of the names without a row get one: those that are read, and others while there is room.
+    """Return which missing names get a row: names that are read, and others up to the bound.
 
-    Whoever adds names to an experiment waits for whoever is at it.
+    One transaction at a time adds names to an experiment.
     """
     experiment_ids = sorted({experiment_id for experiment_id, _ in missing})
     for experiment_id in experiment_ids:
@@ -203,7 +203,7 @@ async def _admitted(cursor: AsyncCursor, missing: Sequence[SignalKey], uses: Use
 
 
 def admitted(stored: Collection[SignalKey], missing: Iterable[SignalKey], uses: Uses) -> set[SignalKey]:
-    """The names that have a row: those `stored`, those that are read, and others while there is room."""
+    """Return the names that have a row: `stored` ones, names that are read, and others up to the bound."""
     room: dict[int, int] = {}
     for experiment_id, name in stored:
         if name != OTHERS:
@@ -211,20 +211,20 @@ def admitted(stored: Collection[SignalKey], missing: Iterable[SignalKey], uses: 
     chosen = set(stored)
     for experiment_id, name in missing:
         key = experiment_id, name
-        left = room.get(experiment_id, limits.SIGNAL_NAMES_MAX)
-        if key not in chosen and (left > 0 or uses(*key) is not None):
+        n_left = room.get(experiment_id, limits.SIGNAL_NAMES_MAX)
+        if key not in chosen and (n_left > 0 or uses(*key) is not None):
             chosen.add(key)
-            room[experiment_id] = left - 1
+            room[experiment_id] = n_left - 1
     return chosen
 
 
 async def recount_signals(
     cursor: AsyncCursor, experiment_id: int, signals: Mapping[str, SignalUse]
 ) -> list[str]:
-    """Set the totals of an experiment's signals to what the log says. Returns the names that differed.
+    """Set an experiment's totals of signals to what its log gives, under a lock on `signal_totals`.
 
-    The caller holds a lock that keeps others from adding to them. Names that have a row keep it. Without one,
-    names that are read get it first, then the others in order.
+    Names that have a row keep it. Of the others, names that are read get a row first, then the rest in
+    order. Return the names that differed.
     """
     uses = uses_of({experiment_id: signals})
     named = list(signals)
@@ -260,9 +260,9 @@ async def recount_signals(
     return sorted(name for _, name in differences)
 
 
-def _difference(right: SignalMove, stood: SignalMove) -> SignalMove:
-    states = tuple(a - b for a, b in zip(right.states, stood.states, strict=True))
-    return right._replace(states=states, out_of_range=right.out_of_range - stood.out_of_range)
+def _difference(right: SignalMove, stored: SignalMove) -> SignalMove:
+    states = tuple(a - b for a, b in zip(right.states, stored.states, strict=True))
+    return right._replace(states=states, out_of_range=right.out_of_range - stored.out_of_range)
 
 
 def _columns(keys: Iterable[SignalKey]) -> tuple[list[int], list[str]]:

@@ -1,7 +1,7 @@
-"""Signals in the log by what has become of them: what one transaction adds to their totals. Pure.
+"""The tally of one transaction: what it adds to the totals of signals by state. Pure.
 
-The totals are a function of the log: each row of it is in one state, rows move between states when exposures
-arrive, and the totals move by the difference. So a repeat, a retry or another order changes nothing.
+The totals are a function of the log. Each row of the log is in one state, an exposure may move it to
+another state, and the totals move by the difference. So repeats, retries and order change nothing.
 """
 
 from collections import Counter
@@ -20,16 +20,16 @@ SignalKey = tuple[int, str]
 """Experiment and name of a signal."""
 
 Uses = Callable[[int, str], SignalUse | None]
-"""What an experiment expects of a signal; null: it does not read it."""
+"""Look-up of what an experiment expects of a signal; None: the experiment does not read it."""
 
 _N_STATES = len(SIGNAL_STATES)
 Flags = NDArray[np.bool_]
 
 
 class SignalMove(NamedTuple):
-    """What is added to the totals of one signal. `states` by `SIGNAL_STATES`.
+    """Amounts to add to the totals of one signal; `states` in the order of `SIGNAL_STATES`.
 
-    `lowest`, `highest` and `last_us` (microseconds since the epoch) are of new values; null: there are none.
+    `lowest`, `highest` and `last_us` (microseconds since the epoch) are of new values; None without any.
     """
 
     states: tuple[int, ...] = (0,) * _N_STATES
@@ -39,9 +39,9 @@ class SignalMove(NamedTuple):
     last_us: int | None = None
 
     def __add__(self, other: "SignalMove") -> "SignalMove":  # type: ignore[override]
-        lows = [one for one in (self.lowest, other.lowest) if one is not None]
-        highs = [one for one in (self.highest, other.highest) if one is not None]
-        times = [one for one in (self.last_us, other.last_us) if one is not None]
+        lows = [low for low in (self.lowest, other.lowest) if low is not None]
+        highs = [high for high in (self.highest, other.highest) if high is not None]
+        times = [time for time in (self.last_us, other.last_us) if time is not None]
         return SignalMove(
             tuple(a + b for a, b in zip(self.states, other.states, strict=True)),
             self.out_of_range + other.out_of_range,
@@ -52,31 +52,31 @@ class SignalMove(NamedTuple):
 
     @property
     def empty(self) -> bool:
-        """Whether it adds nothing."""
+        """Whether the move adds nothing."""
         return self == SignalMove()
 
 
 def of_state(state: int, n: int) -> SignalMove:
-    """`n` signals more in one state; fewer if it is negative."""
+    """Return a move of `n` more signals in one state; fewer if `n` is negative."""
     return SignalMove(tuple(n if place == state else 0 for place in range(_N_STATES)))
 
 
 def exposed(n: int) -> SignalMove:
-    """`n` signals that waited for an exposure which has now arrived."""
+    """Return the move of `n` waiting signals whose exposure has arrived."""
     return of_state(COUNTED, n) + of_state(WAITING, -n)
 
 
 class SignalTally:
-    """What a transaction adds to the totals of signals, and what has become of the events in it."""
+    """Sums of what a transaction adds to the totals of signals, and the results of its events."""
 
     def __init__(self, uses: Uses) -> None:
         self.uses = uses
         self.moves: dict[SignalKey, SignalMove] = {}
         self.results: Counter[str] = Counter()
-        """Events by what became of them, for the metric."""
+        """Number of events by result, for the metric."""
 
     def add(self, key: SignalKey, move: SignalMove) -> None:
-        """Add to the totals of one signal."""
+        """Add a move to the totals of one signal."""
         self.moves[key] = self.moves[key] + move if key in self.moves else move
 
     def logged(self, key: SignalKey, state: int, n: int) -> None:
@@ -109,22 +109,22 @@ class SignalTally:
                     self.logged(key, state, n)
 
     def add_unit_values(self, units: UnitSignals, fresh: Flags) -> None:
-        """Add the values of signals by unit that are new in the log; their states come from the log."""
-        for one, received_us, new in zip(units.signals, units.received_us, fresh.tolist(), strict=True):
+        """Add the values of signals by unit that are new in the log; their states are read from the log."""
+        for signal, received_us, new in zip(units.signals, units.received_us, fresh.tolist(), strict=True):
             if new:
-                self.add_value((one.experiment_id, one.signal), one.value, received_us)
+                self.add_value((signal.experiment_id, signal.signal), signal.value, received_us)
 
     def add_value(
         self, key: SignalKey, value: float, received_us: int, *, before: float | None = None
     ) -> None:
-        """Add a new value, or one that replaces another."""
+        """Add a new value, or a value that replaces the value `before`."""
         use = self.uses(*key)
         outside = 0 if use is None else use.excludes(value) - (before is not None and use.excludes(before))
         self.add(key, SignalMove(out_of_range=outside, lowest=value, highest=value, last_us=received_us))
 
 
 def uses_of(signals: Mapping[int, Mapping[str, SignalUse]]) -> Uses:
-    """Look up what experiments expect of signals."""
+    """Return a look-up of what experiments expect of signals."""
 
     def find(experiment_id: int, name: str) -> SignalUse | None:
         return signals.get(experiment_id, {}).get(name)
@@ -133,7 +133,7 @@ def uses_of(signals: Mapping[int, Mapping[str, SignalUse]]) -> Uses:
 
 
 def _extremes(group_of: Integers, values: NDArray[Any], n: int) -> tuple[list[Any], list[Any]]:
-    """The least and the greatest value of each group."""
+    """Return the smallest and the largest value of each group."""
     order = np.lexsort((values, group_of))
     ordered, groups = values[order], np.arange(n)
     starts = np.searchsorted(group_of[order], groups)
@@ -144,10 +144,10 @@ def _extremes(group_of: Integers, values: NDArray[Any], n: int) -> tuple[list[An
 def _outside(
     keys: Sequence[SignalKey], group_of: Integers, values: NDArray[np.float64], uses: Uses
 ) -> Integers:
-    """How many values of each group are outside of the declared range."""
-    found = [uses(*key) or SignalUse() for key in keys]
-    if all(use.low is None and use.high is None for use in found):
+    """Count the values of each group that are outside the declared range."""
+    ranges = [uses(*key) or SignalUse() for key in keys]
+    if all(use.low is None and use.high is None for use in ranges):
         return np.zeros(len(keys), np.int64)
-    low = np.array([-np.inf if use.low is None else use.low for use in found])[group_of]
-    high = np.array([np.inf if use.high is None else use.high for use in found])[group_of]
+    low = np.array([-np.inf if use.low is None else use.low for use in ranges])[group_of]
+    high = np.array([np.inf if use.high is None else use.high for use in ranges])[group_of]
     return np.bincount(group_of, (values < low) | (values > high), minlength=len(keys)).astype(np.int64)

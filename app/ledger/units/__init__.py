@@ -1,1 +1,1 @@
-"""Third step: metrics of the touched units, their cells and their series."""
+"""Units: metrics of the touched units, their cells and their series."""

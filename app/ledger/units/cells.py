@@ -1,4 +1,4 @@
-"""Cells in the ledger's transaction: they move by the differences of their units."""
+"""The step that moves cells by the differences of their units."""
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
@@ -18,7 +18,7 @@ _CELL_KEY: Final = ("experiment_id", "epoch", "variant", "segment", "crossed")
 
 
 async def move_cells(cursor: AsyncCursor, differences: Mapping[CellKey, CellTotals]) -> None:
-    """Add the differences to the cells. Totals that cannot be read stay as they are."""
+    """Add differences to the cells. Totals that cannot be decoded stay as they are."""
     if not differences:
         return
     await cursor.execute(_LOCK_METRIC_TOTALS, _cell_keys(sorted(differences)))
@@ -36,9 +36,9 @@ async def move_cells(cursor: AsyncCursor, differences: Mapping[CellKey, CellTota
 async def recount_cells(
     cursor: AsyncCursor, experiment_id: int, fresh: Mapping[CellKey, CellTotals], none: CellTotals
 ) -> list[CellKey]:
-    """Set the cells of an experiment to these, the others to `none`. Returns the keys of those that differed.
+    """Set the cells of an experiment to `fresh`, and all others to `none`, under a lock on the table.
 
-    The caller's lock keeps others from adding to cells.
+    Return the keys of the cells that differed.
     """
     await cursor.execute(_READ_METRIC_TOTALS, (experiment_id,))
     stored: dict[CellKey, bytes] = {(experiment_id, *row[:4]): row[4] for row in await cursor.fetchall()}

@@ -1,8 +1,8 @@
-"""What is measured of the units of an experiment, and the totals of its cells. Pure.
+"""Measures of the units of an experiment, and the totals of its cells. Pure.
 
-An assignment contributes a pair (N, D) to each metric, a unit has the sums of its assignments, and a cell
-the moments of what these come to (`units`). All are whole numbers (values in nanos), functions of the set of
-assignments and signals, and move by differences: totals do not depend on the order of events.
+An assignment contributes a pair (N, D) to each metric. A unit has the sums of its assignments, and a cell
+the moments of its units' values. All are whole numbers (values in nanos) and functions of the set of
+assignments and signals. They move by differences, so totals do not depend on the order of events.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,39 +19,39 @@ from app.ledger.rewards.model import NANO
 
 REWARD_METRIC: Final = Metric(key=REWARD, measure=Mean(REWARD, (0.0, 1.0)), role="primary")
 ACCURACY: Final = 0.01
-"""Of the sketches that quantiles are read from, relatively."""
+"""Relative accuracy of the sketches from which quantiles are read."""
 
 _NARROW: Final = range(-(2**63), 2**63)
 _WIDE_BYTES: Final = 24
-"""A square of 10^18 nanos, of 10^12 units, has 160 bits."""
+"""The sum of 10^12 squares of 10^18 nanos has 160 bits."""
 _encode: Final = msgspec.msgpack.encode
 
 
 class Measures(NamedTuple):
-    """What is measured of the units of an experiment: the reward first, then its metrics."""
+    """Metrics that are measured of the units of an experiment: the reward first, then its metrics."""
 
     metrics: tuple[Metric, ...]
     plan: AnalysisPlan
     each_assignment: bool
-    """Whether each assignment, drawn for by itself, is a unit of its own."""
+    """Whether each assignment is a unit, because each is drawn independently."""
 
     @classmethod
     def of(
         cls, metrics: Iterable[Metric], plan: AnalysisPlan, *, each_assignment: bool = False
     ) -> "Measures":
-        """With the reward, which is primary unless another metric is."""
+        """Add the reward, which is primary unless another metric is."""
         metrics = tuple(metrics)
         role = "secondary" if any(metric.role == "primary" for metric in metrics) else "primary"
         return cls((msgspec.structs.replace(REWARD_METRIC, role=role), *metrics), plan, each_assignment)
 
     @property
     def reads_silence(self) -> bool:
-        """Whether a horizon that passes without a signal tells something."""
+        """Whether any metric has a value once the horizon passes without a signal."""
         return any(metric.reads_silence for metric in self.metrics)
 
     @property
     def reads_contexts(self) -> bool:
-        """Whether segments or covariates are taken from contexts."""
+        """Whether contexts give segments or covariates."""
         return self.plan.segments is not None or bool(self.plan.covariates)
 
     @property
@@ -64,15 +64,15 @@ class Measures(NamedTuple):
 
     @property
     def segments(self) -> tuple[str, ...]:
-        """What units are divided into; one without a name if no segments are declared."""
+        """Segments of the units; one with an empty name if none are declared."""
         return ("",) if self.plan.segments is None else (*self.plan.segments.values, OTHER)
 
 
 def measures_of(metrics: Sequence[Metric], plan: AnalysisPlan, stickiness: Stickiness) -> Measures | None:
-    """What the ledger keeps per unit, by a definition; None: nothing but totals of rewards.
+    """Return what the ledger measures per unit of a definition; None: only totals of rewards.
 
-    Units are kept where metrics, segments or covariates are declared, and where units come back to what they
-    were given, so that their assignments are no sample of their own.
+    Units are measured where metrics, segments or covariates are declared. They are also measured where
+    stickiness lets a unit keep its variant, because its assignments are then not independent.
     """
     if metrics or plan.segments or plan.covariates or stickiness != "none":
         return Measures.of(metrics, plan, each_assignment=stickiness == "none")
@@ -80,7 +80,7 @@ def measures_of(metrics: Sequence[Metric], plan: AnalysisPlan, stickiness: Stick
 
 
 def nanos(value: float) -> int:
-    """A value in whole billionths."""
+    """Convert a value to whole billionths."""
     return round(value * NANO)
 
 
@@ -90,21 +90,22 @@ CellKey = tuple[int, int, int, str, bool]
 """Experiment, epoch, variant, segment, and whether units crossed over."""
 
 MinuteKey = tuple[int, int, int, str, bool, int | None]
-"""A cell, and the minute of its units."""
+"""Key of a cell, and the minute of its units."""
 
 Sums = tuple[int, ...] | dict[int, int]
-"""Of one metric: its number of units, then sums and products of what is measured of each, by rows of the
-lower triangle; of a quantile the number of units in each bucket. What is measured are (N, D) of a ratio, else
-the outcome, then the covariates (0 where one is missing), and of each whether it is missing. Sums of a ratio
-that were begun before ratios had covariates have none, until `wald rebuild` counts them again."""
+"""Sums of one metric: its number of units, then the sums of what is measured of each unit, then their
+products by rows of the lower triangle. Measured are (N, D) of a ratio, else the outcome; then the
+covariates (0 where one is missing), and for each covariate whether it is missing. For a quantile:
+the number of units in each bucket. Sums of a ratio from before ratios had covariates have none, until
+`wald rebuild` counts them again."""
 
 
 class UnreadableTotals(Conflict):
-    """Bytes that are no totals, as only a hand that is not ours can leave them."""
+    """Raised when stored totals cannot be decoded, for example after manual edits."""
 
 
 class CellTotals(msgspec.Struct, frozen=True):
-    """The totals of the units of a cell: how many came, and the sums of each metric."""
+    """Totals of the units of a cell: the number of units, and the sums of each metric."""
 
     units: int
     metrics: tuple[Sums, ...]
@@ -119,11 +120,11 @@ class CellTotals(msgspec.Struct, frozen=True):
 
     @property
     def empty(self) -> bool:
-        """Whether there are no units: what is left of some that have moved."""
-        return not self.units and not any(any(one) for one in self.metrics)
+        """Whether there are no units, for example after all have moved to other cells."""
+        return not self.units and not any(any(sums) for sums in self.metrics)
 
     def outcomes(self, measures: Measures) -> "CellTotals":
-        """The same without covariates."""
+        """Return the totals without covariates."""
         pairs = zip(measures.metrics, self.metrics, strict=True)
         return CellTotals(
             self.units,
@@ -137,22 +138,22 @@ class CellTotals(msgspec.Struct, frozen=True):
 
     @classmethod
     def none(cls, measures: Measures) -> "CellTotals":
-        """Of no units."""
+        """Return the totals of no units."""
         return cls(0, tuple(_nothing(metric, measures.plan) for metric in measures.metrics))
 
     def to_bytes(self) -> bytes:
-        """MessagePack: the number of units, then per metric its numbers, or pairs of buckets."""
-        bodies = [sorted(one.items()) if isinstance(one, dict) else packed(one) for one in self.metrics]
+        """Encode as MessagePack: the number of units, then per metric its numbers or bucket counts."""
+        bodies = [sorted(sums.items()) if isinstance(sums, dict) else packed(sums) for sums in self.metrics]
         return _encode([self.units, bodies])
 
     @classmethod
     def from_bytes(cls, body: bytes) -> "CellTotals":
-        """The inverse. Raises UnreadableTotals."""
+        """Decode the bytes of `to_bytes`. Raises UnreadableTotals."""
         try:
             units, bodies = _decode(body)
-            metrics = tuple([_unpacked(one) if isinstance(one, bytes) else dict(one) for one in bodies])
+            metrics = tuple([_unpacked(sums) if isinstance(sums, bytes) else dict(sums) for sums in bodies])
         except msgspec.MsgspecError as error:
-            raise UnreadableTotals("totals that cannot be read; run `wald rebuild`") from error
+            raise UnreadableTotals("stored totals cannot be decoded; run `wald rebuild`") from error
         return cls(units, metrics)
 
 
@@ -160,20 +161,20 @@ _decode: Final = msgspec.msgpack.Decoder(tuple[int, list[bytes | list[tuple[int,
 
 
 def cells(by_minute: Mapping[MinuteKey, CellTotals]) -> dict[CellKey, CellTotals]:
-    """The same by cell alone."""
-    found: dict[CellKey, CellTotals] = {}
-    for names, totals in by_minute.items():
-        key = names[:5]
-        found[key] = found[key] + totals if key in found else totals
-    return found
+    """Add the totals of each cell over its minutes."""
+    by_cell: dict[CellKey, CellTotals] = {}
+    for minute_key, totals in by_minute.items():
+        key = minute_key[:5]
+        by_cell[key] = by_cell[key] + totals if key in by_cell else totals
+    return by_cell
 
 
 _RATIO_LENGTH: Final = 6
-"""Of the sums of a ratio without covariates; no other sums have as many."""
+"""Length of the sums of a ratio without covariates; no other sums have this length."""
 
 
 def first_sums(sums: tuple[int, ...], dimension: int) -> tuple[int, ...]:
-    """The sums of the first values alone: their number, they themselves, and their products."""
+    """Return the sums of the first `dimension` values only: their number, sums and products."""
     measured = 1
     while 1 + measured + measured * (measured + 1) // 2 < len(sums):
         measured += 1
@@ -200,22 +201,24 @@ def _plus(first: Sums, second: Sums, sign: int) -> Sums:
 
 
 def packed(numbers: Iterable[int | None]) -> bytes:
-    """MessagePack: whole numbers of 64 bits as such, wider ones as their bytes."""
+    """Encode as MessagePack: whole numbers of 64 bits as such, wider numbers as their bytes."""
     return _encode(
         [
-            one if one is None or one in _NARROW else one.to_bytes(_WIDE_BYTES, "little", signed=True)
-            for one in numbers
+            number
+            if number is None or number in _NARROW
+            else number.to_bytes(_WIDE_BYTES, "little", signed=True)
+            for number in numbers
         ]
     )
 
 
 def _unpacked(body: bytes) -> tuple[int, ...]:
-    return tuple([unpacked_number(one) for one in _decode_numbers(body)])
+    return tuple([unpacked_number(number) for number in _decode_numbers(body)])
 
 
-def unpacked_number(one: int | bytes) -> int:
-    """A number as `packed` keeps it."""
-    return one if isinstance(one, int) else int.from_bytes(one, "little", signed=True)
+def unpacked_number(number: int | bytes) -> int:
+    """Decode a number of `packed`."""
+    return number if isinstance(number, int) else int.from_bytes(number, "little", signed=True)
 
 
 _decode_numbers: Final = msgspec.msgpack.Decoder(list[int | bytes]).decode

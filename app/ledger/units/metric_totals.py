@@ -1,4 +1,4 @@
-"""A metric's exact sums as statistics read them. Pure."""
+"""Totals of a metric for `stats`, from its exact sums. Pure."""
 
 from app.experiments.metrics import Metric, Proportion, Ratio
 from app.ledger.rewards.model import NANO
@@ -9,12 +9,12 @@ from stats.ratios import ratio_parts
 from stats.totals import JointTotals, MeanTotals, ProportionTotals
 
 MetricTotals = ProportionTotals | MeanTotals | JointTotals | QuantileSketch
-"""Of a proportion or mean: its totals, or `JointTotals` of (outcome, covariates ...); of a ratio:
-`JointTotals` of (numerator, denominator, covariates ...); of a quantile: a sketch."""
+"""Totals of a proportion or mean, or `JointTotals` of (outcome, covariates ...); for a ratio, `JointTotals`
+of (numerator, denominator, covariates ...); for a quantile, a sketch."""
 
 
 def totals_of(metric: Metric, sums: Sums) -> MetricTotals | None:
-    """The totals of the units that have a value; None if none has."""
+    """Return the totals of the units that have a value; None if no unit has one."""
     if isinstance(sums, dict):
         return QuantileSketch.from_counts(sums.items(), accuracy=ACCURACY) if sums else None
     n, dimension = sums[0], 2 if isinstance(metric.measure, Ratio) else 1
@@ -27,7 +27,7 @@ def totals_of(metric: Metric, sums: Sums) -> MetricTotals | None:
     firsts, products = sums[1 : 1 + dimension], sums[1 + dimension :]
     pairs = ((x, y) for row, x in enumerate(firsts) for y in firsts[: row + 1])
     # Exact up to the division, which is rounded once.
-    mean = tuple(one / (n * NANO) for one in firsts)
+    mean = tuple(total / (n * NANO) for total in firsts)
     comoments = tuple(
         (n * product - x * y) / (n * NANO**2) for (x, y), product in zip(pairs, products, strict=True)
     )
@@ -35,12 +35,12 @@ def totals_of(metric: Metric, sums: Sums) -> MetricTotals | None:
 
 
 def moments_of(metric: Metric, totals: MetricTotals) -> MeanTotals:
-    """Totals of one number per unit whose mean is the metric, and whose spread is its error.
+    """Return totals of one number per unit: their mean is the metric, and their variance gives its error.
 
-    Of a ratio by the delta method: each unit's part in the error of the ratio, around the ratio itself. A
-    ratio that all units share has no spread.
+    For a ratio the delta method gives each unit's part in the error of the ratio, around the ratio itself.
+    If all units share one ratio, the variance is 0.
 
-    Raises InsufficientData if they are not of the metric's kind, or cannot be told.
+    Raises InsufficientData if the totals are not of the metric's kind, or do not determine the metric.
     """
     match totals:
         case ProportionTotals():
@@ -52,4 +52,4 @@ def moments_of(metric: Metric, totals: MetricTotals) -> MeanTotals:
         case JointTotals():
             return totals.value(0)
         case _:
-            raise InsufficientData(f"{metric.key} has no totals of its kind")
+            raise InsufficientData(f"the totals of {metric.key} do not fit its measure")

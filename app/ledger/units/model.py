@@ -1,6 +1,6 @@
-"""The units of an experiment, side by side: from signals to sums per unit, and to totals per cell. Pure.
+"""Units of an experiment in columns: signals become sums per unit, and totals per cell. Pure.
 
-Whole numbers: of 64 bits where all sums are sure to fit them, else without a bound (numpy's objects).
+Numbers are whole: of 64 bits where all sums are sure to fit, else Python integers (numpy's objects).
 """
 
 import math
@@ -29,10 +29,19 @@ from app.ledger.units.measures import (
 )
 from stats.quantiles import bucket_numbers
 
-HEAD: Final = np.dtype([("epoch", "i4"), ("variant", "i2"), ("crossed", "?"), ("minute", "i4")])
-"""What a stored unit has in columns of whole numbers; NONE where the minute is null."""
+HEAD: Final = np.dtype(
+    [
+        ("epoch", "i4"),
+        ("variant", "i2"),
+        ("crossed", "?"),
+        ("minute", "i4"),
+        ("stratum", "i2"),
+        ("weight", "i8"),
+    ]
+)
+"""Columns of whole numbers of a stored unit. NONE is a null minute or stratum, 0 a null weight."""
 MISSING: Final = -(2**63)
-"""Stands for a covariate that is null."""
+"""Value for a covariate that is null."""
 
 _MINUTE_US: Final = 60_000_000
 _HALF_BITS: Final = 21
@@ -45,14 +54,17 @@ Numbers = NDArray[Any]
 
 
 class Units(NamedTuple):
-    """Units in an epoch each: its first variant, and the sums of its assignments to that one.
+    """Units, each in one epoch: its first variant, and the sums of its assignments to that variant.
 
-    The first `UNIT_ASSIGNMENTS_MAX` assignments of the epoch make a unit, by time: so one with any number of
-    them, as of a robot, does not hold up the ledger, and which ones count depends on the set alone.
-    `segments` are places in `Measures.segments`. `crossed`: it was assigned to another variant as well.
-    `minutes` are those of first assignments, since 1970; NONE if it was stored before there were series.
-    `covariates` (units, covariates) in nanos, MISSING where one is; `sums` (units, 2 x metrics) are N and D
-    of each metric in turn.
+    Only the first `UNIT_ASSIGNMENTS_MAX` assignments of the epoch count, by time. So a robot's unit with
+    many assignments does not hold up the ledger, and the choice depends on the set alone.
+
+    `segments` are positions in `Measures.segments`. `crossed`: the unit has other variants as well.
+    `minutes` are the minutes of first assignments since 1970; NONE if stored before series existed.
+    `strata` are those of the shares of first assignments, and `weights` their 1 / propensity in nanos; NONE
+    and 0 where shares do not follow outcomes (`units.strata`).
+    `covariates`, shape (units, covariates), are in nanos, with MISSING where a covariate is missing.
+    `sums`, shape (units, 2 x metrics), has N and D of each metric in turn.
     """
 
     epochs: Numbers
@@ -60,26 +72,28 @@ class Units(NamedTuple):
     segments: Numbers
     crossed: NDArray[np.bool_]
     minutes: Numbers
+    strata: Numbers
+    weights: Numbers
     covariates: Numbers
     sums: Numbers
 
     def of(self, chosen: Any) -> "Units":
-        """Some of them, by a mask, places or a slice."""
+        """Select units by a mask, positions or a slice."""
         return Units(*(column[chosen] for column in self))
 
     def spread(self, places: Any, n: int) -> "Units":
-        """These at their places among so many, of which the others come to nothing."""
+        """Scatter the units into columns of length `n`; all other rows are zero."""
         spread = [np.zeros((n, *column.shape[1:]), column.dtype) for column in self]
-        for column, own in zip(spread, self, strict=True):
-            column[places] = own
+        for column, values in zip(spread, self, strict=True):
+            column[places] = values
         return Units(*spread)
 
     def __or__(self, other: "Units") -> "Units":
-        """These, then others."""
+        """Append the units of `other`."""
         return Units(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
 
     def differ(self, other: "Units") -> NDArray[np.bool_]:
-        """Which of them are not the same as those of `other`."""
+        """Return the mask of the units that differ from the unit of `other` at the same position."""
         pairs = zip(self, other, strict=True)
         differ: NDArray[np.bool_] = np.logical_or.reduce(
             [np.any(a != b, axis=tuple(range(1, a.ndim))) for a, b in pairs]
@@ -97,61 +111,80 @@ class Units(NamedTuple):
         return ~self.crossed & ~self.measured & (not measures.waits_for_halves)
 
     def bodies(self) -> list[bytes]:
-        """Of each the covariates and sums as MessagePack; the others have columns of their own."""
+        """Encode the covariates and sums of each unit as MessagePack; the rest has its own columns."""
         n_covariates = self.covariates.shape[1]
         numbers = np.ascontiguousarray(np.concatenate([self.covariates, self.sums], axis=1))
         if numbers.dtype == object:
             return [_body(row, n_covariates) for row in numbers.tolist()]
-        # Most units are like many others: what is told apart by its bytes is encoded once.
-        alike = numbers.view(f"V{numbers.shape[1] * numbers.itemsize}").ravel().tolist()
-        places = dict(zip(alike, range(len(alike)), strict=True))
-        bodies = {one: _body(numbers[place].tolist(), n_covariates) for one, place in places.items()}
-        return [bodies[one] for one in alike]
+        # Most units equal many others, so equal bytes are encoded once.
+        raw = numbers.view(f"V{numbers.shape[1] * numbers.itemsize}").ravel().tolist()
+        places = dict(zip(raw, range(len(raw)), strict=True))
+        bodies = {row: _body(numbers[place].tolist(), n_covariates) for row, place in places.items()}
+        return [bodies[row] for row in raw]
 
     @classmethod
     def rewarded(cls, variants: Sequence[int], minutes: Sequence[int], rewards: Sequence[int]) -> "Units":
-        """An assignment each, of which nothing is measured but its reward, in nanos."""
+        """Return units of one assignment each, for which only the reward is measured, in nanos."""
         n = len(rewards)
         sums = np.stack([np.array(rewards, np.int64), np.ones(n, np.int64)], axis=1)
         nothing = np.zeros(n, np.int64)
-        covariates = np.empty((n, 0), np.int64)
-        return cls(nothing, np.array(variants), nothing, nothing != 0, np.array(minutes), covariates, sums)
+        return cls(
+            epochs=nothing,
+            variants=np.array(variants),
+            segments=nothing,
+            crossed=nothing != 0,
+            minutes=np.array(minutes),
+            strata=nothing + NONE,
+            weights=nothing,
+            covariates=np.empty((n, 0), np.int64),
+            sums=sums,
+        )
 
     @classmethod
     def read(
         cls, heads: NDArray[np.void], segments: Sequence[str], bodies: Sequence[bytes], measures: Measures
     ) -> tuple["Units", NDArray[np.bool_]]:
-        """From their rows, and which of these can be read; the others come to nothing.
+        """Decode stored units. Return them and the mask of readable rows; other rows are zero.
 
-        `heads` have the fields of HEAD.
+        `heads` has the fields of HEAD.
         """
         n_covariates, size = len(measures.plan.covariates), 2 * len(measures.metrics)
         segment_places = {name: place for place, name in enumerate(measures.segments)}
         body_places = {body: place for place, body in enumerate(dict.fromkeys(bodies))}
-        found = [_numbers(body, n_covariates + size) for body in body_places]
+        decoded = [_numbers(body, n_covariates + size) for body in body_places]
         place = np.array([body_places[body] for body in bodies], np.intp)
-        numbers = _matrix([one or [0] * (n_covariates + size) for one in found], n_covariates + size)[place]
+        width = n_covariates + size
+        numbers = _matrix([row or [0] * width for row in decoded], width)[place]
         segment = np.array([segment_places.get(name, NONE) for name in segments], np.int64)
-        readable = np.array([one is not None for one in found], np.bool_)[place] & (segment != NONE)
-        covariates, sums = numbers[:, :n_covariates], numbers[:, n_covariates:]
-        columns = (heads["variant"], segment, heads["crossed"], heads["minute"], covariates, sums)
-        return cls(heads["epoch"], *columns), readable
+        readable = np.array([row is not None for row in decoded], np.bool_)[place] & (segment != NONE)
+        units = cls(
+            epochs=heads["epoch"],
+            variants=heads["variant"],
+            segments=segment,
+            crossed=heads["crossed"],
+            minutes=heads["minute"],
+            strata=heads["stratum"],
+            weights=heads["weight"],
+            covariates=numbers[:, :n_covariates],
+            sums=numbers[:, n_covariates:],
+        )
+        return units, readable
 
 
 def _body(numbers: Sequence[int], n_covariates: int) -> bytes:
-    told = [None if one == MISSING else one for one in numbers[:n_covariates]]
-    return packed([*told, *numbers[n_covariates:]])
+    covariates = [None if number == MISSING else number for number in numbers[:n_covariates]]
+    return packed([*covariates, *numbers[n_covariates:]])
 
 
 def _numbers(body: bytes, size: int) -> list[int] | None:
-    """What a unit's body says; None if it can not be read."""
+    """Decode a unit's body; None if it cannot be decoded."""
     try:
         numbers = _decode(body)
     except msgspec.MsgspecError:
         return None
     if len(numbers) != size:
         return None
-    return [MISSING if one is None else unpacked_number(one) for one in numbers]
+    return [MISSING if number is None else unpacked_number(number) for number in numbers]
 
 
 def _matrix(rows: Sequence[Sequence[int]], width: int) -> Numbers:
@@ -162,27 +195,27 @@ def _matrix(rows: Sequence[Sequence[int]], width: int) -> Numbers:
 
 
 class Heads(NamedTuple):
-    """What units have from the contexts of their first assignments; as columns of `Units`."""
+    """Columns of `Units` from the contexts of the first assignments."""
 
     segments: Numbers
     covariates: Numbers
 
     @classmethod
     def of(cls, contexts: Iterable[Mapping[str, Any] | None], measures: Measures) -> "Heads":
-        """Of a context each."""
-        told = [context or {} for context in contexts]
-        covariates = np.empty((len(told), len(measures.plan.covariates)), np.int64)
+        """Return the segment and the covariates of each context."""
+        known = [context or {} for context in contexts]
+        covariates = np.empty((len(known), len(measures.plan.covariates)), np.int64)
         for number, name in enumerate(measures.plan.covariates):
-            covariates[:, number] = [_covariate(one.get(name)) for one in told]
-        segments = np.zeros(len(told), np.int64)
+            covariates[:, number] = [_covariate(context.get(name)) for context in known]
+        segments = np.zeros(len(known), np.int64)
         if measures.plan.segments is not None:
             places = {name: place for place, name in enumerate(measures.segments)}
-            segments[:] = [places[segment_of(measures.plan.segments, one)] for one in told]
+            segments[:] = [places[segment_of(measures.plan.segments, context)] for context in known]
         return cls(segments, covariates)
 
 
 def _covariate(value: object) -> int:
-    """In nanos; MISSING if it is missing, no number, or too large to be one."""
+    """Convert a covariate to nanos; MISSING if it is missing, not a number, or too large."""
     try:
         number = float(value) if isinstance(value, str | int | float) else math.nan
     except (ValueError, OverflowError):
@@ -199,19 +232,20 @@ def measure(
     *,
     silent_until_us: float,
 ) -> Units:
-    """Every unit, from its first exposed assignments, in the order of units and time.
+    """Measure units from their first exposed assignments, which are in the order of units and time.
 
-    `number` says which unit each belongs to, from 0. Signals are `given` by the index of their assignment;
-    those in time count. Where a deadline is not after `silent_until_us` silence has its declared value.
+    `number` is the number of each assignment's unit, from 0. `given` signals refer to assignments by
+    index; only those in time count. If a deadline is not after `silent_until_us`, silence has its
+    declared value.
     """
     firsts = starts_of(number)
     variants = assignments["variant"][firsts]
-    own = assignments["variant"] == variants[number]
+    in_variant = assignments["variant"] == variants[number]
     given = Given(newest(assignments, given.signals), given.names)
     silent = assignments["deadline_us"] <= silent_until_us
-    told = silent | (assignments["reward"] != NONE)
-    told[given.signals["owner"]] = True
-    chosen = np.flatnonzero(told & own)
+    known = silent | (assignments["reward"] != NONE)
+    known[given.signals["owner"]] = True
+    chosen = np.flatnonzero(known & in_variant)
     contributions = fitting(
         _contributions(assignments[chosen], given.about(chosen), measures, silent[chosen])
     )
@@ -223,22 +257,24 @@ def measure(
         epochs=assignments["epoch"][firsts],
         variants=variants,
         segments=heads.segments,
-        crossed=np.logical_or.reduceat(~own, firsts) if len(firsts) else np.empty(0, np.bool_),
+        crossed=np.logical_or.reduceat(~in_variant, firsts) if len(firsts) else np.empty(0, np.bool_),
         minutes=assignments["assigned_us"][firsts] // _MINUTE_US,
+        strata=np.full(len(firsts), NONE, np.int64),
+        weights=np.zeros(len(firsts), np.int64),
         covariates=heads.covariates,
         sums=sums,
     )
 
 
 def starts_of(numbers: Integers) -> NDArray[np.intp]:
-    """Where each of some ascending numbers begins."""
+    """Return the position of each number's first occurrence in an ascending array."""
     begins = np.ones(len(numbers), np.bool_)
     np.not_equal(numbers[1:], numbers[:-1], out=begins[1:])
     return np.flatnonzero(begins)
 
 
-class _Heard(NamedTuple):
-    """What assignments were told by one name: by how many sources, the sum of their values, the greatest."""
+class _Signal(NamedTuple):
+    """Values of one signal by assignment: the number of sources, the sum and the maximum."""
 
     sources: Numbers
     total: Numbers
@@ -248,24 +284,24 @@ class _Heard(NamedTuple):
 def _contributions(
     assignments: Assignments, given: Given, measures: Measures, silent: NDArray[np.bool_]
 ) -> Numbers:
-    """Every assignment's N and D of every metric, side by side; both 0 while nothing is known."""
+    """Return N and D of every metric and assignment, side by side; both 0 while the metric is unknown."""
     amounts = whole(np.rint(given.signals["value"] * NANO))
-    nothing = np.zeros(len(assignments), np.int64)
+    zeros = np.zeros(len(assignments), np.int64)
 
     @cache
-    def heard(name: str) -> _Heard:
+    def signal(name: str) -> _Signal:
         if name not in given.names:
-            return _Heard(nothing, nothing, nothing)
+            return _Signal(zeros, zeros, zeros)
         of_name = given.signals["name"] == given.names.index(name)
-        owners, said = given.signals["owner"][of_name], amounts[of_name]
-        found = _Heard(nothing.copy(), nothing.astype(said.dtype), nothing.astype(said.dtype))
+        owners, values = given.signals["owner"][of_name], amounts[of_name]
+        columns = _Signal(zeros.copy(), zeros.astype(values.dtype), zeros.astype(values.dtype))
         if len(owners):
             starts = starts_of(owners)
             owners, ends = owners[starts], np.append(starts[1:], len(owners))
-            found.sources[owners] = ends - starts
-            found.total[owners] = np.add.reduceat(said, starts)
-            found.greatest[owners] = np.maximum.reduceat(said, starts)
-        return found
+            columns.sources[owners] = ends - starts
+            columns.total[owners] = np.add.reduceat(values, starts)
+            columns.greatest[owners] = np.maximum.reduceat(values, starts)
+        return columns
 
     columns: list[Numbers] = []
     for metric in measures.metrics:
@@ -273,35 +309,38 @@ def _contributions(
             known = assignments["reward"] != NONE
             columns += [np.where(known, assignments["reward"], 0), known * 1]
         elif isinstance(metric.measure, Ratio):
-            columns += _pair(metric.measure, heard, silent)
+            columns += _pair(metric.measure, signal, silent)
         else:
-            columns += _outcome(metric.measure, heard(metric.measure.signal), silent)
+            columns += _outcome(metric.measure, signal(metric.measure.signal), silent)
     return np.stack(columns, axis=1)
 
 
 def _pair(
-    measure: Ratio, heard: Callable[[str], _Heard], silent: NDArray[np.bool_]
+    measure: Ratio, signal: Callable[[str], _Signal], silent: NDArray[np.bool_]
 ) -> tuple[Numbers, Numbers]:
-    """N and D of a ratio: known once both are, or the horizon has passed."""
-    above = heard(measure.numerator)
+    """Return N and D of a ratio: known once both signals are known, or the horizon has passed."""
+    above = signal(measure.numerator)
     if measure.denominator == ASSIGNMENTS:
         known = (above.sources > 0) | silent
         return np.where(known, above.total, 0), known * NANO
-    below = heard(measure.denominator)
+    below = signal(measure.denominator)
     known = (above.sources > 0) & (below.sources > 0) | silent
     return np.where(known, above.total, 0), np.where(known, below.total, 0)
 
 
 def _outcome(
-    measure: Proportion | Mean | QuantileOf, heard: _Heard, silent: NDArray[np.bool_]
+    measure: Proportion | Mean | QuantileOf, signal: _Signal, silent: NDArray[np.bool_]
 ) -> tuple[Numbers, Numbers]:
-    """N and D of what has one signal: the sum of its values, or whether one is above 0; and their number."""
-    n, d = heard.total, heard.sources
+    """Return N and D of a metric of one signal.
+
+    N is the sum of the values or, for a proportion, whether any is above 0. D is their number.
+    """
+    n, d = signal.total, signal.sources
     silence: float | None = None
-    known = heard.sources > 0
+    known = signal.sources > 0
     match measure:
         case Proportion():
-            n, d, silence = (heard.greatest > 0) * 1, known * 1, measure.silence
+            n, d, silence = (signal.greatest > 0) * 1, known * 1, measure.silence
         case Mean():
             d = known * 1 if measure.per_unit == "sum" else d
             silence = None if measure.silence is None else nanos(measure.silence)
@@ -312,7 +351,7 @@ def _outcome(
 
 
 def fitting(numbers: Numbers) -> Numbers:
-    """The same, as objects if sums of them may not fit 64 bits."""
+    """Return the numbers, as Python integers if their sums may not fit 64 bits."""
     if numbers.dtype == object or np.abs(numbers).astype(np.float64).sum(axis=0).max(initial=0) < FITTING:
         return numbers
     return numbers.astype(object)
@@ -324,14 +363,9 @@ def fitting(numbers: Numbers) -> Numbers:
 def totals_by_minute(
     experiment_id: int, units: Units, measures: Measures, signs: Numbers | None = None
 ) -> dict[MinuteKey, CellTotals]:
-    """The totals of these units by cell and minute, each times its sign, 1 or -1; null: all are added."""
-    signs = np.ones(len(units.sums), np.int64) if signs is None else signs
+    """Add units by cell and minute, each times its sign, 1 or -1; None: all signs are 1."""
     names = units.epochs, units.variants, units.segments, units.crossed, units.minutes
-    groups, group_of = _distinct(names)
-    counts = np.bincount(group_of, signs, minlength=len(groups))
-    measured = np.flatnonzero(units.measured)
-    measured = measured[np.argsort(group_of[measured], kind="stable")]
-    found = _sums(measures, units.of(measured), signs[measured], _Grouped(group_of[measured], len(groups)))
+    groups, totals = _grouped_totals(names, units, measures, signs)
     keys = [
         (
             experiment_id,
@@ -341,15 +375,47 @@ def totals_by_minute(
             bool(crossed),
             None if minute == NONE else minute,
         )
-        for epoch, variant, segment, crossed, minute in groups.tolist()
+        for epoch, variant, segment, crossed, minute in groups
     ]
-    sums = zip(*found, strict=True)
-    totals = (CellTotals(int(count), own) for count, own in zip(counts.tolist(), sums, strict=True))
     return dict(zip(keys, totals, strict=True))
 
 
+def totals_by_stratum(
+    experiment_id: int, units: Units, measures: Measures, signs: Numbers | None = None
+) -> dict[tuple[int, int, int, int], CellTotals]:
+    """Add units by stratum, with 1 / propensity in place of covariates and without quantiles.
+
+    Keys are experiment, epoch, stratum and variant.
+    """
+    chosen = units.strata != NONE
+    units, signs = units.of(chosen), None if signs is None else signs[chosen]
+    names = units.epochs, units.strata, units.variants
+    groups, totals = _grouped_totals(names, units, measures, signs, beside=units.weights[:, None])
+    return {(experiment_id, *group): one for group, one in zip(groups, totals, strict=True)}  # type: ignore[misc]
+
+
+def _grouped_totals(
+    names: Sequence[Numbers],
+    units: Units,
+    measures: Measures,
+    signs: Numbers | None,
+    beside: Numbers | None = None,
+) -> tuple[list[list[int]], list[CellTotals]]:
+    """Return the distinct rows of `names`, and the totals of the units of each."""
+    signs = np.ones(len(units.sums), np.int64) if signs is None else signs
+    groups, group_of = _distinct(names)
+    counts = np.bincount(group_of, signs, minlength=len(groups))
+    measured = np.flatnonzero(units.measured)
+    measured = measured[np.argsort(group_of[measured], kind="stable")]
+    grouped = _Grouped(group_of[measured], len(groups))
+    columns = None if beside is None else beside[measured]
+    found = zip(*_sums(measures, units.of(measured), signs[measured], grouped, columns), strict=True)
+    totals = [CellTotals(int(count), sums) for count, sums in zip(counts.tolist(), found, strict=True)]
+    return groups.tolist(), totals
+
+
 def _distinct(columns: Sequence[Numbers]) -> tuple[Numbers, Numbers]:
-    """The distinct rows of some columns in ascending order, and which of them each row is."""
+    """Return the distinct rows of some columns in ascending order, and the number of each row."""
     rows = np.stack(columns, axis=1)
     order = np.lexsort(rows.T[::-1])
     new = np.ones(len(rows), np.bool_)
@@ -360,37 +426,38 @@ def _distinct(columns: Sequence[Numbers]) -> tuple[Numbers, Numbers]:
 
 
 class _Grouped:
-    """Adds up what units have, by their groups, in which they are in order."""
+    """Adder of columns by groups; rows are in the order of their groups."""
 
     def __init__(self, group_of: Numbers, n_groups: int) -> None:
         self.group_of, self.n_groups = group_of, n_groups
         self._starts = starts_of(group_of)
 
     def sums(self, *numbers: Numbers) -> list[Numbers]:
-        """Of the columns of each of several tables, by groups, as objects."""
+        """Add the columns of each table by groups, as Python integers."""
         columns = np.concatenate(numbers, axis=1)
-        found = np.zeros((self.n_groups, columns.shape[1]), object)
+        by_group = np.zeros((self.n_groups, columns.shape[1]), object)
         if len(columns):
-            found[self.group_of[self._starts]] = np.add.reduceat(fitting(columns), self._starts)
-        return np.split(found, np.cumsum([one.shape[1] for one in numbers])[:-1], axis=1)
+            by_group[self.group_of[self._starts]] = np.add.reduceat(fitting(columns), self._starts)
+        return np.split(by_group, np.cumsum([table.shape[1] for table in numbers])[:-1], axis=1)
 
     def moments(self, firsts: Numbers, x: Numbers, y: Numbers, *, large: bool) -> list[list[int]]:
-        """Of each group the sums of the columns of `firsts`, then of the products of those of `x` and `y`.
+        """Return each group's sums of the columns of `firsts`, then of the products of `x` and `y`.
 
-        These have more than 64 bits: products of their halves are added up apart, unless they are `large`.
+        Products have more than 64 bits. Unless the factors are `large`, products of their halves are
+        added separately.
         """
         if large:
             sums, products = self.sums(firsts, x.astype(object) * y)
         else:
-            (a, b), (c, d) = ((one >> _HALF_BITS, one & _LOW) for one in (x, y))
+            (a, b), (c, d) = ((factor >> _HALF_BITS, factor & _LOW) for factor in (x, y))
             sums, upper, middle, lower = self.sums(firsts, a * c, a * d + b * c, b * d)
             products = (upper << 2 * _HALF_BITS) + (middle << _HALF_BITS) + lower
-        found: list[list[int]] = np.concatenate([sums, products], axis=1).tolist()
-        return found
+        moments: list[list[int]] = np.concatenate([sums, products], axis=1).tolist()
+        return moments
 
 
 class _Vectors(NamedTuple):
-    """What a metric, by its number, measures of units: which of them have a value, and what."""
+    """Values of units for the metric with a number, and the mask of the units that have one."""
 
     number: int
     known: NDArray[np.bool_]
@@ -398,32 +465,36 @@ class _Vectors(NamedTuple):
 
     @property
     def large(self) -> bool:
-        """Whether products may not fit 64 bits, in halves either."""
+        """Whether products of halves may not fit 64 bits either."""
         return self.measured.dtype == object or bool(np.abs(self.measured).max(initial=0) >= _LARGE)
 
 
-def _sums(measures: Measures, units: Units, signs: Numbers, grouped: _Grouped) -> list[list[Sums]]:
-    """Of each metric, by groups."""
-    found: list[list[Sums]] = [[] for _ in measures.metrics]
+def _sums(
+    measures: Measures, units: Units, signs: Numbers, grouped: _Grouped, beside: Numbers | None
+) -> list[list[Sums]]:
+    """Return the sums of each metric by groups. With columns `beside` the outcome there are no quantiles."""
+    by_metric: list[list[Sums]] = [[] for _ in measures.metrics]
     vectors: dict[bool, list[_Vectors]] = {False: [], True: []}
     for number, metric in enumerate(measures.metrics):
-        known, measured = _measured(metric, number, units)
-        if isinstance(metric.measure, QuantileOf):
+        known, measured = _measured(metric, number, units, beside)
+        if isinstance(metric.measure, QuantileOf) and beside is not None:
+            by_metric[number] = [{} for _ in range(grouped.n_groups)]
+        elif isinstance(metric.measure, QuantileOf):
             values = measured[known, 0]
-            found[number] = _buckets(grouped.group_of[known], values, signs[known], grouped.n_groups)
+            by_metric[number] = _buckets(grouped.group_of[known], values, signs[known], grouped.n_groups)
         else:
-            one = _Vectors(number, known, measured)
-            vectors[one.large].append(one)
-    for large, some in vectors.items():
-        for one, sums in zip(some, _moments(some, signs, grouped, large=large), strict=True):
-            found[one.number] = sums
-    return found
+            vector = _Vectors(number, known, measured)
+            vectors[vector.large].append(vector)
+    for large, alike in vectors.items():
+        for vector, sums in zip(alike, _moments(alike, signs, grouped, large=large), strict=True):
+            by_metric[vector.number] = sums
+    return by_metric
 
 
 def _moments(
     vectors: Sequence[_Vectors], signs: Numbers, grouped: _Grouped, *, large: bool
 ) -> Iterator[list[Sums]]:
-    """Of metrics, which are added up side by side, by groups."""
+    """Yield the moments of each metric by groups; all metrics are added in one pass."""
     if not vectors:
         return
     firsts, x, y = [], [], []
@@ -433,12 +504,12 @@ def _moments(
         x.append(signed[:, rows])
         y.append(measured[:, columns])
     moments = grouped.moments(np.column_stack(firsts), np.hstack(x), np.hstack(y), large=large)
-    first, product = 0, sum(1 + one.measured.shape[1] for one in vectors)
-    for one, products in zip(vectors, x, strict=True):
-        own = slice(first, first + 1 + one.measured.shape[1])
+    first, product = 0, sum(1 + vector.measured.shape[1] for vector in vectors)
+    for vector, products in zip(vectors, x, strict=True):
+        singles = slice(first, first + 1 + vector.measured.shape[1])
         pairs = slice(product, product + products.shape[1])
-        first, product = own.stop, pairs.stop
-        yield [(*row[own], *row[pairs]) for row in moments]
+        first, product = singles.stop, pairs.stop
+        yield [(*row[singles], *row[pairs]) for row in moments]
 
 
 @cache
@@ -449,25 +520,31 @@ def _lower_triangle(size: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 def _buckets(groups: Numbers, values: NDArray[np.float64], signs: Numbers, n_groups: int) -> list[Sums]:
     distinct, place = _distinct([groups, bucket_numbers(values, accuracy=ACCURACY)])
     counts = np.bincount(place, signs, minlength=len(distinct)).tolist()
-    found: list[Sums] = [{} for _ in range(n_groups)]
+    by_group: list[Sums] = [{} for _ in range(n_groups)]
     for (group, bucket), count in zip(distinct.tolist(), counts, strict=True):
         if count:
-            found[group][bucket] = int(count)
-    return found
+            by_group[group][bucket] = int(count)
+    return by_group
 
 
 def vectors(metric: Metric, measures: Measures, units: Units) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """What is measured of the units that have a value, in plain numbers, not nanos: their places, and rows.
+    """Return the positions of the units that have a value, and a row of plain numbers for each.
 
-    A row is what `Sums` sum up; of a quantile the value itself.
+    A row has the numbers that `Sums` add up, not in nanos; for a quantile, the value.
     """
     known, measured = _measured(metric, measures.metrics.index(metric), units)
     scale = 1 if isinstance(metric.measure, QuantileOf) else NANO
     return np.flatnonzero(known), measured[known].astype(np.float64) / scale
 
 
-def _measured(metric: Metric, number: int, units: Units) -> tuple[NDArray[np.bool_], Numbers]:
-    """Which units have a value, and what is measured of each, else 0; of a quantile in plain numbers."""
+def _measured(
+    metric: Metric, number: int, units: Units, beside: Numbers | None = None
+) -> tuple[NDArray[np.bool_], Numbers]:
+    """Return the mask of units with a value, and the measured values, else 0.
+
+    Values are in nanos; for a quantile they are plain numbers. Columns `beside` the outcome stand for
+    covariates.
+    """
     n, d = units.sums[:, 2 * number], units.sums[:, 2 * number + 1]
     known = (n != 0) | (d != 0)
     measure, divisor = metric.measure, np.where(known, d, 1)
@@ -480,8 +557,9 @@ def _measured(metric: Metric, number: int, units: Units) -> tuple[NDArray[np.boo
         outcomes = [np.where(n != 0, NANO, 0)]
     else:
         outcomes = [_capped(n if measure.per_unit == "sum" else _divided(n, divisor), measure.cap)]
-    # 0 where a covariate is missing, and of each whether it is: a regression on both is the same whatever
-    # number stands for what is missing.
+    if beside is not None:
+        return known, np.column_stack([*outcomes, beside]) * known[:, None]
+    # 0 where a covariate is missing, and an indicator of that: a regression on both does not depend on the 0.
     missing = units.covariates == MISSING
     covariates = np.where(missing, 0, units.covariates)
     return known, np.column_stack([*outcomes, covariates, missing * NANO]) * known[:, None]
@@ -494,12 +572,12 @@ def _capped(x: Numbers, cap: tuple[float | None, float | None]) -> Numbers:
 
 
 def _capped_numerator(n: Numbers, d: Numbers, cap: tuple[float | None, float | None]) -> Numbers:
-    """The numerators, set so that no ratio is beyond the cap; bounds are rounded down to whole nanos."""
+    """Limit the numerators so that no ratio exceeds the cap; bounds are rounded down to whole nanos."""
     if cap == (None, None):
         return n
     wide = d.astype(object)
     lower, upper = (None if bound is None else nanos(bound) * wide // NANO for bound in cap)
-    negative = d < 0  # as a sum of signals may be: then the bounds change places
+    negative = d < 0  # a sum of signals may be negative: then the bounds change places
     capped = n.astype(object)
     if lower is not None:
         capped = np.where(negative, np.minimum(capped, lower), np.maximum(capped, lower))
@@ -510,8 +588,8 @@ def _capped_numerator(n: Numbers, d: Numbers, cap: tuple[float | None, float | N
 
 
 def _divided(n: Numbers, d: Numbers) -> Numbers:
-    """The quotients as the nearest whole numbers, of two the even one."""
+    """Divide and round to the nearest whole number, half to even."""
     quotient: Numbers = n // d
-    rest = n - quotient * d
-    nearest: Numbers = quotient + ((2 * rest > d) | ((2 * rest == d) & (quotient % 2 == 1)))
+    remainder = n - quotient * d
+    nearest: Numbers = quotient + ((2 * remainder > d) | ((2 * remainder == d) & (quotient % 2 == 1)))
     return nearest

@@ -1,4 +1,4 @@
-"""Series in the ledger's transaction: minutes move by differences, old ones become hours and days."""
+"""The step that moves series by differences, and the thinning of old minutes to hours and days."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, Final
@@ -24,7 +24,7 @@ _DELETE_SERIES: Final = "DELETE FROM metric_series WHERE experiment_id = %s"
 
 
 async def move_series(cursor: AsyncCursor, differences: Mapping[SeriesKey, CellTotals]) -> None:
-    """Add differences. What cannot be read stays as it is, as with cells."""
+    """Add differences to series. Totals that cannot be decoded stay as they are."""
     if not differences:
         return
     await cursor.execute(_LOCK_SERIES, _keys(sorted(differences)))
@@ -48,10 +48,10 @@ async def thin_series(cursor: AsyncCursor) -> int:
         await cursor.execute(
             _TAKE_SERIES, {"span": span, "before": before, "rows_max": limits.SERIES_THIN_ROWS_MAX}
         )
-        found = await cursor.fetchall()
-        taken += len(found)
+        removed = await cursor.fetchall()
+        taken += len(removed)
         moved: dict[SeriesKey, CellTotals] = {}
-        for *names, body in found:
+        for *names, body in removed:
             key: SeriesKey = tuple(names)
             if (totals := _readable(key, body)) is not None:
                 add(moved, widened(key, wider), totals)
@@ -62,18 +62,17 @@ async def thin_series(cursor: AsyncCursor) -> int:
 async def recount_series(
     cursor: AsyncCursor, experiment_id: int, fresh: Mapping[SeriesKey, CellTotals]
 ) -> list[tuple[int, int]]:
-    """Set the series of an experiment to what its units come to by the minute.
+    """Set an experiment's series to the totals of its units by minute, under a lock on the table.
 
-    Returns (epoch, variant) of those that differed. The caller's lock keeps others from changing them. Hours
-    and days stay as long as they are.
+    Hours and days keep their spans. Return (epoch, variant) of the series that differed.
     """
     kept = _kept()
     await cursor.execute(_READ_SERIES, (experiment_id,))
     stored: dict[SeriesKey, bytes] = {tuple(row[:-1]): row[-1] for row in await cursor.fetchall()}
     read = {key: totals for key, body in stored.items() if (totals := _readable(key, body)) is not None}
-    before, after = _some(as_kept(read, stored, kept)), _some(as_kept(fresh, stored, kept))
+    before, after = _not_empty(as_kept(read, stored, kept)), _not_empty(as_kept(fresh, stored, kept))
     differed = {key for key in {*before, *after} if before.get(key) != after.get(key)}
-    differed |= {key for key, body in stored.items() if body and key not in read}  # it cannot be read
+    differed |= {key for key, body in stored.items() if body and key not in read}  # it cannot be decoded
     if differed:
         await cursor.execute(_DELETE_SERIES, (experiment_id,))
         await move_series(cursor, after)
@@ -85,7 +84,7 @@ def _kept() -> Kept:
 
 
 def _readable(key: SeriesKey, body: bytes) -> CellTotals | None:
-    """None if there are none, or they cannot be read."""
+    """Decode totals; return None if there are none or they cannot be decoded."""
     try:
         totals = CellTotals.from_bytes(body) if body else None
     except (ValueError, UnreadableTotals) as error:
@@ -94,8 +93,8 @@ def _readable(key: SeriesKey, body: bytes) -> CellTotals | None:
     return totals
 
 
-def _some(found: Mapping[SeriesKey, CellTotals]) -> dict[SeriesKey, CellTotals]:
-    return {key: totals for key, totals in found.items() if not totals.empty}
+def _not_empty(by_key: Mapping[SeriesKey, CellTotals]) -> dict[SeriesKey, CellTotals]:
+    return {key: totals for key, totals in by_key.items() if not totals.empty}
 
 
 def _keys(keys: Collection[SeriesKey]) -> dict[str, list[Any]]:

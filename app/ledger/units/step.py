@@ -1,4 +1,4 @@
-"""Units in the ledger's transaction: locked, measured by what the log says, stored where that changed."""
+"""The step that locks the touched units, measures them from the log, and stores those that changed."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +17,19 @@ from app.ledger.rows import Rows
 from app.ledger.session import arrays, copy, pieces, report_unusable, sql
 from app.ledger.units.cells import move_cells, recount_cells
 from app.ledger.units.measures import CellKey, CellTotals, Measures, MinuteKey, cells
-from app.ledger.units.model import HEAD, Heads, Units, measure, starts_of, totals_by_minute
+from app.ledger.units.model import (
+    HEAD,
+    Heads,
+    Units,
+    measure,
+    starts_of,
+    totals_by_minute,
+    totals_by_stratum,
+)
 from app.ledger.units.series import SeriesKey, add, series
 from app.ledger.units.series_step import move_series, recount_series
+from app.ledger.units.strata import Shares, StratumKey
+from app.ledger.units.strata_step import move_strata, recount_strata
 
 _INSERT_UNIT_TOTALS: Final = sql(__package__, "insert_unit_totals")
 _LOCK_UNIT_TOTALS: Final = sql(__package__, "lock_unit_totals")
@@ -28,15 +38,17 @@ _READ_UNIT_CONTEXTS: Final = sql(__package__, "read_unit_contexts")
 _STORE_UNIT_TOTALS: Final = sql(__package__, "store_unit_totals")
 _DELETE_GHOST_UNITS: Final = sql(__package__, "delete_ghost_units")
 _READ_UNITS: Final = (
-    "SELECT unit_hash, epoch, variant, crossed, coalesce(minute, -1), segment, body"
+    "SELECT unit_hash, epoch, variant, crossed, coalesce(minute, -1), coalesce(stratum, -1),"
+    " coalesce(weight, 0), segment, body"
     " FROM unit_totals WHERE experiment_id = %s"
 )
 _SWEPT_UNTIL: Final = "SELECT (extract(epoch FROM swept_until) * 1000000)::double precision FROM horizons"
 
 _NEW_UNITS: Final = (
-    "unit_totals (experiment_id, epoch, unit_hash, assignment_id, variant, crossed, minute, segment, body)"
+    "unit_totals (experiment_id, epoch, unit_hash, assignment_id, variant, crossed, minute, stratum, weight,"
+    " segment, body)"
 )
-_NO_SUMS: Final = "these are no sums of these metrics"
+_NO_SUMS: Final = "the sums do not fit the metrics"
 _KEY: Final = np.dtype([("experiment_id", "i4"), ("epoch", "i4"), ("unit_hash", "i8"), ("id", "S16")])
 
 # Columns of results that are one row of arrays.
@@ -47,6 +59,8 @@ _STORED: Final = [
     ("variant", ">i2"),
     ("crossed", "?"),
     ("minute", ">i4"),
+    ("stratum", ">i2"),
+    ("weight", ">i8"),
     ("segment_length", ">i4"),
     ("body_length", ">i4"),
 ]
@@ -56,6 +70,7 @@ _OF_UNITS: Final = (
     ("assigned_us", ">i8"),
     ("deadline_us", ">i8"),
     ("variant", ">i2"),
+    ("propensity", ">f8"),
     ("reward", ">i4"),
 )
 _MADE: Final = (("experiment_id", ">i4"), ("epoch", ">i4"), ("unit_hash", ">i8"), ("id", "S16"))
@@ -65,31 +80,32 @@ Contexts = Mapping[int, Mapping[str, Any] | None]
 
 
 class Part(NamedTuple):
-    """Touched units of one experiment, by their numbers, and what is stored of those that are `known`."""
+    """Touched units of one experiment, by number, and the stored units where `known`."""
 
     experiment_id: int
     measures: Measures
+    shares: Shares | None
     numbers: slice
     stored: Units
     known: Flags
 
     def moved(self, units: Units) -> Flags:
-        """Which of them have to be stored."""
+        """Return the mask of the units that have to be stored."""
         moved = ~self.known
         moved[self.known] = self.stored.of(self.known).differ(units.of(self.known))
         return moved
 
 
 class Touched(NamedTuple):
-    """The units of some assignments, each once and in key order; those that are stored are locked.
+    """Units of some assignments, each once and in key order. Stored units are locked.
 
-    `number` of each assignment is that of its unit. `found`: there is a row, at this `place`; `old`: the log
-    may hold other assignments of it.
+    `number` is the number of each assignment's unit. `stored`: the unit has a row, at this `place`;
+    `old`: the log may hold other assignments of the unit.
     """
 
     keys: NDArray[np.void]
     number: Integers
-    found: Flags
+    stored: Flags
     place: NDArray[np.void]
     old: Flags
     parts: Sequence[Part]
@@ -104,39 +120,45 @@ class Touched(NamedTuple):
 
 
 async def touch_units(
-    cursor: AsyncCursor, assignments: Assignments, measures: Mapping[int, Measures], *, stored: bool = False
+    cursor: AsyncCursor,
+    assignments: Assignments,
+    measures: Mapping[int, Measures],
+    shares: Mapping[int, Shares],
+    *,
+    stored: bool = False,
 ) -> Touched:
-    """Lock the units of exposed, locked assignments.
+    """Lock the units of exposed, locked assignments. `shares` are those that may follow outcomes.
 
-    Where each assignment is a unit of its own, that of one that is not counted yet is nowhere, unless all
-    are known to be `stored`.
+    Where each assignment is a unit, the unit of an assignment that is not counted yet has no row, unless
+    the caller knows that all are `stored`.
     """
     keys, number = _keys(assignments, measures)
     old = np.full(len(keys), stored)
     old[number[assignments["counted"]]] = True
     asked = np.flatnonzero(old | (keys["id"] == b""))
-    found, place = np.zeros(len(keys), np.bool_), np.zeros(len(keys), "V6")
+    has_row, place = np.zeros(len(keys), np.bool_), np.zeros(len(keys), "V6")
     heads, segments, bodies = np.empty(0, _STORED), [], []
     if len(asked):
-        await _ask(cursor, keys, asked)
+        await _stage(cursor, keys, asked)
         heads = await arrays(cursor, _LOCK_UNIT_TOTALS, _STORED)
         segments = [name.decode() for name in pieces(cursor, len(_STORED), heads["segment_length"])]
         bodies = pieces(cursor, len(_STORED) + 1, heads["body_length"])
-        found[heads["number"]] = True
+        has_row[heads["number"]] = True
         place[heads["number"]] = heads["place"]
     parts = []
     for experiment_id, numbers in _runs(keys["experiment_id"]):
-        own = slice(*np.searchsorted(heads["number"], (numbers.start, numbers.stop)).tolist())
-        read, readable = Units.read(heads[own], segments[own], bodies[own], measures[experiment_id])
-        places = heads["number"][own] - numbers.start
-        # Stored anew, their cells count them twice, until `wald rebuild` mends that.
+        chosen = slice(*np.searchsorted(heads["number"], (numbers.start, numbers.stop)).tolist())
+        read, readable = Units.read(heads[chosen], segments[chosen], bodies[chosen], measures[experiment_id])
+        places = heads["number"][chosen] - numbers.start
+        # Cells count a unit that is stored again twice, until `wald rebuild` repairs them.
         for key in keys[numbers][places[~readable]].tolist():
             report_unusable("unit_totals", key, _NO_SUMS)
         known = np.zeros(numbers.stop - numbers.start, np.bool_)
         known[places] = readable
         spread = read.spread(places, len(known))
-        parts.append(Part(experiment_id, measures[experiment_id], numbers, spread, known))
-    return Touched(keys, number, found, place, old | found, parts)
+        own_shares = shares.get(experiment_id)
+        parts.append(Part(experiment_id, measures[experiment_id], own_shares, numbers, spread, known))
+    return Touched(keys, number, has_row, place, old | has_row, parts)
 
 
 def fresh_contexts(logged: Logged, touching: Integers, measures: Mapping[int, Measures]) -> Contexts | None:
@@ -165,39 +187,46 @@ async def move_units(
     *,
     contexts: Contexts | None,
     measures: Mapping[int, Measures],
+    shares: Mapping[int, Shares],
 ) -> set[int]:
-    """Bring touched units up to date, their cells and series by the difference.
+    """Bring touched units up to date, and move their cells and series by the difference.
 
-    `assignments` are those that were touched, as they are stored by now, and `given` all signals about them.
-    `contexts` are those of assignments, by their index, whose exposure has just come; null: all are to be
-    read from the log. Returns the experiments of which units changed.
+    `assignments` are the touched ones with their new rewards, and `given` has all signals about them.
+    `contexts` as from `fresh_contexts`. Return the experiments whose units changed.
     """
     changed: set[int] = set()
     differences: dict[MinuteKey, CellTotals] = {}
-    while len(touched.keys):  # a second time for units that somebody else has stored in between
-        found = await _measured(cursor, touched, assignments, given, contexts)
-        moved = [part.moved(units) for part, units in zip(touched.parts, found, strict=True)]
-        overtaken = await _store(cursor, touched, found, moved)
-        for part, units, mask in zip(touched.parts, found, moved, strict=True):
-            ours = mask & ~overtaken[part.numbers]
-            if ours.any():
+    strata: dict[StratumKey, CellTotals] = {}
+    while len(touched.keys):  # a second time for units that another transaction stored in between
+        measured = await _measured(cursor, touched, assignments, given, contexts)
+        moved = [part.moved(units) for part, units in zip(touched.parts, measured, strict=True)]
+        overtaken = await _store(cursor, touched, measured, moved)
+        for part, units, mask in zip(touched.parts, measured, moved, strict=True):
+            stored = mask & ~overtaken[part.numbers]
+            if stored.any():
                 changed.add(part.experiment_id)
-                for key, totals in _difference(part, units, ours).items():
+                new, old = units.of(stored), part.stored.of(stored & part.known)
+                moving = part.experiment_id, new | old, part.measures
+                signs = np.repeat([1, -1], [len(new.sums), len(old.sums)])
+                for key, totals in totals_by_minute(*moving, signs).items():
                     add(differences, key, totals)
+                for stratum, totals in totals_by_stratum(*moving, signs).items():
+                    add(strata, stratum, totals)
         again = np.flatnonzero(overtaken[touched.number])
         assignments, given, contexts = assignments[again], given.about(again), None
-        touched = await touch_units(cursor, assignments, measures, stored=True)
+        touched = await touch_units(cursor, assignments, measures, shares, stored=True)
     await move_cells(cursor, cells(differences))
     await move_series(cursor, series(differences, measures))
+    await move_strata(cursor, strata)
     return changed
 
 
 def _keys(assignments: Assignments, measures: Mapping[int, Measures]) -> tuple[NDArray[np.void], Integers]:
-    """The units of assignments, each once, in key order; and which of them each belongs to."""
+    """Return the units of assignments, each once and in key order, and the number of each one's unit."""
     keys = np.empty(len(assignments), _KEY)
     for name in _KEY.names or ():
         keys[name] = assignments[name]
-    by_unit = [one for one, measured in measures.items() if not measured.each_assignment]
+    by_unit = [key for key, measured in measures.items() if not measured.each_assignment]
     keys["id"][np.isin(assignments["experiment_id"], by_unit)] = b""
     order = np.lexsort([keys[name] for name in reversed(_KEY.names or ())])
     keys = keys[order]
@@ -209,7 +238,7 @@ def _keys(assignments: Assignments, measures: Mapping[int, Measures]) -> tuple[N
 
 
 def _runs(values: NDArray[Any]) -> Iterator[tuple[int, slice]]:
-    """Each value of an ascending column, and where it stands."""
+    """Yield each value of an ascending column, and its slice."""
     for start, end in pairwise([*starts_of(values).tolist(), len(values)]):
         yield int(values[start]), slice(start, end)
 
@@ -217,72 +246,74 @@ def _runs(values: NDArray[Any]) -> Iterator[tuple[int, slice]]:
 async def _measured(
     cursor: AsyncCursor, touched: Touched, assignments: Assignments, given: Given, contexts: Contexts | None
 ) -> list[Units]:
-    """What the touched units come to, by parts."""
-    others, number, told = await _read_others(cursor, touched, assignments, given)
+    """Measure the touched units, by parts."""
+    others, number, signals = await _read_others(cursor, touched, assignments, given)
     members, number = np.concatenate([assignments, others]), np.concatenate([touched.number, number])
     order = np.lexsort((members["id"], number))
     place_in_unit = np.arange(len(order)) - starts_of(number[order])[number[order]]
     order = order[place_in_unit < limits.UNIT_ASSIGNMENTS_MAX]
-    members, number, told = members[order], number[order], told.about(order)
+    members, number, signals = members[order], number[order], signals.about(order)
     heads = await _heads(cursor, touched, order[starts_of(number)], contexts)
     silent_until_us = await _silent_until_us(cursor, touched)
-    found = []
+    measured = []
     for part, head in zip(touched.parts, heads, strict=True):
-        own = np.flatnonzero((number >= part.numbers.start) & (number < part.numbers.stop))
-        numbers = number[own] - part.numbers.start
-        found.append(
-            measure(
-                members[own], numbers, told.about(own), head, part.measures, silent_until_us=silent_until_us
-            )
-        )
-    return found
+        chosen = np.flatnonzero((number >= part.numbers.start) & (number < part.numbers.stop))
+        numbers, about = number[chosen] - part.numbers.start, signals.about(chosen)
+        units = measure(members[chosen], numbers, about, head, part.measures, silent_until_us=silent_until_us)
+        if part.shares is not None:
+            units = part.shares.applied(units, members[chosen][starts_of(numbers)])
+        measured.append(units)
+    return measured
 
 
 async def _read_others(
     cursor: AsyncCursor, touched: Touched, assignments: Assignments, given: Given
 ) -> tuple[Assignments, Integers, Given]:
-    """The other assignments of units that come back, their units, and what is given of all assignments."""
+    """Read the other assignments of returning units. Return them, their units, and all signals."""
     returning = np.flatnonzero(touched.old & (touched.keys["id"] == b""))
     if not len(returning):
         return assignments[:0], touched.number[:0], given
-    await _ask(cursor, touched.keys, returning)
+    await _stage(cursor, touched.keys, returning)
     bound = {"assignments_max": limits.UNIT_ASSIGNMENTS_MAX}
-    found = await arrays(cursor, _READ_UNIT_ASSIGNMENTS, _OF_UNITS, bound)
-    found = found[~np.isin(found["id"], assignments["id"])]
-    others, keys = np.zeros(len(found), ASSIGNMENT), touched.keys[found["number"]]
+    stored = await arrays(cursor, _READ_UNIT_ASSIGNMENTS, _OF_UNITS, bound)
+    stored = stored[~np.isin(stored["id"], assignments["id"])]
+    others, keys = np.zeros(len(stored), ASSIGNMENT), touched.keys[stored["number"]]
     for name in ("experiment_id", "unit_hash", "epoch"):
         others[name] = keys[name]
-    for name in ("id", "assigned_us", "deadline_us", "variant", "reward"):
-        others[name] = found[name]
+    for name in ("id", "assigned_us", "deadline_us", "variant", "propensity", "reward"):
+        others[name] = stored[name]
     others["exposed"] = True
-    heard = np.flatnonzero(touched.has_signals[found["number"]])
-    if not len(heard):
-        return others, found["number"], given
-    await cursor.execute("DELETE FROM unread")  # what rewards were resolved from
-    read = await read_signals(cursor, len(assignments) + heard, others[heard], given.names)
-    return others, found["number"], Given(np.concatenate([given.signals, read.signals]), read.names)
+    unread = np.flatnonzero(touched.has_signals[stored["number"]])
+    if not len(unread):
+        return others, stored["number"], given
+    await cursor.execute("DELETE FROM unread")  # rows that the rewards step staged
+    read = await read_signals(cursor, len(assignments) + unread, others[unread], given.names)
+    return others, stored["number"], Given(np.concatenate([given.signals, read.signals]), read.names)
 
 
 async def _heads(
     cursor: AsyncCursor, touched: Touched, firsts: Integers, contexts: Contexts | None
 ) -> list[Heads]:
-    """By parts. What is stored stays, unless the exposure of a unit's first assignment has just come."""
-    told: dict[int, Mapping[str, Any] | None] = {}
+    """Return segments and covariates by parts.
+
+    Stored values stay, unless the exposure of a unit's first assignment has just arrived.
+    """
+    known: dict[int, Mapping[str, Any] | None] = {}
     if contexts:
-        told = {number: contexts[first] for number, first in enumerate(firsts.tolist()) if first in contexts}
+        known = {number: contexts[first] for number, first in enumerate(firsts.tolist()) if first in contexts}
     unread = np.zeros(len(touched.keys), np.bool_)
     for part in touched.parts:
         if part.measures.reads_contexts:
             unread[part.numbers] = ~part.known | (contexts is None)
-    unread[list(told)] = False
+    unread[list(known)] = False
     if unread.any():
-        await _ask(cursor, touched.keys, np.flatnonzero(unread))
+        await _stage(cursor, touched.keys, np.flatnonzero(unread))
         await cursor.execute(_READ_UNIT_CONTEXTS)
-        told |= dict(await cursor.fetchall())
+        known |= dict(await cursor.fetchall())
     heads = []
     for part in touched.parts:
-        numbers = [number for number in range(part.numbers.start, part.numbers.stop) if number in told]
-        fresh = Heads.of((told[number] for number in numbers), part.measures)
+        numbers = [number for number in range(part.numbers.start, part.numbers.stop) if number in known]
+        fresh = Heads.of((known[number] for number in numbers), part.measures)
         segments, covariates = part.stored.segments.copy(), part.stored.covariates.copy()
         places = np.array(numbers, np.intp) - part.numbers.start
         segments[places], covariates[places] = fresh.segments, fresh.covariates
@@ -291,21 +322,21 @@ async def _heads(
 
 
 async def _silent_until_us(cursor: AsyncCursor, touched: Touched) -> float:
-    """The position of the sweep, once units are locked; before all time where silence tells nothing."""
+    """Read the sweep's position after units are locked; minus infinity if no metric reads silence."""
     if not any(part.measures.reads_silence for part in touched.parts):
         return -math.inf
     await cursor.execute(_SWEPT_UNTIL)
     row = await cursor.fetchone()
     assert row is not None
-    found: float = row[0]
-    return found
+    swept_until_us: float = row[0]
+    return swept_until_us
 
 
-async def _ask(cursor: AsyncCursor, keys: NDArray[np.void], numbers: Integers) -> None:
+async def _stage(cursor: AsyncCursor, keys: NDArray[np.void], numbers: Integers) -> None:
     """Stage the keys of units with these numbers."""
     await cursor.execute("DELETE FROM touched_units")
-    asked = rows.rows(len(numbers), number=(">i4", numbers), **_key_columns(keys[numbers]))
-    await copy(cursor, "touched_units", asked)
+    staged = rows.rows(len(numbers), number=(">i4", numbers), **_key_columns(keys[numbers]))
+    await copy(cursor, "touched_units", staged)
 
 
 def _key_columns(keys: NDArray[np.void]) -> dict[str, tuple[str, Any]]:
@@ -318,25 +349,25 @@ def _key_columns(keys: NDArray[np.void]) -> dict[str, tuple[str, Any]]:
 
 
 async def _store(
-    cursor: AsyncCursor, touched: Touched, found: Sequence[Units], moved: Sequence[Flags]
+    cursor: AsyncCursor, touched: Touched, measured: Sequence[Units], moved: Sequence[Flags]
 ) -> Flags:
-    """Store the units that have moved. Returns those that somebody else has stored meanwhile."""
+    """Store the units that moved. Return the mask of units that another transaction stored meanwhile."""
     overtaken = np.zeros(len(touched.keys), np.bool_)
     mask = np.concatenate([overtaken[:0], *moved])
-    changed, new = mask & touched.found, mask & ~touched.found
+    changed, new = mask & touched.stored, mask & ~touched.stored
     if changed.any():
         place = {"place": ("V6", touched.place[changed])}
         await cursor.execute("DELETE FROM changed_units")
-        await copy(cursor, "changed_units", _unit_rows(touched, found, changed, place))
+        await copy(cursor, "changed_units", _unit_rows(touched, measured, changed, place))
         await cursor.execute(_STORE_UNIT_TOTALS)
     if new.any():
         keys = touched.keys[new]
-        overtaken[new] = await _insert(cursor, keys, _unit_rows(touched, found, new, _key_columns(keys)))
+        overtaken[new] = await _insert(cursor, keys, _unit_rows(touched, measured, new, _key_columns(keys)))
     return overtaken
 
 
 async def _insert(cursor: AsyncCursor, keys: NDArray[np.void], units: Rows) -> Flags:
-    """Store new units, which locks them as well. Returns those that somebody else has stored meanwhile."""
+    """Store and lock new units. Return the mask of units that another transaction stored meanwhile."""
     try:
         async with cursor.connection.transaction():
             await copy(cursor, _NEW_UNITS, units)
@@ -349,19 +380,19 @@ async def _insert(cursor: AsyncCursor, keys: NDArray[np.void], units: Rows) -> F
 
 
 def _unit_rows(
-    touched: Touched, found: Sequence[Units], chosen: Flags, columns: Mapping[str, tuple[str, Any]]
+    touched: Touched, measured: Sequence[Units], chosen: Flags, columns: Mapping[str, tuple[str, Any]]
 ) -> Rows:
-    """The chosen units, behind these columns."""
+    """Return the rows of the chosen units, behind these columns."""
     segments, bodies, heads = [], [], []
-    for part, units in zip(touched.parts, found, strict=True):
+    for part, units in zip(touched.parts, measured, strict=True):
         some = units.of(chosen[part.numbers])
         texts = [rows.text(name) for name in part.measures.segments]
         segments += [texts[segment] for segment in some.segments.tolist()]
-        told = some.bodies()
-        raw = {body: rows.raw(body) for body in set(told)}
-        bodies += [raw[body] for body in told]
-        heads.append(np.stack([some.variants, some.crossed, some.minutes]))
-    variant, crossed, minute = np.concatenate(heads, axis=1)
+        encoded = some.bodies()
+        raw = {body: rows.raw(body) for body in set(encoded)}
+        bodies += [raw[body] for body in encoded]
+        heads.append(np.stack([some.variants, some.crossed, some.minutes, some.strata, some.weights]))
+    variant, crossed, minute, stratum, weight = np.concatenate(heads, axis=1)
     return rows.rows(
         len(segments),
         segments,
@@ -370,33 +401,28 @@ def _unit_rows(
         variant=(">i2", variant),
         crossed=("u1", crossed),
         minute=(">i4", minute),
+        stratum=(">i2", stratum),
+        weight=(">i8", weight),
     )
-
-
-def _difference(part: Part, units: Units, moved: Flags) -> dict[MinuteKey, CellTotals]:
-    """What the cells have to change by, by minute: the units as they are, less those as they were."""
-    before = part.stored.of(moved & part.known)
-    after = units.of(moved)
-    signs = np.repeat([1, -1], [len(after.sums), len(before.sums)])
-    return totals_by_minute(part.experiment_id, after | before, part.measures, signs)
 
 
 async def recount_units(
     cursor: AsyncCursor, experiment_id: int, measures: Measures
-) -> tuple[list[CellKey], list[tuple[int, int]]]:
-    """Set an experiment's cells and series to the sums of its units, under a lock on both tables.
+) -> tuple[list[CellKey], list[tuple[int, int]], list[tuple[int, int]]]:
+    """Set an experiment's cells, series and strata to the sums of its units, under a lock on all tables.
 
     Units that the log does not know are deleted first. Return the keys of the cells that differed, and
-    (epoch, variant) of the series that did.
+    (epoch, variant) of the series and of the strata that did.
     """
     await cursor.execute(_DELETE_GHOST_UNITS, {"experiment_id": experiment_id})
     fresh: dict[CellKey, CellTotals] = {}
     minutes: dict[SeriesKey, CellTotals] = {}
+    strata: dict[StratumKey, CellTotals] = {}
     async with cursor.connection.cursor(name="units") as stored:
         await stored.execute(_READ_UNITS, (experiment_id,))
         while page := await stored.fetchmany(limits.SWEEP_ASSIGNMENTS_MAX):
-            heads = np.array([row[1:5] for row in page], HEAD)
-            units, readable = Units.read(heads, [row[5] for row in page], [row[6] for row in page], measures)
+            heads = np.array([row[1:7] for row in page], HEAD)
+            units, readable = Units.read(heads, [row[7] for row in page], [row[8] for row in page], measures)
             for place in np.flatnonzero(~readable).tolist():
                 report_unusable("unit_totals", (experiment_id, *page[place][:2]), _NO_SUMS)
             by_minute = totals_by_minute(experiment_id, units.of(readable), measures)
@@ -404,5 +430,8 @@ async def recount_units(
                 add(fresh, cell, totals)
             for minute, totals in series(by_minute, {experiment_id: measures}).items():
                 add(minutes, minute, totals)
+            for stratum, totals in totals_by_stratum(experiment_id, units.of(readable), measures).items():
+                add(strata, stratum, totals)
     differed = await recount_cells(cursor, experiment_id, fresh, CellTotals.none(measures))
-    return differed, await recount_series(cursor, experiment_id, minutes)
+    moved = await recount_series(cursor, experiment_id, minutes)
+    return differed, moved, await recount_strata(cursor, experiment_id, strata)

@@ -1,7 +1,11 @@
--- Store new units in key order, which locks them as well. Those that somebody else stored meanwhile are left out. One row of arrays: the keys of those stored.
+-- Store and lock new units in key order. Units that another transaction stored meanwhile are left out. One row of arrays:
+-- the keys of the stored units.
 WITH stored AS (
-    INSERT INTO unit_totals (experiment_id, epoch, unit_hash, assignment_id, variant, segment, crossed, minute, body)
-    SELECT experiment_id, epoch, unit_hash, assignment_id, variant, segment, crossed, minute, body
+    INSERT INTO unit_totals (
+        experiment_id, epoch, unit_hash, assignment_id, variant, segment, crossed, minute, stratum, weight, body
+    )
+    SELECT
+        experiment_id, epoch, unit_hash, assignment_id, variant, segment, crossed, minute, stratum, weight, body
     FROM new_units
     ON CONFLICT (experiment_id, epoch, unit_hash, assignment_id) DO NOTHING
     RETURNING experiment_id, epoch, unit_hash, assignment_id
