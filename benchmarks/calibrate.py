@@ -31,6 +31,7 @@ from benchmarks import (
     calibrate_policies,
     calibrate_sequences,
     calibrate_sequential,
+    calibrate_verdicts,
     whole_path,
 )
 from benchmarks.validity import SEED, SEED_OFFSET, Parts, Row, number
@@ -43,6 +44,7 @@ PARTS: Parts = {
     **calibrate_adaptive.PARTS,
     **calibrate_fixed.PARTS,
     **calibrate_policies.PARTS,
+    **calibrate_verdicts.PARTS,
     **whole_path.PARTS,
 }
 

@@ -31,7 +31,7 @@ class NoiseFloor(msgspec.Struct, frozen=True):
 
 
 def noise_floor(totals: MeanTotals, *, alpha: float = 0.05) -> NoiseFloor:
-    """Of one metric, for a fixed look at its units split in halves: z sd sqrt(4 / n).
+    """Return the noise floor of one metric at one look at halves of its units: z sd sqrt(4 / n).
 
     An observed effect below it says nothing. Everything scales with 1 / sqrt(n).
 
@@ -54,7 +54,7 @@ class MeasuredRate(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, decisions: int, replays: int) -> "MeasuredRate":
-        """With its interval.
+        """Return the rate with its interval.
 
         Raises InsufficientData without replays, InvalidInput unless 0 <= decisions <= replays.
         """

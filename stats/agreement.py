@@ -56,22 +56,22 @@ class LimitingAgreement(Estimate, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, items: int, agreed: float, chance: float) -> "LimitingAgreement":
-        """Raises InsufficientData without items."""
+        """Return the limit for so many items. Raises InsufficientData without items."""
         checks.n_at_least(items, 1, "items")
         error = math.sqrt(0.5 * (items + 0.5) / (items + 2)) / (items + 1) / (1 - chance)
         return cls((agreed - chance) / (1 - chance), error, items=items, agreed=agreed, chance=chance)
 
     def interval(self, *, alpha: float) -> Interval:
-        """From as far as unseen items could bring the coefficient down to as far as they could raise it."""
+        """Return how far unseen items could lower and raise the coefficient."""
         checks.open_unit(alpha, "alpha")
         return Interval(self.lower_bound(alpha=alpha / 2), self.upper_bound(alpha=alpha / 2))
 
     def lower_bound(self, *, alpha: float) -> float:
-        """The one-sided bound above which the truth lies, up to error alpha."""
+        """Return the one-sided bound above which the truth lies, up to error alpha."""
         return self._coefficient(self.agreed * (1 - self._others(alpha)))
 
     def upper_bound(self, *, alpha: float) -> float:
-        """The one-sided bound below which the truth lies, up to error alpha."""
+        """Return the one-sided bound below which the truth lies, up to error alpha."""
         others = self._others(alpha)
         return self._coefficient(self.agreed * (1 - others) + others)
 
@@ -89,7 +89,7 @@ class LimitingAgreement(Estimate, frozen=True, kw_only=True):
         return both_tails((self.value - null) / self.standard_error, log_lower, log_upper, alternative)
 
     def _others(self, alpha: float) -> float:
-        """The greatest share of items that agree otherwise."""
+        """Return the greatest share of items that agree otherwise."""
         checks.open_unit(alpha, "alpha")
         return -math.expm1(math.log(alpha) / self.items)
 
@@ -194,7 +194,7 @@ def gwet_ac1(counts: IntArray, *, clusters: IntArray | None = None) -> Estimate:
 
 
 def krippendorff_alpha(ratings: FloatArray, *, scale: Scale, clusters: IntArray | None = None) -> Estimate:
-    """Krippendorff's alpha of ratings of shape (items, raters), NaN where missing.
+    """Return Krippendorff's alpha of ratings of shape (items, raters), NaN where missing.
 
     With the jackknife's error. 1 - observed / expected disagreement over pairs within an item and over all
     pairs. Disagreement is 0 or 1 (nominal), the squared difference of ranks (ordinal), or of values
@@ -273,7 +273,7 @@ def _ac1_chance(shares: FloatArray) -> float:
 
 
 def _alpha(counts: FloatArray, scale: Literal["nominal", "ordinal"]) -> float:
-    """1 - observed / expected, from how often each item got each value."""
+    """Return 1 - observed / expected, from how often each item got each value."""
     total = counts.sum(axis=0)
     n = total.sum()
     difference = _squared_differences(total, scale)
@@ -286,20 +286,20 @@ def _alpha(counts: FloatArray, scale: Literal["nominal", "ordinal"]) -> float:
 
 
 def _expected(total: FloatArray, difference: FloatArray) -> float:
-    """Mean disagreement over all pairs of ratings."""
+    """Return the mean disagreement over all pairs of ratings."""
     n = total.sum()
     return float(total @ difference @ total) / float(n * (n - 1))
 
 
 def _item_sums(ratings: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Number, sum and sum of squares of each item's ratings, centred to lose no digits."""
+    """Return number, sum and sum of squares of each item's ratings, centred to lose no digits."""
     present = ~np.isnan(ratings)
     centred = np.where(present, ratings - ratings[present].mean(), 0.0)
     return present.sum(axis=1).astype(np.float64), centred.sum(axis=1), (centred**2).sum(axis=1)
 
 
 def _interval_alpha(size: FloatArray, total: FloatArray, squares: FloatArray) -> float:
-    """As `_alpha` for squared differences of values, which sums of squares give directly."""
+    """Do as `_alpha` for squared differences of values, which sums of squares give directly."""
     observed = float(2 * ((size * squares - total**2) / (size - 1)).sum() / size.sum())
     expected = _interval_expected(size, total, squares)
     if expected <= 0:
@@ -326,7 +326,7 @@ def _squared_differences(total: FloatArray, scale: Literal["nominal", "ordinal"]
 
 
 def _clustered_kappa(tables: IntArray, weights: Weights) -> Estimate:
-    """Cohen's kappa of all tables together, with the jackknife's error over tables."""
+    """Return Cohen's kappa of all tables together, with the jackknife's error over tables."""
     whole = cohen_kappa(tables.sum(axis=0), weights=weights)
     checks.n_at_least(len(tables), 3, "clusters")
     if isinstance(whole, LimitingAgreement):

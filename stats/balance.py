@@ -60,6 +60,6 @@ def _sorted_by(strata: Sequence[tuple[MeanTotals, MeanTotals]]) -> bool:
 
 
 def _unrounded(total: MeanTotals) -> MeanTotals:
-    """Without what rounding leaves of the spread of a constant."""
+    """Drop what rounding leaves of the spread of a constant."""
     rounded = total.m2 <= total.n * (_ROUNDING * total.mean) ** 2
     return MeanTotals(total.n, total.mean, 0.0) if rounded else total

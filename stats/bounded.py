@@ -39,7 +39,7 @@ _SEARCH_STEPS: Final = 64
 def log_beta_mixture(
     successes: float, n: float, p: npt.ArrayLike, *, weight: float, alternative: Alternative = "two-sided"
 ) -> FloatArray:
-    """The log likelihood ratio of a mixture of rates q to the rate p, elementwise in p.
+    """Return the log likelihood ratio of a mixture of rates q to the rate p, elementwise in p.
 
     The mixture is q ~ Beta(weight p, weight (1 - p)). One-sided the Beta is cut to q > p ("greater") or q <
     p. For every q, (q/p)^successes ((1-q)/(1-p))^failures is a martingale under p, and a supermartingale
@@ -155,7 +155,7 @@ def log_gamma_mixture(score: float, variance: float, rho: float) -> float:
 
 
 def gamma_boundary(variance: float, *, alpha: float, rho: float) -> float:
-    """The sum at which `log_gamma_mixture` reaches log(1 / alpha).
+    """Return the sum at which `log_gamma_mixture` reaches log(1 / alpha).
 
     Raises InvalidInput unless alpha is in (0, 1), variance not negative and rho positive.
     """
@@ -194,7 +194,7 @@ class BernsteinSums(msgspec.Struct, frozen=True):
             raise InvalidInput(f"observations within [0, 1] cannot sum to {self.total:g} with n = {self.n}")
 
     def after(self, batch: MeanTotals) -> "BernsteinSums":
-        """With one more batch.
+        """Return the state with one more batch.
 
         Worked by hand: the first batch {0, 1} is predicted as 1/2: deviation 1/4 + 1/4.
         Raises InvalidInput if the batch's mean or spread does not come from observations within [0, 1].

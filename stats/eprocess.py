@@ -45,7 +45,7 @@ class EValue(msgspec.Struct, frozen=True):
         return max(math.exp(min(-self.log_value, 0.0)), _SMALLEST)
 
     def rejects(self, alpha: float) -> bool:
-        """Whether the evidence reaches 1 / alpha."""
+        """Return whether the evidence reaches 1 / alpha."""
         checks.open_unit(alpha, "alpha")
         return self.log_value >= -math.log(alpha)
 
@@ -74,9 +74,9 @@ class AlwaysValid(msgspec.Struct, frozen=True):
         return max(math.exp(self.log_p_value), _SMALLEST)
 
     def after(self, look: EValue) -> "AlwaysValid":
-        """With one more look at the e-process."""
+        """Return the state with one more look at the e-process."""
         return AlwaysValid(min(self.log_p_value, -look.log_value))
 
     def merge(self, other: "AlwaysValid") -> "AlwaysValid":
-        """Both sets of looks at the same e-process together."""
+        """Return the record of both sets of looks at the same e-process."""
         return AlwaysValid(min(self.log_p_value, other.log_p_value))

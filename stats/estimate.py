@@ -88,14 +88,14 @@ class Estimate(msgspec.Struct, frozen=True):
         return Estimate(-self.value, self.standard_error, self.degrees_of_freedom)
 
     def __sub__(self, other: "Estimate") -> "Estimate":
-        """The difference of two *independent* estimates, such as those of two arms."""
+        """Return the difference of two *independent* estimates, such as those of two arms."""
         return self.of_independent(
             self.value - other.value,
             [(self.variance, self.degrees_of_freedom), (other.variance, other.degrees_of_freedom)],
         )
 
     def quantile(self, probability: float) -> float:
-        """The quantile of Student's t, or of the normal, that belongs to this estimate."""
+        """Return the quantile of Student's t, or of the normal, that belongs to this estimate."""
         checks.open_unit(probability, "probability")
         if math.isinf(self.degrees_of_freedom):
             return float(special.ndtri(probability))
@@ -108,14 +108,14 @@ class Estimate(msgspec.Struct, frozen=True):
         return Interval(self.value - radius, self.value + radius)
 
     def lower_bound(self, *, alpha: float) -> float:
-        """The one-sided bound above which the truth lies, up to error alpha.
+        """Return the one-sided bound above which the truth lies, up to error alpha.
 
         Not inferior by a margin: the bound of (treatment - control) is above -margin.
         """
         return self.value + self.quantile(alpha) * self.standard_error
 
     def upper_bound(self, *, alpha: float) -> float:
-        """The one-sided bound below which the truth lies, up to error alpha."""
+        """Return the one-sided bound below which the truth lies, up to error alpha."""
         return self.value - self.quantile(alpha) * self.standard_error
 
     def test(self, *, null: float = 0.0, alternative: Alternative = "two-sided") -> HypothesisTest:
@@ -125,7 +125,7 @@ class Estimate(msgspec.Struct, frozen=True):
         return tested(statistic, alternative, self.degrees_of_freedom)
 
     def equivalence_test(self, *, lower: float, upper: float) -> HypothesisTest:
-        """Two one-sided tests: a small p-value says that the truth is within (lower, upper).
+        """Run two one-sided tests: a small p-value says that the truth is within (lower, upper).
 
         The larger of the two one-sided p-values, with its statistic. It is below alpha exactly if the
         interval at 2 alpha lies within the bounds. Raises InvalidInput unless lower < upper.
@@ -160,7 +160,7 @@ def tested(statistic: float, alternative: Alternative, degrees_of_freedom: float
 def both_tails(
     statistic: float, log_lower: float, log_upper: float, alternative: Alternative
 ) -> HypothesisTest:
-    """An exact test from its two tails.
+    """Return an exact test from its two tails.
 
     They are the logarithms of P(at most what was seen) and P(at least what was seen) under the null.
     Two-sided means twice the smaller tail ("central"), the rule whose inversion is the equal-tailed interval.

@@ -55,7 +55,7 @@ class _State:
         self.nodes, self.mass = np.zeros(1), np.ones(1)
 
     def beyond(self, time: float, z: float, side: int) -> float:
-        """P(still inside before `time`, and then side * Z >= z)."""
+        """Return P(still inside before `time`, and then side * Z >= z)."""
         step = time - self.time
         distance = z * math.sqrt(time) - side * (self.nodes + self.drift * step)
         return float(self.mass @ special.ndtr(-distance / math.sqrt(step)))
@@ -76,7 +76,7 @@ class _State:
 
 
 def spent(fraction: float, *, alpha: float, spending: Spending) -> float:
-    """Of a one-sided `alpha`, what may have been spent by this fraction of the information.
+    """Return the part of a one-sided `alpha` spent by this fraction of the information.
 
     Worked by hand: Pocock type at half the information: alpha log(1 + (e - 1) / 2) = 0.620 alpha.
     Raises InvalidInput unless alpha is in (0, 1) and fraction positive.
@@ -119,24 +119,24 @@ class Paths:
             state.advance(fraction, low, high)
 
     def leaving(self, drift: float) -> tuple[float, ...]:
-        """The probability of leaving first at each look, on either side."""
+        """Return the probability of leaving first at each look, on either side."""
         checks.finite(drift, "drift")
         return tuple(self._leaving(np.array([drift]))[:, 0].tolist())
 
     def power(self, drift: float) -> float:
-        """The probability of leaving at any look, on either side.
+        """Return the probability of leaving at any look, on either side.
 
         Worked by hand: one look at 1 with bound 1.96: 0.05 without drift, 0.8 at the drift 2.8.
         """
         return min(math.fsum(self.leaving(drift)), 1.0)
 
     def powers(self, drifts: NDArray[np.float64]) -> NDArray[np.float64]:
-        """`power` at each of some drifts, shape (n,)."""
+        """Return `power` at each drift, shape (n,)."""
         found: NDArray[np.float64] = np.minimum(self._leaving(drifts).sum(axis=0), 1.0)
         return found
 
     def drift_for(self, power: float) -> float:
-        """The drift (in the direction of the alternative) that is found with this power.
+        """Return the drift (in the direction of the alternative) that is found with this power.
 
         Raises InvalidInput unless power is between the probability of leaving without drift and 1.
         """
@@ -149,13 +149,13 @@ class Paths:
         return self._sign * float(found)
 
     def expected_fraction(self, drift: float) -> float:
-        """Mean information at the end, as a fraction of the planned one."""
+        """Return the mean information at the end, as a fraction of the planned one."""
         leaving = self.leaving(drift)
         stopped = math.fsum(f * p for f, p in zip(self.fractions[:-1], leaving[:-1], strict=True))
         return stopped + self.fractions[-1] * max(1 - math.fsum(leaving[:-1]), 0.0)
 
     def _leaving(self, drifts: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Shape (looks, drifts)."""
+        """Return the probabilities of leaving, shape (looks, drifts)."""
         found = np.zeros((len(self._ends), len(drifts)))
         for look, (time, nodes, mass) in enumerate(self._before):
             fraction, (low, high) = self.fractions[look], self._ends[look]
@@ -170,7 +170,7 @@ class Paths:
 
 
 def _inside(bound: float, alternative: Alternative) -> tuple[float, float]:
-    """Between which values of Z one goes on."""
+    """Return the values of Z between which the test continues."""
     return (-bound if alternative != "greater" else -math.inf), (bound if alternative != "less" else math.inf)
 
 
@@ -196,7 +196,7 @@ class GroupSequentialPlan(msgspec.Struct, frozen=True):
         return self.alpha / 2 if self.alternative == "two-sided" else self.alpha
 
     def boundaries(self, fractions: Sequence[float]) -> tuple[float, ...]:
-        """The |Z| at which each look rejects; infinite if a look has nothing to spend."""
+        """Return the |Z| at which each look rejects; infinite if a look has nothing to spend."""
         _check_fractions(fractions)
         state, bounds, before = _State(0.0), [], 0.0
         for fraction in fractions:
@@ -272,7 +272,7 @@ class GroupSequentialPlan(msgspec.Struct, frozen=True):
 def _more_extreme(
     z: float, fractions: Sequence[float], regions: Sequence[tuple[float, float]], *, drift: float, side: int
 ) -> float:
-    """P(left on this side earlier, or side * Z >= z at the last look)."""
+    """Return P(left on this side earlier, or side * Z >= z at the last look)."""
     state, total = _State(drift), 0.0
     for fraction, (low, high) in zip(fractions[:-1], regions[:-1], strict=True):
         edge = high if side > 0 else -low

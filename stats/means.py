@@ -5,7 +5,7 @@ from stats.totals import MeanTotals
 
 
 def mean(total: MeanTotals) -> Estimate:
-    """The mean of one arm, with n - 1 degrees of freedom.
+    """Return the mean of one arm, with n - 1 degrees of freedom.
 
     Worked by hand: observations 1, 3 have mean 2, variance 2, standard error sqrt(2 / 2) = 1, one degree.
 
@@ -15,7 +15,7 @@ def mean(total: MeanTotals) -> Estimate:
 
 
 def mean_difference(treatment: MeanTotals, control: MeanTotals) -> Estimate:
-    """Welch's difference treatment - control: the arms' variances may differ.
+    """Return Welch's difference treatment - control: the arms' variances may differ.
 
     `interval` and `test` of the result are Welch's t; `equivalence_test` is the two one-sided tests;
     `test(null=-margin, alternative="greater")` is non-inferiority when more is better. What this does not
@@ -32,5 +32,5 @@ def mean_difference(treatment: MeanTotals, control: MeanTotals) -> Estimate:
 
 
 def _error(total: MeanTotals) -> tuple[float, float]:
-    """Variance of the mean, and its degrees of freedom."""
+    """Return the variance of the mean and its degrees of freedom."""
     return total.variance / total.n, total.n - 1

@@ -58,7 +58,7 @@ def log_mixture(
 def boundary(
     information: npt.ArrayLike, *, alpha: float, rho: float, alternative: Alternative = "two-sided"
 ) -> FloatArray:
-    """The |sum| at which M reaches 1 / alpha at these intrinsic times >= 0, elementwise.
+    """Return the |sum| at which M reaches 1 / alpha at these intrinsic times >= 0, elementwise.
 
     Worked by hand: V = 1, rho = 1, alpha = 0.05, two-sided: sqrt(2 (log 2 + 2 log 20)) = 3.6564.
     Raises InvalidInput unless alpha is in (0, 1) and rho positive.
@@ -79,7 +79,7 @@ def boundary(
 
 
 def tuned(information: float, *, alpha: float, alternative: Alternative = "two-sided") -> float:
-    """The rho whose boundary is tightest when the intrinsic time is `information`.
+    """Return the rho whose boundary is tightest when the intrinsic time is `information`.
 
     The width at V is smallest where y = (V + rho) / rho solves y - log y = 1 + 2 log(1 / alpha), Lambert's W.
     A one-sided boundary at alpha is nearly the two-sided one at 2 alpha, and is tuned as such.
@@ -95,7 +95,7 @@ def tuned(information: float, *, alpha: float, alternative: Alternative = "two-s
 
 @lru_cache(maxsize=1_024)
 def _tightest(error: float) -> float:
-    """The y of `tuned`: whoever reads many metrics asks for the same few levels all the time."""
+    """Return the y of `tuned`; readouts of many metrics ask for the same few levels."""
     return -float(special.lambertw(-(error**2) / math.e, -1).real)
 
 

@@ -73,7 +73,7 @@ class ContrastArrays(NamedTuple):
 def contrasts(
     control: ArmArrays, treatment: ArmArrays, *, relative: bool, bounds: tuple[float, float]
 ) -> ContrastArrays:
-    """The comparison behind `OneSided.of`, elementwise; a case worked by hand is there.
+    """Return the comparison behind `OneSided.of`, elementwise; a case worked by hand is there.
 
     Every stratum has units of both arms, and together they have some spread; relative, means are positive.
     """
@@ -127,7 +127,7 @@ class OneSided(msgspec.Struct, frozen=True):
         relative: bool,
         bounds: tuple[float, float] = (-math.inf, math.inf),
     ) -> "OneSided":
-        """From totals (control, treatment) of one period, or of several in which the split differed.
+        """Compare totals (control, treatment) of one period, or of several with different splits.
 
         Strata are weighted by their effective units, as in `sequences.Contrast.of`. `bounds` are those of a
         single observation, as far as they are known; with `relative` the lower one is at least 0.
@@ -177,11 +177,11 @@ class OneSided(msgspec.Struct, frozen=True):
         return math.log1p(effect)
 
     def unscaled(self, effect: float) -> float:
-        """The inverse of `scaled`."""
+        """Return the inverse of `scaled`."""
         return math.expm1(min(effect, 700.0)) if self.relative else effect
 
     def variance(self, claim: Claim) -> float:
-        """Of the effect, for this claim."""
+        """Return the variance of the effect for this claim."""
         return self.variance_greater if claim == "greater" else self.variance_less
 
     def evalue(self, null: float, claim: Claim, *, rho: float) -> EValue:
@@ -193,7 +193,7 @@ class OneSided(msgspec.Struct, frozen=True):
         return EValue(float(log_mixture(z * math.sqrt(self.time), self.time, rho=rho, alternative=claim)))
 
     def log_ratio(self, null: float, alternative: float, claim: Claim) -> float:
-        """Log likelihood ratio of two named effects, for Wald's test.
+        """Return the log likelihood ratio of two named effects, for Wald's test.
 
         Worked by hand: effect 0.1 with variance 0.01, 0 against 0.1: (0.1 * 0.1 - 0.1^2 / 2) / 0.01 = 0.5.
         """

@@ -298,7 +298,7 @@ def _check_proportion(plan: Plan, effect: float) -> None:
 
 
 def _fixed_units(plan: Plan, effect: float) -> float:
-    """The real number of units at which the power is reached exactly by a fixed test."""
+    """Return the real number of units at which the power is reached exactly by a fixed test."""
 
     def missing(log_units: float) -> float:
         return _power(plan, effect, math.exp(log_units)) - plan.power

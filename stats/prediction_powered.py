@@ -39,7 +39,7 @@ class JudgedTotals(msgspec.Struct, frozen=True):
 
     @classmethod
     def from_observations(cls, judge: FloatArray, human: FloatArray, inclusion: FloatArray) -> "JudgedTotals":
-        """From arrays of shape (n,): `human` is NaN where there is no label, `inclusion` is pi in (0, 1].
+        """Sum arrays of shape (n,): `human` is NaN where there is no label, `inclusion` is pi in (0, 1].
 
         Raises InvalidInput if a pi is not in (0, 1] or shapes differ.
         """
@@ -73,7 +73,7 @@ class PredictionPoweredMean(msgspec.Struct, frozen=True):
 
 
 def prediction_powered_mean(total: JudgedTotals, *, trust: float | None = None) -> PredictionPoweredMean:
-    """The mean human label over all items, with the judge's help.
+    """Return the mean human label over all items, with the judge's help.
 
     trust * mean(f) over all items + weighted mean of (y - trust * f) over the labelled.
 

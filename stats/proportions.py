@@ -115,7 +115,7 @@ def score_interval(
     estimate = treatment.mean - control.mean
 
     def bound(sign: float) -> float:
-        """Where the standardised distance from the estimate has grown to the quantile."""
+        """Return where the standardised distance from the estimate has grown to the quantile."""
 
         def excess(distance: float) -> float:
             statistic = _score(treatment, control, estimate + sign * distance, variance)

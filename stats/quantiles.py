@@ -54,13 +54,13 @@ class QuantileSketch(msgspec.Struct, frozen=True, dict=True, tag_field="kind", t
 
     @classmethod
     def from_observations(cls, observations: FloatArray, *, accuracy: float) -> "QuantileSketch":
-        """Of observations of shape (n,). Raises InvalidInput if one is not finite."""
+        """Count observations of shape (n,). Raises InvalidInput if one is not finite."""
         numbers, counts = np.unique(bucket_numbers(observations, accuracy=accuracy), return_counts=True)
         return cls(accuracy, tuple(zip(numbers.tolist(), counts.tolist(), strict=True)))
 
     @classmethod
     def from_counts(cls, counts: Iterable[tuple[int, int]], *, accuracy: float) -> "QuantileSketch":
-        """Of (bucket, count) pairs in any order, repeated or zero, as a ledger holds them."""
+        """Sum (bucket, count) pairs in any order, repeated or zero, as a ledger holds them."""
         summed: Counter[int] = Counter()
         for number, count in counts:
             summed[number] += count
@@ -93,7 +93,7 @@ class QuantileSketch(msgspec.Struct, frozen=True, dict=True, tag_field="kind", t
 
 
 def bucket_numbers(observations: FloatArray, *, accuracy: float) -> NDArray[np.int64]:
-    """The bucket of each observation, shape (n,): what a ledger counts.
+    """Return the bucket of each observation, shape (n,): what a ledger counts.
 
     Bucket k > 0 holds (SMALLEST g^(k-1), SMALLEST g^k] with g = (1 + accuracy) / (1 - accuracy), bucket -k
     the negative of that, and bucket 0 what is at most SMALLEST in size.
@@ -203,7 +203,7 @@ def quantile_sequence(sketch: QuantileSketch, q: float, *, alpha: float, tuned_t
 def quantile_bound(
     sketch: QuantileSketch, q: float, side: Literal["lower", "upper"], *, alpha: float, tuned_to: float
 ) -> float:
-    """One bound of the q-quantile that holds at every look with probability 1 - alpha.
+    """Return a bound of the q-quantile that holds at every look with probability 1 - alpha.
 
     Infinite while the bound lies beyond all observations: the lower bound of a high quantile is finite after
     a few observations, the upper one much later. An observation that moves up never lowers a bound.
@@ -256,7 +256,7 @@ def _log_growth(accuracy: float) -> float:
 
 
 def _edges(number: int, accuracy: float) -> tuple[float, float]:
-    """The ends of a bucket, ascending. Bucket 0 is shown as the value 0."""
+    """Return the ends of a bucket, ascending. Bucket 0 is shown as the value 0."""
     if not number:
         return 0.0, 0.0
     growth = _log_growth(accuracy)

@@ -46,7 +46,7 @@ def ratio_parts(total: JointTotals) -> MeanTotals:
 
 
 def with_covariates(total: JointTotals) -> JointTotals:
-    """Totals of (part, covariates...) from (numerator, denominator, covariates...).
+    """Return the totals of (part, covariates...) from (numerator, denominator, covariates...).
 
     The part is the number per unit of `ratio_parts`. `stats.variance_reduction` takes these totals: the
     covariates then explain a part of the ratio's error.

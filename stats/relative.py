@@ -99,7 +99,7 @@ def risk_ratio_interval(treatment: ProportionTotals, control: ProportionTotals, 
 
 
 def _ratio_score(treatment: ProportionTotals, control: ProportionTotals, ratio: float) -> float:
-    """Koopman's standardised distance from the ratio of the arms' proportions."""
+    """Return Koopman's standardised distance from the ratio of the arms' proportions."""
     a = (treatment.n + control.n) * ratio
     b = ratio * (treatment.n + control.successes) + treatment.successes + control.n
     c = treatment.successes + control.successes

@@ -65,7 +65,7 @@ class SeasonalBaseline(msgspec.Struct, frozen=True):
 
 
 def fit_baseline(values: FloatArray, hours: IntArray, weekdays: IntArray) -> SeasonalBaseline:
-    """The seasonal baseline of a series in order of time.
+    """Return the seasonal baseline of a series in order of time.
 
     Arrays of shape (n,), hours 0 to 23, weekdays 0 to 6. Ordinary least squares on hour-of-day and
     day-of-week effects that add up. For a metric whose season multiplies, give logarithms. The lag-one
@@ -142,7 +142,7 @@ def _dependence(residuals: FloatArray, basis: FloatArray) -> tuple[float, float,
 
 
 def _counts(hours: IntArray, weekdays: IntArray) -> FloatArray:
-    """How many points fell on each hour of each weekday, shape (24, 7)."""
+    """Return how many points fell on each hour of each weekday, shape (24, 7)."""
     for times, period, name in ((hours, HOURS, "hour"), (weekdays, WEEKDAYS, "weekday")):
         if not (times.min() >= 0 and times.max() < period):
             raise InvalidInput(f"{name} must be in [0, {period}), got {times.min()} to {times.max()}")

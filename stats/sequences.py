@@ -50,7 +50,7 @@ _MIRRORED: Final[dict[Alternative, Alternative]] = {
 
 
 def effective_units(control_n: float, treatment_n: float) -> float:
-    """n_c n_t / (n_c + n_t): the precision of a difference, in units of one arm alone.
+    """Return n_c n_t / (n_c + n_t): the precision of a difference, in units of one arm alone.
 
     Worked by hand: 1,000 against 1,000 are 500; 950 against 50 are 47.5.
     Raises InvalidInput unless both are positive.
@@ -68,7 +68,7 @@ def radius(
     tuned_to: float,
     alternative: Alternative = "two-sided",
 ) -> FloatArray:
-    """Half the width of the normal-mixture sequence of an estimate, elementwise.
+    """Return half the width of the normal-mixture sequence of an estimate, elementwise.
 
     `variance` is that of the estimate at this look; `time` its sample size, in the same measure as `tuned_to`
     (units, or effective units). One-sided: the distance of the one bound.
@@ -122,7 +122,7 @@ def normal_sequence(
 
 
 def raised_variance(variance: npt.ArrayLike, n: npt.ArrayLike) -> FloatArray:
-    """The sample variance of one arm alone, raised by a share 10 / sqrt(n), elementwise.
+    """Return the sample variance of one arm alone, raised by a share 10 / sqrt(n), elementwise.
 
     With skewed observations a low mean comes with a low variance; 22 % more at 2,000 units make up for that
     in rare events (0.005) and lognormal values (sigma 1.5), and vanish in the long run.

@@ -111,7 +111,7 @@ class BernoulliSprt(msgspec.Struct, frozen=True):
         return float(self._log_ratios(np.array([float(totals.successes)]), totals.n)[0])
 
     def decide(self, totals: ProportionTotals) -> SprtDecision:
-        """The decision after these observations."""
+        """Return the decision after these observations."""
         last = self.n_max is not None and totals.n >= self.n_max
         return self.limits.decide(self.log_ratio(totals), last=last)
 
@@ -231,7 +231,7 @@ class NormalSprt(msgspec.Struct, frozen=True):
         return step * score - totals.n * step**2 / 2
 
     def decide(self, totals: MeanTotals) -> SprtDecision:
-        """The decision after these observations."""
+        """Return the decision after these observations."""
         last = self.n_max is not None and totals.n >= self.n_max
         return self.limits.decide(self.log_ratio(totals), last=last)
 
@@ -305,7 +305,7 @@ class NormalSprt(msgspec.Struct, frozen=True):
 
 
 def _log_arccosh(log_x: float) -> float:
-    """The inverse of log cosh at log_x >= 0, without overflow."""
+    """Return the inverse of log cosh at log_x >= 0, without overflow."""
     return log_x + math.log1p(math.sqrt(-math.expm1(-2 * log_x)))
 
 
@@ -346,7 +346,7 @@ class TwoArmSprt(msgspec.Struct, frozen=True):
             checks.positive(self.n_max, "n_max")
 
     def log_ratio(self, control: ProportionTotals, treatment: ProportionTotals) -> float:
-        """Profile log likelihood ratio of `effect` to 0; 0 while an arm is empty."""
+        """Return the profile log likelihood ratio of `effect` to 0; 0 while an arm is empty."""
         return float(
             profile_log_ratio(
                 control.n, control.successes, treatment.n, treatment.successes, effect=self.effect
@@ -354,7 +354,7 @@ class TwoArmSprt(msgspec.Struct, frozen=True):
         )
 
     def decide(self, control: ProportionTotals, treatment: ProportionTotals) -> SprtDecision:
-        """The decision after these observations; `n_max` counts both arms together."""
+        """Return the decision after these observations; `n_max` counts both arms together."""
         last = self.n_max is not None and control.n + treatment.n >= self.n_max
         return self.limits.decide(self.log_ratio(control, treatment), last=last)
 

@@ -68,7 +68,7 @@ class ArmCounts(msgspec.Struct, frozen=True):
 
     @classmethod
     def from_sums(cls, counts: Sequence[int], probability_sums: Sequence[Fraction | int]) -> "ArmCounts":
-        """Of assignments whose logged probabilities moved, from the sums of these over all assignments.
+        """Sum up assignments whose logged probabilities moved.
 
         They count as if each had been made with the mean of the probabilities. Of each tilt w of an arm that
         never overstates the evidence: log(1 + p (w - 1)) is concave in p, so that the sum over the
@@ -90,7 +90,7 @@ class ArmCounts(msgspec.Struct, frozen=True):
         return cls(tuple(counts), tuple(float(Fraction(total) / n) for total in probability_sums))
 
     def __add__(self, other: "ArmCounts") -> "ArmCounts":
-        """More assignments under the same probabilities. Raises InvalidInput if they are others."""
+        """Add assignments under the same probabilities. Raises InvalidInput if they are others."""
         if self.probabilities != other.probabilities:
             raise InvalidInput("only counts under the same probabilities can be added")
         added = tuple(a + b for a, b in zip(self.counts, other.counts, strict=True))
@@ -111,7 +111,7 @@ class ChiSquare(msgspec.Struct, frozen=True):
 
 
 def _arrays(periods: Sequence[ArmCounts]) -> tuple[FloatArray, FloatArray]:
-    """Counts and probabilities, shape (periods, arms); counts of arms without probability are left out."""
+    """Return counts and probabilities, shape (periods, arms), without counts at probability 0."""
     if len({len(period.counts) for period in periods}) != 1:
         raise InvalidInput("needs at least one period, and the same arms in all of them")
     counts = np.array([period.counts for period in periods], dtype=float)
@@ -120,7 +120,7 @@ def _arrays(periods: Sequence[ArmCounts]) -> tuple[FloatArray, FloatArray]:
 
 
 def zero_weight_leaks(periods: Sequence[ArmCounts]) -> tuple[int, ...]:
-    """Assignments per arm that were made although the arm had probability 0: one is proof of a fault.
+    """Count assignments to each arm while its probability was 0: one proves a fault.
 
     The two tests leave these out; a single one would make any of them certain, and hide what else is wrong.
     """
@@ -132,7 +132,7 @@ def zero_weight_leaks(periods: Sequence[ArmCounts]) -> tuple[int, ...]:
 
 
 def deviations(periods: Sequence[ArmCounts]) -> tuple[float, ...]:
-    """Observed over expected assignments of each arm, less 1: the size of a mismatch.
+    """Return the observed over expected assignments of each arm, less 1: the size of a mismatch.
 
     Worked by hand: 5,100 and 4,900 at 50/50: +0.02 and -0.02. An arm that was never to be drawn has deviation
     0.
@@ -147,7 +147,7 @@ def deviations(periods: Sequence[ArmCounts]) -> tuple[float, ...]:
 
 
 def absence_p_values(periods: Sequence[ArmCounts]) -> tuple[float, ...]:
-    """Of each arm without a single assignment, how likely that is: the product of 1 - p over all assignments.
+    """Return how likely the absence of each arm is: the product of 1 - p over all assignments.
 
     1 for arms with assignments. Valid at every look: the indicator that an arm was not drawn, divided by this
     product, is a martingale under the logged probabilities. With means of moving probabilities
@@ -166,7 +166,7 @@ def absence_p_values(periods: Sequence[ArmCounts]) -> tuple[float, ...]:
 
 
 def chi_square(periods: Sequence[ArmCounts]) -> ChiSquare:
-    """Chi-square test at one planned look, exact in its first two moments under moving probabilities.
+    """Test at one planned look, exact in the first two moments under moving probabilities.
 
     With O the counts over all periods, E their expectation and V = sum over periods of n (diag(p) - p p'),
     the statistic is (O - E)' V^+ (O - E). With one period that is Pearson's statistic.

@@ -47,7 +47,7 @@ class StratifiedDifference(msgspec.Struct, frozen=True):
 
 
 def stratified_difference(strata: Sequence[Stratum], *, weighting: Weighting) -> StratifiedDifference:
-    """The weighted average over strata of treatment - control.
+    """Return the weighted average over strata of treatment - control.
 
     The variance is the sum of squared weights times the variance within each stratum; strata where an arm has
     fewer than 2 units have no comparison of their own: they get weight 0, and their units are counted in
@@ -84,7 +84,7 @@ def stratified_difference(strata: Sequence[Stratum], *, weighting: Weighting) ->
 
 
 def pooled(strata: Sequence[Stratum]) -> Stratum:
-    """Both arms merged over all strata: what must not be compared when allocation changed."""
+    """Merge both arms over all strata. Do not compare them if the allocation changed."""
     return Stratum(
         sum((stratum.treatment for stratum in strata), MeanTotals()),
         sum((stratum.control for stratum in strata), MeanTotals()),

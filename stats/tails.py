@@ -15,12 +15,12 @@ _ITERATIONS_MAX: Final = 100_000
 
 
 def log_normal_upper(z: float) -> float:
-    """The logarithm of P(Z > z) of a standard normal."""
+    """Return the logarithm of P(Z > z) of a standard normal."""
     return float(special.log_ndtr(-z))
 
 
 def log_student_upper(t: float, degrees_of_freedom: float) -> float:
-    """The logarithm of P(T > t) of Student's t; infinite degrees of freedom are the normal.
+    """Return the logarithm of P(T > t) of Student's t; infinite degrees of freedom are the normal.
 
     For t > 0 it is half an incomplete beta function: P(T > t) = I_x(v/2, 1/2) / 2 with x = v / (v + t^2).
     """
@@ -34,7 +34,7 @@ def log_student_upper(t: float, degrees_of_freedom: float) -> float:
 
 
 def binomial_quantile(probability: float, n: int, p: float) -> int:
-    """The smallest k with P(X <= k) >= probability of a Binomial(n, p), n at least 1, p in [0, 1].
+    """Return the smallest k with P(X <= k) >= probability of a Binomial(n, p), n at least 1.
 
     Worked by hand: of 10 throws of a coin 1 or fewer are heads with probability 11 / 1024, 2 or fewer with
     56 / 1024: the quantile of 0.025 is 2.
@@ -43,7 +43,7 @@ def binomial_quantile(probability: float, n: int, p: float) -> int:
 
 
 def binomial_upper_quantile(probability: float, n: int, p: float) -> int:
-    """The smallest k with P(X > k) <= probability: with all digits of a small probability.
+    """Return the smallest k with P(X > k) <= probability: with all digits of a small probability.
 
     Worked by hand: of 10 throws of a coin more than 8 are heads with probability 11 / 1024, more than 7 with
     56 / 1024: the upper quantile of 0.025 is 8.
@@ -52,7 +52,7 @@ def binomial_upper_quantile(probability: float, n: int, p: float) -> int:
 
 
 def log_chi_square_upper(x: float, degrees_of_freedom: float) -> float:
-    """The logarithm of P(X > x) of a chi-square distribution.
+    """Return the logarithm of P(X > x) of a chi-square distribution.
 
     Where scipy's value underflows: the continued fraction of NIST DLMF 8.9.2, by Lentz's method.
     """
@@ -82,7 +82,7 @@ def log_f_upper(x: float, numerator: float, denominator: float) -> float:
 
 
 def log_beta_lower(a: float, b: float, x: float, complement: float) -> float:
-    """The logarithm of I_x(a, b), the lower tail of Beta(a, b) at x in (0, 1).
+    """Return the logarithm of I_x(a, b), the lower tail of Beta(a, b) at x in (0, 1).
 
     `complement` is 1 - x with all its digits.
 
@@ -98,7 +98,7 @@ def log_beta_lower(a: float, b: float, x: float, complement: float) -> float:
 
 
 def _beta_fraction(a: float, b: float, x: float) -> float:
-    """1 + d_1 / (1 + d_2 / (1 + ...)), which divides the leading factor.
+    """Return 1 + d_1 / (1 + d_2 / (1 + ...)), which divides the leading factor.
 
     d_2m = m (b-m) x / ((a+2m-1)(a+2m)) and d_2m+1 = -(a+m)(a+b+m) x / ((a+2m)(a+2m+1)).
     """

@@ -1,4 +1,4 @@
-"""Mergeable totals: all that a statistic may read. `a + b` are the totals of both samples together."""
+"""Mergeable totals, the only input of a statistic. `a + b` are the totals of both samples together."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -27,12 +27,12 @@ class RewardTotals(msgspec.Struct, frozen=True):
 
     @property
     def mean(self) -> float | None:
-        """The average reward; None while there is no reward."""
+        """Mean reward; None while there is no reward."""
         return self.sum / self.n if self.n else None
 
 
 class ProportionTotals(msgspec.Struct, frozen=True, tag_field="kind", tag="proportion"):
-    """`successes` among `n` units that each succeed once or not at all.
+    """Number of `successes` among `n` units that each succeed once or not at all.
 
     Raises InvalidInput unless 0 <= successes <= n.
     """
@@ -49,13 +49,13 @@ class ProportionTotals(msgspec.Struct, frozen=True, tag_field="kind", tag="propo
 
     @property
     def mean(self) -> float:
-        """The proportion. Raises InsufficientData if n is 0."""
+        """Proportion of successes. Raises InsufficientData if n is 0."""
         checks.n_at_least(self.n, 1, "units")
         return self.successes / self.n
 
     @property
     def moments(self) -> "MeanTotals":
-        """The same observations as numbers 0 and 1."""
+        """Totals of the same observations as numbers 0 and 1."""
         return MeanTotals.from_sums(self.n, self.successes, self.successes)
 
 
@@ -80,7 +80,7 @@ class MeanTotals(msgspec.Struct, frozen=True, tag_field="kind", tag="mean"):
 
     @classmethod
     def from_sums(cls, n: int, total: float | Fraction, total_squares: float | Fraction) -> "MeanTotals":
-        """From sum and sum of squares, which may be exact integers or fractions: then nothing is lost.
+        """Compute totals from sum and sum of squares, without loss if these are integers or fractions.
 
         Raises InvalidInput if a sum is not finite, or no sample can have these sums.
         """
@@ -98,7 +98,7 @@ class MeanTotals(msgspec.Struct, frozen=True, tag_field="kind", tag="mean"):
 
     @classmethod
     def from_observations(cls, observations: FloatArray) -> "MeanTotals":
-        """From the observations themselves, shape (n,), in two passes.
+        """Compute totals from observations, shape (n,), in two passes.
 
         Raises InvalidInput if one is not finite.
         """
@@ -118,7 +118,7 @@ class MeanTotals(msgspec.Struct, frozen=True, tag_field="kind", tag="mean"):
 
     @property
     def variance(self) -> float:
-        """The unbiased sample variance. Raises InsufficientData if n < 2."""
+        """Unbiased sample variance. Raises InsufficientData if n < 2."""
         checks.n_at_least(self.n, 2, "units")
         return self.m2 / (self.n - 1)
 
@@ -153,16 +153,16 @@ class JointTotals(msgspec.Struct, frozen=True, dict=True, tag_field="kind", tag=
 
     @classmethod
     def none(cls, dimension: int) -> "JointTotals":
-        """The totals of no units."""
+        """Return the totals of no units."""
         return cls(0, (0.0,) * dimension, (0.0,) * _triangle(dimension))
 
     @classmethod
     def from_sums(
         cls, n: int, sums: Sequence[float | Fraction], products: Sequence[float | Fraction]
     ) -> "JointTotals":
-        """From the d sums and the d (d + 1) / 2 sums of products (lower triangle, row by row).
+        """Compute totals from the d sums and the d (d + 1) / 2 sums of products (lower triangle by rows).
 
-        Exact integers or fractions lose nothing before the last rounding. Raises InvalidInput if a sum is
+        Integers and fractions are exact until the last rounding. Raises InvalidInput if a sum is
         not finite, or no sample can have these sums.
         """
         if len(products) != _triangle(len(sums)):
@@ -179,13 +179,13 @@ class JointTotals(msgspec.Struct, frozen=True, dict=True, tag_field="kind", tag=
                 float(Fraction(products[start + column]) - exact[row] * exact[column] / n)
                 for column in range(row)
             )
-            # MeanTotals knows which sums of squares no sample has, and which only suffer from rounding.
+            # MeanTotals rejects sums of squares that no sample has, and corrects rounding.
             comoments.append(MeanTotals.from_sums(n, sums[row], products[start + row]).m2)
         return cls(n, tuple(float(total / n) for total in exact), tuple(comoments))
 
     @classmethod
     def from_observations(cls, observations: FloatArray) -> "JointTotals":
-        """From the observations themselves, shape (n, d), in two passes.
+        """Compute totals from observations, shape (n, d), in two passes.
 
         Raises InvalidInput if one is not finite, or the shape is another.
         """
@@ -206,7 +206,7 @@ class JointTotals(msgspec.Struct, frozen=True, dict=True, tag_field="kind", tag=
 
     @property
     def dimension(self) -> int:
-        """d, the number of values per unit."""
+        """Number d of values per unit."""
         return len(self.mean)
 
     def __add__(self, other: Self) -> "JointTotals":
@@ -222,7 +222,7 @@ class JointTotals(msgspec.Struct, frozen=True, dict=True, tag_field="kind", tag=
 
     @cached_property
     def matrix(self) -> FloatArray:
-        """The co-moments as a symmetric matrix, shape (d, d)."""
+        """Symmetric matrix of the co-moments, shape (d, d)."""
         matrix = np.zeros((self.dimension, self.dimension))
         matrix[_lower(self.dimension)] = self.comoments
         symmetric: FloatArray = matrix + matrix.T
@@ -232,22 +232,22 @@ class JointTotals(msgspec.Struct, frozen=True, dict=True, tag_field="kind", tag=
 
     @property
     def covariance(self) -> FloatArray:
-        """The unbiased sample covariance, shape (d, d). Raises InsufficientData if n < 2."""
+        """Unbiased sample covariance, shape (d, d). Raises InsufficientData if n < 2."""
         checks.n_at_least(self.n, 2, "units")
         covariance: FloatArray = self.matrix / (self.n - 1)
         return covariance
 
     def select(self, *positions: int) -> "JointTotals":
-        """The totals of the values at these positions alone, in this order."""
+        """Return the totals of only the values at these positions, in this order."""
         chosen = list(positions)
         return self._of_matrix(self.n, np.array(self.mean)[chosen], self.matrix[np.ix_(chosen, chosen)])
 
     def value(self, position: int) -> MeanTotals:
-        """The totals of the value at one position alone."""
+        """Return the totals of only the value at one position."""
         return MeanTotals(self.n, self.mean[position], self.comoments[_triangle(position + 1) - 1])
 
     def combine(self, weights: Sequence[float]) -> MeanTotals:
-        """The totals of the weighted sum of each unit's values: exactly what its observations would give.
+        """Return the totals of each unit's weighted sum of values, as its observations would give them.
 
         Worked by hand: in the example above the differences second - first are 0 and 2, so weights (-1, 1)
         give mean 1 and m2 = 2 - 2 * 4 + 8 = 2.
@@ -267,10 +267,10 @@ def _check_finite(observations: FloatArray) -> None:
 
 @cache
 def _lower(rows: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows and columns of a lower triangle: numpy takes longer to make them than what is done with them."""
+    """Return rows and columns of a lower triangle; cached, because numpy is slow to make them."""
     return np.tril_indices(rows)
 
 
 def _triangle(rows: int) -> int:
-    """How many entries the first `rows` rows of a lower triangle have."""
+    """Return the number of entries in the first `rows` rows of a lower triangle."""
     return rows * (rows + 1) // 2

@@ -78,7 +78,7 @@ class AdjustedDifference(msgspec.Struct, frozen=True):
 
 
 def regression_adjustment(treatment: JointTotals, control: JointTotals) -> AdjustedDifference:
-    """The difference of means adjusted by a regression within each arm.
+    """Return the difference of means adjusted by a regression within each arm.
 
     Both regressions are evaluated at the mean of all units: the coefficient of the treatment in ordinary
     least squares with all interactions of treatment and centred covariates. Asymptotically never less precise

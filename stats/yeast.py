@@ -62,7 +62,7 @@ class Yeast(msgspec.Struct, frozen=True):
                 assert_never(self.alternative)
 
     def statistic(self, z: float, fraction: float) -> float:
-        """How far B is on the claimed side; keep the largest of all looks for `p_value`.
+        """Return how far B is on the claimed side; keep the largest of all looks for `p_value`.
 
         Worked by hand: Z = 3 at half the information: 3 sqrt(1/2) = 2.1213, not yet 2.2414.
         Raises InvalidInput unless fraction is in (0, 1]: beyond the horizon there is no guarantee.
@@ -73,7 +73,7 @@ class Yeast(msgspec.Struct, frozen=True):
         return self._towards(z) * math.sqrt(fraction)
 
     def rejects(self, z: float, fraction: float) -> bool:
-        """Whether this look reaches the boundary."""
+        """Return whether this look reaches the boundary."""
         return self.statistic(z, fraction) >= self.boundary
 
     def p_value(self, largest: float) -> float:

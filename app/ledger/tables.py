@@ -1,7 +1,7 @@
 """Tables of the ledger: the log of assignments and signals, the totals, and the position in each stream.
 
-Rewards are whole numbers of a billionth ("nano"), so that totals are exact sums whatever the order of events.
-No foreign keys on the log: it is written by bulk COPY and may be partitioned.
+Rewards are whole billionths ("nano"), so that totals are exact sums whatever the order of events. The log
+has no foreign keys, because it is written by bulk COPY and may be partitioned.
 """
 
 from sqlalchemy import (
@@ -55,8 +55,8 @@ assignments = Table(
     CheckConstraint("outcome BETWEEN 0 AND 3", name="outcome_is_known"),
     CheckConstraint("(reward IS NOT NULL) = (outcome IN (1, 2))", name="reward_iff_resolved"),
     CheckConstraint("reward BETWEEN 0 AND 1000000000", name="reward_in_unit_interval"),
-    # What the horizon sweep reads. Without a condition on the outcome storing a reward changes no index,
-    # and the row's second version has room beside the first.
+    # The sweep reads this index. It has no condition on the outcome, so storing a reward changes no index
+    # and the new version of the row fits on the same page.
     Index("ix_assignments_deadline", "deadline"),
     postgresql_with={"fillfactor": 50},
 )
@@ -70,7 +70,7 @@ horizons = Table(
         DateTime(timezone=True),
         nullable=False,
         server_default=text("'-infinity'"),
-        comment="silence up to these deadlines is resolved, but for what is overdue",
+        comment="assignments with deadlines up to here are resolved, except overdue ones",
     ),
     CheckConstraint("id = 1", name="one_row"),
 )
@@ -91,7 +91,7 @@ signals = Table(
         "event_key",
         Text,
         nullable=False,
-        comment="=id of the client; without one #signal/source, + for # after the deadline, - if too early",
+        comment="=id of the client; else #signal/source, + instead of # after the deadline, - if too early",
     ),
     Column("experiment_id", Integer, nullable=False),
     Column("unit_hash", BigInteger, nullable=False),
@@ -106,8 +106,8 @@ signals = Table(
     CheckConstraint("source BETWEEN 0 AND 3", name="source_is_known"),
 )
 
-# A signal here belongs to the unit's latest exposed assignment that is not after it. Which one that is, is
-# worked out when a reward is resolved and stored nowhere: an exposure may still come between.
+# A signal here belongs to the unit's latest exposed assignment that is not after it. The ledger looks that up
+# when it resolves a reward and stores it nowhere, because another exposure may still arrive.
 unit_signals = Table(
     "unit_signals",
     METADATA,
@@ -123,24 +123,29 @@ unit_signals = Table(
     CheckConstraint("source BETWEEN 0 AND 3", name="source_is_known"),
 )
 
-# What has become of the signals in the log, by name: a row of the log is in one of the states from counted
-# to early. Names that are not read share the row of the empty name once an experiment has too many of them.
+# Number of logged signals by name and state; each row of the log is in one state. Names that the experiment
+# does not read share the row of the empty name once there are too many of them.
 signal_totals = Table(
     "signal_totals",
     METADATA,
     Column("experiment_id", Integer, nullable=False),
-    Column("signal", Text, nullable=False, comment="empty: all that have no row of their own"),
-    Column("counted", BigInteger, nullable=False, comment="in time, of an exposed assignment"),
+    Column("signal", Text, nullable=False, comment="empty: all names without a row"),
+    Column("counted", BigInteger, nullable=False, comment="in time, and the assignment is exposed"),
     Column("waiting", BigInteger, nullable=False, comment="in time, the exposure has not arrived"),
-    Column("unknown_unit", BigInteger, nullable=False, comment="by unit, without an assignment at the time"),
+    Column(
+        "unknown_unit",
+        BigInteger,
+        nullable=False,
+        comment="by unit, and the unit had no assignment at that time",
+    ),
     Column("late", BigInteger, nullable=False, comment="after the deadline"),
     Column("early", BigInteger, nullable=False, comment="too long before the assignment"),
     Column(
-        "out_of_range", BigInteger, nullable=False, comment="of all of them; as the definition declares it"
+        "out_of_range", BigInteger, nullable=False, comment="values outside the declared range, in any state"
     ),
-    Column("lowest", Double, comment="value ever logged"),
-    Column("highest", Double, comment="value ever logged"),
-    Column("last_at", DateTime(timezone=True), comment="when the last one came"),
+    Column("lowest", Double, comment="of all values ever logged"),
+    Column("highest", Double, comment="of all values ever logged"),
+    Column("last_at", DateTime(timezone=True), comment="when the last signal came"),
     PrimaryKeyConstraint("experiment_id", "signal"),
 )
 
@@ -160,14 +165,14 @@ totals = Table(
     PrimaryKeyConstraint("experiment_id", "epoch", "variant"),
 )
 
-# What the policy of an epoch learns besides `totals`; rows only where it does.
+# What the policy of an epoch learns beyond `totals`, if anything.
 policy_totals = Table(
     "policy_totals",
     METADATA,
     Column("experiment_id", Integer, nullable=False),
     Column("epoch", Integer, nullable=False),
     Column("variant", SmallInteger, nullable=False),
-    Column("part", Text, nullable=False, comment="of the totals; empty: they have only one"),
+    Column("part", Text, nullable=False, comment="part of the totals; empty if they have only one"),
     Column(
         "body", LargeBinary, nullable=False, comment="exact sums, as bandits encodes them; empty: none yet"
     ),
@@ -185,15 +190,15 @@ unit_totals = Table(
         "assignment_id",
         Uuid,
         nullable=False,
-        comment="without stickiness each assignment is a unit of its own; else zeros",
+        comment="without stickiness each assignment is a unit; else zeros",
     ),
-    Column("variant", SmallInteger, nullable=False, comment="that of its first exposed assignment"),
-    Column("segment", Text, nullable=False, comment="as it first came; empty: none are declared"),
-    Column("crossed", Boolean, nullable=False, comment="it was assigned to other variants as well"),
+    Column("variant", SmallInteger, nullable=False, comment="variant of its first exposed assignment"),
+    Column("segment", Text, nullable=False, comment="at its first assignment; empty if none are declared"),
+    Column("crossed", Boolean, nullable=False, comment="the unit has assignments to other variants as well"),
     Column(
         "minute",
         Integer,
-        comment="of its first exposed assignment, since 1970; null: stored before there were series",
+        comment="of its first exposed assignment, since 1970; null: stored before series existed",
     ),
     Column(
         "stratum", SmallInteger, comment="of its first exposed assignment; null, -1: shares follow no outcome"
@@ -204,7 +209,7 @@ unit_totals = Table(
     postgresql_with={"fillfactor": 70},
 )
 
-# Totals of the units of a cell: what a readout is made of.
+# Totals of the units of a cell, which the readout reads.
 metric_totals = Table(
     "metric_totals",
     METADATA,
@@ -235,8 +240,8 @@ share_totals = Table(
     PrimaryKeyConstraint("experiment_id", "epoch", "stratum", "variant"),
 )
 
-# The same by time, without covariates: units by the minute of their first assignment in the epoch, older
-# ones by the hour and day. Rows of one time add up: what comes late is a minute until it is thinned.
+# Totals by time, without covariates: units by the minute of their first assignment in the epoch, older ones
+# by the hour and day. Rows of one time add up: a late change is a minute until it is thinned.
 metric_series = Table(
     "metric_series",
     METADATA,
@@ -248,26 +253,24 @@ metric_series = Table(
     Column("crossed", Boolean, nullable=False),
     Column("body", LargeBinary, nullable=False, comment="exact sums of each metric; empty: none yet"),
     PrimaryKeyConstraint("experiment_id", "minute", "span", "epoch", "variant", "crossed"),
-    # What thinning reads.
+    # Thinning reads this index.
     Index(None, "span", "minute"),
 )
 
-# Only where shares move for everybody alike. A draw is every assignment or, with stickiness, every unit's
-# first in the experiment.
+# Only where shares move and are the same for all requests. A draw is each assignment or, with stickiness,
+# each unit's first in the experiment.
 draws = Table(
     "draws",
     METADATA,
     Column("experiment_id", Integer, nullable=False),
     Column("epoch", Integer, nullable=False),
     Column("variant", SmallInteger, nullable=False),
-    Column(
-        "assignments", BigInteger, nullable=False, comment="exposed ones, of policy versions that are known"
-    ),
+    Column("assignments", BigInteger, nullable=False, comment="exposed assignments of known policy versions"),
     Column(
         "probability_sum",
         Numeric(38, 0),
         nullable=False,
-        comment="of the variant over the draws of all variants, in parts of 2**32",
+        comment="sum of the variant's probabilities over all draws, in parts of 2**32",
     ),
     PrimaryKeyConstraint("experiment_id", "epoch", "variant"),
 )
@@ -288,7 +291,7 @@ stream_positions = Table(
     Column("owner", Text),
     Column("fence", BigInteger, nullable=False, server_default=text("0"), comment="+1 with every new owner"),
     Column("lease_until", DateTime(timezone=True)),
-    Column("session", Text, comment="of the owner: it owns nothing once that has ended"),
+    Column("session", Text, comment="session of the owner; the shard is free once it has ended"),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
 )
 

@@ -88,8 +88,8 @@ CREATE TABLE draws (
     probability_sum NUMERIC(38, 0) NOT NULL,
     CONSTRAINT pk_draws PRIMARY KEY (experiment_id, epoch, variant)
 );
-COMMENT ON COLUMN draws.assignments IS 'exposed ones, of policy versions that are known';
-COMMENT ON COLUMN draws.probability_sum IS 'of the variant over the draws of all variants, in parts of 2**32';
+COMMENT ON COLUMN draws.assignments IS 'exposed assignments of known policy versions';
+COMMENT ON COLUMN draws.probability_sum IS 'sum of the variant''s probabilities over all draws, in parts of 2**32';
 
 CREATE TABLE ended_sessions (
     digest BYTEA NOT NULL,
@@ -137,7 +137,7 @@ CREATE TABLE horizons (
     CONSTRAINT ck_horizons_one_row CHECK (id = 1)
 );
 COMMENT ON COLUMN horizons.id IS '1: there is one row';
-COMMENT ON COLUMN horizons.swept_until IS 'silence up to these deadlines is resolved, but for what is overdue';
+COMMENT ON COLUMN horizons.swept_until IS 'assignments with deadlines up to here are resolved, except overdue ones';
 
 CREATE TABLE metric_series (
     experiment_id INTEGER NOT NULL,
@@ -180,7 +180,7 @@ CREATE TABLE policy_totals (
     body BYTEA NOT NULL,
     CONSTRAINT pk_policy_totals PRIMARY KEY (experiment_id, epoch, variant, part)
 );
-COMMENT ON COLUMN policy_totals.part IS 'of the totals; empty: they have only one';
+COMMENT ON COLUMN policy_totals.part IS 'part of the totals; empty if they have only one';
 COMMENT ON COLUMN policy_totals.body IS 'exact sums, as bandits encodes them; empty: none yet';
 
 CREATE TABLE shared_clock (
@@ -214,16 +214,16 @@ CREATE TABLE signal_totals (
     last_at timestamptz,
     CONSTRAINT pk_signal_totals PRIMARY KEY (experiment_id, signal)
 );
-COMMENT ON COLUMN signal_totals.signal IS 'empty: all that have no row of their own';
-COMMENT ON COLUMN signal_totals.counted IS 'in time, of an exposed assignment';
+COMMENT ON COLUMN signal_totals.signal IS 'empty: all names without a row';
+COMMENT ON COLUMN signal_totals.counted IS 'in time, and the assignment is exposed';
 COMMENT ON COLUMN signal_totals.waiting IS 'in time, the exposure has not arrived';
-COMMENT ON COLUMN signal_totals.unknown_unit IS 'by unit, without an assignment at the time';
+COMMENT ON COLUMN signal_totals.unknown_unit IS 'by unit, and the unit had no assignment at that time';
 COMMENT ON COLUMN signal_totals.late IS 'after the deadline';
 COMMENT ON COLUMN signal_totals.early IS 'too long before the assignment';
-COMMENT ON COLUMN signal_totals.out_of_range IS 'of all of them; as the definition declares it';
-COMMENT ON COLUMN signal_totals.lowest IS 'value ever logged';
-COMMENT ON COLUMN signal_totals.highest IS 'value ever logged';
-COMMENT ON COLUMN signal_totals.last_at IS 'when the last one came';
+COMMENT ON COLUMN signal_totals.out_of_range IS 'values outside the declared range, in any state';
+COMMENT ON COLUMN signal_totals.lowest IS 'of all values ever logged';
+COMMENT ON COLUMN signal_totals.highest IS 'of all values ever logged';
+COMMENT ON COLUMN signal_totals.last_at IS 'when the last signal came';
 
 CREATE TABLE signals (
     assignment_id UUID NOT NULL,
@@ -239,7 +239,7 @@ CREATE TABLE signals (
     CONSTRAINT ck_signals_source_is_known CHECK (source BETWEEN 0 AND 3)
 );
 COMMENT ON COLUMN signals.event_key
-    IS '=id of the client; without one #signal/source, + for # after the deadline, - if too early';
+    IS '=id of the client; else #signal/source, + instead of # after the deadline, - if too early';
 COMMENT ON COLUMN signals.source IS '0 implicit, 1 explicit, 2 automated, 3 human';
 COMMENT ON COLUMN signals.at IS 'when it happened, never after received_at';
 
@@ -272,7 +272,7 @@ COMMENT ON COLUMN stream_positions.position IS 'the last stream entry applied';
 COMMENT ON COLUMN stream_positions.applied IS 'events up to there';
 COMMENT ON COLUMN stream_positions.watermark IS 'everything acknowledged before it is in the log';
 COMMENT ON COLUMN stream_positions.fence IS '+1 with every new owner';
-COMMENT ON COLUMN stream_positions.session IS 'of the owner: it owns nothing once that has ended';
+COMMENT ON COLUMN stream_positions.session IS 'session of the owner; the shard is free once it has ended';
 
 CREATE TABLE totals (
     experiment_id INTEGER NOT NULL,
@@ -316,12 +316,12 @@ CREATE TABLE unit_totals (
     body BYTEA NOT NULL,
     CONSTRAINT pk_unit_totals PRIMARY KEY (experiment_id, epoch, unit_hash, assignment_id)
 ) WITH (fillfactor = 70);
-COMMENT ON COLUMN unit_totals.assignment_id IS 'without stickiness each assignment is a unit of its own; else zeros';
-COMMENT ON COLUMN unit_totals.variant IS 'that of its first exposed assignment';
-COMMENT ON COLUMN unit_totals.segment IS 'as it first came; empty: none are declared';
-COMMENT ON COLUMN unit_totals.crossed IS 'it was assigned to other variants as well';
+COMMENT ON COLUMN unit_totals.assignment_id IS 'without stickiness each assignment is a unit; else zeros';
+COMMENT ON COLUMN unit_totals.variant IS 'variant of its first exposed assignment';
+COMMENT ON COLUMN unit_totals.segment IS 'at its first assignment; empty if none are declared';
+COMMENT ON COLUMN unit_totals.crossed IS 'the unit has assignments to other variants as well';
 COMMENT ON COLUMN unit_totals.minute
-    IS 'of its first exposed assignment, since 1970; null: stored before there were series';
+    IS 'of its first exposed assignment, since 1970; null: stored before series existed';
 COMMENT ON COLUMN unit_totals.body IS 'covariates and sums of its metrics';
 
 CREATE TABLE webhook_endpoints (

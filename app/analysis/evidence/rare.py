@@ -20,9 +20,9 @@ _EXPECTED_RATIO: Final = 2.0
 class RareEvidence(Evidence, frozen=True):
     """The arms in which rare events fell, against the arms' shares of the units, epoch by epoch.
 
-    The ratio of rates is exact at any split and any base rate. The interval of the difference is that of the
-    ratio at the observed `rate` of both arms together: it excludes 0 exactly where the ratio excludes 1. If
-    successes are the rule, the rare events are the failures.
+    The ratio of rates is exact at any split and any base rate. The interval of the difference is
+    that of the ratio at the observed `rate` of both arms together: it excludes 0 exactly where the
+    ratio excludes 1. If successes are the rule, the rare events are the failures.
     """
 
     method: ClassVar[str] = "exact conditional sequence of rare events, stratified by epoch"
@@ -51,7 +51,6 @@ class RareEvidence(Evidence, frozen=True):
         return Interval(ratio.lower - 1, ratio.upper - 1)
 
     def _ratio(self, level: float, *, each: bool) -> Interval:
-        # With failures as events the claims change places, and both are asked for alike.
         lower, upper = (
             sequential_counts.ratio_sequence(
                 self.periods, alpha=level, expected_ratio=_EXPECTED_RATIO, alternative=side

@@ -1,14 +1,13 @@
---[[ advance: tell a shard's stream how far the ledger is.
+--[[ advance: drop the entries of a shard's stream that the ledger has applied.
   KEYS[1] wald:{shard}:events     stream
   KEYS[2] wald:{shard}:appended   string: events appended
   KEYS[3] wald:{shard}:whole      string: gone when Valkey has lost its data
   ARGV[1] position, the id of the last entry applied ('0-0': none)   ARGV[2] events applied
-  Drops what lies before the position, and never anything behind it. When nothing is behind it, the stream's
-  count and last id are made to agree with the ledger: after a loss of Valkey's data ids must not begin below
-  the position, where nobody would read them.
-  Returns 1 if entries wait behind the position, else 0; -1, having changed nothing else, if data were lost and
-  entries that came since lie before the position: they have to be read from the beginning.
-  A Valkey that is full must be drained all the same: nothing here has to be written for that.
+  Drops entries up to the position and no others. If no entry is behind it, sets the stream's count and last
+  id to those of the ledger: after a loss of Valkey's data, new ids below the position would never be read.
+  Returns 1 if entries wait behind the position, else 0. Returns -1, and only sets the mark, if data were lost
+  and new entries lie before the position: the stream has to be read from the beginning.
+  A full Valkey refuses writes but still has to be drained: no write here is needed for that.
   Running it twice is harmless. ]]
 local position = ARGV[1]
 if redis.call('EXISTS', KEYS[3]) == 0 then

@@ -1,5 +1,5 @@
--- Become the owner of a shard that has none, whose owner's session has ended, or whose row still is as the caller
--- saw it so long ago that its owner must have stopped. No clock is asked.
+-- Become the owner of a shard without an owner, of a shard whose owner's session has ended, or of a shard whose row has
+-- not changed since the caller read it so long ago that its owner must have stopped. No clock is compared.
 INSERT INTO stream_positions AS held (shard, owner, fence, lease_until, session)
 SELECT %(shard)s, %(owner)s, 1, %(until)s, pid || '/' || extract(epoch FROM backend_start)
 FROM pg_stat_activity
@@ -12,7 +12,7 @@ ON CONFLICT (shard) DO UPDATE
         OR NOT EXISTS (
             SELECT FROM pg_stat_activity AS a
             WHERE a.pid::text = split_part(held.session, '/', 1)
-                -- Null: it belongs to another role, whose sessions we may not look into.
+                -- Null: the session belongs to another role, whose sessions this role may not read.
                 AND coalesce(extract(epoch FROM a.backend_start)::text = split_part(held.session, '/', 2), true)
         )
 RETURNING fence, position, applied

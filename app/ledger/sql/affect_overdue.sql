@@ -1,4 +1,4 @@
--- Assignments that became pending when the sweep may have passed their deadline.
+-- Assignments that became pending when the sweep may have passed their deadline already.
 WITH taken AS (
     DELETE FROM overdue_assignments
     WHERE ctid = ANY (ARRAY(SELECT ctid FROM overdue_assignments LIMIT %(rows_max)s))

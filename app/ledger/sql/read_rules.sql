@@ -1,6 +1,6 @@
--- What the ledger needs of some experiments: the definition's parts that it reads, the number of variants, and whether
--- signals by unit are logged, an epoch's policy learns more than the totals, or an epoch's shares move; last the number
--- of variants and the start of each epoch whose policy is not fixed.
+-- Rules of some experiments: the parts of the definition that the ledger reads, and the number of variants. Also whether
+-- signals by unit are logged, an epoch's policy learns more than the totals, or an epoch's shares move. Last come the
+-- number of variants and the start of each epoch whose policy is not fixed.
 SELECT
     id, definition -> 'reward', EXISTS (SELECT FROM unit_signals WHERE experiment_id = experiments.id),
     EXISTS (

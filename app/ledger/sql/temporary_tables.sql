@@ -1,5 +1,5 @@
--- What a session stages for one transaction; empty again after each commit. Column order is that of the COPY in
--- batch.py and store.py: fixed widths first, texts last.
+-- Tables in which a session stages rows for one transaction; each commit empties them. Columns are in the order of the
+-- COPY: fixed widths first, texts last.
 CREATE TEMPORARY TABLE staged_keys (
     number integer, experiment_id integer, unit_hash bigint, id uuid
 ) ON COMMIT DELETE ROWS;
@@ -19,22 +19,22 @@ CREATE TEMPORARY TABLE staged_unit_signals (
     at timestamptz, received_at timestamptz, signal text, event_key text COLLATE "C"
 ) ON COMMIT DELETE ROWS;
 
--- Assignments that are exposed only now, although signals about them may be stored; in time is what is between.
+-- Stored assignments whose exposure has just arrived; signals between `since` and `deadline` are in time.
 CREATE TEMPORARY TABLE exposing (
     id uuid, since timestamptz, deadline timestamptz
 ) ON COMMIT DELETE ROWS;
 
--- Units that a batch exposes: from when on the signals about them may change hands, and the last of the exposures.
+-- Units that a batch exposes: signals after `since` may move to another assignment; `until` is the last exposure.
 CREATE TEMPORARY TABLE exposed_units (
     experiment_id integer, unit_hash bigint, since timestamptz, until timestamptz
 ) ON COMMIT DELETE ROWS;
 
--- Signals by unit whose state a transaction may change; `fresh`: it has logged them itself.
+-- Signals by unit whose state a transaction may change; `fresh`: it logged them itself.
 CREATE TEMPORARY TABLE unit_scope (
     experiment_id integer, unit_hash bigint, at timestamptz, fresh boolean, signal text
 ) ON COMMIT DELETE ROWS;
 
--- Assignments outside the batch whose reward may change, some of them several times.
+-- Assignments outside the batch whose reward may change; one may be in it several times.
 CREATE TEMPORARY TABLE affected (
     experiment_id integer, unit_hash bigint, id uuid
 ) ON COMMIT DELETE ROWS;
@@ -45,12 +45,12 @@ CREATE TEMPORARY TABLE unread (
     exposed boolean
 ) ON COMMIT DELETE ROWS;
 
--- Rewards to be stored. `place` is where a locked assignment stays until the end of the transaction.
+-- Rewards to store. `place` is valid until the end of the transaction, because the assignment is locked.
 CREATE TEMPORARY TABLE staged_rewards (
     place tid, outcome smallint, reward integer
 ) ON COMMIT DELETE ROWS;
 
--- Assignments whose contexts are learned from.
+-- Assignments whose contexts a policy learns from.
 CREATE TEMPORARY TABLE learning (
     number integer, place tid
 ) ON COMMIT DELETE ROWS;
@@ -60,7 +60,7 @@ CREATE TEMPORARY TABLE touched_units (
     number integer, experiment_id integer, epoch integer, unit_hash bigint, assignment_id uuid
 ) ON COMMIT DELETE ROWS;
 
--- What touched units come to. `place` is where a stored one stays until the end of the transaction.
+-- New values of touched units. `place` is valid until the end of the transaction, because the unit is locked.
 CREATE TEMPORARY TABLE changed_units (
     place tid, variant smallint, crossed boolean, minute integer, stratum smallint, weight bigint, segment text, body bytea
 ) ON COMMIT DELETE ROWS;

@@ -1,5 +1,5 @@
--- Add draws to their counts, and the probabilities that were published for them to their sums. What is drawn with shares
--- of its context, of a fixed policy, or under a version that is not known any more, is left out of both: whatever it drew.
+-- Add draws to their counts, and the published probabilities of their versions to the sums. Draws of policies that read
+-- contexts, of fixed policies and of versions that are not known any more are left out of both, whatever they drew.
 WITH known AS (
     SELECT drawn.experiment_id, allocations.epoch, drawn.variant, drawn.assignments, allocations.weights
     FROM unnest(

@@ -1,5 +1,6 @@
--- Of units with newly exposed assignments, `id` being the earliest of a unit's `ids`: those that had no exposed
--- assignment before it, each with the version and variant of the one that was its first until now, if there was any.
+-- The units with newly exposed assignments that had no exposed assignment before. `ids` are all new assignments of a
+-- unit, and `id` is the earliest. Also returns the version and variant of the assignment that was the unit's first until
+-- now, if there was one.
 SELECT number, was.policy_version, was.variant
 FROM unnest(%(experiment_id)s::integer[], %(unit_hash)s::bigint[], %(id)s::uuid[], %(ids)s::text[])
     WITH ORDINALITY AS fresh (experiment_id, unit_hash, id, ids, number)

@@ -1,5 +1,6 @@
--- Set the draws of one experiment to what its log says, in the epochs of which every version is still known; others
--- stay. By unit: only the first exposed assignment of each. The caller holds a lock on draws. Returns the epochs and variants that differed.
+-- Set the draws of one experiment to what its log gives, in the epochs whose versions are all known; other epochs stay.
+-- By unit: only the first exposed assignment of each unit counts. The caller holds a lock on draws. Returns the epochs and
+-- variants that differed.
 WITH logged AS (
     SELECT epoch, policy_version AS version, variant, count(*) AS assignments
     FROM assignments

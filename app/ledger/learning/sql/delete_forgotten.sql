@@ -1,4 +1,4 @@
--- Delete at most rows_max policy totals of epochs that come before the first part given. Rows that somebody else
+-- Delete at most rows_max policy totals of epochs that come before the given first part. Rows that another transaction
 -- has locked are left for the next time.
 DELETE FROM policy_totals
 WHERE (experiment_id, epoch, variant, part) IN (

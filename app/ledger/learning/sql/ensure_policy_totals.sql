@@ -1,4 +1,4 @@
--- A row for every key, to be locked; without bytes where there was none.
+-- Insert a row for every key, to be locked; a new row has no bytes.
 INSERT INTO policy_totals (experiment_id, epoch, variant, part, body)
 SELECT experiment_id, epoch, variant, part, ''
 FROM unnest(%(experiment_id)s::integer[], %(epoch)s::integer[], %(variant)s::smallint[], %(part)s::text[])

@@ -1,4 +1,4 @@
--- Store policy totals anew.
+-- Replace policy totals.
 UPDATE policy_totals
 SET body = changed.body
 FROM unnest(

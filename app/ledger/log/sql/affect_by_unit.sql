@@ -1,5 +1,5 @@
--- A newly exposed assignment may have signals by unit: it takes later ones over from the one before it, and earlier ones
--- from the one after it, where that was the unit's first.
+-- A newly exposed assignment may take over signals by unit: later signals from the assignment before it, and earlier
+-- signals from the assignment after it, if that was the unit's first.
 INSERT INTO affected
 SELECT nearest.experiment_id, nearest.unit_hash, nearest.id
 FROM staged_assignments AS staged

@@ -1,4 +1,4 @@
--- Staged exposures of assignments whose feedback came first. One row of arrays: the ids, and the new places.
+-- Store exposures of assignments whose feedback came first. One row of arrays: the ids, and the new places.
 WITH exposed AS (
     UPDATE assignments
     SET exposed = true, unit = staged.unit, context = staged.context

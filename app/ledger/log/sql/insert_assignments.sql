@@ -1,5 +1,5 @@
--- Store staged assignments that are new, which locks them as well. One that somebody else stored meanwhile is left
--- out. One row of arrays: the ids of those stored, and their places.
+-- Store and lock staged assignments that are new. Assignments that another transaction stored meanwhile are left out.
+-- One row of arrays: the ids of the stored assignments, and their places.
 WITH stored AS (
     INSERT INTO assignments (
         experiment_id, unit_hash, id, unit, assigned_at, deadline, epoch, policy_version, variant, propensity,

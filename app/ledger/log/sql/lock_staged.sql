@@ -1,5 +1,5 @@
--- Lock the staged assignments that are stored, in key order, so that two transactions do not wait for each other.
--- From here on nobody else logs a signal about them. One row of arrays: their numbers and what may change of them.
+-- Lock the staged assignments that are stored, in key order, so that two transactions cannot deadlock. After this, no
+-- other transaction logs a signal about them. One row of arrays: their numbers and the columns that may change.
 SELECT
     array_agg(number), array_agg(place), array_agg(deadline), array_agg(exposed), array_agg(outcome),
     array_agg(reward)

@@ -1,7 +1,7 @@
--- All signals about the unread assignments, in time: those about themselves, and of those by unit each that belongs to
--- the unit's latest exposed assignment that is not after it or, within the tolerance, to its first. A statement after the
--- one that locked the assignments: only that sees what others committed while it waited. One row of arrays; names one
--- behind the other, after their lengths.
+-- All signals in time about the unread assignments: signals by assignment id, and signals by unit. A signal by unit
+-- belongs to the unit's latest exposed assignment that is not after it or, within the tolerance, to its first. This must
+-- be a statement after the one that locked the assignments, to see what others committed while it waited. One row of
+-- arrays; names are concatenated, after their lengths.
 SELECT
     array_agg(owner), array_agg(logged.source), array_agg(logged.at), array_agg(logged.value),
     array_agg(octet_length(logged.signal)), string_agg(logged.signal, '')

@@ -1,5 +1,5 @@
--- Add differences to the totals of signals, in key order. Lowest and highest values, and when the last one came, are those
--- ever seen.
+-- Add differences to the totals of signals, in key order. The lowest and highest values and the time of the last signal
+-- are over all signals ever logged.
 INSERT INTO signal_totals AS stored (
     experiment_id, signal, counted, waiting, unknown_unit, late, early, out_of_range, lowest, highest, last_at
 )

@@ -1,5 +1,5 @@
--- Each staged signal by unit belongs to the unit's latest exposed assignment that is not after it or, where there is
--- none, to its first one within the tolerance.
+-- Each staged signal by unit belongs to the unit's latest exposed assignment that is not after it. If there is none, it
+-- belongs to the unit's first assignment, if that follows within the tolerance.
 INSERT INTO affected
 SELECT owner.experiment_id, owner.unit_hash, owner.id
 FROM staged_unit_signals AS staged

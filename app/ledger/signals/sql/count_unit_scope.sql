@@ -1,5 +1,5 @@
--- What has become of the signals by unit in scope: how many of each experiment, name and state, as in the model
--- (0 counted, 2 unknown unit, 3 late), those that are new apart.
+-- Count the signals by unit in scope by experiment, name, whether they are new, and state, numbered as in the model
+-- (0 counted, 2 unknown unit, 3 late).
 SELECT experiment_id, signal, fresh, state, count(*)
 FROM (
     SELECT
@@ -26,5 +26,5 @@ FROM (
         ORDER BY id
         LIMIT 1
     ) AS first ON true
-) AS told
+) AS scoped
 GROUP BY experiment_id, signal, fresh, state

@@ -1,4 +1,4 @@
--- Signals in time that waited for the exposure of these assignments, by experiment and name.
+-- Count the signals in time that waited for the exposure of these assignments, by experiment and name.
 SELECT stored.experiment_id, stored.signal, count(*)
 FROM exposing
 JOIN signals AS stored ON stored.assignment_id = exposing.id

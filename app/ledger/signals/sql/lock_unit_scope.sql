@@ -1,5 +1,5 @@
--- Lock the signals by unit that may belong to other assignments once these units are exposed anew, in key order: whoever
--- exposes the same units elsewhere waits. What may change lies between the first new exposure and the next that is known.
+-- Lock the signals by unit that may belong to other assignments once these units are exposed, in key order. A transaction
+-- that exposes the same units waits. Only signals between the first new exposure and the next known one may change.
 INSERT INTO unit_scope
 SELECT experiment_id, unit_hash, at, false, signal
 FROM (

@@ -1,5 +1,5 @@
--- Staged signals that were in the log before this transaction, with the value there, and whether the client gave one id
--- to two different events. One row of arrays.
+-- Staged signals that were logged before this transaction, with the logged value, and whether the client gave one id to
+-- two different events. One row of arrays.
 SELECT
     array_agg(number), array_agg(stored.value),
     array_agg(

@@ -1,4 +1,4 @@
--- As read_repeated_signals, of signals by unit.
+-- The same as read_repeated_signals, for signals by unit.
 SELECT
     array_agg(number), array_agg(stored.value),
     array_agg(

@@ -1,5 +1,5 @@
--- The totals of an experiment's signals by its log: per name the states as in the model, how many values are outside of the
--- declared range, the least and the greatest value, and when the last came, in microseconds.
+-- Count an experiment's signals from its log. One row per name: the number in each state as in the model, the number of
+-- values outside the declared range, the smallest and the largest value, and when the last signal came, in microseconds.
 WITH logged AS (
     SELECT
         stored.signal, stored.value, stored.received_at,
@@ -16,30 +16,30 @@ WITH logged AS (
     WHERE stored.experiment_id = %(experiment_id)s
     UNION ALL
     SELECT
-        told.signal, told.value, told.received_at,
+        stored.signal, stored.value, stored.received_at,
         CASE
-            WHEN told.at <= latest.deadline THEN 0
+            WHEN stored.at <= latest.deadline THEN 0
             WHEN latest.deadline IS NOT NULL THEN 3
-            WHEN first.assigned_at <= told.at + %(tolerance_us)s * interval '1 microsecond' THEN 0
+            WHEN first.assigned_at <= stored.at + %(tolerance_us)s * interval '1 microsecond' THEN 0
             ELSE 2
         END
-    FROM unit_signals AS told
+    FROM unit_signals AS stored
     LEFT JOIN LATERAL (
         SELECT deadline
         FROM assignments
-        WHERE experiment_id = told.experiment_id AND unit_hash = told.unit_hash AND exposed
-            AND assigned_at <= told.at
+        WHERE experiment_id = stored.experiment_id AND unit_hash = stored.unit_hash AND exposed
+            AND assigned_at <= stored.at
         ORDER BY id DESC
         LIMIT 1
     ) AS latest ON true
     LEFT JOIN LATERAL (
         SELECT assigned_at
         FROM assignments
-        WHERE experiment_id = told.experiment_id AND unit_hash = told.unit_hash AND exposed
+        WHERE experiment_id = stored.experiment_id AND unit_hash = stored.unit_hash AND exposed
         ORDER BY id
         LIMIT 1
     ) AS first ON true
-    WHERE told.experiment_id = %(experiment_id)s
+    WHERE stored.experiment_id = %(experiment_id)s
 )
 SELECT
     signal,

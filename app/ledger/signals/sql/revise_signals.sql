@@ -1,5 +1,5 @@
--- Without a client's id the newest replaces what is stored. What was inserted just now is not newer than itself. One row
--- of an array: the numbers of what was replaced.
+-- Without a client's id the newest signal replaces the logged one; a signal inserted just now is not newer than itself.
+-- One row of an array: the numbers of the signals that replaced one.
 WITH revised AS (
     UPDATE signals AS stored
     SET value = staged.value, at = staged.at, received_at = staged.received_at

@@ -1,5 +1,5 @@
--- Without a client's id the key holds the time: of one time the greatest value stays. One row of an array: the numbers of
--- what was replaced.
+-- Without a client's id the key contains the time; of one time the greatest value stays. One row of an array: the numbers
+-- of the signals that replaced one.
 WITH revised AS (
     UPDATE unit_signals AS stored
     SET value = staged.value, received_at = staged.received_at

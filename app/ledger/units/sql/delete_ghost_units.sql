@@ -1,4 +1,4 @@
--- Delete units of an experiment of which the log holds no exposed assignment in their epoch.
+-- Delete units of an experiment for which the log has no exposed assignment in their epoch.
 DELETE FROM unit_totals AS stored
 WHERE experiment_id = %(experiment_id)s AND NOT EXISTS (
     SELECT FROM assignments

@@ -1,4 +1,5 @@
--- Store new units in key order, which locks them as well. Those that somebody else stored meanwhile are left out. One row of arrays: the keys of those stored.
+-- Store and lock new units in key order. Units that another transaction stored meanwhile are left out. One row of arrays:
+-- the keys of the stored units.
 WITH stored AS (
     INSERT INTO unit_totals (
         experiment_id, epoch, unit_hash, assignment_id, variant, segment, crossed, minute, stratum, weight, body

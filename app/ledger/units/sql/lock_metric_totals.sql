@@ -1,4 +1,4 @@
--- Lock the totals of some cells in key order, as others have left them; a row without bytes where there was none.
+-- Lock the totals of some cells in key order, and read them as others have committed them; a new row has no bytes.
 INSERT INTO metric_totals (experiment_id, epoch, variant, segment, crossed, body)
 SELECT experiment_id, epoch, variant, segment, crossed, ''
 FROM unnest(

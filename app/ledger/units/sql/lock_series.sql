@@ -1,5 +1,5 @@
--- Lock the series of some minutes in key order, as others have left them; a row without bytes where there was none. Not
--- in two statements: thinning deletes rows.
+-- Lock the series of some minutes in key order, and read them as others have committed them; a new row has no bytes. One
+-- statement, because thinning may delete rows between two.
 INSERT INTO metric_series (experiment_id, minute, span, epoch, variant, crossed, body)
 SELECT experiment_id, minute, span, epoch, variant, crossed, ''
 FROM unnest(

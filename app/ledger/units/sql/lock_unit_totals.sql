@@ -1,5 +1,5 @@
--- Lock the touched units that are stored, in key order, as others have left them: from here on nobody else changes what
--- they come to. One row of arrays; segments and bodies one behind the other, after the lengths of each.
+-- Lock the touched units that are stored, in key order, and read them as others have committed them. After this, no other
+-- transaction changes their sums. One row of arrays; segments and bodies are concatenated, after the lengths of each.
 SELECT
     array_agg(number), array_agg(place), array_agg(epoch), array_agg(variant), array_agg(crossed), array_agg(minute),
     array_agg(stratum), array_agg(weight), array_agg(octet_length(segment)), array_agg(octet_length(body)), string_agg(segment, ''), string_agg(body, '')

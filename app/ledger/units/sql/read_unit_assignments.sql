@@ -1,5 +1,5 @@
--- The first exposed assignments in their epochs of touched units that come back to what they were given. A statement
--- after the one that locked the units: only that sees what others committed while it waited. One row of arrays.
+-- The first exposed assignments in their epochs of touched units that keep their variant. This must be a statement after
+-- the one that locked the units, to see what others committed while it waited. One row of arrays.
 SELECT
     array_agg(number), array_agg(id), array_agg(assigned_at), array_agg(deadline), array_agg(variant),
     array_agg(propensity), array_agg(reward)

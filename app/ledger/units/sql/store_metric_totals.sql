@@ -1,4 +1,4 @@
--- Store the totals of cells anew.
+-- Replace the totals of cells.
 UPDATE metric_totals
 SET body = changed.body
 FROM unnest(

@@ -1,4 +1,4 @@
--- Store locked series anew.
+-- Replace locked series.
 UPDATE metric_series
 SET body = changed.body
 FROM unnest(

@@ -1,4 +1,4 @@
--- Store the sums of locked units anew.
+-- Replace the columns of locked units.
 UPDATE unit_totals
 SET variant = changed.variant, segment = changed.segment, crossed = changed.crossed, minute = changed.minute,
     stratum = changed.stratum, weight = changed.weight, body = changed.body

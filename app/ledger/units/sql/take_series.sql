@@ -1,5 +1,5 @@
--- Take out series of a span that begin before a minute, at most rows_max of them, the oldest first. Rows that somebody
--- else has locked are left for the next time.
+-- Delete and return at most rows_max series of a span that begin before a minute, the oldest first. Rows that another
+-- transaction has locked are left for the next time.
 DELETE FROM metric_series
 WHERE (experiment_id, minute, span, epoch, variant, crossed) IN (
     SELECT experiment_id, minute, span, epoch, variant, crossed
