@@ -512,7 +512,7 @@ async def test_beside_a_version_that_was_promoted_there_is_no_control_to_compare
     for _ in range(2):
         await rollouts.act(first.id, "advance", by="key 2", reason="seen elsewhere")
     assert (await now(engine)).held == {"new": 1.0}
-    with pytest.raises(Conflict, match="stop the experiment with its winner"):
+    with pytest.raises(Conflict, match="make the promoted variant the control"):
         await rollouts.begin(request(canaries=("newer",)), "key 1")
 
 
