@@ -27,8 +27,8 @@ run: $(VENV)/.installed  ## Serve on http://127.0.0.1:$(PORT) with embedded engi
 	$(BIN)/wald up --data-dir $(DATA) --port $(PORT) $(DEMO)
 
 # Each process uses one thread of linear algebra, because there is one process per processor. Files
-# run in alphabetical order, so the few long files of `acceptance` start first. By default pytest-xdist
-# sorts by number of tests; the long files would start last and other processors would wait for them.
+# run in alphabetical order, so the few long files of `acceptance` start first. By default
+# pytest-xdist sorts by number of tests; the long files would start last, and others would wait.
 TESTS := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --dist=loadfile --no-loadscope-reorder
 
 test: $(VENV)/.installed  ## Run all tests on real engines

@@ -21,8 +21,8 @@ from app.rollouts.model import (
     Decision,
     Guardrail,
     GuardrailReading,
-    Plan,
     RollBack,
+    RolloutPlan,
     Running,
 )
 from app.rollouts.verdicts import read
@@ -76,7 +76,7 @@ def reading(
         for number, pair in enumerate(epochs, start=1)
         for name, values in zip(("old", "new"), pair, strict=True)
     ]
-    plan = Plan(canaries=("new",), guardrails=(guardrail,), alpha=alpha)
+    plan = RolloutPlan(canaries=("new",), guardrails=(guardrail,), alpha=alpha)
     state = Running(stage=0, entered_at=START, epoch=1, canaries=("new",))
     observed = Observed(variants=("old", "new"), control="old", cells=cells)
     at = START + timedelta(hours=1)

@@ -27,9 +27,9 @@ from app.rollouts.model import (
     Advance,
     Completed,
     Guardrail,
-    Plan,
     RollBack,
     RolledBack,
+    RolloutPlan,
     Running,
     State,
 )
@@ -67,7 +67,7 @@ class World(NamedTuple):
 HEALTHY = World()
 
 
-def plan_for(world: World = HEALTHY, *, only: tuple[str, ...] = (), **changes) -> Plan:
+def plan_for(world: World = HEALTHY, *, only: tuple[str, ...] = (), **changes) -> RolloutPlan:
     """Errors (+ 2 points), mean latency (+ 10 %) and its 95th percentile (+ 20 %), the control being known.
 
     Where errors are rare, no more than twice as many.
@@ -82,7 +82,7 @@ def plan_for(world: World = HEALTHY, *, only: tuple[str, ...] = (), **changes) -
         Guardrail(metric=PRESETS["latency_p95"], baseline=latency),
     )
     chosen = tuple(one for one in guardrails if not only or one.metric.key in only)
-    return Plan(**{"canaries": ("new",), "guardrails": chosen, **changes})
+    return RolloutPlan(**{"canaries": ("new",), "guardrails": chosen, **changes})
 
 
 # Traffic
@@ -165,7 +165,7 @@ def _stacked(strata: list[Stratum], arm: int, field: int) -> np.ndarray:
     return np.stack(np.broadcast_arrays(*columns), axis=-1).astype(float)
 
 
-def log_errors(plan: Plan, strata: list[Stratum]) -> np.ndarray:
+def log_errors(plan: RolloutPlan, strata: list[Stratum]) -> np.ndarray:
     """Log e-values against "not more errors", of the stronger of both mixtures at its part of the level."""
     guardrail = next(one for one in plan.guardrails if one.metric.key == "error_rate")
     size, relative = guardrail.margin.size, guardrail.margin.relative
@@ -186,7 +186,7 @@ def log_errors(plan: Plan, strata: list[Stratum]) -> np.ndarray:
     return np.maximum(*found)
 
 
-def log_latency(plan: Plan, strata: list[Stratum], level: float) -> np.ndarray:
+def log_latency(plan: RolloutPlan, strata: list[Stratum], level: float) -> np.ndarray:
     """Log e-values against "not slower on average"; minus infinity before the burn-in."""
     guardrail = next(one for one in plan.guardrails if one.metric.key == "latency")
     control, canary = (
@@ -271,7 +271,7 @@ class Outcome(NamedTuple):
 class Run:
     """One rollout on its way: its state, and the epoch table of the stages it has left."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: RolloutPlan) -> None:
         self.state: State = Running(stage=0, entered_at=START, epoch=1, canaries=plan.canaries)
         self.cells: list[Cell] = []
         self.left: list[Stratum] = []
@@ -280,7 +280,7 @@ class Run:
 
 
 def simulate(
-    plan: Plan,
+    plan: RolloutPlan,
     control: World,
     canary: Callable[[int], World],
     *,
@@ -423,6 +423,6 @@ def _check_screen(reading, suspicious, evidence: dict[str, float]) -> None:
 
 
 @functools.cache
-def planned_units(plan: Plan) -> tuple[int, ...]:
+def planned_units(plan: RolloutPlan) -> tuple[int, ...]:
     """What the planner asks for, of the canary in each stage."""
     return tuple(stage.canary_units or 0 for stage in planner.stages(plan))

@@ -23,7 +23,7 @@ from rich.table import Table
 from app.analysis.harm.question import Baseline
 from app.analysis.observed import Cell, Observed
 from app.rollouts.decide import decide
-from app.rollouts.model import PRESETS, Completed, Guardrail, Plan, RolledBack, Running, Stage
+from app.rollouts.model import PRESETS, Completed, Guardrail, RolledBack, RolloutPlan, Running, Stage
 from app.rollouts.steps import after
 from app.rollouts.verdicts import read
 from benchmarks.rollout_extremes import extreme_rows
@@ -318,7 +318,7 @@ def replay(control: np.ndarray, canary: np.ndarray, *, rng: np.random.Generator,
     """A rollout judged by real scores, drawn with replacement from those of two real models."""
     baseline = Baseline(float(control.mean()), float(control.std(ddof=1)))
     guardrail = Guardrail(metric=PRESETS["judge_score"], baseline=baseline)
-    plan = Plan(canaries=("new",), guardrails=(guardrail,), stages=JUDGE_STAGES)
+    plan = RolloutPlan(canaries=("new",), guardrails=(guardrail,), stages=JUDGE_STAGES)
     state = Running(stage=0, entered_at=START, epoch=1, canaries=("new",))
     cells: list[Cell] = []
     before = 0

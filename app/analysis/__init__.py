@@ -1,1 +1,1 @@
-"""From totals to the readout that people and programs act on."""
+"""Analysis of experiments: totals become the readout that people and programs act on."""

@@ -1,7 +1,7 @@
-"""Whether covariates may be used: they must have the same mean in all variants. Pure.
+"""The check of covariates: they must have the same mean in all variants. Pure.
 
-A covariate is known before the exposure, so no variant can change it. Where one differs all the same, effects
-are not adjusted for any of them: adjusting would take a part of the effect away.
+A covariate is known before the exposure, so no variant can change it. If one differs all the same,
+effects are not adjusted for any of them, because adjusting would remove a part of the effect.
 """
 
 from collections.abc import Sequence
@@ -17,33 +17,34 @@ from stats.stratification import Stratum, stratified_difference
 from stats.totals import JointTotals, MeanTotals
 
 BALANCE_ALPHA: Final = 0.01
-"""Error level of all covariates and variants together (Bonferroni): over all looks, or at the horizon."""
+"""Error level of all covariates and variants together (Bonferroni), over all looks or at the horizon."""
 
 Strata = Sequence[tuple[MeanTotals, MeanTotals]]
 
 
 def adjustable(plan: AnalysisPlan, observed: Observed) -> bool:
-    """Whether effects may be adjusted: no covariate is known to differ between variants."""
+    """Return whether effects may be adjusted: no covariate is known to differ between variants."""
     return not any(finding.severity == "broken" for finding in balance_findings(plan, observed))
 
 
 def balance_findings(plan: AnalysisPlan, observed: Observed) -> tuple[Finding, ...]:
-    """One finding per covariate that differs, else one for all; none where there are no covariates.
+    """Return a finding per covariate that differs, else one for all; none without covariates.
 
-    Not where allocation reacts to outcomes: there shares move within an epoch, and covariates with them.
+    There is no check if allocation reacts to outcomes: then shares move within an epoch, and the
+    means of covariates with them.
     """
     fixed = isinstance(plan.estimator, FixedHorizon)
     key = "balance", fixed
     if key not in observed.memo:
         observed.memo[key] = _findings(observed, fixed=fixed)
-    found: tuple[Finding, ...] = observed.memo[key]
-    return found
+    checked: tuple[Finding, ...] = observed.memo[key]
+    return checked
 
 
 def unused_findings(metrics: Sequence[Metric], observed: Observed) -> tuple[Finding, ...]:
-    """Which metrics are not adjusted although there are covariates, and why."""
+    """Return which metrics are not adjusted although there are covariates, and why."""
     if observed.adaptive and (observed.covariates or observed.constant_covariates):
-        detail = "not used: where allocation reacts to outcomes, effects are not adjusted"
+        detail = "not used: effects are not adjusted if allocation reacts to outcomes"
         return (Finding(kind="covariates", severity="note", detail=detail),)
     details = []
     if observed.constant_covariates:
@@ -73,7 +74,7 @@ def _findings(observed: Observed, *, fixed: bool) -> tuple[Finding, ...]:
     if not observed.covariates or observed.adaptive:
         return ()
     comparisons = len(observed.covariates) * len(observed.treatments)
-    found, n_checked = [], 0
+    differing, n_checked = [], 0
     for position, name in enumerate(observed.covariates):
         worst: Finding | None = None
         for variant in observed.treatments:
@@ -86,14 +87,14 @@ def _findings(observed: Observed, *, fixed: bool) -> tuple[Finding, ...]:
             if p_value <= BALANCE_ALPHA / comparisons and (worst is None or p_value < (worst.p_value or 0.0)):
                 worst = _differs(name, variant, observed.control, strata, p_value)
         if worst is not None:
-            found.append(worst)
-    if found:
-        return tuple(found)
+            differing.append(worst)
+    if differing:
+        return tuple(differing)
     names = ", ".join(observed.covariates)
     if not n_checked:
         detail = f"too few units to check whether {names} had the same mean in all variants"
         return (Finding(kind="covariate_balance", severity="unknown", detail=detail),)
-    detail = f"before the exposure all variants were alike in {names}"
+    detail = f"all variants had the same mean of {names} before the exposure"
     return (Finding(kind="covariate_balance", severity="fine", detail=detail),)
 
 

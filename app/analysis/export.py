@@ -1,4 +1,4 @@
-"""Logged assignments as a file, CSV or Parquet, a page at a time: memory is that of one page. Pure."""
+"""Logged assignments as a CSV or Parquet file, one page in memory at a time. Pure."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ MEDIA_TYPES: Final[dict[Format, str]] = {
     "parquet": "application/vnd.apache.parquet",
 }
 OUTCOMES: Final = ("pending", "rewarded", "silent", "censored")
-"""By their numbers in the log."""
+"""Outcomes by their numbers in the log."""
 
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -38,27 +38,27 @@ class Row(NamedTuple):
 
 
 class Writer(Protocol):
-    """Turns pages into the bytes of a file: all `page` and `end` return, one after the other."""
+    """A writer of a file: its bytes are the results of all calls of `page` and `end` in order."""
 
     def page(self, rows: Sequence[Row]) -> bytes:
-        """The bytes of these rows, the header before the first ones."""
+        """Return the bytes of these rows, with the header before the first ones."""
 
     def end(self) -> bytes:
-        """What closes the file."""
+        """Return the end of the file."""
 
 
 def writer(kind: Format, *, exact: bool) -> Writer:
-    """A writer of that kind. Raises UnprocessableInput where Parquet's library is not installed."""
+    """Return a writer. Raises UnprocessableInput if Parquet's library is not installed."""
     if kind == "csv":
         return CsvWriter(exact=exact)
     return ParquetWriter()
 
 
 class CsvWriter:
-    """RFC 4180 with a header; times in ISO 8601, the context as JSON, null as nothing.
+    """A writer of RFC 4180 with a header: times in ISO 8601, the context as JSON, null as an empty field.
 
-    A spreadsheet runs a text that begins like a formula, and units are what callers sent. Unless `exact`,
-    such a text gets an apostrophe before it, which a spreadsheet takes as "this is text".
+    A spreadsheet runs a text that begins like a formula, and units come from callers. Unless `exact`, an
+    apostrophe before the text marks it as text.
     """
 
     def __init__(self, *, exact: bool) -> None:
@@ -66,7 +66,7 @@ class CsvWriter:
         self._begun = False
 
     def page(self, rows: Sequence[Row]) -> bytes:
-        """These rows, the names of the columns before the first ones."""
+        """Return these rows, with the names of the columns before the first ones."""
         text = io.StringIO()
         lines = csv.writer(text)
         if not self._begun:
@@ -80,7 +80,7 @@ class CsvWriter:
         return text.getvalue().encode()
 
     def end(self) -> bytes:
-        """Nothing closes a CSV file."""
+        """Return the header of a file without rows, else nothing."""
         return b"" if self._begun else self.page(())
 
     def _safe(self, text: str) -> str:
@@ -88,7 +88,7 @@ class CsvWriter:
 
 
 class ParquetWriter:
-    """One row group per page. Texts are as they were sent. Needs the extra `parquet` (pyarrow)."""
+    """A writer with one row group per page and unchanged texts. It needs the extra `parquet` (pyarrow)."""
 
     def __init__(self) -> None:
         try:
@@ -96,8 +96,8 @@ class ParquetWriter:
             from pyarrow import parquet  # noqa: PLC0415
         except ImportError:
             needed = (
-                "Parquet needs pyarrow in the server: install it with the Python that runs the server, "
-                "in a clone `.venv/bin/python -m pip install pyarrow`; CSV needs nothing"
+                "Parquet needs pyarrow in the server; install it with the Python that runs the server, "
+                "in a clone `.venv/bin/python -m pip install pyarrow`, or use CSV"
             )
             raise UnprocessableInput(needed, field="format") from None
         self._arrow = pa
@@ -119,7 +119,7 @@ class ParquetWriter:
         self._file = parquet.ParquetWriter(self._sink, self._schema, compression="zstd")
 
     def page(self, rows: Sequence[Row]) -> bytes:
-        """A row group of these rows."""
+        """Return a row group of these rows."""
         if rows:
             texts = [(str(row.assignment), *row[1:-1], _json(row.context)) for row in rows]
             columns = [
@@ -130,13 +130,13 @@ class ParquetWriter:
         return self._sink.drain()
 
     def end(self) -> bytes:
-        """The footer, without which the rest is no Parquet file: a file that was cut off cannot be read."""
+        """Return the footer. Without it a file is not valid, so a truncated file cannot be read."""
         self._file.close()
         return self._sink.drain()
 
 
 class _Drained(io.RawIOBase):
-    """A file to write to that forgets what was taken from it."""
+    """A file that forgets the bytes that were taken from it."""
 
     def __init__(self) -> None:
         super().__init__()

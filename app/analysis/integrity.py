@@ -1,4 +1,4 @@
-"""Whether the data can be trusted at all: read this before any effect. Pure."""
+"""Checks of the data, to read before any effect. Pure."""
 
 from collections.abc import Sequence
 from typing import Final, Literal
@@ -17,22 +17,22 @@ Kind = Literal[
 Severity = Literal["fine", "note", "broken", "unknown"]
 
 SAMPLE_RATIO_ALPHA: Final = 0.01
-"""Of the sequential test; it may be looked at all the time."""
+"""Error level of the sequential test, over all looks."""
 ABSENCE_ALPHA: Final = 0.001
-"""Error level, over all looks, of the test for a variant that has a share but no units."""
+"""Error level of the test for a variant that has a share but no units, over all looks."""
 AA_ALPHA: Final = 0.01
-"""Of all primary comparisons of an A/A test together, over all looks."""
+"""Error level of all primary comparisons of an A/A test together, over all looks."""
 CROSSOVER_SHARE_MAX: Final = 0.01
-"""More units than this in two variants, and leaving them out is no longer a detail."""
+"""Above this share of units in several variants, leaving them out matters."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One check. *broken*: nothing may be decided but to stop harm. *unknown*: it could not be made.
+    """One check. *broken*: only harm may be decided. *unknown*: the check was not possible.
 
-    `variant`: of which one, empty where it is about all. `size`: how bad it is, if that has a measure: of
-    `sample_ratio` the greatest relative deviation, of `zero_weight` assignments, of `crossovers` the share of
-    units, of `covariate_balance` the difference in standard deviations, of `stale_totals` seconds, of `aa`
-    the effect.
+    `variant` is empty if the finding is about all variants. `size` is the greatest relative
+    deviation of `sample_ratio`, the assignments of `zero_weight`, the share of units of
+    `crossovers`. It is the difference of `covariate_balance` in standard deviations, the seconds of
+    `stale_totals` and the effect of `aa`.
     """
 
     kind: Kind
@@ -44,43 +44,43 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def findings(observed: Observed) -> tuple[Finding, ...]:
-    """All checks that the data allow, and which they do not."""
+    """Return all checks, also those that the data do not allow."""
     return (*_sample_ratio(observed), *_crossovers(observed), *_staleness(observed))
 
 
-def causes(found: Sequence[Finding]) -> tuple[Cause, ...]:
-    """Of the findings, what has to freeze learning. What is stale passes: nothing is lost on the way."""
+def causes(checked: Sequence[Finding]) -> tuple[Cause, ...]:
+    """Return the findings that must freeze learning. Stale totals pass by themselves: no event is lost."""
     return tuple(
         Cause(
-            kind=one.kind,
-            variant=one.variant,
-            size=one.size or 0.0,
-            detail=one.detail,
-            passing=one.kind == "stale_totals",
+            kind=finding.kind,
+            variant=finding.variant,
+            size=finding.size or 0.0,
+            detail=finding.detail,
+            passing=finding.kind == "stale_totals",
         )
-        for one in found
-        if one.severity == "broken"
+        for finding in checked
+        if finding.severity == "broken"
     )
 
 
 def _sample_ratio(observed: Observed) -> tuple[Finding, ...]:
-    """Assignments against the probabilities that were logged for them, however these moved."""
+    """Compare assignments with their logged probabilities, also if these moved."""
     periods = observed.assignments
     if not periods or not sum(sum(period.counts) for period in periods):
         detail = "no assignment with a logged probability: the split cannot be checked"
         return (Finding(kind="sample_ratio", severity="unknown", detail=detail),)
-    found = []
+    checked = []
     leaks = dict(zip(observed.variants, zero_weight_leaks(periods), strict=True))
     for variant, count in leaks.items():
         if count:
             detail = f"{count:,} assignments to {variant} while its probability was 0"
-            found.append(
+            checked.append(
                 Finding(kind="zero_weight", severity="broken", detail=detail, variant=variant, size=count)
             )
     try:
         off = dict(zip(observed.variants, deviations(periods), strict=True))
-    except InsufficientData:  # All of them are such leaks.
-        return tuple(found)
+    except InsufficientData:  # All assignments are leaks.
+        return tuple(checked)
     evidence = evalue(periods)
     absent = dict(zip(observed.variants, absence_p_values(periods), strict=True))
     without = min(absent, key=lambda variant: absent[variant])
@@ -88,14 +88,16 @@ def _sample_ratio(observed: Observed) -> tuple[Finding, ...]:
     worst = without if absent[without] < 1 else max(off, key=lambda variant: abs(off[variant]))
     broken = evidence.rejects(SAMPLE_RATIO_ALPHA) or p_absent <= ABSENCE_ALPHA
     severity: Severity = "broken" if broken else "fine"
-    detail = f"the split follows the logged probabilities; farthest is {worst} by {off[worst]:+.2%}"
+    detail = (
+        f"the split follows the logged probabilities; the largest deviation is {worst}, {off[worst]:+.2%}"
+    )
     if broken and off[worst] == -1:
         expected = _expected(periods, observed.variants.index(worst))
         detail = f"{worst} got no units; its logged probabilities give {expected:,.0f}"
     elif broken:
         how = "more" if off[worst] > 0 else "fewer"
         detail = f"{worst} has {abs(off[worst]):.2%} {how} units than its logged probabilities give"
-    found.append(
+    checked.append(
         Finding(
             kind="sample_ratio",
             severity=severity,
@@ -104,18 +106,18 @@ def _sample_ratio(observed: Observed) -> tuple[Finding, ...]:
             size=abs(off[worst]),
         )
     )
-    return tuple(found)
+    return tuple(checked)
 
 
 def _expected(periods: Sequence[ArmCounts], arm: int) -> float:
-    """How many assignments to this arm the logged probabilities give."""
+    """Return how many assignments to this arm the logged probabilities give."""
     return sum(sum(period.counts) * period.probabilities[arm] for period in periods)
 
 
 def _crossovers(observed: Observed) -> tuple[Finding, ...]:
     if not observed.crossovers:
         return ()
-    """Where shares move, units move with them: then crossovers are no fault, however many."""
+    # Where shares move, units move with them: then any number of crossovers is expected.
     counted = observed.crossovers_counted
     share = observed.crossovers / (observed.units() + (0 if counted else observed.crossovers))
     broken = share > CROSSOVER_SHARE_MAX and not observed.adaptive

@@ -1,4 +1,4 @@
-"""The worker's loops of analysis: changed experiments are read, and what is broken freezes learning."""
+"""The worker's loops of analysis: they read changed experiments, and freeze learning on broken data."""
 
 import msgspec
 import structlog
@@ -12,9 +12,10 @@ _LOG = structlog.get_logger(__name__)
 
 
 class AnalysisLoops:
-    """May be cancelled at any point, and run in several workers at once: they then keep a readout more.
+    """The loops, which may be cancelled at any point and run in several workers at once.
 
-    `errors` names the experiments that cannot be read at present, and why.
+    Two workers may keep one readout more. `errors` names the experiments that cannot be read at
+    present, with the reason.
     """
 
     def __init__(self, keeper: ReadoutKeeper) -> None:
@@ -22,7 +23,7 @@ class AnalysisLoops:
         self._keeper = keeper
 
     def all(self) -> list[Loop]:
-        """Read what has changed, thin the history."""
+        """Return the loops: read changed experiments, and thin the history."""
         return [
             Loop("readouts", self._read_due, pause_s=limits.READOUT_CHECK_S),
             Loop("readout_history", self._keeper.thin, pause_s=limits.READOUT_THIN_INTERVAL_S),
@@ -35,7 +36,7 @@ class AnalysisLoops:
                 await self._keeper.read(experiment_id)
                 self.errors.pop(name, None)
             except (UnreadableTotals, msgspec.MsgspecError, ValueError, ArithmeticError) as error:
-                # The others must not wait for one whose numbers no method can take.
+                # Other experiments must not wait for one with unusable numbers.
                 if name not in self.errors:
                     _LOG.error("experiment_not_read", experiment_id=experiment_id, reason=str(error))
                 self.errors[name] = str(error)

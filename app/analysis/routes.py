@@ -1,4 +1,4 @@
-"""The status API. Needs the dependency `analysis: AnalysisService`."""
+"""The status API. It needs the dependency `analysis: AnalysisService`."""
 
 from datetime import datetime
 from typing import Annotated, Any, Final
@@ -24,7 +24,8 @@ async def experiment_status(
 ) -> Response[Status]:
     """Read how an experiment is doing: allocation now and over time, and per variant what is known.
 
-    With `at`, what was known then: the newest status kept that is not after it; 404 before the first.
+    With `at`, what was known then: the newest status kept that is not after it; 404 before the
+    first.
     """
     if at is None:
         return Response(await analysis.status(key))
@@ -72,8 +73,8 @@ async def export_assignments(
 ) -> Stream:
     """Download the logged assignments with their propensities and rewards, as CSV or Parquet.
 
-    `since` and `until` limit the times of assignment. In CSV a text that a spreadsheet would run as a formula
-    has an apostrophe before it, unless `exact`.
+    `since` and `until` limit the times of assignment. In CSV a text that a spreadsheet would run as
+    a formula has an apostrophe before it, unless `exact`.
     """
     parts = await analysis.export(key, file_format, since=since, until=until, exact=exact)
     name = f'attachment; filename="{key}.{file_format}"'

@@ -1,7 +1,8 @@
-"""A metric over time: what the ledger keeps of it by the minute, hour and day, in equal steps. Pure.
+"""A metric over time in equal steps, from the ledger's sums by minute, hour and day. Pure.
 
-A unit stands at its first assignment in the epoch, with all that is known of it by now. A step describes: its
-units are new ones of that time, thrown together over epochs. Comparisons belong to the readout.
+A unit counts at its first assignment in the epoch, with its values as known now. A step is
+descriptive: its units are the new ones of that time, of all epochs together. Comparisons belong to
+the readout.
 """
 
 from collections.abc import Iterable, Mapping
@@ -37,14 +38,14 @@ class Steps(NamedTuple):
 
     @classmethod
     def of(cls, since: datetime | None, until: datetime | None, step_s: int, *, now: datetime) -> "Steps":
-        """The steps that hold a period: it ends by now, and has `SERIES_STEPS` unless it says so.
+        """Return the steps of a period, which ends by now and has `SERIES_STEPS` steps by default.
 
-        They begin at multiples of their length (of a day: at midnight UTC). Raises InvalidInput for lengths
-        that are not whole minutes or do not fill a day, periods that are empty or too long, and steps
-        shorter than what is still kept of their time.
+        Steps begin at multiples of their length (a day at midnight UTC). Raises InvalidInput for
+        lengths that are not whole minutes or do not divide a day, periods that are empty or too
+        long, and steps shorter than the stored spans of their time.
         """
         if step_s < 60 or step_s % 60 or DAY_S % step_s:
-            reason = f"needs whole minutes that fill a day, such as 60, 300, 3600 or 86400, got {step_s}"
+            reason = f"must be whole minutes that divide a day, such as 60, 300, 3600 or 86400; got {step_s}"
             raise InvalidInput(reason, field="step_s")
         last = now if until is None else min(until, now)
         if last.timestamp() <= 0:
@@ -55,15 +56,16 @@ class Steps(NamedTuple):
         first = end - limits.SERIES_STEPS * step_s if since is None else since.timestamp() // step_s * step_s
         if end - first > limits.SERIES_STEPS_MAX * step_s:
             reason = (
-                f"at most {limits.SERIES_STEPS_MAX:,} steps in one answer, got {(end - first) / step_s:,.0f}:"
-                " ask for longer steps, or for less"
+                f"must be at most {limits.SERIES_STEPS_MAX:,} steps before the end; "
+                f"got {(end - first) / step_s:,.0f}; use longer steps or a shorter period"
             )
             raise InvalidInput(reason, field="since")
         first = max(first, 0.0)
         span_s = 60 * Kept.at(now.timestamp()).span(int(first // 60))
         if step_s % span_s:
-            reason = f"of that time whole {'days' if span_s == DAY_S else 'hours'} are kept: needs {span_s}"
-            raise InvalidInput(f"{reason}, got {step_s}", field="step_s")
+            unit = "days" if span_s == DAY_S else "hours"
+            reason = f"must be a multiple of {span_s}, because only whole {unit} of that time are kept"
+            raise InvalidInput(f"{reason}; got {step_s}", field="step_s")
         return cls(int(first), int(end), step_s)
 
 
@@ -77,10 +79,10 @@ class Row(NamedTuple):
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
-    """One step from `at` on: `units` that came, `n` of them with a value, and the metric of these.
+    """One step from `at` on: the new `units`, `n` of them with a value, and the metric of these.
 
-    `standard_error` is null of fewer than two units, and of quantiles. `adjusted` is the value less what is
-    usual at that hour and weekday.
+    `standard_error` is null below two units, and for quantiles. `adjusted` is the value without the
+    usual effect of that hour and weekday.
     """
 
     at: datetime
@@ -92,7 +94,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VariantSeries(msgspec.Struct, frozen=True):
-    """The steps of one variant in which units came, in order: nothing is known of the others."""
+    """The steps of one variant with new units, in order; other steps are unknown."""
 
     variant: str
     control: bool
@@ -100,14 +102,14 @@ class VariantSeries(msgspec.Struct, frozen=True):
 
     @property
     def known(self) -> list[Point]:
-        """The steps with a value."""
+        """Steps with a value."""
         return [point for point in self.points if point.value is not None]
 
 
 class Season(msgspec.Struct, frozen=True, kw_only=True):
-    """What is usual of the control at an hour of the day and weekday (UTC, from Monday), beside its level.
+    """The usual effects on the control of an hour of the day and a weekday (UTC, from Monday).
 
-    Null: never seen. `reason`: why there is no season, and nothing is adjusted.
+    Null: never seen. `reason`: why there is no season, and no adjustment.
     """
 
     level: float | None = None
@@ -139,14 +141,14 @@ def series_of(
     *,
     seasonal: bool,
 ) -> list[Series]:
-    """The series of metrics. Units that crossed over are left out, or not, as the plan says."""
+    """Return the series of metrics. The plan says whether they contain units that crossed over."""
     variants = experiment.definition.variants
-    found: list[dict[int, CellTotals]] = [{} for _ in variants]
+    by_variant: list[dict[int, CellTotals]] = [{} for _ in variants]
     for row in rows:
         if row.variant < len(variants) and not (row.crossed and measures.plan.crossovers == "exclude"):
-            at, own = row.minute * 60 // steps.step_s * steps.step_s, found[row.variant]
+            at, by_step = row.minute * 60 // steps.step_s * steps.step_s, by_variant[row.variant]
             totals = CellTotals.from_bytes(row.body)
-            own[at] = own[at] + totals if at in own else totals
+            by_step[at] = by_step[at] + totals if at in by_step else totals
     made = [
         Series(
             key=experiment.key,
@@ -157,9 +159,9 @@ def series_of(
             until=_time(steps.end),
             variants=[
                 VariantSeries(
-                    variant.key, variant.control, _points(metric, measures.metrics.index(metric), own)
+                    variant.key, variant.control, _points(metric, measures.metrics.index(metric), by_step)
                 )
-                for variant, own in zip(variants, found, strict=True)
+                for variant, by_step in zip(variants, by_variant, strict=True)
             ],
         )
         for metric in metrics
@@ -167,9 +169,9 @@ def series_of(
     return [_adjusted(series) for series in made] if seasonal else made
 
 
-def _points(metric: Metric, number: int, own: Mapping[int, CellTotals]) -> list[Point]:
+def _points(metric: Metric, number: int, by_step: Mapping[int, CellTotals]) -> list[Point]:
     points = []
-    for at, totals in sorted(own.items()):
+    for at, totals in sorted(by_step.items()):
         if totals.units:
             known = totals_of(metric, totals.metrics[number])
             n, value, error = (0, None, None) if known is None else _described(metric, known)
@@ -178,13 +180,13 @@ def _points(metric: Metric, number: int, own: Mapping[int, CellTotals]) -> list[
 
 
 def _described(metric: Metric, totals: MetricTotals) -> tuple[int, float | None, float | None]:
-    """How many units, the metric, and its standard error."""
+    """Return the number of units, the metric and its standard error."""
     if isinstance(totals, QuantileSketch):
         assert isinstance(metric.measure, QuantileOf)
         return totals.n, quantile(totals, metric.measure.q), None
     try:
         moments = moments_of(metric, totals)
-    except InsufficientData:  # a ratio by nothing, or of one unit
+    except InsufficientData:  # a ratio with the denominator 0, or of one unit
         by = totals.mean[1] if isinstance(totals, JointTotals) else 0.0
         return totals.n, totals.mean[0] / by if isinstance(totals, JointTotals) and by else None, None
     error = (moments.variance / moments.n) ** 0.5 if moments.n > 1 else None
@@ -192,8 +194,8 @@ def _described(metric: Metric, totals: MetricTotals) -> tuple[int, float | None,
 
 
 def _adjusted(series: Series) -> Series:
-    """Less the season of the control, which is the same for all: differences stay what they are."""
-    control = next(one for one in series.variants if one.control)
+    """Remove the control's season from all variants alike, so that differences stay the same."""
+    control = next(variant for variant in series.variants if variant.control)
     try:
         baseline = _baseline(control.points)
     except InsufficientData as error:
@@ -205,8 +207,11 @@ def _adjusted(series: Series) -> Series:
         autocorrelation=baseline.autocorrelation,
     )
     variants = [
-        replace(one, points=[replace(point, adjusted=_usual(point, baseline)) for point in one.points])
-        for one in series.variants
+        replace(
+            variant,
+            points=[replace(point, adjusted=_without_season(point, baseline)) for point in variant.points],
+        )
+        for variant in series.variants
     ]
     return replace(series, season=season, variants=variants)
 
@@ -220,8 +225,8 @@ def _baseline(points: Iterable[Point]) -> SeasonalBaseline:
     )
 
 
-def _usual(point: Point, baseline: SeasonalBaseline) -> float | None:
-    """The value without its season; None where the control was never seen at that hour or weekday."""
+def _without_season(point: Point, baseline: SeasonalBaseline) -> float | None:
+    """Return the value without its season; None for an hour or weekday never seen of the control."""
     if point.value is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Use cases of analysis."""
+"""Use cases of analysis: status, history, series, export and A/A."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -28,22 +28,22 @@ from app.experiments.service import ExperimentService
 from app.ledger.units.measures import Measures, measures_of
 
 Lag = Callable[[], Awaitable[int]]
-"""Counts acknowledged events not yet in the totals, and raises Unavailable without Valkey."""
+"""A function that counts acknowledged events not yet in the totals; Unavailable without Valkey."""
 
 _CLOCK: Final[Clock] = SystemClock()
 
 
 Rollouts = Callable[[str], Awaitable[list[RolloutStatus]]]
-"""The newest rollouts of the experiment of this key, which a room above this one knows."""
+"""A function that returns the newest rollouts of an experiment, from a room above this one."""
 
 
 async def no_rollouts(_: str) -> list[RolloutStatus]:
-    """The rollouts of a server that has none."""
+    """Return no rollouts, for a server without them."""
     return []
 
 
 class AnalysisService:
-    """What is known of an experiment, now and before."""
+    """Use cases about one experiment, now and in the past."""
 
     def __init__(
         self,
@@ -60,20 +60,20 @@ class AnalysisService:
         self._computing = computing or Computing()
 
     async def status(self, key: str) -> Status:
-        """The readout of an experiment. Raises NotFound."""
+        """Return the status of an experiment. Raises NotFound."""
         status, _ = await read(await self._experiments.get(key), self._store, self._lag)
         return msgspec.structs.replace(status, rollouts=await self._rollouts(key))
 
     async def signals(self, key: str) -> SignalsReport:
-        """What has become of an experiment's signals. Raises NotFound."""
+        """Return the report of an experiment's signals. Raises NotFound."""
         experiment = await self._experiments.get(key)
         assignments, totals = await self._store.signals(experiment)
         return await asyncio.to_thread(report_of, experiment.definition, assignments, totals)
 
     async def status_at(self, key: str, at: datetime) -> dict[str, Any]:
-        """The newest status that was kept and is not after `at`, in the words of that time.
+        """Return the newest kept status that is not after `at`, exactly as it was then.
 
-        Raises NotFound where there is none, InvalidInput if the time has no offset.
+        Raises NotFound if there is none, InvalidInput if the time has no offset.
         """
         _with_offset("at", at)
         experiment = await self._experiments.get(key)
@@ -81,15 +81,15 @@ class AnalysisService:
         if kept is None:
             first = await self._store.first_kept(experiment)
             first_one = (
-                "no readout is kept yet" if first is None else f"the first one is of {first.isoformat()}"
+                "no readout is kept yet" if first is None else f"the first readout is of {first.isoformat()}"
             )
-            raise NotFound(f"no readout of {key} is kept from {at.isoformat()} or before: {first_one}")
+            raise NotFound(f"no readout of {key} is kept from {at.isoformat()} or before; {first_one}")
         return kept
 
     async def export(
         self, key: str, kind: Format, *, since: datetime | None, until: datetime | None, exact: bool
     ) -> AsyncIterator[bytes]:
-        """The logged assignments of an experiment as a file; the first part is made before this returns.
+        """Return the logged assignments of an experiment as a file; its first part is ready.
 
         Raises NotFound, InvalidInput, UnprocessableInput.
         """
@@ -111,26 +111,25 @@ class AnalysisService:
         step_s: int,
         seasonal: bool,
     ) -> Series:
-        """A metric over time. Raises NotFound, InvalidInput, UnprocessableInput where no series are kept."""
+        """Return a metric over time. Raises NotFound, InvalidInput; UnprocessableInput without series."""
         _with_offset("since", since)
         _with_offset("until", until)
         experiment = await self._experiments.get(key)
         measures = _kept_measures(experiment)
         if measures is None:
             raise UnprocessableInput(
-                f"{key} keeps no series: they are of experiments with metrics, segments, covariates or"
-                " stickiness"
+                f"{key} has no series; they need metrics, segments, covariates or stickiness"
             )
-        chosen = [one for one in measures.metrics if one.key == metric]
+        chosen = [measured for measured in measures.metrics if measured.key == metric]
         if not chosen:
-            known = [one.key for one in measures.metrics]
+            known = [measured.key for measured in measures.metrics]
             raise InvalidInput(refusal(repr(metric), known), field="metric")
         steps = Steps.of(since, until, step_s, now=_CLOCK.now())
-        (found,) = await self._series(experiment, measures, chosen, steps, seasonal=seasonal)
-        return found
+        (series,) = await self._series(experiment, measures, chosen, steps, seasonal=seasonal)
+        return series
 
     async def all_series(self, experiment: Experiment, step_s: int) -> list[Series]:
-        """The last steps of all metrics; none where no series are kept."""
+        """Return the last steps of all metrics; empty if the experiment has no series."""
         measures = _kept_measures(experiment)
         if measures is None:
             return []
@@ -154,8 +153,8 @@ class AnalysisService:
     async def aa(self, key: str, question: AaQuestion) -> Aa:
         """Replay A/A on the units of the control.
 
-        Raises NotFound, InvalidInput, UnprocessableInput of too few units, Conflict if what is stored of one
-        cannot be read, Unavailable while others compute.
+        Raises NotFound, InvalidInput, UnprocessableInput below the least number of units, Conflict
+        if totals of a unit cannot be read, and Unavailable while other requests compute.
         """
         experiment = await self._experiments.get(key)
         kept, measures = _kept_measures(experiment), measured_of(experiment.definition)
@@ -192,13 +191,13 @@ async def _resumed(first: bytes, others: AsyncIterator[bytes]) -> AsyncIterator[
 
 def _with_offset(field: str, at: datetime | None) -> None:
     if at is not None and at.tzinfo is None:
-        raise InvalidInput("needs a time with an offset, as in 2026-01-01T12:00:00Z", field=field)
+        raise InvalidInput("must be a time with an offset, for example 2026-01-01T12:00:00Z", field=field)
 
 
 class ReadoutKeeper:
-    """Keeps readouts, and freezes learning where they find the data broken. For the worker.
+    """Keeps readouts, and freezes learning if the data are broken. For the worker.
 
-    Each experiment at most every `READOUT_INTERVAL_S`, and only if something has changed.
+    It reads an experiment at most every `READOUT_INTERVAL_S`, and only after a change.
     """
 
     def __init__(self, store: AnalysisStore, allocation: AllocationService, lag: Lag) -> None:
@@ -207,37 +206,37 @@ class ReadoutKeeper:
         self._lag = lag
 
     async def due(self) -> list[int]:
-        """At most `READOUT_BATCH_MAX` ids of experiments that have changed since they were last read."""
+        """Return at most `READOUT_BATCH_MAX` ids of experiments that changed since their last readout."""
         return await self._store.due(limits.READOUT_BATCH_MAX)
 
     async def read(self, experiment_id: int) -> None:
-        """Keep the readout of an experiment, after what it finds broken has frozen learning."""
+        """Freeze learning if the data are broken, then keep the readout."""
         experiment = await self._store.experiment(experiment_id)
         if experiment is None:
             return
         status, wanted = await read(experiment, self._store, self._lag)
         assert status.analysis is not None
-        found = causes(status.analysis.integrity)
-        if found or status.frozen is not None:
-            await self._allocation.freeze(experiment_id, found)
+        broken = causes(status.analysis.integrity)
+        if broken or status.frozen is not None:
+            await self._allocation.freeze(experiment_id, broken)
         await self._store.keep(experiment_id, status, wanted)
         telemetry.READOUTS.inc()
 
     async def thin(self) -> None:
-        """Let older readouts stand farther apart; a bounded part of the work."""
+        """Delete some of the older readouts; one call does a bounded part of the work."""
         await self._store.thin()
 
 
 async def read(experiment: Experiment, store: AnalysisStore, lag: Lag) -> tuple[Status, int]:
-    """The readout of an experiment, and the `publications.wanted` it is as of.
+    """Return the status of an experiment, and its `publications.wanted` at that moment.
 
-    The lag is read before the totals: when it is 0, everything acknowledged by then is in them.
+    The lag is read before the totals: if it is 0, they contain everything acknowledged before.
     """
     try:
         lag_events, warnings = await lag(), []
     except Unavailable as error:
-        lag_events, warnings = None, [f"lag_events is not known: {error.detail}"]
+        lag_events, warnings = None, [f"lag_events is unknown: {error.detail}"]
     stored = await store.stored(experiment)
-    # In a thread: this process also does other things, and nobody's request waits for somebody's statistics.
+    # In a thread, so that other requests do not wait for statistics.
     status = await asyncio.to_thread(stored.status, experiment, lag_events=lag_events, warnings=warnings)
     return status, stored.wanted

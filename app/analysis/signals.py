@@ -1,4 +1,4 @@
-"""What has become of the signals of an experiment, by name, and what a person should look at. Pure."""
+"""The fate of the signals of an experiment by name, with warnings for people. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -10,17 +10,17 @@ from app.experiments.model import Definition
 from app.experiments.signals import SignalUse, nearest, signals_of
 
 WARNINGS_MAX: Final = 10
-"""Of one experiment; the least seen names are left out first."""
+"""Most warnings of one experiment; the rarest names are left out first."""
 LATE_SHARE: Final = 0.1
-"""Of the signals of one name, from which lateness is worth a warning."""
+"""Share of the signals of one name above which lateness is a warning."""
 WAITING_MIN: Final = 100
-"""From so many on, feedback that waits is worth a warning where less of it counts."""
+"""From this number on, waiting feedback is a warning if less of it counts."""
 
 _COUNTS: Final = ("counted", "waiting", "late", "early", "unknown_unit", "out_of_range")
 
 
 class SignalTotals(msgspec.Struct, frozen=True):
-    """What is kept of one name, as the ledger counts it. The empty name stands for all other names."""
+    """The ledger's counts of one name. The empty name stands for all other names."""
 
     signal: str
     counted: int
@@ -35,16 +35,17 @@ class SignalTotals(msgspec.Struct, frozen=True):
 
     @property
     def seen(self) -> int:
-        """How many are in the log."""
+        """Number of signals in the log."""
         return self.counted + self.waiting + self.unknown_unit + self.late + self.early
 
 
 class Signal(msgspec.Struct, frozen=True, kw_only=True):
     """One signal, by its name.
 
-    `seen` are all in the log; each of them is in one of the counts from `counted` to `unknown`. `share` is
-    `counted` by recorded assignments: above 1 where an assignment has several; null without assignments.
-    `read`: the reward or a metric reads it. `nearest` is the known name that is spelt most alike.
+    `seen` are all signals in the log; each is in one of the counts from `counted` to `unknown`.
+    `share` is `counted` per recorded assignment: above 1 if assignments have several; null without
+    assignments. `read`: the reward or a metric reads it. `nearest` is the known name with the most
+    similar spelling.
     """
 
     signal: str
@@ -65,16 +66,16 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OtherSignals(msgspec.Struct, frozen=True):
-    """Signals of names beyond those that are counted by name; nothing reads them."""
+    """Signals of all names that are not counted by name; nothing reads them."""
 
     seen: int
     last_at: datetime | None
 
 
 class SignalsReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What has become of the signals of an experiment: those that are read first, then the others by count.
+    """The signals of an experiment: first those that are read, then the others by count.
 
-    `unknown_signals` and `unknown_units` are the sums of signals that nothing reads, and of those that name a
+    `unknown_signals` counts signals that nothing reads. `unknown_units` counts those that name a
     unit without an assignment at the time.
     """
 
@@ -90,23 +91,24 @@ class SignalsReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def report_of(definition: Definition, assignments: int, totals: Sequence[SignalTotals]) -> SignalsReport:
-    """The report of an experiment with so many recorded assignments."""
+    """Return the report of an experiment with this number of recorded assignments."""
     uses = signals_of(definition.reward, definition.metrics)
-    stored = {one.signal: one for one in totals}
+    stored = {signal.signal: signal for signal in totals}
     none = SignalTotals("", 0, 0, 0, 0, 0, 0, None, None, None)
     read = [_read(name, stored.get(name, none), assignments) for name in uses]
-    unknown = [_unknown(one, uses) for one in totals if one.signal and one.signal not in uses and one.seen]
-    unknown.sort(key=lambda one: (-one.seen, one.signal))
+    unread = (signal for signal in totals if signal.signal and signal.signal not in uses and signal.seen)
+    unknown = [_unknown(signal, uses) for signal in unread]
+    unknown.sort(key=lambda signal: (-signal.seen, signal.signal))
     others = stored.get("")
     shown = [*read, *unknown]
     n_others = 0 if others is None else others.seen
     return SignalsReport(
         key=definition.key,
         assignments=assignments,
-        seen=sum(one.seen for one in shown) + n_others,
-        counted=sum(one.counted for one in shown),
-        unknown_signals=sum(one.unknown for one in shown) + n_others,
-        unknown_units=sum(one.unknown_unit for one in shown),
+        seen=sum(signal.seen for signal in shown) + n_others,
+        counted=sum(signal.counted for signal in shown),
+        unknown_signals=sum(signal.unknown for signal in shown) + n_others,
+        unknown_units=sum(signal.unknown_unit for signal in shown),
         signals=shown,
         others=OtherSignals(n_others, others.last_at) if others is not None and n_others else None,
         warnings=warnings_of(definition, totals),
@@ -114,58 +116,58 @@ def report_of(definition: Definition, assignments: int, totals: Sequence[SignalT
 
 
 def warnings_of(definition: Definition, totals: Sequence[SignalTotals]) -> list[str]:
-    """What is lost of the feedback of an experiment, in words, the gravest first. At most `WARNINGS_MAX`."""
+    """Return at most `WARNINGS_MAX` warnings about lost feedback, the most serious first."""
     uses = signals_of(definition.reward, definition.metrics)
-    read = [one for one in totals if one.signal in uses]
-    unknown = sorted(
-        (one for one in totals if one.signal not in uses and one.seen), key=lambda one: -one.seen
-    )
-    found = [*_of_units(read), *_of_names(unknown, uses), *_of_values(read, uses), *_of_times(read)]
-    return found[:WARNINGS_MAX]
+    read = [signal for signal in totals if signal.signal in uses]
+    unread = [signal for signal in totals if signal.signal not in uses and signal.seen]
+    unread.sort(key=lambda signal: -signal.seen)
+    warnings = [*_of_units(read), *_of_names(unread, uses), *_of_values(read, uses), *_of_times(read)]
+    return warnings[:WARNINGS_MAX]
 
 
 def _of_units(read: Sequence[SignalTotals]) -> Iterator[str]:
-    if unknown := sum(one.unknown_unit for one in read):
+    if unknown := sum(row.unknown_unit for row in read):
         yield (
             f"{unknown:,} signals name a unit that had no assignment in this experiment at the time;"
             " they are not counted"
         )
-    waiting, counted = (sum(getattr(one, name) for one in read) for name in ("waiting", "counted"))
+    waiting, counted = (sum(getattr(row, name) for row in read) for name in ("waiting", "counted"))
     if waiting >= WAITING_MIN and waiting > counted:
         yield (
-            f"{waiting:,} signals are about assignments whose exposure is not recorded, more than the"
+            f"{waiting:,} signals are about assignments without a recorded exposure, more than the"
             f" {counted:,} that count"
         )
 
 
-def _of_names(unknown: Sequence[SignalTotals], uses: Mapping[str, SignalUse]) -> Iterator[str]:
-    for one in unknown:
-        near = nearest(one.signal, uses) if one.signal else None
+def _of_names(rows: Sequence[SignalTotals], uses: Mapping[str, SignalUse]) -> Iterator[str]:
+    for row in rows:
+        near = nearest(row.signal, uses) if row.signal else None
         hint = f"; did you mean {near!r}?" if near else ""
-        name = f"{one.signal!r}" if one.signal else "other names"
-        yield f"{one.seen:,} signals {name} are not counted: neither the reward nor a metric reads them{hint}"
+        name = f"{row.signal!r}" if row.signal else "other names"
+        unread = "neither the reward nor a metric reads them"
+        yield f"{row.seen:,} signals {name} are not counted: {unread}{hint}"
 
 
 def _of_values(read: Sequence[SignalTotals], uses: Mapping[str, SignalUse]) -> Iterator[str]:
-    for one in read:
-        if one.out_of_range:
-            low, high = uses[one.signal].low, uses[one.signal].high
+    for row in read:
+        if row.out_of_range:
+            low, high = uses[row.signal].low, uses[row.signal].high
             bounds = f"{'any' if low is None else f'{low:g}'} to {'any' if high is None else f'{high:g}'}"
-            lowest, highest = one.lowest or 0.0, one.highest or 0.0
+            lowest, highest = row.lowest or 0.0, row.highest or 0.0
             yield (
-                f"{one.out_of_range:,} values of {one.signal!r} are outside of its declared range, {bounds};"
+                f"{row.out_of_range:,} values of {row.signal!r} are outside of its declared range, {bounds};"
                 f" values go from {lowest:g} to {highest:g}"
             )
 
 
 def _of_times(read: Sequence[SignalTotals]) -> Iterator[str]:
-    for one in read:
-        if one.late > LATE_SHARE * one.seen:
-            yield f"{one.late:,} of {one.seen:,} signals {one.signal!r} came after the horizon; not counted"
-        if one.early:
+    for row in read:
+        if row.late > LATE_SHARE * row.seen:
+            yield f"{row.late:,} of {row.seen:,} signals {row.signal!r} came after the horizon; not counted"
+        if row.early:
             yield (
-                f"{one.early:,} signals {one.signal!r} say that they happened before their assignment; they"
-                " are not counted: check the clock of the sender"
+                f"{row.early:,} signals {row.signal!r} have a time before their assignment and are not"
+                " counted; check the clock of the sender"
             )
 
 

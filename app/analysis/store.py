@@ -1,4 +1,4 @@
-"""What the readout needs of PostgreSQL, all of it as of one moment; and the history of readouts."""
+"""The data of the readout in PostgreSQL, of one moment, and the history of readouts."""
 
 import zlib
 from collections import defaultdict
@@ -58,13 +58,13 @@ _THIN: Final = text(_FOLDER.joinpath("sql/thin.sql").read_text())
 
 
 class AnalysisStore:
-    """SQL of analysis."""
+    """Reads the data of analysis, and keeps readouts."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
     async def stored(self, experiment: Experiment) -> Stored:
-        """Totals and allocations of an experiment."""
+        """Return totals and allocations of an experiment."""
         async with self._engine.connect() as connection:
             await connection.execution_options(isolation_level="REPEATABLE READ")
             return await read_stored(connection, experiment)
@@ -75,7 +75,7 @@ class AnalysisStore:
             return await read_observed(connection, experiment.id)
 
     async def signals(self, experiment: Experiment) -> tuple[int, list[SignalTotals]]:
-        """How many assignments are recorded, and what has become of the signals about them."""
+        """Return the number of recorded assignments, and the totals of signals about them."""
         recorded = select(func.coalesce(func.sum(totals.c.assignments), 0)).where(
             totals.c.experiment_id == experiment.id
         )
@@ -87,9 +87,9 @@ class AnalysisStore:
     async def assignments(
         self, experiment: Experiment, *, since: datetime | None, until: datetime | None
     ) -> AsyncIterator[list[Row]]:
-        """Exposed assignments in pages, in the order of (hash of the unit, id); each page as of its moment.
+        """Yield exposed assignments in pages, ordered by (hash of the unit, id); each page is of its moment.
 
-        Between two pages neither a connection nor a snapshot is held: whoever reads may be slow.
+        Between two pages no connection and no snapshot is held, because a client may read slowly.
         """
         statement = _exported(experiment.id, since, until)
         variants = [variant.key for variant in experiment.definition.variants]
@@ -99,14 +99,14 @@ class AnalysisStore:
             if last is not None:
                 page = page.where(tuple_(assignments.c.unit_hash, assignments.c.id) > tuple_(*last))
             async with self._engine.connect() as connection:
-                found = (await connection.execute(page)).all()
-            yield [_row(row, variants) for row in found]
-            if len(found) < limits.EXPORT_PAGE_ROWS:
+                rows = (await connection.execute(page)).all()
+            yield [_row(row, variants) for row in rows]
+            if len(rows) < limits.EXPORT_PAGE_ROWS:
                 return
-            last = found[-1].unit_hash, found[-1].id
+            last = rows[-1].unit_hash, rows[-1].id
 
     async def series(self, experiment: Experiment, first: int, end: int) -> list[SeriesRow]:
-        """What is kept of the minutes from `first` to before `end`."""
+        """Return the stored series of the minutes from `first` to before `end`."""
         kept = metric_series.c
         statement = select(kept.minute, kept.variant, kept.crossed, kept.body).where(
             kept.experiment_id == experiment.id, kept.minute >= first, kept.minute < end, kept.body != b""
@@ -115,12 +115,13 @@ class AnalysisStore:
             return [SeriesRow(*row) for row in await connection.execute(statement)]
 
     async def arrived(self, experiment: Experiment, measures: Measures, *, by_unit: bool) -> Arrived:
-        """Units of the control in the order of their arrival, by their minute and then by chance.
+        """Return units of the control in the order of their minute of arrival.
 
-        At most `AA_UNITS_MAX` are read, in the order of their hashes, which are keyed: of more they are a
-        random part of the earliest epochs. Without totals of units (`by_unit`) they are rewarded assignments.
+        At most `AA_UNITS_MAX` are read, in the order of their hashes. Hashes are keyed, so of more
+        units these are a random part of the earliest epochs. Without totals of units (`by_unit`)
+        the units are rewarded assignments.
 
-        Raises Conflict if what is stored of a unit cannot be read.
+        Raises Conflict if the stored totals of a unit cannot be read.
         """
         statement = (_units_of_control if by_unit else _rewards_of_control)(experiment)
         if by_unit and measures.plan.crossovers == "exclude":
@@ -135,27 +136,27 @@ class AnalysisStore:
             if not readable.all():
                 n_damaged = int((~readable).sum())
                 report_unusable("unit_totals", experiment.key, f"{n_damaged} units")
-                raise Conflict(f"units that cannot be read: {n_damaged:,}; run `wald rebuild`")
+                raise Conflict(f"the totals of {n_damaged:,} units cannot be read; run `wald rebuild`")
         else:
             columns = ([row[place] for row in rows] for place in range(3))
             units = Units.rewarded(*columns)
         return Arrived(units.of(np.argsort(units.minutes, kind="stable")), sampled)
 
     async def experiment(self, experiment_id: int) -> Experiment | None:
-        """By its id; None: it is gone."""
+        """Return the experiment with this id; None if it was deleted."""
         async with self._engine.connect() as connection:
-            found = await connection.execute(select(experiments).where(experiments.c.id == experiment_id))
-            row = found.one_or_none()
+            rows = await connection.execute(select(experiments).where(experiments.c.id == experiment_id))
+            row = rows.one_or_none()
         return None if row is None else experiment_of(row)
 
     async def due(self, limit: int) -> list[int]:
-        """At most `limit` ids of experiments that have to be read."""
+        """Return at most `limit` ids of experiments whose readout is due."""
         parameters = {"now": _CLOCK.now(), "interval_s": limits.READOUT_INTERVAL_S, "limit": limit}
         async with self._engine.connect() as connection:
             return list((await connection.execute(_DUE, parameters)).scalars())
 
     async def keep(self, experiment_id: int, status: Status, wanted: int) -> None:
-        """One more readout. What is kept of the same moment already stays."""
+        """Keep a readout. An earlier one of the same moment stays."""
         plain = msgspec.json.encode(msgspec.structs.replace(status, allocation_history=[]))
         row = {"experiment_id": experiment_id, "at": status.read_at, "wanted": wanted}
         statement = postgresql.insert(readouts).values(**row, body=zlib.compress(plain))
@@ -163,7 +164,7 @@ class AnalysisStore:
             await connection.execute(statement.on_conflict_do_nothing())
 
     async def kept(self, experiment: Experiment, at: datetime) -> dict[str, Any] | None:
-        """The newest readout that is not after `at`, with the allocations up to its moment."""
+        """Return the newest readout that is not after `at`, with the allocations up to its moment."""
         newest = (
             select(readouts.c.at, readouts.c.body)
             .where(readouts.c.experiment_id == experiment.id, readouts.c.at <= at)
@@ -179,14 +180,14 @@ class AnalysisStore:
         return status | {"allocation_history": history_of(history, len(experiment.definition.variants))}
 
     async def first_kept(self, experiment: Experiment) -> datetime | None:
-        """The moment of the oldest readout."""
+        """Return the moment of the oldest readout."""
         statement = select(func.min(readouts.c.at)).where(readouts.c.experiment_id == experiment.id)
         async with self._engine.connect() as connection:
             first: datetime | None = await connection.scalar(statement)
         return first
 
     async def thin(self) -> int:
-        """Let older readouts stand farther apart; how many rows went."""
+        """Delete some of the older readouts; return how many."""
         parameters = {
             "now": _CLOCK.now(),
             "dense_s": limits.READOUT_DENSE_S,
@@ -227,8 +228,8 @@ async def read_observed(connection: AsyncConnection, experiment_id: int) -> Stor
 def _constant_shares(rows: Sequence[SqlRow[Any]]) -> dict[int, tuple[float, ...] | None]:
     """Return the shares of each epoch in which they never moved, None for the others.
 
-    An epoch with constant shares has one version, the next after the version before it. A gap is a version
-    that was thinned away: then shares may have moved, and count as if they had.
+    An epoch with constant shares has one version, the next after the version before it. A gap is a
+    version that was thinned away: then shares may have moved, and count as if they had.
     """
     shares: dict[int, tuple[float, ...] | None] = {}
     before = 0
@@ -259,7 +260,7 @@ async def read_stored(connection: AsyncConnection, experiment: Experiment) -> St
 
 
 async def read_signal_totals(connection: AsyncConnection, experiment_id: int) -> list[SignalTotals]:
-    """What has become of an experiment's signals, in the order of their names."""
+    """Return the totals of an experiment's signals, in the order of their names."""
     kept = signal_totals.c
     columns = [kept[name] for name in SignalTotals.__struct_fields__]
     statement = select(*columns).where(kept.experiment_id == experiment_id).order_by(kept.signal)
@@ -268,20 +269,12 @@ async def read_signal_totals(connection: AsyncConnection, experiment_id: int) ->
 
 def _exported(experiment_id: int, since: datetime | None, until: datetime | None) -> Select[Any]:
     log = assignments.c
+    columns = (
+        "unit_hash", "id", "unit", "variant", "propensity", "policy_version", "epoch", "assigned_at",
+        "outcome", "reward", "context",
+    )  # fmt: skip
     statement = (
-        select(
-            log.unit_hash,
-            log.id,
-            log.unit,
-            log.variant,
-            log.propensity,
-            log.policy_version,
-            log.epoch,
-            log.assigned_at,
-            log.outcome,
-            log.reward,
-            log.context,
-        )
+        select(*(log[name] for name in columns))
         .where(log.experiment_id == experiment_id, log.exposed)
         .order_by(log.unit_hash, log.id)
         .limit(limits.EXPORT_PAGE_ROWS)

@@ -1,4 +1,4 @@
-"""Whether a rollout fits its experiment. Pure."""
+"""Check that a rollout fits its experiment. Pure."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -11,30 +11,38 @@ from app.core.limits import SIGNAL_VALUE_MAX
 from app.experiments.limits import FIELD_ERRORS_MAX
 from app.experiments.metrics import Metric, Proportion
 from app.experiments.model import Definition
-from app.rollouts.model import PRESETS, Guardrail, Plan, PlanRequest, Primary, PrimaryRequest, Ramp
+from app.rollouts.model import (
+    PRESETS,
+    Guardrail,
+    Primary,
+    PrimaryRequest,
+    Ramp,
+    RolloutPlan,
+    RolloutPlanRequest,
+)
 
 
-def resolve(request: PlanRequest, definition: Definition) -> Plan:
-    """The plan in full: named guardrails looked up, first among the experiment's metrics, then the presets.
+def resolve(request: RolloutPlanRequest, definition: Definition) -> RolloutPlan:
+    """Return the full plan. Names of guardrails are metrics of the experiment first, then presets.
 
-    Secondary metrics are those of the experiment. Raises InvalidInput with one error per field that does not
-    fit.
+    Secondary metrics are those of the experiment. Raises InvalidInput with one error per field that
+    does not fit.
     """
-    own = {metric.key: metric for metric in definition.metrics}
+    metrics = {metric.key: metric for metric in definition.metrics}
     errors: list[FieldError] = []
     guardrails: list[Guardrail] = []
     for index, named in enumerate(request.guardrails):
-        found = named if isinstance(named, Guardrail) else _named(named, own)
-        if isinstance(found, Guardrail):
-            guardrails.append(found)
+        guardrail = named if isinstance(named, Guardrail) else _named(named, metrics)
+        if isinstance(guardrail, Guardrail):
+            guardrails.append(guardrail)
         else:
-            errors.append(FieldError(f"guardrails[{index}]", found))
-    primary = None if request.primary is None else _primary(request.primary, own)
+            errors.append(FieldError(f"guardrails[{index}]", guardrail))
+    primary = None if request.primary is None else _primary(request.primary, metrics)
     if isinstance(primary, str):
         errors.append(FieldError("primary.metric", primary))
     if errors or isinstance(primary, str):
         raise _invalid(errors)
-    plan = Plan(
+    plan = RolloutPlan(
         **{field: getattr(request, field) for field in Ramp.__struct_fields__},
         guardrails=tuple(guardrails),
         primary=primary,
@@ -43,30 +51,30 @@ def resolve(request: PlanRequest, definition: Definition) -> Plan:
     return check(plan, definition)
 
 
-def _named(key: str, own: dict[str, Metric]) -> Guardrail | str:
-    """The guardrail of this name, or why there is none."""
-    if key in own and own[key].role == "guardrail":
-        return Guardrail(metric=own[key])
-    if key in own:
-        return f"{key!r} has the role {own[key].role}, not guardrail"
+def _named(key: str, metrics: dict[str, Metric]) -> Guardrail | str:
+    """Return the guardrail of this name, or the reason why there is none."""
+    if key in metrics and metrics[key].role == "guardrail":
+        return Guardrail(metric=metrics[key])
+    if key in metrics:
+        return f"{key!r} has the role {metrics[key].role}, not guardrail"
     if key in PRESETS:
         return Guardrail(metric=PRESETS[key])
-    return f"{key!r} is no guardrail of the experiment and none of {', '.join(PRESETS)}"
+    return f"{key!r} is neither a guardrail of the experiment nor a preset: {', '.join(PRESETS)}"
 
 
-def _primary(request: PrimaryRequest, own: dict[str, Metric]) -> Primary | str:
-    metric = own.get(request.metric)
+def _primary(request: PrimaryRequest, metrics: dict[str, Metric]) -> Primary | str:
+    metric = metrics.get(request.metric)
     if metric is None:
         return f"the experiment has no metric {request.metric!r}"
     if request.margin is not None:
         metric = msgspec.structs.replace(metric, margin=request.margin)
     if request.test == "non_inferior" and metric.margin is None:
-        return f"non-inferiority of {metric.key!r} needs a margin"
+        return f"a non-inferiority test of {metric.key!r} needs a margin"
     return Primary(metric=metric, test=request.test)
 
 
-def check(plan: Plan, definition: Definition) -> Plan:
-    """The plan, if it fits the experiment. Raises InvalidInput with one error per field that does not."""
+def check(plan: RolloutPlan, definition: Definition) -> RolloutPlan:
+    """Return the plan if it fits the experiment. Raises InvalidInput with one error per wrong field."""
     errors = [*_canaries(plan, definition), *_stages(plan), *_guardrails(plan)][:FIELD_ERRORS_MAX]
     if errors:
         raise _invalid(errors)
@@ -78,7 +86,7 @@ def _invalid(errors: list[FieldError]) -> InvalidInput:
     return InvalidInput(detail, errors=tuple(errors))
 
 
-def _canaries(plan: Plan, definition: Definition) -> Iterator[FieldError]:
+def _canaries(plan: RolloutPlan, definition: Definition) -> Iterator[FieldError]:
     if len(set(plan.canaries)) != len(plan.canaries):
         yield FieldError("canaries", "must differ")
     variants = {variant.key: variant for variant in definition.variants}
@@ -92,22 +100,22 @@ def _canaries(plan: Plan, definition: Definition) -> Iterator[FieldError]:
             yield FieldError(f"canaries[{index}]", f"{canary!r} is retired: take it back first")
 
 
-def _stages(plan: Plan) -> Iterator[FieldError]:
+def _stages(plan: RolloutPlan) -> Iterator[FieldError]:
     if plan.stages[0].share >= 1:
-        yield FieldError("stages[0].share", "must be below 1: beside all traffic there is no control")
+        yield FieldError("stages[0].share", "must be below 1, because the control needs traffic")
     for index, (before, stage) in enumerate(pairwise(plan.stages), start=1):
         if stage.share <= before.share:
-            reason = f"must be above {before.share:g}, that of the stage before, got {stage.share:g}"
+            reason = f"must be above {before.share:g}, the share of the stage before; got {stage.share:g}"
             yield FieldError(f"stages[{index}].share", reason)
 
 
-def _guardrails(plan: Plan) -> Iterator[FieldError]:
+def _guardrails(plan: RolloutPlan) -> Iterator[FieldError]:
     keys = [guardrail.metric.key for guardrail in plan.guardrails]
     if len(set(keys)) != len(keys):
-        yield FieldError("guardrails", "keys must differ")
+        yield FieldError("guardrails", "must not repeat a metric")
     for index, limit in enumerate(plan.limits):
         if limit.metric not in keys:
-            yield FieldError(f"limits[{index}].metric", f"no guardrail is called {limit.metric!r}")
+            yield FieldError(f"limits[{index}].metric", f"the plan has no guardrail {limit.metric!r}")
     for index, guardrail in enumerate(plan.guardrails):
         field = f"guardrails[{index}]"
         yield from _margin(guardrail.metric, f"{field}.metric.margin.size")
@@ -122,13 +130,18 @@ def _margin(metric: Metric, field: str) -> Iterator[FieldError]:
     if margin is None:
         return
     if margin.size > SIGNAL_VALUE_MAX:
-        yield FieldError(field, f"at most {SIGNAL_VALUE_MAX:g}, got {margin.size:g}")
+        yield FieldError(field, f"must be at most {SIGNAL_VALUE_MAX:g}; got {margin.size:g}")
     elif margin.relative and metric.direction == "higher" and margin.size >= 1:
-        yield FieldError(field, f"a metric cannot fall by {margin.size:g} of its value, at most by 1")
+        yield FieldError(
+            field,
+            f"must be below 1, because a metric cannot fall by more than its value; got {margin.size:g}",
+        )
     elif not margin.relative and isinstance(metric.measure, Proportion) and margin.size >= 1:
-        yield FieldError(field, f"a proportion is between 0 and 1, it cannot change by {margin.size:g}")
+        yield FieldError(
+            field, f"must be below 1, because a proportion is between 0 and 1; got {margin.size:g}"
+        )
 
 
 def _baseline(metric: Metric, baseline: Baseline | None, field: str) -> Iterator[FieldError]:
     if baseline is not None and isinstance(metric.measure, Proportion) and not 0 <= baseline.mean <= 1:
-        yield FieldError(field, f"a proportion is between 0 and 1, got {baseline.mean:g}")
+        yield FieldError(field, f"must be between 0 and 1 for a proportion; got {baseline.mean:g}")

@@ -1,19 +1,20 @@
-"""The decider: from what was read to what happens, and to the state after it. Pure, and total.
+"""The decider: from a reading to one decision. Pure, and total.
 
-In this order, the first that applies:
+The first rule that applies decides:
 
-1. a draft and an ended rollout hold;
-2. proven harm, or a limit that tripped, rolls back: whatever else is the case;
-3. data that cannot be trusted hold, and call somebody;
-4. a stage that is overdue without an answer does as its plan says;
-5. missing guardrail data hold, and call somebody; a pause, a minimum that is not reached, a guardrail that is
-   not safe yet, a primary metric that is not shown yet and a closed window hold;
-6. a stage that needs approval asks for it;
-7. otherwise it advances, or completes.
+1. A draft and an ended rollout hold.
+2. Proven harm, or a limit that tripped, rolls back, whatever else is true.
+3. Data that cannot be trusted hold, with an alert.
+4. A stage that is overdue without an answer does what its plan says.
+5. Missing guardrail data hold, with an alert. So do, without an alert, a pause, a minimum that is not
+   reached, a guardrail that is not safe yet, a primary metric that is not shown yet and a closed
+   window.
+6. A stage that needs approval asks for it.
+7. Otherwise the rollout advances or completes.
 
-So nothing but harm, a limit, a plan's own deadline or a person takes a canary back: never an integrity
-failure. And nothing protects a canary whose harm is proven: neither a pause nor broken integrity nor missing
-data of another guardrail.
+So only harm, a limit, a deadline of the plan or a person rolls a canary back, never an integrity
+failure. Nothing protects a canary whose harm is proven: no pause, no broken integrity and no
+missing data of another guardrail.
 """
 
 from collections.abc import Callable
@@ -32,10 +33,10 @@ from app.rollouts.model import (
     GuardrailReading,
     Hold,
     Paused,
-    Plan,
     Reading,
     RollBack,
     RolledBack,
+    RolloutPlan,
     Running,
     Stage,
     State,
@@ -44,53 +45,55 @@ from app.rollouts.model import (
 
 
 class _Look(msgspec.Struct, frozen=True):
-    """What every rule may ask: the plan, a rollout that has not ended, what was read of it, and the time."""
+    """The data of every rule: the plan, a rollout that has not ended, its reading and the time."""
 
-    plan: Plan
+    plan: RolloutPlan
     state: Running | Paused
     reading: Reading
     now: datetime
 
     @property
     def running(self) -> Running:
-        """Where it is, also while it is paused."""
-        return self.state.running if isinstance(self.state, Paused) else self.state
+        """Stage and canaries of the rollout, also while it is paused."""
+        return self.state.running
 
     @property
     def stage(self) -> Stage:
-        """The stage that it is in."""
+        """Present stage of the rollout."""
         return self.plan.stages[self.running.stage]
 
     @property
     def is_last(self) -> bool:
-        """Whether nothing is measured after this stage: it is the last, or before one of all traffic."""
+        """Whether nothing is measured after this stage: it is the last, or the next gets all traffic."""
         following = self.plan.stages[self.running.stage + 1 :]
         return not following or following[0].share >= 1
 
     @property
     def guardrails(self) -> tuple[GuardrailReading, ...]:
-        """Of the canaries that are left."""
-        return tuple(one for one in self.reading.guardrails if one.canary in self.running.canaries)
+        """Readings of the canaries that were not rolled back."""
+        canaries = self.running.canaries
+        return tuple(reading for reading in self.reading.guardrails if reading.canary in canaries)
 
     @property
     def open_questions(self) -> str:
         """Guardrails that are not safe, in words; empty if all are."""
         return "; ".join(
-            f"{one.metric} of {one.canary}: {one.reason or one.verdict}"
-            for one in self.guardrails
-            if one.missing or one.verdict != "safe"
+            f"{reading.metric} of {reading.canary}: {reading.reason or reading.verdict}"
+            for reading in self.guardrails
+            if reading.missing or reading.verdict != "safe"
         )
 
 
-def decide(plan: Plan, state: State, reading: Reading, now: datetime) -> Decision:
-    """What to do at this look. `reading` is of the data since the rollout began, `now` the time in UTC.
+def decide(plan: RolloutPlan, state: State, reading: Reading, now: datetime) -> Decision:
+    """Return the decision of this look, from the data since the start; `now` is the time in UTC.
 
-    Worked by hand: in the first of the default stages, after an hour, with every guardrail safe: it holds,
-    because the stage lasts 24 hours. With latency harm instead it rolls back, after an hour or a second.
+    Worked by hand: after an hour in the first of the default stages, with every guardrail safe, the
+    rollout holds, because the stage lasts 24 hours. If latency is harmed instead, it rolls back,
+    after an hour or after a second.
     """
     match state:
         case Draft():
-            return Hold(reason="draft", detail="it has not been started")
+            return Hold(reason="draft", detail="the rollout has not been started")
         case RolledBack() | Completed():
             return Hold(reason="ended", detail="the rollout has ended")
         case Running() | Paused():
@@ -104,17 +107,19 @@ def decide(plan: Plan, state: State, reading: Reading, now: datetime) -> Decisio
 
 
 def _harm(look: _Look) -> RollBack | None:
-    harmed = [one for one in look.guardrails if one.verdict == "harm"]
-    tripped = [one for one in look.reading.limits if one.tripped and one.canary in look.running.canaries]
-    hit = {one.canary for one in harmed} | {one.canary for one in tripped}
+    canaries = look.running.canaries
+    harmed = [reading for reading in look.guardrails if reading.verdict == "harm"]
+    tripped = [limit for limit in look.reading.limits if limit.tripped and limit.canary in canaries]
+    hit = {reading.canary for reading in harmed} | {limit.canary for limit in tripped}
     if not hit:
         return None
-    reasons = [f"{one.metric} of {one.canary} is beyond the limit {one.beyond:g}" for one in tripped]
+    reasons = [f"{limit.metric} of {limit.canary} is beyond the limit {limit.beyond:g}" for limit in tripped]
     reasons += [
-        f"{one.metric} of {one.canary} is {one.reason or 'proven worse than the control'}" for one in harmed
+        f"{reading.metric} of {reading.canary} is {reading.reason or 'proven worse than the control'}"
+        for reading in harmed
     ]
     return RollBack(
-        canaries=tuple(canary for canary in look.running.canaries if canary in hit),
+        canaries=tuple(canary for canary in canaries if canary in hit),
         reason="limit" if tripped else "harm",
         detail="; ".join(reasons),
     )
@@ -145,17 +150,21 @@ def _overdue(look: _Look) -> Hold | Ask | RollBack | None:
 
 
 def _missing(look: _Look) -> Hold | None:
-    absent = [f"{one.metric} of {one.canary}: {one.reason}" for one in look.guardrails if one.missing]
-    read = {(one.metric, one.canary) for one in look.guardrails}
+    readings = {(reading.metric, reading.canary): reading for reading in look.guardrails}
+    absent = [
+        f"{metric} of {canary}: {reading.reason}"
+        for (metric, canary), reading in readings.items()
+        if reading.missing
+    ]
     absent += [
         f"{guardrail.metric.key} of {canary}: not read"
         for guardrail in look.plan.guardrails
         for canary in look.running.canaries
-        if (guardrail.metric.key, canary) not in read
+        if (guardrail.metric.key, canary) not in readings
     ]
     age = look.reading.data_age_s
     if age is None or age > look.plan.data_age_max_s:
-        absent.append("nobody knows how old the data are" if age is None else f"the data are {age:g} s old")
+        absent.append("the age of the data is unknown" if age is None else f"the data are {age:g} s old")
     return Hold(reason="missing_data", detail="; ".join(absent), alert=True) if absent else None
 
 
@@ -182,10 +191,11 @@ def _unsafe(look: _Look) -> Hold | None:
 def _primary(look: _Look) -> Hold | None:
     if look.plan.primary is None or not look.is_last:
         return None
-    shown = {one.canary for one in look.reading.primary if one.shown}
-    missing = [canary for canary in look.running.canaries if canary not in shown]
-    what = f"{look.plan.primary.metric.key} of {', '.join(missing)} is not shown {look.plan.primary.test}"
-    return Hold(reason="primary", detail=what) if missing else None
+    shown = {reading.canary for reading in look.reading.primary if reading.shown}
+    missing = ", ".join(canary for canary in look.running.canaries if canary not in shown)
+    test = look.plan.primary.test.replace("_", "-")
+    detail = f"{look.plan.primary.metric.key} of {missing} is not yet proven to be {test}"
+    return Hold(reason="primary", detail=detail) if missing else None
 
 
 def _window(look: _Look) -> Hold | None:
@@ -194,13 +204,13 @@ def _window(look: _Look) -> Hold | None:
 
     if not look.plan.windows or any(is_open(window) for window in look.plan.windows):
         return None
-    return Hold(reason="window", detail="outside of the hours in which it may advance")
+    return Hold(reason="window", detail="outside of the hours in which the rollout may advance")
 
 
 def _approval(look: _Look) -> Ask | None:
     if look.running.approved or not look.stage.approval:
         return None
-    return Ask(reason="approval", detail="all is safe; a person has to agree")
+    return Ask(reason="approval", detail="all guardrails are safe; waiting for approval")
 
 
 _RULES: Final[tuple[Callable[[_Look], Decision | None], ...]] = (
@@ -215,30 +225,29 @@ _RULES: Final[tuple[Callable[[_Look], Decision | None], ...]] = (
     _window,
     _approval,
 )
-"""In the order of the module's list: the first that has something to say decides."""
+"""The rules in the order of the module's list: the first that returns a decision decides."""
 
 
-def held(plan: Plan, state: State) -> dict[str, float]:
-    """The share of every canary of the plan: what the experiment has to hold for it.
+def held(plan: RolloutPlan, state: State) -> dict[str, float]:
+    """Return the share of every canary of the plan, which the experiment must hold for the rollout.
 
-    Canaries have equal parts of the share of their stage. What one of them loses by being rolled back goes to
-    the other variants, not to the other canaries. At the end those that are left share the whole.
+    Canaries have equal parts of the share of their stage. The part of a canary that is rolled back
+    goes to the other variants, not to the other canaries. At the end the remaining canaries share
+    the whole.
 
-    Worked by hand: two canaries at 5 % have 2.5 % each; when one was rolled back it has 0, the other 2.5 %.
+    Worked by hand: two canaries at 5 % have 2.5 % each. When one is rolled back, it has 0 and the
+    other keeps 2.5 %.
     """
-    shares: dict[str, float]
+    none = dict.fromkeys(plan.canaries, 0.0)
     match state:
         case Draft():
-            shares = {}
+            return {}
         case RolledBack():
-            shares = dict.fromkeys(plan.canaries, 0.0)
-        case Completed(canaries=left):
-            shares = dict.fromkeys(plan.canaries, 0.0)
-            shares |= dict.fromkeys(left, plan.stages[-1].share / len(left))
+            return none
+        case Completed(canaries=canaries):
+            return none | dict.fromkeys(canaries, plan.stages[-1].share / len(canaries))
         case Running() | Paused():
-            running = state.running if isinstance(state, Paused) else state
-            each = plan.stages[running.stage].share / len(plan.canaries)
-            shares = {canary: each if canary in running.canaries else 0.0 for canary in plan.canaries}
+            share = plan.stages[state.running.stage].share / len(plan.canaries)
+            return none | dict.fromkeys(state.running.canaries, share)
         case _:
             assert_never(state)
-    return shares

@@ -1,4 +1,4 @@
-"""What other controllers ask of a rollout: may it go on, must it go back. Pure."""
+"""Answers to other controllers: whether a rollout may go on or must go back. Pure."""
 
 import msgspec
 
@@ -9,10 +9,10 @@ from app.rollouts.model import Completed, Draft, Paused, RollBack, RolledBack, R
 
 
 class Gate(msgspec.Struct, frozen=True, kw_only=True):
-    """One answer for all of them.
+    """The answer to a controller.
 
-    `proceed`: the rollout is completed, or its canaries have at least the share that was asked for.
-    `roll_back`: it was rolled back. `value`: 1, 0 or -1 of the two, for controllers that compare a number.
+    `proceed`: the rollout is completed, or its canaries have at least the share in question.
+    `roll_back`: it was rolled back. `value` is 1, 0 or -1, for controllers that compare a number.
     """
 
     rollout: int
@@ -25,17 +25,19 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def gate(rollout: Rollout, share: float = 1.0) -> Gate:
-    """What is known now. Whatever it is asked about, a rollout that is completed may proceed.
+    """Return whether a rollout may go on to this share. A completed rollout may go on to any share.
 
-    By hand: in the third of the default stages, at 25 %, it may proceed to 0.25, and not yet to 0.5 or 1.
+    Worked by hand: in the third of the default stages, at 25 %, it may proceed to 0.25, and not yet
+    to 0.5 or 1.
     """
-    state = rollout.state.running if isinstance(rollout.state, Paused) else rollout.state
-    reached = isinstance(state, Running) and rollout.plan.stages[state.stage].share >= share
+    state = rollout.state
+    stage = _stage(rollout)
+    reached = isinstance(state, Running | Paused) and rollout.plan.stages[stage or 0].share >= share
     proceed, roll_back = reached or isinstance(state, Completed), isinstance(state, RolledBack)
     return Gate(
         rollout=rollout.id,
-        state=str(rollout.state.__struct_config__.tag),
-        stage=getattr(state, "stage", None),
+        state=str(state.__struct_config__.tag),
+        stage=stage,
         proceed=proceed,
         roll_back=roll_back,
         value=-1 if roll_back else int(proceed),
@@ -44,24 +46,27 @@ def gate(rollout: Rollout, share: float = 1.0) -> Gate:
 
 
 def status_of(rollout: Rollout) -> RolloutStatus:
-    """The rollout as the status of its experiment shows it.
+    """Return the rollout as the status of its experiment shows it.
 
-    Worked by hand: two canaries in the second of the default stages hold 0.05 together; once they were rolled
-    back they hold 0.
+    Worked by hand: two canaries in the second of the default stages hold 0.05 together. After a
+    rollback they hold 0.
     """
-    state = rollout.state.running if isinstance(rollout.state, Paused) else rollout.state
-    found = gate(rollout)
     return RolloutStatus(
         id=rollout.id,
-        state=found.state,
+        state=str(rollout.state.__struct_config__.tag),
         canaries=rollout.plan.canaries,
-        stage=found.stage,
+        stage=_stage(rollout),
         stages=len(rollout.plan.stages),
         share=sum(held(rollout.plan, rollout.state).values()),
-        reason=found.reason,
+        reason=_reason(rollout),
         created_at=rollout.created_at,
-        ended_at=getattr(state, "ended_at", None),
+        ended_at=getattr(rollout.state, "ended_at", None),
     )
+
+
+def _stage(rollout: Rollout) -> int | None:
+    """Return the position of the stage that a rollout is in, or was in when it was rolled back."""
+    return getattr(getattr(rollout.state, "running", rollout.state), "stage", None)
 
 
 def _reason(rollout: Rollout) -> str:
@@ -69,10 +74,10 @@ def _reason(rollout: Rollout) -> str:
     detail = getattr(decision, "detail", "")
     match rollout.state:
         case Draft():
-            return "it has not been started"
+            return "the rollout has not been started"
         case Completed():
-            return f"it was given {rollout.plan.stages[-1].share:.0%} for good"
+            return f"the canaries have {rollout.plan.stages[-1].share:.0%} of the traffic for good"
         case RolledBack():
-            return detail if isinstance(decision, RollBack) else "it was rolled back"
+            return detail if isinstance(decision, RollBack) else "the rollout was rolled back"
         case _:
             return detail or ("not looked at yet" if decision is None else "every guardrail is safe")

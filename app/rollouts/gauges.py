@@ -1,4 +1,4 @@
-"""What `/metrics` shows of rollouts."""
+"""Gauges of rollouts on `/metrics`."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -15,24 +15,24 @@ _STATES: Final = tuple(str(state.__struct_config__.tag) for state in get_args(St
 
 
 class Gauges:
-    """Remembers which series there are: the first `LABEL_SETS_MAX` guardrails get one, later ones none."""
+    """The gauges. The first `LABEL_SETS_MAX` guardrails get a series each, later ones none."""
 
     def __init__(self) -> None:
         self._known: set[tuple[str, str, str]] = set()
 
     def show(self, watched: Iterable[Rollout], counts: Mapping[str, int], now: datetime) -> None:
-        """Set all from rollouts under way and those that have just ended, and from how many there are."""
+        """Set all gauges from the rollouts under way or just ended, and from the counts by state."""
         for state in _STATES:
             telemetry.ROLLOUTS.labels(state).set(counts.get(state, 0))
         oldest_s, verdicts = 0.0, dict.fromkeys(self._known, math.nan)
-        for rollout in sorted(watched, key=lambda one: one.id):
+        for rollout in sorted(watched, key=lambda rollout: rollout.id):
             runs = isinstance(rollout.state, Running | Paused)
             if runs:
                 seen = rollout.created_at if rollout.looked is None else rollout.looked.at
                 oldest_s = max(oldest_s, (now - seen).total_seconds())
-            for one in () if rollout.looked is None else rollout.looked.reading.guardrails:
-                labels = rollout.experiment, one.canary, one.metric
-                verdicts[labels] = _VALUES[one.verdict] if runs else math.nan
+            for reading in () if rollout.looked is None else rollout.looked.reading.guardrails:
+                labels = rollout.experiment, reading.canary, reading.metric
+                verdicts[labels] = _VALUES[reading.verdict] if runs else math.nan
         telemetry.ROLLOUT_LOOK_AGE.set(oldest_s)
         for labels, value in verdicts.items():
             if labels in self._known or len(self._known) < limits.LABEL_SETS_MAX:

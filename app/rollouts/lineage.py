@@ -1,7 +1,7 @@
-"""The versions of an experiment, and which one was the standard when, by whose decision. Pure.
+"""The versions of an experiment: which one was the standard when, and who decided it. Pure.
 
-Variants are versions. Nothing of this is stored a second time: it follows from the experiment's state and
-from the decisions of its rollouts, which are never changed.
+Variants are versions. The lineage is not stored: it follows from the experiment's state and from
+the decisions of its rollouts, which never change.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from app.rollouts.life import Taken
 
 
 class Completion(msgspec.Struct, frozen=True):
-    """The decision that gave everything to the canaries of a rollout."""
+    """The decision that gave all traffic to the canaries of a rollout."""
 
     rollout: int
     canaries: tuple[str, ...]
@@ -32,7 +32,7 @@ class ControlSince(msgspec.Struct, frozen=True):
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
-    """One variant. `standard`: it is what everyone gets who is in no comparison; `held`: by a rollout."""
+    """One variant. `standard`: units that are not compared get it. `held`: its share held by a rollout."""
 
     key: str
     payload: Any
@@ -42,10 +42,10 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Promotion(msgspec.Struct, frozen=True, kw_only=True):
-    """From `at` on, `versions` took the place of `before` as the standard.
+    """A change of the standard: since `at`, `versions` have replaced `before`.
 
-    `by` is null where Wald decided by itself, or nobody was noted down. `rollout` and `decision` name the
-    evidence: its receipt is `GET /rollouts/{rollout}/decisions/{decision}`.
+    `by` is null if Wald decided by itself, or if no person was recorded. `rollout` and `decision`
+    name the evidence; its receipt is `GET /rollouts/{rollout}/decisions/{decision}`.
     """
 
     event: Literal["started", "completed", "control", "stopped"]
@@ -59,7 +59,7 @@ class Promotion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lineage(msgspec.Struct, frozen=True, kw_only=True):
-    """All versions in their order, and all changes of the standard, oldest first."""
+    """All versions in order, and all changes of the standard, oldest first."""
 
     experiment: str
     versions: tuple[Version, ...]
@@ -87,25 +87,28 @@ def lineage(
         *((completion.taken.at, completion) for completion in completions),
         *((epoch.at, epoch) for epoch in replaced),
     ]
-    for at, one in sorted(events, key=itemgetter(0)):
-        if isinstance(one, ControlSince):
-            if standard != (one.control,):
-                promotions.append(Promotion(event="control", at=at, versions=(one.control,), before=standard))
-            standard = (one.control,)
+    for at, event in sorted(events, key=itemgetter(0)):
+        if isinstance(event, ControlSince):
+            if standard != (event.control,):
+                promotions.append(
+                    Promotion(event="control", at=at, versions=(event.control,), before=standard)
+                )
+            standard = (event.control,)
             continue
+        taken, completion = event.taken, event
         promotions.append(
             Promotion(
                 event="completed",
-                at=one.taken.at,
-                versions=one.canaries,
+                at=taken.at,
+                versions=completion.canaries,
                 before=standard,
-                by=one.taken.by,
-                reason=one.taken.reason,
-                rollout=one.rollout,
-                decision=one.taken.number,
+                by=taken.by,
+                reason=taken.reason,
+                rollout=completion.rollout,
+                decision=taken.number,
             )
         )
-        standard = one.canaries
+        standard = completion.canaries
     if isinstance(state, Stopped):
         last = (state.winner or control,)
         if last != standard:

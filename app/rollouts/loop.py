@@ -1,4 +1,4 @@
-"""The worker's loop of rollouts: each is looked at after the ledger's commits, and every second."""
+"""The worker's loop of rollouts: it looks at each after a commit of the ledger, and every second."""
 
 import asyncio
 from collections.abc import Iterable
@@ -17,9 +17,9 @@ _LOG: Final = structlog.get_logger(__name__)
 
 
 class RolloutLoops:
-    """May be cancelled at any point, and run in several workers at once.
+    """The loops, which may be cancelled at any point and run in several workers at once.
 
-    `errors` names the rollouts that cannot be decided at present, and why.
+    `errors` names the rollouts that cannot be decided at present, with the reason.
     """
 
     def __init__(self, rollouts: RolloutService) -> None:
@@ -28,14 +28,14 @@ class RolloutLoops:
         self._wake = asyncio.Event()
 
     def all(self) -> list[Loop]:
-        """Look at every rollout that is under way; show how all of them are."""
+        """Return the loops: look at every rollout that is under way, and show the state of all of them."""
         return [
             Loop("rollouts", self._look, pause_s=REALLOCATION_INTERVAL_S),
             Loop("rollout metrics", self._rollouts.measure, pause_s=limits.ROLLOUT_NOTE_S),
         ]
 
     def on_commit(self, _experiment_ids: Iterable[int]) -> None:
-        """The ledger has changed totals."""
+        """Wake the loop, because the ledger has changed totals."""
         self._wake.set()
 
     async def _look(self) -> None:
@@ -53,7 +53,7 @@ class RolloutLoops:
                 self.errors.pop(name, None)
             except OUTAGES:
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever it is, the others must not wait for this one
+            except Exception as error:  # noqa: BLE001 - other rollouts must not wait for this one
                 if name not in self.errors:
                     _LOG.error("rollout_not_decided", rollout_id=rollout_id, exc_info=error)
                 self.errors[name] = f"{type(error).__name__}: {error}"

@@ -1,7 +1,8 @@
-"""The words of a rollout: its plan, the states of its life, what was read, what was decided. Pure.
+"""The types of a rollout: its plan, its states, readings and decisions. Pure.
 
-*Harm*: the canary is proven worse than the concurrent control. *Safe*: it is proven to be worse by less than
-the margin of the guardrail, or not worse at all. Both proofs hold at every look (see `verdicts`).
+*Harm*: the canary is proven worse than the concurrent control. *Safe*: it is proven to be worse by
+less than the margin of the guardrail, or not worse at all. Both proofs hold at every look (see
+`verdicts`).
 """
 
 from datetime import datetime
@@ -34,13 +35,13 @@ HOUR_S: Final = 3_600.0
 
 
 class Guardrail(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A metric that must not get worse by more than its margin, and how it is tested.
+    """A metric that must not get worse by more than its margin, and its test.
 
-    `sequence`: evidence against "no worse" and against "worse by the margin or more", strong over a range of
-    effects. `sprt`: Wald's test of "no worse" against "worse by just the margin", the fastest if that is what
-    happens; for proportions and means.
+    `sequence`: evidence against "no worse" and against "worse by the margin or more", strong over a
+    range of effects. `sprt`: Wald's test of "no worse" against "worse by exactly the margin", for
+    proportions and means; it is the fastest test if the effect is the margin.
 
-    Raises ValueError unless the metric is a guardrail, and for an `sprt` of another kind of metric.
+    Raises ValueError unless the metric is a guardrail, or if an `sprt` has another kind of metric.
     """
 
     metric: Metric
@@ -49,13 +50,15 @@ class Guardrail(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     def __post_init__(self) -> None:
         if self.metric.role != "guardrail":
-            raise ValueError(f"{self.metric.key!r} must have the role guardrail, it is {self.metric.role}")
+            raise ValueError(f"{self.metric.key!r} must have the role guardrail; got {self.metric.role}")
         if self.test == "sprt" and not isinstance(self.metric.measure, Proportion | Mean):
-            raise ValueError(f"an sprt is for a proportion or a mean, {self.metric.key!r} is neither")
+            raise ValueError(
+                f"test sprt needs a proportion or a mean; {self.metric.key!r} is a {self.metric.kind}"
+            )
 
     @property
     def margin(self) -> Margin:
-        """By how much the metric may get worse."""
+        """Margin by which the metric may get worse."""
         margin = self.metric.margin
         assert margin is not None, "a guardrail has a margin"
         return margin
@@ -86,14 +89,14 @@ PRESETS: Final = {
         _guardrail("abandonment", Proportion("abandoned", silence=0), "higher", 0.20, relative=True),
     )
 }
-"""Guardrails that may be asked for by name, on signals of the conventional names."""
+"""Guardrails that a request may name, on signals with conventional names."""
 
 
 class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A catastrophe, which trips at once: a mean in the canary is beyond `beyond`, in the control not.
+    """A hard limit, which trips at once if the canary's estimate is beyond it and the control's is not.
 
-    Beyond is above where lower is better, below where higher is. A point estimate, without an error rate: put
-    it far outside of what the metric may ever be. `units_min` units of the canary must have a value.
+    Beyond means above if lower is better, else below. It is a point estimate without an error rate: set
+    it far outside of the normal range. `units_min` units of the canary must have a value.
     """
 
     metric: Key
@@ -102,11 +105,11 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Primary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What must be shown before the canary gets everything, at the plan's `beta`.
+    """A claim that must be proven, at the plan's `beta`, before the canary gets all traffic.
 
     `non_inferior`: worse by less than the metric's margin. `superior`: better.
 
-    Raises ValueError if non-inferiority has no margin.
+    Raises ValueError if a non-inferiority test has no margin.
     """
 
     metric: Metric
@@ -115,19 +118,20 @@ class Primary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def __post_init__(self) -> None:
         if self.test == "non_inferior" and self.metric.margin is None:
-            raise ValueError(f"non-inferiority of {self.metric.key!r} needs a margin")
+            raise ValueError(f"a non-inferiority test of {self.metric.key!r} needs a margin")
 
 
 # Plans
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A share of the traffic for all canaries together, and what lets it go on.
+    """A share of the traffic for all canaries together, and the conditions for going on.
 
-    At least `duration_s` and `units_min` units of each canary; after `duration_max_s` without an answer,
-    `then`. With `approval` a person has to agree before the next stage.
+    The stage lasts at least `duration_s` and `units_min` units of each canary. After
+    `duration_max_s` without an answer, `then` applies. With `approval` a person must agree before
+    the next stage.
 
-    Raises ValueError if the longest duration is shorter than the shortest.
+    Raises ValueError if `duration_max_s` is below `duration_s`.
     """
 
     share: StageShare
@@ -140,7 +144,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def __post_init__(self) -> None:
         if self.duration_max_s is not None and self.duration_max_s < self.duration_s:
             raise ValueError(
-                f"duration_max_s must be at least duration_s, {self.duration_s:g}, "
+                f"duration_max_s must be at least duration_s, {self.duration_s:g}; "
                 f"got {self.duration_max_s:g}"
             )
 
@@ -150,11 +154,11 @@ STAGES: Final = (Stage(share=0.01, duration_s=DAY_S), Stage(share=0.05), Stage(s
 
 
 class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Hours of the week, UTC, in which a rollout may advance; it may roll back at any time.
+    """Hours of the week, in UTC, in which a rollout may advance; it may roll back at any time.
 
-    `weekdays` from 0, Monday. From `from_hour` to before `to_hour`.
+    `weekdays` count from 0, Monday. The window begins at `from_hour` and ends before `to_hour`.
 
-    Raises ValueError unless the hours ascend.
+    Raises ValueError unless `from_hour` is below `to_hour`.
     """
 
     weekdays: tuple[Annotated[int, msgspec.Meta(ge=0, le=6)], ...] = (0, 1, 2, 3, 4, 5, 6)
@@ -181,13 +185,14 @@ Secondary = Annotated[tuple[Metric, ...], msgspec.Meta(max_length=METRICS_MAX)]
 
 
 class Ramp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a plan and the request for one have in common.
+    """The fields that a plan and the request for one have in common.
 
-    * `alpha`: the probability that canaries that are no worse than the control are ever rolled back, over all
-      guardrails, stages and looks. * `beta`: the probability that a canary that breaks a margin advances from
-      a stage. * `windows`: when it may advance; none is always. * `data_age_max_s`: older data are missing
-      data. * `after`: the id of the newest ended rollout of these canaries, where they are meant to be rolled
-      out once more.
+    * `alpha`: the probability that canaries that are no worse than the control are ever rolled back, over
+      all guardrails, stages and looks.
+    * `beta`: the probability that a canary that breaks a margin advances from a stage.
+    * `windows`: when the rollout may advance; empty means always.
+    * `data_age_max_s`: older data count as missing.
+    * `after`: the id of the newest ended rollout of these canaries, to roll them out again on purpose.
     """
 
     canaries: Canaries
@@ -200,8 +205,8 @@ class Ramp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     after: RolloutId | None = None
 
 
-class Plan(Ramp, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A rollout in full, as it is stored with every decision. `checks.check` says whether its parts fit."""
+class RolloutPlan(Ramp, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The full plan, stored with every decision; `checks.check` checks that its parts fit."""
 
     guardrails: Guardrails
     primary: Primary | None = None
@@ -209,20 +214,20 @@ class Plan(Ramp, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def measured_stages(self) -> tuple[Stage, ...]:
-        """Stages beside which there is a control: all but one of the whole traffic."""
+        """Stages with a control: all but a stage with all traffic."""
         return tuple(stage for stage in self.stages if stage.share < 1)
 
 
 class PrimaryRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A metric of the experiment, by its key. Without a margin here, the metric's own counts."""
+    """A metric of the experiment, by its key. The default margin is that of the metric."""
 
     metric: Key
     test: Literal["non_inferior", "superior"] = "non_inferior"
     margin: Margin | None = None
 
 
-class PlanRequest(Ramp, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """As somebody asks for it: guardrails may be named, by preset or by the key of the experiment's own."""
+class RolloutPlanRequest(Ramp, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A requested plan: guardrails may be names of presets or of metrics of the experiment."""
 
     guardrails: NamedGuardrails
     primary: PrimaryRequest | None = None
@@ -232,11 +237,11 @@ class PlanRequest(Ramp, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="draft"):
-    """Planned. It holds no share and reads no data until a person starts it."""
+    """A planned rollout: it holds no share and reads no data until a person starts it."""
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="running"):
-    """In a stage (by its position), since `entered_at`; `epoch` was the first one of the stage.
+    """A rollout in a stage (by its position) since `entered_at`; `epoch` is the first one of the stage.
 
     `canaries` are those that were not rolled back. `approved`: a person agreed to leave this stage.
     """
@@ -247,23 +252,28 @@ class Running(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="
     canaries: tuple[str, ...]
     approved: bool = False
 
+    @property
+    def running(self) -> "Running":
+        """The state itself, so that a running and a paused rollout answer alike."""
+        return self
+
 
 class Paused(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="paused"):
-    """Does not advance. It is watched all the same, and harm rolls it back."""
+    """A rollout that does not advance. Looks go on, and harm rolls it back."""
 
     running: Running
     paused_at: datetime
 
 
 class RolledBack(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="rolled_back"):
-    """No canary has any traffic: the end."""
+    """An ended rollout: no canary has any traffic."""
 
     stage: int
     ended_at: datetime
 
 
 class Completed(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="completed"):
-    """The canaries have the last stage's share: the end."""
+    """An ended rollout: the canaries have the share of the last stage."""
 
     canaries: tuple[str, ...]
     ended_at: datetime
@@ -278,11 +288,12 @@ State = Draft | Running | Paused | RolledBack | Completed
 class GuardrailReading(msgspec.Struct, frozen=True, kw_only=True):
     """One guardrail and canary at one look.
 
-    `harm` is the strongest proof over all starts, `safe` that of the stage's own data. Estimates, `effect`
-    (canary less control, or relative to the control, as `relative` says) and `interval` are of the data of
-    `harm`, where there is one, else of the stage's own; each bound of the interval misses with the level of
-    its proof. `missing`: units came, and what should be known of them is not. `units_left` of the canary, and
-    `seconds_left` at the pace of the stage, are expected until an answer; null if nobody can tell.
+    `harm` is the strongest proof over all starts, `safe` that of the stage's own data. Estimates,
+    `effect` and `interval` are of the data of `harm` if there is one, else of the stage's own data.
+    The effect is canary less control, or relative to the control if `relative`. Each bound of the
+    interval misses with the level of its proof. `missing`: units came, but their values are not
+    known in time. `units_left` of the canary and `seconds_left` at the pace of the stage are
+    expected until an answer; null if unknown.
     """
 
     metric: str
@@ -317,7 +328,7 @@ class LimitReading(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PrimaryReading(msgspec.Struct, frozen=True, kw_only=True):
-    """The primary metric of one canary, from all data of the rollout. `worse`: shown to break it."""
+    """The primary metric of one canary, from all data of the rollout; `shown` if it is proven."""
 
     metric: str
     canary: str
@@ -330,10 +341,10 @@ class PrimaryReading(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a decision rests on, at one look.
+    """All readings of one look, on which a decision rests.
 
-    `stage_units` are those that came to each canary in the stage. `data_age_s`: how far the totals lag; None
-    if that is not known.
+    `stage_units` are the units of each canary in the stage. `data_age_s` is the lag of the totals;
+    null if it is unknown.
     """
 
     guardrails: tuple[GuardrailReading, ...]
@@ -355,7 +366,7 @@ HoldReason = Literal[
 
 
 class Advance(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="advance"):
-    """To the stage at this position."""
+    """The rollout goes to the stage at this position."""
 
     to_stage: int
 
@@ -365,7 +376,7 @@ class Complete(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
 
 
 class Hold(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="hold"):
-    """Nothing changes. `alert`: somebody should look."""
+    """Nothing changes. `alert`: a person should look."""
 
     reason: HoldReason
     detail: str
@@ -373,14 +384,14 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="hol
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="ask"):
-    """A person has to decide: to leave a stage that needs approval, or about one that is overdue."""
+    """A person must decide: to approve leaving a stage, or about a stage that is overdue."""
 
     reason: Literal["approval", "overdue"]
     detail: str
 
 
 class RollBack(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="roll_back"):
-    """These canaries get no traffic any more. `ended`: the experiment has."""
+    """The rollback of these canaries, which get no more traffic. `ended`: the experiment has ended."""
 
     canaries: tuple[str, ...]
     reason: Literal["harm", "limit", "overdue", "person", "ended"]

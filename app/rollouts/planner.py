@@ -1,7 +1,8 @@
-"""Before a rollout: units and time per stage, and how large the control has to be. Pure.
+"""Units and time per stage before a rollout, and the size of the control. Pure.
 
-The planner asks the very rule that decides later: it makes up the totals of a canary that is like the control
-but has as bad luck as one in `1 / tail`, and looks for the fewest units at which that canary is safe.
+The planner asks the rule that decides later. It generates the totals of a canary that is like the
+control but has bad luck, with the small probability `STUCK`, and finds the fewest units at which it
+is safe.
 """
 
 import math
@@ -17,17 +18,19 @@ from app.analysis.harm.question import Baseline, Question
 from app.analysis.observed import Cell, Observed
 from app.experiments.metrics import Mean, Metric, Proportion, QuantileOf, Ratio
 from app.ledger.units.metric_totals import MetricTotals, moments_of
-from app.rollouts.model import DAY_S, Guardrail, Plan
+from app.rollouts.model import DAY_S, Guardrail, RolloutPlan
 from stats.errors import InsufficientData
 from stats.quantiles import QuantileSketch
 from stats.tails import binomial_quantile
 from stats.totals import MeanTotals, ProportionTotals
 
 CONTROL_RATIO: Final = 9.0
-"""A control nine times as large as a canary makes the comparison 90 % as sharp as an endless one would."""
+"""A control nine times as large as a canary gives 90 % of the precision of an infinite one."""
 STUCK: Final = 0.03
-"""Of canaries like the control, so many may still wait for an answer after the planned units; with false
-harm and false alarms of the sample ratio, 1 % each, 95 % are through."""
+"""Share of canaries like the control that may still wait for an answer after the planned units.
+
+With false harm and false alarms of the sample ratio, 1 % each, 95 % reach the end.
+"""
 
 _UNITS_MIN: Final = 100
 _UNITS_MAX: Final = 10**10
@@ -36,12 +39,12 @@ _SKETCH_POINTS: Final = 4_000
 _CONTROL, _CANARY = "control", "canary"
 
 
-class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What one measured stage needs.
+class StageNeed(msgspec.Struct, frozen=True, kw_only=True):
+    """The needs of one measured stage.
 
-    `canary_units` of each canary, so `units` of all traffic, which take `days` at the traffic given, or as
-    long as the stage lasts at least. All are None where no number of units is enough. `slowest` is the
-    guardrail that takes longest.
+    It needs `canary_units` of each canary, so `units` of all traffic. They take `days` at the given
+    traffic, and at least the minimum duration of the stage. All three are None if no number of
+    units is enough. `slowest` is the guardrail that takes longest.
     """
 
     share: float
@@ -52,21 +55,21 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     slowest: str
 
 
-def stages(plan: Plan, *, units_per_day: float | None = None) -> tuple[StagePlan, ...]:
-    """What every measured stage needs, so that a canary like the control reaches the end with 95 %.
+def stages(plan: RolloutPlan, *, units_per_day: float | None = None) -> tuple[StageNeed, ...]:
+    """Return what every measured stage needs, so that 95 % of canaries like the control reach the end.
 
-    Without a baseline a coefficient of variation of 1 is taken, or a bad outcome in 5 % of the units. How
-    much better a superior canary will be nobody knows: that a primary metric has to be is not planned for.
+    The default baseline is a coefficient of variation of 1, or a bad outcome in 5 % of the units. A
+    superiority test of the primary metric is not planned for, because its effect is unknown.
     """
     return tuple(_stage(plan, index, units_per_day) for index in range(len(plan.measured_stages)))
 
 
-def _stage(plan: Plan, index: int, units_per_day: float | None) -> StagePlan:
+def _stage(plan: RolloutPlan, index: int, units_per_day: float | None) -> StageNeed:
     stage = plan.measured_stages[index]
-    needed = {one.metric.key: units_to_safe(plan, index, one) for one in plan.guardrails}
+    needed = {guardrail.metric.key: units_to_safe(plan, index, guardrail) for guardrail in plan.guardrails}
     primary = plan.primary
     if primary is not None and primary.test == "non_inferior" and index == len(plan.measured_stages) - 1:
-        # As if all of it had to come from the last stage, where nearly all of it does.
+        # As if all of its data had to come from the last stage; nearly all of them do.
         metric = msgspec.structs.replace(primary.metric, role="guardrail")
         guardrail = Guardrail(metric=metric, baseline=primary.baseline)
         needed[metric.key] = units_to_safe(plan, index, guardrail)
@@ -76,7 +79,7 @@ def _stage(plan: Plan, index: int, units_per_day: float | None) -> StagePlan:
     days = None
     if units is not None and units_per_day is not None:
         days = max(units / units_per_day, stage.duration_s / DAY_S)
-    return StagePlan(
+    return StageNeed(
         share=stage.share,
         control_share=control_share(plan, index),
         canary_units=canary_units,
@@ -86,23 +89,23 @@ def _stage(plan: Plan, index: int, units_per_day: float | None) -> StagePlan:
     )
 
 
-def _canary_share(plan: Plan, index: int) -> float:
+def _canary_share(plan: RolloutPlan, index: int) -> float:
     return plan.measured_stages[index].share / len(plan.canaries)
 
 
-def control_share(plan: Plan, index: int) -> float:
-    """The least share that the control has to keep during a measured stage, under whatever policy.
+def control_share(plan: RolloutPlan, index: int) -> float:
+    """Return the least share that the control must keep during a measured stage, under any policy.
 
-    Worked by hand: beside one canary at 1 % it is 9 %, at 25 % it is all the rest, 75 %.
+    Worked by hand: for one canary at 1 % it is 9 %; at 25 % it is the remaining 75 %.
     """
     stage = plan.measured_stages[index]
     return min(CONTROL_RATIO * _canary_share(plan, index), 1 - stage.share)
 
 
-def units_to_safe(plan: Plan, index: int, guardrail: Guardrail) -> int | None:
-    """The fewest units of a canary like the control that show a guardrail to be safe in a measured stage.
+def units_to_safe(plan: RolloutPlan, index: int, guardrail: Guardrail) -> int | None:
+    """Return the fewest units, to 1 %, that prove a canary like the control safe in a measured stage.
 
-    To 1 %. None if ten thousand million do not.
+    None if 10^10 units do not.
     """
     ratio = control_share(plan, index) / _canary_share(plan, index)
     members = len(plan.measured_stages) * len(plan.guardrails) * len(plan.canaries)
@@ -140,23 +143,22 @@ def _is_safe(question: Question, units: int, ratio: float, z: float) -> bool:
         ],
     )
     try:
-        found = answer(question, observed)
+        return answer(question, observed).within.proven
     except InsufficientData:
         return False
-    return found.within.proven
 
 
 def _cell(question: Question, variant: str, n: int, z: float) -> Cell:
-    """Totals as the baseline gives them, with the luck of `z` standard errors in the worse direction."""
+    """Return the totals that the baseline gives, off by `z` standard errors in the worse direction."""
     return Cell(
         0,
         variant,
         n,
-        {question.metric.key: _made_up(question.metric, question.baseline, n, z * question.sign)},
+        {question.metric.key: _generated(question.metric, question.baseline, n, z * question.sign)},
     )
 
 
-def _made_up(metric: Metric, baseline: Baseline | None, n: int, z: float) -> MetricTotals:
+def _generated(metric: Metric, baseline: Baseline | None, n: int, z: float) -> MetricTotals:
     match metric.measure:
         case Proportion():
             rate = min(max(baseline.mean, 0.0), 1.0) if baseline is not None else 0.05
@@ -171,7 +173,7 @@ def _made_up(metric: Metric, baseline: Baseline | None, n: int, z: float) -> Met
 
 
 def _guess(metric: Metric) -> Baseline:
-    """What `proofs` takes a unit's spread to be, where nothing is known."""
+    """Return the spread of a unit that `analysis.harm` assumes if nothing is known."""
     assert metric.margin is not None
     return (
         Baseline(1.0, 1.0) if metric.margin.relative else Baseline(0.0, SPREAD_MARGINS * metric.margin.size)
@@ -179,7 +181,7 @@ def _guess(metric: Metric) -> Baseline:
 
 
 def _lognormal(baseline: Baseline, n: int, q: float, z: float) -> QuantileSketch:
-    """An ideal sample of lognormal values, whose quantile is off by `z` of its standard errors."""
+    """Return an ideal sample of lognormal values, whose quantile is off by `z` standard errors."""
     sigma = math.sqrt(math.log1p((baseline.sd / max(baseline.mean, 1e-9)) ** 2))
     at = float(special.ndtri(q))
     density = math.exp(-(at**2) / 2) / math.sqrt(2 * math.pi) / sigma
@@ -195,28 +197,27 @@ def _lognormal(baseline: Baseline, n: int, q: float, z: float) -> QuantileSketch
 # Baselines
 
 
-def with_baselines(plan: Plan, observed: Observed) -> Plan:
-    """The plan with the baselines that the control's totals give, where it has none.
+def with_baselines(plan: RolloutPlan, observed: Observed) -> RolloutPlan:
+    """Return the plan with baselines from the control's totals where it has none.
 
-    From what was observed *before* the rollout: a baseline from its own data would move between looks.
+    The data are those *before* the rollout: a baseline from its own data would move between looks.
     """
+
+    def measured(metric: Metric) -> Baseline | None:
+        return baseline(metric, observed.totals(metric.key, observed.control))
+
     guardrails = tuple(
-        one
-        if one.baseline is not None
-        else msgspec.structs.replace(
-            one, baseline=baseline(one.metric, observed.totals(one.metric.key, observed.control))
-        )
-        for one in plan.guardrails
+        msgspec.structs.replace(guardrail, baseline=guardrail.baseline or measured(guardrail.metric))
+        for guardrail in plan.guardrails
     )
     primary = plan.primary
-    if primary is not None and primary.baseline is None:
-        totals = observed.totals(primary.metric.key, observed.control)
-        primary = msgspec.structs.replace(primary, baseline=baseline(primary.metric, totals))
+    if primary is not None:
+        primary = msgspec.structs.replace(primary, baseline=primary.baseline or measured(primary.metric))
     return msgspec.structs.replace(plan, guardrails=guardrails, primary=primary)
 
 
 def baseline(metric: Metric, totals: MetricTotals | None) -> Baseline | None:
-    """Mean and standard deviation of a unit; None of fewer than 100 units, or without any spread.
+    """Return mean and standard deviation of a unit; None below 100 units or without any spread.
 
     Worked by hand: 10 errors of 1,000: 0.01 and sqrt(9.9 / 999) = 0.0995.
     """
@@ -224,8 +225,8 @@ def baseline(metric: Metric, totals: MetricTotals | None) -> Baseline | None:
         return None
     if isinstance(totals, QuantileSketch):
         return _of_sketch(totals)
-    found = moments_of(metric, totals)
-    return Baseline(found.mean, math.sqrt(found.variance)) if found.m2 > 0 else None
+    moments = moments_of(metric, totals)
+    return Baseline(moments.mean, math.sqrt(moments.variance)) if moments.m2 > 0 else None
 
 
 def _of_sketch(sketch: QuantileSketch) -> Baseline | None:

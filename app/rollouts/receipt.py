@@ -1,10 +1,10 @@
-"""The receipt of a decision: from what it was made, what was read, and what was decided. Pure.
+"""The receipt of a decision: its inputs, its reading and the decision. Pure.
 
-A receipt is JSON, and everything in it but the examples follows from its inputs: `recompute` gives it again,
-bit for bit, because JSON holds every number to its last digit and no clock or chance is asked. What a later
-release computes from the same inputs may differ in the last digit; `wald` names the release that wrote it.
-Tests of harm and safety that change get another number of `RULES`: a receipt of other rules is read, and is
-not computed again.
+A receipt is JSON, and everything in it but the examples follows from its inputs. `recompute`
+reproduces it bit for bit, because JSON holds every number to its last digit and no clock or chance
+is used. Another release may compute other last digits from the same inputs; `wald` names the
+release that wrote a receipt. If the tests of harm and safety change, `RULES` gets another number. A
+receipt of other rules can be read, but is not recomputed.
 """
 
 from collections import Counter
@@ -23,9 +23,9 @@ from app.rollouts.model import (
     GuardrailReading,
     LimitReading,
     Paused,
-    Plan,
     PrimaryReading,
     Reading,
+    RolloutPlan,
     Running,
 )
 from app.rollouts.verdicts import read
@@ -33,27 +33,27 @@ from app.rollouts.verdicts import read
 RULES: Final = 3
 """The version of the tests that `verdicts` makes.
 
-1: without tests that stand in where the sharpest is undefined or slow. 2: a ratio that all units share may
-have a spread, from rounding.
+1: without tests that stand in where the sharpest is undefined or slow. 2: a ratio that all units
+share may have a spread, from rounding.
 """
 
 
 class Inputs(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a decision is a function of. `rules` is the number of the tests that were made."""
+    """All inputs of a decision. `rules` is the version of its tests."""
 
-    plan: Plan
+    plan: RolloutPlan
     state: Running | Paused
     observed: Observed
     findings: tuple[Finding, ...]
     now: datetime
     as_of: datetime | None
-    rules: int = 1  # receipts of before do not say so
+    rules: int = 1  # older receipts do not have it
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """A decision with its evidence, as it is stored with it. What is sent of it is a `Notice`.
+    """A decision with its evidence, as it is stored. A `Notice` is the part that is sent.
 
-    `examples` name assignments that contributed, the first of them; they decide nothing.
+    `examples` name the first assignments that contributed; they decide nothing.
     """
 
     wald: str
@@ -64,7 +64,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EpochUnits(msgspec.Struct, frozen=True):
-    """How many units came to a variant in an epoch."""
+    """The number of units of a variant in an epoch."""
 
     epoch: int
     variant: str
@@ -72,9 +72,9 @@ class EpochUnits(msgspec.Struct, frozen=True):
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
-    """A receipt for those who are told of a decision: without the totals, and small enough to send.
+    """The part of a receipt that is sent: without the totals, and with a bounded size.
 
-    `readings_left_out`: of guardrails that are safe, or wait, beyond the first dozen.
+    `readings_left_out` counts readings of guardrails beyond the first dozen.
     """
 
     decision: Decision
@@ -90,9 +90,9 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, made: Receipt) -> "Notice":
-        """Harm first, then what waits, then what is safe; limits that tripped; the newest epochs."""
+        """Return harm first, then open guardrails, then safe ones; tripped limits; the newest epochs."""
         ranks = {"harm": 0, "not_enough_data": 1, "safe": 2}
-        shown = sorted(made.reading.guardrails, key=lambda one: ranks[one.verdict])
+        shown = sorted(made.reading.guardrails, key=lambda reading: ranks[reading.verdict])
         most = limits.ROLLOUT_NOTICE_READINGS_MAX
         state = made.inputs.state
         units = Counter[tuple[int, str]]()
@@ -102,10 +102,10 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
         return cls(
             decision=made.decision,
             at=made.inputs.now,
-            stage=state.running.stage if isinstance(state, Paused) else state.stage,
+            stage=state.running.stage,
             guardrails=tuple(shown[:most]),
             readings_left_out=max(len(shown) - most, 0),
-            limits=tuple(one for one in made.reading.limits if one.tripped)[:most],
+            limits=tuple(limit for limit in made.reading.limits if limit.tripped)[:most],
             primary=made.reading.primary[:most],
             integrity=made.reading.integrity[:most],
             epochs=tuple(epochs[-2 * most :]),
@@ -114,7 +114,7 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def receipt(
-    plan: Plan,
+    plan: RolloutPlan,
     state: Running | Paused,
     observed: Observed,
     *,
@@ -124,7 +124,7 @@ def receipt(
     wald: str,
     examples: Sequence[str] = (),
 ) -> Receipt:
-    """Read, decide, and keep what both were made from. `wald` is the release that does it."""
+    """Read, decide and keep the inputs of both. `wald` is this release."""
     inputs = Inputs(
         plan=plan,
         state=state,
@@ -139,7 +139,7 @@ def receipt(
 
 
 def recompute(inputs: Inputs, *, wald: str) -> Receipt:
-    """The receipt, from its inputs alone."""
+    """Return the receipt from its inputs alone."""
     reading = read(
         inputs.plan,
         inputs.state,
@@ -153,15 +153,15 @@ def recompute(inputs: Inputs, *, wald: str) -> Receipt:
 
 
 def is_current(stored: Receipt) -> bool:
-    """Whether this release still makes the tests of the receipt, so that it can compute it again."""
+    """Return whether this release makes the tests of the receipt, so that it can recompute it."""
     return stored.inputs.rules == RULES
 
 
 def differences(stored: Receipt) -> tuple[str, ...]:
-    """Which of `reading` and `decision` do not follow from the inputs bit for bit; empty if all is well.
+    """Return which of `reading` and `decision` the inputs do not reproduce bit for bit.
 
-    The JSON of both sides is compared, so a receipt may come from a file or a database too. Empty for one
-    that is not current.
+    It compares the JSON of both sides, so a receipt may also come from a file or a database. The
+    result is empty for a receipt that is not current.
     """
     if not is_current(stored):
         return ()

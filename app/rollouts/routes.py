@@ -1,4 +1,4 @@
-"""Rollouts over HTTP. Needs the dependency `rollout_service: RolloutService`."""
+"""Rollouts over HTTP. They need the dependency `rollout_service: RolloutService`."""
 
 from typing import Annotated, Any, Final, Literal
 
@@ -19,13 +19,14 @@ from app.rollouts.service import RolloutRequest, RolloutService
 
 Reason = Annotated[str, msgspec.Meta(max_length=DESCRIPTION_LENGTH_MAX)]
 AskedShare = Annotated[float, Parameter(gt=0, le=1)]
-"""Go on to this share of the traffic; 1, the default, is to the end."""
+"""The share of the traffic to go on to; 1, the default, is the end."""
 
 
 class ActRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Why, which is needed to skip a stage, to roll back, and to start again after proven harm.
+    """The reason, required to skip a stage, to roll back and to start again after proven harm.
 
-    `stage`, as in the state, is the one it is meant for: a call that is repeated does nothing to the next.
+    `stage` is the stage that the action is for, as in the state: a repeated call does not change
+    the next.
     """
 
     reason: Reason = ""
@@ -40,15 +41,15 @@ class RolloutPage(msgspec.Struct, frozen=True):
 
 
 class DecisionList(msgspec.Struct, frozen=True):
-    """All that was decided about a rollout, oldest first."""
+    """All decisions about a rollout, oldest first."""
 
     decisions: list[Taken]
 
 
 class DecisionView(msgspec.Struct, frozen=True):
-    """A decision with its evidence. `differs`: parts that its inputs do not give again, bit for bit.
+    """A decision with its evidence. `differs`: the parts that its inputs do not reproduce bit for bit.
 
-    `recomputed` is false without a receipt, and for one of a release whose tests this one no longer makes.
+    `recomputed` is false without a receipt, and for a receipt with tests that this release no longer makes.
     """
 
     decision: Taken
@@ -61,10 +62,10 @@ class DecisionView(msgspec.Struct, frozen=True):
 async def begin_rollout(
     data: RolloutRequest, request: Request[Any, Any, Any], rollout_service: RolloutService
 ) -> Rollout:
-    """Begin a rollout with its first stage; with `"start": false` plan a draft.
+    """Begin a rollout with its first stage, or plan a draft with `"start": false`.
 
-    409 while another one of the experiment has not ended; where the canaries were promoted, or rolled back
-    for harm after the same request, unless `after` names the rollout that ended last.
+    409 if another rollout of the experiment has not ended. 409 if the canaries were promoted, or
+    rolled back for harm after the same request, unless `after` names the rollout that ended last.
     """
     return await rollout_service.begin(data, _caller(request))
 
@@ -77,13 +78,13 @@ async def list_rollouts(
     limit: Annotated[int, Parameter(ge=1, le=PAGE_SIZE_MAX)] = PAGE_SIZE,
 ) -> RolloutPage:
     """List rollouts, of one experiment or all, newest first, a page at a time."""
-    found = await rollout_service.page(experiment=experiment, after=after, limit=limit)
-    return RolloutPage(found, found[-1].id if len(found) == limit else None)
+    rollouts = await rollout_service.page(experiment=experiment, after=after, limit=limit)
+    return RolloutPage(rollouts, rollouts[-1].id if len(rollouts) == limit else None)
 
 
 @get("/rollouts/{rollout_id:int}", guards=[requires(Scope.READ)])
 async def get_rollout(rollout_id: int, rollout_service: RolloutService) -> Rollout:
-    """Read a rollout: its plan, where it is, and what the last look came to."""
+    """Read a rollout: its plan, its state and the last look."""
     return await rollout_service.get(rollout_id)
 
 
@@ -97,36 +98,36 @@ async def act_on_rollout(
 ) -> Rollout:
     """Start a draft, pause, resume, approve the stage, advance to the next, or roll back at once.
 
-    409 once it has ended, or is in another stage than the one it is meant for.
+    409 if the rollout has ended, or is in another stage than `stage`.
     """
-    asked = data or ActRequest()
+    action_request = data or ActRequest()
     return await rollout_service.act(
-        rollout_id, action, by=_caller(request), reason=asked.reason, stage=asked.stage
+        rollout_id, action, by=_caller(request), reason=action_request.reason, stage=action_request.stage
     )
 
 
 @delete("/rollouts/{rollout_id:int}", guards=[requires(Scope.ADMIN)], status_code=204)
 async def discard_rollout(rollout_id: int, rollout_service: RolloutService) -> None:
-    """Forget a draft. 409 once it has begun: what was decided is kept."""
+    """Delete a draft. 409 after its start, because decisions are kept."""
     await rollout_service.discard(rollout_id)
 
 
 @get("/rollouts/{rollout_id:int}/decisions", guards=[requires(Scope.READ)])
 async def list_decisions(rollout_id: int, rollout_service: RolloutService) -> DecisionList:
-    """List all that was decided about a rollout, and what people did to it."""
+    """List all decisions about a rollout, and what people did to it."""
     return DecisionList(await rollout_service.decisions(rollout_id))
 
 
 @get("/rollouts/{rollout_id:int}/decisions/{number:int}", guards=[requires(Scope.READ)])
 async def get_decision(rollout_id: int, number: int, rollout_service: RolloutService) -> DecisionView:
-    """Read a decision with its receipt, which is computed again from its inputs."""
+    """Read a decision with its receipt, which is recomputed from its inputs."""
     taken, made, differs = await rollout_service.explain(rollout_id, number)
     return DecisionView(taken, made, differs, recomputed=made is not None and is_current(made))
 
 
 @get("/rollouts/{rollout_id:int}/gate", guards=[requires(Scope.READ)])
 async def read_gate(rollout_id: int, rollout_service: RolloutService, share: AskedShare = 1.0) -> Gate:
-    """Ask whether it may go on or must go back: for Argo Rollouts' web metrics, and CI."""
+    """Ask whether a rollout may go on or must go back, for Argo Rollouts' web metrics and CI."""
     return gate(await rollout_service.get(rollout_id), share)
 
 
@@ -137,29 +138,29 @@ async def confirm_gate(
     request: Request[Any, Any, Any],
     share: AskedShare = 1.0,
 ) -> Gate:
-    """Flagger's hooks `confirm-…`: 200 if it may go on, else 409. Any body will do."""
+    """Answer Flagger's hooks `confirm-…`: 200 if the rollout may go on, else 409. Takes any body."""
     await request.body()
-    found = gate(await rollout_service.get(rollout_id), share)
-    if not found.proceed:
-        raise Conflict(f"not to be promoted: {found.reason}")
-    return found
+    answer = gate(await rollout_service.get(rollout_id), share)
+    if not answer.proceed:
+        raise Conflict(f"cannot be promoted: {answer.reason}")
+    return answer
 
 
 @post("/rollouts/{rollout_id:int}/gate/rollback", guards=[requires(Scope.READ)], status_code=200)
 async def rollback_gate(
     rollout_id: int, rollout_service: RolloutService, request: Request[Any, Any, Any]
 ) -> Gate:
-    """Flagger's hook `rollback`: 200 if it must go back, else 409. Any body will do."""
+    """Answer Flagger's hook `rollback`: 200 if the rollout must go back, else 409. Takes any body."""
     await request.body()
-    found = gate(await rollout_service.get(rollout_id))
-    if not found.roll_back:
-        raise Conflict(f"not to be rolled back: {found.reason}")
-    return found
+    answer = gate(await rollout_service.get(rollout_id))
+    if not answer.roll_back:
+        raise Conflict(f"was not rolled back: {answer.reason}")
+    return answer
 
 
 @get("/experiments/{key:str}/versions", guards=[requires(Scope.READ)])
 async def list_versions(key: str, rollout_service: RolloutService) -> Lineage:
-    """List the versions of an experiment, and which was the standard when, by whose decision."""
+    """List the versions of an experiment, which one was the standard when, and who decided it."""
     return await rollout_service.lineage(key)
 
 

@@ -1,4 +1,4 @@
-"""Use cases of rollouts: begin one, look at it and decide, and what people do to it."""
+"""Use cases of rollouts: begin one, look at it and decide, and apply what people do to it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -37,9 +37,9 @@ from app.rollouts.model import (
     Draft,
     Hold,
     Paused,
-    Plan,
-    PlanRequest,
     RollBack,
+    RolloutPlan,
+    RolloutPlanRequest,
     Running,
 )
 from app.rollouts.planner import with_baselines
@@ -50,10 +50,10 @@ from app.rollouts.store import Locked, RolloutStore
 _LOG = structlog.get_logger(__name__)
 
 
-class RolloutRequest(PlanRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A rollout: of which experiment, and why. To try again after proven harm it needs a reason.
+class RolloutRequest(RolloutPlanRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A request for a rollout of an experiment. A new attempt after proven harm needs a reason.
 
-    `start`: begin at once; else it is a draft, which `POST /rollouts/{id}/start` begins.
+    `start`: begin at once; otherwise it is a draft, which `POST /rollouts/{id}/start` begins.
     """
 
     experiment: Key
@@ -62,7 +62,7 @@ class RolloutRequest(PlanRequest, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class _Done(msgspec.Struct, frozen=True):
-    """What was written, to be told once it is committed. `data_age_s` of what Wald decided by itself."""
+    """A result to report after the commit. `data_age_s` is that of a decision of Wald itself."""
 
     taken: Taken
     changed_shares: bool
@@ -70,7 +70,7 @@ class _Done(msgspec.Struct, frozen=True):
 
 
 class RolloutService:
-    """`on_change` is awaited with the id of an experiment whose shares changed, after the commit."""
+    """Use cases. `on_change` gets the id of an experiment whose shares changed, after the commit."""
 
     def __init__(
         self, store: RolloutStore, clock: Clock, on_change: Callable[[int], Awaitable[object]]
@@ -81,19 +81,19 @@ class RolloutService:
         self._gauges = Gauges()
 
     async def begin(self, request: RolloutRequest, by: str) -> Rollout:
-        """Begin with the first stage, or plan a draft that somebody starts later.
+        """Begin with the first stage, or plan a draft that a person starts later.
 
-        Raises NotFound; InvalidInput naming the fields; Conflict for a request that would undo how a rollout
-        before has ended, see `life.check_repeats`; UnprocessableInput where the policy has no shares to
-        hold; and, unless it is a draft, what `act` raises for `start`.
+        Raises NotFound; InvalidInput with the fields; UnprocessableInput if the policy cannot hold
+        shares. Raises Conflict if the request would undo the end of an earlier rollout (see
+        `life.check_repeats`). Unless it is a draft, it also raises what `act` raises for `start`.
         """
         check_storable(request.reason, "reason")
         done: _Done | None = None
         async with self._store.begun(request.experiment) as (connection, experiment):
             if request.start:
                 _check_running(experiment)
-            fields = {name: getattr(request, name) for name in PlanRequest.__struct_fields__}
-            plan = resolve(PlanRequest(**fields), experiment.definition)
+            fields = {name: getattr(request, name) for name in RolloutPlanRequest.__struct_fields__}
+            plan = resolve(RolloutPlanRequest(**fields), experiment.definition)
             _check_fits(plan, experiment.definition)
             if not request.start:
                 await self._check_repeats(connection, experiment, plan, request.reason)
@@ -107,18 +107,18 @@ class RolloutService:
         return await self._store.find(locked.rollout.id)
 
     async def discard(self, rollout_id: int) -> None:
-        """Forget a draft. Raises NotFound; Conflict once it has begun: what was decided is kept."""
+        """Delete a draft. Raises NotFound; Conflict after its start, because decisions are kept."""
         async with self._store.locked(rollout_id, wait=True) as locked:
-            assert locked is not None, "it was waited for"
+            assert locked is not None, "locked waits"
             if not isinstance(locked.rollout.state, Draft):
-                raise Conflict(f"rollout {rollout_id} has begun: its decisions are kept", field="state")
+                raise Conflict(f"rollout {rollout_id} has begun; its decisions are kept", field="state")
             await self._store.delete(locked.connection, rollout_id)
 
     async def _start(self, locked: Locked, *, by: str, reason: str) -> _Done:
-        """Make a running rollout of a draft that fits the experiment as it is now."""
+        """Start a draft that fits the experiment as it is now."""
         connection, rollout, experiment = locked.connection, locked.rollout, locked.experiment
         if not isinstance(rollout.state, Draft):
-            raise Conflict(f"rollout {rollout.id} has begun already", field="state")
+            raise Conflict(f"rollout {rollout.id} has already begun", field="state")
         _check_running(experiment)
         check(rollout.plan, experiment.definition)
         _check_fits(rollout.plan, experiment.definition)
@@ -126,7 +126,7 @@ class RolloutService:
         if not (reason or rollout.reason):
             await self._check_unharmed(locked)
         if await self._store.has_active(connection, experiment):
-            raise Conflict(f"{experiment.key!r} has a rollout that has not ended", field="experiment")
+            raise Conflict(f"{experiment.key!r} already has a rollout that has not ended", field="experiment")
         await self._check_repeats(connection, experiment, rollout.plan, rollout.reason)
         stored = await self._store.observed(locked)
         begun = msgspec.structs.replace(
@@ -139,9 +139,9 @@ class RolloutService:
         return await self._apply(locked, Started(), None, by=by, reason=reason)
 
     async def look(self, rollout_id: int) -> bool:
-        """Look at a rollout once, and do what follows; whether something was decided.
+        """Look at a rollout once and apply the decision; return whether there was one.
 
-        Nothing if somebody else looks at it just now.
+        Does nothing while another worker looks at it.
         """
         async with self._store.locked(rollout_id, wait=False) as locked:
             if locked is None or not isinstance(locked.rollout.state, Running | Paused):
@@ -151,17 +151,17 @@ class RolloutService:
         return done is not None
 
     async def _decide(self, locked: Locked) -> _Done | None:
-        """Do what follows from the data; None if that is to hold or to ask.
+        """Decide from the data and apply it; None if the decision is to hold or to ask.
 
-        While the experiment is paused or killed nobody gets the canary: then only harm decides.
+        While the experiment is paused or killed no unit gets the canary, so only harm decides.
         """
-        stands = kind_of(locked.experiment.state) == "paused" or locked.experiment.killed
-        if not stands and not isinstance(locked.experiment.state, ExperimentRunning):
+        is_paused = kind_of(locked.experiment.state) == "paused" or locked.experiment.killed
+        if not is_paused and not isinstance(locked.experiment.state, ExperimentRunning):
             why = "the experiment has ended"
             ended = RollBack(canaries=locked.rollout.running.canaries, reason="ended", detail=why)
             return await self._apply(locked, ended, None, by=None, reason=why)
         made = await self._receipt(locked)
-        if stands and not _is_harm(made.decision):
+        if is_paused and not _is_harm(made.decision):
             why = "killed" if locked.experiment.killed else "paused"
             waits = Hold(reason="paused", detail=f"the experiment is {why}")
             made = msgspec.structs.replace(made, decision=waits)
@@ -180,18 +180,18 @@ class RolloutService:
     async def act(
         self, rollout_id: int, action: str, *, by: str, reason: str, stage: int | None = None
     ) -> Rollout:
-        """What a person does: start (a draft), pause, resume, approve, advance (skip a stage), rollback.
+        """Start a draft, pause, resume, approve, advance (skip a stage) or roll back, for a person.
 
-        Raises NotFound; Conflict once it has ended, or where there is nothing to do, or if it is not in
-        `stage`, and to start where `begin` would refuse, while another one of the experiment has not ended,
-        or it does not run; InvalidInput without a reason to skip, to roll back, or to start with a canary
-        whose harm was proven before.
+        Raises NotFound; Conflict if the rollout has ended, the action does nothing, or the rollout
+        is not in `stage`. A start also raises it if `begin` would, if another rollout of the
+        experiment has not ended, or if the experiment does not run. Raises InvalidInput if a reason
+        is missing: to skip, to roll back, or to start with a canary whose harm was proven before.
         """
         check_storable(reason, "reason")
         if action in {"advance", "rollback"}:
             check_reason(reason)
         async with self._store.locked(rollout_id, wait=True) as locked:
-            assert locked is not None, "it was waited for"
+            assert locked is not None, "locked waits"
             if stage is not None:
                 _check_stage(locked.rollout, stage)
             if action == "start":
@@ -205,27 +205,27 @@ class RolloutService:
         return await self._store.find(rollout_id)
 
     async def explain(self, rollout_id: int, number: int) -> tuple[Taken, Receipt | None, tuple[str, ...]]:
-        """A decision, its receipt, and which of its parts do not follow from its inputs bit for bit."""
+        """Return a decision, its receipt, and the parts that its inputs do not reproduce bit for bit."""
         taken, made = await self._store.decision(rollout_id, number)
         wrong = () if made is None else await asyncio.to_thread(differences, made)
         return taken, made, wrong
 
     async def measure(self) -> None:
-        """Bring the gauges of `/metrics` up to date."""
+        """Update the gauges of `/metrics`."""
         now = self._clock.now()
         counts = await self._store.count_by_state()
         self._gauges.show(await self._store.watched(now - timedelta(hours=1)), counts, now)
 
     async def active(self) -> list[int]:
-        """The ids of rollouts that have not ended."""
+        """Return the ids of rollouts under way."""
         return await self._store.active()
 
     async def get(self, rollout_id: int) -> Rollout:
-        """The rollout of this id. Raises NotFound."""
+        """Return the rollout of this id. Raises NotFound."""
         return await self._store.find(rollout_id)
 
     async def page(self, *, experiment: str | None, after: int | None, limit: int) -> list[Rollout]:
-        """Newest first. Raises InvalidInput."""
+        """Return rollouts, newest first. Raises InvalidInput."""
         if not 1 <= limit <= PAGE_SIZE_MAX:
             raise InvalidInput(f"must be 1 to {PAGE_SIZE_MAX}, got {limit}", field="limit")
         if experiment is not None and not is_key(experiment):
@@ -233,31 +233,31 @@ class RolloutService:
         return await self._store.page(experiment=experiment, after=after, limit=limit)
 
     async def statuses(self, key: str) -> list[RolloutStatus]:
-        """The newest rollouts of an experiment, as its status shows them."""
-        found = await self._store.page(experiment=key, after=None, limit=ROLLOUTS_SHOWN_MAX)
-        return [status_of(rollout) for rollout in found]
+        """Return the newest rollouts of an experiment, as its status shows them."""
+        newest = await self._store.page(experiment=key, after=None, limit=ROLLOUTS_SHOWN_MAX)
+        return [status_of(rollout) for rollout in newest]
 
     async def decisions(self, rollout_id: int) -> list[Taken]:
-        """All that was decided, oldest first. Raises NotFound."""
+        """Return all decisions, oldest first. Raises NotFound."""
         await self._store.find(rollout_id)
         return await self._store.decisions(rollout_id)
 
     async def lineage(self, key: str) -> Lineage:
-        """The versions of an experiment, and which was the standard when. Raises NotFound."""
+        """Return the versions of an experiment, and which was the standard when. Raises NotFound."""
         return lineage(*await self._store.completions(key))
 
     async def _check_unharmed(self, locked: Locked) -> None:
-        """Proven harm is only outvoted by a person who says why. Raises InvalidInput."""
+        """Require a reason after proven harm. Raises InvalidInput."""
         canaries = locked.rollout.plan.canaries
-        found = await self._store.harmed(locked.connection, locked.experiment, canaries)
-        if found is not None:
+        harmed = await self._store.harmed(locked.connection, locked.experiment, canaries)
+        if harmed is not None:
             raise InvalidInput(
-                f"rollout {found} took one of these canaries back for harm: say why it is tried again",
+                f"rollout {harmed} rolled back one of these canaries for harm; a new attempt needs a reason",
                 field="reason",
             )
 
     async def _check_repeats(
-        self, connection: Transaction, experiment: Experiment, plan: Plan, reason: str
+        self, connection: Transaction, experiment: Experiment, plan: RolloutPlan, reason: str
     ) -> None:
         ended = await self._store.ended(connection, experiment, plan.canaries)
         harmed = await self._store.harmed(connection, experiment, plan.canaries)
@@ -289,7 +289,7 @@ class RolloutService:
     async def _apply(
         self, locked: Locked, step: Step, made: Receipt | None, *, by: str | None, reason: str
     ) -> _Done:
-        """Write down what is done, with its shares and its webhook."""
+        """Record a step with its shares and its webhook."""
         connection, rollout, experiment = locked.connection, locked.rollout, locked.experiment
         now = self._clock.now()
         state = after(rollout.state, step, at=now, epoch=experiment.epoch + 1, canaries=rollout.plan.canaries)
@@ -310,7 +310,7 @@ class RolloutService:
         return _Done(numbered, changed, None if by or made is None else made.reading.data_age_s)
 
     async def _note(self, locked: Locked, made: Receipt) -> None:
-        """Keep what was read. Call somebody once about a hold or a question, and say when that is over."""
+        """Record the look. Send one webhook about a hold or a question, and one when it is over."""
         before, now = locked.rollout.looked, self._clock.now()
         decision = made.decision
         called, calls = before is not None and before.called, _calls(decision)
@@ -352,7 +352,7 @@ class RolloutService:
         )
 
     async def _committed(self, experiment_id: int, done: _Done | None) -> None:
-        """After the commit: count what was done, and publish shares that changed."""
+        """Count what was done and publish changed shares, after the commit."""
         if done is None:
             return
         step, by = done.taken.decision, done.taken.by
@@ -366,7 +366,7 @@ class RolloutService:
             return
         try:
             await self._on_change(experiment_id)
-        except Exception as error:  # noqa: BLE001 - the decision is committed, and its publication is due
+        except Exception as error:  # noqa: BLE001 - it is committed, and the worker publishes it
             _LOG.warning("publication_left_to_worker", experiment_id=experiment_id, reason=repr(error))
 
 
@@ -382,18 +382,20 @@ def compared_of(observed: Observed, rollout: Rollout) -> Observed:
 
 def _check_running(experiment: Experiment) -> None:
     if not isinstance(experiment.state, ExperimentRunning):
-        raise Conflict(f"the experiment is {kind_of(experiment.state)}: start it first", field="experiment")
+        raise Conflict(
+            f"the experiment is {kind_of(experiment.state)}; start the experiment first", field="experiment"
+        )
 
 
 def _check_stage(rollout: Rollout, stage: int) -> None:
-    """What somebody decided of one stage is not done to another."""
+    """Refuse an action that was meant for another stage."""
     if rollout.running.stage != stage:
         raise Conflict(
             f"rollout {rollout.id} is in stage {rollout.running.stage}, not {stage}", field="stage"
         )
 
 
-def _check_room(plan: Plan, experiment: Experiment) -> None:
+def _check_room(plan: RolloutPlan, experiment: Experiment) -> None:
     """Refuse a rollout if earlier ones hold the traffic that its canary and control need."""
     left = room(experiment, plan)
     if left <= max(stage.share for stage in plan.measured_stages):
@@ -404,29 +406,30 @@ def _check_room(plan: Plan, experiment: Experiment) -> None:
         )
 
 
-def _check_fits(plan: Plan, definition: Definition) -> None:
+def _check_fits(plan: RolloutPlan, definition: Definition) -> None:
     policy = definition.policy
     if not policy.can_be_held:
         raise UnprocessableInput(
-            f"a rollout holds shares, and {policy.kind} has none that could be held",
+            f"the policy {policy.kind} cannot hold shares, which a rollout needs",
             field="experiment",
         )
     _check_measured(plan, definition)
 
 
-def _check_measured(plan: Plan, definition: Definition) -> None:
-    """A guardrail that the ledger does not measure would hold the rollout for ever."""
+def _check_measured(plan: RolloutPlan, definition: Definition) -> None:
+    """Require that the ledger measures all guardrails: others would hold the rollout forever."""
     measured = {metric.key: metric.measure for metric in definition.metrics}
     errors = tuple(
         FieldError(
             f"guardrails[{index}]",
-            f"{guardrail.metric.key!r} is not measured: the experiment needs it among its metrics",
+            f"{guardrail.metric.key!r} is not measured; add it to the metrics of the experiment",
         )
         for index, guardrail in enumerate(plan.guardrails)
         if measured.get(guardrail.metric.key) != guardrail.metric.measure
     )
     if errors:
-        raise InvalidInput("; ".join(f"{one.field}: {one.reason}" for one in errors), errors=errors)
+        detail = "; ".join(f"{error.field}: {error.reason}" for error in errors)
+        raise InvalidInput(detail, errors=errors)
 
 
 def _is_harm(decision: Decision) -> bool:
@@ -434,7 +437,7 @@ def _is_harm(decision: Decision) -> bool:
 
 
 def _calls(decision: Decision) -> bool:
-    """Whether somebody should look, or has to decide."""
+    """Return whether a person should look or must decide."""
     return isinstance(decision, Ask) or (isinstance(decision, Hold) and decision.alert)
 
 

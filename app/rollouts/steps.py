@@ -83,15 +83,15 @@ def after(  # noqa: C901, PLR0911 - one per step
 ) -> State:
     """Return the state after a step. `epoch` is the one that begins with its change of shares.
 
-    A person's decision is the same record: `RollBack(reason="person")`, or an `Advance` that skips a stage.
-    `canaries` are those that a start begins with. A draft can only be started, and nothing changes a rollout
-    that has ended. The time of a pause does not count as time in the stage.
+    A person's decision is the same record: `RollBack(reason="person")`, or an `Advance` that skips
+    a stage. `canaries` are those that a start begins with. A draft can only be started, and nothing
+    changes a rollout that has ended. The time of a pause does not count as time in the stage.
     """
     if isinstance(step, Started):
         return Running(stage=0, entered_at=at, epoch=epoch, canaries=canaries)
     if isinstance(state, Draft | RolledBack | Completed):
         return state
-    running = state.running if isinstance(state, Paused) else state
+    running = state.running
     match step:
         case Hold() | Ask():
             return state

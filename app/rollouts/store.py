@@ -1,4 +1,4 @@
-"""Rollouts in PostgreSQL: a decision, its receipt, shares and webhook change together, or not at all."""
+"""Rollouts in PostgreSQL. Decision, receipt, shares and webhook are written together or not at all."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -21,7 +21,7 @@ from app.experiments.tables import epochs, experiments
 from app.rollouts import limits
 from app.rollouts.life import Looked, Rollout, Taken
 from app.rollouts.lineage import Completion, ControlSince
-from app.rollouts.model import Completed, Draft, Plan, RolledBack, State
+from app.rollouts.model import Completed, Draft, RolledBack, RolloutPlan, State
 from app.rollouts.receipt import Receipt
 from app.rollouts.tables import rollout_decisions, rollouts
 from app.webhooks.outbox import WebhookOutbox
@@ -32,7 +32,7 @@ _ACTIVE = rollouts.c.state["kind"].astext.in_(("running", "paused"))
 
 
 class Locked(msgspec.Struct, frozen=True):
-    """A rollout that nobody else decides about before the end of the transaction, and its experiment."""
+    """A rollout that is locked until the end of the transaction, and its experiment."""
 
     connection: AsyncConnection
     rollout: Rollout
@@ -40,21 +40,21 @@ class Locked(msgspec.Struct, frozen=True):
 
 
 class RolloutStore:
-    """SQL of rollouts."""
+    """Reads and writes rollouts."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._outbox = WebhookOutbox()
 
     async def active(self) -> list[int]:
-        """The ids of those that have not ended."""
+        """Return the ids of rollouts under way."""
         async with self._engine.connect() as connection:
             return list(
                 await connection.scalars(select(rollouts.c.id).where(_ACTIVE).order_by(rollouts.c.id))
             )
 
     async def page(self, *, experiment: str | None, after: int | None, limit: int) -> list[Rollout]:
-        """At most `limit`, newest first, of all experiments or one; those before the id `after`."""
+        """Return at most `limit` rollouts with ids below `after`, newest first, of one or all experiments."""
         statement = _joined().order_by(rollouts.c.id.desc()).limit(limit)
         if experiment is not None:
             statement = statement.where(experiments.c.key == experiment)
@@ -64,7 +64,7 @@ class RolloutStore:
             return [_rollout(row) for row in await connection.execute(statement)]
 
     async def find(self, rollout_id: int) -> Rollout:
-        """The rollout of this id. Raises NotFound."""
+        """Return the rollout of this id. Raises NotFound."""
         _check_possible(rollout_id)
         async with self._engine.connect() as connection:
             row = (await connection.execute(_joined().where(rollouts.c.id == rollout_id))).one_or_none()
@@ -73,13 +73,13 @@ class RolloutStore:
         return _rollout(row)
 
     async def decisions(self, rollout_id: int) -> list[Taken]:
-        """All decisions of a rollout, oldest first, without their receipts."""
+        """Return all decisions of a rollout, oldest first, without their receipts."""
         statement = select(rollout_decisions).where(rollout_decisions.c.rollout_id == rollout_id)
         async with self._engine.connect() as connection:
             return [_taken(row) for row in await connection.execute(statement.order_by("number"))]
 
     async def decision(self, rollout_id: int, number: int) -> tuple[Taken, Receipt | None]:
-        """One decision with its receipt. Raises NotFound."""
+        """Return a decision with its receipt. Raises NotFound."""
         _check_possible(rollout_id)
         if not 1 <= number <= limits.ROLLOUT_ID_MAX:
             raise NotFound(f"rollout {rollout_id} has no decision {number}")
@@ -112,19 +112,21 @@ class RolloutStore:
                 )
                 .order_by(rollout_decisions.c.at, rollouts.c.id)
             )
-            found = [
-                Completion(one.rollout_id, msgspec.convert(one.state, Completed).canaries, _taken(one))
-                for one in await connection.execute(statement)
+            completions = [
+                Completion(
+                    decided.rollout_id, msgspec.convert(decided.state, Completed).canaries, _taken(decided)
+                )
+                for decided in await connection.execute(statement)
             ]
             of_epochs = select(epochs.c.control, epochs.c.started_at).where(
                 epochs.c.experiment_id == row.id, epochs.c.control.is_not(None)
             )
             rows = await connection.execute(of_epochs.order_by(epochs.c.epoch))
-            return experiment_store.experiment_of(row), found, [ControlSince(*epoch) for epoch in rows]
+            return experiment_store.experiment_of(row), completions, [ControlSince(*epoch) for epoch in rows]
 
     @asynccontextmanager
     async def begun(self, key: str) -> AsyncIterator[tuple[AsyncConnection, Experiment]]:
-        """A transaction that may begin a rollout of this experiment. Raises NotFound."""
+        """Open a transaction that may begin a rollout of this experiment. Raises NotFound."""
         async with self._engine.begin() as connection:
             experiment = await experiment_store.lock(connection, experiments.c.key == key)
             if experiment is None:
@@ -132,16 +134,16 @@ class RolloutStore:
             yield connection, experiment
 
     async def has_active(self, connection: AsyncConnection, experiment: Experiment) -> bool:
-        """Whether a locked experiment has a rollout under way."""
-        mine = select(rollouts.c.id).where(rollouts.c.experiment_id == experiment.id, _ACTIVE)
-        return await connection.scalar(mine.limit(1)) is not None
+        """Return whether a locked experiment has a rollout under way."""
+        active = select(rollouts.c.id).where(rollouts.c.experiment_id == experiment.id, _ACTIVE)
+        return await connection.scalar(active.limit(1)) is not None
 
     async def ended(
         self, connection: AsyncConnection, experiment: Experiment, canaries: Sequence[str]
     ) -> list[Rollout]:
-        """The newest ended rollout of each of these canaries, the newest end first."""
+        """Return the newest ended rollout of each of these canaries, the newest end first."""
         plan, state = cast(rollouts.c.plan, JSONB), rollouts.c.state
-        found: dict[int, Rollout] = {}
+        newest: dict[int, Rollout] = {}
         for canary in canaries:
             statement = (
                 _joined()
@@ -155,13 +157,13 @@ class RolloutStore:
             )
             row = (await connection.execute(statement)).one_or_none()
             if row is not None:
-                found[row.id] = _rollout(row)
-        return sorted(found.values(), key=lambda one: (_ended_at(one), one.id), reverse=True)
+                newest[row.id] = _rollout(row)
+        return sorted(newest.values(), key=lambda ended: (_ended_at(ended), ended.id), reverse=True)
 
     async def harmed(
         self, connection: AsyncConnection, experiment: Experiment, canaries: Sequence[str]
     ) -> int | None:
-        """The newest rollout of the experiment that took one of these canaries back for harm, if any did."""
+        """Return the newest rollout that rolled back one of these canaries for harm; None if none did."""
         decision = rollout_decisions.c.decision
         statement = (
             select(rollouts.c.id)
@@ -175,29 +177,29 @@ class RolloutStore:
             .order_by(rollouts.c.id.desc())
             .limit(1)
         )
-        found: int | None = await connection.scalar(statement)
-        return found
+        rollout_id: int | None = await connection.scalar(statement)
+        return rollout_id
 
     @asynccontextmanager
     async def locked(self, rollout_id: int, *, wait: bool) -> AsyncIterator[Locked | None]:
-        """A transaction that may decide. None: somebody else does just now, and this one did not `wait`.
+        """Open a transaction that may decide. None without `wait`: another worker holds the lock.
 
-        One decision at a time, whichever worker makes it: whoever stops in the middle loses the lock with the
-        session, and has written nothing. PostgreSQL takes both from who is only paused, after eight seconds.
-        Raises NotFound.
+        There is one decision at a time, whichever worker makes it. A worker that stops in the
+        middle loses the lock with its session, and has written nothing. PostgreSQL ends the session
+        of a worker that is only paused after eight seconds. Raises NotFound.
         """
         _check_possible(rollout_id)
         async with self._engine.begin() as connection:
             chosen = select(rollouts.c.id).where(rollouts.c.id == rollout_id)
-            held = await connection.scalar(chosen.with_for_update(skip_locked=not wait))
-            if held is None:
+            locked_id = await connection.scalar(chosen.with_for_update(skip_locked=not wait))
+            if locked_id is None:
                 if await connection.scalar(chosen) is None:
                     raise NotFound(f"no rollout has the id {rollout_id}")
                 yield None
                 return
             row = (await connection.execute(_joined().where(rollouts.c.id == rollout_id))).one()
             experiment = await experiment_store.lock(connection, experiments.c.id == row.experiment_id)
-            assert experiment is not None, "a rollout goes with its experiment"
+            assert experiment is not None, "a rollout is deleted with its experiment"
             yield Locked(connection, _rollout(row), experiment)
 
     async def observed(self, locked: Locked) -> StoredTotals:
@@ -208,13 +210,13 @@ class RolloutStore:
         self,
         connection: AsyncConnection,
         experiment: Experiment,
-        plan: Plan,
+        plan: RolloutPlan,
         *,
         by: str,
         reason: str,
         at: datetime,
     ) -> Locked:
-        """A new draft."""
+        """Insert a draft."""
         statement = insert(rollouts).values(
             experiment_id=experiment.id,
             plan=msgspec.to_builtins(plan),
@@ -229,43 +231,43 @@ class RolloutStore:
         return Locked(connection, _rollout(row), experiment)
 
     async def fix(self, connection: AsyncConnection, rollout: Rollout) -> None:
-        """Plan and first epoch, as they are from the start on."""
+        """Store the plan and first epoch of a started rollout."""
         statement = update(rollouts).where(rollouts.c.id == rollout.id)
         await connection.execute(
             statement.values(plan=msgspec.to_builtins(rollout.plan), epoch=rollout.epoch)
         )
 
     async def delete(self, connection: AsyncConnection, rollout_id: int) -> None:
-        """Forget it, with all that was decided."""
+        """Delete a rollout with all its decisions."""
         await connection.execute(delete(rollouts).where(rollouts.c.id == rollout_id))
 
     async def watched(self, ended_since: datetime) -> list[Rollout]:
-        """Those under way, and those that have ended since."""
+        """Return the rollouts under way, and those that ended since."""
         async with self._engine.connect() as connection:
             rows = await connection.execute(_joined().where(_ACTIVE | (ended_since <= _ENDED_AT)))
             return [_rollout(row) for row in rows]
 
     async def count_by_state(self) -> dict[str, int]:
-        """How many rollouts are in each state; those without any are left out."""
+        """Count the rollouts in each state that has any."""
         kind = rollouts.c.state["kind"].astext
         async with self._engine.connect() as connection:
             rows = await connection.execute(select(kind, func.count()).group_by(kind))
             return {row[0]: row[1] for row in rows}
 
     async def note(self, connection: AsyncConnection, rollout_id: int, looked: Looked) -> None:
-        """What the last look came to."""
+        """Store the last look."""
         statement = update(rollouts).where(rollouts.c.id == rollout_id)
         await connection.execute(statement.values(looked=msgspec.to_builtins(looked)))
 
     async def move(self, connection: AsyncConnection, rollout_id: int, state: State) -> None:
-        """Where the rollout is now."""
+        """Store the state of a rollout."""
         statement = update(rollouts).where(rollouts.c.id == rollout_id)
         await connection.execute(statement.values(state=msgspec.to_builtins(state)))
 
     async def take(
         self, connection: AsyncConnection, rollout_id: int, taken: Taken, receipt: Receipt | None
     ) -> Taken:
-        """Write a decision down, under the next number."""
+        """Store a decision under the next number."""
         last = select(func.coalesce(func.max(rollout_decisions.c.number), 0))
         number = await connection.scalar(last.where(rollout_decisions.c.rollout_id == rollout_id))
         numbered = msgspec.structs.replace(taken, number=(number or 0) + 1)
@@ -285,26 +287,26 @@ class RolloutStore:
     async def hold(
         self, connection: AsyncConnection, experiment: Experiment, held: Mapping[str, float], at: datetime
     ) -> Experiment:
-        """Give the experiment other held shares, which opens an epoch."""
+        """Give the experiment other held shares, which begins an epoch."""
         changed = msgspec.structs.replace(experiment, held=dict(held), epoch=experiment.epoch + 1)
         return await experiment_store.store(connection, experiment, changed, at)
 
     async def tell(
         self, connection: AsyncConnection, *, key: str, event: str, data: Mapping[str, Any], at: datetime
     ) -> None:
-        """Leave a webhook in the outbox."""
+        """Put a webhook into the outbox."""
         await self._outbox.enqueue(connection, key=key, type=event, data=data, at=at)
 
     async def examples(self, locked: Locked, variants: list[int], limit: int) -> list[str]:
-        """Ids of assignments to these variants since the rollout began, in bounded time."""
-        asked = {
+        """Return ids of assignments to these variants since the start of the rollout, in bounded time."""
+        parameters = {
             "experiment_id": locked.experiment.id,
             "since": locked.rollout.epoch,
             "variants": variants,
             "units_max": limits.ROLLOUT_EXAMPLES_UNITS_MAX,
             "examples": limit,
         }
-        return [str(one) for one in await locked.connection.scalars(_EXAMPLES, asked)]
+        return [str(assignment) for assignment in await locked.connection.scalars(_EXAMPLES, parameters)]
 
 
 def _check_possible(rollout_id: int) -> None:
@@ -313,7 +315,7 @@ def _check_possible(rollout_id: int) -> None:
 
 
 def _ended_at(rollout: Rollout) -> datetime:
-    assert isinstance(rollout.state, Completed | RolledBack), "it was asked for"
+    assert isinstance(rollout.state, Completed | RolledBack), "only ended rollouts are chosen"
     return rollout.state.ended_at
 
 
@@ -325,7 +327,7 @@ def _rollout(row: Row[Any]) -> Rollout:
     return Rollout(
         id=row.id,
         experiment=row.key,
-        plan=msgspec.convert(row.plan, Plan),
+        plan=msgspec.convert(row.plan, RolloutPlan),
         state=msgspec.convert(row.state, State),
         epoch=row.epoch,
         looked=None if row.looked is None else msgspec.convert(row.looked, Looked),
@@ -336,13 +338,4 @@ def _rollout(row: Row[Any]) -> Rollout:
 
 
 def _taken(row: Row[Any]) -> Taken:
-    return msgspec.convert(
-        {
-            "number": row.number,
-            "decision": row.decision,
-            "by": row.by,
-            "reason": row.reason,
-            "at": row.at,
-        },
-        Taken,
-    )
+    return msgspec.convert({field: getattr(row, field) for field in Taken.__struct_fields__}, Taken)

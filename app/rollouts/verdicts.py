@@ -1,17 +1,17 @@
-"""From totals to verdicts: harm, safe, or not enough data, per guardrail and canary. Pure.
+"""Verdicts from totals: harm, safe or not enough data, per guardrail and canary. Pure.
 
-Two proofs run beside each other, each valid at all looks together (Ville's inequality):
+Two proofs run in parallel, each valid at all looks together (Ville's inequality):
 
-* *harm*, against "no worse than the control". `alpha` is divided among guardrails and canaries. Evidence may
-  start at every epoch of the rollout anew, so that weeks of health do not hide a canary that breaks now: the
-  first start has `FIRST_START` of a guardrail's level, the k-th `(1 - FIRST_START) / (k (k - 1))`, which sum
-  to no more than all of it. So the chance that canaries that are no worse are ever rolled back is at most
-  `alpha`, over the whole ramp and however often one looks.
+* *harm*, against "no worse than the control". `alpha` is divided among guardrails and canaries. Evidence
+  starts again at every epoch of the rollout, so that weeks of health do not hide a canary that breaks now.
+  The first start has `FIRST_START` of a guardrail's level, the k-th `(1 - FIRST_START) / (k (k - 1))`;
+  these sum to at most the level. So the probability that canaries that are no worse are ever rolled back
+  is at most `alpha`, over the whole ramp and all looks.
 * *safe*, against "worse by the margin or more", at `beta`, from the data of the stage alone. A canary that
-  breaks a margin passes a stage only if *all* guardrails fail to see it, so beta needs no correction.
+  breaks a margin passes a stage only if *all* guardrails miss it, so beta needs no correction.
 
-Where both proofs are made from the same data the canary is worse, but surely by less than the margin: that is
-safe. A canary in between may be called either.
+`analysis.harm.verdict` defines the verdict of both proofs. A canary that is worse by less than the
+margin may get either.
 """
 
 from collections.abc import Iterable, Sequence
@@ -36,29 +36,28 @@ from app.rollouts.model import (
     Limit,
     LimitReading,
     Paused,
-    Plan,
     Primary,
     PrimaryReading,
     Reading,
+    RolloutPlan,
     Running,
 )
 from stats.errors import InsufficientData
 from stats.quantiles import QuantileSketch, quantile
 
 FIRST_START: Final = 0.8
-"""The share of a guardrail's level that belongs to evidence from the beginning: most regressions are there
-from the first request on."""
+"""Share of a guardrail's level for evidence from the beginning, where most regressions are."""
 MISSING_UNITS_MIN: Final = 100
-"""Units that came, from which on a metric without a value is missing rather than late."""
+"""From this number of units on, a metric without a value is missing rather than late."""
 COVERAGE_MIN: Final = 0.5
-"""A canary whose outcomes are known less than half as often as the control's hides something."""
+"""A canary with less than this part of the control's rate of known outcomes hides something."""
 
 HARM: Final = "proven worse than the control"
 OPEN: Final = "the data still allow for a worsening by the margin"
 
 
 def start_level(level: float, position: int) -> float:
-    """The part of a guardrail's level that evidence has which begins at the start of this position, from 1.
+    """Return the part of a guardrail's level for evidence from this start; positions count from 1.
 
     Worked by hand: of 0.01, 0.008 for the first, 0.001 for the second, 0.00033 for the third.
     """
@@ -68,7 +67,7 @@ def start_level(level: float, position: int) -> float:
 
 
 def read(
-    plan: Plan,
+    plan: RolloutPlan,
     state: Running | Paused,
     observed: Observed,
     *,
@@ -76,19 +75,21 @@ def read(
     now: datetime,
     as_of: datetime | None,
 ) -> Reading:
-    """What the data of the rollout say now, on every guardrail, limit and the primary metric.
+    """Return the readings of every guardrail, limit and the primary metric.
 
-    `observed` holds the epochs since the rollout began and no others: each epoch is a period of constant
-    shares, and evidence of harm may start at any of them. `findings` are those of integrity (of
-    `analysis.integrity.findings`, and of A/A checks). `as_of`: everything acknowledged before is in the
-    totals; None if that is not known, which is missing data.
+    `observed` holds only the epochs since the rollout began. Each is a period of constant shares,
+    and evidence of harm may start at any of them. `findings` are those of integrity. Everything
+    acknowledged before `as_of` is in the totals; None if that is unknown, which counts as missing
+    data.
     """
-    running = state.running if isinstance(state, Paused) else state
+    running = state.running
     look = _Look(plan, running, observed, (now - running.entered_at).total_seconds())
     canaries = running.canaries
     primaries = () if plan.primary is None else (plan.primary,)
     return Reading(
-        guardrails=tuple(_guardrail(look, one, canary) for one in plan.guardrails for canary in canaries),
+        guardrails=tuple(
+            _guardrail(look, guardrail, canary) for guardrail in plan.guardrails for canary in canaries
+        ),
         limits=tuple(_limit(look, limit, canary) for limit in plan.limits for canary in canaries),
         primary=tuple(_primary(look, primary, canary) for primary in primaries for canary in canaries),
         secondary=_secondary(look),
@@ -101,7 +102,7 @@ def read(
 class _Look(msgspec.Struct, frozen=True):
     """A running rollout and its totals, `elapsed_s` after the stage began."""
 
-    plan: Plan
+    plan: RolloutPlan
     running: Running
     observed: Observed
     elapsed_s: float
@@ -115,8 +116,8 @@ class _Look(msgspec.Struct, frozen=True):
     def constant_epochs(self) -> tuple[int, ...]:
         """Epochs of the stage in which the control had its present share.
 
-        Its share grew when another canary was rolled back; the last units of that one came in the epoch
-        before.
+        Its share grew when another canary was rolled back; the last units of that one came in the
+        epoch before.
         """
         rolled_back = set(self.plan.canaries) - set(self.running.canaries)
         last = max((cell.epoch for cell in self.observed.cells if cell.variant in rolled_back), default=0)
@@ -138,7 +139,7 @@ class _Look(msgspec.Struct, frozen=True):
         return tuple(sorted({1, first_of_stage, *newest} & set(range(1, n + 1))))
 
     def units(self, variant: str) -> int:
-        """Return how many units came to a variant in the stage, with or without a known outcome."""
+        """Return how many units a variant got in the stage, with or without a known outcome."""
         cells = (cell for cell in self.observed.cells if cell.epoch in self.stage_epochs)
         return sum(cell.units for cell in cells if cell.variant == variant)
 
@@ -150,9 +151,9 @@ class _Look(msgspec.Struct, frozen=True):
     def answer(self, guardrail: Guardrail, canary: str, position: int) -> Answer | str:
         """Return what the data since this start prove, or the reason why there is no answer.
 
-        What cannot be stratified is compared in the newest epochs with constant shares. That also decides
-        whether harm that began earlier is harmless now. Only a quantile has no other evidence of harm: from a
-        start before these epochs it uses its own epoch alone.
+        What cannot be stratified is compared in the newest epochs with constant shares. That also
+        decides whether harm that began earlier is harmless now. Only a quantile has no other
+        evidence of harm: from a start before these epochs it uses its own epoch alone.
         """
         epochs = self.observed.epochs[position - 1 :]
         pooled = tuple(epoch for epoch in epochs if epoch in self.constant_epochs)

@@ -174,7 +174,7 @@ async def test_a_unit_that_was_damaged_by_hand_is_named_and_counted(client, engi
     before = damaged_rows() or 0
     refused = await client.post(PATH, json={"replays": 1})
     assert refused.status_code == 409
-    assert "units that cannot be read: 1; run `wald rebuild`" in refused.json()["detail"]
+    assert "the totals of 1 units cannot be read; run `wald rebuild`" in refused.json()["detail"]
     assert damaged_rows() == before + 1
 
 

@@ -94,7 +94,7 @@ async def test_before_the_first_readout_nothing_is_known(client, keeper, experim
     await keeper.read(experiment.id)
     answer = await get(client, datetime.now(UTC) - timedelta(days=1))
     assert answer.status_code == 404
-    assert "the first one is of" in answer.json()["detail"]
+    assert "the first readout is of" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("at", ["yesterday", "", "2026-01-01T12:00:00", "1e400", "9999-99-99"])

@@ -12,7 +12,7 @@ from app.analysis.readout import guardrails
 from app.analysis.readout.analyze import analyze
 from app.experiments.metrics import Margin, Mean, Metric, Proportion, QuantileOf, Ratio
 from app.experiments.plan import AnalysisPlan
-from app.rollouts.model import Guardrail, Plan, Running
+from app.rollouts.model import Guardrail, RolloutPlan, Running
 from app.rollouts.verdicts import FIRST_START, read
 from stats.quantiles import QuantileSketch
 from stats.totals import JointTotals, MeanTotals, ProportionTotals
@@ -75,7 +75,7 @@ def both(metric, found, level):
     """The row of the readout, and the reading of a rollout whose first start and safety have this level."""
     observed = Observed(variants=("old", "new"), control="old", cells=found)
     row = analyze(AnalysisPlan(alpha=level), [metric], observed).metrics[0].variants[1]
-    plan = Plan(
+    plan = RolloutPlan(
         canaries=("new",), guardrails=(Guardrail(metric=metric),), alpha=level / FIRST_START, beta=level
     )
     state = Running(stage=0, entered_at=NOW, epoch=1, canaries=("new",))

@@ -382,7 +382,7 @@ def test_a_mismatch_decides_nothing_but_never_keeps_harm_alive():
     assert found.recommendation.action == "fix_data"
     assert "Stop" not in found.recommendation.sentence
     bad = observed(ProportionTotals(5_000, 500), ProportionTotals(4_000, 100), assignments=counts)
-    assert "Stop b all the same" in analyze(PLAN, [SOLVED], bad).recommendation.sentence
+    assert "Stop b nevertheless" in analyze(PLAN, [SOLVED], bad).recommendation.sentence
     leak = observed(*[ProportionTotals(900, 90)] * 2, assignments=[ArmCounts((900, 900), (1.0, 0.0))])
     assert [f.kind for f in analyze(PLAN, [SOLVED], leak).integrity if f.severity == "broken"] == [
         "zero_weight"

@@ -213,5 +213,5 @@ async def test_experiments_without_metrics_keep_no_series(client, experiments):
     await experiments.create(Definition(key="summary", variants=VARIANTS))
     answer = await client.get(PATH)
     assert answer.status_code == 422
-    assert "keeps no series" in answer.json()["detail"]
+    assert "has no series" in answer.json()["detail"]
     assert (await client.get("/experiments/none/series")).status_code == 404

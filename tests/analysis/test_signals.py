@@ -114,7 +114,7 @@ def test_late_and_early_and_waiting_feedback_is_warned_of_where_it_is_much():
     assert "5 of 16 signals 'thumbs_up' came after the horizon" in late
     assert "check the clock of the sender" in early
     (waiting,) = warnings_of(DEFINITION, [totals("thumbs_up", 10, waiting=100)])
-    assert "100 signals are about assignments whose exposure is not recorded" in waiting
+    assert "100 signals are about assignments without a recorded exposure" in waiting
 
 
 counts = st.integers(0, 1_000)

@@ -1,8 +1,10 @@
 """Rules of plain English and line length that a program can check.
 
     python -m tests.architecture.tidy [PATH ...] [--only KIND]
+    python -m tests.architecture.tidy --lower
 
-lists each violation below the given paths, and counts them by file. The rules:
+The first lists each violation below the given paths, and counts them by file. The second writes the
+present numbers to tidy.toml: the allowed violations of each file. Other files have none. The rules:
 
     words      a word or phrase that the house style avoids, in prose or as a part of a name
     names      a variable or parameter whose name says nothing about its content
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
+BASELINE = Path(__file__).with_name("tidy.toml")
 COLUMNS_MAX = 100
 SENTENCE_WORDS_MAX = 35
 KINDS = ("words", "names", "fragments", "sentences", "columns")
@@ -62,25 +65,25 @@ _PHRASE_IN_NAME = re.compile(
 _EMPTY_NAMES = {"found", "one", "told", "own", "said", "heard", "its", "so", "of"}
 
 _NO_NOUN_PHRASE = """
-    about after also and around as at because before beside between both but by during except for from
-    given how if in instead into it its like neither of on once only or over per since so than
+    about after also and around as at because before beside between both but by during except for
+    from given how if in instead into it its like neither of on once only or over per since so than
     that then there these they this those through to under unless until upon what whatever when
     whenever where wherever whether which while who whoever whom whose why with within without
 """
 _NO_VERB = """
-    a all an another any each every everything four less more most no none nothing one some six such
-    the three two
-    acknowledged allocation allocations alpha answers arms assignments asymptotic batches body bytes
-    called cells coefficients confidence contexts counts coverage critical days detail differences
-    distance distances edges effects engines entries errors evidence exact expected exposed events
-    experiment experiments fields greatest harm healthy hours ids identities information inverse
-    interval intervals json kills keys lease limits lines little-endian maximum mean means median
-    medians messagepack method methods microseconds milliseconds minutes moments names newest nodes
-    number numbers observed parameters positions posterior posteriors power predicted probabilities
-    probability proportions proven quantiles receivers recorded rewards rollouts rows seconds
-    sequences shape share shares signals signed stage status stored stream successes sums tasks texts
-    thompson time totals traffic treatment true units upper value values variance variances variant
-    variants watermarks whole widths
+    a all an another any each every everything four less more most no none nothing one some six
+    such the three two acknowledged allocation allocations alpha answers arms assignments
+    asymptotic batches body bytes called cells coefficients confidence contexts counts coverage
+    critical days detail differences distance distances edges effects engines entries errors
+    evidence exact expected exposed events experiment experiments fields greatest harm healthy
+    hours ids identities information inverse interval intervals json kills keys lease limits
+    lines little-endian maximum mean means median medians messagepack method methods
+    microseconds milliseconds minutes moments names newest nodes number numbers observed
+    parameters positions posterior posteriors power predicted probabilities probability
+    proportions proven quantiles receivers recorded rewards rollouts rows seconds sequences
+    shape share shares signals signed stage status stored stream successes sums tasks texts
+    thompson time totals traffic treatment true units upper value values variance variances
+    variant variants watermarks whole widths
 """
 _FRAGMENT_WORDS = frozenset(_NO_NOUN_PHRASE.split())
 _NOUN_WORDS = frozenset(_NO_VERB.split())
@@ -407,7 +410,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("paths", nargs="*", type=Path, help="files or folders; all of the product by default")
     parser.add_argument("--only", choices=KINDS, help="one rule")
+    parser.add_argument("--lower", action="store_true", help="write the present numbers to tidy.toml")
     arguments = parser.parse_args()
+    if arguments.lower:
+        counts = Counter(violation.path for violation in all_violations())
+        rows = [f'"{path}" = {count}\n' for path, count in sorted(counts.items())]
+        BASELINE.write_text("# Violations allowed in each file; the numbers only fall.\n" + "".join(rows))
+        return
     listed = all_violations(*arguments.paths)
     print(report([violation for violation in listed if arguments.only in {None, violation.kind}]))  # noqa: T201
 

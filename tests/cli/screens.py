@@ -41,7 +41,7 @@ from app.experiments.plan import AnalysisPlan
 from app.planning.model import Advice, BestFound, Curve, PolicyResult, SimulationResult
 from app.planning.power import answer, question_of
 from app.rollouts.life import Looked, Rollout
-from app.rollouts.model import Guardrail, GuardrailReading, Hold, Plan, Reading, Running
+from app.rollouts.model import Guardrail, GuardrailReading, Hold, Reading, RolloutPlan, Running
 from app.webhooks.model import Adapter, Endpoint
 
 AT = datetime(2026, 1, 1, 8, tzinfo=UTC)
@@ -306,7 +306,7 @@ def _rollout(made: Made) -> Rollout:
     return Rollout(
         id=3,
         experiment="summary-prompt",
-        plan=Plan(
+        plan=RolloutPlan(
             canaries=tuple(made.names[1:]), guardrails=tuple(Guardrail(metric=one) for one in (error, slow))
         ),
         state=Running(stage=1, entered_at=AT, epoch=2, canaries=tuple(made.names[1:])),

@@ -47,14 +47,14 @@ async def come(
     sums = [(0, 0, int(number < errors), 1, spread[number], 1) for number in range(units)]
     made = support.units(sums, epochs=experiment.epoch, variants=variant)
     by_cell = cells(totals_by_minute(experiment.id, made, measures))
-    found = by_cell[experiment.id, experiment.epoch, variant, "", False]
+    cell = by_cell[experiment.id, experiment.epoch, variant, "", False]
     async with engine.begin() as connection:
         row = {"experiment_id": experiment.id, "epoch": experiment.epoch, "variant": variant}
         statement = postgresql.insert(metric_totals).values(
-            **row, segment="", crossed=False, body=found.to_bytes()
+            **row, segment="", crossed=False, body=cell.to_bytes()
         )
         await connection.execute(
-            statement.on_conflict_do_update(constraint="pk_metric_totals", set_={"body": found.to_bytes()})
+            statement.on_conflict_do_update(constraint="pk_metric_totals", set_={"body": cell.to_bytes()})
         )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from app.analysis.harm.question import Baseline
 from app.analysis.observed import Cell, Observed
-from app.rollouts.model import PRESETS, Guardrail, Limit, Plan, Running
+from app.rollouts.model import PRESETS, Guardrail, Limit, RolloutPlan, Running
 from app.rollouts.steps import Approved, PausedByPerson, Resumed, after
 from stats.quantiles import QuantileSketch
 from stats.totals import MeanTotals, ProportionTotals
@@ -22,8 +22,10 @@ LATENCY = Guardrail(metric=PRESETS["latency"], baseline=Baseline(LATENCY_MEAN, L
 TAIL = Guardrail(metric=PRESETS["latency_p95"], baseline=Baseline(LATENCY_MEAN, LATENCY_SD))
 
 
-def plan_of(*guardrails, **changes) -> Plan:
-    return Plan(**{"canaries": ("new",), "guardrails": guardrails or (ERRORS, LATENCY, TAIL), **changes})
+def plan_of(*guardrails, **changes) -> RolloutPlan:
+    return RolloutPlan(
+        **{"canaries": ("new",), "guardrails": guardrails or (ERRORS, LATENCY, TAIL), **changes}
+    )
 
 
 def running(stage=0, *, epoch=1, entered_at=START, canaries=("new",), approved=False) -> Running:

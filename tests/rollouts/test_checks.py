@@ -7,7 +7,7 @@ from app.core.errors import InvalidInput
 from app.experiments.metrics import Margin, Mean, Metric, QuantileOf
 from app.experiments.model import Definition, Variant
 from app.rollouts.checks import check, resolve
-from app.rollouts.model import PRESETS, Guardrail, Limit, Plan, PlanRequest, Stage, Window
+from app.rollouts.model import PRESETS, Guardrail, Limit, RolloutPlan, RolloutPlanRequest, Stage, Window
 from tests.rollouts.support import ERRORS, plan_of
 
 COST = Metric(
@@ -22,9 +22,9 @@ DEFINITION = Definition(
 )
 
 
-def asked(**fields) -> PlanRequest:
+def asked(**fields) -> RolloutPlanRequest:
     body = {"canaries": ["new"], "guardrails": ["latency", "cost"], **fields}
-    return msgspec.json.decode(msgspec.json.encode(body), type=PlanRequest)
+    return msgspec.json.decode(msgspec.json.encode(body), type=RolloutPlanRequest)
 
 
 def test_named_guardrails_are_the_experiments_own_or_presets():
@@ -33,7 +33,7 @@ def test_named_guardrails_are_the_experiments_own_or_presets():
     assert plan.secondary == (LENGTH,)
     assert [stage.share for stage in plan.stages] == [0.01, 0.05, 0.25, 1.0]
     assert plan.stages[0].duration_s == 86_400
-    assert msgspec.json.decode(msgspec.json.encode(plan), type=Plan) == plan
+    assert msgspec.json.decode(msgspec.json.encode(plan), type=RolloutPlan) == plan
 
 
 def test_guardrails_may_be_written_out():
@@ -83,7 +83,7 @@ def test_what_does_not_fit_is_named(fields, wrong):
 
 def test_a_metric_cannot_fall_by_all_of_its_value():
     metric = msgspec.structs.replace(COST, direction="higher", margin=Margin(1.0, relative=True))
-    with pytest.raises(InvalidInput, match="at most by 1"):
+    with pytest.raises(InvalidInput, match="cannot fall by more than its value"):
         check(plan_of(Guardrail(metric=metric)), DEFINITION)
 
 

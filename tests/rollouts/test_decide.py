@@ -190,12 +190,17 @@ def test_a_rollout_only_goes_on_with_good_data_and_never_comes_back_from_a_rollb
                 decision = decide(plan, state, look, now)
                 epoch += 1
                 state = after(state, decision, at=now, epoch=epoch)
-                bad = {one.verdict for one in look.guardrails} | {one.tripped for one in look.limits}
+                bad = {reading_of_one.verdict for reading_of_one in look.guardrails} | {
+                    reading_of_one.tripped for reading_of_one in look.limits
+                }
                 if isinstance(decision, Advance | Complete):
                     assert isinstance(before, Running)
-                    assert all(one.verdict == "safe" and not one.missing for one in look.guardrails)
-                    assert not any(one.tripped for one in look.limits)
-                    assert all(one.severity != "broken" for one in look.integrity)
+                    assert all(
+                        reading_of_one.verdict == "safe" and not reading_of_one.missing
+                        for reading_of_one in look.guardrails
+                    )
+                    assert not any(reading_of_one.tripped for reading_of_one in look.limits)
+                    assert all(reading_of_one.severity != "broken" for reading_of_one in look.integrity)
                     assert look.data_age_s == 1.0
                     assert now >= before.entered_at + timedelta(hours=1)
                 if isinstance(decision, RollBack):
@@ -224,7 +229,7 @@ def test_data_that_are_old_or_of_unknown_age_are_missing(age):
     assert (decision.reason, decision.alert) == ("missing_data", True)
 
 
-def test_a_guardrail_that_nobody_read_is_missing():
+def test_a_guardrail_without_a_reading_is_missing():
     look = msgspec.structs.replace(reading(), guardrails=reading().guardrails[:1])
     decision = decide(plan_with(), running(), look, START + AGES["due"])
     assert decision.reason == "missing_data"
@@ -311,7 +316,7 @@ def test_a_draft_holds_whatever_is_read_and_gives_no_share():
     plan = plan_of()
     for verdict in ("harm", "safe", "not_enough_data"):
         decision = decide(plan, Draft(), reading(errors=verdict), START)
-        assert decision == Hold(reason="draft", detail="it has not been started")
+        assert decision == Hold(reason="draft", detail="the rollout has not been started")
     back = RollBack(canaries=("new",), reason="person", detail="")
     for made in (Advance(to_stage=1), Complete(), back):
         assert after(Draft(), made, at=START, epoch=2) == Draft()

@@ -23,8 +23,8 @@ from app.rollouts.decide import held
 from app.rollouts.life import Rollout, Taken
 from app.rollouts.model import (
     Completed,
-    Plan,
     RolledBack,
+    RolloutPlan,
     Running,
     Stage,
     State,
@@ -118,12 +118,12 @@ class Life:
         """All that must be true at any time; the rollout as it is now."""
         rollout = await self._service.get(self.rollout.id)
         experiment, taken = await self.experiment(), await self._service.decisions(rollout.id)
-        assert [one.number for one in taken] == list(range(1, len(taken) + 1))
+        assert [taken_step.number for taken_step in taken] == list(range(1, len(taken) + 1))
         states = replayed(rollout, taken)
         assert states[-1] == rollout.state, "the state is what its decisions lead to"
         shares = [held(rollout.plan, state) for state in states]
         assert experiment.held == shares[-1]
-        changes = 1 + sum(one != other for one, other in itertools.pairwise(shares))
+        changes = 1 + sum(taken_step != other for taken_step, other in itertools.pairwise(shares))
         assert experiment.epoch == self._first_epoch + changes
         assert await self._count(epochs, epochs.c.experiment_id == experiment.id) == experiment.epoch
         prefix = f"rollouts/{rollout.id}/decision/"
@@ -144,14 +144,14 @@ def replayed(rollout: Rollout, taken: Sequence[Taken]) -> list[State]:
     start = Running(stage=0, entered_at=rollout.created_at, epoch=epoch, canaries=plan.canaries)
     assert isinstance(taken[0].decision, Started)
     states: list[State] = [start]
-    for one in taken[1:]:
+    for taken_step in taken[1:]:
         state = states[-1]
-        states.append(after(state, one.decision, at=one.at, epoch=epoch + 1))
+        states.append(after(state, taken_step.decision, at=taken_step.at, epoch=epoch + 1))
         epoch += held(plan, states[-1]) != held(plan, state)
     return states
 
 
-def assert_monotone(plan: Plan, states: Sequence[State]) -> None:
+def assert_monotone(plan: RolloutPlan, states: Sequence[State]) -> None:
     """A canary that was taken back has no share ever again."""
     gone: set[str] = set()
     for state in states:

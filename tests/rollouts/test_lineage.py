@@ -34,26 +34,30 @@ def completion(rollout: int, canary: str, at) -> Completion:
 
 
 def test_a_draft_has_versions_and_no_standard():
-    found = lineage(stored(Draft()), [])
-    assert [(one.key, one.control, one.standard) for one in found.versions] == [
+    result = lineage(stored(Draft()), [])
+    assert [(version.key, version.control, version.standard) for version in result.versions] == [
         ("old", True, False),
         ("new", False, False),
         ("newer", False, False),
     ]
-    assert found.promotions == ()
+    assert result.promotions == ()
 
 
 def test_each_completed_rollout_takes_the_place_of_the_standard_before():
     done = [completion(1, "new", START + HOUR), completion(2, "newer", START + 2 * HOUR)]
-    found = lineage(stored(Running(START), held={"new": 0.0, "newer": 1.0}), done)
-    assert [(one.event, one.before, one.versions) for one in found.promotions] == [
+    result = lineage(stored(Running(START), held={"new": 0.0, "newer": 1.0}), done)
+    assert [(version.event, version.before, version.versions) for version in result.promotions] == [
         ("started", (), ("old",)),
         ("completed", ("old",), ("new",)),
         ("completed", ("new",), ("newer",)),
     ]
-    last = found.promotions[-1]
+    last = result.promotions[-1]
     assert (last.by, last.reason, last.rollout, last.decision) == ("key 1", "shown to be safe", 2, 2)
-    assert [(one.standard, one.held) for one in found.versions] == [(False, None), (False, 0.0), (True, 1.0)]
+    assert [(version.standard, version.held) for version in result.versions] == [
+        (False, None),
+        (False, 0.0),
+        (True, 1.0),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -62,15 +66,15 @@ def test_each_completed_rollout_takes_the_place_of_the_standard_before():
 )
 def test_the_end_of_an_experiment_is_a_promotion_where_it_changes_the_standard(winner, standard, events):
     stopped = Stopped(START, START + 2 * HOUR, winner=winner)
-    found = lineage(stored(stopped), [completion(1, "new", START + HOUR)])
-    assert [one.event for one in found.promotions] == events
-    assert [one.key for one in found.versions if one.standard] == [standard]
+    result = lineage(stored(stopped), [completion(1, "new", START + HOUR)])
+    assert [version.event for version in result.promotions] == events
+    assert [version.key for version in result.versions if version.standard] == [standard]
 
 
 async def test_the_lineage_names_the_decision_with_the_evidence(rollouts, experiment):
     request = RolloutRequest(experiment="summary", canaries=("new",), guardrails=("error_rate",))
     rollout = await rollouts.begin(request, "key 1")
-    assert [one.event for one in (await rollouts.lineage("summary")).promotions] == ["started"]
+    assert [version.event for version in (await rollouts.lineage("summary")).promotions] == ["started"]
     for _ in request.stages[1:]:
         await rollouts.act(rollout.id, "advance", by="key 2", reason="it is fine")
     last = (await rollouts.lineage("summary")).promotions[-1]

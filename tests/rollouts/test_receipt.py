@@ -132,8 +132,8 @@ def test_whatever_the_plan_and_the_totals_there_is_a_decision_and_its_receipt_re
     cells = []
     for epoch in range(1, data.draw(st.integers(1, 3)) + 1):
         for variant in ("old", "new"):
-            found = data.draw(totals(guardrail.metric.measure))
-            cells.append(Cell(epoch, variant, found.n, {"x": found}))
+            result = data.draw(totals(guardrail.metric.measure))
+            cells.append(Cell(epoch, variant, result.n, {"x": result}))
     made = receipt(
         plan_of(guardrail),
         running(epoch=data.draw(st.integers(1, 3))),
@@ -150,7 +150,7 @@ def test_whatever_the_plan_and_the_totals_there_is_a_decision_and_its_receipt_re
 def test_a_receipt_holds_statistic_threshold_units_interval_epochs_and_ten_examples(rng):
     shown = made(rng, slower=1.4)
     assert isinstance(shown.decision, RollBack)
-    latency = next(one for one in shown.reading.guardrails if one.metric == "latency")
+    latency = next(item for item in shown.reading.guardrails if item.metric == "latency")
     assert latency.verdict == "harm"
     assert latency.harm.statistic >= latency.harm.threshold
     assert latency.interval[0] > 0
@@ -166,9 +166,9 @@ def test_a_notice_names_harm_first_and_fits_into_a_webhook(rng):
     cells = []
     for epoch in range(1, 40):
         for variant, slower in (("old", 1.0), ("new", 1.3)):
-            one = cell(rng, variant, 500, epoch=epoch, slower=slower)
-            same = dict.fromkeys((guardrail.metric.key for guardrail in many), one.metrics["latency"])
-            cells.append(Cell(epoch, variant, 500, {**one.metrics, **same}))
+            item = cell(rng, variant, 500, epoch=epoch, slower=slower)
+            same = dict.fromkeys((guardrail.metric.key for guardrail in many), item.metrics["latency"])
+            cells.append(Cell(epoch, variant, 500, {**item.metrics, **same}))
     made = receipt(
         plan_of(*many, ERRORS, limits=(LIMIT,)),
         running(epoch=5),
@@ -180,7 +180,7 @@ def test_a_notice_names_harm_first_and_fits_into_a_webhook(rng):
         examples=["x" * 60] * 10,
     )
     notice = Notice.of(made)
-    assert {one.verdict for one in notice.guardrails} == {"harm"}
+    assert {item.verdict for item in notice.guardrails} == {"harm"}
     assert notice.readings_left_out == limits.ROLLOUT_GUARDRAILS_MAX - limits.ROLLOUT_NOTICE_READINGS_MAX
     assert notice.epochs[-1] == EpochUnits(39, "old", 500)
     assert len(msgspec.json.encode(notice)) < WEBHOOK_BODY_BYTES_MAX

@@ -26,9 +26,9 @@ from app.rollouts.model import (
     Completed,
     Draft,
     Paused,
-    PlanRequest,
     RollBack,
     RolledBack,
+    RolloutPlanRequest,
     Running,
     Stage,
 )
@@ -81,7 +81,9 @@ async def test_the_first_stage_holds_its_share_in_an_epoch_of_its_own(
     assert after.epoch == experiment.epoch + 1 == rollout.epoch
     assert rollout.state.stage == 0
     assert announced == [experiment.id]
-    assert [one.decision.__struct_config__.tag for one in await rollouts.decisions(rollout.id)] == ["started"]
+    assert [event.decision.__struct_config__.tag for event in await rollouts.decisions(rollout.id)] == [
+        "started"
+    ]
     assert [(key, kind) for key, kind, _ in await messages(engine)] == [
         (f"rollouts/{rollout.id}/decision/1", "rollout.started")
     ]
@@ -104,7 +106,7 @@ async def test_a_healthy_canary_goes_to_the_end(rollouts, experiment, engine, cl
     assert isinstance(ended.state, Completed)
     assert gate(ended).value == 1
     assert (await now(engine)).held == {"new": 1.0}
-    steps = [one.decision for one in await rollouts.decisions(rollout.id)]
+    steps = [event.decision for event in await rollouts.decisions(rollout.id)]
     assert steps[1:] == [Advance(to_stage=1), Complete()]
     assert not await rollouts.look(rollout.id)
     assert [kind for _, kind, _ in await messages(engine)][-2:] == ["rollout.advanced", "rollout.completed"]
@@ -119,7 +121,7 @@ async def test_harm_rolls_back_once_with_a_receipt_that_computes_again(rollouts,
     ended = await rollouts.get(rollout.id)
     assert isinstance(ended.state, RolledBack)
     assert gate(ended).roll_back
-    with pytest.raises(InvalidInput, match="say why it is tried again"):
+    with pytest.raises(InvalidInput, match="needs a reason"):
         await rollouts.begin(request(), "key 1")
     taken, receipt, differs = await rollouts.explain(rollout.id, 2)
     assert isinstance(taken.decision, RollBack)
@@ -201,7 +203,7 @@ async def test_a_worker_that_is_paused_past_its_lease_has_decided_nothing(
     with pytest.raises(DBAPIError):
         await stopped
     steps = await rollouts.decisions(rollout.id)
-    assert [one.by for one in steps] == ["key 1", "key 2" if by_hand else None]
+    assert [event.by for event in steps] == ["key 1", "key 2" if by_hand else None]
     assert (await now(engine)).held == {"new": 0.0}
     assert len(await messages(engine)) == 2
 
@@ -254,7 +256,7 @@ async def test_a_publication_that_fails_undoes_no_decision(engine, clock, experi
     assert (await now(engine)).held == {"new": 0.0}
 
 
-async def test_broken_or_missing_data_hold_and_call_somebody_once(rollouts, experiment, engine, clock):
+async def test_broken_or_missing_data_hold_and_send_one_alert(rollouts, experiment, engine, clock):
     rollout = await rollouts.begin(request(), "key 1")
     clock.forward(61)
     for _ in range(3):
@@ -268,7 +270,7 @@ async def test_broken_or_missing_data_hold_and_call_somebody_once(rollouts, expe
     assert looked.decision.reason == "missing_data"
 
 
-async def test_what_somebody_was_called_for_is_told_again_after_a_step_and_closed_when_it_is_over(
+async def test_an_alert_is_sent_again_after_a_step_and_closed_when_it_is_over(
     rollouts, experiment, engine, clock
 ):
     rollout = await rollouts.begin(request(), "key 1")
@@ -343,7 +345,7 @@ async def test_people_skip_pause_resume_and_roll_back_with_their_reasons(rollout
     with pytest.raises(Conflict, match="has ended"):
         await rollouts.act(rollout.id, "advance", by="key 2", reason="again")
     taken = await rollouts.decisions(rollout.id)
-    assert [(one.by, one.reason) for one in taken] == [
+    assert [(event.by, event.reason) for event in taken] == [
         ("key 1", ""),
         ("key 2", "seen in staging"),
         ("key 2", ""),
@@ -374,7 +376,7 @@ async def test_a_rollout_needs_a_running_experiment_that_measures_its_guardrails
     with pytest.raises(Conflict, match="draft"):
         await rollouts.begin(request(experiment="other"), "key 1")
     await experiments.start("other")
-    with pytest.raises(UnprocessableInput, match="none that could be held"):
+    with pytest.raises(UnprocessableInput, match="cannot hold shares"):
         await rollouts.begin(request(experiment="other"), "key 1")
 
 
@@ -396,13 +398,13 @@ async def test_harm_of_the_same_canary_is_not_forgotten_however_long_ago(rollout
     await harmful(engine, clock)
     assert await rollouts.look(rollout.id)
     for _ in range(3):
-        one = await rollouts.begin(request(reason="again"), "key 1")
-        await rollouts.act(one.id, "rollback", by="key 2", reason="not today")
-    with pytest.raises(InvalidInput, match=f"rollout {rollout.id} took one of these canaries back"):
+        event = await rollouts.begin(request(reason="again"), "key 1")
+        await rollouts.act(event.id, "rollback", by="key 2", reason="not today")
+    with pytest.raises(InvalidInput, match=f"rollout {rollout.id} rolled back one of these canaries"):
         await rollouts.begin(request(), "key 1")
 
 
-async def test_a_draft_changes_nothing_until_somebody_starts_it(
+async def test_a_draft_changes_nothing_until_a_person_starts_it(
     rollouts, experiment, engine, clock, announced
 ):
     draft = await rollouts.begin(request(start=False), "key 1")
@@ -419,10 +421,10 @@ async def test_a_draft_changes_nothing_until_somebody_starts_it(
     assert begun.state == Running(stage=0, entered_at=clock.now(), epoch=begun.epoch, canaries=("new",))
     assert (await now(engine)).held == {"new": 0.1}
     assert announced == [experiment.id]
-    assert [(one.by, one.reason) for one in await rollouts.decisions(draft.id)] == [
+    assert [(event.by, event.reason) for event in await rollouts.decisions(draft.id)] == [
         ("key 2", "the window is open")
     ]
-    with pytest.raises(Conflict, match="has begun already"):
+    with pytest.raises(Conflict, match="has already begun"):
         await rollouts.act(draft.id, "start", by="key 2", reason="")
     with pytest.raises(Conflict, match="decisions are kept"):
         await rollouts.discard(draft.id)
@@ -430,7 +432,7 @@ async def test_a_draft_changes_nothing_until_somebody_starts_it(
     assert await rollouts.look(draft.id)
 
 
-async def test_a_draft_that_nobody_wants_is_forgotten_and_one_at_a_time_is_started(rollouts, experiment):
+async def test_a_draft_can_be_deleted_and_only_one_draft_can_be_started(rollouts, experiment):
     first, second = [await rollouts.begin(request(start=False), "key 1") for _ in range(2)]
     await rollouts.act(first.id, "start", by="key 1", reason="")
     with pytest.raises(Conflict, match="has not ended"):
@@ -443,9 +445,9 @@ async def test_a_draft_that_nobody_wants_is_forgotten_and_one_at_a_time_is_start
 async def test_starts_at_once_begin_one_rollout(rollouts, experiment, engine):
     drafts = [await rollouts.begin(request(start=False), "key 1") for _ in range(4)]
     came = await asyncio.gather(
-        *(rollouts.act(one.id, "start", by="key 1", reason="") for one in drafts), return_exceptions=True
+        *(rollouts.act(event.id, "start", by="key 1", reason="") for event in drafts), return_exceptions=True
     )
-    assert sorted(type(one).__name__ for one in came) == ["Conflict"] * 3 + ["Rollout"]
+    assert sorted(type(event).__name__ for event in came) == ["Conflict"] * 3 + ["Rollout"]
     assert len(await rollouts.active()) == len(await messages(engine)) == 1
 
 
@@ -457,15 +459,15 @@ async def test_what_changes_no_share_is_not_announced(rollouts, experiment, anno
 
 
 @pytest.mark.parametrize("stands", ["killed", "paused"])
-async def test_while_nobody_gets_the_canary_only_harm_decides(rollouts, experiment, engine, clock, stands):
+async def test_only_harm_decides_while_no_unit_gets_the_canary(rollouts, experiment, engine, clock, stands):
     rollout = await rollouts.begin(request(), "key 1")
     clock.forward(61)
     await healthy(engine, clock)
 
-    def changed(one: Experiment, at: Any) -> Experiment:
+    def changed(event: Experiment, at: Any) -> Experiment:
         if stands == "killed":
-            return msgspec.structs.replace(one, killed=True)
-        return msgspec.structs.replace(one, state=ExperimentPaused(at, at))
+            return msgspec.structs.replace(event, killed=True)
+        return msgspec.structs.replace(event, state=ExperimentPaused(at, at))
 
     await ExperimentStore(engine).update("summary", changed, clock)
     assert not await rollouts.look(rollout.id)
@@ -489,7 +491,7 @@ def stored(definition: Definition, **changes: Any) -> Experiment:
 
 
 def test_a_control_that_a_fixed_policy_would_starve_gets_as_much_as_a_canary():
-    plan = resolve(PlanRequest(canaries=("new",), guardrails=("error_rate",), stages=STAGES), THREE)
+    plan = resolve(RolloutPlanRequest(canaries=("new",), guardrails=("error_rate",), stages=STAGES), THREE)
     state = Running(stage=0, entered_at=START, epoch=2, canaries=("new",))
     assert shares_held(stored(THREE), plan, state) == {"new": 0.1}
     policy = FixedPolicy({"old": 0.0, "new": 0.0, "newer": 1.0})
@@ -518,7 +520,9 @@ def test_under_a_bandit_with_further_variants_the_control_is_held_too():
     variants = (Variant("old", control=True), Variant("new"), Variant("third"))
     definition = msgspec.structs.replace(DEFINITION, variants=variants, policy=ThompsonPolicy())
     bandit = stored(definition)
-    plan = resolve(PlanRequest(canaries=("new",), guardrails=("error_rate",), stages=STAGES), definition)
+    plan = resolve(
+        RolloutPlanRequest(canaries=("new",), guardrails=("error_rate",), stages=STAGES), definition
+    )
     state = Running(stage=0, entered_at=START, epoch=2, canaries=("new",))
     assert shares_held(bandit, plan, state) == {"new": 0.1, "old": pytest.approx(0.9)}
     assert "old" not in shares_held(bandit, plan, RolledBack(stage=0, ended_at=START))

@@ -29,9 +29,9 @@ def ends(canary, *, runs=RUNS, seed, times=1.0, only=()):
 
 
 def test_a_canary_like_the_control_reaches_everything_at_the_traffic_the_planner_asked_for():
-    found = ends(lambda _: HEALTHY, seed=700)
-    assert found.completed >= at_least(0.95)
-    assert found.rolled_back <= at_most(0.01)
+    result = ends(lambda _: HEALTHY, seed=700)
+    assert result.completed >= at_least(0.95)
+    assert result.rolled_back <= at_most(0.01)
 
 
 @pytest.mark.parametrize(
@@ -39,25 +39,25 @@ def test_a_canary_like_the_control_reaches_everything_at_the_traffic_the_planner
     [(World(error=0.03), 900), (World(mean=1.15), 400), (World(sigma=0.7), 2_000)],
 )
 def test_a_bad_canary_is_rolled_back_soon(canary, median_max):
-    found = ends(lambda _: canary, seed=701, times=3.0)
-    assert found.rolled_back >= at_least(0.99)
-    assert found.median_units <= median_max
+    result = ends(lambda _: canary, seed=701, times=3.0)
+    assert result.rolled_back >= at_least(0.99)
+    assert result.median_units <= median_max
 
 
 @pytest.mark.parametrize(
     ("metric", "canary"), [("error_rate", World(error=0.03)), ("latency", World(mean=1.15))]
 )
 def test_rollback_takes_at_most_half_again_what_the_optimal_test_takes(metric, canary):
-    found = ends(lambda _: canary, runs=200, seed=702, times=3.0, only=(metric,))
-    assert found.median_units <= 1.5 * bench.optimal(metric, 0.01)
+    result = ends(lambda _: canary, runs=200, seed=702, times=3.0, only=(metric,))
+    assert result.median_units <= 1.5 * bench.optimal(metric, 0.01)
 
 
 def test_a_canary_that_breaks_after_its_first_stage_is_rolled_back():
     late = bench.ramp(bench.broken_later, runs=20, seed=703, times=2.0)
-    assert {one.end for one in late} <= {"rolled_back", "waiting"}
-    assert np.mean([one.end == "rolled_back" for one in late]) >= at_least(0.99, 20)
-    assert {one.stage for one in late} == {1}
-    assert np.median([one.stage_units for one in late]) <= 600
+    assert {run.end for run in late} <= {"rolled_back", "waiting"}
+    assert np.mean([run.end == "rolled_back" for run in late]) >= at_least(0.99, 20)
+    assert {run.stage for run in late} == {1}
+    assert np.median([run.stage_units for run in late]) <= 600
 
 
 def test_the_gate_sees_a_point_rule():
@@ -88,7 +88,7 @@ def test_a_canary_at_its_margin_rarely_passes_a_stage():
     """At most beta, 5 %, for each guardrail alone; at the margin harm is what is usually found first."""
     for name, world in bench.AT_MARGIN.items():
         outcomes = bench.ramp(lambda _, w=world: w, runs=RUNS, seed=707, times=2.0, only=(name,))
-        assert np.mean([one.stage > 0 for one in outcomes]) <= at_most(0.05)
+        assert np.mean([run.stage > 0 for run in outcomes]) <= at_most(0.05)
 
 
 def test_the_planner_asks_for_less_where_there_is_less_to_show():
@@ -103,8 +103,8 @@ def test_of_real_models_the_weaker_is_rolled_back_and_the_better_promoted():
     rng = generator(705)
     for judge, control, canary in bench.judge_pairs(scores):
         theirs, ours = scores[judge, control], scores[judge, canary]
-        found = bench.figures([bench.replay(theirs, ours, rng=rng, per_stage=1_000) for _ in range(10)])
+        result = bench.figures([bench.replay(theirs, ours, rng=rng, per_stage=1_000) for _ in range(10)])
         if ours.mean() < theirs.mean():
-            assert found.rolled_back >= at_least(0.99, 10)
+            assert result.rolled_back >= at_least(0.99, 10)
         else:
-            assert found.completed >= at_least(0.95 if canary == control else 0.99, 10)
+            assert result.completed >= at_least(0.95 if canary == control else 0.99, 10)

@@ -53,19 +53,19 @@ async def test_an_experiment_without_a_rollout_shows_none(client):
 
 async def test_a_rollout_is_shown_from_draft_to_completion(client, clock):
     draft = (await client.post("/rollouts", json=PLAN | {"start": False})).json()
-    (one,), page = await shown(client)
-    assert (one["id"], one["state"], one["stage"], one["share"]) == (draft["id"], "draft", None, 0.0)
+    (row,), page = await shown(client)
+    assert (row["id"], row["state"], row["stage"], row["share"]) == (draft["id"], "draft", None, 0.0)
     await client.post(f"/rollouts/{draft['id']}/start")
-    (one,), page = await shown(client)
-    assert (one["state"], one["stage"], one["stages"], one["share"]) == ("running", 0, 4, 0.01)
+    (row,), page = await shown(client)
+    assert (row["state"], row["stage"], row["stages"], row["share"]) == ("running", 0, 4, 0.01)
     assert "1 of 4" in page
     for _ in range(3):
         await client.post(f"/rollouts/{draft['id']}/advance", json={"reason": "seen in staging"})
-    (one,), page = await shown(client)
-    assert (one["state"], one["canaries"], one["share"]) == ("completed", ["new"], 1.0)
-    assert one["ended_at"] is not None
-    assert one["reason"] == "it was given 100% for good"
-    for text in ("<b>completed</b>", one["reason"], f"{clock.now():%Y-%m-%d %H:%M}"):
+    (row,), page = await shown(client)
+    assert (row["state"], row["canaries"], row["share"]) == ("completed", ["new"], 1.0)
+    assert row["ended_at"] is not None
+    assert row["reason"] == "the canaries have 100% of the traffic for good"
+    for text in ("<b>completed</b>", row["reason"], f"{clock.now():%Y-%m-%d %H:%M}"):
         assert text in page
 
 
@@ -73,19 +73,19 @@ async def test_a_rollback_is_shown_with_its_reason_before_the_rollout_that_follo
     client, rollouts, engine, clock
 ):
     first = (await client.post("/rollouts", json=PLAN)).json()
-    found = await ExperimentStore(engine).find("summary")
-    await come(engine, found, 0, units=4_000, errors=40, latency=1.0)
-    await come(engine, found, 1, units=400, errors=400, latency=1.0)
+    answer = await ExperimentStore(engine).find("summary")
+    await come(engine, answer, 0, units=4_000, errors=40, latency=1.0)
+    await come(engine, answer, 1, units=400, errors=400, latency=1.0)
     await watermark(engine, clock.now())
     assert await rollouts.look(first["id"])
-    (one,), page = await shown(client)
-    assert (one["state"], one["share"]) == ("rolled_back", 0.0)
-    assert one["reason"].startswith("error_rate of new is proven worse than the control")
+    (row,), page = await shown(client)
+    assert (row["state"], row["share"]) == ("rolled_back", 0.0)
+    assert row["reason"].startswith("error_rate of new is proven worse than the control")
     assert "<b>rolled back</b>" in page
-    assert one["reason"] in page
+    assert row["reason"] in page
     await client.post("/rollouts", json=PLAN | {"reason": "fixed <b>now</b>"})
     both, page = await shown(client)
-    assert [one["state"] for one in both] == ["running", "rolled_back"]
+    assert [row["state"] for row in both] == ["running", "rolled_back"]
     assert "<b>now</b>" not in page
 
 
@@ -97,7 +97,7 @@ async def test_the_request_of_a_completed_rollout_is_answered_409_with_the_way_o
     assert repeated.status_code == 409
     assert repeated.headers["content-type"].startswith("application/problem+json")
     assert f'add "after": {made["id"]}' in repeated.json()["detail"]
-    (one,), _ = await shown(client)
-    assert one["share"] == 1.0
+    (row,), _ = await shown(client)
+    assert row["share"] == 1.0
     assert (await client.post("/rollouts", json=PLAN | {"after": made["id"]})).status_code == 201
     assert (await client.post("/rollouts", json=PLAN | {"after": 0})).status_code == 400

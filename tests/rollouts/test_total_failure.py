@@ -44,42 +44,48 @@ def guardrail(measure, direction, margin, baseline=None, test="sequence"):
 def test_judge_scores_that_fall_to_0_are_rolled_back_at_the_first_look(rng):
     scores = 0.8 + 0.1 * rng.standard_normal(4_000)
     low = 0.05 + 0.01 * rng.standard_normal(400)
-    one = preset("judge_score", Baseline(0.8, 0.1))
-    assert first_rollback(one, scores, np.zeros(400), LOOKS) == first_rollback(one, scores, low, LOOKS) == 100
-    found, decision = reading(one, (scores, np.zeros(400)))
-    assert found.verdict == "harm"
-    assert found.effect == pytest.approx(-1, abs=1e-9)
+    tested = preset("judge_score", Baseline(0.8, 0.1))
+    assert (
+        first_rollback(tested, scores, np.zeros(400), LOOKS)
+        == first_rollback(tested, scores, low, LOOKS)
+        == 100
+    )
+    result, decision = reading(tested, (scores, np.zeros(400)))
+    assert result.verdict == "harm"
+    assert result.effect == pytest.approx(-1, abs=1e-9)
     assert "the canary's mean of 0 has no logarithm, so the difference of means is tested" in decision.detail
 
 
 def test_a_success_rate_of_half_a_per_cent_is_rolled_back_sooner_than_one_of_half(rng):
     control = (rng.random(3_500) < 0.95).astype(float)
     draws = rng.random(350)
-    one = preset("guardrail")
-    total, half = (first_rollback(one, control, (draws < rate).astype(float), LOOKS) for rate in (0.005, 0.5))
+    tested = preset("guardrail")
+    total, half = (
+        first_rollback(tested, control, (draws < rate).astype(float), LOOKS) for rate in (0.005, 0.5)
+    )
     assert total <= 15
     assert total < half < 100
 
 
 @pytest.mark.parametrize("direction", ["higher", "lower"])
-def test_a_ratio_of_exactly_0_beside_one_of_a_half_is_told(rng, direction):
-    one = guardrail(Ratio("clicks", "sessions"), direction, Margin(0.05))
+def test_a_ratio_of_0_is_compared_with_a_ratio_of_a_half(rng, direction):
+    tested = guardrail(Ratio("clicks", "sessions"), direction, Margin(0.05))
     sessions = rng.integers(1, 6, 4_000).astype(float)
     half = np.column_stack([rng.binomial(sessions.astype(int), 0.5), sessions])
     nothing = np.column_stack([np.zeros(400), sessions[:400]])
-    found, _ = reading(one, (half, nothing) if direction == "higher" else (nothing, half[:400]))
-    assert found.verdict == "harm"
-    assert found.effect == pytest.approx(-0.5 if direction == "higher" else 0.5, abs=0.05)
+    result, _ = reading(tested, (half, nothing) if direction == "higher" else (nothing, half[:400]))
+    assert result.verdict == "harm"
+    assert result.effect == pytest.approx(-0.5 if direction == "higher" else 0.5, abs=0.05)
 
 
 def test_a_tail_that_rises_from_0_to_200_is_rolled_back_by_the_difference():
-    one = preset("latency_p95")
-    found, decision = reading(one, (np.zeros(4_000), np.full(400, 200.0)))
-    assert found.verdict == "harm"
-    assert found.relative is False
-    assert found.effect == pytest.approx(200, rel=0.02)
+    tested = preset("latency_p95")
+    result, decision = reading(tested, (np.zeros(4_000), np.full(400, 200.0)))
+    assert result.verdict == "harm"
+    assert result.relative is False
+    assert result.effect == pytest.approx(200, rel=0.02)
     assert "nothing is relative to a control of 0" in decision.detail
-    assert first_rollback(one, np.zeros(4_000), np.full(400, 200.0), LOOKS) <= 30
+    assert first_rollback(tested, np.zeros(4_000), np.full(400, 200.0), LOOKS) <= 30
 
 
 # Their siblings: whatever is at zero, constant or missing
@@ -91,15 +97,15 @@ BOTH_TESTS = pytest.mark.parametrize("test", ["sequence", "sprt"])
 @BOTH_TESTS
 @pytest.mark.parametrize("margin", [Margin(0.1, relative=True), Margin(0.05)])
 def test_a_control_that_is_always_0_does_not_hide_a_canary_that_is_not(rng, margin, test):
-    one = guardrail(Mean("errors"), "lower", margin, test=test)
-    assert reading(one, (np.zeros(4_000), rng.poisson(1.0, 400).astype(float)))[0].verdict == "harm"
-    same, _ = reading(one, (np.zeros(4_000), np.zeros(400)))
+    tested = guardrail(Mean("errors"), "lower", margin, test=test)
+    assert reading(tested, (np.zeros(4_000), rng.poisson(1.0, 400).astype(float)))[0].verdict == "harm"
+    same, _ = reading(tested, (np.zeros(4_000), np.zeros(400)))
     assert same.verdict == ("not_enough_data" if margin.relative else "safe")
     assert ("absolute margin" in same.reason or "allows nothing" in same.reason) == margin.relative
 
 
 @BOTH_TESTS
-def test_means_on_both_sides_of_0_and_below_it_are_told(rng, test):
+def test_means_around_and_below_0_are_compared(rng, test):
     noise = rng.standard_normal(4_400)
     for control, direction, worse, better in (
         (-10.0, "higher", -14.0, -10.0),
@@ -109,49 +115,49 @@ def test_means_on_both_sides_of_0_and_below_it_are_told(rng, test):
         (0.0, "lower", 3.0, -3.0),
         (0.0, "higher", -3.0, 3.0),
     ):
-        one = guardrail(Mean("score"), direction, Margin(0.2, relative=True), test=test)
+        tested = guardrail(Mean("score"), direction, Margin(0.2, relative=True), test=test)
         old = control + noise[:4_000] - noise[:4_000].mean()
         bad, good = worse + noise[4_000:], better + noise[4_000:] - noise[4_000:].mean()
-        assert reading(one, (old, bad))[0].verdict == "harm", (control, direction)
-        assert reading(one, (old, good))[0].verdict != "harm", (control, direction)
+        assert reading(tested, (old, bad))[0].verdict == "harm", (control, direction)
+        assert reading(tested, (old, good))[0].verdict != "harm", (control, direction)
 
 
 def test_two_per_cent_more_of_a_negative_mean_is_within_a_margin_of_ten(rng):
-    one = guardrail(Mean("score"), "higher", Margin(0.1, relative=True))
+    tested = guardrail(Mean("score"), "higher", Margin(0.1, relative=True))
     noise = 0.5 * rng.standard_normal(22_000)
-    found, _ = reading(one, (-10.009 + noise[:20_000], -10.215 + noise[20_000:]))
-    assert found.verdict == "safe"
-    assert found.effect == pytest.approx(-0.0206, abs=0.005)
+    result, _ = reading(tested, (-10.009 + noise[:20_000], -10.215 + noise[20_000:]))
+    assert result.verdict == "safe"
+    assert result.effect == pytest.approx(-0.0206, abs=0.005)
 
 
 @BOTH_TESTS
 @pytest.mark.parametrize("direction", ["higher", "lower"])
 @pytest.mark.parametrize("margin", [Margin(0.1, relative=True), Margin(0.5)])
 def test_values_without_any_spread_are_counted(direction, margin, test):
-    one = guardrail(Mean("size"), direction, margin, test=test)
+    tested = guardrail(Mean("size"), direction, margin, test=test)
     sign = 1 if direction == "lower" else -1
     control = np.full(4_000, 5.0)
     for shift, verdict in ((2.0, "harm"), (0.0, "safe"), (-2.0, "safe")):
-        found, decision = reading(one, (control, np.full(400, 5.0 + sign * shift)))
-        assert found.verdict == verdict, shift
+        result, decision = reading(tested, (control, np.full(400, 5.0 + sign * shift)))
+        assert result.verdict == verdict, shift
         if verdict == "harm":
             assert "worse values are counted" in decision.detail
-    assert reading(one, (control, np.full(99, 5.0 + 2 * sign)))[0].verdict == "not_enough_data"
+    assert reading(tested, (control, np.full(99, 5.0 + 2 * sign)))[0].verdict == "not_enough_data"
 
 
 def test_a_rate_that_is_perfect_for_all_is_safe():
-    one = preset("guardrail")
-    assert reading(one, (np.ones(4_000), np.ones(1_000)))[0].verdict == "safe"
-    assert reading(one, (np.ones(4_000), np.ones(50)))[0].verdict == "not_enough_data"
-    assert reading(one, (np.ones(4_000), np.zeros(20)))[0].verdict == "harm"
-    assert reading(one, (np.zeros(4_000), np.zeros(1_000)))[0].verdict == "not_enough_data"
+    tested = preset("guardrail")
+    assert reading(tested, (np.ones(4_000), np.ones(1_000)))[0].verdict == "safe"
+    assert reading(tested, (np.ones(4_000), np.ones(50)))[0].verdict == "not_enough_data"
+    assert reading(tested, (np.ones(4_000), np.zeros(20)))[0].verdict == "harm"
+    assert reading(tested, (np.zeros(4_000), np.zeros(1_000)))[0].verdict == "not_enough_data"
 
 
 @pytest.mark.parametrize("test", ["sequence", "sprt"])
 def test_a_latency_of_0_is_not_harm_and_may_pass(rng, test):
-    one = preset("latency", Baseline(1.0, 0.5), test=test)
+    tested = preset("latency", Baseline(1.0, 0.5), test=test)
     latency = np.exp(0.5 * rng.standard_normal(4_000))
-    assert reading(one, (latency, np.zeros(2_000)))[0].verdict == "safe"
+    assert reading(tested, (latency, np.zeros(2_000)))[0].verdict == "safe"
     tail = preset("latency_p95")
     assert reading(tail, (latency, np.zeros(2_000)))[0].verdict == "safe"
     assert reading(tail, (np.zeros(4_000), np.zeros(2_000)))[0].verdict == "safe"
@@ -159,26 +165,26 @@ def test_a_latency_of_0_is_not_harm_and_may_pass(rng, test):
 
 @pytest.mark.parametrize("direction", ["higher", "lower"])
 @pytest.mark.parametrize("margin", [Margin(0.2, relative=True), Margin(0.5)])
-def test_quantiles_are_told_beside_controls_at_below_and_above_0(rng, direction, margin):
-    one = guardrail(QuantileOf("x", 0.5), direction, margin)
+def test_quantiles_are_compared_with_controls_at_below_and_above_0(rng, direction, margin):
+    tested = guardrail(QuantileOf("x", 0.5), direction, margin)
     sign = 1 if direction == "lower" else -1
     for control in (-20.0, 0.0, 20.0):
         for worsening, verdict in ((8.0, "harm"), (-8.0, "safe")):
             noise = 0.1 * rng.standard_normal(8_000) if control else np.zeros(8_000)
             ours = control + sign * worsening + noise[:2_000]
-            assert reading(one, (control + noise, ours))[0].verdict == verdict, (control, worsening)
+            assert reading(tested, (control + noise, ours))[0].verdict == verdict, (control, worsening)
 
 
 def test_a_cost_per_result_without_any_result_is_harm(rng):
     """The canary's ratio is not defined: its numerators are compared instead."""
-    one = guardrail(Ratio("cost", "results"), "lower", Margin(0.1, relative=True))
+    tested = guardrail(Ratio("cost", "results"), "lower", Margin(0.1, relative=True))
     cost = rng.uniform(0.5, 1.5, 4_400)
     results = (rng.random(4_400) < 0.6).astype(float)
     control = np.column_stack([cost[:4_000], results[:4_000]])
-    found, decision = reading(one, (control, np.column_stack([cost[4_000:], np.zeros(400)])))
-    assert found.verdict == "harm"
+    result, decision = reading(tested, (control, np.column_stack([cost[4_000:], np.zeros(400)])))
+    assert result.verdict == "harm"
     assert "numerators" in decision.detail
-    same, _ = reading(one, (control, np.column_stack([cost[4_000:], results[4_000:]])))
+    same, _ = reading(tested, (control, np.column_stack([cost[4_000:], results[4_000:]])))
     assert same.verdict != "harm"
 
 
@@ -187,37 +193,37 @@ def test_a_cost_per_result_without_any_result_is_harm(rng):
 def test_one_unit_and_no_unit_decide_nothing(key, test):
     if test == "sprt" and isinstance(PRESETS[key].measure, QuantileOf):
         return
-    one = preset(key, test=test)
+    tested = preset(key, test=test)
     for control, canary in ((np.ones(1), np.zeros(1)), (np.zeros(1), np.ones(1)), (np.zeros(20), np.ones(1))):
-        found, decision = reading(one, (control, canary))
-        assert found.verdict == "not_enough_data"
+        result, decision = reading(tested, (control, canary))
+        assert result.verdict == "not_enough_data"
         assert not isinstance(decision, RollBack)
 
 
 @pytest.mark.parametrize("key", PRESETS)
-def test_a_canary_of_which_nothing_is_known_is_neither_healthy_nor_harmed(key):
+def test_a_canary_without_known_outcomes_is_neither_safe_nor_harmed(key):
     silent = [Cell(1, "old", 5_000, {key: totals_of(PRESETS[key], np.ones(5_000))}), Cell(1, "new", 500, {})]
     plan = plan_of(preset(key))
     for at in (timedelta(hours=1), 2 * DAY):
         now = START + at
-        found = read(plan, running(), observed_of(*silent), findings=(), now=now, as_of=now)
-        assert found.guardrails[0].missing
-        assert found.guardrails[0].verdict == "not_enough_data"
-        decision = decide(plan, running(), found, now)
+        result = read(plan, running(), observed_of(*silent), findings=(), now=now, as_of=now)
+        assert result.guardrails[0].missing
+        assert result.guardrails[0].verdict == "not_enough_data"
+        decision = decide(plan, running(), result, now)
         assert (decision.reason, decision.alert) == ("missing_data", True)
 
 
 def test_a_limit_trips_on_a_ratio_that_is_the_same_for_every_unit():
-    one = guardrail(Ratio("errors", "requests"), "lower", Margin(0.1))
+    tested = guardrail(Ratio("errors", "requests"), "lower", Margin(0.1))
     units = np.ones((500, 2))
     control = np.column_stack([np.zeros(500), np.ones(500)])
     cells = [
         Cell(1, name, 500, {"x": JointTotals.from_observations(values)})
         for name, values in (("old", control), ("new", units))
     ]
-    plan = plan_of(one, limits=(Limit("x", 0.9, 50),))
-    found = read(plan, running(), observed_of(*cells), findings=(), now=START, as_of=START)
-    assert found.limits[0].tripped
+    plan = plan_of(tested, limits=(Limit("x", 0.9, 50),))
+    result = read(plan, running(), observed_of(*cells), findings=(), now=START, as_of=START)
+    assert result.limits[0].tripped
 
 
 def test_a_primary_metric_at_0_is_answered(rng):
@@ -227,8 +233,8 @@ def test_a_primary_metric_at_0_is_answered(rng):
         Cell(1, name, len(values), {"x": MeanTotals.from_observations(values)})
         for name, values in (("old", np.zeros(4_000)), ("new", rng.poisson(1.0, 400).astype(float)))
     ]
-    found = read(plan, running(), observed_of(*cells), findings=(), now=START, as_of=START)
-    assert found.primary[0].shown
+    result = read(plan, running(), observed_of(*cells), findings=(), now=START, as_of=START)
+    assert result.primary[0].shown
 
 
 # More harm is never found later
@@ -251,21 +257,21 @@ def shifted(draw):
     spread = draw(st.sampled_from([0.1, 0.5, 3.0, 0.0]))
     baseline = draw(st.sampled_from([None, Baseline(location, max(spread, 1e-3))]))
     test = draw(st.sampled_from(["sequence", "sprt"])) if isinstance(measure, Mean) else "sequence"
-    one = guardrail(measure, direction, Margin(0.1, relative=relative), baseline, test)
+    tested = guardrail(measure, direction, Margin(0.1, relative=relative), baseline, test)
     size = draw(st.sampled_from([1.0, 1.5])) * max(abs(location), spread, 0.1)
-    return one, location, spread, [size * part for part in draw(PARTS)], draw(st.integers(0, 2**32))
+    return tested, location, spread, [size * part for part in draw(PARTS)], draw(st.integers(0, 2**32))
 
 
 @settings(max_examples=60)
 @given(case=shifted(), lognormal=st.booleans())
 def test_a_further_shift_in_the_harmful_direction_never_delays_the_rollback(case, lognormal):
-    one, location, spread, steps, seed = case
+    tested, location, spread, steps, seed = case
     rng = np.random.default_rng(seed)
     noise = rng.lognormal(size=2_400) if lognormal else rng.standard_normal(2_400)
     control, canary = location + spread * noise[:2_000], location + spread * noise[2_000:]
-    sign = 1 if one.metric.direction == "lower" else -1
-    found = [first_rollback(one, control, canary + sign * step, FEW) for step in steps]
-    assert found == sorted(found, reverse=True), (steps, found)
+    sign = 1 if tested.metric.direction == "lower" else -1
+    result = [first_rollback(tested, control, canary + sign * step, FEW) for step in steps]
+    assert result == sorted(result, reverse=True), (steps, result)
 
 
 @st.composite
@@ -274,9 +280,11 @@ def proportions(draw):
     rate = draw(st.sampled_from([0.0, 0.01, 0.2, 0.5, 0.95, 1.0]))
     baseline = draw(st.sampled_from([None, Baseline(rate, max(math.sqrt(rate * (1 - rate)), 0.01))]))
     margin = Margin(draw(st.sampled_from([0.02, 0.15])), relative=draw(st.booleans()))
-    one = guardrail(Proportion("x"), direction, margin, baseline, draw(st.sampled_from(["sequence", "sprt"])))
+    tested = guardrail(
+        Proportion("x"), direction, margin, baseline, draw(st.sampled_from(["sequence", "sprt"]))
+    )
     preset_key = draw(st.sampled_from([None, "error_rate", "guardrail", "thumbs_down", "abandonment"]))
-    return (one if preset_key is None else preset(preset_key)), rate
+    return (tested if preset_key is None else preset(preset_key)), rate
 
 
 @settings(max_examples=60)
@@ -287,17 +295,17 @@ def proportions(draw):
     seed=st.integers(0, 2**32),
 )
 def test_turning_more_successes_into_failures_never_delays_the_rollback(case, share, worse, seed):
-    one, rate = case
+    tested, rate = case
     rng = np.random.default_rng(seed)
     control = (rng.random(round(400 * (1 - share) / share)) < rate).astype(float)
     canary = (rng.random(400) < rate).astype(float)
-    bad = 1.0 if one.metric.direction == "lower" else 0.0
+    bad = 1.0 if tested.metric.direction == "lower" else 0.0
     draws = rng.random(400)
-    found = [
-        first_rollback(one, control, np.where(draws < part, bad, canary), (5, 10, 20, *FEW[1:]))
+    result = [
+        first_rollback(tested, control, np.where(draws < part, bad, canary), (5, 10, 20, *FEW[1:]))
         for part in worse
     ]
-    assert found == sorted(found, reverse=True), (worse, found)
+    assert result == sorted(result, reverse=True), (worse, result)
 
 
 @settings(max_examples=60)
@@ -311,17 +319,17 @@ def test_turning_more_successes_into_failures_never_delays_the_rollback(case, sh
 )
 def test_failures_added_to_a_ratio_never_delay_the_rollback(direction, margin, rate, worse, requests, seed):
     """The same share of every unit's successful requests is turned into failures."""
-    one = guardrail(Ratio("events", "requests"), direction, margin)
+    tested = guardrail(Ratio("events", "requests"), direction, margin)
     rng = np.random.default_rng(seed)
     sent = rng.integers(1, requests + 1, 2_400)
     events = rng.binomial(sent, rate).astype(float)
     control = np.column_stack([events[:2_000], sent[:2_000]])
     bad = sent[2_000:] if direction == "lower" else np.zeros(400)
-    found = []
+    result = []
     for part in worse:
         ours = events[2_000:] + part * (bad - events[2_000:])
-        found.append(first_rollback(one, control, np.column_stack([ours, sent[2_000:]]), FEW))
-    assert found == sorted(found, reverse=True), (worse, found)
+        result.append(first_rollback(tested, control, np.column_stack([ours, sent[2_000:]]), FEW))
+    assert result == sorted(result, reverse=True), (worse, result)
 
 
 @settings(max_examples=60)
@@ -333,7 +341,7 @@ def test_failures_added_to_a_ratio_never_delay_the_rollback(direction, margin, r
 )
 def test_more_failures_in_any_epoch_never_turn_harm_into_something_else(parts, rate, direction, seed):
     """With shares that rise from 1 % to 50 %, in proportions of every rate."""
-    one = guardrail(Proportion("x"), direction, Margin(0.02))
+    tested = guardrail(Proportion("x"), direction, Margin(0.02))
     rng = np.random.default_rng(seed)
     bad = 1.0 if direction == "lower" else 0.0
     epochs = {"mild": [], "bad": []}
@@ -342,14 +350,14 @@ def test_more_failures_in_any_epoch_never_turn_harm_into_something_else(parts, r
         draws = rng.random(n_t)
         for name, part in (("mild", min(pair)), ("bad", max(pair))):
             epochs[name].append((control, np.where(draws < part, bad, canary)))
-    if reading(one, *epochs["mild"])[0].verdict == "harm":
-        assert reading(one, *epochs["bad"])[0].verdict == "harm"
+    if reading(tested, *epochs["mild"])[0].verdict == "harm":
+        assert reading(tested, *epochs["bad"])[0].verdict == "harm"
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5])
 @pytest.mark.parametrize("key", PRESETS)
 def test_every_preset_finds_total_failure_no_later_than_half_of_it(rng, key, share):
-    metric, one = PRESETS[key], preset(key)
+    metric, tested = PRESETS[key], preset(key)
     n_c = round(400 * (1 - share) / share)
     if isinstance(metric.measure, Proportion):
         healthy = 0.05 if metric.direction == "lower" else 0.95
@@ -364,10 +372,10 @@ def test_every_preset_finds_total_failure_no_later_than_half_of_it(rng, key, sha
         half, total = (
             (values / 2, 0 * values) if metric.direction == "higher" else (10 * values, 1e9 + 0 * values)
         )
-    found = [first_rollback(one, control, canary, LOOKS) for canary in (half, total)]
-    assert found[1] <= found[0]
+    result = [first_rollback(tested, control, canary, LOOKS) for canary in (half, total)]
+    assert result[1] <= result[0]
     # The control's 95th percentile has no exact upper bound before some 200 of its own units.
-    assert found[1] <= (260 if key == "latency_p95" else 100)
+    assert result[1] <= (260 if key == "latency_p95" else 100)
 
 
 # Stand-ins add no false rollbacks

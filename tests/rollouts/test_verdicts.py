@@ -192,7 +192,7 @@ RATES = [
 
 
 @pytest.mark.parametrize(("baseline", "margin", "direction", "method"), RATES)
-def test_proportions_are_told_whichever_outcome_is_the_bad_one(baseline, margin, direction, method):
+def test_proportions_are_compared_whichever_outcome_is_bad(baseline, margin, direction, method):
     metric = Metric(key="ok", measure=Proportion("ok"), role="guardrail", direction=direction, margin=margin)
     plan = plan_of(Guardrail(metric=metric, baseline=baseline))
     rate = 0.3 if baseline is None else baseline.mean
@@ -213,7 +213,7 @@ def test_proportions_are_told_whichever_outcome_is_the_bad_one(baseline, margin,
 @pytest.mark.parametrize("direction", ["higher", "lower"])
 @pytest.mark.parametrize("margin", [Margin(0.1, relative=True), Margin(0.7)])
 @pytest.mark.parametrize("test", ["sequence", "sprt"])
-def test_means_are_told_in_both_directions_and_on_both_scales(direction, margin, test):
+def test_means_are_compared_in_both_directions_and_on_both_scales(direction, margin, test):
     metric = Metric(key="score", measure=Mean("score"), role="guardrail", direction=direction, margin=margin)
     plan = plan_of(Guardrail(metric=metric, baseline=Baseline(7.0, 2.0), test=test))
     sign = 1 if direction == "lower" else -1

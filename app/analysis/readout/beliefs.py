@@ -1,4 +1,4 @@
-"""What policies have learned besides the totals, in numbers for people. Pure."""
+"""Numbers about what policies learned in addition to the totals. Pure."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ _DRIFT_ALPHA: Final = 0.05
 
 
 class VariantInSegment(msgspec.Struct, frozen=True):
-    """One variant in a segment: rewards there, posterior mean with what other segments lend, and share."""
+    """One variant in a segment: its rewards, its posterior mean and its share there."""
 
     variant: str
     rewards: int
@@ -39,11 +39,11 @@ class SegmentBelief(msgspec.Struct, frozen=True):
 
 
 class ModelBelief(msgspec.Struct, frozen=True):
-    """What models of contexts rest on: their columns, the intercept included, and per variant the rewards.
+    """The data of models of contexts: their columns with the intercept, and the rewards per variant.
 
-    Rewards whose context did not fit the features are in no model. Of linear models besides: how many
-    coefficients of a variant its rewards determine, the others being what the prior says, and the variance
-    of rewards that the context does not explain.
+    Rewards whose context did not fit the features are in no model. `effective_columns`, of linear models, is
+    how many coefficients of a variant its rewards determine; the prior determines the others.
+    `noise_variance` is the variance of rewards that the context does not explain.
     """
 
     columns: int
@@ -53,18 +53,17 @@ class ModelBelief(msgspec.Struct, frozen=True):
 
 
 class ChangedMean(msgspec.Struct, frozen=True):
-    """A variant whose mean reward has changed, likeliest with the bucket that begins at `since`."""
+    """A variant whose mean reward has changed, most likely in the bucket that begins at `since`."""
 
     variant: str
     since: datetime
 
 
 class DriftBelief(msgspec.Struct, frozen=True):
-    """Whether means have changed in the buckets that the policy reads, by the evidence of each variant.
+    """The variants whose means changed in the buckets that the policy reads, and the evidence of each.
 
-    A variant is called changed if its log evidence reaches the threshold. That some is although none has
-    changed has a probability of at most 5 %: over all looks until the first bucket is forgotten, then at
-    each look of its own.
+    A variant has changed if its log evidence reaches the threshold. A false change of any variant has a
+    probability of at most 5 %: over all looks until the first bucket is forgotten, then at each look.
     """
 
     changed: list[ChangedMean]
@@ -73,51 +72,51 @@ class DriftBelief(msgspec.Struct, frozen=True):
 
 
 def drift_belief(policy: Policy, learned: Learned, variants: Sequence[str]) -> DriftBelief | UnsetType:
-    """Whether there is something to forget; UNSET for policies that do not forget, and before any reward."""
+    """Return the drift of means; UNSET for policies that do not forget, and before any reward."""
     if policy.forgets is None or not learned:
         return UNSET
     starts, buckets = zip(*by_time(learned), strict=True)
-    found = detect(buckets, alpha=_DRIFT_ALPHA)
-    columns = zip(variants, found.changed.tolist(), found.since.tolist(), strict=True)
+    drift = detect(buckets, alpha=_DRIFT_ALPHA)
+    columns = zip(variants, drift.changed.tolist(), drift.since.tolist(), strict=True)
     return DriftBelief(
         [
             ChangedMean(variant, datetime.fromtimestamp(starts[since], UTC))
             for variant, changed, since in columns
-            if changed and since < len(starts)  # else it comes after all that is known
+            if changed and since < len(starts)  # a later bucket has no data yet
         ],
-        dict(zip(variants, found.log_evidence.tolist(), strict=True)),
-        found.log_threshold,
+        dict(zip(variants, drift.log_evidence.tolist(), strict=True)),
+        drift.log_threshold,
     )
 
 
 def segment_beliefs(
     policy: Policy, learned: Learned, variants: Sequence[str], active: Sequence[int]
 ) -> list[SegmentBelief] | UnsetType:
-    """Of each segment, in the order of the declared values; UNSET for other policies."""
+    """Return the belief about each segment, in the declared order; UNSET for other policies."""
     if not isinstance(policy, SegmentedThompsonPolicy):
         return UNSET
     weights = segmented(policy, learned, len(variants), active).weights
     arms = segment_arms(policy, learned, len(variants))
-    found = []
+    beliefs = []
     for number, segment in enumerate(segment_names(policy.by)):
         sums = learned.get(part_of_segment(number), [RewardSums()] * len(variants))
         columns = zip(variants, sums, arms[number].mean.tolist(), weights[number], strict=True)
         rows = [
-            VariantInSegment(variant, one.n, mean, weight / WHOLE)
-            for variant, one, mean, weight in columns
-            if isinstance(one, RewardSums)
+            VariantInSegment(variant, rewards.n, mean, weight / WHOLE)
+            for variant, rewards, mean, weight in columns
+            if isinstance(rewards, RewardSums)
         ]
-        found.append(SegmentBelief(segment, rows))
-    return found
+        beliefs.append(SegmentBelief(segment, rows))
+    return beliefs
 
 
 def model_belief(policy: Policy, learned: Learned, variants: Sequence[str]) -> ModelBelief | UnsetType:
-    """What the models of the variants rest on; UNSET for policies without."""
+    """Return the data of the models of the variants; UNSET for policies without models."""
     if not isinstance(policy, ContextualPolicy):
         return UNSET
-    rewards = {variant: _rows(one) for variant, one in zip(variants, learned.get("", ()), strict=True)}
+    rewards = {variant: _rows(totals) for variant, totals in zip(variants, learned.get("", ()), strict=True)}
     columns = Schema(policy.features).d
-    linear = [one for one in learned.get("", ()) if isinstance(one, LinearTotals)]
+    linear = [totals for totals in learned.get("", ()) if isinstance(totals, LinearTotals)]
     if not isinstance(policy, LinearPolicy) or len(linear) < len(variants):
         return ModelBelief(columns, rewards)
     posterior = policy.posterior(linear)

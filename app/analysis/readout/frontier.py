@@ -1,4 +1,4 @@
-"""Which variants no other one beats in everything that decides. Pure."""
+"""The variants that no other variant beats in all deciding metrics. Pure."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -20,7 +20,7 @@ _NONE: Final = MeanTotals(0, 0.0, 0.0)
 
 
 class FrontierVariant(msgspec.Struct, frozen=True):
-    """Whether a variant is on the frontier by its means, and the posterior probability that it is."""
+    """A variant: `on` the frontier by its means, and the posterior probability of that."""
 
     variant: str
     on: bool
@@ -28,9 +28,9 @@ class FrontierVariant(msgspec.Struct, frozen=True):
 
 
 class Frontier(msgspec.Struct, frozen=True, kw_only=True):
-    """The trade between `metrics`: variants that are on it, and those that another one beats in all of them.
+    """The trade-off between `metrics`: the variants on the frontier, and those that another one beats.
 
-    An estimate at one look, from totals over all epochs, with metrics taken as independent; it decides
+    It is an estimate at one look from totals over all epochs, and treats metrics as independent. It decides
     nothing. `probability` is exact to about 0.01.
     """
 
@@ -39,9 +39,9 @@ class Frontier(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def frontier_of(metrics: Sequence[Metric], observed: Observed) -> Frontier | None:
-    """Over the primary metrics and guardrails that have values; None of fewer than two.
+    """Return the frontier of the primary metrics and guardrails with values; None below two.
 
-    Equal totals, equal bits.
+    Equal totals give equal bits.
     """
     known: list[tuple[Metric, Arms]] = []
     for metric in metrics:
@@ -51,12 +51,12 @@ def frontier_of(metrics: Sequence[Metric], observed: Observed) -> Frontier | Non
                 known.append((metric, arms))
     if len(known) < 2:
         return None
-    found = frontier(
+    estimated = frontier(
         [arms for _, arms in known],
         [1 if metric.direction == "higher" else -1 for metric, _ in known],
         rng=np.random.default_rng(_SEED),
     )
-    rows = zip(observed.variants, found.on.tolist(), found.probability.tolist(), strict=True)
+    rows = zip(observed.variants, estimated.on.tolist(), estimated.probability.tolist(), strict=True)
     return Frontier(
         metrics=tuple(metric.key for metric, _ in known),
         variants=tuple(FrontierVariant(*row) for row in rows),

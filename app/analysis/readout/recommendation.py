@@ -1,4 +1,4 @@
-"""One sentence that says what to do, and why. Pure."""
+"""One sentence about what to do, with its reasons. Pure."""
 
 from collections.abc import Sequence
 
@@ -15,19 +15,19 @@ def recommend(
     progress: Progress,
     leader: Leader | None,
 ) -> Recommendation:
-    """From verdicts to an action.
+    """Return the action that follows from the verdicts.
 
-    Harm on a guardrail or primary metric stops a variant, also on data that are otherwise broken: failing
-    closed never keeps a harmful variant alive. Broken data decide nothing else. A variant is to be shipped
-    if a primary metric is better, none is worse, and every guardrail is safe or better; of several the one
-    that leads.
+    Harm on a guardrail or primary metric stops a variant, also if the data are otherwise broken:
+    failing closed never keeps a harmful variant alive. Broken data decide nothing else. A variant
+    is ready to ship if a primary metric is better, none is worse, and every guardrail is safe or
+    better. Of several, the leader is shipped.
     """
     deciding = [metric for metric in metrics if metric.role != "secondary"]
     harmful = [arm for arm in treatments if any(_of(metric, arm).verdict == "harm" for metric in deciding)]
     broken = [finding.detail for finding in findings if finding.severity == "broken"]
     if broken:
         reasons = (*broken, *_harms(deciding, harmful))
-        stop = f" Stop {' and '.join(harmful)} all the same." if harmful else ""
+        stop = f" Stop {' and '.join(harmful)} nevertheless." if harmful else ""
         sentence = f"Decide nothing on these data: {broken[0]}.{stop}"
         return Recommendation(action="fix_data", variant=None, sentence=sentence, reasons=reasons)
     ready = [arm for arm in treatments if arm not in harmful and _ready(metrics, arm)]
@@ -36,9 +36,9 @@ def recommend(
         shipped = _ship(chosen, deciding, leader)
         return msgspec.structs.replace(shipped, reasons=shipped.reasons + _harms(deciding, harmful))
     if harmful:
-        left = [arm for arm in treatments if arm not in harmful]
+        harmless = [arm for arm in treatments if arm not in harmful]
         sentence = f"Stop {' and '.join(harmful)}: {_harms(deciding, harmful)[0]}."
-        if not left:
+        if not harmless:
             return Recommendation(
                 action="keep_control",
                 variant=None,
@@ -93,7 +93,7 @@ def _ship(chosen: str, deciding: Sequence[MetricReadout], leader: Leader | None)
     else:
         how = f"{chosen} is better than the control"
         if leader is not None and leader.undecided:
-            reasons.append(f"not yet told apart from {', '.join(leader.undecided)}")
+            reasons.append(f"not yet better than {', '.join(leader.undecided)}")
     return Recommendation(
         action="ship",
         variant=chosen,
@@ -112,13 +112,11 @@ def _wait(treatments: Sequence[str], deciding: Sequence[MetricReadout], progress
     if progress.units_to_decide is not None and progress.units >= max(
         progress.units_to_decide, progress.expected_units
     ):
-        sentence = (
-            "Keep the control: all the units that were planned have come, and no variant is surely better."
-        )
+        sentence = "Keep the control: all planned units have come, and no variant is proven to be better."
         return Recommendation(action="keep_control", variant=None, sentence=sentence, reasons=open_ones)
     when = f"{progress.share:.0%} of the expected units have come"
     if progress.days_left is not None:
-        when += f", a decision is about {progress.days_left:.1f} days away at this traffic"
+        when += f", and a decision takes about {progress.days_left:.1f} more days at this traffic"
     return Recommendation(
         action="wait", variant=None, sentence=f"Wait: nothing is decided yet; {when}.", reasons=open_ones
     )
