@@ -170,7 +170,7 @@ def test_a_pipe_is_read_once(tmp_path):
             table("950,5", "3.5"),
             "line 2, column 'm': '950,5' has a decimal comma, but '3.5' (line 3, column 'm')",
         ),
-        (table("1.234"), "line 2, column 'm': '1.234' may be 1.234 or 1234, and no other number tells which"),
+        (table("1.234"), "line 2, column 'm': '1.234' may be 1.234 or 1234, and no other number shows which"),
         (table("1,234", "5"), "line 2, column 'm': '1,234' may be 1234 or 1.234"),
         (table("1 234,5"), "line 2, column 'm': '1 234,5' is not a number; write 1234,5"),
         (table("12%"), "line 2, column 'm': '12%' is not a number; write 12"),

@@ -1,6 +1,6 @@
 """The one reader of files with a row per measurement: CSV as tools and spreadsheets write it, or Parquet.
 
-Every command that reads such a file uses it, so that one file has one meaning. Cells are separated by commas,
+Every command that reads a file uses it, so a file means the same everywhere. Cells are separated by commas,
 semicolons or tabs, whichever separates the header. Numbers have a decimal point or a decimal comma. Which one
 is decided for the whole file, and a file that does not show it is refused.
 """
@@ -102,12 +102,12 @@ def read(path: Path, wanted: Wanted) -> Records:
     """Read the wanted columns of a file; `path` may be a pipe.
 
     An empty cell, NA or NULL is a missing number. True and false are 1 and 0. Empty lines, and blanks around
-    cells, are nothing.
+    cells, are ignored.
 
-    Raises UnreadableLog for a file that is empty, is no text, has no rows or none that was asked for; a
-    column that is missing or there twice; a row of another length than the header; a cell that is no number,
-    not finite or out of range; and numbers whose decimal separator cannot be told. Raises OSError when there
-    is no file.
+    Raises UnreadableLog for a file that is empty, is not text, has no rows or none that was asked for; a
+    column that is missing or not unique; a row of another length than the header; cells that are not numbers,
+    not finite or out of range; and numbers whose decimal separator is unclear. Raises OSError if there is no
+    file.
     """
     with path.open("rb") as file:
         start = file.peek(4)[:4]
@@ -152,7 +152,7 @@ def _text(file: IO[bytes], start: bytes) -> tuple[list[str], Iterator[_Row], str
 
 
 def _lines(file: TextIOWrapper) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers."""
+    """Yield lines with their numbers."""
     number = 0
     try:
         for number, line in enumerate(file, start=1):
@@ -167,7 +167,7 @@ def _lines(file: TextIOWrapper) -> Iterator[tuple[int, str]]:
 
 
 def _parsed(lines: Iterable[str], separator: str, *, before: int) -> Iterator[_Row]:
-    """Rows with the line on which each begins, of which some were `before`."""
+    """Yield rows with the line on which each begins; `before` lines came first."""
     csv.field_size_limit(limits.CELL_CHARS_MAX)
     reader = csv.reader(lines, strict=True, delimiter=separator)
     while True:
@@ -208,12 +208,12 @@ def _as_text(value: Any) -> str:
 
 
 def _names(wanted: Wanted) -> list[str]:
-    """All columns that are needed, each once."""
+    """Return all columns that are needed, each once."""
     return list(dict.fromkeys([*wanted.texts, *(name for name, _ in wanted.where), *wanted.numbers]))
 
 
 def _positions(header: Sequence[str], wanted: Wanted, separator: str) -> dict[str, int]:
-    """Where each column is that is read. Raises UnreadableLog if one is missing, or there twice."""
+    """Return the position of each column to read. Raises UnreadableLog if one is missing or not unique."""
     for name in _names(wanted):
         if name not in header:
             shown = ", ".join(header) or "none"
@@ -236,7 +236,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def _chosen(rows: Iterator[_Row], at: Mapping[str, int], wanted: Wanted, width: int) -> Iterator[_Row]:
-    """The rows that were asked for, of which there must be one."""
+    """Yield the rows that meet all conditions. Raises UnreadableLog if there is none."""
     conditions = [_Condition(name, value.strip(), at[name]) for name, value in wanted.where]
     n_rows = n_chosen = 0
     for row in rows:
@@ -266,7 +266,7 @@ def _check_row(row: _Row, n_rows: int, width: int) -> None:
 
 
 class _Condition:
-    """A column must have a value. Remembers which values there are, for the case that none is right."""
+    """A condition that a column has a value. It remembers the values of the column for an error message."""
 
     def __init__(self, column: str, value: str, position: int) -> None:
         self.column, self.value, self._position = column, value, position
@@ -296,11 +296,11 @@ def _nothing_chosen(conditions: Sequence[_Condition]) -> str:
 def _decimal(
     columns: Mapping[str, Sequence[_Cell]], declared: Decimal, separator: str
 ) -> Literal["point", "comma"]:
-    """What the file shows: one cell that can be read in one way only decides for all.
+    """Return the decimal separator of the file. One cell that can be read in one way only decides for all.
 
-    A number such as 1.234 may be a little more than one, or more than a thousand; other cells tell.
+    A number such as 1.234 may be a little more than one, or more than a thousand; other cells decide.
 
-    Raises UnreadableLog if cells disagree, or none tells.
+    Raises UnreadableLog if cells disagree, or none decides.
     """
     if declared != "auto":
         return declared
@@ -329,14 +329,14 @@ def _decimal(
     if either is not None and point is None and comma is None and not pointed:
         as_point, as_comma = _readings(either.text)
         raise UnreadableLog(
-            f"{either.place}: {either.text!r} may be {as_point} or {as_comma}, and no other number tells "
-            "which; say --decimal point or --decimal comma"
+            f"{either.place}: {either.text!r} may be {as_point} or {as_comma}, and no other number "
+            "shows which; give --decimal point or --decimal comma"
         )
     return "point" if comma is None else "comma"
 
 
 def _readings(text: str) -> tuple[str | None, str | None]:
-    """What a number is with a decimal point, and with a decimal comma; None: no number.
+    """Return a number as read with a decimal point, and with a decimal comma; None if it is not a number.
 
     Worked by hand: 950,5 is 950.5 with a decimal comma only; 1.234 is 1.234 or 1234.
     """
@@ -351,7 +351,7 @@ def _readings(text: str) -> tuple[str | None, str | None]:
 
 
 def _number(cell: _Cell, decimal: Literal["point", "comma"]) -> float:
-    """NaN if the cell is missing. A written NaN or infinity is a mistake somewhere, not a missing value."""
+    """Return the number, or NaN for a missing cell. A written NaN or infinity is an error."""
     if cell.text in MISSING:
         return np.nan
     text = _TRUTHS.get(cell.text.lower(), cell.text)
