@@ -1,4 +1,6 @@
-"""Pure statistical inference on mergeable totals. Every method that a program may call is exported here.
+"""Pure statistical inference on mergeable totals.
+
+This package exports every method that a program may call.
 
 Choose a sequential method by how you look at the data:
 
@@ -16,9 +18,9 @@ Choose a sequential method by how you look at the data:
 | the mean of one arm from such data | `adaptive` |
 | whether assignments follow their logged probabilities | `srm` |
 
-"SpeedSeq" is a name in descriptions of fast sequential testing; no published test has it. Use `Yeast` for the
-fastest decision before a known horizon, `MixtureSprt` without a horizon, `GroupSequentialPlan` for planned
-looks.
+"SpeedSeq" is a name in descriptions of fast sequential testing; no published test has it. Use
+`Yeast` for the fastest decision before a known horizon, `MixtureSprt` without a horizon,
+`GroupSequentialPlan` for planned looks.
 """
 
 from stats.aa import MeasuredRate, NoiseFloor, noise_floor

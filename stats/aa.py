@@ -1,11 +1,12 @@
 """A/A tests: what chance alone does where the variants do not differ.
 
 * `noise_floor` is the difference that chance alone makes in one metric.
-* `MeasuredRate` is how often a rule decided on splits of the control's own units, with its exact interval.
+* `MeasuredRate` is how often a rule decided on splits of the control's own units, with its exact
+  interval.
 
-A valid test decides in a share alpha of A/A tests, 5 % at 0.05. With heavy-tailed or rare metrics and few
-units a t-test decides in 3 to 4 % (1 % at one event per arm), because its p-values are then too large. That
-is caution, not a fault.
+A valid test decides in a share alpha of A/A tests, 5 % at 0.05. With heavy-tailed or rare metrics
+and few units a t-test decides in 3 to 4 % (1 % at one event per arm), because its p-values are then
+too large. That is caution, not a fault.
 """
 
 import math
@@ -21,9 +22,9 @@ from stats.totals import MeanTotals, ProportionTotals
 
 
 class NoiseFloor(msgspec.Struct, frozen=True):
-    """The difference between two equal parts of the same units that chance exceeds with probability alpha.
+    """Difference between two halves of the same units that chance exceeds with probability alpha.
 
-    `relative` is to the mean: None where the mean is 0.
+    `relative` is the difference as a share of the mean. It is None if the mean is 0.
     """
 
     absolute: float
@@ -46,7 +47,10 @@ def noise_floor(totals: MeanTotals, *, alpha: float = 0.05) -> NoiseFloor:
 
 
 class MeasuredRate(msgspec.Struct, frozen=True):
-    """How often a rule decided although nothing differed, with its 95 % interval (Clopper & Pearson 1934)."""
+    """Share of replays in which a rule decided although nothing differed.
+
+    The interval has 95 % confidence (Clopper & Pearson 1934).
+    """
 
     decisions: int
     replays: int

@@ -8,13 +8,14 @@
 | any number, ratings missing, any scale | `krippendorff_alpha` |
 | one category far more frequent than others | `gwet_ac1` beside them: kappa is then low regardless |
 
-Where all items agree alike, as at perfect or opposite agreement, the errors of the formulas vanish though few
-items prove little. The result is then a `LimitingAgreement`: its value is the coefficient (1 at perfect
-agreement) and its interval reaches from there as far as items not seen yet could bring it.
+Where all items agree alike, as at perfect or opposite agreement, the errors of the formulas vanish
+though few items prove little. The result is then a `LimitingAgreement`: its value is the
+coefficient (1 at perfect agreement) and its interval reaches from there as far as items not seen
+yet could bring it.
 
-Errors take items as independent. Where several items belong to one unit (answers of one conversation), say
-so: with `clusters`, or a table per cluster, whole clusters are left out in turn (jackknife). That needs about
-30 clusters.
+Errors take items as independent. Where several items belong to one unit (answers of one
+conversation), say so: with `clusters`, or a table per cluster, whole clusters are left out in turn
+(jackknife). That needs about 30 clusters.
 """
 
 import math
@@ -39,15 +40,17 @@ _ROUNDING: Final = 1e-12
 
 
 class LimitingAgreement(Estimate, frozen=True, kw_only=True):
-    """Agreement beyond chance where each of `items` items has the same agreement `agreed` in [0, 1].
+    """Agreement beyond chance if each of `items` items has the same agreement `agreed` in [0, 1].
 
-    Only items that agree otherwise could move the coefficient. Without one among n, their share is at most
-    1 - (alpha / 2)^(1 / n) (Clopper and Pearson), and each of them agrees by 0 at least and by 1 at most. The
-    interval takes the `chance` agreement as known. `standard_error` is that of the same share by Jeffreys'
-    posterior, for comparisons of size only: interval and test do not use it.
+    Only items that agree otherwise could move the coefficient. Without one among n, their share is
+    at most 1 - (alpha / 2)^(1 / n) (Clopper and Pearson), and each of them agrees by 0 at least and
+    by 1 at most. The interval takes the `chance` agreement as known. `standard_error` is that of
+    the same share by Jeffreys' posterior, for comparisons of size only: interval and test do not
+    use it.
 
     Worked by hand: 50 items of perfect agreement with chance 1/2: the share of others is at most
-    1 - 0.025^(1/50) = 0.0711 at alpha 0.05, so kappa is within [1 - 0.0711 / (1/2), 1] = [0.858, 1].
+    1 - 0.025^(1/50) = 0.0711 at alpha 0.05, so kappa is within [1 - 0.0711 / (1/2), 1] =
+    [0.858, 1].
     """
 
     items: int
@@ -76,7 +79,7 @@ class LimitingAgreement(Estimate, frozen=True, kw_only=True):
         return self._coefficient(self.agreed * (1 - others) + others)
 
     def test(self, *, null: float = 0.0, alternative: Alternative = "two-sided") -> HypothesisTest:
-        """The test whose two-sided form rejects exactly the nulls outside of the interval."""
+        """Return the test whose two-sided form rejects exactly the nulls outside the interval."""
         checks.finite(null, "null")
         agreed = null * (1 - self.chance) + self.chance
         # How many items must agree otherwise for the null to be true: none was seen.
@@ -98,23 +101,26 @@ class LimitingAgreement(Estimate, frozen=True, kw_only=True):
 
 
 def cohen_kappa(table: IntArray, *, weights: Weights = "unweighted") -> Estimate:
-    """Cohen's kappa of two raters, from the table of counts, shape (k, k): rows one rater, columns the other.
+    """Estimate Cohen's kappa of two raters from the table of counts, shape (k, k).
 
-    A stack of tables, shape (clusters, k, k), is one table per cluster: the error is then the jackknife's.
+    Rows are the categories of one rater, columns those of the other. A stack of shape
+    (clusters, k, k) has one table per cluster; the error is then the jackknife's.
 
-    Weights give partial agreement 1 - |i - j| / (k - 1) (linear) or 1 - ((i - j) / (k - 1))^2 (quadratic).
-    The error is the asymptotic one, for at least about 50 items; its interval is about agreement in the
-    population.
+    Weights give partial agreement 1 - |i - j| / (k - 1) (linear) or 1 - ((i - j) / (k - 1))^2
+    (quadratic). The error is the asymptotic one, for at least about 50 items; its interval is about
+    agreement in the population.
 
-    Worked by hand: [[20, 5], [10, 15]] agrees in 0.7, by chance in 0.5 * 0.6 + 0.5 * 0.4 = 0.5: kappa 0.4.
+    Worked by hand: [[20, 5], [10, 15]] agrees in 0.7, by chance in 0.5 * 0.6 + 0.5 * 0.4 = 0.5:
+    kappa 0.4.
 
     At perfect agreement it is 1, as `LimitingAgreement`.
 
-    Raises InsufficientData if there is no item, or a rater uses one category only: kappa is then 0 or
-    undefined whatever the other rater does. InvalidInput unless the table is square with at least 2
-    categories and no negative count.
+    Raises InsufficientData if there is no item, or a rater uses one category only: kappa is then 0
+    or undefined whatever the other rater does. InvalidInput unless the table is square with at
+    least 2 categories and no negative count.
 
-    Source: Cohen (1960; 1968); Fleiss, Cohen & Everitt (1969), Psychological Bulletin 72(5), eq. 7 (error).
+    Source: Cohen (1960; 1968); Fleiss, Cohen & Everitt (1969), Psychological Bulletin 72(5), eq. 7
+    (error).
     """
     if table.ndim not in (2, 3) or table.shape[-2] != table.shape[-1] or table.shape[-1] < 2:
         raise InvalidInput(f"needs a square table of at least 2 categories, got shape {table.shape}")
@@ -131,7 +137,8 @@ def cohen_kappa(table: IntArray, *, weights: Weights = "unweighted") -> Estimate
     if max(row.max(), column.max()) >= 1:
         who = "both raters" if row.max() >= 1 and column.max() >= 1 else "a rater"
         raise InsufficientData(f"{who} used one category only: agreement beyond chance is undefined")
-    # Average weight of a row's category against the other rater's categories, and the other way round.
+    # Average weight of a row's category against the other rater's categories, and the other way
+    # round.
     average = (weight @ column)[:, None] + (row @ weight)[None, :]
     form = weight * (1 - chance) - average * (1 - observed)
     centre = observed * chance - 2 * chance + observed
@@ -143,16 +150,17 @@ def cohen_kappa(table: IntArray, *, weights: Weights = "unweighted") -> Estimate
 
 
 def fleiss_kappa(counts: IntArray, *, clusters: IntArray | None = None) -> Estimate:
-    """Fleiss' kappa, from how many raters put each item into each category, shape (items, categories).
+    """Estimate Fleiss' kappa from counts of raters, shape (items, categories).
 
-    The error is the jackknife's over items, which, unlike the formula of 1979, holds away from kappa = 0 too.
+    A count is the number of raters that put the item into the category. The error is the
+    jackknife's over items. Unlike the formula of 1979, it also holds away from kappa = 0.
 
     Worked by hand: items (2, 0), (0, 2), (1, 1) agree in 2/3, by chance in 1/2: kappa 1/3.
 
     At perfect agreement it is 1, as `LimitingAgreement`.
 
-    Raises InsufficientData with fewer than 3 items or a single category in use; InvalidInput unless each item
-    has the same number of ratings, at least 2.
+    Raises InsufficientData with fewer than 3 items or a single category in use; InvalidInput unless
+    each item has the same number of ratings, at least 2.
 
     Source: Fleiss (1971), Psychological Bulletin 76(5).
     """
@@ -167,16 +175,18 @@ def fleiss_kappa(counts: IntArray, *, clusters: IntArray | None = None) -> Estim
 
 
 def gwet_ac1(counts: IntArray, *, clusters: IntArray | None = None) -> Estimate:
-    """Gwet's AC1: as Fleiss' kappa, but with a chance agreement that stays small when one category dominates.
+    """Estimate Gwet's AC1.
 
-    Chance is sum p (1 - p) / (k - 1) over the k categories of `counts`, shape (items, categories). Items need
-    not have equally many ratings; those with one say something of the categories, not of agreement. Jackknife
-    error.
+    It differs from Fleiss' kappa in its chance agreement, which stays small if one category
+    dominates. Chance is sum p (1 - p) / (k - 1) over the k categories of `counts`, shape (items,
+    categories). Items may have different numbers of ratings. An item with one rating counts for the
+    categories, not for agreement. The error is the jackknife's.
 
-    Worked by hand: items (2, 0), (0, 2), (1, 1) agree in 2/3, by chance in 2 * 1/4 / 1 = 1/2: AC1 1/3.
+    Worked by hand: items (2, 0), (0, 2), (1, 1) agree in 2/3, by chance in 2 * 1/4 / 1 = 1/2: AC1
+    1/3.
 
-    Raises InsufficientData with fewer than 3 items that have two ratings; InvalidInput for a negative count
-    or fewer than 2 categories.
+    Raises InsufficientData with fewer than 3 items that have two ratings; InvalidInput for a
+    negative count or fewer than 2 categories.
 
     Source: Gwet (2008), British Journal of Mathematical and Statistical Psychology 61(1).
     """
@@ -196,16 +206,16 @@ def gwet_ac1(counts: IntArray, *, clusters: IntArray | None = None) -> Estimate:
 def krippendorff_alpha(ratings: FloatArray, *, scale: Scale, clusters: IntArray | None = None) -> Estimate:
     """Return Krippendorff's alpha of ratings of shape (items, raters), NaN where missing.
 
-    With the jackknife's error. 1 - observed / expected disagreement over pairs within an item and over all
-    pairs. Disagreement is 0 or 1 (nominal), the squared difference of ranks (ordinal), or of values
-    (interval). At perfect agreement it is 1, as `LimitingAgreement`; how far an item not seen yet could
-    disagree is then taken from the greatest difference between the values given.
+    With the jackknife's error. 1 - observed / expected disagreement over pairs within an item and
+    over all pairs. Disagreement is 0 or 1 (nominal), the squared difference of ranks (ordinal), or
+    of values (interval). At perfect agreement it is 1, as `LimitingAgreement`; how far an item not
+    seen yet could disagree is then taken from the greatest difference between the values given.
 
-    Worked by hand: nominal items (1, 1), (2, 2), (1, 2): 2 of 6 paired values disagree; of all pairs of 3
-    ones and 3 twos 18 of 30 do: alpha = 1 - (1/3) / (3/5) = 4/9.
+    Worked by hand: nominal items (1, 1), (2, 2), (1, 2): 2 of 6 paired values disagree; of all
+    pairs of 3 ones and 3 twos 18 of 30 do: alpha = 1 - (1/3) / (3/5) = 4/9.
 
-    Raises InsufficientData with fewer than 3 items that have two ratings, or a single value; InvalidInput
-    unless the ratings are a matrix without infinities.
+    Raises InsufficientData with fewer than 3 items that have two ratings, or a single value;
+    InvalidInput unless the ratings are a matrix without infinities.
 
     Source: Krippendorff (2011), Computing Krippendorff's Alpha-Reliability, sections C to E.
     """
@@ -251,7 +261,7 @@ def _agreement_weights(k: int, weights: Weights) -> FloatArray:
 
 
 def _chance_corrected(shares: FloatArray, pairs: FloatArray) -> float:
-    """Fleiss' kappa from each item's shares of categories and its share of agreeing pairs."""
+    """Return Fleiss' kappa from each item's category shares and its share of agreeing pairs."""
     chance = _fleiss_chance(shares)
     if chance >= 1 - 1e-12:
         raise InsufficientData("one category only was used: agreement beyond chance is undefined")
@@ -344,13 +354,14 @@ def _with_error(
 ) -> Estimate:
     """Return the statistic with the jackknife's error, or the limit where all items agree alike.
 
-    `agreements`, shape (items,), are in [0, 1], NaN for items with one rating. Items are left out one by one,
-    by cluster, or (beyond `_GROUPS_MAX` items) in groups, so that the work stays in proportion to the items.
+    `agreements`, shape (items,), are in [0, 1], NaN for items with one rating. Items are left out
+    one by one, by cluster, or (beyond `_GROUPS_MAX` items) in groups, so that the work stays in
+    proportion to the items.
 
     Raises InsufficientData if leaving out items never changes the statistic although they differ.
 
-    Source: Efron & Tibshirani (1993), An Introduction to the Bootstrap, eq. 11.5; Shao & Tu (1995), The
-    Jackknife and Bootstrap, section 5.1.2, for groups.
+    Source: Efron & Tibshirani (1993), An Introduction to the Bootstrap, eq. 11.5; Shao & Tu (1995),
+    The Jackknife and Bootstrap, section 5.1.2, for groups.
     """
     n = len(agreements)
     known = agreements[~np.isnan(agreements)]

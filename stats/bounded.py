@@ -1,16 +1,19 @@
-"""Exact confidence sequences for observations within [0, 1]: valid from the first look, whatever their shape.
+"""Exact confidence sequences for observations within [0, 1].
+
+They are valid from the first look, for any distribution.
 
 * `bounded_sequence` works on plain totals. It is exact for proportions, and for other observations
 conservative: it
   treats them as if they were as spread as zeros and ones.
-* `BernsteinSums` is a state with three sums, updated by the totals of each batch; its width follows the
-variance.
+* `BernsteinSums` is a state with three sums, updated by the totals of each batch; its width follows
+  the variance.
 
-All are valid for an arm of a bandit too, where the number of its observations depends on the outcomes: time
-is the arm's own count.
+All are valid for an arm of a bandit too, where the number of its observations depends on the
+outcomes: time is the arm's own count.
 
-Sources: Howard, Ramdas, McAuliffe & Sekhon (2021), Annals of Statistics 49(2), Propositions 7 and 9, Theorem
-4; Waudby-Smith & Ramdas (2024), JRSS B 86(1), Theorem 3. The formulas are derived again in the docstrings.
+Sources: Howard, Ramdas, McAuliffe & Sekhon (2021), Annals of Statistics 49(2), Propositions 7 and
+9, Theorem 4; Waudby-Smith & Ramdas (2024), JRSS B 86(1), Theorem 3. The formulas are derived again
+in the docstrings.
 """
 
 import math
@@ -41,10 +44,10 @@ def log_beta_mixture(
 ) -> FloatArray:
     """Return the log likelihood ratio of a mixture of rates q to the rate p, elementwise in p.
 
-    The mixture is q ~ Beta(weight p, weight (1 - p)). One-sided the Beta is cut to q > p ("greater") or q <
-    p. For every q, (q/p)^successes ((1-q)/(1-p))^failures is a martingale under p, and a supermartingale
-    where the true rate lies beyond p on the other side. It stays one for any observations within [0, 1],
-    because it is convex in each of them.
+    The mixture is q ~ Beta(weight p, weight (1 - p)). One-sided the Beta is cut to q > p
+    ("greater") or q < p. For every q, (q/p)^successes ((1-q)/(1-p))^failures is a martingale under
+    p, and a supermartingale where the true rate lies beyond p on the other side. It stays one for
+    any observations within [0, 1], because it is convex in each of them.
 
     Worked by hand: 1 of 2 and weight 1 at p = 1/2: E[q (1 - q)] / (1/4) = (1/2) = log -0.6931.
     """
@@ -73,13 +76,13 @@ def bounded_sequence(
     tuned_to: float,
     alternative: Alternative = "two-sided",
 ) -> Interval:
-    """Confidence sequence for a proportion, or for a mean of observations within [0, 1], from plain totals.
+    """Return a confidence sequence for a proportion or a mean of observations within [0, 1].
 
-    All rates p whose `log_beta_mixture` is below log(1 / alpha). `tuned_to` is the number of observations at
-    which it is tightest. Without observations it is [0, 1].
+    It contains all rates p whose `log_beta_mixture` is below log(1 / alpha). It is tightest at
+    `tuned_to` observations. Without observations it is [0, 1].
 
-    Worked by hand: after 1 of 1, or 0 of 1, the mixture's rate equals p itself: the ratio is 1 for every p,
-    and the interval is [0, 1].
+    Worked by hand: after 1 of 1, or 0 of 1, the mixture's rate equals p itself: the ratio is 1 for
+    every p, and the interval is [0, 1].
     Raises InvalidInput if the mean is outside [0, 1].
     """
     rho = tuned(tuned_to, alpha=alpha, alternative=alternative)
@@ -104,10 +107,10 @@ def bounded_sequence(
 
 
 def _end(evidence: Callable[[float], float], mean: float, end: float, distance: float) -> float:
-    """Where the evidence against a rate becomes positive between the observed mean and 0 or 1.
+    """Find where the evidence against a rate becomes positive between the mean and 0 or 1.
 
-    About at `distance` from the mean on the logit scale, on which a rate of 1e-12 is found as fast as one of
-    0.4: the search goes on from there.
+    The search starts at `distance` from the observed mean on the logit scale. On that scale it
+    finds a rate of 1e-12 as fast as one of 0.4.
     """
     if mean == end:
         return end
@@ -129,12 +132,12 @@ def _end(evidence: Callable[[float], float], mean: float, end: float, distance: 
 
 
 def log_gamma_mixture(score: float, variance: float, rho: float) -> float:
-    """The log of a supermartingale in a sum of observations that are at least -1 from their predictions.
+    """Return the log of a supermartingale for observations at most 1 below their predictions.
 
-    For 0 <= s < 1, exp(s (x - mean) + (log(1 - s) + s) (x - prediction)^2) has an expectation of at most 1
-    (Fan, Grama & Liu 2015). With S the sum of x - mean and V that of the squares, the product is
-    (1 - s)^V exp(s (S + V)). Averaged over 1 - s ~ Gamma(rho, rate rho) cut to (0, 1], P the regularised
-    incomplete gamma function:
+    For 0 <= s < 1, exp(s (x - mean) + (log(1 - s) + s) (x - prediction)^2) has an expectation of at
+    most 1 (Fan, Grama & Liu 2015). With S the sum of x - mean and V that of the squares, the
+    product is (1 - s)^V exp(s (S + V)). Averaged over 1 - s ~ Gamma(rho, rate rho) cut to (0, 1], P
+    the regularised incomplete gamma function:
 
         rho^rho / (Gamma(rho) P(rho, rho)) Gamma(V + rho) P(V + rho, S + V + rho) / (S + V + rho)^(V + rho)
         e^(S + V).
@@ -175,9 +178,10 @@ def gamma_boundary(variance: float, *, alpha: float, rho: float) -> float:
 class BernsteinSums(msgspec.Struct, frozen=True):
     """State of the empirical-Bernstein sequence for observations within [0, 1].
 
-    `deviation` is the sum of squared distances from a prediction that is made before each batch: the mean so
-    far, with one observation of 1/2 to begin with. Small batches predict better; any are valid. The order of
-    the batches is part of the state, so states do not merge: totals of a batch do, before it is added.
+    `deviation` is the sum of squared distances from a prediction that is made before each batch:
+    the mean so far, with one observation of 1/2 to begin with. Small batches predict better; any
+    are valid. The order of the batches is part of the state, so states do not merge: totals of a
+    batch do, before it is added.
 
     Raises InvalidInput if something is negative, or total > n.
     """
@@ -197,7 +201,8 @@ class BernsteinSums(msgspec.Struct, frozen=True):
         """Return the state with one more batch.
 
         Worked by hand: the first batch {0, 1} is predicted as 1/2: deviation 1/4 + 1/4.
-        Raises InvalidInput if the batch's mean or spread does not come from observations within [0, 1].
+        Raises InvalidInput if the batch's mean or spread does not come from observations within
+        [0, 1].
         """
         checks.closed_unit(batch.mean, "mean")
         if batch.m2 > batch.n * batch.mean * (1 - batch.mean) * (1 + 1e-9) + 1e-9:
@@ -214,7 +219,9 @@ class BernsteinSums(msgspec.Struct, frozen=True):
         expected_variance: float = 1 / 12,
         alternative: Alternative = "two-sided",
     ) -> Interval:
-        """Confidence sequence for the mean, tightest at `tuned_to` observations of `expected_variance`.
+        """Return a confidence sequence for the mean.
+
+        It is tightest at `tuned_to` observations of `expected_variance`.
 
         Raises InvalidInput unless alpha is in (0, 1) and the tuning is positive.
         """

@@ -1,4 +1,7 @@
-"""Bounds of parameters, checked the same way everywhere. Each raises and names value, bound and parameter."""
+"""Checks of the bounds of parameters.
+
+Each error names the parameter, its value and its bound.
+"""
 
 import math
 from fractions import Fraction

@@ -1,22 +1,25 @@
-"""Differences between arms under an adaptive allocation, valid under any drift, from logged propensities.
+"""Differences between arms under adaptive allocation, from logged propensities.
 
-Each version of a policy is a randomised experiment of its own time: whatever the level of the metric is then,
-an assignment goes to an arm with a known probability. With two arms, e the probability of the treatment, A
-whether it was drawn and m any level, each assignment adds
+They are valid under any drift.
+
+Each version of a policy is a randomised experiment of its own time: whatever the level of the
+metric is then, an assignment goes to an arm with a known probability. With two arms, e the
+probability of the treatment, A whether it was drawn and m any level, each assignment adds
 
     x = (A - e) (y - m),    with expectation e (1 - e) (mean of the treatment - mean of the control),
 
-both means being those of the moment of the draw. So the sum of x over the sum of e (1 - e) estimates a
-weighted average of the difference. Its weights depend on the allocation alone, so drift, seasons and ramps
-common to both arms cancel out. The weights are those of Mantel and Haenszel: near the smallest variance, and
-bounded, so a small e makes no unit count 1 / e times. The sum of e (1 - e) is also the sample size in
-*effective units* n_c n_t / (n_c + n_t), the time in which `stats.sequences` measures.
+both means being those of the moment of the draw. So the sum of x over the sum of e (1 - e)
+estimates a weighted average of the difference. Its weights depend on the allocation alone, so
+drift, seasons and ramps common to both arms cancel out. The weights are those of Mantel and
+Haenszel: near the smallest variance, and bounded, so a small e makes no unit count 1 / e times. The
+sum of e (1 - e) is also the sample size in *effective units* n_c n_t / (n_c + n_t), the time in
+which `stats.sequences` measures.
 
-What has to be kept are joint totals of (y, 1 / propensity) per stratum and arm. A stratum holds assignments
-whose shares are nearly the same (`strata_of_shares`); there are at most 65. Within a stratum every assignment
-has its exact 1 / propensity. Only the weight e (1 - e) is common to the stratum, which costs a little
-precision. With more than two arms the propensity of the drawn arm does not give those of the others: strata
-are periods of time then (`strata_of_ages`).
+What has to be kept are joint totals of (y, 1 / propensity) per stratum and arm. A stratum holds
+assignments whose shares are nearly the same (`strata_of_shares`); there are at most 65. Within a
+stratum every assignment has its exact 1 / propensity. Only the weight e (1 - e) is common to the
+stratum, which costs a little precision. With more than two arms the propensity of the drawn arm
+does not give those of the others: strata are periods of time then (`strata_of_ages`).
 
 | measure | how | why |
 |---|---|---|
@@ -24,15 +27,17 @@ are periods of time then (`strata_of_ages`).
 | burn-in | 100 units in each arm | sums are normal only in the limit |
 | few events | `event_sequence`, for values within [0, 1] | no assumption of normality |
 
-What is guaranteed: for equal arms, under any drift, error rates stay below alpha (see the validity table).
-What is not: a metric without a variance; feedback that comes later for one arm than for the other, until it
-has come; a treatment effect that changes is averaged with weights that follow the allocation.
+Guaranteed: for equal arms, under any drift, error rates stay below alpha (see the validity table).
+Not guaranteed: a metric without a variance, and feedback that comes later for one arm than for the
+other, until it has come. A treatment effect that changes is averaged with weights that follow the
+allocation.
 
-Sources: Robinson (1988), Econometrica 56(4), and Li, Morgan & Zaslavsky (2018), JASA 113(521), for overlap
-weights; Hadad et al. (2021), PNAS 118(15), and Bibaut et al. (2021), NeurIPS, for weights that stabilise the
-variance (`one_look`); Waudby-Smith et al. (2024), Annals of Statistics 52(6), for the sequence; Fan, Grama &
-Liu (2015), Electronic Journal of Probability 20, for `event_sequence`. We depart from them in estimating the
-level m from all units of the stratum, by a part 1 / sqrt(n) of a standard error, and in pooling variances.
+Sources: Robinson (1988), Econometrica 56(4), and Li, Morgan & Zaslavsky (2018), JASA 113(521), for
+overlap weights; Hadad et al. (2021), PNAS 118(15), and Bibaut et al. (2021), NeurIPS, for weights
+that stabilise the variance (`one_look`); Waudby-Smith et al. (2024), Annals of Statistics 52(6),
+for the sequence; Fan, Grama & Liu (2015), Electronic Journal of Probability 20, for
+`event_sequence`. We depart from them in estimating the level m from all units of the stratum, by a
+part 1 / sqrt(n) of a standard error, and in pooling variances.
 """
 
 import math
@@ -58,7 +63,10 @@ IntArray = npt.NDArray[np.int64]
 
 ARM_UNITS_MIN: Final = 100
 EVENTS_MIN: Final = 20.0
-"""Effective events (the variance of the sum, for values within [0, 1]) from which it is taken as normal."""
+"""Effective events from which the sum is taken as normal.
+
+For values within [0, 1] they are the variance of the sum.
+"""
 
 SHARE_STRATA: Final = 65
 AGE_STRATA: Final = 128
@@ -66,16 +74,20 @@ _LOGIT_WIDTH: Final = 0.25
 _AGES_PER_DOUBLING: Final = 4
 # How many units the level and variance of a whole comparison count for in those of a stratum.
 _SHRINKAGE_UNITS: Final = 100
-# Within a stratum log-odds differ by at most `_LOGIT_WIDTH`, so shares differ by at most this factor.
+# Within a stratum log-odds differ by at most `_LOGIT_WIDTH`, so shares differ by at most this
+# factor.
 _SPREAD: Final = math.exp(_LOGIT_WIDTH)
 
 
 def strata_of_shares(shares: npt.ArrayLike) -> IntArray:
-    """Return the strata, 0 to 64, of assignments in which one of two arms has these shares, elementwise.
+    """Return the strata, 0 to 64, of assignments with these shares of one of two arms.
+
+    The result is elementwise.
 
     Strata are 1/4 wide in log-odds.
 
-    Worked by hand: 1/2 has log-odds 0: stratum 32. 0.1 has -2.197, which is nearest to -9/4: stratum 23.
+    Worked by hand: 1/2 has log-odds 0: stratum 32. 0.1 has -2.197, which is nearest to -9/4:
+    stratum 23.
     Raises InvalidInput unless the shares are in [0, 1].
     """
     values = np.asarray(shares, dtype=float)
@@ -87,9 +99,12 @@ def strata_of_shares(shares: npt.ArrayLike) -> IntArray:
 
 
 def strata_of_ages(ages_s: npt.ArrayLike) -> IntArray:
-    """Return the strata, 0 to 127, of assignments this long after the start of an epoch, elementwise.
+    """Return the strata, 0 to 127, of assignments of this age in an epoch.
 
-    Shares follow what is known, which grows with the time passed: there are four strata for each doubling.
+    The age is the time since the start of the epoch. The result is elementwise.
+
+    Shares follow what is known, which grows with the time passed: there are four strata for each
+    doubling.
 
     Worked by hand: 0 s and 1 s are stratum 0, 2 s is 4; a day is 65.
     Raises InvalidInput unless the ages are finite.
@@ -104,8 +119,8 @@ def strata_of_ages(ages_s: npt.ArrayLike) -> IntArray:
 class ConcurrentArms(msgspec.Struct, frozen=True):
     """Two arms in one stratum, and `others`: how many units went to further arms meanwhile.
 
-    The totals of an arm are joint totals of (y, 1 / p), p being the probability with which a unit was drawn.
-    Make them with `drawn_alike`, or `JointTotals.from_observations`.
+    The totals of an arm are joint totals of (y, 1 / p), p being the probability with which a unit
+    was drawn. Make them with `drawn_alike`, or `JointTotals.from_observations`.
 
     Raises InvalidInput unless the totals have two values.
     """
@@ -124,7 +139,9 @@ class ConcurrentArms(msgspec.Struct, frozen=True):
 
 
 def drawn_alike(totals: MeanTotals | JointTotals, *, propensity: float) -> JointTotals:
-    """Return joint totals of (y, 1 / p), or of (values ..., 1 / p), of units drawn with one probability.
+    """Return joint totals of (y, 1 / p), or of (values ..., 1 / p).
+
+    All units were drawn with one probability.
 
     Worked by hand: one unit of 3 at 1/4 has means (3, 4) and no spread.
     """
@@ -138,9 +155,12 @@ def drawn_alike(totals: MeanTotals | JointTotals, *, propensity: float) -> Joint
 
 
 class ArmArrays(msgspec.Struct, frozen=True):
-    """Joint totals of (y, 1 / p) as arrays of shape (..., strata); other axes are experiments or looks.
+    """Joint totals of (y, 1 / p) as arrays of shape (..., strata).
 
-    `mean` and `weight` are the means of y and 1 / p; `m2`, `weighted` and `weight_m2` the co-moments.
+    Other axes are experiments or looks.
+
+    `mean` and `weight` are the means of y and 1 / p; `m2`, `weighted` and `weight_m2` the
+    co-moments.
     """
 
     n: FloatArray
@@ -157,7 +177,10 @@ class ArmArrays(msgspec.Struct, frozen=True):
         return cls(*rows.reshape(-1, 6).T)
 
     def around(self, level: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Return sums of (y - level) / p, of (y - level)^2, and the mean of 1 / p^2, each (..., strata)."""
+        """Return sums of (y - level) / p and (y - level)^2, and the mean of 1 / p^2.
+
+        Each has shape (..., strata).
+        """
         distance = self.mean - level
         return (
             self.weighted + self.n * self.weight * distance,
@@ -169,9 +192,9 @@ class ArmArrays(msgspec.Struct, frozen=True):
 class Weighted(msgspec.Struct, frozen=True):
     """Sums per stratum, of shape (..., strata), from which every estimate of a comparison follows.
 
-    `h` is e (1 - e), or p_c p_t / (p_c + p_t) with more arms; `n` all assignments; `level` m; `control` and
-    `treatment` the sums of (y - m) / p; `pooled` the variance of y around m in both arms together;
-    `control_squares` and `treatment_squares` the sums of (y - m)^2 / p^2.
+    `h` is e (1 - e), or p_c p_t / (p_c + p_t) with more arms; `n` all assignments; `level` m;
+    `control` and `treatment` the sums of (y - m) / p; `pooled` the variance of y around m in both
+    arms together; `control_squares` and `treatment_squares` the sums of (y - m)^2 / p^2.
     """
 
     h: FloatArray
@@ -187,9 +210,10 @@ class Weighted(msgspec.Struct, frozen=True):
 
 
 def _shares(control: ArmArrays, treatment: ArmArrays, others: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Probability of each arm in each stratum: harmonic means of the logged ones; 0 if it is not known.
+    """Return the probability of each arm in each stratum, or 0 if it is not known.
 
-    With two arms the shares of both follow from every unit; else an arm without units has an unknown share.
+    It is the harmonic mean of the logged probabilities. With two arms, the shares of both follow
+    from every unit. With more arms, an arm without units has an unknown share.
     """
     n_c, n_t = control.n, treatment.n
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -203,8 +227,8 @@ def _shares(control: ArmArrays, treatment: ArmArrays, others: FloatArray) -> tup
 def weighted(control: ArmArrays, treatment: ArmArrays, others: FloatArray) -> Weighted:
     """Return the sums per stratum; `others` has the shape of the arrays.
 
-    A stratum in which a share is not known has weight 0. Levels and variances of strata are shrunk towards
-    those of all units by 100 units.
+    A stratum in which a share is not known has weight 0. Levels and variances of strata are shrunk
+    towards those of all units by 100 units.
     """
     p_c, p_t = _shares(control, treatment, others)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -233,7 +257,10 @@ def weighted(control: ArmArrays, treatment: ArmArrays, others: FloatArray) -> We
 
 
 class Moments(msgspec.Struct, frozen=True):
-    """A weighted comparison of shape (...): both means, their variances, and `information`, sum of g n."""
+    """A weighted comparison of shape (...): both means, their variances and `information`.
+
+    `information` is the sum of g n.
+    """
 
     control_mean: FloatArray
     treatment_mean: FloatArray
@@ -253,12 +280,15 @@ class Moments(msgspec.Struct, frozen=True):
 
 
 def moments(found: Weighted, *, stabilised: bool = False) -> Moments:
-    """Return both means and their variances, the assignments of a stratum weighted by g = h, or sqrt(h).
+    """Return both means and their variances.
 
-    The variance of a difference is the larger of two: sum of g^2 n pooled (1 / p_c + 1 / p_t), known before
-    the outcomes but for one variance for both arms, and the sum of g^2 (y - m)^2 / p^2 over both arms. In a
-    small arm whose rare values have not come yet the second is far too small; where the arms differ in
-    spread, the first may be.
+    The weight of an assignment in a stratum is g = h, or sqrt(h).
+
+    The variance of a difference is the larger of two. The first is the sum of g^2 n pooled
+    (1 / p_c + 1 / p_t): before the outcomes all of it is known except one variance for both arms.
+    The second is the sum of g^2 (y - m)^2 / p^2 over both arms. The second is far too small if a
+    small arm has not yet seen its rare values. The first may be too small if the arms differ in
+    spread.
     """
     g = np.sqrt(found.h) if stabilised else found.h
     information = (g * found.n).sum(axis=-1)
@@ -297,13 +327,15 @@ def _checked(strata: Sequence[ConcurrentArms], least: int) -> Weighted:
 
 
 def contrast(strata: Sequence[ConcurrentArms]) -> Contrast:
-    """Return means and variances for the methods of `stats.sequences`; the time is in effective units.
+    """Return means and variances for the methods of `stats.sequences`.
 
-    Worked by hand: one stratum, shares 1/2, 200 units of control with mean 0 and m2 200, and 200 of the
-    treatment with mean 1 and m2 200: h = 1/4, 100 effective units, difference 1. The level is 1/2 and the
-    pooled variance 1 + 1/4, so the variance of the difference is 1.25 / 100.
-    Raises InsufficientData below ARM_UNITS_MIN units in an arm, without a stratum that has both, or without
-    spread.
+    The time is in effective units.
+
+    Worked by hand: one stratum, shares 1/2, 200 units of control with mean 0 and m2 200, and 200 of
+    the treatment with mean 1 and m2 200: h = 1/4, 100 effective units, difference 1. The level is
+    1/2 and the pooled variance 1 + 1/4, so the variance of the difference is 1.25 / 100.
+    Raises InsufficientData below ARM_UNITS_MIN units in an arm, without a stratum that has both, or
+    without spread.
     """
     found = moments(_checked(strata, ARM_UNITS_MIN))
     if not found.variance > 0:
@@ -329,9 +361,9 @@ def comparable(strata: Sequence[ConcurrentArms]) -> tuple[float, float]:
 def one_look(strata: Sequence[ConcurrentArms]) -> AdaptiveEstimate:
     """Return the difference for one planned look, weighted by sqrt(e (1 - e)).
 
-    Each assignment then has the same variance, known before its draw, so the error is normal in the limit
-    whatever the policy did (Hadad et al., 2021). With weights e (1 - e) it is not: the sample size depends on
-    the outcomes. `contrast` is for looking repeatedly.
+    Each assignment then has the same variance, known before its draw, so the error is normal in the
+    limit whatever the policy did (Hadad et al., 2021). With weights e (1 - e) it is not: the sample
+    size depends on the outcomes. `contrast` is for looking repeatedly.
 
     Worked by hand: one stratum: the same difference and variance as `contrast`.
     Raises as `contrast`.
@@ -347,7 +379,8 @@ def few_events(strata: Sequence[ConcurrentArms]) -> bool:
 
     The variance of the sum of x is about the effective number of events, if these are rare.
 
-    Worked by hand: 100 effective units at a rate of 1/2 have variance 25, at a rate of 0.1 they have 9.
+    Worked by hand: 100 effective units at a rate of 1/2 have variance 25, at a rate of 0.1 they
+    have 9.
     """
     arms = ArmArrays.of([one.control for one in strata]), ArmArrays.of([one.treatment for one in strata])
     if min(arm.n.sum() for arm in arms) < ARM_UNITS_MIN:
@@ -357,11 +390,13 @@ def few_events(strata: Sequence[ConcurrentArms]) -> bool:
 
 
 def event_sequence(strata: Sequence[ConcurrentArms], *, alpha: float, tuned_to: float) -> Interval:
-    """Confidence sequence for the difference of values within [0, 1], from the first unit on.
+    """Return a confidence sequence for the difference of values within [0, 1].
 
-    Each x is at least -c, c being the largest of (1 - m) h / p_c and m h / p_t, so the empirical-Bernstein
-    supermartingale of `stats.bounded` bounds their sum from above, in units of c; from below likewise.
-    `tuned_to`, in effective units, only says where it is tightest.
+    It is valid from the first unit on.
+
+    Each x is at least -c, c being the largest of (1 - m) h / p_c and m h / p_t, so the
+    empirical-Bernstein supermartingale of `stats.bounded` bounds their sum from above, in units of
+    c; from below likewise. `tuned_to`, in effective units, only says where it is tightest.
 
     Worked by hand: without units, or without a stratum that has both arms: [-1, 1].
     Raises InvalidInput if the sums do not come from values within [0, 1].
@@ -400,9 +435,11 @@ def linearised(strata: Sequence[tuple[JointTotals, JointTotals, int]]) -> list[C
     """Return strata of a ratio, from joint totals of (numerator, denominator, 1 / p) of both arms.
 
     With R the ratio of all units together and D their mean denominator, each unit has the value R +
-    (numerator - R denominator) / D: the difference of its means is that of the ratios (delta method).
+    (numerator - R denominator) / D: the difference of its means is that of the ratios (delta
+    method).
 
-    Worked by hand: units (1, 1) and (1, 3): R = 1/2 and D = 2, so they have 1/2 + 1/4 and 1/2 - 1/4.
+    Worked by hand: units (1, 1) and (1, 3): R = 1/2 and D = 2, so they have 1/2 + 1/4 and 1/2 -
+    1/4.
     Raises as `stats.ratios.ratio_parts`; InsufficientData without units.
     """
     known = [arm.select(0, 1) for *arms, _ in strata for arm in arms if arm.n]

@@ -1,12 +1,13 @@
 """E-values: evidence against a null that stays valid at every look.
 
-An e-value is a number >= 0 whose expectation under the null is at most 1; an e-process is a sequence of
-numbers that is an e-value at every stopping time. By Ville's inequality the chance that an e-process *ever*
-reaches 1 / alpha is at most alpha, so its inverse is a p-value that holds at every look. Everything is kept
-as a logarithm: strong evidence does not overflow, and a p-value does not become 0.
+An e-value is a number >= 0 whose expectation under the null is at most 1; an e-process is a
+sequence of numbers that is an e-value at every stopping time. By Ville's inequality the chance that
+an e-process *ever* reaches 1 / alpha is at most alpha, so its inverse is a p-value that holds at
+every look. Everything is kept as a logarithm: strong evidence does not overflow, and a p-value does
+not become 0.
 
-Sources: Ville (1939); Vovk & Wang (2021), Annals of Statistics 49(3); Ramdas et al. (2023), Statistical
-Science 38(4).
+Sources: Ville (1939); Vovk & Wang (2021), Annals of Statistics 49(3); Ramdas et al. (2023),
+Statistical Science 38(4).
 """
 
 import math
@@ -41,7 +42,10 @@ class EValue(msgspec.Struct, frozen=True):
 
     @property
     def p_value(self) -> float:
-        """min(1, 1 / e), valid at every look. Below the smallest double it is that double: never 0."""
+        """The p-value min(1, 1 / e), valid at every look.
+
+        It is at least the smallest positive double, so it is never 0.
+        """
         return max(math.exp(min(-self.log_value, 0.0)), _SMALLEST)
 
     def rejects(self, alpha: float) -> bool:
@@ -53,8 +57,9 @@ class EValue(msgspec.Struct, frozen=True):
 class AlwaysValid(msgspec.Struct, frozen=True):
     """The smallest p-value so far: what an e-process has proven, it does not take back.
 
-    The record is all that has to be kept between looks. Records of the same e-process, kept by different
-    processes, merge in any order. It stays valid because Ville's inequality bounds the *largest* e-value.
+    The record is all that has to be kept between looks. Records of the same e-process, kept by
+    different processes, merge in any order. It stays valid because Ville's inequality bounds the
+    *largest* e-value.
 
     Worked by hand: e-values 2, 25, 10 leave p = 1/2, then 1/25, and still 1/25.
 

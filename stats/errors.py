@@ -1,9 +1,12 @@
-"""What a statistic refuses: `InvalidInput` is about the parameters, `InsufficientData` about the data."""
+"""Errors of statistics: `InvalidInput` for parameters, `InsufficientData` for data."""
 
 
 class InvalidInput(ValueError):
-    """A parameter or total that means nothing, whatever has been observed. Names the value and the bound."""
+    """A parameter or total that is invalid for any data. The message names value and bound."""
 
 
 class InsufficientData(ValueError):
-    """Too little has been observed for an answer. Never replaced by `p = 1` or an interval of zero width."""
+    """Too few data for an answer.
+
+    A method never returns `p = 1` or an interval of zero width instead.
+    """

@@ -1,4 +1,4 @@
-"""What most methods return: an estimate with its standard error, from which interval and test follow."""
+"""Estimates with a standard error; interval and test follow from it."""
 
 import math
 from collections.abc import Iterable
@@ -39,15 +39,17 @@ class HypothesisTest(msgspec.Struct, frozen=True):
 class Estimate(msgspec.Struct, frozen=True):
     """A value, its standard error, and the degrees of freedom of that error (infinite: normal).
 
-    Interval and test are two sides of one rule: a two-sided test rejects a null at alpha exactly if the null
-    lies outside the interval. Both hold at one look that was fixed before the data were seen, and for means
-    of many units by the central limit theorem: degrees of freedom are Satterthwaite's and do not repair
-    skewness.
+    Interval and test are two sides of one rule: a two-sided test rejects a null at alpha exactly if
+    the null lies outside the interval. Both hold at one look that was fixed before the data were
+    seen, and for means of many units by the central limit theorem: degrees of freedom are
+    Satterthwaite's and do not repair skewness.
 
-    Worked by hand: 1.0 with standard error 0.5 has the normal interval 1 -+ 1.96 * 0.5 = [0.02, 1.98].
+    Worked by hand: 1.0 with standard error 0.5 has the normal interval 1 -+ 1.96 * 0.5 =
+    [0.02, 1.98].
 
-    Raises InvalidInput if something is not finite or the standard error is negative; InsufficientData if it
-    is 0 (observations without any spread do not say how sure they make us) or no degree of freedom is left.
+    Raises InvalidInput if something is not finite or the standard error is negative. Raises
+    InsufficientData if the standard error is 0 or no degree of freedom is left. (Observations
+    without any spread carry no information about the error.)
     """
 
     value: float
@@ -64,11 +66,13 @@ class Estimate(msgspec.Struct, frozen=True):
 
     @classmethod
     def of_independent(cls, value: float, parts: Iterable[tuple[float, float]]) -> "Estimate":
-        """An estimate whose error variance is a sum of independent parts (variance, degrees of freedom).
+        """Return an estimate whose error variance is a sum of independent parts.
 
-        The degrees of freedom are those of Welch and Satterthwaite: (sum v)^2 / sum (v^2 / df).
+        A part is (variance, degrees of freedom). The degrees of freedom are those of Welch and
+        Satterthwaite: (sum v)^2 / sum (v^2 / df).
 
-        Worked by hand: parts (1, 4) and (1, 4) give variance 2 with 4 / (1/4 + 1/4) = 8 degrees of freedom.
+        Worked by hand: parts (1, 4) and (1, 4) give variance 2 with 4 / (1/4 + 1/4) = 8 degrees of
+        freedom.
 
         Source: Satterthwaite (1946), Biometrics Bulletin 2(6), eq. 17.
         """
@@ -102,7 +106,10 @@ class Estimate(msgspec.Struct, frozen=True):
         return float(special.stdtrit(self.degrees_of_freedom, probability))
 
     def interval(self, *, alpha: float) -> Interval:
-        """The two-sided interval that misses the truth with probability alpha at one planned look."""
+        """Return the two-sided interval for one planned look.
+
+        It misses the truth with probability alpha.
+        """
         checks.open_unit(alpha, "alpha")
         radius = -self.quantile(alpha / 2) * self.standard_error
         return Interval(self.value - radius, self.value + radius)
@@ -119,7 +126,10 @@ class Estimate(msgspec.Struct, frozen=True):
         return self.value - self.quantile(alpha) * self.standard_error
 
     def test(self, *, null: float = 0.0, alternative: Alternative = "two-sided") -> HypothesisTest:
-        """Test whether the truth is `null`; for non-inferiority `null=-margin, alternative="greater"`."""
+        """Test whether the truth is `null`.
+
+        For non-inferiority: `null=-margin, alternative="greater"`.
+        """
         checks.finite(null, "null")
         statistic = (self.value - null) / self.standard_error
         return tested(statistic, alternative, self.degrees_of_freedom)
@@ -127,8 +137,8 @@ class Estimate(msgspec.Struct, frozen=True):
     def equivalence_test(self, *, lower: float, upper: float) -> HypothesisTest:
         """Run two one-sided tests: a small p-value says that the truth is within (lower, upper).
 
-        The larger of the two one-sided p-values, with its statistic. It is below alpha exactly if the
-        interval at 2 alpha lies within the bounds. Raises InvalidInput unless lower < upper.
+        The larger of the two one-sided p-values, with its statistic. It is below alpha exactly if
+        the interval at 2 alpha lies within the bounds. Raises InvalidInput unless lower < upper.
 
         Source: Schuirmann (1987), Journal of Pharmacokinetics and Biopharmaceutics 15(6).
         """
@@ -140,7 +150,9 @@ class Estimate(msgspec.Struct, frozen=True):
 
 
 def tested(statistic: float, alternative: Alternative, degrees_of_freedom: float) -> HypothesisTest:
-    """The p-value of a standardised statistic: normal, or Student's t if degrees of freedom are finite.
+    """Return the p-value of a standardised statistic.
+
+    It is normal, or Student's t if the degrees of freedom are finite.
 
     Raises InvalidInput if the statistic is not finite.
     """
@@ -162,8 +174,9 @@ def both_tails(
 ) -> HypothesisTest:
     """Return an exact test from its two tails.
 
-    They are the logarithms of P(at most what was seen) and P(at least what was seen) under the null.
-    Two-sided means twice the smaller tail ("central"), the rule whose inversion is the equal-tailed interval.
+    They are the logarithms of P(at most what was seen) and P(at least what was seen) under the
+    null. Two-sided means twice the smaller tail ("central"), the rule whose inversion is the
+    equal-tailed interval.
     """
     match alternative:
         case "two-sided":

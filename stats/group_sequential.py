@@ -1,21 +1,24 @@
-"""Group sequential tests with alpha spending: a few planned looks, and a known maximum of information.
+"""Group sequential tests with alpha spending: a few looks, a known maximum of information.
 
-The statistics Z_k at looks with information fractions t_1 < t_2 < ... have the joint distribution of B(t_k) /
-sqrt(t_k) for a Brownian motion B with drift: `drift` is effect * sqrt(information at t = 1), the mean of Z at
-the planned end. Boundaries follow from how much alpha may have been spent by each fraction, so looks may come
-when they come, as long as their times do not react to the estimates. Everything is integrated numerically
-over B, look by look.
+The statistics Z_k at looks with information fractions t_1 < t_2 < ... have the joint distribution
+of B(t_k) / sqrt(t_k) for a Brownian motion B with drift: `drift` is effect * sqrt(information at
+t = 1), the mean of Z at the planned end. Boundaries follow from how much alpha may have been spent
+by each fraction, so looks may come when they come, as long as their times do not react to the
+estimates. Everything is integrated numerically over B, look by look.
 
-Two-sided means two one-sided tests of alpha / 2 each, and spending is applied *per side*: the O'Brien-Fleming
-type is 2 - 2 Phi(z_(1 - alpha/4) / sqrt(t)) per side, as in gsDesign and rpact. (The other convention puts
-alpha itself in it, 2 - 2 Phi(z_(1 - alpha/2) / sqrt(t)) for both sides together, and spends more early.) The
-Pocock type is (alpha / 2) log(1 + (e - 1) t). Neither equals the classical boundary of that name exactly.
+Two-sided means two one-sided tests of alpha / 2 each, and spending is applied *per side*: the
+O'Brien-Fleming type is 2 - 2 Phi(z_(1 - alpha/4) / sqrt(t)) per side, as in gsDesign and rpact.
+(The other convention puts alpha itself in it, 2 - 2 Phi(z_(1 - alpha/2) / sqrt(t)) for both sides
+together, and spends more early.) The Pocock type is (alpha / 2) log(1 + (e - 1) t). Neither equals
+the classical boundary of that name exactly.
 
-What is not covered: stopping for futility; going on after a boundary was crossed and taking the last
-statistic as if it had not been; more information than planned (the fraction is then spent at 1).
+Not covered:
+* stopping for futility
+* going on after a crossed boundary and taking the last statistic as if it had not been crossed
+* more information than planned (the fraction is then spent at 1)
 
-Sources: Lan & DeMets (1983), Biometrika 70(3); Jennison & Turnbull (2000), Group Sequential Methods, chapters
-7 to 9 and 19; Armitage, McPherson & Rowe (1969), JRSS A 132 for the recursion.
+Sources: Lan & DeMets (1983), Biometrika 70(3); Jennison & Turnbull (2000), Group Sequential
+Methods, chapters 7 to 9 and 19; Armitage, McPherson & Rowe (1969), JRSS A 132 for the recursion.
 """
 
 import itertools
@@ -96,9 +99,9 @@ def spent(fraction: float, *, alpha: float, spending: Spending) -> float:
 class Paths:
     """Crossings of the same boundaries at any number of drifts, after one pass without drift.
 
-    A path without drift counts exp(d x - d^2 t / 2) times under the drift d, where x is where it is at time t
-    (Girsanov), so what is left inside at each look is worked out once. `drift_for` is the inverse of `power`
-    to nearly all digits.
+    A path without drift counts exp(d x - d^2 t / 2) times under the drift d, where x is where it is
+    at time t (Girsanov), so what is left inside at each look is worked out once. `drift_for` is the
+    inverse of `power` to nearly all digits.
 
     Raises InvalidInput unless fractions increase and there is one bound for each.
     """
@@ -175,12 +178,13 @@ def _inside(bound: float, alternative: Alternative) -> tuple[float, float]:
 
 
 class GroupSequentialPlan(msgspec.Struct, frozen=True):
-    """What is fixed before the start: alpha, the side or sides, and how alpha is spent.
+    """A design fixed before the start: alpha, the side or sides, and how alpha is spent.
 
-    `fractions` below are those of the looks so far, or of those planned: increasing, positive; beyond 1 there
-    may be the last one only.
+    `fractions` below are those of the looks so far, or of those planned: increasing, positive;
+    beyond 1 there may be the last one only.
 
-    Worked by hand: a single look at fraction 1 is the fixed test: two-sided at 0.05 its boundary is 1.95996.
+    Worked by hand: a single look at fraction 1 is the fixed test: two-sided at 0.05 its boundary is
+    1.95996.
     Raises InvalidInput unless alpha is in (0, 1).
     """
 
@@ -208,14 +212,17 @@ class GroupSequentialPlan(msgspec.Struct, frozen=True):
         return tuple(bounds)
 
     def paths(self, fractions: Sequence[float]) -> Paths:
-        """Return the crossings of this plan's boundaries, for power, drift and expected information."""
+        """Return the crossings of this plan's boundaries.
+
+        They give power, drift and expected information.
+        """
         return Paths(fractions, self.boundaries(fractions), alternative=self.alternative)
 
     def adjusted_p_value(self, z: float, fractions: Sequence[float]) -> float:
-        """The p-value of ending at the last of these looks with statistic `z`, in stage-wise order.
+        """Return the stage-wise p-value of ending at the last of these looks with statistic `z`.
 
-        Ending earlier is more extreme, whatever Z was. At most alpha exactly if the test rejected at that
-        look. Two-sided: twice the smaller side.
+        Ending earlier is more extreme, whatever Z was. At most alpha exactly if the test rejected
+        at that look. Two-sided: twice the smaller side.
         """
         checks.finite(z, "z")
         regions = self._regions(fractions)
@@ -235,14 +242,19 @@ class GroupSequentialPlan(msgspec.Struct, frozen=True):
         return [_inside(bound, self.alternative) for bound in self.boundaries(fractions)]
 
     def median_unbiased(self, z: float, fractions: Sequence[float], *, information: float) -> float:
-        """The effect under which this end, or a more extreme one, has probability 1/2 (stage-wise order).
+        """Return the effect under which this end, or a more extreme one, has probability 1/2.
+
+        The order is stage-wise.
 
         `information` is 1 / variance of the estimate at fraction 1.
         """
         return self._effect_at(z, fractions, information, 0.5)
 
     def adjusted_interval(self, z: float, fractions: Sequence[float], *, information: float) -> Interval:
-        """The interval for the effect that belongs to `adjusted_p_value`; for after the end only."""
+        """Return the interval for the effect that belongs to `adjusted_p_value`.
+
+        Use it only after the end.
+        """
         side = self._side_alpha
         lower = self._effect_at(z, fractions, information, side) if self.alternative != "less" else -math.inf
         upper = (

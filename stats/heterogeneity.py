@@ -1,8 +1,9 @@
 """Effects per declared segment: whether they differ, and what each one is.
 
-The largest of many segment effects is large partly by luck. Partial pooling moves every segment towards the
-common effect, by as much as its own error warrants; the interaction test says whether the segments differ at
-all. Segments are declared before the start and are not changed by the treatment.
+The largest of many segment effects is large partly by luck. Partial pooling moves every segment
+towards the common effect, by as much as its own error warrants; the interaction test says whether
+the segments differ at all. Segments are declared before the start and are not changed by the
+treatment.
 """
 
 import math
@@ -18,15 +19,18 @@ from stats.estimate import Estimate, HypothesisTest
 from stats.totals import FloatArray
 
 UNITS_MIN: Final = 30
-"""Units per arm that a segment needs at one planned look: below it means are too far from normal."""
+"""Units per arm that a segment needs at one planned look.
+
+With fewer units, means are too far from normal.
+"""
 
 
 class PartialPooling(msgspec.Struct, frozen=True):
     """Effects of segments, pooled as far as they agree.
 
-    `between_variance` is that of the true effects between segments, in the square of the metric's unit;
-    `common` their mean; `segments` the shrunken effect of each, in order; `interaction` the test that all
-    true effects are equal.
+    `between_variance` is the variance of the true effects, in the square of the metric's unit.
+    `common` is their mean. `segments` has the shrunken effect of each segment, in order.
+    `interaction` is the test that all true effects are equal.
     """
 
     between_variance: float
@@ -36,7 +40,10 @@ class PartialPooling(msgspec.Struct, frozen=True):
 
     @property
     def inconsistency(self) -> float:
-        """I^2 in [0, 1): the share of the observed variation that is not chance, max(0, 1 - (k - 1) / Q)."""
+        """I^2 in [0, 1): the share of the observed variation that is not chance.
+
+        I^2 = max(0, 1 - (k - 1) / Q).
+        """
         freedom = len(self.segments) - 1
         q = self.interaction.statistic
         return max(0.0, 1 - freedom / q) if q > 0 else 0.0
@@ -45,16 +52,17 @@ class PartialPooling(msgspec.Struct, frozen=True):
 def interaction_test(effects: Sequence[Estimate]) -> HypothesisTest:
     """Test whether the true effects of independent segments are all equal.
 
-    Q = sum w (y - common)^2 with w = 1 / variance. With known variances Q is chi-square with k - 1 degrees of
-    freedom (Cochran). Estimated variances have degrees of freedom: then Q / (k - 1), divided by
-    1 + 2 (k - 2) / (k^2 - 1) S, is F with k - 1 and (k^2 - 1) / (3 S) degrees of freedom (Welch), where
-    S = sum (1 - w / sum w)^2 / df. Give each effect the variance that it has if the variants do not differ
-    (pooled over both): where a small arm and its variance err together, the test otherwise rejects far too
-    often. Segments need `UNITS_MIN` units per arm, and proportions enough events
-    (`stats.sequential_counts.rare`).
+    Q = sum w (y - common)^2 with w = 1 / variance. With known variances Q is chi-square with k - 1
+    degrees of freedom (Cochran). Estimated variances have degrees of freedom: then Q / (k - 1),
+    divided by 1 + 2 (k - 2) / (k^2 - 1) S, is F with k - 1 and (k^2 - 1) / (3 S) degrees of freedom
+    (Welch), where S = sum (1 - w / sum w)^2 / df. Give each effect the variance that it has if the
+    variants do not differ (pooled over both): where a small arm and its variance err together, the
+    test otherwise rejects far too often. Segments need `UNITS_MIN` units per arm, and proportions
+    enough events (`stats.sequential_counts.rare`).
 
-    Worked by hand: effects 0 and 2 with standard errors 1 have the common effect 1 and Q = 2, p = 0.157; with
-    10 degrees of freedom each S = 2 / 4 / 10 = 0.05, so F = 2 with 1 and 20 degrees, p = 0.173.
+    Worked by hand: effects 0 and 2 with standard errors 1 have the common effect 1 and Q = 2, p =
+    0.157. With 10 degrees of freedom each, S = 2 / 4 / 10 = 0.05, so F = 2 with 1 and 20 degrees,
+    p = 0.173.
 
     Raises InsufficientData with fewer than 2 segments.
 
@@ -74,20 +82,21 @@ def interaction_test(effects: Sequence[Estimate]) -> HypothesisTest:
 
 
 def partial_pooling(effects: Sequence[Estimate]) -> PartialPooling:
-    """The effect of each segment, shrunk towards the common one (empirical Bayes, normal random effects).
+    """Shrink the effect of each segment towards the common one.
 
-    With variance t^2 between segments, a segment of variance v keeps the share b = t^2 / (t^2 + v) of its own
-    effect. Its squared error is b v + (1 - b)^2 var(common): that the common effect is estimated counts, that
-    t^2 is estimated does not. With few segments (below about 5) or t^2 estimated as 0, intervals are
+    The method is empirical Bayes with normal random effects. With variance t^2 between segments, a
+    segment of variance v keeps the share b = t^2 / (t^2 + v) of its own effect. Its squared error
+    is b v + (1 - b)^2 var(common): that the common effect is estimated counts, that t^2 is
+    estimated does not. With few segments (below about 5) or t^2 estimated as 0, intervals are
     therefore too short; the segments' unpooled intervals never are.
 
-    Worked by hand: effects 0 and 4 with standard errors 1 have the sample variance 8, so t^2 = 8 - 1 = 7,
-    b = 7/8, the common effect 2, and the segments 0.25 and 3.75.
+    Worked by hand: effects 0 and 4 with standard errors 1 have the sample variance 8, so t^2 = 8 -
+    1 = 7, b = 7/8, the common effect 2, and the segments 0.25 and 3.75.
 
     Raises InsufficientData with fewer than 2 segments.
 
-    Source: Viechtbauer (2005), Journal of Educational and Behavioral Statistics 30(3) for REML; Raudenbush &
-    Bryk (1985), ibid. 10(2) for the shrunken effects.
+    Source: Viechtbauer (2005), Journal of Educational and Behavioral Statistics 30(3) for REML;
+    Raudenbush & Bryk (1985), ibid. 10(2) for the shrunken effects.
     """
     interaction = interaction_test(effects)
     y, variance = _arrays(effects)
@@ -110,7 +119,10 @@ def _mean(y: FloatArray, weight: FloatArray) -> float:
 
 
 def _restricted_maximum_likelihood(y: FloatArray, variance: FloatArray) -> float:
-    """The variance between segments of greatest restricted likelihood: where its slope is 0, or 0."""
+    """Return the variance between segments with the greatest restricted likelihood.
+
+    The slope of the likelihood is 0 there, or the variance is 0.
+    """
     scale = float(variance.min())
 
     def slope(between: float) -> float:

@@ -14,9 +14,10 @@ class Interval(msgspec.Struct, frozen=True):
 
 
 def beta_interval(alpha: float, beta: float, *, level: float = 0.95) -> Interval:
-    """The equal-tailed credible interval of Beta(alpha, beta): each tail holds `(1 - level) / 2`.
+    """Return the equal-tailed credible interval of Beta(alpha, beta).
 
-    A fixed-time statement about a posterior; it promises no coverage to somebody who looks repeatedly.
+    Each tail holds `(1 - level) / 2`. The interval is a fixed-time statement about a posterior. It
+    has no coverage guarantee under repeated looks.
 
     Worked by hand: Beta(1, 1) is uniform, so its 95 % interval is [0.025, 0.975].
 
@@ -26,7 +27,8 @@ def beta_interval(alpha: float, beta: float, *, level: float = 0.95) -> Interval
     checks.positive(beta, "beta")
     checks.open_unit(level, "level")
     tail = (1 - level) / 2
-    # The upper bound as the complement of the mirrored lower one keeps its digits when it is close to 1.
+    # The upper bound as the complement of the mirrored lower one keeps its digits when it is close
+    # to 1.
     lower = float(special.betaincinv(alpha, beta, tail))
     upper = 1 - float(special.betaincinv(beta, alpha, tail))
     return Interval(lower, upper)

@@ -1,4 +1,4 @@
-"""Means at a fixed horizon: Welch's comparison, from which equivalence and non-inferiority follow."""
+"""Means at a fixed horizon: Welch's comparison, equivalence and non-inferiority."""
 
 from stats.estimate import Estimate
 from stats.totals import MeanTotals
@@ -7,7 +7,8 @@ from stats.totals import MeanTotals
 def mean(total: MeanTotals) -> Estimate:
     """Return the mean of one arm, with n - 1 degrees of freedom.
 
-    Worked by hand: observations 1, 3 have mean 2, variance 2, standard error sqrt(2 / 2) = 1, one degree.
+    Worked by hand: observations 1, 3 have mean 2, variance 2, standard error sqrt(2 / 2) = 1, one
+    degree.
 
     Raises InsufficientData if n < 2 or all observations are equal.
     """
@@ -17,12 +18,14 @@ def mean(total: MeanTotals) -> Estimate:
 def mean_difference(treatment: MeanTotals, control: MeanTotals) -> Estimate:
     """Return Welch's difference treatment - control: the arms' variances may differ.
 
-    `interval` and `test` of the result are Welch's t; `equivalence_test` is the two one-sided tests;
-    `test(null=-margin, alternative="greater")` is non-inferiority when more is better. What this does not
-    cover: looking repeatedly, units that are not independent, tails so heavy that a mean of n units is far
-    from normal (lognormal with sigma 2 and n = 200 rejects 3 % of A/A tests at a nominal 5 %).
+    `interval` and `test` of the result are Welch's t; `equivalence_test` is the two one-sided
+    tests; `test(null=-margin, alternative="greater")` is non-inferiority when more is better. Not
+    covered: repeated looks, units that are not independent, and tails so heavy that a mean of n
+    units is far from normal. (Lognormal with sigma 2 and n = 200 rejects 3 % of A/A tests at a
+    nominal 5 %.)
 
-    Worked by hand: 1, 3 against 0, 2 differ by 1 with standard error sqrt(1 + 1) and 4 / (1 + 1) = 2 degrees.
+    Worked by hand: 1, 3 against 0, 2 differ by 1 with standard error sqrt(1 + 1) and 4 / (1 + 1) =
+    2 degrees.
 
     Raises InsufficientData if an arm has n < 2, or no observation differs from its arm's others.
 

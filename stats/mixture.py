@@ -1,17 +1,20 @@
-"""Normal mixtures: the one calculation behind the mixture SPRT and the confidence sequences of this package.
+"""Normal mixtures, the basis of the mixture SPRT and the confidence sequences.
 
-Let S be a sum that under the null behaves like a Brownian motion at *intrinsic time* V (its variance so far).
-For every slope s, exp(s S - s^2 V / 2) is a martingale with mean 1. Averaging it over s ~ N(0, 1 / rho) gives
+Let S be a sum that under the null behaves like a Brownian motion at *intrinsic time* V (its
+variance so far). For every slope s, exp(s S - s^2 V / 2) is a martingale with mean 1. Averaging it
+over s ~ N(0, 1 / rho) gives
 
     M = sqrt(rho / (V + rho)) exp(S^2 / (2 (V + rho))),
 
-again a martingale, so P(M ever reaches 1 / alpha) <= alpha. Averaging over the positive half of that normal
-gives the one-sided M = 2 sqrt(rho / (V + rho)) exp(z^2 / 2) Phi(z), z = S / sqrt(V + rho), which is a
-supermartingale for every drift <= 0 too. `rho` says where the test is strongest, never whether it is valid.
+again a martingale, so P(M ever reaches 1 / alpha) <= alpha. Averaging over the positive half of
+that normal gives the one-sided M = 2 sqrt(rho / (V + rho)) exp(z^2 / 2) Phi(z), z = S /
+sqrt(V + rho), which is a supermartingale for every drift <= 0 too. `rho` says where the test is
+strongest, never whether it is valid.
 
-Sources: Robbins (1970), Annals of Mathematical Statistics 41(5); Howard, Ramdas, McAuliffe & Sekhon (2021),
-Annals of Statistics 49(2), Propositions 5 and 6 and eq. 21 for the choice of rho; all derived again here. The
-one-sided boundary is exact (Newton's method) instead of their closed-form upper bound.
+Sources: Robbins (1970), Annals of Mathematical Statistics 41(5); Howard, Ramdas, McAuliffe & Sekhon
+(2021), Annals of Statistics 49(2), Propositions 5 and 6 and eq. 21 for the choice of rho; all
+derived again here. The one-sided boundary is exact (Newton's method) instead of their closed-form
+upper bound.
 """
 
 import math
@@ -35,7 +38,9 @@ _NEWTON_STEPS = 10
 def log_mixture(
     score: npt.ArrayLike, information: npt.ArrayLike, *, rho: float, alternative: Alternative = "two-sided"
 ) -> FloatArray:
-    """The logarithm of M, elementwise. Positive `score` speaks for "greater"; `information` is at least 0.
+    """Return the logarithm of M, elementwise.
+
+    A positive `score` is evidence for "greater". `information` is at least 0.
 
     Worked by hand: S = 3, V = 1, rho = 1, two-sided: log(sqrt(1/2)) + 9 / 4 = 1.9034.
     Raises InvalidInput unless rho is positive.
@@ -69,7 +74,8 @@ def boundary(
     wanted = 0.5 * np.log(total / rho) - math.log(alpha)
     if alternative == "two-sided":
         return np.asarray(np.sqrt(2 * total * wanted))
-    # Solve z^2 / 2 + log(2 Phi(z)) = wanted, from z = sqrt(2 wanted + 2 log 2), which is above the root.
+    # Solve z^2 / 2 + log(2 Phi(z)) = wanted, from z = sqrt(2 wanted + 2 log 2), which is above the
+    # root.
     z = np.sqrt(2 * (wanted + math.log(2)))
     for _ in range(_NEWTON_STEPS):
         log_cdf = special.log_ndtr(z)
@@ -81,8 +87,9 @@ def boundary(
 def tuned(information: float, *, alpha: float, alternative: Alternative = "two-sided") -> float:
     """Return the rho whose boundary is tightest when the intrinsic time is `information`.
 
-    The width at V is smallest where y = (V + rho) / rho solves y - log y = 1 + 2 log(1 / alpha), Lambert's W.
-    A one-sided boundary at alpha is nearly the two-sided one at 2 alpha, and is tuned as such.
+    The width at V is smallest where y = (V + rho) / rho solves y - log y = 1 + 2 log(1 / alpha),
+    Lambert's W. A one-sided boundary at alpha is nearly the two-sided one at 2 alpha, and is tuned
+    as such.
 
     Worked by hand: alpha = 0.05 gives y = 9.2119, so rho = V / 8.2119; V = 1000 gives 121.77.
     Raises InvalidInput unless information is positive and alpha is in (0, 1).
@@ -102,12 +109,12 @@ def _tightest(error: float) -> float:
 class MixtureSprt(msgspec.Struct, frozen=True):
     """Mixture SPRT for an effect whose estimate is normal with a known variance.
 
-    Under the alternative the effect is N(null, tau^2), or the half of it on the claimed side. `tau` is fixed
-    before the start; the minimum effect of interest is a good choice. The e-value is an e-process in the
-    estimates at successive looks: keep `AlwaysValid` between looks.
+    Under the alternative the effect is N(null, tau^2), or the half of it on the claimed side. `tau`
+    is fixed before the start; the minimum effect of interest is a good choice. The e-value is an
+    e-process in the estimates at successive looks: keep `AlwaysValid` between looks.
 
-    The guarantee is exact for normal data of known variance, also with any split between arms that does not
-    react to the outcomes. With an estimated variance it is asymptotic only: use
+    The guarantee is exact for normal data of known variance, also with any split between arms that
+    does not react to the outcomes. With an estimated variance it is asymptotic only: use
     `sequences.difference_sequence`, which enforces a burn-in.
 
     Raises InvalidInput unless tau is positive.
@@ -121,9 +128,10 @@ class MixtureSprt(msgspec.Struct, frozen=True):
         checks.positive(self.tau, "tau")
 
     def evalue(self, estimate: float, variance: float, *, null: float = 0.0) -> EValue:
-        """Evidence that the effect is not `null` (one-sided: is beyond it), given its estimate.
+        """Return the evidence that the effect is not `null` (one-sided: is beyond it).
 
-        Worked by hand: tau = 1, estimate 3 with variance 1: score 3 at information 1, so log e = 1.9034.
+        Worked by hand: tau = 1, estimate 3 with variance 1: score 3 at information 1, so log e =
+        1.9034.
         Raises InvalidInput unless the variance is positive and all is finite.
         """
         checks.positive(variance, "variance")
@@ -135,7 +143,9 @@ class MixtureSprt(msgspec.Struct, frozen=True):
     def of_difference(
         self, control: MeanTotals, treatment: MeanTotals, *, sd: float, null: float = 0.0
     ) -> EValue:
-        """Evidence about mean(treatment) - mean(control), units of both having the known deviation `sd`.
+        """Return the evidence about mean(treatment) - mean(control).
+
+        Units of both arms have the known standard deviation `sd`.
 
         Raises InsufficientData if an arm has no unit.
         """

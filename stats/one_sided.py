@@ -1,34 +1,36 @@
-"""Whether one of two means is greater, or less, at every look: one-sided tests for arms of unequal size.
+"""One-sided tests of two means for arms of unequal size, valid at every look.
 
-A canary has a hundredth of the traffic. What is known too well is then not its mean but its variance, and a
-two-sided sequence has to be careful on both sides (`stats.sequences` raises the variance of the small arm by
-10 / sqrt(n)). A one-sided claim has to be careful on one side only:
+A canary has a hundredth of the traffic. What is known too well is then not its mean but its
+variance, and a two-sided sequence has to be careful on both sides (`stats.sequences` raises the
+variance of the small arm by 10 / sqrt(n)). A one-sided claim has to be careful on one side only:
 
-* that the treatment is *greater* is claimed wrongly where rare *small* values have not been seen yet; rare
-  large ones raise mean and variance together, which protects;
+* that the treatment is *greater* is claimed wrongly where rare *small* values have not been seen
+  yet; rare large ones raise mean and variance together, which protects;
 * that it is *less*, where rare *large* values have not been seen yet.
 
-So the variance is raised for a claim only where values far on the endangered side are possible: further from
-the control's mean than `FAR_SDS` of its standard deviations. On both sides each arm's spread is shrunk
-towards that of both by `sequences.SHRINKAGE_UNITS`, and the treatment's is never taken to be less than its
-own.
+So the variance is raised for a claim only where values far on the endangered side are possible:
+further from the control's mean than `FAR_SDS` of its standard deviations. On both sides each arm's
+spread is shrunk towards that of both by `sequences.SHRINKAGE_UNITS`, and the treatment's is never
+taken to be less than its own.
 
-With `relative` the comparison is that of log means (delta method): the effect is log(m_t / m_c), the spread
-the coefficient of variation. A slower answer is slower by a factor, and so is its spread: on this scale arms
-that differ by a factor have the same spread, and the test wants a quarter fewer units.
+With `relative` the comparison is that of log means (delta method): the effect is log(m_t / m_c),
+the spread the coefficient of variation. A slower answer is slower by a factor, and so is its
+spread: on this scale arms that differ by a factor have the same spread, and the test wants a
+quarter fewer units.
 
-Which of the two scales finds more harm sooner as harm grows depends on its direction. An increase by a
-constant raises the log ratio and lowers the treatment's coefficient of variation, so the evidence grows on
-both scales. A decrease by a constant raises that coefficient without a limit as the mean comes near 0: on the
-log scale the evidence against an arm that falls to 0 vanishes. Only the difference of means is monotone in
-both directions, because a shift changes no variance.
+Which of the two scales finds more harm sooner as harm grows depends on its direction. An increase
+by a constant raises the log ratio and lowers the treatment's coefficient of variation, so the
+evidence grows on both scales. A decrease by a constant raises that coefficient without a limit as
+the mean comes near 0: on the log scale the evidence against an arm that falls to 0 vanishes. Only
+the difference of means is monotone in both directions, because a shift changes no variance.
 
 Asymptotic, from `sequences.ARM_UNITS_MIN` units per arm on; error rates by simulation are in
-`benchmarks/rollouts.py`. It is not for allocation that reacts to outcomes, and not for rare events (use
-`stats.sequential_counts`).
+`benchmarks/rollouts.py`. It is not for allocation that reacts to outcomes, and not for rare events
+(use `stats.sequential_counts`).
 
-Sources: Waudby-Smith et al. (2024), Annals of Statistics 52(6), for the sequence; Johnson (1978), JASA 73,
-for the correlation of mean and variance that the one-sided caution rests on. We depart from both as said.
+Sources: Waudby-Smith et al. (2024), Annals of Statistics 52(6), for the sequence; Johnson (1978),
+JASA 73, for the correlation of mean and variance that the one-sided caution rests on. We depart
+from both as said.
 """
 
 import math
@@ -46,7 +48,10 @@ from stats.totals import FloatArray, MeanTotals
 Claim = Literal["greater", "less"]
 
 FAR_SDS: Final = 5.0
-"""Values further from the mean than this are rare enough to be missed, and large enough to matter."""
+"""Standard deviations from the mean beyond which values can be missed.
+
+These values are rare enough to be missed, and large enough to matter.
+"""
 
 _CAUTION: Final = 10.0
 
@@ -60,7 +65,7 @@ class ArmArrays(NamedTuple):
 
 
 class ContrastArrays(NamedTuple):
-    """Weighted means, effect, variance of the effect for either claim, and time, each of shape (...)."""
+    """Weighted means, effect, its variance for either claim, and time, each of shape (...)."""
 
     control: FloatArray
     treatment: FloatArray
@@ -75,7 +80,8 @@ def contrasts(
 ) -> ContrastArrays:
     """Return the comparison behind `OneSided.of`, elementwise; a case worked by hand is there.
 
-    Every stratum has units of both arms, and together they have some spread; relative, means are positive.
+    Every stratum has units of both arms, and together they have some spread; relative, means are
+    positive.
     """
     strata = control.n.shape[-1]
     weight = control.n * (treatment.n / (control.n + treatment.n))
@@ -107,7 +113,9 @@ def contrasts(
 
 
 class OneSided(msgspec.Struct, frozen=True):
-    """The effect, log(treatment / control) or treatment - control, and its variance for either claim.
+    """An effect and its variance for either claim.
+
+    The effect is log(treatment / control) or treatment - control.
 
     `time` is its precision in effective units. Make one with `OneSided.of`.
     """
@@ -129,14 +137,15 @@ class OneSided(msgspec.Struct, frozen=True):
     ) -> "OneSided":
         """Compare totals (control, treatment) of one period, or of several with different splits.
 
-        Strata are weighted by their effective units, as in `sequences.Contrast.of`. `bounds` are those of a
-        single observation, as far as they are known; with `relative` the lower one is at least 0.
+        Strata are weighted by their effective units, as in `sequences.Contrast.of`. `bounds` are
+        those of a single observation, as far as they are known; with `relative` the lower one is at
+        least 0.
 
-        Worked by hand: one stratum, 1,000 against 1,000 units, means 1 and 1.1, m2 999 and 999 * 1.21,
-        relative: the effect is log 1.1 = 0.0953; both arms have a squared coefficient of variation of 1, so
-        its variance is 1 / 1,000 + 1 / 1,000 and the time 500.
-        Raises InsufficientData below ARM_UNITS_MIN units in an arm, if neither arm has any spread, or,
-        relative, unless both means are positive.
+        Worked by hand: one stratum, 1,000 against 1,000 units, means 1 and 1.1, m2 999 and 999 *
+        1.21, relative. The effect is log 1.1 = 0.0953. Both arms have a squared coefficient of
+        variation of 1, so its variance is 1 / 1,000 + 1 / 1,000 and the time 500.
+        Raises InsufficientData below ARM_UNITS_MIN units in an arm, if neither arm has any spread,
+        or, relative, unless both means are positive.
         """
         used = [stratum for stratum in strata if stratum[0].n and stratum[1].n]
         for arm, name in ((0, "control"), (1, "treatment")):
@@ -169,7 +178,7 @@ class OneSided(msgspec.Struct, frozen=True):
         )
 
     def scaled(self, effect: float) -> float:
-        """A relative effect r on the scale of this comparison, log(1 + r); an absolute one as it is."""
+        """Return a relative effect r as log(1 + r), and an absolute effect unchanged."""
         if not self.relative:
             return effect
         if effect <= -1:
@@ -185,7 +194,9 @@ class OneSided(msgspec.Struct, frozen=True):
         return self.variance_greater if claim == "greater" else self.variance_less
 
     def evalue(self, null: float, claim: Claim, *, rho: float) -> EValue:
-        """Evidence that the effect is greater (less) than `null`, on the scale of `effect`.
+        """Return the evidence that the effect is greater (less) than `null`.
+
+        `null` is on the scale of `effect`.
 
         Valid at every look against every effect up to (from) `null`.
         """
@@ -195,13 +206,17 @@ class OneSided(msgspec.Struct, frozen=True):
     def log_ratio(self, null: float, alternative: float, claim: Claim) -> float:
         """Return the log likelihood ratio of two named effects, for Wald's test.
 
-        Worked by hand: effect 0.1 with variance 0.01, 0 against 0.1: (0.1 * 0.1 - 0.1^2 / 2) / 0.01 = 0.5.
+        Worked by hand: effect 0.1 with variance 0.01, 0 against 0.1: (0.1 * 0.1 - 0.1^2 / 2) /
+        0.01 = 0.5.
         """
         middle = (null + alternative) / 2
         return (alternative - null) * (self.effect - middle) / self.variance(claim)
 
     def bound(self, claim: Claim, *, alpha: float, rho: float) -> float:
-        """The lower ("greater") or upper bound of the effect: `evalue` reaches 1 / alpha just there."""
+        """Return the lower ("greater") or upper bound of the effect.
+
+        `evalue` is 1 / alpha at the bound.
+        """
         distance = float(boundary(self.time, alpha=alpha, rho=rho, alternative="greater"))
         distance *= math.sqrt(self.variance(claim) / self.time)
         return self.effect - distance if claim == "greater" else self.effect + distance

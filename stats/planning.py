@@ -1,9 +1,9 @@
-"""How many units, how long, and what could be seen: before an experiment starts.
+"""Sample size, duration, power and detectable effect before an experiment starts.
 
-An `Outcome` says how much units vary; a `Plan` how they are compared. The same plan answers for units given
-an effect and power, for power given units, for the effect given both, and for weeks given traffic. All are
-normal approximations of the tests in `stats.proportions` (score), `stats.means` (Welch) and `stats.ratios`,
-checked by simulation.
+An `Outcome` says how much units vary; a `Plan` how they are compared. The same plan answers for
+units given an effect and power, for power given units, for the effect given both, and for weeks
+given traffic. All are normal approximations of the tests in `stats.proportions` (score),
+`stats.means` (Welch) and `stats.ratios`, checked by simulation.
 """
 
 import math
@@ -25,7 +25,10 @@ _ROUNDING: Final = 1e-11
 
 
 class ProportionOutcome(msgspec.Struct, frozen=True):
-    """Units succeed with probability `baseline` under control. Raises InvalidInput unless it is in (0, 1)."""
+    """An outcome that succeeds with probability `baseline` under control.
+
+    Raises InvalidInput unless `baseline` is in (0, 1).
+    """
 
     baseline: float
 
@@ -48,7 +51,8 @@ class MeanOutcome(msgspec.Struct, frozen=True):
 class RatioOutcome(msgspec.Struct, frozen=True):
     """Numerator and denominator per unit, in mean, sd and correlation: what the delta method needs.
 
-    Raises InvalidInput unless the denominator's mean and sds are positive, and correlation is in [-1, 1].
+    Raises InvalidInput unless the denominator's mean and sds are positive, and correlation is in
+    [-1, 1].
     """
 
     numerator_mean: float
@@ -66,10 +70,10 @@ class RatioOutcome(msgspec.Struct, frozen=True):
 
     @property
     def sd(self) -> float:
-        """What one unit contributes to the error of the ratio.
+        """Standard deviation that one unit contributes to the error of the ratio.
 
-        sqrt(var x - 2 R cov + R^2 var y) / mean y. Worked by hand: means 1 and 2, sds 1 and 1, correlation
-        0.5: R = 0.5, so sqrt(1 - 0.5 + 0.25) / 2 = 0.433.
+        sqrt(var x - 2 R cov + R^2 var y) / mean y. Worked by hand: means 1 and 2, sds 1 and 1,
+        correlation 0.5: R = 0.5, so sqrt(1 - 0.5 + 0.25) / 2 = 0.433.
         """
         ratio = self.numerator_mean / self.denominator_mean
         covariance = self.correlation * self.numerator_sd * self.denominator_sd
@@ -83,15 +87,19 @@ Outcome = ProportionOutcome | MeanOutcome | RatioOutcome
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """How variants are compared with the control, at a fixed horizon or by a sequential design.
+    """A plan to compare variants with the control, at a fixed horizon or sequentially.
 
-    * `allocation`: share of each variant, control first, summing to 1. Each other variant is compared with
-    it, with Bonferroni's correction for their number; the smallest share decides. * `margin`: 0 is a
-    two-sided test of a difference. Positive is one-sided non-inferiority: that treatment - control is above
-    -margin. Effects are then the true ones, usually 0. * `inflation`: how many times more units the
-    sequential design needs at most than a fixed test of the same alpha and power (1 fixed; about 1.03 for
-    O'Brien-Fleming, 1.23 for Pocock with 5 looks). * `variance_reduction`: share of variance that covariates
-    take away, in [0, 1). For a proportion it applies to the adjusted difference.
+    * `allocation`: share of each variant, control first, summing to 1. Each other variant is
+      compared with the control, with Bonferroni's correction for their number. The smallest share
+      decides.
+    * `margin`: 0 is a two-sided test of a difference. A positive margin is one-sided
+      non-inferiority: treatment - control is above -margin. Effects are then the true ones, usually
+      0.
+    * `inflation`: largest ratio of the units of the sequential design to those of a fixed test of
+      the same alpha and power. It is 1 for a fixed test, about 1.03 for O'Brien-Fleming and 1.23
+      for Pocock with 5 looks.
+    * `variance_reduction`: share of variance that covariates remove, in [0, 1). For a proportion it
+      applies to the adjusted difference.
 
     Raises InvalidInput for what is out of these ranges.
     """
@@ -121,7 +129,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def comparisons(self) -> int:
-        """How many variants are compared with the control."""
+        """Number of variants that are compared with the control."""
         return len(self.allocation) - 1
 
 
@@ -133,17 +141,19 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 def sample_size(plan: Plan, effect: float) -> Sample:
-    """The fewest units that find the absolute `effect` (treatment - control) with the plan's power.
+    """Return the fewest units that detect the absolute `effect` with the plan's power.
 
-    Worked by hand: 10 % against 11 %, alpha 0.05, power 0.8: (1.960 sqrt(2 * 0.105 * 0.895) + 0.842 sqrt(0.09
-    + 0.0979))^2 / 0.01^2 = 14,751 per variant. One hundredth of an sd: 2 * (1.960 + 0.842)^2 / 0.01^2 =
-    156,978.
+    The effect is treatment - control.
 
-    Raises InvalidInput if the effect leads outside [0, 1], or there is nothing to find: effect 0 without a
-    margin, or an effect at or below -margin; or more than 1e15 units would be needed.
+    Worked by hand: 10 % against 11 %, alpha 0.05, power 0.8: (1.960 sqrt(2 * 0.105 * 0.895) + 0.842
+    sqrt(0.09 + 0.0979))^2 / 0.01^2 = 14,751 per variant. One hundredth of an sd: 2 *
+    (1.960 + 0.842)^2 / 0.01^2 = 156,978.
 
-    Source: Fleiss, Levin & Paik (2003), Statistical Methods for Rates and Proportions, eq. 4.14; Farrington &
-    Manning (1990), Statistics in Medicine 9, for margins.
+    Raises InvalidInput if the effect leads outside [0, 1], or there is nothing to find: effect 0
+    without a margin, or an effect at or below -margin; or more than 1e15 units would be needed.
+
+    Source: Fleiss, Levin & Paik (2003), Statistical Methods for Rates and Proportions, eq. 4.14;
+    Farrington & Manning (1990), Statistics in Medicine 9, for margins.
     """
     _check_effect(plan, effect)
     least = _fixed_units(plan, effect)
@@ -153,10 +163,11 @@ def sample_size(plan: Plan, effect: float) -> Sample:
 
 
 def power(plan: Plan, effect: float, units: float) -> float:
-    """The probability of finding `effect` with `units` of all variants together; `plan.power` plays no part.
+    """Return the probability of detecting `effect` with `units` of all variants together.
 
-    Of the comparison with the smallest share. Two-sided power counts both tails. Sequential designs have the
-    power of a fixed test with units / inflation.
+    It does not depend on `plan.power`. It is that of the comparison with the smallest share.
+    Two-sided power counts both tails. Sequential designs have the power of a fixed test with
+    units / inflation.
 
     Worked by hand: with 0 effect and no margin it is alpha.
 
@@ -170,10 +181,11 @@ def power(plan: Plan, effect: float, units: float) -> float:
 
 
 def minimum_detectable_effect(plan: Plan, units: float) -> float:
-    """The smallest improvement found with the plan's power in `units` of all variants together.
+    """Return the smallest improvement that `units` of all variants detect with the plan's power.
 
-    Positive; with a margin it may be negative: the smallest true effect that is still shown not to be
-    inferior. Raises InvalidInput if not even the largest possible effect would be found.
+    It is positive without a margin. With a margin it may be negative: it is the smallest true
+    effect that is still shown not to be inferior. Raises InvalidInput if not even the largest
+    possible effect would be found.
     """
     checks.positive(units, "units")
     fixed = units / plan.inflation
@@ -201,7 +213,10 @@ def minimum_detectable_effect(plan: Plan, units: float) -> float:
 
 
 class Feasible(msgspec.Struct, frozen=True, tag="feasible"):
-    """The experiment fits. `weeks` are whole, so that every weekday counts alike; `days` is 7 times that."""
+    """An experiment that fits the traffic.
+
+    `weeks` are whole, so that every weekday counts equally. `days` is 7 times `weeks`.
+    """
 
     sample: Sample
     weeks: int
@@ -211,8 +226,8 @@ class Feasible(msgspec.Struct, frozen=True, tag="feasible"):
 class TrafficTooLow(msgspec.Struct, frozen=True, tag="traffic_too_low"):
     """The experiment does not fit into the weeks allowed, or only by waiting long.
 
-    `weeks` is what it would take; `detectable` the effect that the weeks allowed would find, None if none;
-    `advice` says what to do instead, in sentences.
+    `weeks` is what it would take; `detectable` the effect that the weeks allowed would find, None
+    if none; `advice` says what to do instead, in sentences.
     """
 
     sample: Sample
@@ -230,15 +245,17 @@ def duration(
     weeks_max: int = 8,
     relative_to: float | None = None,
 ) -> Feasible | TrafficTooLow:
-    """How many whole weeks the units take, if `exposure_share` of `units_per_day` *new* units enter.
+    """Return how many whole weeks the units take.
 
-    Units that come back are not new: give distinct units per day of a week's count, or weeks come out too
-    short. With `relative_to` the advice gives effects as a share of it.
+    `exposure_share` of `units_per_day` *new* units enter. Units that come back are not new: give
+    distinct units per day of a week's count, or the weeks are too few. With `relative_to` the
+    advice gives effects as a share of it.
 
-    Worked by hand: 2 * 14,751 units at 5,000 a day, of which 80 % enter: 29,502 / 4,000 = 7.4 days, 2 weeks.
+    Worked by hand: 2 * 14,751 units, and 80 % of 5,000 a day enter: 29,502 / 4,000 = 7.4 days, 2
+    weeks.
 
-    Raises InvalidInput as `sample_size`, or unless units_per_day is positive, exposure_share in (0, 1],
-    weeks_max >= 1.
+    Raises InvalidInput as `sample_size`, or unless units_per_day is positive, exposure_share in
+    (0, 1], weeks_max >= 1.
     """
     checks.positive(units_per_day, "units_per_day")
     checks.closed_unit(exposure_share, "exposure_share")
@@ -313,7 +330,7 @@ def _fixed_units(plan: Plan, effect: float) -> float:
 
 
 def _power(plan: Plan, effect: float, units: float) -> float:
-    """Of a fixed test, for the comparison with the smallest share."""
+    """Return the power of a fixed test for the comparison with the smallest share."""
     control = units * plan.allocation[0]
     treatment = units * min(plan.allocation[1:])
     null_error, error = _errors(plan, effect, treatment, control)

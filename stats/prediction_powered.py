@@ -1,11 +1,12 @@
-"""Prediction-powered inference: judge scores on every item, human labels on few, one honest interval.
+"""Prediction-powered inference from judge scores on every item and human labels on few.
 
-The mean of the human labels is what is wanted. The judge's mean over all items is precise and perhaps wrong;
-how wrong is estimated where both exist, and subtracted. A useless judge costs nothing, because how far it is
-trusted is estimated too.
+The mean of the human labels is what is wanted. The judge's mean over all items is precise and
+perhaps wrong; how wrong is estimated where both exist, and subtracted. A useless judge costs
+nothing, because how far it is trusted is estimated too.
 
-Each item may be chosen for labelling with its own known probability pi (harder ones more often): a labelled
-item stands for 1 / pi items. Needed of every item are four numbers, so totals suffice and merge.
+Each item may be chosen for labelling with its own known probability pi (harder ones more often): a
+labelled item stands for 1 / pi items. Needed of every item are four numbers, so totals suffice and
+merge.
 """
 
 from typing import Self
@@ -22,10 +23,10 @@ DIMENSION = 4
 
 
 class JudgedTotals(msgspec.Struct, frozen=True):
-    """Totals over all judged items, of which `n_labelled` have a human label too.
+    """Totals over all judged items; `n_labelled` of them also have a human label.
 
-    `moments` are of (f, w, w f, w y) per item: judge score f, human label y, and weight w = 1 / pi if
-    labelled, else 0. Raises InvalidInput unless there are 4 values and 0 <= n_labelled <= n.
+    `moments` are of (f, w, w f, w y) per item: judge score f, human label y, and weight w = 1 / pi
+    if labelled, else 0. Raises InvalidInput unless there are 4 values and 0 <= n_labelled <= n.
     """
 
     moments: JointTotals
@@ -39,7 +40,9 @@ class JudgedTotals(msgspec.Struct, frozen=True):
 
     @classmethod
     def from_observations(cls, judge: FloatArray, human: FloatArray, inclusion: FloatArray) -> "JudgedTotals":
-        """Sum arrays of shape (n,): `human` is NaN where there is no label, `inclusion` is pi in (0, 1].
+        """Sum arrays of shape (n,).
+
+        `human` is NaN where there is no label. `inclusion` is pi in (0, 1].
 
         Raises InvalidInput if a pi is not in (0, 1] or shapes differ.
         """
@@ -59,7 +62,8 @@ class JudgedTotals(msgspec.Struct, frozen=True):
 class PredictionPoweredMean(msgspec.Struct, frozen=True):
     """The mean human label with the judge's help, beside the one from the labels alone.
 
-    `trust` is lambda: 0 ignores the judge, 1 takes its scores for labels that are right up to a shift.
+    `trust` is lambda: 0 ignores the judge, 1 takes its scores for labels that are right up to a
+    shift.
     """
 
     mean: Estimate
@@ -68,7 +72,7 @@ class PredictionPoweredMean(msgspec.Struct, frozen=True):
 
     @property
     def label_gain(self) -> float:
-        """How many times more labels the labels alone would need for the same precision."""
+        """Factor by which the labels alone would need more labels for the same precision."""
         return self.labels_alone.variance / self.mean.variance
 
 
@@ -77,25 +81,26 @@ def prediction_powered_mean(total: JudgedTotals, *, trust: float | None = None) 
 
     trust * mean(f) over all items + weighted mean of (y - trust * f) over the labelled.
 
-    With `trust=None` it is the one of least variance, estimated. With a constant pi this is PPI++ with the
-    labelled items counted among the N that the judge scored. Weighted means are Hajek's (divided by the sum
-    of weights), so only differences between items add variance. The variance is that of the estimator's
-    linear form
+    With `trust=None` it is the one of least variance, estimated. With a constant pi this is PPI++
+    with the labelled items counted among the N that the judge scored. Weighted means are Hajek's
+    (divided by the sum of weights), so only differences between items add variance. The variance is
+    that of the estimator's linear form
 
         trust (f - mean f) + w (y - trust f - mean of that),
 
     times n / (n - 1), or n / (n - 2) where trust was estimated, for n labels, with Student's t.
 
-    Worked by hand: labels 1, 0 of items with judge scores 1, 0 among four with 1, 0, 1, 0 and pi = 1/2: the
-    residuals at trust 1 are 0, 0, so the mean is that of the scores, 1/2.
+    Worked by hand: four items have judge scores 1, 0, 1, 0 and pi = 1/2; two with scores 1, 0 have
+    labels 1, 0. The residuals at trust 1 are 0, 0, so the mean is that of the scores, 1/2.
 
-    Not covered: labels missing for other reasons than the draw with pi; several labels of one item; items
-    that are clustered; a judge that was tuned on these labels.
+    Not covered: labels missing for other reasons than the draw with pi; several labels of one item;
+    items that are clustered; a judge that was tuned on these labels.
 
     Raises InsufficientData with fewer than 3 labels, or without spread among them.
 
-    Source: Angelopoulos, Duchi & Zrnic (2023), PPI++, arXiv 2311.01453, section 6; Zrnic & Candes (2024),
-    Active statistical inference, ICML, for weights. Of PPI++ we differ by Hajek's form and Student's t.
+    Source: Angelopoulos, Duchi & Zrnic (2023), PPI++, arXiv 2311.01453, section 6; Zrnic & Candes
+    (2024), Active statistical inference, ICML, for weights. We depart from PPI++ by Hajek's form
+    and Student's t.
     """
     checks.n_at_least(total.n_labelled, 3, "labels")
     _, weight, weighted_judge, weighted_human = total.moments.mean

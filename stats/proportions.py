@@ -48,10 +48,10 @@ def exact_interval(total: ProportionTotals, *, alpha: float) -> Interval:
 
 
 def difference_of_bounds(value: float, around: Interval, other: float, other_around: Interval) -> Interval:
-    """The interval of value - other, from an interval around each of two independent estimates.
+    """Return the interval of value - other from the intervals of two independent estimates.
 
-    The distance of each bound is put together from the distances that matter there ("MOVER"). It keeps their
-    asymmetry, and is the usual interval where both are symmetric.
+    Each bound combines the distances of the bounds that matter on its side ("MOVER"). It keeps
+    their asymmetry, and is the usual interval where both are symmetric.
 
     Source: Zou & Donner (2008), Statistics in Medicine 27(10), eq. 5 and 6.
     """
@@ -71,19 +71,19 @@ def score_test(
 ) -> HypothesisTest:
     """Test whether treatment - control is `null`, with the variance that the null implies.
 
-    At `null=0` it is the pooled z test. Non-inferiority by a margin is `null=-margin, alternative="greater"`.
-    The proportions under the null are the most likely ones whose difference is `null`. Asymptotic: with
-    expected counts below about 5 under the null it is too cautious.
+    At `null=0` it is the pooled z test. Non-inferiority by a margin is `null=-margin,
+    alternative="greater"`. The proportions under the null are the most likely ones whose difference
+    is `null`. Asymptotic: with expected counts below about 5 under the null it is too cautious.
 
-    Worked by hand: 30 of 100 against 20 of 100 pool to 0.25, so z = 0.1 / sqrt(2 * 0.25 * 0.75 / 100) =
-    1.633.
+    Worked by hand: 30 of 100 against 20 of 100 pool to 0.25, so z = 0.1 /
+    sqrt(2 * 0.25 * 0.75 / 100) = 1.633.
 
-    Raises InsufficientData if an arm is empty, or the null leaves no variance (0 against 0 successes at 0);
-    InvalidInput unless -1 <= null <= 1.
+    Raises InsufficientData if an arm is empty, or the null leaves no variance (0 against 0
+    successes at 0); InvalidInput unless -1 <= null <= 1.
 
-    Source: Farrington & Manning (1990), Statistics in Medicine 9; Miettinen & Nurminen (1985), ibid. 4. We
-    find the root of the likelihood equation itself rather than by the papers' trigonometric formula, which
-    loses digits.
+    Source: Farrington & Manning (1990), Statistics in Medicine 9; Miettinen & Nurminen (1985),
+    ibid. 4. We find the root of the likelihood equation itself rather than by the papers'
+    trigonometric formula, which loses digits.
     """
     statistic = _score(treatment, control, null, variance)
     if statistic is None:
@@ -101,10 +101,11 @@ def score_interval(
     alpha: float,
     variance: ScoreVariance = "miettinen-nurminen",
 ) -> Interval:
-    """All differences treatment - control that `score_test` does not reject at alpha, two-sided.
+    """Return all differences treatment - control that the two-sided `score_test` does not reject.
 
-    Worked by hand: 0 of n against 0 of n. At a difference d > 0 the most likely proportions are d and 0, so
-    z^2 = d^2 / (d (1 - d) / n), and with Farrington and Manning's variance the bounds are -+ z^2 / (n + z^2).
+    Worked by hand: 0 of n against 0 of n. At a difference d > 0 the most likely proportions are d
+    and 0, so z^2 = d^2 / (d (1 - d) / n), and with Farrington and Manning's variance the bounds are
+    -+ z^2 / (n + z^2).
 
     Raises InsufficientData if an arm is empty.
 
@@ -133,7 +134,10 @@ def score_interval(
 def _score(
     treatment: ProportionTotals, control: ProportionTotals, null: float, variance: ScoreVariance
 ) -> float | None:
-    """The standardised distance of the observed difference from `null`; None where there is no variance."""
+    """Return the standardised distance of the observed difference from `null`.
+
+    It is None if there is no variance.
+    """
     distance = treatment.mean - control.mean - null
     p, q = restricted_proportions(
         (treatment.successes, treatment.n - treatment.successes),
@@ -150,17 +154,19 @@ def _score(
 def restricted_proportions(
     treatment: tuple[float, float], control: tuple[float, float], difference: float
 ) -> tuple[float, float]:
-    """The most likely proportions (p, q) with p - q = difference, from (successes, failures) of each arm.
+    """Return the most likely proportions (p, q) with p - q = difference.
 
-    The counts may be expected ones, so not whole. The derivative of the log-likelihood in q,
+    The counts are (successes, failures) of each arm. They may be expected counts, so not whole. The
+    derivative of the log-likelihood in q,
 
         a / p - b / (1 - p) + c / q - d / (1 - q),
 
-    falls strictly, so it has at most one root. Multiplied by the denominators of those terms that are there
-    it is a polynomial of degree 3 at most, finite at both ends, whose sign there says whether the root is
-    inside.
+    falls strictly, so it has at most one root. Multiplied by the denominators of those terms that
+    are there it is a polynomial of degree 3 at most, finite at both ends, whose sign there says
+    whether the root is inside.
 
-    Worked by hand: (0, n) against (0, n) at a difference of 0.1: nothing speaks against q = 0, so (0.1, 0).
+    Worked by hand: (0, n) against (0, n) at a difference of 0.1: nothing speaks against q = 0, so
+    (0.1, 0).
 
     Raises InvalidInput unless -1 <= difference <= 1; InsufficientData if an arm is empty.
     """

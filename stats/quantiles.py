@@ -1,9 +1,9 @@
 """Quantiles such as the 95th percentile of latency, from a mergeable sketch, with intervals.
 
-The sketch counts observations in buckets whose edges grow by a constant factor, so every quantile is known
-within a stated *relative* error, and two sketches merge by adding whole numbers: a ledger can keep one row
-per bucket, exactly, whatever the order of events. (The idea of DDSketch; the numbering of buckets is ours, so
-that one signed number names a bucket and its order is that of the values.)
+The sketch counts observations in buckets whose edges grow by a constant factor. So every quantile
+is known within a stated *relative* error. Two sketches merge by adding whole numbers: a ledger can
+keep one row per bucket, exactly, for any order of events. (The idea of DDSketch; the numbering of
+buckets is ours, so that one signed number names a bucket and its order is that of the values.)
 
 Source: Masson, Rim & Lee (2019), DDSketch, Proceedings of the VLDB Endowment 12(12), section 2.
 """
@@ -31,14 +31,17 @@ from stats.tails import binomial_quantile, binomial_upper_quantile
 from stats.totals import FloatArray
 
 SMALLEST: Final = 1e-9
-"""Observations no larger than this in size count as 0: give latencies in seconds or milliseconds."""
+"""Largest absolute value that counts as 0.
+
+Give latencies in seconds or milliseconds.
+"""
 
 
 class QuantileSketch(msgspec.Struct, frozen=True, dict=True, tag_field="kind", tag="quantile"):
-    """How many observations fell into each bucket: (bucket, count) pairs in ascending order of bucket.
+    """Numbers of observations per bucket: (bucket, count) pairs in ascending order of bucket.
 
-    `accuracy` is the greatest relative error of a quantile. Raises InvalidInput unless it is in [1e-4, 0.5],
-    buckets ascend and counts are positive.
+    `accuracy` is the greatest relative error of a quantile. Raises InvalidInput unless it is in
+    [1e-4, 0.5], buckets ascend and counts are positive.
     """
 
     accuracy: float
@@ -68,7 +71,7 @@ class QuantileSketch(msgspec.Struct, frozen=True, dict=True, tag_field="kind", t
 
     @cached_property
     def n(self) -> int:
-        """How many observations were counted."""
+        """Number of observations."""
         return sum(count for _, count in self.buckets)
 
     def __add__(self, other: Self) -> "QuantileSketch":
@@ -77,7 +80,9 @@ class QuantileSketch(msgspec.Struct, frozen=True, dict=True, tag_field="kind", t
         return self.from_counts((*self.buckets, *other.buckets), accuracy=self.accuracy)
 
     def order_statistic(self, rank: int) -> tuple[float, float]:
-        """Edges between which the rank-th smallest observation lies, rank in [1, n]; equal only at 0.
+        """Return the edges around the rank-th smallest observation, rank in [1, n].
+
+        The edges are equal only at 0.
 
         Raises InvalidInput if there is no such rank.
         """
@@ -88,15 +93,15 @@ class QuantileSketch(msgspec.Struct, frozen=True, dict=True, tag_field="kind", t
 
     @cached_property
     def ranks(self) -> NDArray[np.int64]:
-        """How many observations were counted up to each bucket: the rank of the largest in it."""
+        """Number of observations up to each bucket, which is the rank of its largest one."""
         return np.cumsum([count for _, count in self.buckets])
 
 
 def bucket_numbers(observations: FloatArray, *, accuracy: float) -> NDArray[np.int64]:
     """Return the bucket of each observation, shape (n,): what a ledger counts.
 
-    Bucket k > 0 holds (SMALLEST g^(k-1), SMALLEST g^k] with g = (1 + accuracy) / (1 - accuracy), bucket -k
-    the negative of that, and bucket 0 what is at most SMALLEST in size.
+    Bucket k > 0 holds (SMALLEST g^(k-1), SMALLEST g^k] with g = (1 + accuracy) / (1 - accuracy),
+    bucket -k the negative of that, and bucket 0 what is at most SMALLEST in size.
 
     Worked by hand: at accuracy 1/3, g = 2, so 3e-9 is in bucket 2, which is (2e-9, 4e-9].
 
@@ -112,7 +117,9 @@ def bucket_numbers(observations: FloatArray, *, accuracy: float) -> NDArray[np.i
 
 
 def quantile(sketch: QuantileSketch, q: float) -> float:
-    """The q-quantile: within `accuracy`, relatively, of the ceil(q n)-th smallest observation.
+    """Return the q-quantile.
+
+    Its relative error to the ceil(q n)-th smallest observation is at most `accuracy`.
 
     Worked by hand: of 1, 2, 3, 4 the median is the second, so a value in [2 (1 - accuracy), 2 (1 +
     accuracy)].
@@ -127,24 +134,26 @@ def quantile(sketch: QuantileSketch, q: float) -> float:
 
 
 def quantile_interval(sketch: QuantileSketch, q: float, *, alpha: float) -> Interval:
-    """The interval of the q-quantile between two order statistics, whatever the distribution.
+    """Return the interval of the q-quantile between two order statistics.
 
-    How many of n observations are below the q-quantile is Binomial(n, q): the ranks are that distribution's
-    alpha / 2 and 1 - alpha / 2 quantiles, and the bounds the outer edges of their buckets, so the sketch
-    never takes coverage away. Observations must be independent: one per unit.
+    It holds for any distribution. The number of n observations below the q-quantile is
+    Binomial(n, q). The ranks are the alpha / 2 and 1 - alpha / 2 quantiles of that distribution.
+    The bounds are the outer edges of their buckets, so the sketch never reduces coverage.
+    Observations must be independent: one per unit.
 
     Worked by hand: of 10 observations the median lies between the 2nd and the 9th with probability
     1 - 22 / 1024 = 0.979.
 
-    Raises InsufficientData if n is too small for ranks to exist on both sides: the 95th percentile at alpha
-    0.05 needs 72 observations.
+    Raises InsufficientData if n is too small for ranks to exist on both sides: the 95th percentile
+    at alpha 0.05 needs 72 observations.
 
     Source: David & Nagaraja (2003), Order Statistics, 3rd ed., section 7.1.
     """
     checks.open_unit(q, "q")
     checks.open_unit(alpha, "alpha")
     checks.n_at_least(sketch.n, 1, "observations")
-    # The largest rank with P(X < rank) <= alpha / 2, and the smallest with P(X >= rank) <= alpha / 2.
+    # The largest rank with P(X < rank) <= alpha / 2, and the smallest with P(X >= rank) <= alpha /
+    # 2.
     lower = binomial_quantile(alpha / 2, sketch.n, q)
     upper = binomial_upper_quantile(alpha / 2, sketch.n, q) + 1
     if lower < 1 or upper > sketch.n:
@@ -157,15 +166,17 @@ def quantile_interval(sketch: QuantileSketch, q: float, *, alpha: float) -> Inte
 def quantile_difference_interval(
     treatment: QuantileSketch, control: QuantileSketch, q: float, *, alpha: float
 ) -> Interval:
-    """The interval of the difference of the q-quantiles, treatment - control, from that of each.
+    """Return the interval of the difference of the q-quantiles, treatment - control.
 
-    Worked by hand: 10 in [8, 13] and 6 in [5, 9] differ by 4, at least 4 - sqrt(2^2 + 3^2) = 0.39 and at most
-    4 + sqrt(3^2 + 1^2) = 7.16.
+    It combines the intervals of both arms.
+
+    Worked by hand: 10 in [8, 13] and 6 in [5, 9] differ by 4, at least 4 - sqrt(2^2 + 3^2) = 0.39
+    and at most 4 + sqrt(3^2 + 1^2) = 7.16.
 
     Raises what `quantile_interval` raises.
 
-    Source: Zou & Donner (2008), Statistics in Medicine 27(10). Large-sample: unlike the interval of each arm
-    it is not exact, though conservative by the width of the buckets.
+    Source: Zou & Donner (2008), Statistics in Medicine 27(10). Large-sample: unlike the interval of
+    each arm it is not exact, though conservative by the width of the buckets.
     """
     ours = quantile_interval(treatment, q, alpha=alpha)
     theirs = quantile_interval(control, q, alpha=alpha)
@@ -173,21 +184,25 @@ def quantile_difference_interval(
 
 
 def quantile_sequence(sketch: QuantileSketch, q: float, *, alpha: float, tuned_to: float) -> Interval:
-    """Confidence sequence for the q-quantile: holds at every look, whatever the distribution, ties included.
+    """Return a confidence sequence for the q-quantile.
 
-    If x is the quantile, the share of observations up to x is at least q and the share below x at most q. A
-    value is left out when the exact sequential test of a proportion (`stats.bounded.log_beta_mixture`,
-    one-sided at alpha / 2) rejects that; the bounds are the outer edges of buckets. `tuned_to` is the number
-    of observations at which it is tightest. Time is the arm's own count, so it also holds under a bandit.
-    Observations must be independent: one per unit.
+    It holds at every look for any distribution, also with ties.
 
-    Worked by hand: q = 1/2 at alpha 0.5 after n equal observations: shares 0 and 1 are rejected in the end,
-    so both bounds are the edges of the only bucket.
+    If x is the quantile, the share of observations up to x is at least q and the share below x at
+    most q. A value is left out when the exact sequential test of a proportion
+    (`stats.bounded.log_beta_mixture`, one-sided at alpha / 2) rejects that; the bounds are the
+    outer edges of buckets. `tuned_to` is the number of observations at which it is tightest. Time
+    is the arm's own count, so it also holds under a bandit. Observations must be independent: one
+    per unit.
 
-    Raises InsufficientData while a bound is beyond all observations: by far later than `quantile_interval`.
+    Worked by hand: q = 1/2 at alpha 0.5 after n equal observations: shares 0 and 1 are rejected in
+    the end, so both bounds are the edges of the only bucket.
 
-    Source: Howard & Ramdas (2022), Bernoulli 28(3), section 3 (a sequence for one quantile), by inverting
-    another sequential test.
+    Raises InsufficientData while a bound is beyond all observations: by far later than
+    `quantile_interval`.
+
+    Source: Howard & Ramdas (2022), Bernoulli 28(3), section 3 (a sequence for one quantile), by
+    inverting another sequential test.
     """
     checks.open_unit(alpha, "alpha")
     lower, upper = (
@@ -205,8 +220,9 @@ def quantile_bound(
 ) -> float:
     """Return a bound of the q-quantile that holds at every look with probability 1 - alpha.
 
-    Infinite while the bound lies beyond all observations: the lower bound of a high quantile is finite after
-    a few observations, the upper one much later. An observation that moves up never lowers a bound.
+    Infinite while the bound lies beyond all observations: the lower bound of a high quantile is
+    finite after a few observations, the upper one much later. An observation that moves up never
+    lowers a bound.
 
     Worked by hand: see `quantile_sequence`, whose bounds are these two at alpha / 2 each.
     """
@@ -219,7 +235,8 @@ def quantile_bound(
         evidence = log_beta_mixture(rank, n, q, weight=weight, alternative=alternative)
         return float(evidence) >= -math.log(alpha)
 
-    # The first bucket up to which the share is not too small, or the first up to which it is too large.
+    # The first bucket up to which the share is not too small, or the first up to which it is too
+    # large.
     if side == "lower":
         if not n or not rejected(0, "less"):
             return -math.inf
@@ -234,7 +251,9 @@ def quantile_bound(
 def quantile_difference_sequence(
     treatment: QuantileSketch, control: QuantileSketch, q: float, *, alpha: float, tuned_to: float
 ) -> Interval:
-    """Confidence sequence for the difference of the q-quantiles, treatment - control: alpha / 2 to each arm.
+    """Return a confidence sequence for the difference of the q-quantiles, treatment - control.
+
+    Each arm gets alpha / 2.
 
     Worked by hand: [8, 13] and [5, 9] leave a difference within [8 - 9, 13 - 5] = [-1, 8].
 

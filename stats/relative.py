@@ -1,11 +1,11 @@
 """Relative differences (treatment - control) / |control|: what "3 % better" may claim.
 
-For a positive control this is treatment / control - 1. Dividing by the size keeps the sign of the difference
-for a negative control too: -10.2 against -10 is 2 % less.
+For a positive control this is treatment / control - 1. Dividing by the size keeps the sign of the
+difference for a negative control too: -10.2 against -10 is 2 % less.
 
-The control's mean is itself uncertain, so dividing an interval of the difference by it is too narrow. When
-the control's mean is not clearly away from 0 no bounded interval can have its coverage (Gleser & Hwang 1987),
-and these methods refuse instead of giving one.
+The control's mean is itself uncertain, so dividing an interval of the difference by it is too
+narrow. When the control's mean is not clearly away from 0 no bounded interval can have its coverage
+(Gleser & Hwang 1987), and these methods refuse instead of giving one.
 """
 
 import math
@@ -20,18 +20,20 @@ from stats.totals import ProportionTotals
 
 
 def fieller_interval(treatment: Estimate, control: Estimate, *, alpha: float) -> Interval:
-    """The interval of (treatment - control) / |control|: exact for normal means of known variance.
+    """Return the interval of (treatment - control) / |control|.
 
-    All ratios r for which treatment - r control is not significantly different from 0; the two
-    estimates are independent.
+    It is exact for normal means of known variance. It contains all ratios r for which treatment - r
+    control is not significantly different from 0. The two estimates are independent.
 
-    Worked by hand: 12 and 10, each with standard error 1, at a quantile of 2: (100 - 4) r^2 - 240 r + 140 =
-    0, so r = (240 -+ sqrt(240^2 - 4 * 96 * 140)) / 192 = 0.927, 1.573 and the interval is [-0.073, 0.573].
+    Worked by hand: 12 and 10, each with standard error 1, at a quantile of 2. The equation is
+    (100 - 4) r^2 - 240 r + 140 = 0, so r = (240 -+ sqrt(240^2 - 4 * 96 * 140)) / 192 = 0.927, 1.573
+    and the interval is [-0.073, 0.573].
 
     With a negative control both values change their sign first, and the bounds change places.
 
-    Raises InsufficientData if the control's own interval contains 0: the set is then unbounded, and dividing
-    has no answer at this alpha. Raises InvalidInput if control is 0: a share of it means nothing.
+    Raises InsufficientData if the control's own interval contains 0: the set is then unbounded, and
+    dividing has no answer at this alpha. Raises InvalidInput if control is 0: a share of it means
+    nothing.
 
     Source: Fieller (1954), Journal of the Royal Statistical Society B 16(2). Degrees of freedom are
     Satterthwaite's at the estimated ratio, which is our approximation.
@@ -63,15 +65,15 @@ def fieller_interval(treatment: Estimate, control: Estimate, *, alpha: float) ->
 
 
 def risk_ratio_interval(treatment: ProportionTotals, control: ProportionTotals, *, alpha: float) -> Interval:
-    """The score interval of treatment / control - 1 for two proportions; right for few successes too.
+    """Return the score interval of treatment / control - 1 for two proportions.
 
-    All ratios that Pearson's chi-square does not reject, with the most likely proportions that have the
-    ratio.
+    It is also right for few successes. It contains all ratios that Pearson's chi-square does not
+    reject, with the most likely proportions that have the ratio.
 
     Worked by hand: 0 of n against 1 of 1 is the ratio 0, so the lower bound is -1.
 
-    Raises InsufficientData if an arm is empty, or the control has no success: there is then no upper bound
-    (`stats.proportions.score_interval` still answers).
+    Raises InsufficientData if an arm is empty, or the control has no success: there is then no
+    upper bound (`stats.proportions.score_interval` still answers).
 
     Source: Koopman (1984), Biometrics 40(2).
     """

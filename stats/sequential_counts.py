@@ -1,23 +1,24 @@
 """Sequential test of rare events: whether one arm has more of them than its share of the traffic.
 
-If requests are assigned independently, a share s of them to the treatment, then *given* that an event
-happened it was in the treatment with probability
+If requests are assigned independently, a share s of them to the treatment, then *given* that an
+event happened it was in the treatment with probability
 
     theta(r) = s r / (s r + 1 - s),   r = rate in the treatment / rate in the control,
 
-whatever the rate itself is. So only the arms of the events are needed, the base rate may drift as it likes,
-and the test is exact: for errors among requests (conditionally on them), for counts that are Poisson, and for
-shares that move from one period to the next, as in a ramp, as long as a share does not react to the events of
-its own period.
+whatever the rate itself is. So only the arms of the events are needed, and the base rate may drift
+freely. The test is exact for errors among requests (conditionally on them) and for Poisson counts.
+It is also exact if shares move from one period to the next, as in a ramp. A share must not react to
+the events of its own period.
 
-The likelihood ratio of r to r0 is a martingale under r0; averaged over a prior of r on the claimed side of
-r0, it is an e-process for "r is at most r0" ("greater") or "at least r0" ("less"). The prior is discrete, so
-there is no error of integration. It is a statement about the ratio of rates; for events that are not rare
-(above about 20 %) it remains valid but wastes information, because the units without the event are not looked
-at.
+The likelihood ratio of r to r0 is a martingale under r0. Averaged over a prior of r on the claimed
+side of r0, it is an e-process for "r is at most r0" ("greater") or "at least r0" ("less"). The
+prior is discrete, so there is no error of integration. It is a statement about the ratio of rates.
+For events that are not rare (above about 20 %) it remains valid but wastes information, because it
+ignores the units without the event.
 
-Sources: Lindon & Malek (2020), arXiv 2011.03567; Lindon, Sanden & Shirikian (2022), KDD, arXiv 2205.14762. We
-depart from them by the prior, which is on log r, one- or two-sided, so that shares may move.
+Sources: Lindon & Malek (2020), arXiv 2011.03567; Lindon, Sanden & Shirikian (2022), KDD, arXiv
+2205.14762. We depart from them by the prior, which is on log r, one- or two-sided, so that shares
+may move.
 """
 
 import math
@@ -43,18 +44,22 @@ _HALF_NORMAL: Final = _DISTANCES * np.exp(-(_DISTANCES**2) / 2)
 
 
 EVENTS_MIN: Final = 20
-"""Rare events that the smaller arm must be expected to have before a normal approximation is near enough."""
+"""Expected rare events in the smaller arm from which a normal approximation is near enough."""
 
 
 def rare(control_n: npt.ArrayLike, treatment_n: npt.ArrayLike, rate: npt.ArrayLike) -> NDArray[np.bool_]:
-    """Whether a proportion needs an exact method, elementwise, from the `rate` of both arms together.
+    """Return whether a proportion needs an exact method, elementwise.
 
-    The mean of the smaller arm has the skewness (1 - 2 p) / sqrt(n p (1 - p)). Up to that of `EVENTS_MIN`
-    rare events a normal approximation is near enough: it is for half of 100 units, but not for 10 events in
-    10,000. Looked at 100 times with 5 % of the units in one arm and a rate of 0.0001, the sequence of means
-    alone decided in 25 % of A/A tests. With this rule at most 3.3 % decide, at any rate and split.
+    `rate` is that of both arms together.
 
-    Worked by hand: 45 events among 84,572 and none among 4,428: 4,428 * 45 / 89,000 = 2.2 are expected.
+    The mean of the smaller arm has the skewness (1 - 2 p) / sqrt(n p (1 - p)). Up to that of
+    `EVENTS_MIN` rare events a normal approximation is near enough: it is for half of 100 units, but
+    not for 10 events in 10,000. Looked at 100 times with 5 % of the units in one arm and a rate of
+    0.0001, the sequence of means alone decided in 25 % of A/A tests. With this rule at most 3.3 %
+    decide, at any rate and split.
+
+    Worked by hand: 45 events among 84,572 and none among 4,428: 4,428 * 45 / 89,000 = 2.2 are
+    expected.
     """
     p = np.asarray(rate, dtype=float)
     n = np.minimum(control_n, treatment_n)
@@ -62,12 +67,16 @@ def rare(control_n: npt.ArrayLike, treatment_n: npt.ArrayLike, rate: npt.ArrayLi
 
 
 def difference_at(ratio: float, *, rate: float, share: float) -> float:
-    """Return the difference of two rates whose ratio is `ratio`, if both together have the rate `rate`.
+    """Return the difference of two rates with ratio `ratio` and common rate `rate`.
 
-    With the share s of the units in the treatment, rate = s r c + (1 - s) c for the control's rate c, so the
-    difference r c - c is rate (r - 1) / (1 + s (r - 1)). It rises with the ratio, and has its sign.
+    The common rate is that of both arms together.
 
-    Worked by hand: a ratio of 2 at a rate of 0.03 and half of the units: the control has 0.02, so 0.02.
+    With the share s of the units in the treatment, rate = s r c + (1 - s) c for the control's rate
+    c, so the difference r c - c is rate (r - 1) / (1 + s (r - 1)). It rises with the ratio, and has
+    its sign.
+
+    Worked by hand: a ratio of 2 at a rate of 0.03 and half of the units: the control has 0.02, so
+    0.02.
     """
     if math.isinf(ratio):
         return rate / share
@@ -75,7 +84,7 @@ def difference_at(ratio: float, *, rate: float, share: float) -> float:
 
 
 class EventCounts(msgspec.Struct, frozen=True):
-    """Events in control and treatment in a period in which the treatment had this share of the traffic.
+    """Events in control and treatment in a period, with the treatment's share of the traffic.
 
     Raises InvalidInput unless counts are not negative and the share is in (0, 1).
     """
@@ -99,13 +108,15 @@ def log_ratio_mixture(
     expected_ratio: float,
     alternative: Alternative,
 ) -> FloatArray:
-    """Log of the e-process against the null `ratio`, for arrays (..., periods): the result has shape (...).
+    """Return the log of the e-process against the null `ratio`.
 
-    `expected_ratio` > 1 sets the scale of the prior: |log r - log ratio| is half-normal with that logarithm
-    as its scale, two-sided in equal parts on both sides.
+    From arrays of shape (..., periods) the result has shape (...).
 
-    Worked by hand: for one single r = 2 against 1 at share 1/2, an event in the treatment counts (2/3) /
-    (1/2) = 4/3.
+    `expected_ratio` > 1 sets the scale of the prior: |log r - log ratio| is half-normal with that
+    logarithm as its scale, two-sided in equal parts on both sides.
+
+    Worked by hand: for one single r = 2 against 1 at share 1/2, an event in the treatment counts
+    (2/3) / (1/2) = 4/3.
     """
     events_c, events_t = np.asarray(control, dtype=float), np.asarray(treatment, dtype=float)
     shares = np.asarray(share, dtype=float)
@@ -132,7 +143,9 @@ def ratio_evalue(
     expected_ratio: float,
     alternative: Alternative = "greater",
 ) -> EValue:
-    """Evidence that the rate in the treatment is more ("greater"), or less, than `ratio` times the control's.
+    """Return the evidence that the treatment's rate is above `ratio` times the control's.
+
+    This holds for "greater"; for "less" it is the evidence that the rate is below.
 
     Without events there is no evidence: e = 1.
     Raises InvalidInput unless ratio is positive and expected_ratio above 1.
@@ -157,9 +170,10 @@ def ratio_sequence(
     expected_ratio: float,
     alternative: Alternative = "two-sided",
 ) -> Interval:
-    """Confidence sequence for the ratio of rates: all ratios against which the evidence is below 1 / alpha.
+    """Return a confidence sequence for the ratio of rates.
 
-    Within [0, infinity]: an arm without events bounds the ratio on one side only.
+    It contains all ratios against which the evidence is below 1 / alpha. It is within
+    [0, infinity]: an arm without events bounds the ratio on one side only.
     Raises InsufficientData without any event.
     """
     checks.open_unit(alpha, "alpha")
@@ -183,7 +197,10 @@ def ratio_sequence(
 
 
 def _likeliest(periods: Sequence[EventCounts]) -> float:
-    """The log ratio of greatest likelihood, within [-100, 100]: there the treatment has what is expected."""
+    """Return the log ratio of greatest likelihood, within [-100, 100].
+
+    At this ratio the treatment has its expected number of events.
+    """
 
     def surplus(log_ratio: float) -> float:
         odds = math.exp(log_ratio)
@@ -204,7 +221,9 @@ def _likeliest(periods: Sequence[EventCounts]) -> float:
 
 
 def likeliest_ratio(periods: Sequence[EventCounts]) -> float:
-    """The ratio of rates of greatest likelihood. Raises InsufficientData unless both arms have events.
+    """Return the ratio of rates of greatest likelihood.
+
+    Raises InsufficientData unless both arms have events.
 
     Worked by hand: 19 against 3 at a share of 1/20: odds 3/19 over (1/20)/(19/20) = 3.
     """

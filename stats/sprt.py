@@ -1,19 +1,21 @@
-"""Wald's sequential probability ratio test: the fewest observations on average between two named hypotheses.
+"""Wald's sequential probability ratio test of two named hypotheses.
 
-Observe until the log likelihood ratio of alternative to null leaves (log(beta / (1 - alpha)), log((1 - beta)
-/ alpha)). With these limits alpha' <= alpha / (1 - beta), beta' <= beta / (1 - alpha) and alpha' + beta' <=
-alpha + beta hold exactly for the errors alpha' and beta'; usually both are below their nominal values,
-because the ratio jumps beyond its limits. Two-sided, the alternative is the average of two simple ones
-(Wald's weight functions), one on each side. Tests read totals; the first look at which one decides is the
-end.
+On average it needs the fewest observations.
 
-The tests decide between the two named hypotheses. Between them nothing is promised but that they end; there
-they take longest. A truncated test (`n_max`) ends by force, for the hypothesis that is likelier then, at the
-price of errors that `operating_characteristic` tells exactly.
+Observe until the log likelihood ratio of alternative to null leaves (log(beta / (1 - alpha)),
+log((1 - beta) / alpha)). For the errors alpha' and beta' these limits guarantee exactly alpha' <=
+alpha / (1 - beta), beta' <= beta / (1 - alpha) and alpha' + beta' <= alpha + beta. Usually both are
+below their nominal values, because the ratio jumps beyond its limits. Two-sided, the alternative is
+the average of two simple ones (Wald's weight functions), one on each side. Tests read totals; the
+first look at which one decides is the end.
 
-Sources: Wald (1945), Annals of Mathematical Statistics 16(2); Wald (1947), Sequential Analysis, sections 3.2
-to 3.5, 3.8 (truncation), 4.1.3 (weight functions). Operating characteristics by recursion over the
-observations.
+The tests decide between the two named hypotheses. Between them nothing is promised but that they
+end; there they take longest. A truncated test (`n_max`) ends by force, for the hypothesis that is
+more likely then. `operating_characteristic` gives the exact errors that this costs.
+
+Sources: Wald (1945), Annals of Mathematical Statistics 16(2); Wald (1947), Sequential Analysis,
+sections 3.2 to 3.5, 3.8 (truncation), 4.1.3 (weight functions). Operating characteristics by
+recursion over the observations.
 """
 
 import math
@@ -34,7 +36,8 @@ SprtDecision = Literal["reject", "accept", "continue"]
 _UNDECIDED_MASS: Final = 1e-10
 _STEPS_MAX: Final = 2_000_000
 _WORK_MAX: Final = 1e9
-# Gauss-Legendre nodes per panel, which is at most so many standard deviations of one observation wide.
+# Gauss-Legendre nodes per panel, which is at most so many standard deviations of one observation
+# wide.
 _NODES, _WEIGHTS = legendre.leggauss(12)
 _PANEL_SDS: Final = 4.0
 
@@ -57,16 +60,19 @@ class WaldLimits(msgspec.Struct, frozen=True):
 
     @property
     def lower(self) -> float:
-        """At or below it the null is accepted."""
+        """Log likelihood ratio at or below which the null is accepted."""
         return math.log(self.beta) - math.log1p(-self.alpha)
 
     @property
     def upper(self) -> float:
-        """At or above it the null is rejected."""
+        """Log likelihood ratio at or above which the null is rejected."""
         return math.log1p(-self.beta) - math.log(self.alpha)
 
     def decide(self, log_ratio: float, *, last: bool) -> SprtDecision:
-        """The decision at this ratio; at the last look of a truncated test it cannot be "continue"."""
+        """Return the decision at this ratio.
+
+        At the last look of a truncated test it cannot be "continue".
+        """
         if log_ratio >= self.upper:
             return "reject"
         if log_ratio <= self.lower:
@@ -77,7 +83,7 @@ class WaldLimits(msgspec.Struct, frozen=True):
 
 
 class OperatingCharacteristic(msgspec.Struct, frozen=True):
-    """What a test does under one truth: probability of either decision, mean number of observations."""
+    """The probability of either decision and the mean number of observations under one truth."""
 
     reject: float
     accept: float
@@ -85,11 +91,11 @@ class OperatingCharacteristic(msgspec.Struct, frozen=True):
 
 
 class BernoulliSprt(msgspec.Struct, frozen=True):
-    """SPRT of a success probability `p0` against one alternative, or against two on either side of it.
+    """SPRT of a success probability `p0` against one alternative, or two on either side.
 
     Worked by hand: p0 = 0.5 against 0.75 after 3 of 3: log ratio 3 log 1.5 = 1.216.
-    Raises InvalidInput unless all probabilities are in (0, 1), there are one or two alternatives that differ
-    from p0 (two: one on each side), and n_max is positive.
+    Raises InvalidInput unless all probabilities are in (0, 1), there are one or two alternatives
+    that differ from p0 (two: one on each side), and n_max is positive.
     """
 
     p0: float
@@ -116,7 +122,7 @@ class BernoulliSprt(msgspec.Struct, frozen=True):
         return self.limits.decide(self.log_ratio(totals), last=last)
 
     def _log_ratios(self, successes: FloatArray, n: int) -> FloatArray:
-        """Of each number of successes among n."""
+        """Return the log likelihood ratio of each number of successes among n."""
         ratios = [
             successes * math.log(p / self.p0) + (n - successes) * (math.log1p(-p) - math.log1p(-self.p0))
             for p in self.alternatives
@@ -124,10 +130,10 @@ class BernoulliSprt(msgspec.Struct, frozen=True):
         return np.asarray(np.logaddexp.reduce(ratios, axis=0) - math.log(len(ratios)))
 
     def operating_characteristic(self, p: float) -> OperatingCharacteristic:
-        """Exact, by recursion over the number of successes, if the truth is `p`.
+        """Compute it exactly if the truth is `p`, by recursion over the number of successes.
 
-        Probabilities are exact to 1e-10. An untruncated test may be asked for anything that it decides within
-        2,000,000 observations; else InvalidInput.
+        Probabilities are exact to 1e-10. Raises InvalidInput if an untruncated test does not decide
+        within 2,000,000 observations.
         """
         checks.open_unit(p, "p")
         alive, first = np.ones(1), 0
@@ -153,7 +159,9 @@ class BernoulliSprt(msgspec.Struct, frozen=True):
         raise InvalidInput(f"the test is not decided within {_STEPS_MAX} observations at p = {p:g}")
 
     def wald_approximation(self, p: float) -> OperatingCharacteristic:
-        """Wald's closed form for one alternative, which takes the ratio to stop exactly on its limits.
+        """Return Wald's closed form for one alternative.
+
+        It assumes that the ratio stops exactly on its limits.
 
         Worked by hand: 0.1 against 0.12 at (0.05, 0.20) expects 673.0 observations under the null.
         Raises InvalidInput if there are two alternatives, or the mean step at `p` is 0.
@@ -177,7 +185,8 @@ def _fundamental_exponent(p: float, up: float, down: float) -> float:
     mean = p * up + (1 - p) * down
     if abs(mean) < 1e-12:
         raise InvalidInput(f"the ratio does not drift at p = {p:g}, where Wald's approximation is 0 / 0")
-    # log E[exp(h step)] is convex, 0 at h = 0 with slope `mean`: the other root is opposite to the slope.
+    # log E[exp(h step)] is convex, 0 at h = 0 with slope `mean`: the other root is opposite to the
+    # slope.
     inner, outer = -math.copysign(1e-9, mean), -math.copysign(1.0, mean)
 
     def log_moment(h: float) -> float:
@@ -199,7 +208,8 @@ class NormalSprt(msgspec.Struct, frozen=True):
 
     Two-sided against `null + effect` and `null - effect` in equal parts.
 
-    Worked by hand: null 0, effect 1, sd 1 after 4 observations with mean 1: log ratio 4 (1 - 1/2) = 2.
+    Worked by hand: null 0, effect 1, sd 1 after 4 observations with mean 1: log ratio 4 (1 - 1/2) =
+    2.
     Raises InvalidInput unless effect is finite and not 0, sd positive and n_max positive.
     """
 
@@ -236,7 +246,10 @@ class NormalSprt(msgspec.Struct, frozen=True):
         return self.limits.decide(self.log_ratio(totals), last=last)
 
     def _edges(self, n: int) -> list[float]:
-        """Ends of the intervals of the standardised sum in which the test goes on after n observations."""
+        """Return the ends of the intervals in which the test goes on after n observations.
+
+        The intervals are those of the standardised sum.
+        """
         last = n == self.n_max
         step, drift = self._step, n * self._step / 2
         lower, upper = (0.0, 0.0) if last else (self.limits.lower, self.limits.upper)
@@ -250,10 +263,13 @@ class NormalSprt(msgspec.Struct, frozen=True):
         return [-outer, -inner, inner, outer]
 
     def operating_characteristic(self, mean: float) -> OperatingCharacteristic:
-        """If the truth is `mean`: integrated over the sum, observation by observation, to about 1e-8.
+        """Integrate over the sum, observation by observation, to about 1e-8.
 
-        The work grows as (sd / effect)^4, two-sided with many more integrals. Raises InvalidInput if it would
-        take more than some ten seconds (effects below about 0.05 sd, two-sided 0.1 sd, untruncated).
+        The truth is `mean`.
+
+        The work grows as (sd / effect)^4, two-sided with many more integrals. Raises InvalidInput
+        if it would take more than some ten seconds (effects below about 0.05 sd, two-sided 0.1 sd,
+        untruncated).
         """
         checks.finite(mean, "mean")
         theta = (mean - self.null) / self.sd * math.copysign(1, self.effect)
@@ -281,10 +297,13 @@ class NormalSprt(msgspec.Struct, frozen=True):
         raise InvalidInput(f"the test is not decided within {_STEPS_MAX} observations at mean = {mean:g}")
 
     def wald_approximation(self, mean: float) -> OperatingCharacteristic:
-        """Wald's closed form, one-sided, which takes the ratio to stop exactly on its limits.
+        """Return Wald's closed form for a one-sided test.
 
-        Worked by hand: alpha = beta = 0.05 under the null expect 2 (0.05 log 19 - 0.95 log 19) / -step^2 =
-        5.30 observations per (sd / effect)^2; the fixed test needs (1.645 + 1.645)^2 = 10.82.
+        It assumes that the ratio stops exactly on its limits.
+
+        Worked by hand: alpha = beta = 0.05 under the null expect 2 (0.05 log 19 - 0.95 log 19) /
+        -step^2 = 5.30 observations per (sd / effect)^2; the fixed test needs (1.645 + 1.645)^2 =
+        10.82.
         Raises InvalidInput for a two-sided test.
         """
         checks.finite(mean, "mean")
@@ -310,7 +329,10 @@ def _log_arccosh(log_x: float) -> float:
 
 
 def _nodes(edges: list[float]) -> tuple[FloatArray, FloatArray]:
-    """Gauss-Legendre nodes and weights on the intervals (edges[0], edges[1]), (edges[2], edges[3])."""
+    """Return Gauss-Legendre nodes and weights.
+
+    The intervals are (edges[0], edges[1]), (edges[2], edges[3]).
+    """
     panels = [
         np.linspace(low, high, math.ceil((high - low) / _PANEL_SDS) + 1)
         for low, high in zip(edges[::2], edges[1::2], strict=True)
@@ -321,19 +343,22 @@ def _nodes(edges: list[float]) -> tuple[FloatArray, FloatArray]:
 
 
 class TwoArmSprt(msgspec.Struct, frozen=True):
-    """SPRT on the difference of two conversion rates: 0 against `effect`, the base rate being unknown.
+    """SPRT on the difference of two conversion rates: 0 against `effect`.
 
-    The ratio is that of the profile likelihoods: the base rate is fitted under either hypothesis, the arms'
-    rates being equal, or differing by exactly `effect`. So it holds for every split between the arms, also
-    one that changes, if the change does not react to outcomes; and it never explodes, because no fitted
-    effect is in it. Errors are asymptotic, not exact: nominal to within simulation at the two hypotheses with
-    splits of 50/50 and 95/5. A true effect between 0 and `effect` is accepted or rejected with probabilities
-    between those at the ends.
+    The base rate is unknown.
 
-    Worked by hand: two arms with equal totals of half successes: any effect d lowers both by n d^2 / 2,
-    nearly.
+    The ratio is that of the profile likelihoods: the base rate is fitted under either hypothesis,
+    the arms' rates being equal, or differing by exactly `effect`. So it holds for every split
+    between the arms, also one that changes, if the change does not react to outcomes; and it never
+    explodes, because no fitted effect is in it. Errors are asymptotic, not exact: nominal to within
+    simulation at the two hypotheses with splits of 50/50 and 95/5. A true effect between 0 and
+    `effect` is accepted or rejected with probabilities between those at the ends.
+
+    Worked by hand: two arms with equal totals of half successes: any effect d lowers both by n
+    d^2 / 2, nearly.
     Raises InvalidInput unless effect is in (-1, 1) and not 0, and n_max positive.
-    Source: Wald's limits on a profile likelihood ratio; Cox (1963), Sankhya A 25, shows its asymptotics.
+    Source: Wald's limits on a profile likelihood ratio; Cox (1963), Sankhya A 25, shows its
+    asymptotics.
     """
 
     effect: float
@@ -367,9 +392,12 @@ def profile_log_ratio(
     *,
     effect: float,
 ) -> FloatArray:
-    """Profile log likelihood of rates that differ by `effect`, less that of equal rates, elementwise.
+    """Return the profile log likelihood ratio of rates that differ by `effect` to equal rates.
 
-    The log likelihood is concave in the base rate, so its maximum is found by halving: 60 times, to 1e-18.
+    The result is elementwise.
+
+    The log likelihood is concave in the base rate, so its maximum is found by halving: 60 times, to
+    1e-18.
     """
     n_c, s_c, n_t, s_t = (
         np.asarray(each, dtype=float)

@@ -1,26 +1,27 @@
 """Sample-ratio mismatch: whether assignments follow the probabilities that were logged for them.
 
-All that is needed are the counts per arm in each period (policy version) in which the logged probabilities
-were the same. Where every unit has its own probabilities, a period is one unit. Counts of one period merge by
-`+`. Where periods are too many to keep, sums of counts and probabilities will do: `ArmCounts.from_sums`.
+All that is needed are the counts per arm in each period (policy version) in which the logged
+probabilities were the same. Where every unit has its own probabilities, a period is one unit.
+Counts of one period merge by `+`. Where periods are too many to keep, sums of counts and
+probabilities will do: `ArmCounts.from_sums`.
 
-Both tests hold under weights that move, also by a bandit: given its probabilities, each assignment is a fresh
-draw.
+Both tests hold under weights that move, also by a bandit: given its probabilities, each assignment
+is a fresh draw.
 
 * `chi_square` for one look that was planned.
-* `evalue` for looking all the time. For a tilt w > 0 of one arm, probabilities p become q = p w / (1 + p_arm
-(w - 1))
-  there; the product of q / p over all assignments is a martingale under the logged probabilities, because p
-  was known before each draw. Its average over arms and over a prior of w is too, and depends on the order of
-  nothing. This replaces the Dirichlet mixture of Lindon & Malek (2020), arXiv 2011.03567, which is for
-  probabilities that stay the same, and which would have to start again with every policy version.
+* `evalue` for looking all the time. For a tilt w > 0 of one arm, probabilities p become q = p w /
+  (1 + p_arm (w - 1)) there; the product of q / p over all assignments is a martingale under the
+  logged probabilities, because p was known before each draw. Its average over arms and over a prior
+  of w is too, and depends on the order of nothing. This replaces the Dirichlet mixture of Lindon &
+  Malek (2020), arXiv 2011.03567, which is for probabilities that stay the same, and which would
+  have to start again with every policy version.
 
-Crossovers, units that were seen in more than one arm, are a proportion of all units: `stats.bounded` has its
-sequence.
+Crossovers, units that were seen in more than one arm, are a proportion of all units:
+`stats.bounded` has its sequence.
 
-A mismatch says that the assignments, or their log, are broken; not how much. `deviations` says how much. An
-alarm threshold of 0.001 or less for the fixed test, and of 0.01 for the sequential one, is usual: Fabijan et
-al. (2019), KDD.
+A mismatch says that the assignments, or their log, are broken; not how much. `deviations` says how
+much. An alarm threshold of 0.001 or less for the fixed test, and of 0.01 for the sequential one, is
+usual: Fabijan et al. (2019), KDD.
 """
 
 import math
@@ -38,8 +39,8 @@ from stats.eprocess import EValue
 from stats.errors import InsufficientData, InvalidInput
 from stats.totals import FloatArray
 
-# Prior of log w: Cauchy, on a geometric grid. Mismatches of a few percent are the usual ones, and larger ones
-# are found soon anyway.
+# Prior of log w: Cauchy, on a geometric grid. Mismatches of a few percent are the usual ones, and
+# larger ones are found soon anyway.
 _TYPICAL_TILT: Final = 0.02
 _SIZES: Final = np.geomspace(0.002, 6.0, 64)
 _TILTS: Final = np.concatenate([-_SIZES, _SIZES])
@@ -50,8 +51,8 @@ _SMALLEST: Final = 5e-324
 class ArmCounts(msgspec.Struct, frozen=True):
     """Assignments to each arm in a period, and the logged probabilities of the arms in it.
 
-    Raises InvalidInput unless there are at least two arms, counts and probabilities match, none is negative,
-    and the probabilities sum to 1 (to 1e-9).
+    Raises InvalidInput unless there are at least two arms, counts and probabilities match, none is
+    negative, and the probabilities sum to 1 (to 1e-9).
     """
 
     counts: tuple[int, ...]
@@ -70,18 +71,20 @@ class ArmCounts(msgspec.Struct, frozen=True):
     def from_sums(cls, counts: Sequence[int], probability_sums: Sequence[Fraction | int]) -> "ArmCounts":
         """Sum up assignments whose logged probabilities moved.
 
-        They count as if each had been made with the mean of the probabilities. Of each tilt w of an arm that
-        never overstates the evidence: log(1 + p (w - 1)) is concave in p, so that the sum over the
-        assignments, which `evalue` takes off, is at most n times its value at the mean. For the same reason
-        `chi_square` takes a larger covariance than the true one. So both stay valid, lose power as far as
-        probabilities moved, and none where they did not. Sums merge by `+`, whatever the number of versions.
-        What is lost altogether: a leak of an arm that had a probability at other times is not seen.
+        They count as if each had been made with the mean of the probabilities. For any tilt w of an
+        arm, this never overstates the evidence: log(1 + p (w - 1)) is concave in p. So the sum over
+        the assignments, which `evalue` subtracts, is at most n times its value at the mean. For the
+        same reason `chi_square` takes a larger covariance than the true one. So both stay valid.
+        They lose power as far as probabilities moved, and none if they did not. Sums merge by `+`,
+        for any number of versions. They do not show a leak of an arm that had a probability at
+        other times.
 
-        Worked by hand: one assignment at (0.2, 0.8) and one at (0.6, 0.4), both to the first arm: sums 0.8
-        and 1.2, means 0.4 and 0.6. The tilt w = 2 has evidence log(2 / 1.2) + log(2 / 1.6) = 0.734 exactly
-        and 2 log(2 / 1.4) = 0.713 from the sums.
+        Worked by hand: one assignment at (0.2, 0.8) and one at (0.6, 0.4), both to the first arm:
+        sums 0.8 and 1.2, means 0.4 and 0.6. The tilt w = 2 has evidence log(2 / 1.2) +
+        log(2 / 1.6) = 0.734 exactly and 2 log(2 / 1.4) = 0.713 from the sums.
 
-        Raises InsufficientData without assignments, InvalidInput unless the sums add up to their number.
+        Raises InsufficientData without assignments, InvalidInput unless the sums add up to their
+        number.
         """
         n = sum(counts)
         checks.n_at_least(n, 1, "assignments")
@@ -122,7 +125,8 @@ def _arrays(periods: Sequence[ArmCounts]) -> tuple[FloatArray, FloatArray]:
 def zero_weight_leaks(periods: Sequence[ArmCounts]) -> tuple[int, ...]:
     """Count assignments to each arm while its probability was 0: one proves a fault.
 
-    The two tests leave these out; a single one would make any of them certain, and hide what else is wrong.
+    The two tests leave these out; a single one would make any of them certain, and hide what else
+    is wrong.
     """
     _arrays(periods)
     return tuple(
@@ -134,8 +138,8 @@ def zero_weight_leaks(periods: Sequence[ArmCounts]) -> tuple[int, ...]:
 def deviations(periods: Sequence[ArmCounts]) -> tuple[float, ...]:
     """Return the observed over expected assignments of each arm, less 1: the size of a mismatch.
 
-    Worked by hand: 5,100 and 4,900 at 50/50: +0.02 and -0.02. An arm that was never to be drawn has deviation
-    0.
+    Worked by hand: 5,100 and 4,900 at 50/50: +0.02 and -0.02. An arm that was never to be drawn has
+    deviation 0.
     Raises InsufficientData without assignments.
     """
     counts, probabilities = _arrays(periods)
@@ -149,10 +153,10 @@ def deviations(periods: Sequence[ArmCounts]) -> tuple[float, ...]:
 def absence_p_values(periods: Sequence[ArmCounts]) -> tuple[float, ...]:
     """Return how likely the absence of each arm is: the product of 1 - p over all assignments.
 
-    1 for arms with assignments. Valid at every look: the indicator that an arm was not drawn, divided by this
-    product, is a martingale under the logged probabilities. With means of moving probabilities
-    (`ArmCounts.from_sums`) the product is no smaller than the true one. It finds an arm that gets nobody long
-    before `evalue`, which is made for small tilts.
+    1 for arms with assignments. Valid at every look: the indicator that an arm was not drawn,
+    divided by this product, is a martingale under the logged probabilities. With means of moving
+    probabilities (`ArmCounts.from_sums`) the product is no smaller than the true one. It finds an
+    arm that gets no units long before `evalue`, which is made for small tilts.
 
     Worked by hand: no unit among 20 at a share of 1/3: (2/3)^20 = 3.0e-4.
     """
@@ -168,11 +172,12 @@ def absence_p_values(periods: Sequence[ArmCounts]) -> tuple[float, ...]:
 def chi_square(periods: Sequence[ArmCounts]) -> ChiSquare:
     """Test at one planned look, exact in the first two moments under moving probabilities.
 
-    With O the counts over all periods, E their expectation and V = sum over periods of n (diag(p) - p p'),
-    the statistic is (O - E)' V^+ (O - E). With one period that is Pearson's statistic.
+    With O the counts over all periods, E their expectation and V = sum over periods of n (diag(p) -
+    p p'), the statistic is (O - E)' V^+ (O - E). With one period that is Pearson's statistic.
 
     Worked by hand: 821,588 against 815,482 at 50/50: 6,106^2 / 1,637,070 = 22.77, p = 1.8e-6.
-    Raises InsufficientData if an arm's expected count is below 5, the usual limit of the approximation.
+    Raises InsufficientData if an arm's expected count is below 5, the usual limit of the
+    approximation.
     """
     counts, probabilities = _arrays(periods)
     n = counts.sum(axis=1)
@@ -183,7 +188,8 @@ def chi_square(periods: Sequence[ArmCounts]) -> ChiSquare:
     surplus = (counts.sum(axis=0) - expected)[used]
     p = probabilities[:, used]
     covariance = np.diag(expected[used]) - np.einsum("v,vi,vj->ij", n, p, p)
-    # Standardised, so that an arm with few assignments is not taken for a direction without variance.
+    # Standardised, so that an arm with few assignments is not taken for a direction without
+    # variance.
     scale = np.sqrt(expected[used])
     standard = covariance / np.outer(scale, scale)
     degrees = int(np.linalg.matrix_rank(standard, tol=1e-9, hermitian=True))
@@ -195,10 +201,12 @@ def chi_square(periods: Sequence[ArmCounts]) -> ChiSquare:
 
 
 def log_tilt_mixture(counts: npt.ArrayLike, probabilities: npt.ArrayLike) -> FloatArray:
-    """Log of the e-process for counts (..., periods, arms) under probabilities (periods, arms): shape (...).
+    """Return the log of the e-process, shape (...).
 
-    Worked by hand: the tilt w = 2 of one of two arms at 50/50: its assignments count (2/3) / (1/2) = 4/3
-    each, the other's 2/3.
+    Counts have shape (..., periods, arms), probabilities (periods, arms).
+
+    Worked by hand: the tilt w = 2 of one of two arms at 50/50: its assignments count (2/3) /
+    (1/2) = 4/3 each, the other's 2/3.
 
     Of an array of counts, 128 times its memory is needed meanwhile.
     """
@@ -214,7 +222,9 @@ def log_tilt_mixture(counts: npt.ArrayLike, probabilities: npt.ArrayLike) -> Flo
 
 
 def evalue(periods: Sequence[ArmCounts]) -> EValue:
-    """Evidence that the assignments do not follow the logged probabilities, valid at every look.
+    """Return the evidence that the assignments do not follow the logged probabilities.
+
+    The evidence is valid at every look.
 
     Without assignments it is 1 (no evidence). Leaks are left out: see `zero_weight_leaks`.
     """

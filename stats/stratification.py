@@ -1,9 +1,10 @@
 """One effect from several strata, such as the epochs of an experiment whose allocation changed.
 
-Within a stratum both arms met the same conditions in the same proportions, so their difference there is fair.
-Pooling the arms first and comparing afterwards is not: when a canary ramps from 1 % to 25 % while everybody's
-baseline drifts, the pooled arms met different mixtures of days, and may even differ in the wrong direction
-(Simpson's paradox). Here effects are taken within strata, then averaged.
+Within a stratum both arms met the same conditions in the same proportions, so their difference
+there is fair. Pooling the arms first and comparing afterwards is not. If a canary ramps from 1 % to
+25 % while the common baseline drifts, the pooled arms met different mixtures of days. They may even
+differ in the wrong direction (Simpson's paradox). Here effects are taken within strata, then
+averaged.
 
 | weighting | of stratum | when |
 |---|---|---|
@@ -24,7 +25,10 @@ Weighting = Literal["mantel-haenszel", "sample-share"]
 
 
 class Stratum(msgspec.Struct, frozen=True):
-    """Both arms of a comparison within one stratum. Of proportions: `ProportionTotals.moments`."""
+    """A stratum with both arms of a comparison.
+
+    For proportions, use `ProportionTotals.moments`.
+    """
 
     treatment: MeanTotals
     control: MeanTotals
@@ -49,19 +53,20 @@ class StratifiedDifference(msgspec.Struct, frozen=True):
 def stratified_difference(strata: Sequence[Stratum], *, weighting: Weighting) -> StratifiedDifference:
     """Return the weighted average over strata of treatment - control.
 
-    The variance is the sum of squared weights times the variance within each stratum; strata where an arm has
-    fewer than 2 units have no comparison of their own: they get weight 0, and their units are counted in
-    `n_left_out`. Weights from counts are as good as fixed in advance when allocation does not depend on
-    outcomes *within* a stratum. If it does (a bandit inside an epoch), use the estimators for adaptive data.
+    The variance is the sum of squared weights times the variance within each stratum. Strata where
+    an arm has fewer than 2 units have no comparison of their own. They get weight 0, and
+    `n_left_out` counts their units. Weights from counts are as good as fixed in advance when
+    allocation does not depend on outcomes *within* a stratum. If it does (a bandit inside an
+    epoch), use the estimators for adaptive data.
 
-    Worked by hand: 10 of 10 against 80 of 100, and 5 of 50 against 1 of 20 have differences 0.2 and 0.05, and
-    n_t n_c / n = 9.09 and 14.29: (9.09 * 0.2 + 14.29 * 0.05) / 23.38 = 0.108. Pooled, the treatment's 15 of
-    60 is far *below* the control's 81 of 120.
+    Worked by hand: 10 of 10 against 80 of 100, and 5 of 50 against 1 of 20 have differences 0.2 and
+    0.05, and n_t n_c / n = 9.09 and 14.29: (9.09 * 0.2 + 14.29 * 0.05) / 23.38 = 0.108. Pooled, the
+    treatment's 15 of 60 is far *below* the control's 81 of 120.
 
     Raises InsufficientData if no stratum can be compared, or there is no spread in any.
 
-    Source: Cochran (1954), Biometrics 10(4), section 8 (weights); Cochran (1977), Sampling Techniques, eq.
-    5.7.
+    Source: Cochran (1954), Biometrics 10(4), section 8 (weights); Cochran (1977), Sampling
+    Techniques, eq. 5.7.
     """
     compared = [min(stratum.treatment.n, stratum.control.n) >= 2 for stratum in strata]
     if not any(compared):

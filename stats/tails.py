@@ -1,7 +1,8 @@
 """Tails: logarithms of probabilities that are far too small for a double, and quantiles of counts.
 
-scipy's distributions give log(0) = -inf below about 1e-308. A p-value of a large experiment gets there, and
-two such results must still be ordered, combined and shown. Where scipy's own value is not tiny it is used.
+scipy's distributions give log(0) = -inf below about 1e-308. A p-value of a large experiment gets
+there, and two such results must still be ordered, combined and shown. Where scipy's own value is
+not tiny it is used.
 """
 
 import math
@@ -22,7 +23,8 @@ def log_normal_upper(z: float) -> float:
 def log_student_upper(t: float, degrees_of_freedom: float) -> float:
     """Return the logarithm of P(T > t) of Student's t; infinite degrees of freedom are the normal.
 
-    For t > 0 it is half an incomplete beta function: P(T > t) = I_x(v/2, 1/2) / 2 with x = v / (v + t^2).
+    For t > 0 it is half an incomplete beta function: P(T > t) = I_x(v/2, 1/2) / 2 with x = v /
+    (v + t^2).
     """
     if math.isinf(degrees_of_freedom):
         return log_normal_upper(t)
@@ -36,8 +38,8 @@ def log_student_upper(t: float, degrees_of_freedom: float) -> float:
 def binomial_quantile(probability: float, n: int, p: float) -> int:
     """Return the smallest k with P(X <= k) >= probability of a Binomial(n, p), n at least 1.
 
-    Worked by hand: of 10 throws of a coin 1 or fewer are heads with probability 11 / 1024, 2 or fewer with
-    56 / 1024: the quantile of 0.025 is 2.
+    Worked by hand: of 10 throws of a coin 1 or fewer are heads with probability 11 / 1024, 2 or
+    fewer with 56 / 1024: the quantile of 0.025 is 2.
     """
     return bisect_left(range(n), probability, key=lambda k: float(special.betaincc(k + 1, n - k, p)))
 
@@ -45,8 +47,8 @@ def binomial_quantile(probability: float, n: int, p: float) -> int:
 def binomial_upper_quantile(probability: float, n: int, p: float) -> int:
     """Return the smallest k with P(X > k) <= probability: with all digits of a small probability.
 
-    Worked by hand: of 10 throws of a coin more than 8 are heads with probability 11 / 1024, more than 7 with
-    56 / 1024: the upper quantile of 0.025 is 8.
+    Worked by hand: of 10 throws of a coin more than 8 are heads with probability 11 / 1024, more
+    than 7 with 56 / 1024: the upper quantile of 0.025 is 8.
     """
     return bisect_left(range(n), -probability, key=lambda k: -float(special.betainc(k + 1, n - k, p)))
 
@@ -74,7 +76,7 @@ def log_chi_square_upper(x: float, degrees_of_freedom: float) -> float:
 
 
 def log_f_upper(x: float, numerator: float, denominator: float) -> float:
-    """The logarithm of P(X > x) of an F distribution with these degrees of freedom, x not negative."""
+    """Return log P(X > x) of an F distribution with these degrees of freedom, x >= 0."""
     if not x:
         return 0.0
     ratio = numerator / denominator * x
@@ -86,8 +88,9 @@ def log_beta_lower(a: float, b: float, x: float, complement: float) -> float:
 
     `complement` is 1 - x with all its digits.
 
-    Where scipy's value underflows: the continued fraction of NIST DLMF 8.17.22, evaluated by Lentz's method.
-    It converges fast where x is well below the mean a / (a + b), and only there can the tail be so small.
+    Where scipy's value underflows: the continued fraction of NIST DLMF 8.17.22, evaluated by
+    Lentz's method. It converges fast where x is well below the mean a / (a + b), and only there can
+    the tail be so small.
     """
     below = special.betainc(a, b, x) if x < complement else special.betaincc(b, a, complement)
     plain = float(below)

@@ -1,4 +1,7 @@
-"""Mergeable totals, the only input of a statistic. `a + b` are the totals of both samples together."""
+"""Mergeable totals, the only input of a statistic.
+
+`a + b` are the totals of both samples together.
+"""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -62,8 +65,8 @@ class ProportionTotals(msgspec.Struct, frozen=True, tag_field="kind", tag="propo
 class MeanTotals(msgspec.Struct, frozen=True, tag_field="kind", tag="mean"):
     """Number, mean and sum of squared deviations `m2` of one observation per unit.
 
-    Centred, so that a large mean costs no digits. Merging follows Chan, Golub & LeVeque (1983), The American
-    Statistician 37(3), eq. 2.1.
+    Centred, so that a large mean costs no digits. Merging follows Chan, Golub & LeVeque (1983), The
+    American Statistician 37(3), eq. 2.1.
     Raises InvalidInput unless n >= 0 and m2 >= 0, both 0 if n is 0.
     """
 
@@ -80,7 +83,9 @@ class MeanTotals(msgspec.Struct, frozen=True, tag_field="kind", tag="mean"):
 
     @classmethod
     def from_sums(cls, n: int, total: float | Fraction, total_squares: float | Fraction) -> "MeanTotals":
-        """Compute totals from sum and sum of squares, without loss if these are integers or fractions.
+        """Compute totals from sum and sum of squares.
+
+        If these are integers or fractions, there is no loss.
 
         Raises InvalidInput if a sum is not finite, or no sample can have these sums.
         """
@@ -126,14 +131,14 @@ class MeanTotals(msgspec.Struct, frozen=True, tag_field="kind", tag="mean"):
 class JointTotals(msgspec.Struct, frozen=True, dict=True, tag_field="kind", tag="joint"):
     """Number, means and co-moments of several values per unit: the vector form of `MeanTotals`.
 
-    `mean` has d entries. `comoments` is the lower triangle, row by row, of the matrix of sums of products of
-    deviations: d (d + 1) / 2 entries (0,0), (1,0), (1,1), (2,0), ... Tuples, so that totals are equal when
-    their numbers are, hash, cannot be changed and travel as they are.
+    `mean` has d entries. `comoments` is the lower triangle, row by row, of the matrix of sums of
+    products of deviations: d (d + 1) / 2 entries (0,0), (1,0), (1,1), (2,0), ... Tuples, so that
+    totals are equal when their numbers are, hash, cannot be changed and travel as they are.
 
     Worked by hand: the units (0, 0) and (2, 4) have means (1, 2) and co-moments 2; 4, 8.
 
-    Raises InvalidInput unless the lengths agree, all is finite, the diagonal is not negative, and all is 0 if
-    n is 0; or, when merging, unless both have the same d.
+    Raises InvalidInput unless the lengths agree, all is finite, the diagonal is not negative, and
+    all is 0 if n is 0; or, when merging, unless both have the same d.
     """
 
     n: int
@@ -160,7 +165,9 @@ class JointTotals(msgspec.Struct, frozen=True, dict=True, tag_field="kind", tag=
     def from_sums(
         cls, n: int, sums: Sequence[float | Fraction], products: Sequence[float | Fraction]
     ) -> "JointTotals":
-        """Compute totals from the d sums and the d (d + 1) / 2 sums of products (lower triangle by rows).
+        """Compute totals from the d sums and the d (d + 1) / 2 sums of products.
+
+        The products are the lower triangle by rows.
 
         Integers and fractions are exact until the last rounding. Raises InvalidInput if a sum is
         not finite, or no sample can have these sums.
@@ -247,10 +254,12 @@ class JointTotals(msgspec.Struct, frozen=True, dict=True, tag_field="kind", tag=
         return MeanTotals(self.n, self.mean[position], self.comoments[_triangle(position + 1) - 1])
 
     def combine(self, weights: Sequence[float]) -> MeanTotals:
-        """Return the totals of each unit's weighted sum of values, as its observations would give them.
+        """Return the totals of each unit's weighted sum of values.
 
-        Worked by hand: in the example above the differences second - first are 0 and 2, so weights (-1, 1)
-        give mean 1 and m2 = 2 - 2 * 4 + 8 = 2.
+        They equal those of the observations.
+
+        Worked by hand: in the example above the differences second - first are 0 and 2, so weights
+        (-1, 1) give mean 1 and m2 = 2 - 2 * 4 + 8 = 2.
         """
         if len(weights) != self.dimension:
             raise InvalidInput(f"{len(weights)} weights for {self.dimension} values")

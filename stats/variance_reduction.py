@@ -1,7 +1,8 @@
 """Narrower intervals from what is known before the treatment: CUPED and regression adjustment.
 
-Covariates must not be changed by the treatment: use values from before the exposure. Then adjusting is free
-of bias for any coefficient; how much it gains is R^2 of the outcome on the covariates, and is reported.
+Covariates must not be changed by the treatment: use values from before the exposure. Then adjusting
+is free of bias for any coefficient; how much it gains is R^2 of the outcome on the covariates, and
+is reported.
 """
 
 import math
@@ -22,16 +23,16 @@ _ROUNDING: Final = 1e-13
 
 
 class CovariateAdjustment(msgspec.Struct, frozen=True):
-    """CUPED: what covariates explain of an outcome, with coefficients common to all variants and strata.
+    """CUPED adjustment for covariates, with coefficients common to all variants and strata.
 
-    `centre` is the mean of the covariates over all units; `caution` is how much wider the residuals' spread
-    is taken, because the coefficients were fitted to the same units. Totals hold the outcome first, then k
-    covariates. Make one with `CovariateAdjustment.fit`.
+    `centre` is the mean of the covariates over all units; `caution` is how much wider the
+    residuals' spread is taken, because the coefficients were fitted to the same units. Totals hold
+    the outcome first, then k covariates. Make one with `CovariateAdjustment.fit`.
 
-    Source: Deng, Xu, Kohavi & Walker (2013), WSDM, section 3. One coefficient for all variants is the most
-    precise only with equal arms or effects that do not depend on the covariates: else see
-    `regression_adjustment`. The coefficients are estimated from the same data; degrees of freedom lose k, and
-    the remaining bias is of order 1/n.
+    Source: Deng, Xu, Kohavi & Walker (2013), WSDM, section 3. One coefficient for all variants is
+    the most precise only with equal arms or effects that do not depend on the covariates: else see
+    `regression_adjustment`. The coefficients are estimated from the same data; degrees of freedom
+    lose k, and the remaining bias is of order 1/n.
     """
 
     coefficients: tuple[float, ...]
@@ -42,9 +43,10 @@ class CovariateAdjustment(msgspec.Struct, frozen=True):
     def fit(cls, cells: Sequence[JointTotals]) -> "CovariateAdjustment | None":
         """Fit the coefficients within all cells (variants, strata); None if no covariate varies.
 
-        Worked by hand: units (outcome, covariate) (1, 0), (3, 2), (2, 1) and (0, 0), (2, 2), (4, 1): within
-        cells the co-moments are 2 + 2 = 4 and the covariate's 2 + 2 = 4, so the coefficient is 1. Both cells
-        have the covariate mean 1, so their means stay 2 and 2; the residuals are 1, 1, 1 and 0, 0, 3.
+        Worked by hand: units (outcome, covariate) are (1, 0), (3, 2), (2, 1) and (0, 0), (2, 2),
+        (4, 1). Within cells the co-moments are 2 + 2 = 4 and the covariate's 2 + 2 = 4, so the
+        coefficient is 1. Both cells have the covariate mean 1, so their means stay 2 and 2; the
+        residuals are 1, 1, 1 and 0, 0, 3.
 
         Raises InsufficientData unless a degree of freedom is left beyond the coefficients.
         """
@@ -73,30 +75,33 @@ class AdjustedDifference(msgspec.Struct, frozen=True):
 
     @property
     def variance_reduction(self) -> float:
-        """The fraction of variance removed: 0.4 saves 40 % of the units. Negative if adjusting did harm."""
+        """Fraction of variance removed: 0.4 saves 40 % of the units.
+
+        It is negative if adjusting did harm.
+        """
         return 1 - self.effect.variance / self.unadjusted.variance
 
 
 def regression_adjustment(treatment: JointTotals, control: JointTotals) -> AdjustedDifference:
     """Return the difference of means adjusted by a regression within each arm.
 
-    Both regressions are evaluated at the mean of all units: the coefficient of the treatment in ordinary
-    least squares with all interactions of treatment and centred covariates. Asymptotically never less precise
-    than the plain difference, whatever the allocation and however the effect depends on the covariates. The
-    totals hold the outcome first, then k >= 1 covariates.
+    Both regressions are evaluated at the mean of all units: the coefficient of the treatment in
+    ordinary least squares with all interactions of treatment and centred covariates. Asymptotically
+    never less precise than the plain difference, whatever the allocation and however the effect
+    depends on the covariates. The totals hold the outcome first, then k >= 1 covariates.
 
-    The variance is that of the residuals in each arm plus that of evaluating at a sample mean of covariates
-    when the arms' slopes differ: units are a sample from a population. (Lin's own sandwich leaves the second
-    term out, because his units are the population.)
+    The variance is that of the residuals in each arm plus that of evaluating at a sample mean of
+    covariates when the arms' slopes differ: units are a sample from a population. (Lin's own
+    sandwich leaves the second term out, because his units are the population.)
 
-    Worked by hand: in the example of `CovariateAdjustment.fit` the slopes are 1 and 1, and both covariate
-    means are 1: effect 0.
+    Worked by hand: in the example of `CovariateAdjustment.fit` the slopes are 1 and 1, and both
+    covariate means are 1: effect 0.
 
-    Raises InsufficientData unless each arm has at least k + 2 units; InvalidInput unless both totals have the
-    same number of values, at least 2.
+    Raises InsufficientData unless each arm has at least k + 2 units; InvalidInput unless both
+    totals have the same number of values, at least 2.
 
-    Source: Lin (2013), Annals of Applied Statistics 7(1); Negi & Wooldridge (2021), Econometric Reviews 40(5)
-    for the second term.
+    Source: Lin (2013), Annals of Applied Statistics 7(1); Negi & Wooldridge (2021), Econometric
+    Reviews 40(5) for the second term.
     """
     if treatment.dimension != control.dimension or treatment.dimension < 2:
         raise InvalidInput(
@@ -126,12 +131,16 @@ def regression_adjustment(treatment: JointTotals, control: JointTotals) -> Adjus
 
 
 def _fitted(cells: Sequence[JointTotals]) -> tuple[FloatArray, int]:
-    """The coefficients within all cells (arms, strata), shape (k,), and how many of them are identified.
+    """Return the coefficients within all cells, shape (k,), and the number identified.
 
-    The totals hold the outcome first, then k covariates. A covariate that varies in no cell, beyond what
-    rounding leaves of a constant, has the coefficient 0; one that repeats others identifies nothing more.
+    Cells are arms and strata.
 
-    Worked by hand: covariates 1, 2 and 5, 5 with outcomes 2, 4: coefficients 2 and 0, one identified.
+    The totals hold the outcome first, then k covariates. A covariate that varies in no cell, beyond
+    what rounding leaves of a constant, has the coefficient 0; one that repeats others identifies
+    nothing more.
+
+    Worked by hand: covariates 1, 2 and 5, 5 with outcomes 2, 4: coefficients 2 and 0, one
+    identified.
     """
     comoments: FloatArray = np.sum([cell.matrix for cell in cells], axis=0)
     n = sum(cell.n for cell in cells)
@@ -144,9 +153,12 @@ def _fitted(cells: Sequence[JointTotals]) -> tuple[FloatArray, int]:
 
 
 def _residual_totals(total: JointTotals, coefficients: FloatArray) -> MeanTotals:
-    """Totals of (outcome - what the covariates explain), without spread where only rounding is left of it.
+    """Return totals of the outcome minus what the covariates explain.
 
-    Worked by hand: the units (1, 0) and (3, 1) with the coefficient 2 leave 1 and 1: mean 1, no spread.
+    The spread is 0 if only rounding is left of it.
+
+    Worked by hand: the units (1, 0) and (3, 1) with the coefficient 2 leave 1 and 1: mean 1, no
+    spread.
     """
     residual = total.combine((1.0, *(-coefficients).tolist()))
     explained = residual.m2 <= _ROUNDING * total.comoments[0]
@@ -154,7 +166,7 @@ def _residual_totals(total: JointTotals, coefficients: FloatArray) -> MeanTotals
 
 
 def _solved(comoments: FloatArray) -> tuple[FloatArray, int]:
-    """Coefficients, and the rank of the covariates."""
+    """Return the coefficients and the rank of the covariates."""
     scale = np.sqrt(np.diag(comoments)[1:])
     scale = np.where(scale > 0, scale, 1.0)
     correlations = comoments[1:, 1:] / np.outer(scale, scale)

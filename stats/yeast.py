@@ -1,18 +1,20 @@
 """Constant boundary for continuous monitoring to a known horizon: the fast sequential option.
 
-The statistic at information fraction t of the planned maximum is B(t) = Z(t) sqrt(t), a Brownian motion
-without drift under the null: the difference of two arms' sums on the scale of its standard deviation at the
-horizon. It rejects as soon as B leaves a *constant* boundary b. By reflection P(max B >= b) = 2 (1 - Phi(b)),
-so b = z_(1 - alpha/2) one-sided, z_(1 - alpha/4) two-sided. Looking after every observation or seldom are
-both valid, seldom with less power. Against group sequential tests it loses some power at the planned end and
-needs no spending; against mixture tests it gains much, but stops being valid at the horizon.
+The statistic at information fraction t of the planned maximum is B(t) = Z(t) sqrt(t), a Brownian
+motion without drift under the null: the difference of two arms' sums on the scale of its standard
+deviation at the horizon. It rejects as soon as B leaves a *constant* boundary b. By reflection
+P(max B >= b) = 2 (1 - Phi(b)), so b = z_(1 - alpha/2) one-sided, z_(1 - alpha/4) two-sided. Looking
+after every observation or seldom are both valid, seldom with less power. Against group sequential
+tests it loses some power at the planned end and needs no spending; against mixture tests it gains
+much, but stops being valid at the horizon.
 
-Needed beforehand: the information at the horizon. If the variance is estimated, the test is asymptotic. The
-split between arms may be any that does not react to outcomes, as long as fractions are of information.
+Needed beforehand: the information at the horizon. If the variance is estimated, the test is
+asymptotic. The split between arms may be any that does not react to outcomes, as long as fractions
+are of information.
 
-Source: Kharitonov et al., "YEAST: Yet Another Sequential Test", arXiv 2406.16523; the reflection principle.
-We express its sums by information, so that unequal and moving splits are covered. P(either side) <= the sum
-of both: exact to 1e-10 at alpha <= 0.05.
+Source: Kharitonov et al., "YEAST: Yet Another Sequential Test", arXiv 2406.16523; the reflection
+principle. We express its sums by information, so that unequal and moving splits are covered.
+P(either side) <= the sum of both: exact to 1e-10 at alpha <= 0.05.
 """
 
 import math
@@ -77,14 +79,18 @@ class Yeast(msgspec.Struct, frozen=True):
         return self.statistic(z, fraction) >= self.boundary
 
     def p_value(self, largest: float) -> float:
-        """The p-value of the largest statistic so far: valid at every look up to the horizon; never 0."""
+        """Return the p-value of the largest statistic so far.
+
+        It is valid at every look up to the horizon, and never 0.
+        """
         checks.finite(largest, "largest")
         return max(min(1.0, 2 * self._sides * float(special.ndtr(-largest))), _SMALLEST)
 
     def power(self, drift: float) -> float:
-        """Probability of rejecting by the horizon, looking all the time, if Z has mean `drift` there.
+        """Return the probability of rejecting by the horizon with continuous looks.
 
-        1 - Phi(b - d) + exp(2 b d) Phi(-b - d) on each claimed side.
+        Z has mean `drift` at the horizon: 1 - Phi(b - d) + exp(2 b d) Phi(-b - d) on each claimed
+        side.
 
         Worked by hand: without drift 2 (1 - Phi(b)) per side, which is alpha.
         """
@@ -93,7 +99,10 @@ class Yeast(msgspec.Struct, frozen=True):
         return min(1.0, math.fsum(_crossing(self.boundary, each) for each in towards))
 
     def drift_for(self, power: float) -> float:
-        """The drift detected with this power; its square over that of the fixed test is the inflation."""
+        """Return the drift detected with this power.
+
+        Its square over that of the fixed test is the inflation.
+        """
         checks.open_unit(power, "power")
         if power <= self.alpha:
             raise InvalidInput(f"power must be above alpha = {self.alpha:g}, got {power:g}")
