@@ -233,7 +233,11 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
         if experiment.definition.stickiness != "none" and len(self.epoch_shares) > 1:
             assumed.append("a unit that returns in a later epoch counts as another unit")
         if not isinstance(experiment.definition.policy, FixedPolicy):
-            assumed.append("the mean reward of a variant does not drift over time")
+            decides = " and the winner of best_arm" if experiment.definition.policy.decides else ""
+            assumed.append(
+                f"probability_best and expected_loss{decides} assume that mean rewards do not drift; "
+                "comparisons do not assume it"
+            )
         return assumed
 
     def _best_arm(self, experiment: Experiment) -> BestArmStatus | UnsetType:
