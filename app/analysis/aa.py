@@ -1,7 +1,8 @@
-"""A/A on an experiment's own data: its control split in two at random, and judged by its own plan. Pure.
+"""A/A on an experiment's own data: random halves of its control, analyzed by its own plan. Pure.
 
-Nothing differs between the halves, so whatever the rule decides is false. Only the split is drawn anew: units
-stay in the order of their arrival, with their values, so drift and heavy tails are those of the data.
+Nothing differs between the halves, so every decision of the rule is false. Only the split is drawn
+again. Units keep the order of their arrival and their values, so drift and heavy tails are those of
+the data.
 """
 
 import math
@@ -30,7 +31,7 @@ from stats.quantiles import QuantileSketch, bucket_numbers
 from stats.totals import FloatArray, JointTotals, MeanTotals, ProportionTotals
 
 LOOKS: Final = 10
-"""Equally far apart, where a plan may be looked at all the time."""
+"""Number of equally spaced looks of a plan that may be looked at all the time."""
 _HALVES: Final = ("one half", "the other")
 _SEED: Final = 20260101
 
@@ -38,9 +39,9 @@ Halves = tuple[MetricTotals | None, MetricTotals | None]
 
 
 class AaQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How many replays, from which number on; fewer where one answer cannot take so many.
+    """A request for `replays` from number `first` on; one answer may contain fewer.
 
-    Replays are numbered, and each has its own split: answers about different numbers add up.
+    Each numbered replay has its own split, so answers about different numbers add up.
     """
 
     replays: Annotated[int, msgspec.Meta(ge=1, le=limits.AA_REPLAYS_MAX)] = limits.AA_REPLAYS
@@ -48,9 +49,9 @@ class AaQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class AaRate(msgspec.Struct, frozen=True, kw_only=True):
-    """In how many replays something was decided, with the exact 95 % interval of that rate.
+    """The number of replays with a decision, and the exact 95 % interval of their rate.
 
-    `allowed` is how often the plan lets it happen.
+    `allowed` is the rate that the plan permits.
     """
 
     decisions: int
@@ -60,17 +61,18 @@ class AaRate(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, decisions: int, replays: int, allowed: float) -> "AaRate":
-        """Of so many replays."""
-        found = MeasuredRate.of(decisions, replays)
-        bounds = found.interval.lower, found.interval.upper
-        return cls(decisions=decisions, rate=found.rate, interval=bounds, allowed=allowed)
+        """Return the rate of this many replays."""
+        measured = MeasuredRate.of(decisions, replays)
+        bounds = measured.interval.lower, measured.interval.upper
+        return cls(decisions=decisions, rate=measured.rate, interval=bounds, allowed=allowed)
 
 
 class MetricAa(msgspec.Struct, frozen=True, kw_only=True):
-    """One metric, of the `units` with a value. It is decided if it is better or worse, a guardrail if harmed.
+    """One metric, of the `units` with a value. A decision is better or harm; of a guardrail, harm.
 
-    `noise_floor` is the difference between the halves that chance exceeds at one look as often as `allowed`,
-    `relative_noise_floor` its share of the mean; null of quantiles, and where nothing varies.
+    `noise_floor` is the difference between the halves that chance exceeds at one look at the rate
+    `allowed`, `relative_noise_floor` its share of the mean. Both are null for quantiles and without
+    any spread.
     """
 
     metric: str
@@ -82,9 +84,9 @@ class MetricAa(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Aa(msgspec.Struct, frozen=True, kw_only=True):
-    """What the rule in use decides where nothing differs. `looks` are numbers of units.
+    """The decisions of the rule where nothing differs. `looks` are numbers of units.
 
-    `false_positives` are replays in which any primary metric was decided.
+    `false_positives` are replays with a decision on any primary metric.
     """
 
     key: str
@@ -99,29 +101,29 @@ class Aa(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def together(parts: Sequence[Aa]) -> Aa:
-    """Answers about different replays as one. Units that came in between are in the later ones."""
+    """Merge answers about different replays. Later ones may contain more units."""
     last, replays = parts[-1], sum(part.replays for part in parts)
 
     def summed(rates: Sequence[AaRate]) -> AaRate:
         return AaRate.of(sum(rate.decisions for rate in rates), replays, rates[0].allowed)
 
-    found = summed([part.false_positives for part in parts])
+    total = summed([part.false_positives for part in parts])
     metrics = zip(*(part.metrics for part in parts), strict=True)
     return replace(
         last,
         first=parts[0].first,
         replays=replays,
-        false_positives=found,
+        false_positives=total,
         metrics=tuple(
-            replace(same[-1], false_positives=summed([one.false_positives for one in same]))
-            for same in metrics
+            replace(answers[-1], false_positives=summed([answer.false_positives for answer in answers]))
+            for answers in metrics
         ),
-        sentence=sentence(found, replays, last.units),
+        sentence=sentence(total, replays, last.units),
     )
 
 
 class Arrived(NamedTuple):
-    """Units of the control in the order of their arrival; `sampled`: there are more."""
+    """Units of the control in the order of their arrival; `sampled`: they are a part of all."""
 
     units: Units
     sampled: bool
@@ -136,13 +138,13 @@ def replay(
     n_variants: int,
     adaptive: bool,
 ) -> Aa:
-    """Replay A/A on these units, by the plan of the experiment.
+    """Replay A/A on these units by the plan of the experiment.
 
-    Raises UnprocessableInput of fewer than `AA_UNITS_MIN` units.
+    Raises UnprocessableInput below `AA_UNITS_MIN` units.
     """
     n, metrics = len(arrived.units.sums), measures.metrics
     if n < limits.AA_UNITS_MIN:
-        reason = f"needs {limits.AA_UNITS_MIN:,} units of the control at least, has {n:,}: ask again later"
+        reason = f"needs at least {limits.AA_UNITS_MIN:,} units of the control, has {n:,}; ask again later"
         raise UnprocessableInput(reason)
     plan, ends = _planned(measures.plan, n, n_variants)
     replays = min(question.replays, max(limits.AA_COMPARISONS_MAX // (len(ends) * len(metrics)), 1))
@@ -154,11 +156,11 @@ def replay(
         counts = np.cumsum(np.add.reduceat(chosen, _starts(ends)))
         for look, end in enumerate(ends):
             units = end - int(counts[look]), int(counts[look])
-            at_look = {metric.key: one[look] for metric, one in zip(metrics, halves, strict=True)}
+            at_look = {metric.key: totals[look] for metric, totals in zip(metrics, halves, strict=True)}
             readouts = metric_readouts(plan, metrics, _observed(units, at_look, adaptive=adaptive))
-            decided[number] |= [_decided(one) for one in readouts]
+            decided[number] |= [_decided(readout) for readout in readouts]
     primary = [metric.role == "primary" for metric in metrics]
-    found = AaRate.of(int(decided[:, primary].any(axis=1).sum()), replays, plan.alpha)
+    rate = AaRate.of(int(decided[:, primary].any(axis=1).sum()), replays, plan.alpha)
     return Aa(
         key=key,
         units=n,
@@ -166,19 +168,24 @@ def replay(
         looks=ends,
         first=question.first,
         replays=replays,
-        false_positives=found,
+        false_positives=rate,
         metrics=tuple(
-            _metric(metric, column.whole, one, plan.alpha / (sum(primary) if metric.role == "primary" else 1))
-            for metric, column, one in zip(metrics, columns, decided.T, strict=True)
+            _metric(
+                metric,
+                column.whole,
+                decisions,
+                plan.alpha / (sum(primary) if metric.role == "primary" else 1),
+            )
+            for metric, column, decisions in zip(metrics, columns, decided.T, strict=True)
         ),
-        sentence=sentence(found, replays, n),
+        sentence=sentence(rate, replays, n),
     )
 
 
 def _planned(plan: AnalysisPlan, n: int, n_variants: int) -> tuple[AnalysisPlan, tuple[int, ...]]:
-    """The plan for the two halves, and after how many units it is looked at.
+    """Return the plan for the two halves, and the numbers of units at its looks.
 
-    A plan with a horizon reaches it with the last unit; one that is always valid stays tuned as it is.
+    A plan with a horizon reaches it with the last unit. An always-valid plan keeps its tuning.
     """
     expected = n
     fractions: tuple[float, ...] = (1.0,)
@@ -208,7 +215,7 @@ def _decided(metric: MetricReadout) -> bool:
 
 
 class _Column(NamedTuple):
-    """One metric of all units: its totals, and those of the halves at each look by who is in the second."""
+    """One metric: its totals, and a function from the second half to the totals at each look."""
 
     whole: MetricTotals | None
     halves: Callable[[NDArray[np.bool_]], list[Halves]]
@@ -224,7 +231,7 @@ def _column(metric: Metric, measures: Measures, units: Units, ends: Sequence[int
 def _moments_column(
     metric: Metric, known: NDArray[np.intp], rows: FloatArray, ends: Sequence[int]
 ) -> _Column:
-    """By sums of what is measured and of its products, around the mean so that no digits are lost."""
+    """Return totals by sums of values and products, around the mean so that no digits are lost."""
     n, dimension = ends[-1], rows.shape[1]
     centre = rows.mean(axis=0) if len(rows) else np.zeros(dimension)
     lower = np.tril_indices(dimension)
@@ -258,23 +265,22 @@ def _moments_column(
 
 
 def _quantile_column(known: NDArray[np.intp], values: FloatArray, ends: Sequence[int]) -> _Column:
-    """By counts of buckets."""
+    """Return totals by counts of buckets."""
     numbers, bucket = np.unique(bucket_numbers(values, accuracy=ACCURACY), return_inverse=True)
     look = np.searchsorted(ends, known, side="right")
     place, size = look * len(numbers) + bucket, len(ends) * len(numbers)
 
     def counts(chosen: NDArray[np.intp]) -> NDArray[np.intp]:
-        found = np.bincount(chosen, minlength=size)
-        return np.cumsum(found.reshape(len(ends), len(numbers)), axis=0)
+        by_look = np.bincount(chosen, minlength=size).reshape(len(ends), len(numbers))
+        return np.cumsum(by_look, axis=0)
 
     everything = counts(place)
 
-    def totals(found: NDArray[np.intp]) -> MetricTotals | None:
-        if not found.any():
+    def totals(bucket_counts: NDArray[np.intp]) -> MetricTotals | None:
+        if not bucket_counts.any():
             return None
-        return QuantileSketch.from_counts(
-            zip(numbers.tolist(), found.tolist(), strict=True), accuracy=ACCURACY
-        )
+        pairs = zip(numbers.tolist(), bucket_counts.tolist(), strict=True)
+        return QuantileSketch.from_counts(pairs, accuracy=ACCURACY)
 
     def halves(chosen: NDArray[np.bool_]) -> list[Halves]:
         ours = counts(place[chosen[known]])
@@ -284,7 +290,7 @@ def _quantile_column(known: NDArray[np.intp], values: FloatArray, ends: Sequence
 
 
 def _starts(ends: Sequence[int]) -> list[int]:
-    """Where the units of each look begin."""
+    """Return the position of the first unit of each look."""
     return [0, *ends[:-1]]
 
 
@@ -311,13 +317,15 @@ def _floor(metric: Metric, whole: MetricTotals | None, alpha: float) -> NoiseFlo
         return None
 
 
-def sentence(found: AaRate, replays: int, units: int) -> str:
-    """What came out, in words; above what is allowed only if that is more than chance."""
-    low, high = found.interval
-    what = f"On {units:,} units of the control the plan decided {found.decisions} of {replays:,} times"
-    range_ = f"though nothing differs ({low:.1%} to {high:.1%}; {found.allowed:.1%} are allowed)"
-    if low > found.allowed:
-        return f"{what} {range_}: too often. Do not trust its decisions on these data."
-    if replays < 1 / found.allowed * 5:
-        return f"{what} {range_}: more replays would tell more."
-    return f"{what} {range_}: it keeps its promise."
+def sentence(rate: AaRate, replays: int, units: int) -> str:
+    """Return the result in words; it is too often only if chance does not explain it."""
+    low, high = rate.interval
+    result = (
+        f"On {units:,} units of the control the plan decided in {rate.decisions} of {replays:,} replays, "
+        f"although nothing differs ({low:.1%} to {high:.1%}; {rate.allowed:.1%} are allowed)"
+    )
+    if low > rate.allowed:
+        return f"{result}: too often. Do not trust its decisions on these data."
+    if replays < 1 / rate.allowed * 5:
+        return f"{result}. Run more replays for a clearer result."
+    return f"{result}. The plan keeps its error rate."

@@ -1,4 +1,4 @@
-"""What an analysis may read: mergeable totals per epoch, variant and segment. Pure."""
+"""The data of an analysis: mergeable totals per epoch, variant and segment. Pure."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property, reduce
@@ -13,10 +13,10 @@ from stats.totals import JointTotals
 
 
 class Cell(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The totals of one variant in one epoch (and segment): `units` that came, and each metric's totals.
+    """The totals of one variant in one epoch (and segment): its `units`, and each metric's totals.
 
-    A metric of fewer units than came was not known of the others: missing, never zero. `covariates` are the
-    totals of the covariates alone, of all units that came as far as they are known; None without covariates.
+    A metric with fewer units has no value for the others: missing, never zero. `covariates` are the
+    totals of the covariates alone, of all units with known ones; None without covariates.
     """
 
     epoch: int
@@ -72,7 +72,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True, omit_defaul
                 f"needs two or more different variants, got {', '.join(self.variants) or 'none'}"
             )
         if self.control not in self.variants:
-            raise ValueError(f"the control {self.control!r} is none of {', '.join(self.variants)}")
+            raise ValueError(f"the control {self.control!r} is not one of {', '.join(self.variants)}")
         if unknown := {cell.variant for cell in self.cells} - set(self.variants):
             raise ValueError(f"totals of unknown variants: {', '.join(sorted(unknown))}")
 
@@ -93,7 +93,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True, omit_defaul
 
     @cached_property
     def epochs(self) -> tuple[int, ...]:
-        """In ascending order."""
+        """Epochs in ascending order."""
         return tuple(sorted({cell.epoch for cell in self.cells}))
 
     @cached_property
@@ -106,13 +106,13 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True, omit_defaul
         return msgspec.structs.replace(self, cells=[cell for cell in self.cells if cell.segment == segment])
 
     def units(self, variant: str | None = None) -> int:
-        """That came to a variant, or to all."""
+        """Return the units of a variant, or of all."""
         return sum(cell.units for cell in self.cells if variant in (None, cell.variant))
 
     def totals(
         self, metric: str, variant: str, *, epoch: int | None = None, segment: str | None = None
     ) -> MetricTotals | None:
-        """Merged over all cells of the variant, of one epoch, of one segment; None if there are none."""
+        """Return the totals of a variant, in one epoch or segment if given; None if there are none."""
         key = "totals", metric, variant, epoch, segment
         if key not in self.memo:
             self.memo[key] = self._merged(metric, variant, epoch, segment)
@@ -121,28 +121,28 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True, omit_defaul
 
     def pooled(self, metric: str, variant: str, epochs: Sequence[int]) -> MetricTotals | None:
         """Return the totals of a variant merged over these epochs; None if there are none."""
-        found = [self.totals(metric, variant, epoch=epoch) for epoch in epochs]
-        known = [totals for totals in found if totals is not None]
+        totals = [self.totals(metric, variant, epoch=epoch) for epoch in epochs]
+        known = [part for part in totals if part is not None]
         return reduce(add, known) if known else None
 
     def covariate_totals(self, variant: str, epoch: int) -> JointTotals | None:
         """Return the totals of the covariates of a variant in an epoch; None if there are none."""
-        found = [
+        covariates = [
             cell.covariates
             for cell in self.cells
             if cell.covariates is not None and (cell.variant, cell.epoch) == (variant, epoch)
         ]
-        return sum(found[1:], found[0]) if found else None
+        return sum(covariates[1:], covariates[0]) if covariates else None
 
     @cached_property
     def memo(self) -> dict[tuple[object, ...], Any]:
-        """What was worked out from these totals: a readout asks for most of it more than once."""
+        """Results from these totals, which a readout uses more than once."""
         return {}
 
     def _merged(
         self, metric: str, variant: str, epoch: int | None, segment: str | None
     ) -> MetricTotals | None:
-        found = [
+        totals = [
             cell.metrics[metric]
             for cell in self.cells
             if cell.variant == variant
@@ -150,4 +150,4 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, dict=True, omit_defaul
             and epoch in (None, cell.epoch)
             and segment in (None, cell.segment)
         ]
-        return reduce(add, found) if found else None
+        return reduce(add, totals) if totals else None

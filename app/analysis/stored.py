@@ -29,7 +29,7 @@ class EpochTotals(msgspec.Struct, frozen=True):
 
 
 class UnitCell(msgspec.Struct, frozen=True):
-    """The totals of the units of one cell; `crossed`: of those that came to other variants as well."""
+    """The totals of the units of one cell; `crossed`: units that were in other variants as well."""
 
     epoch: int
     variant: int
@@ -39,7 +39,7 @@ class UnitCell(msgspec.Struct, frozen=True):
 
 
 class Drawn(msgspec.Struct, frozen=True):
-    """How often a variant was drawn in an epoch, and the sum of its probability over all draws there.
+    """The draws of a variant in an epoch, and the sum of its probability over all draws there.
 
     The sum is in parts of 2**32.
     """
@@ -62,8 +62,8 @@ class StratumCell(msgspec.Struct, frozen=True):
 class StoredTotals(msgspec.Struct, frozen=True, kw_only=True):
     """The totals of an experiment at one moment, all from one snapshot of PostgreSQL.
 
-    Everything acknowledged before `totals_as_of` is in them; None if that is unknown. `epoch_shares` holds
-    the shares of each epoch in which they never moved; None where they did.
+    Everything acknowledged before `totals_as_of` is in them; None if that is unknown.
+    `epoch_shares` holds the shares of each epoch in which they never moved; None where they did.
     """
 
     by_epoch: Sequence[EpochTotals]
@@ -132,22 +132,22 @@ class StoredTotals(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
     def _unit_cells(self, keys: Sequence[str], measures: Measures) -> list[Cell]:
-        """Units that crossed over left out, or counted for their first variant, as the plan says."""
+        """Return the cells, without crossovers or with them in their first variant, as the plan says."""
         cells = []
         fullest = _fullest(self.units, measures)
         for cell in self.units:
             if cell.variant >= len(keys) or (cell.crossed and measures.plan.crossovers == "exclude"):
                 continue
-            found = {
+            known = {
                 metric.key: totals
                 for metric, sums in zip(measures.metrics, cell.totals.metrics, strict=True)
                 if (totals := totals_of(metric, sums)) is not None
             }
-            joint = None if fullest is None else found.get(fullest)
+            joint = None if fullest is None else known.get(fullest)
             before = None
             if isinstance(joint, JointTotals) and joint.dimension > 1:
                 before = joint.select(*range(1, joint.dimension))
-            cells.append(Cell(cell.epoch, keys[cell.variant], cell.totals.units, found, cell.segment, before))
+            cells.append(Cell(cell.epoch, keys[cell.variant], cell.totals.units, known, cell.segment, before))
         return _alike(cells, measures)
 
     def _drawn(self, keys: Sequence[str], measures: Measures | None) -> list[DrawnUnits]:
@@ -165,12 +165,12 @@ class StoredTotals(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
     def _assignments(self, experiment: Experiment) -> list[ArmCounts]:
-        """Draws beside what was logged of their probabilities, by epoch.
+        """Return the draws with their logged probabilities, by epoch.
 
-        Without stickiness each assignment is a draw, else each unit is. Where shares moved, the sums that the
-        ledger keeps stand for them: with stickiness those of each unit's first exposure in the experiment,
-        for it comes back to where it was. For the same reason only the latest epoch tells of a fixed split of
-        sticky units. Nothing is kept of shares by context.
+        Without stickiness each assignment is a draw, else each unit is. Where shares moved, the
+        sums of the ledger are used. With stickiness these are of each unit's first exposure in the
+        experiment, because the unit returns to the same variant. For the same reason only the
+        latest epoch shows a fixed split of sticky units. Shares by context are not stored.
         """
         definition = experiment.definition
         n_variants = len(definition.variants)
@@ -196,17 +196,17 @@ class StoredTotals(msgspec.Struct, frozen=True, kw_only=True):
         ]
         if definition.stickiness != "none":
             return constant
-        return constant + _summed([one for one in self.draws if one.epoch not in drawn], n_variants)
+        return constant + _summed([draws for draws in self.draws if draws.epoch not in drawn], n_variants)
 
     def _days(self, experiment: Experiment) -> float | None:
-        """Since the start, as of the totals."""
+        """Return the days from the start to the totals."""
         started = getattr(experiment.state, "started_at", None)
         if started is None or self.totals_as_of is None or self.totals_as_of <= started:
             return None
         return float((self.totals_as_of - started).total_seconds() / 86_400)
 
     def _totals_age_s(self, experiment: Experiment) -> float | None:
-        """Since when events may be missing, of an experiment to which events come."""
+        """Return the age of the totals of a running experiment; None if unknown."""
         if self.totals_as_of is None or not isinstance(experiment.state, Running):
             return None
         return float((self.read_at - self.totals_as_of).total_seconds())
@@ -243,11 +243,11 @@ def _summed(draws: Sequence[Drawn], n_variants: int) -> list[ArmCounts]:
 
 
 def _alike(cells: list[Cell], measures: Measures) -> list[Cell]:
-    """With covariates beside a ratio in all cells or none: totals begun without them do not add to others."""
+    """Keep covariates of a ratio in all cells or none: totals without them do not merge with others."""
     ratios = [metric.key for metric in measures.metrics if isinstance(metric.measure, Ratio)]
     for key in ratios:
         known = [cell.metrics[key] for cell in cells if key in cell.metrics]
-        sizes = {one.dimension for one in known if isinstance(one, JointTotals)}
+        sizes = {totals.dimension for totals in known if isinstance(totals, JointTotals)}
         if len(sizes) > 1:
             cells = [
                 replace(cell, metrics={**cell.metrics, key: totals.select(0, 1)})
@@ -259,13 +259,13 @@ def _alike(cells: list[Cell], measures: Measures) -> list[Cell]:
 
 
 def _covariates(measures: Measures | None) -> tuple[str, ...]:
-    """In the order in which totals hold them: values, then whether each is missing."""
+    """Return the names in the order of the totals: values, then whether each is missing."""
     names = () if measures is None else measures.plan.covariates
     return (*names, *(f"{name} (missing)" for name in names))
 
 
 def _fullest(cells: Sequence[UnitCell], measures: Measures) -> str | None:
-    """The mean or proportion that most units have a value of: it knows most of their covariates."""
+    """Return the mean or proportion with most units, whose totals have most of the covariates."""
     if not measures.plan.covariates:
         return None
     units = {
@@ -277,7 +277,7 @@ def _fullest(cells: Sequence[UnitCell], measures: Measures) -> str | None:
 
 
 def _moments(total: VariantTotals) -> MeanTotals:
-    """Exact until the last rounding: sums are whole nanos."""
+    """Return the moments, exact up to the last rounding: sums are whole nanos."""
     return MeanTotals.from_sums(
         total.rewards, Fraction(total.reward_sum, NANO), Fraction(total.reward_square_sum, NANO**2)
     )

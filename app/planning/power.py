@@ -360,10 +360,8 @@ def _sentence(
 ) -> str:
     what = "shown not to be inferior" if question.margin else "found"
     size = f"{effect:+.4%}" if question.relative else f"{effect:+.4g}"
-    reference = " reference the baseline" if question.relative else ""
-    text = (
-        f"A true effect reference {size}{reference} is {what} with probability {power:.0%} in {units:,} units"
-    )
+    of_baseline = " of the baseline" if question.relative else ""
+    text = f"A true effect of {size}{of_baseline} is {what} with probability {power:.0%} in {units:,} units"
     if duration is None:
         return f"{text}."
     if duration.feasible:

@@ -9,6 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.support.polling import wait_until
 from tests.support.server import Up, up
 
 KEY = "summary"
@@ -142,7 +143,7 @@ def test_an_experiment_lives_through_releases_under_one_key(
         worker.send_signal(signal.SIGKILL)
     retired = [PROMPTS[0], PROMPTS[1] | {"retired": True}, PROMPTS[2], V4]
     change(client, variants=retired)
-    server.wait_ready()
+    wait_until(lambda: server.part("worker"), within_s=60)
     server.wait_published()
     assert product.serve(100)["v2"] == 0
     status = product.status()

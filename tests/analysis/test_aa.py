@@ -113,7 +113,7 @@ def test_one_answer_takes_no_more_replays_than_it_may(monkeypatch):
 
 
 def test_too_few_units_are_refused_with_their_number():
-    with pytest.raises(UnprocessableInput, match="needs 200 units of the control at least, has 199"):
+    with pytest.raises(UnprocessableInput, match="needs at least 200 units of the control, has 199"):
         asked(199, FixedHorizon(), replays=1)
 
 

@@ -85,7 +85,7 @@ def test_definitions_that_mean_nothing_are_not_made():
         GroupSequential((0.5, 0.9))
     with pytest.raises(ValueError, match="increase"):
         GroupSequential((0.5, 0.5, 1.0))
-    with pytest.raises(ValueError, match="none of"):
+    with pytest.raises(ValueError, match="not one of"):
         Observed(variants=("a", "b"), control="c", cells=[])
     with pytest.raises(ValueError, match="two or more"):
         Observed(variants=("a",), control="a", cells=[])

@@ -45,7 +45,12 @@ async def test_before_the_first_reward_nothing_is_claimed(client, experiment):
     assert datetime.fromisoformat(body.pop("updated_at")) <= datetime.now(UTC)
     assert datetime.fromisoformat(body.pop("read_at")) <= datetime.now(UTC)
     assert body.pop("analysis")["recommendation"]["action"] == "wait"
-    assert body.pop("assumptions") == ["the mean reward of a variant is taken not to drift over time"]
+    assert body.pop("assumptions") == [
+        (
+            "probability_best and expected_loss assume that mean rewards do not drift; "
+            "comparisons do not assume it"
+        )
+    ]
     unknown = {"assignments": 0, "rewards": 0, "pending": 0, "censored": 0, "mean": None, "interval": None}
     even = {
         "probability_best": 0.5,

@@ -71,7 +71,7 @@ def test_the_figure_needs_no_network(tmp_path):
 
 @pytest.mark.parametrize(
     ("decisions", "replays", "said"),
-    [(0, 20, "more replays"), (8, 200, "keeps its promise"), (40, 200, "too often")],
+    [(0, 20, "more replays"), (8, 200, "keeps its error rate"), (40, 200, "too often")],
 )
 def test_the_sentence_of_aa_complains_only_beyond_chance(decisions, replays, said):
     rate = AaRate.of(decisions, replays, 0.05)

@@ -1,4 +1,4 @@
-"""From totals to evidence: which method answers for which metric, plan and allocation. Pure.
+"""Evidence from totals: the method for each metric, plan and allocation. Pure.
 
 | allocation | metric | always valid | fixed horizon | group sequential |
 |---|---|---|---|---|
@@ -57,14 +57,14 @@ from stats.variance_reduction import CovariateAdjustment
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """Evidence on one metric and treatment, and the share of variance that covariates took away."""
+    """Evidence on one metric and treatment, and the share of variance that covariates remove."""
 
     evidence: Evidence
     variance_reduction: float | None
 
 
 def tuning(plan: AnalysisPlan, observed: Observed) -> Tuning:
-    """Sequences are tightest when the expected units have come in equal parts, in effective units."""
+    """Return the tuning for the expected units in equal parts, in effective units."""
     return Tuning(max(plan.expected_units / (2 * len(observed.variants)), 1.0), plan.alpha)
 
 
@@ -77,9 +77,10 @@ def compare(
     segment: str | None = None,
     control: str | None = None,
 ) -> Comparison:
-    """Evidence about the treatment against the control, or another variant; in all units or a segment.
+    """Return the evidence about the treatment against the control, or against another variant.
 
-    Raises InsufficientData with the reason, if the data do not suffice for any method that is valid for them.
+    Raises InsufficientData with the reason if no method that is valid for the data has enough of
+    them.
     """
     base = control or observed.control
     if isinstance(metric.measure, QuantileOf):
@@ -112,20 +113,20 @@ def compare(
 def known_means(
     metric: Metric, observed: Observed, treatment: str, *, control: str | None = None
 ) -> tuple[tuple[float, float], bool] | None:
-    """Means of (control, treatment) weighted alike over epochs, and whether a unit differs from the others.
+    """Return comparable means of (control, treatment), and whether any unit differs from the others.
 
-    What is known also where nothing says how sure it is. None if a variant has no value, if the metric is a
-    quantile of several epochs, or where allocation reacted to outcomes: then such means may be biased.
+    They are known even if their error is not. None if a variant has no value, if the metric is a quantile of
+    several epochs, or if allocation reacted to outcomes, which may bias the means.
     """
     arms = control or observed.control, treatment
     if observed.adaptive or (isinstance(metric.measure, QuantileOf) and len(observed.epochs) > 1):
         return None
     if isinstance(metric.measure, QuantileOf):
         sketches = [observed.totals(metric.key, arm) for arm in arms]
-        known = [one for one in sketches if isinstance(one, QuantileSketch) and one.n]
+        known = [sketch for sketch in sketches if isinstance(sketch, QuantileSketch) and sketch.n]
         if len(known) < 2:
             return None
-        spread = any(len(one.buckets) > 1 for one in known)
+        spread = any(len(sketch.buckets) > 1 for sketch in known)
         return (quantile(known[0], metric.measure.q), quantile(known[1], metric.measure.q)), spread
     try:
         _, moments = _strata(metric, observed, arms, None, None)
@@ -141,13 +142,13 @@ def _strata(
     segment: str | None,
     adjustment: CovariateAdjustment | None,
 ) -> tuple[list[tuple[MetricTotals, MetricTotals]], list[tuple[MeanTotals, MeanTotals]]]:
-    """Of each epoch in which both variants have values: their totals, and one number per unit, adjusted.
+    """Return the totals of both variants in each epoch with values of both, and their adjusted moments.
 
-    Raises InsufficientData if there is no such epoch.
+    Raises InsufficientData if no epoch has values of both.
     """
     strata, moments, reasons = [], [], []
     for c, t in pairs_of(observed, metric.key, arms, segment=segment):
-        # An epoch too small for a ratio says nothing; others may.
+        # One epoch may be too small for a ratio; others may not be.
         try:
             moments.append((_adjusted(metric, c, adjustment), _adjusted(metric, t, adjustment)))
             strata.append((_plain(metric, c), _plain(metric, t)))
@@ -171,7 +172,7 @@ def _strata(
 
 
 def _adjustment(metric: Metric, observed: Observed, segment: str | None) -> CovariateAdjustment | None:
-    """From all variants and epochs; None without covariates, if none varies, or variants differ in them."""
+    """Fit the adjustment to all variants and epochs; None without covariates that vary."""
     joints = {
         (variant, epoch): joint
         for epoch in observed.epochs
@@ -185,7 +186,7 @@ def _adjustment(metric: Metric, observed: Observed, segment: str | None) -> Cova
 
 
 def _joint(metric: Metric, totals: MetricTotals | None) -> JointTotals | None:
-    """Totals of (outcome, covariates ...); None without covariates, or where the outcome cannot be told."""
+    """Return totals of (outcome, covariates ...); None without covariates or without an outcome."""
     if not isinstance(totals, JointTotals) or not totals.n:
         return None
     if not isinstance(metric.measure, Ratio):
@@ -230,9 +231,9 @@ def _evidence(
 def _alike(
     plan: AnalysisPlan, observed: Observed, counts: Sequence[tuple[ProportionTotals, ProportionTotals]]
 ) -> BoundedEvidence | None:
-    """Exact sequences for proportions of 0 or 1 in both variants, where a sequence of means has no spread.
+    """Return exact sequences if both proportions are 0 or 1: then a sequence of means has no spread.
 
-    None for others, and below the units that a sequence of means needs.
+    None for other proportions, and below the units that a sequence of means needs.
     """
     arms = [sum((pair[arm] for pair in counts[1:]), counts[0][arm]) for arm in (0, 1)]
     if min(arm.n for arm in arms) < ARM_UNITS_MIN or any(0 < arm.successes < arm.n for arm in arms):
@@ -244,7 +245,7 @@ def _alike(
 def _adjusted_evidence(
     plan: AnalysisPlan, observed: Observed, moments: Sequence[tuple[MeanTotals, MeanTotals]]
 ) -> Evidence:
-    """From one number per unit."""
+    """Return the evidence from one number per unit."""
     tuned = tuning(plan, observed)
     match plan.estimator:
         case AlwaysValid():
@@ -262,7 +263,7 @@ def _adjusted_evidence(
 
 
 def _always_valid(moments: Sequence[tuple[MeanTotals, MeanTotals]], tuned: Tuning) -> EValue | None:
-    """Beside a fixed test: what remains true for somebody who looked before."""
+    """Return the evidence that holds at every look, to show next to a fixed test."""
     try:
         return SequenceEvidence(Contrast.of(*moments), tuned).e_value
     except InsufficientData:
@@ -270,13 +271,13 @@ def _always_valid(moments: Sequence[tuple[MeanTotals, MeanTotals]], tuned: Tunin
 
 
 def _welch(moments: Sequence[tuple[MeanTotals, MeanTotals]], tuned: Tuning) -> FixedEvidence:
-    found = stratified_difference(
+    difference = stratified_difference(
         [Stratum(treatment, control) for control, treatment in moments], weighting="mantel-haenszel"
     )
     levels, arms = [], []
     for arm in (0, 1):
         value, parts = 0.0, []
-        for pair, weight in zip(moments, found.weights, strict=True):
+        for pair, weight in zip(moments, difference.weights, strict=True):
             if weight:
                 value += weight * pair[arm].mean
                 parts.append((weight**2 * pair[arm].variance / pair[arm].n, pair[arm].n - 1.0))
@@ -285,14 +286,14 @@ def _welch(moments: Sequence[tuple[MeanTotals, MeanTotals]], tuned: Tuning) -> F
             arms.append(Estimate.of_independent(value, parts))
     both = (arms[0], arms[1]) if len(arms) == 2 else None
     null_parts = []
-    for (control, treatment), weight in zip(moments, found.weights, strict=True):
+    for (control, treatment), weight in zip(moments, difference.weights, strict=True):
         if weight:
             freedom = control.n + treatment.n - 2
             variance = (control.m2 + treatment.m2) / freedom * (1 / control.n + 1 / treatment.n)
             null_parts.append((weight**2 * variance, freedom))
     return FixedEvidence(
-        effect=found.effect,
-        null_effect=Estimate.of_independent(found.effect.value, null_parts),
+        effect=difference.effect,
+        null_effect=Estimate.of_independent(difference.effect.value, null_parts),
         arms=both,
         means=(levels[0], levels[1]),
         e_value=_always_valid(moments, tuned),

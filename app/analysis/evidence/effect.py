@@ -1,8 +1,7 @@
-"""One treatment against the control on one metric: what the data say at any level of error. Pure.
+"""Evidence about one treatment against the control on one metric, at any level of error. Pure.
 
-Every kind of evidence answers the same questions, whatever its method; the readout asks nothing else. A
-level is the probability that an interval misses: corrections for many metrics choose the level, never the
-method.
+Every kind of evidence answers the same questions, whatever its method. A level is the probability
+that an interval misses: corrections for many metrics choose the level, never the method.
 """
 
 import math
@@ -36,10 +35,10 @@ _RATE_MIN: Final = 1e-12
 
 
 class Evidence(msgspec.Struct, frozen=True):
-    """What the readout asks of a comparison, treatment less control.
+    """Evidence of a comparison, treatment less control, as the readout uses it.
 
-    An interval misses with probability `level`; with `each`, each of its bounds does, which is what two
-    one-sided tests need.
+    An interval misses with probability `level`; with `each`, each of its bounds does, which is what
+    two one-sided tests need.
     """
 
     @property
@@ -49,7 +48,7 @@ class Evidence(msgspec.Struct, frozen=True):
 
     @property
     def guarantee(self) -> str:
-        """When the intervals hold."""
+        """Condition under which the intervals hold."""
         raise NotImplementedError
 
     @property
@@ -94,20 +93,22 @@ class Evidence(msgspec.Struct, frozen=True):
 
 
 def sides(*, each: bool) -> tuple[Alternative, Alternative]:
-    """What gives the lower bound, and what gives the upper one."""
+    """Return the alternatives that give the lower and the upper bound."""
     return ("greater", "less") if each else ("two-sided", "two-sided")
 
 
 def two_sided(level: float, *, each: bool) -> float:
-    """The two-sided level at which a symmetric method's bounds miss with `level`, together or each."""
+    """Return the two-sided level at which symmetric bounds miss with `level`, together or each."""
     return min(2 * level, 1 - 1e-9) if each else level
 
 
 def relative_of_bounds(control: Interval, treatment: Interval) -> Interval | None:
-    """All (t - c) / |c| with t and c within these bounds; None unless 0 is outside of those of the control.
+    """Return the interval of (t - c) / |c| for t and c within these bounds.
 
-    Worked by hand: 9 to 10 against 8 to 12: from 8 / 10 - 1 = -0.2 to 12 / 9 - 1 = 0.333. The same below 0
-    changes places: -9 to -10 against -8 to -12 is -0.333 to 0.2.
+    None unless 0 is outside of the bounds of the control.
+
+    Worked by hand: 9 to 10 against 8 to 12: from 8 / 10 - 1 = -0.2 to 12 / 9 - 1 = 0.333. Below 0
+    the bounds change places: -9 to -10 against -8 to -12 is -0.333 to 0.2.
     """
     if control.upper < 0:
         mirrored = relative_of_bounds(
@@ -122,21 +123,21 @@ def relative_of_bounds(control: Interval, treatment: Interval) -> Interval | Non
 
 
 class Tuning(msgspec.Struct, frozen=True):
-    """Where sequences are tightest: `tuned_to` at the plan's `alpha`.
+    """The sample size at which sequences are tightest, `tuned_to`, at the plan's `alpha`.
 
-    At another level the *same* mixture is used (the same rho), so that the e-value reaches 1 / level exactly
-    where the interval at that level excludes 0.
+    Other levels use the *same* mixture (the same rho), so that the e-value reaches 1 / level
+    exactly where the interval at that level excludes 0.
     """
 
     tuned_to: float
     alpha: float
 
     def rho(self, alternative: Alternative) -> float:
-        """The mixture's parameter."""
+        """Return the mixture's parameter."""
         return mixture.tuned(self.tuned_to, alpha=self.alpha, alternative=alternative)
 
     def at(self, level: float, alternative: Alternative) -> float:
-        """What a sequence at this level has to be `tuned_to` for the mixture to be the same."""
+        """Return what a sequence at this level must be `tuned_to` for the same mixture."""
         return self.rho(alternative) / mixture.tuned(1.0, alpha=level, alternative=alternative)
 
 
@@ -156,7 +157,7 @@ class SequenceEvidence(Evidence, frozen=True):
 
     @property
     def standard_error(self) -> float | None:
-        """Of the difference, at one look."""
+        """Standard error of the difference at one look."""
         return math.sqrt(self.contrast.control_variance + self.contrast.treatment_variance)
 
     def interval(self, level: float, *, each: bool = False) -> Interval:
@@ -165,7 +166,7 @@ class SequenceEvidence(Evidence, frozen=True):
         return Interval(lower.lower, upper.upper)
 
     def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
-        """Interval of (treatment - control) / |control|."""
+        """Return the interval of (treatment - control) / |control|."""
         try:
             lower, upper = (self._sequence(level, side, relative=True) for side in sides(each=each))
         except InsufficientData:
@@ -178,7 +179,7 @@ class SequenceEvidence(Evidence, frozen=True):
 
     @property
     def e_value(self) -> EValue | None:
-        """It reaches 1 / level exactly where the interval excludes 0."""
+        """Evidence against no difference, by the mixture of the interval."""
         return self.contrast.evalue(rho=self.tuning.rho("two-sided"), alternative="two-sided")
 
 
@@ -213,22 +214,22 @@ class BoundedEvidence(Evidence, frozen=True, dict=True):
         return Interval(self.width * lower, self.width * upper)
 
     def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
-        """Interval of (treatment - control) / |control|; None if the mean of the control may be 0."""
+        """Return the interval of (treatment - control) / |control|; None if the control may be 0."""
         control, treatment = (self._both(arm, level, each=each) for arm in (self.control, self.treatment))
         return relative_of_bounds(control, treatment)
 
     def _both(self, arm: MeanTotals, level: float, *, each: bool) -> Interval:
-        """Lower and upper bound of one arm's mean, in the metric's unit."""
+        """Return the bounds of one arm's mean, in the metric's unit."""
         lower, upper = (self._arm(arm, level, side) for side in sides(each=each))
         return Interval(self.lower + self.width * lower.lower, self.lower + self.width * upper.upper)
 
     def _arm(self, arm: MeanTotals, level: float, side: Alternative) -> Interval:
-        """The sequence of one arm, at half the level: the other half is the other arm's."""
+        """Return the sequence of one arm at half the level; the other arm has the other half."""
         return _bounded(arm, level / 2, self.tuning.at(level / 2, side), side)
 
     @cached_property
     def e_value(self) -> EValue | None:
-        """Against every common mean: half the greater of both arms' evidence, where that is least."""
+        """Evidence against every common mean: half the greater of both arms' evidence, at its minimum."""
         weight = max(self.tuning.rho("two-sided") - 1, 0.5)
 
         def log_evidence(arm: MeanTotals, p: float) -> float:
@@ -240,7 +241,7 @@ class BoundedEvidence(Evidence, frozen=True, dict=True):
         c, t = (min(max(arm.mean, _RATE_MIN), 1 - _RATE_MIN) for arm in (self.control, self.treatment))
         if surplus(c) * surplus(t) < 0:
             p = float(optimize.brentq(surplus, min(c, t), max(c, t), xtol=1e-15))
-        else:  # One arm's evidence is the greater all the way between the means: it is least at its own.
+        else:  # One arm's evidence is greater everywhere between the means, and least at its own mean.
             p = t if surplus(c) > 0 else c
         least = max(log_evidence(self.treatment, p), log_evidence(self.control, p))
         return EValue(least - math.log(2))
@@ -248,7 +249,7 @@ class BoundedEvidence(Evidence, frozen=True, dict=True):
 
 @lru_cache(maxsize=4_096)
 def _bounded(arm: MeanTotals, alpha: float, tuned_to: float, side: Alternative) -> Interval:
-    """That of one arm: the same in every comparison that the arm is part of, and for every question."""
+    """Return the sequence of one arm, which all comparisons of the arm share."""
     return bounded.bounded_sequence(arm, alpha=alpha, tuned_to=tuned_to, alternative=side)
 
 
@@ -296,7 +297,7 @@ class ConcurrentEventEvidence(Evidence, frozen=True):
 
 
 class QuantileEvidence(Evidence, frozen=True):
-    """The difference of two quantiles: at one planned look, or (with a tuning) at every look."""
+    """The difference of two quantiles, at one planned look or, with a tuning, at every look."""
 
     control: QuantileSketch
     treatment: QuantileSketch
@@ -311,14 +312,14 @@ class QuantileEvidence(Evidence, frozen=True):
 
     @property
     def guarantee(self) -> str:
-        """When the intervals hold."""
+        """Condition under which the intervals hold."""
         if self.tuning is None:
             return AT_ONE_LOOK
-        return f"{EVERY_LOOK}; a variant's distribution is taken not to drift"
+        return f"{EVERY_LOOK}; assumes that a variant's distribution does not drift"
 
     @property
     def means(self) -> tuple[float, float]:
-        """Both quantiles."""
+        """Quantiles of (control, treatment)."""
         return quantile(self.control, self.q), quantile(self.treatment, self.q)
 
     def interval(self, level: float, *, each: bool = False) -> Interval:
@@ -335,7 +336,7 @@ class QuantileEvidence(Evidence, frozen=True):
         )
 
     def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
-        """Interval of (treatment - control) / |control|, from one interval per quantile at half the level."""
+        """Return the relative interval, from one interval per quantile at half the level."""
         alpha = two_sided(level, each=each)
         try:
             control, treatment = (self._arm(arm, alpha / 2) for arm in (self.control, self.treatment))
@@ -344,7 +345,7 @@ class QuantileEvidence(Evidence, frozen=True):
         return relative_of_bounds(control, treatment)
 
     def _arm(self, arm: QuantileSketch, alpha: float) -> Interval:
-        """The interval of one arm's quantile."""
+        """Return the interval of one arm's quantile."""
         if self.tuning is None:
             return quantile_interval(arm, self.q, alpha=alpha)
         tuned_to = self.tuning.at(alpha / 2, "greater")

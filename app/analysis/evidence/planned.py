@@ -38,12 +38,12 @@ class FixedEvidence(Evidence, frozen=True):
 
     @property
     def guarantee(self) -> str:
-        """When the intervals hold."""
+        """Condition under which the intervals hold."""
         return AT_ONE_LOOK
 
     @property
     def standard_error(self) -> float | None:
-        """Of the difference, at one look."""
+        """Standard error of the difference at one look."""
         return self.effect.standard_error
 
     def interval(self, level: float, *, each: bool = False) -> Interval:
@@ -51,17 +51,17 @@ class FixedEvidence(Evidence, frozen=True):
         return self.effect.interval(alpha=two_sided(level, each=each))
 
     def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
-        """Fieller's."""
+        """Return Fieller's interval."""
         return _fieller(self.arms, two_sided(level, each=each))
 
     @property
     def p_value(self) -> float | None:
-        """Two-sided."""
+        """Two-sided p-value."""
         return self.effect.test().p_value
 
 
 class ScoreEvidence(Evidence, frozen=True):
-    """The score test of two proportions in one epoch, right for few successes too."""
+    """The score test of two proportions in one epoch, valid for few successes too."""
 
     method: ClassVar[str] = "score test of two proportions"
     guarantee: ClassVar[str] = AT_ONE_LOOK
@@ -72,12 +72,12 @@ class ScoreEvidence(Evidence, frozen=True):
 
     @property
     def means(self) -> tuple[float, float]:
-        """Both proportions."""
+        """Proportions of (control, treatment)."""
         return self.control.mean, self.treatment.mean
 
     @property
     def standard_error(self) -> float | None:
-        """Of the difference, at one look."""
+        """Standard error of the difference at one look."""
         variances = [arm.mean * (1 - arm.mean) / arm.n for arm in (self.control, self.treatment)]
         return math.sqrt(sum(variances))
 
@@ -95,7 +95,7 @@ class ScoreEvidence(Evidence, frozen=True):
         return score_interval(self.treatment, self.control, alpha=two_sided(level, each=each))
 
     def relative_interval(self, level: float, *, each: bool = False) -> Interval | None:
-        """Koopman's."""
+        """Return Koopman's interval; None without a success in the control."""
         try:
             return risk_ratio_interval(self.treatment, self.control, alpha=two_sided(level, each=each))
         except InsufficientData:
@@ -103,7 +103,7 @@ class ScoreEvidence(Evidence, frozen=True):
 
     @property
     def p_value(self) -> float | None:
-        """Two-sided; None where no unit succeeded, or all did: the interval still has an answer."""
+        """Two-sided p-value; None if no unit or every unit succeeded. The interval exists all the same."""
         try:
             return score_test(self.treatment, self.control).p_value
         except InsufficientData:
@@ -197,7 +197,7 @@ def _between(looks: tuple[float, ...], now: float) -> str:
 
 @lru_cache(maxsize=1_024)
 def _boundary_of(plan: GroupSequentialPlan, fractions: tuple[float, ...]) -> float:
-    """That of the last look: the same for all metrics and segments of an experiment."""
+    """Return the boundary of the last look, which all metrics and segments of an experiment share."""
     return plan.boundaries(fractions)[-1]
 
 

@@ -36,8 +36,10 @@ def answer(question: Question, observed: Observed) -> Answer:
     if question.test == "sprt":
         return sprt(question, observed, pairs)
     if isinstance(question.metric.measure, Proportion) and counts_failures(question):
-        found = counts(question, observed, pairs)
-        return found if _is_whole(question) else _with_safety_of_means(question, found, observed, pairs)
+        counted = counts(question, observed, pairs)
+        if _is_whole(question):
+            return counted
+        return _with_safety_of_means(question, counted, observed, pairs)
     return means(question, observed, pairs)
 
 
@@ -46,14 +48,14 @@ def _is_whole(question: Question) -> bool:
     return bool(question.pooled) or (question.margin.relative and question.sign > 0)
 
 
-def _with_safety_of_means(question: Question, found: Answer, observed: Observed, pairs: Pairs) -> Answer:
+def _with_safety_of_means(question: Question, counted: Answer, observed: Observed, pairs: Pairs) -> Answer:
     """Prove safety by sequences of means, which are stratified by epoch; before their burn-in by nothing."""
     try:
         by_means = means(question, observed, pairs)
     except InsufficientData:
-        return found
-    interval = found.interval
-    if interval is not None and by_means.interval is not None and by_means.relative == found.relative:
+        return counted
+    interval = counted.interval
+    if interval is not None and by_means.interval is not None and by_means.relative == counted.relative:
         lower, upper = interval
         interval = (lower, by_means.interval[1]) if question.sign > 0 else (by_means.interval[0], upper)
-    return msgspec.structs.replace(found, within=by_means.within, interval=interval)
+    return msgspec.structs.replace(counted, within=by_means.within, interval=interval)

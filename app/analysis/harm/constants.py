@@ -32,9 +32,9 @@ def constants(
 ) -> Answer:
     """Return the answer from counts of worse values. `rho` is the mixture of the proof of safety.
 
-    Harm is an exact test of how many of the worse values the treatment has. A treatment is safe if it is no
-    worse than the control, or worse by less than the margin, assuming a standard deviation of three margins.
-    A proportion has exact bounds instead.
+    Harm is an exact test of how many of the worse values the treatment has. A treatment is safe if
+    it is no worse than the control, or worse by less than the margin, assuming a standard deviation
+    of three margins. A proportion has exact bounds instead.
     """
     control, treatment = comparable_means(pairs)
     harm = sequential_counts.ratio_evalue(

@@ -42,9 +42,10 @@ def counts_failures(question: Question) -> bool:
 def counts(question: Question, observed: Observed, pairs: Pairs) -> Answer:
     """Return the answer from the treatment's part of all bad outcomes.
 
-    The treatment's share of the units with a known outcome stands for its share of the traffic. Given the
-    units of both, its bad outcomes are hypergeometric. That is less spread than the binomial numbers that the
-    test allows for (Hoeffding 1963, theorem 4), so the test is conservative.
+    The treatment's share of the units with a known outcome stands for its share of the traffic.
+    Given the units of both, its bad outcomes are hypergeometric. That is less spread than the
+    binomial numbers that the test allows for (Hoeffding 1963, theorem 4), so the test is
+    conservative.
     """
     periods = bad_counts(question, pairs)
     expected = _expected_ratio(question)

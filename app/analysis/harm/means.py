@@ -1,6 +1,7 @@
 """Harm and safety of a mean, a ratio or a proportion, from one-sided sequences of means. Pure.
 
-Other tests of the same harm stand next to the sequences, and decide where these cannot, or are slow.
+Other tests of the same harm stand next to the sequences, and decide where these cannot, or are
+slow.
 """
 
 import math
@@ -74,7 +75,7 @@ class Contrasts(NamedTuple):
 
     @property
     def has_base(self) -> bool:
-        """Whether the control's mean can be told from 0: it is at least 3 standard errors away."""
+        """Whether the control's mean is more than 3 standard errors away from 0."""
         n = sum(control.n for control, _ in self.pairs)
         error = math.sqrt(math.fsum(control.m2 for control, _ in self.pairs)) / n
         return self.scale > _BASE_ERRORS_MIN * error
@@ -150,8 +151,8 @@ def _has_burned_in(pairs: MeanPairs) -> bool:
 def _with_one_rate(pairs: MeanPairs) -> MeanPairs:
     """Return proportions whose spread in the treatment is that of its rate over all epochs.
 
-    By concavity that is at least the spread within epochs. Then one more bad outcome never raises the
-    variance by more than it raises the effect.
+    By concavity that is at least the spread within epochs. Then one more bad outcome never raises
+    the variance by more than it raises the effect.
     """
     n = sum(treatment.n for _, treatment in pairs)
     rate = math.fsum(treatment.n * treatment.mean for _, treatment in pairs) / n
@@ -164,15 +165,15 @@ def _with_one_rate(pairs: MeanPairs) -> MeanPairs:
 def harm_rho(question: Question) -> float:
     """Return the mixture of the proof of harm, which is strongest where harm should be found.
 
-    Namely at half the units that tell a worsening by the margin. That is a worsening by 1.4 margins: what
-    breaks a guardrail rarely breaks it by just its margin, and at just the margin it costs nothing
-    (simulated).
+    It uses half the units that detect a worsening by the margin. That is a worsening by 1.4
+    margins: what breaks a guardrail rarely breaks it by exactly its margin, and at exactly the
+    margin this costs nothing (simulated).
     """
     return _rho(question, question.worse_level, part=0.5)
 
 
 def safety_rho(question: Question) -> float:
-    """Return the mixture of the proof of safety, strongest where a worsening by the margin can be told."""
+    """Return the mixture of the proof of safety, strongest for a worsening by the margin."""
     return _rho(question, question.within_level, part=1.0)
 
 
@@ -192,9 +193,10 @@ def _rho(question: Question, level: float, *, part: float) -> float:
 def _harm_tests(question: Question, contrasts: Contrasts, *, taken: int) -> list[HarmTest]:
     """Return the tests by sequences of means. `taken` other tests have a part of the level each.
 
-    A rise is tested on a log scale if the margin is relative, a fall always by the difference. The head of
-    `stats.one_sided` says on which scale evidence grows with every further harm. A rise that has no logarithm
-    is tested by the difference, with a part of the level that is always reserved for it.
+    A rise is tested on a log scale if the margin is relative, a fall always by the difference. The
+    head of `stats.one_sided` says on which scale evidence grows with every further harm. A rise
+    that has no logarithm is tested by the difference, with a part of the level that is always
+    reserved for it.
     """
     part = 1 - STAND_IN * taken
     tests = [(contrasts.absolute, part, "the metric's scale")]
@@ -202,15 +204,15 @@ def _harm_tests(question: Question, contrasts: Contrasts, *, taken: int) -> list
         tests = [(contrasts.absolute, STAND_IN, "the metric's scale")]
         if contrasts.log is not None:
             tests.insert(0, (contrasts.log, part - STAND_IN, "a log scale"))
-    rho, found = harm_rho(question), []
+    rho, by_sequences = harm_rho(question), []
     for contrast, own_part, scale in tests:
         value = contrast.evalue(0.0, question.worse_claim, rho=rho).log_value
         level = own_part * question.worse_level
         bound = contrast.unscaled(contrast.bound(question.worse_claim, alpha=level, rho=rho))
         bound *= contrasts.scale if contrast.relative else 1.0
         method = f"{_SEQUENCES} {scale}, stratified by epoch"
-        found.append(HarmTest(own_part, value, method, question.sign * bound))
-    return found
+        by_sequences.append(HarmTest(own_part, value, method, question.sign * bound))
+    return by_sequences
 
 
 def _within(question: Question, contrasts: Contrasts) -> tuple[Proof, float]:
@@ -253,7 +255,7 @@ def _note(question: Question, contrasts: Contrasts, harm: HarmTest | None) -> st
     if question.margin.relative and contrasts.log is None:
         notes.append(f"{contrasts.why}, so the difference of means is tested")
     if question.margin.relative and not contrasts.has_base:
-        notes.append("the control cannot be told from 0, so effects are differences")
+        notes.append("the control may be 0, so effects are differences")
     if question.margin.relative and not contrasts.scale and harm is None:
         notes.append("a margin relative to a control of 0 allows nothing, an absolute margin would")
     if harm is not None and not harm.method.startswith(_SEQUENCES):
@@ -281,7 +283,7 @@ def _stand_ins(question: Question, pairs: Pairs) -> list[HarmTest]:
 
 
 def _numerators(question: Question, pairs: Pairs) -> float:
-    """Return the log e-value of the numerators; 0, which is no evidence, if they cannot be compared."""
+    """Return the log e-value of the numerators; 0 if they cannot be compared."""
     moments = []
     for control, treatment in pairs:
         with suppress(InsufficientData):

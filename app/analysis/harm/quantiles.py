@@ -10,16 +10,16 @@ from stats.errors import InsufficientData
 from stats.quantiles import QuantileSketch, quantile, quantile_bound
 
 _UNITS: Final = 2_000.0
-"""Where the sequences are tightest: about the units that it takes to tell a worsening of 10 %."""
+"""Units at which the sequences are tightest: about those that detect a worsening of 10 %."""
 
 Side = Literal["lower", "upper"]
 
 
 def quantiles(question: Question, observed: Observed) -> Answer:
-    """Return the answer from one bound per variant and side, each of which misses with half the level.
+    """Return the answer from one bound per variant and side; each misses with half the level.
 
-    Harm needs one bound of each variant only, so it is found while the other bounds are still infinite. It
-    needs no division, so it is found next to a control at 0.
+    Harm needs one bound of each variant only, so it is found while the other bounds are still
+    infinite. It needs no division, so it is found next to a control at 0.
     """
     assert isinstance(question.metric.measure, QuantileOf)
     q = question.metric.measure.q

@@ -20,7 +20,8 @@ Scale = Literal["log e-value", "log likelihood ratio", "bound"]
 class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Mean and standard deviation of one unit under the control, known before the start.
 
-    They decide where tests are strongest and how long to wait. The guarantees do not depend on them.
+    They decide where tests are strongest and how long to wait. The guarantees do not depend on
+    them.
     """
 
     mean: Annotated[float, msgspec.Meta(ge=-SIGNAL_VALUE_MAX, le=SIGNAL_VALUE_MAX)]
@@ -30,10 +31,10 @@ class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Proof(msgspec.Struct, frozen=True, kw_only=True):
     """One side of a test at one look: it is `proven` if the statistic has reached the threshold.
 
-    `level` is the probability that a wrong proof is ever made, over all looks. `since_epoch` is the first
-    epoch whose data are used. On the scales `log e-value` and `log likelihood ratio` the statistic must reach
-    the threshold. On the scale `bound` it is a confidence bound of the worsening: a lower bound must be above
-    the threshold, an upper bound below it.
+    `level` is the probability that a wrong proof is ever made, over all looks. `since_epoch` is the
+    first epoch whose data are used. On the scales `log e-value` and `log likelihood ratio` the
+    statistic must reach the threshold. On the scale `bound` it is a confidence bound of the
+    worsening: a lower bound must be above the threshold, an upper bound below it.
     """
 
     scale: Scale
@@ -47,10 +48,11 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """The two proofs about a treatment, and the estimates that they were made from.
 
-    `units` and `means` are those of (control, treatment). `effect` and `interval` are relative to the
-    control's mean if `relative`, else differences; each bound of the interval misses with the level of its
-    proof. `factor` is about how many times as much data a proof needs if the effect stays the same; None if
-    unknown. `note` says which test decides instead of the usual one, and why; it is empty for the usual one.
+    `units` and `means` are those of (control, treatment). `effect` and `interval` are relative to
+    the control's mean if `relative`, else differences; each bound of the interval misses with the
+    level of its proof. `factor` is about how many times as much data a proof needs if the effect
+    stays the same; None if unknown. `note` says which test decides instead of the usual one, and
+    why; it is empty for the usual one.
     """
 
     method: str
@@ -71,11 +73,11 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a treatment is worse than the control on a metric, in the data of these epochs.
+    """The question whether a treatment is worse than the control on a metric in these epochs.
 
-    `worse_level` and `within_level` are the probabilities of ever making either proof wrongly. `pooled` are
-    epochs with the same shares: methods that cannot be stratified use these only, because shares that move
-    would mix the days of both variants differently.
+    `worse_level` and `within_level` are the probabilities of ever making either proof wrongly.
+    `pooled` are epochs with the same shares: methods that cannot be stratified use these only,
+    because shares that move would mix the days of both variants differently.
     """
 
     metric: Metric

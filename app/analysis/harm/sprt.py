@@ -49,9 +49,9 @@ def _wald(question: Question, pairs: Pairs) -> Answer:
     if isinstance(question.metric.measure, Proportion) and not question.margin.relative:
         method = "SPRT on the profile likelihood of two proportions, stratified by epoch"
         effect = question.sign * question.margin.size
-        found = [(counts_of(control), counts_of(treatment)) for control, treatment in pairs]
+        counts = [(counts_of(control), counts_of(treatment)) for control, treatment in pairs]
         ratio = math.fsum(
-            float(profile_log_ratio(c.n, c.successes, t.n, t.successes, effect=effect)) for c, t in found
+            float(profile_log_ratio(c.n, c.successes, t.n, t.successes, effect=effect)) for c, t in counts
         )
         harm, safety = ratio, ratio
     else:
@@ -72,8 +72,8 @@ def _wald(question: Question, pairs: Pairs) -> Answer:
 def _log_ratios(question: Question, contrasts: Contrasts) -> tuple[float, float]:
     """Return the log likelihood ratios for harm and for safety.
 
-    A relative fall is tested for harm by the difference, as in `means`. Raises InsufficientData if a relative
-    margin has no positive means.
+    A relative fall is tested for harm by the difference, as in `means`. Raises InsufficientData if
+    a relative margin has no positive means.
     """
     main = contrasts.log if question.margin.relative else contrasts.absolute
     if main is None:

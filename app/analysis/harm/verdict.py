@@ -1,7 +1,8 @@
-"""What *harm* and *safe* mean: the verdict on one metric of one variant at one look. Pure.
+"""The definition of *harm* and *safe*: the verdict on one metric of a variant at one look. Pure.
 
-*Harm*: the variant is proven to be worse than the control, and is not proven to be within the margin. *Safe*:
-it is proven to be within the margin: not worse, or worse by less. The readout and rollouts both decide here.
+*Harm*: the variant is proven to be worse than the control, and is not proven to be within the
+margin. *Safe*: it is proven to be within the margin: not worse, or worse by less. The readout and
+rollouts both decide here.
 """
 
 from typing import Literal

@@ -1,4 +1,4 @@
-"""How much more data an answer needs, if the effect stays what it is. Pure."""
+"""The amount of data that an answer needs if the effect stays the same. Pure."""
 
 import math
 from typing import Final

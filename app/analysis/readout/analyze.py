@@ -1,4 +1,4 @@
-"""From definitions and totals to the readout. Pure: no I/O, no clock, no chance."""
+"""The readout from definitions and totals. Pure: no I/O, no clock, no chance."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -40,15 +40,15 @@ from stats.multiplicity import Role, family_level
 
 _UNITS_FAR: Final = 1e12
 _ROUNDING: Final = 1e-12
-"""A smaller part of a constant than this is what rounding leaves of no difference."""
+"""A difference below this part of a constant is a rounding error."""
 _UNANSWERED: Final = (ValueError, ArithmeticError)
-"""What a statistic raises where data are too few or too odd for it. Each metric answers for itself."""
+"""Errors of a statistic whose data are too few or unsuitable. They concern one metric only."""
 
 
 class Unanswered(msgspec.Struct, frozen=True):
-    """Why there is no comparison, and the means of (control, treatment) as far as they are known.
+    """The reason why there is no comparison, and the means of (control, treatment) if known.
 
-    `constant`: all units of a variant have the same value, in both variants.
+    `constant`: in each variant all units have the same value.
     """
 
     reason: str
@@ -63,14 +63,14 @@ Compared = Mapping[str, Mapping[str, Found]]
 
 
 def analyze(plan: AnalysisPlan, metrics: Sequence[Metric], observed: Observed) -> Readout:
-    """The readout of these metrics. Raises ValueError without metrics, or if a key repeats."""
+    """Return the readout of these metrics. Raises ValueError without metrics or if a key repeats."""
     keys = [metric.key for metric in metrics]
     if not keys or len(set(keys)) != len(keys):
         raise ValueError(f"needs metrics with different keys, got {', '.join(keys) or 'none'}")
     compared = _all_compared(plan, metrics, observed)
     levels = _levels(plan, metrics, compared)
     shown = _shown(plan, metrics, observed, compared, levels)
-    found = (
+    checked = (
         *findings(observed),
         *balance_findings(plan, observed),
         *unused_findings(metrics, observed),
@@ -87,16 +87,16 @@ def analyze(plan: AnalysisPlan, metrics: Sequence[Metric], observed: Observed) -
         metrics=shown,
         leader=leader,
         frontier=_frontier(metrics, observed),
-        integrity=found,
+        integrity=checked,
         progress=progress,
-        recommendation=recommend(_active(observed, observed.treatments), shown, found, progress, leader),
+        recommendation=recommend(_active(observed, observed.treatments), shown, checked, progress, leader),
     )
 
 
 def metric_readouts(
     plan: AnalysisPlan, metrics: Sequence[Metric], observed: Observed
 ) -> tuple[MetricReadout, ...]:
-    """What `analyze` says of each metric, without what it says of all together."""
+    """Return the part of the readout about each metric alone."""
     compared = _all_compared(plan, metrics, observed)
     return _shown(plan, metrics, observed, compared, _levels(plan, metrics, compared))
 
@@ -148,41 +148,40 @@ def _reason(error: Exception) -> str:
 
 
 def _same_variants(metrics: Sequence[MetricReadout]) -> tuple[Finding, ...]:
-    """Of an A/A test: variants that are the same thing have to come out the same.
+    """Check an A/A test: identical variants must have the same results.
 
-    An e-value of m / `AA_ALPHA` over the m comparisons of primary metrics is a fault, at whatever look.
+    An e-value of m / `AA_ALPHA` over the m comparisons of primary metrics is a fault at any look.
     """
     compared = [
-        (metric, one)
+        (metric.key, variant, variant.e_value)
         for metric in metrics
         if metric.role == "primary"
-        for one in metric.variants
-        if one.e_value
+        for variant in metric.variants
+        if variant.e_value
     ]
-    found = [
+    faults = [
         Finding(
             kind="aa",
             severity="broken",
-            detail=f"{metric.key} of {one.variant} differs from the control's, which is the same",
-            p_value=min(1 / one.e_value, 1.0),
-            variant=one.variant,
-            size=abs(one.effect or 0.0),
+            detail=f"{key} of {variant.variant} differs from the control's, although both are the same",
+            p_value=min(1 / e_value, 1.0),
+            variant=variant.variant,
+            size=abs(variant.effect or 0.0),
         )
-        for metric, one in compared
-        if one.e_value and one.e_value * AA_ALPHA >= len(compared)
+        for key, variant, e_value in compared
+        if e_value * AA_ALPHA >= len(compared)
     ]
-    if compared and not found:
-        found.append(
-            Finding(kind="aa", severity="fine", detail="variants that are the same come out the same")
-        )
-    return tuple(found)
+    if compared and not faults:
+        detail = "identical variants have the same results"
+        return (Finding(kind="aa", severity="fine", detail=detail),)
+    return tuple(faults)
 
 
 # Levels
 
 
 def _excludes_zero(evidence: Evidence, level: float) -> bool:
-    """Whether the interval does. Where its rule has a p-value, that says the same at every level."""
+    """Return whether the interval excludes 0; a p-value of its rule gives the same answer."""
     if evidence.p_value is not None:
         return evidence.p_value < level
     try:
@@ -193,7 +192,7 @@ def _excludes_zero(evidence: Evidence, level: float) -> bool:
 
 
 def _levels(plan: AnalysisPlan, metrics: Sequence[Metric], compared: Compared) -> dict[Role, float]:
-    """Of each role: primary metrics by Bonferroni, secondary ones as planned, guardrails alone."""
+    """Return the level of each role: Bonferroni for primary metrics, the plan's for secondary ones."""
 
     def family(role: Role) -> list[Callable[[float], bool] | None]:
         return [
@@ -216,10 +215,11 @@ def _levels(plan: AnalysisPlan, metrics: Sequence[Metric], compared: Compared) -
 def verdict(metric: Metric, interval: Interval | None, relative: Interval | None) -> ReadoutVerdict:
     """Return what the interval proves, turned so that more is better (see `harm.verdict`).
 
-    *better*: all of it above 0. *within the margin*: all of it above -margin. *worse*: all of it below 0.
+    *better*: all of it above 0. *within the margin*: all of it above -margin. *worse*: all of it
+    below 0.
 
-    Worked by hand: a latency (lower is better) with margin 0.1 and [0.01, 0.05] turns into [-0.05, -0.01]:
-    safe.
+    Worked by hand: a latency (lower is better) with margin 0.1 and [0.01, 0.05] turns into [-0.05,
+    -0.01]: safe.
     """
     if interval is None:
         return "not_enough_data"
@@ -245,12 +245,14 @@ def _metric_readout(
     level: float,
 ) -> MetricReadout:
     known = [
-        (one, EVERY_LOOK) if isinstance(one, Answer) else (one.evidence, one.evidence.guarantee)
-        for one in compared.values()
-        if not isinstance(one, Unanswered)
+        (result, EVERY_LOOK) if isinstance(result, Answer) else (result.evidence, result.evidence.guarantee)
+        for result in compared.values()
+        if not isinstance(result, Unanswered)
     ]
-    means = [one.means for one, _ in known] + [
-        one.means for one in compared.values() if isinstance(one, Unanswered) and one.means is not None
+    means = [result.means for result, _ in known] + [
+        result.means
+        for result in compared.values()
+        if isinstance(result, Unanswered) and result.means is not None
     ]
     variants = []
     for arm in observed.variants:
@@ -264,7 +266,9 @@ def _metric_readout(
         elif isinstance(comparison := compared[arm], Unanswered):
             variants.append(_without_interval(shown, comparison))
         else:
-            variants.append(_told(shown, metric, comparison, plan=plan, observed=observed, level=level))
+            variants.append(
+                _with_comparison(shown, metric, comparison, plan=plan, observed=observed, level=level)
+            )
     return MetricReadout(
         key=metric.key,
         kind=metric.kind,
@@ -277,11 +281,11 @@ def _metric_readout(
     )
 
 
-def _without_interval(shown: VariantReadout, found: Unanswered) -> VariantReadout:
+def _without_interval(shown: VariantReadout, unanswered: Unanswered) -> VariantReadout:
     """Add what is known without an interval: the means, and the difference of constants."""
-    control, estimate = found.means or (None, None)
+    control, estimate = unanswered.means or (None, None)
     effect = relative = None
-    if found.constant and control is not None and estimate is not None:
+    if unanswered.constant and control is not None and estimate is not None:
         effect = estimate - control if abs(estimate - control) > _ROUNDING * abs(control) else 0.0
         relative = effect / abs(control) if control else None
     return msgspec.structs.replace(
@@ -291,11 +295,11 @@ def _without_interval(shown: VariantReadout, found: Unanswered) -> VariantReadou
         effect=effect,
         relative_effect=relative,
         verdict="not_enough_data",
-        reason=found.reason,
+        reason=unanswered.reason,
     )
 
 
-def _told(
+def _with_comparison(
     shown: VariantReadout,
     metric: Metric,
     comparison: Comparison | Answer,
@@ -304,7 +308,7 @@ def _told(
     observed: Observed,
     level: float,
 ) -> VariantReadout:
-    """With its effect and segments, or with the reason why there is no interval at this level yet."""
+    """Add effect and segments, or the reason why there is no interval at this level yet."""
     try:
         filled = (
             with_answer(shown, metric, comparison, level)
@@ -316,8 +320,10 @@ def _told(
     return _with_segments(filled, metric, plan, observed, level)
 
 
-def _with_effect(shown: VariantReadout, metric: Metric, found: Comparison, level: float) -> VariantReadout:
-    evidence, each = found.evidence, metric.role == "guardrail"
+def _with_effect(
+    shown: VariantReadout, metric: Metric, comparison: Comparison, level: float
+) -> VariantReadout:
+    evidence, each = comparison.evidence, metric.role == "guardrail"
     interval = evidence.interval(level, each=each)
     relative = _relative_interval(evidence, level, each=each)
     by_share = metric.margin is not None and metric.margin.relative
@@ -336,7 +342,7 @@ def _with_effect(shown: VariantReadout, metric: Metric, found: Comparison, level
         p_value=evidence.p_value,
         verdict=decided,
         reason=_open_reason(decided, no_share=by_share and relative is None),
-        variance_reduction=found.variance_reduction,
+        variance_reduction=comparison.variance_reduction,
         unbiased_effect=(
             evidence.unbiased_effect(level) if isinstance(evidence, GroupSequentialEvidence) else None
         ),
@@ -345,20 +351,20 @@ def _with_effect(shown: VariantReadout, metric: Metric, found: Comparison, level
 
 def _relative_interval(evidence: Evidence, level: float, *, each: bool) -> Interval | None:
     try:
-        found = evidence.relative_interval(level, each=each)
+        interval = evidence.relative_interval(level, each=each)
     except _UNANSWERED:
         return None
-    if found is None or math.isnan(found.lower) or math.isnan(found.upper):
+    if interval is None or math.isnan(interval.lower) or math.isnan(interval.upper):
         return None
-    return found
+    return interval
 
 
 def _open_reason(decided: ReadoutVerdict, *, no_share: bool) -> str:
-    """Why nothing is decided, or what it was decided on if a relative margin could not be judged."""
+    """Return why nothing is decided, or that a relative margin was judged on the difference."""
     if no_share:
         judged = "" if decided == "not_enough_data" else "; judged on the difference alone"
-        return f"the control cannot be told from 0, so a relative margin cannot be judged{judged}"
-    return "the interval still allows for both" if decided == "not_enough_data" else ""
+        return f"the control may be 0, so a relative margin cannot be judged{judged}"
+    return "the interval contains both harm and safety" if decided == "not_enough_data" else ""
 
 
 def _with_segments(
@@ -380,8 +386,8 @@ def _with_segments(
         if is_shared(metric, plan, observed):
             effects.pop(segment, None)
             with suppress(*_UNANSWERED):
-                found = ask(metric, observed.of_segment(segment), shown.variant, level / len(segments))
-                effects[segment] = (found.means[1] - found.means[0], difference_interval(found))
+                answered = ask(metric, observed.of_segment(segment), shown.variant, level / len(segments))
+                effects[segment] = (answered.means[1] - answered.means[0], difference_interval(answered))
     pooled: dict[str, Estimate] = {}
     interaction = None
     if len(estimates) >= 2:
@@ -418,7 +424,7 @@ def _active(observed: Observed, variants: Sequence[str]) -> tuple[str, ...]:
 
 
 def _leader(metric: Metric, plan: AnalysisPlan, observed: Observed) -> Leader | None:
-    """None while no variant is known on the metric."""
+    """Return the leader; None while no variant has a known effect."""
     best: str | None = None
     effects = {observed.control: 0.0}
     for arm in _active(observed, observed.treatments):
@@ -460,10 +466,12 @@ def _progress(
         needed = max(plan.expected_units, units)
     elif primary:
         each = [
-            _units_to_decide(one.evidence, plan, units, level) if isinstance(one, Comparison) else None
-            for one in primary.values()
+            _units_to_decide(comparison.evidence, plan, units, level)
+            if isinstance(comparison, Comparison)
+            else None
+            for comparison in primary.values()
         ]
-        known = [one for one in each if one is not None]
+        known = [needed_units for needed_units in each if needed_units is not None]
         needed = max(known) if len(known) == len(each) else None
     left = None
     if needed is not None and observed.days and units:
@@ -478,7 +486,7 @@ def _progress(
 
 
 def _units_to_decide(evidence: Evidence, plan: AnalysisPlan, units: int, level: float) -> float | None:
-    """Units of all variants at which the interval is as wide as the effect it has to tell, at this split."""
+    """Return the units of all variants, at this split, at which the interval shows the effect."""
     control, estimate = evidence.means
     distance = plan.minimum_effect or abs(estimate - control)
     if _excludes_zero(evidence, level):

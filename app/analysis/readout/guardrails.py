@@ -41,40 +41,41 @@ def ask(metric: Metric, observed: Observed, variant: str, level: float) -> Answe
     return answer(question, observed)
 
 
-def with_answer(shown: VariantReadout, metric: Metric, found: Answer, level: float) -> VariantReadout:
+def with_answer(shown: VariantReadout, metric: Metric, answered: Answer, level: float) -> VariantReadout:
     """Add an answer to a row. A relative interval is shown as a difference too, at the control's estimate."""
-    control, estimate = found.means
+    control, estimate = answered.means
     e_value = None
-    if found.worse.scale == "log e-value":
-        e_value = math.exp(min(found.worse.statistic, 690.0))
-    decided = _verdict(metric, found)
+    if answered.worse.scale == "log e-value":
+        e_value = math.exp(min(answered.worse.statistic, 690.0))
+    decided = _verdict(metric, answered)
     return msgspec.structs.replace(
         shown,
         estimate=estimate,
         control_estimate=control,
         effect=estimate - control,
-        interval=difference_interval(found),
-        relative_effect=found.effect if found.relative else None,
-        relative_interval=found.interval if found.relative else None,
+        interval=difference_interval(answered),
+        relative_effect=answered.effect if answered.relative else None,
+        relative_interval=answered.interval if answered.relative else None,
         level=level,
         e_value=e_value,
         p_value=None if e_value is None else min(1 / e_value, 1.0),
         verdict=decided,
-        reason=found.note or ("the interval still allows for both" if decided == "not_enough_data" else ""),
+        reason=answered.note
+        or ("the interval contains both harm and safety" if decided == "not_enough_data" else ""),
     )
 
 
-def difference_interval(found: Answer) -> Bounds | None:
+def difference_interval(answered: Answer) -> Bounds | None:
     """Return the interval of the difference; None if there is none."""
-    if found.interval is None or not found.relative:
-        return found.interval
-    lower, upper = (None if bound is None else bound * abs(found.means[0]) for bound in found.interval)
+    if answered.interval is None or not answered.relative:
+        return answered.interval
+    lower, upper = (None if bound is None else bound * abs(answered.means[0]) for bound in answered.interval)
     return lower, upper
 
 
-def _verdict(metric: Metric, found: Answer) -> ReadoutVerdict:
+def _verdict(metric: Metric, answered: Answer) -> ReadoutVerdict:
     """Return the verdict of both proofs, or that the whole interval is on the better side."""
-    lower, upper = found.interval or (None, None)
+    lower, upper = answered.interval or (None, None)
     nearest = upper if metric.direction == "lower" else lower
     better = nearest is not None and (nearest < 0 if metric.direction == "lower" else nearest > 0)
-    return "better" if better and found.within.proven else found.verdict
+    return "better" if better and answered.within.proven else answered.verdict

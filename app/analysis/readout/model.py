@@ -1,4 +1,4 @@
-"""The readout of an experiment. Pure: definition, totals and allocations in, numbers out; missing is null."""
+"""The status of an experiment from definition, totals and allocations. Pure; missing is null."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -70,7 +70,7 @@ class AllocationAt(msgspec.Struct, frozen=True):
 
 
 class BestArmStatus(msgspec.Struct, frozen=True):
-    """How far `best_arm` is: the variant that leads or, `decided`, has won.
+    """The progress of `best_arm`: the variant that leads or, if `decided`, has won.
 
     It wins once `log_evidence`, the least against a rival, reaches `log_threshold`.
     """
@@ -82,11 +82,12 @@ class BestArmStatus(msgspec.Struct, frozen=True):
 
 
 class ShadowPolicyStatus(msgspec.Struct, frozen=True):
-    """What the shadow policy would serve from the same totals now, beside the shares in force.
+    """The shares that the shadow policy would serve from the same totals now.
 
-    `shares` by variant; `moved` is the part of traffic that would go to another variant. `expected_reward` is
-    that of an assignment by the shadow policy, `served_expected_reward` by the shares in force, both at the
-    posterior means: estimates from what the policy in force has gathered.
+    `shares` by variant; `moved` is the part of traffic that would go to another variant.
+    `expected_reward` is that of an assignment by the shadow policy, `served_expected_reward` by the
+    shares in force, both at the posterior means: estimates from what the policy in force has
+    gathered.
     """
 
     kind: str
@@ -99,9 +100,10 @@ class ShadowPolicyStatus(msgspec.Struct, frozen=True):
 class RolloutStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One rollout of the experiment: where it is, or how it ended.
 
-    `state` is draft, running, paused, completed or rolled_back. `stage` is the position of its stage, null of
-    a draft and once it is completed; `share` is the part of the traffic that its canaries hold together.
-    `reason` says in words what the last look or decision came to. `ended_at` is null until it ends.
+    `state` is draft, running, paused, completed or rolled_back. `stage` is the position of its
+    stage, null of a draft and once it is completed; `share` is the part of the traffic that its
+    canaries hold together. `reason` is the result of the last look or decision in words. `ended_at`
+    is null until it ends.
     """
 
     id: int
@@ -152,10 +154,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stored(StoredTotals, frozen=True, kw_only=True):
-    """What PostgreSQL knows about an experiment at one moment.
+    """All stored data of an experiment at one moment.
 
-    `earlier` are the totals that a warm start began with. `learned` is what the policy learned in addition to
-    the totals, in `learned_epochs`.
+    `earlier` are the totals that a warm start began with. `learned` is what the policy learned in
+    addition to the totals, in `learned_epochs`.
     """
 
     totals: Sequence[VariantTotals]
@@ -169,7 +171,7 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
     signals: Sequence[SignalTotals] = ()
 
     def status(self, experiment: Experiment, *, lag_events: int | None, warnings: list[str]) -> Status:
-        """The readout for people and programs."""
+        """Return the status for people and programs."""
         definition, state = experiment.definition, experiment.state
         policy = definition.policy
         keys = [variant.key for variant in definition.variants]
@@ -199,7 +201,7 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
         )
 
     def _readout(self, experiment: Experiment) -> Readout:
-        """By the plan, and where units crossed over, the primary comparisons with these treated otherwise."""
+        """Analyze by the plan; with crossovers also by their other treatment."""
         definition, metrics = experiment.definition, measured_of(experiment.definition).metrics
         planned = analyze(definition.plan, metrics, self.observed(experiment))
         if not any(cell.crossed for cell in self.units):
@@ -214,24 +216,28 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
             sensitivity=tuple(
                 Sensitivity(
                     metric=metric.key,
-                    variant=one.variant,
+                    variant=variant.variant,
                     crossovers=other,
-                    effect=one.effect,
-                    interval=one.interval,
-                    verdict=one.verdict,
+                    effect=variant.effect,
+                    interval=variant.interval,
+                    verdict=variant.verdict,
                 )
                 for metric in otherwise.metrics
-                for one in metric.variants
-                if not one.control
+                for variant in metric.variants
+                if not variant.control
             ),
         )
 
     def _assumptions(self, experiment: Experiment) -> list[str]:
         assumed = []
         if experiment.definition.stickiness != "none" and len(self.epoch_shares) > 1:
-            assumed.append("a unit that comes back in a later epoch is taken as another one")
+            assumed.append("a unit that returns in a later epoch counts as another unit")
         if not isinstance(experiment.definition.policy, FixedPolicy):
-            assumed.append("the mean reward of a variant is taken not to drift over time")
+            decides = " and the winner of best_arm" if experiment.definition.policy.decides else ""
+            assumed.append(
+                f"probability_best and expected_loss{decides} assume that mean rewards do not drift; "
+                "comparisons do not assume it"
+            )
         return assumed
 
     def _best_arm(self, experiment: Experiment) -> BestArmStatus | UnsetType:
@@ -308,6 +314,6 @@ def history_of(points: Sequence[AllocationPoint], n_variants: int) -> list[Alloc
 
 
 def measured_of(definition: Definition) -> Measures:
-    """What the readout shows: at least the reward."""
+    """Return the measures that the readout shows: at least the reward."""
     measures = measures_of(definition.metrics, definition.plan, definition.stickiness)
     return Measures.of((), definition.plan) if measures is None else measures

@@ -1,8 +1,7 @@
-"""The record of what an experiment says now, on every metric, and what to do about it.
+"""The record of an experiment's present results on every metric, with a recommendation.
 
-The interval of a comparison *is* the rule that decides: verdicts are read off it and nothing else. Its level
-contains the correction for many metrics and variants, so what is drawn on a screen and what is decided
-cannot differ.
+The interval of a comparison *is* the rule that decides: verdicts come from it alone. Its level
+contains the correction for many metrics and variants, so a screen and a decision cannot differ.
 """
 
 from typing import Literal
@@ -21,8 +20,8 @@ from stats.multiplicity import Role
 class SegmentEffect(msgspec.Struct, frozen=True, kw_only=True):
     """The effect in one segment, by the method of the comparison and corrected for the number of segments.
 
-    `pooled_effect` is drawn towards the common effect as far as segments agree, with its standard error; it
-    is an estimate at one look, not a decision.
+    `pooled_effect` is shrunk towards the common effect as far as segments agree. It is an estimate at one
+    look, not a decision.
     """
 
     segment: str
@@ -64,10 +63,10 @@ class VariantReadout(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MetricReadout(msgspec.Struct, frozen=True, kw_only=True):
-    """One metric: by which method, what that guarantees, and every variant in the order of the experiment.
+    """One metric: its method with the guarantee, and every variant in the order of the experiment.
 
-    `decided_on` says which interval the verdicts are read off: that of the difference, or (with a relative
-    margin) of the relative difference.
+    `decided_on` names the interval that decides: that of the difference or, with a relative margin,
+    that of the relative difference.
     """
 
     key: str
@@ -81,10 +80,10 @@ class MetricReadout(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
-    """A primary comparison as it would be with units of several variants treated the other way.
+    """A primary comparison with the other treatment of units that were in several variants.
 
-    `crossovers` is that other way: `exclude`, or `first`. Where its verdict is another one, the answer hangs
-    on units that were given more than one.
+    `crossovers` is that treatment: `exclude` or `first`. If its verdict differs, the result depends
+    on these units.
     """
 
     metric: str
@@ -98,9 +97,9 @@ class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
 class Leader(msgspec.Struct, frozen=True, kw_only=True):
     """The variant with the best primary metric; `declared` if it beats every other, each shown at `level`.
 
-    With k variants each comparison is one-sided at alpha / (k - 1): if another variant is the truly best
-    one, only the k - 1 comparisons with *that* one can declare a wrong leader, so the error is at most
-    alpha. `undecided` are the variants it does not yet beat.
+    With k variants each comparison is one-sided at alpha / (k - 1). If another variant is best, only its
+    k - 1 comparisons can declare a wrong leader, so the error is at most alpha. `undecided` are the variants
+    that the leader does not yet beat.
     """
 
     variant: str
@@ -110,11 +109,11 @@ class Leader(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far it is. `share` is of the expected units.
+    """The progress of an experiment. `share` is the part of the expected units that came.
 
-    `units_to_decide` is about how many units in all until the primary intervals of all variants are narrower
-    than the minimum effect (without one, than the effect seen now, which is a guess); `days_left` at the
-    traffic so far.
+    `units_to_decide` estimates the total units at which the primary intervals of all variants are
+    narrower than the minimum effect. Without a minimum effect it uses the present effect, which is
+    a guess. `days_left` is at the traffic so far.
     """
 
     units: int
@@ -128,7 +127,7 @@ Action = Literal["fix_data", "stop_variant", "ship", "keep_control", "wait"]
 
 
 class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
-    """What to do, in one sentence, with its reasons."""
+    """A recommended action, in one sentence with its reasons."""
 
     action: Action
     variant: str | None
@@ -137,9 +136,10 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Readout(msgspec.Struct, frozen=True, kw_only=True):
-    """All that an experiment says at one moment; `frontier` where two metrics or more decide.
+    """All results of an experiment at one moment.
 
-    `sensitivity` where units came to several variants.
+    It has a `frontier` if two metrics or more decide, and a `sensitivity` if units were in several
+    variants.
     """
 
     control: str
