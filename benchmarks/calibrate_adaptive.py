@@ -55,7 +55,7 @@ class Setting(NamedTuple):
 
     @property
     def levels(self) -> FloatArray:
-        """By how much the level has risen at each unit, relatively: shape (units,)."""
+        """Return the relative rise of the level at each unit, shape (units,)."""
         t = (np.arange(self.units) + 0.5) / self.units
         match self.drift:
             case "drift" | "ramp":
@@ -115,7 +115,7 @@ OUTCOMES: Final[dict[str, Outcomes]] = {
 
 
 class Sums(NamedTuple):
-    """What is known at each look, each of shape (looks, runs, strata, arms).
+    """Cumulative sums at each look, each of shape (looks, runs, strata, arms).
 
     Sums of 1, 1 / p, 1 / p^2, then of the values, of the values / p, and of products of values (those of the
     lower triangle).
@@ -261,7 +261,7 @@ class Simulation:
 
 
 class Figures(NamedTuple):
-    """Of runs without or with an effect: how many ever decided or missed, covered at the end, and planted."""
+    """Rates over runs: ever decided or missed, covered at the end, and the same with a planted bug."""
 
     decided: Simulated
     covered: Simulated
@@ -326,7 +326,7 @@ def _naive(sums: Sums, rho: float, enough: Flags) -> Flags:
 
 
 def _exact(sums: Sums, few: Flags, setting: Setting, null: float) -> Flags:
-    """In which runs the exact sequence excludes the null at a look with few events."""
+    """Return the runs in which the exact sequence excludes the null at a look with few events."""
     found = np.zeros(few.shape[1], bool)
     if not few.any():
         return found

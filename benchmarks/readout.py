@@ -157,7 +157,7 @@ def read(bodies: Sequence[Body], *, adaptive: bool) -> Readout:
 
 @cache
 def strata() -> list[StratumCell]:
-    """As many strata as there may be, each of a few units with 1 / propensity beside their outcomes."""
+    """Return the largest number of strata, each with a few units and 1 / propensity beside their outcomes."""
     rng, measured = np.random.default_rng(SEED + 1), measured_of(DEFINITION).metrics
     found = []
     for stratum in range(AGE_STRATA):

@@ -75,6 +75,7 @@ class VariantStatus(msgspec.Struct, frozen=True):
     interval: tuple[float, float] | None = None
     probability_best: float | None = None
     allocation: float | None = None
+    retired: bool = False
 
 
 class Status(msgspec.Struct, frozen=True):

@@ -58,7 +58,7 @@ _COMMANDS: Final = {
         "aa": ("aa", "Measure how often the plan of EXPERIMENT decides between equal halves of its control."),
     },
 }
-"""For each group of commands: name, module in `app.cli`, and what the list of commands says about it."""
+"""Commands by group: name, module in `app.cli`, and the text in the list of commands."""
 
 click.rich_click.TEXT_MARKUP = "markdown"
 click.rich_click.COMMAND_GROUPS = {

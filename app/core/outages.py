@@ -9,15 +9,17 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.core.errors import WaldError
 
-ENGINE_ERRORS: Final = (
+_POSTGRES: Final = (
     OperationalError,
     InterfaceError,
     PoolTimeout,
     psycopg.OperationalError,
     psycopg.InterfaceError,
-    RedisError,
 )
 
+ENGINE_ERRORS: Final = (*_POSTGRES, RedisError)
+POSTGRES_AWAY: Final = (*_POSTGRES, OSError, TimeoutError)
+"""PostgreSQL does not answer, so other calls would fail too."""
 OUTAGES: Final = (*ENGINE_ERRORS, OSError, TimeoutError)
 POSTGRES_ERRORS: Final = (SQLAlchemyError, psycopg.Error, OSError, TimeoutError)
 """All errors of a call of PostgreSQL, refused statements too."""

@@ -20,6 +20,7 @@ class Row(msgspec.Struct, frozen=True):
 
     key: str
     control: bool
+    retired: bool
     payload: str
     assignments: int
     rewards: int
@@ -131,6 +132,7 @@ def _rows(definition: Definition, variants: Sequence[VariantStatus]) -> list[Row
         Row(
             key=variant.key,
             control=variant.control,
+            retired=variant.retired,
             payload=_shown(defined.payload),
             assignments=variant.assignments,
             rewards=variant.rewards,

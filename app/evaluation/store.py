@@ -5,13 +5,14 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
-from sqlalchemy import Select, select, tuple_
+from sqlalchemy import Select, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.evaluation import limits
 from app.evaluation.model import Log
 from app.evaluation.targets import Rows
 from app.experiments.model import Experiment
+from app.experiments.tables import epochs
 from app.ledger.tables import assignments
 
 _PENDING, _CENSORED = 0, 3  # outcomes
@@ -36,9 +37,10 @@ class EvaluationStore:
 
         At most `EVALUATION_ROWS_MAX` rows are read. As the hash is keyed with the experiment's
         salt, these are of a random part of the units. Only `attributes` of the contexts are kept.
-        With `ripe_at`, only assignments whose deadline has passed by then count.
+        With `ripe_at`, only assignments whose deadline has passed by then count. Epochs before the
+        last variant was added are left out: they say nothing of it.
         """
-        statement = _recorded(experiment.id, since, until, ripe_at)
+        statement = _recorded(experiment, since, until, ripe_at)
         rows: list[tuple[int, int, int, float]] = []
         contexts: list[dict[str, Any]] = []
         read, pending, censored = 0, 0, 0
@@ -60,11 +62,16 @@ class EvaluationStore:
 
 
 def _recorded(
-    experiment_id: int, since: datetime | None, until: datetime | None, ripe_at: datetime | None
+    experiment: Experiment, since: datetime | None, until: datetime | None, ripe_at: datetime | None
 ) -> Select[Any]:
     columns = ("unit_hash", "variant", "reward", "propensity", "id", "outcome", "context")
     statement = select(*(assignments.c[name] for name in columns))
-    statement = statement.where(assignments.c.experiment_id == experiment_id, assignments.c.exposed)
+    statement = statement.where(assignments.c.experiment_id == experiment.id, assignments.c.exposed)
+    fewer = select(func.max(epochs.c.epoch)).where(
+        epochs.c.experiment_id == experiment.id,
+        epochs.c.n_variants < len(experiment.definition.variants),
+    )
+    statement = statement.where(assignments.c.epoch > func.coalesce(fewer.scalar_subquery(), 0))
     if since is not None:
         statement = statement.where(assignments.c.assigned_at >= since)
     if until is not None:

@@ -101,7 +101,7 @@ def shares(policy: Policy, definition: Definition, rows: Rows) -> FloatArray:
     for fold in range(FOLDS):
         judged = rows.folds == fold
         learned = _learned(policy, rows, contexts, ~judged, n_variants)
-        by_context = decided_by(policy, learned, n_variants)
+        by_context = decided_by(policy, learned, n_variants, definition.active)
         if by_context is None:
             totals = _totals(rows, ~judged, n_variants)
             served[judged] = allocate(described, totals, learned=learned or None)

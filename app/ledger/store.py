@@ -124,9 +124,9 @@ class LedgerStore:
 
     @asynccontextmanager
     async def rebuilding(self, *tables: str) -> AsyncIterator[AsyncCursor]:
-        """Open a transaction that may read a whole log, and in which nobody else writes `tables`.
+        """Open a transaction that may read a whole log and locks `tables` against other writers.
 
-        It sees what others committed before. Others wait, and add to what it stores.
+        It sees what others committed before. Other writers wait, and add to what it stores.
         """
         async with self._transaction() as cursor:
             await cursor.execute("SET LOCAL statement_timeout = 0")

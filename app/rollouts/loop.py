@@ -8,7 +8,7 @@ import structlog
 
 from app.allocation.limits import REALLOCATION_INTERVAL_S
 from app.core.loops import Loop
-from app.core.outages import OUTAGES
+from app.core.outages import POSTGRES_AWAY
 from app.core.telemetry import DEGRADED
 from app.rollouts import limits
 from app.rollouts.service import RolloutService
@@ -51,7 +51,7 @@ class RolloutLoops:
             try:
                 await self._rollouts.look(rollout_id)
                 self.errors.pop(name, None)
-            except OUTAGES:
+            except POSTGRES_AWAY:
                 raise
             except Exception as error:  # noqa: BLE001 - other rollouts must not wait for this one
                 if name not in self.errors:

@@ -8,7 +8,9 @@ from typing import Any
 
 import httpx2
 import pytest
+from click.testing import CliRunner
 
+from app.cli.main import main
 from tests.support.polling import wait_until
 from tests.support.server import Up, up
 
@@ -151,7 +153,9 @@ def test_an_experiment_lives_through_releases_under_one_key(
     assert rows["v2"]["allocation"] == 0
     assert rows["v2"]["assignments"] > 0
     assert rows["v2"]["retired"] is True
-    assert rows["v2"].get("probability_best") in (None, 0, 0.0)
+    assert rows["v2"]["probability_best"] is None
+    shown = CliRunner().invoke(main, ["status", KEY, "--url", server.url, "--key", server.key])
+    assert "v2 (retired)" in shown.output
 
     # A canary completes and becomes the control; then the next one is rolled back.
     fixed = {"kind": "fixed", "weights": {"v1": 1, "v3": 0, "v4": 0}}

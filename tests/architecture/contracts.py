@@ -10,7 +10,7 @@ from collections.abc import Set as AbstractSet
 from typing import Final
 
 Imports = Mapping[str, AbstractSet[str]]
-"""For each module of `app`, the modules that it imports, those of libraries among them."""
+"""The modules that each module of `app` imports, libraries included."""
 
 LEVELS: Final = ("model", "tables", "step", "store", "service", "consumer", "entry")
 ROLES: Final = {

@@ -11,6 +11,7 @@ from app.access.model import Scope
 from app.evaluation import limits
 from app.evaluation.model import EvaluationRequest, Log, evaluate
 from app.evaluation.targets import Rows, shares, target
+from app.experiments.lifecycle import DefinitionChange
 from app.experiments.model import Definition, Reward, Variant
 from app.ledger.tables import assignments
 from tests.support.api import KEYS, bearer
@@ -89,6 +90,22 @@ async def test_constant_policies_are_judged_by_the_truth(client, engine, experim
         assert found["warnings"] == []
     assert found["shares"] == {"control": 0.5, "short": 0.5}
     assert set(found["estimates"]) == {"ips", "self_normalised", "doubly_robust"}
+
+
+async def test_a_new_variant_is_judged_only_by_the_time_in_which_it_was_served(
+    client, engine, experiment, experiments
+):
+    """In the 600 rows before, the new variant had no chance. They would count as failures of it."""
+    await experiments.start("summary")
+    await stored(engine, experiment, n=600)
+    await experiments.change("summary", DefinitionChange(variants=(*VARIANTS, Variant("long"))))
+    await stored(engine, experiment, n=500, seed=2, epoch=lambda _: 2)
+    found = await ask(client, {"kind": "fixed", "weights": {"short": 1}}, level=SURE)
+    assert found["rows"] == 500
+    retired = (VARIANTS[0], Variant("short", retired=True), Variant("long"))
+    await experiments.change("summary", DefinitionChange(variants=retired))
+    served = await ask(client, "thompson", level=SURE)
+    assert (served["rows"], served["shares"]["short"]) == (500, 0), "a retired variant is not served"
 
 
 async def test_thompson_at_the_end_serves_the_better_variant(client, engine, experiment):

@@ -191,7 +191,7 @@ class BoundedEvidence(Evidence, frozen=True, dict=True):
     """
 
     method: ClassVar[str] = "exact confidence sequences of bounded values, one per variant"
-    guarantee: ClassVar[str] = f"{EVERY_LOOK}; a variant's mean is taken not to drift"
+    guarantee: ClassVar[str] = f"{EVERY_LOOK}; assumes that a variant's mean does not drift"
 
     control: MeanTotals
     treatment: MeanTotals
@@ -268,7 +268,7 @@ class ConcurrentEvidence(SequenceEvidence, frozen=True):
 
     @property
     def standard_error(self) -> float | None:
-        """Of the difference, at one look."""
+        """Standard error of the difference, at one look."""
         return self.once.standard_error
 
 

@@ -19,7 +19,7 @@ def variants_table(variants: Sequence[VariantStatus], heading: str, pictures: Se
     for variant, picture in zip(variants, pictures, strict=True):
         leads = leader > 0 and variant.probability_best == leader
         table.add(
-            Text(variant.key + (" (control)" if variant.control else ""), style="green" if leads else ""),
+            Text(variant.key + _mark(variant), style="green" if leads else ""),
             percent(variant.allocation),
             percent(variant.probability_best),
             decimal(variant.mean),
@@ -29,3 +29,9 @@ def variants_table(variants: Sequence[VariantStatus], heading: str, pictures: Se
             picture,
         )
     return table
+
+
+def _mark(variant: VariantStatus) -> str:
+    if variant.control:
+        return " (control)"
+    return " (retired)" if variant.retired else ""

@@ -19,7 +19,7 @@ StratumKey = tuple[int, int, int, int]
 """Experiment, epoch, stratum and variant."""
 
 REWARDS: Final = Measures.of((), AnalysisPlan())
-"""What is measured where nothing but rewards is."""
+"""Measures of experiments without metrics: the reward alone."""
 
 
 class Shares(NamedTuple):
