@@ -100,8 +100,8 @@ async def test_a_new_variant_is_judged_only_by_the_time_in_which_it_was_served(
     await stored(engine, experiment, n=600)
     await experiments.change("summary", DefinitionChange(variants=(*VARIANTS, Variant("long"))))
     await stored(engine, experiment, n=500, seed=2, epoch=lambda _: 2)
-    found = await ask(client, {"kind": "fixed", "weights": {"short": 1}}, level=SURE)
-    assert found["rows"] == 500
+    evaluated = await ask(client, {"kind": "fixed", "weights": {"short": 1}}, level=SURE)
+    assert evaluated["rows"] == 500
     retired = (VARIANTS[0], Variant("short", retired=True), Variant("long"))
     await experiments.change("summary", DefinitionChange(variants=retired))
     served = await ask(client, "thompson", level=SURE)
