@@ -347,10 +347,16 @@ def _with_effect(
         verdict=decided,
         reason=_open_reason(decided, no_share=by_share and relative is None),
         variance_reduction=comparison.variance_reduction,
-        unbiased_effect=(
-            evidence.unbiased_effect(level) if isinstance(evidence, GroupSequentialEvidence) else None
-        ),
+        unbiased_effect=_unbiased_effect(evidence, level),
     )
+
+
+def _unbiased_effect(evidence: Evidence, level: float) -> float | None:
+    """Return the median-unbiased effect of a plan that has ended; None if it went on after its end."""
+    if isinstance(evidence, GroupSequentialEvidence):
+        with suppress(*UNANSWERED):
+            return evidence.unbiased_effect(level)
+    return None
 
 
 def _relative_interval(evidence: Evidence, level: float, *, each: bool) -> Interval | None:

@@ -18,8 +18,8 @@ from app.experiments.policies.best_arm import BestArmPolicy
 from app.ledger.units.measures import REWARD_METRIC
 from bandits.identification import Decision, Undecided, Winner
 
-_LOG_EVIDENCE_MAX: Final = 600.0
-"""Evidence is shown up to here: levels below exp(-600) are not distinguished."""
+_LOG_EVIDENCE_MAX: Final = 300.0
+"""Evidence is shown up to here: levels below exp(-300) are not distinguished."""
 _LOG_LEVEL_MIN: Final = math.log(2)
 
 
@@ -55,7 +55,7 @@ def stopping(policy: BestArmPolicy, plan: AnalysisPlan, observed: Observed) -> D
 def log_evidence(evidence: Evidence, *, above: float) -> float:
     """Return log(1 / level) at the smallest level whose interval is above this difference.
 
-    It is 0 if that level is more than 1/2, and at most 600.
+    It is 0 if that level is more than 1/2, and at most 300.
     """
 
     def surplus(log_inverse: float) -> float:
