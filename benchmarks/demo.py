@@ -1,7 +1,7 @@
 """Seeded runs of `wald demo` in this process: how often they end with the right winner in words.
 
-The simulated users of the command meet the draws, the ledger's rewards and strata, and the readout of a
-server, with a reallocation every quarter of a second. Only engines and sockets are missing.
+The simulated users of the command meet the draws, the ledger's rewards and strata, and the readout
+of a server, with a reallocation every quarter of a second. Only engines and sockets are missing.
 
     python -m benchmarks.demo [--runs N]
 """

@@ -246,8 +246,8 @@ class GroupSequentialPlan(msgspec.Struct, frozen=True):
 
         The order is stage-wise.
 
-        `information` is 1 / variance of the estimate at fraction 1. Raises InsufficientData if the test
-        would have ended at an earlier look under every effect that explains `z`.
+        `information` is 1 / variance of the estimate at fraction 1. Raises InsufficientData if the
+        test would have ended at an earlier look under every effect that explains `z`.
         """
         return self._effect_at(z, fractions, information, 0.5)
 

@@ -104,10 +104,10 @@ class AllocationService:
         return not unchanged
 
     async def conclude(self, experiment_id: int, epoch: int, winner: Winner) -> bool:
-        """Give all traffic to the winner of `best_arm`, which the readout has declared for this epoch.
+        """Give all traffic to the winner that the readout declares for `best_arm` in this epoch.
 
-        Returns whether this decided. Nothing happens if another rule is in force by now, a winner stands
-        already, or learning is frozen. The loop of reallocation publishes the new version.
+        Returns whether this decided. Nothing happens if another rule is in force by now, a winner
+        stands already, or learning is frozen. The loop of reallocation publishes the new version.
         """
         async with self._store.locked(experiment_id, self._clock.now().timestamp()) as (connection, due):
             if due is None or due.held is not None or due.experiment.epoch != epoch:

@@ -212,7 +212,7 @@ class ReadoutKeeper:
         return await self._store.due(limits.READOUT_BATCH_MAX)
 
     async def read(self, experiment_id: int) -> None:
-        """Freeze learning if the data are broken, else let `best_arm` stop; then keep the readout."""
+        """Freeze learning on broken data, else let `best_arm` stop; then keep the readout."""
         experiment = await self._store.experiment(experiment_id)
         if experiment is None:
             return
@@ -232,7 +232,7 @@ class ReadoutKeeper:
 
 
 def _new_winner(experiment: Experiment, status: Status) -> Winner | None:
-    """Return the winner that `best_arm` may serve alone from now on; None if it has none, or serves it."""
+    """Return the winner that `best_arm` may serve alone from now on; None if there is none."""
     ahead = status.best_arm
     if isinstance(ahead, UnsetType) or not ahead.decided:
         return None

@@ -102,7 +102,7 @@ def published_status(server: Up, client: httpx2.Client, key: str) -> dict[str, A
 
 
 def decided_status(server: Up, client: httpx2.Client, key: str) -> dict[str, Any]:
-    """The status once `best_arm` has stopped, by a readout of the worker, and servers know."""
+    """Return the status once `best_arm` has stopped and servers know it."""
 
     def serves_alone() -> bool:
         status = client.get(f"/experiments/{key}/status").json()

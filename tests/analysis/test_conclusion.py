@@ -1,4 +1,4 @@
-"""A verdict that comes: one sentence says what decides, what is missing, and when it is expected."""
+"""A verdict that comes: the sentence says what decides, what is missing, and until when."""
 
 import math
 from itertools import pairwise
@@ -31,24 +31,24 @@ def read(observed, plan=None, serving=None, metrics=(SOLVED,)):
 
 
 def test_a_bandit_that_has_converged_says_by_how_much_and_asks():
-    found = read(
+    shown = read(
         drawn([EVEN, {"control": (600, 0.28, 0.1), "short": (5_400, 0.36, 0.9)}], days=2.0), serving=NOW
     )
-    advice = found.recommendation
+    advice = shown.recommendation
     assert (advice.action, advice.variant) == ("ship", "short")
     assert advice.sentence.startswith("The bandit has converged: short is better than control by ")
     for part in ("percentage points", "valid at every look", "Serve it?", "expected loss"):
         assert part in advice.sentence
     assert 0 <= advice.expected_loss < 1e-4
     assert advice.loss_bound == 0
-    assert found.progress.units_to_decide == found.units
+    assert shown.progress.units_to_decide == shown.units
 
 
 def test_a_starved_comparison_says_when_it_ends_and_what_a_floor_buys():
-    """By hand: at shares .025 and .975 a unit adds .0244 effective units; at .1 and .9 it adds .09."""
-    found = read(drawn(STARVED, days=3.0), serving=NOW)
-    progress, sentence = found.progress, found.recommendation.sentence
-    assert found.recommendation.action == "wait"
+    """By hand: at .025 and .975 a unit adds .0244 effective units; at .1 and .9 it adds .09."""
+    shown = read(drawn(STARVED, days=3.0), serving=NOW)
+    progress, sentence = shown.progress, shown.recommendation.sentence
+    assert shown.recommendation.action == "wait"
     assert "contains 0" in sentence
     assert "An exploration floor of 20% would need about" in sentence
     missing = {option.floor: option.units_to_decide - progress.units for option in progress.at_floors}
@@ -74,10 +74,10 @@ def test_the_forecast_is_when_the_interval_excludes_zero(floor):
 
 
 def test_equal_variants_end_with_their_greatest_difference():
-    found = read(drawn([{"control": (6_000, 0.3, 0.5), "short": (6_000, 0.3, 0.5)}])).recommendation
-    assert found.action == "keep_control"
-    assert "no difference from control is larger than" in found.sentence
-    assert "the cheaper" in found.sentence
+    shown = read(drawn([{"control": (6_000, 0.3, 0.5), "short": (6_000, 0.3, 0.5)}])).recommendation
+    assert shown.action == "keep_control"
+    assert "no difference from control is larger than" in shown.sentence
+    assert "the cheaper" in shown.sentence
     three = dict.fromkeys(("control", "short", "long"), (4000, 0.3, 1 / 3))
     assert read(drawn([three])).recommendation.action == "keep_control"
     early = read(drawn([{name: (n // 4, rate, share) for name, (n, rate, share) in three.items()}]))
@@ -104,18 +104,18 @@ def test_a_leader_that_a_larger_floor_would_prove_is_not_given_up():
 
 def test_the_best_of_several_treatments_is_declared_and_the_unproven_rival_named():
     arms = {"control": (2_000, 0.3, 1 / 3), "short": (2_000, 0.4, 1 / 3), "long": (2_000, 0.39, 1 / 3)}
-    found = read(drawn([arms])).recommendation
-    assert (found.action, found.variant) == ("ship", "short")
-    assert "not yet proven better than long" in found.sentence
-    assert "converged" not in found.sentence
+    shown = read(drawn([arms])).recommendation
+    assert (shown.action, shown.variant) == ("ship", "short")
+    assert "not yet proven better than long" in shown.sentence
+    assert "converged" not in shown.sentence
     best = read(drawn([arms | {"short": (2_000, 0.5, 1 / 3)}])).recommendation
     assert "The bandit has converged: short is better than every other variant" in best.sentence
 
 
 def test_a_bandit_that_converged_to_its_control_keeps_it():
-    found = read(drawn([{"control": (5_000, 0.36, 0.5), "short": (5_000, 0.25, 0.5)}])).recommendation
-    assert (found.action, found.variant) == ("keep_control", "control")
-    assert found.sentence.startswith("The bandit has converged: control is better than short")
+    shown = read(drawn([{"control": (5_000, 0.36, 0.5), "short": (5_000, 0.25, 0.5)}])).recommendation
+    assert (shown.action, shown.variant) == ("keep_control", "control")
+    assert shown.sentence.startswith("The bandit has converged: control is better than short")
 
 
 @pytest.mark.parametrize(
@@ -135,28 +135,28 @@ def test_a_bandit_that_converged_to_its_control_keeps_it():
     ],
 )
 def test_what_cannot_be_said_is_not_said(observed, words):
-    found = read(observed, serving=Serving({"control": 0.5, "short": 0.5}, 0.05))
-    assert found.recommendation.action == "wait"
-    assert words in found.recommendation.sentence
+    shown = read(observed, serving=Serving({"control": 0.5, "short": 0.5}, 0.05))
+    assert shown.recommendation.action == "wait"
+    assert words in shown.recommendation.sentence
     if observed.days is None:
-        assert found.progress.days_left is None
-        assert "traffic" not in found.recommendation.sentence
+        assert shown.progress.days_left is None
+        assert "traffic" not in shown.recommendation.sentence
 
 
 def test_shares_that_give_a_variant_nothing_never_decide():
-    found = read(drawn(STARVED), serving=Serving({"control": 0.0, "short": 1.0}, 0.0))
-    assert found.progress.units_to_decide is None
+    shown = read(drawn(STARVED), serving=Serving({"control": 0.0, "short": 1.0}, 0.0))
+    assert shown.progress.units_to_decide is None
     assert "The present shares never decide this. An exploration floor of 10% would need" in (
-        found.recommendation.sentence
+        shown.recommendation.sentence
     )
 
 
 def test_a_retired_variant_is_not_waited_for():
     arms = {"control": (2_000, 0.3, 1 / 3), "short": (2_000, 0.45, 1 / 3), "long": (2_000, 0.44, 1 / 3)}
     assert not read(drawn([arms])).leader.declared
-    found = read(drawn([arms], retired=("long",)))
-    assert found.leader.declared
-    assert found.recommendation.sentence.startswith("The bandit has converged")
+    shown = read(drawn([arms], retired=("long",)))
+    assert shown.leader.declared
+    assert shown.recommendation.sentence.startswith("The bandit has converged")
 
 
 COST = Metric(key="cost", measure=Mean("cost"), direction="lower")
@@ -186,9 +186,9 @@ def test_proven_harm_on_another_metric_is_in_the_sentence(solved, error, action,
         for arm, successes, cost, errors in (("a", 500, 1.0, 0.1), ("b", solved, 1.4, error))
     ]
     data = Observed(variants=("a", "b"), control="a", cells=cells)
-    found = read(data, AnalysisPlan(expected_units=50_000), metrics=(SOLVED, COST, ERROR)).recommendation
-    assert found.action == action
-    assert words in found.sentence
+    shown = read(data, AnalysisPlan(expected_units=50_000), metrics=(SOLVED, COST, ERROR)).recommendation
+    assert shown.action == action
+    assert words in shown.sentence
 
 
 @settings(max_examples=40, deadline=None)
@@ -204,14 +204,14 @@ def test_every_readout_has_a_sentence_and_sound_forecasts(units, rates, served, 
     names = ("control", "short", "long")
     arms = {name: (n, rate, 1 / 3) for name, n, rate in zip(names, units, rates, strict=True)}
     serving = Serving(dict(zip(names, served, strict=True)), floor)
-    found = read(drawn([arms], days=days), AnalysisPlan(minimum_effect=minimum), serving)
-    assert found.recommendation.sentence.endswith((".", "?"))
-    progress = found.progress
+    shown = read(drawn([arms], days=days), AnalysisPlan(minimum_effect=minimum), serving)
+    assert shown.recommendation.sentence.endswith((".", "?"))
+    progress = shown.progress
     for needed in [progress.units_to_decide, *(option.units_to_decide for option in progress.at_floors)]:
-        assert needed is None or found.units <= needed <= 1e12
+        assert needed is None or shown.units <= needed <= 1e12
     assert progress.days_left is None or (math.isfinite(progress.days_left) and progress.days_left >= 0)
-    verdicts = [variant.verdict for variant in found.metrics[0].variants]
-    assert (found.recommendation.action == "ship") is ("better" in verdicts)
+    verdicts = [variant.verdict for variant in shown.metrics[0].variants]
+    assert (shown.recommendation.action == "ship") is ("better" in verdicts)
 
 
 def test_one_number_decides_and_the_sentence_says_why_p_best_differs():
@@ -258,13 +258,13 @@ def test_a_plan_with_looks_gives_verdicts_only_at_them(estimator):
                 for arm, rate in (("a", 0.2), ("b", 0.4))
             ],
         )
-        found = read(data, plan)
-        row = found.metrics[0].variants[1]
+        shown = read(data, plan)
+        row = shown.metrics[0].variants[1]
         assert (row.verdict == "better") is at_look
-        assert found.leader is None or found.leader.declared is at_look
-        assert (found.recommendation.action == "ship") is at_look
+        assert shown.leader is None or shown.leader.declared is at_look
+        assert (shown.recommendation.action == "ship") is at_look
         assert at_look or "planned at" in row.reason
-    assert "history" in found.recommendation.sentence
+    assert "history" in shown.recommendation.sentence
 
 
 @pytest.mark.parametrize("estimator", PLANNED)

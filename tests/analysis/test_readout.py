@@ -101,7 +101,7 @@ def fixed_with(p_value):
 @given(st.lists(st.floats(1e-8, 1 - 1e-8), min_size=1, max_size=12))
 def test_intervals_at_the_family_level_exclude_zero_exactly_for_the_findings_of_bh(p_values):
     members = [fixed_with(p) for p in p_values]
-    level = family_level([partial(excludes_zero, one) for one in members], 0.05, "benjamini-hochberg")
+    level = family_level([partial(excludes_zero, member) for member in members], 0.05, "benjamini-hochberg")
     found = [member.interval(level).lower > 0 for member in members]
     adjusted = multipletests(p_values, method="fdr_bh")[1]
     close = any(abs(p - 0.05) < 1e-6 for p in adjusted)

@@ -37,11 +37,11 @@ def rewards(strata, **fields):
 
 def test_it_stops_where_the_interval_at_delta_excludes_zero():
     data = rewards([HALF])
-    found = stopping(BestArmPolicy(delta=0.05), PLAN, data)
-    assert isinstance(found, Winner)
-    assert (found.arm, found.n) == (1, 2_000.0)
-    assert found.log_threshold == pytest.approx(math.log(1 / 0.05))
-    just = math.exp(-found.log_evidence)
+    decision = stopping(BestArmPolicy(delta=0.05), PLAN, data)
+    assert isinstance(decision, Winner)
+    assert (decision.arm, decision.n) == (1, 2_000.0)
+    assert decision.log_threshold == pytest.approx(math.log(1 / 0.05))
+    just = math.exp(-decision.log_evidence)
     assert isinstance(stopping(BestArmPolicy(delta=1.01 * just), PLAN, data), Winner)
     assert isinstance(stopping(BestArmPolicy(delta=0.99 * just), PLAN, data), Undecided)
 
@@ -56,9 +56,9 @@ def test_it_compares_the_variants_that_are_served():
     three = {**HALF, "c": (1_000, 0.39, 1 / 3)}
     three = {name: (n, rate, 1 / 3) for name, (n, rate, _) in three.items()}
     assert isinstance(stopping(BestArmPolicy(), PLAN, rewards([three])), Undecided)
-    found = stopping(BestArmPolicy(), PLAN, rewards([three], retired=("c",)))
-    assert isinstance(found, Winner)
-    assert found.arm == 1
+    decision = stopping(BestArmPolicy(), PLAN, rewards([three], retired=("c",)))
+    assert isinstance(decision, Winner)
+    assert decision.arm == 1
     assert stopping(BestArmPolicy(), PLAN, rewards([HALF], retired=("b",))) is None
     empty = Observed(variants=("a", "b"), control="a", cells=[], adaptive=True)
     assert stopping(BestArmPolicy(), PLAN, empty) is None
@@ -66,15 +66,15 @@ def test_it_compares_the_variants_that_are_served():
 
 def test_a_total_failure_of_all_variants_has_no_winner():
     failed = rewards([{"a": (5_000, 0.0, 0.5), "b": (5_000, 0.0, 0.5)}])
-    found = stopping(BestArmPolicy(), PLAN, failed)
-    assert isinstance(found, Undecided)
-    assert found.log_evidence == 0
+    decision = stopping(BestArmPolicy(), PLAN, failed)
+    assert isinstance(decision, Undecided)
+    assert decision.log_evidence == 0
 
 
 def drifting(policy, seed):
-    """Return whether the readout, and the rule for constant means, ever declare one of two equal variants.
+    """Return whether the readout, and the rule for constant means, ever declare a winner.
 
-    The rate of both rises from 0.1 to 0.7 over 40 batches.
+    The variants are equal. The rate of both rises from 0.1 to 0.7 over 40 batches.
     """
     rng, ours, constant = np.random.default_rng([20261204, seed]), False, False
     path, rule = WholePath(policy), BestArmPolicy()
@@ -94,7 +94,7 @@ def drifting(policy, seed):
 
 @pytest.mark.parametrize("policy", [BestArmPolicy(), ThompsonPolicy()], ids=lambda policy: policy.kind)
 def test_no_drift_makes_a_winner_of_equal_variants(policy):
-    """A rule at 5 % passes with probability 1 - 1e-6; under Thompson that for constant means must fail."""
+    """At 5 % it passes with probability 1 - 1e-6; under Thompson the other rule must fail."""
     runs = 10
     ours, constant = np.sum([drifting(policy, seed) for seed in range(runs)], axis=0)
     limit = binom.ppf(1 - 1e-6, runs, 0.05)

@@ -335,7 +335,8 @@ def _adaptive(
     """Evidence from units that were drawn at the same time. Each stratum is an experiment of its own."""
     if segment is not None:
         raise InsufficientData("segments are not compared where the allocation reacts to outcomes")
-    empty = [arm for arm in arms if not (own := observed.totals(metric.key, arm)) or not own.n]
+    totals = {arm: observed.totals(metric.key, arm) for arm in arms}
+    empty = [arm for arm, known in totals.items() if known is None or not known.n]
     if empty:
         raise InsufficientData(f"no unit of {' or '.join(empty)} has a value")
     strata = _concurrent(metric, observed, arms)

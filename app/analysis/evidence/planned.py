@@ -189,7 +189,8 @@ def closed(plan: AnalysisPlan, units: int) -> str:
 
     A plan that is valid at every look is never closed.
 
-    Worked by hand: of a fixed horizon of 1,000 units, 979 and 1,021 are outside the look, 980 is in it.
+    Worked by hand: of a fixed horizon of 1,000 units, 979 and 1,021 are outside the look, 980 is in
+    it.
     """
     match plan.estimator:
         case AlwaysValid():

@@ -352,7 +352,7 @@ def _with_effect(
 
 
 def _unbiased_effect(evidence: Evidence, level: float) -> float | None:
-    """Return the median-unbiased effect of a plan that has ended; None if it went on after its end."""
+    """Return the median-unbiased effect of a plan that has ended; None if it went on."""
     if isinstance(evidence, GroupSequentialEvidence):
         with suppress(*UNANSWERED):
             return evidence.unbiased_effect(level)
@@ -434,17 +434,17 @@ def _question(
 ) -> Question:
     """Return the comparisons that a decision needs.
 
-    With a minimum effect these are all of them. Without one, a leader has to beat the control, or the
-    control, if it leads, every other variant.
+    With a minimum effect these are all of them. Without one, a leader has to beat the control, or
+    the control, if it leads, every other variant.
     """
     treatments = active(observed, observed.treatments)
     if plan.minimum_effect is None and leader.variant != observed.control:
         treatments = (leader.variant,)
     pairs = []
     for arm in treatments:
-        if isinstance(found := primary[arm], Comparison):
-            control, estimate = found.evidence.means
+        if isinstance(comparison := primary[arm], Comparison):
+            control, estimate = comparison.evidence.means
             distance = plan.minimum_effect or abs(estimate - control)
-            decided = excludes_zero(found.evidence, leader.level)
-            pairs.append(Pair((observed.control, arm), found.evidence, distance, decided))
+            decided = excludes_zero(comparison.evidence, leader.level)
+            pairs.append(Pair((observed.control, arm), comparison.evidence, distance, decided))
     return Question(metric.key, pairs, leader.level, len(pairs) == len(treatments))

@@ -1,4 +1,4 @@
-"""One story from the readout, the posteriors and `best_arm`: which number decides, and why. Pure."""
+"""Say which number decides, and why P(best) and `best_arm` differ from it. Pure."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -10,9 +10,10 @@ _SURE: Final = 0.95
 
 
 class Beliefs(NamedTuple):
-    """Beside the readout: P(best) and share of each served variant, and where `best_arm` stands.
+    """Numbers that a person sees beside the readout: P(best), the shares, and those of `best_arm`.
 
-    `stopped` is the winner that `best_arm` serves alone; `leads` the variant that it would serve next.
+    `stopped` is the winner that `best_arm` serves alone; `leads` the variant that it would serve
+    next.
     """
 
     probability_best: Sequence[tuple[str, float]]
@@ -24,7 +25,7 @@ class Beliefs(NamedTuple):
 
 
 def conclusion_of(readout: Readout, beliefs: Beliefs) -> str:
-    """Return what to do, which number decides, why the others differ, what is missing and when it comes."""
+    """Return what to do, which number decides, why others differ, and what is missing."""
     sentences = (readout.recommendation.sentence, _of_probability(readout, beliefs), _of_best_arm(beliefs))
     return " ".join(filter(None, sentences))
 

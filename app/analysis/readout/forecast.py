@@ -1,8 +1,8 @@
-"""When a decision can be expected, at the present shares and with a larger exploration floor. Pure.
+"""Forecast a decision, at the present shares and with a larger exploration floor. Pure.
 
-The effect and its spread are taken as they are now, so a forecast is a guess that new data correct. A
-sequence decides once its radius is below the effect. Its time grows by p_c p_t / (p_c + p_t) with each
-unit, p being the present shares of control and treatment.
+The effect and its spread are taken as they are now, so a forecast is a guess that new data correct.
+A sequence decides once its radius is below the effect. Its time grows by p_c p_t / (p_c + p_t) with
+each unit, p being the present shares of control and treatment.
 """
 
 import math
@@ -30,8 +30,8 @@ _LOG_FAR: Final = math.log(_UNITS_FAR)
 class Serving(msgspec.Struct, frozen=True):
     """The present `shares` of the variants that are not retired, and the exploration floor in them.
 
-    `floor` is None if no floor applies. Shares of contextual policies depend on the request, so they are
-    not known here.
+    `floor` is None if no floor applies. Shares of contextual policies depend on the request, so
+    they are not known here.
     """
 
     shares: Mapping[str, float]
@@ -148,7 +148,7 @@ def _units_to_decide(
 
 
 def _time_to_decide(pair: Pair, contrast: Contrast, level: float) -> float | None:
-    """Return the effective units at which the radius is below the distance; None beyond all reach."""
+    """Return the effective units that bring the radius below the distance; None: beyond reach."""
     assert isinstance(pair.evidence, SequenceEvidence | ConcurrentEventEvidence)
     tuned_to = pair.evidence.tuning.at(level, "two-sided")
     variance = (contrast.control_variance + contrast.treatment_variance) * contrast.time

@@ -85,8 +85,8 @@ def loss_of(
 ) -> Loss:
     """Return what serving a variant costs against the best of the others.
 
-    The expected loss is averaged over a normal distribution around each difference, and added up over
-    the others: at least that against the best of them.
+    The expected loss is averaged over a normal distribution around each difference, and added up
+    over the others: at least that against the best of them.
 
     Worked by hand: a difference of 0 with standard error 1 loses 1 / sqrt(2 pi) = 0.399.
     """

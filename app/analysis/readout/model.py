@@ -77,8 +77,8 @@ class AllocationAt(msgspec.Struct, frozen=True):
 class BestArmStatus(msgspec.Struct, frozen=True):
     """The progress of `best_arm`: the variant that leads or, if `decided`, has won.
 
-    It wins once `log_evidence`, the least against a rival, reaches `log_threshold`. The evidence is that of
-    the intervals of the readout, so it holds at every look and under any drift.
+    It wins once `log_evidence`, the least against a rival, reaches `log_threshold`. The evidence is
+    that of the intervals of the readout, so it holds at every look and under any drift.
     """
 
     variant: str
@@ -126,13 +126,14 @@ class RolloutStatus(msgspec.Struct, frozen=True, kw_only=True):
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """An experiment now: its totals up to the last commit of the ledger, and what follows from them.
 
-    `lag_events` counts acknowledged events, of all experiments, that are not in the totals yet; null when
-    Valkey cannot be asked, which `warnings` then says. They also say what of the feedback does not count.
-    `conclusion` says in words what to do, which number decides, why the others differ, and what is missing.
-    `analysis` compares the mean rewards by a method that is valid at every look under this policy, and
-    `assumptions` says what it takes for granted. Everything acknowledged before `totals_as_of` is in them.
-    `updated_at` is when the allocation in force was computed. `frozen`: the policy holds that allocation,
-    because the data are broken. All is as of `read_at`.
+    `lag_events` counts acknowledged events, of all experiments, that are not in the totals yet;
+    null when Valkey cannot be asked, which `warnings` then says. They also say what of the feedback
+    does not count. `conclusion` says in words what to do, which number decides, why the others
+    differ, and what is missing. `analysis` compares the mean rewards by a method that is valid at
+    every look under this policy, and `assumptions` says what it takes for granted. Everything
+    acknowledged before `totals_as_of` is in them. `updated_at` is when the allocation in force was
+    computed. `frozen`: the policy holds that allocation, because the data are broken. All is as of
+    `read_at`.
     """
 
     key: str
@@ -240,7 +241,7 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
         )
 
     def _serving(self, experiment: Experiment) -> Serving | None:
-        """Return the shares in force; None if they depend on the request, or a rollout holds some of them."""
+        """Return the shares in force; None if a request or a rollout decides about them."""
         definition, latest = experiment.definition, self.latest
         if latest is None or definition.policy.reads == "contexts" or experiment.held:
             return None

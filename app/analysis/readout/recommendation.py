@@ -1,4 +1,4 @@
-"""A recommended action in words: what decides, what is missing, and when it can be expected. Pure."""
+"""Recommend an action in words: what decides, what is missing, and until when. Pure."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,8 +14,8 @@ from app.analysis.readout.words import amount, and_more, bounds, duration, harm,
 from app.experiments.plan import AlwaysValid, AnalysisPlan
 
 _PATIENCE: Final = 2.0
-"""A plan ends with its expected units, unless this many times the units so far are likely to decide, at the
-present shares or with a larger floor."""
+"""A plan ends with its expected units, unless this many times the units so far are likely to
+decide, at the present shares or with a larger floor."""
 _FLOOR_GAIN: Final = 0.5
 """A larger floor is worth a word if it needs at most this part of the missing units."""
 _HARMS_MAX: Final = 3
@@ -106,9 +106,9 @@ def _harms(metrics: Sequence[MetricReadout], arms: Sequence[str]) -> tuple[str, 
 
 
 def _side_harms(now: Situation, arms: Sequence[str]) -> str:
-    """Return a sentence about the proven harm of these variants on secondary and guardrail metrics."""
-    found = _harms([metric for metric in now.metrics if metric.role != "primary"], arms)
-    return f" Proven harm: {and_more(found, _HARMS_MAX)}." if found else ""
+    """Return a sentence about proven harm of these variants on metrics that are not primary."""
+    harms = _harms([metric for metric in now.metrics if metric.role != "primary"], arms)
+    return f" Proven harm: {and_more(harms, _HARMS_MAX)}." if harms else ""
 
 
 def _holds(metric: MetricReadout) -> str:
@@ -222,8 +222,8 @@ def _ended_at_a_look(now: Situation) -> Recommendation | None:
         return None
     if not now.adaptive and closed(now.plan, progress.units):
         sentence = (
-            f"The plan ended with its look at {progress.expected_units:,} units. Its verdict is that of the "
-            "readout at that look, which the history keeps."
+            f"The plan ended with its look at {progress.expected_units:,} units. "
+            "Its verdict is that of the readout at that look, which the history keeps."
         )
         return Recommendation(action="wait", variant=None, sentence=sentence, reasons=_open(now))
     sentence = "Keep the control: all planned units have come, and no variant is proven to be better."

@@ -97,9 +97,9 @@ class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
 class Leader(msgspec.Struct, frozen=True, kw_only=True):
     """The variant with the best primary metric; `declared` if it beats every other, each shown at `level`.
 
-    It beats another variant if the interval of their difference, which misses with probability `level`,
-    excludes 0. The level is that of primary comparisons, so a leader and a verdict cannot disagree.
-    `undecided` are the variants that the leader does not yet beat.
+    It beats another variant if the interval of their difference, which misses with probability
+    `level`, excludes 0. The level is that of primary comparisons, so a leader and a verdict cannot
+    disagree. `undecided` are the variants that the leader does not yet beat.
     """
 
     variant: str
@@ -140,10 +140,10 @@ Action = Literal["fix_data", "stop_variant", "ship", "keep_control", "wait"]
 class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
     """A recommended action, in words with its reasons.
 
-    `sentence` says what decides, what is missing and when it can be expected, and names every proven
-    harm. `expected_loss` is what serving `variant` is expected to cost against the best other variant,
-    in units of the primary metric: the average over what the data leave open, from logged propensities.
-    `loss_bound` is the most that it costs, by the intervals that decide.
+    `sentence` says what decides, what is missing and when it can be expected, and names every
+    proven harm. `expected_loss` is what serving `variant` is expected to cost against the best
+    other variant, in units of the primary metric: the average over what the data leave open, from
+    logged propensities. `loss_bound` is the most that it costs, by the intervals that decide.
     """
 
     action: Action

@@ -1,4 +1,4 @@
-"""When `best_arm` stops: once the intervals of the readout show its leader to be the best. Pure.
+"""Stop `best_arm` once the intervals of the readout show its leader to be the best. Pure.
 
 The evidence comes from logged propensities, so no drift common to all variants makes a winner.
 """
@@ -26,10 +26,10 @@ _LOG_LEVEL_MIN: Final = math.log(2)
 def stopping(policy: BestArmPolicy, plan: AnalysisPlan, observed: Observed) -> Decision | None:
     """Return whether the best variant is known; its position is that among `observed.variants`.
 
-    A variant wins if the interval of its difference from every other served variant, which misses with
-    probability delta / (K - 1), is above -indifference. `log_evidence` is log(1 / level) at the smallest
-    level at which the weakest of these intervals is. None: fewer than two variants are served, or no
-    reward has come.
+    A variant wins if the interval of its difference from every other served variant, which misses
+    with probability delta / (K - 1), is above -indifference. `log_evidence` is log(1 / level) at
+    the smallest level at which the weakest of these intervals is. None: fewer than two variants are
+    served, or no reward has come.
     """
     served = active(observed, observed.variants)
     plan = replace(plan, estimator=AlwaysValid())

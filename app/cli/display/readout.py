@@ -26,7 +26,7 @@ _STYLES: Final = {"better": "green", "safe": "green", "harm": "bold red", "not_e
 
 
 def readout_report(readout: Readout, conclusion: str = "") -> RenderableType:
-    """Everything: the conclusion or recommendation, integrity, then a table with a forest plot per metric."""
+    """Return the conclusion, integrity, then a table with its forest plot for each metric."""
     sentence = conclusion or readout.recommendation.sentence
     parts: list[RenderableType] = [Text(visible(sentence), style="bold")]
     parts += [Text(visible(f"  {reason}")) for reason in readout.recommendation.reasons]
