@@ -205,10 +205,13 @@ def change(experiment: Experiment, request: DefinitionChange) -> Experiment:
     """
     before = experiment.definition
     requested = msgspec.structs.asdict(request).items()
+    after = msgspec.structs.replace(
+        before, **{field: value for field, value in requested if value is not UNSET}
+    )
     different = {
         field: value
-        for field, value in requested
-        if value is not UNSET and _as_json(value) != _as_json(getattr(before, field))
+        for field, _ in requested
+        if _as_json(value := getattr(after, field)) != _as_json(getattr(before, field))
     }
     if not different:
         return experiment
