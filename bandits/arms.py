@@ -487,9 +487,9 @@ def _logit_distances(slope: FloatArray, other: FloatArray) -> FloatArray:
 def _log_distances(shape: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return distances on both sides of the peak where a log-Gamma density has fallen by `_FALLS`.
 
-    The distances ascend. At distance d the density has fallen by shape (exp(-d) - 1 + d) on the left
-    and by shape (exp(d) - 1 - d) on the right. The result is never too short and at most 1.5 times
-    too long:
+    The distances ascend. At distance d the density has fallen by shape (exp(-d) - 1 + d) on the
+    left and by shape (exp(d) - 1 - d) on the right. The result is never too short and at most 1.5
+    times too long:
 
     * Left: the distance of a Gaussian plus 1.5 times that of an exponential density.
     * Right: the smaller of the Gaussian's and the fixed point of d = log(1 + fall / shape + d).

@@ -141,7 +141,7 @@ class KillSwitch:
             await self._store.take_away(key)
 
     async def spread(self) -> None:
-        """Send the kills of this process that neither engine has yet to each engine that answers."""
+        """Send the kills of this process to each engine that answers, while both lack them."""
         if self._here is None:
             return
         for key, body in dict(self._here.kills.made_here).items():

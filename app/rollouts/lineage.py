@@ -34,8 +34,8 @@ class ControlSince(msgspec.Struct, frozen=True):
 class Version(msgspec.Struct, frozen=True, kw_only=True):
     """A variant in the lineage.
 
-    `standard` says whether units outside of the comparison get it. `held` is the share that a rollout
-    holds for it, None without a rollout.
+    `standard` says whether units outside of the comparison get it. `held` is the share that a
+    rollout holds for it, None without a rollout.
     """
 
     key: str

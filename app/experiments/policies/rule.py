@@ -101,7 +101,7 @@ class Scene(NamedTuple):
 
 
 class Simulated(NamedTuple):
-    """A policy in the form that `bandits.pulls` simulates, with the expected seconds of one core."""
+    """A policy as `bandits.pulls` simulates it, with the expected seconds of one core."""
 
     policy: pulls.Policy
     seconds: float

@@ -82,8 +82,8 @@ Contexts = Mapping[int, Mapping[str, Any] | None]
 class Part(NamedTuple):
     """The touched units of one experiment.
 
-    `numbers` are their positions among all touched units. `known` is the mask of units with a readable
-    row, and `stored` holds the values of these rows at the same places.
+    `numbers` are their positions among all touched units. `known` is the mask of units with a
+    readable row, and `stored` holds the values of these rows at the same places.
     """
 
     experiment_id: int
