@@ -44,7 +44,7 @@ def test_finds_each_kind(text, kind):
         "user@localhost",
         "a @ b",
         "pi is 3.14159265358979",
-        "DE89 1704 0044 0532 0130 00 fails the check digit",
+        "DE89 1704 1044 1532 1130 00 fails the check digit",
         "sk-short",
         "1,000,000 to 2,000,000",
         "10.0.0.1 and 192.168.100.200",
