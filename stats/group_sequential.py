@@ -122,12 +122,15 @@ class Paths:
             state.advance(fraction, low, high)
 
     def leaving(self, drift: float) -> tuple[float, ...]:
-        """Return the probability of leaving first at each look, on either side."""
+        """Return for each look the probability that the statistic first crosses a bound there.
+
+        Both bounds count.
+        """
         checks.finite(drift, "drift")
         return tuple(self._leaving(np.array([drift]))[:, 0].tolist())
 
     def power(self, drift: float) -> float:
-        """Return the probability of leaving at any look, on either side.
+        """Return the probability that the statistic crosses either bound at any look.
 
         Worked by hand: one look at 1 with bound 1.96: 0.05 without drift, 0.8 at the drift 2.8.
         """
