@@ -12,9 +12,9 @@ Prompt = str | list[Any]
 
 
 class Response(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
-    """A response as sent: what the product showed for an assignment, named by `assignment_id`, or
-    by `experiment` and `unit`.
+    """A response as sent: what the product showed for an assignment.
 
+    The assignment is named by `assignment_id`, or by `experiment` and `unit`.
     `response_id` is the provider's id of the completion, a trace id or any other text; it is an
     address for `/feedback`, unique within its experiment. Without one, a response that is sent
     again with the same content is the same response. `error` says why the model gave no response.

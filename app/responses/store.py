@@ -43,8 +43,7 @@ class ResponseStore:
     async def after(
         self, cursor: int, limit: int, *, experiment_id: int | None = None
     ) -> tuple[list[StoredResponse], int]:
-        """Return the next responses behind `cursor` in the order of storing, and the cursor behind
-        them.
+        """Return the next responses behind `cursor`, and the cursor behind them.
 
         Start with 0. A reader that goes on from the cursor sees each stored response exactly once,
         however late its transaction committed: writers take turns.
