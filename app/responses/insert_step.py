@@ -104,7 +104,7 @@ async def insert(cursor: AsyncCursor, new: Sequence[NewResponse]) -> set[UUID]:
 
 def _row(new: NewResponse) -> tuple[object, ...]:
     """Return the columns of the row in the order of `_COPY`."""
-    assigned = (None, None, None)
+    assigned: tuple[object, ...] = (None, None, None)
     if new.assignment is not None:
         known = AssignmentId.from_body(new.assignment)
         assigned = (known.id, known.epoch, known.variant)
