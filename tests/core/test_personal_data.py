@@ -73,7 +73,7 @@ def test_occurrences_lie_inside_the_text_without_overlaps(text):
     "unit", ["a", "1", "a@", "a.", "1 ", "+1", "A1", "DE89 ", "sk-", "eyJ", "-----BEGIN "]
 )
 def test_a_hostile_text_costs_no_more_than_its_length(unit):
-    """Time is about proportional: ten times the text takes far less than a hundred times as long."""
+    """Ten times the text takes far less than a hundred times as long."""
 
     def cost(length):
         text = unit * (length // len(unit))
