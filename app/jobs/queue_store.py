@@ -82,7 +82,7 @@ class JobQueue:
         settled = [{"leased_until": None, **row} for row in rows]
         if not settled:
             return
-        values = {name: bindparam(f"new_{name}") for name in settled[0] if name != "id"}
+        values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in settled[0] if name != "id"}
         statement = update(self._table).where(self._table.c.id == bindparam("job")).values(values)
         await connection.execute(
             statement,
