@@ -1,8 +1,8 @@
 """Rows of a table as jobs that workers claim, lease and settle.
 
 The table belongs to another room. It has the columns `id`, `step` (in the schedule of retries),
-`attempts` (begun, ever), `next_attempt_at` (null once no attempt will be made), `leased_until` and a
-lane. The number of the attempt fences the result: a worker whose lease another one took over
+`attempts` (begun, ever), `next_attempt_at` (null once no attempt will be made), `leased_until` and
+a lane. The number of the attempt fences the result: a worker whose lease another one took over
 settles nothing.
 """
 
@@ -28,8 +28,8 @@ class JobQueue:
     """Jobs in `table`, in lanes that take turns.
 
     `lanes` is a SELECT of the open lanes and of how many of their jobs may be leased at a time; its
-    parameters are given to `claim`. Due jobs are taken in the order `order_in_lane` of each lane, and
-    then in the `order` of all: each is a list of columns with an optional DESC.
+    parameters are given to `claim`. Due jobs are taken in the order `order_in_lane` of each lane,
+    and then in the `order` of all: each is a list of columns with an optional DESC.
     """
 
     def __init__(self, table: Table, *, lane: str, lanes: str, order_in_lane: str, order: str) -> None:

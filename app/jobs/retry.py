@@ -20,8 +20,8 @@ def following(
 ) -> Retry | None:
     """Return the retry after a failed attempt at `step` (0: the first); None after the last one.
 
-    `waits_s[n]` is the wait before the attempt at step n. A random `jitter` in [0, 1) lengthens it by
-    up to the share `JOB_JITTER`, so that jobs that failed together do not repeat together. A
+    `waits_s[n]` is the wait before the attempt at step n. A random `jitter` in [0, 1) lengthens it
+    by up to the share `JOB_JITTER`, so that jobs that failed together do not repeat together. A
     `Retry-After` counts up to `JOB_RETRY_AFTER_S_MAX`.
 
     Worked by hand: following(1, (0, 5, 15), jitter=0.5, retry_after_s=90) has a scheduled wait of

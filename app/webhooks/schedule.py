@@ -49,8 +49,8 @@ class Settled(msgspec.Struct, frozen=True):
 def settle(step: int, answer: Answer, *, jitter: float) -> Settled:
     """Return the state after the answer to the attempt at `step` (0: the first) of the schedule.
 
-    `jitter` in [0, 1) spreads repeats, see `app.jobs.retry`. A `Retry-After` of a throttling receiver
-    counts.
+    `jitter` in [0, 1) spreads repeats, see `app.jobs.retry`. A `Retry-After` of a throttling
+    receiver counts.
 
     Worked by hand: settle(1, Answer(503, retry_after_s=90), jitter=0.5) has a scheduled wait of
     15 s * 1.1 = 16.5 s. The receiver asked for 90 s, so the wait is 90 s and the step becomes 2.
