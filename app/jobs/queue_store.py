@@ -67,7 +67,7 @@ class JobQueue:
             await connection.execute(update(self._table).where(self._fenced(jobs)).values(leased_until=until))
 
     async def lock(self, connection: AsyncConnection, jobs: Sequence[Claimed]) -> set[Any]:
-        """Lock claimed jobs, in the order of their ids; return the ids of those that are still ours."""
+        """Lock claimed jobs in the order of their ids; return the ids of those still ours."""
         if not jobs:
             return set()
         column = self._table.c.id
