@@ -23,7 +23,7 @@ def logs(t, freedom, information, rho):
 
 @pytest.fixture(scope="module")
 def walks():
-    """t statistics of A/A tests after every pair (runs, pairs - 1), their freedom and information."""
+    """Statistics of A/A tests after every pair, shape (runs, pairs - 1), freedom, information."""
     rng = np.random.default_rng(20261202)
     n = np.arange(2, PAIRS + 1)
     arms = []
