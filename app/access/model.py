@@ -30,6 +30,7 @@ class Scope(StrEnum):
     ASSIGN = "assign"
     FEEDBACK = "feedback"
     READ = "read"
+    REVIEW = "review"
     ADMIN = "admin"
 
 
@@ -43,10 +44,13 @@ class KeyKind(StrEnum):
 
 SCOPES: Final = {
     KeyKind.CLIENT: frozenset({Scope.ASSIGN, Scope.FEEDBACK}),
-    KeyKind.SERVER: frozenset({Scope.ASSIGN, Scope.FEEDBACK, Scope.READ}),
+    KeyKind.SERVER: frozenset({Scope.ASSIGN, Scope.FEEDBACK, Scope.READ, Scope.REVIEW}),
     KeyKind.ADMIN: frozenset(Scope),
 }
 """The most scopes that a key of each kind can have."""
+
+DEFAULT_SCOPES: Final = SCOPES | {KeyKind.SERVER: SCOPES[KeyKind.SERVER] - {Scope.REVIEW}}
+"""The scopes of a key that names none. Only people review, so their keys name the scope `review`."""
 
 
 class ApiKey(msgspec.Struct, frozen=True):
@@ -175,7 +179,8 @@ def _secret_in(authorization: bytes) -> bytes:
 def _permitted(key: ApiKey, scope: Scope, now_ms: int) -> ApiKey:
     if key.expires_at_ms is not None and key.expires_at_ms <= now_ms:
         raise Unauthorized("this API key has expired")
-    if scope not in key.scopes:
+    # Administrators may review, also with keys that are older than this scope.
+    if scope not in key.scopes and not (scope is Scope.REVIEW and Scope.ADMIN in key.scopes):
         allowed = ", ".join(sorted(key.scopes)) or "none"
         raise Forbidden(f"this API key lacks the scope {scope}; it has {allowed}")
     return key

@@ -8,7 +8,17 @@ from typing import NamedTuple
 
 APP = Path("app")
 ROOM_ORDER = (
-    *("core", "access", "webhooks", "experiments", "assignment", "feedback", "ledger", "allocation"),
+    *(
+        "core",
+        "access",
+        "webhooks",
+        "experiments",
+        "assignment",
+        "feedback",
+        "ledger",
+        "reviews",
+        "allocation",
+    ),
     *("analysis", "evaluation", "planning", "rollouts", "dashboard", "cli"),
 )
 
