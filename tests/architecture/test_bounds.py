@@ -8,17 +8,8 @@ from typing import NamedTuple
 
 APP = Path("app")
 ROOM_ORDER = (
-    *(
-        "core",
-        "access",
-        "webhooks",
-        "experiments",
-        "assignment",
-        "feedback",
-        "ledger",
-        "reviews",
-        "allocation",
-    ),
+    *("core", "access", "webhooks", "experiments", "assignment", "feedback", "ledger", "responses"),
+    *("reviews", "allocation"),
     *("analysis", "evaluation", "planning", "rollouts", "dashboard", "cli"),
 )
 
