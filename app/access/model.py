@@ -44,13 +44,13 @@ class KeyKind(StrEnum):
 
 SCOPES: Final = {
     KeyKind.CLIENT: frozenset({Scope.ASSIGN, Scope.FEEDBACK}),
-    KeyKind.SERVER: frozenset({Scope.ASSIGN, Scope.FEEDBACK, Scope.READ, Scope.REVIEW}),
+    KeyKind.SERVER: frozenset({Scope.ASSIGN, Scope.FEEDBACK, Scope.READ}),
     KeyKind.ADMIN: frozenset(Scope),
 }
-"""The most scopes that a key of each kind can have."""
+"""The scopes of a key that names only its kind."""
 
-DEFAULT_SCOPES: Final = SCOPES | {KeyKind.SERVER: SCOPES[KeyKind.SERVER] - {Scope.REVIEW}}
-"""The scopes of a key that names none. Only people review, so their keys name the scope `review`."""
+NAMED_SCOPES: Final = {KeyKind.SERVER: frozenset({Scope.REVIEW})}
+"""Further scopes that a key of a kind can have if it names them: only people review, not programs."""
 
 
 class ApiKey(msgspec.Struct, frozen=True):

@@ -26,7 +26,7 @@ from stats.totals import FloatArray
 
 
 class Coefficient(msgspec.Struct, frozen=True, kw_only=True):
-    """A coefficient over `items` with at least two ratings by `raters`; `reason` says why there is none."""
+    """A coefficient over `items` with two ratings or more; `reason` says why it has no value."""
 
     name: str
     raters: tuple[str, ...]
@@ -39,7 +39,8 @@ class Coefficient(msgspec.Struct, frozen=True, kw_only=True):
 class Agreement(msgspec.Struct, frozen=True, kw_only=True):
     """The agreement of all raters, then of each pair.
 
-    `clusters` is the number of units that were left out in turn; None: items were taken as independent.
+    `clusters` is the number of units that were left out in turn; None: items were taken as
+    independent.
     """
 
     scale: Scale
@@ -92,7 +93,8 @@ def measure(
 ) -> Agreement:
     """Compute the coefficients of all raters, then Cohen's kappa of each pair, or of these pairs.
 
-    `ratings` have the shape (items, raters), NaN where missing; `units` is the cluster of each item.
+    `ratings` have the shape (items, raters), NaN where missing; `units` is the cluster of each
+    item.
     """
     all_raters = tuple(raters)
     grades = np.unique(ratings[~np.isnan(ratings)])

@@ -29,7 +29,7 @@ _ITEM_IDS: Final = range(1, 2**63)
 
 
 class LockedItem(msgspec.Struct, frozen=True, kw_only=True):
-    """An item as a transaction holds it: nobody else changes its reviewers meanwhile."""
+    """An item as a transaction holds it: no other transaction changes its reviewers meanwhile."""
 
     id: int
     experiment_id: int
@@ -48,7 +48,7 @@ class LockedItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClaimStore:
-    """SQL of claims and answers. Methods that take a connection are parts of a transaction of `turn`."""
+    """SQL of claims and answers. Methods with a connection are parts of a transaction of `turn`."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -81,7 +81,7 @@ class ClaimStore:
     async def pick(
         self, connection: AsyncConnection, reviewer: str, experiment_id: int | None, queue: Queue | None
     ) -> int | None:
-        """Lock the next item that a reviewer may claim, and return its id; None if there is none."""
+        """Lock the next item that a reviewer may claim, and return its id; None without one."""
         parameters = {"reviewer": reviewer, "experiment_id": experiment_id, "queue": queue}
         item_id: int | None = await connection.scalar(_CLAIM, parameters)
         return item_id
@@ -198,7 +198,7 @@ class ClaimStore:
             return [_lease(row, row.lease_s) for row in await connection.execute(statement)]
 
     async def end(self, lease: Lease) -> bool:
-        """End a lease that had no sign of life since it was read, and return whether it ended now."""
+        """End a lease without a sign of life since it was read, and return whether it ended now."""
         async with self._engine.begin() as connection:
             locked = await self.lock(connection, lease.item_id)
             held = None if locked is None else locked.leases.get(lease.reviewer)

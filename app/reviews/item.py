@@ -50,7 +50,7 @@ class Item(msgspec.Struct, frozen=True):
         return new and self.state is ItemState.OPEN and self.taken < self.wanted
 
     def claimed(self, reviewer: str) -> "Item":
-        """Return the item with a lease of this reviewer. Raises Conflict if it may not be claimed."""
+        """Return the item with a lease of this reviewer. Raises Conflict if no place is free."""
         if not self.claimable_by(reviewer):
             raise Conflict("this item has no free place for this reviewer")
         return msgspec.structs.replace(self, leased=self.leased | {reviewer})
@@ -65,8 +65,8 @@ class Item(msgspec.Struct, frozen=True):
             return self
         if reviewer not in self.leased and self.taken >= self.wanted:
             raise Conflict(
-                "the lease has ended and other reviewers have taken this item: the label was not stored; "
-                "claim another item"
+                "the lease has ended and other reviewers have taken this item: "
+                "the label was not stored; claim another item"
             )
         mine = {reviewer}
         return Item(self.wanted, self.labelled | mine, self.skipped - mine, self.leased - mine)

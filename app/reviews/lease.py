@@ -24,7 +24,7 @@ class Lease(NamedTuple):
 
 
 class LeaseWatch:
-    """When this process first saw each lease with its present sign of life, by its own counter."""
+    """Counter readings at which this process first saw the present sign of each lease."""
 
     def __init__(self) -> None:
         self._seen: dict[tuple[UUID, int], float] = {}

@@ -24,9 +24,5 @@ REVIEW_SIGNAL_S: Final = 1.0  # between two looks for reviews that are not signa
 REVIEW_SIGNALS_MAX: Final = 500  # assignments of one round
 
 REVIEW_EXPORT_ITEMS: Final = 500  # of one page of an export
-REVIEW_IMPORT_BYTES_MAX: Final = 33_554_432
-REVIEW_IMPORT_ROWS_MAX: Final = 100_000
-REVIEW_IMPORT_ERRORS_MAX: Final = 1_000  # errors that one answer lists
 REVIEW_AGREEMENT_ITEMS_MAX: Final = 5_000  # the newest items enter the coefficients
-REVIEW_PAIRS_MAX: Final = 45  # pairs of reviewers with a coefficient of their own
 REVIEWERS_SHOWN_MAX: Final = 500

@@ -23,9 +23,10 @@ _LOG = structlog.get_logger(__name__)
 class ReviewLoops:
     """The loops, which may be cancelled at any point and run in several workers at once.
 
-    `errors` names the experiments whose sample cannot be drawn at present, with the reason. No lease
-    is compared with a clock: a lease ends if this process saw no sign of its reviewer for as long as
-    the lease lasts, by its own counter. So a worker that starts gives every lease its whole time again.
+    `errors` names the experiments whose sample cannot be drawn at present, with the reason. No
+    lease is compared with a clock: a lease ends if this process saw no sign of its reviewer for as
+    long as the lease lasts, by its own counter. So a worker that starts gives every lease its whole
+    time again.
     """
 
     def __init__(

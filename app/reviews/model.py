@@ -29,7 +29,7 @@ Reason = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.REVIEW_COMM
 
 
 class Queue(StrEnum):
-    """Where an item came from. Only the sample enters estimates."""
+    """Origin of an item. Only the sample enters estimates."""
 
     SAMPLE = "sample"  # drawn with a known probability
     DISAGREEMENT = "disagreement"  # judges contradict each other or people: to learn from
@@ -115,15 +115,15 @@ class Review(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def answer(self) -> Answer:
-        """What the reviewer said."""
+        """Content of this revision."""
         return Answer(label=self.label, reason=self.reason, comment=self.comment, seconds=self.seconds)
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
-    """What a reviewer sees of an item: nothing that tells the variant, the judge or other reviewers.
+    """An item as its reviewer sees it, without variant, judge and other reviewers.
 
-    `lease` is null if the reviewer holds none. `response` is null once its text has expired. `answer`
-    is the reviewer's own.
+    `lease` is null if the reviewer holds none. `response` is null once its text has expired.
+    `answer` is the reviewer's own.
     """
 
     item: int
@@ -138,7 +138,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
-    """What one reviewer can do in an experiment, and has done."""
+    """Numbers of items that one reviewer can answer and has answered in an experiment."""
 
     experiment: str
     open: int

@@ -13,8 +13,8 @@ from app.reviews.model import Queue, StoredSettings
 class QueueProgress(msgspec.Struct, frozen=True, kw_only=True):
     """Progress of one queue.
 
-    `claimed` items are with a reviewer now. `missing` labels are still wanted by open items. An item
-    is `given_up` if too many reviewers skipped it, or its response is gone.
+    `claimed` items are with a reviewer now. `missing` labels are still wanted by open items. An
+    item is `given_up` if too many reviewers skipped it, or its response is gone.
     """
 
     queue: Queue
@@ -29,7 +29,7 @@ class QueueProgress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReviewerProgress(msgspec.Struct, frozen=True, kw_only=True):
-    """What one reviewer has done. `name` is that of the API key; null for imported labels."""
+    """Work of one reviewer. `name` is that of the API key; null for imported labels."""
 
     reviewer: str
     name: str | None
@@ -41,7 +41,7 @@ class ReviewerProgress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SampledStratum(msgspec.Struct, frozen=True):
-    """How many responses of a variant and segment the sample has looked at, and how many it took."""
+    """Numbers of responses of a variant and segment that the sample looked at and took."""
 
     variant: int
     segment: str

@@ -56,7 +56,7 @@ class ReadingStore:
         return [ReviewerProgress(**row._asdict()) for row in rows]
 
     async def ratings(self, experiment_id: int, queue: Queue | None) -> list[Rating]:
-        """Return the labels of the newest items that have two or more, in the order of the items."""
+        """Return the labels of the newest items with two or more, in the order of the items."""
         rows = await self._rows(
             _RATINGS,
             experiment_id=experiment_id,
@@ -99,7 +99,7 @@ class ReadingStore:
             return {row.revision: {int(digit): word for digit, word in row.labels.items()} for row in rows}
 
     async def answers(self, experiment_id: int, *, revisions: bool) -> AsyncIterator[Sequence[Row[Any]]]:
-        """Yield the answers of an experiment with their items, page by page, in the order of the items.
+        """Yield the answers of an experiment with their items, page by page, in the order of items.
 
         Without `revisions`, only the newest answer of each reviewer.
         """

@@ -54,7 +54,7 @@ class SampleStore:
             return list((await connection.execute(statement)).scalars())
 
     async def sample(self, experiment_id: int, at: datetime) -> Round:
-        """Draw from the next responses of an experiment. Does nothing while another worker does so."""
+        """Draw from the next responses of an experiment, unless another worker is doing so."""
         async with self._engine.begin() as connection:
             cursor = await _locked_cursor(connection, experiment_id)
             settings = await newest_settings(connection, experiment_id)
@@ -125,7 +125,7 @@ async def _locked_cursor(connection: AsyncConnection, experiment_id: int) -> int
 async def _segments(
     connection: AsyncConnection, declared: Segments | None, stored: Sequence[StoredResponse]
 ) -> dict[UUID, str]:
-    """Return the segment of each assignment whose exposure is stored. Others are a stratum of their own."""
+    """Return the segment of each assignment whose exposure is stored; others have none."""
     if declared is None:
         return {}
     keys = [(response.experiment_id, response.unit_hash, response.assignment) for response in stored]

@@ -9,8 +9,8 @@ n * rate items, give or take one. At other rates a piece that meets two points i
 inclusion probability says so. A rate may change at any response. Without the salt, the next item
 cannot be predicted.
 
-Source: Särndal, Swensson & Wretman (1992), Model Assisted Survey Sampling, sections 3.4 and 3.6.
-We depart from systematic sampling: each interval has a point of its own instead of one random start,
+Source: Särndal, Swensson & Wretman (1992), Model Assisted Survey Sampling, sections 3.4 and 3.6. We
+depart from systematic sampling: each interval has a point of its own instead of one random start,
 so that a period in the traffic cannot meet the same place again and again.
 """
 
@@ -32,7 +32,7 @@ class Stratum(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far the sample of a stratum is: `mass` is the sum of the rates, in nano."""
+    """Progress of the sample in a stratum: `mass` is the sum of the rates, in nano."""
 
     responses: int = 0
     sampled: int = 0

@@ -74,8 +74,8 @@ class ReviewService:
         for used in await self._store.label_sets(experiment.id):
             if used != digits:
                 raise Conflict(
-                    f"labels must keep the digits {', '.join(map(str, sorted(used)))}: reviews of this "
-                    "experiment use them, and one mean cannot mix two scales",
+                    f"labels must keep the digits {', '.join(map(str, sorted(used)))}:"
+                    " reviews use them, and one mean cannot mix two scales",
                     field="labels",
                 )
         return await self._store.put_settings(experiment.id, settings, self._clock.now())
@@ -130,10 +130,12 @@ class ReviewService:
         return review
 
     async def correct(self, reviewer: str, item_id: int, answer: Answer) -> Review:
-        """Store the next revision of a reviewer's answer; earlier ones stay. The same answer changes nothing.
+        """Store the next revision of a reviewer's answer. Earlier ones stay.
 
-        Raises NotFound; InvalidInput; Conflict before the first answer, after `REVIEW_REVISIONS_MAX`,
-        and if a skipped item has no free place any more.
+        The same answer again changes nothing.
+
+        Raises NotFound; InvalidInput; Conflict before the first answer, after
+        `REVIEW_REVISIONS_MAX`, and if a skipped item has no free place any more.
         """
         now = self._clock.now()
         async with self._claims.turn(reviewer) as connection:
@@ -153,7 +155,7 @@ class ReviewService:
         return review
 
     async def release(self, reviewer: str, item_id: int, lease: UUID) -> None:
-        """Give a claimed item back unanswered. A repeated request changes nothing. Raises NotFound."""
+        """Give a claimed item back unanswered. Repeats are harmless. Raises NotFound."""
         async with self._claims.turn(reviewer) as connection:
             locked = await self._locked(connection, item_id)
             held = locked.leases.get(reviewer)
@@ -213,10 +215,10 @@ class ReviewService:
 
 
 async def enqueue(connection: Transaction, candidates: Sequence[Candidate], at: datetime) -> list[UUID]:
-    """Queue responses on which judges disagree, in the caller's transaction; harmless when repeated.
+    """Queue responses on which judges disagree, in the caller's transaction. Repeats are harmless.
 
-    Reviews of this queue are for learning and never enter estimates. Return the keys of the responses
-    that were added; others are in a queue already, or are not stored.
+    Reviews of this queue are for learning and never enter estimates. Return the keys of the
+    responses that were added; others are in a queue already, or are not stored.
     """
     return await insert_items(connection, Queue.DISAGREEMENT, candidates, at)
 

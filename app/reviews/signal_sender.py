@@ -1,8 +1,9 @@
 """Sends the labels of the sample as the signal `review`, with the source `human`.
 
-The ledger keeps one value per assignment, signal and source, the newest by time. So a repeated signal
-is harmless, and a correction replaces the earlier value. The disagreements queue sends nothing: its
-responses are not a sample, so their labels would bias every metric that reads the signal.
+The ledger keeps one value per assignment, signal and source, the newest by time. So a repeated
+signal is harmless, and a correction replaces the earlier value. The disagreements queue sends
+nothing: its responses are not a sample, so their labels would bias every metric that reads the
+signal.
 """
 
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ class SignalSender:
         self._clock = clock
 
     async def send_due(self) -> int:
-        """Send the signals that are due, and return their number. Raises Unavailable without Valkey."""
+        """Send the signals that are due, and return their number. Raises Unavailable."""
         due = await self._store.due()
         sendable = [signal for signal in due if signal.body is not None and signal.score is not None]
         if sendable:

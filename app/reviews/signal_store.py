@@ -18,8 +18,8 @@ _SENT: Final = text(_FOLDER.joinpath("sql/mark_signalled.sql").read_text())
 class DueSignal(NamedTuple):
     """The signal of one assignment. `answers` says by item how many answers it takes in.
 
-    `body` is that of the assignment id, and `score` the mean of the assignment's labels from 0 to 1.
-    Both are None if there is nothing to send.
+    `body` is that of the assignment id, and `score` the mean of the assignment's labels from 0 to
+    1. Both are None if there is nothing to send.
     """
 
     assignment: UUID

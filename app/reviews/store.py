@@ -34,7 +34,7 @@ class ReviewStore:
     async def put_settings(
         self, experiment_id: int, settings: ReviewSettings, at: datetime
     ) -> StoredSettings:
-        """Store settings as the next revision, unless they equal those in force. Return those in force.
+        """Store settings as the next revision, unless they are in force already; return them.
 
         Changes of one experiment take turns.
         """

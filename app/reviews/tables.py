@@ -24,13 +24,13 @@ from sqlalchemy.dialects.postgresql import JSONB
 from app.core.postgres import METADATA
 from app.experiments.tables import experiments
 
-# A change adds a revision, so that each item keeps the rubric and the labels that its reviewers saw.
+# A change adds a revision, so that each item keeps the rubric and labels that its reviewers saw.
 review_settings = Table(
     "review_settings",
     METADATA,
     Column("experiment_id", ForeignKey(experiments.c.id, ondelete="CASCADE"), nullable=False),
     Column("revision", Integer, nullable=False, comment="from 1; the greatest one is in force"),
-    Column("rate", Double, nullable=False, comment="share of responses in the probability sample"),
+    Column("rate", Double, nullable=False, comment="share of responses in the sample"),
     Column("rubric", Text, nullable=False),
     Column("labels", JSONB, nullable=False, comment="word of each label by its digit"),
     Column("reviewers", SmallInteger, nullable=False, comment="distinct reviewers of one item"),
@@ -139,8 +139,8 @@ reviews = Table(
     CheckConstraint("label BETWEEN 0 AND 9", name="label_is_a_digit"),
 )
 
-# A place in an item, reserved for a reviewer. No clock ends it: see app/reviews/loop.py. A lease that
-# has ended stays as proof that the reviewer was given the item.
+# A place in an item, reserved for a reviewer. No clock ends it: see app/reviews/loop.py. A lease
+# that has ended stays as proof that the reviewer was given the item.
 review_leases = Table(
     "review_leases",
     METADATA,

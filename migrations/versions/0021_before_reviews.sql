@@ -73,7 +73,7 @@ CREATE TABLE review_settings (
     CONSTRAINT fk_review_settings_experiment_id FOREIGN KEY(experiment_id) REFERENCES experiments (id) ON DELETE CASCADE
 );
 COMMENT ON COLUMN review_settings.revision IS 'from 1; the greatest one is in force';
-COMMENT ON COLUMN review_settings.rate IS 'share of responses in the probability sample';
+COMMENT ON COLUMN review_settings.rate IS 'share of responses in the sample';
 COMMENT ON COLUMN review_settings.labels IS 'word of each label by its digit';
 COMMENT ON COLUMN review_settings.reviewers IS 'distinct reviewers of one item';
 

@@ -1,4 +1,4 @@
-"""Exactly the wanted number of distinct reviewers answer each item, whatever they and the processes do."""
+"""Exactly the wanted number of distinct reviewers answer each item, whatever happens."""
 
 import asyncio
 from collections import Counter, defaultdict
@@ -46,7 +46,7 @@ async def test_a_claim_shows_prompt_response_and_rubric_and_nothing_that_tells_t
 async def test_many_reviewers_at_once_give_each_item_exactly_the_wanted_reviews(
     reviewed: Reviewed, engine: AsyncEngine, database_url: str
 ):
-    """Thirty reviewers race for 40 items of 3 reviews; they repeat, skip, release and answer late."""
+    """Thirty reviewers race for 40 items of 3; they repeat, skip, release and answer late."""
     await prepared(reviewed, 40, reviewers=3)
     pool = create_engine(database_url, pool_size=12)
     service = type(reviewed.service)(
@@ -204,7 +204,7 @@ async def test_refuses_labels_outside_the_set_and_blank_reasons(reviewed: Review
         await reviewed.service.answer("key:1", shown.item, shown.lease, answer)
 
 
-async def test_a_lease_that_nobody_gave_is_refused(reviewed: Reviewed):
+async def test_an_unknown_lease_is_refused(reviewed: Reviewed):
     await prepared(reviewed)
     shown = await reviewed.service.claim("key:1")
     with pytest.raises(LeaseEnded, match="claim an item first"):

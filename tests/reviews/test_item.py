@@ -1,4 +1,4 @@
-"""The state of an item under every order of claims, answers, corrections, releases and ends of leases."""
+"""The state of an item under any order of claims, answers, releases and ends of leases."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
