@@ -102,11 +102,11 @@ def room(
 def plannable(
     bound: float, spending: Spending, *, rate: float, n: int, flagged: bool, elapsed_s: float, left_s: float
 ) -> float:
-    """Return how many of `n` responses a budget of `bound` calls plans to judge, at most `rate *
-    n`.
+    """Return how many of `n` responses to judge on average, with a budget of `bound` calls a day.
 
-    `elapsed_s` and `left_s` are the times of the day so far, since its start or that of the rule,
-    and until its end. The traffic to come is that of the day so far, at the same speed.
+    It is at most `rate * n`. `elapsed_s` and `left_s` are the times of the day so far, since its
+    start or that of the rule, and until its end. The traffic to come is that of the day so far, at
+    the same speed.
 
     Worked by hand: of 100 calls 40 are planned, and 10 are free at the full rate. A window of 200
     responses at rate 0.1 wants 20. It gets the 10 free ones, and of the other 10 the share that the

@@ -40,9 +40,9 @@ _NO_CURSOR: Final = 0
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
-    """The window of a stratum:
+    """The window of a stratum.
 
-    `seen` responses of it, and `total` of all windows before and with it.
+    `seen` counts the responses of it, and `total` those of all windows before and with it.
     """
 
     stratum: str
