@@ -9,10 +9,10 @@ from typing import Final, NamedTuple
 
 import msgspec
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core import telemetry
 from app.core.clock import Clock
+from app.core.postgres import Transaction
 from app.jobs.retry import following
 from app.judging import limits
 from app.judging.breaker import Breaker, BreakerState, RecentCalls
@@ -156,9 +156,7 @@ class JudgingDispatcher:
                 await self.give_up(connection, [job], loss, now)
         telemetry.JUDGE_WAITING.set(await self._judgements.waiting())
 
-    async def give_up(
-        self, connection: AsyncConnection, jobs: Sequence[Job], loss: Loss, now: datetime
-    ) -> None:
+    async def give_up(self, connection: Transaction, jobs: Sequence[Job], loss: Loss, now: datetime) -> None:
         """Store locked judgements as unscored."""
         results = [Result(id=job.id, state=State.UNSCORED, reason=loss, at=now) for job in jobs]
         await self._judgements.settle(connection, results, [])
@@ -186,7 +184,7 @@ class JudgingDispatcher:
 
     async def _rooms(
         self,
-        connection: AsyncConnection,
+        connection: Transaction,
         rules: Sequence[JudgingRule],
         versions: dict[VersionHash, StoredVersion],
         now: datetime,
@@ -266,7 +264,7 @@ class JudgingDispatcher:
 
     async def _store(
         self,
-        connection: AsyncConnection,
+        connection: Transaction,
         recorded: Sequence[tuple[Job, Score, Result, StoredVersion]],
         now: datetime,
     ) -> None:

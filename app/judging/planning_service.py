@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import msgspec
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.clock import Clock
+from app.core.postgres import Transaction
 from app.core.telemetry import JUDGED_RESPONSES
 from app.experiments.model import Experiment
 from app.judging import limits, sampling
@@ -88,7 +88,7 @@ class _Planning:
     def __init__(
         self,
         planner: Planner,
-        connection: AsyncConnection,
+        connection: Transaction,
         rule: JudgingRule,
         version: StoredVersion,
         experiment: Experiment,
