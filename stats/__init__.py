@@ -59,7 +59,14 @@ from stats.drift import Drift, agreement_drift
 from stats.eprocess import AlwaysValid, EValue
 from stats.errors import InsufficientData, InvalidInput
 from stats.estimate import Alternative, Estimate, HypothesisTest
-from stats.group_sequential import GroupSequentialPlan, Paths, Spending
+from stats.group_sequential import (
+    GroupSequentialPlan,
+    HwangShihDeCani,
+    Paths,
+    PowerFamily,
+    Spending,
+    spending_of,
+)
 from stats.heterogeneity import PartialPooling, interaction_test, partial_pooling
 from stats.interval import Interval, beta_interval
 from stats.label_planning import LabelOption, LabelPlan, plan_labels
@@ -193,10 +200,13 @@ __all__ = [  # noqa: RUF022  (by purpose)
     # Planned looks, known horizons and named hypotheses.
     "BernoulliSprt",
     "GroupSequentialPlan",
+    "HwangShihDeCani",
     "NormalSprt",
     "OperatingCharacteristic",
     "Paths",
+    "PowerFamily",
     "Spending",
+    "spending_of",
     "TwoArmSprt",
     "WaldLimits",
     "Yeast",

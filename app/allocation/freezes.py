@@ -70,7 +70,7 @@ def unexcused(causes: Sequence[Cause], lifted: Sequence[Freeze]) -> tuple[Cause,
 def merged(present: Sequence[Cause], found: Sequence[Cause]) -> tuple[Cause, ...]:
     """Merge the causes of a freeze with another check.
 
-    Passing causes that are over are dropped; the others keep their worst value.
+    Drop passing causes that have ended. All other causes keep their worst value.
     """
     worst = {(cause.kind, cause.variant): cause for cause in present if not cause.passing}
     for cause in found:

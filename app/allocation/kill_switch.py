@@ -59,11 +59,11 @@ class KillsHere(Protocol):
 
 
 class KillSwitch:
-    """A kill is in force here at once, and each engine brings it to all servers.
+    """The kill switch of one process.
 
-    PostgreSQL keeps it.
-
-    `here` is the snapshot of this server; a worker has none.
+    A kill takes effect in this process at once. Valkey or PostgreSQL, whichever answers, passes it
+    to all other servers, and PostgreSQL stores it. `here` is the snapshot of this server; a worker
+    has none.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class KillSwitch:
             await self._store.take_away(key)
 
     async def spread(self) -> None:
-        """Bring the kills made here, which neither engine has yet, to whichever answers."""
+        """Send the kills of this process to each engine that answers, while both lack them."""
         if self._here is None:
             return
         for key, body in dict(self._here.kills.made_here).items():
@@ -201,7 +201,7 @@ class KillSwitch:
         return sorted(found, key=lambda kill: kill.at)
 
     async def _reached(self, asked: Coroutine[Any, Any, object]) -> bool:
-        """Return whether Valkey did it; otherwise the worker does."""
+        """Return whether Valkey applied the change; if not, the worker will."""
         try:
             await self._in_time(asked)
         except (Unavailable, TimeoutError):
@@ -209,12 +209,10 @@ class KillSwitch:
         return True
 
     async def _in_time(self, asked: Coroutine[Any, Any, T]) -> T:
-        """Return the answer of an engine.
+        """Return the answer of an engine. Raises TimeoutError after `KILL_RECORD_S`.
 
-        Raises TimeoutError, and then does not wait for the cancellation to end.
-
-        That takes as long as a connection of the pool does, which for one that hangs is many
-        seconds.
+        After a timeout the call does not wait for its task to end, because a connection that hangs
+        needs many seconds to cancel.
         """
         task = asyncio.ensure_future(asked)
         done, _ = await asyncio.wait({task}, timeout=limits.KILL_RECORD_S)
