@@ -17,7 +17,7 @@ Choose a sequential method by how you look at the data:
 | rare events in two arms, any and moving traffic shares | `ratio_evalue`, `ratio_sequence` |
 | a difference under a policy that reacts to outcomes, at every look, under any drift | `concurrent` |
 | the mean of one arm from such data | `adaptive` |
-| the mean human label, from judges on many responses and people on few | `prediction_powered_mean` |
+| the mean human label, from judges on many and people on few | `prediction_powered_mean` |
 | whether a judge agrees with people, and still does | `calibrate`, `agreement_drift` |
 | whether assignments follow their logged probabilities | `srm` |
 

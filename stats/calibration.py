@@ -52,8 +52,8 @@ def held_out(unit_hashes: IntArray, *, share: float = 0.5) -> NDArray[np.bool_]:
     """Return the mask of units that belong to the held-out part, shape (n,).
 
     The part of a unit depends on its hash and `share` alone, so it never changes, and all responses
-    of a unit are in the same part. The other part may be shown to whoever writes the judge's
-    prompt. A larger share contains a smaller one.
+    of a unit are in the same part. The author of the judge's prompt may see the other part. A
+    larger share contains a smaller one.
 
     Raises InvalidInput unless share is in (0, 1).
 
@@ -99,7 +99,7 @@ class AgreementTotals(msgspec.Struct, frozen=True):
         inclusion: FloatArray | None = None,
         units: IntArray | None = None,
     ) -> "AgreementTotals":
-        """Sum labels 0 to n_classes - 1, shape (n,), with their probabilities of being in the sample.
+        """Sum labels 0 to n_classes - 1, shape (n,), with their inclusion probabilities.
 
         Raises InvalidInput if a label or probability is out of range, or shapes differ.
         """
@@ -182,7 +182,7 @@ class AgreementTotals(msgspec.Struct, frozen=True):
 
 
 class Recall(msgspec.Struct, frozen=True):
-    """How often the judge repeats one human label.
+    """Share of one human label that the judge repeats, with its bounds.
 
     `lower` and `upper` hold at every look. `labels` is the effective number of responses with this
     human label. `required` is what `lower` has to exceed. `more_labels` is the number of further
@@ -231,10 +231,11 @@ def calibrate(
 ) -> Calibration:
     """Decide whether a judge agrees with people, from labels that its prompt was not tuned on.
 
-    It passes if the lower bound of every recall exceeds `required`, or the recall of people among
-    themselves (`ceiling`, totals of ordered pairs of reviewers) where that is lower, and if the mean
-    of the bounds exceeds 1 / k. It fails if an upper bound is below. Otherwise it is undecided. A
-    judge that deserves to fail passes with probability at most alpha, however often one looks.
+    It passes if the lower bound of every recall exceeds what is required, and the mean of the
+    bounds exceeds 1 / k. It fails if an upper bound is below what is required. Otherwise it is
+    undecided. What is required is `required`, or the recall of people among themselves where that
+    is lower; `ceiling` holds the totals of ordered pairs of reviewers. A judge that deserves to
+    fail passes with probability at most alpha, however often one looks.
 
     Worked by hand: 45 of 45 and 44 of 45 agree: the lower bounds are 0.923 and 0.862, above 0.8:
     passed.
@@ -261,8 +262,9 @@ def calibrate(
         verdict = "undecided"
         if not above_constant:
             reasons.append(
-                f"not proven better than a predictor that always says the same: mean recall is "
-                f"at least {sum(recall.lower for recall in recalls) / k:.2f}, and that one has {1 / k:.2f}"
+                "not proven better than a predictor that always says the same: mean recall is "
+                f"at least {sum(recall.lower for recall in recalls) / k:.2f}, "
+                f"and that predictor has {1 / k:.2f}"
             )
     shares = total.shares if total.n_labelled else np.full((k, k), np.nan)
     rows = shares.sum(axis=1, keepdims=True)
@@ -283,7 +285,7 @@ def calibrate(
 
 
 class _Bar(msgspec.Struct, frozen=True):
-    """What a recall has to prove, and with which error."""
+    """Requirements of the gate: the bar of each recall, and the error."""
 
     required: float
     alpha: float
@@ -299,7 +301,7 @@ class _Bar(msgspec.Struct, frozen=True):
         return bounded_sequence(share, alpha=alpha, tuned_to=self.tuned_to, alternative="less").upper
 
     def more_labels(self, share: MeanTotals, least: float) -> int | None:
-        """Return how many more labels would decide; an unseen label is taken to be repeated always."""
+        """Return how many more labels would decide. Of an unseen label, all are taken to agree."""
         value = share.mean if share.n else 1.0
 
         def decides(n: int) -> bool:

@@ -1,4 +1,4 @@
-"""What more labels, or more judge calls, would buy.
+"""A plan of further labels or judge calls: how far each would shrink the interval.
 
 The error variance of a prediction-powered mean is a sum: one part per stratum falls with the labels
 of that stratum, one with the number of judged responses. So the gain of each further label or call
@@ -27,7 +27,7 @@ _LABELS_MAX: Final = 10_000_000
 
 
 class LabelOption(msgspec.Struct, frozen=True):
-    """What `labels` more labels in one stratum would buy, and which judge calls would do as much.
+    """Half the interval after `labels` more labels in one stratum, and the judge calls like it.
 
     `half_width` is that of the interval that is valid at every look. `judge_calls` is None if no
     number of them would do as much. Costs are None where the price is unknown.

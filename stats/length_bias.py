@@ -53,8 +53,8 @@ def length_bias(total: JointTotals) -> Estimate:
     `total` is that of `length_totals`. The slope is that of weighted least squares, and its error
     the cluster-robust one with the factor m / (m - 2) for m effective units.
 
-    Worked by hand: lengths 0, 1, 2 with differences 0, 1, 2 have slope 1 and no residual, which is
-    refused: an error of 0 is no error.
+    Worked by hand: lengths 0, 1, 2 with differences 0, 1, 2 have slope 1 and no residual, so
+    they are refused: nothing says how sure they make us.
 
     Raises InsufficientData with fewer than 4 effective units, if all lengths are equal, or without
     residuals; InvalidInput unless there are 5 values.

@@ -86,12 +86,12 @@ class PairedTotals(msgspec.Struct, frozen=True):
 
     @property
     def decided(self) -> ProportionTotals:
-        """Wins among the pairs that are no tie."""
+        """Wins among the pairs without a tie."""
         return ProportionTotals(self.wins + self.losses, self.wins)
 
 
 class PairedResult(msgspec.Struct, frozen=True):
-    """How often the challenger wins more than it loses, as a share of all pairs.
+    """Net wins of the challenger as a share of all pairs.
 
     `interval` holds at every look. It excludes 0 exactly if the sign test decides. `value` is None
     without pairs.

@@ -163,16 +163,16 @@ class PredictionPoweredMean(msgspec.Struct, frozen=True):
 
     @property
     def removed_bias(self) -> float | None:
-        """How far the judge's mean is above the estimate; None without scores."""
+        """Judge's mean minus the estimate; None without scores."""
         return None if self.judge_mean is None else self.judge_mean - self.mean.value
 
 
 class LinearForms(msgspec.Struct, frozen=True):
     """Means of one total, and how they react to a unit (delta method).
 
-    `plain` are the weights of the six values in the error of the mean label; `shift` those in the
-    error of what one unit of trust adds to it, of which the value is `gap`. `shift` is all zeros if
-    the judge adds nothing.
+    The estimate is `label_mean` plus trust times `gap`. `plain` are the weights of the six values
+    in the error of the first, `shift` those in the error of the second. `shift` is all zeros if the
+    judge adds nothing.
     """
 
     label_mean: float
@@ -191,9 +191,9 @@ class LinearForms(msgspec.Struct, frozen=True):
         effective = total.effective_labels
         if effective < LABELS_MIN - 1e-9:
             raise InsufficientData(
-                f"needs labels of at least {LABELS_MIN} units; its {total.n_labelled} labels weigh like "
-                f"those of {effective:.2g}, because they share units or some inclusion probabilities "
-                "are very small"
+                f"needs labels of at least {LABELS_MIN} units; its {total.n_labelled} labels weigh "
+                f"like those of {effective:.2g}, because they share units or some inclusion "
+                "probabilities are very small"
             )
         a, judged_sum, b, label_sum, c, both_sum = total.moments.mean
         label_mean = label_sum / b

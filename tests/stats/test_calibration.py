@@ -24,49 +24,49 @@ def result(right, wrong, **options):
 
 
 def test_a_judge_passes_when_both_lower_bounds_exceed_what_is_required():
-    found = result((45, 44), (0, 1))
-    assert found.verdict == "passed"
-    assert [round(recall.lower, 3) for recall in found.recalls] == [0.921, 0.862]
-    assert found.agreement == pytest.approx(89 / 90)
+    gate = result((45, 44), (0, 1))
+    assert gate.verdict == "passed"
+    assert [round(recall.lower, 3) for recall in gate.recalls] == [0.921, 0.862]
+    assert gate.agreement == pytest.approx(89 / 90)
 
 
 def test_high_agreement_on_frequent_labels_does_not_pass():
     """A judge that always says 1 agrees in 95 of 100, as the constant predictor does."""
-    found = result((0, 95), (5, 0))
-    assert found.agreement == found.constant == pytest.approx(0.95)
-    assert found.verdict == "failed"
-    assert "repeats only 0.00" in found.reasons[0]
+    gate = result((0, 95), (5, 0))
+    assert gate.agreement == gate.constant == pytest.approx(0.95)
+    assert gate.verdict == "failed"
+    assert "repeats only 0.00" in gate.reasons[0]
 
 
 def test_an_undecided_gate_says_how_many_labels_would_decide():
-    found = result((41, 44), (4, 1))
-    assert found.verdict == "undecided"
-    assert found.more_labels > 0
-    more = found.recalls[0].more_labels
+    gate = result((41, 44), (4, 1))
+    assert gate.verdict == "undecided"
+    assert gate.more_labels > 0
+    more = gate.recalls[0].more_labels
     scale = (45 + more) / 45
     assert result((math.ceil(41 * scale), 44), (math.floor(4 * scale), 1)).verdict == "passed"
-    assert f"{more} more of them would decide" in found.reasons[0]
+    assert f"{more} more of them would decide" in gate.reasons[0]
 
 
 def test_a_label_that_people_never_gave_is_named():
-    found = result((0, 90), (0, 0), names=("bad", "good"))
-    assert found.verdict == "undecided"
-    assert "no response has the human label 'bad'" in found.reasons[0]
-    assert found.recalls[0].value is None
+    gate = result((0, 90), (0, 0), names=("bad", "good"))
+    assert gate.verdict == "undecided"
+    assert "no response has the human label 'bad'" in gate.reasons[0]
+    assert gate.recalls[0].value is None
 
 
 def test_without_labels_nothing_is_decided():
-    found = calibrate(AgreementTotals.from_observations(np.zeros(0, int), np.zeros(0, int), n_classes=3))
-    assert (found.verdict, found.agreement, found.n_labelled) == ("undecided", None, 0)
+    gate = calibrate(AgreementTotals.from_observations(np.zeros(0, int), np.zeros(0, int), n_classes=3))
+    assert (gate.verdict, gate.agreement, gate.n_labelled) == ("undecided", None, 0)
 
 
 def test_what_is_required_is_at_most_how_far_people_agree():
     people = AgreementTotals.from_observations(*labels((70, 70), (30, 30)), n_classes=2)
     judge = ((85, 85), (15, 15))
     assert result(*judge).verdict == "undecided"
-    found = result(*judge, ceiling=people)
-    assert found.verdict == "passed"
-    assert [recall.required for recall in found.recalls] == [0.7, 0.7]
+    gate = result(*judge, ceiling=people)
+    assert gate.verdict == "passed"
+    assert [recall.required for recall in gate.recalls] == [0.7, 0.7]
 
 
 def test_a_coin_does_not_pass_even_where_people_agree_like_coins():
@@ -115,9 +115,9 @@ def test_three_labels_are_judged_by_the_agreement_matrix():
     human = np.repeat([0, 1, 2], 60)
     judge = human.copy()
     judge[60:85] = 2  # the middle label is often taken for the best one
-    found = calibrate(AgreementTotals.from_observations(human, judge, n_classes=3))
-    assert found.verdict == "failed"
-    assert found.matrix[1] == pytest.approx((0, 35 / 60, 25 / 60))
+    gate = calibrate(AgreementTotals.from_observations(human, judge, n_classes=3))
+    assert gate.verdict == "failed"
+    assert gate.matrix[1] == pytest.approx((0, 35 / 60, 25 / 60))
 
 
 def test_a_judge_below_the_bar_rarely_passes_however_often_one_looks():
@@ -157,7 +157,7 @@ def test_the_held_out_part_depends_on_the_unit_alone():
 
 
 def splitmix64(state: int) -> int:
-    """One step of the published generator, in whole numbers."""
+    """Return one step of the published generator, in whole numbers."""
     mask = 2**64 - 1
     mixed = (state + 0x9E3779B97F4A7C15) & mask
     mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & mask

@@ -26,7 +26,7 @@ def first_alarm(days: list[MeanTotals], calibrated: MeanTotals) -> int | None:
 
 
 def test_a_judge_that_did_not_change_rarely_raises_an_alarm():
-    """20 days of 10 labels, agreement .9 before and after; a plain test each day alarms too often."""
+    """Agreement is .9 before and after, for 20 days of 10 labels; a plain daily test fails."""
     rng = np.random.default_rng(20260101 + 51)
     runs, false_alarms, plain_alarms = 120, 0, 0
     for _ in range(runs):
@@ -57,14 +57,14 @@ def test_a_judge_that_broke_after_a_long_good_time_is_caught_soon():
 
 def test_it_says_when_the_change_began():
     days = [agreements(20, 0.95)] * 10 + [agreements(20, 0.4)] * 3
-    found = agreement_drift(agreements(200, 0.95), days, alpha=0.05)
-    assert (found.drifted, found.since) == (True, 10)
+    result = agreement_drift(agreements(200, 0.95), days, alpha=0.05)
+    assert (result.drifted, result.since) == (True, 10)
 
 
 def test_without_later_labels_nothing_has_drifted():
-    found = agreement_drift(agreements(100, 0.95), [], alpha=0.05)
-    assert (found.drifted, found.since, found.evidence.value) == (False, None, 1.0)
-    assert found.reference == pytest.approx(0.857, abs=5e-4)
+    result = agreement_drift(agreements(100, 0.95), [], alpha=0.05)
+    assert (result.drifted, result.since, result.evidence.value) == (False, None, 1.0)
+    assert result.reference == pytest.approx(0.857, abs=5e-4)
     empty = agreement_drift(agreements(100, 0.95), [MeanTotals()] * 5, alpha=0.05)
     assert not empty.drifted
 

@@ -13,7 +13,7 @@ NAN = math.nan
 
 
 def stratum(seed: int, judged: int, labelled: int, noise: float) -> JudgedTotals:
-    """Responses of which the first ones are labelled; `noise` is the judge's error."""
+    """Responses whose first ones are labelled; `noise` is the judge's error."""
     rng = np.random.default_rng(20260101 + seed)
     y = rng.random(judged)
     judge = np.clip(y + noise * rng.normal(size=judged), 0, 1)

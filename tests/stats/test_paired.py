@@ -26,7 +26,7 @@ def test_a_conflict_between_both_orders_is_a_tie():
     assert PairedTotals.of("control", "control") == PairedTotals(losses=1)
 
 
-def test_equal_variants_are_rarely_told_apart_however_often_one_looks():
+def test_equal_variants_are_rarely_distinguished_at_any_look():
     rng = np.random.default_rng(20260101 + 61)
     runs, decided, plain = 100, 0, 0
     for _ in range(runs):
@@ -49,11 +49,11 @@ def test_the_net_win_rate_is_covered_at_every_look():
 
 def test_the_interval_excludes_zero_exactly_if_the_decision_is_made():
     for wins in range(0, 101, 5):
-        found = paired_result(PairedTotals(wins, 100 - wins, 40), alpha=0.05)
-        assert (found.decision == "better") == (found.interval.lower > 0)
-        assert (found.decision == "worse") == (found.interval.upper < 0)
+        result = paired_result(PairedTotals(wins, 100 - wins, 40), alpha=0.05)
+        assert (result.decision == "better") == (result.interval.lower > 0)
+        assert (result.decision == "worse") == (result.interval.upper < 0)
         mirrored = paired_result(PairedTotals(100 - wins, wins, 40), alpha=0.05)
-        assert mirrored.interval.lower == pytest.approx(-found.interval.upper, abs=1e-9)
+        assert mirrored.interval.lower == pytest.approx(-result.interval.upper, abs=1e-9)
 
 
 def test_a_margin_turns_many_ties_into_safety():
@@ -63,18 +63,18 @@ def test_a_margin_turns_many_ties_into_safety():
 
 
 def test_a_loss_in_one_stratum_shows_beside_an_overall_win():
-    found = paired_comparison(
+    result = paired_comparison(
         {"short": PairedTotals(300, 100, 50), "code": PairedTotals(5, 60, 10)}, alpha=0.05
     )
-    assert found.overall.decision == "better"
-    assert found.strata["code"].decision == "worse"
-    assert found.overall.totals.pairs == 525
+    assert result.overall.decision == "better"
+    assert result.strata["code"].decision == "worse"
+    assert result.overall.totals.pairs == 525
 
 
 def test_nothing_compared_is_undecided():
-    found = paired_comparison({}, alpha=0.05).overall
-    assert (found.value, found.decision) == (None, "undecided")
-    assert (found.interval.lower, found.interval.upper) == (-1, 1)
+    result = paired_comparison({}, alpha=0.05).overall
+    assert (result.value, result.decision) == (None, "undecided")
+    assert (result.interval.lower, result.interval.upper) == (-1, 1)
     only_ties = paired_result(PairedTotals(ties=50), alpha=0.05)
     assert only_ties.value == 0
     assert only_ties.interval.lower < 0 < only_ties.interval.upper

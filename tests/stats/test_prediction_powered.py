@@ -94,9 +94,9 @@ def test_a_perfect_judge_gains_labels_and_its_mean_is_that_of_the_scores():
     judge = np.tile([1.0, 0.0], 50)
     human = np.where(np.arange(100) < 20, judge, np.nan)
     noisy = np.where(np.arange(100) == 3, 1.0, human)
-    found = prediction_powered_mean(JudgedTotals.from_observations(judge, noisy, np.full(100, 0.2)))
-    assert found.label_gain == pytest.approx(found.labels_alone.variance / found.mean.variance)
-    assert found.label_gain > 1.5
+    result = prediction_powered_mean(JudgedTotals.from_observations(judge, noisy, np.full(100, 0.2)))
+    assert result.label_gain == pytest.approx(result.labels_alone.variance / result.mean.variance)
+    assert result.label_gain > 1.5
 
 
 def clustered_items(*, units: int = 600, per_unit: int = 5, labelled: int = 60):
@@ -156,9 +156,9 @@ def test_totals_of_units_merge_in_any_order_and_any_cut(seed, cut):
     first, second = units < cut, units >= cut
     whole, merged = total(first | second), total(second) + total(first)
     assert (merged.n_labelled, merged.n_judged) == (whole.n_labelled, whole.n_judged)
-    found, expected = prediction_powered_mean(merged), prediction_powered_mean(whole)
-    assert found.mean.value == pytest.approx(expected.mean.value, rel=1e-9)
-    assert found.mean.standard_error == pytest.approx(expected.mean.standard_error, rel=1e-6)
+    result, expected = prediction_powered_mean(merged), prediction_powered_mean(whole)
+    assert result.mean.value == pytest.approx(expected.mean.value, rel=1e-9)
+    assert result.mean.standard_error == pytest.approx(expected.mean.standard_error, rel=1e-6)
 
 
 def test_a_judge_that_fails_on_bad_responses_does_not_bias_the_estimate():
@@ -171,16 +171,16 @@ def test_a_judge_that_fails_on_bad_responses_does_not_bias_the_estimate():
         judge = np.where((y == 0) & (rng.random(4_000) < 0.5), NAN, judge)
         human = np.where(rng.random(4_000) < 0.05, y, NAN)
         total = JudgedTotals.from_observations(judge, human, np.full(4_000, 0.05))
-        found = prediction_powered_mean(total)
-        interval = found.mean.interval(alpha=0.05)
+        result = prediction_powered_mean(total)
+        interval = result.mean.interval(alpha=0.05)
         covered += interval.lower <= 0.6 <= interval.upper
-        judge_off += abs(found.judge_mean - 0.6) > 0.05
+        judge_off += abs(result.judge_mean - 0.6) > 0.05
     assert covered >= binom.ppf(1e-6, runs, 0.95)
     assert judge_off == runs
 
 
 def test_responses_that_are_judged_with_unequal_probabilities_are_weighed():
-    """Flagged responses are always judged, others one in ten; the weighted judge mean is unbiased."""
+    """Flagged responses are always judged, others one in ten: weights remove the bias."""
     rng = np.random.default_rng(20260101 + 33)
     y = (rng.random(40_000) < 0.7) * 1.0
     flagged = (y == 0) & (rng.random(40_000) < 0.5)
@@ -215,9 +215,9 @@ def test_what_cannot_be_estimated_is_refused_in_words(human, inclusion, units, m
 @pytest.mark.parametrize("judge", [np.full(400, NAN), np.full(400, 0.7)], ids=["no scores", "constant"])
 def test_without_a_useful_judge_the_estimate_is_that_of_the_labels(judge):
     _, human, inclusion = judged_items()
-    found = prediction_powered_mean(JudgedTotals.from_observations(judge, human, inclusion))
-    assert found.trust == 0
-    assert found.mean == found.labels_alone
+    result = prediction_powered_mean(JudgedTotals.from_observations(judge, human, inclusion))
+    assert result.trust == 0
+    assert result.mean == result.labels_alone
 
 
 @pytest.mark.parametrize("position", [0, 1], ids=["judge", "human"])
@@ -231,21 +231,21 @@ def test_scores_and_labels_must_be_finite(position):
 def test_labels_of_everything_leave_the_judge_nothing_to_add():
     judge, _, _ = judged_items()
     human = (judge > 0.5) * 1.0
-    found = prediction_powered_mean(JudgedTotals.from_observations(judge, human, np.ones(400)))
-    assert (found.trust, found.mean.value) == (0, pytest.approx(human.mean()))
+    result = prediction_powered_mean(JudgedTotals.from_observations(judge, human, np.ones(400)))
+    assert (result.trust, result.mean.value) == (0, pytest.approx(human.mean()))
 
 
 def test_a_sequence_needs_ten_labels_and_is_wider_than_one_look():
     judge, human, inclusion = judged_items()
-    found = prediction_powered_mean(JudgedTotals.from_observations(judge, human, inclusion))
-    fixed, always = found.mean.interval(alpha=0.05), quality_sequence(found, alpha=0.05)
+    result = prediction_powered_mean(JudgedTotals.from_observations(judge, human, inclusion))
+    fixed, always = result.mean.interval(alpha=0.05), quality_sequence(result, alpha=0.05)
     assert always.lower < fixed.lower < fixed.upper < always.upper
-    difference = quality_difference_sequence(found, found, alpha=0.05)
+    difference = quality_difference_sequence(result, result, alpha=0.05)
     assert difference.upper == pytest.approx(-difference.lower)
     few = np.where(np.arange(400) < 9, human, NAN)
-    found = prediction_powered_mean(JudgedTotals.from_observations(judge, few, inclusion))
+    result = prediction_powered_mean(JudgedTotals.from_observations(judge, few, inclusion))
     with pytest.raises(InsufficientData, match="at least 10 equally weighted labels"):
-        quality_sequence(found, alpha=0.05)
+        quality_sequence(result, alpha=0.05)
 
 
 def test_a_billion_judgements_take_no_longer_than_their_totals():
@@ -253,6 +253,6 @@ def test_a_billion_judgements_take_no_longer_than_their_totals():
     total = JudgedTotals.from_observations(judge, human, inclusion)
     for _ in range(22):  # 400 * 2^22 responses
         total = total + total
-    found = prediction_powered_mean(total)
+    result = prediction_powered_mean(total)
     assert total.n_judged > 10**9
-    assert 0 < found.mean.standard_error < 1e-4
+    assert 0 < result.mean.standard_error < 1e-4
