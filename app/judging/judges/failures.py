@@ -12,9 +12,9 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from app.core.personal_data import redacted
+from app.jobs.retry import retry_after_s
 from app.judging.judges import limits
 from app.judging.judges.model import Reason
-from app.webhooks.schedule import retry_after_s
 
 _QUOTA: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 _CODES: Final[Mapping[Reason, frozenset[str]]] = {
