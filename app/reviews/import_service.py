@@ -76,8 +76,8 @@ class ImportService:
         stored: dict[tuple[UUID, str], int] = {}
         lines = read_lines(body, kind)
         while batch := list(islice(lines, limits.REVIEW_IMPORT_BATCH)):
-            errors += [RejectedLine(one.line, one.field, one.reason) for one in batch if one.label is None]
-            right = [one for one in batch if one.label is not None]
+            errors += [RejectedLine(bad.line, bad.field, bad.reason) for bad in batch if bad.label is None]
+            right = [line for line in batch if line.label is not None]
             await self._store(experiment, right, stored, counts, errors)
         for result in ("imported", "corrected"):
             REVIEWS.labels(result).inc(counts[result])
@@ -105,7 +105,10 @@ class ImportService:
         `stored` has the line of each label of this file, by response and reviewer.
         """
         keys = {line.line: key_of(experiment.id, _label(line).response_id) for line in lines}
-        responses = {one.response_key: one for one in await self._responses.read(list(set(keys.values())))}
+        responses = {
+            response.response_key: response
+            for response in await self._responses.read(list(set(keys.values())))
+        }
         async with self._claims.turn(f"import {experiment.id}") as connection:
             items = await self._items(connection, experiment, set(keys.values()), responses)
             # Items in the order of their ids, so that transactions cannot wait for each other.
@@ -180,7 +183,7 @@ def _label(line: ImportLine) -> ImportedLabel:
 def _item_for(
     line: ImportLine, key: UUID, items: dict[UUID, int], stored: dict[tuple[UUID, str], int]
 ) -> int:
-    """Return the item of a line's response. Raises InvalidInput without one, Conflict for a repeat."""
+    """Return the item of a line's response. Raises InvalidInput, and Conflict for a repeat."""
     first = stored.get((key, _label(line).reviewer))
     if first is not None:
         raise Conflict(f"line {first} has a label of this reviewer for the same response")

@@ -1,4 +1,4 @@
-"""What experimenters read of reviews: overview, agreement, and exports."""
+"""Readings of reviews for experimenters: overview, agreement, and exports."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -37,7 +37,7 @@ class ReviewReader:
         reviewers = await self._reading.reviewers(experiment.id)
         strata = await self._reading.strata(experiment.id)
         agreement = await self._agreement(experiment.id, Queue.SAMPLE, experiment.definition.plan.alpha)
-        names = {one.reviewer: one.name for one in reviewers if one.name is not None}
+        names = {who.reviewer: who.name for who in reviewers if who.name is not None}
         return Overview(
             experiment=experiment.key,
             settings=settings,
@@ -76,7 +76,7 @@ class ReviewReader:
             writer = RecordWriter(kind, ITEM_FIELDS)
             async for rows in self._reading.unlabelled(experiment.id):
                 keys = [row.response_key for row in rows]
-                texts = {one.response_key: one for one in await self._responses.read(keys)}
+                texts = {text.response_key: text for text in await self._responses.read(keys)}
                 yield writer.page(
                     {
                         "item": row.id,

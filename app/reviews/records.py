@@ -1,4 +1,4 @@
-"""Reviews as CSV and JSON Lines: reading labels made elsewhere, and writing answers and items. Pure."""
+"""Reviews as CSV and JSON Lines: labels made elsewhere, answers, and items. Pure."""
 
 import csv
 import io
@@ -43,7 +43,7 @@ _TEXTS: Final = frozenset(
 
 
 class ImportedLabel(msgspec.Struct, frozen=True, kw_only=True):
-    """A label that was made elsewhere, about the response with this id. Other fields are ignored."""
+    """A label made elsewhere, about the response with this id. Other fields are ignored."""
 
     response_id: Annotated[str, msgspec.Meta(min_length=1)]
     label: Digit

@@ -72,7 +72,7 @@ class Claimed(msgspec.Struct, frozen=True):
 
 
 class Submission(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A label under a lease. `seconds` is how long the reviewer took; without it, since the claim."""
+    """A label under a lease. `seconds` is the time it took; without it, the time since the claim."""
 
     lease: UUID
     label: Digit
@@ -103,14 +103,14 @@ class Correction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class Workloads(msgspec.Struct, frozen=True):
-    """What the reviewer can do, by experiment."""
+    """Work of the holder of a key, by experiment."""
 
     experiments: list[Workload]
 
 
 @get("/experiments/{key:str}/review", guards=[requires(Scope.READ)])
 async def get_review_settings(key: str, review_service: ReviewService) -> SettingsView:
-    """Read the review settings of an experiment; the defaults, with revision 0, before the first."""
+    """Read the review settings of an experiment; before the first, the defaults as revision 0."""
     return SettingsView.of(await review_service.settings(key))
 
 
@@ -126,7 +126,7 @@ async def put_review_settings(key: str, data: ReviewSettings, review_service: Re
 
 @get("/experiments/{key:str}/reviews", guards=[requires(Scope.READ)])
 async def experiment_reviews(key: str, review_reader: ReviewReader) -> Overview:
-    """Read progress by queue and stratum, reviewers with their counts and seconds, and agreement."""
+    """Read progress by queue and stratum, the counts and seconds of reviewers, and agreement."""
     return await review_reader.overview(key)
 
 

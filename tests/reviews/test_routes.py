@@ -125,7 +125,7 @@ async def test_the_overview_shows_progress_sample_reviewers_and_agreement(http, 
     (queue,) = overview["queues"]
     assert (queue["items"], queue["done"], queue["labels"], queue["missing"]) == (6, 6, 12, 0)
     assert (overview["sampling"]["responses"], overview["sampling"]["share"]) == (6, 1.0)
-    assert [(one["labels"], one["seconds_median"]) for one in overview["reviewers"]] == [(6, 2.0), (6, 2.0)]
+    assert [(row["labels"], row["seconds_median"]) for row in overview["reviewers"]] == [(6, 2.0), (6, 2.0)]
     alpha, kappa = overview["agreement"]["coefficients"]
     assert alpha["items"] == kappa["items"] == 6
     assert 0.5 < alpha["value"] < 1
@@ -164,7 +164,7 @@ async def test_labels_made_elsewhere_are_imported_once(http, reviewed):
     await http.put(f"/experiments/{KEY}/review", json={"rate": 0.0}, headers=ADMIN)
     await reviewed.respond(1)
     stored, _ = await reviewed.responses.after(0, 100)
-    outside = next(one.response_id for one in stored if one.response_id not in ids)
+    outside = next(row.response_id for row in stored if row.response_id not in ids)
     file = f"response_id,label,reviewer\n{ids[0]},3,ann\n{outside},1,ann\n{outside},2,bob\n"
     for expected in ((3, 0, 0), (0, 0, 3)):
         answer = await http.post(f"{path}/import", content=file, headers=ADMIN | CSV)
@@ -174,7 +174,7 @@ async def test_labels_made_elsewhere_are_imported_once(http, reviewed):
     answer = await http.post(f"{path}/import", content=changed, headers=ADMIN | CSV)
     assert answer.json()["corrected"] == 1
     labels = await reviewed.store.labels(reviewed.experiment.id)
-    assert sorted((one.queue, one.label, one.n_reviewers) for one in labels) == [
+    assert sorted((row.queue, row.label, row.n_reviewers) for row in labels) == [
         ("imported", 1.5, 2),
         ("sample", 1.0, 1),
     ]
@@ -187,7 +187,7 @@ async def test_labels_made_elsewhere_are_imported_once(http, reviewed):
 async def test_wrong_lines_are_named_and_the_right_ones_are_stored(http, reviewed):
     await set_up(http, reviewed, 2)
     stored, _ = await reviewed.responses.after(0, 100)
-    first, second = (one.response_id for one in stored)
+    first, second = (row.response_id for row in stored)
     file = (
         "response_id,label,reviewer,seconds\n"
         f"{first},9,ann,\n"  # 2: not in the label set
