@@ -72,7 +72,7 @@ class Claimed(msgspec.Struct, frozen=True):
 
 
 class Submission(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A label under a lease. `seconds` is the time it took; without it, the time since the claim."""
+    """A label under a lease. `seconds` is the time it took; by default, that since the claim."""
 
     lease: UUID
     label: Digit
