@@ -62,9 +62,10 @@ def greatest(score: FloatArray) -> FloatArray:
 def limited(previous: Allocation, new: Allocation, *, step_max: float) -> Allocation:
     """Go from `previous` towards `new`, until the share of an arm has moved by `step_max`.
 
-    All shares move by the same part of their way, so what both keep (a floor, the order of two
-    arms, a sum of 1) stays kept. With delayed feedback a cap bounds what a posterior that rests on
-    few of the rewards still to come can do before they arrive; it also delays what is right.
+    All shares move by the same fraction of their distance. So the result keeps each property that
+    both allocations have: a floor, the order of two arms, a sum of 1. With delayed feedback a cap
+    limits how far a posterior from few rewards moves the shares before the other rewards arrive. It
+    also delays correct moves.
 
     Raises InvalidInput if step_max is not in (0, 1] or the allocations differ in their number of
     arms.

@@ -487,11 +487,15 @@ def _logit_distances(slope: FloatArray, other: FloatArray) -> FloatArray:
 def _log_distances(shape: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return distances on both sides of the peak where a log-Gamma density has fallen by `_FALLS`.
 
-    They ascend. On the left the fall is shape (exp(-d) - 1 + d), on the right shape (exp(d) - 1 -
-    d). Bounds that are never too short and at most 1.5 times too long are enough. On the left it is
-    the Gaussian's distance plus 1.5 exponential's. On the right it is the smaller of the Gaussian's
-    and the fixed point of d = log(1 + fall / shape + d). With a small shape the right side is flat
-    until it ends abruptly: the bend stands before that end.
+    The distances ascend. At distance d the density has fallen by shape (exp(-d) - 1 + d) on the
+    left and by shape (exp(d) - 1 - d) on the right. The result is never too short and at most 1.5
+    times too long:
+
+    * Left: the distance of a Gaussian plus 1.5 times that of an exponential density.
+    * Right: the smaller of the Gaussian's and the fixed point of d = log(1 + fall / shape + d).
+
+    With a small shape the density is flat on the right until it ends abruptly. The bend is placed
+    before that end.
     """
     fall = _FALLS / shape[:, None]
     left = np.sqrt(2 * fall) + fall

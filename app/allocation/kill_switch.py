@@ -59,11 +59,11 @@ class KillsHere(Protocol):
 
 
 class KillSwitch:
-    """A kill is in force here at once, and each engine brings it to all servers.
+    """The kill switch of one process.
 
-    PostgreSQL keeps it.
-
-    `here` is the snapshot of this server; a worker has none.
+    A kill takes effect in this process at once. Valkey or PostgreSQL, whichever answers, passes it
+    to all other servers, and PostgreSQL stores it. `here` is the snapshot of this server; a worker
+    has none.
     """
 
     def __init__(
@@ -119,8 +119,8 @@ class KillSwitch:
         kill = Kill(by, check_reason(reason), self._clock.now())
         waiting = await self._waiting(possible(key))
         try:
-            for one in waiting:
-                await self._in_time(self._store.record(key, one))
+            for unrecorded in waiting:
+                await self._in_time(self._store.record(key, unrecorded))
             experiment = await self._in_time(self._store.revive(key, kill))
         except POSTGRES_ERRORS as error:
             raise Unavailable(f"PostgreSQL does not answer, the kill stands: {error!r}") from error
@@ -141,7 +141,7 @@ class KillSwitch:
             await self._store.take_away(key)
 
     async def spread(self) -> None:
-        """Bring the kills made here, which neither engine has yet, to whichever answers."""
+        """Send the kills of this process to each engine that answers, while both lack them."""
         if self._here is None:
             return
         for key, body in dict(self._here.kills.made_here).items():
@@ -191,17 +191,17 @@ class KillSwitch:
     async def _waiting(self, key: str) -> list[Kill]:
         """Return the experiment's kills that PostgreSQL may not know, from Valkey or this process."""
         pairs = () if self._here is None else self._here.kills.pairs
-        found = [kill for name, body in pairs if name == key and (kill := decode(body)) is not None]
+        kills = [kill for name, body in pairs if name == key and (kill := decode(body)) is not None]
         try:
             in_valkey = (await self._in_time(self._store.waiting())).get(key)
         except (Unavailable, TimeoutError):
             in_valkey = None
-        if in_valkey is not None and in_valkey not in found:
-            found.append(in_valkey)
-        return sorted(found, key=lambda kill: kill.at)
+        if in_valkey is not None and in_valkey not in kills:
+            kills.append(in_valkey)
+        return sorted(kills, key=lambda kill: kill.at)
 
     async def _reached(self, asked: Coroutine[Any, Any, object]) -> bool:
-        """Return whether Valkey did it; otherwise the worker does."""
+        """Return whether Valkey applied the change; if not, the worker will."""
         try:
             await self._in_time(asked)
         except (Unavailable, TimeoutError):
@@ -209,12 +209,10 @@ class KillSwitch:
         return True
 
     async def _in_time(self, asked: Coroutine[Any, Any, T]) -> T:
-        """Return the answer of an engine.
+        """Return the answer of an engine. Raises TimeoutError after `KILL_RECORD_S`.
 
-        Raises TimeoutError, and then does not wait for the cancellation to end.
-
-        That takes as long as a connection of the pool does, which for one that hangs is many
-        seconds.
+        After a timeout the call does not wait for its task to end, because a connection that hangs
+        needs many seconds to cancel.
         """
         task = asyncio.ensure_future(asked)
         done, _ = await asyncio.wait({task}, timeout=limits.KILL_RECORD_S)

@@ -67,8 +67,8 @@ class AllocationService:
     async def due(self) -> list[int]:
         """Return at most `REALLOCATION_BATCH_MAX` ids of experiments with unpublished changes.
 
-        For a policy that forgets, time is a change: once per bucket, as long as there is something
-        to forget.
+        A policy that forgets is also due once per bucket of time, until it has no data left to
+        forget.
         """
         await self._store.publications.request_overdue(self._clock.now())
         return await self._store.publications.due(limits.REALLOCATION_BATCH_MAX)

@@ -228,8 +228,9 @@ async def read_observed(connection: AsyncConnection, experiment_id: int) -> Stor
 def _constant_shares(rows: Sequence[SqlRow[Any]]) -> dict[int, tuple[float, ...] | None]:
     """Return the shares of each epoch in which they never moved, None for the others.
 
-    An epoch with constant shares has one version, the next after the version before it. A gap is a
-    version that was thinned away: then shares may have moved, and count as if they had.
+    An epoch with constant shares has exactly one version, which directly follows the last version
+    of the epoch before it. If a version between them was thinned away, the shares may have moved,
+    so the epoch counts as one that moved.
     """
     shares: dict[int, tuple[float, ...] | None] = {}
     before = 0

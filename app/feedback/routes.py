@@ -32,7 +32,7 @@ _MEDIA_TYPES: Final = {
 
 @dataclass
 class _Written(Schema):
-    """A JSON Schema that msgspec wrote, for a body that the framework does not decode."""
+    """A JSON Schema by msgspec, for a request body that Litestar does not decode."""
 
     written: dict[str, Any] = field(default_factory=dict)
 

@@ -32,7 +32,11 @@ class ControlSince(msgspec.Struct, frozen=True):
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
-    """One variant. `standard`: units that are not compared get it. `held`: its share held by a rollout."""
+    """A variant in the lineage.
+
+    `standard` says whether units outside of the comparison get it. `held` is the share that a
+    rollout holds for it, None without a rollout.
+    """
 
     key: str
     payload: Any

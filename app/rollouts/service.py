@@ -437,7 +437,7 @@ def _is_harm(decision: Decision) -> bool:
 
 
 def _calls(decision: Decision) -> bool:
-    """Return whether a person should look or must decide."""
+    """Return whether this decision needs a person's attention."""
     return isinstance(decision, Ask) or (isinstance(decision, Hold) and decision.alert)
 
 

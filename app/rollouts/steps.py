@@ -30,7 +30,7 @@ class PausedByPerson(msgspec.Struct, frozen=True, tag_field="kind", tag="paused"
 
 
 class Resumed(msgspec.Struct, frozen=True, tag_field="kind", tag="resumed"):
-    """The rollout goes on."""
+    """A person resumed a paused rollout."""
 
 
 class Approved(msgspec.Struct, frozen=True, tag_field="kind", tag="approved"):
@@ -38,7 +38,7 @@ class Approved(msgspec.Struct, frozen=True, tag_field="kind", tag="approved"):
 
 
 Step = Started | PausedByPerson | Resumed | Approved | Decision
-"""Whatever is recorded of a rollout."""
+"""An entry in the history of a rollout."""
 
 EventKind = Literal[
     "rollout.started", "rollout.advanced", "rollout.completed", "rollout.rolled_back", "rollout.held",

@@ -33,6 +33,7 @@ from app.assignment import bucketing
 from app.experiments.model import Definition, Experiment, Paused, StateKind, Stopped, kind_of
 from app.experiments.policies import BestArmPolicy, FixedPolicy, Policy
 from app.experiments.policies.rule import AdaptivePolicy
+from app.experiments.reward_text import reward_in_words
 from app.ledger.units.measures import Measures, measures_of
 from bandits.allocation import Allocation, compare
 from bandits.arms import BetaArms
@@ -160,6 +161,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     analysis: Readout | None = None
     assumptions: list[str] = []
     rollouts: list[RolloutStatus] | UnsetType = UNSET  # the newest first; left out of statuses that are kept
+    reward_in_words: str = ""
 
 
 class Stored(StoredTotals, frozen=True, kw_only=True):
@@ -209,6 +211,7 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
             allocation_history=history_of(self.history, len(keys)),
             conclusion=_of_state(experiment) + conclusion_of(readout, _beliefs(policy, variants, best_arm)),
             analysis=readout,
+            reward_in_words=reward_in_words(definition.reward),
             assumptions=self._assumptions(experiment),
         )
 

@@ -10,9 +10,10 @@ from numpy.random import Generator
 
 from app.cli.client import Source
 from app.cli.limits import DEMO_REQUESTS
-from app.experiments.model import Definition, Reward, Variant
+from app.experiments.model import Definition, Variant
 from app.experiments.plan import AnalysisPlan
 from app.experiments.policies import ThompsonPolicy
+from app.experiments.reward import Reward
 
 THUMBS_UP: Final = "thumbs_up"
 THUMBS_DOWN: Final = "thumbs_down"

@@ -13,8 +13,9 @@ import numpy as np
 
 from app.cli.client import Event, Status, WaldClient
 from app.cli.files.logged import LoggedRewards, Task, variant_keys
-from app.experiments.model import Definition, Reward, Variant
+from app.experiments.model import Definition, Variant
 from app.experiments.policies import FixedPolicy, Policy, ThompsonPolicy
+from app.experiments.reward import Reward
 
 SIGNAL: Final = "score"
 FEEDBACK_EVENTS_MAX: Final = 500
@@ -103,9 +104,9 @@ async def replay(
     seed: int = 0,
     progress: Callable[[int], None] = lambda _: None,
 ) -> ReplayResult:
-    """Define and start `experiment`, replay every task `passes` times in shuffled order, wait for the totals.
+    """Define and start `experiment`, replay every task `passes` times, and wait for the totals.
 
-    `seed` fixes the order of the tasks; the draws are the server's own. `progress` hears of each task done.
+    `seed` shuffles the tasks; the server draws the variants. `progress` is called after each task.
     Raises ClientError when the experiment exists already or the server refuses or stays away.
     """
     loop = asyncio.get_running_loop()

@@ -104,9 +104,9 @@ class ConstrainedThompsonPolicy(PosteriorPolicy, frozen=True, kw_only=True, tag=
 
 
 def _unknown(bound: Bound, n_variants: int) -> Arms:
-    """Return posteriors with half of their mass on each side of a bound.
+    """Return posteriors of a metric without data: each satisfies the bound with probability 1/2.
 
-    Hardly any mass lies beyond a second bound.
+    If the bound has two sides, almost all mass lies between them or below the lower one.
     """
     lower, upper = bound.sides
     centre = lower if np.isfinite(lower) else upper

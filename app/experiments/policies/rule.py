@@ -100,7 +100,7 @@ class Scene(NamedTuple):
 
 
 class Simulated(NamedTuple):
-    """A policy as `bandits.pulls` runs it, and the seconds that this takes on one core."""
+    """A policy as `bandits.pulls` simulates it, with the expected seconds of one core."""
 
     policy: pulls.Policy
     seconds: float
@@ -169,7 +169,10 @@ class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
         return None if self.forgets is None else ByTime(self.forgets.bucket_s)
 
     def errors(self, field: str, setting: Setting) -> Iterator[FieldError]:
-        """Yield what does not fit the experiment; `field` is where the policy stands."""
+        """Yield an error for each setting that does not fit the experiment.
+
+        `field` is the path of the policy in the definition.
+        """
         del field, setting
         yield from ()
 

@@ -80,7 +80,11 @@ Contexts = Mapping[int, Mapping[str, Any] | None]
 
 
 class Part(NamedTuple):
-    """Touched units of one experiment, by number, and the stored units where `known`."""
+    """The touched units of one experiment.
+
+    `numbers` are their positions among all touched units. `known` is the mask of units with a
+    readable row, and `stored` holds the values of these rows at the same places.
+    """
 
     experiment_id: int
     measures: Measures
