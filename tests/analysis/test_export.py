@@ -276,7 +276,7 @@ async def test_every_signal_metric_and_context_is_a_column(client, measured):
     assert first["context.tags"] == '["a"]'
     assert first["context"] == {"lang": "de", "n": 1, "beta": True, "tags": ["a"]}
     assert (first["signal.copied"], first["signal.latency_ms"]) == (1.0, 900.0)  # the newest
-    assert (first["metric.copied"], first["metric.speed"]) == (1.0, 850.0)  # the mean of two sources
+    assert (first["metric.copied"], first["metric.speed"]) == (1.0, 850.0)  # of two sources
     assert rows["u1"]["metric.cost.numerator"] == 0.25
     assert rows["u1"]["metric.cost.denominator"] == 100.0
     assert (rows["u1"]["signal.copied"], rows["u1"]["metric.copied"]) == (None, 0.0)  # silence
@@ -288,7 +288,8 @@ async def test_all_formats_have_the_same_columns_and_values(client, measured):
     from pyarrow import parquet
 
     by_line = [json.loads(line) for line in (await download(client, "?format=jsonl")).text.splitlines()]
-    in_file = parquet.read_table(io.BytesIO((await download(client, "?format=parquet")).content)).to_pylist()
+    body = (await download(client, "?format=parquet")).content
+    in_file = parquet.read_table(io.BytesIO(body)).to_pylist()
     in_table = table((await download(client, "?exact=true")).text)
     assert list(in_file[0]) == list(by_line[0]) == list(in_table[0])
     for name in by_line[0]:
