@@ -79,6 +79,9 @@ from app.ledger.lag import LedgerLag
 from app.planning.power_routes import ROUTES as POWER_ROUTES
 from app.planning.routes import ROUTES as PLANNING_ROUTES
 from app.planning.service import PlanningService
+from app.quality.routes import ROUTES as QUALITY_ROUTES
+from app.quality.service import QualityService
+from app.quality.store import QualityStore
 from app.rollouts.routes import ROUTES as ROLLOUT_ROUTES
 from app.rollouts.service import RolloutService
 from app.rollouts.store import RolloutStore
@@ -99,6 +102,7 @@ _JSON_ROUTES: Final = (
     *WEBHOOK_ROUTES,
     *ROLLOUT_ROUTES,
     *EVALUATION_ROUTES,
+    *QUALITY_ROUTES,
     *PLANNING_ROUTES,
     *POWER_ROUTES,
 )
@@ -185,6 +189,7 @@ async def application(
             webhook_service=webhooks,
             rollout_service=rollouts,
             evaluation=evaluation,
+            quality=QualityService(experiments, QualityStore(engine)),
             planning=PlanningService(computing),
             readiness=readings,
         )

@@ -15,7 +15,7 @@ Bounds = tuple[float, float]
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """What to report: the judge, the level of intervals, and the prices for the planner.
+    """A question about quality: the judge, the level of intervals, and prices for the planner.
 
     `judge` and `version` name the judge; null: the most trusted one. A version is a hash or the
     beginning of one. `labels` is the number of further labels that the planner compares.
@@ -73,7 +73,7 @@ class Contrast(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VariantQuality(msgspec.Struct, frozen=True, kw_only=True):
-    """The quality of one variant: the mean human score, from 0 to 1, estimated with the judge's help.
+    """The quality of one variant: the mean human score, from 0 to 1, with the judge's help.
 
     `interval` is valid at every look, `interval_one_look` at one look that was planned before.
     `labels_alone` is the estimate without the judge. `judge_mean` is the judge's mean at face

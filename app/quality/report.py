@@ -1,4 +1,4 @@
-"""From totals to the report of quality. Pure."""
+"""The report of quality, from totals. Pure."""
 
 from collections.abc import Mapping, Sequence
 
@@ -46,7 +46,9 @@ def report(
         contrast = None
         if position != control:
             contrast = _contrast(
-                (by_position[position], estimates[position]), (by_position[control], estimates[control]), alpha
+                (by_position[position], estimates[position]),
+                (by_position[control], estimates[control]),
+                alpha,
             )
         variants.append(
             msgspec.structs.replace(

@@ -1,8 +1,8 @@
 """Use cases of quality."""
 
-import difflib
 from collections.abc import Sequence
 
+from app.core.choices import refusal
 from app.core.errors import InvalidInput
 from app.experiments.service import ExperimentService
 from app.quality import limits
@@ -60,7 +60,4 @@ def _chosen(judges: Sequence[Judge], question: Question) -> Judge | None:
 def _unknown(value: str, known: Sequence[str]) -> str:
     if not known:
         return f"no judge has scored a response of this experiment; got {value!r}"
-    names = list(dict.fromkeys(known))
-    near = difflib.get_close_matches(value, names, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"must be one of {', '.join(names)}; got {value!r}{hint}"
+    return refusal(repr(value), list(dict.fromkeys(known)))
