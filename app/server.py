@@ -82,6 +82,14 @@ from app.planning.service import PlanningService
 from app.quality.routes import ROUTES as QUALITY_ROUTES
 from app.quality.service import QualityService
 from app.quality.store import QualityStore
+from app.responses.store import ResponseStore
+from app.reviews.claim_store import ClaimStore
+from app.reviews.import_service import ImportService
+from app.reviews.reading_service import ReviewReader
+from app.reviews.reading_store import ReadingStore
+from app.reviews.routes import ROUTES as REVIEW_ROUTES
+from app.reviews.service import ReviewService
+from app.reviews.store import ReviewStore
 from app.rollouts.routes import ROUTES as ROLLOUT_ROUTES
 from app.rollouts.service import RolloutService
 from app.rollouts.store import RolloutStore
@@ -105,6 +113,7 @@ _JSON_ROUTES: Final = (
     *QUALITY_ROUTES,
     *PLANNING_ROUTES,
     *POWER_ROUTES,
+    *REVIEW_ROUTES,
 )
 
 
@@ -190,6 +199,7 @@ async def application(
             rollout_service=rollouts,
             evaluation=evaluation,
             quality=QualityService(experiments, QualityStore(engine)),
+            **_reviews(engine, experiments, clock),
             planning=PlanningService(computing),
             readiness=readings,
         )
@@ -215,6 +225,17 @@ async def application(
         await stack.enter_async_context(loops)
 
         yield _served(framework, keeper, settings, assign, FeedbackFastPath(feedback, keeper, clock))
+
+
+def _reviews(engine: AsyncEngine, experiments: ExperimentService, clock: Clock) -> dict[str, Any]:
+    """Return the services of reviews by the names of their dependencies."""
+    store, claims, reading = ReviewStore(engine), ClaimStore(engine), ReadingStore(engine)
+    responses = ResponseStore(engine)
+    return {
+        "review_service": ReviewService((store, claims, reading, responses), experiments, clock),
+        "review_reader": ReviewReader(store, reading, responses, experiments),
+        "review_import": ImportService(claims, responses, experiments, clock),
+    }
 
 
 async def _commits(
