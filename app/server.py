@@ -79,6 +79,9 @@ from app.ledger.lag import LedgerLag
 from app.planning.power_routes import ROUTES as POWER_ROUTES
 from app.planning.routes import ROUTES as PLANNING_ROUTES
 from app.planning.service import PlanningService
+from app.quality.routes import ROUTES as QUALITY_ROUTES
+from app.quality.service import QualityService
+from app.quality.store import QualityStore
 from app.responses.store import ResponseStore
 from app.reviews.claim_store import ClaimStore
 from app.reviews.import_service import ImportService
@@ -107,6 +110,7 @@ _JSON_ROUTES: Final = (
     *WEBHOOK_ROUTES,
     *ROLLOUT_ROUTES,
     *EVALUATION_ROUTES,
+    *QUALITY_ROUTES,
     *PLANNING_ROUTES,
     *POWER_ROUTES,
     *REVIEW_ROUTES,
@@ -194,6 +198,7 @@ async def application(
             webhook_service=webhooks,
             rollout_service=rollouts,
             evaluation=evaluation,
+            quality=QualityService(experiments, QualityStore(engine)),
             **_reviews(engine, experiments, clock),
             planning=PlanningService(computing),
             readiness=readings,
