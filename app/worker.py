@@ -38,6 +38,7 @@ from app.core.valkey import create_client
 from app.ledger.lag import LedgerLag
 from app.ledger.limits import LEDGER_SILENT_S
 from app.ledger.loop import ledger_loops
+from app.responses.loop import response_loops
 from app.rollouts.loop import RolloutLoops
 from app.rollouts.service import RolloutService
 from app.rollouts.store import RolloutStore
@@ -82,6 +83,13 @@ async def work(settings: Settings) -> None:
         prepared_loops = [
             *ledger_loops(
                 shards=settings.stream_shards,
+                owner=NAME,
+                database_url=settings.database_url,
+                valkey=blocking,
+                clock=clock,
+                on_commit=on_commit,
+            ),
+            *response_loops(
                 owner=NAME,
                 database_url=settings.database_url,
                 valkey=blocking,

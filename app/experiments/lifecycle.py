@@ -29,6 +29,7 @@ from app.experiments.model import (
     Experiment,
     LayerRange,
     Paused,
+    ResponsePlan,
     Reward,
     Running,
     State,
@@ -52,12 +53,14 @@ ALLOWED: Final[dict[StateKind, tuple[str, ...]]] = {
 }
 """The transitions out of each state."""
 
-_IN_FORCE: Final = frozenset({"description", "variants", "policy", "shadow_policy", "targeting", "overrides"})
+_IN_FORCE: Final = frozenset(
+    {"description", "variants", "policy", "shadow_policy", "targeting", "overrides", "responses"}
+)
 _CHANGEABLE: Final[dict[StateKind, frozenset[str]]] = {
     "draft": frozenset(Definition.__struct_fields__) - {"key"},
     "running": _IN_FORCE,
     "paused": _IN_FORCE,
-    "stopped": frozenset({"description", "shadow_policy"}),
+    "stopped": frozenset({"description", "shadow_policy", "responses"}),
     "archived": frozenset(),
 }
 
@@ -78,6 +81,7 @@ class DefinitionChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     targeting: tuple[Condition, ...] | UnsetType = UNSET
     overrides: dict[Unit, Key] | UnsetType = UNSET
     layer: LayerRange | UnsetType | None = UNSET
+    responses: ResponsePlan | UnsetType = UNSET
 
 
 class HeldRange(msgspec.Struct, frozen=True, order=True):
