@@ -31,11 +31,11 @@ def moments_of_cells(
     of_variant = [CellTotals.none(measures)] * len(definition.variants)
     for variant, totals in cells:
         of_variant[variant] += totals
-    found = {}
+    moments = {}
     for number, metric in enumerate(measures.metrics):
         if not isinstance(metric.measure, QuantileOf):
-            found[metric.key] = tuple(_moments(metric, totals.metrics[number]) for totals in of_variant)
-    return found
+            moments[metric.key] = tuple(_moments(metric, totals.metrics[number]) for totals in of_variant)
+    return moments
 
 
 def _moments(metric: Metric, sums: Sums) -> MeanTotals:

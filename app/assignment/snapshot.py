@@ -17,12 +17,12 @@ from app.experiments.model import (
     Experiment,
     LayerRange,
     ResponsePlan,
-    Reward,
     StateKind,
     Stopped,
     kind_of,
 )
 from app.experiments.plan import Segments
+from app.experiments.reward import Reward
 from app.experiments.segments import segment_number
 from app.experiments.signals import SignalUse, signals_of_metrics, with_reward
 from bandits.contextual import LinearArms, thompson, ucb

@@ -18,6 +18,7 @@ from msgspec import UNSET, UnsetType
 
 from app.core.errors import Conflict, FieldError, UnprocessableInput
 from app.core.text import Key
+from app.experiments.catalogue import SignalKind
 from app.experiments.checks import check
 from app.experiments.metrics import Metric
 from app.experiments.model import (
@@ -30,7 +31,6 @@ from app.experiments.model import (
     LayerRange,
     Paused,
     ResponsePlan,
-    Reward,
     Running,
     State,
     StateKind,
@@ -42,6 +42,7 @@ from app.experiments.model import (
 )
 from app.experiments.plan import AnalysisPlan
 from app.experiments.policies import Policy
+from app.experiments.reward import Reward
 from app.experiments.variants import check_change
 
 ALLOWED: Final[dict[StateKind, tuple[str, ...]]] = {
@@ -54,13 +55,16 @@ ALLOWED: Final[dict[StateKind, tuple[str, ...]]] = {
 """The transitions out of each state."""
 
 _IN_FORCE: Final = frozenset(
-    {"description", "variants", "policy", "shadow_policy", "targeting", "overrides", "responses"}
+    {
+        *("description", "variants", "policy", "shadow_policy", "targeting", "overrides"),
+        *("signals", "responses"),
+    }
 )
 _CHANGEABLE: Final[dict[StateKind, frozenset[str]]] = {
     "draft": frozenset(Definition.__struct_fields__) - {"key"},
     "running": _IN_FORCE,
     "paused": _IN_FORCE,
-    "stopped": frozenset({"description", "shadow_policy", "responses"}),
+    "stopped": frozenset({"description", "shadow_policy", "signals", "responses"}),
     "archived": frozenset(),
 }
 
@@ -82,6 +86,7 @@ class DefinitionChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     overrides: dict[Unit, Key] | UnsetType = UNSET
     layer: LayerRange | UnsetType | None = UNSET
     responses: ResponsePlan | UnsetType = UNSET
+    signals: dict[Key, SignalKind] | UnsetType = UNSET
 
 
 class HeldRange(msgspec.Struct, frozen=True, order=True):
@@ -205,10 +210,13 @@ def change(experiment: Experiment, request: DefinitionChange) -> Experiment:
     """
     before = experiment.definition
     requested = msgspec.structs.asdict(request).items()
+    after = msgspec.structs.replace(
+        before, **{field: value for field, value in requested if value is not UNSET}
+    )
     different = {
         field: value
-        for field, value in requested
-        if value is not UNSET and _as_json(value) != _as_json(getattr(before, field))
+        for field, _ in requested
+        if _as_json(value := getattr(after, field)) != _as_json(getattr(before, field))
     }
     if not different:
         return experiment

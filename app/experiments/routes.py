@@ -14,13 +14,19 @@ from app.access.guards import requires
 from app.access.model import Scope
 from app.core.limits import PAGE_SIZE, PAGE_SIZE_MAX
 from app.core.text import Key
+from app.experiments.catalogue import CatalogueEntry, entries
 from app.experiments.lifecycle import DefinitionChange, Layer
 from app.experiments.model import STATE_KINDS, Definition, Experiment, StateKind, kind_of
+from app.experiments.reward_text import reward_in_words
 from app.experiments.service import ExperimentService
+from app.experiments.warnings import warnings_of
 
 
 class ExperimentView(Definition, frozen=True, kw_only=True):
-    """A definition and where it is in its life. Times that have not come are null."""
+    """A definition and where it is in its life. Times that have not come are null.
+
+    `reward_in_words` describes the reward. `warnings` tell what is valid and probably not meant.
+    """
 
     state: StateKind
     started_at: datetime | None = None
@@ -34,6 +40,8 @@ class ExperimentView(Definition, frozen=True, kw_only=True):
     revision: int
     created_at: datetime
     updated_at: datetime
+    reward_in_words: str = ""
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, experiment: Experiment) -> Self:
@@ -48,6 +56,8 @@ class ExperimentView(Definition, frozen=True, kw_only=True):
             revision=experiment.revision,
             created_at=experiment.created_at,
             updated_at=experiment.updated_at,
+            reward_in_words=reward_in_words(experiment.definition.reward),
+            warnings=tuple(warnings_of(experiment.definition)),
         )
 
 
@@ -65,6 +75,12 @@ class StopRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`winner`: the variant to serve from now on; null: the control."""
 
     winner: Key | None = None
+
+
+class SignalCatalogue(msgspec.Struct, frozen=True):
+    """The signals that Wald knows. A definition may declare others in its field `signals`."""
+
+    signals: list[CatalogueEntry]
 
 
 @post("/experiments", guards=[requires(Scope.ADMIN)], status_code=201)
@@ -93,6 +109,12 @@ async def get_experiment(key: str, experiment_service: ExperimentService) -> Exp
     return ExperimentView.of(await experiment_service.get(key))
 
 
+@get("/signals", guards=[requires(Scope.READ)])
+async def list_signals() -> SignalCatalogue:
+    """Read the catalogue of signals: meaning, source, direction, range, default value and noise."""
+    return SignalCatalogue(entries())
+
+
 @get("/layers/{key:str}", guards=[requires(Scope.READ)])
 async def get_layer(key: str, experiment_service: ExperimentService) -> Layer:
     """Read who holds which range of a layer, and what is free."""
@@ -105,9 +127,9 @@ async def change_experiment(
 ) -> ExperimentView:
     """Replace fields of the definition, each as a whole.
 
-    A draft may change in all but its key; a running or paused experiment in description, policy
-    (which opens a new epoch), shadow policy, targeting and overrides; a stopped one in description
-    and shadow policy. 409 for anything else.
+    A draft may change in all but its key. A running or paused experiment may change in description,
+    policy (which opens a new epoch), shadow policy, targeting, overrides and signals. A stopped one
+    may change in description, shadow policy and signals. 409 for anything else.
     """
     return ExperimentView.of(await experiment_service.change(key, data))
 
@@ -151,6 +173,7 @@ ROUTES: Final = [
     create_experiment,
     list_experiments,
     get_experiment,
+    list_signals,
     get_layer,
     change_experiment,
     start_experiment,

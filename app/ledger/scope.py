@@ -10,8 +10,8 @@ from psycopg import AsyncCursor
 
 from app.core import locks
 from app.experiments.metrics import Metric
-from app.experiments.model import Reward
 from app.experiments.plan import AnalysisPlan
+from app.experiments.reward import Reward
 from app.experiments.signals import signals_of
 from app.ledger.draws.step import MOVING_KINDS
 from app.ledger.learning.model import LEARNING_KINDS

@@ -11,7 +11,8 @@ from psycopg import AsyncConnection, AsyncCursor
 from app.assignment import snapshot
 from app.assignment.snapshot import PreparedExperiment
 from app.experiments.metrics import Metric
-from app.experiments.model import ResponsePlan, Reward
+from app.experiments.model import ResponsePlan
+from app.experiments.reward import Reward
 from app.experiments.signals import signals_of
 from app.ledger.session import sql
 

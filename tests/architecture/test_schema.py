@@ -13,8 +13,10 @@ import app.assignment.tables
 import app.core.agreement
 import app.core.timekeeping
 import app.experiments.tables
+import app.judging.tables
 import app.ledger.tables
 import app.responses.tables
+import app.reviews.tables
 import app.rollouts.tables
 import app.webhooks.tables  # noqa: F401  (each adds its tables to the metadata)
 from app.core import migrations

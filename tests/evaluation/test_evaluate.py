@@ -12,7 +12,8 @@ from app.evaluation import limits
 from app.evaluation.model import EvaluationRequest, Log, evaluate
 from app.evaluation.targets import Rows, shares, target
 from app.experiments.lifecycle import DefinitionChange
-from app.experiments.model import Definition, Reward, Variant
+from app.experiments.model import Definition, Variant
+from app.experiments.reward import Reward
 from app.ledger.tables import assignments
 from tests.support.api import KEYS, bearer
 

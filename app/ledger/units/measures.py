@@ -15,7 +15,7 @@ from app.experiments.metrics import ASSIGNMENTS, REWARD, Mean, Metric, QuantileO
 from app.experiments.model import Stickiness
 from app.experiments.plan import AnalysisPlan
 from app.experiments.segments import OTHER
-from app.ledger.rewards.model import NANO
+from app.ledger.rewards.composite import NANO
 
 REWARD_METRIC: Final = Metric(key=REWARD, measure=Mean(REWARD, (0.0, 1.0)), role="primary")
 ACCURACY: Final = 0.01

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from app.core.limits import SIGNAL_VALUE_MAX
 from app.experiments.metrics import ASSIGNMENTS, REWARD, Mean, Metric, Proportion, QuantileOf, Ratio
 from app.experiments.segments import segment_of
-from app.ledger.rewards.model import FITTING, NANO, NONE, Assignments, Given, Integers, newest, whole
+from app.ledger.rewards.composite import NANO
+from app.ledger.rewards.model import FITTING, NONE, Assignments, Given, Integers, newest, whole
 from app.ledger.units.measures import (
     ACCURACY,
     CellTotals,
