@@ -160,6 +160,7 @@ def test_the_example_of_the_reference_is_fine():
             "shadow_policy.warm_start",
             "does not apply to a shadow policy: it gets the same totals",
         ),
+        ({"responses": {"redact": ["emial"]}}, "responses.redact[0]"),
         (
             {"shadow_policy": {"kind": "lin_ts", "features": [AGE]}},
             "shadow_policy.kind",
