@@ -7,20 +7,13 @@ several.
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 from app.core.errors import Unavailable
+from app.core.packed import Packed
 from app.core.stream import StreamAppender
 
 P = TypeVar("P")
-
-
-class Packed(NamedTuple):
-    """One stream entry to append: its kind, its number of events and its body."""
-
-    kind: str
-    n: int
-    body: bytes
 
 
 class GroupCommit(Generic[P]):

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 
-from app.core.group_commit import GroupCommit, Packed
+from app.core.group_commit import GroupCommit
+from app.core.packed import Packed
 from app.core.stream import StreamAppender
 from app.core.valkey import RESPONSES
 from app.feedback import addressed, entry, limits

@@ -77,7 +77,7 @@ class LedgerStore:
 
     @staticmethod
     def apart(entry: StreamEntry) -> tuple[list[tuple[int, StreamEntry]], dict[int, str]]:
-        """Split an entry into entries of one event, by number, and the errors of unreadable ones."""
+        """Split an entry into entries of one event, and the errors of unreadable ones."""
         return apart(entry)
 
     async def take(

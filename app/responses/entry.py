@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from app.core.group_commit import Packed
+from app.core.packed import Packed
 from app.responses import limits
 from app.responses.model import Texts
 
