@@ -17,10 +17,10 @@ class BestArmPolicy(AdaptivePolicy, frozen=True, kw_only=True, tag="best_arm"):
     """Finds the best variant at confidence 1 - `delta`, and from then on serves it alone.
 
     At every stopping time, the probability that a variant is declared the winner whose mean is more
-    than `indifference` below the greatest is at most `delta`, under any drift common to the
-    variants: the intervals of the readout decide. The decision stands until the policy is changed.
-    Before the decision, `rule` splits the traffic so that it comes early; `track_and_stop` needs an
-    exploration floor.
+    than `indifference` below the greatest is at most `delta`. The intervals of the readout decide,
+    so this holds under any drift common to the variants. The decision stands until the policy is
+    changed. Before the decision, `rule` splits the traffic so that it comes early; `track_and_stop`
+    needs an exploration floor.
     """
 
     decides = True
