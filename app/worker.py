@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import ChainMap
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, suppress
 
@@ -32,12 +33,23 @@ from app.core.process import NAME
 from app.core.serving import Ending, serve_http
 from app.core.settings import Settings
 from app.core.shared import Shared
+from app.core.stream import StreamAppender
 from app.core.telemetry import STREAM_LAG, WATERMARK_AGE
 from app.core.timekeeping import TimeKeeper
 from app.core.valkey import create_client
+from app.feedback.commit import SignalsCommit
+from app.feedback.limits import FEEDBACK_DEADLINE_S
 from app.ledger.lag import LedgerLag
 from app.ledger.limits import LEDGER_SILENT_S
 from app.ledger.loop import ledger_loops
+from app.responses.loop import response_loops
+from app.responses.store import ResponseStore
+from app.reviews.claim_store import ClaimStore
+from app.reviews.loop import ReviewLoops
+from app.reviews.reading_store import ReadingStore
+from app.reviews.sample_store import SampleStore
+from app.reviews.signal_sender import SignalSender
+from app.reviews.signal_store import SignalStore
 from app.rollouts.loop import RolloutLoops
 from app.rollouts.service import RolloutService
 from app.rollouts.store import RolloutStore
@@ -68,6 +80,7 @@ async def work(settings: Settings) -> None:
         rollouts = RolloutLoops(RolloutService(RolloutStore(engine), clock, reallocation.reallocate))
         rng = random.Random()  # noqa: S311 - for pauses
         dispatcher = _dispatcher(settings, engine, clock, rng)
+        reviews = await _reviews(settings, engine, clock, stack)
         lag = LedgerLag(engine, valkey, shards=settings.stream_shards)
         analysis = AnalysisLoops(ReadoutKeeper(AnalysisStore(engine), reallocation, lag.events))
 
@@ -88,11 +101,19 @@ async def work(settings: Settings) -> None:
                 clock=clock,
                 on_commit=on_commit,
             ),
+            *response_loops(
+                owner=NAME,
+                database_url=settings.database_url,
+                valkey=blocking,
+                clock=clock,
+                on_commit=on_commit,
+            ),
             *allocation.all(),
             *rollouts.all(),
             Loop("kill switch", switch.record_waiting, pause_s=allocation_limits.KILL_RECORD_INTERVAL_S),
             *analysis.all(),
             *WebhookLoops(dispatcher).all(),
+            *reviews.all(),
             Loop("lag", measure, pause_s=WORKER_BEAT_S),
             Loop("clock", timekeeper.run, pause_s=CLOCK_SYNC_S),
         ]
@@ -102,9 +123,8 @@ async def work(settings: Settings) -> None:
         def errors() -> dict[str, str]:
             health = starting.health() | loops.health()
             failing = {name: loop.error for name, loop in health.items() if loop.error}
-            timely = timekeeper.check()
-            skewed = {} if timely.ok else {"clock": timely.detail}
-            return failing | start.errors() | allocation.errors | rollouts.errors | analysis.errors | skewed
+            of_rooms = ChainMap(*(room.errors for room in (allocation, rollouts, analysis, reviews)))
+            return failing | start.errors() | dict(of_rooms) | _skew(timekeeper)
 
         async def heartbeat() -> None:
             await beat(valkey, NAME, errors(), clock)
@@ -142,6 +162,25 @@ def _engines(settings: Settings, stack: AsyncExitStack) -> tuple[AsyncEngine, Re
     blocking = create_client(settings.valkey_url, socket_timeout=LEDGER_SILENT_S)
     stack.push_async_callback(blocking.aclose)
     return engine, valkey, blocking
+
+
+def _skew(timekeeper: TimeKeeper) -> dict[str, str]:
+    """Return the error of this process's clock, if it has one."""
+    timely = timekeeper.check()
+    return {} if timely.ok else {"clock": timely.detail}
+
+
+async def _reviews(
+    settings: Settings, engine: AsyncEngine, clock: Clock, stack: AsyncExitStack
+) -> ReviewLoops:
+    """Return the loops of reviews. The stack closes their connection to Valkey at its end."""
+    assert settings.valkey_url is not None
+    appender = StreamAppender(settings.valkey_url, deadline_s=FEEDBACK_DEADLINE_S)
+    stack.push_async_callback(appender.stop)
+    await appender.start()
+    commit = SignalsCommit([appender], shards=settings.stream_shards)
+    stores = (SampleStore(engine, ResponseStore(engine)), ClaimStore(engine), ReadingStore(engine))
+    return ReviewLoops(stores, SignalSender(SignalStore(engine), commit, clock), clock)
 
 
 def _dispatcher(settings: Settings, engine: AsyncEngine, clock: Clock, rng: random.Random) -> Dispatcher:
