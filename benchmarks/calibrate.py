@@ -32,6 +32,7 @@ from benchmarks import (
     calibrate_sequences,
     calibrate_sequential,
     calibrate_verdicts,
+    demo,
     whole_path,
 )
 from benchmarks.validity import SEED, SEED_OFFSET, Parts, Row, number
@@ -46,6 +47,7 @@ PARTS: Parts = {
     **calibrate_policies.PARTS,
     **calibrate_verdicts.PARTS,
     **whole_path.PARTS,
+    **demo.PARTS,
 }
 
 
