@@ -115,7 +115,7 @@ def _covers(method: Method, stream: Stream, rng: np.random.Generator) -> Iterato
 
 
 def quality_rows(*, full: bool) -> Iterator[Row]:
-    runs = 1_000 if full else 60
+    runs = 400 if full else 60
     limit = error_limit(runs, ALPHA) if full else error_limit(runs, ALPHA, 1e-6)
     streams = STREAMS if full else STREAMS[2::2]
     for seed, stream in enumerate(streams):

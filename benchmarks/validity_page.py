@@ -59,7 +59,7 @@ TITLES: Final = {
     "V17: judges": ("Prediction-powered inference", "R = 4,000."),
     "V40, V41: quality": (
         "Quality from judges on many and people on few",
-        "4,000 responses, 5 % of them labelled; 20 looks. R = 1,000.",
+        "4,000 responses, 5 % of them labelled; 20 looks. R = 400.",
     ),
     "V42: gate of judges": (
         "The gate of judges",
