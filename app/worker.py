@@ -32,12 +32,23 @@ from app.core.process import NAME
 from app.core.serving import Ending, serve_http
 from app.core.settings import Settings
 from app.core.shared import Shared
+from app.core.stream import StreamAppender
 from app.core.telemetry import STREAM_LAG, WATERMARK_AGE
 from app.core.timekeeping import TimeKeeper
 from app.core.valkey import create_client
+from app.feedback.commit import SignalsCommit
+from app.feedback.limits import FEEDBACK_DEADLINE_S
+from app.judging.dispatch import JudgingDispatcher
+from app.judging.judge_holder import JudgeHolder
+from app.judging.loop import JudgingLoops
+from app.judging.planning_service import Planner
+from app.judging.signal_sender import JudgeSignalSender
+from app.judging.store import JudgingStores
+from app.judging.trust_service import TrustService
 from app.ledger.lag import LedgerLag
 from app.ledger.limits import LEDGER_SILENT_S
 from app.ledger.loop import ledger_loops
+from app.reviews.store import ReviewStore
 from app.rollouts.loop import RolloutLoops
 from app.rollouts.service import RolloutService
 from app.rollouts.store import RolloutStore
@@ -93,6 +104,7 @@ async def work(settings: Settings) -> None:
             Loop("kill switch", switch.record_waiting, pause_s=allocation_limits.KILL_RECORD_INTERVAL_S),
             *analysis.all(),
             *WebhookLoops(dispatcher).all(),
+            *await _judging(settings, engine, clock, stack),
             Loop("lag", measure, pause_s=WORKER_BEAT_S),
             Loop("clock", timekeeper.run, pause_s=CLOCK_SYNC_S),
         ]
@@ -142,6 +154,26 @@ def _engines(settings: Settings, stack: AsyncExitStack) -> tuple[AsyncEngine, Re
     blocking = create_client(settings.valkey_url, socket_timeout=LEDGER_SILENT_S)
     stack.push_async_callback(blocking.aclose)
     return engine, valkey, blocking
+
+
+async def _judging(
+    settings: Settings, engine: AsyncEngine, clock: Clock, stack: AsyncExitStack
+) -> list[Loop]:
+    """Return the loops of judging. The stack closes their connections at its end."""
+    assert settings.valkey_url is not None
+    appender = StreamAppender(settings.valkey_url, deadline_s=FEEDBACK_DEADLINE_S)
+    stack.push_async_callback(appender.stop)
+    await appender.start()
+    stores = JudgingStores.of(engine)
+    judges = JudgeHolder(stores.registry, clock)
+    stack.push_async_callback(judges.aclose)
+    commit = SignalsCommit([appender], shards=settings.stream_shards)
+    return JudgingLoops(
+        Planner(stores, clock, judges.toxicity),
+        JudgingDispatcher(stores, judges, clock, random.Random()),  # noqa: S311 - for pauses
+        JudgeSignalSender(stores.judgements, commit, clock),
+        TrustService(stores, ReviewStore(engine), clock),
+    ).all()
 
 
 def _dispatcher(settings: Settings, engine: AsyncEngine, clock: Clock, rng: random.Random) -> Dispatcher:

@@ -11,6 +11,12 @@ from app.core.limits import SIGNAL_VALUE_MAX, UNIT_LENGTH_MAX
 from app.feedback import limits
 from app.feedback.limits import CLOCK_TOLERANCE_S
 
+RESERVED_PREFIX: Final = "judge."
+"""Beginning of the signals of promoted judges.
+
+A client that could send them could pass as a judge.
+"""
+
 SourceName = Literal["implicit", "explicit", "automated", "human"]
 
 
@@ -26,10 +32,10 @@ class Source(IntEnum):
 class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """One signal about an assignment, named by `assignment_id`, or by `experiment` and `unit`.
 
-    `value` replaces the catalogue value of the signal (1 for a signal outside the catalogue). `at` is when it
-    happened, ISO 8601 with an offset or seconds since the epoch; without it, or in the future, it is the time
-    of arrival. Events with an `id` count once, the first wins; without one, an assignment has one value per
-    (signal, source), and the newest wins.
+    `value` replaces the catalogue value of the signal (1 for a signal outside the catalogue). `at`
+    is when it happened, ISO 8601 with an offset or seconds since the epoch; without it, or in the
+    future, it is the time of arrival. Events with an `id` count once, the first wins; without one,
+    an assignment has one value per (signal, source), and the newest wins.
     """
 
     signal: str
@@ -60,6 +66,7 @@ class EventResult(IntEnum):
     ADDRESS = 12
     UNIT_BY_CLIENT_KEY = 13
     ID_REUSED = 14
+    RESERVED_SIGNAL = 15
 
 
 class Reason(NamedTuple):
@@ -96,6 +103,11 @@ REASONS: Final = {
     ),
     EventResult.UNKNOWN_EXPERIMENT: Reason(NotFound, "experiment", "does not exist"),
     EventResult.SIGNAL: Reason(InvalidInput, "signal", "must be 1 to 128 of A-Z a-z 0-9 . _ -"),
+    EventResult.RESERVED_SIGNAL: Reason(
+        Forbidden,
+        "signal",
+        f"signals that begin with {RESERVED_PREFIX!r} come from promoted judges only: use another name",
+    ),
     EventResult.VALUE: Reason(
         InvalidInput,
         "value",
@@ -227,9 +239,10 @@ class FeedbackWarning(msgspec.Struct, frozen=True, omit_defaults=True):
 class Receipt(msgspec.Struct, frozen=True):
     """The answer to `/feedback`: how many events are durable, and which were refused.
 
-    As far as the server knows, each accepted event is in one of the counts from `counted` to `early`.
-    `waiting` events name a unit, whose assignment only the ledger can find, or an assignment that was
-    not recorded. `warned` counts the events with warnings, and `warnings` has the first warnings.
+    As far as the server knows, each accepted event is in one of the counts from `counted` to
+    `early`. `waiting` events name a unit, whose assignment only the ledger can find, or an
+    assignment that was not recorded. `warned` counts the events with warnings, and `warnings` has
+    the first warnings.
     """
 
     accepted: int

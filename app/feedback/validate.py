@@ -18,7 +18,7 @@ from app.experiments.signals import SignalUse
 from app.feedback import limits
 from app.feedback.entry import TIMES, VALUES, SignalsEntry, UnitSignal
 from app.feedback.limits import CLOCK_TOLERANCE_US
-from app.feedback.model import Event, EventResult, Remark, Source
+from app.feedback.model import RESERVED_PREFIX, Event, EventResult, Remark, Source
 
 _is_key: Final = re.compile(KEY_PATTERN).fullmatch
 _source: Final = {source.name.lower(): source.value for source in Source}.__getitem__
@@ -50,7 +50,8 @@ _ANY: Final = SignalUse()
 
 
 class _Rule(NamedTuple):
-    """Rules for a signal of an experiment: its default value, its bounds, and how long ids are valid.
+    """Rules for a signal of an experiment: its default value, its bounds, and how long ids are
+    valid.
 
     `default` is NaN for a signal that needs a value. `use`: what the experiment expects of the
     signal; None: it does not read it. `known`: whether the experiment exists.
@@ -80,8 +81,8 @@ class _Facts(NamedTuple):
 def validate(events: Sequence[Event], snapshot: Snapshot, from_us: int, *, by_unit: bool) -> Validated:
     """Validate the events of one request. `by_unit`: the caller may name assignments by their unit.
 
-    Events without a time get consecutive microseconds from `from_us` (microseconds since the epoch) on,
-    so that their order counts. Raises Unavailable while no signing key is known.
+    Events without a time get consecutive microseconds from `from_us` (microseconds since the epoch)
+    on, so that their order counts. Raises Unavailable while no signing key is known.
     """
     now_us = from_us + np.arange(len(events))
     tokens = [event.assignment_id or "" for event in events]
@@ -227,6 +228,8 @@ def _check(
             refuse(EventResult.EXPIRED_ID, assigned_ms < now_ms - lives_ms)
     if wrong := [number for number, name in enumerate(names) if not _is_key(name)]:
         refuse(EventResult.SIGNAL, np.isin(numbers, wrong))
+    if reserved := [number for number, name in enumerate(names) if name.startswith(RESERVED_PREFIX)]:
+        refuse(EventResult.RESERVED_SIGNAL, np.isin(numbers, reserved))
     values = np.array([rule.default for rule in rules])[pair_of]
     given = [event.value for event in events]
     if given.count(None) < len(given) or np.isnan(values).any():
@@ -242,7 +245,10 @@ def _check(
 
 
 class _Columns(NamedTuple):
-    """Columns that remarks read. `flags` as in `_check`; the extremes are those of `assigned_ms`."""
+    """Columns that remarks read.
+
+    `flags` as in `_check`; the extremes are those of `assigned_ms`.
+    """
 
     given: Sequence[float | None]
     values: Floats
