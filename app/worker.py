@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import ChainMap
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, suppress
 
@@ -48,6 +49,14 @@ from app.judging.trust_service import TrustService
 from app.ledger.lag import LedgerLag
 from app.ledger.limits import LEDGER_SILENT_S
 from app.ledger.loop import ledger_loops
+from app.responses.loop import response_loops
+from app.responses.store import ResponseStore
+from app.reviews.claim_store import ClaimStore
+from app.reviews.loop import ReviewLoops
+from app.reviews.reading_store import ReadingStore
+from app.reviews.sample_store import SampleStore
+from app.reviews.signal_sender import SignalSender
+from app.reviews.signal_store import SignalStore
 from app.reviews.store import ReviewStore
 from app.rollouts.loop import RolloutLoops
 from app.rollouts.service import RolloutService
@@ -78,7 +87,8 @@ async def work(settings: Settings) -> None:
         switch = KillSwitch(KillStore(engine, valkey), clock, reallocation.reallocate)
         rollouts = RolloutLoops(RolloutService(RolloutStore(engine), clock, reallocation.reallocate))
         rng = random.Random()  # noqa: S311 - for pauses
-        dispatcher = _dispatcher(settings, engine, clock, rng)
+        signals = await _signals(settings, stack)
+        reviews = _reviews(engine, clock, signals)
         lag = LedgerLag(engine, valkey, shards=settings.stream_shards)
         analysis = AnalysisLoops(ReadoutKeeper(AnalysisStore(engine), reallocation, lag.events))
 
@@ -99,12 +109,20 @@ async def work(settings: Settings) -> None:
                 clock=clock,
                 on_commit=on_commit,
             ),
+            *response_loops(
+                owner=NAME,
+                database_url=settings.database_url,
+                valkey=blocking,
+                clock=clock,
+                on_commit=on_commit,
+            ),
             *allocation.all(),
             *rollouts.all(),
             Loop("kill switch", switch.record_waiting, pause_s=allocation_limits.KILL_RECORD_INTERVAL_S),
             *analysis.all(),
-            *WebhookLoops(dispatcher).all(),
-            *await _judging(settings, engine, clock, stack),
+            *WebhookLoops(_dispatcher(settings, engine, clock, rng)).all(),
+            *reviews.all(),
+            *_judging(engine, clock, signals, stack),
             Loop("lag", measure, pause_s=WORKER_BEAT_S),
             Loop("clock", timekeeper.run, pause_s=CLOCK_SYNC_S),
         ]
@@ -114,9 +132,8 @@ async def work(settings: Settings) -> None:
         def errors() -> dict[str, str]:
             health = starting.health() | loops.health()
             failing = {name: loop.error for name, loop in health.items() if loop.error}
-            timely = timekeeper.check()
-            skewed = {} if timely.ok else {"clock": timely.detail}
-            return failing | start.errors() | allocation.errors | rollouts.errors | analysis.errors | skewed
+            of_rooms = ChainMap(*(room.errors for room in (allocation, rollouts, analysis, reviews)))
+            return failing | start.errors() | dict(of_rooms) | _skew(timekeeper)
 
         async def heartbeat() -> None:
             await beat(valkey, NAME, errors(), clock)
@@ -156,22 +173,36 @@ def _engines(settings: Settings, stack: AsyncExitStack) -> tuple[AsyncEngine, Re
     return engine, valkey, blocking
 
 
-async def _judging(
-    settings: Settings, engine: AsyncEngine, clock: Clock, stack: AsyncExitStack
-) -> list[Loop]:
-    """Return the loops of judging. The stack closes their connections at its end."""
+def _skew(timekeeper: TimeKeeper) -> dict[str, str]:
+    """Return the error of this process's clock, if it has one."""
+    timely = timekeeper.check()
+    return {} if timely.ok else {"clock": timely.detail}
+
+
+async def _signals(settings: Settings, stack: AsyncExitStack) -> SignalsCommit:
+    """Start the group commit of the signals of this worker. The stack ends it."""
     assert settings.valkey_url is not None
     appender = StreamAppender(settings.valkey_url, deadline_s=FEEDBACK_DEADLINE_S)
     stack.push_async_callback(appender.stop)
     await appender.start()
+    return SignalsCommit([appender], shards=settings.stream_shards)
+
+
+def _reviews(engine: AsyncEngine, clock: Clock, signals: SignalsCommit) -> ReviewLoops:
+    """Return the loops of reviews."""
+    stores = (SampleStore(engine, ResponseStore(engine)), ClaimStore(engine), ReadingStore(engine))
+    return ReviewLoops(stores, SignalSender(SignalStore(engine), signals, clock), clock)
+
+
+def _judging(engine: AsyncEngine, clock: Clock, signals: SignalsCommit, stack: AsyncExitStack) -> list[Loop]:
+    """Return the loops of judging. The stack closes the judges at its end."""
     stores = JudgingStores.of(engine)
     judges = JudgeHolder(stores.registry, clock)
     stack.push_async_callback(judges.aclose)
-    commit = SignalsCommit([appender], shards=settings.stream_shards)
     return JudgingLoops(
         Planner(stores, clock, judges.toxicity),
         JudgingDispatcher(stores, judges, clock, random.Random()),  # noqa: S311 - for pauses
-        JudgeSignalSender(stores.judgements, commit, clock),
+        JudgeSignalSender(stores.judgements, signals, clock),
         TrustService(stores, ReviewStore(engine), clock),
     ).all()
 

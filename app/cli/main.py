@@ -1,7 +1,4 @@
-"""The command `wald`:
-
-a list of all commands. Each is loaded when it is called, as some take a second.
-"""
+"""The command `wald`: a list of all commands. Each is loaded when it is called, as some take a second."""
 
 import os
 from typing import Final
@@ -11,8 +8,8 @@ import rich_click as click
 from app import __version__
 from app.cli.command_line import Group
 
-# Matrices here are small: threads of a linear algebra library would only wait for each other. The
-# library reads this variable when it is loaded, which happens in the commands that need it.
+# Matrices here are small: threads of a linear algebra library would only wait for each other. The library
+# reads this variable when it is loaded, which happens in the commands that need it.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 _COMMANDS: Final = {
@@ -36,6 +33,7 @@ _COMMANDS: Final = {
         "experiments": ("experiments", "Create, list, start and stop experiments."),
         "status": ("status", "Show how EXPERIMENT is doing and what to do about it."),
         "signals": ("signals", "Show what became of the feedback of EXPERIMENT, by signal."),
+        "quality": ("quality", "Show the quality of each variant, from judges on many and people on few."),
         "series": ("series", "Show a metric of EXPERIMENT over time, one line per variant."),
         "judge": ("judge", "Let judges score responses, and trust them once people agree with them."),
         "export": ("export", "Download the assignments of EXPERIMENT."),
@@ -77,8 +75,7 @@ click.rich_click.COMMAND_GROUPS = {
 )
 @click.version_option(__version__, prog_name="wald")
 def main() -> None:
-    """Wald decides which variant of your LLM product serves each request, and learns from what
-    happens next.
+    """Wald decides which variant of your LLM product serves each request, and learns from what happens next.
 
     Start everything on this machine, with its own Valkey and PostgreSQL in one folder:
 

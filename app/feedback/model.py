@@ -9,13 +9,10 @@ import msgspec
 from app.core.errors import Conflict, Forbidden, Gone, InvalidInput, NotFound, UnprocessableInput, WaldError
 from app.core.limits import SIGNAL_VALUE_MAX, UNIT_LENGTH_MAX
 from app.feedback import limits
-from app.feedback.limits import CLOCK_TOLERANCE_S
+from app.feedback.limits import CLOCK_TOLERANCE_S, RESPONSE_ID_LENGTH_MAX
 
 RESERVED_PREFIX: Final = "judge."
-"""Beginning of the signals of promoted judges.
-
-A client that could send them could pass as a judge.
-"""
+"""Beginning of the signals of promoted judges. A client that sent them could pass as a judge."""
 
 SourceName = Literal["implicit", "explicit", "automated", "human"]
 
@@ -29,8 +26,15 @@ class Source(IntEnum):
     HUMAN = 3  # a reviewer labelled it
 
 
+DERIVED_ID: Final = "\x1f"
+"""Beginning of the ids of signals that Wald derives from responses. Clients' ids do not have it."""
+
+
 class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
-    """One signal about an assignment, named by `assignment_id`, or by `experiment` and `unit`.
+    """One signal about an assignment.
+
+    It is named by `assignment_id`, by `experiment` and `unit`, or by the `response_id` of a
+    response (with its `experiment`, if several experiments have that response).
 
     `value` replaces the catalogue value of the signal (1 for a signal outside the catalogue). `at`
     is when it happened, ISO 8601 with an offset or seconds since the epoch; without it, or in the
@@ -42,6 +46,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     assignment_id: str | None = None
     experiment: str | None = None
     unit: str | None = None
+    response_id: str | None = None
     value: float | None = None
     source: SourceName = "explicit"
     id: str | None = None
@@ -67,6 +72,7 @@ class EventResult(IntEnum):
     UNIT_BY_CLIENT_KEY = 13
     ID_REUSED = 14
     RESERVED_SIGNAL = 15
+    RESPONSE_ID = 15
 
 
 class Reason(NamedTuple):
@@ -122,11 +128,13 @@ REASONS: Final = {
         f"at most {limits.FEEDBACK_AGE_S_MAX // 86_400} days ago",
     ),
     EventResult.EVENT_ID: Reason(
-        InvalidInput, "id", f"must be 1 to {limits.EVENT_ID_LENGTH_MAX} characters without NUL"
+        InvalidInput,
+        "id",
+        f"must be 1 to {limits.EVENT_ID_LENGTH_MAX} characters without NUL, and not begin with U+001F",
     ),
     EventResult.UNIT: Reason(InvalidInput, "unit", f"must be 1 to {UNIT_LENGTH_MAX} characters without NUL"),
     EventResult.ADDRESS: Reason(
-        InvalidInput, "assignment_id", "give either assignment_id, or experiment and unit"
+        InvalidInput, "assignment_id", "give either assignment_id, or experiment and unit, or response_id"
     ),
     EventResult.UNIT_BY_CLIENT_KEY: Reason(
         Forbidden, "assignment_id", "a client-side key names an assignment by its assignment_id only"
@@ -135,6 +143,9 @@ REASONS: Final = {
         Conflict,
         "id",
         "another event of this request has the same id but a different signal, source or value",
+    ),
+    EventResult.RESPONSE_ID: Reason(
+        InvalidInput, "response_id", f"must be 1 to {RESPONSE_ID_LENGTH_MAX} characters without NUL"
     ),
 }
 """The text of every result except ACCEPTED."""
@@ -239,10 +250,9 @@ class FeedbackWarning(msgspec.Struct, frozen=True, omit_defaults=True):
 class Receipt(msgspec.Struct, frozen=True):
     """The answer to `/feedback`: how many events are durable, and which were refused.
 
-    As far as the server knows, each accepted event is in one of the counts from `counted` to
-    `early`. `waiting` events name a unit, whose assignment only the ledger can find, or an
-    assignment that was not recorded. `warned` counts the events with warnings, and `warnings` has
-    the first warnings.
+    As far as the server knows, each accepted event is in one of the counts from `counted` to `early`.
+    `waiting` events name a unit, whose assignment only the ledger can find, or an assignment that was
+    not recorded. `warned` counts the events with warnings, and `warnings` has the first warnings.
     """
 
     accepted: int

@@ -1,5 +1,4 @@
-"""Judgements beside the labels of people, as the calibration gate and the test of drift read them.
-Pure.
+"""Judgements beside the labels of people, for the calibration gate and the test of drift. Pure.
 
 Human labels and scores of judges lie in [0, 1]. Both become classes: those of the judge's label
 set, or below and above one half if its scores are continuous.

@@ -125,8 +125,7 @@ async def get_judge(name: str, judge_registry: RegistryService) -> VersionList:
 
 @get("/judges/{name:str}/versions/{version:str}", guards=[requires(Scope.READ)])
 async def get_judge_version(name: str, version: str, judge_reports: ReportService) -> VersionReport:
-    """Read the report of a version, named by its hash or the beginning of it (6 characters or
-    more).
+    """Read the report of a version, named by the first 6 or more characters of its hash.
 
     It has the history of its trust, the calibration gate, calls, cost, flip rate, length bias, its
     scores by variant, and what would change if it was promoted.
@@ -150,10 +149,7 @@ async def demote_judge_version(
 
 @get("/judges/{name:str}/diff", guards=[requires(Scope.READ)])
 async def diff_judge_versions(name: str, a: str, b: str, judge_reports: ReportService) -> VersionDiff:
-    """Compare versions `a` and `b` on the responses that both have scored:
-
-    flips, cost and effects.
-    """
+    """Compare versions `a` and `b` on the responses that both have scored."""
     return await judge_reports.diff(name, a, b)
 
 
