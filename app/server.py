@@ -80,6 +80,13 @@ from app.ledger.lag import LedgerLag
 from app.planning.power_routes import ROUTES as POWER_ROUTES
 from app.planning.routes import ROUTES as PLANNING_ROUTES
 from app.planning.service import PlanningService
+from app.quality.routes import ROUTES as QUALITY_ROUTES
+from app.quality.service import QualityService
+from app.quality.store import QualityStore
+from app.responses.commit import ResponseCommit
+from app.responses.limits import RESPONSES_DEADLINE_S, RESPONSES_FLUSHES_MAX
+from app.responses.routes import ROUTES as RESPONSE_ROUTES
+from app.responses.service import ResponseService
 from app.responses.store import ResponseStore
 from app.reviews.claim_store import ClaimStore
 from app.reviews.import_service import ImportService
@@ -108,8 +115,10 @@ _JSON_ROUTES: Final = (
     *WEBHOOK_ROUTES,
     *ROLLOUT_ROUTES,
     *EVALUATION_ROUTES,
+    *QUALITY_ROUTES,
     *PLANNING_ROUTES,
     *POWER_ROUTES,
+    *RESPONSE_ROUTES,
     *REVIEW_ROUTES,
 )
 
@@ -145,7 +154,7 @@ async def application(
         starting = await stack.enter_async_context(start.begun(clock, rng))
         await keeper.start()
         stack.push_async_callback(keeper.stop)
-        exposures, commit, signals_commit = await _commits(settings, stack)
+        exposures, commit, signals_commit, response_commit = await _commits(settings, stack)
         assigner = Assigner(
             keeper, commit, StickyStore(exposures), clock=clock, rng=rng, durability=settings.durability
         )
@@ -195,9 +204,11 @@ async def application(
             webhook_service=webhooks,
             rollout_service=rollouts,
             evaluation=evaluation,
+            quality=QualityService(experiments, QualityStore(engine)),
             **_reviews(engine, experiments, clock),
             planning=PlanningService(computing),
             readiness=readings,
+            response_service=ResponseService(keeper, response_commit, clock),
         )
         assign = AssignFastPath(assigner)
 
@@ -236,23 +247,29 @@ def _reviews(engine: AsyncEngine, experiments: ExperimentService, clock: Clock) 
 
 async def _commits(
     settings: Settings, stack: AsyncExitStack
-) -> tuple[StreamAppender, ExposureCommit, SignalsCommit]:
-    """Start the group commits of exposures and signals. The stack drains them at its end."""
+) -> tuple[StreamAppender, ExposureCommit, SignalsCommit, ResponseCommit]:
+    """Start the group commits of events. The stack drains them at its end."""
     assert settings.valkey_url is not None
     exposures = StreamAppender(settings.valkey_url, deadline_s=EXPOSURE_DEADLINE_S)
     signals = [
         StreamAppender(settings.valkey_url, deadline_s=FEEDBACK_DEADLINE_S)
         for _ in range(FEEDBACK_FLUSHES_MAX)
     ]
-    for appender in (exposures, *signals):
+    responses = [
+        StreamAppender(settings.valkey_url, deadline_s=RESPONSES_DEADLINE_S)
+        for _ in range(RESPONSES_FLUSHES_MAX)
+    ]
+    for appender in (exposures, *signals, *responses):
         stack.push_async_callback(appender.stop)
     # Together, because each waits for a Valkey that hangs.
-    await asyncio.gather(*(appender.start() for appender in (exposures, *signals)))
+    await asyncio.gather(*(appender.start() for appender in (exposures, *signals, *responses)))
     commit = ExposureCommit(exposures, shards=settings.stream_shards)
     stack.push_async_callback(commit.drain)
     signals_commit = SignalsCommit(signals, shards=settings.stream_shards)
     stack.push_async_callback(signals_commit.drain)
-    return exposures, commit, signals_commit
+    response_commit = ResponseCommit(responses)
+    stack.push_async_callback(response_commit.drain)
+    return exposures, commit, signals_commit, response_commit
 
 
 def _served(

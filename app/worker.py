@@ -42,6 +42,7 @@ from app.feedback.limits import FEEDBACK_DEADLINE_S
 from app.ledger.lag import LedgerLag
 from app.ledger.limits import LEDGER_SILENT_S
 from app.ledger.loop import ledger_loops
+from app.responses.loop import response_loops
 from app.responses.store import ResponseStore
 from app.reviews.claim_store import ClaimStore
 from app.reviews.loop import ReviewLoops
@@ -94,6 +95,13 @@ async def work(settings: Settings) -> None:
         prepared_loops = [
             *ledger_loops(
                 shards=settings.stream_shards,
+                owner=NAME,
+                database_url=settings.database_url,
+                valkey=blocking,
+                clock=clock,
+                on_commit=on_commit,
+            ),
+            *response_loops(
                 owner=NAME,
                 database_url=settings.database_url,
                 valkey=blocking,

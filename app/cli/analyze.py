@@ -216,7 +216,7 @@ def analyze_command(
         from app.cli.files.quality import quality_of
 
         quality = quality_of(file, judge=judge, label=label, options=options)
-        show(quality, lambda: display.quality.report(quality), as_json=as_json)
+        show(quality, lambda: display.quality.of_file(quality), as_json=as_json)
         return
     if not options["specs"]:
         raise click.UsageError("Missing option --metric; give at least one, or --judge and --label")
