@@ -12,8 +12,10 @@ from app.allocation.service import AllocationService
 from app.analysis import aggregated, limits
 from app.analysis.aa import Aa, AaQuestion, replay
 from app.analysis.aggregated import AggregatedQuestion
-from app.analysis.export import Format, Row, Writer, writer
+from app.analysis.columns import Layout
+from app.analysis.export import OUTCOMES, Format, Row, Writer, writer
 from app.analysis.integrity import causes
+from app.analysis.log_store import LogPage
 from app.analysis.readout.model import RolloutStatus, Status, measured_of
 from app.analysis.readout.record import Readout
 from app.analysis.series import Series, Steps, series_of
@@ -27,6 +29,7 @@ from app.core.errors import InvalidInput, NotFound, Unavailable, UnprocessableIn
 from app.experiments.metrics import Metric
 from app.experiments.model import Experiment
 from app.experiments.service import ExperimentService
+from app.ledger.rewards.composite import NANO
 from app.ledger.units.measures import Measures, measures_of
 
 Lag = Callable[[], Awaitable[int]]
@@ -58,6 +61,7 @@ class AnalysisService:
         self._experiments = experiments
         self._rollouts = rollouts
         self._store = store
+        self._log = store.log
         self._lag = lag
         self._computing = computing or Computing()
 
@@ -105,9 +109,12 @@ class AnalysisService:
         _with_offset("since", since)
         _with_offset("until", until)
         experiment = await self._experiments.get(key)
-        parts = _parts(
-            self._store.assignments(experiment, since=since, until=until), writer(kind, exact=exact)
-        )
+        _, logged = await self._store.signals(experiment)
+        contexts = await self._log.context_kinds(experiment)
+        layout = Layout.of(experiment.definition, contexts, [signal.signal for signal in logged])
+        file = writer(kind, exact=exact, more=layout.columns)
+        pages = self._log.pages(experiment, since=since, until=until)
+        parts = _parts(pages, file, layout, [variant.key for variant in experiment.definition.variants])
         return _resumed(await anext(parts), parts)
 
     async def series(
@@ -186,10 +193,39 @@ def _kept_measures(experiment: Experiment) -> Measures | None:
     return measures_of(definition.metrics, definition.plan, definition.stickiness)
 
 
-async def _parts(pages: AsyncIterator[Sequence[Row]], file: Writer) -> AsyncIterator[bytes]:
+async def _parts(
+    pages: AsyncIterator[LogPage], file: Writer, layout: Layout, variants: Sequence[str]
+) -> AsyncIterator[bytes]:
     async for page in pages:
-        yield await asyncio.to_thread(file.page, page)
+        yield await asyncio.to_thread(_encoded, page, file, layout, variants)
     yield file.end()
+
+
+def _encoded(page: LogPage, file: Writer, layout: Layout, variants: Sequence[str]) -> bytes:
+    return file.page(_rows(page, layout, variants))
+
+
+def _rows(page: LogPage, layout: Layout, variants: Sequence[str]) -> list[Row]:
+    """Return the rows of an export for a page of the log."""
+    contexts = [row.context for row in page.rows]
+    columns = layout.values(contexts, page.assignments, page.given, page.swept_us)
+    more = zip(*columns, strict=True) if columns else (() for _ in page.rows)
+    return [
+        Row(
+            row.id,
+            row.unit,
+            variants[row.variant],
+            row.propensity,
+            row.policy_version,
+            row.epoch,
+            row.assigned_at,
+            OUTCOMES[row.outcome],
+            None if row.reward is None else row.reward / NANO,
+            row.context,
+            tuple(values),
+        )
+        for row, values in zip(page.rows, more, strict=True)
+    ]
 
 
 async def _resumed(first: bytes, others: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
