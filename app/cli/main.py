@@ -36,6 +36,7 @@ _COMMANDS: Final = {
         "quality": ("quality", "Show the quality of each variant, from judges on many and people on few."),
         "series": ("series", "Show a metric of EXPERIMENT over time, one line per variant."),
         "export": ("export", "Download the assignments of EXPERIMENT."),
+        "review": ("review", "Let people label responses, and measure how far they agree."),
     },
     "Roll out": {
         "rollout": ("rollout", "Ramp up a canary in stages; proven harm rolls it back."),
