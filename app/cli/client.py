@@ -202,11 +202,11 @@ class WaldClient:
         return answer
 
     async def post(self, path: str, body: Any) -> bytes:
-        """Return the answer of a POST request, which may be empty. Raises Refused and Unreachable."""
+        """Return the answer of a POST request, which may be empty. Raises like `raw`."""
         return await self._call("POST", path, body)
 
     async def upload(self, path: str, body: bytes, media_type: str, *, timeout_s: float) -> bytes:
-        """Return the answer to a file, also if all of its lines are refused. Raises like `raw`."""
+        """Return the answer to a file, even if it refuses all lines. Raises like `raw`."""
         refused = httpx2.codes.UNPROCESSABLE_CONTENT
         return await self._call(
             "POST", path, body, answers=(refused,), timeout_s=timeout_s, media_type=media_type
