@@ -21,6 +21,6 @@ COST_USD_MAX: Final = 1e6
 PLACED_MAX: Final = 500  # responses by unit that one transaction gives their assignments
 EXPIRY_DOUBT_S: Final = 3_600.0  # before a date that jumps ahead is believed
 EXPIRY_INTERVAL_S: Final = 5.0
-ADDRESS_DAYS: Final = 120  # after their texts, response_ids stay addresses: as long as feedback is accepted
+ADDRESS_DAYS: Final = 120  # for which a response_id is an address after its texts expired
 DEAD_RESPONSES_DAYS: Final = 30  # for which a stream entry that cannot be read is kept
 FORGOTTEN_MAX: Final = 10_000

@@ -110,8 +110,8 @@ class ResponseReader:
             rows = [row for row in rows if row["experiment"] == experiment]
         if not rows:
             raise NotFound(
-                f"no response has the id {response_id[:UNIT_LENGTH_MAX]!r}; one that was just sent is stored"
-                " within a second",
+                f"there is no response with the id {response_id[:UNIT_LENGTH_MAX]!r}; a response that was"
+                " just sent is stored within a second",
                 field="response_id",
             )
         if len(rows) > 1:

@@ -34,7 +34,7 @@ class ReadingStore:
         self._engine = engine
 
     async def by_id(self, response_id: str) -> list[dict[str, Any]]:
-        """Return the responses with this id, of all experiments, expired ones without their texts."""
+        """Return the responses with this id, of all experiments; expired ones have no texts."""
         statement = _SHOWN.outerjoin(responses, _SAME).where(_KEYS.id_hash == id_hash(response_id))
         return [
             row
