@@ -86,6 +86,7 @@ class Status(msgspec.Struct, frozen=True):
     policy_version: int | None
     lag_events: int | None
     variants: tuple[VariantStatus, ...]
+    conclusion: str = ""
 
 
 class ClientError(click.ClickException):
