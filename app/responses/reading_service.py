@@ -109,9 +109,9 @@ class ResponseReader:
         if experiment is not None:
             rows = [row for row in rows if row["experiment"] == experiment]
         if not rows:
+            named = repr(response_id[:UNIT_LENGTH_MAX])
             raise NotFound(
-                f"there is no response with the id {response_id[:UNIT_LENGTH_MAX]!r}; a response that was"
-                " just sent is stored within a second",
+                f"there is no response with the id {named}; one that was just sent is stored within a second",
                 field="response_id",
             )
         if len(rows) > 1:
