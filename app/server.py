@@ -75,6 +75,12 @@ from app.feedback.fast_path import FeedbackFastPath
 from app.feedback.limits import FEEDBACK_DEADLINE_S, FEEDBACK_FLUSHES_MAX
 from app.feedback.routes import ROUTES as FEEDBACK_ROUTES
 from app.feedback.service import FeedbackService
+from app.judging.registry_service import RegistryService
+from app.judging.report_service import ReportService
+from app.judging.routes import ROUTES as JUDGING_ROUTES
+from app.judging.rule_service import RuleService
+from app.judging.store import JudgingStores
+from app.judging.trust_service import TrustService
 from app.ledger.lag import LedgerLag
 from app.planning.power_routes import ROUTES as POWER_ROUTES
 from app.planning.routes import ROUTES as PLANNING_ROUTES
@@ -115,6 +121,7 @@ _JSON_ROUTES: Final = (
     *ANALYSIS_ROUTES,
     *WEBHOOK_ROUTES,
     *ROLLOUT_ROUTES,
+    *JUDGING_ROUTES,
     *EVALUATION_ROUTES,
     *QUALITY_ROUTES,
     *PLANNING_ROUTES,
@@ -172,6 +179,8 @@ async def application(
         )
         evaluation = EvaluationService(experiments, EvaluationStore(engine), clock, computing)
 
+        judging = JudgingStores.of(engine)
+        trust = TrustService(judging, ReviewStore(engine), clock)
         switch = KillSwitch(KillStore(engine, valkey), clock, allocation.reallocate, keeper)
         watch = KillWatch(database_url, keeper)
 
@@ -204,6 +213,10 @@ async def application(
             analysis=analysis,
             webhook_service=webhooks,
             rollout_service=rollouts,
+            judge_registry=RegistryService(judging.registry, clock),
+            judging_rules=RuleService(judging, experiments.get, clock),
+            judge_trust=trust,
+            judge_reports=ReportService(judging, trust, clock),
             evaluation=evaluation,
             quality=QualityService(experiments, QualityStore(engine)),
             **_reviews(engine, experiments, clock),

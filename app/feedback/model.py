@@ -11,6 +11,9 @@ from app.core.limits import SIGNAL_VALUE_MAX, UNIT_LENGTH_MAX
 from app.feedback import limits
 from app.feedback.limits import CLOCK_TOLERANCE_S, RESPONSE_ID_LENGTH_MAX
 
+RESERVED_PREFIX: Final = "judge."
+"""Beginning of the signals of promoted judges. A client that sent them could pass as a judge."""
+
 SourceName = Literal["implicit", "explicit", "automated", "human"]
 
 
@@ -68,6 +71,7 @@ class EventResult(IntEnum):
     ADDRESS = 12
     UNIT_BY_CLIENT_KEY = 13
     ID_REUSED = 14
+    RESERVED_SIGNAL = 15
     RESPONSE_ID = 15
 
 
@@ -105,6 +109,11 @@ REASONS: Final = {
     ),
     EventResult.UNKNOWN_EXPERIMENT: Reason(NotFound, "experiment", "does not exist"),
     EventResult.SIGNAL: Reason(InvalidInput, "signal", "must be 1 to 128 of A-Z a-z 0-9 . _ -"),
+    EventResult.RESERVED_SIGNAL: Reason(
+        Forbidden,
+        "signal",
+        f"signals that begin with {RESERVED_PREFIX!r} come from promoted judges only: use another name",
+    ),
     EventResult.VALUE: Reason(
         InvalidInput,
         "value",
