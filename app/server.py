@@ -91,6 +91,8 @@ from app.quality.service import QualityService
 from app.quality.store import QualityStore
 from app.responses.commit import ResponseCommit
 from app.responses.limits import RESPONSES_DEADLINE_S, RESPONSES_FLUSHES_MAX
+from app.responses.reading_service import ResponseReader
+from app.responses.reading_store import ReadingStore as ResponseReadingStore
 from app.responses.routes import ROUTES as RESPONSE_ROUTES
 from app.responses.service import ResponseService
 from app.responses.store import ResponseStore
@@ -222,6 +224,7 @@ async def application(
             planning=PlanningService(computing),
             readiness=readings,
             response_service=ResponseService(keeper, response_commit, clock),
+            response_reader=ResponseReader(ResponseReadingStore(engine), experiments, clock),
         )
         assign = AssignFastPath(assigner)
 
