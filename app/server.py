@@ -63,6 +63,7 @@ from app.core.stream import StreamAppender, refusal
 from app.core.telemetry import DEGRADED, SNAPSHOT_AGE
 from app.core.timekeeping import TimeKeeper
 from app.core.valkey import create_client
+from app.dashboard.review_routes import ROUTES as REVIEW_PAGES
 from app.dashboard.routes import ROUTES as DASHBOARD_ROUTES
 from app.evaluation.routes import ROUTES as EVALUATION_ROUTES
 from app.evaluation.service import EvaluationService
@@ -90,6 +91,8 @@ from app.quality.service import QualityService
 from app.quality.store import QualityStore
 from app.responses.commit import ResponseCommit
 from app.responses.limits import RESPONSES_DEADLINE_S, RESPONSES_FLUSHES_MAX
+from app.responses.reading_service import ResponseReader
+from app.responses.reading_store import ReadingStore as ResponseReadingStore
 from app.responses.routes import ROUTES as RESPONSE_ROUTES
 from app.responses.service import ResponseService
 from app.responses.store import ResponseStore
@@ -221,6 +224,7 @@ async def application(
             planning=PlanningService(computing),
             readiness=readings,
             response_service=ResponseService(keeper, response_commit, clock),
+            response_reader=ResponseReader(ResponseReadingStore(engine), experiments, clock),
         )
         assign = AssignFastPath(assigner)
 
@@ -305,6 +309,7 @@ def _framework(state: State, **dependencies: Any) -> Litestar:
             Router("/", route_handlers=_JSON_ROUTES, before_request=require_json),
             Router("/", route_handlers=operations.ROUTES, security=[{}], tags=["operations"]),
             *DASHBOARD_ROUTES,
+            *REVIEW_PAGES,
         ],
         state=state,
         dependencies={name: _provided(dependency) for name, dependency in dependencies.items()},
