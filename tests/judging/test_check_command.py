@@ -1,4 +1,4 @@
-"""What `wald judge check` does and shows, against a local server of models."""
+"""Trial of a judge by `wald judge check`, against a local server of models."""
 
 import json
 
