@@ -1,4 +1,4 @@
-"""How much the signals of an experiment cover, and what they say about labels. Pure.
+"""Coverage of the signals of an experiment, and what they say about labels. Pure.
 
 A label is a signal that says whether a response was good, usually from a person. Intervals hold at
 one look, and take all assignments of a unit together, because they are not independent.
@@ -42,7 +42,7 @@ class Delay(msgspec.Struct, frozen=True):
 
 
 class SignalCoverage(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of one signal in the sample.
+    """Coverage of one signal in the sample.
 
     `assignments` have the signal; `share` is their part, with an interval. `comparison` and
     `calibration` are about the labels; null without enough of them, as `reason` says.
@@ -167,7 +167,10 @@ def _has_human(current: Given, name: str) -> bool:
 
 
 def _values(assignments: Assignments, current: Given, name: str, *, human: bool | None = None) -> _Values:
-    """Return the newest value about each assignment; with `human` only those of people, or of others."""
+    """Return the newest value about each assignment.
+
+    `human`: only values of people, or only those of others.
+    """
     signals = current.signals
     chosen = np.zeros(len(signals), np.bool_)
     if name in current.names:

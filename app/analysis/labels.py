@@ -1,4 +1,4 @@
-"""What a signal says about labels: with and without it, and a calibration. Pure."""
+"""Comparisons of labels with and without a signal, and calibrations to labels. Pure."""
 
 import math
 from typing import Final, NamedTuple
@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 
 
 class Labelled(NamedTuple):
-    """Label scores in [0, 1] by assignment, NaN without a label, and the unit of each assignment."""
+    """Label scores in [0, 1] by assignment, NaN without a label, and units of assignments."""
 
     scores: Floats
     units: NDArray[np.int64]
@@ -195,7 +195,7 @@ def _kappa(
 
 
 def _explained(scores: Floats, y: Floats, units: int) -> tuple[float, Interval]:
-    """Return the squared correlation of scores and labels, with Fisher's interval for so many units."""
+    """Return the squared correlation of scores and labels, with Fisher's interval for the units."""
     if np.ptp(scores) == 0 or np.ptp(y) == 0:
         return 0.0, Interval(0.0, 1.0)
     r = min(abs(float(np.corrcoef(scores, y)[0, 1])), 1 - 1e-12)

@@ -79,7 +79,7 @@ class AnalysisService:
         return await self._computing.run(partial(aggregated.answer, question))
 
     async def signals(self, key: str, *, coverage: bool = False, label: str | None = None) -> SignalsReport:
-        """Return the report of an experiment's signals, with their coverage in a sample if asked for.
+        """Return the report of an experiment's signals, if asked for with their coverage.
 
         Raises NotFound; InvalidInput if the log has no signal called `label`.
         """

@@ -31,8 +31,8 @@ def signals_command(*, experiment: str, server: Server, label: str | None, as_js
     * *no unit*: signals about a unit that had no assignment at that time. They do not count.
     * *not read*: signals whose name neither the reward nor a metric reads, often a misspelling.
 
-    The second table has the share of assignments with each signal, in a sample, and how long signals take. If
-    people labelled some responses, it says what each signal predicts.
+    The second table has the share of assignments with each signal, in a sample, and how long
+    signals take. If people labelled some responses, it says what each signal predicts.
 
     `--json` prints the answer of `GET /experiments/EXPERIMENT/signals`, which also has the range of values.
     """

@@ -31,7 +31,7 @@ AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 def sample(n, seed=1, *, copies_if_good=0.4, copies_if_bad=0.15, labelled=0.5, per_unit=1):
-    """Assignments whose true quality is known, signals about them, and P(good | copied)."""
+    """Make assignments of known quality, and signals about them."""
     chance = np.random.default_rng(seed)
     good = chance.random(n) < 0.65
     copied = chance.random(n) < np.where(good, copies_if_good, copies_if_bad)
@@ -80,7 +80,7 @@ def test_says_what_a_copy_predicts():
 
 @pytest.mark.parametrize("per_unit", [1, 8])
 def test_intervals_cover_what_is_true(per_unit):
-    """In at most 5 % of samples an interval may miss; the gate fails a right one in 1 of 10,000 runs.
+    """In at most 5 % of samples an interval may miss; a right one fails in 1 of 10,000 runs.
 
     Labels of one unit are alike, so an interval that takes them as independent misses far more.
     """
@@ -90,8 +90,8 @@ def test_intervals_cover_what_is_true(per_unit):
         chance = np.random.default_rng(seed)
         n = 400
         units = np.arange(n) // per_unit
-        own = chance.random(n // per_unit) < truth
-        scores = np.repeat(own, per_unit).astype(np.float64)
+        unit_scores = chance.random(n // per_unit) < truth
+        scores = np.repeat(unit_scores, per_unit).astype(np.float64)
         for clusters, counted in ((units, True), (np.arange(n), False)):
             values = np.where(np.arange(n) < n - per_unit, 1.0, np.nan)
             comparison = compared(Labelled(scores, clusters), values, is_event=True, lower_is_better=False)
