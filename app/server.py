@@ -63,6 +63,7 @@ from app.core.stream import StreamAppender, refusal
 from app.core.telemetry import DEGRADED, SNAPSHOT_AGE
 from app.core.timekeeping import TimeKeeper
 from app.core.valkey import create_client
+from app.dashboard.review_routes import ROUTES as REVIEW_PAGES
 from app.dashboard.routes import ROUTES as DASHBOARD_ROUTES
 from app.evaluation.routes import ROUTES as EVALUATION_ROUTES
 from app.evaluation.service import EvaluationService
@@ -75,6 +76,12 @@ from app.feedback.fast_path import FeedbackFastPath
 from app.feedback.limits import FEEDBACK_DEADLINE_S, FEEDBACK_FLUSHES_MAX
 from app.feedback.routes import ROUTES as FEEDBACK_ROUTES
 from app.feedback.service import FeedbackService
+from app.judging.registry_service import RegistryService
+from app.judging.report_service import ReportService
+from app.judging.routes import ROUTES as JUDGING_ROUTES
+from app.judging.rule_service import RuleService
+from app.judging.store import JudgingStores
+from app.judging.trust_service import TrustService
 from app.ledger.lag import LedgerLag
 from app.planning.power_routes import ROUTES as POWER_ROUTES
 from app.planning.routes import ROUTES as PLANNING_ROUTES
@@ -84,6 +91,8 @@ from app.quality.service import QualityService
 from app.quality.store import QualityStore
 from app.responses.commit import ResponseCommit
 from app.responses.limits import RESPONSES_DEADLINE_S, RESPONSES_FLUSHES_MAX
+from app.responses.reading_service import ResponseReader
+from app.responses.reading_store import ReadingStore as ResponseReadingStore
 from app.responses.routes import ROUTES as RESPONSE_ROUTES
 from app.responses.service import ResponseService
 from app.responses.store import ResponseStore
@@ -113,6 +122,7 @@ _JSON_ROUTES: Final = (
     *ANALYSIS_ROUTES,
     *WEBHOOK_ROUTES,
     *ROLLOUT_ROUTES,
+    *JUDGING_ROUTES,
     *EVALUATION_ROUTES,
     *QUALITY_ROUTES,
     *PLANNING_ROUTES,
@@ -170,6 +180,8 @@ async def application(
         )
         evaluation = EvaluationService(experiments, EvaluationStore(engine), clock, computing)
 
+        judging = JudgingStores.of(engine)
+        trust = TrustService(judging, ReviewStore(engine), clock)
         switch = KillSwitch(KillStore(engine, valkey), clock, allocation.reallocate, keeper)
         watch = KillWatch(database_url, keeper)
 
@@ -202,12 +214,17 @@ async def application(
             analysis=analysis,
             webhook_service=webhooks,
             rollout_service=rollouts,
+            judge_registry=RegistryService(judging.registry, clock),
+            judging_rules=RuleService(judging, experiments.get, clock),
+            judge_trust=trust,
+            judge_reports=ReportService(judging, trust, clock),
             evaluation=evaluation,
             quality=QualityService(experiments, QualityStore(engine)),
             **_reviews(engine, experiments, clock),
             planning=PlanningService(computing),
             readiness=readings,
             response_service=ResponseService(keeper, response_commit, clock),
+            response_reader=ResponseReader(ResponseReadingStore(engine), experiments, clock),
         )
         assign = AssignFastPath(assigner)
 
@@ -292,6 +309,7 @@ def _framework(state: State, **dependencies: Any) -> Litestar:
             Router("/", route_handlers=_JSON_ROUTES, before_request=require_json),
             Router("/", route_handlers=operations.ROUTES, security=[{}], tags=["operations"]),
             *DASHBOARD_ROUTES,
+            *REVIEW_PAGES,
         ],
         state=state,
         dependencies={name: _provided(dependency) for name, dependency in dependencies.items()},

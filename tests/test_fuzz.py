@@ -32,6 +32,7 @@ DEPENDENCIES = (
     "planning",
     "readiness",
     "response_service",
+    "response_reader",
 )
 DOCUMENT = _framework(State(), **dict.fromkeys(DEPENDENCIES)).openapi_schema.to_schema()
 OUR_KEY_ID = 1  # not to be revoked

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Final
 
 import msgspec
+from msgspec import UnsetType
 
 from app.allocation.service import AllocationService
 from app.analysis import aggregated, limits
@@ -32,6 +33,7 @@ from app.experiments.model import Experiment
 from app.experiments.service import ExperimentService
 from app.ledger.rewards.composite import NANO
 from app.ledger.units.measures import Measures, measures_of
+from bandits.identification import Winner
 
 Lag = Callable[[], Awaitable[int]]
 """A function that counts acknowledged events not yet in the totals; Unavailable without Valkey."""
@@ -274,7 +276,7 @@ class ReadoutKeeper:
         return await self._store.due(limits.READOUT_BATCH_MAX)
 
     async def read(self, experiment_id: int) -> None:
-        """Freeze learning if the data are broken, then keep the readout."""
+        """Freeze learning on broken data, else let `best_arm` stop; then keep the readout."""
         experiment = await self._store.experiment(experiment_id)
         if experiment is None:
             return
@@ -283,12 +285,27 @@ class ReadoutKeeper:
         broken = causes(status.analysis.integrity)
         if broken or status.frozen is not None:
             await self._allocation.freeze(experiment_id, broken)
+        elif (winner := _new_winner(experiment, status)) is not None:
+            await self._allocation.conclude(experiment_id, experiment.epoch, winner)
         await self._store.keep(experiment_id, status, wanted)
         telemetry.READOUTS.inc()
 
     async def thin(self) -> None:
         """Delete some of the older readouts; one call does a bounded part of the work."""
         await self._store.thin()
+
+
+def _new_winner(experiment: Experiment, status: Status) -> Winner | None:
+    """Return the winner that `best_arm` may serve alone from now on; None if there is none."""
+    ahead = status.best_arm
+    if isinstance(ahead, UnsetType) or not ahead.decided:
+        return None
+    keys = [variant.key for variant in status.variants]
+    position = keys.index(ahead.variant)
+    if status.variants[position].allocation == 1.0:
+        return None
+    rewards = sum(status.variants[index].rewards for index in experiment.definition.active)
+    return Winner(position, float(rewards), ahead.log_evidence, ahead.log_threshold)
 
 
 async def read(experiment: Experiment, store: AnalysisStore, lag: Lag) -> tuple[Status, int]:

@@ -160,7 +160,7 @@ def _refusals(path: str, method: str, *, open_to_all: bool) -> Iterable[int]:
     if path in _TAKES_BATCHES and method == "post":
         yield from (410, 422)
     elif path == "/responses/{response_id}":
-        yield 409
+        yield from (409, 410)
     elif (method != "get" and path.startswith(_CHANGES_STATE)) or path.endswith(_READS_TOTALS):
         yield from (409, 422)
 

@@ -1,7 +1,7 @@
 """Types of feedback: the event that a client sends, its result, and the receipt. Pure."""
 
 from datetime import datetime
-from enum import IntEnum, IntFlag, StrEnum
+from enum import IntEnum, IntFlag, StrEnum, unique
 from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
@@ -10,6 +10,9 @@ from app.core.errors import Conflict, Forbidden, Gone, InvalidInput, NotFound, U
 from app.core.limits import SIGNAL_VALUE_MAX, UNIT_LENGTH_MAX
 from app.feedback import limits
 from app.feedback.limits import CLOCK_TOLERANCE_S, RESPONSE_ID_LENGTH_MAX
+
+RESERVED_PREFIX: Final = "judge."
+"""Beginning of the signals of promoted judges. A client that sent them could pass as a judge."""
 
 SourceName = Literal["implicit", "explicit", "automated", "human"]
 
@@ -50,6 +53,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     at: Annotated[datetime, msgspec.Meta(tz=True)] | float | None = None
 
 
+@unique
 class EventResult(IntEnum):
     """Result of validating one event. `REASONS` has the texts."""
 
@@ -69,6 +73,7 @@ class EventResult(IntEnum):
     UNIT_BY_CLIENT_KEY = 13
     ID_REUSED = 14
     RESPONSE_ID = 15
+    RESERVED_SIGNAL = 16
 
 
 class Reason(NamedTuple):
@@ -105,6 +110,11 @@ REASONS: Final = {
     ),
     EventResult.UNKNOWN_EXPERIMENT: Reason(NotFound, "experiment", "does not exist"),
     EventResult.SIGNAL: Reason(InvalidInput, "signal", "must be 1 to 128 of A-Z a-z 0-9 . _ -"),
+    EventResult.RESERVED_SIGNAL: Reason(
+        Forbidden,
+        "signal",
+        f"signals that begin with {RESERVED_PREFIX!r} come from promoted judges only: use another name",
+    ),
     EventResult.VALUE: Reason(
         InvalidInput,
         "value",

@@ -19,7 +19,7 @@ from app.feedback import limits
 from app.feedback.addressed import AddressedSignal
 from app.feedback.entry import TIMES, VALUES, SignalsEntry, UnitSignal
 from app.feedback.limits import CLOCK_TOLERANCE_US
-from app.feedback.model import DERIVED_ID, Event, EventResult, Remark, Source
+from app.feedback.model import DERIVED_ID, RESERVED_PREFIX, Event, EventResult, Remark, Source
 
 _is_key: Final = re.compile(KEY_PATTERN).fullmatch
 _source: Final = {source.name.lower(): source.value for source in Source}.__getitem__
@@ -333,6 +333,8 @@ def _check(
             refuse(EventResult.EXPIRED_ID, assigned_ms < now_ms - lives_ms)
     if wrong := [number for number, name in enumerate(names) if not _is_key(name)]:
         refuse(EventResult.SIGNAL, np.isin(numbers, wrong))
+    if reserved := [number for number, name in enumerate(names) if name.startswith(RESERVED_PREFIX)]:
+        refuse(EventResult.RESERVED_SIGNAL, np.isin(numbers, reserved))
     values = np.array([rule.default for rule in rules])[pair_of]
     given = [event.value for event in events]
     if given.count(None) < len(given) or np.isnan(values).any():

@@ -15,7 +15,7 @@ from app.experiments.model import Experiment
 from app.judging import limits
 from app.judging.breaker import BreakerState
 from app.judging.budget import Budget, Spending
-from app.judging.dispatch import JudgingDispatcher, runs_in_process
+from app.judging.dispatch import give_up, runs_in_process
 from app.judging.judges.model import VersionHash
 from app.judging.model import (
     Characters,
@@ -38,6 +38,8 @@ from app.judging.planning_service import ELIGIBLE, EXPECTED, SELECTED, is_priced
 from app.judging.rule_store import Counts
 from app.judging.store import JudgingStores
 from app.judging.trust import Trust
+
+_EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 Find = Callable[[str], Awaitable[Experiment]]
 """Returns the experiment with a key. Raises NotFound."""
@@ -126,11 +128,8 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
 class RuleService:
     """Use cases of the rules of experiments."""
 
-    def __init__(
-        self, stores: JudgingStores, dispatcher: JudgingDispatcher, find: Find, clock: Clock
-    ) -> None:
+    def __init__(self, stores: JudgingStores, find: Find, clock: Clock) -> None:
         self._stores = stores
-        self._dispatcher = dispatcher
         self._find = find
         self._clock = clock
 
@@ -203,11 +202,11 @@ class RuleService:
     async def delete(self, key: str, rule_id: int) -> None:
         """Delete a rule and give up what it wants. Its judgements stay. Raises NotFound."""
         experiment = await self._find(key)
+        await self._stores.rules.rule(experiment.id, rule_id)
         now = self._clock.now()
         async with self._stores.rules.change() as connection:
             wanted = await self._stores.judgements.of_rule(connection, rule_id)
-            await self._stores.rules.rule(experiment.id, rule_id)
-            await self._dispatcher.give_up(connection, wanted, Loss.RULE_DELETED, now)
+            await give_up(self._stores, connection, wanted, Loss.RULE_DELETED, now)
             await self._stores.rules.delete(connection, experiment.id, rule_id)
 
     async def _since(
@@ -226,6 +225,8 @@ class RuleService:
                 f"got {settings.rate:g}",
                 field="rate",
             )
+        if not _EARLIEST <= since <= self._clock.now():
+            raise InvalidInput("must be a time from 1970 until now", field="since")
         return since.astimezone(UTC)
 
     async def _view(self, rule: JudgingRule, experiment: Experiment) -> RuleView:

@@ -45,6 +45,7 @@ async def test_before_the_first_reward_nothing_is_claimed(client, experiment):
     assert datetime.fromisoformat(body.pop("updated_at")) <= datetime.now(UTC)
     assert datetime.fromisoformat(body.pop("read_at")) <= datetime.now(UTC)
     assert body.pop("analysis")["recommendation"]["action"] == "wait"
+    assert body.pop("conclusion") == "Wait: no unit has come yet."
     assert body.pop("assumptions") == [
         (
             "probability_best and expected_loss assume that mean rewards do not drift; "

@@ -60,7 +60,7 @@ def report(answer: bytes, rollouts: bytes) -> RenderableType:
         _variants(status),
     ]
     if status.analysis is not None:
-        parts += [Text(""), readout_report(status.analysis)]
+        parts += [Text(""), readout_report(status.analysis, status.conclusion)]
     for rollout in read(rollouts, Newest).rollouts:
         parts += [Text(""), rollout_display.rollout_report(rollout)]
     return Group(*parts, Text(""), _foot(status))

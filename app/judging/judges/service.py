@@ -162,5 +162,8 @@ def _secret(operation: Operation, credentials: Credentials) -> str | None:
         return None
     secret = credentials(operation.credential)
     if secret is None:
-        raise InvalidInput(f"no credential is called {operation.credential}", field="operation.credential")
+        raise InvalidInput(
+            f"no credential is called {operation.credential}: set this variable of the worker",
+            field="operation.credential",
+        )
     return secret

@@ -72,6 +72,23 @@ async def test_the_ladder_ends_at_the_first_mode_that_works_and_remembers_it(sup
             assert len((await later.score(ITEM)).attempts) == 1
 
 
+async def test_only_the_first_measurement_walks_the_ladder():
+    async with model_server() as server:
+        server.supports = set()
+        async with opened(llm(server.url)) as judge:
+            judged = await judge.score_many([ITEM] * 20)
+    assert [len(each.attempts) for each in judged] == [4, *[1] * 19]
+
+
+async def test_measurements_go_on_if_the_first_one_failed():
+    async with model_server() as server:
+        server.behave(refuse(401))
+        async with opened(llm(server.url)) as judge:
+            first, *others = await judge.score_many([ITEM] * 5)
+    assert first.reason is Reason.AUTH
+    assert all(each.label == 3 for each in others)
+
+
 async def test_a_server_that_ignores_every_mode_is_read_by_the_marked_line():
     """The server accepts all modes without a word, and answers in prose."""
     async with model_server() as server:
@@ -356,12 +373,15 @@ async def test_a_template_gets_its_placeholders():
     async with model_server() as server:
         async with opened(llm(server.url, template=template)) as judge:
             assert (await judge.score(ITEM)).label == 3
+            long = {"topic": "x" * 50_000, "turn": 1}
+            too_long = await judge.score(msgspec.structs.replace(ITEM, metadata=long))
             bare = msgspec.structs.replace(ITEM, metadata={})
             unscored = await judge.score(bare)
         async with opened(llm(server.url, template="{{prompt}}{{response}}")) as judge:
             no_prompt = await judge.score(msgspec.structs.replace(ITEM, prompt=None))
     assert "geography" in server.requests[0].message
     assert (unscored.reason, unscored.attempts) == (Reason.METADATA_MISSING, ())
+    assert too_long.reason is Reason.TOO_LONG
     assert no_prompt.reason is Reason.PROMPT_MISSING
     assert len(server.requests) == 1
 
@@ -396,7 +416,7 @@ async def test_a_judge_without_a_credential_sends_none_of_the_environment(monkey
 
 async def test_a_missing_credential_is_refused_when_the_judge_is_opened():
     operation = Operation(credential="acount")
-    with pytest.raises(InvalidInput, match="acount"):
+    with pytest.raises(InvalidInput, match="no credential is called acount"):
         open_judge(llm("http://127.0.0.1:9/v1", operation=operation), credentials, EndpointClient())
 
 
