@@ -63,6 +63,7 @@ from app.core.stream import StreamAppender, refusal
 from app.core.telemetry import DEGRADED, SNAPSHOT_AGE
 from app.core.timekeeping import TimeKeeper
 from app.core.valkey import create_client
+from app.dashboard.review_routes import ROUTES as REVIEW_PAGES
 from app.dashboard.routes import ROUTES as DASHBOARD_ROUTES
 from app.evaluation.routes import ROUTES as EVALUATION_ROUTES
 from app.evaluation.service import EvaluationService
@@ -308,6 +309,7 @@ def _framework(state: State, **dependencies: Any) -> Litestar:
             Router("/", route_handlers=_JSON_ROUTES, before_request=require_json),
             Router("/", route_handlers=operations.ROUTES, security=[{}], tags=["operations"]),
             *DASHBOARD_ROUTES,
+            *REVIEW_PAGES,
         ],
         state=state,
         dependencies={name: _provided(dependency) for name, dependency in dependencies.items()},

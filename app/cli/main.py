@@ -38,6 +38,7 @@ _COMMANDS: Final = {
         "series": ("series", "Show a metric of EXPERIMENT over time, one line per variant."),
         "judge": ("judge", "Let judges score responses, and trust them once people agree with them."),
         "export": ("export", "Download the assignments of EXPERIMENT."),
+        "review": ("review", "Let people label responses, and measure how far they agree."),
     },
     "Roll out": {
         "rollout": ("rollout", "Ramp up a canary in stages; proven harm rolls it back."),
