@@ -124,6 +124,7 @@ async def running(folder: Path) -> AsyncIterator[Up]:
 
 async def test_a_judge_earns_trust_feeds_and_loses_it_again(running: Up, models: ModelServer):
     async with running.async_client() as http:
+        http.timeout = PATIENCE_S
         product = Product(http)
         await product.call("POST", "/experiments", DEFINITION, 201)
         await product.call("POST", f"/experiments/{KEY}/start")
