@@ -55,6 +55,10 @@ def _decimal(value: float | None) -> str:
     return MISSING if value is None else f"{value:.3f}"
 
 
+def _bounds(interval: tuple[float, float] | None) -> str:
+    return MISSING if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+
+
 def _percent(share: float | None) -> str:
     return MISSING if share is None else f"{share:.1%}"
 
@@ -80,6 +84,7 @@ _TEMPLATES: Final = Environment(
     lstrip_blocks=True,
 )
 _TEMPLATES.filters |= {
+    "bounds": _bounds,
     "decimal": _decimal,
     "percent": _percent,
     "count": _count,
