@@ -25,9 +25,13 @@ from tests.support.serving import ADMIN_KEY, Served, ensure_keys, served
 CHROMIUM = shutil.which("chromium")
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
-HOSTILE = (
-    "<script>document.title = 'hacked'</script><img src=x onerror=\"document.title = 'hacked'\">\n"
-    "\u05e9\u05dc\u05d5\u05dd \u05e2\u05d5\u05dc\u05dd\n" + "x" * 3_000 + "\n\tdef f():\n\t\treturn 1\n"
+HOSTILE = "\n".join(
+    [
+        "<script>document.title = 'hacked'</script><img src=x onerror=\"document.title = 'hacked'\">",
+        "\u05e9\u05dc\u05d5\u05dd \u05e2\u05d5\u05dc\u05dd",
+        "x" * 3_000,
+        "\tdef f():\n\t\treturn 1",
+    ]
 )
 RUBRIC = "3: correct and polite\n1: wrong"
 
