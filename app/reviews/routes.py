@@ -161,8 +161,9 @@ class _File(Operation):
     """The operation with its body, which Litestar does not decode."""
 
     def __post_init__(self) -> None:
-        text = Schema(type=OpenAPIType.STRING)
+        text, label = Schema(type=OpenAPIType.STRING), Schema(type=OpenAPIType.OBJECT)
         content = {kind: OpenAPIMediaType(schema=text) for kind in ("text/csv", "application/x-ndjson")}
+        content["application/json"] = OpenAPIMediaType(schema=label)  # one line
         self.request_body = RequestBody(content=content, required=True)
 
 
