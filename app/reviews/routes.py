@@ -178,7 +178,7 @@ class _File(Operation):
 async def import_reviews(key: str, request: AnyRequest, review_import: ImportService) -> ImportReceipt:
     """Import labels that were made elsewhere: CSV or JSON Lines with response_id, label, reviewer.
 
-    The answer names each line that is wrong; the others are stored. A repeated import changes nothing.
+    The answer names each line that is wrong. A repeated import changes nothing.
     """
     return await review_import.run(key, await request.body(), _format(request))
 
