@@ -81,7 +81,7 @@ from app.planning.routes import ROUTES as PLANNING_ROUTES
 from app.planning.service import PlanningService
 from app.rollouts.routes import ROUTES as ROLLOUT_ROUTES
 from app.rollouts.service import RolloutService
-from app.rollouts.store import RolloutStore
+from app.rollouts.store import RolloutStore, metric_readers
 from app.start import Start
 from app.webhooks.destination import NetworkPolicy
 from app.webhooks.routes import ROUTES as WEBHOOK_ROUTES
@@ -140,7 +140,7 @@ async def application(
             keeper, commit, StickyStore(exposures), clock=clock, rng=rng, durability=settings.durability
         )
         allocation = AllocationService(AllocationStore(engine, valkey), clock, keeper.adopt_experiment)
-        experiments = ExperimentService(ExperimentStore(engine), clock, allocation.reallocate)
+        experiments = ExperimentService(ExperimentStore(engine, metric_readers), clock, allocation.reallocate)
         feedback = FeedbackService(keeper, signals_commit, clock)
         lag = LedgerLag(engine, valkey, shards=settings.stream_shards)
         policy = NetworkPolicy.of(settings.webhook_allowed_networks, settings.webhook_allowed_ports)

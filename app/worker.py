@@ -36,8 +36,8 @@ from app.core.telemetry import STREAM_LAG, WATERMARK_AGE
 from app.core.timekeeping import TimeKeeper
 from app.core.valkey import create_client
 from app.ledger.lag import LedgerLag
-from app.ledger.limits import LEDGER_SILENT_S
-from app.ledger.loop import ledger_loops
+from app.ledger.limits import BACKFILL_INTERVAL_S, LEDGER_SILENT_S
+from app.ledger.loop import Backfills, ledger_loops
 from app.rollouts.loop import RolloutLoops
 from app.rollouts.service import RolloutService
 from app.rollouts.store import RolloutStore
@@ -75,6 +75,8 @@ async def work(settings: Settings) -> None:
             allocation.on_commit(experiment_ids)
             rollouts.on_commit(experiment_ids)
 
+        backfills = Backfills(settings.database_url, on_commit, clock)
+
         async def measure() -> None:
             STREAM_LAG.set(await lag.events())
             WATERMARK_AGE.set(await lag.watermark_age_s())
@@ -88,6 +90,7 @@ async def work(settings: Settings) -> None:
                 clock=clock,
                 on_commit=on_commit,
             ),
+            Loop("backfill", backfills.run, pause_s=BACKFILL_INTERVAL_S),
             *allocation.all(),
             *rollouts.all(),
             Loop("kill switch", switch.record_waiting, pause_s=allocation_limits.KILL_RECORD_INTERVAL_S),
@@ -100,11 +103,17 @@ async def work(settings: Settings) -> None:
         starting = await stack.enter_async_context(start.begun(clock, rng))
 
         def errors() -> dict[str, str]:
-            health = starting.health() | loops.health()
-            failing = {name: loop.error for name, loop in health.items() if loop.error}
-            timely = timekeeper.check()
-            skewed = {} if timely.ok else {"clock": timely.detail}
-            return failing | start.errors() | allocation.errors | rollouts.errors | analysis.errors | skewed
+            health = (starting.health() | loops.health()).items()
+            failing = {name: loop.error for name, loop in health if loop.error}
+            return (
+                failing
+                | start.errors()
+                | allocation.errors
+                | rollouts.errors
+                | analysis.errors
+                | backfills.errors
+                | _skew(timekeeper)
+            )
 
         async def heartbeat() -> None:
             await beat(valkey, NAME, errors(), clock)
@@ -129,6 +138,12 @@ async def work(settings: Settings) -> None:
             await serve_http(app, host=settings.host, port=settings.port, ending=ending, shared=False)
         else:
             await ending.wait()
+
+
+def _skew(timekeeper: TimeKeeper) -> dict[str, str]:
+    """Return what is wrong with the clock, if anything."""
+    timely = timekeeper.check()
+    return {} if timely.ok else {"clock": timely.detail}
 
 
 def _engines(settings: Settings, stack: AsyncExitStack) -> tuple[AsyncEngine, Redis, Redis]:

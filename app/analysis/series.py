@@ -147,7 +147,7 @@ def series_of(
     for row in rows:
         if row.variant < len(variants) and not (row.crossed and measures.plan.crossovers == "exclude"):
             at, by_step = row.minute * 60 // steps.step_s * steps.step_s, by_variant[row.variant]
-            totals = CellTotals.from_bytes(row.body)
+            totals = measures.converted(CellTotals.from_bytes(row.body), beside=0)
             by_step[at] = by_step[at] + totals if at in by_step else totals
     made = [
         Series(

@@ -130,7 +130,7 @@ class AnalysisStore:
             rows = (await connection.execute(statement.limit(limits.AA_UNITS_MAX + 1))).all()
         sampled, rows = len(rows) > limits.AA_UNITS_MAX, rows[: limits.AA_UNITS_MAX]
         if by_unit:
-            heads = np.array([(*tuple(row[:4]), -1, 0) for row in rows], HEAD)
+            heads = np.array([(*tuple(row[:4]), -1, 0, row.layout) for row in rows], HEAD)
             segments, bodies = [row.segment for row in rows], [row.body for row in rows]
             units, readable = Units.read(heads, segments, bodies, measures)
             if not readable.all():
@@ -291,7 +291,13 @@ def _units_of_control(experiment: Experiment) -> Select[Any]:
     kept = unit_totals.c
     return (
         select(
-            kept.epoch, kept.variant, kept.crossed, func.coalesce(kept.minute, -1), kept.segment, kept.body
+            kept.epoch,
+            kept.variant,
+            kept.crossed,
+            func.coalesce(kept.minute, -1),
+            kept.layout,
+            kept.segment,
+            kept.body,
         )
         .where(kept.experiment_id == experiment.id, kept.variant == experiment.definition.control_index)
         .order_by(kept.epoch, kept.unit_hash, kept.assignment_id)

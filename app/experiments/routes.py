@@ -4,10 +4,10 @@ Needs the dependency `experiment_service: ExperimentService`.
 """
 
 from datetime import datetime
-from typing import Annotated, Final, Self
+from typing import Annotated, Any, Final, Self
 
 import msgspec
-from litestar import get, patch, post
+from litestar import Request, get, patch, post
 from litestar.params import Parameter
 
 from app.access.guards import requires
@@ -15,6 +15,7 @@ from app.access.model import Scope
 from app.core.limits import PAGE_SIZE, PAGE_SIZE_MAX
 from app.core.text import Key
 from app.experiments.lifecycle import DefinitionChange, Layer
+from app.experiments.metric_history import MetricHistory
 from app.experiments.model import STATE_KINDS, Definition, Experiment, StateKind, kind_of
 from app.experiments.service import ExperimentService
 
@@ -101,15 +102,27 @@ async def get_layer(key: str, experiment_service: ExperimentService) -> Layer:
 
 @patch("/experiments/{key:str}", guards=[requires(Scope.ADMIN)])
 async def change_experiment(
-    key: str, data: DefinitionChange, experiment_service: ExperimentService
+    key: str,
+    data: DefinitionChange,
+    request: Request[Any, Any, Any],
+    experiment_service: ExperimentService,
 ) -> ExperimentView:
     """Replace fields of the definition, each as a whole.
 
-    A draft may change in all but its key; a running or paused experiment in description, policy
-    (which opens a new epoch), shadow policy, targeting and overrides; a stopped one in description
-    and shadow policy. 409 for anything else.
+    A draft may change in all but its key. A running or paused experiment may change in description,
+    policy and variants (which open a new epoch), metrics, segments, reward, shadow policy, targeting and
+    overrides; a stopped one in description and shadow policy. 409 for anything else.
+
+    Changed metrics are measured from the log in the background: `GET /experiments/{key}/metrics`.
     """
-    return ExperimentView.of(await experiment_service.change(key, data))
+    by = f"key {request.state.api_key.id}"
+    return ExperimentView.of(await experiment_service.change(key, data, by))
+
+
+@get("/experiments/{key:str}/metrics", guards=[requires(Scope.READ)])
+async def metric_history(key: str, experiment_service: ExperimentService) -> MetricHistory:
+    """Read the metrics of an experiment, every change of them after the start, and the backfill."""
+    return await experiment_service.metrics(key)
 
 
 @post("/experiments/{key:str}/start", guards=[requires(Scope.ADMIN)], status_code=200)
@@ -153,6 +166,7 @@ ROUTES: Final = [
     get_experiment,
     get_layer,
     change_experiment,
+    metric_history,
     start_experiment,
     pause_experiment,
     resume_experiment,

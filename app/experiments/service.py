@@ -17,6 +17,8 @@ from app.core.text import Key, is_key
 from app.experiments import lifecycle
 from app.experiments.checks import check, possible
 from app.experiments.lifecycle import DefinitionChange, Layer
+from app.experiments.metric_history import MetricHistory, history_of
+from app.experiments.metric_history_store import UNKNOWN, Author
 from app.experiments.model import STATE_KINDS, Definition, Experiment, State
 from app.experiments.policies import Policy
 from app.experiments.store import ExperimentStore
@@ -77,14 +79,23 @@ class ExperimentService:
         found = await self._store.holders(possible(key))
         return lifecycle.ranges(key, found)
 
-    async def change(self, key: str, request: DefinitionChange) -> Experiment:
+    async def change(self, key: str, request: DefinitionChange, by: str | None = None) -> Experiment:
         """Replace some fields of the definition; see `lifecycle.change` for what may change when.
+
+        The history of the metrics names the person, `by`, and the reason of the request.
 
         Raises UnprocessableInput when a new policy starts from an experiment that is not there.
         """
         if request.policy is not UNSET:
             await self._check_warm_start(request.policy)
-        return await self._update(key, lambda experiment, _: lifecycle.change(experiment, request))
+        author = Author(by, request.reason, request.reopen_plan)
+        return await self._update(key, lambda experiment, _: lifecycle.change(experiment, request), author)
+
+    async def metrics(self, key: str) -> MetricHistory:
+        """Return the metrics of an experiment, every change of them, and its backfill. Raises NotFound."""
+        experiment = await self.get(key)
+        changes, backfill = await self._store.metric_changes.history(experiment.id)
+        return history_of(experiment, changes, backfill)
 
     async def start(self, key: str) -> Experiment:
         """Begin to assign and learn. Raises Conflict unless it is a draft."""
@@ -128,8 +139,10 @@ class ExperimentService:
             key, lambda experiment, at: replace(experiment, state=transition(experiment.state, at))
         )
 
-    async def _update(self, key: str, change: Callable[[Experiment, datetime], Experiment]) -> Experiment:
-        experiment, written = await self._store.update(possible(key), change, self._clock)
+    async def _update(
+        self, key: str, change: Callable[[Experiment, datetime], Experiment], author: Author = UNKNOWN
+    ) -> Experiment:
+        experiment, written = await self._store.update(possible(key), change, self._clock, author)
         if written:
             await self._announce(experiment)
         return experiment

@@ -21,6 +21,11 @@ UNIT_ASSIGNMENTS_MAX: Final = (
     1_000  # of one unit and epoch that are measured, since a touched unit is read whole
 )
 SWEEP_ASSIGNMENTS_MAX: Final = 10_000
+BACKFILL_ASSIGNMENTS_MAX: Final = 5_000  # in one transaction
+BACKFILLS_MAX: Final = 100  # that a worker looks at in one round
+BACKFILL_INTERVAL_S: Final = 1.0  # between two looks for a backfill
+BACKFILL_REST_S: Final = 0.5  # the longest pause between two transactions of a backfill
+BACKFILL_ERROR_LENGTH_MAX: Final = 500
 SWEEP_INTERVAL_S: Final = 0.5
 SERIES_MINUTES_S: Final = 2 * 86_400  # age at which minutes of series become hours
 SERIES_HOURS_S: Final = 35 * 86_400  # age at which hours of series become days

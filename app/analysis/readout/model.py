@@ -26,7 +26,7 @@ from app.analysis.readout.record import Readout, Sensitivity
 from app.analysis.signals import SignalTotals, warnings_of
 from app.analysis.stored import StoredTotals, padded
 from app.assignment import bucketing
-from app.experiments.model import Definition, Experiment, StateKind, Stopped, kind_of
+from app.experiments.model import Experiment, StateKind, Stopped, kind_of
 from app.experiments.policies import FixedPolicy
 from app.ledger.units.measures import Measures, measures_of
 from bandits.allocation import Allocation, compare
@@ -202,7 +202,7 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
 
     def _readout(self, experiment: Experiment) -> Readout:
         """Analyze by the plan; with crossovers also by their other treatment."""
-        definition, metrics = experiment.definition, measured_of(experiment.definition).metrics
+        definition, metrics = experiment.definition, measured_of(experiment).metrics
         planned = analyze(definition.plan, metrics, self.observed(experiment))
         if not any(cell.crossed for cell in self.units):
             return planned
@@ -313,7 +313,8 @@ def history_of(points: Sequence[AllocationPoint], n_variants: int) -> list[Alloc
     ]
 
 
-def measured_of(definition: Definition) -> Measures:
+def measured_of(experiment: Experiment) -> Measures:
     """Return the measures that the readout shows: at least the reward."""
-    measures = measures_of(definition.metrics, definition.plan, definition.stickiness)
+    definition, layouts = experiment.definition, experiment.layouts
+    measures = measures_of(definition.metrics, definition.plan, definition.stickiness, layouts)
     return Measures.of((), definition.plan) if measures is None else measures
