@@ -25,6 +25,7 @@ from bandits.evaluation import (
     doubly_robust,
     ips,
     self_normalised,
+    self_normalised_doubly_robust,
 )
 from bandits.exp3 import LossTotals, exp3_ix, learning_rate
 from bandits.features import Boolean, Categorical, Hashed, Numeric, Schema
@@ -90,6 +91,7 @@ __all__ = [
     "pulls",
     "scalarised",
     "self_normalised",
+    "self_normalised_doubly_robust",
     "simulate",
     "thompson",
     "top_two",

@@ -215,16 +215,47 @@ def doubly_robust(served: Served, predictions: FloatArray, *, level: float = 0.9
 
     Raises TooLittleOverlap, and InvalidInput unless level is in (0, 1) and the shapes agree.
     """
-    if predictions.shape != served.targets.shape or not np.isfinite(predictions).all():
-        raise InvalidInput(f"predictions must be finite and of the shape {served.targets.shape}")
+    expected, of_served = _expected(served, predictions)
     overlap = served.totals.overlap
-    of_served = predictions[np.arange(len(served.arms)), served.arms]
-    expected = np.einsum("na,na->n", served.targets, predictions)
     terms = expected + served.weights * (served.rewards - of_served)
     mean = float(terms.mean())
     deviations = terms - mean
     totals = MeanTotals(len(terms), mean, float(deviations @ deviations))
     return _estimate(totals, overlap, level)
+
+
+def self_normalised_doubly_robust(
+    served: Served, predictions: FloatArray, *, level: float = 0.95
+) -> Estimate:
+    """Estimate like `doubly_robust`, but divide the correction by the sum of weights.
+
+    It is the mean of sum_a target(a) q(a), plus the sum of w (r - q(served arm)) over the sum of w.
+    Rare large weights move it less than `doubly_robust`. It is biased by O(1 / n), and always
+    within [-1, 2]; with q = 0 it has the value of `self_normalised`. The standard error is that of a
+    mean plus a ratio, by linearisation.
+
+    Raises TooLittleOverlap, and InvalidInput unless level is in (0, 1) and the shapes agree.
+
+    Source: Thomas & Brunskill (2016), ICML, the weighted doubly robust estimator for one step.
+    """
+    expected, of_served = _expected(served, predictions)
+    overlap = served.totals.overlap
+    weights = served.weights / served.weights.mean()
+    residuals = served.rewards - of_served
+    correction = float((weights * residuals).mean())
+    terms = expected + weights * (residuals - correction) + correction
+    deviations = terms - terms.mean()
+    totals = MeanTotals(len(terms), float(terms.mean()), float(deviations @ deviations))
+    return _estimate(totals, overlap, level)
+
+
+def _expected(served: Served, predictions: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the target's predicted reward and the prediction for the served arm, shapes (n,)."""
+    if predictions.shape != served.targets.shape or not np.isfinite(predictions).all():
+        raise InvalidInput(f"predictions must be finite and of the shape {served.targets.shape}")
+    of_served: FloatArray = predictions[np.arange(len(served.arms)), served.arms]
+    expected: FloatArray = np.einsum("na,na->n", served.targets, predictions)
+    return expected, of_served
 
 
 def cross_fitted(contexts: IntArray, served: Served, *, folds: int = 5) -> FloatArray:

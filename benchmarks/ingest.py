@@ -34,7 +34,7 @@ from app.core.loops import Loops
 from app.core.postgres import create_engine, psycopg_dsn
 from app.core.stream import StreamAppender
 from app.core.valkey import create_client
-from app.experiments.model import Reward
+from app.experiments.reward import Reward
 from app.feedback import entry
 from app.feedback.entry import SignalsEntry
 from app.ledger.lag import LedgerLag

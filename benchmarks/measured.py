@@ -28,8 +28,9 @@ from app.core import migrations
 from app.core.engines import EmbeddedEngines
 from app.core.postgres import psycopg_dsn
 from app.experiments.metrics import Mean, Metric, Proportion, QuantileOf
-from app.experiments.model import Reward, Stickiness
+from app.experiments.model import Stickiness
 from app.experiments.plan import AnalysisPlan, Segments
+from app.experiments.reward import Reward
 from benchmarks import harness
 from benchmarks.ingest import ledger_rate, stored, write
 from tests.ledger.support import create_experiment, definition

@@ -27,7 +27,7 @@ from app.experiments.metrics import Margin, Mean, Metric, Proportion, QuantileOf
 from app.experiments.model import Definition, Experiment, Running, Variant
 from app.experiments.plan import AnalysisPlan, Segments
 from app.experiments.policies import FixedPolicy
-from app.ledger.rewards.model import NANO
+from app.ledger.rewards.composite import NANO
 from app.ledger.units.measures import ACCURACY, CellTotals, Sums
 from benchmarks import harness
 from benchmarks.validity import SEED

@@ -21,9 +21,10 @@ from app.analysis.readout.record import Readout
 from app.analysis.stored import EpochTotals, StratumCell, UnitCell
 from app.assignment import bucketing
 from app.experiments.metrics import Metric, Proportion
-from app.experiments.model import Definition, Experiment, Reward, Running, Variant
+from app.experiments.model import Definition, Experiment, Running, Variant
 from app.experiments.plan import AnalysisPlan, FixedHorizon
 from app.experiments.policies import FixedPolicy, Policy, ThompsonPolicy
+from app.experiments.reward import Reward
 from app.ledger.rewards.model import ASSIGNMENT, GIVEN, NONE, Given, Rule, differences, resolve
 from app.ledger.units.measures import Measures, cells, measures_of
 from app.ledger.units.model import Heads, Units, measure, totals_by_minute, totals_by_stratum

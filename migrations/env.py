@@ -11,6 +11,7 @@ import app.core.agreement
 import app.core.timekeeping
 import app.experiments.tables
 import app.ledger.tables
+import app.responses.tables
 import app.webhooks.tables  # noqa: F401  (each adds its tables to the metadata)
 from app.core.postgres import METADATA, sqlalchemy_url
 from app.core.settings import Settings

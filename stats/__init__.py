@@ -9,6 +9,7 @@ Choose a sequential method by how you look at the data:
 | look all the time, no planned end: a mean, a difference, a relative difference | `sequences` |
 | the same for rewards within [0, 1] or proportions, exactly, also under a bandit | `bounded` |
 | the same with a known variance, as a p-value | `MixtureSprt` with `AlwaysValid` |
+| the same with normal errors and few units, also in a regression, exactly | `TMixture` |
 | look all the time up to a known horizon | `Yeast` |
 | a few planned looks and a known maximum: the most power | `GroupSequentialPlan` |
 | two named hypotheses, as few observations as possible | `BernoulliSprt`, `NormalSprt`, `TwoArmSprt` |
@@ -55,7 +56,14 @@ from stats.concurrent import (
 from stats.eprocess import AlwaysValid, EValue
 from stats.errors import InsufficientData, InvalidInput
 from stats.estimate import Alternative, Estimate, HypothesisTest
-from stats.group_sequential import GroupSequentialPlan, Paths, Spending
+from stats.group_sequential import (
+    GroupSequentialPlan,
+    HwangShihDeCani,
+    Paths,
+    PowerFamily,
+    Spending,
+    spending_of,
+)
 from stats.heterogeneity import PartialPooling, interaction_test, partial_pooling
 from stats.interval import Interval, beta_interval
 from stats.means import mean, mean_difference
@@ -116,6 +124,7 @@ from stats.srm import (
     zero_weight_leaks,
 )
 from stats.stratification import StratifiedDifference, Stratum, pooled, stratified_difference
+from stats.t_mixture import TMixture
 from stats.totals import JointTotals, MeanTotals, ProportionTotals, RewardTotals
 from stats.variance_reduction import AdjustedDifference, CovariateAdjustment, regression_adjustment
 from stats.yeast import Yeast
@@ -154,6 +163,7 @@ __all__ = [  # noqa: RUF022  (by purpose)
     "Contrast",
     "EventCounts",
     "MixtureSprt",
+    "TMixture",
     "OneSided",
     "bounded_sequence",
     "difference_at",
@@ -172,10 +182,13 @@ __all__ = [  # noqa: RUF022  (by purpose)
     # Planned looks, known horizons and named hypotheses.
     "BernoulliSprt",
     "GroupSequentialPlan",
+    "HwangShihDeCani",
     "NormalSprt",
     "OperatingCharacteristic",
     "Paths",
+    "PowerFamily",
     "Spending",
+    "spending_of",
     "TwoArmSprt",
     "WaldLimits",
     "Yeast",

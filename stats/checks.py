@@ -21,6 +21,12 @@ def closed_unit(value: float, name: str) -> None:
         raise InvalidInput(f"{name} must be in [0, 1], got {value:g}")
 
 
+def within(value: float, least: float, greatest: float, name: str) -> None:
+    """Raises InvalidInput unless `value` is in [least, greatest]."""
+    if not least <= value <= greatest:
+        raise InvalidInput(f"{name} must be in [{least:g}, {greatest:g}], got {value:g}")
+
+
 def positive(value: float, name: str) -> None:
     """Raises InvalidInput unless `value` is positive and finite."""
     if not 0 < value < math.inf:

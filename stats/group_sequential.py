@@ -10,7 +10,8 @@ Two-sided means two one-sided tests of alpha / 2 each, and spending is applied *
 O'Brien-Fleming type is 2 - 2 Phi(z_(1 - alpha/4) / sqrt(t)) per side, as in gsDesign and rpact.
 (The other convention puts alpha itself in it, 2 - 2 Phi(z_(1 - alpha/2) / sqrt(t)) for both sides
 together, and spends more early.) The Pocock type is (alpha / 2) log(1 + (e - 1) t). Neither equals
-the classical boundary of that name exactly.
+the classical boundary of that name exactly. `PowerFamily` and `HwangShihDeCani` have a parameter
+that moves alpha between early and late looks.
 
 Not covered:
 * stopping for futility
@@ -18,7 +19,9 @@ Not covered:
 * more information than planned (the fraction is then spent at 1)
 
 Sources: Lan & DeMets (1983), Biometrika 70(3); Jennison & Turnbull (2000), Group Sequential
-Methods, chapters 7 to 9 and 19; Armitage, McPherson & Rowe (1969), JRSS A 132 for the recursion.
+Methods, chapters 7 to 9 and 19; Armitage, McPherson & Rowe (1969), JRSS A 132 for the recursion;
+Kim & DeMets (1987), Biometrika 74(1), for the power family; Hwang, Shih & DeCani (1990), Statistics
+in Medicine 9(12).
 """
 
 import itertools
@@ -37,8 +40,42 @@ from stats.errors import InvalidInput
 from stats.estimate import Alternative
 from stats.interval import Interval
 
-Spending = Literal["obrien-fleming", "pocock"]
-"""How alpha is spent: nearly all of it late, or about evenly."""
+
+class PowerFamily(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="power"):
+    """Spending of alpha t^rho: evenly with rho = 1, and later the larger rho is.
+
+    Raises InvalidInput unless rho is in [0.1, 50].
+    """
+
+    rho: float = 2.0
+
+    def __post_init__(self) -> None:
+        checks.within(self.rho, 0.1, 50, "rho")
+
+    def __str__(self) -> str:
+        return f"power:{self.rho:g}"
+
+
+class HwangShihDeCani(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="hwang-shih-decani"
+):
+    """Spending of alpha (1 - exp(-gamma t)) / (1 - exp(-gamma)).
+
+    -4 is close to O'Brien-Fleming, 1 to Pocock, and 0 spends evenly. Raises InvalidInput unless
+    gamma is in [-40, 40].
+    """
+
+    gamma: float = -4.0
+
+    def __post_init__(self) -> None:
+        checks.within(self.gamma, -40, 40, "gamma")
+
+    def __str__(self) -> str:
+        return f"hwang-shih-decani:{self.gamma:g}"
+
+
+Spending = Literal["obrien-fleming", "pocock"] | PowerFamily | HwangShihDeCani
+"""How alpha is spent. O'Brien-Fleming spends nearly all of it late, Pocock about evenly."""
 
 _NODES, _WEIGHTS = legendre.leggauss(16)
 _PANEL_SDS: Final = 2.0
@@ -92,8 +129,39 @@ def spent(fraction: float, *, alpha: float, spending: Spending) -> float:
             return 2 * float(special.ndtr(special.ndtri(alpha / 2) / math.sqrt(time)))
         case "pocock":
             return alpha * math.log1p((math.e - 1) * time)
+        case PowerFamily(rho=rho):
+            return alpha * float(time**rho)
+        case HwangShihDeCani(gamma=0):
+            return alpha * time
+        case HwangShihDeCani(gamma=gamma):
+            return alpha * math.expm1(-gamma * time) / math.expm1(-gamma)
         case _:
             assert_never(spending)
+
+
+def spending_of(text: str) -> Spending:
+    """Read a spending function: `obrien-fleming`, `pocock`, `power:RHO` or `hwang-shih-decani:GAMMA`.
+
+    The parameters have defaults: `power` is `power:2`, `hwang-shih-decani` has gamma -4. Raises
+    InvalidInput for any other text.
+    """
+    name, _, parameter = text.partition(":")
+    try:
+        match name:
+            case "obrien-fleming" if not parameter:
+                return "obrien-fleming"
+            case "pocock" if not parameter:
+                return "pocock"
+            case "power":
+                return PowerFamily(float(parameter)) if parameter else PowerFamily()
+            case "hwang-shih-decani":
+                return HwangShihDeCani(float(parameter)) if parameter else HwangShihDeCani()
+    except ValueError:
+        pass
+    raise InvalidInput(
+        "spending must be obrien-fleming, pocock, power:RHO with RHO in [0.1, 50], or "
+        f"hwang-shih-decani:GAMMA with GAMMA in [-40, 40]; got {text!r}"
+    )
 
 
 class Paths:

@@ -100,6 +100,9 @@ class Plan(msgspec.Struct, frozen=True):
       for Pocock with 5 looks.
     * `variance_reduction`: share of variance that covariates remove, in [0, 1). For a proportion it
       applies to the adjusted difference.
+    * `pair_correlation`: correlation, in (-1, 1), of the outcomes of one unit under two variants.
+      None: each unit gets one variant. Otherwise the design is paired: each unit gets all of them,
+      and the shares of the allocation have no effect.
 
     Raises InvalidInput for what is out of these ranges.
     """
@@ -111,6 +114,7 @@ class Plan(msgspec.Struct, frozen=True):
     margin: float = 0.0
     inflation: float = 1.0
     variance_reduction: float = 0.0
+    pair_correlation: float | None = None
 
     def __post_init__(self) -> None:
         checks.open_unit(self.alpha, "alpha")
@@ -126,6 +130,8 @@ class Plan(msgspec.Struct, frozen=True):
             raise InvalidInput(f"inflation must be at least 1, got {self.inflation:g}")
         if not 0 <= self.variance_reduction < 1:
             raise InvalidInput(f"variance_reduction must be in [0, 1), got {self.variance_reduction:g}")
+        if self.pair_correlation is not None and not -1 < self.pair_correlation < 1:
+            raise InvalidInput(f"pair_correlation must be in (-1, 1), got {self.pair_correlation:g}")
 
     @property
     def comparisons(self) -> int:
@@ -134,7 +140,10 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """Units of all variants together, and of each in the order of the allocation; rounded up."""
+    """Units of all variants together, and of each in the order of the allocation; rounded up.
+
+    In a paired design each unit counts for all variants, and once in the total.
+    """
 
     total: int
     per_variant: tuple[int, ...]
@@ -147,17 +156,22 @@ def sample_size(plan: Plan, effect: float) -> Sample:
 
     Worked by hand: 10 % against 11 %, alpha 0.05, power 0.8: (1.960 sqrt(2 * 0.105 * 0.895) + 0.842
     sqrt(0.09 + 0.0979))^2 / 0.01^2 = 14,751 per variant. One hundredth of an sd: 2 *
-    (1.960 + 0.842)^2 / 0.01^2 = 156,978.
+    (1.960 + 0.842)^2 / 0.01^2 = 156,978. The same as pairs with correlation 0.5: 2 (1 - 0.5)
+    (1.960 + 0.842)^2 / 0.01^2 = 78,489 pairs.
 
     Raises InvalidInput if the effect leads outside [0, 1], or there is nothing to find: effect 0
     without a margin, or an effect at or below -margin; or more than 1e15 units would be needed.
 
     Source: Fleiss, Levin & Paik (2003), Statistical Methods for Rates and Proportions, eq. 4.14;
-    Farrington & Manning (1990), Statistics in Medicine 9, for margins.
+    Farrington & Manning (1990), Statistics in Medicine 9, for margins; Miettinen (1968), Biometrics
+    24(2), for the power of McNemar's test of pairs.
     """
     _check_effect(plan, effect)
     least = _fixed_units(plan, effect)
     total = least * plan.inflation * (1 - _ROUNDING)
+    if plan.pair_correlation is not None:
+        pairs = max(math.ceil(total - 1e-6), 1)
+        return Sample(pairs, (pairs,) * len(plan.allocation))
     per_variant = tuple(max(math.ceil(total * share - 1e-6), 1) for share in plan.allocation)
     return Sample(sum(per_variant), per_variant)
 
@@ -310,8 +324,19 @@ def _check_effect(plan: Plan, effect: float) -> None:
 
 def _check_proportion(plan: Plan, effect: float) -> None:
     checks.finite(effect, "effect")
-    if isinstance(plan.outcome, ProportionOutcome) and not 0 <= plan.outcome.baseline + effect <= 1:
-        raise InvalidInput(f"baseline + effect must be in [0, 1], got {plan.outcome.baseline + effect:g}")
+    if not isinstance(plan.outcome, ProportionOutcome):
+        return
+    baseline, treated = plan.outcome.baseline, plan.outcome.baseline + effect
+    if not 0 <= treated <= 1:
+        raise InvalidInput(f"baseline + effect must be in [0, 1], got {treated:g}")
+    if plan.pair_correlation is not None:
+        spread = math.sqrt(baseline * (1 - baseline) * treated * (1 - treated))
+        both = baseline * treated + plan.pair_correlation * spread
+        if not max(0.0, baseline + treated - 1) - _ROUNDING <= both <= min(baseline, treated) + _ROUNDING:
+            raise InvalidInput(
+                f"pair_correlation must be possible for rates of {baseline:g} and {treated:g}, "
+                f"got {plan.pair_correlation:g}"
+            )
 
 
 def _fixed_units(plan: Plan, effect: float) -> float:
@@ -343,8 +368,12 @@ def _power(plan: Plan, effect: float, units: float) -> float:
 
 
 def _errors(plan: Plan, effect: float, treatment: float, control: float) -> tuple[float, float]:
-    """Standard errors of the difference as the test takes it under its null, and as it truly is."""
+    """Return the standard errors of the difference: that of the test's null, and the true one."""
     kept = 1 - plan.variance_reduction
+    if plan.pair_correlation is not None:
+        null, true = _pair_variances(plan, effect, plan.pair_correlation)
+        pairs = control / plan.allocation[0]
+        return math.sqrt(null * kept / pairs), math.sqrt(true * kept / pairs)
     match plan.outcome:
         case ProportionOutcome(baseline):
             p = baseline + effect
@@ -363,3 +392,19 @@ def _errors(plan: Plan, effect: float, treatment: float, control: float) -> tupl
         case _:
             assert_never(plan.outcome)
     return math.sqrt(null * kept), math.sqrt(true * kept)
+
+
+def _pair_variances(plan: Plan, effect: float, correlation: float) -> tuple[float, float]:
+    """Return the variances of one pair's difference: that of the test's null, and the true one."""
+    match plan.outcome:
+        case ProportionOutcome(baseline):
+            control = baseline * (1 - baseline)
+            treatment = (baseline + effect) * (1 - baseline - effect)
+            true = control + treatment - 2 * correlation * math.sqrt(control * treatment)
+            # McNemar's test takes its variance from the share of discordant pairs.
+            return (true if plan.margin else true + effect**2), true
+        case MeanOutcome() | RatioOutcome():
+            true = 2 * plan.outcome.sd**2 * (1 - correlation)
+            return true, true
+        case _:
+            assert_never(plan.outcome)

@@ -30,6 +30,7 @@ class Scope(StrEnum):
     ASSIGN = "assign"
     FEEDBACK = "feedback"
     READ = "read"
+    REVIEW = "review"
     ADMIN = "admin"
 
 
@@ -46,7 +47,10 @@ SCOPES: Final = {
     KeyKind.SERVER: frozenset({Scope.ASSIGN, Scope.FEEDBACK, Scope.READ}),
     KeyKind.ADMIN: frozenset(Scope),
 }
-"""The most scopes that a key of each kind can have."""
+"""The scopes of a key that names only its kind."""
+
+NAMED_SCOPES: Final = {KeyKind.SERVER: frozenset({Scope.REVIEW})}
+"""Further scopes that a key of a kind can have if it names them: only people review, not programs."""
 
 
 class ApiKey(msgspec.Struct, frozen=True):
@@ -175,7 +179,8 @@ def _secret_in(authorization: bytes) -> bytes:
 def _permitted(key: ApiKey, scope: Scope, now_ms: int) -> ApiKey:
     if key.expires_at_ms is not None and key.expires_at_ms <= now_ms:
         raise Unauthorized("this API key has expired")
-    if scope not in key.scopes:
+    # Administrators may review, also with keys that are older than this scope.
+    if scope not in key.scopes and not (scope is Scope.REVIEW and Scope.ADMIN in key.scopes):
         allowed = ", ".join(sorted(key.scopes)) or "none"
         raise Forbidden(f"this API key lacks the scope {scope}; it has {allowed}")
     return key

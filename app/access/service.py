@@ -9,7 +9,17 @@ import msgspec
 import structlog
 
 from app.access import limits
-from app.access.model import SCOPES, AccessSnapshot, KeyKind, Scope, StoredKey, digest, hint, plaintext
+from app.access.model import (
+    NAMED_SCOPES,
+    SCOPES,
+    AccessSnapshot,
+    KeyKind,
+    Scope,
+    StoredKey,
+    digest,
+    hint,
+    plaintext,
+)
 from app.access.store import AccessStore
 from app.core.clock import Clock
 from app.core.errors import Conflict, InvalidInput, NotFound
@@ -26,7 +36,7 @@ PRESET_NAME: Final = "preset by WALD_ADMIN_KEY"
 
 
 class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Request for a new key. Without `scopes` it gets all scopes of its kind.
+    """Request for a new key. Without `scopes` it gets those of its kind.
 
     Without `kind` it becomes a server key, or an administrator key if `scopes` contain `admin`.
     """
@@ -244,7 +254,7 @@ def _kind_and_scopes(request: KeyRequest) -> tuple[KeyKind, frozenset[Scope]]:
     kind = request.kind or (KeyKind.ADMIN if Scope.ADMIN in asked else KeyKind.SERVER)
     if request.scopes is not None and not asked:
         raise InvalidInput("must not be empty", field="scopes")
-    if beyond := asked - SCOPES[kind]:
+    if beyond := asked - SCOPES[kind] - NAMED_SCOPES.get(kind, frozenset()):
         raise InvalidInput(f"a key of kind {kind} cannot have {', '.join(sorted(beyond))}", field="scopes")
     return kind, asked or SCOPES[kind]
 

@@ -32,7 +32,9 @@ api_keys = Table(
     Column("revoked_at", DateTime(timezone=True)),
     CheckConstraint("octet_length(digest) = 32", name="digest_is_sha256"),
     CheckConstraint("kind IN ('cli', 'srv', 'adm')", name="kind_is_known"),
-    CheckConstraint("scopes <@ ARRAY['assign', 'feedback', 'read', 'admin']", name="scopes_are_known"),
+    CheckConstraint(
+        "scopes <@ ARRAY['assign', 'feedback', 'read', 'review', 'admin']", name="scopes_are_known"
+    ),
 )
 
 signing_keys = Table(

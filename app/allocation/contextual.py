@@ -18,7 +18,7 @@ from app.experiments.policies import PolicyRule, SegmentedThompsonPolicy
 from app.experiments.policies.contextual import ContextualPolicy
 from app.experiments.segments import segment_count
 from app.ledger.learning.model import PolicyTotals, RewardSums, part_of_segment
-from app.ledger.rewards.model import NANO
+from app.ledger.rewards.composite import NANO
 from bandits.arms import BetaArms
 from bandits.segments import partially_pooled
 from bandits.thompson import thompson

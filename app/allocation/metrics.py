@@ -24,7 +24,7 @@ _PRIOR_SHAPE = 2.0
 def moments_of_cells(
     experiment: Experiment, cells: Sequence[tuple[int, CellTotals]]
 ) -> dict[str, tuple[MeanTotals, ...]]:
-    """Add up cells by variant for every metric but quantiles and those that a backfill still measures."""
+    """Add up cells by variant for every metric but quantiles and those that are still measured."""
     definition, layouts = experiment.definition, experiment.layouts
     measures = measures_of(definition.metrics, definition.plan, definition.stickiness, layouts)
     if measures is None:
@@ -32,11 +32,11 @@ def moments_of_cells(
     of_variant = [CellTotals.none(measures)] * len(definition.variants)
     for variant, totals in cells:
         of_variant[variant] += measures.converted(totals, measures.beside)
-    found = {}
+    moments = {}
     for number, metric in enumerate(measures.metrics):
         if not isinstance(metric.measure, QuantileOf) and metric.key not in measures.unfinished:
-            found[metric.key] = tuple(_moments(metric, totals.metrics[number]) for totals in of_variant)
-    return found
+            moments[metric.key] = tuple(_moments(metric, totals.metrics[number]) for totals in of_variant)
+    return moments
 
 
 def _moments(metric: Metric, sums: Sums) -> MeanTotals:

@@ -12,8 +12,9 @@ from app.assignment import bucketing
 from app.assignment.assignment_id import Signer
 from app.core.errors import InvalidInput
 from app.experiments import targeting
-from app.experiments.model import Condition, Experiment, LayerRange, Reward, StateKind, Stopped, kind_of
+from app.experiments.model import Condition, Experiment, LayerRange, StateKind, Stopped, kind_of
 from app.experiments.plan import Segments
+from app.experiments.reward import Reward
 from app.experiments.segments import segment_number
 from app.experiments.signals import SignalUse, signals_of_metrics, with_reward
 from bandits.contextual import LinearArms, thompson, ucb

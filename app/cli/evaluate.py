@@ -59,8 +59,8 @@ def evaluate_command(
     How to read it:
 
     * *doubly_robust* is the number to quote. It starts from predicted rewards and corrects them by the log.
-      *ips* does without predictions; *self_normalised* divides by the sum of weights. If the three differ
-      a lot, the log says little.
+      *ips* does without predictions. The *self_normalised* ones divide by the sum of weights, so that a few
+      large weights matter less. If the four differ a lot, the log says little.
     * *interval for one look* is valid if you look once, at a time that does not depend on the results. The
       *interval at every look* is valid however often you look, and wider.
     * *effective rows*: this many requests served by the other policy would be as informative. Below 100 be

@@ -13,7 +13,7 @@ from app.cli.client import Refused, WaldClient, read
 from app.cli.command_line import BadInput, Group
 from app.cli.display.tables import Column, Table
 from app.cli.options import json_option
-from app.cli.terminal import emit_json, show
+from app.cli.terminal import emit_json, err, show
 from app.core.errors import FieldError, Problem
 from app.core.limits import BODY_BYTES_MAX, PAGE_SIZE_MAX
 
@@ -21,7 +21,7 @@ STATES: Final = ("draft", "running", "paused", "stopped", "archived")
 _STEP: Final = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
 _NOT_DEFINED: Final = (
     "state", "started_at", "paused_at", "stopped_at", "archived_at", "winner", "killed", "held", "epoch",
-    "revision", "created_at", "updated_at",
+    "revision", "created_at", "updated_at", "reward_in_words", "warnings",
 )  # fmt: skip
 """Fields of an experiment that are not part of its definition."""
 
@@ -66,7 +66,10 @@ def create(*, server: Server, file: IO[bytes], as_json: bool) -> None:
             raise BadInput(_explained(given, refusal.problem)) from None
 
     draft = server.ask(call)
-    key = read(draft, dict[str, Any])["key"]
+    view = read(draft, dict[str, Any])
+    key = view["key"]
+    for warning in view.get("warnings", ()):
+        err().print(f"warning: {warning}", style="yellow", markup=False)
     show(draft, f"{key} is a draft. Start it: wald experiments start {key}", as_json=as_json)
 
 

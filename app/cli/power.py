@@ -43,6 +43,11 @@ from app.core.errors import InvalidInput
     help="Share of the variance that covariates remove, in [0, 1).",
 )
 @click.option(
+    "--pair-correlation",
+    type=float,
+    help="Paired design: correlation of one unit's outcomes under two variants.",
+)
+@click.option(
     "--design",
     type=click.Choice(["fixed", "group-sequential", "yeast", "always-valid"]),
     default="fixed",
@@ -53,10 +58,10 @@ from app.core.errors import InvalidInput
 @click.option("--looks", type=int, default=5, show_default=True, help="Number of looks of group-sequential.")
 @click.option(
     "--spending",
-    type=click.Choice(["obrien-fleming", "pocock"]),
+    metavar="NAME[:PARAMETER]",
     default="obrien-fleming",
     show_default=True,
-    help="How group-sequential spends alpha over its looks.",
+    help="How group-sequential spends alpha: obrien-fleming, pocock, power:RHO or hwang-shih-decani:GAMMA.",
 )
 @click.option("--units-per-day", type=float, help="New units per day, all variants together.")
 @click.option(

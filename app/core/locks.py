@@ -17,9 +17,10 @@ ENDPOINT_CREATION: Final = 0x57414C57  # the same for endpoints of webhooks
 LAYER: Final = 0x57414C4C  # hash of a layer's key: experiments of one layer start one at a time
 UNIT_SIGNALS: Final = 0x57414C44  # group of experiments: signals by unit exclude new exposures
 FIRST_EXPOSURES: Final = 0x44524157  # "DRAW", an experiment: batches take turns
+REVIEWER: Final = 0x57524556  # "WREV", a reviewer: its requests take turns
 SIGNAL_NAMES: Final = 0x57534947  # "WSIG", an experiment: batches take turns
 
-LAYOUTS: Final = 0x574C4159  # "WLAY", group of experiments, or of none: a change excludes the ledger
+LAYOUTS: Final = 0x574C4159  # "WLAY", group of experiments: a change of metrics excludes the ledger
 
 LOCK_MEMBER: Final[LiteralString] = "SELECT pg_advisory_xact_lock(%s, %s)"
 LOCK_MEMBER_SHARED: Final[LiteralString] = "SELECT pg_advisory_xact_lock_shared(%s, %s)"

@@ -108,6 +108,21 @@ GUARDRAIL_STATE: Final = Gauge(
     ["experiment", "variant", "guardrail"],
     multiprocess_mode="mostrecent",
 )
+REVIEWS: Final = Counter(
+    "wald_reviews", "Answers of reviewers: label, skip, correction or import.", ["result"]
+)
+REVIEW_ITEMS: Final = Gauge(
+    "wald_review_items",
+    "Items to review by queue and state.",
+    ["queue", "state"],
+    multiprocess_mode="mostrecent",
+)
+REVIEWS_SAMPLED: Final = Counter(
+    "wald_review_sampling", "Responses that the sample has looked at, by result.", ["result"]
+)
+REVIEW_LEASES_ENDED: Final = Counter(
+    "wald_review_leases_ended", "Leases that ended because their reviewer gave no sign."
+)
 WEBHOOK_DELIVERIES: Final = Counter(
     "wald_webhook_deliveries", "Attempts to deliver webhooks, by the state of the delivery.", ["result"]
 )

@@ -9,8 +9,9 @@ import msgspec
 from msgspec import UnsetType
 
 from app.analysis.readout.model import AllocationAt, RolloutStatus, Status, VariantStatus
-from app.experiments.model import Definition, Draft, Experiment, Reward, Stopped
+from app.experiments.model import Definition, Draft, Experiment, Stopped
 from app.experiments.policies.rule import AdaptivePolicy
+from app.experiments.reward_text import duration, reward_in_words, silence
 
 PAYLOAD_SHOWN_MAX: Final = 500
 
@@ -75,6 +76,7 @@ class Card(msgspec.Struct, frozen=True):
     state: str
     policy: str
     silence: str
+    reward: str
     policy_version: int | None
     lag_events: int | None
     warnings: list[str]
@@ -96,7 +98,8 @@ class Card(msgspec.Struct, frozen=True):
             description=definition.description,
             state=status.state,
             policy=_policy(definition),
-            silence=_silence(definition.reward),
+            silence=f"{silence(definition.reward)} after {duration(definition.reward.horizon_s)}",
+            reward=reward_in_words(definition.reward),
             policy_version=status.policy_version,
             lag_events=status.lag_events,
             warnings=status.warnings,
@@ -164,18 +167,6 @@ def _policy(definition: Definition) -> str:
     if isinstance(policy, AdaptivePolicy):
         return f"{kind}, exploration floor {policy.exploration_floor:.0%}"
     return kind
-
-
-def _silence(reward: Reward) -> str:
-    counted = "does not count" if reward.silence is None else f"counts as {reward.silence:g}"
-    return f"{counted} after {_duration(reward.horizon_s)}"
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds / length:g} {unit}"
-    return f"{seconds:g} s"
 
 
 def _shown(payload: object) -> str:

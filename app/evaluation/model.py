@@ -17,7 +17,7 @@ from bandits.features import Feature
 from bandits.totals import FloatArray
 from stats.errors import InsufficientData
 
-Method = Literal["ips", "self_normalised", "doubly_robust"]
+Method = Literal["ips", "self_normalised", "doubly_robust", "self_normalised_doubly_robust"]
 _RARE_ROWS = 30
 
 
@@ -81,7 +81,7 @@ class Overlap(msgspec.Struct, frozen=True):
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """The reward per request that the policy would have earned on the log, and what the log earned.
 
-    `estimates` are three ways to the same number: read `doubly_robust`, and be careful if they
+    `estimates` are four ways to the same number: read `doubly_robust`, and be careful if they
     disagree. `anytime_interval` holds at every look at a growing log, and is wider. `shares` is
     what the policy would have served on average. `fitted` says how learning was kept apart from
     judging. `pending` and `censored` assignments have no reward and are left out.
@@ -171,6 +171,9 @@ def _estimates(served: Served, predictions: FloatArray, level: float) -> Mapping
         "ips": evaluation.ips(totals, level=level),
         "self_normalised": evaluation.self_normalised(totals, level=level),
         "doubly_robust": evaluation.doubly_robust(served, predictions, level=level),
+        "self_normalised_doubly_robust": evaluation.self_normalised_doubly_robust(
+            served, predictions, level=level
+        ),
     }
 
 

@@ -1,6 +1,7 @@
 """Checks that the parts of a definition fit together. Pure."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 
 import msgspec
 
@@ -10,8 +11,9 @@ from app.core.limits import SIGNAL_VALUE_MAX, UNIT_LENGTH_MAX, VARIANTS_MAX
 from app.core.text import is_key, unstorable
 from app.experiments import limits
 from app.experiments.metrics import REWARD, Mean, Measure, Metric, QuantileOf, Ratio
-from app.experiments.model import Condition, Definition, Reward, Variant
+from app.experiments.model import Condition, Definition, Variant
 from app.experiments.plan import AnalysisPlan
+from app.experiments.reward import Reward, RewardSignal
 from app.experiments.segments import value_errors
 
 
@@ -40,6 +42,7 @@ def check(definition: Definition) -> Definition:
         *definition.policy.errors("policy", definition.setting),
         *_shadow_policy_errors(definition),
         *_reward_errors(definition.reward),
+        *_declared_errors(definition),
         *_metric_errors(definition.metrics),
         *_plan_errors(definition.plan),
         *_targeting_errors(definition.targeting),
@@ -98,18 +101,83 @@ def _shadow_policy_errors(definition: Definition) -> Iterator[FieldError]:
 
 
 def _reward_errors(reward: Reward) -> Iterator[FieldError]:
-    low, high = reward.range
-    if not low < high:
-        yield FieldError("reward.range", f"must be [low, high] with low < high, got [{low:g}, {high:g}]")
+    yield from _range_errors(reward.range, "reward.range")
     if not 1 <= len(reward.signals) <= limits.REWARD_SIGNALS_MAX:
         bound = f"1 to {limits.REWARD_SIGNALS_MAX}"
         yield FieldError("reward.signals", f"must be {bound}, got {len(reward.signals)}")
-    if reward.combine == "sum":
-        return  # single values may lie outside a range that is the sum's
-    for name, value in reward.signals.items():
-        if not low <= value <= high:
-            reason = f"must be within the range [{low:g}, {high:g}], got {value:g}"
-            yield FieldError(f"reward.signals.{name}", reason)
+    yield from _name_errors(reward)
+    low, high = reward.range
+    for name, worth in reward.signals.items():
+        field = f"reward.signals.{name}"
+        if isinstance(worth, RewardSignal):
+            if reward.combine == "sum":
+                reason = "must be a number if combine is sum; use combine mean for ranges and weights"
+                yield FieldError(field, reason)
+            else:
+                yield from _part_errors(worth, field)
+        elif reward.combine != "sum" and not low <= worth <= high:  # a sum may have larger terms
+            reason = f"must be within the range [{low:g}, {high:g}], got {worth:g}"
+            yield FieldError(field, reason)
+
+
+def _name_errors(reward: Reward) -> Iterator[FieldError]:
+    """Yield errors of the names in `order` and `required`."""
+    for field in ("order", "required"):
+        names: tuple[str, ...] = getattr(reward, field)
+        for name in names:
+            if name not in reward.signals:
+                near = nearest(name, reward.signals)
+                hint = "" if near is None else f"; did you mean {near!r}?"
+                yield FieldError(f"reward.{field}", f"{name!r} is not in reward.signals{hint}")
+        if len(set(names)) != len(names):
+            yield FieldError(f"reward.{field}", "names must differ")
+    if reward.order and reward.combine != "first":
+        yield FieldError("reward.order", f"belongs to combine first; combine is {reward.combine}")
+    elif reward.order and (missing := [name for name in reward.signals if name not in reward.order]):
+        yield FieldError("reward.order", f"must list every signal; add {', '.join(map(repr, missing))}")
+
+
+def _part_errors(part: RewardSignal, field: str) -> Iterator[FieldError]:
+    """Yield what does not fit together in one signal of a composite reward."""
+    if abs(part.weight) < limits.REWARD_WEIGHT_MIN:
+        bounds = f"{limits.REWARD_WEIGHT_MIN:g} to {limits.REWARD_WEIGHT_MAX:g}"
+        yield FieldError(f"{field}.weight", f"must be {bounds} in size, got {part.weight:g}")
+    if part.reference is not None and (part.range is not None or part.calibration):
+        other = "range" if part.range is not None else "calibration"
+        yield FieldError(f"{field}.reference", f"takes the place of {other}; give one of them")
+    if part.range is not None:
+        yield from _range_errors(part.range, f"{field}.range")
+        low, high = part.range
+        if part.value is not None and not low <= part.value <= high:
+            yield FieldError(f"{field}.value", f"must be within [{low:g}, {high:g}], got {part.value:g}")
+    elif part.reference is None and not part.calibration:
+        yield FieldError(field, "has no scale in the catalogue; give it a reference, range or calibration")
+    if part.calibration:
+        yield from _calibration_errors(part.calibration, f"{field}.calibration")
+
+
+def _calibration_errors(points: Sequence[tuple[float, float]], field: str) -> Iterator[FieldError]:
+    if not 2 <= len(points) <= limits.CALIBRATION_POINTS_MAX:
+        yield FieldError(field, f"must have 2 to {limits.CALIBRATION_POINTS_MAX} points, got {len(points)}")
+    steps = [(right[0] - left[0], right[1] - left[1]) for left, right in pairwise(points)]
+    if any(value <= 0 for value, _ in steps):
+        yield FieldError(field, "the values of its points must increase from each point to the next")
+    if any(score > 0 for _, score in steps) and any(score < 0 for _, score in steps):
+        yield FieldError(field, "must be monotone: its scores must all rise or all fall with the value")
+
+
+def _range_errors(scale: tuple[float, float], field: str) -> Iterator[FieldError]:
+    low, high = scale
+    if not low < high:
+        yield FieldError(field, f"must be [low, high] with low < high, got [{low:g}, {high:g}]")
+
+
+def _declared_errors(definition: Definition) -> Iterator[FieldError]:
+    if len(definition.signals) > limits.SIGNALS_DECLARED_MAX:
+        yield FieldError("signals", f"at most {limits.SIGNALS_DECLARED_MAX}, got {len(definition.signals)}")
+    for name, kind in definition.signals.items():
+        if kind.replaces == name:
+            yield FieldError(f"signals.{name}.replaces", "a signal does not replace itself")
 
 
 def _metric_errors(metrics: tuple[Metric, ...]) -> Iterator[FieldError]:
@@ -173,6 +241,15 @@ def _override_errors(definition: Definition) -> Iterator[FieldError]:
 
 
 def _storage_errors(definition: Definition) -> Iterator[FieldError]:
-    for field in ("description", "policy", "shadow_policy", "metrics", "plan", "targeting", "overrides"):
+    for field in (
+        "description",
+        "policy",
+        "shadow_policy",
+        "metrics",
+        "plan",
+        "targeting",
+        "overrides",
+        "signals",
+    ):
         if error := unstorable(msgspec.to_builtins(getattr(definition, field)), field):
             yield error

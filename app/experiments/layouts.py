@@ -28,7 +28,7 @@ class Layout(msgspec.Struct, frozen=True):
 
 
 class Layouts(msgspec.Struct, frozen=True):
-    """The number of the present layout, and the earlier ones in which totals may be stored, in order."""
+    """The number of the present layout, and the earlier ones with stored totals, in order."""
 
     present: int = 1
     earlier: tuple[Layout, ...] = ()

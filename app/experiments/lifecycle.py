@@ -19,6 +19,7 @@ from msgspec import UNSET, UnsetType
 from app.core.errors import Conflict, FieldError, InvalidInput, UnprocessableInput
 from app.core.text import Key
 from app.experiments import metric_history
+from app.experiments.catalogue import SignalKind
 from app.experiments.checks import check
 from app.experiments.metrics import Metric
 from app.experiments.model import (
@@ -30,7 +31,6 @@ from app.experiments.model import (
     Experiment,
     LayerRange,
     Paused,
-    Reward,
     Running,
     State,
     StateKind,
@@ -42,6 +42,7 @@ from app.experiments.model import (
 )
 from app.experiments.plan import AnalysisPlan
 from app.experiments.policies import Policy
+from app.experiments.reward import Reward
 from app.experiments.variants import check_change
 
 ALLOWED: Final[dict[StateKind, tuple[str, ...]]] = {
@@ -55,13 +56,13 @@ ALLOWED: Final[dict[StateKind, tuple[str, ...]]] = {
 
 _MEASURED: Final = frozenset({"metrics", "plan", "reward"})
 _IN_FORCE: Final = _MEASURED | {
-    "description", "variants", "policy", "shadow_policy", "targeting", "overrides"
+    "description", "variants", "policy", "shadow_policy", "targeting", "overrides", "signals"
 }  # fmt: skip
 _CHANGEABLE: Final[dict[StateKind, frozenset[str]]] = {
     "draft": frozenset(Definition.__struct_fields__) - {"key"},
     "running": _IN_FORCE,
     "paused": _IN_FORCE,
-    "stopped": frozenset({"description", "shadow_policy"}),
+    "stopped": frozenset({"description", "shadow_policy", "signals"}),
     "archived": frozenset(),
 }
 
@@ -69,8 +70,8 @@ _CHANGEABLE: Final[dict[StateKind, frozenset[str]]] = {
 class DefinitionChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Fields of a definition to replace, each as a whole; fields that are left out stay.
 
-    `reopen_plan` makes changed metrics of a running experiment part of the plan; it needs a `reason`.
-    The history of the metrics keeps the reason.
+    `reopen_plan` makes changed metrics of a running experiment part of the plan; it needs a
+    `reason`. The history of the metrics keeps the reason.
     """
 
     key: Key | UnsetType = UNSET
@@ -86,6 +87,7 @@ class DefinitionChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     targeting: tuple[Condition, ...] | UnsetType = UNSET
     overrides: dict[Unit, Key] | UnsetType = UNSET
     layer: LayerRange | UnsetType | None = UNSET
+    signals: dict[Key, SignalKind] | UnsetType = UNSET
     reason: Description = ""
     reopen_plan: bool = False
 
@@ -210,13 +212,15 @@ def change(experiment: Experiment, request: DefinitionChange) -> Experiment:
     refuses. Raises InvalidInput if the changed definition does not fit together.
     """
     before = experiment.definition
-    requested = msgspec.structs.asdict(request).items()
+    fields = msgspec.structs.asdict(request).items()
+    requested = [(field, value) for field, value in fields if field in Definition.__struct_fields__]
+    after = msgspec.structs.replace(
+        before, **{field: value for field, value in requested if value is not UNSET}
+    )
     different = {
         field: value
-        for field, value in requested
-        if field in Definition.__struct_fields__
-        and value is not UNSET
-        and _as_json(value) != _as_json(getattr(before, field))
+        for field, _ in requested
+        if _as_json(value := getattr(after, field)) != _as_json(getattr(before, field))
     }
     if request.reopen_plan and not request.reason.strip():
         raise InvalidInput("re-opening the plan needs a reason", field="reason")

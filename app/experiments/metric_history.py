@@ -1,7 +1,7 @@
-"""How the metrics of an experiment may change while it runs, and what is known of each change. Pure.
+"""Changes of the metrics of a running experiment: which are allowed, and their history. Pure.
 
-Metrics are functions of the log, so that the ledger can measure them later. But a metric that is chosen
-with the data in view proves less: it is exploratory, unless a person re-opens the plan.
+Metrics are functions of the log, so that the ledger can measure them later. But a metric that is
+chosen with the data in view proves less: it is exploratory, unless a person re-opens the plan.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,16 +13,17 @@ from msgspec.structs import replace
 
 from app.core.errors import Conflict, FieldError
 from app.experiments.metrics import REWARD, Metric
-from app.experiments.model import Definition, Experiment, Reward
+from app.experiments.model import Definition, Experiment
 from app.experiments.plan import Segments
 from app.experiments.policies.constrained_thompson import ConstrainedThompsonPolicy
+from app.experiments.reward import Reward
 
 
 class MetricChange(msgspec.Struct, frozen=True, kw_only=True):
-    """What the metrics were from `at` on, and who changed them to that, and why.
+    """The metrics from `at` on, with the author and the reason of the change.
 
-    `by` is null if no person is known. `reopened`: the change re-opened the plan. The first change is
-    the start.
+    `by` is null if no person is known. `reopened`: the change re-opened the plan. The first change
+    is the start.
     """
 
     number: int
@@ -56,8 +57,9 @@ class MetricEvent(msgspec.Struct, frozen=True, kw_only=True):
 class MetricVersion(msgspec.Struct, frozen=True, kw_only=True):
     """A metric as it is now.
 
-    `version` counts its definitions from 1. `since` is when the present one came into force; null: it was
-    there at the start. `exploratory`: it is not part of the plan. `complete`: every unit is measured.
+    `version` counts its definitions from 1. `since` is when the present one came into force; null:
+    it was there at the start. `exploratory`: it is not part of the plan. `complete`: every unit is
+    measured.
     """
 
     key: str
@@ -71,8 +73,8 @@ class MetricVersion(msgspec.Struct, frozen=True, kw_only=True):
 class Backfill(msgspec.Struct, frozen=True, kw_only=True):
     """The pass over the log that measures what has changed. `share` of it is done.
 
-    `metrics` are those that it measures; until it has finished they show no figures. `error` is why its
-    last attempt failed; it is tried again.
+    `metrics` are those that it measures; until it has finished they show no figures. `error` is why
+    its last attempt failed; it is tried again.
     """
 
     share: float
@@ -85,7 +87,7 @@ class Backfill(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MetricHistory(msgspec.Struct, frozen=True, kw_only=True):
-    """The metrics of an experiment, every change of them after the start, and the latest backfill."""
+    """The metrics of an experiment, every change after the start, and the latest backfill."""
 
     key: str
     metrics: tuple[MetricVersion, ...]
@@ -247,7 +249,7 @@ def _policy_errors(before: Definition, after: Definition) -> Iterator[FieldError
 
 
 def _primary_errors(experiment: Experiment, after: Definition) -> Iterator[FieldError]:
-    """Yield changes of primary metrics: they decide, so that only a re-opened plan may change them."""
+    """Yield changes of primary metrics. Only a re-opened plan may change what decides."""
     hint = 'decides what is better: send "reopen_plan": true and a "reason" to change that'
     before = {metric.key: metric for metric in experiment.definition.metrics if metric.role == "primary"}
     now = {metric.key: metric for metric in after.metrics}

@@ -1,7 +1,7 @@
-"""The tables `metric_changes` and `backfills`: what was measured when, and the pass that catches up.
+"""The tables `metric_changes` and `backfills`: changes of what is measured, and their backfills.
 
-A change excludes the transactions of the ledger for a moment: each of them measures either before or
-after it. So the rows that a transaction writes are all of one layout.
+A change excludes the transactions of the ledger for a moment: each of them measures either before
+or after it. So the rows that a transaction writes are all of one layout.
 """
 
 from datetime import datetime
@@ -19,8 +19,9 @@ from app.core import locks
 from app.core.errors import Unavailable
 from app.experiments.metric_history import Backfill, MetricChange
 from app.experiments.metrics import Metric
-from app.experiments.model import Draft, Experiment, Reward
+from app.experiments.model import Draft, Experiment
 from app.experiments.plan import Segments
+from app.experiments.reward import Reward
 from app.experiments.tables import backfills, metric_changes
 
 BEFORE_ALL: Final[dict[str, Any]] = {"unit_hash": -(2**63), "assignment_id": UUID(int=0)}
@@ -60,8 +61,8 @@ async def record_change(
 ) -> None:
     """Record a change of what is measured or planned, and request its backfill.
 
-    The caller has locked the experiment, and stores it next. Raises Unavailable if the ledger does not
-    let the change in.
+    The caller has locked the experiment, and stores it next. Raises Unavailable if the ledger does
+    not let the change in.
     """
     relaid = after.layouts.present != before.layouts.present
     replanned = after.planned != before.planned or after.definition.metrics != before.definition.metrics
@@ -105,7 +106,7 @@ async def read_backfill(connection: AsyncConnection, experiment_id: int) -> Back
 
 
 async def _exclude_ledger(connection: AsyncConnection, experiment_id: int) -> None:
-    """Wait until no transaction of the ledger measures the experiment, and keep new ones waiting."""
+    """Wait until no ledger transaction measures the experiment, and keep new ones waiting."""
     members = locks.LAYOUT_NONE, locks.layout_group(experiment_id)
     try:
         await connection.execute(_LOCK_TIMEOUT)

@@ -1,25 +1,26 @@
-"""The words of an experiment: variants, reward, definition, and the states of its life. Pure."""
+"""The words of an experiment: variants, definition, and the states of its life. Pure."""
 
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal, NewType, assert_never, get_args
 
 import msgspec
 
-from app.core.limits import DESCRIPTION_LENGTH_MAX, HORIZON_S_MAX, UNIT_LENGTH_MAX
+from app.core.limits import DESCRIPTION_LENGTH_MAX, UNIT_LENGTH_MAX
 from app.core.text import Key
 from app.experiments import limits
+from app.experiments.catalogue import SignalKind
 from app.experiments.layouts import Layouts
 from app.experiments.metrics import Metric
 from app.experiments.plan import AnalysisPlan
 from app.experiments.policies import Policy, ThompsonPolicy
 from app.experiments.policies.rule import Setting, Share
+from app.experiments.reward import Reward
 
 ExperimentKey = NewType("ExperimentKey", str)
 
 Description = Annotated[str, msgspec.Meta(max_length=DESCRIPTION_LENGTH_MAX)]
 Stickiness = Literal["none", "unit", "strict"]
 Unit = Annotated[str, msgspec.Meta(min_length=1, max_length=UNIT_LENGTH_MAX)]
-RewardValue = Annotated[float, msgspec.Meta(ge=-limits.REWARD_VALUE_MAX, le=limits.REWARD_VALUE_MAX)]
 
 
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -32,25 +33,6 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     control: bool = False
     payload: Any = msgspec.field(default_factory=dict)
     retired: bool = False
-
-
-class Reward(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The rule that turns the signals of one assignment into one number in [0, 1].
-
-    `signals` maps a signal's name to its catalogue value, which a value sent with the signal
-    replaces. `combine` takes the last, the sum or the greatest of the current values; the result is
-    clipped to `range` and scaled to [0, 1]. Signals later than `horizon_s` after the assignment do
-    not count. `silence` is the reward (in [0, 1]) of an assignment without signals at its horizon;
-    null: censored.
-    """
-
-    signals: dict[Key, RewardValue] = msgspec.field(
-        default_factory=lambda: {"thumbs_up": 1.0, "thumbs_down": 0.0}
-    )
-    combine: Literal["last", "sum", "max"] = "last"
-    range: tuple[RewardValue, RewardValue] = (0.0, 1.0)
-    horizon_s: Annotated[float, msgspec.Meta(gt=0, le=HORIZON_S_MAX)] = 3_600.0
-    silence: Share | None = None
 
 
 class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,11 +76,11 @@ class LayerRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A question with two or more variants. `checks.check` says whether its parts fit together.
 
-    `metrics` and `plan` say how it is judged. Later changes of metrics are marked. Units that meet all
-    conditions of `targeting` take part; `overrides` gives a variant to single units. With a
+    `metrics` and `plan` say how it is judged. Later changes of metrics are marked. Units that meet
+    all conditions of `targeting` take part; `overrides` gives a variant to single units. With a
     `layer`, only units in its range take part, and they are in no other experiment of the layer.
     `shadow_policy` reads the totals that `policy` gathers and is compared with it, but never
-    serves.
+    serves. `signals` declares kinds of signals that the catalogue does not have.
     """
 
     key: Key
@@ -114,6 +96,10 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     targeting: tuple[Condition, ...] = ()
     overrides: dict[Unit, Key] = msgspec.field(default_factory=dict)
     layer: LayerRange | None = None
+    signals: dict[Key, SignalKind] = {}
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "reward", self.reward.completed(self.signals))
 
     @property
     def active(self) -> tuple[int, ...]:
@@ -208,9 +194,9 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
 
     `held` are the shares of a rollout, which do not depend on the policy. The other variants share
     the remainder. `killed`: the control is served everywhere, whatever state and policy say.
-    `control_epoch` is the first epoch of the present control: comparisons begin there. `layouts` are
-    those of its stored totals. `planned` are the metrics of the plan: those at the start, or when the
-    plan was last re-opened; None: the metrics of the definition.
+    `control_epoch` is the first epoch of the present control: comparisons begin there. `layouts`
+    are those of its stored totals. `planned` are the metrics of the plan: those at the start, or
+    when the plan was last re-opened; None: the metrics of the definition.
     """
 
     id: int

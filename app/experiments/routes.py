@@ -14,14 +14,20 @@ from app.access.guards import requires
 from app.access.model import Scope
 from app.core.limits import PAGE_SIZE, PAGE_SIZE_MAX
 from app.core.text import Key
+from app.experiments.catalogue import CatalogueEntry, entries
 from app.experiments.lifecycle import DefinitionChange, Layer
 from app.experiments.metric_history import MetricHistory
 from app.experiments.model import STATE_KINDS, Definition, Experiment, StateKind, kind_of
+from app.experiments.reward_text import reward_in_words
 from app.experiments.service import ExperimentService
+from app.experiments.warnings import warnings_of
 
 
 class ExperimentView(Definition, frozen=True, kw_only=True):
-    """A definition and where it is in its life. Times that have not come are null."""
+    """A definition and where it is in its life. Times that have not come are null.
+
+    `reward_in_words` describes the reward. `warnings` tell what is valid and probably not meant.
+    """
 
     state: StateKind
     started_at: datetime | None = None
@@ -35,6 +41,8 @@ class ExperimentView(Definition, frozen=True, kw_only=True):
     revision: int
     created_at: datetime
     updated_at: datetime
+    reward_in_words: str = ""
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, experiment: Experiment) -> Self:
@@ -49,6 +57,8 @@ class ExperimentView(Definition, frozen=True, kw_only=True):
             revision=experiment.revision,
             created_at=experiment.created_at,
             updated_at=experiment.updated_at,
+            reward_in_words=reward_in_words(experiment.definition.reward),
+            warnings=tuple(warnings_of(experiment.definition)),
         )
 
 
@@ -66,6 +76,12 @@ class StopRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`winner`: the variant to serve from now on; null: the control."""
 
     winner: Key | None = None
+
+
+class SignalCatalogue(msgspec.Struct, frozen=True):
+    """The signals that Wald knows. A definition may declare others in its field `signals`."""
+
+    signals: list[CatalogueEntry]
 
 
 @post("/experiments", guards=[requires(Scope.ADMIN)], status_code=201)
@@ -94,6 +110,12 @@ async def get_experiment(key: str, experiment_service: ExperimentService) -> Exp
     return ExperimentView.of(await experiment_service.get(key))
 
 
+@get("/signals", guards=[requires(Scope.READ)])
+async def list_signals() -> SignalCatalogue:
+    """Read the catalogue of signals: meaning, source, direction, range, default value and noise."""
+    return SignalCatalogue(entries())
+
+
 @get("/layers/{key:str}", guards=[requires(Scope.READ)])
 async def get_layer(key: str, experiment_service: ExperimentService) -> Layer:
     """Read who holds which range of a layer, and what is free."""
@@ -110,8 +132,9 @@ async def change_experiment(
     """Replace fields of the definition, each as a whole.
 
     A draft may change in all but its key. A running or paused experiment may change in description,
-    policy and variants (which open a new epoch), metrics, segments, reward, shadow policy, targeting and
-    overrides; a stopped one in description and shadow policy. 409 for anything else.
+    policy and variants (which open a new epoch), metrics, segments, reward, shadow policy,
+    targeting, overrides and signals. A stopped one may change in description, shadow policy and
+    signals. 409 for anything else.
 
     Changed metrics are measured from the log in the background: `GET /experiments/{key}/metrics`.
     """
@@ -164,6 +187,7 @@ ROUTES: Final = [
     create_experiment,
     list_experiments,
     get_experiment,
+    list_signals,
     get_layer,
     change_experiment,
     metric_history,

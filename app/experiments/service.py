@@ -92,7 +92,7 @@ class ExperimentService:
         return await self._update(key, lambda experiment, _: lifecycle.change(experiment, request), author)
 
     async def metrics(self, key: str) -> MetricHistory:
-        """Return the metrics of an experiment, every change of them, and its backfill. Raises NotFound."""
+        """Return the metrics of an experiment and all changes of them. Raises NotFound."""
         experiment = await self.get(key)
         changes, backfill = await self._store.metric_changes.history(experiment.id)
         return history_of(experiment, changes, backfill)

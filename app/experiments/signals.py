@@ -7,7 +7,7 @@ import msgspec
 
 from app.experiments import limits
 from app.experiments.metrics import ASSIGNMENTS, Mean, Metric, Proportion, QuantileOf, Ratio
-from app.experiments.model import Reward
+from app.experiments.reward import Reward
 
 
 class SignalUse(msgspec.Struct, frozen=True, array_like=True):
@@ -44,22 +44,26 @@ def signals_of(reward: Reward, metrics: Iterable[Metric]) -> dict[str, SignalUse
 
 
 def with_reward(reward: Reward, of_metrics: dict[str, SignalUse]) -> dict[str, SignalUse]:
-    """Add the signals of the reward, whose range holds for all of them.
+    """Add the signals of the reward, with the ranges of their values.
 
     In a sum the range is that of the sum: a single value may be negative, but is not greater in
-    size than both bounds. A reward has a value for each of its signals, so that none of them needs
-    one.
+    size than both bounds. A signal with a catalogue value needs no value.
     """
-    low, high = reward.range
-    if reward.combine == "sum":
-        high = max(abs(low), abs(high))
-        low = -high
     uses = dict(of_metrics)
     for name in reward.signals:
-        bounds = SignalUse(low, high)
-        both = _both(uses[name], bounds) if name in uses else bounds
-        uses[name] = msgspec.structs.replace(both, needs_value=False)
+        use = _use_of_reward(reward, name)
+        both = _both(uses[name], use) if name in uses else use
+        uses[name] = msgspec.structs.replace(both, needs_value=use.needs_value)
     return uses
+
+
+def _use_of_reward(reward: Reward, name: str) -> SignalUse:
+    if reward.combine == "sum":
+        size = max(abs(reward.range[0]), abs(reward.range[1]))
+        return SignalUse(-size, size)
+    part = reward.part(name)
+    low, high = (0.0, None) if part.reference is not None else part.range or (None, None)
+    return SignalUse(low, high, needs_value=part.is_measured and reward.default(name) is None)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -100,8 +100,8 @@ class ExperimentStore:
     ) -> tuple[Experiment, bool]:
         """Apply `change` under the row's lock; the result, and whether anything was written.
 
-        A change of metrics is recorded with its `author`. It is refused while a rollout reads a metric
-        that it removes.
+        A change of metrics is recorded with its `author`. It is refused while a rollout reads a
+        metric that it removes.
 
         What starts in a layer starts alone, and only where its range is free: else raises Conflict.
 

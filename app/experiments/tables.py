@@ -98,7 +98,7 @@ epochs = Table(
     PrimaryKeyConstraint("experiment_id", "epoch"),
 )
 
-# Every change of the metrics of an experiment after its start. The first row is what it started with.
+# Changes of the metrics of an experiment after its start. The first row is what it started with.
 metric_changes = Table(
     "metric_changes",
     METADATA,

@@ -99,8 +99,9 @@ REASONS: Final = {
     EventResult.VALUE: Reason(
         InvalidInput,
         "value",
-        "must be within the range of the experiment's reward; for a summed reward, or a signal that the"
-        f" reward does not read, at most {SIGNAL_VALUE_MAX:g} in absolute value",
+        "must be within the range of the signal in the experiment's reward, and is needed if the"
+        " reward has no value for the signal; for a summed reward, or a signal that the reward does"
+        f" not read, at most {SIGNAL_VALUE_MAX:g} in absolute value",
     ),
     EventResult.TIME: Reason(
         InvalidInput,

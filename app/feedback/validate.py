@@ -52,8 +52,8 @@ _ANY: Final = SignalUse()
 class _Rule(NamedTuple):
     """Rules for a signal of an experiment: its default value, its bounds, and how long ids are valid.
 
-    `use`: what the experiment expects of the signal; None: it does not read it. `known`: whether the
-    experiment exists.
+    `default` is NaN for a signal that needs a value. `use`: what the experiment expects of the
+    signal; None: it does not read it. `known`: whether the experiment exists.
     """
 
     default: float
@@ -229,7 +229,7 @@ def _check(
         refuse(EventResult.SIGNAL, np.isin(numbers, wrong))
     values = np.array([rule.default for rule in rules])[pair_of]
     given = [event.value for event in events]
-    if given.count(None) < len(given):
+    if given.count(None) < len(given) or np.isnan(values).any():
         values = _filled(given, values)
         low, high = np.array([(rule.low, rule.high) for rule in rules]).T[:, pair_of]
         refuse(EventResult.VALUE, ~((values >= low) & (values <= high)))
@@ -328,10 +328,14 @@ def _rule(experiment: PreparedExperiment | None, signal: str) -> _Rule:
         use = _ANY if metrics is None else metrics.get(signal)
         return _Rule(1.0, -bound, bound, life_ms, True, horizon_us, use, draft)  # noqa: FBT003 - fields
     summed = reward.combine == "sum"
+    low, high = reward.bounds(signal)
     # Where values are not summed, values outside the range are refused.
-    use = experiment.signals[signal] if summed or (metrics and signal in metrics) else _ANY
-    low, high = (-bound, bound) if summed else reward.range
-    return _Rule(reward.signals[signal], low, high, life_ms, True, horizon_us, use, draft)  # noqa: FBT003
+    read = summed or low is None or (metrics and signal in metrics)
+    use = experiment.signals[signal] if read else _ANY
+    low, high = -bound if low is None else low, bound if high is None else high
+    default = reward.default(signal)
+    worth = np.nan if default is None else default
+    return _Rule(worth, low, high, life_ms, True, horizon_us, use, draft)  # noqa: FBT003
 
 
 def _filled(given: Sequence[float | None], default: Floats) -> Floats:

@@ -1,9 +1,10 @@
 """The backfill: measures every unit again after the metrics of a running experiment have changed.
 
-It goes once through the log in key order, a bounded number of assignments in each transaction. Units
-that new events touch meanwhile are measured by the ledger itself. Both lock the unit, and both move
-totals by the difference to what is stored of it. So an event counts once, in whatever order they come.
-A transaction stores its position, so that another worker continues where a dead one stopped.
+It goes once through the log in key order, a bounded number of assignments in each transaction.
+Units that new events touch meanwhile are measured by the ledger itself. Both lock the unit, and
+both move totals by the difference to what is stored of it. So an event counts once, in whatever
+order they come. A transaction stores its position, so that another worker continues where a dead
+one stopped.
 """
 
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ _KEEP_ERROR: Final = "UPDATE backfills SET error = %s WHERE experiment_id = %s A
 
 
 class Progress(NamedTuple):
-    """What one transaction of a backfill did: `assignments` measured, and whether it reached the end.
+    """Result of one transaction of a backfill: `assignments` measured, and whether it is `at_end`.
 
     `changed`: the experiments whose totals changed.
     """

@@ -1,4 +1,4 @@
-"""One round of a backfill: a few transactions, each of which leaves totals that are right."""
+"""One round of a backfill. Every transaction of it leaves totals that are right."""
 
 from functools import partial
 

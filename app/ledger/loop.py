@@ -56,7 +56,7 @@ class Backfills:
         self._clock = clock or SystemClock()
 
     async def run(self) -> None:
-        """Advance every backfill in turn until all have finished, or are in the hands of other workers."""
+        """Advance every backfill in turn, until none is left for this worker."""
         async with LedgerStore.open(self._database_url, self._clock) as store:
             waiting = await store.transact(unfinished_backfills)
             BACKFILLS.set(len(waiting))

@@ -11,8 +11,8 @@ from psycopg import AsyncCursor
 from app.core import locks
 from app.experiments.layouts import Layout, Layouts
 from app.experiments.metrics import Metric
-from app.experiments.model import Reward
 from app.experiments.plan import AnalysisPlan
+from app.experiments.reward import Reward
 from app.experiments.signals import signals_of
 from app.ledger.draws.step import MOVING_KINDS
 from app.ledger.learning.model import LEARNING_KINDS
@@ -55,8 +55,8 @@ class Rules(NamedTuple):
 async def lock_experiments(cursor: AsyncCursor, batch: Batch) -> None:
     """Keep signals by unit and new exposures of one experiment out of concurrent transactions.
 
-    Otherwise an exposure could take over signals that it does not see. Exposures do not exclude each other.
-    Experiments share a bounded number of locks, which are taken in order.
+    Otherwise an exposure could take over signals that it does not see. Exposures do not exclude
+    each other. Experiments share a bounded number of locks, which are taken in order.
     """
     exclusive = {experiment_id % _UNIT_LOCKS for experiment_id in batch.unit_experiment_ids}
     for number in sorted({experiment_id % _UNIT_LOCKS for experiment_id in batch.experiment_ids}):
@@ -65,7 +65,7 @@ async def lock_experiments(cursor: AsyncCursor, batch: Batch) -> None:
 
 
 async def lock_layouts(cursor: AsyncCursor, experiment_ids: Iterable[int] | None) -> None:
-    """Keep these experiments from changing what is measured until the transaction ends; None: all of them.
+    """Lock what is measured of these experiments until the transaction ends; None: of all.
 
     Call this before the rules are read and before any row is locked.
     """

@@ -11,7 +11,7 @@ from app.planning.designs import Design, SequentialDesign
 from stats import planning
 from stats.errors import InvalidInput as Meaningless
 from stats.estimate import Alternative
-from stats.group_sequential import Spending
+from stats.group_sequential import Spending, spending_of
 
 # Of any scale that occurs; beyond it numbers overflow before they mean something.
 Number = Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]
@@ -44,7 +44,9 @@ class PowerQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
       question and in the answer.
     * `margin` (always absolute) asks for non-inferiority: the effect is then the true one, usually
       0.
-    * `allocation`: shares, control first; or `arms` equal ones.
+    * `allocation`: shares, control first; or `arms` equal ones. With `pair_correlation` the design
+      is paired instead: each unit gets all variants, for example a request that is answered twice
+      and shown once. The answer counts such units.
     * `design`: one look at the end; `looks` planned ones; continuous monitoring to a known horizon
       (YEAST); always-valid intervals.
     * Traffic: `units_per_day` new units; the share `exposure_share` enters. `weeks_max` is the
@@ -68,6 +70,7 @@ class PowerQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     arms: Annotated[int, msgspec.Meta(ge=2, le=ARMS_MAX)] = 2
     allocation: tuple[SomeShare, ...] | None = None
     variance_reduction: Annotated[float, msgspec.Meta(ge=0, le=0.999)] = 0.0
+    pair_correlation: Annotated[float, msgspec.Meta(ge=-0.999, le=0.999)] | None = None
     design: Design = "fixed"
     looks: Annotated[int, msgspec.Meta(ge=1, le=20)] = 5
     spending: Spending = "obrien-fleming"
@@ -125,7 +128,7 @@ class PowerAnswer(msgspec.Struct, frozen=True, kw_only=True):
     detectable_by_day: tuple[DetectablePoint, ...]
 
 
-_WORDS: Final = ("kind", "relative", "design", "spending")
+_WORDS: Final = ("kind", "relative", "design")
 
 
 def question_of(given: Mapping[str, object]) -> PowerQuestion:
@@ -139,6 +142,8 @@ def question_of(given: Mapping[str, object]) -> PowerQuestion:
             raise InvalidInput(f"{name}: unknown field", errors=(FieldError(name, "unknown field"),))
         if name == "allocation" and isinstance(value, str):
             fields[name] = [_number(share, name) for share in value.split(",")]
+        elif name == "spending" and isinstance(value, str):
+            fields[name] = _spending(value)
         else:
             fields[name] = _number(value, name) if isinstance(value, str) and name not in _WORDS else value
     try:
@@ -146,6 +151,13 @@ def question_of(given: Mapping[str, object]) -> PowerQuestion:
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$.")
         raise InvalidInput(reason, field=path.rstrip("`").partition("[")[0] or "query") from error
+
+
+def _spending(text: str) -> Spending:
+    try:
+        return spending_of(text)
+    except Meaningless as error:
+        raise InvalidInput(str(error), field="spending") from error
 
 
 def _number(text: str, field: str) -> float:
@@ -186,7 +198,8 @@ def _answer(question: PowerQuestion, plan: planning.Plan, design: SequentialDesi
         units, per_variant = sample.total, sample.per_variant
     else:
         units = question.units
-        per_variant = _apportioned(units, plan.allocation)
+        paired = question.pair_correlation is not None
+        per_variant = (units,) * len(plan.allocation) if paired else _apportioned(units, plan.allocation)
     duration = None
     if question.units_per_day is not None and question.units is None:
         duration = _duration(question, plan, effect, scale)
@@ -226,6 +239,8 @@ def _check_unused(question: PowerQuestion) -> None:
     if question.allocation is not None and question.arms not in (defaults.arms, len(question.allocation)):
         shares = len(question.allocation)
         raise InvalidInput(f"arms must be the {shares} of allocation, got {question.arms}", field="arms")
+    if question.allocation is not None and question.pair_correlation is not None:
+        raise InvalidInput("allocation does not fit pair_correlation: use arms", field="allocation")
     for field in ("exposure_share", "weeks_max"):
         if question.units_per_day is None and getattr(question, field) != getattr(defaults, field):
             raise InvalidInput(f"{field} needs units_per_day", field=field)
@@ -251,6 +266,7 @@ def _plan(question: PowerQuestion) -> tuple[planning.Plan, SequentialDesign]:
             shares,
             margin=question.margin,
             variance_reduction=question.variance_reduction,
+            pair_correlation=question.pair_correlation,
         )
     except Meaningless as error:
         _refuse(error, question)
@@ -361,7 +377,10 @@ def _sentence(
     what = "shown not to be inferior" if question.margin else "found"
     size = f"{effect:+.4%}" if question.relative else f"{effect:+.4g}"
     of_baseline = " of the baseline" if question.relative else ""
-    text = f"A true effect of {size}{of_baseline} is {what} with probability {power:.0%} in {units:,} units"
+    counted = "units" if question.pair_correlation is None else "pairs"
+    text = (
+        f"A true effect of {size}{of_baseline} is {what} with probability {power:.0%} in {units:,} {counted}"
+    )
     if duration is None:
         return f"{text}."
     if duration.feasible:

@@ -1,11 +1,10 @@
 """Schedule of retries: when a failed delivery is repeated or given up. Pure."""
 
-from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 
-from app.webhooks import limits
+from app.jobs.retry import following
 from app.webhooks.model import DeliveryState
 
 WAITS_S: Final = (0, 5, 15, 60, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
@@ -50,34 +49,16 @@ class Settled(msgspec.Struct, frozen=True):
 def settle(step: int, answer: Answer, *, jitter: float) -> Settled:
     """Return the state after the answer to the attempt at `step` (0: the first) of the schedule.
 
-    A random `jitter` in [0, 1) lengthens the wait by up to the share `WEBHOOK_JITTER`, so that
-    deliveries that failed together do not repeat together. A `Retry-After` counts up to
-    `WEBHOOK_RETRY_AFTER_S_MAX`.
+    `jitter` in [0, 1) spreads repeats, see `app.jobs.retry`. A `Retry-After` of a throttling
+    receiver counts.
 
     Worked by hand: settle(1, Answer(503, retry_after_s=90), jitter=0.5) has a scheduled wait of
     15 s * 1.1 = 16.5 s. The receiver asked for 90 s, so the wait is 90 s and the step becomes 2.
     """
     if answer.delivered:
         return Settled(DeliveryState.DELIVERED, step)
-    following = step + 1
-    if answer.gone or following >= len(WAITS_S):
+    wish_s = answer.retry_after_s if answer.status in THROTTLED else None
+    retry = following(step, WAITS_S, jitter=jitter, retry_after_s=wish_s)
+    if answer.gone or retry is None:
         return Settled(DeliveryState.GIVEN_UP, step)
-    wait_s = WAITS_S[following] * (1 + limits.WEBHOOK_JITTER * jitter)
-    if answer.status in THROTTLED and answer.retry_after_s is not None:
-        wait_s = max(wait_s, min(answer.retry_after_s, limits.WEBHOOK_RETRY_AFTER_S_MAX))
-    return Settled(DeliveryState.FAILED, following, wait_s)
-
-
-def retry_after_s(value: str, now: datetime) -> float | None:
-    """Return the seconds in a `Retry-After` header; None if it is neither seconds nor a date.
-
-    The two obsolete forms of a date are not read. Source: RFC 9110, 10.2.3.
-    """
-    text = value.strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:12])
-    try:
-        at = datetime.strptime(text, "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC)
-    except ValueError:
-        return None
-    return max(0.0, (at - now).total_seconds())
+    return Settled(DeliveryState.FAILED, retry.step, retry.wait_s)

@@ -15,10 +15,11 @@ import msgspec
 
 from app.core.clock import Clock
 from app.core.errors import InvalidInput
+from app.jobs.retry import retry_after_s
 from app.webhooks import limits
 from app.webhooks.adapters import Post
 from app.webhooks.destination import Destination, NetworkPolicy
-from app.webhooks.schedule import Answer, retry_after_s
+from app.webhooks.schedule import Answer
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Returns the addresses of a host; raises OSError if it has none."""

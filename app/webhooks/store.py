@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.core import locks
 from app.core.errors import NotFound
+from app.jobs.queue_store import Claimed, JobQueue
 from app.webhooks import limits
 from app.webhooks.model import (
     Adapter,
@@ -33,11 +34,18 @@ from app.webhooks.schedule import Settled
 from app.webhooks.tables import webhook_attempts, webhook_deliveries, webhook_endpoints, webhook_messages
 
 _FOLDER: Final = files(__package__)
-_CLAIM: Final = text(_FOLDER.joinpath("sql/claim.sql").read_text())
 _THIN: Final = text(_FOLDER.joinpath("sql/thin.sql").read_text())
+_QUEUE: Final = JobQueue(
+    webhook_deliveries,
+    lane="endpoint_id",
+    lanes="SELECT id, CAST(:endpoint_max AS bigint) FROM webhook_endpoints WHERE disabled_at IS NULL",
+    order_in_lane="next_attempt_at",
+    order="step, next_attempt_at",  # first attempts before repeats
+)
 _ENDPOINT_IDS: Final = range(1, 2**31)
 _DELIVERY_IDS: Final = range(1, 2**63)
 
+_SECRET_COLUMNS: Final = ("secret", "previous_secret", "previous_until")
 # All but the secrets.
 _ENDPOINT_COLUMNS: Final = [
     column for column in webhook_endpoints.c if column.name not in {"secret", "previous_secret"}
@@ -161,43 +169,47 @@ class WebhookStore:
 
     async def claim(self, *, now: datetime, claims_max: int) -> list[Claim]:
         """Claim deliveries that are due. No other worker gets them for `WEBHOOK_LEASE_S`."""
-        parameters = {
-            "now": now,
-            "until": now + timedelta(seconds=limits.WEBHOOK_LEASE_S),
-            "claims_max": claims_max,
-            "endpoint_max": limits.WEBHOOK_ENDPOINT_SENDING_MAX,
-        }
         async with self._engine.begin() as connection:
-            return [_claim(row) for row in await connection.execute(_CLAIM, parameters)]
+            claimed = await _QUEUE.claim(
+                connection,
+                now=now,
+                lease_s=limits.WEBHOOK_LEASE_S,
+                claims_max=claims_max,
+                lanes={"endpoint_max": limits.WEBHOOK_ENDPOINT_SENDING_MAX},
+            )
+            if not claimed:
+                return []
+            rows = await connection.execute(
+                select(
+                    webhook_deliveries.c.id.label("delivery_id"),
+                    webhook_deliveries.c.attempts.label("attempt"),
+                    *(webhook_deliveries.c[name] for name in ("endpoint_id", "step", "message_id")),
+                    *(webhook_endpoints.c[name] for name in ("url", "adapter", *_SECRET_COLUMNS)),
+                    *(webhook_messages.c[name] for name in ("type", "body", "created_at")),
+                )
+                .join(webhook_messages, webhook_messages.c.id == webhook_deliveries.c.message_id)
+                .join(webhook_endpoints, webhook_endpoints.c.id == webhook_deliveries.c.endpoint_id)
+                .where(webhook_deliveries.c.id.in_([job.id for job in claimed]))
+                .order_by(webhook_deliveries.c.step, webhook_deliveries.c.next_attempt_at)
+            )
+            return [_claim(row) for row in rows]
 
     async def lock_claimed(self, connection: AsyncConnection, claim: Claim) -> bool:
         """Lock a claimed delivery; return False if another worker has claimed it since."""
-        statement = (
-            select(webhook_deliveries.c.id)
-            .where(
-                webhook_deliveries.c.id == claim.delivery_id,
-                webhook_deliveries.c.attempts == claim.attempt,
-                webhook_deliveries.c.leased_until.is_not(None),
-            )
-            .with_for_update()
-        )
-        return (await connection.execute(statement)).one_or_none() is not None
+        return bool(await _QUEUE.lock(connection, [Claimed(claim.delivery_id, claim.attempt)]))
 
     async def settle(
         self, connection: AsyncConnection, claim: Claim, settled: Settled, now: datetime
     ) -> None:
         """Store the state of a delivery after its attempt, and end the lease."""
         wait_s = settled.wait_s
-        await connection.execute(
-            update(webhook_deliveries)
-            .where(webhook_deliveries.c.id == claim.delivery_id)
-            .values(
-                state=settled.state,
-                step=settled.step,
-                next_attempt_at=None if wait_s is None else now + timedelta(seconds=wait_s),
-                leased_until=None,
-            )
-        )
+        row = {
+            "id": claim.delivery_id,
+            "state": settled.state,
+            "step": settled.step,
+            "next_attempt_at": None if wait_s is None else now + timedelta(seconds=wait_s),
+        }
+        await _QUEUE.settle(connection, [row])
 
     async def log_attempt(self, connection: AsyncConnection, delivery_id: int, attempt: Attempt) -> None:
         """Store an attempt, and delete all but the last `WEBHOOK_ATTEMPTS_KEPT`."""

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from app.allocation.model import NANO, VariantTotals, allocate, posteriors, shadow_weights, with_held
 from app.assignment import bucketing
 from app.assignment.bucketing import WHOLE
-from app.experiments.model import Definition, Experiment, Reward, Running, Variant
+from app.experiments.model import Definition, Experiment, Running, Variant
 from app.experiments.policies import (
     BestArmPolicy,
     EpsilonGreedyPolicy,
@@ -23,6 +23,7 @@ from app.experiments.policies import (
 from app.experiments.policies.epsilon_greedy import DecreasingEpsilon
 from app.experiments.policies.posterior import BetaPrior
 from app.experiments.policies.rule import WarmStart
+from app.experiments.reward import Reward
 from bandits.arms import BetaArms
 from bandits.best import probability_best
 

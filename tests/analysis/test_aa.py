@@ -14,7 +14,7 @@ from app.experiments.metrics import Mean, Metric, Proportion, QuantileOf, Ratio
 from app.experiments.model import Definition, Variant
 from app.experiments.plan import AlwaysValid, AnalysisPlan, FixedHorizon, GroupSequential
 from app.experiments.policies import FixedPolicy
-from app.ledger.rewards.model import NANO
+from app.ledger.rewards.composite import NANO
 from app.ledger.tables import unit_totals
 from app.ledger.units.measures import Measures, cells
 from app.ledger.units.metric_totals import moments_of, totals_of

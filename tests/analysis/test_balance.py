@@ -9,7 +9,7 @@ from app.analysis.observed import Cell, Observed
 from app.analysis.readout.analyze import analyze
 from app.experiments.metrics import Mean, Metric, Proportion, QuantileOf, Ratio
 from app.experiments.plan import AnalysisPlan, FixedHorizon
-from app.ledger.rewards.model import NANO
+from app.ledger.rewards.composite import NANO
 from app.ledger.units.measures import CellTotals, Measures
 from app.ledger.units.metric_totals import totals_of
 from app.ledger.units.model import totals_by_minute

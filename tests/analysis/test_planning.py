@@ -10,6 +10,7 @@ from app.core.errors import InvalidInput
 from app.planning.power import PowerQuestion, answer
 from app.planning.power_routes import ROUTES
 from stats import mixture
+from stats.group_sequential import HwangShihDeCani
 from tests.support.api import KEYS, api, bearer, keyring_of_scopes
 
 
@@ -118,6 +119,7 @@ DESIGNS = st.sampled_from(
         {"design": "yeast"},
         {"design": "group_sequential", "looks": 3},
         {"design": "group_sequential", "looks": 4, "spending": "pocock", "power": 0.95},
+        {"design": "group_sequential", "looks": 3, "spending": HwangShihDeCani(-2)},
         {"design": "always_valid", "power": 0.9},
     ]
 )
@@ -157,6 +159,17 @@ def test_effect_power_and_units_are_inverses_of_one_another(
         again = common | {"power": power}
         assert ask(**again, effect=None, units=units).effect == pytest.approx(smaller, rel=1e-6)
         assert ask(**again, effect=smaller).units == pytest.approx(units, rel=1e-6, abs=len(allocation))
+
+
+def test_pairs_are_counted_once_and_need_fewer_units_the_more_alike_their_outcomes_are():
+    alone = ask(effect=0.05, baseline=0.3)
+    pairs = [ask(effect=0.05, baseline=0.3, pair_correlation=r).units for r in (0.0, 0.4, 0.8)]
+    assert pairs == sorted(pairs, reverse=True)
+    assert pairs[0] == pytest.approx(alone.units / 2, rel=0.01)
+    answer = ask(effect=0.05, baseline=0.3, pair_correlation=0.4)
+    assert answer.per_variant == (answer.units, answer.units)
+    assert answer.sentence.endswith(f"in {answer.units:,} pairs.")
+    assert ask(effect=0.05, baseline=0.3, pair_correlation=0.4, units=answer.units).power >= 0.8
 
 
 @pytest.mark.parametrize(("units", "allocation"), [(5, (0.5, 0.5)), (7, (0.2, 0.3, 0.5)), (10, (0.99, 0.01))])
@@ -208,6 +221,13 @@ async def test_query_and_body_give_the_same_answer(client):
         ({"effect": 0.01, "baseline": 0.1, "spending": "pocock"}, "spending"),
         ({"effect": 0.01, "baseline": 0.1, "arms": 4, "allocation": [0.5, 0.5]}, "arms"),
         ({"effect": 0.01, "baseline": 0.1, "exposure_share": 0.5}, "exposure_share"),
+        ({"effect": 0.01, "baseline": 0.1, "design": "group_sequential", "spending": "power:0"}, "spending"),
+        ({"effect": 0.01, "baseline": 0.1, "pair_correlation": 1}, "pair_correlation"),
+        ({"effect": 0.4, "baseline": 0.1, "pair_correlation": 0.9}, "pair_correlation"),
+        (
+            {"effect": 0.01, "baseline": 0.1, "pair_correlation": 0.3, "allocation": [0.6, 0.4]},
+            "allocation",
+        ),
     ],
 )
 async def test_what_is_wrong_is_named(client, given, field):

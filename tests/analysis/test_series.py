@@ -10,7 +10,7 @@ from app.experiments.metrics import Mean, Metric, QuantileOf, Ratio
 from app.experiments.model import Definition, Variant
 from app.experiments.plan import AnalysisPlan
 from app.experiments.policies import FixedPolicy
-from app.ledger.rewards.model import NANO
+from app.ledger.rewards.composite import NANO
 from app.ledger.tables import metric_series, metric_totals
 from app.ledger.units.measures import measures_of
 from app.ledger.units.model import totals_by_minute

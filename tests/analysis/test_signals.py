@@ -11,7 +11,8 @@ from app.access.model import Scope
 from app.analysis.routes import ROUTES
 from app.analysis.signals import WARNINGS_MAX, SignalTotals, report_of, warnings_of
 from app.experiments.metrics import Mean, Metric
-from app.experiments.model import Definition, Reward, Variant
+from app.experiments.model import Definition, Variant
+from app.experiments.reward import Reward
 from app.ledger.tables import signal_totals
 from tests.support.api import KEYS, bearer
 from tests.support.totals import record

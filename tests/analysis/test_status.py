@@ -74,6 +74,8 @@ async def test_before_the_first_reward_nothing_is_claimed(client, experiment):
             {"key": "control", "control": True, **unknown, **even},
             {"key": "short", "control": False, **unknown, **even},
         ],
+        "reward_in_words": "the last of thumbs_up (1) and thumbs_down (0) within 1 h, on the"
+        " scale 0 to 1; silence does not count",
     }
     assert [(point["policy_version"], point["epoch"], point["shares"]) for point in history] == [
         (1, 1, [0.5, 0.5])

@@ -17,8 +17,8 @@ ROLES: Final = {
     "entry": {"routes", "path", "loop", "changes", "watch"},
     "consumer": {"consumer"},
     "service": {
-        *("service", "commit", "dispatch", "gauges", "guards", "holder", "keeper", "pages"),
-        *("refusals", "saver", "sender", "switch"),
+        *("service", "client", "commit", "dispatch", "gauges", "guards", "holder", "judge", "keeper"),
+        *("pages", "refusals", "saver", "sender", "switch"),
     },
     "store": {"store", "file", "lag", "outbox", "rebuild", "resize", "stream"},
     "step": {"step", "cells", "lease", "scope", "session", "sweep", "transaction"},

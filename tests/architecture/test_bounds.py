@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 APP = Path("app")
 ROOM_ORDER = (
-    *("core", "access", "webhooks", "experiments", "assignment", "feedback", "ledger", "allocation"),
+    *("core", "jobs", "access", "webhooks", "experiments", "assignment", "feedback", "ledger", "responses"),
+    *("reviews", "judging", "allocation"),
     *("analysis", "evaluation", "planning", "rollouts", "dashboard", "cli"),
 )
 

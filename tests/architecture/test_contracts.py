@@ -92,10 +92,10 @@ def lint(folder: Path) -> subprocess.CompletedProcess[str]:
 
 def test_a_new_folder_fails_until_it_is_placed_in_the_layers(skeleton: Path) -> None:
     assert lint(skeleton).returncode == 0
-    (skeleton / "app/judging").mkdir()
-    (skeleton / "app/judging/__init__.py").touch()
+    (skeleton / "app/unplaced").mkdir()
+    (skeleton / "app/unplaced/__init__.py").touch()
     result = lint(skeleton)
-    assert (result.returncode, "app.judging" in result.stdout) == (1, True), result.stdout
+    assert (result.returncode, "app.unplaced" in result.stdout) == (1, True), result.stdout
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ import app.core.agreement
 import app.core.timekeeping
 import app.experiments.tables
 import app.ledger.tables
+import app.responses.tables
+import app.reviews.tables
 import app.rollouts.tables
 import app.webhooks.tables  # noqa: F401  (each adds its tables to the metadata)
 from app.core import migrations

@@ -18,6 +18,7 @@ from bandits.evaluation import (
     doubly_robust,
     ips,
     self_normalised,
+    self_normalised_doubly_robust,
 )
 from bandits.features import UNIT
 from stats.errors import InsufficientData, InvalidInput
@@ -70,7 +71,12 @@ def estimated():
             targets = special.softmax(sharpness * means, axis=1)
             served = replace(logged, targets=targets)
             totals = served.totals
-            estimates = (ips(totals), self_normalised(totals), doubly_robust(served, q))
+            estimates = (
+                ips(totals),
+                self_normalised(totals),
+                doubly_robust(served, q),
+                self_normalised_doubly_robust(served, q),
+            )
             truth.setdefault(sharpness, []).append(float((targets * means).sum(axis=1).mean()))
             results.setdefault(sharpness, []).append(
                 [(e.value, e.interval.lower, e.interval.upper) for e in estimates]
@@ -135,11 +141,13 @@ def test_estimators_agree_with_their_formulas_row_by_row():
         "ips": math.fsum(w[i] * r[i] for i in rows) / 500,
         "snips": math.fsum(w[i] * r[i] for i in rows) / math.fsum(w),
         "dr": math.fsum(baseline[i] + w[i] * residual[i] for i in rows) / 500,
+        "sndr": math.fsum(baseline) / 500 + math.fsum(w[i] * residual[i] for i in rows) / math.fsum(w),
     }
     found = {
         "ips": ips(served.totals),
         "snips": self_normalised(served.totals),
         "dr": doubly_robust(served, q),
+        "sndr": self_normalised_doubly_robust(served, q),
     }
     for name, estimate in found.items():
         assert estimate.value == pytest.approx(expected[name], abs=1e-10), name

@@ -356,7 +356,12 @@ def _evaluated(made: Made) -> Evaluation:
         censored=0,
         sampled=False,
         logged=one,
-        estimates={"doubly_robust": one, "ips": one, "self_normalised": one},
+        estimates={
+            "doubly_robust": one,
+            "ips": one,
+            "self_normalised": one,
+            "self_normalised_doubly_robust": one,
+        },
         anytime_interval=(0.5, 0.7),
         shares=dict.fromkeys(made.names, 1 / len(made.names)),
         overlap=Overlap(made.units, 567.8, 12.3, 0.0123, 1.0),

@@ -32,7 +32,7 @@ def test_a_refusal_names_the_value_the_valid_ones_and_the_nearest_once():
         (Definition, "stickiness", ["none", "unit", "strict"]),
         (Definition, "metrics[0].measure.kind", ["proportion", "mean", "ratio", "quantile"]),
         (Definition, "metrics[3].role", ["guardrail", "primary", "secondary"]),
-        (Definition, "reward.combine", ["last", "sum", "max"]),
+        (Definition, "reward.combine", ["last", "sum", "max", "mean", "first"]),
         (dict[str, Literal["x", "y"]], "[...]", ["x", "y"]),
     ],
 )

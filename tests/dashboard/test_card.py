@@ -6,7 +6,6 @@ from app.experiments.model import (
     Definition,
     Draft,
     Experiment,
-    Reward,
     Running,
     State,
     Stopped,
@@ -14,6 +13,7 @@ from app.experiments.model import (
     kind_of,
 )
 from app.experiments.policies import FixedPolicy
+from app.experiments.reward import Reward
 
 START = datetime(2026, 11, 23, 12, tzinfo=UTC)
 STOP, NOW = START + timedelta(hours=1), START + timedelta(hours=2)

@@ -264,6 +264,61 @@ def test_the_example_of_the_reference_is_fine():
             "must be within the range [0, 1], got 5",
         ),
         (
+            {"reward": {"signals": {"stars": -5}}},
+            "reward.signals.stars",
+            "must be within the range [-1, 1], got -5",
+        ),
+        (
+            {"reward": {"signals": {"stars": {"weight": 0}}, "combine": "mean"}},
+            "reward.signals.stars.weight",
+            "must be 1e-06 to 100 in size, got 0",
+        ),
+        (
+            {"reward": {"signals": {"latency_ms": {"weight": 2}}, "combine": "mean"}},
+            "reward.signals.latency_ms",
+            "has no scale in the catalogue; give it a reference, range or calibration",
+        ),
+        (
+            {"reward": {"signals": {"stars": {"range": [5, 1]}}}},
+            "reward.signals.stars.range",
+            "must be [low, high] with low < high, got [5, 1]",
+        ),
+        (
+            {"reward": {"signals": {"stars": {}}, "combine": "sum"}},
+            "reward.signals.stars",
+            "must be a number if combine is sum; use combine mean for ranges and weights",
+        ),
+        (
+            {"reward": {"signals": {"cost_usd": {"reference": 1, "range": [0, 1]}}}},
+            "reward.signals.cost_usd.reference",
+            "takes the place of range; give one of them",
+        ),
+        (
+            {"reward": {"signals": {"stars": {"calibration": [[1, 0.1], [3, 0.9], [5, 0.2]]}}}},
+            "reward.signals.stars.calibration",
+            "must be monotone: its scores must all rise or all fall with the value",
+        ),
+        (
+            {"reward": {"signals": {"stars": {"calibration": [[1, 0.1], [1, 0.9]]}}}},
+            "reward.signals.stars.calibration",
+            "the values of its points must increase from each point to the next",
+        ),
+        (
+            {"reward": {"signals": {"stars": {}, "csat": {}}, "combine": "first", "order": ["star"]}},
+            "reward.order",
+            "must list every signal; add 'stars', 'csat'",
+        ),
+        (
+            {"reward": {"signals": {"stars": {}}, "required": ["star"]}},
+            "reward.required",
+            "'star' is not in reward.signals; did you mean 'stars'?",
+        ),
+        (
+            {"reward": {"signals": {"stars": {}}, "order": ["stars"]}},
+            "reward.order",
+            "belongs to combine first; combine is last",
+        ),
+        (
             {"targeting": [{"attribute": "a", "operator": "exists"}] * 33},
             "targeting",
             "at most 32 conditions, got 33",
@@ -348,7 +403,7 @@ def test_a_part_that_does_not_fit_is_named_with_the_reason(fields, field, reason
         ({"policy": {"kind": "epsilon_greedy", "epsilon": 1.5}}, "$.policy.epsilon"),
         ({"policy": {"kind": "epsilon_greedy", "epsilon": {"gap": 0}}}, "$.policy.epsilon.gap"),
         ({"policy": {"kind": "thompson", "prior": {"alpha": 0}}}, "$.policy.prior.alpha"),
-        ({"reward": {"combine": "mean"}}, "$.reward.combine"),
+        ({"reward": {"combine": "median"}}, "$.reward.combine"),
         ({"reward": {"horizon_s": 0}}, "$.reward.horizon_s"),
         ({"reward": {"horizon_s": 90 * 86_400 + 1}}, "$.reward.horizon_s"),
         ({"reward": {"silence": 1.5}}, "$.reward.silence"),

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from app.core.errors import Conflict, InvalidInput, UnprocessableInput
 from app.experiments import lifecycle
+from app.experiments.catalogue import SignalKind
 from app.experiments.lifecycle import ALLOWED, DefinitionChange, change, opens_epoch
 from app.experiments.metrics import Mean, Metric
 from app.experiments.model import (
@@ -18,7 +19,6 @@ from app.experiments.model import (
     Experiment,
     LayerRange,
     Paused,
-    Reward,
     Running,
     Stopped,
     Variant,
@@ -27,6 +27,7 @@ from app.experiments.model import (
 from app.experiments.plan import AnalysisPlan
 from app.experiments.policies import FixedPolicy, ThompsonPolicy, TopTwoPolicy
 from app.experiments.policies.posterior import BetaPrior
+from app.experiments.reward import Reward
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = AT + timedelta(days=1)
@@ -52,12 +53,13 @@ CHANGES = {
     "targeting": (Condition("country", "in", ("FR",)),),
     "overrides": {"me": "short"},
     "layer": LayerRange("answers", 0.2, 0.4),
+    "signals": {"tone": SignalKind(meaning="Tone of the answer.")},
 }
 MUTABLE = {
     "draft": CHANGES.keys() - {"key"},
-    "running": {"description", "variants", "policy", "shadow_policy", "targeting", "overrides"},
-    "paused": {"description", "variants", "policy", "shadow_policy", "targeting", "overrides"},
-    "stopped": {"description", "shadow_policy"},
+    "running": {"description", "variants", "policy", "shadow_policy", "targeting", "overrides", "signals"},
+    "paused": {"description", "variants", "policy", "shadow_policy", "targeting", "overrides", "signals"},
+    "stopped": {"description", "shadow_policy", "signals"},
     "archived": set(),
 }
 

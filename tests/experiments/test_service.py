@@ -15,13 +15,13 @@ from app.experiments.model import (
     Definition,
     Draft,
     LayerRange,
-    Reward,
     Running,
     Stopped,
     Variant,
 )
 from app.experiments.policies import FixedPolicy, ThompsonPolicy
 from app.experiments.policies.rule import WarmStart
+from app.experiments.reward import Reward
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
 from app.experiments.tables import epochs, publications

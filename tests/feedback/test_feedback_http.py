@@ -18,7 +18,7 @@ from app.core.errors import Unavailable
 from app.core.limits import FEEDBACK_BODY_BYTES_MAX
 from app.core.stream import StreamAppender
 from app.core.valkey import create_client, shard_key
-from app.experiments.model import Reward
+from app.experiments.reward import Reward
 from app.feedback import entry, limits
 from app.feedback.commit import SignalsCommit
 from app.feedback.entry import SignalsEntry

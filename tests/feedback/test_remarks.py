@@ -15,7 +15,8 @@ from app.assignment.snapshot import PreparedExperiment, Snapshot
 from app.core.clock import SystemClock
 from app.core.telemetry import FEEDBACK
 from app.experiments.metrics import Mean, Metric, Proportion, QuantileOf, Ratio
-from app.experiments.model import Archived, Definition, Draft, Reward, Stopped, Variant
+from app.experiments.model import Archived, Definition, Draft, Stopped, Variant
+from app.experiments.reward import Reward
 from app.experiments.signals import nearest, signals_of
 from app.feedback.decode import MediaType
 from app.feedback.limits import CLOCK_TOLERANCE_S, WARNINGS_MAX

@@ -14,8 +14,9 @@ import psycopg
 from app.assignment import assignment_id, exposure
 from app.assignment.exposure import Exposure
 from app.core.postgres import psycopg_dsn
-from app.experiments.model import Definition, Reward, Variant
+from app.experiments.model import Definition, Variant
 from app.experiments.policies import FixedPolicy, Policy
+from app.experiments.reward import Reward
 from app.feedback import entry
 from app.feedback.entry import SignalsEntry, UnitSignal
 from app.feedback.limits import CLOCK_TOLERANCE_S
@@ -24,6 +25,7 @@ from app.ledger.learning.model import Key
 from app.ledger.log.batch import StreamEntry
 from app.ledger.rewards.model import NONE
 from app.ledger.units.model import Units
+from tests.ledger.composite import composite_reward
 
 TOLERANCE_MS = round(CLOCK_TOLERANCE_S * 1_000)
 T0_MS = 1_790_000_039_940  # 60 ms before a minute ends
@@ -266,6 +268,11 @@ class Model:
             if signal.signal in rule.signals and in_time:
                 key = signal.signal, signal.source
                 newest[key] = max(newest.get(key, (-(10**15), 0.0)), (signal.at_ms, signal.value))
+        if rule.is_composite:
+            composite = composite_reward(rule, [(name, *newest[name, source]) for name, source in newest])
+            if composite is not None:
+                return composite
+            newest = {}
         if not newest:
             if deadline_ms > silent_until_ms:
                 return None

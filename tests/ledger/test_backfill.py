@@ -1,4 +1,4 @@
-"""Metrics that change while events come: the ledger ends as if they had been there from the start."""
+"""Metrics that change while events come: the ledger ends as if they had always been there."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -17,9 +17,10 @@ from app.core.postgres import psycopg_dsn
 from app.experiments import lifecycle
 from app.experiments.lifecycle import DefinitionChange
 from app.experiments.metrics import Mean, Metric, Proportion, QuantileOf, Ratio
-from app.experiments.model import Definition, Reward, Variant
+from app.experiments.model import Definition, Variant
 from app.experiments.plan import AnalysisPlan, Segments
 from app.experiments.policies import ThompsonPolicy
+from app.experiments.reward import Reward
 from app.experiments.store import ExperimentStore
 from app.feedback.model import Source
 from app.ledger import limits
@@ -78,7 +79,7 @@ CHANGES = {
 
 @pytest.fixture
 async def stores(database_url: str) -> AsyncIterator[tuple[LedgerStore, LedgerStore]]:
-    """Two sessions, as of two workers."""
+    """Open two sessions, as of two workers."""
     define(database_url)
     async with LedgerStore.open(database_url) as first, LedgerStore.open(database_url) as second:
         yield first, second
@@ -113,7 +114,7 @@ async def change(engine: AsyncEngine, experiment_id: int, name: str) -> None:
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Assigned | Said]:
-    """Events in the order of their delivery; feedback may come before its exposure."""
+    """Draw events in the order of their delivery; feedback may come before its exposure."""
     assigned = [
         Assigned(
             experiment_id=draw(st.integers(1, 3)),
@@ -125,10 +126,10 @@ def histories(draw: st.DrawFn) -> list[Assigned | Said]:
         )
         for number in range(draw(st.integers(2, 10)))
     ]
-    said = []
+    feedback = []
     for _ in range(draw(st.integers(0, 16))):
         target = draw(st.sampled_from(assigned))
-        said.append(
+        feedback.append(
             Said(
                 about=draw(st.sampled_from([target, target, target.unit])),
                 experiment_id=target.experiment_id,
@@ -138,7 +139,7 @@ def histories(draw: st.DrawFn) -> list[Assigned | Said]:
                 at_ms=target.at_ms + draw(st.integers(0, 60)),
             )
         )
-    return shuffled([*assigned, *said], Random(draw(st.integers(0, 2**32))))
+    return shuffled([*assigned, *feedback], Random(draw(st.integers(0, 2**32))))
 
 
 @settings(
@@ -213,33 +214,34 @@ async def play(
 
 
 def contents(database_url: str) -> dict[str, Any]:
-    """All totals that are not empty, decoded, by table and key."""
+    """Return all totals that are not empty, decoded, by table and key."""
     bodies = {
         "metric_totals": "experiment_id, epoch, variant, segment, crossed",
         "metric_series": "experiment_id, minute, span, epoch, variant, crossed",
         "share_totals": "experiment_id, epoch, stratum, variant",
     }
-    found: dict[str, Any] = {}
+    totals_by_table: dict[str, Any] = {}
     for table, key in bodies.items():
         stored = rows(database_url, f"SELECT {key}, body FROM {table} WHERE body <> ''")
         totals = {tuple(names): CellTotals.from_bytes(body) for *names, body in stored}
-        found[table] = {names: total for names, total in totals.items() if not total.empty}
-    found["units"] = sorted(
+        totals_by_table[table] = {names: total for names, total in totals.items() if not total.empty}
+    totals_by_table["units"] = sorted(
         rows(
             database_url,
-            "SELECT experiment_id, epoch, unit_hash, assignment_id, variant, segment, crossed, minute,"
-            " stratum, weight, layout, body FROM unit_totals",
+            "SELECT experiment_id, epoch, unit_hash, assignment_id, variant, segment, crossed, "
+            " minute, stratum, weight, layout, body FROM unit_totals",
         )
     )
-    found["totals"] = sorted(rows(database_url, "SELECT * FROM totals WHERE assignments > 0"))
-    found["signals"] = sorted(
+    totals_by_table["totals"] = sorted(rows(database_url, "SELECT * FROM totals WHERE assignments > 0"))
+    totals_by_table["signals"] = sorted(
         rows(
             database_url,
-            "SELECT experiment_id, signal, counted, waiting, unknown_unit, late, early, out_of_range"
-            " FROM signal_totals WHERE counted + waiting + unknown_unit + late + early > 0",
+            "SELECT experiment_id, signal, counted, waiting, unknown_unit, late, early,"
+            " out_of_range FROM signal_totals"
+            " WHERE counted + waiting + unknown_unit + late + early > 0",
         )
     )
-    return found
+    return totals_by_table
 
 
 async def test_two_workers_share_a_backfill_and_a_dead_one_loses_nothing(
@@ -247,8 +249,10 @@ async def test_two_workers_share_a_backfill_and_a_dead_one_loses_nothing(
 ) -> None:
     monkeypatch.setattr(limits, "BACKFILL_ASSIGNMENTS_MAX", 7)
     assigned = [Assigned(1, number, number, number % 50, number % 2) for number in range(60)]
-    said = [Said(one, 1, "latency", Source.AUTOMATED, 0.1 * one.number, one.at_ms + 1) for one in assigned]
-    entries = numbered([exposures(assigned), signals(said)])
+    scores = [
+        Said(unit, 1, "latency", Source.AUTOMATED, 0.1 * unit.number, unit.at_ms + 1) for unit in assigned
+    ]
+    entries = numbered([exposures(assigned), signals(scores)])
     await play(engine, stores, [], {}, Random(1))
     lease = await stores[1].acquire(0, "test")
     assert lease is not None
@@ -276,8 +280,8 @@ async def test_a_rebuild_finishes_a_backfill(
     database_url: str, engine: AsyncEngine, stores: tuple[LedgerStore, LedgerStore]
 ) -> None:
     assigned = [Assigned(3, number, number, 0, number % 2) for number in range(10)]
-    said = [Said(one, 3, "latency", Source.AUTOMATED, 0.5, 1) for one in assigned]
-    entries = numbered([exposures(assigned), signals(said)])
+    scores = [Said(unit, 3, "latency", Source.AUTOMATED, 0.5, 1) for unit in assigned]
+    entries = numbered([exposures(assigned), signals(scores)])
     lease = await stores[1].acquire(0, "test")
     assert lease is not None
     await stores[1].apply(lease, stage(entries), entries, moment(300))
@@ -285,7 +289,7 @@ async def test_a_rebuild_finishes_a_backfill(
     assert await rebuild_totals(database_url) == []
     assert rows(database_url, "SELECT count(*) FROM unit_totals WHERE experiment_id = 3") == [(10,)]
     execute(database_url, "UPDATE metric_totals SET body = '' WHERE variant = 1")
-    assert [found.table for found in await rebuild_totals(database_url)] == ["metric_totals"]
+    assert [difference.table for difference in await rebuild_totals(database_url)] == ["metric_totals"]
 
 
 async def test_a_change_waits_for_no_batch_that_measures_something_else(

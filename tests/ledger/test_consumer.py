@@ -13,7 +13,7 @@ from app.core.clock import SystemClock
 from app.core.postgres import create_engine
 from app.core.stream import StreamAppender
 from app.core.valkey import shard_key
-from app.experiments.model import Reward
+from app.experiments.reward import Reward
 from app.feedback.model import Source
 from app.ledger import limits
 from app.ledger.consumer import Marks, ShardConsumer

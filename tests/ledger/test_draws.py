@@ -6,8 +6,8 @@ from random import Random
 
 import pytest
 
-from app.experiments.model import Reward
 from app.experiments.policies import FixedPolicy, Policy, ThompsonPolicy
+from app.experiments.reward import Reward
 from app.feedback.model import Source
 from app.ledger.rebuild import Difference, rebuild_totals
 from app.ledger.store import LedgerStore

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.experiments.model import Reward
 from app.experiments.plan import Segments
 from app.experiments.policies import (
     Exp3IxPolicy,
@@ -21,6 +20,7 @@ from app.experiments.policies import (
     ThompsonPolicy,
 )
 from app.experiments.policies.forgetting import Window
+from app.experiments.reward import Reward, RewardSignal
 from app.feedback.model import Source
 from app.ledger.learning.model import Key, RewardSums, Rows, Seen, learning_of
 from app.ledger.learning.step import delete_forgotten
@@ -55,6 +55,16 @@ REWARDS = {
         signals={"up": 3.0, "down": -1.5}, combine="sum", range=(-2.0, 5.0), horizon_s=0.1, silence=0.25
     ),
     3: Reward(signals={"up": 7.0, "down": 2.0}, combine="max", range=(1.0, 8.0), horizon_s=0.02, silence=0.0),
+    4: Reward(
+        signals={
+            "up": RewardSignal(weight=2.0, range=(0.0, 4.0)),
+            "down": RewardSignal(weight=-0.5, reference=2.0),
+        },
+        combine="mean",
+        required=("up",),
+        horizon_s=0.05,
+        silence=0.125,
+    ),
 }
 # What the contexts of the tests hold is the assignment's number; a context without fit comes to nothing.
 NUMBER = Numeric("number", location=3.0, scale=7.0)
@@ -67,15 +77,20 @@ POLICIES = {
     (1, 3): SegmentedThompsonPolicy(by=(Segments("number", ("1", "2", "3")), Segments("device", ("phone",)))),
     (2, 2): LogisticTsPolicy(features=(NUMBER, Categorical("device", ("phone",), other_column=True))),
 }
-VALUES = {"last": [0.0, 0.25, 0.3, 1.0], "sum": [-3.0, -0.1, 0.7, 9.9, 100.0], "max": [1.0, 2.2, 7.75]}
+VALUES = {
+    "last": [0.0, 0.25, 0.3, 1.0],
+    "sum": [-3.0, -0.1, 0.7, 9.9, 100.0],
+    "max": [1.0, 2.2, 7.75],
+    "mean": [0.0, 1.0, 2.0, 4.0],
+}
 
 
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[list[Assigned], list[Said], Random]:
-    """Assignments of a few units in three experiments, and what was said about them."""
+    """Assignments of a few units in four experiments, and what was said about them."""
     assigned = [
         Assigned(
-            experiment_id=draw(st.integers(1, 3)),
+            experiment_id=draw(st.integers(1, 4)),
             unit=draw(st.integers(-2, 2)),
             number=number,
             at_ms=draw(st.integers(0, 120)),

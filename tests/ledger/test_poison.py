@@ -16,7 +16,7 @@ from app.core.postgres import create_engine
 from app.core.stream import StreamAppender
 from app.core.telemetry import LEDGER_EVENTS
 from app.core.valkey import shard_key
-from app.experiments.model import Reward
+from app.experiments.reward import Reward
 from app.feedback.model import Source
 from app.ledger.lag import LedgerLag
 from app.ledger.log.batch import StreamEntry, UndecodableEntry, apart, stage

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given as examples
 from hypothesis import strategies as st
 
-from app.experiments.model import Reward
+from app.experiments.reward import Reward
 from app.ledger.rewards.model import (
     ASSIGNMENT,
     CENSORED,

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.core.telemetry import LEDGER_EVENTS
-from app.experiments.model import Reward
+from app.experiments.reward import Reward
 from app.feedback.limits import CLOCK_TOLERANCE_S
 from app.feedback.model import Source
 from app.ledger.limits import SIGNAL_NAMES_MAX

@@ -6,11 +6,11 @@ from random import Random
 
 import pytest
 
-from app.experiments.model import Reward
 from app.experiments.policies import FixedPolicy, ThompsonPolicy
+from app.experiments.reward import Reward
 from app.feedback.model import Source
 from app.ledger.rebuild import Difference, rebuild_totals
-from app.ledger.rewards.model import NANO
+from app.ledger.rewards.composite import NANO
 from app.ledger.store import LedgerStore
 from app.ledger.units.measures import CellTotals
 from stats.concurrent import strata_of_shares

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 
 from app.core.postgres import psycopg_dsn
 from app.experiments.metrics import Mean, Metric, Proportion, QuantileOf, Ratio
-from app.experiments.model import Definition, Reward, Variant
+from app.experiments.model import Definition, Variant
 from app.experiments.plan import AnalysisPlan, Segments
 from app.experiments.policies import FixedPolicy
+from app.experiments.reward import Reward
 from app.feedback.model import Source
 from app.ledger.rebuild import Difference, rebuild_totals
-from app.ledger.rewards.model import NANO
+from app.ledger.rewards.composite import NANO
 from app.ledger.store import LedgerStore
 from app.ledger.units.measures import CellTotals, Measures, MinuteKey, cells, first_sums, measures_of, nanos
 from app.ledger.units.model import HEAD, MISSING, Units, fitting, totals_by_minute

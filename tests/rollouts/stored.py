@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.experiments.metrics import Margin, Mean, Metric, Proportion
 from app.experiments.model import Definition, Experiment, Variant
 from app.experiments.policies import FixedPolicy
-from app.ledger.rewards.model import NANO
+from app.ledger.rewards.composite import NANO
 from app.ledger.tables import metric_totals, stream_positions
 from app.ledger.units.measures import cells, measures_of
 from app.ledger.units.model import totals_by_minute

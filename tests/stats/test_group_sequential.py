@@ -1,5 +1,6 @@
 """Group sequential plans against rpact, and worked by hand."""
 
+import itertools
 import math
 
 import numpy as np
@@ -7,7 +8,14 @@ import pytest
 from scipy import stats as scipy_stats
 
 from stats.errors import InvalidInput
-from stats.group_sequential import GroupSequentialPlan, Paths, spent
+from stats.group_sequential import (
+    GroupSequentialPlan,
+    HwangShihDeCani,
+    Paths,
+    PowerFamily,
+    spending_of,
+    spent,
+)
 
 # rpact 3.3.4, getDesignGroupSequential(alpha = 0.025, sided = 1, typeOfDesign = "asOF" / "asP").
 RPACT = [
@@ -19,6 +27,8 @@ RPACT = [
         (6.991351707, 3.612788744, 3.391254507, 2.096771799, 2.054222383),
     ),
     ("pocock", (0.1, 0.35, 0.4, 0.9, 1), (2.655110048, 2.386621676, 2.553745903, 2.226065464, 2.377189435)),
+    # gsDesign 3.6, gsDesign(k = 3, sfu = sfHSD, sfupar = -4), its default.
+    (HwangShihDeCani(-4), (1 / 3, 2 / 3, 1), (3.010739, 2.546531, 1.999226)),
 ]
 
 
@@ -100,3 +110,43 @@ def test_crossings_at_any_drift_are_those_of_a_multivariate_normal(side, drift):
     assert paths.leaving(drift) == pytest.approx(-np.diff(inside), abs=2e-6)
     sign = -1 if side == "less" else 1
     assert paths.drift_for(paths.power(sign * 2.5)) == pytest.approx(sign * 2.5, abs=1e-9)
+
+
+SPENDINGS = [
+    "obrien-fleming",
+    "pocock",
+    PowerFamily(0.5),
+    PowerFamily(3),
+    HwangShihDeCani(-8),
+    HwangShihDeCani(2),
+]
+
+
+@pytest.mark.parametrize("spending", SPENDINGS, ids=str)
+def test_every_spending_function_rises_from_nothing_to_alpha_and_keeps_the_level(spending):
+    amounts = [spent(k / 50, alpha=0.025, spending=spending) for k in range(1, 51)]
+    assert all(later > earlier for earlier, later in itertools.pairwise([0.0, *amounts]))
+    assert amounts[-1] == pytest.approx(0.025, rel=1e-12)
+    paths = GroupSequentialPlan(0.05, spending).paths([0.3, 0.55, 0.8, 1.0])
+    assert paths.power(0.0) == pytest.approx(0.05, abs=1e-8)
+
+
+def test_parameters_of_spending_functions_have_known_special_cases():
+    for time in (0.1, 0.5, 0.9):
+        assert spent(time, alpha=0.05, spending=PowerFamily(2)) == pytest.approx(0.05 * time**2)
+        even = spent(time, alpha=0.05, spending=HwangShihDeCani(0))
+        assert even == pytest.approx(spent(time, alpha=0.05, spending=PowerFamily(1)))
+        assert even == pytest.approx(spent(time, alpha=0.05, spending=HwangShihDeCani(1e-9)), rel=1e-6)
+
+
+@pytest.mark.parametrize("spending", SPENDINGS, ids=str)
+def test_the_text_of_a_spending_function_reads_back(spending):
+    assert spending_of(str(spending)) == spending
+
+
+@pytest.mark.parametrize(
+    "text", ["", "obrien", "pocock:1", "power:0", "power:nan", "power:x", "hwang-shih-decani:99"]
+)
+def test_other_texts_are_refused_with_the_four_that_exist(text):
+    with pytest.raises(InvalidInput, match=r"obrien-fleming, pocock, power:RHO .* got "):
+        spending_of(text)

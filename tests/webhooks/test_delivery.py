@@ -12,6 +12,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from app.core.clock import SystemClock
 from app.core.telemetry import WEBHOOK_DELIVERIES
+from app.jobs.limits import JOB_JITTER, JOB_RETRY_AFTER_S_MAX
 from app.webhooks import limits
 from app.webhooks.dispatch import Dispatcher
 from app.webhooks.model import Adapter
@@ -113,7 +114,7 @@ async def test_a_failure_is_repeated_by_the_schedule_with_the_same_id_and_then_g
         if wait_s:
             clock.forward(wait_s - 0.001)
             assert await deliver() == 0, "not before its time"
-            clock.forward(0.001 + wait_s * limits.WEBHOOK_JITTER)
+            clock.forward(0.001 + wait_s * JOB_JITTER)
         assert await deliver() == 1
         assert (await outcome(endpoint)).attempts[0].at == clock.now()
     assert {received.headers["webhook-id"] for received in receiver.received} == {told}
@@ -176,7 +177,7 @@ async def test_a_receiver_cannot_ask_for_a_pause_beyond_the_bound(
     await enqueue()
     receiver.replies = [answer(503, "Retry-After: 31536000\r\n")]
     await deliver()
-    clock.forward(limits.WEBHOOK_RETRY_AFTER_S_MAX)
+    clock.forward(JOB_RETRY_AFTER_S_MAX)
     assert await deliver() == 1
 
 

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.webhooks import limits
+from app.jobs.limits import JOB_JITTER, JOB_RETRY_AFTER_S_MAX
+from app.jobs.retry import retry_after_s
 from app.webhooks.model import OPEN_STATES, DeliveryState
-from app.webhooks.schedule import THROTTLED, WAITS_S, Answer, retry_after_s, settle
+from app.webhooks.schedule import THROTTLED, WAITS_S, Answer, settle
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 JITTERS = st.floats(0, 1, exclude_max=True)
@@ -50,10 +51,10 @@ def test_a_wait_is_never_shorter_than_the_schedule_and_always_bounded(step, answ
     planned = WAITS_S[step + 1]
     assert settled.step == step + 1
     assert planned <= settled.wait_s
-    longest = planned * (1 + limits.WEBHOOK_JITTER)
+    longest = planned * (1 + JOB_JITTER)
     if answer.status in THROTTLED and answer.retry_after_s is not None:
-        longest = max(longest, limits.WEBHOOK_RETRY_AFTER_S_MAX)
-        assert settled.wait_s >= min(answer.retry_after_s, limits.WEBHOOK_RETRY_AFTER_S_MAX)
+        longest = max(longest, JOB_RETRY_AFTER_S_MAX)
+        assert settled.wait_s >= min(answer.retry_after_s, JOB_RETRY_AFTER_S_MAX)
     assert settled.wait_s <= longest
 
 

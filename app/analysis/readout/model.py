@@ -28,6 +28,7 @@ from app.analysis.stored import StoredTotals, padded
 from app.assignment import bucketing
 from app.experiments.model import Experiment, StateKind, Stopped, kind_of
 from app.experiments.policies import FixedPolicy
+from app.experiments.reward_text import reward_in_words
 from app.ledger.units.measures import Measures, measures_of
 from bandits.allocation import Allocation, compare
 from bandits.arms import BetaArms
@@ -151,6 +152,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     analysis: Readout | None = None
     assumptions: list[str] = []
     rollouts: list[RolloutStatus] | UnsetType = UNSET  # the newest first; left out of statuses that are kept
+    reward_in_words: str = ""
 
 
 class Stored(StoredTotals, frozen=True, kw_only=True):
@@ -197,6 +199,7 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
             variants=self._variants(experiment),
             allocation_history=history_of(self.history, len(keys)),
             analysis=self._readout(experiment),
+            reward_in_words=reward_in_words(definition.reward),
             assumptions=self._assumptions(experiment),
         )
 

@@ -5,7 +5,7 @@ from rich.text import Text
 
 from app.cli.display.amounts import count, decimal, decimal_interval
 from app.cli.display.tables import Column, Table, visible
-from app.cli.files.agreement import Agreement
+from app.reviews.agreement import Agreement
 
 
 def report(agreement: Agreement) -> RenderableType:

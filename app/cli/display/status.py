@@ -40,6 +40,7 @@ class LiveStatus(Status, frozen=True, kw_only=True):
     frozen: dict[str, Any] | None = None
     allocation_history: tuple[Shares, ...] = ()
     analysis: Readout | None = None
+    reward_in_words: str = ""
 
 
 class Newest(msgspec.Struct, frozen=True):
@@ -51,7 +52,13 @@ class Newest(msgspec.Struct, frozen=True):
 def report(answer: bytes, rollouts: bytes) -> RenderableType:
     """Return the state, the warnings, the variants, the readout and the newest rollout."""
     status = read(answer, LiveStatus)
-    parts: list[RenderableType] = [_head(status), *_warnings(status), Text(""), _variants(status)]
+    parts: list[RenderableType] = [
+        _head(status),
+        *_reward(status),
+        *_warnings(status),
+        Text(""),
+        _variants(status),
+    ]
     if status.analysis is not None:
         parts += [Text(""), readout_report(status.analysis)]
     for rollout in read(rollouts, Newest).rollouts:
@@ -65,6 +72,11 @@ def _head(status: LiveStatus) -> Text:
     text = Text(visible(status.key), style="bold")
     text.append(f"  {status.state}{winner}, epoch {status.epoch}, {version}", style="not bold")
     return text
+
+
+def _reward(status: LiveStatus) -> Iterator[Text]:
+    if status.reward_in_words:
+        yield Text(visible(f"reward: {status.reward_in_words}"), style="dim")
 
 
 def _warnings(status: LiveStatus) -> Iterator[Text]:

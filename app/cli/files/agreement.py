@@ -1,51 +1,15 @@
 """Coefficients of agreement between raters, from a file with one row per item."""
 
-import itertools
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import rich_click as click
 
 from app.cli.files import records
-from stats.agreement import (
-    IntArray,
-    Scale,
-    Weights,
-    cohen_kappa,
-    fleiss_kappa,
-    gwet_ac1,
-    krippendorff_alpha,
-)
-from stats.errors import InsufficientData, InvalidInput
-from stats.estimate import Estimate
+from app.reviews.agreement import Agreement, measure
+from stats.agreement import IntArray
 from stats.totals import FloatArray
-
-
-class Coefficient(msgspec.Struct, frozen=True, kw_only=True):
-    """A coefficient over `items` with at least two ratings by `raters`; `reason` says why there is none."""
-
-    name: str
-    raters: tuple[str, ...]
-    items: int
-    value: float | None = None
-    interval: tuple[float, float] | None = None
-    reason: str = ""
-
-
-class Agreement(msgspec.Struct, frozen=True, kw_only=True):
-    """The agreement of all raters, then of each pair.
-
-    `clusters` is the number of units that were left out in turn; None: items were taken as independent.
-    """
-
-    scale: Scale
-    alpha: float
-    clusters: int | None
-    coefficients: tuple[Coefficient, ...]
 
 
 def agreement_of(file: Path, *, raters: str, options: dict[str, Any]) -> Agreement:
@@ -84,82 +48,3 @@ def read_ratings(
     number_of = {name: float(number) for number, name in enumerate(names)}
     columns = [[number_of.get(text, np.nan) for text in rows.texts[rater]] for rater in raters]
     return np.array(columns).T, codes
-
-
-def measure(
-    raters: list[str], ratings: FloatArray, units: IntArray | None, *, scale: Scale, alpha: float
-) -> Agreement:
-    """Compute the coefficients of all raters, then Cohen's kappa of each pair."""
-    everybody = tuple(raters)
-    grades = np.unique(ratings[~np.isnan(ratings)])
-    codes = np.where(np.isnan(ratings), -1, np.searchsorted(grades, ratings))
-    counts = np.stack([(codes == code).sum(axis=1) for code in range(len(grades))], axis=1)
-    complete = (codes >= 0).all(axis=1)
-    coefficients = [
-        _coefficient(
-            "Krippendorff's alpha",
-            everybody,
-            codes,
-            alpha,
-            lambda: krippendorff_alpha(ratings, scale=scale, clusters=units),
-        )
-    ]
-    if scale == "nominal":
-        coefficients.append(
-            _coefficient("Gwet's AC1", everybody, codes, alpha, lambda: gwet_ac1(counts, clusters=units))
-        )
-        if len(raters) > 2:
-            of_complete = None if units is None else units[complete]
-            coefficients.append(
-                _coefficient(
-                    "Fleiss' kappa",
-                    everybody,
-                    codes[complete],
-                    alpha,
-                    lambda: fleiss_kappa(counts[complete], clusters=of_complete),
-                )
-            )
-    if scale != "interval":
-        name = "Cohen's kappa" if scale == "nominal" else "Cohen's kappa, quadratic weights"
-        weights: Weights = "unweighted" if scale == "nominal" else "quadratic"
-        for first, second in itertools.combinations(range(len(raters)), 2):
-            table = _tables(codes[:, [first, second]], units, len(grades))
-            coefficients.append(
-                _coefficient(
-                    name,
-                    (raters[first], raters[second]),
-                    codes[:, [first, second]],
-                    alpha,
-                    partial(cohen_kappa, table, weights=weights),
-                )
-            )
-    clusters = None if units is None else len(np.unique(units))
-    return Agreement(scale=scale, alpha=alpha, clusters=clusters, coefficients=tuple(coefficients))
-
-
-def _tables(codes: IntArray, units: IntArray | None, categories: int) -> IntArray:
-    """Count how often two raters gave each pair of categories; by cluster where units are given."""
-    rated = (codes >= 0).all(axis=1)
-    first, second = codes[rated].T
-    if units is None:
-        table = np.zeros((categories, categories), dtype=np.int64)
-        np.add.at(table, (first, second), 1)
-        return table
-    clusters = np.unique(units[rated], return_inverse=True)[1]
-    tables = np.zeros((int(clusters.max(initial=-1)) + 1, categories, categories), dtype=np.int64)
-    np.add.at(tables, (clusters, first, second), 1)
-    return tables
-
-
-def _coefficient(
-    name: str, raters: tuple[str, ...], codes: IntArray, alpha: float, estimate: Callable[[], Estimate]
-) -> Coefficient:
-    coefficient = Coefficient(name=name, raters=raters, items=int(((codes >= 0).sum(axis=1) >= 2).sum()))
-    try:
-        found = estimate()
-    except (InsufficientData, InvalidInput) as error:
-        return msgspec.structs.replace(coefficient, reason=str(error))
-    bounds = found.interval(alpha=alpha)
-    return msgspec.structs.replace(
-        coefficient, value=found.value, interval=(max(bounds.lower, -1.0), min(bounds.upper, 1.0))
-    )

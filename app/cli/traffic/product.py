@@ -9,7 +9,8 @@ import msgspec
 from numpy.random import Generator
 
 from app.cli.client import Source
-from app.experiments.model import Definition, Reward, Variant
+from app.experiments.model import Definition, Variant
+from app.experiments.reward import Reward
 
 THUMBS_UP: Final = "thumbs_up"
 THUMBS_DOWN: Final = "thumbs_down"

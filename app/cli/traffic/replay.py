@@ -13,8 +13,9 @@ import numpy as np
 
 from app.cli.client import Event, Status, WaldClient
 from app.cli.files.logged import LoggedRewards, Task, variant_keys
-from app.experiments.model import Definition, Reward, Variant
+from app.experiments.model import Definition, Variant
 from app.experiments.policies import FixedPolicy, Policy, ThompsonPolicy
+from app.experiments.reward import Reward
 
 SIGNAL: Final = "score"
 FEEDBACK_EVENTS_MAX: Final = 500

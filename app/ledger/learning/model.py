@@ -18,7 +18,8 @@ from app.experiments.policies import KINDS, Policy
 from app.experiments.policies.rule import BySegment, ByTime, Contexts, Losses
 from app.experiments.segments import segment_number
 from app.ledger import limits
-from app.ledger.rewards.model import NANO, NONE, Assignments
+from app.ledger.rewards.composite import NANO
+from app.ledger.rewards.model import NONE, Assignments
 from bandits.features import ContextError, Schema
 from bandits.linear import LinearTotals
 from bandits.logistic import LogisticTotals

@@ -92,7 +92,10 @@ async def log(cursor: AsyncCursor, batch: Batch, rules: Mapping[int, Rule], tall
     has_feedback = np.zeros(len(assignments), np.bool_)
     has_feedback[batch.given.signals["owner"]] = True
     # The log has no counting signal about an assignment that is exposed and pending, or newly stored.
+    # Where a reward waits for required signals, a pending assignment may have others.
     unread = ~new & ~(assignments["exposed"] & (assignments["outcome"] == PENDING)) | exposing
+    if waiting := [experiment_id for experiment_id, rule in rules.items() if rule.waits]:
+        unread |= ~new & np.isin(assignments["experiment_id"], waiting)
     if not await _log_signals(cursor, batch, assignments, tally):
         has_id = [event_id is not None for event_id in batch.ids]
         unread[batch.given.signals["owner"][np.array(has_id, np.bool_)]] = True

@@ -12,11 +12,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from app.experiments.model import Reward
+from app.experiments.reward import Reward
 from app.experiments.signals import SignalUse
 from app.feedback.limits import CLOCK_TOLERANCE_US
+from app.ledger.rewards.composite import NANO, Composing, Score, composed, scores_of
 
-NANO: Final = 1_000_000_000
 NONE: Final = -1
 """Value for a reward that is null."""
 
@@ -84,6 +84,15 @@ class Rule(NamedTuple):
     """Whether the policy of some epoch learns more than the totals."""
     signals: Mapping[str, SignalUse] = MappingProxyType({})
     """Signals that the reward or a metric reads."""
+    scores: Mapping[str, Score] = MappingProxyType({})
+    """How each signal of a composite reward is scored; empty for any other reward."""
+    required: frozenset[str] = frozenset()
+    """Signals without which there is no reward."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether an assignment may have signals that count, and yet no reward."""
+        return bool(self.required)
 
     @classmethod
     def of(
@@ -107,6 +116,8 @@ class Rule(NamedTuple):
             by_unit=by_unit,
             learns=learns,
             signals=signals,
+            scores=scores_of(reward) if reward.is_composite else {},
+            required=frozenset(reward.required),
         )
 
 
@@ -141,6 +152,13 @@ def resolve(
     resolved["reward"] = np.where(silent, silence, NONE)
 
     current = _current(assignments, given, ordered, rule_of)
+    if any(rule.required for rule in ordered):
+        current = _complete(current, given.names, ordered, rule_of)
+    if any(rule.scores for rule in ordered):
+        composite = np.array([bool(rule.scores) for rule in ordered])[rule_of[current["owner"]]]
+        owners, rewards = composed(_composing(current[composite], given.names, ordered, rule_of))
+        resolved["outcome"][owners], resolved["reward"][owners] = REWARDED, rewards
+        current = current[~composite]
     owners, amounts = _combined(current, ordered, rule_of)
     lowest = np.array([rule.lowest for rule in ordered], np.int64)[rule_of[owners]]
     resolved["outcome"][owners] = REWARDED
@@ -214,14 +232,49 @@ def _sums(added: Callable[[NDArray[Any]], list[int]], rewards: Integers) -> tupl
     return added(present), [(a << 30) + (b << 16) + c for a, b, c in squares]
 
 
+def _pairs(
+    signals: NDArray[np.void], names: Sequence[str], ordered: Sequence[Rule], rule_of: Integers
+) -> tuple[list[tuple[Rule, str]], Integers]:
+    """Return the distinct pairs of rule and name of some signals, and the pair of each signal."""
+    code = rule_of[signals["owner"]] * len(names) + signals["name"]
+    pairs, pair_of = np.unique(code, return_inverse=True)
+    return [(ordered[pair // len(names)], names[pair % len(names)]) for pair in pairs.tolist()], pair_of
+
+
 def _current(
     assignments: Assignments, given: Given, ordered: Sequence[Rule], rule_of: Integers
 ) -> NDArray[np.void]:
     """Return the newest counting signal of each assignment, name and source, in the order of owners."""
-    signals, n_names = given.signals, len(given.names)
-    pairs, pair_of = np.unique(rule_of[signals["owner"]] * n_names + signals["name"], return_inverse=True)
-    counts = [given.names[pair % n_names] in ordered[pair // n_names].catalogue for pair in pairs.tolist()]
-    return newest(assignments, signals[np.array(counts, np.bool_)[pair_of]])
+    pairs, pair_of = _pairs(given.signals, given.names, ordered, rule_of)
+    counts = np.array([name in rule.catalogue for rule, name in pairs], np.bool_)
+    return newest(assignments, given.signals[counts[pair_of]])
+
+
+def _complete(
+    current: NDArray[np.void], names: Sequence[str], ordered: Sequence[Rule], rule_of: Integers
+) -> NDArray[np.void]:
+    """Return the signals of the assignments that have all signals which their rule requires."""
+    if not len(current):
+        return current
+    pairs, pair_of = _pairs(current, names, ordered, rule_of)
+    needed = np.array([name in rule.required for rule, name in pairs])[pair_of]
+    # Rows of one owner and name are adjacent; several sources of a name count once.
+    needed[1:] &= (current["owner"][1:] != current["owner"][:-1]) | (pair_of[1:] != pair_of[:-1])
+    owners, starts, owner_of = np.unique(current["owner"], return_index=True, return_inverse=True)
+    n_required = np.array([len(rule.required) for rule in ordered])[rule_of[owners]]
+    complete = np.add.reduceat(needed.astype(np.int64), starts) == n_required
+    kept: NDArray[np.void] = current[complete[owner_of]]
+    return kept
+
+
+def _composing(
+    current: NDArray[np.void], names: Sequence[str], ordered: Sequence[Rule], rule_of: Integers
+) -> Composing:
+    """Return the signals of composite rewards with the score of each pair of rule and name."""
+    pairs, pair_of = _pairs(current, names, ordered, rule_of)
+    scores = [rule.scores[name] for rule, name in pairs]
+    combine = np.array([rule.combine for rule in ordered])[rule_of]
+    return Composing(current["owner"], current["at_us"], current["value"], pair_of, scores, combine)
 
 
 def _combined(

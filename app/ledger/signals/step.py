@@ -216,7 +216,7 @@ def admitted(stored: Collection[SignalKey], missing: Iterable[SignalKey], uses: 
 async def recount_signals(
     cursor: AsyncCursor, experiment_id: int, signals: Mapping[str, SignalUse]
 ) -> list[str]:
-    """Set an experiment's totals of signals to what its log gives, by a difference within one snapshot.
+    """Set an experiment's totals of signals to its log, by a difference within one snapshot.
 
     Names that have a row keep it. Of the others, names that are read get a row first, then the rest in
     order. Return the names that differed.

@@ -28,8 +28,8 @@ async def move_cells(
     for *names, body in await cursor.fetchall():
         key: CellKey = tuple(names)
         try:
-            own = measures[key[0]]
-            bodies[key] = moved(body, differences[key], own, own.beside).to_bytes()
+            measured = measures[key[0]]
+            bodies[key] = moved(body, differences[key], measured, measured.beside).to_bytes()
         except (ValueError, UnreadableTotals) as error:
             report_unusable("metric_totals", key, error)
     await _store_cells(cursor, bodies)

@@ -1,8 +1,9 @@
 """Measures of the units of an experiment, and the totals of its cells. Pure.
 
-An assignment contributes a pair (N, D) to each metric. A unit has the sums of its assignments, and a cell
-the moments of its units' values. All are whole numbers (values in nanos) and functions of the set of
-assignments and signals. They move by differences, so totals do not depend on the order of events.
+An assignment contributes a pair (N, D) to each metric. A unit has the sums of its assignments, and
+a cell the moments of its units' values. All are whole numbers (values in nanos) and functions of
+the set of assignments and signals. They move by differences, so totals do not depend on the order
+of events.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +17,7 @@ from app.experiments.metrics import ASSIGNMENTS, REWARD, Mean, Metric, QuantileO
 from app.experiments.model import Stickiness
 from app.experiments.plan import AnalysisPlan
 from app.experiments.segments import OTHER
-from app.ledger.rewards.model import NANO
+from app.ledger.rewards.composite import NANO
 
 REWARD_METRIC: Final = Metric(key=REWARD, measure=Mean(REWARD, (0.0, 1.0)), role="primary")
 ACCURACY: Final = 0.01
@@ -89,7 +90,7 @@ class Measures(NamedTuple):
 
     @property
     def beside(self) -> int:
-        """Number of values beside each outcome in the totals of cells: covariates, and which are missing."""
+        """Number of values beside each outcome of a cell: covariates, and which are missing."""
         return 2 * len(self.plan.covariates)
 
     @property
@@ -112,19 +113,19 @@ class Measures(NamedTuple):
         return next((measures for measures in (self, *self.earlier) if measures.layout == layout), None)
 
     def carried(self, layout: int) -> list[int | None]:
-        """Return the position of each metric in a layout; None where it was measured differently since.
+        """Return the position of each metric in a layout; None if it is measured differently since.
 
-        A metric that was removed and came back is measured again, because the layouts between did not
-        keep its sums.
+        A metric that was removed and came back is measured again, because the layouts between did
+        not keep its sums.
         """
         since = [measures for measures in self.earlier if measures.layout >= layout]
         return [_carried(metric, since) for metric in self.metrics]
 
     def converted(self, totals: "CellTotals", beside: int) -> "CellTotals":
-        """Return totals of an earlier layout in this one; metrics that are not carried have no units.
+        """Return totals of an earlier layout in this one. Metrics that are not carried have no units.
 
-        `beside` is the number of values beside each outcome. Raises UnreadableTotals for totals of an
-        unknown layout.
+        `beside` is the number of values beside each outcome. Raises UnreadableTotals for totals of
+        an unknown layout.
         """
         if totals.layout == self.layout:
             return totals
@@ -141,7 +142,7 @@ class Measures(NamedTuple):
 
 
 def _carried(metric: Metric, since: Sequence[Measures]) -> int | None:
-    """Return the position of a metric in the first of some layouts, if all of them measure it alike."""
+    """Return the place of a metric in the first layout, if all of them measure it alike."""
     places = []
     for measures in since:
         if metric.key == REWARD and not measures.reward:
@@ -160,9 +161,9 @@ def measures_of(
 ) -> Measures | None:
     """Return what the ledger measures per unit of a definition; None: only totals of rewards.
 
-    Units are measured where metrics, segments or covariates are declared. They are also measured where
-    stickiness lets a unit keep its variant, because its assignments are then not independent. From the
-    first change of what is measured on, they always are.
+    Units are measured where metrics, segments or covariates are declared. They are also measured
+    where stickiness lets a unit keep its variant, because its assignments are then not independent.
+    From the first change of what is measured on, they always are.
     """
     each = stickiness == "none"
     if not (metrics or plan.segments or plan.covariates or not each or layouts.present > 1):
@@ -198,8 +199,8 @@ Sums = tuple[int, ...] | dict[int, int]
 """Sums of one metric: its number of units, then the sums of what is measured of each unit, then their
 products by rows of the lower triangle. Measured are (N, D) of a ratio, else the outcome; then the
 covariates (0 where one is missing), and for each covariate whether it is missing. For a quantile:
-the number of units in each bucket. Sums of a ratio from before ratios had covariates have none, until
-`wald rebuild` counts them again."""
+the number of units in each bucket. Sums of a ratio from before ratios had covariates have none,
+until `wald rebuild` counts them again."""
 
 
 class UnreadableTotals(Conflict):
@@ -255,7 +256,7 @@ class CellTotals(msgspec.Struct, frozen=True):
         return cls(0, tuple(_nothing(metric, beside) for metric in measures.metrics), measures.layout)
 
     def to_bytes(self) -> bytes:
-        """Encode as MessagePack: the number of units, per metric its numbers or bucket counts, the layout.
+        """Encode as MessagePack: number of units, numbers or bucket counts per metric, layout.
 
         The first layout is left out, as in totals from before there were others.
         """
@@ -287,9 +288,10 @@ _decode: Final = msgspec.msgpack.Decoder(_Body).decode
 
 
 def moved(body: bytes, difference: CellTotals, measures: Measures, beside: int) -> CellTotals:
-    """Return stored totals, none if there are no bytes, plus a difference in the layout of `measures`.
+    """Return stored totals plus a difference in the layout of `measures`; no bytes are no totals.
 
-    Raises UnreadableTotals for bytes that cannot be decoded, ValueError for totals of other metrics.
+    Raises UnreadableTotals for bytes that cannot be decoded, ValueError for totals of other
+    metrics.
     """
     if not body:
         return difference
@@ -297,7 +299,7 @@ def moved(body: bytes, difference: CellTotals, measures: Measures, beside: int) 
 
 
 def in_layout(body: bytes, measures: Measures, beside: int) -> bytes:
-    """Return stored totals in the layout of `measures`; bytes that cannot be read stay as they are."""
+    """Return stored totals in the layout of `measures`. Unreadable bytes stay as they are."""
     if not body:
         return body
     try:

@@ -1,7 +1,7 @@
 """Totals of a metric for `stats`, from its exact sums. Pure."""
 
 from app.experiments.metrics import Metric, Proportion, Ratio
-from app.ledger.rewards.model import NANO
+from app.ledger.rewards.composite import NANO
 from app.ledger.units.measures import ACCURACY, Sums
 from stats.errors import InsufficientData
 from stats.quantiles import QuantileSketch

@@ -1,6 +1,7 @@
 """Units of an experiment in columns: signals become sums per unit, and totals per cell. Pure.
 
-Numbers are whole: of 64 bits where all sums are sure to fit, else Python integers (numpy's objects).
+Numbers are whole: of 64 bits where all sums are sure to fit, else Python integers (numpy's
+objects).
 """
 
 import math
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from app.core.limits import SIGNAL_VALUE_MAX
 from app.experiments.metrics import ASSIGNMENTS, REWARD, Mean, Metric, Proportion, QuantileOf, Ratio
 from app.experiments.segments import segment_of
-from app.ledger.rewards.model import FITTING, NANO, NONE, Assignments, Given, Integers, newest, whole
+from app.ledger.rewards.composite import NANO
+from app.ledger.rewards.model import FITTING, NONE, Assignments, Given, Integers, newest, whole
 from app.ledger.units.measures import (
     ACCURACY,
     CellTotals,
@@ -57,15 +59,15 @@ Numbers = NDArray[Any]
 class Units(NamedTuple):
     """Units, each in one epoch: its first variant, and the sums of its assignments to that variant.
 
-    Only the first `UNIT_ASSIGNMENTS_MAX` assignments of the epoch count, by time. So a robot's unit with
-    many assignments does not hold up the ledger, and the choice depends on the set alone.
+    Only the first `UNIT_ASSIGNMENTS_MAX` assignments of the epoch count, by time. So a robot's unit
+    with many assignments does not hold up the ledger, and the choice depends on the set alone.
 
     `segments` are positions in `Measures.segments`. `crossed`: the unit has other variants as well.
     `minutes` are the minutes of first assignments since 1970; NONE if stored before series existed.
-    `strata` are those of the shares of first assignments, and `weights` their 1 / propensity in nanos; NONE
-    and 0 where shares do not follow outcomes (`units.strata`).
-    `covariates`, shape (units, covariates), are in nanos, with MISSING where a covariate is missing.
-    `sums`, shape (units, 2 x metrics), has N and D of each metric in turn.
+    `strata` are those of the shares of first assignments, and `weights` their 1 / propensity in
+    nanos; NONE and 0 where shares do not follow outcomes (`units.strata`). `covariates`, shape
+    (units, covariates), are in nanos, with MISSING where a covariate is missing. `sums`, shape
+    (units, 2 x metrics), has N and D of each metric in turn.
     """
 
     epochs: Numbers
@@ -147,8 +149,8 @@ class Units(NamedTuple):
     ) -> tuple["Units", NDArray[np.bool_]]:
         """Decode stored units. Return them and the mask of readable rows; other rows are zero.
 
-        `heads` has the fields of HEAD. Units of an earlier layout have the sums of the metrics that are
-        carried from it; other sums are zero.
+        `heads` has the fields of HEAD. Units of an earlier layout have the sums of the metrics that
+        are carried from it; other sums are zero.
         """
         n_covariates = len(measures.plan.covariates)
         segment_places = {name: place for place, name in enumerate(measures.segments)}
@@ -172,7 +174,7 @@ class Units(NamedTuple):
 def _read_numbers(
     layouts: Numbers, bodies: Sequence[bytes], measures: Measures
 ) -> tuple[Numbers, NDArray[np.bool_]]:
-    """Return the covariates and sums of stored units, shape (units, columns), and which can be decoded."""
+    """Return covariates and sums of stored units, shape (units, columns), and the readable ones."""
     n_covariates, width = len(measures.plan.covariates), len(measures.plan.covariates)
     width += 2 * len(measures.metrics)
     readable = np.zeros(len(bodies), np.bool_)
@@ -200,7 +202,7 @@ def _read_numbers(
 
 
 def _carried_columns(numbers: Numbers, measures: Measures, layout: int) -> Numbers:
-    """Return columns of an earlier layout as those of the present one; 0 where a metric is not carried."""
+    """Return columns of an earlier layout as present ones; 0 where a metric is not carried."""
     n_covariates = len(measures.plan.covariates)
     columns = np.zeros((len(numbers), n_covariates + 2 * len(measures.metrics)), numbers.dtype)
     columns[:, :n_covariates] = numbers[:, :n_covariates]
@@ -274,9 +276,9 @@ def measure(
 ) -> Units:
     """Measure units from their first exposed assignments, which are in the order of units and time.
 
-    `number` is the number of each assignment's unit, from 0. `given` signals refer to assignments by
-    index; only those in time count. If a deadline is not after `silent_until_us`, silence has its
-    declared value.
+    `number` is the number of each assignment's unit, from 0. `given` signals refer to assignments
+    by index; only those in time count. If a deadline is not after `silent_until_us`, silence has
+    its declared value.
     """
     firsts = starts_of(number)
     variants = assignments["variant"][firsts]
@@ -486,8 +488,8 @@ class _Grouped:
     def moments(self, firsts: Numbers, x: Numbers, y: Numbers, *, large: bool) -> list[list[int]]:
         """Return each group's sums of the columns of `firsts`, then of the products of `x` and `y`.
 
-        Products have more than 64 bits. Unless the factors are `large`, products of their halves are
-        added separately.
+        Products have more than 64 bits. Unless the factors are `large`, products of their halves
+        are added separately.
         """
         if large:
             sums, products = self.sums(firsts, x.astype(object) * y)
@@ -585,8 +587,8 @@ def _measured(
 ) -> tuple[NDArray[np.bool_], Numbers]:
     """Return the mask of units with a value, and the measured values, else 0.
 
-    Values are in nanos; for a quantile they are plain numbers. Columns `beside` the outcome stand for
-    covariates.
+    Values are in nanos; for a quantile they are plain numbers. Columns `beside` the outcome stand
+    for covariates.
     """
     n, d = units.sums[:, 2 * number], units.sums[:, 2 * number + 1]
     known = (n != 0) | (d != 0)

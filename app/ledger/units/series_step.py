@@ -38,11 +38,11 @@ async def move_series(
     for *names, body in await cursor.fetchall():
         key: SeriesKey = tuple(names)
         try:
-            own = measures.get(key[0])
-            if own is None:
+            measured = measures.get(key[0])
+            if measured is None:
                 total = CellTotals.from_bytes(body) + differences[key] if body else differences[key]
             else:
-                total = moved(body, differences[key], own, beside=0)
+                total = moved(body, differences[key], measured, beside=0)
             bodies[key] = total.to_bytes()
         except (ValueError, UnreadableTotals) as error:
             report_unusable("metric_series", key, error)
@@ -50,7 +50,7 @@ async def move_series(
 
 
 async def thin_series(cursor: AsyncCursor) -> int:
-    """Merge a bounded number of old minutes into hours, and of hours into days. Return the number of rows.
+    """Merge a bounded number of minutes into hours, and hours into days. Return how many rows.
 
     Experiments with a backfill are left for later: their rows may be in different layouts.
     """

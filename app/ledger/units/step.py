@@ -165,8 +165,8 @@ async def touch_units(
         known[places] = readable
         outdated[places] = heads["layout"][chosen] != measures[experiment_id].layout
         spread = read.spread(places, len(known))
-        own = measures[experiment_id], shares.get(experiment_id)
-        parts.append(Part(experiment_id, *own, numbers, spread, known, outdated))
+        rules = measures[experiment_id], shares.get(experiment_id)
+        parts.append(Part(experiment_id, *rules, numbers, spread, known, outdated))
     return Touched(keys, number, has_row, place, old | has_row, parts)
 
 

@@ -10,7 +10,8 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from app.experiments.plan import AnalysisPlan
-from app.ledger.rewards.model import NANO, NONE, Assignments, Integers
+from app.ledger.rewards.composite import NANO
+from app.ledger.rewards.model import NONE, Assignments, Integers
 from app.ledger.units.measures import CellTotals, Measures
 from app.ledger.units.model import Units, totals_by_stratum
 from stats.concurrent import strata_of_ages, strata_of_shares

@@ -1,12 +1,12 @@
 """Metrics that change while an experiment runs: layouts of totals, changes and backfills.
 
-Before the code, which writes the new columns and tables. Totals that are stored are in the first layout.
+Before the code, which writes the new columns and tables. Stored totals are in the first layout.
 """
 
 from alembic import op
 
-revision = "0020"
-down_revision = "0019"
+revision = "0022"
+down_revision = "0021"
 branch_labels = None
 depends_on = None
 
@@ -37,7 +37,8 @@ _UPGRADE = """
     );
     COMMENT ON COLUMN metric_changes.number IS 'from 1, without a gap';
     COMMENT ON COLUMN metric_changes.metrics IS 'all metrics after the change';
-    COMMENT ON COLUMN metric_changes.segments IS 'segments of the plan after the change; null: none';
+    COMMENT ON COLUMN metric_changes.segments
+        IS 'segments of the plan after the change; null: none';
     COMMENT ON COLUMN metric_changes.reward IS 'the reward after the change';
     COMMENT ON COLUMN metric_changes.reopened IS 'the change re-opened the plan';
     COMMENT ON COLUMN metric_changes.by IS 'null: not known';

@@ -1,0 +1,1 @@
+"""Work that rows of PostgreSQL describe: claim, lease, fence, retry."""

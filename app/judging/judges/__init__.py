@@ -1,0 +1,1 @@
+"""The kinds of judges: what each version is, and how it scores a response."""

@@ -1,0 +1,1 @@
+"""Responses: what the product showed for an assignment, accepted, stored, redacted and expired."""
