@@ -241,7 +241,7 @@ async def read(experiment: Experiment, store: AnalysisStore, lag: Lag) -> tuple[
         lag_events, warnings = await lag(), []
     except Unavailable as error:
         lag_events, warnings = None, [f"lag_events is unknown: {error.detail}"]
-    stored = await store.stored(experiment)
+    experiment, stored = await store.stored(experiment)
     # In a thread, so that other requests do not wait for statistics.
     status = await asyncio.to_thread(stored.status, experiment, lag_events=lag_events, warnings=warnings)
     return status, stored.wanted

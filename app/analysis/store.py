@@ -36,6 +36,7 @@ from app.analysis.tables import readouts
 from app.assignment.bucketing import WHOLE
 from app.core.clock import Clock, SystemClock
 from app.core.errors import Conflict
+from app.experiments.metric_history_store import read_backfill, read_changes
 from app.experiments.model import Experiment
 from app.experiments.store import experiment_of
 from app.experiments.tables import experiments, publications
@@ -63,11 +64,14 @@ class AnalysisStore:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def stored(self, experiment: Experiment) -> Stored:
-        """Return totals and allocations of an experiment."""
+    async def stored(self, experiment: Experiment) -> tuple[Experiment, Stored]:
+        """Return an experiment with its totals and allocations, all of one moment."""
         async with self._engine.connect() as connection:
             await connection.execution_options(isolation_level="REPEATABLE READ")
-            return await read_stored(connection, experiment)
+            chosen = select(experiments).where(experiments.c.id == experiment.id)
+            row = (await connection.execute(chosen)).one_or_none()
+            present = experiment if row is None else experiment_of(row)
+            return present, await read_stored(connection, present)
 
     async def observed(self, experiment: Experiment) -> StoredTotals:
         """Return the totals of an experiment."""
@@ -247,6 +251,8 @@ async def read_stored(connection: AsyncConnection, experiment: Experiment) -> St
     wanted = select(publications.c.wanted).where(publications.c.experiment_id == experiment.id)
     observed = await read_observed(connection, experiment.id)
     return Stored(
+        metric_changes=await read_changes(connection, experiment.id),
+        backfill=await read_backfill(connection, experiment.id),
         **msgspec.structs.asdict(observed),
         wanted=await connection.scalar(wanted) or 0,
         frozen=await read_freeze(connection, experiment.id),

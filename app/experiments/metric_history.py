@@ -95,7 +95,7 @@ class MetricHistory(msgspec.Struct, frozen=True, kw_only=True):
     backfill: Backfill | None
 
 
-def history_of(
+def metric_history_of(
     experiment: Experiment, changes: Sequence[MetricChange], backfill: Backfill | None
 ) -> MetricHistory:
     """Return the history of an experiment from its stored changes, oldest first."""

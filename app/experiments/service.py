@@ -17,7 +17,7 @@ from app.core.text import Key, is_key
 from app.experiments import lifecycle
 from app.experiments.checks import check, possible
 from app.experiments.lifecycle import DefinitionChange, Layer
-from app.experiments.metric_history import MetricHistory, history_of
+from app.experiments.metric_history import MetricHistory, metric_history_of
 from app.experiments.metric_history_store import UNKNOWN, Author
 from app.experiments.model import STATE_KINDS, Definition, Experiment, State
 from app.experiments.policies import Policy
@@ -95,7 +95,7 @@ class ExperimentService:
         """Return the metrics of an experiment and all changes of them. Raises NotFound."""
         experiment = await self.get(key)
         changes, backfill = await self._store.metric_changes.history(experiment.id)
-        return history_of(experiment, changes, backfill)
+        return metric_history_of(experiment, changes, backfill)
 
     async def start(self, key: str) -> Experiment:
         """Begin to assign and learn. Raises Conflict unless it is a draft."""

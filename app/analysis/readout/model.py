@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from app.allocation.forgetting import Learned
 from app.allocation.freezes import Freeze
 from app.allocation.model import AllocationPoint, VariantTotals, best_arm, posteriors, shadow_weights
-from app.analysis.readout.analyze import analyze
+from app.analysis.descriptive import MetricFigures, figures_of, measuring
+from app.analysis.readout.analyze import analyze, metric_readouts
 from app.analysis.readout.beliefs import (
     DriftBelief,
     ModelBelief,
@@ -22,10 +23,11 @@ from app.analysis.readout.beliefs import (
     model_belief,
     segment_beliefs,
 )
-from app.analysis.readout.record import Readout, Sensitivity
+from app.analysis.readout.record import MetricReadout, Readout, Sensitivity, VariantReadout
 from app.analysis.signals import SignalTotals, warnings_of
 from app.analysis.stored import StoredTotals, padded
 from app.assignment import bucketing
+from app.experiments.metric_history import Backfill, MetricChange, metric_history_of
 from app.experiments.model import Experiment, StateKind, Stopped, kind_of
 from app.experiments.policies import FixedPolicy
 from app.experiments.reward_text import reward_in_words
@@ -126,7 +128,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     `analysis` compares the mean rewards by a method that is valid at every look under this policy, and
     `assumptions` says what it takes for granted. Everything acknowledged before `totals_as_of` is in them.
     `updated_at` is when the allocation in force was computed. `frozen`: the policy holds that allocation,
-    because the data are broken. All is as of `read_at`.
+    because the data are broken. All is as of `read_at`. `descriptive` has the raw figures of every
+    metric, which prove nothing by themselves.
     """
 
     key: str
@@ -150,6 +153,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     variants: list[VariantStatus]
     allocation_history: list[AllocationAt]
     analysis: Readout | None = None
+    descriptive: list[MetricFigures] = []
+    backfill: Backfill | None = None  # the last one, after a change of what is measured
     assumptions: list[str] = []
     rollouts: list[RolloutStatus] | UnsetType = UNSET  # the newest first; left out of statuses that are kept
     reward_in_words: str = ""
@@ -171,12 +176,15 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
     frozen: Freeze | None = None
     learned_epochs: Sequence[int] = ()
     signals: Sequence[SignalTotals] = ()
+    metric_changes: Sequence[MetricChange] = ()
+    backfill: Backfill | None = None
 
     def status(self, experiment: Experiment, *, lag_events: int | None, warnings: list[str]) -> Status:
         """Return the status for people and programs."""
         definition, state = experiment.definition, experiment.state
         policy = definition.policy
         keys = [variant.key for variant in definition.variants]
+        analysis = self._readout(experiment)
         return Status(
             key=experiment.key,
             state=kind_of(state),
@@ -198,7 +206,9 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
             drift=drift_belief(policy, self.learned, keys),
             variants=self._variants(experiment),
             allocation_history=history_of(self.history, len(keys)),
-            analysis=self._readout(experiment),
+            analysis=analysis,
+            descriptive=self._descriptive(experiment, analysis),
+            backfill=metric_history_of(experiment, self.metric_changes, self.backfill).backfill,
             reward_in_words=reward_in_words(definition.reward),
             assumptions=self._assumptions(experiment),
         )
@@ -206,7 +216,11 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
     def _readout(self, experiment: Experiment) -> Readout:
         """Analyze by the plan; with crossovers also by their other treatment."""
         definition, metrics = experiment.definition, measured_of(experiment).metrics
-        planned = analyze(definition.plan, metrics, self.observed(experiment))
+        exploratory = experiment.exploratory
+        metrics = tuple(metric for metric in metrics if metric.key not in exploratory)
+        planned = self._with_exploratory(
+            experiment, analyze(definition.plan, metrics, self.observed(experiment))
+        )
         if not any(cell.crossed for cell in self.units):
             return planned
         other: Literal["exclude", "first"] = "first" if definition.plan.crossovers == "exclude" else "exclude"
@@ -229,6 +243,37 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
                 for variant in metric.variants
                 if not variant.control
             ),
+        )
+
+    def _with_exploratory(self, experiment: Experiment, readout: Readout) -> Readout:
+        """Add the metrics outside of the plan, and the reason where a metric is still being measured."""
+        measures, exploratory = measured_of(experiment), experiment.exploratory
+        added = [metric for metric in measures.metrics if metric.key in exploratory]
+        plan, observed = experiment.definition.plan, self.observed(experiment)
+        others = [replace(metric, exploratory=True) for metric in metric_readouts(plan, added, observed)]
+        share = 0.0 if self.backfill is None else self.backfill.share
+        shown = [
+            _unmeasured(metric, share) if metric.key in measures.unfinished else metric
+            for metric in (*readout.metrics, *others)
+        ]
+        return replace(readout, metrics=tuple(shown))
+
+    def _descriptive(self, experiment: Experiment, readout: Readout) -> list[MetricFigures]:
+        measures = measured_of(experiment)
+        history = metric_history_of(experiment, self.metric_changes, self.backfill)
+        reasons = {
+            metric.key: next((variant.reason for variant in metric.variants if variant.reason), "")
+            for metric in readout.metrics
+            if metric.method is None
+        }
+        return figures_of(
+            measures.metrics,
+            self.observed(experiment),
+            versions={version.key: version for version in history.metrics},
+            unfinished=measures.unfinished,
+            backfill=history.backfill,
+            reasons=reasons,
+            has_covariates=bool(experiment.definition.plan.covariates),
         )
 
     def _assumptions(self, experiment: Experiment) -> list[str]:
@@ -314,6 +359,23 @@ def history_of(points: Sequence[AllocationPoint], n_variants: int) -> list[Alloc
         for point in points
         if len(point.weights) <= n_variants
     ]
+
+
+def _unmeasured(metric: MetricReadout, share: float) -> MetricReadout:
+    """Return the readout of a metric whose figures are not complete: there are none."""
+    reason = measuring(share)
+    variants = tuple(
+        VariantReadout(
+            variant=variant.variant,
+            control=variant.control,
+            units=0,
+            missing=0,
+            verdict=None if variant.control else "not_enough_data",
+            reason="" if variant.control else reason,
+        )
+        for variant in metric.variants
+    )
+    return replace(metric, variants=variants)
 
 
 def measured_of(experiment: Experiment) -> Measures:

@@ -8,13 +8,16 @@ import msgspec
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from app.analysis.descriptive import MetricFigures
 from app.analysis.readout.record import Readout
 from app.cli.client import Status, read
 from app.cli.display import rollout as rollout_display
+from app.cli.display.metrics import backfill_line, figures_report
 from app.cli.display.pictures import sparkline
 from app.cli.display.readout import readout_report
 from app.cli.display.tables import Picture, Table, visible
 from app.cli.display.variants import variants_table
+from app.experiments.metric_history import Backfill
 from app.rollouts.life import Rollout
 
 _WIDTH_LEAST: Final = 12

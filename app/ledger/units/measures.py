@@ -131,7 +131,9 @@ class Measures(NamedTuple):
             return totals
         source = self.at(totals.layout)
         if source is None:
-            raise UnreadableTotals(f"totals of the unknown layout {totals.layout}; run `wald rebuild`")
+            raise UnreadableTotals(
+                f"totals have the unknown layout {totals.layout}: try again, or run `wald rebuild`"
+            )
         if not source.metrics:
             return CellTotals(0, tuple(_nothing(metric, beside) for metric in self.metrics), self.layout)
         places = zip(self.metrics, self.carried(totals.layout), strict=True)
