@@ -76,6 +76,7 @@ from app.feedback.limits import FEEDBACK_DEADLINE_S, FEEDBACK_FLUSHES_MAX
 from app.feedback.routes import ROUTES as FEEDBACK_ROUTES
 from app.feedback.service import FeedbackService
 from app.ledger.lag import LedgerLag
+from app.ledger.signals.seen_store import SeenSignalsStore
 from app.planning.power_routes import ROUTES as POWER_ROUTES
 from app.planning.routes import ROUTES as PLANNING_ROUTES
 from app.planning.service import PlanningService
@@ -140,7 +141,12 @@ async def application(
             keeper, commit, StickyStore(exposures), clock=clock, rng=rng, durability=settings.durability
         )
         allocation = AllocationService(AllocationStore(engine, valkey), clock, keeper.adopt_experiment)
-        experiments = ExperimentService(ExperimentStore(engine, metric_readers), clock, allocation.reallocate)
+        experiments = ExperimentService(
+            ExperimentStore(engine, metric_readers),
+            clock,
+            allocation.reallocate,
+            SeenSignalsStore(engine).received,
+        )
         feedback = FeedbackService(keeper, signals_commit, clock)
         lag = LedgerLag(engine, valkey, shards=settings.stream_shards)
         policy = NetworkPolicy.of(settings.webhook_allowed_networks, settings.webhook_allowed_ports)

@@ -233,7 +233,10 @@ def _reward_errors(before: Definition, after: Definition, *, reopen: bool) -> It
         )
         yield FieldError("reward.horizon_s", reason)
     if not reopen:
-        reason = 'decides what the policy learns: send "reopen_plan": true and a "reason" to change it'
+        reason = (
+            'decides what the policy learns: send "reopen_plan": true and a "reason",'
+            " or create a new experiment"
+        )
         yield FieldError("reward", reason)
 
 

@@ -3,6 +3,7 @@
 Needs the dependency `experiment_service: ExperimentService`.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final, Self
 
@@ -45,8 +46,8 @@ class ExperimentView(Definition, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, experiment: Experiment) -> Self:
-        """Convert a stored experiment; its salt stays secret."""
+    def of(cls, experiment: Experiment, warnings: Sequence[str] | None = None) -> Self:
+        """Convert a stored experiment; its salt stays secret. None: the warnings of its definition."""
         return cls(
             **msgspec.structs.asdict(experiment.definition),
             **msgspec.structs.asdict(experiment.state),
@@ -58,7 +59,7 @@ class ExperimentView(Definition, frozen=True, kw_only=True):
             created_at=experiment.created_at,
             updated_at=experiment.updated_at,
             reward_in_words=reward_in_words(experiment.definition.reward),
-            warnings=tuple(warnings_of(experiment.definition)),
+            warnings=tuple(warnings_of(experiment.definition) if warnings is None else warnings),
         )
 
 
@@ -87,7 +88,8 @@ class SignalCatalogue(msgspec.Struct, frozen=True):
 @post("/experiments", guards=[requires(Scope.ADMIN)], status_code=201)
 async def create_experiment(data: Definition, experiment_service: ExperimentService) -> ExperimentView:
     """Define an experiment; it is a draft until it is started. 409 when the key is taken."""
-    return ExperimentView.of(await experiment_service.create(data))
+    experiment = await experiment_service.create(data)
+    return ExperimentView.of(experiment, await experiment_service.warnings(experiment))
 
 
 @get("/experiments", guards=[requires(Scope.READ)])
@@ -139,7 +141,8 @@ async def change_experiment(
     Changed metrics are measured from the log in the background: `GET /experiments/{key}/metrics`.
     """
     by = f"key {request.state.api_key.id}"
-    return ExperimentView.of(await experiment_service.change(key, data, by))
+    experiment = await experiment_service.change(key, data, by)
+    return ExperimentView.of(experiment, await experiment_service.warnings(experiment))
 
 
 @get("/experiments/{key:str}/metrics", guards=[requires(Scope.READ)])
@@ -154,7 +157,8 @@ async def start_experiment(key: str, experiment_service: ExperimentService) -> E
 
     409 unless it is a draft whose range of its layer, if any, is free.
     """
-    return ExperimentView.of(await experiment_service.start(key))
+    experiment = await experiment_service.start(key)
+    return ExperimentView.of(experiment, await experiment_service.warnings(experiment))
 
 
 @post("/experiments/{key:str}/pause", guards=[requires(Scope.ADMIN)], status_code=200)

@@ -1,7 +1,7 @@
 """Use cases of experiments: define, read, change, and lead through their life."""
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -21,7 +21,18 @@ from app.experiments.metric_history import MetricHistory, metric_history_of
 from app.experiments.metric_history_store import UNKNOWN, Author
 from app.experiments.model import STATE_KINDS, Definition, Experiment, State
 from app.experiments.policies import Policy
+from app.experiments.signals import signals_of
 from app.experiments.store import ExperimentStore
+from app.experiments.warnings import ReceivedSignals, warnings_from_log, warnings_of
+
+Received = Callable[[int, Sequence[str]], Awaitable[ReceivedSignals]]
+"""A function that reads what experiments have received of some signals, from a room above this one."""
+
+
+async def nothing_received(_experiment_id: int, _names: Sequence[str]) -> ReceivedSignals:
+    """Return no signals, for a server without a log."""
+    return ReceivedSignals()
+
 
 _LOG = structlog.get_logger(__name__)
 _SALT_BYTES: Final = 16
@@ -35,9 +46,14 @@ class ExperimentService:
     """
 
     def __init__(
-        self, store: ExperimentStore, clock: Clock, on_change: Callable[[int], Awaitable[object]]
+        self,
+        store: ExperimentStore,
+        clock: Clock,
+        on_change: Callable[[int], Awaitable[object]],
+        received: Received = nothing_received,
     ) -> None:
         self._store = store
+        self._received = received
         self._clock = clock
         self._on_change = on_change
 
@@ -53,6 +69,21 @@ class ExperimentService:
         experiment = await self._store.insert(definition, salt=salt, at=self._clock.now())
         await self._announce(experiment)
         return experiment
+
+    async def warnings(self, experiment: Experiment) -> list[str]:
+        """Return what is valid and probably not meant, also by what experiments have received.
+
+        Never raises: if the log cannot be read, the definition alone is checked.
+        """
+        definition = experiment.definition
+        warnings = warnings_of(definition)
+        names = list(signals_of(definition.reward, definition.metrics))
+        try:
+            log = await self._received(experiment.id, names)
+        except Exception as error:  # noqa: BLE001 - warnings never block
+            _LOG.warning("warnings_without_log", experiment=experiment.key, reason=repr(error))
+            return warnings
+        return [*warnings, *warnings_from_log(definition, log)]
 
     async def get(self, key: str) -> Experiment:
         """Return the experiment with this key. Raises NotFound."""

@@ -196,7 +196,7 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
             totals_as_of=self.totals_as_of,
             read_at=self.read_at,
             lag_events=lag_events,
-            warnings=[*warnings, *warnings_of(definition, self.signals)],
+            warnings=[*warnings, *warnings_of(definition, self.signals, self._n_resolved)],
             frozen=self.frozen,
             best_arm=self._best_arm(experiment),
             shadow_policy=self._shadow_policy(experiment),
@@ -212,6 +212,11 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
             reward_in_words=reward_in_words(definition.reward),
             assumptions=self._assumptions(experiment),
         )
+
+    @property
+    def _n_resolved(self) -> int:
+        """Number of assignments whose outcome is known."""
+        return sum(total.rewards + total.censored for total in self.totals)
 
     def _readout(self, experiment: Experiment) -> Readout:
         """Analyze by the plan; with crossovers also by their other treatment."""

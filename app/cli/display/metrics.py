@@ -23,7 +23,10 @@ def figures_report(figures: Sequence[MetricFigures]) -> Iterator[RenderableType]
             table.add(_named(metric), _variant(variant), *_cells(metric, variant))
     yield table
     by_segment = Table(
-        Column("metric", "name"), Column("segment", "name"), Column("variant", "name"), *map(Column, _HEADINGS)
+        Column("metric", "name"),
+        Column("segment", "name"),
+        Column("variant", "name"),
+        *map(Column, _HEADINGS),
     )
     for metric in figures:
         for segment in metric.segments:

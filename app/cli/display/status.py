@@ -44,6 +44,8 @@ class LiveStatus(Status, frozen=True, kw_only=True):
     allocation_history: tuple[Shares, ...] = ()
     analysis: Readout | None = None
     reward_in_words: str = ""
+    descriptive: tuple[MetricFigures, ...] = ()
+    backfill: Backfill | None = None
 
 
 class Newest(msgspec.Struct, frozen=True):
@@ -59,11 +61,14 @@ def report(answer: bytes, rollouts: bytes) -> RenderableType:
         _head(status),
         *_reward(status),
         *_warnings(status),
+        *backfill_line(status.backfill),
         Text(""),
         _variants(status),
     ]
     if status.analysis is not None:
         parts += [Text(""), readout_report(status.analysis)]
+    if status.descriptive:
+        parts += [Text(""), *figures_report(status.descriptive)]
     for rollout in read(rollouts, Newest).rollouts:
         parts += [Text(""), rollout_display.rollout_report(rollout)]
     return Group(*parts, Text(""), _foot(status))
