@@ -80,6 +80,17 @@ from app.ledger.signals.seen_store import SeenSignalsStore
 from app.planning.power_routes import ROUTES as POWER_ROUTES
 from app.planning.routes import ROUTES as PLANNING_ROUTES
 from app.planning.service import PlanningService
+from app.quality.routes import ROUTES as QUALITY_ROUTES
+from app.quality.service import QualityService
+from app.quality.store import QualityStore
+from app.responses.store import ResponseStore
+from app.reviews.claim_store import ClaimStore
+from app.reviews.import_service import ImportService
+from app.reviews.reading_service import ReviewReader
+from app.reviews.reading_store import ReadingStore
+from app.reviews.routes import ROUTES as REVIEW_ROUTES
+from app.reviews.service import ReviewService
+from app.reviews.store import ReviewStore
 from app.rollouts.routes import ROUTES as ROLLOUT_ROUTES
 from app.rollouts.service import RolloutService
 from app.rollouts.store import RolloutStore, metric_readers
@@ -100,8 +111,10 @@ _JSON_ROUTES: Final = (
     *WEBHOOK_ROUTES,
     *ROLLOUT_ROUTES,
     *EVALUATION_ROUTES,
+    *QUALITY_ROUTES,
     *PLANNING_ROUTES,
     *POWER_ROUTES,
+    *REVIEW_ROUTES,
 )
 
 
@@ -191,6 +204,8 @@ async def application(
             webhook_service=webhooks,
             rollout_service=rollouts,
             evaluation=evaluation,
+            quality=QualityService(experiments, QualityStore(engine)),
+            **_reviews(engine, experiments, clock),
             planning=PlanningService(computing),
             readiness=readings,
         )
@@ -216,6 +231,17 @@ async def application(
         await stack.enter_async_context(loops)
 
         yield _served(framework, keeper, settings, assign, FeedbackFastPath(feedback, keeper, clock))
+
+
+def _reviews(engine: AsyncEngine, experiments: ExperimentService, clock: Clock) -> dict[str, Any]:
+    """Return the services of reviews by the names of their dependencies."""
+    store, claims, reading = ReviewStore(engine), ClaimStore(engine), ReadingStore(engine)
+    responses = ResponseStore(engine)
+    return {
+        "review_service": ReviewService((store, claims, reading, responses), experiments, clock),
+        "review_reader": ReviewReader(store, reading, responses, experiments),
+        "review_import": ImportService(claims, responses, experiments, clock),
+    }
 
 
 async def _commits(

@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections import ChainMap
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 
 from redis.asyncio import Redis
@@ -24,7 +25,7 @@ from app.core.announce import announced
 from app.core.clock import Clock, SystemClock, WallClock
 from app.core.health import Check, Readiness, beat
 from app.core.limits import CLOCK_SYNC_S, READY_CHECK_S, WORKER_BEAT_S
-from app.core.loops import Loop, Loops
+from app.core.loops import Loop, LoopHealth, Loops
 from app.core.operations import Readings, operations_app, operations_port
 from app.core.outages import OUTAGES
 from app.core.postgres import create_engine
@@ -32,12 +33,22 @@ from app.core.process import NAME
 from app.core.serving import Ending, serve_http
 from app.core.settings import Settings
 from app.core.shared import Shared
+from app.core.stream import StreamAppender
 from app.core.telemetry import STREAM_LAG, WATERMARK_AGE
 from app.core.timekeeping import TimeKeeper
 from app.core.valkey import create_client
+from app.feedback.commit import SignalsCommit
+from app.feedback.limits import FEEDBACK_DEADLINE_S
 from app.ledger.lag import LedgerLag
 from app.ledger.limits import BACKFILL_INTERVAL_S, LEDGER_SILENT_S
 from app.ledger.loop import Backfills, ledger_loops
+from app.responses.store import ResponseStore
+from app.reviews.claim_store import ClaimStore
+from app.reviews.loop import ReviewLoops
+from app.reviews.reading_store import ReadingStore
+from app.reviews.sample_store import SampleStore
+from app.reviews.signal_sender import SignalSender
+from app.reviews.signal_store import SignalStore
 from app.rollouts.loop import RolloutLoops
 from app.rollouts.service import RolloutService
 from app.rollouts.store import RolloutStore
@@ -68,6 +79,7 @@ async def work(settings: Settings) -> None:
         rollouts = RolloutLoops(RolloutService(RolloutStore(engine), clock, reallocation.reallocate))
         rng = random.Random()  # noqa: S311 - for pauses
         dispatcher = _dispatcher(settings, engine, clock, rng)
+        reviews = await _reviews(settings, engine, clock, stack)
         lag = LedgerLag(engine, valkey, shards=settings.stream_shards)
         analysis = AnalysisLoops(ReadoutKeeper(AnalysisStore(engine), reallocation, lag.events))
 
@@ -96,6 +108,7 @@ async def work(settings: Settings) -> None:
             Loop("kill switch", switch.record_waiting, pause_s=allocation_limits.KILL_RECORD_INTERVAL_S),
             *analysis.all(),
             *WebhookLoops(dispatcher).all(),
+            *reviews.all(),
             Loop("lag", measure, pause_s=WORKER_BEAT_S),
             Loop("clock", timekeeper.run, pause_s=CLOCK_SYNC_S),
         ]
@@ -103,16 +116,10 @@ async def work(settings: Settings) -> None:
         starting = await stack.enter_async_context(start.begun(clock, rng))
 
         def errors() -> dict[str, str]:
-            health = (starting.health() | loops.health()).items()
-            failing = {name: loop.error for name, loop in health if loop.error}
-            return (
-                failing
-                | start.errors()
-                | allocation.errors
-                | rollouts.errors
-                | analysis.errors
-                | backfills.errors
-                | _skew(timekeeper)
+            rooms = allocation, rollouts, analysis, reviews, backfills
+            of_loops = _failing(starting.health() | loops.health())
+            return dict(
+                ChainMap(*(room.errors for room in rooms), start.errors(), of_loops, _skew(timekeeper))
             )
 
         async def heartbeat() -> None:
@@ -140,6 +147,11 @@ async def work(settings: Settings) -> None:
             await ending.wait()
 
 
+def _failing(health: Mapping[str, LoopHealth]) -> dict[str, str]:
+    """Return the errors of the loops that do not work, by name."""
+    return {name: loop.error for name, loop in health.items() if loop.error}
+
+
 def _skew(timekeeper: TimeKeeper) -> dict[str, str]:
     """Return what is wrong with the clock, if anything."""
     timely = timekeeper.check()
@@ -157,6 +169,30 @@ def _engines(settings: Settings, stack: AsyncExitStack) -> tuple[AsyncEngine, Re
     blocking = create_client(settings.valkey_url, socket_timeout=LEDGER_SILENT_S)
     stack.push_async_callback(blocking.aclose)
     return engine, valkey, blocking
+
+
+def _failing(health: Mapping[str, LoopHealth]) -> dict[str, str]:
+    """Return the errors of the loops that do not work, by name."""
+    return {name: loop.error for name, loop in health.items() if loop.error}
+
+
+def _skew(timekeeper: TimeKeeper) -> dict[str, str]:
+    """Return the error of this process's clock, if it has one."""
+    timely = timekeeper.check()
+    return {} if timely.ok else {"clock": timely.detail}
+
+
+async def _reviews(
+    settings: Settings, engine: AsyncEngine, clock: Clock, stack: AsyncExitStack
+) -> ReviewLoops:
+    """Return the loops of reviews. The stack closes their connection to Valkey at its end."""
+    assert settings.valkey_url is not None
+    appender = StreamAppender(settings.valkey_url, deadline_s=FEEDBACK_DEADLINE_S)
+    stack.push_async_callback(appender.stop)
+    await appender.start()
+    commit = SignalsCommit([appender], shards=settings.stream_shards)
+    stores = (SampleStore(engine, ResponseStore(engine)), ClaimStore(engine), ReadingStore(engine))
+    return ReviewLoops(stores, SignalSender(SignalStore(engine), commit, clock), clock)
 
 
 def _dispatcher(settings: Settings, engine: AsyncEngine, clock: Clock, rng: random.Random) -> Dispatcher:

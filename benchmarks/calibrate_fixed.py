@@ -360,14 +360,17 @@ def judged(rng: np.random.Generator, n: int, total: int, judge: tuple[float, flo
     rate = truth * sensitivity + (1 - truth) * false_alarm
     scores = score + int(rng.binomial(total - n, rate))
     w = total // n
-    sums = [scores, w * n, w * score, w * human]
+    # (a, a f, b, b y, c, c f) of `JudgedTotals` with a = 1 for all and b = c = w for the labelled.
+    sums = [total, scores, w * n, w * human, w * n, w * score]
     products = [
-        scores,
-        *(w * score, w**2 * n),
-        *(w * score, w**2 * score, w**2 * score),
-        *(w * both, w**2 * human, w**2 * both, w**2 * human),
+        total,
+        *(scores, scores),
+        *(w * n, w * score, w**2 * n),
+        *(w * human, w * both, w**2 * human, w**2 * human),
+        *(w * n, w * score, w**2 * n, w**2 * human, w**2 * n),
+        *(w * score, w * score, w**2 * score, w**2 * both, w**2 * score, w**2 * score),
     ]
-    return JudgedTotals(JointTotals.from_sums(total, sums, products), n)
+    return JudgedTotals(JointTotals.from_sums(total, sums, products), n, total)
 
 
 def judged_coverage(
@@ -394,7 +397,7 @@ def judge_alone_coverage(
     rng = generator(seed)
     covered = 0
     for _ in range(runs):
-        scores = judged(rng, n, total, judge).moments.value(0)
+        scores = judged(rng, n, total, judge).moments.value(1)
         interval = mean(scores).interval(alpha=0.05)
         covered += interval.lower <= judge[2] <= interval.upper
     return covered / runs

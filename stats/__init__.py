@@ -17,6 +17,8 @@ Choose a sequential method by how you look at the data:
 | rare events in two arms, any and moving traffic shares | `ratio_evalue`, `ratio_sequence` |
 | a difference under a policy that reacts to outcomes, at every look, under any drift | `concurrent` |
 | the mean of one arm from such data | `adaptive` |
+| the mean human label, from judges on many and people on few | `prediction_powered_mean` |
+| whether a judge agrees with people, and still does | `calibrate`, `agreement_drift` |
 | whether assignments follow their logged probabilities | `srm` |
 
 "SpeedSeq" is a name in descriptions of fast sequential testing; no published test has it. Use
@@ -41,6 +43,7 @@ from stats.agreement import (
 )
 from stats.balance import balance_evalue
 from stats.bounded import BernsteinSums, bounded_sequence
+from stats.calibration import AgreementTotals, Calibration, Recall, calibrate, held_out
 from stats.concurrent import (
     ConcurrentArms,
     comparable,
@@ -53,6 +56,7 @@ from stats.concurrent import (
     strata_of_ages,
     strata_of_shares,
 )
+from stats.drift import Drift, agreement_drift
 from stats.eprocess import AlwaysValid, EValue
 from stats.errors import InsufficientData, InvalidInput
 from stats.estimate import Alternative, Estimate, HypothesisTest
@@ -66,10 +70,21 @@ from stats.group_sequential import (
 )
 from stats.heterogeneity import PartialPooling, interaction_test, partial_pooling
 from stats.interval import Interval, beta_interval
+from stats.label_planning import LabelOption, LabelPlan, plan_labels
+from stats.length_bias import length_bias, length_totals
 from stats.means import mean, mean_difference
 from stats.mixture import MixtureSprt
 from stats.multiplicity import Correction, Role, family_level
 from stats.one_sided import OneSided
+from stats.paired import (
+    PairedComparison,
+    PairedResult,
+    PairedTotals,
+    both_orders,
+    paired_comparison,
+    paired_result,
+    position_bias,
+)
 from stats.planning import (
     Feasible,
     MeanOutcome,
@@ -83,7 +98,13 @@ from stats.planning import (
     power,
     sample_size,
 )
-from stats.prediction_powered import JudgedTotals, PredictionPoweredMean, prediction_powered_mean
+from stats.prediction_powered import (
+    JudgedTotals,
+    PredictionPoweredMean,
+    prediction_powered_mean,
+    quality_difference_sequence,
+    quality_sequence,
+)
 from stats.proportions import exact_interval, score_interval, score_test
 from stats.quantiles import (
     QuantileSketch,
@@ -248,14 +269,35 @@ __all__ = [  # noqa: RUF022  (by purpose)
     "noise_floor",
     "zero_weight_leaks",
     # Judges and people.
+    "AgreementTotals",
+    "Calibration",
+    "Drift",
     "JudgedTotals",
+    "LabelOption",
+    "LabelPlan",
     "LimitingAgreement",
+    "PairedComparison",
+    "PairedResult",
+    "PairedTotals",
     "PredictionPoweredMean",
+    "Recall",
+    "agreement_drift",
+    "both_orders",
+    "calibrate",
     "cohen_kappa",
     "fleiss_kappa",
     "gwet_ac1",
+    "held_out",
     "krippendorff_alpha",
+    "length_bias",
+    "length_totals",
+    "paired_comparison",
+    "paired_result",
+    "plan_labels",
+    "position_bias",
     "prediction_powered_mean",
+    "quality_difference_sequence",
+    "quality_sequence",
     # Series over time.
     "SeasonalBaseline",
     "fit_baseline",

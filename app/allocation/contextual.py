@@ -85,8 +85,8 @@ def segment_arms(policy: SegmentedThompsonPolicy, learned: Learned, n_variants: 
     totals = []
     for number in range(segment_count(policy.by)):
         sums = learned.get(part_of_segment(number), nothing)
-        found = [one for one in sums if isinstance(one, RewardSums)]
-        totals.append([RewardTotals(one.n, one.sum / NANO, one.square_sum / NANO**2) for one in found])
+        rewards = [arm for arm in sums if isinstance(arm, RewardSums)]
+        totals.append([RewardTotals(arm.n, arm.sum / NANO, arm.square_sum / NANO**2) for arm in rewards])
     return partially_pooled(totals).segments
 
 

@@ -57,11 +57,11 @@ def remembered(forgetting: Discount | Window, learned: Learned, plain: ArmTotals
     return replace(windowed(buckets, last=forgetting.buckets_max), pending=plain.pending)
 
 
-def _arms(found: Sequence[PolicyTotals]) -> ArmTotals:
+def _arms(learned: Sequence[PolicyTotals]) -> ArmTotals:
     return ArmTotals.of(
         [
-            RewardTotals(one.n, one.sum / _NANO, one.square_sum / _NANO**2)
-            for one in found
-            if isinstance(one, RewardSums)
+            RewardTotals(sums.n, sums.sum / _NANO, sums.square_sum / _NANO**2)
+            for sums in learned
+            if isinstance(sums, RewardSums)
         ]
     )

@@ -63,17 +63,17 @@ def unexcused(causes: Sequence[Cause], lifted: Sequence[Freeze]) -> tuple[Cause,
 
     A cause that passed by itself was never overridden.
     """
-    known = [cause for freeze in lifted if freeze.lifted_by is not None for cause in freeze.causes]
-    return tuple(cause for cause in causes if not any(one.excuses(cause) for one in known))
+    overridden = [cause for freeze in lifted if freeze.lifted_by is not None for cause in freeze.causes]
+    return tuple(cause for cause in causes if not any(known.excuses(cause) for known in overridden))
 
 
-def merged(present: Sequence[Cause], found: Sequence[Cause]) -> tuple[Cause, ...]:
+def merged(present: Sequence[Cause], checked: Sequence[Cause]) -> tuple[Cause, ...]:
     """Merge the causes of a freeze with another check.
 
     Drop passing causes that have ended. All other causes keep their worst value.
     """
     worst = {(cause.kind, cause.variant): cause for cause in present if not cause.passing}
-    for cause in found:
+    for cause in checked:
         key = cause.kind, cause.variant
         if key not in worst or cause.size > worst[key].size:
             worst[key] = cause

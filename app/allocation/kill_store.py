@@ -93,8 +93,8 @@ class KillStore:
         Raises Unavailable without Valkey.
         """
         with valkey_needed():
-            found = cast("dict[bytes, bytes]", await self._valkey.hgetall(KILLED_KEY))
-        kills = {key.decode(): decode(body) for key, body in found.items()}
+            bodies = cast("dict[bytes, bytes]", await self._valkey.hgetall(KILLED_KEY))
+        kills = {key.decode(): decode(body) for key, body in bodies.items()}
         return {key: kill for key, kill in kills.items() if kill is not None}
 
     async def record(self, key: str, kill: Kill, *, fresh: bool = False) -> Experiment | None:

@@ -119,8 +119,8 @@ class KillSwitch:
         kill = Kill(by, check_reason(reason), self._clock.now())
         waiting = await self._waiting(possible(key))
         try:
-            for one in waiting:
-                await self._in_time(self._store.record(key, one))
+            for unrecorded in waiting:
+                await self._in_time(self._store.record(key, unrecorded))
             experiment = await self._in_time(self._store.revive(key, kill))
         except POSTGRES_ERRORS as error:
             raise Unavailable(f"PostgreSQL does not answer, the kill stands: {error!r}") from error
@@ -191,14 +191,14 @@ class KillSwitch:
     async def _waiting(self, key: str) -> list[Kill]:
         """Return the experiment's kills that PostgreSQL may not know, from Valkey or this process."""
         pairs = () if self._here is None else self._here.kills.pairs
-        found = [kill for name, body in pairs if name == key and (kill := decode(body)) is not None]
+        kills = [kill for name, body in pairs if name == key and (kill := decode(body)) is not None]
         try:
             in_valkey = (await self._in_time(self._store.waiting())).get(key)
         except (Unavailable, TimeoutError):
             in_valkey = None
-        if in_valkey is not None and in_valkey not in found:
-            found.append(in_valkey)
-        return sorted(found, key=lambda kill: kill.at)
+        if in_valkey is not None and in_valkey not in kills:
+            kills.append(in_valkey)
+        return sorted(kills, key=lambda kill: kill.at)
 
     async def _reached(self, asked: Coroutine[Any, Any, object]) -> bool:
         """Return whether Valkey applied the change; if not, the worker will."""

@@ -118,7 +118,7 @@ class AllocationStore:
             )
 
     async def insert(
-        self, connection: AsyncConnection, experiment: Experiment, version: int, found: Allocated
+        self, connection: AsyncConnection, experiment: Experiment, version: int, allocated: Allocated
     ) -> None:
         """Insert a new version of the allocation."""
         await connection.execute(
@@ -126,10 +126,10 @@ class AllocationStore:
                 experiment_id=experiment.id,
                 version=version,
                 epoch=experiment.epoch,
-                weights=list(found.weights),
-                contextual=found.digest,
-                winner=None if found.winner is None else msgspec.to_builtins(found.winner),
-                wanted=found.wanted,
+                weights=list(allocated.weights),
+                contextual=allocated.digest,
+                winner=None if allocated.winner is None else msgspec.to_builtins(allocated.winner),
+                wanted=allocated.wanted,
                 created_at=_CLOCK.now(),
             )
         )
@@ -161,15 +161,15 @@ class AllocationStore:
         """
         with valkey_needed():
             async with self._valkey.pipeline(transaction=False) as pipeline:
-                for one in page:
+                for stored in page:
                     await self._publish_experiment(
                         keys=[_EXPERIMENTS_KEY, _VERSIONS_KEY, _REVISION_KEY],
-                        args=[one.key, one.version, one.body, "", 0],
+                        args=[stored.key, stored.version, stored.body, "", 0],
                         client=pipeline,
                     )
                 answers = await pipeline.execute()
         pairs = zip(page, answers, strict=True)
-        return [one.id for one, answer in pairs if answer == Publication.KEPT_NEWER]
+        return [stored.id for stored, answer in pairs if answer == Publication.KEPT_NEWER]
 
     def stored_pages(self) -> AsyncIterator[list[StoredExperiment]]:
         """Yield every experiment as it was published last, a page at a time."""
@@ -196,10 +196,10 @@ class AllocationStore:
         """Return the id of the experiment with this key. Raises NotFound."""
         chosen = select(experiments.c.id).where(experiments.c.key == possible(key))
         async with self._engine.connect() as connection:
-            found = await connection.scalar(chosen)
-        if found is None:
+            experiment_id = await connection.scalar(chosen)
+        if experiment_id is None:
             raise unknown(key)
-        return int(found)
+        return int(experiment_id)
 
     async def freezes(self, experiment_id: int) -> list[Freeze]:
         """Return the freezes of an experiment, the newest first."""
@@ -255,11 +255,13 @@ async def read_totals(connection: AsyncConnection, experiment: Experiment) -> tu
         .where(totals.c.experiment_id == experiment.id)
         .group_by(totals.c.variant)
     )
-    found = {
+    by_variant = {
         row.variant: VariantTotals(*(int(value) for value in row[1:]))
         for row in await connection.execute(statement)
     }
-    return tuple(found.get(index, VariantTotals()) for index in range(len(experiment.definition.variants)))
+    return tuple(
+        by_variant.get(index, VariantTotals()) for index in range(len(experiment.definition.variants))
+    )
 
 
 async def read_learned(connection: AsyncConnection, experiment: Experiment, now_s: float = 0.0) -> Learned:
@@ -281,13 +283,13 @@ async def read_learned(connection: AsyncConnection, experiment: Experiment, now_
         policy_totals.c.body != b"",
     )
     nothing = [learning.empty] * len(experiment.definition.variants)
-    found = {"": nothing} if forgetting is None else {}
+    learned = {"": nothing} if forgetting is None else {}
     if forgetting is not None:
         statement = statement.where(policy_totals.c.part >= first_part(forgetting, now_s))
     for row in await connection.execute(statement.order_by(policy_totals.c.epoch)):
-        of_part = found.setdefault(row.part, list(nothing))
+        of_part = learned.setdefault(row.part, list(nothing))
         of_part[row.variant] = plus(of_part[row.variant], learning.decode(row.body))
-    return found
+    return learned
 
 
 async def read_learned_epochs(connection: AsyncConnection, experiment: Experiment) -> list[int]:
@@ -316,8 +318,8 @@ async def _read_moments(connection: AsyncConnection, experiment: Experiment) -> 
     )
     if definition.plan.crossovers == "exclude":
         statement = statement.where(~metric_totals.c.crossed)
-    found = [(row.variant, CellTotals.from_bytes(row.body)) for row in await connection.execute(statement)]
-    return moments_of_cells(experiment, found)
+    cells = [(row.variant, CellTotals.from_bytes(row.body)) for row in await connection.execute(statement)]
+    return moments_of_cells(experiment, cells)
 
 
 async def read_earlier(connection: AsyncConnection, experiment: Experiment) -> tuple[VariantTotals, ...]:
@@ -331,8 +333,8 @@ async def read_earlier(connection: AsyncConnection, experiment: Experiment) -> t
     kept = select(warm_starts.c.totals).where(
         warm_starts.c.experiment_id == experiment.id, warm_starts.c.epoch == experiment.epoch
     )
-    if (found := await connection.scalar(kept)) is not None:
-        return msgspec.convert(found, tuple[VariantTotals, ...])
+    if (kept_totals := await connection.scalar(kept)) is not None:
+        return msgspec.convert(kept_totals, tuple[VariantTotals, ...])
     chosen = select(experiments).where(experiments.c.key == warm.experiment)
     other = experiment_of((await connection.execute(chosen)).one())
     keys = [variant.key for variant in other.definition.variants]

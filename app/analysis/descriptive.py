@@ -1,8 +1,8 @@
 """Raw figures of every metric per variant: what was seen, without any claim. Pure.
 
 They are there for every metric, also where no method that is valid for the data compares variants.
-Figures add up over epochs and shares, so a difference between variants may come from when and to whom
-they were served. Comparisons belong to the readout.
+Figures add up over epochs and shares, so a difference between variants may come from when and to
+whom they were served. Comparisons belong to the readout.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,9 +50,9 @@ class SegmentFigures(msgspec.Struct, frozen=True):
 class MetricFigures(msgspec.Struct, frozen=True, kw_only=True):
     """One metric in raw figures, which prove nothing by themselves.
 
-    `version`, `since` and `exploratory` are as in the history of the metrics. `measured` is the part
-    of the log that a changed metric is measured from, 1 when it is complete; before, there are no
-    figures. `note` says why there is no comparison, or what limits it.
+    `version`, `since` and `exploratory` are as in the history of the metrics. `measured` is the
+    part of the log that a changed metric is measured from, 1 when it is complete; before, there are
+    no figures. `note` says why there is no comparison, or what limits it.
     """
 
     key: str

@@ -11,6 +11,10 @@ AA_REPLAYS: Final = 100  # in one answer
 AA_REPLAYS_MAX: Final = 10_000
 AA_COMPARISONS_MAX: Final = 5_000  # in one answer: replays times looks times metrics
 
+AGGREGATED_UNITS_MAX: Final = 10**15  # of one variant; counts up to there are exact in binary64
+AGGREGATED_VALUE_MAX: Final = 1e100  # in size, so that sums of squares are finite
+AGGREGATED_ERRORS_MAX: Final = 20
+
 TOTALS_STALE_S: Final = 60.0  # totals that lack what is older decide nothing
 READOUT_CHECK_S: Final = 2.0  # how often it is looked for experiments whose totals have changed
 READOUT_INTERVAL_S: Final = 10.0  # between two readouts of one experiment

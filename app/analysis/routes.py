@@ -10,8 +10,10 @@ from litestar.response import Stream
 from app.access.guards import requires
 from app.access.model import Scope
 from app.analysis.aa import Aa, AaQuestion
+from app.analysis.aggregated import AggregatedQuestion
 from app.analysis.export import MEDIA_TYPES, Format
 from app.analysis.readout.model import Status
+from app.analysis.readout.record import Readout
 from app.analysis.series import Series
 from app.analysis.service import AnalysisService
 from app.analysis.signals import SignalsReport
@@ -90,4 +92,20 @@ async def replay_aa(key: str, data: AaQuestion, analysis: AnalysisService) -> Aa
     return await analysis.aa(key, data)
 
 
-ROUTES: Final = [experiment_status, experiment_signals, metric_series, export_assignments, replay_aa]
+@post("/analyze", guards=[requires(Scope.READ)], status_code=200)
+async def analyze_totals(data: AggregatedQuestion, analysis: AnalysisService) -> Readout:
+    """Analyze totals from elsewhere: rows of variant, n and successes, or variant, n, mean and sd.
+
+    The readout is that of an experiment. 422 names each row and field that does not fit.
+    """
+    return await analysis.aggregated(data)
+
+
+ROUTES: Final = [
+    analyze_totals,
+    experiment_status,
+    experiment_signals,
+    metric_series,
+    export_assignments,
+    replay_aa,
+]

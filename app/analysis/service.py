@@ -9,11 +9,13 @@ from typing import Any, Final
 import msgspec
 
 from app.allocation.service import AllocationService
-from app.analysis import limits
+from app.analysis import aggregated, limits
 from app.analysis.aa import Aa, AaQuestion, replay
+from app.analysis.aggregated import AggregatedQuestion
 from app.analysis.export import Format, Row, Writer, writer
 from app.analysis.integrity import causes
 from app.analysis.readout.model import RolloutStatus, Status, measured_of
+from app.analysis.readout.record import Readout
 from app.analysis.series import Series, Steps, series_of
 from app.analysis.signals import SignalsReport, report_of
 from app.analysis.store import AnalysisStore
@@ -63,6 +65,13 @@ class AnalysisService:
         """Return the status of an experiment. Raises NotFound."""
         status, _ = await read(await self._experiments.get(key), self._store, self._lag)
         return msgspec.structs.replace(status, rollouts=await self._rollouts(key))
+
+    async def aggregated(self, question: AggregatedQuestion) -> Readout:
+        """Return the readout of aggregated totals.
+
+        Raises InvalidInput, and Unavailable while other requests compute.
+        """
+        return await self._computing.run(partial(aggregated.answer, question))
 
     async def signals(self, key: str) -> SignalsReport:
         """Return the report of an experiment's signals. Raises NotFound."""

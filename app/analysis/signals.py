@@ -119,7 +119,7 @@ def report_of(definition: Definition, assignments: int, totals: Sequence[SignalT
 def warnings_of(definition: Definition, totals: Sequence[SignalTotals], assignments: int = 0) -> list[str]:
     """Return at most `WARNINGS_MAX` warnings about lost feedback, the most serious first.
 
-    `assignments` are those whose outcome is known; 0: signals that never came are no warning.
+    `assignments` are those whose outcome is known; 0: none is missed.
     """
     uses = signals_of(definition.reward, definition.metrics)
     read = [signal for signal in totals if signal.signal in uses]

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import rich_click as click
 
@@ -18,6 +18,9 @@ from app.cli.options import (
     where_option,
 )
 from app.cli.terminal import err, show
+
+if TYPE_CHECKING:
+    from app.analysis.readout.record import Readout
 
 ESTIMATORS = ("always-valid", "fixed-horizon", "group-sequential")
 
@@ -76,8 +79,16 @@ def _shares(text: str) -> tuple[tuple[str, float], ...]:
 
 @click.command("analyze")
 @click.argument("file", type=CSV_FILE)
-@click.option("--unit", required=True, metavar="COL", help="Column of the unit that was randomised.")
-@click.option("--variant", required=True, metavar="COL", help="Column of the variant.")
+@click.option(
+    "--unit",
+    metavar="COL",
+    help="Column of the unit that was randomised. Without it, rows are totals with a column n.",
+)
+@click.option(
+    "--variant",
+    metavar="COL",
+    help="Column of the variant.  [default: variant, if rows are totals]",
+)
 @click.option(
     "--metric",
     "specs",
@@ -170,7 +181,7 @@ def _shares(text: str) -> tuple[tuple[str, float], ...]:
 def analyze_command(
     *, file: Path, judge: str | None, label: str | None, figure: Path | None, as_json: bool, **options: Any
 ) -> None:
-    r"""Analyze an experiment from a CSV file with one row per unit.
+    r"""Analyze an experiment from a CSV file with one row per unit, or with totals per variant.
 
     The readout equals that of a running experiment: effects against the control with the intervals that
     decide, verdicts, integrity, and a recommendation.
@@ -178,11 +189,25 @@ def analyze_command(
         wald analyze runs.csv --unit user --variant arm --metric solved --metric latency:p95 \
         --lower latency:p95
 
+    Rows of totals have the columns variant, n and successes, or variant, n, mean and sd. With
+    several metrics, the column metric names the metric of each row:
+
+        wald analyze totals.csv
+
     A judge scores every unit, and people label some of them. `--judge` and `--label` estimate the mean label
     of each variant from both (prediction-powered inference):
 
         wald analyze runs.csv --unit user --variant arm --judge score --label human
     """
+    if options["unit"] is None and judge is None and label is None:
+        from app.cli.files.aggregated import aggregated_readout
+
+        result = aggregated_readout(file, options)
+        _show_readout(result, figure, as_json=as_json)
+        return
+    for name in ("unit", "variant"):
+        if options[name] is None:
+            raise click.UsageError(f"Missing option --{name}; rows of totals need neither")
     if judge is not None or label is not None:
         if judge is None or label is None:
             raise click.UsageError("--judge and --label belong together; give both")
@@ -191,7 +216,7 @@ def analyze_command(
         from app.cli.files.quality import quality_of
 
         quality = quality_of(file, judge=judge, label=label, options=options)
-        show(quality, lambda: display.quality.report(quality), as_json=as_json)
+        show(quality, lambda: display.quality.of_file(quality), as_json=as_json)
         return
     if not options["specs"]:
         raise click.UsageError("Missing option --metric; give at least one, or --judge and --label")
@@ -202,6 +227,11 @@ def analyze_command(
     names = ("unit", "variant", "control", "segment", "epoch", "propensity", "where", "days", "decimal")
     columns = {name: options.pop(name) for name in names}
     result = readout_of(file, columns=columns, **options)
+    _show_readout(result, figure, as_json=as_json)
+
+
+def _show_readout(result: "Readout", figure: Path | None, *, as_json: bool) -> None:
+    """Show a readout, and write its forest plot if there is a file for it."""
     if figure is not None:
         display.figures.write_forest(result, figure)
         err().print(f"The forest plot is in {figure}.")

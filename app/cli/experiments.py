@@ -62,7 +62,7 @@ def create(*, server: Server, file: IO[bytes], as_json: bool) -> None:
 
 
 def _send(server: Server, method: str, path: str, given: Input, body: Any = None) -> bytes:
-    """Send a definition, or `body` in its place. Raises BadInput with a line for each wrong field."""
+    """Send a definition, or `body` instead. Raises BadInput with a line for each wrong field."""
 
     async def call(client: WaldClient) -> bytes:
         try:
@@ -102,8 +102,8 @@ def change(
         wald experiments show summary-prompt > definition.json
         wald experiments change summary-prompt definition.json --reason "add cost"
 
-    Fields that are equal or left out stay. Changed metrics are measured from the log in the background:
-    `wald experiments metrics EXPERIMENT` shows how far it is.
+    Fields that are equal or left out stay. Changed metrics are measured from the log in the
+    background: `wald experiments metrics EXPERIMENT` shows how far it is.
     """
     given = _definition(file)
     body = given.value | {"reason": reason, "reopen_plan": reopen_plan}
@@ -120,8 +120,8 @@ def change(
 def metrics(*, server: Server, experiment: str, as_json: bool) -> None:
     """Show the metrics of EXPERIMENT, who changed them and why, and the progress of a backfill.
 
-    A metric that was added or corrected after the start is *exploratory*: it is not part of the plan.
-    `wald experiments change` with `--reopen-plan` makes it part of the plan.
+    A metric that was added or corrected after the start is *exploratory*: it is not part of the
+    plan. `wald experiments change` with `--reopen-plan` makes it part of the plan.
     """
     answer = server.get("experiments", experiment, "metrics")
     show(answer, lambda: display.metrics.history_report(answer), as_json=as_json)

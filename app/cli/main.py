@@ -33,6 +33,7 @@ _COMMANDS: Final = {
         "experiments": ("experiments", "Create, list, start and stop experiments."),
         "status": ("status", "Show how EXPERIMENT is doing and what to do about it."),
         "signals": ("signals", "Show what became of the feedback of EXPERIMENT, by signal."),
+        "quality": ("quality", "Show the quality of each variant, from judges on many and people on few."),
         "series": ("series", "Show a metric of EXPERIMENT over time, one line per variant."),
         "export": ("export", "Download the assignments of EXPERIMENT."),
     },

@@ -13,6 +13,10 @@ MIGRATION: Final = 0x57414C44  # "WALD": processes that start together migrate o
 EXPERIMENT_CREATION: Final = 0x57414C45  # creations take turns, so that their number is exact
 ENDPOINT_CREATION: Final = 0x57414C57  # the same for endpoints of webhooks
 
+JUDGE_CREATION: Final = 0x57414C4A  # registrations of judge versions take turns
+RULE_CREATION: Final = 0x57414C52  # creations of judging rules take turns
+JUDGING_BUDGETS: Final = 0x57414C42  # workers that use up the budgets of judging rules take turns
+
 # A class; the comment names the member
 LAYER: Final = 0x57414C4C  # hash of a layer's key: experiments of one layer start one at a time
 UNIT_SIGNALS: Final = 0x57414C44  # group of experiments: signals by unit exclude new exposures

@@ -20,7 +20,8 @@ from app.core.limits import LABEL_SETS_MAX
 CONTENT_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8"
 
 PRIVATE_LABELS: Final = frozenset(
-    {"experiment", "variant", "guardrail", "signal", "metric", "unit", "rollout", "webhook", "host", "pid"}
+    {"experiment", "variant", "guardrail", "signal", "metric", "unit", "rollout", "webhook", "judge"}
+    | {"host", "pid"}
 )
 """Labels that name a user's object or a process. Callers without a key do not see them."""
 
@@ -125,6 +126,28 @@ REVIEW_LEASES_ENDED: Final = Counter(
 )
 WEBHOOK_DELIVERIES: Final = Counter(
     "wald_webhook_deliveries", "Attempts to deliver webhooks, by the state of the delivery.", ["result"]
+)
+JUDGED_RESPONSES: Final = Counter(
+    "wald_judgements", "Judgements: wanted, judged, repeated later, or why there is no score.", ["result"]
+)
+JUDGE_CALLS: Final = Counter("wald_judge_calls", "Calls of judges that ask an endpoint.", ["judge", "result"])
+JUDGE_SECONDS: Final = Histogram(
+    "wald_judge_call_duration_seconds",
+    "Time of one call of a judge.",
+    buckets=(0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0),
+)
+JUDGE_COST: Final = Counter(
+    "wald_judge_cost_usd", "Cost of the calls of judges, where it is known.", ["judge"]
+)
+JUDGE_SIGNALS: Final = Counter("wald_judge_signals", "Scores of promoted judges sent as signals.", ["judge"])
+JUDGE_WAITING: Final = Gauge(
+    "wald_judgements_waiting", "Judgements that are wanted and not made yet.", multiprocess_mode="mostrecent"
+)
+JUDGE_BREAKER: Final = Gauge(
+    "wald_judge_breaker_state",
+    "Breaker of a judge version: 0 closed, 1 half open, 2 open.",
+    ["judge", "version"],
+    multiprocess_mode="mostrecent",
 )
 CONNECTIONS_REFUSED: Final = Counter(
     "wald_connections_refused",

@@ -47,7 +47,7 @@ class ExperimentView(Definition, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, experiment: Experiment, warnings: Sequence[str] | None = None) -> Self:
-        """Convert a stored experiment; its salt stays secret. None: the warnings of its definition."""
+        """Convert a stored experiment; its salt stays secret. None: warnings of its definition."""
         return cls(
             **msgspec.structs.asdict(experiment.definition),
             **msgspec.structs.asdict(experiment.state),

@@ -19,7 +19,7 @@ RARE_ASSIGNMENTS_MIN: Final = 1_000
 
 
 class SeenSignal(msgspec.Struct, frozen=True):
-    """What the newest experiments have seen of a signal.
+    """Counts and delay of a signal in the newest experiments.
 
     `seen` counts it in all of them, `here` in this experiment. `delay_s` is the 0.9-quantile of the
     time from the assignment to the signal in the experiment `source`; null: not known.
@@ -33,7 +33,7 @@ class SeenSignal(msgspec.Struct, frozen=True):
 
 
 class ReceivedSignals(msgspec.Struct, frozen=True):
-    """What experiments have received of the signals that one of them reads, by name.
+    """Signals that experiments have received, by name.
 
     `anything`: some experiment has received a signal; before, nothing can be said of names.
     `assignments` are those of the experiment itself whose outcome is known.
@@ -107,7 +107,7 @@ def _short_horizon(definition: Definition, seen: Mapping[str, SeenSignal]) -> It
         if signal is not None and signal.delay_s is not None and signal.delay_s > horizon_s:
             yield (
                 f"reward.horizon_s: {horizon_s:g} s is shorter than the delay of {name!r}: in"
-                f" {signal.source}, one in ten came later than {signal.delay_s:,.0f} s after its assignment;"
+                f" {signal.source}, one in ten came later than {signal.delay_s:,.0f} s;"
                 " late signals do not count"
             )
 
@@ -138,12 +138,12 @@ def _bandit(definition: Definition) -> Iterator[str]:
         match metric.measure:
             case Mean(cap=cap) if None in cap:
                 yield (
-                    f"metrics[{index}].measure.cap: {metric.key!r} is an unbounded mean under {kind}: it"
-                    " can't be analysed exactly without `cap`; set both bounds"
+                    f"metrics[{index}].measure.cap: {metric.key!r} is an unbounded mean:"
+                    f" under {kind} it can't be analysed exactly without `cap`; set both bounds"
                 )
             case QuantileOf():
                 yield (
-                    f"metrics[{index}]: {metric.key!r} is a quantile, which is not compared under {kind}:"
+                    f"metrics[{index}]: {metric.key!r} is a quantile, not compared under {kind}:"
                     " the status shows it as a raw figure only"
                 )
     if definition.plan.segments is not None:
@@ -166,19 +166,20 @@ def _ratios(definition: Definition) -> Iterator[str]:
     for index, metric in enumerate(definition.metrics):
         if not isinstance(metric.measure, Ratio):
             continue
-        numerator, denominator = metric.measure.numerator, metric.measure.denominator
+        field, measure = f"metrics[{index}].measure", metric.measure
+        numerator = measure.numerator
         others = signals_of_metrics(other for other in definition.metrics if other is not metric)
-        if numerator == denominator:
-            yield f"metrics[{index}].measure: {metric.key!r} divides {numerator!r} by itself: it is always 1"
+        if numerator == measure.denominator:
+            yield f"{field}: {metric.key!r} divides {numerator!r} by itself: it is always 1"
         elif numerator == ASSIGNMENTS:
             yield (
-                f"metrics[{index}].measure.numerator: {ASSIGNMENTS!r} counts assignments only as the"
-                " denominator; here it is the name of a signal"
+                f"{field}.numerator: {ASSIGNMENTS!r} counts assignments only as the denominator;"
+                " here it is the name of a signal"
             )
         elif numerator not in known and numerator not in others:
             yield (
-                f"metrics[{index}].measure.numerator: only {metric.key!r} reads {numerator!r}: while no"
-                " client sends it, the ratio is 0 for every unit once its horizon has passed"
+                f"{field}.numerator: only {metric.key!r} reads {numerator!r}: while no client sends"
+                " it, the ratio is 0 for every unit once its horizon has passed"
             )
 
 
@@ -200,8 +201,8 @@ def _silent(definition: Definition) -> Iterator[str]:
     for index, metric in enumerate(definition.metrics):
         if metric.role == "guardrail" and _ignores_silence(metric):
             yield (
-                f"metrics[{index}].measure.silence: the guardrail {metric.key!r} reads only units with the"
-                " signal: a variant whose failures send nothing looks safe; set `silence`"
+                f"metrics[{index}].measure.silence: the guardrail {metric.key!r} reads only units"
+                " with the signal: a variant whose failures send nothing looks safe; set `silence`"
             )
 
 
@@ -212,8 +213,8 @@ def _ignores_silence(metric: Metric) -> bool:
 def _units(definition: Definition) -> Iterator[str]:
     if definition.unit != "request" and definition.stickiness == "none":
         yield (
-            f"stickiness: {definition.unit!r} is the unit, but each request is drawn again: a returning"
-            ' unit changes its variant; `"stickiness": "unit"` keeps it'
+            f"stickiness: {definition.unit!r} is the unit, but each request is drawn again:"
+            ' a returning unit changes its variant; `"stickiness": "unit"` keeps it'
         )
     payloads = [
         msgspec.json.encode(variant.payload, order="deterministic") for variant in definition.variants

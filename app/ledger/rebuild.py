@@ -80,7 +80,7 @@ async def _experiment_ids(cursor: AsyncCursor) -> list[int]:
 
 
 async def _recount(store: LedgerStore, experiment_id: int) -> list[Difference]:
-    """Set all totals of an experiment to what its log gives, each table in a transaction of its own.
+    """Set all totals of an experiment to its log, each table in its own transaction.
 
     If metrics have changed, the units are measured first.
     """

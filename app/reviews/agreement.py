@@ -99,7 +99,7 @@ def measure(
     all_raters = tuple(raters)
     grades = np.unique(ratings[~np.isnan(ratings)])
     codes = np.where(np.isnan(ratings), -1, np.searchsorted(grades, ratings))
-    counts = np.stack([(codes == code).sum(axis=1) for code in range(len(grades))], axis=1)
+    counts = (codes[:, :, None] == np.arange(len(grades))).sum(axis=1)
     complete = (codes >= 0).all(axis=1)
     coefficients = [
         _coefficient(

@@ -170,6 +170,12 @@ class ClaimStore:
         await _hold_while_open(connection, locked, item.state)
         return review, item.state
 
+    async def resize(self, connection: AsyncConnection, locked: LockedItem, wanted: int) -> LockedItem:
+        """Change the number of places of an item, and return it."""
+        statement = update(review_items).where(review_items.c.id == locked.id)
+        await connection.execute(statement.values(wanted=wanted))
+        return msgspec.structs.replace(locked, item=msgspec.structs.replace(locked.item, wanted=wanted))
+
     async def release(self, connection: AsyncConnection, locked: LockedItem, reviewer: str) -> None:
         """Free the place of a reviewer who gives an item back."""
         await self._delete_leases(connection, locked.id, reviewer)

@@ -11,6 +11,9 @@ from app.core.errors import InvalidInput
 from app.core.text import check_storable
 from app.reviews import limits
 
+KEY_PREFIX: Final = "key:"
+"""Prefix of reviewers who hold an API key."""
+
 LABELS: Final = {1: "poor", 2: "acceptable", 3: "good"}
 
 Rate = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -184,7 +187,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
 def reviewer_of_key(key_id: int) -> str:
     """Return the reviewer who holds an API key."""
-    return f"key:{key_id}"
+    return f"{KEY_PREFIX}{key_id}"
 
 
 def imported_reviewer(name: str) -> str:

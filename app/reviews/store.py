@@ -1,6 +1,6 @@
 """Review settings, items and labels in PostgreSQL."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from importlib.resources import files
 from typing import Any, Final
@@ -125,6 +125,19 @@ async def insert_items(
             )
             inserted += (await connection.execute(statement)).scalars()
     return inserted
+
+
+async def items_by_response(
+    connection: AsyncConnection, experiment_id: int, keys: Collection[UUID]
+) -> dict[UUID, int]:
+    """Return the item of each response that has one: that of the sample before all others."""
+    columns = review_items.c
+    statement = (
+        select(columns.response_key, columns.id)
+        .where(columns.experiment_id == experiment_id, columns.response_key.in_(keys))
+        .order_by(columns.queue == Queue.SAMPLE, columns.queue == Queue.DISAGREEMENT)
+    )
+    return {row.response_key: row.id for row in await connection.execute(statement)}
 
 
 def holder_of(queue: Queue) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 APP = Path("app")
 ROOM_ORDER = (
     *("core", "jobs", "access", "webhooks", "experiments", "assignment", "feedback", "ledger", "responses"),
-    *("reviews", "judging", "allocation"),
+    *("reviews", "judging", "quality", "allocation"),
     *("analysis", "evaluation", "planning", "rollouts", "dashboard", "cli"),
 )
 

@@ -13,6 +13,7 @@ import app.assignment.tables
 import app.core.agreement
 import app.core.timekeeping
 import app.experiments.tables
+import app.judging.tables
 import app.ledger.tables
 import app.responses.tables
 import app.reviews.tables

@@ -40,6 +40,7 @@ from app.experiments.metrics import Margin, Mean, Metric, Proportion
 from app.experiments.plan import AnalysisPlan
 from app.planning.model import Advice, BestFound, Curve, PolicyResult, SimulationResult
 from app.planning.power import answer, question_of
+from app.quality.model import GUARANTEE, Contrast, Judge, LabelPlan, QualityReport, VariantQuality
 from app.rollouts.life import Looked, Rollout
 from app.rollouts.model import Guardrail, GuardrailReading, Hold, Reading, RolloutPlan, Running
 from app.webhooks.model import Adapter, Endpoint
@@ -65,6 +66,7 @@ def screens(made: Made) -> Mapping[str, RenderableType]:
     return {
         "analyze": display.readout.readout_report(_readout(made)),
         "series": display.series.report(json(_series(made))),
+        "quality": display.quality.report(json(_quality(made))),
         "signals": display.signals.report(json(_signals(made))),
         "simulate": display.simulate.report(_simulated(made)),
         "demo": _demo(made),
@@ -177,6 +179,56 @@ def _series(made: Made) -> Series:
     end = AT + timedelta(hours=48)
     return Series(
         key="e", metric=made.metric, kind="mean", step_s=3_600, since=AT, until=end, variants=variants
+    )
+
+
+def _quality(made: Made) -> QualityReport:
+    judge = Judge(name="helpful", version="0123456789abcdef", trust="calibrated", judgements=9, cost_usd=None)
+    text = (
+        "40 more labels shrink the interval from ±4.0 to ±2.0 points; 500 more judge calls would do as much"
+    )
+    plan = LabelPlan(
+        half_width=0.04,
+        labels=40,
+        half_width_then=0.02,
+        cost_usd=None,
+        judge_calls=500,
+        judge_cost_usd=None,
+        text=text,
+    )
+    control, *others = made.names
+    first = VariantQuality(
+        variant=control,
+        control=True,
+        judgements=made.units,
+        labels=123,
+        effective_labels=120.5,
+        quality=0.71234,
+        interval=(0.67, 0.75),
+        judge_mean=0.81,
+        removed_bias=0.0977,
+        plan=plan,
+    )
+    contrast = Contrast(effect=made.effect, interval=(-0.05, 0.07), naive=0.2, removed_bias=0.19)
+    second = msgspec.structs.replace(first, variant=others[0], control=False, contrast=contrast)
+    reason = "needs at least 3 labels, has 0: no response has a human label"
+    third = VariantQuality(
+        variant=others[1],
+        control=False,
+        judgements=made.units,
+        labels=0,
+        effective_labels=0.0,
+        judge_mean=0.8,
+        reason=reason,
+        contrast=Contrast(naive=-0.01, reason=f"this variant {reason}"),
+    )
+    return QualityReport(
+        experiment="summary-prompt",
+        judge=judge,
+        judges=[judge],
+        level=0.95,
+        guarantee=GUARANTEE,
+        variants=[first, second, third],
     )
 
 

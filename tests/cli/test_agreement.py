@@ -170,7 +170,7 @@ def test_a_variant_with_too_few_labels_says_so(tmp_path):
     rows = [(f"u{n}", "ab"[n % 2], n % 3, n % 3 if n % 2 and n < 60 else "") for n in range(200)]
     path = write(tmp_path / "few.csv", ("user", "arm", "score", "human"), rows)
     found = answer(analyze_command, path, *COLUMNS)
-    assert found["variants"][0]["reason"] == "needs at least 3 labels, has 0"
+    assert found["variants"][0]["reason"] == "needs at least 3 labels, has 0: no response has a human label"
     assert found["variants"][0]["quality"] is None
     assert found["variants"][1]["quality"] is not None
     assert found["variants"][1]["effect"] is None

@@ -1,4 +1,4 @@
-"""What may change of the metrics of a running experiment, what is refused, and what the history keeps."""
+"""Changes of the metrics of a running experiment: allowed ones, refusals, and the history."""
 
 from datetime import UTC, datetime
 
@@ -157,7 +157,7 @@ async def test_the_history_names_who_changed_what_and_why(experiments: Experimen
         (COST, "can't be analysed exactly without `cap`"),
         (Metric(key="r", measure=Ratio("clicks", "assignments")), "only 'r' reads 'clicks'"),
         (Metric(key="r", measure=Ratio("tokens_out", "tokens_out")), "it is always 1"),
-        (Metric(key="p95", measure=QuantileOf("latency_ms")), "is not compared under thompson"),
+        (Metric(key="p95", measure=QuantileOf("latency_ms")), "not compared under thompson"),
     ],
 )
 def test_a_trap_is_a_warning(metric, text):

@@ -96,7 +96,7 @@ TOO_LITTLE: dict[str, Callable[[], object]] = {
     "alpha of one value": lambda: agreement.krippendorff_alpha(np.ones((9, 2)), scale="nominal"),
     "alpha of nothing": lambda: agreement.krippendorff_alpha(np.full((9, 2), np.nan), scale="interval"),
     "labels of nobody": lambda: prediction_powered.prediction_powered_mean(
-        prediction_powered.JudgedTotals(JointTotals.none(4), 0)
+        prediction_powered.JudgedTotals.none()
     ),
     "baseline of nothing": lambda: seasonality.fit_baseline(
         np.zeros(0), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
@@ -151,8 +151,8 @@ NONSENSE: dict[str, Callable[[float], object]] = {
     "BernoulliSprt": lambda bad: sprt.BernoulliSprt(bad, (0.5,), sprt.WaldLimits(0.05, 0.05)),
     "TwoArmSprt": lambda bad: sprt.TwoArmSprt(bad, sprt.WaldLimits(0.05, 0.05)),
     "beta_interval": lambda bad: beta_interval(bad, 1.0),
-    "judge": lambda bad: prediction_powered.JudgedTotals.from_observations(
-        np.array([bad, 1.0]), np.array([1.0, 0.0]), np.ones(2)
+    "judging": lambda bad: prediction_powered.JudgedTotals.from_observations(
+        np.ones(2), np.ones(2), np.ones(2), judging=np.array([bad, 1.0])
     ),
     "inclusion": lambda bad: prediction_powered.JudgedTotals.from_observations(
         np.ones(2), np.ones(2), np.array([bad, 1.0])

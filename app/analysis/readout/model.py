@@ -251,7 +251,7 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
         )
 
     def _with_exploratory(self, experiment: Experiment, readout: Readout) -> Readout:
-        """Add the metrics outside of the plan, and the reason where a metric is still being measured."""
+        """Add the exploratory metrics, and the reason where a metric is still being measured."""
         measures, exploratory = measured_of(experiment), experiment.exploratory
         added = [metric for metric in measures.metrics if metric.key in exploratory]
         plan, observed = experiment.definition.plan, self.observed(experiment)

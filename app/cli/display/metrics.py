@@ -13,7 +13,7 @@ from app.experiments.metric_history import Backfill, MetricEvent, MetricHistory
 
 
 def figures_report(figures: Sequence[MetricFigures]) -> Iterator[RenderableType]:
-    """Yield the raw figures of all metrics, by segment where there are segments, and their notes."""
+    """Yield the raw figures of all metrics, those by segment, and their notes."""
     if not figures:
         return
     yield Text("raw figures: descriptive, not a comparison", style="bold")

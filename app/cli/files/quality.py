@@ -122,7 +122,7 @@ def _variants(totals: dict[str, JudgedTotals], control: str, alpha: float) -> tu
     base: Estimate | None = None
     variants = []
     for name, total in totals.items():  # the control comes first
-        judge_mean = total.moments.mean[0]
+        judge_mean = total.judge_mean
         row = VariantQuality(
             variant=name,
             control=name == control,
@@ -139,7 +139,7 @@ def _variants(totals: dict[str, JudgedTotals], control: str, alpha: float) -> tu
             row,
             quality=powered.mean.value,
             interval=_bounds(powered.mean, alpha),
-            bias=judge_mean - powered.mean.value,
+            bias=powered.removed_bias,
             label_gain=powered.label_gain,
         )
         if row.control:

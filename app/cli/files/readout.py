@@ -49,7 +49,7 @@ def readout_of(
         table = measurements.Table(
             metrics=metrics, covariates=covariates, shares=None if shares is None else dict(shares), **columns
         )
-        analysis_plan = AnalysisPlan(estimator=_estimator(plan, looks), **plan_fields)
+        analysis_plan = AnalysisPlan(estimator=estimator_of(plan, looks), **plan_fields)
         with in_words(file):
             measured = measurements.read(file, table)
             return analyze(analysis_plan, measured.metrics, measured.observed)
@@ -112,7 +112,8 @@ def _check_covariates(covariates: Sequence[str], metrics: Sequence[Metric]) -> N
                 )
 
 
-def _estimator(plan: str, looks: tuple[float, ...] | None) -> Estimator:
+def estimator_of(plan: str, looks: tuple[float, ...] | None) -> Estimator:
+    """Return the estimator of a plan. Raises ValueError for looks without a plan for them."""
     estimator = _ESTIMATORS[plan]()
     if looks is None:
         return estimator

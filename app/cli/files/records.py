@@ -65,11 +65,12 @@ def in_words(path: Path) -> Iterator[None]:
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """Which columns to read: `texts` as they are, `numbers` as numbers; only rows where `where` holds.
 
-    Cells of `filled` must not be empty.
+    Cells of `filled` must not be empty. Columns of `optional` may be absent.
     """
 
     texts: tuple[str, ...] = ()
     numbers: tuple[str, ...] = ()
+    optional: frozenset[str] = frozenset()
     where: tuple[tuple[str, str], ...] = ()
     filled: tuple[str, ...] = ()
     decimal: Decimal = "auto"
@@ -115,6 +116,7 @@ def read(path: Path, wanted: Wanted) -> Records:
             header, rows, separator = _parquet(file, wanted)
         else:
             header, rows, separator = _text(file, start)
+        wanted = _within(header, wanted)
         at = _positions(header, wanted, separator)
         chosen = list(_chosen(rows, at, wanted, len(header)))
     texts = {name: tuple(row.cells[at[name]].strip() for row in chosen) for name in wanted.texts}
@@ -210,6 +212,15 @@ def _as_text(value: Any) -> str:
 def _names(wanted: Wanted) -> list[str]:
     """Return all columns that are needed, each once."""
     return list(dict.fromkeys([*wanted.texts, *(name for name, _ in wanted.where), *wanted.numbers]))
+
+
+def _within(header: Sequence[str], wanted: Wanted) -> Wanted:
+    """Return what is wanted without the optional columns that the file does not have."""
+    absent = wanted.optional - set(header)
+    texts, numbers = (
+        tuple(name for name in names if name not in absent) for names in (wanted.texts, wanted.numbers)
+    )
+    return msgspec.structs.replace(wanted, texts=texts, numbers=numbers)
 
 
 def _positions(header: Sequence[str], wanted: Wanted, separator: str) -> dict[str, int]:

@@ -28,6 +28,8 @@ RETRY_S_MAX: Final = 20.0  # a longer `Retry-After` ends the attempts: the queue
 # Measurements
 REASONS_LENGTH_MAX: Final = 2_000
 ERROR_LENGTH_MAX: Final = 300
+TOKENS_REPORTED_MAX: Final = 10_000_000  # a greater number of tokens is not believed
+MARK_BYTES: Final = 6  # of the random mark around judged texts, written as 12 hexadecimal digits
 
 # Judges without an endpoint
 BATCH_MAX: Final = 64  # responses that a thread scores in one go

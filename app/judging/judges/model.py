@@ -108,7 +108,7 @@ class LlmVersion(_Version, frozen=True, kw_only=True, tag="llm"):
     operation: Operation = Operation()
 
     def __post_init__(self) -> None:
-        _check_endpoint(self.base_url, "base_url")
+        _check_endpoint(self.base_url, "base_url", query=False)
         _check_not_blank(self.rubric, "rubric")
         if self.template is not None:
             check_template(self.template)
@@ -138,7 +138,7 @@ class DecisionVersion(_Version, frozen=True, kw_only=True, tag="decision"):
     operation: Operation = Operation(timeout_s=10.0)
 
     def __post_init__(self) -> None:
-        _check_endpoint(self.base_url, "base_url")
+        _check_endpoint(self.base_url, "base_url", query=False)
         _check_not_blank(self.statement, "statement")
         if self.question == "noul" and self.labels is not None:
             raise ValueError("labels do not apply to the question noul, which is true or false: remove them")
@@ -168,7 +168,7 @@ class PluginVersion(_Version, frozen=True, kw_only=True, tag="plugin"):
         if (self.function is None) == (self.url is None):
             raise ValueError("give exactly one of function and url")
         if self.url is not None:
-            _check_endpoint(self.url, "url")
+            _check_endpoint(self.url, "url", query=True)
 
     @property
     def label_set(self) -> LabelSet | None:
@@ -319,11 +319,13 @@ def cost_usd(attempts: tuple[Attempt, ...]) -> float | None:
     return None if None in costs else sum(cost for cost in costs if cost is not None)
 
 
-def _check_endpoint(url: str, field: str) -> None:
+def _check_endpoint(url: str, field: str, *, query: bool) -> None:
     try:
-        Destination.of(url)
+        target = Destination.of(url).target
     except InvalidInput as error:
-        raise ValueError(f"{field} {error.detail}; got {url!r}") from error
+        raise ValueError(f"{field} {error.detail}") from error
+    if "?" in target and not query:
+        raise ValueError(f"{field} must not have a query: requests add a path to it")
 
 
 def _check_not_blank(text: str, field: str) -> None:

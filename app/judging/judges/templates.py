@@ -52,9 +52,12 @@ def filled(template: str, values: Mapping[str, str]) -> str:
 def fenced(name: str, text: str, mark: str) -> str:
     """Return a judged text between two lines that hold its name and a random mark.
 
-    The text cannot end its fence, because it does not contain the mark. Lone surrogates, which no
-    request can carry, become question marks.
+    The text cannot end its fence, because it does not contain the mark.
     """
     assert mark not in text
-    readable = text.encode("utf-8", "replace").decode()
-    return f"<<<{name} {mark}\n{readable}\n{name} {mark}>>>"
+    return f"<<<{name} {mark}\n{readable(text)}\n{name} {mark}>>>"
+
+
+def readable(text: str) -> str:
+    """Return a text that every library can encode: lone surrogates become question marks."""
+    return text.encode("utf-8", "replace").decode()

@@ -122,7 +122,7 @@ class Measures(NamedTuple):
         return [_carried(metric, since) for metric in self.metrics]
 
     def converted(self, totals: "CellTotals", beside: int) -> "CellTotals":
-        """Return totals of an earlier layout in this one. Metrics that are not carried have no units.
+        """Return totals of an earlier layout in this one, without units of metrics not carried.
 
         `beside` is the number of values beside each outcome. Raises UnreadableTotals for totals of
         an unknown layout.

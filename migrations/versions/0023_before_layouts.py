@@ -5,8 +5,8 @@ Before the code, which writes the new columns and tables. Stored totals are in t
 
 from alembic import op
 
-revision = "0022"
-down_revision = "0021"
+revision = "0023"
+down_revision = "0022"
 branch_labels = None
 depends_on = None
 

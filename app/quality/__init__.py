@@ -1,0 +1,1 @@
+"""One quality number per variant, from judges on many responses and people on few."""
