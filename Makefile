@@ -7,7 +7,7 @@ DATA ?= .wald
 DEMO ?= --demo
 BENCH ?=
 
-.PHONY: help run test coverage fmt lint bench bench-bandits bench-rollouts calibrate lock clean
+.PHONY: help run test coverage fmt lint bench bench-bandits bench-judging bench-rollouts calibrate lock clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 18
@@ -56,6 +56,9 @@ $(VENV)/.peers: requirements-peers.txt $(VENV)/.installed
 
 bench-bandits: $(VENV)/.peers  ## Compare policies with other libraries: 6 minutes, or 90 with BENCH=--full
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.policies $(BENCH)
+
+bench-judging: $(VENV)/.installed  ## Measure judges: two minutes
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.judging
 
 bench-rollouts: $(VENV)/.installed  ## Measure false and missed rollbacks: an hour, or 15 minutes with BENCH=--quick
 	$(BIN)/python -m benchmarks.rollouts $(BENCH)

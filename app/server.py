@@ -63,6 +63,7 @@ from app.core.stream import StreamAppender, refusal
 from app.core.telemetry import DEGRADED, SNAPSHOT_AGE
 from app.core.timekeeping import TimeKeeper
 from app.core.valkey import create_client
+from app.dashboard.review_routes import ROUTES as REVIEW_PAGES
 from app.dashboard.routes import ROUTES as DASHBOARD_ROUTES
 from app.evaluation.routes import ROUTES as EVALUATION_ROUTES
 from app.evaluation.service import EvaluationService
@@ -75,6 +76,12 @@ from app.feedback.fast_path import FeedbackFastPath
 from app.feedback.limits import FEEDBACK_DEADLINE_S, FEEDBACK_FLUSHES_MAX
 from app.feedback.routes import ROUTES as FEEDBACK_ROUTES
 from app.feedback.service import FeedbackService
+from app.judging.registry_service import RegistryService
+from app.judging.report_service import ReportService
+from app.judging.routes import ROUTES as JUDGING_ROUTES
+from app.judging.rule_service import RuleService
+from app.judging.store import JudgingStores
+from app.judging.trust_service import TrustService
 from app.ledger.lag import LedgerLag
 from app.ledger.signals.seen_store import SeenSignalsStore
 from app.planning.power_routes import ROUTES as POWER_ROUTES
@@ -83,6 +90,12 @@ from app.planning.service import PlanningService
 from app.quality.routes import ROUTES as QUALITY_ROUTES
 from app.quality.service import QualityService
 from app.quality.store import QualityStore
+from app.responses.commit import ResponseCommit
+from app.responses.limits import RESPONSES_DEADLINE_S, RESPONSES_FLUSHES_MAX
+from app.responses.reading_service import ResponseReader
+from app.responses.reading_store import ReadingStore as ResponseReadingStore
+from app.responses.routes import ROUTES as RESPONSE_ROUTES
+from app.responses.service import ResponseService
 from app.responses.store import ResponseStore
 from app.reviews.claim_store import ClaimStore
 from app.reviews.import_service import ImportService
@@ -110,10 +123,12 @@ _JSON_ROUTES: Final = (
     *ANALYSIS_ROUTES,
     *WEBHOOK_ROUTES,
     *ROLLOUT_ROUTES,
+    *JUDGING_ROUTES,
     *EVALUATION_ROUTES,
     *QUALITY_ROUTES,
     *PLANNING_ROUTES,
     *POWER_ROUTES,
+    *RESPONSE_ROUTES,
     *REVIEW_ROUTES,
 )
 
@@ -149,7 +164,7 @@ async def application(
         starting = await stack.enter_async_context(start.begun(clock, rng))
         await keeper.start()
         stack.push_async_callback(keeper.stop)
-        exposures, commit, signals_commit = await _commits(settings, stack)
+        exposures, commit, signals_commit, response_commit = await _commits(settings, stack)
         assigner = Assigner(
             keeper, commit, StickyStore(exposures), clock=clock, rng=rng, durability=settings.durability
         )
@@ -171,6 +186,8 @@ async def application(
         )
         evaluation = EvaluationService(experiments, EvaluationStore(engine), clock, computing)
 
+        judging = JudgingStores.of(engine)
+        trust = TrustService(judging, ReviewStore(engine), clock)
         switch = KillSwitch(KillStore(engine, valkey), clock, allocation.reallocate, keeper)
         watch = KillWatch(database_url, keeper)
 
@@ -203,11 +220,17 @@ async def application(
             analysis=analysis,
             webhook_service=webhooks,
             rollout_service=rollouts,
+            judge_registry=RegistryService(judging.registry, clock),
+            judging_rules=RuleService(judging, experiments.get, clock),
+            judge_trust=trust,
+            judge_reports=ReportService(judging, trust, clock),
             evaluation=evaluation,
             quality=QualityService(experiments, QualityStore(engine)),
             **_reviews(engine, experiments, clock),
             planning=PlanningService(computing),
             readiness=readings,
+            response_service=ResponseService(keeper, response_commit, clock),
+            response_reader=ResponseReader(ResponseReadingStore(engine), experiments, clock),
         )
         assign = AssignFastPath(assigner)
 
@@ -246,23 +269,29 @@ def _reviews(engine: AsyncEngine, experiments: ExperimentService, clock: Clock) 
 
 async def _commits(
     settings: Settings, stack: AsyncExitStack
-) -> tuple[StreamAppender, ExposureCommit, SignalsCommit]:
-    """Start the group commits of exposures and signals. The stack drains them at its end."""
+) -> tuple[StreamAppender, ExposureCommit, SignalsCommit, ResponseCommit]:
+    """Start the group commits of events. The stack drains them at its end."""
     assert settings.valkey_url is not None
     exposures = StreamAppender(settings.valkey_url, deadline_s=EXPOSURE_DEADLINE_S)
     signals = [
         StreamAppender(settings.valkey_url, deadline_s=FEEDBACK_DEADLINE_S)
         for _ in range(FEEDBACK_FLUSHES_MAX)
     ]
-    for appender in (exposures, *signals):
+    responses = [
+        StreamAppender(settings.valkey_url, deadline_s=RESPONSES_DEADLINE_S)
+        for _ in range(RESPONSES_FLUSHES_MAX)
+    ]
+    for appender in (exposures, *signals, *responses):
         stack.push_async_callback(appender.stop)
     # Together, because each waits for a Valkey that hangs.
-    await asyncio.gather(*(appender.start() for appender in (exposures, *signals)))
+    await asyncio.gather(*(appender.start() for appender in (exposures, *signals, *responses)))
     commit = ExposureCommit(exposures, shards=settings.stream_shards)
     stack.push_async_callback(commit.drain)
     signals_commit = SignalsCommit(signals, shards=settings.stream_shards)
     stack.push_async_callback(signals_commit.drain)
-    return exposures, commit, signals_commit
+    response_commit = ResponseCommit(responses)
+    stack.push_async_callback(response_commit.drain)
+    return exposures, commit, signals_commit, response_commit
 
 
 def _served(
@@ -286,6 +315,7 @@ def _framework(state: State, **dependencies: Any) -> Litestar:
             Router("/", route_handlers=_JSON_ROUTES, before_request=require_json),
             Router("/", route_handlers=operations.ROUTES, security=[{}], tags=["operations"]),
             *DASHBOARD_ROUTES,
+            *REVIEW_PAGES,
         ],
         state=state,
         dependencies={name: _provided(dependency) for name, dependency in dependencies.items()},

@@ -39,9 +39,17 @@ from app.core.timekeeping import TimeKeeper
 from app.core.valkey import create_client
 from app.feedback.commit import SignalsCommit
 from app.feedback.limits import FEEDBACK_DEADLINE_S
+from app.judging.dispatch import JudgingDispatcher
+from app.judging.judge_holder import JudgeHolder
+from app.judging.loop import JudgingLoops
+from app.judging.planning_service import Planner
+from app.judging.signal_sender import JudgeSignalSender
+from app.judging.store import JudgingStores
+from app.judging.trust_service import TrustService
 from app.ledger.lag import LedgerLag
 from app.ledger.limits import BACKFILL_INTERVAL_S, LEDGER_SILENT_S
 from app.ledger.loop import Backfills, ledger_loops
+from app.responses.loop import response_loops
 from app.responses.store import ResponseStore
 from app.reviews.claim_store import ClaimStore
 from app.reviews.loop import ReviewLoops
@@ -49,6 +57,7 @@ from app.reviews.reading_store import ReadingStore
 from app.reviews.sample_store import SampleStore
 from app.reviews.signal_sender import SignalSender
 from app.reviews.signal_store import SignalStore
+from app.reviews.store import ReviewStore
 from app.rollouts.loop import RolloutLoops
 from app.rollouts.service import RolloutService
 from app.rollouts.store import RolloutStore
@@ -78,8 +87,8 @@ async def work(settings: Settings) -> None:
         switch = KillSwitch(KillStore(engine, valkey), clock, reallocation.reallocate)
         rollouts = RolloutLoops(RolloutService(RolloutStore(engine), clock, reallocation.reallocate))
         rng = random.Random()  # noqa: S311 - for pauses
-        dispatcher = _dispatcher(settings, engine, clock, rng)
-        reviews = await _reviews(settings, engine, clock, stack)
+        signals = await _signals(settings, stack)
+        reviews = _reviews(engine, clock, signals)
         lag = LedgerLag(engine, valkey, shards=settings.stream_shards)
         analysis = AnalysisLoops(ReadoutKeeper(AnalysisStore(engine), reallocation, lag.events))
 
@@ -103,12 +112,20 @@ async def work(settings: Settings) -> None:
                 on_commit=on_commit,
             ),
             Loop("backfill", backfills.run, pause_s=BACKFILL_INTERVAL_S),
+            *response_loops(
+                owner=NAME,
+                database_url=settings.database_url,
+                valkey=blocking,
+                clock=clock,
+                on_commit=on_commit,
+            ),
             *allocation.all(),
             *rollouts.all(),
             Loop("kill switch", switch.record_waiting, pause_s=allocation_limits.KILL_RECORD_INTERVAL_S),
             *analysis.all(),
-            *WebhookLoops(dispatcher).all(),
+            *WebhookLoops(_dispatcher(settings, engine, clock, rng)).all(),
             *reviews.all(),
+            *_judging(engine, clock, signals, stack),
             Loop("lag", measure, pause_s=WORKER_BEAT_S),
             Loop("clock", timekeeper.run, pause_s=CLOCK_SYNC_S),
         ]
@@ -147,17 +164,6 @@ async def work(settings: Settings) -> None:
             await ending.wait()
 
 
-def _failing(health: Mapping[str, LoopHealth]) -> dict[str, str]:
-    """Return the errors of the loops that do not work, by name."""
-    return {name: loop.error for name, loop in health.items() if loop.error}
-
-
-def _skew(timekeeper: TimeKeeper) -> dict[str, str]:
-    """Return what is wrong with the clock, if anything."""
-    timely = timekeeper.check()
-    return {} if timely.ok else {"clock": timely.detail}
-
-
 def _engines(settings: Settings, stack: AsyncExitStack) -> tuple[AsyncEngine, Redis, Redis]:
     """Open PostgreSQL, Valkey, and Valkey for blocking reads. The stack closes them at its end."""
     assert settings.database_url is not None
@@ -182,17 +188,32 @@ def _skew(timekeeper: TimeKeeper) -> dict[str, str]:
     return {} if timely.ok else {"clock": timely.detail}
 
 
-async def _reviews(
-    settings: Settings, engine: AsyncEngine, clock: Clock, stack: AsyncExitStack
-) -> ReviewLoops:
-    """Return the loops of reviews. The stack closes their connection to Valkey at its end."""
+async def _signals(settings: Settings, stack: AsyncExitStack) -> SignalsCommit:
+    """Start the group commit of the signals of this worker. The stack ends it."""
     assert settings.valkey_url is not None
     appender = StreamAppender(settings.valkey_url, deadline_s=FEEDBACK_DEADLINE_S)
     stack.push_async_callback(appender.stop)
     await appender.start()
-    commit = SignalsCommit([appender], shards=settings.stream_shards)
+    return SignalsCommit([appender], shards=settings.stream_shards)
+
+
+def _reviews(engine: AsyncEngine, clock: Clock, signals: SignalsCommit) -> ReviewLoops:
+    """Return the loops of reviews."""
     stores = (SampleStore(engine, ResponseStore(engine)), ClaimStore(engine), ReadingStore(engine))
-    return ReviewLoops(stores, SignalSender(SignalStore(engine), commit, clock), clock)
+    return ReviewLoops(stores, SignalSender(SignalStore(engine), signals, clock), clock)
+
+
+def _judging(engine: AsyncEngine, clock: Clock, signals: SignalsCommit, stack: AsyncExitStack) -> list[Loop]:
+    """Return the loops of judging. The stack closes the judges at its end."""
+    stores = JudgingStores.of(engine)
+    judges = JudgeHolder(stores.registry, clock)
+    stack.push_async_callback(judges.aclose)
+    return JudgingLoops(
+        Planner(stores, clock, judges.toxicity),
+        JudgingDispatcher(stores, judges, clock, random.Random()),  # noqa: S311 - for pauses
+        JudgeSignalSender(stores.judgements, signals, clock),
+        TrustService(stores, ReviewStore(engine), clock),
+    ).all()
 
 
 def _dispatcher(settings: Settings, engine: AsyncEngine, clock: Clock, rng: random.Random) -> Dispatcher:

@@ -55,9 +55,9 @@ def readout_of(path: Path, estimator: Estimator) -> Readout:
     shares = dict.fromkeys(MODELS, 1 / len(MODELS))
     table = Table(unit="task", variant="model", metrics=(METRIC,), control=CONTROL, shares=shares)
     measured = read(path, table)
-    return analyze(
-        AnalysisPlan(estimator=estimator, expected_units=1_000), measured.metrics, measured.observed
-    )
+    units = measured.observed.units() if isinstance(estimator, FixedHorizon) else 1_000
+    plan = AnalysisPlan(estimator=estimator, expected_units=units)
+    return analyze(plan, measured.metrics, measured.observed)
 
 
 def covers(readout: Readout, truth: dict[str, float]) -> bool:

@@ -56,9 +56,10 @@ class WholePath:
         n_variants: int = 2,
         silence: float | None = None,
         metrics: tuple[Metric, ...] = (),
+        horizon_s: float = 1e-6 * 5 * BATCH_US,
     ) -> None:
         variants = tuple(Variant(f"v{k}", control=k == 0) for k in range(n_variants))
-        reward = Reward(signals={"score": 1.0}, horizon_s=1e-6 * 5 * BATCH_US, silence=silence)
+        reward = Reward(signals={"score": 1.0}, horizon_s=horizon_s, silence=silence)
         self.experiment = Experiment(
             id=1,
             definition=Definition(key="aa", variants=variants, policy=policy, reward=reward, metrics=metrics),
@@ -235,7 +236,8 @@ def aa_replay(
         ever = ever or decided(path.readout())
         if not naive_ever:
             fixed = msgspec.structs.replace(path.observed(), adaptive=False)
-            naive_ever = decided(path.readout(fixed, NAIVE))
+            plan = msgspec.structs.replace(NAIVE, expected_units=fixed.units())
+            naive_ever = decided(path.readout(fixed, plan))
     return ever, naive_ever
 
 

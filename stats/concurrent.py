@@ -326,26 +326,27 @@ def _checked(strata: Sequence[ConcurrentArms], least: int) -> Weighted:
     return found
 
 
-def contrast(strata: Sequence[ConcurrentArms]) -> Contrast:
+def contrast(strata: Sequence[ConcurrentArms], *, arm_units_min: int = ARM_UNITS_MIN) -> Contrast:
     """Return means and variances for the methods of `stats.sequences`.
 
-    The time is in effective units.
+    The time is in effective units. A sequence needs `ARM_UNITS_MIN` units in each arm; a forecast
+    may do with less.
 
     Worked by hand: one stratum, shares 1/2, 200 units of control with mean 0 and m2 200, and 200 of
     the treatment with mean 1 and m2 200: h = 1/4, 100 effective units, difference 1. The level is
-    1/2 and the pooled variance 1 + 1/4, so the variance of the difference is 1.25 / 100.
-    Raises InsufficientData below ARM_UNITS_MIN units in an arm, without a stratum that has both, or
+    1/2 and the pooled variance 1 + 1/4, so the variance of the difference is 1.25 / 100. Raises
+    InsufficientData below `arm_units_min` units in an arm, without a stratum that has both, or
     without spread.
     """
-    found = moments(_checked(strata, ARM_UNITS_MIN))
-    if not found.variance > 0:
+    compared = moments(_checked(strata, arm_units_min))
+    if not compared.variance > 0:
         raise InsufficientData("the observations have no spread, so nothing says how sure they make us")
     return Contrast(
-        float(found.control_mean),
-        float(found.treatment_mean),
-        float(found.control_variance),
-        float(found.treatment_variance),
-        float(found.information),
+        float(compared.control_mean),
+        float(compared.treatment_mean),
+        float(compared.control_variance),
+        float(compared.treatment_variance),
+        float(compared.information),
     )
 
 

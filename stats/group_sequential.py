@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from scipy import optimize, special
 
 from stats import checks
-from stats.errors import InvalidInput
+from stats.errors import InsufficientData, InvalidInput
 from stats.estimate import Alternative
 from stats.interval import Interval
 
@@ -317,7 +317,8 @@ class GroupSequentialPlan(msgspec.Struct, frozen=True):
 
         The order is stage-wise.
 
-        `information` is 1 / variance of the estimate at fraction 1.
+        `information` is 1 / variance of the estimate at fraction 1. Raises InsufficientData if the
+        test would have ended at an earlier look under every effect that explains `z`.
         """
         return self._effect_at(z, fractions, information, 0.5)
 
@@ -347,6 +348,10 @@ class GroupSequentialPlan(msgspec.Struct, frozen=True):
 
         middle = z / math.sqrt(fractions[-1])
         reach = 10 / math.sqrt(fractions[0])
+        if excess(middle - reach) * excess(middle + reach) > 0:
+            raise InsufficientData(
+                f"z = {z:.3g} at fraction {fractions[-1]:g} cannot come without an end at an earlier look"
+            )
         return float(optimize.brentq(excess, middle - reach, middle + reach, xtol=1e-10)) / math.sqrt(
             information
         )

@@ -1,6 +1,5 @@
 """Allocation of an experiment from its totals. Pure."""
 
-import dataclasses
 from collections.abc import Sequence
 from datetime import datetime
 from types import MappingProxyType
@@ -20,7 +19,7 @@ from bandits.allocation import Allocation, limited
 from bandits.arms import BetaArms
 from bandits.exp3 import LossTotals
 from bandits.forgetting import warm_start
-from bandits.identification import Decision, Winner
+from bandits.identification import Winner
 from bandits.totals import ArmTotals
 from stats.totals import RewardTotals
 
@@ -133,38 +132,29 @@ def allocate(
     return scattered(bucketing.parts(allocation.shares.tolist()), active, n_variants)
 
 
-def best_arm(
-    experiment: Experiment, totals: Sequence[VariantTotals], latest: AllocationPoint | None
-) -> Decision | None:
-    """Return whether `best_arm` knows the best variant; None: the policy decides nothing.
+def standing_winner(experiment: Experiment, latest: AllocationPoint | None) -> Winner | None:
+    """Return the winner that `best_arm` declared in this epoch; None if there is none.
 
-    A decision of this epoch stands, also if rewards are revised.
+    A decision stands, also if rewards are revised. The readout makes it: see `analysis`.
     """
-    policy, active = experiment.definition.policy, experiment.definition.active
-    if len(active) == 1:
+    if latest is None or latest.epoch != experiment.epoch or len(experiment.definition.active) == 1:
         return None
-    previous = latest.winner if latest is not None and latest.epoch == experiment.epoch else None
-    if previous is not None:  # a retired winner would have opened another epoch
-        previous = dataclasses.replace(previous, arm=active.index(previous.arm))
-    decision = policy.decide(arm_totals(_at(active, totals)), previous)
-    if not isinstance(decision, Winner):
-        return decision
-    return dataclasses.replace(decision, arm=active[decision.arm])
+    return latest.winner
 
 
-def shadow_weights(experiment: Experiment, totals: Sequence[VariantTotals]) -> tuple[int, ...] | None:
+def shadow_weights(
+    experiment: Experiment, totals: Sequence[VariantTotals], winner: Winner | None = None
+) -> tuple[int, ...] | None:
     """Return what the shadow policy, if any, would serve from the same totals, in parts of 2**32.
 
-    If a `best_arm` shadow policy would have decided, everything goes to its winner. It has no
+    Everything goes to the winner that a `best_arm` shadow policy would have declared. It has no
     memory: revised rewards may take the decision back.
     """
     if experiment.definition.shadow_policy is None:
         return None
-    definition = replace(experiment.definition, policy=experiment.definition.shadow_policy)
-    decision = best_arm(replace(experiment, definition=definition), totals, None)
-    if isinstance(decision, Winner):
-        return only(decision.arm, len(totals))
-    return allocate(definition, totals)
+    if winner is not None:
+        return only(winner.arm, len(totals))
+    return allocate(replace(experiment.definition, policy=experiment.definition.shadow_policy), totals)
 
 
 def scattered(weights: Sequence[int], active: Sequence[int], n_variants: int) -> tuple[int, ...]:

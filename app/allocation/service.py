@@ -14,7 +14,7 @@ from app.allocation.contextual import decided_by, digest
 from app.allocation.forgetting import next_bucket_s
 from app.allocation.freeze_store import Held
 from app.allocation.freezes import Cause, Freeze, merged, unexcused
-from app.allocation.model import Allocated, allocate, best_arm, only, with_held, within_step
+from app.allocation.model import Allocated, allocate, only, standing_winner, with_held, within_step
 from app.allocation.store import AllocationStore, Due, Publication
 from app.assignment.bucketing import WHOLE
 from app.assignment.snapshot import PublishedContextual, PublishedExperiment, PublishedSegments, published
@@ -102,6 +102,25 @@ class AllocationService:
         for variant, weight in zip(experiment.definition.variants, weights, strict=True):
             telemetry.ALLOCATION.labels(experiment.key, variant.key).set(weight / WHOLE)
         return not unchanged
+
+    async def conclude(self, experiment_id: int, epoch: int, winner: Winner) -> bool:
+        """Give all traffic to the winner that the readout declares for `best_arm` in this epoch.
+
+        Returns whether this decided. Nothing happens if another rule is in force by now, a winner
+        stands already, or learning is frozen. The loop of reallocation publishes the new version.
+        """
+        async with self._store.locked(experiment_id, self._clock.now().timestamp()) as (connection, due):
+            if due is None or due.held is not None or due.experiment.epoch != epoch:
+                return False
+            experiment, latest = due.experiment, due.latest
+            if not experiment.definition.policy.decides or standing_winner(experiment, latest) is not None:
+                return False
+            version = (0 if latest is None else latest.version) + 1
+            await self._store.insert(connection, experiment, version, _of_winner(due, winner, None))
+            await request_publication(connection, experiment_id)
+        variant = experiment.definition.variants[winner.arm].key
+        _LOG.info("best_arm_decided", experiment=experiment.key, variant=variant, epoch=epoch)
+        return True
 
     async def freeze(self, experiment_id: int, causes: Sequence[Cause]) -> Freeze | None:
         """Apply a check of the data: freeze the allocation, or lift the freeze if all has passed.
@@ -243,15 +262,19 @@ def _allocated(due: Due, digest: bytes | None, now_s: float) -> Allocated:
     if due.held is not None and latest is not None and definition.policy.moves:
         winner = latest.winner if latest.epoch == due.experiment.epoch else None
         return Allocated(with_held(due.experiment, latest.weights), digest, winner, due.wanted)
-    decision = best_arm(due.experiment, due.totals, due.latest)
-    if isinstance(decision, Winner):
-        winning = only(decision.arm, len(definition.variants))
-        return Allocated(with_held(due.experiment, winning), digest, decision, due.wanted)
+    if (winner := standing_winner(due.experiment, latest)) is not None:
+        return _of_winner(due, winner, digest)
     target = allocate(
         definition, due.totals, learned=due.learned, earlier=due.earlier, moments=due.moments, now_s=now_s
     )
     weights = within_step(definition, target, latest, due.wanted)
     return Allocated(with_held(due.experiment, weights), digest, None, due.wanted)
+
+
+def _of_winner(due: Due, winner: Winner, digest: bytes | None) -> Allocated:
+    """Return the allocation that serves a winner alone."""
+    winning = only(winner.arm, len(due.experiment.definition.variants))
+    return Allocated(with_held(due.experiment, winning), digest, winner, due.wanted)
 
 
 def _log_freeze(key: str, before: Freeze | None, after: Freeze | None) -> None:

@@ -15,7 +15,7 @@ from app.core.limits import VARIANTS_MAX
 from app.core.text import Key
 from app.experiments.limits import METRICS_MAX
 from app.experiments.metrics import Direction, Margin, Mean, Metric, Proportion
-from app.experiments.plan import AnalysisPlan
+from app.experiments.plan import AnalysisPlan, FixedHorizon
 from app.ledger.units.metric_totals import MetricTotals
 from stats.multiplicity import Role
 from stats.srm import ArmCounts
@@ -69,7 +69,7 @@ class AggregatedQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 
 
 def answer(question: AggregatedQuestion) -> Readout:
-    """Return the readout of aggregated totals.
+    """Return the readout of aggregated totals. A fixed horizon is the number of their units.
 
     Raises InvalidInput with an error for each row or field that does not fit.
     """
@@ -93,7 +93,10 @@ def answer(question: AggregatedQuestion) -> Readout:
         cells=cells,
         assignments=_assignments(question.shares, units),
     )
-    return analyze(question.plan, metrics, observed)
+    plan = question.plan
+    if isinstance(plan.estimator, FixedHorizon):  # these totals are its one look
+        plan = msgspec.structs.replace(plan, expected_units=max(observed.units(), 1))
+    return analyze(plan, metrics, observed)
 
 
 def _refuse(errors: Iterator[FieldError] | Sequence[FieldError]) -> None:

@@ -24,3 +24,5 @@ READOUT_MEDIUM_S: Final = 86_400  # and those older than this to one an hour
 READOUT_THIN_INTERVAL_S: Final = 60.0
 READOUT_THIN_ROWS_MAX: Final = 10_000
 EXPORT_PAGE_ROWS: Final = 5_000
+EXPORT_SAMPLE_ROWS: Final = 100_000  # in which the keys of contexts are looked for
+EXPORT_CONTEXTS_MAX: Final = 200  # columns; other keys are in the column `context` alone

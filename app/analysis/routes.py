@@ -73,7 +73,9 @@ async def export_assignments(
     *,
     exact: bool = False,
 ) -> Stream:
-    """Download the logged assignments with their propensities and rewards, as CSV or Parquet.
+    """Download the logged assignments as CSV, JSONL or Parquet.
+
+    Columns are propensities, rewards, contexts, and the value of every signal and metric.
 
     `since` and `until` limit the times of assignment. In CSV a text that a spreadsheet would run as
     a formula has an apostrophe before it, unless `exact`.

@@ -7,13 +7,16 @@ from functools import partial
 from typing import Any, Final
 
 import msgspec
+from msgspec import UnsetType
 
 from app.allocation.service import AllocationService
 from app.analysis import aggregated, limits
 from app.analysis.aa import Aa, AaQuestion, replay
 from app.analysis.aggregated import AggregatedQuestion
-from app.analysis.export import Format, Row, Writer, writer
+from app.analysis.columns import Layout
+from app.analysis.export import OUTCOMES, Format, Row, Writer, writer
 from app.analysis.integrity import causes
+from app.analysis.log_store import LogPage
 from app.analysis.readout.model import RolloutStatus, Status, measured_of
 from app.analysis.readout.record import Readout
 from app.analysis.series import Series, Steps, series_of
@@ -27,7 +30,9 @@ from app.core.errors import Conflict, InvalidInput, NotFound, Unavailable, Unpro
 from app.experiments.metrics import Metric
 from app.experiments.model import Experiment
 from app.experiments.service import ExperimentService
+from app.ledger.rewards.composite import NANO
 from app.ledger.units.measures import Measures, measures_of
+from bandits.identification import Winner
 
 Lag = Callable[[], Awaitable[int]]
 """A function that counts acknowledged events not yet in the totals; Unavailable without Valkey."""
@@ -58,6 +63,7 @@ class AnalysisService:
         self._experiments = experiments
         self._rollouts = rollouts
         self._store = store
+        self._log = store.log
         self._lag = lag
         self._computing = computing or Computing()
 
@@ -105,9 +111,12 @@ class AnalysisService:
         _with_offset("since", since)
         _with_offset("until", until)
         experiment = await self._experiments.get(key)
-        parts = _parts(
-            self._store.assignments(experiment, since=since, until=until), writer(kind, exact=exact)
-        )
+        _, logged = await self._store.signals(experiment)
+        contexts = await self._log.context_kinds(experiment)
+        layout = Layout.of(experiment.definition, contexts, [signal.signal for signal in logged])
+        file = writer(kind, exact=exact, more=layout.columns)
+        pages = self._log.pages(experiment, since=since, until=until)
+        parts = _parts(pages, file, layout, [variant.key for variant in experiment.definition.variants])
         return _resumed(await anext(parts), parts)
 
     async def series(
@@ -191,10 +200,39 @@ def _kept_measures(experiment: Experiment) -> Measures | None:
     return measures_of(definition.metrics, definition.plan, definition.stickiness, layouts)
 
 
-async def _parts(pages: AsyncIterator[Sequence[Row]], file: Writer) -> AsyncIterator[bytes]:
+async def _parts(
+    pages: AsyncIterator[LogPage], file: Writer, layout: Layout, variants: Sequence[str]
+) -> AsyncIterator[bytes]:
     async for page in pages:
-        yield await asyncio.to_thread(file.page, page)
+        yield await asyncio.to_thread(_encoded, page, file, layout, variants)
     yield file.end()
+
+
+def _encoded(page: LogPage, file: Writer, layout: Layout, variants: Sequence[str]) -> bytes:
+    return file.page(_rows(page, layout, variants))
+
+
+def _rows(page: LogPage, layout: Layout, variants: Sequence[str]) -> list[Row]:
+    """Return the rows of an export for a page of the log."""
+    contexts = [row.context for row in page.rows]
+    columns = layout.values(contexts, page.assignments, page.given, page.swept_us)
+    more = zip(*columns, strict=True) if columns else (() for _ in page.rows)
+    return [
+        Row(
+            row.id,
+            row.unit,
+            variants[row.variant],
+            row.propensity,
+            row.policy_version,
+            row.epoch,
+            row.assigned_at,
+            OUTCOMES[row.outcome],
+            None if row.reward is None else row.reward / NANO,
+            row.context,
+            tuple(values),
+        )
+        for row, values in zip(page.rows, more, strict=True)
+    ]
 
 
 async def _resumed(first: bytes, others: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -224,7 +262,7 @@ class ReadoutKeeper:
         return await self._store.due(limits.READOUT_BATCH_MAX)
 
     async def read(self, experiment_id: int) -> None:
-        """Freeze learning if the data are broken, then keep the readout."""
+        """Freeze learning on broken data, else let `best_arm` stop; then keep the readout."""
         experiment = await self._store.experiment(experiment_id)
         if experiment is None:
             return
@@ -233,12 +271,27 @@ class ReadoutKeeper:
         broken = causes(status.analysis.integrity)
         if broken or status.frozen is not None:
             await self._allocation.freeze(experiment_id, broken)
+        elif (winner := _new_winner(experiment, status)) is not None:
+            await self._allocation.conclude(experiment_id, experiment.epoch, winner)
         await self._store.keep(experiment_id, status, wanted)
         telemetry.READOUTS.inc()
 
     async def thin(self) -> None:
         """Delete some of the older readouts; one call does a bounded part of the work."""
         await self._store.thin()
+
+
+def _new_winner(experiment: Experiment, status: Status) -> Winner | None:
+    """Return the winner that `best_arm` may serve alone from now on; None if there is none."""
+    ahead = status.best_arm
+    if isinstance(ahead, UnsetType) or not ahead.decided:
+        return None
+    keys = [variant.key for variant in status.variants]
+    position = keys.index(ahead.variant)
+    if status.variants[position].allocation == 1.0:
+        return None
+    rewards = sum(status.variants[index].rewards for index in experiment.definition.active)
+    return Winner(position, float(rewards), ahead.log_evidence, ahead.log_threshold)
 
 
 async def read(experiment: Experiment, store: AnalysisStore, lag: Lag) -> tuple[Status, int]:

@@ -2,21 +2,20 @@
 
 import zlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from importlib.resources import files
 from typing import Any, Final
-from uuid import UUID
 
 import msgspec
 import numpy as np
-from sqlalchemy import Integer, Select, cast, func, select, text, tuple_
+from sqlalchemy import Integer, Select, cast, func, select, text
 from sqlalchemy import Row as SqlRow
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.allocation.freeze_store import read_freeze
-from app.allocation.model import NANO, VariantTotals
+from app.allocation.model import VariantTotals
 from app.allocation.store import (
     read_earlier,
     read_history,
@@ -27,7 +26,7 @@ from app.allocation.store import (
 )
 from app.analysis import limits
 from app.analysis.aa import Arrived
-from app.analysis.export import OUTCOMES, Row
+from app.analysis.log_store import LogStore
 from app.analysis.readout.model import Status, Stored, history_of
 from app.analysis.series import Row as SeriesRow
 from app.analysis.signals import SignalTotals
@@ -63,6 +62,8 @@ class AnalysisStore:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        self.log = LogStore(engine)
+        """The log of assignments and signals."""
 
     async def stored(self, experiment: Experiment) -> tuple[Experiment, Stored]:
         """Return an experiment with its totals and allocations, all of one moment."""
@@ -87,27 +88,6 @@ class AnalysisStore:
             await connection.execution_options(isolation_level="REPEATABLE READ")
             n_assignments = int((await connection.execute(recorded)).scalar_one())
             return n_assignments, await read_signal_totals(connection, experiment.id)
-
-    async def assignments(
-        self, experiment: Experiment, *, since: datetime | None, until: datetime | None
-    ) -> AsyncIterator[list[Row]]:
-        """Yield exposed assignments in pages, ordered by (hash of the unit, id); each page is of its moment.
-
-        Between two pages no connection and no snapshot is held, because a client may read slowly.
-        """
-        statement = _exported(experiment.id, since, until)
-        variants = [variant.key for variant in experiment.definition.variants]
-        last: tuple[int, UUID] | None = None
-        while True:
-            page = statement
-            if last is not None:
-                page = page.where(tuple_(assignments.c.unit_hash, assignments.c.id) > tuple_(*last))
-            async with self._engine.connect() as connection:
-                rows = (await connection.execute(page)).all()
-            yield [_row(row, variants) for row in rows]
-            if len(rows) < limits.EXPORT_PAGE_ROWS:
-                return
-            last = rows[-1].unit_hash, rows[-1].id
 
     async def series(self, experiment: Experiment, first: int, end: int) -> list[SeriesRow]:
         """Return the stored series of the minutes from `first` to before `end`."""
@@ -274,25 +254,6 @@ async def read_signal_totals(connection: AsyncConnection, experiment_id: int) ->
     return [SignalTotals(*row) for row in await connection.execute(statement)]
 
 
-def _exported(experiment_id: int, since: datetime | None, until: datetime | None) -> Select[Any]:
-    log = assignments.c
-    columns = (
-        "unit_hash", "id", "unit", "variant", "propensity", "policy_version", "epoch", "assigned_at",
-        "outcome", "reward", "context",
-    )  # fmt: skip
-    statement = (
-        select(*(log[name] for name in columns))
-        .where(log.experiment_id == experiment_id, log.exposed)
-        .order_by(log.unit_hash, log.id)
-        .limit(limits.EXPORT_PAGE_ROWS)
-    )
-    if since is not None:
-        statement = statement.where(log.assigned_at >= since)
-    if until is not None:
-        statement = statement.where(log.assigned_at < until)
-    return statement
-
-
 def _units_of_control(experiment: Experiment) -> Select[Any]:
     kept = unit_totals.c
     return (
@@ -322,19 +283,4 @@ def _rewards_of_control(experiment: Experiment) -> Select[Any]:
             log.reward.is_not(None),
         )
         .order_by(log.unit_hash, log.id)
-    )
-
-
-def _row(row: SqlRow[Any], variants: Sequence[str]) -> Row:
-    return Row(
-        row.id,
-        row.unit,
-        variants[row.variant],
-        row.propensity,
-        row.policy_version,
-        row.epoch,
-        row.assigned_at,
-        OUTCOMES[row.outcome],
-        None if row.reward is None else row.reward / NANO,
-        row.context,
     )

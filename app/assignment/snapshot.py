@@ -12,7 +12,15 @@ from app.assignment import bucketing
 from app.assignment.assignment_id import Signer
 from app.core.errors import InvalidInput
 from app.experiments import targeting
-from app.experiments.model import Condition, Experiment, LayerRange, StateKind, Stopped, kind_of
+from app.experiments.model import (
+    Condition,
+    Experiment,
+    LayerRange,
+    ResponsePlan,
+    StateKind,
+    Stopped,
+    kind_of,
+)
 from app.experiments.plan import Segments
 from app.experiments.reward import Reward
 from app.experiments.segments import segment_number
@@ -93,6 +101,7 @@ class PublishedExperiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     metric_signals: dict[str, SignalUse] | None = (
         None  # signals that metrics read; null from an older version
     )
+    responses: ResponsePlan = ResponsePlan()
 
     @property
     def version(self) -> int:
@@ -135,6 +144,7 @@ def published(
         layer=_layer(definition.layer),
         killed=experiment.killed,
         metric_signals=signals_of_metrics(definition.metrics),
+        responses=definition.responses,
     )
 
 

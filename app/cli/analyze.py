@@ -152,9 +152,8 @@ def _shares(text: str) -> tuple[tuple[str, float], ...]:
 @click.option(
     "--expected-units",
     type=click.IntRange(1),
-    default=10_000,
-    show_default=True,
-    help="Number of units for which intervals are narrowest.",
+    help="Number of units for which intervals are narrowest, or at which the plan ends.  "
+    "[default: 10000; of a fixed horizon, the units in the file]",
 )
 @click.option(
     "--looks",

@@ -86,6 +86,7 @@ class Status(msgspec.Struct, frozen=True):
     policy_version: int | None
     lag_events: int | None
     variants: tuple[VariantStatus, ...]
+    conclusion: str = ""
 
 
 class ClientError(click.ClickException):
@@ -200,6 +201,17 @@ class WaldClient:
         read(answer, msgspec.Raw)
         return answer
 
+    async def post(self, path: str, body: Any) -> bytes:
+        """Return the answer of a POST request, which may be empty. Raises like `raw`."""
+        return await self._call("POST", path, body)
+
+    async def upload(self, path: str, body: bytes, media_type: str, *, timeout_s: float) -> bytes:
+        """Return the answer to a file, even if it refuses all lines. Raises like `raw`."""
+        refused = httpx2.codes.UNPROCESSABLE_CONTENT
+        return await self._call(
+            "POST", path, body, answers=(refused,), timeout_s=timeout_s, media_type=media_type
+        )
+
     async def download(self, path: str, params: dict[str, str], file: BinaryIO) -> None:
         """Write the answer of a GET request to `file`, piece by piece. Raises Refused and Unreachable."""
         silence_s = DOWNLOAD_SILENCE_S
@@ -243,13 +255,14 @@ class WaldClient:
         params: dict[str, str] | None = None,
         answers: Collection[int] = (),
         timeout_s: float = REQUEST_TIMEOUT_S,
+        media_type: str = "application/json",
     ) -> bytes:
         """Send one request, repeat it while the server is away, and return the body of the answer.
 
         The statuses in `answers` count as success. Raises Refused and Unreachable.
         """
         content = body if body is None or isinstance(body, bytes) else msgspec.json.encode(body)
-        headers = {"Content-Type": "application/json"} if content is not None else None
+        headers = {"Content-Type": media_type} if content is not None else None
         loop = asyncio.get_running_loop()
         began, pause = loop.time(), RETRY_PAUSE_S
         while True:

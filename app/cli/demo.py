@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import rich_click as click
 
-from app.cli import display, terminal
+from app.cli import display, limits, terminal
 from app.cli.calls import Server, drives_server
 from app.cli.client import Status, WaldClient
 from app.cli.options import json_option
@@ -23,7 +23,7 @@ SETTLE_S: Final = 30.0
 @click.option(
     "--requests",
     type=click.IntRange(1, 10_000_000),
-    default=3_000,
+    default=limits.DEMO_REQUESTS,
     show_default=True,
     help="Number of requests to serve.",
 )

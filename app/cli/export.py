@@ -19,10 +19,10 @@ from app.cli.options import since_option, until_option
 @click.option(
     "--format",
     "file_format",
-    type=click.Choice(["csv", "parquet"]),
+    type=click.Choice(["csv", "jsonl", "parquet"]),
     default="csv",
     show_default=True,
-    help="The file format. For parquet, the server needs pyarrow.",
+    help="The file format.",
 )
 @since_option
 @until_option
@@ -42,13 +42,13 @@ def export_command(
     *,
     experiment: str,
     server: Server,
-    file_format: Literal["csv", "parquet"],
+    file_format: Literal["csv", "jsonl", "parquet"],
     since: datetime | None,
     until: datetime | None,
     exact: bool,
     output: Path,
 ) -> None:
-    """Download the assignments of EXPERIMENT. Each row has its propensity, reward and context.
+    """Download the assignments of EXPERIMENT with propensity, reward, context, signals and metrics.
 
         wald export summary-prompt --output summary-prompt.csv
 

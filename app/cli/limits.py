@@ -8,5 +8,8 @@ NUMBER_MIN: Final = 1e-100
 CELL_CHARS_MAX: Final = 2**24
 VALUES_SHOWN_MAX: Final = 20
 
+DEMO_REQUESTS: Final = 3_000
+"""Requests that `wald demo` serves by default: they suffice to declare its winner (`benchmarks/demo.py`)."""
+
 SIMULATION_COMMAND_S: Final = 10.0  # of one core, if `wald simulate` is given no number of runs
 SIMULATION_COMMAND_S_MAX: Final = 600.0

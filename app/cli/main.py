@@ -35,7 +35,9 @@ _COMMANDS: Final = {
         "signals": ("signals", "Show what became of the feedback of EXPERIMENT, by signal."),
         "quality": ("quality", "Show the quality of each variant, from judges on many and people on few."),
         "series": ("series", "Show a metric of EXPERIMENT over time, one line per variant."),
+        "judge": ("judge", "Let judges score responses, and trust them once people agree with them."),
         "export": ("export", "Download the assignments of EXPERIMENT."),
+        "review": ("review", "Let people label responses, and measure how far they agree."),
     },
     "Roll out": {
         "rollout": ("rollout", "Ramp up a canary in stages; proven harm rolls it back."),

@@ -49,8 +49,11 @@ _HEADERS: Final[dict[int, Document]] = {
 }
 _CHANGES_STATE: Final = ("/experiments", "/rollouts", "/webhooks", "/deliveries", "/keys")
 _READS_TOTALS: Final = ("/status", "/series", "/assignments", "/aa", "/evaluate")
-_NAMES_EXPERIMENTS: Final = frozenset({"/assign", "/feedback", "/rollouts"})
+_NAMES_EXPERIMENTS: Final = frozenset({"/assign", "/feedback", "/responses", "/rollouts"})
 """Operations without a path parameter that can answer 404."""
+
+_TAKES_BATCHES: Final = ("/feedback", "/responses")
+"""Operations whose answer to several items reports each of them."""
 
 _CONTEXT: Final[Document] = {
     "name": "context.*",
@@ -131,7 +134,7 @@ def _complete(path: str, method: str, operation: Document, problem: Document) ->
         response.setdefault("content", {})[_PROBLEM] = {"schema": problem}
         if status in _HEADERS:
             response["headers"] = _HEADERS[status]
-    if path == "/feedback":
+    if path in _TAKES_BATCHES and method == "post":
         responses["422"]["content"] |= responses["202"]["content"]
     if path == "/ready":
         responses["503"] = {"description": "Unready: send no traffic", "content": responses["200"]["content"]}
@@ -154,8 +157,10 @@ def _refusals(path: str, method: str, *, open_to_all: bool) -> Iterable[int]:
         yield 404
     if method in {"post", "put", "patch"}:
         yield from (413, 415)
-    if path == "/feedback":
+    if path in _TAKES_BATCHES and method == "post":
         yield from (410, 422)
+    elif path == "/responses/{response_id}":
+        yield from (409, 410)
     elif (method != "get" and path.startswith(_CHANGES_STATE)) or path.endswith(_READS_TOTALS):
         yield from (409, 422)
 

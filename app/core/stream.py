@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from app.core.errors import Unavailable
 from app.core.multiplex import MultiplexedConnection
-from app.core.valkey import shard_key
+from app.core.valkey import RESPONSES, shard_key
 
 _APPEND: Final = files(__package__).joinpath("lua/append.lua").read_bytes()
 _PROBE: Final = files(__package__).joinpath("lua/probe.lua").read_text()
@@ -27,21 +27,27 @@ _APPEND_SHA: Final = sha1(_APPEND, usedforsecurity=False).hexdigest()
 
 
 async def refusal(valkey: Redis, *, shards: int) -> str:
-    """Return why Valkey would refuse an event for any shard; empty if it accepts all.
+    """Return why Valkey would refuse an event or a response; empty if it accepts all.
 
     Raises the client's error if Valkey does not answer.
     """
     pipeline = valkey.pipeline(transaction=False)
-    for shard in range(shards):
+    streams = (*range(shards), RESPONSES)
+    for shard in streams:
         keys = [shard_key(shard, name) for name in ("events", "appended", "probe")]
         pipeline.eval(_PROBE, len(keys), *keys, "1")
     replies: list[Any] = await pipeline.execute(raise_on_error=False)
-    refused = {shard: str(reply) for shard, reply in enumerate(replies) if isinstance(reply, Exception)}
+    refused = {
+        shard: str(reply)
+        for shard, reply in zip(streams, replies, strict=True)
+        if isinstance(reply, Exception)
+    }
     if not refused:
         return ""
     error = next(iter(refused.values()))
     remedy = next((remedy for words, remedy in _REMEDIES.items() if words.lower() in error.lower()), "")
-    where = "every shard" if len(refused) == shards else f"shards {', '.join(map(str, refused))}"
+    named = ("responses" if shard == RESPONSES else str(shard) for shard in refused)
+    where = "every shard" if len(refused) == len(streams) else f"shards {', '.join(named)}"
     return f"events are refused for {where}: {error}" + (f"; {remedy}" if remedy else "")
 
 

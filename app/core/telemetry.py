@@ -35,6 +35,17 @@ ASSIGN_SECONDS: Final = Histogram(
 )
 EXPOSURE_FLUSHES: Final = Counter("wald_exposure_flushes", "Group commits of exposures.", ["result"])
 FEEDBACK: Final = Counter("wald_feedback", "Feedback events by result.", ["result"])
+RESPONSES_RECEIVED: Final = Counter("wald_responses_received", "Responses by result.", ["result"])
+RESPONSES_STORED: Final = Counter(
+    "wald_responses_stored", "Responses and feedback about them that the worker has processed.", ["result"]
+)
+RESPONSES_WAITING: Final = Gauge(
+    "wald_responses_waiting",
+    "Stored responses without an assignment yet, and feedback without a response yet.",
+    ["kind"],
+    multiprocess_mode="mostrecent",
+)
+RESPONSES_EXPIRED: Final = Counter("wald_responses_expired", "Days of texts that were dropped.")
 LEDGER_EVENTS: Final = Counter("wald_ledger_events", "Events that the ledger has processed.", ["result"])
 LEDGER_BATCH_SECONDS: Final = Histogram(
     "wald_ledger_batch_duration_seconds",

@@ -40,9 +40,14 @@ def valkey_needed() -> Iterator[None]:
         raise Unavailable(f"Valkey does not answer: {error}") from error
 
 
+RESPONSES: Final = -1
+"""Number of the stream of responses, beside the shards: texts never delay exposures and signals."""
+
+
 def shard_key(shard: int, name: str) -> str:
     """Return a key of one stream shard. The hash tag keeps a shard's keys in one cluster slot."""
-    return f"{KEY_PREFIX}:{{{shard}}}:{name}"
+    tag = "responses" if shard == RESPONSES else shard
+    return f"{KEY_PREFIX}:{{{tag}}}:{name}"
 
 
 def registry_key(name: str) -> str:

@@ -24,7 +24,7 @@ _MEDIA_TYPES: Final = {
 _SOURCES: Final = {
     **{
         name: ("app.dashboard", f"assets/{name}")
-        for name in ("dashboard.css", "live.js", "login.js", "wald.svg")
+        for name in ("dashboard.css", "live.js", "login.js", "review.css", "review.js", "wald.svg")
     },
     "plotly.min.js": ("plotly", "package_data/plotly.min.js"),
 }

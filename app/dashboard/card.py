@@ -83,8 +83,9 @@ class Card(msgspec.Struct, frozen=True):
     lag_events: int | None
     warnings: list[str]
     winner: str | None
+    conclusion: str
     rows: list[Row]
-    leader: Row | None  # None until there are rewards
+    leader: Row | None  # of the readout, else by P(best); None until there are rewards
     scale: Scale | None
     history: History
     rollouts: list[RolloutStatus]  # the newest first
@@ -97,6 +98,8 @@ class Card(msgspec.Struct, frozen=True):
         definition = experiment.definition
         rows = _rows(definition, status.variants)
         compared = [row for row in rows if row.probability_best is not None]
+        ahead = None if status.analysis is None else status.analysis.leader
+        leading = [row for row in compared if ahead is not None and row.key == ahead.variant]
         return cls(
             key=status.key,
             description=definition.description,
@@ -108,8 +111,9 @@ class Card(msgspec.Struct, frozen=True):
             lag_events=status.lag_events,
             warnings=status.warnings,
             winner=status.winner,
+            conclusion="" if status.state == "draft" else status.conclusion,
             rows=rows,
-            leader=max(compared, key=lambda row: row.probability_best or 0, default=None),
+            leader=max(leading or compared, key=lambda row: row.probability_best or 0, default=None),
             scale=_scale(rows),
             history=History.of(experiment, status, now),
             figures=status.descriptive,

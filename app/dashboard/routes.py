@@ -13,25 +13,30 @@ from litestar import Request, Response, get, post
 from litestar.connection import ASGIConnection
 from litestar.datastructures import Cookie
 from litestar.enums import RequestEncodingType
-from litestar.handlers import BaseRouteHandler
 from litestar.params import Body
 from litestar.response import Redirect
 
-from app.access.guards import Access, authenticated, looked_up
-from app.access.model import KeyRing, Scope, credential
-from app.access.service import AccessService
+from app.access.model import KeyRing, Scope
 from app.analysis.service import AnalysisService
 from app.core.clock import SystemClock
-from app.core.errors import Forbidden, InvalidInput, TooManyRequests, Unauthorized, Unavailable, WaldError
+from app.core.errors import Forbidden, InvalidInput, Unauthorized, Unavailable, WaldError
 from app.dashboard import assets, session
 from app.dashboard.card import Card
 from app.dashboard.chart import STEPS, Chart, Unit, step_of
 from app.dashboard.pages import PAGE_HEADERS, first_steps, page
+from app.dashboard.sign_in_guards import (
+    FORM_BYTES_MAX,
+    admits,
+    problem_page,
+    same_site,
+    sessions_of,
+    signing_in,
+    start_page,
+)
 from app.experiments.model import Experiment
 from app.experiments.service import ExperimentService
 
 CARDS_PER_PAGE: Final = 20
-FORM_BYTES_MAX: Final = 4_096
 ASSET_HEADERS: Final = {
     "Cache-Control": "public, max-age=31536000, immutable",
     "Vary": "Accept-Encoding",
@@ -43,43 +48,14 @@ AnyRequest = Request[Any, Any, Any]
 
 
 class LoginForm(msgspec.Struct, frozen=True):
-    """The body of `POST /login`."""
+    """The body of `POST /login`. `next` is the page that asked for it."""
 
     key: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    next: str = ""
 
 
-async def reads(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Guard a page: allow a session or an API key that may read.
-
-    Raises Unauthorized, also when the session was signed out; Forbidden; Unavailable; TooManyRequests.
-    """
-    access: Access = connection.app.state.access
-    token = connection.cookies.get(session.COOKIE)
-    header = credential(connection.scope["headers"])
-    if header is None and token is not None:
-        await looked_up(access, lambda keyring: session.authenticate(token, keyring, _CLOCK.now_ms()))
-        if await _sessions(connection).session_ended(session.identity(token).digest):
-            raise Unauthorized("the session was signed out: sign in again")
-    else:
-        await authenticated(connection, header, Scope.READ, _CLOCK)
-
-
-def same_site(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Guard a form: refuse forms of other sites. Raises Forbidden."""
-    if connection.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
-        raise Forbidden("this form was sent from another site")
-
-
-def problem_page(request: AnyRequest, error: WaldError) -> Response[str]:
-    """Return an error as a page; for an error about the caller, the sign-in page."""
-    if isinstance(error, Unauthorized | Forbidden | TooManyRequests):
-        knocked = session.COOKIE in request.cookies or request.method == "POST"
-        problem = error.detail if knocked or not isinstance(error, Unauthorized) else None
-        answer = page("login.html", status_code=error.status, problem=problem)
-        answer.headers.update(error.headers)
-        return answer
-    return page("problem.html", status_code=error.status, problem=error.problem())
-
+reads: Final = admits(Scope.READ)
+"""Guard of a page: a session, or a key, that may read."""
 
 _PAGE: Final[dict[str, Any]] = {
     "include_in_schema": False,
@@ -132,16 +108,18 @@ async def experiment_page(
 @get("/login", **_PAGE)
 async def login_form() -> Response[str]:
     """Show the sign-in form. `/login#KEY` sends itself; the browser does not send the part behind #."""
-    return page("login.html", problem=None)
+    return page("login.html", problem=None, wanted="")
 
 
 @post("/login", guards=[same_site], request_max_body_size=FORM_BYTES_MAX, status_code=303, **_PAGE)
 async def login(
     request: AnyRequest, data: Annotated[LoginForm, Body(media_type=RequestEncodingType.URL_ENCODED)]
 ) -> Redirect:
-    """Start a session of the holder of an API key. 401, 403 and 429 show the form again."""
-    header = b"Bearer " + data.key.strip().encode()
-    key = await authenticated(request, header, Scope.READ, _CLOCK)
+    """Start a session of the holder of an API key. 401, 403 and 429 show the form again.
+
+    The key needs the scope `read`, or the scope `review` for the pages of reviewers alone.
+    """
+    key = await signing_in(request, b"Bearer " + data.key.strip().encode())
     if (refusals := request.app.state.get("refusals")) is not None:
         refusals.sign_in(key)
     keyring, now_ms = _keyring(request), _CLOCK.now_ms()
@@ -153,7 +131,7 @@ async def login(
         samesite="strict",
         secure=request.url.scheme == "https",
     )
-    return Redirect("/", status_code=303, cookies=[cookie], headers=PAGE_HEADERS)
+    return Redirect(start_page(key, data.next), status_code=303, cookies=[cookie], headers=PAGE_HEADERS)
 
 
 @post("/logout", guards=[same_site], request_max_body_size=FORM_BYTES_MAX, status_code=303, **_PAGE)
@@ -161,7 +139,7 @@ async def logout(request: AnyRequest) -> Redirect:
     """End the session in this browser and on every server, which then refuse copies of the cookie."""
     token = request.cookies.get(session.COOKIE)
     if token is not None and _is_signed(token, request):
-        await _sessions(request).end_session(*session.identity(token))
+        await sessions_of(request).end_session(*session.identity(token))
     gone = Cookie(
         key=session.COOKIE,
         value="",
@@ -189,16 +167,16 @@ async def _card(experiment: Experiment, analysis: AnalysisService) -> Card:
 
 def _is_signed(token: str, request: AnyRequest) -> bool:
     """Return whether a session is valid. Of an invalid session, nothing needs to be stored."""
-    try:
-        session.authenticate(token, _keyring(request), _CLOCK.now_ms())
-    except (Unauthorized, Forbidden):
-        return False
-    return True
-
-
-def _sessions(connection: ASGIConnection[Any, Any, Any, Any]) -> AccessService:
-    sessions: AccessService = connection.app.state.sessions
-    return sessions
+    for scope in (Scope.READ, Scope.REVIEW):
+        try:
+            session.authenticate(token, _keyring(request), _CLOCK.now_ms(), scope)
+        except Forbidden:
+            continue
+        except Unauthorized:
+            return False
+        else:
+            return True
+    return False
 
 
 def _keyring(connection: ASGIConnection[Any, Any, Any, Any]) -> KeyRing:

@@ -1,9 +1,10 @@
 """Sessions of the pages: a cookie that names an API key and cannot be forged. Pure.
 
-A token is the id of the key (4 bytes), the end of the session (8 bytes, ms) and the first 16 bytes of an
-HMAC-SHA256 of both and of the key's digest, under a signing secret of the server: 28 bytes, URL-safe base64.
-Every request looks the key up again, so a session ends with its key. Retiring a signing secret ends
-the sessions under it as well. Signing out keeps the digest of the token, which every server then refuses.
+A token is the id of the key (4 bytes), the end of the session (8 bytes, ms) and the first 16 bytes
+of an HMAC-SHA256 of both and of the key's digest, under a signing secret of the server: 28 bytes,
+URL-safe base64. Every request looks the key up again, so a session ends with its key. Retiring a
+signing secret ends the sessions under it as well. Signing out keeps the digest of the token, which
+every server then refuses.
 """
 
 import hmac
@@ -31,17 +32,17 @@ def issue(key: ApiKey, keyring: KeyRing, now_ms: int) -> str:
     return urlsafe_b64encode(token).rstrip(b"=").decode()
 
 
-def authenticate(token: str, keyring: KeyRing, now_ms: int) -> ApiKey:
-    """Return the key of a valid session that may read.
+def authenticate(token: str, keyring: KeyRing, now_ms: int, scope: Scope = Scope.READ) -> ApiKey:
+    """Return the key of a valid session with the scope.
 
-    Raises Unauthorized if the token is malformed, forged or expired, or its key is revoked or expired;
-    Forbidden if the key lacks the scope `read`.
+    Raises Unauthorized if the token is malformed, forged or expired, or its key is revoked or
+    expired; Forbidden if the key lacks the scope.
     """
     body, mac, _ = _parts(token)
     key_id, ends_at_ms = _BODY.unpack(body)
     if ends_at_ms <= now_ms:
         raise Unauthorized("the session has expired: sign in again")
-    key = keyring.by_id(key_id, Scope.READ, now_ms)
+    key = keyring.by_id(key_id, scope, now_ms)
     if not any(hmac.compare_digest(mac, _mac(secret, body, key)) for secret in keyring.signing_keys):
         raise Unauthorized("the session is not one of this server: sign in again")
     return key

@@ -11,8 +11,9 @@ from app.core.limits import SIGNAL_VALUE_MAX, UNIT_LENGTH_MAX, VARIANTS_MAX
 from app.core.text import is_key, unstorable
 from app.experiments import limits
 from app.experiments.metrics import REWARD, Mean, Measure, Metric, QuantileOf, Ratio
-from app.experiments.model import Condition, Definition, Variant
+from app.experiments.model import Condition, Definition, ResponsePlan, Variant
 from app.experiments.plan import AnalysisPlan
+from app.experiments.redactors import known_redactors
 from app.experiments.reward import Reward, RewardSignal
 from app.experiments.segments import value_errors
 
@@ -47,6 +48,7 @@ def check(definition: Definition) -> Definition:
         *_plan_errors(definition.plan),
         *_targeting_errors(definition.targeting),
         *_override_errors(definition),
+        *_redactor_errors(definition.responses),
         *_storage_errors(definition),
     ][: limits.FIELD_ERRORS_MAX]
     if errors:
@@ -74,6 +76,15 @@ def _variant_errors(variants: tuple[Variant, ...]) -> Iterator[FieldError]:
             yield error
         elif (size := len(msgspec.json.encode(variant.payload))) > limits.PAYLOAD_BYTES_MAX:
             yield FieldError(field, f"at most {limits.PAYLOAD_BYTES_MAX} bytes of JSON, got {size}")
+
+
+def _redactor_errors(plan: ResponsePlan) -> Iterator[FieldError]:
+    for index, name in enumerate(plan.redact):
+        if name not in (known := known_redactors()):
+            near = nearest(name, known)
+            hint = "" if near is None else f"; did you mean {near!r}?"
+            reason = f"must be one of {', '.join(known)}, got {name!r}{hint}"
+            yield FieldError(f"responses.redact[{index}]", reason)
 
 
 def _shadow_policy_errors(definition: Definition) -> Iterator[FieldError]:

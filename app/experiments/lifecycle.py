@@ -31,6 +31,7 @@ from app.experiments.model import (
     Experiment,
     LayerRange,
     Paused,
+    ResponsePlan,
     Running,
     State,
     StateKind,
@@ -55,14 +56,18 @@ ALLOWED: Final[dict[StateKind, tuple[str, ...]]] = {
 """The transitions out of each state."""
 
 _MEASURED: Final = frozenset({"metrics", "plan", "reward"})
-_IN_FORCE: Final = _MEASURED | {
-    "description", "variants", "policy", "shadow_policy", "targeting", "overrides", "signals"
-}  # fmt: skip
+_IN_FORCE: Final = frozenset(
+    {
+        *("description", "variants", "policy", "shadow_policy", "targeting", "overrides"),
+        *("signals", "responses"),
+        *_MEASURED,
+    }
+)
 _CHANGEABLE: Final[dict[StateKind, frozenset[str]]] = {
     "draft": frozenset(Definition.__struct_fields__) - {"key"},
     "running": _IN_FORCE,
     "paused": _IN_FORCE,
-    "stopped": frozenset({"description", "shadow_policy", "signals"}),
+    "stopped": frozenset({"description", "shadow_policy", "signals", "responses"}),
     "archived": frozenset(),
 }
 
@@ -87,6 +92,7 @@ class DefinitionChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     targeting: tuple[Condition, ...] | UnsetType = UNSET
     overrides: dict[Unit, Key] | UnsetType = UNSET
     layer: LayerRange | UnsetType | None = UNSET
+    responses: ResponsePlan | UnsetType = UNSET
     signals: dict[Key, SignalKind] | UnsetType = UNSET
     reason: Description = ""
     reopen_plan: bool = False

@@ -32,3 +32,6 @@ FORGETTING_BUCKET_S_MIN: Final = 60
 FORGETTING_BUCKETS: Final = 8  # in a half-life or window that is long enough
 FORGETTING_HALF_LIVES: Final = 20  # a reward so old counts a millionth
 FORGETTING_S_MAX: Final = 3_650 * 86_400
+
+RETENTION_DAYS: Final = 30  # for which the texts of responses are kept
+RETENTION_DAYS_MAX: Final = 400

@@ -73,6 +73,17 @@ class LayerRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.start < other.end and other.start < self.end
 
 
+class ResponsePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Rules for the texts of an experiment's responses.
+
+    `redact` names the redactors that remove personal data before anything is stored. Texts are kept
+    for `retention_days`.
+    """
+
+    redact: tuple[Key, ...] = ()
+    retention_days: Annotated[int, msgspec.Meta(ge=1, le=limits.RETENTION_DAYS_MAX)] = limits.RETENTION_DAYS
+
+
 class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A question with two or more variants. `checks.check` says whether its parts fit together.
 
@@ -96,6 +107,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     targeting: tuple[Condition, ...] = ()
     overrides: dict[Unit, Key] = msgspec.field(default_factory=dict)
     layer: LayerRange | None = None
+    responses: ResponsePlan = ResponsePlan()
     signals: dict[Key, SignalKind] = {}
 
     def __post_init__(self) -> None:

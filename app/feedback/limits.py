@@ -10,6 +10,7 @@ WARNINGS_MAX: Final = 20  # in the answer to one request
 SUGGESTIONS_MAX: Final = 3  # names that one request has compared with those that are known
 
 EVENT_ID_LENGTH_MAX: Final = 255
+RESPONSE_ID_LENGTH_MAX: Final = 256
 FEEDBACK_BATCH_MAX: Final = 10_000
 FEEDBACK_DEADLINE_S: Final = 5.0
 FEEDBACK_FLUSHES_MAX: Final = 8

@@ -9,7 +9,10 @@ import msgspec
 from app.core.errors import Conflict, Forbidden, Gone, InvalidInput, NotFound, UnprocessableInput, WaldError
 from app.core.limits import SIGNAL_VALUE_MAX, UNIT_LENGTH_MAX
 from app.feedback import limits
-from app.feedback.limits import CLOCK_TOLERANCE_S
+from app.feedback.limits import CLOCK_TOLERANCE_S, RESPONSE_ID_LENGTH_MAX
+
+RESERVED_PREFIX: Final = "judge."
+"""Beginning of the signals of promoted judges. A client that sent them could pass as a judge."""
 
 SourceName = Literal["implicit", "explicit", "automated", "human"]
 
@@ -23,19 +26,27 @@ class Source(IntEnum):
     HUMAN = 3  # a reviewer labelled it
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
-    """One signal about an assignment, named by `assignment_id`, or by `experiment` and `unit`.
+DERIVED_ID: Final = "\x1f"
+"""Beginning of the ids of signals that Wald derives from responses. Clients' ids do not have it."""
 
-    `value` replaces the catalogue value of the signal (1 for a signal outside the catalogue). `at` is when it
-    happened, ISO 8601 with an offset or seconds since the epoch; without it, or in the future, it is the time
-    of arrival. Events with an `id` count once, the first wins; without one, an assignment has one value per
-    (signal, source), and the newest wins.
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """One signal about an assignment.
+
+    It is named by `assignment_id`, by `experiment` and `unit`, or by the `response_id` of a
+    response (with its `experiment`, if several experiments have that response).
+
+    `value` replaces the catalogue value of the signal (1 for a signal outside the catalogue). `at`
+    is when it happened, ISO 8601 with an offset or seconds since the epoch; without it, or in the
+    future, it is the time of arrival. Events with an `id` count once, the first wins; without one,
+    an assignment has one value per (signal, source), and the newest wins.
     """
 
     signal: str
     assignment_id: str | None = None
     experiment: str | None = None
     unit: str | None = None
+    response_id: str | None = None
     value: float | None = None
     source: SourceName = "explicit"
     id: str | None = None
@@ -60,6 +71,8 @@ class EventResult(IntEnum):
     ADDRESS = 12
     UNIT_BY_CLIENT_KEY = 13
     ID_REUSED = 14
+    RESERVED_SIGNAL = 15
+    RESPONSE_ID = 15
 
 
 class Reason(NamedTuple):
@@ -96,6 +109,11 @@ REASONS: Final = {
     ),
     EventResult.UNKNOWN_EXPERIMENT: Reason(NotFound, "experiment", "does not exist"),
     EventResult.SIGNAL: Reason(InvalidInput, "signal", "must be 1 to 128 of A-Z a-z 0-9 . _ -"),
+    EventResult.RESERVED_SIGNAL: Reason(
+        Forbidden,
+        "signal",
+        f"signals that begin with {RESERVED_PREFIX!r} come from promoted judges only: use another name",
+    ),
     EventResult.VALUE: Reason(
         InvalidInput,
         "value",
@@ -110,11 +128,13 @@ REASONS: Final = {
         f"at most {limits.FEEDBACK_AGE_S_MAX // 86_400} days ago",
     ),
     EventResult.EVENT_ID: Reason(
-        InvalidInput, "id", f"must be 1 to {limits.EVENT_ID_LENGTH_MAX} characters without NUL"
+        InvalidInput,
+        "id",
+        f"must be 1 to {limits.EVENT_ID_LENGTH_MAX} characters without NUL, and not begin with U+001F",
     ),
     EventResult.UNIT: Reason(InvalidInput, "unit", f"must be 1 to {UNIT_LENGTH_MAX} characters without NUL"),
     EventResult.ADDRESS: Reason(
-        InvalidInput, "assignment_id", "give either assignment_id, or experiment and unit"
+        InvalidInput, "assignment_id", "give either assignment_id, or experiment and unit, or response_id"
     ),
     EventResult.UNIT_BY_CLIENT_KEY: Reason(
         Forbidden, "assignment_id", "a client-side key names an assignment by its assignment_id only"
@@ -123,6 +143,9 @@ REASONS: Final = {
         Conflict,
         "id",
         "another event of this request has the same id but a different signal, source or value",
+    ),
+    EventResult.RESPONSE_ID: Reason(
+        InvalidInput, "response_id", f"must be 1 to {RESPONSE_ID_LENGTH_MAX} characters without NUL"
     ),
 }
 """The text of every result except ACCEPTED."""

@@ -65,7 +65,8 @@ class FeedbackService:
         The future is None if no event was accepted.
         """
         decoded = decode(body, media_type)
-        # Each event has its own microsecond, so that events without a time keep their order of arrival.
+        # Each event has its own microsecond, so that events without a time keep their order of
+        # arrival.
         now_us = self._clock.now_us()
         if not now_us <= self._next_us <= now_us + limits.FEEDBACK_ORDER_US_MAX:
             self._next_us = now_us  # the clock has passed it, or was set back
@@ -79,6 +80,9 @@ class FeedbackService:
         rejections = _rejections(decoded, results)
         receipt = _receipt(decoded, validated, rejections, snapshot)
         written = self._commit.append(validated.entry) if validated.entry.n else None
+        if validated.addressed:
+            addressed = self._commit.addressed.append(validated.addressed)
+            written = addressed if written is None else _both(written, addressed)
         return receipt, written
 
     def _refuse_unless_known(self, results: EventResults) -> None:
@@ -92,6 +96,17 @@ class FeedbackService:
             )
 
 
+def _both(*written: asyncio.Future[None]) -> asyncio.Future[None]:
+    """Return a future that is done when all are, with the first error."""
+
+    async def wait() -> None:
+        for outcome in await asyncio.gather(*written, return_exceptions=True):
+            if outcome is not None:
+                raise outcome
+
+    return asyncio.ensure_future(wait())
+
+
 def receipt_status(receipt: Receipt) -> int:
     """Return 202, or 422 if no event was accepted."""
     return 202 if receipt.accepted else 422
@@ -101,7 +116,7 @@ def _receipt(
     decoded: Decoded, validated: Validated, rejections: tuple[Rejection, ...], snapshot: Snapshot
 ) -> Receipt:
     """Return the receipt of the accepted events, and count them in the metrics."""
-    n, by_unit = validated.entry.n, len(validated.entry.units)
+    n, by_unit = validated.n, len(validated.entry.units) + len(validated.addressed)
     if validated.remarks is None:
         if n > by_unit:
             _COUNTED.inc(n - by_unit)

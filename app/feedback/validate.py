@@ -16,9 +16,10 @@ from app.core.errors import Unavailable
 from app.core.limits import KEY_PATTERN, SIGNAL_VALUE_MAX, UNIT_LENGTH_MAX
 from app.experiments.signals import SignalUse
 from app.feedback import limits
+from app.feedback.addressed import AddressedSignal
 from app.feedback.entry import TIMES, VALUES, SignalsEntry, UnitSignal
 from app.feedback.limits import CLOCK_TOLERANCE_US
-from app.feedback.model import Event, EventResult, Remark, Source
+from app.feedback.model import DERIVED_ID, RESERVED_PREFIX, Event, EventResult, Remark, Source
 
 _is_key: Final = re.compile(KEY_PATTERN).fullmatch
 _source: Final = {source.name.lower(): source.value for source in Source}.__getitem__
@@ -37,12 +38,19 @@ Remarks = NDArray[np.uint8]
 class Validated(NamedTuple):
     """The result of each event, in order, and the entry of the accepted events.
 
-    `remarks` has flags of `Remark` for each event; None if there are none.
+    `addressed` are the accepted events by `response_id`. `remarks` has flags of `Remark` for each
+    event; None if there are none.
     """
 
     results: EventResults
     entry: SignalsEntry
     remarks: Remarks | None = None
+    addressed: Sequence[AddressedSignal] = ()
+
+    @property
+    def n(self) -> int:
+        """Number of accepted events."""
+        return self.entry.n + len(self.addressed)
 
 
 _ANY: Final = SignalUse()
@@ -66,6 +74,12 @@ class _Rule(NamedTuple):
     draft: bool = False
 
 
+UNSTATED: Final = -2
+"""Experiment of an event by `response_id` that names none."""
+
+_UNSTATED: Final = _Rule(1.0, -SIGNAL_VALUE_MAX, SIGNAL_VALUE_MAX, 0.0, known=True)
+
+
 class _Facts(NamedTuple):
     """Columns of a group of events; valid where the result is ACCEPTED."""
 
@@ -85,24 +99,36 @@ def validate(events: Sequence[Event], snapshot: Snapshot, from_us: int, *, by_un
     """
     now_us = from_us + np.arange(len(events))
     tokens = [event.assignment_id or "" for event in events]
-    names = [event.experiment or event.unit for event in events]
+    names = [event.experiment or event.unit or event.response_id for event in events]
     if names.count(None) == len(names) and "" not in tokens:
         return _validate_direct(events, tokens, now_us, snapshot)
     direct = [
-        event.assignment_id is not None and event.experiment is None and event.unit is None
+        event.assignment_id is not None
+        and event.experiment is None
+        and event.unit is None
+        and event.response_id is None
         for event in events
     ]
     named = [
-        event.assignment_id is None and event.experiment is not None and event.unit is not None
+        event.assignment_id is None
+        and event.experiment is not None
+        and event.unit is not None
+        and event.response_id is None
+        for event in events
+    ]
+    by_response = [
+        event.assignment_id is None and event.unit is None and event.response_id is not None
         for event in events
     ]
     results = np.full(len(events), EventResult.ADDRESS, np.uint8)
     remarks = np.zeros(len(events), np.uint8)
     picked = _picked(events, direct)
     tokens = [event.assignment_id or "" for event in picked]
-    results[direct], entry, direct_remarks = _validate_direct(picked, tokens, now_us[direct], snapshot)
-    if direct_remarks is not None:
-        remarks[direct] = direct_remarks
+    of_direct = _validate_direct(picked, tokens, now_us[direct], snapshot)
+    entry = of_direct.entry
+    results[direct] = of_direct.results
+    if of_direct.remarks is not None:
+        remarks[direct] = of_direct.remarks
     if by_unit:
         results[named], units, named_remarks = _validate_named(
             _picked(events, named), now_us[named], snapshot
@@ -110,9 +136,15 @@ def validate(events: Sequence[Event], snapshot: Snapshot, from_us: int, *, by_un
         entry.units.extend(units)
         if named_remarks is not None:
             remarks[named] = named_remarks
+        results[by_response], addressed, response_remarks = _validate_addressed(
+            _picked(events, by_response), now_us[by_response], snapshot
+        )
+        if response_remarks is not None:
+            remarks[by_response] = response_remarks
     else:
-        results[named] = EventResult.UNIT_BY_CLIENT_KEY
-    return Validated(results, entry, remarks if remarks.any() else None)
+        addressed = []
+        results[named] = results[by_response] = EventResult.UNIT_BY_CLIENT_KEY
+    return Validated(results, entry, remarks if remarks.any() else None, addressed)
 
 
 def _validate_direct(
@@ -122,21 +154,31 @@ def _validate_direct(
     if snapshot.signer is None:
         raise Unavailable("no key to verify assignment ids with has been loaded yet")
     bodies, token_verdicts = snapshot.signer.verify_batch(tokens)
+    return _validate_bodies(events, bodies, _OF_TOKEN[token_verdicts], now_us, snapshot.by_id.get)
+
+
+def _validate_bodies(
+    events: Sequence[Event],
+    bodies: NDArray[np.void],
+    results: EventResults,
+    now_us: Integers,
+    find: Callable[[int], PreparedExperiment | None],
+) -> Validated:
     words = bodies.view(">u8").reshape(-1, BODY_BYTES // 8)
     assigned_ms = (words[:, 2] >> 16).astype(np.int64)  # the first 48 bits of the UUIDv7
     experiment_ids = bodies["experiment_id"].astype(np.int64)
-    results = _OF_TOKEN[token_verdicts]
     facts = _check(
         events,
         now_us,
         results,
         experiment_ids=experiment_ids,
         assigned_ms=assigned_ms,
-        find=snapshot.by_id.get,
+        find=find,
         flags=bodies["flags"],
     )
     ids = [event.id for event in events]
-    _refuse_reused(facts.results, events, tokens, ids)
+    if ids.count(None) < len(ids):
+        _refuse_reused(facts.results, events, bodies["id"].tolist(), ids)
     entry = SignalsEntry(
         received_at_ms=int(now_us[0]) // 1_000 if events else 0,
         bodies=bodies.tobytes(),
@@ -188,6 +230,65 @@ def _validate_named(
     return facts.results, accepted, facts.remarks
 
 
+def _validate_addressed(
+    events: Sequence[Event], now_us: Integers, snapshot: Snapshot
+) -> tuple[EventResults, list[AddressedSignal], Remarks | None]:
+    """Validate events by `response_id` as far as possible before its assignment is known."""
+    results = np.array(
+        [
+            0 if _is_text(event.response_id or "", limits.RESPONSE_ID_LENGTH_MAX) else EventResult.RESPONSE_ID
+            for event in events
+        ],
+        np.uint8,
+    )
+    experiments = [snapshot.by_key.get(event.experiment or "") for event in events]
+    experiment_ids = np.array(
+        [
+            UNSTATED if event.experiment is None else -1 if experiment is None else experiment.published.id
+            for event, experiment in zip(events, experiments, strict=True)
+        ],
+        np.int64,
+    )
+    facts = _check(
+        events,
+        now_us,
+        results,
+        experiment_ids=experiment_ids,
+        assigned_ms=now_us // 1_000,
+        find=snapshot.by_id.get,
+    )
+    owners = [(event.experiment, event.response_id) for event in events]
+    _refuse_reused(facts.results, events, owners, [event.id for event in events])
+    accepted = [
+        AddressedSignal(
+            event.response_id or "",
+            0 if event.experiment is None else int(experiment_ids[index]),
+            event.signal,
+            facts.sources[index],
+            event.value,
+            int(facts.at_us[index]),
+            int(now_us[index]),
+            event.id,
+        )
+        for index, event in enumerate(events)
+        if facts.results[index] == EventResult.ACCEPTED
+    ]
+    return facts.results, accepted, facts.remarks
+
+
+def validate_resolved(
+    events: Sequence[Event],
+    bodies: NDArray[np.void],
+    received_us: Integers,
+    find: Callable[[int], PreparedExperiment | None],
+) -> Validated:
+    """Validate events whose assignments were found by `response_id`.
+
+    `bodies` are the assignments, elements of BODY, and `received_us` the times of arrival.
+    """
+    return _validate_bodies(events, bodies, np.zeros(len(events), np.uint8), received_us, find)
+
+
 def _check(
     events: Sequence[Event],
     now_us: Integers,
@@ -211,7 +312,12 @@ def _check(
     position = {name: number for number, name in enumerate(names)}
     numbers = np.fromiter(map(position.__getitem__, signals), np.int64, len(signals))
     pairs, pair_of = _distinct(experiment_ids, numbers, len(names))
-    rules = [_rule(find(pair // len(names)), names[pair % len(names)]) for pair in pairs.tolist()]
+    rules = [
+        _UNSTATED
+        if pair // len(names) == UNSTATED
+        else _rule(find(pair // len(names)), names[pair % len(names)])
+        for pair in pairs.tolist()
+    ]
     # Most requests are right: check the extremes first, and each event only if an extreme fails.
     if not all(rule.known for rule in rules):
         refuse(EventResult.UNKNOWN_EXPERIMENT, ~np.array([rule.known for rule in rules])[pair_of])
@@ -227,6 +333,8 @@ def _check(
             refuse(EventResult.EXPIRED_ID, assigned_ms < now_ms - lives_ms)
     if wrong := [number for number, name in enumerate(names) if not _is_key(name)]:
         refuse(EventResult.SIGNAL, np.isin(numbers, wrong))
+    if reserved := [number for number, name in enumerate(names) if name.startswith(RESERVED_PREFIX)]:
+        refuse(EventResult.RESERVED_SIGNAL, np.isin(numbers, reserved))
     values = np.array([rule.default for rule in rules])[pair_of]
     given = [event.value for event in events]
     if given.count(None) < len(given) or np.isnan(values).any():
@@ -380,7 +488,7 @@ def _refuse_reused(
         if event.id is None or results[index] != EventResult.ACCEPTED:
             continue
         content = (event.signal, event.source, event.value)
-        if not _is_text(event.id, limits.EVENT_ID_LENGTH_MAX):
+        if not _is_text(event.id, limits.EVENT_ID_LENGTH_MAX) or event.id.startswith(DERIVED_ID):
             results[index] = EventResult.EVENT_ID
         elif first.setdefault((owner, event.id), content) != content:
             results[index] = EventResult.ID_REUSED

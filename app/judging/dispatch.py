@@ -2,10 +2,10 @@
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 import structlog
@@ -42,8 +42,19 @@ WAITS_S: Final = (0, 2, 10, 60, 300, 1_800, 7_200)
 """Seconds between each attempt at a judgement and the one before it."""
 
 Score = Judged | Unscored | Loss
-OpenJudge = Callable[[StoredVersion], Awaitable[Judge]]
-"""Returns a judge that is ready to score; it may be the same for every call."""
+
+
+class Judges(Protocol):
+    """Judges that are ready to score."""
+
+    async def open(self, version: StoredVersion) -> Judge:
+        """Return the judge of a version; it may be the same for every call."""
+        ...
+
+    async def remember(self, version: StoredVersion) -> None:
+        """Store what the calls of a version taught."""
+        ...
+
 
 _BREAKER_LEVELS: Final = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 
@@ -70,9 +81,10 @@ class JudgingDispatcher:
     same ids. A result is recorded only by the worker that has the lease.
     """
 
-    def __init__(self, stores: JudgingStores, open_judge: OpenJudge, clock: Clock, random: Random) -> None:
+    def __init__(self, stores: JudgingStores, judges: Judges, clock: Clock, random: Random) -> None:
+        self._stores = stores
         self._registry, self._rules, self._judgements, self._responses = stores
-        self._open_judge = open_judge
+        self._judges = judges
         self._clock = clock
         self._random = random
         self._running: dict[str, Job] = {}
@@ -153,16 +165,8 @@ class JudgingDispatcher:
             for job in late:
                 open_breaker = versions[job.version].breaker.state is not BreakerState.CLOSED
                 loss = Loss.BREAKER if open_breaker else Loss.BACKLOG
-                await self.give_up(connection, [job], loss, now)
+                await give_up(self._stores, connection, [job], loss, now)
         telemetry.JUDGE_WAITING.set(await self._judgements.waiting())
-
-    async def give_up(self, connection: Transaction, jobs: Sequence[Job], loss: Loss, now: datetime) -> None:
-        """Store locked judgements as unscored."""
-        results = [Result(id=job.id, state=State.UNSCORED, reason=loss, at=now) for job in jobs]
-        await self._judgements.settle(connection, results, [])
-        await self._judgements.release(connection, [job.response_key for job in jobs])
-        for rule_id, counts in _by_rule((job, loss) for job in jobs if job.repetition == 0).items():
-            await self._rules.count(connection, rule_id, counts)
 
     async def _claim(self, claims_max: int, *, in_process: bool) -> list[Work]:
         rules = await self._rules.working()
@@ -217,7 +221,7 @@ class JudgingDispatcher:
 
     async def _score(self, version: StoredVersion, items: Sequence[JudgedText]) -> Sequence[Score]:
         try:
-            judge = await self._open_judge(version)
+            judge = await self._judges.open(version)
             if runs_in_process(version.version):
                 return await judge.score_many(items)
             return [await judge.score(item) for item in items]
@@ -298,6 +302,7 @@ class JudgingDispatcher:
             stored = (await self._registry.by_hash([version.hash])).get(version.hash)
             if stored is None:
                 continue
+            await self._judges.remember(version)
             moved = self._moved(stored, scores, now)
             if moved is not stored.breaker:
                 await self._registry.set_breaker(version.hash, moved)
@@ -323,6 +328,17 @@ class JudgingDispatcher:
                 breaker = breaker.opened(now, failure.reason, retry_after_s=failure.retry_after_s)
                 recent.clear()
         return breaker
+
+
+async def give_up(
+    stores: JudgingStores, connection: Transaction, jobs: Sequence[Job], loss: Loss, now: datetime
+) -> None:
+    """Store locked judgements as unscored."""
+    results = [Result(id=job.id, state=State.UNSCORED, reason=loss, at=now) for job in jobs]
+    await stores.judgements.settle(connection, results, [])
+    await stores.judgements.release(connection, [job.response_key for job in jobs])
+    for rule_id, counts in _by_rule((job, loss) for job in jobs if job.repetition == 0).items():
+        await stores.rules.count(connection, rule_id, counts)
 
 
 def runs_in_process(version: JudgeVersion) -> bool:

@@ -55,3 +55,13 @@ JUDGE_SIGNALS_MAX: Final = 1_000  # in one stream entry
 
 # Trust
 HISTORY_MAX: Final = 100  # transitions shown
+PLANNING_PAUSE_S: Final = 0.5
+JUDGING_JOBS_MAX: Final = 128  # of one worker at the same time
+JUDGING_POLL_S: Final = 0.1
+JUDGING_RENEW_S: Final = 8.0
+JUDGING_FINISH_S: Final = 6.0  # when a worker ends; less than SHUTDOWN_GRACE_S
+JUDGING_SWEEP_S: Final = 60.0
+OPEN_JUDGES_MAX: Final = 100  # judges that one worker holds open
+JUDGE_SIGNALS_PAUSE_S: Final = 0.2
+TRUST_PAUSE_S: Final = 30.0
+DIFF_PAIRS_MAX: Final = 100_000

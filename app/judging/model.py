@@ -3,20 +3,18 @@
 import hashlib
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
 
 from app.core.text import Key
+from app.feedback.model import RESERVED_PREFIX
 from app.judging import limits
 from app.judging.breaker import Breaker
 from app.judging.budget import Budget
 from app.judging.judges.model import JudgeVersion, VersionHash
 from app.judging.trust import Trust
-
-SIGNAL_PREFIX: Final = "judge."
-"""Beginning of the signals that promoted judges give. Clients may not send them."""
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Rate = Annotated[float, msgspec.Meta(gt=0, le=1)]
@@ -216,4 +214,4 @@ def judgement_id(version: VersionHash, response_key: UUID, repetition: int) -> U
 
 def signal_of(judge: str) -> str:
     """Return the signal that the promoted version of a judge gives."""
-    return f"{SIGNAL_PREFIX}{judge}"
+    return f"{RESERVED_PREFIX}{judge}"

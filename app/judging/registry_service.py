@@ -12,6 +12,7 @@ from app.core.errors import InvalidInput
 from app.core.text import check_storable
 from app.judging import limits
 from app.judging.judges.model import JudgeVersion, LocalVersion, RuleVersion
+from app.judging.judges.service import usable
 from app.judging.model import StoredVersion
 from app.judging.registry_store import RegistryStore, ServesArm
 
@@ -70,7 +71,7 @@ def decode_definition(body: bytes) -> tuple[JudgeVersion, ServesArm]:
     except msgspec.ValidationError as error:
         raise _invalid(error, JudgeVersion) from error
     _check_credential(version)
-    return version, extra.serves_arm
+    return usable(version), extra.serves_arm
 
 
 def _check_credential(version: JudgeVersion) -> None:

@@ -15,7 +15,7 @@ from app.experiments.model import Experiment
 from app.judging import limits
 from app.judging.breaker import BreakerState
 from app.judging.budget import Budget, Spending
-from app.judging.dispatch import JudgingDispatcher, runs_in_process
+from app.judging.dispatch import give_up, runs_in_process
 from app.judging.judges.model import VersionHash
 from app.judging.model import (
     Characters,
@@ -126,11 +126,8 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
 class RuleService:
     """Use cases of the rules of experiments."""
 
-    def __init__(
-        self, stores: JudgingStores, dispatcher: JudgingDispatcher, find: Find, clock: Clock
-    ) -> None:
+    def __init__(self, stores: JudgingStores, find: Find, clock: Clock) -> None:
         self._stores = stores
-        self._dispatcher = dispatcher
         self._find = find
         self._clock = clock
 
@@ -207,7 +204,7 @@ class RuleService:
         async with self._stores.rules.change() as connection:
             wanted = await self._stores.judgements.of_rule(connection, rule_id)
             await self._stores.rules.rule(experiment.id, rule_id)
-            await self._dispatcher.give_up(connection, wanted, Loss.RULE_DELETED, now)
+            await give_up(self._stores, connection, wanted, Loss.RULE_DELETED, now)
             await self._stores.rules.delete(connection, experiment.id, rule_id)
 
     async def _since(

@@ -17,7 +17,7 @@ from app.core.telemetry import LEDGER_BATCH_SECONDS, LEDGER_EVENTS
 from app.core.valkey import Valkey
 from app.ledger import limits
 from app.ledger.lease import Fenced, Lease, Renewal
-from app.ledger.log.batch import StreamEntry, UndecodableEntry, apart, stage
+from app.ledger.log.batch import StreamEntry, UndecodableEntry
 from app.ledger.store import POISON, LedgerStore
 from app.ledger.stream import ShardStream
 
@@ -30,11 +30,19 @@ _LOG: Final = structlog.get_logger(__name__)
 class ShardConsumer:
     """Applies one shard's events while it holds the lease, and waits for the lease otherwise.
 
-    `owner` is the unique name of this process.
+    `owner` is the unique name of this process. `store` takes the entries into PostgreSQL.
     """
 
     def __init__(
-        self, shard: int, *, owner: str, database_url: str, valkey: Valkey, clock: Clock, on_commit: OnCommit
+        self,
+        shard: int,
+        *,
+        owner: str,
+        database_url: str,
+        valkey: Valkey,
+        clock: Clock,
+        on_commit: OnCommit,
+        store: type[LedgerStore] = LedgerStore,
     ) -> None:
         self._shard = shard
         self._owner = owner
@@ -42,12 +50,13 @@ class ShardConsumer:
         self._stream = ShardStream(valkey, shard)
         self._clock = clock
         self._on_commit = on_commit
+        self._store = store
         self._renewal: Renewal | None = None  # the owner's last sign of life
         self._renewed_at = monotonic()  # when this process first saw it
 
     async def run(self) -> None:
         """Consume until an engine fails; the next run starts at the stored position."""
-        async with LedgerStore.open(self._database_url, self._clock) as store:
+        async with self._store.open(self._database_url, self._clock) as store:
             try:
                 while True:
                     stop_if_cancelled()
@@ -125,7 +134,7 @@ class ShardConsumer:
 
         The process may die in between: the log drops events that were applied before.
         """
-        events, errors = apart(entry)
+        events, errors = store.apart(entry)
         errors |= await self._apply_some(store, lease, events)
         if not errors:
             await store.renew(lease.after([entry]), watermark)
@@ -159,7 +168,7 @@ class ShardConsumer:
         if not entries:
             return lease
         began = perf_counter()
-        lease, changed = await store.apply(lease, stage(entries), entries if moves else (), watermark)
+        lease, changed = await store.take(lease, entries, watermark, moves=moves)
         LEDGER_BATCH_SECONDS.observe(perf_counter() - began)
         if changed:
             self._on_commit(changed)

@@ -7,7 +7,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.core.clock import Clock, SystemClock
-from app.core.valkey import valkey_needed
+from app.core.valkey import RESPONSES, valkey_needed
 from app.ledger.stream import ShardStream
 from app.ledger.tables import stream_positions
 
@@ -19,10 +19,10 @@ class LedgerLag:
 
     def __init__(self, engine: AsyncEngine, valkey: Redis, *, shards: int) -> None:
         self._engine = engine
-        self._streams = [ShardStream(valkey, shard) for shard in range(shards)]
+        self._streams = {shard: ShardStream(valkey, shard) for shard in (*range(shards), RESPONSES)}
 
     async def events(self) -> int:
-        """Return the lag of all shards: 0 only if every event acknowledged before the call is in the totals.
+        """Return the lag of all streams: 0 only if the totals have all events acknowledged before.
 
         Raises Unavailable without Valkey, and SQLAlchemy's errors without PostgreSQL.
         """
@@ -34,7 +34,7 @@ class LedgerLag:
             return sum(
                 [
                     await stream.waiting(*positions.get(shard, ("0-0", 0)))
-                    for shard, stream in enumerate(self._streams)
+                    for shard, stream in self._streams.items()
                 ]
             )
 

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Final, TypeVar
+from typing import Final, Self, TypeVar
 
 from psycopg import AsyncConnection, AsyncCursor, DataError, IntegrityError
 from psycopg.errors import DeadlockDetected
@@ -15,7 +15,7 @@ from app.core.telemetry import LEDGER_EVENTS
 from app.ledger import lease as leases
 from app.ledger import limits
 from app.ledger.lease import Lease, Renewal, lock_position, store_position
-from app.ledger.log.batch import Batch, StreamEntry
+from app.ledger.log.batch import Batch, StreamEntry, apart, stage
 from app.ledger.scope import lock_layouts
 from app.ledger.session import prepare
 from app.ledger.signals.tally import SignalTally
@@ -45,7 +45,7 @@ class LedgerStore:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, database_url: str, clock: Clock | None = None) -> AsyncIterator["LedgerStore"]:
+    async def open(cls, database_url: str, clock: Clock | None = None) -> AsyncIterator[Self]:
         """Connect and prepare the session. `clock` is the time that all processes share."""
         async with await connect(database_url) as connection:
             await prepare(connection)
@@ -76,6 +76,20 @@ class LedgerStore:
             await lock_position(cursor, lease)
             await store_position(cursor, lease, watermark, now=self._clock.now())
 
+    @staticmethod
+    def apart(entry: StreamEntry) -> tuple[list[tuple[int, StreamEntry]], dict[int, str]]:
+        """Split an entry into entries of one event, and the errors of unreadable ones."""
+        return apart(entry)
+
+    async def take(
+        self, lease: Lease, entries: Sequence[StreamEntry], watermark: datetime | None, *, moves: bool
+    ) -> tuple[Lease, list[int]]:
+        """Apply entries. `moves`: the position moves behind them. Raises Fenced, UndecodableEntry.
+
+        Return the lease at its new position and the experiments whose totals changed.
+        """
+        return await self.apply(lease, stage(entries), entries if moves else (), watermark)
+
     async def apply(
         self, lease: Lease, batch: Batch, entries: Sequence[StreamEntry], watermark: datetime | None
     ) -> tuple[Lease, list[int]]:
@@ -88,7 +102,7 @@ class LedgerStore:
             return await apply(cursor, lease, batch, entries, watermark, now=self._clock.now())
 
         moved, changed, tally = await self.transact(work)
-        _count(tally, sum(entry.n for entry in entries))
+        count_events(tally, sum(entry.n for entry in entries))
         return moved, changed
 
     async def bury(self, lease: Lease, entry: StreamEntry, error: str, watermark: datetime | None) -> Lease:
@@ -155,7 +169,7 @@ class LedgerStore:
             yield cursor
 
 
-def _count(tally: SignalTally, n_events: int) -> None:
+def count_events(tally: SignalTally, n_events: int) -> None:
     """Count the events of a committed transaction. Events without a result of their own are repeats."""
     tally.results["repeated"] = max(0, n_events - tally.results.total())
     for result, n in tally.results.items():

@@ -8,6 +8,7 @@ they expire, so that a day is dropped as a whole.
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    CheckConstraint,
     Column,
     Date,
     DateTime,
@@ -79,4 +80,45 @@ response_holds = Table(
     Column("holder", Text, nullable=False, comment="room that needs it"),
     Column("held_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     PrimaryKeyConstraint("response_key", "holder"),
+)
+
+# Feedback by response_id that does not count yet: its response has not come, it names several
+# responses, or the experiment refuses it.
+response_feedback = Table(
+    "response_feedback",
+    METADATA,
+    Column("id_hash", BigInteger, nullable=False, comment="of the response_id"),
+    Column("experiment_id", Integer, nullable=False, comment="0: the sender named none"),
+    Column("event_key", Text, nullable=False, comment="=id of the client, or #signal/source"),
+    Column("response_id", Text, nullable=False),
+    Column("signal", Text, nullable=False),
+    Column("source", SmallInteger, nullable=False),
+    Column("value", Double, comment="null: the default value of the signal"),
+    Column("at", DateTime(timezone=True), nullable=False),
+    Column("received_at", DateTime(timezone=True), nullable=False),
+    Column("event_id", Text),
+    Column("state", Text, nullable=False, comment="waiting -> counted, row deleted | ambiguous | refused"),
+    Column("reason", Text, comment="why it is ambiguous or refused"),
+    PrimaryKeyConstraint("id_hash", "experiment_id", "event_key"),
+    CheckConstraint("state IN ('waiting', 'ambiguous', 'refused')", name="state_is_known"),
+    Index("ix_response_feedback_received_at", "received_at"),
+)
+
+# Units whose texts were deleted on request: what arrived before is stored without its texts.
+response_erasures = Table(
+    "response_erasures",
+    METADATA,
+    Column("experiment_id", Integer, nullable=False),
+    Column("unit_hash", BigInteger, nullable=False),
+    Column("erased_at", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("experiment_id", "unit_hash"),
+)
+
+# The day up to which texts are dropped.
+response_expiry = Table(
+    "response_expiry",
+    METADATA,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False, comment="1: there is one row"),
+    Column("day", Date, nullable=False, comment="the last day that was believed"),
+    CheckConstraint("id = 1", name="one_row"),
 )

@@ -171,6 +171,15 @@ class ReviewService:
             raise NotFound(f"you have not answered item {item_id}")
         return await self._shown(locked, reviewer, before) or _show(locked, reviewer, None, None, before)
 
+    async def renew(self, reviewer: str, experiment: str) -> None:
+        """Keep the item of an experiment that a reviewer holds. Raises NotFound; LeaseEnded."""
+        experiment_id = (await self._experiments.get(experiment)).id
+        async with self._claims.turn(reviewer) as connection:
+            item_id = await self._claims.held(connection, reviewer, experiment_id, None)
+            if item_id is None:
+                raise LeaseEnded(f"you hold no item of {experiment}")
+            await self._claims.renew(connection, item_id, reviewer)
+
     async def last_answer(self, reviewer: str, experiment: str) -> int | None:
         """Return the item that a reviewer answered last; None without one. Raises NotFound."""
         return await self._reading.last_answer(reviewer, (await self._experiments.get(experiment)).id)

@@ -13,6 +13,7 @@ import pytest
 from redis import Redis
 
 from app.ledger.rebuild import rebuild_totals
+from tests.support.polling import wait_until
 from tests.support.server import Up, up
 
 VARIANTS = [{"key": "a", "control": True}, {"key": "b"}]
@@ -100,6 +101,17 @@ def published_status(server: Up, client: httpx2.Client, key: str) -> dict[str, A
     return status
 
 
+def decided_status(server: Up, client: httpx2.Client, key: str) -> dict[str, Any]:
+    """Return the status once `best_arm` has stopped and servers know it."""
+
+    def serves_alone() -> bool:
+        status = client.get(f"/experiments/{key}/status").json()
+        return any(row["allocation"] == 1.0 for row in status["variants"])
+
+    wait_until(serves_alone, f"{key} has not stopped", within_s=60)
+    return published_status(server, client, key)
+
+
 def kill_worker(server: Up) -> None:
     for worker in server.part("worker"):
         worker.send_signal(signal.SIGKILL)
@@ -157,7 +169,8 @@ def test_totals_are_exact(client: httpx2.Client, told: dict[str, Told], name: st
 def test_what_is_rewarded_is_served_more(
     server: Up, client: httpx2.Client, told: dict[str, Told], name: str
 ) -> None:
-    status = published_status(server, client, name)
+    read = decided_status if name.startswith("best_arm") else published_status
+    status = read(server, client, name)
     allocation = {row["key"]: row["allocation"] for row in status["variants"]}
     assert allocation["b"] > 0.6
     given = assign(client, name, N)
@@ -165,12 +178,16 @@ def test_what_is_rewarded_is_served_more(
 
 
 def test_best_arm_has_decided_and_says_so(server: Up, client: httpx2.Client, told: dict[str, Told]) -> None:
-    status = published_status(server, client, "best_arm")
+    status = decided_status(server, client, "best_arm")
     found = status["best_arm"]
     assert (found["variant"], found["decided"]) == ("b", True)
     assert found["log_evidence"] >= found["log_threshold"] > 0
     assert {row["key"]: row["allocation"] for row in status["variants"]} == {"a": 0.0, "b": 1.0}
     assert assign(client, "best_arm", N)["propensity"] == 1.0
+    shown = next(row for row in status["analysis"]["metrics"][0]["variants"] if row["variant"] == "b")
+    assert shown["interval"][0] > 0, "it stopped by the interval that the readout shows"
+    assert "The bandit has converged: b is better than a by" in status["conclusion"]
+    assert "best_arm has stopped: b gets all traffic." in status["conclusion"]
 
 
 def test_a_shadow_policy_is_shown_and_changes_nothing(

@@ -26,6 +26,7 @@ from app.experiments.policies.rule import WarmStart
 from app.experiments.reward import Reward
 from bandits.arms import BetaArms
 from bandits.best import probability_best
+from bandits.identification import Winner
 
 VARIANTS = (Variant("a", control=True), Variant("b"), Variant("c"))
 
@@ -147,11 +148,10 @@ def test_compares_nothing_without_a_shadow_policy():
 
 
 def test_a_best_arm_shadow_policy_serves_its_winner_once_it_would_have_decided():
-    policy = BestArmPolicy()
-    undecided, decided = successes(2, 5, 7), successes(20, 50, 90, of=100)
+    policy, totals = BestArmPolicy(), successes(20, 50, 90, of=100)
     shadowed = experiment(shadow_policy=policy)
-    assert shadow_weights(shadowed, undecided) == allocate(definition(policy), undecided)
-    assert shadow_weights(shadowed, decided) == (0, 0, WHOLE)
+    assert shadow_weights(shadowed, totals) == allocate(definition(policy), totals)
+    assert shadow_weights(shadowed, totals, Winner(2, 300.0, 9.0, 3.7)) == (0, 0, WHOLE)
 
 
 def test_a_warm_start_is_a_prior_of_discounted_earlier_rewards_and_no_more_than_its_greatest_number():

@@ -7,7 +7,14 @@ import pytest
 from msgspec.structs import replace
 
 from app.allocation.contextual import decided_by
-from app.allocation.model import NANO, AllocationPoint, VariantTotals, allocate, best_arm, shadow_weights
+from app.allocation.model import (
+    NANO,
+    AllocationPoint,
+    VariantTotals,
+    allocate,
+    shadow_weights,
+    standing_winner,
+)
 from app.assignment.bucketing import WHOLE
 from app.assignment.snapshot import reader_of
 from app.experiments.model import Definition, Experiment, Running, Variant
@@ -60,15 +67,14 @@ def test_fixed_weights_name_the_active_variants():
     assert allocate(definition, successes(1, 1, 1)) == (WHOLE // 4, 0, WHOLE // 4 * 3)
 
 
-def test_best_arm_decides_among_the_active_variants_and_keeps_their_positions():
+def test_a_winner_stays_until_the_rule_changes_and_a_shadow_policy_serves_its_own():
+    running, winner = running_with(BestArmPolicy()), Winner(2, 3_000.0, 9.0, 3.7)
+    latest = AllocationPoint(1, running.epoch, AT, (0, 0, WHOLE), winner=winner)
+    assert standing_winner(running, latest) == winner
+    assert standing_winner(running, None) is None
+    assert standing_winner(replace(running, epoch=running.epoch + 1), latest) is None, "another rule"
     totals = successes(100, 1000, 900, of=1000)
-    running = running_with(BestArmPolicy())
-    decision = best_arm(running, totals, None)
-    assert isinstance(decision, Winner)
-    assert decision.arm == 2
-    latest = AllocationPoint(1, running.epoch, AT, (0, 0, WHOLE), winner=decision)
-    assert best_arm(running, successes(900, 1000, 100, of=1000), latest) == decision, "a winner stays"
-    assert shadow_weights(running_with(TopTwoPolicy(), BestArmPolicy()), totals) == (0, 0, WHOLE)
+    assert shadow_weights(running_with(TopTwoPolicy(), BestArmPolicy()), totals, winner) == (0, 0, WHOLE)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from app.ledger.learning.model import RewardSums, part_of_bucket
 from app.ledger.rebuild import rebuild_totals
 from app.ledger.tables import policy_totals
 from bandits.features import UNIT, Numeric
+from bandits.identification import Winner
 from bandits.linear import LinearTotals
 from tests.support.clocks import SettableClock
 from tests.support.dying import Dying
@@ -301,23 +302,33 @@ async def test_a_best_arm_once_decided_serves_alone_whatever_comes(
     allocation, experiments, database_url, engine, valkey, experiment
 ):
     await experiments.change("summary", DefinitionChange(policy=BEST_ARM))
-    await record(engine, experiment, (10, 3), (10, 4), epoch=2)
+    await record(engine, experiment, (110, 13), (110, 94), epoch=2)
     await allocation.reallocate(experiment.id)
-    assert min((await served(valkey)).weights) > 0
-    await record(engine, experiment, (100, 10), (100, 90), epoch=2)
+    assert min((await served(valkey)).weights) > 0, "the readout decides, not the policy"
+    winner = Winner(1, 220.0, 9.0, 3.0)
+    assert not await allocation.conclude(experiment.id, 1, winner), "a readout of the rule before"
+    assert await allocation.conclude(experiment.id, 2, winner)
+    assert not await allocation.conclude(experiment.id, 2, Winner(0, 9.0, 9.0, 3.0)), "one winner stands"
+    assert await allocation.due() == [experiment.id]
     await allocation.reallocate(experiment.id)
     assert (await served(valkey)).weights == (0, WHOLE)
-    decided = (await latest(engine, experiment)).winner
-    assert (decided.arm, decided.n) == (1, 220.0)
 
     await record(engine, experiment, (1_000, 900), (1_000, 100), epoch=2)  # as revisions might
     await allocation.reallocate(experiment.id)
     assert (await served(valkey)).weights == (0, WHOLE)
-    assert (await latest(engine, experiment)).winner == decided
+    assert (await latest(engine, experiment)).winner == winner
     # Another rule is another question.
     await experiments.change("summary", DefinitionChange(policy=BestArmPolicy(delta=0.01)))
     await allocation.reallocate(experiment.id)
-    assert (await served(valkey)).weights == (WHOLE, 0)
+    assert min((await served(valkey)).weights) > 0
+    assert (await latest(engine, experiment)).winner is None
+
+
+async def test_a_policy_that_decides_nothing_takes_no_winner(allocation, engine, experiment):
+    await allocation.reallocate(experiment.id)
+    assert not await allocation.conclude(experiment.id, 1, Winner(1, 220.0, 9.0, 3.0))
+    assert not await allocation.conclude(10**6, 1, Winner(1, 220.0, 9.0, 3.0)), "an experiment that is gone"
+    assert (await latest(engine, experiment)).winner is None
 
 
 async def test_shares_move_by_at_most_a_step_for_each_update(

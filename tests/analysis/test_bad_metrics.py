@@ -13,6 +13,7 @@ from app.experiments.plan import AnalysisPlan, FixedHorizon, GroupSequential
 from stats.concurrent import drawn_alike
 from stats.quantiles import QuantileSketch
 from stats.totals import JointTotals, MeanTotals, ProportionTotals
+from tests.support.plans import at_its_horizon
 
 SEED = 20260101
 N = 1_500
@@ -146,9 +147,8 @@ def test_a_bandit_metric_without_spread_says_so_and_the_others_are_read():
 
 def shown(metric, *arms, plan=PLANS[0]):
     cells = [Cell(1, v, one.n, {metric.key: one}) for v, one in zip("ab", arms, strict=True)]
-    return (
-        analyze(plan, [metric], Observed(variants=("a", "b"), control="a", cells=cells)).metrics[0].variants
-    )
+    observed = Observed(variants=("a", "b"), control="a", cells=cells)
+    return analyze(at_its_horizon(plan, observed), [metric], observed).metrics[0].variants
 
 
 @pytest.mark.parametrize("plan", PLANS)

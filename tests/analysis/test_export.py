@@ -8,13 +8,15 @@ from urllib.parse import quote
 from uuid import UUID
 
 import pytest
+from sqlalchemy import update
 
 from app.access.model import Scope
 from app.analysis import limits
-from app.analysis.export import CsvWriter, Row, writer
+from app.analysis.export import BASE, CsvWriter, Row, writer
 from app.core.errors import UnprocessableInput
+from app.experiments.metrics import Mean, Metric, Proportion, Ratio
 from app.experiments.model import Definition, Variant
-from app.ledger.tables import assignments
+from app.ledger.tables import assignments, horizons, signals, unit_signals
 from tests.support.api import KEYS, bearer
 
 pytestmark = pytest.mark.anyio
@@ -95,6 +97,10 @@ async def test_a_row_says_what_was_drawn_with_what_probability_and_what_came_of_
     assert answer.headers["content-disposition"] == 'attachment; filename="summary.csv"'
     (row,) = table(answer.text)
     assert row == {
+        "context.lang": "dé",
+        "context.n": "1.5",
+        "signal.thumbs_up": "",
+        "signal.thumbs_down": "",
         "assignment": str(UUID(int=2)),
         "unit": "u1",
         "variant": "'-short",
@@ -142,7 +148,7 @@ async def test_a_log_of_many_pages_is_whole_and_has_nothing_twice(client, log, m
 
 
 async def test_an_empty_log_has_its_header(client, experiment):
-    assert (await download(client)).text == ",".join(Row._fields) + "\r\n"
+    assert (await download(client)).text == ",".join(BASE) + ",signal.thumbs_up,signal.thumbs_down\r\n"
 
 
 async def test_times_limit_what_is_exported(client, log):
@@ -184,7 +190,6 @@ def test_pages_are_one_file():
 
 
 def test_parquet_holds_the_same_rows_with_their_types():
-    pytest.importorskip("pyarrow", reason="the extra `parquet` is not installed")
     from pyarrow import parquet
 
     file = writer("parquet", exact=False)
@@ -204,3 +209,93 @@ def test_without_its_library_parquet_is_refused_by_name(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(UnprocessableInput, match="pyarrow"):
         writer("parquet", exact=False)
+
+
+METRICS = (
+    Metric(key="copied", measure=Proportion("copied", silence=0)),
+    Metric(key="speed", measure=Mean("latency_ms")),
+    Metric(key="cost", measure=Ratio("cost_usd", "tokens_out")),
+)
+
+
+def signal(number: int, name: str, value: float, *, source: int = 1, after_s: float = 1.0):
+    at = AT + timedelta(seconds=number + after_s)
+    return {
+        "assignment_id": UUID(int=number + 1),
+        "event_key": f"#{name}/{source}",
+        "experiment_id": 1,
+        "unit_hash": number % 7 - 3,
+        "signal": name,
+        "source": source,
+        "value": value,
+        "at": at,
+        "received_at": at,
+    }
+
+
+@pytest.fixture
+async def measured(engine, experiments):
+    variants = (Variant("control", control=True), Variant("short"))
+    await experiments.create(Definition(key="summary", variants=variants, metrics=METRICS))
+    running = await experiments.start("summary")
+    rows = [
+        assignment(0, "u0", context={"lang": "de", "n": 1, "beta": True, "tags": ["a"]}),
+        assignment(1, "u1", context={"lang": "=1", "n": "many"}),
+        assignment(2, "u2"),
+    ]
+    sent = [
+        signal(0, "copied", 1.0),
+        signal(0, "latency_ms", 800.0, source=2),
+        signal(0, "latency_ms", 900.0, source=0, after_s=2),
+        signal(1, "cost_usd", 0.25),
+        signal(1, "tokens_out", 100.0),
+        signal(1, "copied", 1.0, after_s=-100),  # too early: it does not count
+    ]
+    unit_signal = {name: sent[0][name] for name in ("experiment_id", "signal", "source")} | {
+        "unit_hash": -1,
+        "event_key": "#copied/1@5",
+        "value": 1.0,
+        "at": AT + timedelta(seconds=5),
+        "received_at": AT + timedelta(seconds=5),
+    }
+    async with engine.begin() as connection:
+        for row in rows:
+            await connection.execute(assignments.insert(), row | {"experiment_id": running.id})
+        for row in sent:
+            await connection.execute(signals.insert(), row | {"experiment_id": running.id})
+        await connection.execute(unit_signals.insert(), unit_signal | {"experiment_id": running.id})
+        await connection.execute(update(horizons).values(swept_until=AT + timedelta(hours=2)))
+    return running
+
+
+async def test_every_signal_metric_and_context_is_a_column(client, measured):
+    lines = (await download(client, "?format=jsonl")).text.splitlines()
+    rows = {row["unit"]: row for row in map(json.loads, lines)}
+    first = rows["u0"]
+    assert (first["context.lang"], first["context.n"], first["context.beta"]) == ("de", "1", True)
+    assert first["context.tags"] == '["a"]'
+    assert first["context"] == {"lang": "de", "n": 1, "beta": True, "tags": ["a"]}
+    assert (first["signal.copied"], first["signal.latency_ms"]) == (1.0, 900.0)  # the newest
+    assert (first["metric.copied"], first["metric.speed"]) == (1.0, 850.0)  # of two sources
+    assert rows["u1"]["metric.cost.numerator"] == 0.25
+    assert rows["u1"]["metric.cost.denominator"] == 100.0
+    assert (rows["u1"]["signal.copied"], rows["u1"]["metric.copied"]) == (None, 0.0)  # silence
+    assert (rows["u2"]["signal.copied"], rows["u2"]["metric.copied"]) == (1.0, 1.0)  # by unit
+    assert rows["u2"]["metric.speed"] is None
+
+
+async def test_all_formats_have_the_same_columns_and_values(client, measured):
+    from pyarrow import parquet
+
+    by_line = [json.loads(line) for line in (await download(client, "?format=jsonl")).text.splitlines()]
+    body = (await download(client, "?format=parquet")).content
+    in_file = parquet.read_table(io.BytesIO(body)).to_pylist()
+    in_table = table((await download(client, "?exact=true")).text)
+    assert list(in_file[0]) == list(by_line[0]) == list(in_table[0])
+    for name in by_line[0]:
+        if name not in {"assigned_at", "context"}:
+            assert [row[name] for row in in_file] == [row[name] for row in by_line]
+    speeds = ["" if row["metric.speed"] is None else str(row["metric.speed"]) for row in by_line]
+    assert [row["metric.speed"] for row in in_table] == speeds
+    safe = {row["unit"]: row["context.lang"] for row in table((await download(client)).text)}
+    assert safe["u1"] == "'=1"

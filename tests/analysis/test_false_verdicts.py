@@ -15,6 +15,7 @@ from stats.errors import InsufficientData
 from stats.group_sequential import GroupSequentialPlan
 from stats.sequences import Contrast, difference_sequence
 from stats.totals import MeanTotals, ProportionTotals
+from tests.support.plans import at_its_horizon
 
 ERRORS = Metric(key="m", measure=Proportion("m"), role="primary", direction="lower")
 COST = Metric(key="m", measure=Mean("m"), role="primary")
@@ -34,7 +35,7 @@ def observed(*arms, segments=("",)):
 
 
 def shown(plan, metric, data):
-    return analyze(plan, [metric], data).metrics[0].variants[1]
+    return analyze(at_its_horizon(plan, data), [metric], data).metrics[0].variants[1]
 
 
 def limit(runs):

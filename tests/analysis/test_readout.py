@@ -16,7 +16,8 @@ from app.analysis.evidence.comparison import compare
 from app.analysis.evidence.effect import BoundedEvidence, SequenceEvidence, Tuning
 from app.analysis.evidence.planned import FixedEvidence
 from app.analysis.observed import Cell, DrawnUnits, Observed
-from app.analysis.readout.analyze import _excludes_zero, analyze, verdict
+from app.analysis.readout.analyze import analyze, verdict
+from app.analysis.readout.leader import excludes_zero
 from app.experiments.metrics import Margin, Mean, Metric, Proportion, QuantileOf, Ratio
 from app.experiments.plan import AnalysisPlan, FixedHorizon, GroupSequential
 from stats import bounded
@@ -32,6 +33,7 @@ from stats.srm import ArmCounts
 from stats.stratification import Stratum, pooled
 from stats.totals import JointTotals, MeanTotals, ProportionTotals
 from stats.variance_reduction import CovariateAdjustment
+from tests.support.plans import at_its_horizon
 
 PRIMARY = Metric(key="m", measure=Mean("m"), role="primary")
 SOLVED = Metric(key="m", measure=Proportion("m"), role="primary")
@@ -46,7 +48,7 @@ def observed(*arms, variants=("a", "b"), **more):
 
 
 def shown(plan, metric, data, variant=1):
-    return analyze(plan, [metric], data).metrics[0].variants[variant]
+    return analyze(at_its_horizon(plan, data), [metric], data).metrics[0].variants[variant]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +101,7 @@ def fixed_with(p_value):
 @given(st.lists(st.floats(1e-8, 1 - 1e-8), min_size=1, max_size=12))
 def test_intervals_at_the_family_level_exclude_zero_exactly_for_the_findings_of_bh(p_values):
     members = [fixed_with(p) for p in p_values]
-    level = family_level([partial(_excludes_zero, one) for one in members], 0.05, "benjamini-hochberg")
+    level = family_level([partial(excludes_zero, member) for member in members], 0.05, "benjamini-hochberg")
     found = [member.interval(level).lower > 0 for member in members]
     adjusted = multipletests(p_values, method="fdr_bh")[1]
     close = any(abs(p - 0.05) < 1e-6 for p in adjusted)

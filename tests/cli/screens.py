@@ -303,7 +303,8 @@ def _variants(made: Made, names: Sequence[str]) -> tuple[VariantStatus, ...]:
 
 def _demo(made: Made) -> RenderableType:
     keys = [prompt.key for prompt in PROMPTS]
-    status = Status("demo", "running", 17, 0, _variants(made, keys))
+    conclusion = "The bandit has converged: b is better than a by 0.1 [0.05, 0.15]. Serve it?"
+    status = Status("demo", "running", 17, 0, _variants(made, keys), conclusion)
     served = dict.fromkeys(keys, made.units)
     return Group(
         display.traffic.demo_progress(status, served=2_000, requests=3_000, waiting=12),
@@ -387,6 +388,7 @@ def _status(made: Made) -> dict[str, object]:
         "allocation_history": [
             {"at": AT + timedelta(hours=hour), "shares": share} for hour, share in enumerate(shares)
         ],
+        "conclusion": "Ship the better one. P(best) agrees, but the interval decides.",
         "analysis": _readout(made),
     }
 

@@ -161,6 +161,11 @@ def test_the_example_of_the_reference_is_fine():
             "does not apply to a shadow policy: it gets the same totals",
         ),
         (
+            {"responses": {"redact": ["emial"]}},
+            "responses.redact[0]",
+            "must be one of email, phone, card, api_key, got 'emial'; did you mean 'email'?",
+        ),
+        (
             {"shadow_policy": {"kind": "lin_ts", "features": [AGE]}},
             "shadow_policy.kind",
             "lin_ts reads more than the reward totals, and a shadow policy gets nothing else",

@@ -19,6 +19,7 @@ from app.experiments.model import (
     Experiment,
     LayerRange,
     Paused,
+    ResponsePlan,
     Running,
     Stopped,
     Variant,
@@ -54,15 +55,17 @@ CHANGES = {
     "overrides": {"me": "short"},
     "layer": LayerRange("answers", 0.2, 0.4),
     "signals": {"tone": SignalKind(meaning="Tone of the answer.")},
+    "responses": ResponsePlan(redact=("email",), retention_days=7),
 }
 IN_FORCE = {
-    *("description", "variants", "policy", "shadow_policy", "metrics", "targeting", "overrides", "signals")
+    *("description", "variants", "policy", "shadow_policy", "targeting", "overrides"),
+    *("signals", "responses", "metrics"),
 }
 MUTABLE = {
     "draft": CHANGES.keys() - {"key"},
     "running": IN_FORCE,
     "paused": IN_FORCE,
-    "stopped": {"description", "shadow_policy", "signals"},
+    "stopped": {"description", "shadow_policy", "signals", "responses"},
     "archived": set(),
 }
 

@@ -87,7 +87,12 @@ def compare(
         q, arms = metric.measure.q, (base, treatment)
         return Comparison(_quantiles(metric, plan, observed, arms, q=q, segment=segment), None)
     if observed.adaptive:
-        return Comparison(_adaptive(metric, plan, observed, (base, treatment), segment), None)
+        arms = base, treatment
+        known = "concurrent", metric, plan.expected_units, plan.alpha, arms, segment
+        if known not in observed.memo:
+            observed.memo[known] = Comparison(_adaptive(metric, plan, observed, arms, segment), None)
+        compared: Comparison = observed.memo[known]
+        return compared
     key = "adjustment", metric, segment, adjustable(plan, observed)
     if key not in observed.memo:
         observed.memo[key] = _adjustment(metric, observed, segment) if key[-1] else None
@@ -330,11 +335,12 @@ def _adaptive(
     """Evidence from units that were drawn at the same time. Each stratum is an experiment of its own."""
     if segment is not None:
         raise InsufficientData("segments are not compared where the allocation reacts to outcomes")
+    totals = {arm: observed.totals(metric.key, arm) for arm in arms}
+    empty = [arm for arm, known in totals.items() if known is None or not known.n]
+    if empty:
+        raise InsufficientData(f"no unit of {' or '.join(empty)} has a value")
     strata = _concurrent(metric, observed, arms)
     if not strata:
-        empty = [arm for arm in arms if not (own := observed.totals(metric.key, arm)) or not own.n]
-        if empty:
-            raise InsufficientData(f"no unit of {' or '.join(empty)} has a value")
         raise InsufficientData(
             "the allocation reacts to outcomes, and no totals by its shares are kept: run `wald rebuild`"
         )

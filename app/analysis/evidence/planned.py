@@ -2,11 +2,12 @@
 
 import math
 from functools import lru_cache
-from typing import ClassVar, Final
+from typing import ClassVar, Final, assert_never
 
 from scipy import special
 
 from app.analysis.evidence.effect import AT_ONE_LOOK, Evidence, sides, two_sided
+from app.experiments.plan import AlwaysValid, AnalysisPlan, FixedHorizon, GroupSequential
 from stats.eprocess import EValue
 from stats.errors import InsufficientData
 from stats.estimate import Estimate
@@ -181,6 +182,30 @@ def look_fractions(looks: tuple[float, ...], now: float) -> tuple[float, ...]:
     grid = {round(look + step * _STEP, 6) for look in looks for step in range(-steps, steps + 1)}
     spent = (fraction for fraction in sorted(grid) if 0 < fraction < min(now - _STEP / 2, 1.0))
     return (*spent, now)
+
+
+def closed(plan: AnalysisPlan, units: int) -> str:
+    """Return why no verdict is given at this number of units; empty at a planned look.
+
+    A plan that is valid at every look is never closed.
+
+    Worked by hand: of a fixed horizon of 1,000 units, 979 and 1,021 are outside the look, 980 is in
+    it.
+    """
+    match plan.estimator:
+        case AlwaysValid():
+            return ""
+        case FixedHorizon():
+            looks: tuple[float, ...] = (1.0,)
+        case GroupSequential(looks=looks):
+            pass
+        case _:
+            assert_never(plan.estimator)
+    try:
+        look_fractions(looks, units / plan.expected_units)
+    except InsufficientData as outside:
+        return str(outside)
+    return ""
 
 
 def _between(looks: tuple[float, ...], now: float) -> str:

@@ -5,12 +5,15 @@ margin. *Safe*: it is proven to be within the margin: not worse, or worse by les
 rollouts both decide here.
 """
 
-from typing import Literal
+from typing import Final, Literal
 
 Verdict = Literal["harm", "safe", "not_enough_data"]
 """The verdict on a guardrail."""
 ReadoutVerdict = Literal["harm", "safe", "better", "not_enough_data"]
 """A verdict of the readout. *Better*: proven to be better than the control, which is also safe."""
+
+UNDECIDED: Final = "the interval contains both harm and safety"
+"""The reason of a verdict `not_enough_data` that has an interval."""
 
 
 def verdict_of(*, worse: bool, within: bool) -> Verdict:

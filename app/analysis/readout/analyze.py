@@ -7,42 +7,38 @@ from functools import partial
 from typing import Final
 
 import msgspec
-from scipy import optimize
 
 from app.analysis.balance import balance_findings, unused_findings
 from app.analysis.bounds import Bounds, bounds_of
 from app.analysis.evidence.comparison import Comparison, compare, known_means
-from app.analysis.evidence.effect import EVERY_LOOK, Evidence, SequenceEvidence
-from app.analysis.evidence.planned import GroupSequentialEvidence
+from app.analysis.evidence.effect import EVERY_LOOK, Evidence
+from app.analysis.evidence.planned import GroupSequentialEvidence, closed
 from app.analysis.harm.question import Answer
-from app.analysis.harm.verdict import ReadoutVerdict, verdict_of
+from app.analysis.harm.verdict import UNDECIDED, ReadoutVerdict, verdict_of
 from app.analysis.integrity import AA_ALPHA, Finding, findings
 from app.analysis.observed import Observed
+from app.analysis.readout.forecast import Pair, Question, Serving, progress_of
 from app.analysis.readout.frontier import Frontier, frontier_of
 from app.analysis.readout.guardrails import ask, difference_interval, is_shared, with_answer
-from app.analysis.readout.recommendation import recommend
+from app.analysis.readout.leader import UNANSWERED, active, excludes_zero, leader_of, loss_of, turned
+from app.analysis.readout.recommendation import Situation, recommend
 from app.analysis.readout.record import (
     Leader,
     MetricReadout,
-    Progress,
     Readout,
     SegmentEffect,
     VariantReadout,
 )
-from app.experiments.metrics import Direction, Metric
-from app.experiments.plan import AlwaysValid, AnalysisPlan
-from stats import sequences
+from app.experiments.metrics import Metric
+from app.experiments.plan import AnalysisPlan
 from stats.errors import InsufficientData
 from stats.estimate import Estimate
 from stats.heterogeneity import partial_pooling
 from stats.interval import Interval
 from stats.multiplicity import Role, family_level
 
-_UNITS_FAR: Final = 1e12
 _ROUNDING: Final = 1e-12
 """A difference below this part of a constant is a rounding error."""
-_UNANSWERED: Final = (ValueError, ArithmeticError)
-"""Errors of a statistic whose data are too few or unsuitable. They concern one metric only."""
 
 
 class Unanswered(msgspec.Struct, frozen=True):
@@ -62,8 +58,13 @@ Compared = Mapping[str, Mapping[str, Found]]
 """What was found, per metric and treatment."""
 
 
-def analyze(plan: AnalysisPlan, metrics: Sequence[Metric], observed: Observed) -> Readout:
-    """Return the readout of these metrics. Raises ValueError without metrics or if a key repeats."""
+def analyze(
+    plan: AnalysisPlan, metrics: Sequence[Metric], observed: Observed, serving: Serving | None = None
+) -> Readout:
+    """Return the readout of these metrics; forecasts are at the shares that are served, if known.
+
+    Raises ValueError without metrics or if a key repeats.
+    """
     keys = [metric.key for metric in metrics]
     if not keys or len(set(keys)) != len(keys):
         raise ValueError(f"needs metrics with different keys, got {', '.join(keys) or 'none'}")
@@ -77,8 +78,23 @@ def analyze(plan: AnalysisPlan, metrics: Sequence[Metric], observed: Observed) -
         *(_same_variants(shown) if plan.aa else ()),
     )
     primary = next((metric for metric in metrics if metric.role == "primary"), None)
-    leader = None if primary is None else _leader(primary, plan, observed)
-    progress = _progress(plan, observed, compared[primary.key] if primary else {}, levels["primary"])
+    level = levels["primary"]
+    leader = None if primary is None else leader_of(primary, plan, observed, level)
+    question = None
+    if primary is not None and leader is not None:
+        question = _question(primary, plan, observed, compared[primary.key], leader)
+    progress = progress_of(plan, observed, question, serving)
+    situation = Situation(
+        plan=plan,
+        adaptive=observed.adaptive,
+        control=observed.control,
+        treatments=active(observed, observed.treatments),
+        metrics=shown,
+        findings=checked,
+        progress=progress,
+        leader=leader,
+        losses=lambda variant: loss_of(primary, plan, observed, variant, level),
+    )
     return Readout(
         control=observed.control,
         plan=plan,
@@ -89,7 +105,7 @@ def analyze(plan: AnalysisPlan, metrics: Sequence[Metric], observed: Observed) -
         frontier=_frontier(metrics, observed),
         integrity=checked,
         progress=progress,
-        recommendation=recommend(_active(observed, observed.treatments), shown, checked, progress, leader),
+        recommendation=recommend(situation),
     )
 
 
@@ -130,7 +146,7 @@ def _compared(metric: Metric, plan: AnalysisPlan, observed: Observed, arm: str) 
         evidence = comparison.evidence
         evidence.interval(plan.alpha)
         _ = evidence.means, evidence.e_value, evidence.p_value, evidence.standard_error
-    except _UNANSWERED as error:
+    except UNANSWERED as error:
         return _unanswered(metric, observed, arm, _reason(error))
     return comparison
 
@@ -138,7 +154,7 @@ def _compared(metric: Metric, plan: AnalysisPlan, observed: Observed, arm: str) 
 def _unanswered(metric: Metric, observed: Observed, arm: str, reason: str) -> Unanswered:
     try:
         known = known_means(metric, observed, arm)
-    except _UNANSWERED:
+    except UNANSWERED:
         known = None
     return Unanswered(reason) if known is None else Unanswered(reason, known[0], constant=not known[1])
 
@@ -180,23 +196,12 @@ def _same_variants(metrics: Sequence[MetricReadout]) -> tuple[Finding, ...]:
 # Levels
 
 
-def _excludes_zero(evidence: Evidence, level: float) -> bool:
-    """Return whether the interval excludes 0; a p-value of its rule gives the same answer."""
-    if evidence.p_value is not None:
-        return evidence.p_value < level
-    try:
-        interval = evidence.interval(level)
-    except _UNANSWERED:
-        return False
-    return interval.lower > 0 or interval.upper < 0
-
-
 def _levels(plan: AnalysisPlan, metrics: Sequence[Metric], compared: Compared) -> dict[Role, float]:
     """Return the level of each role: Bonferroni for primary metrics, the plan's for secondary ones."""
 
     def family(role: Role) -> list[Callable[[float], bool] | None]:
         return [
-            partial(_excludes_zero, comparison.evidence) if isinstance(comparison, Comparison) else None
+            partial(excludes_zero, comparison.evidence) if isinstance(comparison, Comparison) else None
             for metric in metrics
             if metric.role == role
             for comparison in compared[metric.key].values()
@@ -223,18 +228,14 @@ def verdict(metric: Metric, interval: Interval | None, relative: Interval | None
     """
     if interval is None:
         return "not_enough_data"
-    towards = _turned(interval, metric.direction)
+    towards = turned(interval, metric.direction)
     if towards.lower > 0:
         return "better"
     within = False
     if metric.margin is not None:
         judged = relative if metric.margin.relative else interval
-        within = judged is not None and _turned(judged, metric.direction).lower > -metric.margin.size
+        within = judged is not None and turned(judged, metric.direction).lower > -metric.margin.size
     return verdict_of(worse=towards.upper < 0, within=within)
-
-
-def _turned(interval: Interval, direction: Direction) -> Interval:
-    return interval if direction == "higher" else Interval(-interval.upper, -interval.lower)
 
 
 def _metric_readout(
@@ -315,7 +316,10 @@ def _with_comparison(
             if isinstance(comparison, Answer)
             else _with_effect(shown, metric, comparison, level)
         )
-    except _UNANSWERED as error:
+        if not observed.adaptive and (why := closed(plan, observed.units())):
+            reason = "; ".join(filter(None, (filled.reason, why)))
+            filled = msgspec.structs.replace(filled, verdict="not_enough_data", reason=reason)
+    except UNANSWERED as error:
         return _without_interval(shown, _unanswered(metric, observed, shown.variant, _reason(error)))
     return _with_segments(filled, metric, plan, observed, level)
 
@@ -343,16 +347,22 @@ def _with_effect(
         verdict=decided,
         reason=_open_reason(decided, no_share=by_share and relative is None),
         variance_reduction=comparison.variance_reduction,
-        unbiased_effect=(
-            evidence.unbiased_effect(level) if isinstance(evidence, GroupSequentialEvidence) else None
-        ),
+        unbiased_effect=_unbiased_effect(evidence, level),
     )
+
+
+def _unbiased_effect(evidence: Evidence, level: float) -> float | None:
+    """Return the median-unbiased effect of a plan that has ended; None if it went on."""
+    if isinstance(evidence, GroupSequentialEvidence):
+        with suppress(*UNANSWERED):
+            return evidence.unbiased_effect(level)
+    return None
 
 
 def _relative_interval(evidence: Evidence, level: float, *, each: bool) -> Interval | None:
     try:
         interval = evidence.relative_interval(level, each=each)
-    except _UNANSWERED:
+    except UNANSWERED:
         return None
     if interval is None or math.isnan(interval.lower) or math.isnan(interval.upper):
         return None
@@ -364,7 +374,7 @@ def _open_reason(decided: ReadoutVerdict, *, no_share: bool) -> str:
     if no_share:
         judged = "" if decided == "not_enough_data" else "; judged on the difference alone"
         return f"the control may be 0, so a relative margin cannot be judged{judged}"
-    return "the interval contains both harm and safety" if decided == "not_enough_data" else ""
+    return UNDECIDED if decided == "not_enough_data" else ""
 
 
 def _with_segments(
@@ -376,7 +386,7 @@ def _with_segments(
     effects: dict[str, tuple[float, Bounds | None]] = {}
     estimates: dict[str, Estimate] = {}
     for segment in segments:
-        with suppress(*_UNANSWERED):
+        with suppress(*UNANSWERED):
             evidence = compare(metric, plan, observed, shown.variant, segment=segment).evidence
             interval = evidence.interval(level / len(segments))
             control, treatment = evidence.means
@@ -385,13 +395,13 @@ def _with_segments(
                 estimates[segment] = null_effect
         if is_shared(metric, plan, observed):
             effects.pop(segment, None)
-            with suppress(*_UNANSWERED):
+            with suppress(*UNANSWERED):
                 answered = ask(metric, observed.of_segment(segment), shown.variant, level / len(segments))
                 effects[segment] = (answered.means[1] - answered.means[0], difference_interval(answered))
     pooled: dict[str, Estimate] = {}
     interaction = None
     if len(estimates) >= 2:
-        with suppress(*_UNANSWERED):
+        with suppress(*UNANSWERED):
             pooling = partial_pooling(list(estimates.values()))
             pooled = dict(zip(estimates, pooling.segments, strict=True))
             interaction = pooling.interaction.p_value
@@ -408,102 +418,33 @@ def _with_segments(
     return msgspec.structs.replace(shown, segments=rows, interaction_p_value=interaction)
 
 
-# Frontier, leader and progress
-
-
 def _frontier(metrics: Sequence[Metric], observed: Observed) -> Frontier | None:
     try:
         return frontier_of(metrics, observed)
-    except _UNANSWERED:
+    except UNANSWERED:
         return None
 
 
-def _active(observed: Observed, variants: Sequence[str]) -> tuple[str, ...]:
-    """Return those of the variants that are still served."""
-    return tuple(variant for variant in variants if variant not in observed.retired)
-
-
-def _leader(metric: Metric, plan: AnalysisPlan, observed: Observed) -> Leader | None:
-    """Return the leader; None while no variant has a known effect."""
-    best: str | None = None
-    effects = {observed.control: 0.0}
-    for arm in _active(observed, observed.treatments):
-        with suppress(*_UNANSWERED):
-            control, estimate = compare(metric, plan, observed, arm).evidence.means
-            effects[arm] = estimate - control
-    if len(effects) < 2:
-        return None
-    sign = 1 if metric.direction == "higher" else -1
-    best = max(effects, key=lambda arm: sign * effects[arm])
-    level = plan.alpha / (len(observed.variants) - 1)
-    undecided = tuple(
-        arm
-        for arm in _active(observed, observed.variants)
-        if arm != best and not _beats(metric, plan, observed, best, arm, level=level)
-    )
-    return Leader(variant=best, declared=not undecided, level=level, undecided=undecided)
-
-
-def _beats(
-    metric: Metric, plan: AnalysisPlan, observed: Observed, best: str, other: str, *, level: float
-) -> bool:
-    try:
-        interval = compare(metric, plan, observed, best, control=other).evidence.interval(level, each=True)
-    except _UNANSWERED:
-        return False
-    return _turned(interval, metric.direction).lower > 0
-
-
-def _progress(
+def _question(
+    metric: Metric,
     plan: AnalysisPlan,
     observed: Observed,
     primary: Mapping[str, Found],
-    level: float,
-) -> Progress:
-    units = observed.units()
-    needed: float | None = None
-    if not isinstance(plan.estimator, AlwaysValid):
-        needed = max(plan.expected_units, units)
-    elif primary:
-        each = [
-            _units_to_decide(comparison.evidence, plan, units, level)
-            if isinstance(comparison, Comparison)
-            else None
-            for comparison in primary.values()
-        ]
-        known = [needed_units for needed_units in each if needed_units is not None]
-        needed = max(known) if len(known) == len(each) else None
-    left = None
-    if needed is not None and observed.days and units:
-        left = max(needed - units, 0.0) / (units / observed.days)
-    return Progress(
-        units=units,
-        expected_units=plan.expected_units,
-        share=units / plan.expected_units,
-        units_to_decide=None if needed is None else math.ceil(needed),
-        days_left=left,
-    )
+    leader: Leader,
+) -> Question:
+    """Return the comparisons that a decision needs.
 
-
-def _units_to_decide(evidence: Evidence, plan: AnalysisPlan, units: int, level: float) -> float | None:
-    """Return the units of all variants, at this split, at which the interval shows the effect."""
-    control, estimate = evidence.means
-    distance = plan.minimum_effect or abs(estimate - control)
-    if _excludes_zero(evidence, level):
-        return float(units)
-    if not isinstance(evidence, SequenceEvidence) or not distance:
-        return None
-    contrast, tuned_to = evidence.contrast, evidence.tuning.at(level, "two-sided")
-    variance = contrast.control_variance + contrast.treatment_variance
-
-    def excess(log_factor: float) -> float:
-        factor = math.exp(log_factor)
-        reach = sequences.radius(variance / factor, contrast.time * factor, alpha=level, tuned_to=tuned_to)
-        return float(reach) - distance
-
-    farthest = math.log(_UNITS_FAR / units)
-    if excess(0.0) <= 0:
-        return float(units)
-    if excess(farthest) > 0:
-        return None
-    return units * math.exp(float(optimize.brentq(excess, 0.0, farthest, xtol=1e-6)))
+    With a minimum effect these are all of them. Without one, a leader has to beat the control, or
+    the control, if it leads, every other variant.
+    """
+    treatments = active(observed, observed.treatments)
+    if plan.minimum_effect is None and leader.variant != observed.control:
+        treatments = (leader.variant,)
+    pairs = []
+    for arm in treatments:
+        if isinstance(comparison := primary[arm], Comparison):
+            control, estimate = comparison.evidence.means
+            distance = plan.minimum_effect or abs(estimate - control)
+            decided = excludes_zero(comparison.evidence, leader.level)
+            pairs.append(Pair((observed.control, arm), comparison.evidence, distance, decided))
+    return Question(metric.key, pairs, leader.level, len(pairs) == len(treatments))

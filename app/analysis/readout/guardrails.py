@@ -7,7 +7,7 @@ import msgspec
 from app.analysis.bounds import Bounds
 from app.analysis.harm.answer import answer
 from app.analysis.harm.question import Answer, Question
-from app.analysis.harm.verdict import ReadoutVerdict
+from app.analysis.harm.verdict import UNDECIDED, ReadoutVerdict
 from app.analysis.observed import Observed
 from app.analysis.readout.record import VariantReadout
 from app.experiments.metrics import Metric, QuantileOf
@@ -60,8 +60,7 @@ def with_answer(shown: VariantReadout, metric: Metric, answered: Answer, level: 
         e_value=e_value,
         p_value=None if e_value is None else min(1 / e_value, 1.0),
         verdict=decided,
-        reason=answered.note
-        or ("the interval contains both harm and safety" if decided == "not_enough_data" else ""),
+        reason=answered.note or (UNDECIDED if decided == "not_enough_data" else ""),
     )
 
 

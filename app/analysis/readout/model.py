@@ -1,5 +1,6 @@
 """The status of an experiment from definition, totals and allocations. Pure; missing is null."""
 
+import dataclasses
 from collections.abc import Sequence
 from datetime import datetime
 from types import MappingProxyType
@@ -12,7 +13,7 @@ from msgspec.structs import replace
 
 from app.allocation.forgetting import Learned
 from app.allocation.freezes import Freeze
-from app.allocation.model import AllocationPoint, VariantTotals, best_arm, posteriors, shadow_weights
+from app.allocation.model import AllocationPoint, VariantTotals, posteriors, shadow_weights, standing_winner
 from app.analysis.descriptive import MetricFigures, figures_of, measuring
 from app.analysis.readout.analyze import analyze, metric_readouts
 from app.analysis.readout.beliefs import (
@@ -23,19 +24,23 @@ from app.analysis.readout.beliefs import (
     model_belief,
     segment_beliefs,
 )
+from app.analysis.readout.conclusion import Beliefs, conclusion_of
+from app.analysis.readout.forecast import Serving
 from app.analysis.readout.record import MetricReadout, Readout, Sensitivity, VariantReadout
+from app.analysis.readout.stopping import stopping
 from app.analysis.signals import SignalTotals, warnings_of
 from app.analysis.stored import StoredTotals, padded
 from app.assignment import bucketing
 from app.experiments.metric_history import Backfill, MetricChange, metric_history_of
-from app.experiments.model import Experiment, StateKind, Stopped, kind_of
-from app.experiments.policies import FixedPolicy
+from app.experiments.model import Experiment, Paused, StateKind, Stopped, kind_of
+from app.experiments.policies import BestArmPolicy, FixedPolicy, Policy
+from app.experiments.policies.rule import AdaptivePolicy
 from app.experiments.reward_text import reward_in_words
 from app.ledger.units.measures import Measures, measures_of
 from bandits.allocation import Allocation, compare
 from bandits.arms import BetaArms
 from bandits.best import expected_loss, probability_best
-from bandits.identification import Winner
+from bandits.identification import Decision, Winner
 from stats.interval import beta_interval
 
 
@@ -75,7 +80,8 @@ class AllocationAt(msgspec.Struct, frozen=True):
 class BestArmStatus(msgspec.Struct, frozen=True):
     """The progress of `best_arm`: the variant that leads or, if `decided`, has won.
 
-    It wins once `log_evidence`, the least against a rival, reaches `log_threshold`.
+    It wins once `log_evidence`, the least against a rival, reaches `log_threshold`. The evidence is
+    that of the intervals of the readout, so it holds at every look and under any drift.
     """
 
     variant: str
@@ -123,13 +129,14 @@ class RolloutStatus(msgspec.Struct, frozen=True, kw_only=True):
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """An experiment now: its totals up to the last commit of the ledger, and what follows from them.
 
-    `lag_events` counts acknowledged events, of all experiments, that are not in the totals yet; null when
-    Valkey cannot be asked, which `warnings` then says. They also say what of the feedback does not count.
-    `analysis` compares the mean rewards by a method that is valid at every look under this policy, and
-    `assumptions` says what it takes for granted. Everything acknowledged before `totals_as_of` is in them.
-    `updated_at` is when the allocation in force was computed. `frozen`: the policy holds that allocation,
-    because the data are broken. All is as of `read_at`. `descriptive` has the raw figures of every
-    metric, which prove nothing by themselves.
+    `lag_events` counts acknowledged events, of all experiments, that are not in the totals yet;
+    null when Valkey cannot be asked, which `warnings` then says. They also say what of the feedback
+    does not count. `conclusion` says in words what to do, which number decides, why the others
+    differ, and what is missing. `analysis` compares the mean rewards by a method that is valid at
+    every look under this policy, and `assumptions` says what it takes for granted. Everything
+    acknowledged before `totals_as_of` is in them. `updated_at` is when the allocation in force was
+    computed. `frozen`: the policy holds that allocation, because the data are broken. All is as of
+    `read_at`. `descriptive` has the raw figures of every metric, which prove nothing by themselves.
     """
 
     key: str
@@ -152,6 +159,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     drift: DriftBelief | UnsetType = UNSET  # of policies that forget
     variants: list[VariantStatus]
     allocation_history: list[AllocationAt]
+    conclusion: str = ""
     analysis: Readout | None = None
     descriptive: list[MetricFigures] = []
     backfill: Backfill | None = None  # the last one, after a change of what is measured
@@ -184,7 +192,8 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
         definition, state = experiment.definition, experiment.state
         policy = definition.policy
         keys = [variant.key for variant in definition.variants]
-        analysis = self._readout(experiment)
+        readout, variants = self._readout(experiment), self._variants(experiment)
+        best_arm = self._best_arm(experiment)
         return Status(
             key=experiment.key,
             state=kind_of(state),
@@ -198,16 +207,17 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
             lag_events=lag_events,
             warnings=[*warnings, *warnings_of(definition, self.signals, self._n_resolved)],
             frozen=self.frozen,
-            best_arm=self._best_arm(experiment),
+            best_arm=best_arm,
             shadow_policy=self._shadow_policy(experiment),
             learned_epochs=list(self.learned_epochs) or UNSET,
             models=model_belief(policy, self.learned, keys),
             segments=segment_beliefs(policy, self.learned, keys, definition.active),
             drift=drift_belief(policy, self.learned, keys),
-            variants=self._variants(experiment),
+            variants=variants,
             allocation_history=history_of(self.history, len(keys)),
-            analysis=analysis,
-            descriptive=self._descriptive(experiment, analysis),
+            conclusion=_of_state(experiment) + conclusion_of(readout, _beliefs(policy, variants, best_arm)),
+            analysis=readout,
+            descriptive=self._descriptive(experiment, readout),
             backfill=metric_history_of(experiment, self.metric_changes, self.backfill).backfill,
             reward_in_words=reward_in_words(definition.reward),
             assumptions=self._assumptions(experiment),
@@ -223,8 +233,9 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
         definition, metrics = experiment.definition, measured_of(experiment).metrics
         exploratory = experiment.exploratory
         metrics = tuple(metric for metric in metrics if metric.key not in exploratory)
+        serving = self._serving(experiment)
         planned = self._with_exploratory(
-            experiment, analyze(definition.plan, metrics, self.observed(experiment))
+            experiment, analyze(definition.plan, metrics, self.observed(experiment), serving)
         )
         if not any(cell.crossed for cell in self.units):
             return planned
@@ -281,21 +292,44 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
             has_covariates=bool(experiment.definition.plan.covariates),
         )
 
+    def _serving(self, experiment: Experiment) -> Serving | None:
+        """Return the shares in force; None if a request or a rollout decides about them."""
+        definition, latest = experiment.definition, self.latest
+        if latest is None or definition.policy.reads == "contexts" or experiment.held:
+            return None
+        variants, policy = definition.variants, definition.policy
+        served = padded(latest.shares, len(variants))
+        shares = {variants[index].key: served[index] for index in definition.active}
+        return Serving(shares, policy.exploration_floor if isinstance(policy, AdaptivePolicy) else None)
+
+    def decision(self, experiment: Experiment, policy: Policy) -> Decision | None:
+        """Return whether this policy would know the best variant; None: it decides nothing."""
+        if not isinstance(policy, BestArmPolicy):
+            return None
+        observed = self.observed(experiment)
+        decision = stopping(policy, experiment.definition.plan, observed)
+        if decision is None:
+            return None
+        keys = [variant.key for variant in experiment.definition.variants]
+        if isinstance(decision, Winner):
+            return dataclasses.replace(decision, arm=keys.index(observed.variants[decision.arm]))
+        return dataclasses.replace(decision, leader=keys.index(observed.variants[decision.leader]))
+
     def _assumptions(self, experiment: Experiment) -> list[str]:
         assumed = []
         if experiment.definition.stickiness != "none" and len(self.epoch_shares) > 1:
             assumed.append("a unit that returns in a later epoch counts as another unit")
         if not isinstance(experiment.definition.policy, FixedPolicy):
-            decides = " and the winner of best_arm" if experiment.definition.policy.decides else ""
             assumed.append(
-                f"probability_best and expected_loss{decides} assume that mean rewards do not drift; "
+                "probability_best and expected_loss assume that mean rewards do not drift; "
                 "comparisons do not assume it"
             )
         return assumed
 
     def _best_arm(self, experiment: Experiment) -> BestArmStatus | UnsetType:
-        decision = best_arm(experiment, self.totals, self.latest)
-        if decision is None:
+        policy = experiment.definition.policy
+        decision = standing_winner(experiment, self.latest) or self.decision(experiment, policy)
+        if not policy.decides or decision is None:
             return UNSET
         ahead = decision.arm if isinstance(decision, Winner) else decision.leader
         return BestArmStatus(
@@ -307,9 +341,11 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
 
     def _shadow_policy(self, experiment: Experiment) -> ShadowPolicyStatus | UnsetType:
         definition = experiment.definition
-        weights = shadow_weights(experiment, self.totals)
-        if definition.shadow_policy is None or weights is None or self.latest is None:
+        if definition.shadow_policy is None or self.latest is None:
             return UNSET
+        decision = self.decision(experiment, definition.shadow_policy)
+        winner = decision if isinstance(decision, Winner) else None
+        weights = shadow_weights(experiment, self.totals, winner)
         served = Allocation(np.array(self.latest.shares))
         shadow = Allocation(np.array(weights) / bucketing.WHOLE)
         mean = posteriors(definition, self.totals, self.earlier).mean
@@ -352,6 +388,36 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
                 zip(variants, self.totals, intervals, shares, strict=True)
             )
         ]
+
+
+def _of_state(experiment: Experiment) -> str:
+    """Say that no unit is drawn at present, if so."""
+    definition, state = experiment.definition, experiment.state
+    if isinstance(state, Stopped):
+        return f"Stopped: {state.winner or definition.control_key} gets all traffic. "
+    if isinstance(state, Paused):
+        return "Paused: the control gets all traffic, so no unit comes. "
+    return "Killed: the control gets all traffic, so no unit comes. " if experiment.killed else ""
+
+
+def _beliefs(
+    policy: Policy, variants: Sequence[VariantStatus], best_arm: BestArmStatus | UnsetType
+) -> Beliefs:
+    """Return what the conclusion has to reconcile with the readout."""
+    served = [variant for variant in variants if not variant.retired]
+    ahead = None if isinstance(best_arm, UnsetType) else best_arm
+    return Beliefs(
+        probability_best=[
+            (variant.key, variant.probability_best)
+            for variant in served
+            if variant.probability_best is not None
+        ],
+        rewards=sum(variant.rewards for variant in served),
+        shares=[(variant.key, variant.allocation) for variant in served if variant.allocation is not None],
+        adaptive=policy.moves,
+        stopped=ahead.variant if ahead is not None and ahead.decided else None,
+        leads=ahead.variant if ahead is not None and not ahead.decided else None,
+    )
 
 
 def history_of(points: Sequence[AllocationPoint], n_variants: int) -> list[AllocationAt]:

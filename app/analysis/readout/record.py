@@ -99,9 +99,9 @@ class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
 class Leader(msgspec.Struct, frozen=True, kw_only=True):
     """The variant with the best primary metric; `declared` if it beats every other, each shown at `level`.
 
-    With k variants each comparison is one-sided at alpha / (k - 1). If another variant is best, only its
-    k - 1 comparisons can declare a wrong leader, so the error is at most alpha. `undecided` are the variants
-    that the leader does not yet beat.
+    It beats another variant if the interval of their difference, which misses with probability
+    `level`, excludes 0. The level is that of primary comparisons, so a leader and a verdict cannot
+    disagree. `undecided` are the variants that the leader does not yet beat.
     """
 
     variant: str
@@ -110,12 +110,22 @@ class Leader(msgspec.Struct, frozen=True, kw_only=True):
     undecided: tuple[str, ...]
 
 
+class FloorProgress(msgspec.Struct, frozen=True):
+    """The units and days to a decision if the exploration floor were `floor` from now on."""
+
+    floor: float
+    units_to_decide: int
+    days_left: float | None
+
+
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """The progress of an experiment. `share` is the part of the expected units that came.
 
-    `units_to_decide` estimates the total units at which the primary intervals of all variants are
-    narrower than the minimum effect. Without a minimum effect it uses the present effect, which is
-    a guess. `days_left` is at the traffic so far.
+    `units_to_decide` estimates the total units at which a decision can be expected, at the present
+    shares: those at which the intervals of all variants are narrower than the minimum effect.
+    Without a minimum effect it uses the present effect of the leader (or, if the control leads, of
+    all variants), which is a guess. `days_left` is at the traffic so far. `at_floors` are the same
+    with larger exploration floors, of a bandit that has not decided.
     """
 
     units: int
@@ -123,18 +133,27 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     share: float
     units_to_decide: int | None
     days_left: float | None
+    at_floors: tuple[FloorProgress, ...] = ()
 
 
 Action = Literal["fix_data", "stop_variant", "ship", "keep_control", "wait"]
 
 
 class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
-    """A recommended action, in one sentence with its reasons."""
+    """A recommended action, in words with its reasons.
+
+    `sentence` says what decides, what is missing and when it can be expected, and names every
+    proven harm. `expected_loss` is what serving `variant` is expected to cost against the best
+    other variant, in units of the primary metric: the average over what the data leave open, from
+    logged propensities. `loss_bound` is the most that it costs, by the intervals that decide.
+    """
 
     action: Action
     variant: str | None
     sentence: str
     reasons: tuple[str, ...]
+    expected_loss: float | None = None
+    loss_bound: float | None = None
 
 
 class Readout(msgspec.Struct, frozen=True, kw_only=True):

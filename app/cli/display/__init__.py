@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from app.cli.display import agreement as agreement
     from app.cli.display import evaluate as evaluate
     from app.cli.display import figures as figures
+    from app.cli.display import judge as judge
     from app.cli.display import metrics as metrics
     from app.cli.display import power as power
     from app.cli.display import quality as quality
     from app.cli.display import readout as readout
+    from app.cli.display import review as review
     from app.cli.display import rollout as rollout
     from app.cli.display import series as series
     from app.cli.display import signals as signals

@@ -25,9 +25,10 @@ WIDTH_LEAST: Final = 15
 _STYLES: Final = {"better": "green", "safe": "green", "harm": "bold red", "not_enough_data": "dim"}
 
 
-def readout_report(readout: Readout) -> RenderableType:
-    """Everything: recommendation, integrity, then a table with its forest plot per metric."""
-    parts: list[RenderableType] = [Text(visible(readout.recommendation.sentence), style="bold")]
+def readout_report(readout: Readout, conclusion: str = "") -> RenderableType:
+    """Return the conclusion, integrity, then a table with its forest plot for each metric."""
+    sentence = conclusion or readout.recommendation.sentence
+    parts: list[RenderableType] = [Text(visible(sentence), style="bold")]
     parts += [Text(visible(f"  {reason}")) for reason in readout.recommendation.reasons]
     parts.append(Text(""))
     for finding in readout.integrity:
@@ -170,6 +171,8 @@ def _progress(readout: Readout) -> str:
         text += f"; about {progress.units_to_decide:,} to decide"
     if progress.days_left is not None:
         text += f", {progress.days_left:.1f} days from now"
+    for option in progress.at_floors:
+        text += f"\nabout {option.units_to_decide:,} at an exploration floor of {option.floor:.0%}"
     if readout.leader is not None:
         declared = "declared best" if readout.leader.declared else "leads, not yet declared best"
         text += (

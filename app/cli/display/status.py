@@ -66,7 +66,7 @@ def report(answer: bytes, rollouts: bytes) -> RenderableType:
         _variants(status),
     ]
     if status.analysis is not None:
-        parts += [Text(""), readout_report(status.analysis)]
+        parts += [Text(""), readout_report(status.analysis, status.conclusion)]
     if status.descriptive:
         parts += [Text(""), *figures_report(status.descriptive)]
     for rollout in read(rollouts, Newest).rollouts:

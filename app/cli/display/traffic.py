@@ -10,7 +10,7 @@ from rich.text import Text
 from app.cli.client import Status
 from app.cli.display.amounts import count, decimal, decimal_interval, percent
 from app.cli.display.pictures import bar, sparkline
-from app.cli.display.tables import Column, Picture, Table
+from app.cli.display.tables import Column, Picture, Table, visible
 from app.cli.display.variants import variants_table
 from app.cli.traffic.product import PROMPTS
 from app.cli.traffic.replay import ReplayResult
@@ -66,6 +66,7 @@ def demo_summary(status: Status, *, served: dict[str, int], rewards: Sequence[fl
         "",
         f"mean reward {decimal(earned)} (equal shares earn {uniform:.3f}, the best prompt {best:.3f})",
         f"regret {regret:,.1f} against the best prompt (of equal shares {(best - uniform) * n_served:,.1f})",
+        *(("", Text(visible(status.conclusion), style="bold")) if status.conclusion else ()),
     )
 
 

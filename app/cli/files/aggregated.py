@@ -113,11 +113,10 @@ def _question(rows: Sequence[Row], options: Mapping[str, Any]) -> AggregatedQues
         )
         for key in keys
     )
+    names = ("alpha", "expected_units", "minimum_effect", "correction")
+    given = {name: options[name] for name in names if options[name] is not None}
     try:
-        plan = AnalysisPlan(
-            estimator=estimator_of(options["plan"], options["looks"]),
-            **{name: options[name] for name in ("alpha", "expected_units", "minimum_effect", "correction")},
-        )
+        plan = AnalysisPlan(estimator=estimator_of(options["plan"], options["looks"]), **given)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     shares = None if options["shares"] is None else dict(options["shares"])

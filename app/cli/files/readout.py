@@ -36,9 +36,12 @@ def readout_of(
     plan: str,
     looks: tuple[float, ...] | None,
     columns: dict[str, Any],
+    expected_units: int | None,
     **plan_fields: Any,
 ) -> Readout:
     """Return the readout of a file. `columns` are further fields of `Table`, `plan_fields` of the plan.
+
+    Without `expected_units`, a fixed horizon is the number of units in the file.
 
     Raises ClickException that names the option, or line and column.
     """
@@ -52,6 +55,10 @@ def readout_of(
         analysis_plan = AnalysisPlan(estimator=estimator_of(plan, looks), **plan_fields)
         with in_words(file):
             measured = measurements.read(file, table)
+            if expected_units is None and isinstance(analysis_plan.estimator, FixedHorizon):
+                expected_units = max(measured.observed.units(), 1)  # the file is the one look
+            if expected_units is not None:
+                analysis_plan = msgspec.structs.replace(analysis_plan, expected_units=expected_units)
             return analyze(analysis_plan, measured.metrics, measured.observed)
     except (ValueError, InvalidInput) as error:
         raise click.UsageError(str(error)) from error

@@ -9,7 +9,10 @@ import msgspec
 from numpy.random import Generator
 
 from app.cli.client import Source
+from app.cli.limits import DEMO_REQUESTS
 from app.experiments.model import Definition, Variant
+from app.experiments.plan import AnalysisPlan
+from app.experiments.policies import ThompsonPolicy
 from app.experiments.reward import Reward
 
 THUMBS_UP: Final = "thumbs_up"
@@ -21,6 +24,9 @@ REGENERATED: Final = "regenerated"
 WORTH: Final = {THUMBS_UP: 1.0, COPIED: 0.8, REGENERATED: 0.2, THUMBS_DOWN: 0.0}
 
 HORIZON_S: Final = 60.0
+FLOOR: Final = 0.25
+"""With this exploration floor, `DEMO_REQUESTS` suffice to declare the winner (`benchmarks/demo.py`)."""
+
 REACTION_S: Final = 0.5  # mean time until an answer is copied or regenerated
 THUMB_S: Final = 2.0  # mean further time until a thumb
 
@@ -64,10 +70,10 @@ PROMPTS: Final = (
     Prompt(
         "step-by-step",
         {"model": "m-large", "prompt": "Think step by step, then answer."},
-        copied=0.35,
+        copied=0.42,
         regenerated=0.08,
         thumb=0.45,
-        up=0.68,
+        up=0.8,
     ),
     Prompt(
         "chatty",
@@ -90,6 +96,8 @@ def definition(key: str) -> Definition:
             for index, prompt in enumerate(PROMPTS)
         ),
         reward=Reward(signals=dict(WORTH), combine="last", horizon_s=HORIZON_S),
+        policy=ThompsonPolicy(exploration_floor=FLOOR),
+        plan=AnalysisPlan(expected_units=DEMO_REQUESTS),
     )
 
 

@@ -9,18 +9,18 @@ from app.core.errors import FieldError
 from app.experiments.policies.rule import AdaptivePolicy, Evidence, Setting
 from bandits.allocation import Allocation
 from bandits.arms import BetaArms
-from bandits.identification import Decision, decide, track_and_stop
+from bandits.identification import track_and_stop
 from bandits.thompson import top_two
-from bandits.totals import ArmTotals
 
 
 class BestArmPolicy(AdaptivePolicy, frozen=True, kw_only=True, tag="best_arm"):
     """Finds the best variant at confidence 1 - `delta`, and from then on serves it alone.
 
     At every stopping time, the probability that a variant is declared the winner whose mean is more
-    than `indifference` below the greatest is at most `delta`. The decision stands until the policy
-    is changed. Before the decision, `rule` splits the traffic so that it comes early;
-    `track_and_stop` needs an exploration floor.
+    than `indifference` below the greatest is at most `delta`. The intervals of the readout decide,
+    so this holds under any drift common to the variants. The decision stands until the policy is
+    changed. Before the decision, `rule` splits the traffic so that it comes early; `track_and_stop`
+    needs an exploration floor.
     """
 
     decides = True
@@ -41,7 +41,3 @@ class BestArmPolicy(AdaptivePolicy, frozen=True, kw_only=True, tag="best_arm"):
         if self.rule == "track_and_stop":
             return track_and_stop(evidence.totals, exploration_floor=floor)
         return top_two(BetaArms.from_totals(evidence.totals), exploration_floor=floor)
-
-    def decide(self, totals: ArmTotals, previous: Decision | None) -> Decision:
-        """Return the winner, or the leader and its evidence. A previous winner stays."""
-        return decide(totals, delta=self.delta, indifference=self.indifference, previous=previous)

@@ -17,7 +17,6 @@ from bandits.allocation import Allocation
 from bandits.arms import Arms, BetaArms
 from bandits.exp3 import LossTotals
 from bandits.features import Feature
-from bandits.identification import Decision
 from bandits.totals import ArmTotals
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -191,11 +190,6 @@ class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
         returns what serves until it has decided.
         """
         raise NotImplementedError
-
-    def decide(self, totals: ArmTotals, previous: Decision | None) -> Decision | None:
-        """Return whether the best variant is known; None: the policy decides nothing."""
-        del totals, previous
-        return None
 
     def simulated(self, scene: Scene) -> Simulated:
         """Return the policy for `bandits.pulls`.

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from functools import cache
 from ipaddress import ip_address
+from itertools import cycle
 from typing import Any, Final, NamedTuple
 
 import httpcore2
@@ -52,16 +53,23 @@ class NoAnswer(Exception):
 
 
 class EndpointClient:
-    """Connections of one worker to all endpoints of its judges."""
+    """Connections of one worker to all endpoints of its judges.
 
-    def __init__(self, *, connections_max: int = limits.CONNECTIONS_MAX) -> None:
-        self._pool = httpcore2.AsyncConnectionPool(
-            ssl_context=_tls(),
-            max_connections=connections_max,
-            max_keepalive_connections=connections_max,
-            keepalive_expiry=_KEEPALIVE_S,
-            network_backend=_Network(),
-        )
+    A pool looks at all its connections for each request, so several small pools take turns.
+    """
+
+    def __init__(self) -> None:
+        self._pools = [
+            httpcore2.AsyncConnectionPool(
+                ssl_context=_tls(),
+                max_connections=limits.POOL_CONNECTIONS,
+                max_keepalive_connections=limits.POOL_CONNECTIONS,
+                keepalive_expiry=_KEEPALIVE_S,
+                network_backend=_Network(),
+            )
+            for _ in range(limits.POOLS)
+        ]
+        self._turns = cycle(self._pools)
 
     async def post(self, url: str, *, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Answer:
         """Send a request and return the answer, whatever its status. Raises NoAnswer."""
@@ -69,7 +77,7 @@ class EndpointClient:
         try:
             async with (
                 asyncio.timeout(timeout_s),
-                self._pool.stream(
+                next(self._turns).stream(
                     "POST", url, headers=[*headers.items(), *_HEADERS], content=body
                 ) as response,
             ):
@@ -87,7 +95,8 @@ class EndpointClient:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._pool.aclose()
+        for pool in self._pools:
+            await pool.aclose()
 
 
 class ClientTransport(httpx2.AsyncBaseTransport):

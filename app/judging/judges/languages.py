@@ -1,7 +1,7 @@
 """The language of a text, by py3langid. Pure."""
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 from typing import Final
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
@@ -10,7 +10,8 @@ from app.judging.judges import limits
 
 _NOT_PROSE: Final = re.compile(r"```.{0,20000}?(?:```|\Z)|`[^`\n]{0,500}`|https?://\S+", re.DOTALL)
 _LETTER: Final = re.compile(r"[^\W\d_]")
-_READ_MAX: Final = 800  # characters that are enough for any language
+_READ_MAX: Final = 500  # characters that are enough for any language
+_REMEMBERED: Final = 1_024  # texts: several judges read the same responses
 
 
 def letters(prose: str) -> int:
@@ -25,6 +26,7 @@ def prose(text: str) -> str:
     return text[:_READ_MAX]
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def language(prose: str) -> tuple[str, float]:
     """Return the ISO 639 code of a text's language, and its probability among all languages.
 

@@ -21,7 +21,8 @@ ATTEMPTS_MAX: Final = 10
 CONCURRENCY_MAX: Final = 512
 JUDGED_LENGTH: Final = 48_000  # characters of prompt and response that a call may hold, by default
 ANSWER_BYTES_MAX: Final = 262_144  # of one answer, after decompression
-CONNECTIONS_MAX: Final = 256  # of one worker, to all endpoints
+POOLS: Final = 16  # of connections of one worker, to all endpoints
+POOL_CONNECTIONS: Final = 32
 RETRY_FIRST_S: Final = 0.5
 RETRY_S_MAX: Final = 20.0  # a longer `Retry-After` ends the attempts: the queue tries again later
 

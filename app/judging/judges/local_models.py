@@ -5,6 +5,7 @@ alt-profanity-check (a linear support vector machine).
 """
 
 import importlib
+import logging
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -26,12 +27,12 @@ LIBRARIES: Final[dict[LocalModel, str]] = {
     "sentiment": "vaderSentiment",
     "profanity": "alt-profanity-check",
 }
-_RELEVANCE_READ: Final = 2_000  # characters at the start of a text; more hardly move its embedding
+_RELEVANCE_READ: Final = 1_000  # characters at the start of a text; more hardly move its embedding
 _PASSAGE: Final = 150  # characters; a longer text dilutes an insult
 _OVERLAP: Final = 30
 _PASSAGES_MAX: Final = 200
 _SENTENCE: Final = 400  # characters
-_SENTENCES_MAX: Final = 12
+_SENTENCES_MAX: Final = 8
 _LETTERS_FOR_LANGUAGE: Final = 40
 _SENTENCE_END: Final = re.compile(r"(?<=[.!?…])\s+|\n+")
 _WORD: Final = re.compile(r"[\w'-]+")
@@ -129,7 +130,11 @@ def _not_english(text: str) -> Unscored | None:
 
 @cache
 def _embedding() -> Any:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
     library = importlib.import_module("wordllama")
+    root.handlers[:] = handlers  # the library sets up logging when it is imported
+    root.setLevel(level)
     assert library.__file__ is not None
     folder = Path(library.__file__).parent  # without it, the library tries to download its weights
     return library.WordLlama.load(cache_dir=folder, disable_download=True)

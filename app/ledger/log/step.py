@@ -11,7 +11,16 @@ from app.assignment.exposure import Exposure
 from app.feedback.limits import CLOCK_TOLERANCE_US
 from app.ledger import rows
 from app.ledger.log.batch import Batch
-from app.ledger.rewards.model import ASSIGNMENT, GIVEN, PENDING, Assignments, Given, Integers, Rule
+from app.ledger.rewards.model import (
+    ASSIGNMENT,
+    GIVEN,
+    PENDING,
+    Assignments,
+    Given,
+    Integers,
+    Rule,
+    undoubled,
+)
 from app.ledger.session import arrays, copy, pieces, sql
 from app.ledger.signals.step import (
     count_unit_scope,
@@ -60,6 +69,7 @@ _SIGNALS: Final = (
     ("source", ">i2"),
     ("at_us", ">i8"),
     ("value", ">f8"),
+    ("derived", "u1"),
     ("name_length", ">i4"),
 )
 
@@ -223,4 +233,4 @@ async def read_signals(
     for name in ("owner", "source", "at_us", "value"):
         signals[name] = stored[name]
     signals["name"] = [position[name] for name in signal_names]
-    return Given(signals, names)
+    return Given(undoubled(signals, stored["derived"].astype(np.bool_)), names)

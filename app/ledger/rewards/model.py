@@ -69,6 +69,18 @@ class Given(NamedTuple):
         return Given(kept, self.names)
 
 
+def undoubled(signals: NDArray[np.void], derived: NDArray[np.bool_]) -> NDArray[np.void]:
+    """Return the elements of GIVEN without `derived` signals that a client sent itself as well.
+
+    A signal that Wald derives from a response gives way to the client's signals of the same name
+    about the same assignment, whichever came first.
+    """
+    if not derived.any() or derived.all():
+        return signals
+    pairs = signals["owner"] * (signals["name"].max() + 1) + signals["name"]
+    return signals[~derived | ~np.isin(pairs, pairs[~derived])]
+
+
 class Rule(NamedTuple):
     """Rule that turns the signals of an assignment into its reward; `lowest` and `silence` in nanos."""
 

@@ -288,13 +288,11 @@ def measure(
     known = silent | (assignments["reward"] != NONE)
     known[given.signals["owner"]] = True
     chosen = np.flatnonzero(known & in_variant)
-    contributions = fitting(
-        _contributions(assignments[chosen], given.about(chosen), measures, silent[chosen])
-    )
-    sums = np.zeros((len(firsts), 2 * len(measures.metrics)), contributions.dtype)
+    parts = fitting(contributions(assignments[chosen], given.about(chosen), measures, silent[chosen]))
+    sums = np.zeros((len(firsts), 2 * len(measures.metrics)), parts.dtype)
     if len(chosen):
         starts = starts_of(number[chosen])
-        sums[number[chosen[starts]]] = np.add.reduceat(contributions, starts)
+        sums[number[chosen[starts]]] = np.add.reduceat(parts, starts)
     return Units(
         epochs=assignments["epoch"][firsts],
         variants=variants,
@@ -323,7 +321,7 @@ class _Signal(NamedTuple):
     greatest: Numbers
 
 
-def _contributions(
+def contributions(
     assignments: Assignments, given: Given, measures: Measures, silent: NDArray[np.bool_]
 ) -> Numbers:
     """Return N and D of every metric and assignment, side by side; both 0 while the metric is unknown."""

@@ -13,7 +13,7 @@ from app.judging.judges import limits
 from app.judging.judges.endpoint_client import EndpointClient
 from app.judging.judges.ladder import Adaptation, Mode
 from app.judging.judges.model import Judged, Operation, Reason, cost_usd
-from app.judging.judges.service import open_judge, preflight
+from app.judging.judges.service import environment_secret, open_judge, preflight
 from tests.judging.judges.endpoints import ITEM, OPERATION, credentials, llm, opened
 from tests.support.model_server import (
     ModelServer,
@@ -396,8 +396,15 @@ async def test_a_judge_without_a_credential_sends_none_of_the_environment(monkey
 
 async def test_a_missing_credential_is_refused_when_the_judge_is_opened():
     operation = Operation(credential="acount")
-    with pytest.raises(InvalidInput, match="acount"):
+    with pytest.raises(InvalidInput, match="acount: set WALD_JUDGE_ACOUNT"):
         open_judge(llm("http://127.0.0.1:9/v1", operation=operation), credentials, EndpointClient())
+
+
+def test_a_credential_is_a_variable_of_its_own_and_never_another_secret(monkeypatch):
+    monkeypatch.setenv("WALD_JUDGE_MY_ACCOUNT", "secret")
+    monkeypatch.setenv("WALD_ADMIN_KEY", "admin")
+    assert environment_secret("my-account") == "secret"
+    assert environment_secret("WALD_ADMIN_KEY") is None
 
 
 async def test_concurrency_is_bounded_and_reached():

@@ -1,5 +1,8 @@
 """Judge versions: what may exist, and what identifies one."""
 
+import re
+from pathlib import Path
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -7,12 +10,14 @@ from hypothesis import strategies as st
 
 from app.judging.judges.labels import LabelSet
 from app.judging.judges.model import (
+    KINDS,
     DecisionVersion,
     Judged,
     JudgeVersion,
     LlmVersion,
     Operation,
     PluginVersion,
+    Reason,
     RuleVersion,
     version_hash,
 )
@@ -128,6 +133,16 @@ def test_versions_survive_json():
         stored = msgspec.json.decode(msgspec.json.encode(version), type=JudgeVersion)
         assert stored == version
         assert version_hash(stored) == version_hash(version)
+
+
+def test_the_reference_page_has_valid_examples_and_every_reason():
+    page = (Path(__file__).parents[3] / "docs/reference/judges.md").read_text()
+    kinds = [
+        msgspec.json.decode(block, type=JudgeVersion).__struct_config__.tag
+        for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    ]
+    assert kinds == list(KINDS)
+    assert re.findall(r"^\| `(\w+)` \|.*\|.*\|$", page.split("## Reasons")[1], re.MULTILINE) == list(Reason)
 
 
 @given(st.integers(2, 10), st.integers(0, 1))

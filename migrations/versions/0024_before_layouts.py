@@ -5,8 +5,8 @@ Before the code, which writes the new columns and tables. Stored totals are in t
 
 from alembic import op
 
-revision = "0023"
-down_revision = "0022"
+revision = "0024"
+down_revision = "0023"
 branch_labels = None
 depends_on = None
 
