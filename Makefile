@@ -57,8 +57,9 @@ $(VENV)/.peers: requirements-peers.txt $(VENV)/.installed
 bench-bandits: $(VENV)/.peers  ## Compare policies with other libraries: 6 minutes, or 90 with BENCH=--full
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.policies $(BENCH)
 
-bench-judging: $(VENV)/.installed  ## Measure judges: two minutes
+bench-judging: $(VENV)/.installed  ## Measure judges, and quality from real scores: five minutes
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.judging
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.judging_quality
 
 bench-rollouts: $(VENV)/.installed  ## Measure false and missed rollbacks: an hour, or 15 minutes with BENCH=--quick
 	$(BIN)/python -m benchmarks.rollouts $(BENCH)

@@ -29,6 +29,7 @@ from benchmarks import (
     calibrate_counts,
     calibrate_fixed,
     calibrate_policies,
+    calibrate_quality,
     calibrate_sequences,
     calibrate_sequential,
     calibrate_verdicts,
@@ -45,6 +46,7 @@ PARTS: Parts = {
     **calibrate_fixed.PARTS,
     **calibrate_policies.PARTS,
     **calibrate_verdicts.PARTS,
+    **calibrate_quality.PARTS,
     **whole_path.PARTS,
 }
 

@@ -57,6 +57,19 @@ TITLES: Final = {
     "V12: many metrics": ("100 metrics, 10 of them shifted by 3", "R = 5,000."),
     "V16: plans": ("Power at the planned size", "The target is 0.80. R = 10,000."),
     "V17: judges": ("Prediction-powered inference", "R = 4,000."),
+    "V40, V41: quality": (
+        "Quality from judges on many and people on few",
+        "4,000 responses, 5 % of them labelled; 20 looks. R = 400.",
+    ),
+    "V42: gate of judges": (
+        "The gate of judges",
+        "A judge that repeats 0.8 of one label, which is what the gate requires. R = 400.",
+    ),
+    "V43: drift of judges": (
+        "Drift of judges",
+        "60 looks at 10 labels each; the judge changes after 300 labels. R = 400.",
+    ),
+    "V44: paired": ("Paired comparisons", "50 looks at 20 pairs each. R = 400."),
     "V22: thresholds": (
         "Dynamic thresholds: false alarms per point",
         "White noise: R = 100,000. Seasons: 5,000 histories, 20 points each.",

@@ -53,7 +53,7 @@ def _parts(text: str, places: list[Occurrence]) -> Iterator[str]:
     position = 0
     for place in places:
         yield text[position : place.start]
-        yield f"[{place.kind}]"
+        yield f"[{place.kind.replace('_', ' ')}]"
         position = place.end
     yield text[position:]
 
@@ -88,35 +88,39 @@ _STRICTEST_FIRST: Final[tuple[Kind, ...]] = ("api_key", "email", "iban", "card",
 # What a text with an occurrence contains in any case: quicker to look for than the pattern.
 _HINTS: Final[dict[Kind, re.Pattern[str]]] = {
     "email": re.compile("@"),
-    "phone": re.compile(r"[0-9][0-9 ()./-]{6}"),
+    "phone": re.compile(r"[0-9][0-9 ()./-]{5}"),
     "card": re.compile(r"[0-9][0-9 -]{11}"),
     "iban": re.compile(r"[0-9]{2} ?[A-Z0-9]{4}"),
-    "api_key": re.compile("sk-|A[KS]IA|AIza|gh[pousr]_|github_pat_|glpat-|xox|hf_|eyJ|-----BEGIN "),
+    "api_key": re.compile(
+        "sk-|_live_|_test_|wald_|A[KS]IA|AIza|gh[pousr]_|github_pat_|glpat-|xox|hf_|eyJ|-----BEGIN "
+    ),
 }
 _PATTERNS: Final[dict[Kind, re.Pattern[str]]] = {
-    "email": re.compile(
-        r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}\b"
-    ),
-    # International with + or 00, North American, and national numbers in pairs of digits.
+    "email": re.compile(r"(?<![\w.+%'-])[\w.+%'-]{1,64}@(?:\w(?:[\w-]{0,61}\w)?\.){1,8}[^\W\d_]{2,24}\b"),
     "phone": re.compile(
         r"(?<![\w.+-])(?:"
-        r"(?:\+|00)[1-9](?:[ ./-]?\(?[0-9]\)?){7,14}"
-        r"|\(?[2-9][0-9]{2}\)?[ .-][2-9][0-9]{2}[ .-][0-9]{4}"
-        r"|0[1-9](?:[ .-][0-9]{2}){4}"
+        r"(?:\+|00)[1-9](?:[ ./-]?\(?[0-9]\)?){7,14}"  # international
+        r"|\(?[2-9][0-9]{2}\)?[ .-][2-9][0-9]{2}[ .-][0-9]{4}"  # North American
+        r"|0[1-9](?:[ .-][0-9]{2}){4}"  # 01 42 68 53 00
+        r"|\(0[0-9]{1,4}\)[ ./-]?[0-9]{2,8}(?:[ .-][0-9]{2,4}){0,3}"  # (030) 123456
+        r"|0[1-9][0-9]{1,3}[ /-][0-9]{3,8}(?:[ .-][0-9]{2,4}){0,2}"  # 030 1234567
         r")(?![\w-])"
     ),
     "card": re.compile(r"(?<![\w.-])[2-6](?:[ -]?[0-9]){12,18}(?![\w-])"),
     "iban": re.compile(r"(?<!\w)[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?!\w)"),
     "api_key": re.compile(
         r"(?<![\w-])(?:"
-        r"sk-[A-Za-z0-9_-]{20,200}"  # several model providers
+        r"sk-[A-Za-z0-9_-]{16,}"  # several model providers
+        r"|(?:sk|pk|rk)_(?:live|test)_[A-Za-z0-9]{16,}"  # Stripe
+        r"|wald_[a-z]{3}_[A-Za-z0-9_]{16,}"
         r"|(?:AKIA|ASIA)[0-9A-Z]{16}"  # AWS
         r"|AIza[0-9A-Za-z_-]{35}"  # Google
-        r"|gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9_]{22,255}|glpat-[A-Za-z0-9_-]{20,64}"
-        r"|xox[abeoprs]-[A-Za-z0-9-]{10,255}"  # Slack
-        r"|hf_[A-Za-z0-9]{30,64}"
-        r"|eyJ[A-Za-z0-9_-]{10,2000}\.eyJ[A-Za-z0-9_-]{10,4000}\.[A-Za-z0-9_-]{10,1000}"  # JSON Web Token
-        r"|-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----"
+        r"|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{22,}|glpat-[A-Za-z0-9_-]{20,}"
+        r"|xox[abeoprs]-[A-Za-z0-9-]{10,}"  # Slack
+        r"|hf_[A-Za-z0-9]{30,}"
+        r"|eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"  # JSON Web Token
+        r"|-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----(?s:.*?)"
+        r"(?:-----END [A-Z ]{0,30}PRIVATE KEY-----|\Z)"
         r")(?![\w-])"
     ),
 }

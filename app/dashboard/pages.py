@@ -62,6 +62,10 @@ def _figure(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.4g}"
 
 
+def _bounds(interval: tuple[float, float] | None) -> str:
+    return MISSING if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+
+
 def _percent(share: float | None) -> str:
     return MISSING if share is None else f"{share:.1%}"
 
@@ -87,6 +91,7 @@ _TEMPLATES: Final = Environment(
     lstrip_blocks=True,
 )
 _TEMPLATES.filters |= {
+    "bounds": _bounds,
     "decimal": _decimal,
     "percent": _percent,
     "figure": _figure,

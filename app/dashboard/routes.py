@@ -1,4 +1,4 @@
-"""The pages. Needs the dependencies `experiment_service: ExperimentService` and `analysis: AnalysisService`.
+"""The pages. They need the dependencies `experiment_service`, `analysis` and `quality`.
 
 `app.state.sessions` has to be the `AccessService`, which knows the sessions that were signed out.
 
@@ -35,6 +35,8 @@ from app.dashboard.sign_in_guards import (
 )
 from app.experiments.model import Experiment
 from app.experiments.service import ExperimentService
+from app.quality.model import Question
+from app.quality.service import QualityService
 
 CARDS_PER_PAGE: Final = 20
 ASSET_HEADERS: Final = {
@@ -89,9 +91,13 @@ async def experiment_page(
     key: str,
     experiment_service: ExperimentService,
     analysis: AnalysisService,
+    quality: QualityService,
     step_s: int | None = None,
 ) -> Response[str]:
-    """Show one experiment: its card, and its metrics over time. 400 for steps other than those offered."""
+    """Show one experiment: its card, its quality, and its metrics over time.
+
+    400 for steps other than those offered.
+    """
     experiment = await experiment_service.get(key)
     if step_s is not None and step_s not in STEPS:
         raise InvalidInput(f"must be one of {', '.join(map(str, STEPS))}; got {step_s}", field="step_s")
@@ -102,7 +108,8 @@ async def experiment_page(
         for series in await analysis.all_series(experiment, step)
     ]
     shown = await _card(experiment, analysis)
-    return page("experiment.html", card=shown, charts=charts, step=step, steps=STEPS)
+    report = await quality.report(key, Question())
+    return page("experiment.html", card=shown, quality=report, charts=charts, step=step, steps=STEPS)
 
 
 @get("/login", **_PAGE)

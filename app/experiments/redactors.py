@@ -8,7 +8,9 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Final
 
-BUILT_IN: Final = ("email", "phone", "card", "api_key")
+from app.core.personal_data import KINDS
+
+BUILT_IN: Final[tuple[str, ...]] = KINDS
 GROUP: Final = "wald.redactors"
 
 

@@ -1,7 +1,7 @@
 """Types of feedback: the event that a client sends, its result, and the receipt. Pure."""
 
 from datetime import datetime
-from enum import IntEnum, IntFlag, StrEnum
+from enum import IntEnum, IntFlag, StrEnum, unique
 from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
@@ -53,6 +53,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     at: Annotated[datetime, msgspec.Meta(tz=True)] | float | None = None
 
 
+@unique
 class EventResult(IntEnum):
     """Result of validating one event. `REASONS` has the texts."""
 
@@ -71,8 +72,8 @@ class EventResult(IntEnum):
     ADDRESS = 12
     UNIT_BY_CLIENT_KEY = 13
     ID_REUSED = 14
-    RESERVED_SIGNAL = 15
     RESPONSE_ID = 15
+    RESERVED_SIGNAL = 16
 
 
 class Reason(NamedTuple):

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.core import locks
 from app.core.choices import nearest
 from app.core.errors import Conflict, NotFound
+from app.core.text import is_key
 from app.judging import limits
 from app.judging.breaker import Breaker
 from app.judging.judges.model import JudgeVersion, VersionHash, version_hash
@@ -89,6 +90,8 @@ class RegistryStore:
 
     async def versions(self, name: str) -> list[StoredVersion]:
         """Return the versions of a judge, the newest first. Raises NotFound if there is none."""
+        if not is_key(name):
+            raise NotFound("this cannot be the name of a judge", field="judge")
         statement = select(judge_versions).where(_C.name == name).order_by(_C.created_at.desc(), _C.hash)
         async with self._engine.connect() as connection:
             versions = [version_of(row) for row in await connection.execute(statement)]

@@ -4,7 +4,7 @@ Needs the dependencies `judge_registry`, `judging_rules`, `judge_trust` and `jud
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from litestar import Request, Response, delete, get, patch, post
@@ -13,6 +13,7 @@ from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Sche
 from app.access.guards import requires
 from app.access.model import Scope
 from app.core.clock import SystemClock
+from app.core.limits import DESCRIPTION_LENGTH_MAX
 from app.judging.judges.model import VersionHash
 from app.judging.model import RuleRequest, StoredVersion, signal_of
 from app.judging.registry_service import RegistryService
@@ -71,7 +72,7 @@ class RuleList(msgspec.Struct, frozen=True):
 class Demotion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Reason for which a version goes back to shadow. It is stored."""
 
-    reason: str
+    reason: Annotated[str, msgspec.Meta(max_length=DESCRIPTION_LENGTH_MAX)]
 
 
 @dataclass

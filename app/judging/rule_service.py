@@ -39,6 +39,8 @@ from app.judging.rule_store import Counts
 from app.judging.store import JudgingStores
 from app.judging.trust import Trust
 
+_EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
 Find = Callable[[str], Awaitable[Experiment]]
 """Returns the experiment with a key. Raises NotFound."""
 
@@ -200,10 +202,10 @@ class RuleService:
     async def delete(self, key: str, rule_id: int) -> None:
         """Delete a rule and give up what it wants. Its judgements stay. Raises NotFound."""
         experiment = await self._find(key)
+        await self._stores.rules.rule(experiment.id, rule_id)
         now = self._clock.now()
         async with self._stores.rules.change() as connection:
             wanted = await self._stores.judgements.of_rule(connection, rule_id)
-            await self._stores.rules.rule(experiment.id, rule_id)
             await give_up(self._stores, connection, wanted, Loss.RULE_DELETED, now)
             await self._stores.rules.delete(connection, experiment.id, rule_id)
 
@@ -223,6 +225,8 @@ class RuleService:
                 f"got {settings.rate:g}",
                 field="rate",
             )
+        if not _EARLIEST <= since <= self._clock.now():
+            raise InvalidInput("must be a time from 1970 until now", field="since")
         return since.astimezone(UTC)
 
     async def _view(self, rule: JudgingRule, experiment: Experiment) -> RuleView:

@@ -15,6 +15,10 @@ HOLDING = [
     ("call (415) 555-2671", "phone"),
     ("call 0044 20 7946 0958", "phone"),
     ("appelez le 01 42 68 53 00", "phone"),
+    ("rufen Sie (030) 123456 an", "phone"),
+    ("rufen Sie 030 1234567 an", "phone"),
+    ("0171/1234567", "phone"),
+    ("write to jürgen@müller.example", "email"),
     ("card 4111-1111-1111-1111", "card"),
     ("card 378282246310005", "card"),
     ("IBAN DE89 3704 0044 0532 0130 00", "iban"),
@@ -22,14 +26,18 @@ HOLDING = [
     ("key sk-proj-abcdefghijklmnopqrstuvwx", "api_key"),
     ("AKIAIOSFODNN7EXAMPLE", "api_key"),
     ("ghp_" + "a1" * 18, "api_key"),
-    ("-----BEGIN RSA PRIVATE KEY-----", "api_key"),
+    ("-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY----- x", "api_key"),
+    ("-----BEGIN PRIVATE KEY-----\nabc", "api_key"),
+    ("pk_live_" + "a1" * 10, "api_key"),
+    ("wald_adm_" + "a1" * 19, "api_key"),
+    ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.abcdefghijkl", "api_key"),
 ]
 
 
 @pytest.mark.parametrize(("text", "kind"), HOLDING)
 def test_finds_each_kind(text, kind):
     assert [place.kind for place in occurrences(text)] == [kind]
-    assert f"[{kind}]" in redacted(text)[0]
+    assert f"[{kind.replace('_', ' ')}]" in redacted(text)[0]
 
 
 @pytest.mark.parametrize(
@@ -37,6 +45,7 @@ def test_finds_each_kind(text, kind):
     [
         "",
         "on 2024-11-05 at 12:30",
+        "05/11/2024 and 05.11.2024",
         "version 1.2.3, build 20240115",
         "order 4111 1111 1111 1112 fails the check digit",
         "0000 0000 0000 0000",

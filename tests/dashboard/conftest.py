@@ -24,6 +24,8 @@ from app.core.valkey import create_client
 from app.dashboard.routes import ROUTES
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
+from app.quality.service import QualityService
+from app.quality.store import QualityStore
 
 
 class Site(NamedTuple):
@@ -63,11 +65,13 @@ async def site(database_url: str, valkey_url: str) -> AsyncIterator[Site]:
         return True
 
     analysis = AnalysisService(experiments, AnalysisStore(engine), no_lag)
+    quality = QualityService(experiments, QualityStore(engine))
     app = Litestar(
         ROUTES,
         dependencies={
             "experiment_service": Provide(lambda: experiments, sync_to_thread=False),
             "analysis": Provide(lambda: analysis, sync_to_thread=False),
+            "quality": Provide(lambda: quality, sync_to_thread=False),
         },
         state=State({"access": SimpleNamespace(keyring=None, load_access=no_newer_keys), "sessions": access}),
         exception_handlers=EXCEPTION_HANDLERS,

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import httpx2
+import msgspec
 import numpy as np
 import pytest
 from sqlalchemy import insert
@@ -13,11 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.access.model import Scope
 from app.core.clock import SystemClock
+from app.dashboard.pages import page
 from app.experiments.model import Definition, Experiment, Variant
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
 from app.judging.tables import judge_versions, judgements
 from app.ledger.tables import assignments
+from app.quality.model import QualityReport
 from app.quality.routes import ROUTES
 from app.quality.service import QualityService
 from app.quality.store import QualityStore
@@ -397,3 +400,21 @@ async def test_the_plan_names_prices(stored, client):
     assert plan["half_width_then"] < plan["half_width"]
     assert "25 more labels shrink the interval from ±" in plan["text"]
     assert "($12.50)" in plan["text"]
+
+
+async def test_the_page_of_an_experiment_shows_its_quality(stored, client):
+    await stored.version()
+    await stored.responses(drawn(900, 10))
+    quality = msgspec.json.decode(
+        (await client.get("/experiments/summary/quality")).content, type=QualityReport
+    )
+    text = rendered(quality)
+    assert "the judge helpful (shadow)" in text
+    assert f"{quality.variants[0].quality:.3f}" in text
+    assert "more labels shrink the interval" in text
+    assert not rendered(msgspec.structs.replace(quality, judges=[], variants=[])).strip()
+
+
+def rendered(quality: QualityReport) -> str:
+    """Return the section of the page."""
+    return str(page("quality.html", quality=quality).content)

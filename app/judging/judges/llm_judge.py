@@ -28,9 +28,9 @@ from app.judging.judges.prompts import (
     FIRST,
     SECOND,
     TIE,
-    judged_texts,
     message,
     missing,
+    needed_texts,
     offered,
     pair_message,
 )
@@ -80,16 +80,19 @@ class LlmJudge:
         self.version = version
         self.adaptation = adaptation or Adaptation()
         self._calls = calls
+        self._scouting = False
+        self._scouted = asyncio.Event()
         self._openai = _openai_client(version, calls)
 
     async def score(self, item: JudgedText) -> Judgement:
         """Return the score of a response, or why there is none."""
-        failed = missing(self.version, item) or self._too_long(item.prompt, item.response)
+        texts = needed_texts(self.version, item)
+        failed = missing(self.version, item) or self._too_long(*texts)
         if failed is not None:
             return Unscored(reason=failed.reason, detail=failed.detail)
         question = _Question(
             lambda mark, mode: message(self.version, item, mark, mode),
-            tuple(judged_texts(item).values()),
+            texts,
             offered(self.version.labels),
         )
         chosen, attempts = await self._measure(question)
@@ -127,6 +130,19 @@ class LlmJudge:
         return Preferred(PREFERENCES[chosen.label], chosen.reasons, attempts)
 
     async def _measure(self, question: _Question) -> tuple[Verdict | Unscored, tuple[Attempt, ...]]:
+        """Measure. While nothing is known of the endpoint, all others wait for the first one."""
+        if self.adaptation.proven:
+            return await self._stepping(question)
+        if self._scouting:
+            await self._scouted.wait()
+            return await self._stepping(question)
+        self._scouting = True
+        try:
+            return await self._stepping(question)
+        finally:
+            self._scouted.set()
+
+    async def _stepping(self, question: _Question) -> tuple[Verdict | Unscored, tuple[Attempt, ...]]:
         steps = _Steps(self.adaptation)
         chosen, attempts = await self._calls.measure(lambda: self._call(question, steps), Verdict)
         if isinstance(chosen, Verdict):

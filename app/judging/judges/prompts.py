@@ -52,15 +52,16 @@ def message(version: LlmVersion, item: JudgedText, mark: str, mode: Mode) -> str
     """Return the message that asks for a label of one response, which has all that is needed."""
     assert missing(version, item) is None
     if version.template is None:
-        texts = _TEXT_ALONE if item.prompt is None else _TEXTS
-        template = _TEMPLATE + _GUARD.format(mark=mark) + texts
+        places = _TEXT_ALONE if item.prompt is None else _TEXTS
+        template = _TEMPLATE + _GUARD.format(mark=mark) + places
     else:
         template = _GUARD.format(mark=mark).lstrip() + "\n" + version.template
+    texts = judged_texts(item)
     values = {
         "axis": version.axis,
         "rubric": version.rubric,
         "labels": described(version.labels),
-        **{name: fenced(name, text, mark) for name, text in judged_texts(item).items()},
+        **{name: fenced(name, texts[name], mark) for name in placeholders(template) if name in texts},
     }
     return filled(template, values) + _form(mode, offered(version.labels), mark)
 
@@ -76,8 +77,15 @@ def missing(version: LlmVersion, item: JudgedText) -> Failure | None:
     return None
 
 
+def needed_texts(version: LlmVersion, item: JudgedText) -> tuple[str, ...]:
+    """Return the texts that the message of a version quotes."""
+    names = ("prompt", "response") if version.template is None else placeholders(version.template)
+    texts = judged_texts(item)
+    return tuple(texts[name] for name in dict.fromkeys(names) if name in texts)
+
+
 def judged_texts(item: JudgedText) -> dict[str, str]:
-    """Return all texts that a message may quote, by the name of their placeholder."""
+    """Return the texts that a template may quote, by the name of their placeholder."""
     prompt = {} if item.prompt is None else {"prompt": item.prompt}
     metadata = {f"{METADATA}{name}": as_text(value) for name, value in item.metadata.items()}
     return {"response": item.response, **prompt, **metadata}

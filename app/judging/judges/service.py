@@ -1,7 +1,6 @@
 """Opening of judges by their kind, and a first call to try one."""
 
 import importlib.util
-import os
 from collections.abc import Callable
 from random import Random
 from typing import Final, assert_never
@@ -41,8 +40,6 @@ from app.judging.judges.rule_judge import RuleJudge
 Credentials = Callable[[str], str | None]
 """Returns the secret of a name; None if there is none."""
 
-CREDENTIAL_PREFIX: Final = "WALD_JUDGE_"
-
 SAMPLE: Final = JudgedText(
     response_key=UUID(int=0),
     prompt="What is the capital of France?",
@@ -69,20 +66,6 @@ class Preflight(msgspec.Struct, frozen=True, kw_only=True):
     def passed(self) -> bool:
         """Whether the judge gave a score."""
         return isinstance(self.judgement, Judged)
-
-
-def environment_secret(name: str) -> str | None:
-    """Return the secret of a credential: the environment variable `WALD_JUDGE_{NAME}`.
-
-    No other variable can be named, so a definition cannot send other secrets of the process to its
-    endpoint. In the name, `-` and `.` become `_`.
-    """
-    return os.environ.get(variable_of(name)) or None
-
-
-def variable_of(name: str) -> str:
-    """Return the environment variable of a credential."""
-    return CREDENTIAL_PREFIX + name.upper().replace("-", "_").replace(".", "_")
 
 
 def usable(version: JudgeVersion) -> JudgeVersion:
@@ -180,7 +163,7 @@ def _secret(operation: Operation, credentials: Credentials) -> str | None:
     secret = credentials(operation.credential)
     if secret is None:
         raise InvalidInput(
-            f"no credential is called {operation.credential}: set {variable_of(operation.credential)}",
+            f"no credential is called {operation.credential}: set this variable of the worker",
             field="operation.credential",
         )
     return secret

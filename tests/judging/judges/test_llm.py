@@ -13,7 +13,7 @@ from app.judging.judges import limits
 from app.judging.judges.endpoint_client import EndpointClient
 from app.judging.judges.ladder import Adaptation, Mode
 from app.judging.judges.model import Judged, Operation, Reason, cost_usd
-from app.judging.judges.service import environment_secret, open_judge, preflight
+from app.judging.judges.service import open_judge, preflight
 from tests.judging.judges.endpoints import ITEM, OPERATION, credentials, llm, opened
 from tests.support.model_server import (
     ModelServer,
@@ -70,6 +70,23 @@ async def test_the_ladder_ends_at_the_first_mode_that_works_and_remembers_it(sup
             assert judge.adaptation == Adaptation(mode=mode, proven=True)
         async with opened(llm(server.url), adaptation=judge.adaptation) as later:
             assert len((await later.score(ITEM)).attempts) == 1
+
+
+async def test_only_the_first_measurement_walks_the_ladder():
+    async with model_server() as server:
+        server.supports = set()
+        async with opened(llm(server.url)) as judge:
+            judged = await judge.score_many([ITEM] * 20)
+    assert [len(each.attempts) for each in judged] == [4, *[1] * 19]
+
+
+async def test_measurements_go_on_if_the_first_one_failed():
+    async with model_server() as server:
+        server.behave(refuse(401))
+        async with opened(llm(server.url)) as judge:
+            first, *others = await judge.score_many([ITEM] * 5)
+    assert first.reason is Reason.AUTH
+    assert all(each.label == 3 for each in others)
 
 
 async def test_a_server_that_ignores_every_mode_is_read_by_the_marked_line():
@@ -356,12 +373,15 @@ async def test_a_template_gets_its_placeholders():
     async with model_server() as server:
         async with opened(llm(server.url, template=template)) as judge:
             assert (await judge.score(ITEM)).label == 3
+            long = {"topic": "x" * 50_000, "turn": 1}
+            too_long = await judge.score(msgspec.structs.replace(ITEM, metadata=long))
             bare = msgspec.structs.replace(ITEM, metadata={})
             unscored = await judge.score(bare)
         async with opened(llm(server.url, template="{{prompt}}{{response}}")) as judge:
             no_prompt = await judge.score(msgspec.structs.replace(ITEM, prompt=None))
     assert "geography" in server.requests[0].message
     assert (unscored.reason, unscored.attempts) == (Reason.METADATA_MISSING, ())
+    assert too_long.reason is Reason.TOO_LONG
     assert no_prompt.reason is Reason.PROMPT_MISSING
     assert len(server.requests) == 1
 
@@ -396,15 +416,8 @@ async def test_a_judge_without_a_credential_sends_none_of_the_environment(monkey
 
 async def test_a_missing_credential_is_refused_when_the_judge_is_opened():
     operation = Operation(credential="acount")
-    with pytest.raises(InvalidInput, match="acount: set WALD_JUDGE_ACOUNT"):
+    with pytest.raises(InvalidInput, match="no credential is called acount"):
         open_judge(llm("http://127.0.0.1:9/v1", operation=operation), credentials, EndpointClient())
-
-
-def test_a_credential_is_a_variable_of_its_own_and_never_another_secret(monkeypatch):
-    monkeypatch.setenv("WALD_JUDGE_MY_ACCOUNT", "secret")
-    monkeypatch.setenv("WALD_ADMIN_KEY", "admin")
-    assert environment_secret("my-account") == "secret"
-    assert environment_secret("WALD_ADMIN_KEY") is None
 
 
 async def test_concurrency_is_bounded_and_reached():
