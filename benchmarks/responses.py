@@ -1,7 +1,7 @@
 """`/responses`: bytes a second over HTTP, and growth of the text store, each with its reference.
 
 The reference of the speed is `/feedback` with batches of 1,000 events, in the same run on the same
-server. Both are counted in bytes of request bodies. Responses have a prompt and an answer of 2 kB
+server. Both are counted in bytes of request bodies. Responses have a prompt and an answer of 2 KiB
 each, in batches of 250. Expect a ratio of 0.5 or more: both end in Valkey's append-only file, but
 an event of feedback is shortened to 70 bytes on the way, and texts are not.
 
@@ -32,11 +32,11 @@ from tests.support import registry
 from tests.support.responses import NOW, new_response, store_responses
 
 RESPONSES_EACH = 250
-CHARACTERS = 2_000
+CHARACTERS = 2_048
 ROUNDS = 3
 SECONDS = 4.0
 CONNECTIONS = 16
-STORED = 4_000
+STORED = 16_000
 
 
 def batch(number: int) -> bytes:

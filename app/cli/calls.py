@@ -33,6 +33,10 @@ class Server(NamedTuple):
         """Return the JSON that answers `POST /path`, where `path` is given in parts."""
         return self.ask(lambda client: client.raw("POST", path_of(*path), body, timeout_s=timeout_s))
 
+    def delete(self, *path: str, params: dict[str, str]) -> bytes:
+        """Return the JSON that answers `DELETE /path`, where `path` is given in parts."""
+        return self.ask(lambda client: client.raw("DELETE", path_of(*path), params=params))
+
     def ask(
         self,
         call: Callable[[WaldClient], Awaitable[T]],

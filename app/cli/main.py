@@ -34,6 +34,7 @@ _COMMANDS: Final = {
         "status": ("status", "Show how EXPERIMENT is doing and what to do about it."),
         "signals": ("signals", "Show what became of the feedback of EXPERIMENT, by signal."),
         "quality": ("quality", "Show the quality of each variant, from judges on many and people on few."),
+        "responses": ("responses", "List, show and erase stored responses, and feedback that waits for one."),
         "series": ("series", "Show a metric of EXPERIMENT over time, one line per variant."),
         "judge": ("judge", "Let judges score responses, and trust them once people agree with them."),
         "export": ("export", "Download the assignments of EXPERIMENT."),

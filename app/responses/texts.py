@@ -14,7 +14,7 @@ import zstandard
 
 from app.responses.model import Texts
 
-_LEVEL: Final = 6  # 25 MB/s; level 3 is three times as fast and 5 % larger
+_LEVEL: Final = 6  # smaller by 5 % than level 3, and a third as fast: 25 MB/s
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(Texts).decode
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from app.cli.display import power as power
     from app.cli.display import quality as quality
     from app.cli.display import readout as readout
+    from app.cli.display import responses as responses
     from app.cli.display import review as review
     from app.cli.display import rollout as rollout
     from app.cli.display import series as series
