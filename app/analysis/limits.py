@@ -23,6 +23,9 @@ READOUT_DENSE_S: Final = 3_600  # older readouts are thinned to one in five minu
 READOUT_MEDIUM_S: Final = 86_400  # and those older than this to one an hour
 READOUT_THIN_INTERVAL_S: Final = 60.0
 READOUT_THIN_ROWS_MAX: Final = 10_000
+COVERAGE_ROWS: Final = 20_000  # assignments in a sample of signals
+CALIBRATION_ROWS: Final = 200_000  # if the caller names the label, because labels are rare
+
 EXPORT_PAGE_ROWS: Final = 5_000
 EXPORT_SAMPLE_ROWS: Final = 100_000  # in which the keys of contexts are looked for
 EXPORT_CONTEXTS_MAX: Final = 200  # columns; other keys are in the column `context` alone

@@ -37,12 +37,16 @@ async def experiment_status(
 
 
 @get("/experiments/{key:str}/signals", guards=[requires(Scope.READ)])
-async def experiment_signals(key: str, analysis: AnalysisService) -> SignalsReport:
+async def experiment_signals(
+    key: str, analysis: AnalysisService, *, coverage: bool = True, label: str | None = None
+) -> SignalsReport:
     """Read what has become of the signals of an experiment: counted, waiting, late, or lost, by name.
 
     As of the last commit of the ledger. Names that nothing reads are listed with the name they resemble.
+    `coverage` has the share of assignments with each signal in a sample, delays, and what signals
+    say about labels. `label` names the signal that is the label; by default, it is a human one.
     """
-    return await analysis.signals(key)
+    return await analysis.signals(key, coverage=coverage, label=label)
 
 
 @get("/experiments/{key:str}/series", guards=[requires(Scope.READ)])

@@ -14,6 +14,7 @@ from app.analysis import aggregated, limits
 from app.analysis.aa import Aa, AaQuestion, replay
 from app.analysis.aggregated import AggregatedQuestion
 from app.analysis.columns import Layout
+from app.analysis.coverage import Coverage, coverage_of, joined
 from app.analysis.export import OUTCOMES, Format, Row, Writer, writer
 from app.analysis.integrity import causes
 from app.analysis.log_store import LogPage
@@ -79,11 +80,29 @@ class AnalysisService:
         """
         return await self._computing.run(partial(aggregated.answer, question))
 
-    async def signals(self, key: str) -> SignalsReport:
-        """Return the report of an experiment's signals. Raises NotFound."""
+    async def signals(self, key: str, *, coverage: bool = False, label: str | None = None) -> SignalsReport:
+        """Return the report of an experiment's signals, if asked for with their coverage.
+
+        Raises NotFound; InvalidInput if the log has no signal called `label`.
+        """
         experiment = await self._experiments.get(key)
         assignments, totals = await self._store.signals(experiment)
-        return await asyncio.to_thread(report_of, experiment.definition, assignments, totals)
+        report = await asyncio.to_thread(report_of, experiment.definition, assignments, totals)
+        if not coverage and label is None:
+            return report
+        logged = [row.signal for row in totals if row.signal]
+        if label is not None and label not in logged:
+            raise InvalidInput(refusal(repr(label), logged), field="label")
+        covered = await self._coverage(experiment, label)
+        return msgspec.structs.replace(report, coverage=covered)
+
+    async def _coverage(self, experiment: Experiment, label: str | None) -> Coverage:
+        rows_max = limits.COVERAGE_ROWS if label is None else limits.CALIBRATION_ROWS
+        parts = [
+            (page.assignments, page.given) async for page in self._log.pages(experiment, rows_max=rows_max)
+        ]
+        assignments, given = await asyncio.to_thread(joined, parts)
+        return await asyncio.to_thread(coverage_of, experiment.definition, assignments, given, label)
 
     async def status_at(self, key: str, at: datetime) -> dict[str, Any]:
         """Return the newest kept status that is not after `at`, exactly as it was then.

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
+from app.analysis.coverage import Coverage
 from app.experiments.model import Definition
 from app.experiments.signals import SignalUse, nearest, signals_of
 from app.experiments.warnings import never_sent
@@ -77,7 +78,7 @@ class SignalsReport(msgspec.Struct, frozen=True, kw_only=True):
     """The signals of an experiment: first those that are read, then the others by count.
 
     `unknown_signals` counts signals that nothing reads. `unknown_units` counts those that name a
-    unit without an assignment at the time.
+    unit without an assignment at the time. `coverage` is of a sample; null if it was not asked for.
     """
 
     key: str
@@ -89,6 +90,7 @@ class SignalsReport(msgspec.Struct, frozen=True, kw_only=True):
     signals: list[Signal]
     others: OtherSignals | None
     warnings: list[str]
+    coverage: Coverage | None = None
 
 
 def report_of(definition: Definition, assignments: int, totals: Sequence[SignalTotals]) -> SignalsReport:

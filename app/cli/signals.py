@@ -11,8 +11,14 @@ from app.cli.terminal import show
 @click.command("signals")
 @click.argument("experiment")
 @reads_server
+@click.option(
+    "--calibrate",
+    "label",
+    metavar="LABEL",
+    help="Print a reward whose weights come from this signal, usually a label by people.",
+)
 @json_option
-def signals_command(*, experiment: str, server: Server, as_json: bool) -> None:
+def signals_command(*, experiment: str, server: Server, label: str | None, as_json: bool) -> None:
     """Show what became of the feedback of EXPERIMENT, by signal.
 
         wald signals summary-prompt
@@ -25,7 +31,11 @@ def signals_command(*, experiment: str, server: Server, as_json: bool) -> None:
     * *no unit*: signals about a unit that had no assignment at that time. They do not count.
     * *not read*: signals whose name neither the reward nor a metric reads, often a misspelling.
 
+    The second table has the share of assignments with each signal, in a sample, and how long
+    signals take. If people labelled some responses, it says what each signal predicts.
+
     `--json` prints the answer of `GET /experiments/EXPERIMENT/signals`, which also has the range of values.
     """
-    answer = server.get("experiments", experiment, "signals")
-    show(answer, lambda: display.signals.report(answer), as_json=as_json)
+    params = None if label is None else {"label": label}
+    answer = server.get("experiments", experiment, "signals", params=params)
+    show(answer, lambda: display.signals.report(answer, calibrating=label is not None), as_json=as_json)

@@ -299,3 +299,12 @@ def test_the_bound_of_a_page_is_in_the_reference():
     operation = Litestar(ROUTES).openapi_schema.paths["/experiments"].get
     limit = next(parameter for parameter in operation.parameters if parameter.name == "limit")
     assert limit.schema.maximum == PAGE_SIZE_MAX
+
+
+async def test_the_catalogue_is_listed(client):
+    listed = {row["signal"]: row for row in (await client.get("/signals")).json()["signals"]}
+    weights = {"copied": 0.8, "regenerated": -0.5, "thumbs_up": 1, "thumbs_down": -1, "abandoned": -0.3}
+    assert {name: listed[name]["weight"] for name in weights} == weights
+    assert listed["copied"]["reward"] == pytest.approx(0.9)
+    assert listed["stars"]["range"] == [1, 5]
+    assert all(row["meaning"] and row["noise"] for row in listed.values())
