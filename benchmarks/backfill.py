@@ -34,7 +34,7 @@ from benchmarks.ingest import entries
 from tests.ledger.support import create_experiment
 
 ASSIGNMENTS: Final = 1_000_000
-NEW_ASSIGNMENTS: Final = 100_000
+NEW_ASSIGNMENTS: Final = 20_000
 """Assignments that arrive while the metric is measured, and before."""
 LIKED: Final = Metric(key="liked", measure=Proportion("thumbs_up", silence=0))
 ADDED: Final = Metric(key="disliked", measure=Mean("thumbs_down", (0.0, 1.0)))

@@ -15,6 +15,7 @@ from app.allocation.forgetting import Learned
 from app.allocation.freezes import Freeze
 from app.allocation.model import AllocationPoint, VariantTotals, posteriors, shadow_weights, standing_winner
 from app.analysis.descriptive import MetricFigures, figures_of, measuring
+from app.analysis.observed import Observed
 from app.analysis.readout.analyze import analyze, metric_readouts
 from app.analysis.readout.beliefs import (
     DriftBelief,
@@ -192,8 +193,9 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
         definition, state = experiment.definition, experiment.state
         policy = definition.policy
         keys = [variant.key for variant in definition.variants]
-        readout, variants = self._readout(experiment), self._variants(experiment)
-        best_arm = self._best_arm(experiment)
+        observed = self.observed(experiment)
+        readout, variants = self._readout(experiment, observed), self._variants(experiment)
+        best_arm = self._best_arm(experiment, observed)
         return Status(
             key=experiment.key,
             state=kind_of(state),
@@ -208,7 +210,7 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
             warnings=[*warnings, *warnings_of(definition, self.signals, self._n_resolved)],
             frozen=self.frozen,
             best_arm=best_arm,
-            shadow_policy=self._shadow_policy(experiment),
+            shadow_policy=self._shadow_policy(experiment, observed),
             learned_epochs=list(self.learned_epochs) or UNSET,
             models=model_belief(policy, self.learned, keys),
             segments=segment_beliefs(policy, self.learned, keys, definition.active),
@@ -217,7 +219,7 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
             allocation_history=history_of(self.history, len(keys)),
             conclusion=_of_state(experiment) + conclusion_of(readout, _beliefs(policy, variants, best_arm)),
             analysis=readout,
-            descriptive=self._descriptive(experiment, readout),
+            descriptive=self._descriptive(experiment, readout, observed),
             backfill=metric_history_of(experiment, self.metric_changes, self.backfill).backfill,
             reward_in_words=reward_in_words(definition.reward),
             assumptions=self._assumptions(experiment),
@@ -228,15 +230,14 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
         """Number of assignments whose outcome is known."""
         return sum(total.rewards + total.censored for total in self.totals)
 
-    def _readout(self, experiment: Experiment) -> Readout:
+    def _readout(self, experiment: Experiment, observed: Observed) -> Readout:
         """Analyze by the plan; with crossovers also by their other treatment."""
         definition, metrics = experiment.definition, measured_of(experiment).metrics
         exploratory = experiment.exploratory
         metrics = tuple(metric for metric in metrics if metric.key not in exploratory)
         serving = self._serving(experiment)
-        planned = self._with_exploratory(
-            experiment, analyze(definition.plan, metrics, self.observed(experiment), serving)
-        )
+        analyzed = analyze(definition.plan, metrics, observed, serving)
+        planned = self._with_exploratory(experiment, analyzed, observed)
         if not any(cell.crossed for cell in self.units):
             return planned
         other: Literal["exclude", "first"] = "first" if definition.plan.crossovers == "exclude" else "exclude"
@@ -261,11 +262,11 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
             ),
         )
 
-    def _with_exploratory(self, experiment: Experiment, readout: Readout) -> Readout:
+    def _with_exploratory(self, experiment: Experiment, readout: Readout, observed: Observed) -> Readout:
         """Add the exploratory metrics, and the reason where a metric is still being measured."""
         measures, exploratory = measured_of(experiment), experiment.exploratory
         added = [metric for metric in measures.metrics if metric.key in exploratory]
-        plan, observed = experiment.definition.plan, self.observed(experiment)
+        plan = experiment.definition.plan
         others = [replace(metric, exploratory=True) for metric in metric_readouts(plan, added, observed)]
         share = 0.0 if self.backfill is None else self.backfill.share
         shown = [
@@ -274,7 +275,9 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
         ]
         return replace(readout, metrics=tuple(shown))
 
-    def _descriptive(self, experiment: Experiment, readout: Readout) -> list[MetricFigures]:
+    def _descriptive(
+        self, experiment: Experiment, readout: Readout, observed: Observed
+    ) -> list[MetricFigures]:
         measures = measured_of(experiment)
         history = metric_history_of(experiment, self.metric_changes, self.backfill)
         reasons = {
@@ -284,7 +287,7 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
         }
         return figures_of(
             measures.metrics,
-            self.observed(experiment),
+            observed,
             versions={version.key: version for version in history.metrics},
             unfinished=measures.unfinished,
             backfill=history.backfill,
@@ -302,11 +305,11 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
         shares = {variants[index].key: served[index] for index in definition.active}
         return Serving(shares, policy.exploration_floor if isinstance(policy, AdaptivePolicy) else None)
 
-    def decision(self, experiment: Experiment, policy: Policy) -> Decision | None:
+    @staticmethod
+    def _decision(experiment: Experiment, policy: Policy, observed: Observed) -> Decision | None:
         """Return whether this policy would know the best variant; None: it decides nothing."""
         if not isinstance(policy, BestArmPolicy):
             return None
-        observed = self.observed(experiment)
         decision = stopping(policy, experiment.definition.plan, observed)
         if decision is None:
             return None
@@ -326,9 +329,9 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
             )
         return assumed
 
-    def _best_arm(self, experiment: Experiment) -> BestArmStatus | UnsetType:
+    def _best_arm(self, experiment: Experiment, observed: Observed) -> BestArmStatus | UnsetType:
         policy = experiment.definition.policy
-        decision = standing_winner(experiment, self.latest) or self.decision(experiment, policy)
+        decision = standing_winner(experiment, self.latest) or self._decision(experiment, policy, observed)
         if not policy.decides or decision is None:
             return UNSET
         ahead = decision.arm if isinstance(decision, Winner) else decision.leader
@@ -339,11 +342,11 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
             decision.log_threshold,
         )
 
-    def _shadow_policy(self, experiment: Experiment) -> ShadowPolicyStatus | UnsetType:
+    def _shadow_policy(self, experiment: Experiment, observed: Observed) -> ShadowPolicyStatus | UnsetType:
         definition = experiment.definition
         if definition.shadow_policy is None or self.latest is None:
             return UNSET
-        decision = self.decision(experiment, definition.shadow_policy)
+        decision = self._decision(experiment, definition.shadow_policy, observed)
         winner = decision if isinstance(decision, Winner) else None
         weights = shadow_weights(experiment, self.totals, winner)
         served = Allocation(np.array(self.latest.shares))
