@@ -33,6 +33,7 @@ from benchmarks import (
     calibrate_sequences,
     calibrate_sequential,
     calibrate_verdicts,
+    demo,
     whole_path,
 )
 from benchmarks.validity import SEED, SEED_OFFSET, Parts, Row, number
@@ -48,6 +49,7 @@ PARTS: Parts = {
     **calibrate_verdicts.PARTS,
     **calibrate_quality.PARTS,
     **whole_path.PARTS,
+    **demo.PARTS,
 }
 
 

@@ -443,10 +443,10 @@ def linearised(strata: Sequence[tuple[JointTotals, JointTotals, int]]) -> list[C
     1/4.
     Raises as `stats.ratios.ratio_parts`; InsufficientData without units.
     """
-    known = [arm.select(0, 1) for *arms, _ in strata for arm in arms if arm.n]
+    known = [arm for *arms, _ in strata for arm in arms if arm.n]
     if not known:
         raise InsufficientData("no unit has a value")
-    together = sum(known[1:], known[0])
+    together = JointTotals.merged(known)
     r, d = ratio_parts(together).mean, together.mean[1]
     return [ConcurrentArms(_linear(c, r, d), _linear(t, r, d), others) for c, t, others in strata]
 

@@ -158,6 +158,7 @@ def test_the_document_names_both_key_headers_optional_bodies_and_hidden_paramete
     }
     assert optional == {
         ("/experiments/{key}/stop", "post"),
+        ("/reviews/claim", "post"),
         ("/webhooks/{webhook_id}/rotate", "post"),
         ("/rollouts/{rollout_id}/{action}", "post"),
     }

@@ -96,7 +96,7 @@ class RuleRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     judge: Key
     version: str | None = None
-    filter: ResponseFilter = ResponseFilter()
+    filter: ResponseFilter = msgspec.field(default_factory=ResponseFilter)
     flags: Flags = Flags()
     rate: Rate | None = None
     budget: Budget = Budget()

@@ -244,9 +244,9 @@ def test_a_plan_with_looks_gives_verdicts_only_at_them(estimator):
     for units, at_look in (
         (4_000, False),
         (9_700, False),
-        (9_900, True),
+        (9_910, True),
         (10_000, True),
-        (10_150, True),
+        (10_080, True),
         (13_000, False),
     ):
         n = units // 2

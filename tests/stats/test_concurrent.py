@@ -220,3 +220,19 @@ def test_a_ratio_is_compared_as_by_the_delta_method():
     assert math.sqrt(variance) == pytest.approx(expected.standard_error, rel=0.02)
     with pytest.raises(InsufficientData):
         concurrent.linearised([])
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 2**16)), min_size=1, max_size=6))
+def test_merged_totals_are_their_sum(parts):
+    totals = [
+        JointTotals.from_observations(np.random.default_rng(seed).normal(size=(n, 2)))
+        if n
+        else JointTotals.none(2)
+        for n, seed in parts
+    ]
+    merged, added = JointTotals.merged(totals), sum(totals[1:], totals[0])
+    assert merged.n == added.n
+    assert merged.mean == pytest.approx(added.mean, abs=1e-12)
+    assert merged.comoments == pytest.approx(added.comoments, abs=1e-9)
+    with pytest.raises(InvalidInput, match="one dimension"):
+        JointTotals.merged([JointTotals.none(2), JointTotals.none(3)])

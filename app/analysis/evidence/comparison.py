@@ -356,29 +356,38 @@ def _concurrent(metric: Metric, observed: Observed, arms: tuple[str, str]) -> li
 
     A fixed split is taken as it came out.
     """
-    found: dict[tuple[int, int], dict[str, JointTotals]] = {}
-    for units in observed.drawn:
-        if metric.key in units.metrics:
-            found.setdefault((units.epoch, units.stratum), {})[units.variant] = units.metrics[metric.key]
-    moving = {epoch for epoch, _ in found}
-    for epoch in set(observed.fixed_epochs) - moving:
-        totals = {arm: observed.totals(metric.key, arm, epoch=epoch) for arm in observed.variants}
-        known = {arm: _outcomes(metric, own) for arm, own in totals.items() if own is not None and own.n}
-        n = sum(own.n for own in known.values())
-        found[epoch, 0] = {arm: drawn_alike(own, propensity=own.n / n) for arm, own in known.items()}
+    key = "strata", metric
+    if key not in observed.memo:
+        observed.memo[key] = _by_stratum(metric, observed)
+    by_stratum: list[dict[str, JointTotals]] = observed.memo[key]
     nothing = JointTotals.none(3 if isinstance(metric.measure, Ratio) else 2)
     strata = [
         (
             by_arm.get(arms[0], nothing),
             by_arm.get(arms[1], nothing),
-            sum(own.n for arm, own in by_arm.items() if arm not in arms),
+            sum(totals.n for arm, totals in by_arm.items() if arm not in arms),
         )
-        for _, by_arm in sorted(found.items())
+        for by_arm in by_stratum
         if any(arm in by_arm for arm in arms)
     ]
     if isinstance(metric.measure, Ratio):
         return concurrent.linearised(strata)
-    return [ConcurrentArms(*one) for one in strata]
+    return [ConcurrentArms(*arms_and_others) for arms_and_others in strata]
+
+
+def _by_stratum(metric: Metric, observed: Observed) -> list[dict[str, JointTotals]]:
+    """Return the totals of each variant in each stratum, in the order of epochs and strata."""
+    by_place: dict[tuple[int, int], dict[str, JointTotals]] = {}
+    for units in observed.drawn:
+        if metric.key in units.metrics:
+            by_place.setdefault((units.epoch, units.stratum), {})[units.variant] = units.metrics[metric.key]
+    moving = {epoch for epoch, _ in by_place}
+    for epoch in set(observed.fixed_epochs) - moving:
+        totals = {arm: observed.totals(metric.key, arm, epoch=epoch) for arm in observed.variants}
+        known = {arm: _outcomes(metric, kept) for arm, kept in totals.items() if kept is not None and kept.n}
+        n = sum(kept.n for kept in known.values())
+        by_place[epoch, 0] = {arm: drawn_alike(kept, propensity=kept.n / n) for arm, kept in known.items()}
+    return [by_arm for _, by_arm in sorted(by_place.items())]
 
 
 def _outcomes(metric: Metric, totals: MetricTotals) -> MeanTotals | JointTotals:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from app.allocation.forgetting import Learned
 from app.allocation.freezes import Freeze
 from app.allocation.model import AllocationPoint, VariantTotals, posteriors, shadow_weights, standing_winner
+from app.analysis.observed import Observed
 from app.analysis.readout.analyze import analyze
 from app.analysis.readout.beliefs import (
     DriftBelief,
@@ -186,8 +187,9 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
         definition, state = experiment.definition, experiment.state
         policy = definition.policy
         keys = [variant.key for variant in definition.variants]
-        readout, variants = self._readout(experiment), self._variants(experiment)
-        best_arm = self._best_arm(experiment)
+        observed = self.observed(experiment)
+        readout, variants = self._readout(experiment, observed), self._variants(experiment)
+        best_arm = self._best_arm(experiment, observed)
         return Status(
             key=experiment.key,
             state=kind_of(state),
@@ -202,7 +204,7 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
             warnings=[*warnings, *warnings_of(definition, self.signals)],
             frozen=self.frozen,
             best_arm=best_arm,
-            shadow_policy=self._shadow_policy(experiment),
+            shadow_policy=self._shadow_policy(experiment, observed),
             learned_epochs=list(self.learned_epochs) or UNSET,
             models=model_belief(policy, self.learned, keys),
             segments=segment_beliefs(policy, self.learned, keys, definition.active),
@@ -215,10 +217,10 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
             assumptions=self._assumptions(experiment),
         )
 
-    def _readout(self, experiment: Experiment) -> Readout:
+    def _readout(self, experiment: Experiment, observed: Observed) -> Readout:
         """Analyze by the plan; with crossovers also by their other treatment."""
         definition, metrics = experiment.definition, measured_of(experiment.definition).metrics
-        planned = analyze(definition.plan, metrics, self.observed(experiment), self._serving(experiment))
+        planned = analyze(definition.plan, metrics, observed, self._serving(experiment))
         if not any(cell.crossed for cell in self.units):
             return planned
         other: Literal["exclude", "first"] = "first" if definition.plan.crossovers == "exclude" else "exclude"
@@ -253,11 +255,11 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
         shares = {variants[index].key: served[index] for index in definition.active}
         return Serving(shares, policy.exploration_floor if isinstance(policy, AdaptivePolicy) else None)
 
-    def decision(self, experiment: Experiment, policy: Policy) -> Decision | None:
+    @staticmethod
+    def _decision(experiment: Experiment, policy: Policy, observed: Observed) -> Decision | None:
         """Return whether this policy would know the best variant; None: it decides nothing."""
         if not isinstance(policy, BestArmPolicy):
             return None
-        observed = self.observed(experiment)
         decision = stopping(policy, experiment.definition.plan, observed)
         if decision is None:
             return None
@@ -277,9 +279,9 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
             )
         return assumed
 
-    def _best_arm(self, experiment: Experiment) -> BestArmStatus | UnsetType:
+    def _best_arm(self, experiment: Experiment, observed: Observed) -> BestArmStatus | UnsetType:
         policy = experiment.definition.policy
-        decision = standing_winner(experiment, self.latest) or self.decision(experiment, policy)
+        decision = standing_winner(experiment, self.latest) or self._decision(experiment, policy, observed)
         if not policy.decides or decision is None:
             return UNSET
         ahead = decision.arm if isinstance(decision, Winner) else decision.leader
@@ -290,11 +292,11 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
             decision.log_threshold,
         )
 
-    def _shadow_policy(self, experiment: Experiment) -> ShadowPolicyStatus | UnsetType:
+    def _shadow_policy(self, experiment: Experiment, observed: Observed) -> ShadowPolicyStatus | UnsetType:
         definition = experiment.definition
         if definition.shadow_policy is None or self.latest is None:
             return UNSET
-        decision = self.decision(experiment, definition.shadow_policy)
+        decision = self._decision(experiment, definition.shadow_policy, observed)
         winner = decision if isinstance(decision, Winner) else None
         weights = shadow_weights(experiment, self.totals, winner)
         served = Allocation(np.array(self.latest.shares))

@@ -65,7 +65,13 @@ def checked(result: Preflight) -> str:
     else:
         detail = f": {visible(result.judgement.detail)}" if result.judgement.detail else ""
         verdict = f"no score, {result.judgement.reason.replace('_', ' ')}{detail}"
-    return f"{verdict} ({result.seconds:.2f} s, cost {cost})"
+    lines = [f"{verdict} ({result.seconds:.2f} s, cost {cost})"]
+    if result.mode is not None:
+        refused = f"; refused: {', '.join(result.refused)}" if result.refused else ""
+        lines.append(f"structured output: {result.mode}{refused}")
+    if isinstance(result.judgement, Judged) and result.judgement.reasons:
+        lines.append(f"reasons: {visible(result.judgement.reasons)}")
+    return "\n".join(lines)
 
 
 def versions(answer: bytes) -> RenderableType:
