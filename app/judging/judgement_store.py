@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Row, func, insert, select, text, update
+from sqlalchemy import Row, func, insert, literal_column, select, text, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -106,11 +106,12 @@ class JudgementStore:
         *,
         repeats: bool,
         now: datetime,
-    ) -> set[UUID]:
+    ) -> tuple[set[UUID], set[UUID]]:
         """Store judgements that are wanted; return the keys of the responses that are still stored.
 
-        Each candidate has its stratum and inclusion probability. With `repeats`, a share of them is
-        wanted twice. A judgement that is stored already keeps the greater probability.
+        The second set has those of them that were not wanted before. Each candidate has its stratum
+        and inclusion probability. With `repeats`, a share of them is wanted twice. A judgement that
+        is stored already keeps the greater probability.
         """
         keys = [candidate.response_key for _, _, candidate in candidates]
         stored = await hold(connection, keys, HOLDER) if keys else set()
@@ -123,10 +124,13 @@ class JudgementStore:
         if rows:
             statement = postgresql.insert(judgements).values(rows)
             known = func.greatest(_J.inclusion_probability, statement.excluded.inclusion_probability)
-            await connection.execute(
-                statement.on_conflict_do_update(index_elements=[_J.id], set_={"inclusion_probability": known})
+            written = await connection.execute(
+                statement.on_conflict_do_update(
+                    index_elements=[_J.id], set_={"inclusion_probability": known}
+                ).returning(_J.response_key, literal_column("xmax = 0").label("new"))
             )
-        return stored
+            return stored, {row.response_key for row in written if row.new}
+        return stored, set()
 
     async def claim(
         self, connection: AsyncConnection, rooms: Mapping[int, int], *, now: datetime, claims_max: int

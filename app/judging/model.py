@@ -41,6 +41,7 @@ class Skip(StrEnum):
     SIZE = "size"  # it has more characters than the rule admits
     REDACTED = "redacted"  # parts of it were redacted, and the rule leaves such responses out
     OWN_MODEL = "own_model"  # the judge's own model wrote it
+    KNOWN = "known"  # another rule lets the same version judge it
     RATE = "rate"  # the sample left it out
     BUDGET = "budget"  # the budget lowered the rate, and the sample left it out
 

@@ -61,12 +61,15 @@ class Planner:
             )
             if not (page or due or ended):
                 return
+            covered = _within(page, rule)
+            toxicities = await self._toxicities(covered, rule)
             async with self.stores.rules.change() as connection:
                 locked = await self.stores.rules.lock(connection, rule.id)
                 if locked is None or locked.cursor != cursor:
                     return
                 planning = _Planning(self, connection, locked, version, experiment)
-                await planning.run(_within(page, rule), cursor=following, ended=ended)
+                pairs = list(zip(covered, toxicities, strict=True))
+                await planning.run(pairs, cursor=following, ended=ended)
             cursor, due = following, False
             if ended or len(page) < limits.PLANNED_RESPONSES_MAX:
                 return
@@ -75,7 +78,7 @@ class Planner:
         """Return the present time."""
         return self._clock.now()
 
-    async def toxicities(self, page: Sequence[StoredResponse], rule: JudgingRule) -> Sequence[float | None]:
+    async def _toxicities(self, page: Sequence[StoredResponse], rule: JudgingRule) -> Sequence[float | None]:
         """Return the toxicity of each response, if the rule flags by it."""
         if rule.settings.flags.toxicity is None or not page:
             return [None] * len(page)
@@ -107,14 +110,16 @@ class _Planning:
         self._eligible, self._mass, self._used = 0, 0.0, Spending()
         self._salt = sampling.salt_of(rule.experiment_id, version.name)
 
-    async def run(self, page: Sequence[StoredResponse], *, cursor: int, ended: bool) -> None:
-        """Close the windows that are due, then take the page in."""
+    async def run(
+        self, page: Sequence[tuple[StoredResponse, float | None]], *, cursor: int, ended: bool
+    ) -> None:
+        """Close the windows that are due, then take in the page of responses and toxicities."""
         rules, connection, rule = self._planner.stores.rules, self._connection, self._rule
         windows = await rules.windows(connection, rule.id)
         await self._close([window for window in windows.values() if window.closes_at <= self._now])
         windows |= self._changed
         seen = await rules.eligible_by_variant(connection, rule.id)
-        for stratum, members in (await self._classify(page)).items():
+        for stratum, members in self._classify(page).items():
             self._take(stratum, members, windows, seen)
         await rules.keep(connection, rule, self._kept)
         if ended:
@@ -131,7 +136,9 @@ class _Planning:
             drawn=(self._eligible, self._mass, selected),
         )
 
-    async def _classify(self, page: Sequence[StoredResponse]) -> dict[Stratum, list[Candidate]]:
+    def _classify(
+        self, page: Sequence[tuple[StoredResponse, float | None]]
+    ) -> dict[Stratum, list[Candidate]]:
         """Return the eligible responses by stratum, and count the others."""
         intended = self._version.serves_arm == "intended"
         scope = RuleScope(
@@ -140,8 +147,7 @@ class _Planning:
             own_model=None if intended else model_of(self._version.version),
         )
         groups: dict[Stratum, list[Candidate]] = {}
-        toxicities = await self._planner.toxicities(page, self._rule)
-        for response, toxicity in zip(page, toxicities, strict=True):
+        for response, toxicity in page:
             self._counts[response.variant, EXPECTED] += 1
             match classified(response, scope, toxicity):
                 case Skip() as skip:
@@ -251,14 +257,15 @@ class _Planning:
     async def _want(self) -> int:
         """Store what is wanted; return the number of responses."""
         repeats = not isinstance(self._version.version, RuleVersion | LocalVersion)
-        stored = await self._planner.stores.judgements.want(
+        stored, new = await self._planner.stores.judgements.want(
             self._connection, self._rule, self._wanted, repeats=repeats, now=self._now
         )
         for _, _, member in self._wanted:
-            self._counts[member.variant, SELECTED] += 1
+            known = member.response_key in stored and member.response_key not in new
+            self._counts[member.variant, Skip.KNOWN if known else SELECTED] += 1
             if member.response_key not in stored:
                 self._counts[member.variant, Loss.TEXT_GONE] += 1
-        JUDGED_RESPONSES.labels("wanted").inc(len(stored))
+        JUDGED_RESPONSES.labels("wanted").inc(len(new))
         return len(self._wanted)
 
 

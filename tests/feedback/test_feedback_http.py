@@ -170,6 +170,12 @@ WRONG = {
     "signal with space": (lambda: event(signal="thumbs up"), 400, "signal"),
     "signal with line break": (lambda: event(signal="thumbs_up\n"), 400, "signal"),
     "no signal": (lambda: {"assignment_id": token()}, 400, "signal"),
+    "signal of a judge": (lambda: event(signal="judge.helpful", source="automated"), 403, "signal"),
+    "signal of a judge by unit": (
+        lambda: {"signal": "judge.helpful", "experiment": "exp", "unit": "u"},
+        403,
+        "signal",
+    ),
     "value above range": (lambda: event(value=1.01), 400, "value"),
     "huge value": (lambda: event(value=1e308), 400, "value"),
     "huge value outside the catalogue": (lambda: event(signal="latency", value=-1e308), 400, "value"),

@@ -285,6 +285,20 @@ async def test_a_paused_rule_neither_plans_nor_judges(use, respond, planner, rul
     assert await judge_all() == 3
 
 
+async def test_a_repeated_retrospective_rule_ends_and_judges_nothing_twice(
+    use, respond, planner, rules, judge_all, clock
+):
+    await respond(range(10))
+    clock.forward(60)
+    for judged, known in ((10, 0), (0, 10)):
+        rule = await use(RULE_JUDGE, since="1970-01-01T00:00:00Z")
+        await planner.plan()
+        assert await judge_all() == judged
+        view = await rules.get("exp", rule.id)
+        assert (view.state, view.funnel.waiting) == ("finished", 0)
+        assert view.funnel.skipped.get("known", 0) == known
+
+
 async def test_a_retrospective_rule_judges_what_is_stored_and_ends(
     use, respond, planner, rules, judge_all, stored, clock
 ):

@@ -124,12 +124,14 @@ async def running(folder: Path) -> AsyncIterator[Up]:
 
 async def test_a_judge_earns_trust_feeds_and_loses_it_again(running: Up, models: ModelServer):
     async with running.async_client() as http:
+        http.timeout = PATIENCE_S
         product = Product(http)
         await product.call("POST", "/experiments", DEFINITION, 201)
         await product.call("POST", f"/experiments/{KEY}/start")
         labels = {"1": "bad", "2": "good"}
         await product.call("PUT", f"/experiments/{KEY}/review", {"rate": 1.0, "labels": labels})
-        version = await product.call("POST", "/judges", decision(models), 201)
+        patient = {"price": {"input_usd": 1.0, "output_usd": 0.0}, "timeout_s": 60}
+        version = await product.call("POST", "/judges", decision(models, operation=patient), 201)
         await product.call("POST", f"/experiments/{KEY}/judging", {"judge": "right", "rate": 1}, 201)
         path = f"/judges/right/versions/{version['version'][:12]}"
 
