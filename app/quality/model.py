@@ -1,6 +1,6 @@
 """The quality of variants: what a caller asks for, and the report. Pure."""
 
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
 
@@ -10,7 +10,6 @@ GUARANTEE: Final = (
     "valid at every look, if labels are a sample with known probabilities and the judge was not tuned on them"
 )
 
-Level = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 Bounds = tuple[float, float]
 
 

@@ -29,8 +29,12 @@ class QualityService:
 
 
 def _check(question: Question) -> None:
-    if not 0 < question.level < 1:
-        raise InvalidInput(f"must be between 0 and 1 (exclusive); got {question.level:g}", field="level")
+    if not limits.QUALITY_LEVEL_MIN <= question.level <= limits.QUALITY_LEVEL_MAX:
+        raise InvalidInput(
+            f"must be from {limits.QUALITY_LEVEL_MIN:g} to {limits.QUALITY_LEVEL_MAX:g}; "
+            f"got {question.level:g}",
+            field="level",
+        )
     if not 1 <= question.labels <= limits.PLANNED_LABELS_MAX:
         raise InvalidInput(
             f"must be from 1 to {limits.PLANNED_LABELS_MAX:,}; got {question.labels}", field="labels"

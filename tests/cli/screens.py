@@ -213,7 +213,7 @@ def _quality(made: Made) -> QualityReport:
     second = msgspec.structs.replace(first, variant=others[0], control=False, contrast=contrast)
     reason = "needs at least 3 labels, has 0: no response has a human label"
     third = VariantQuality(
-        variant=others[1],
+        variant=others[-1],
         control=False,
         judgements=made.units,
         labels=0,

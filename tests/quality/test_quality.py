@@ -379,6 +379,8 @@ async def test_the_most_trusted_judge_is_chosen_and_another_can_be_named(stored,
     [
         ({"level": 1.0}, "level"),
         ({"level": "nan"}, "level"),
+        ({"level": 1e-300}, "level"),
+        ({"label_cost_usd": "inf"}, "label_cost_usd"),
         ({"labels": 0}, "labels"),
         ({"label_cost_usd": -1}, "label_cost_usd"),
         ({"judge": "x"}, "judge"),
@@ -418,3 +420,11 @@ async def test_the_page_of_an_experiment_shows_its_quality(stored, client):
 def rendered(quality: QualityReport) -> str:
     """Return the section of the page."""
     return str(page("quality.html", quality=quality).content)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9999])
+async def test_the_extreme_levels_give_intervals(stored, client, level):
+    await stored.version()
+    await stored.responses(drawn(600, 11))
+    for row in (await report(client, level=level))["variants"]:
+        assert row["interval"][0] < row["quality"] < row["interval"][1]

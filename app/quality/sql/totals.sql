@@ -44,6 +44,7 @@ WITH current AS (
     FROM responses AS r
     JOIN assignments AS s
       ON s.experiment_id = :experiment_id AND s.unit_hash = r.unit_hash AND s.id = r.assignment AND s.exposed
+     AND s.propensity > 0
     GROUP BY r.variant, r.unit_hash
 )
 SELECT variant, count(*) AS units, sum(n_labelled)::bigint AS n_labelled, sum(n_judged)::bigint AS n_judged,
