@@ -83,6 +83,7 @@ from app.judging.rule_service import RuleService
 from app.judging.store import JudgingStores
 from app.judging.trust_service import TrustService
 from app.ledger.lag import LedgerLag
+from app.ledger.signals.seen_store import SeenSignalsStore
 from app.planning.power_routes import ROUTES as POWER_ROUTES
 from app.planning.routes import ROUTES as PLANNING_ROUTES
 from app.planning.service import PlanningService
@@ -105,7 +106,7 @@ from app.reviews.service import ReviewService
 from app.reviews.store import ReviewStore
 from app.rollouts.routes import ROUTES as ROLLOUT_ROUTES
 from app.rollouts.service import RolloutService
-from app.rollouts.store import RolloutStore
+from app.rollouts.store import RolloutStore, metric_readers
 from app.start import Start
 from app.webhooks.destination import NetworkPolicy
 from app.webhooks.routes import ROUTES as WEBHOOK_ROUTES
@@ -168,7 +169,12 @@ async def application(
             keeper, commit, StickyStore(exposures), clock=clock, rng=rng, durability=settings.durability
         )
         allocation = AllocationService(AllocationStore(engine, valkey), clock, keeper.adopt_experiment)
-        experiments = ExperimentService(ExperimentStore(engine), clock, allocation.reallocate)
+        experiments = ExperimentService(
+            ExperimentStore(engine, metric_readers),
+            clock,
+            allocation.reallocate,
+            SeenSignalsStore(engine).received,
+        )
         feedback = FeedbackService(keeper, signals_commit, clock)
         lag = LedgerLag(engine, valkey, shards=settings.stream_shards)
         policy = NetworkPolicy.of(settings.webhook_allowed_networks, settings.webhook_allowed_ports)

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import ChainMap
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 
 from redis.asyncio import Redis
@@ -25,7 +25,7 @@ from app.core.announce import announced
 from app.core.clock import Clock, SystemClock, WallClock
 from app.core.health import Check, Readiness, beat
 from app.core.limits import CLOCK_SYNC_S, READY_CHECK_S, WORKER_BEAT_S
-from app.core.loops import Loop, Loops
+from app.core.loops import Loop, LoopHealth, Loops
 from app.core.operations import Readings, operations_app, operations_port
 from app.core.outages import OUTAGES
 from app.core.postgres import create_engine
@@ -47,8 +47,8 @@ from app.judging.signal_sender import JudgeSignalSender
 from app.judging.store import JudgingStores
 from app.judging.trust_service import TrustService
 from app.ledger.lag import LedgerLag
-from app.ledger.limits import LEDGER_SILENT_S
-from app.ledger.loop import ledger_loops
+from app.ledger.limits import BACKFILL_INTERVAL_S, LEDGER_SILENT_S
+from app.ledger.loop import Backfills, ledger_loops
 from app.responses.loop import response_loops
 from app.responses.store import ResponseStore
 from app.reviews.claim_store import ClaimStore
@@ -96,6 +96,8 @@ async def work(settings: Settings) -> None:
             allocation.on_commit(experiment_ids)
             rollouts.on_commit(experiment_ids)
 
+        backfills = Backfills(settings.database_url, on_commit, clock)
+
         async def measure() -> None:
             STREAM_LAG.set(await lag.events())
             WATERMARK_AGE.set(await lag.watermark_age_s())
@@ -109,6 +111,7 @@ async def work(settings: Settings) -> None:
                 clock=clock,
                 on_commit=on_commit,
             ),
+            Loop("backfill", backfills.run, pause_s=BACKFILL_INTERVAL_S),
             *response_loops(
                 owner=NAME,
                 database_url=settings.database_url,
@@ -130,10 +133,11 @@ async def work(settings: Settings) -> None:
         starting = await stack.enter_async_context(start.begun(clock, rng))
 
         def errors() -> dict[str, str]:
-            health = starting.health() | loops.health()
-            failing = {name: loop.error for name, loop in health.items() if loop.error}
-            of_rooms = ChainMap(*(room.errors for room in (allocation, rollouts, analysis, reviews)))
-            return failing | start.errors() | dict(of_rooms) | _skew(timekeeper)
+            rooms = allocation, rollouts, analysis, reviews, backfills
+            of_loops = _failing(starting.health() | loops.health())
+            return dict(
+                ChainMap(*(room.errors for room in rooms), start.errors(), of_loops, _skew(timekeeper))
+            )
 
         async def heartbeat() -> None:
             await beat(valkey, NAME, errors(), clock)
@@ -171,6 +175,11 @@ def _engines(settings: Settings, stack: AsyncExitStack) -> tuple[AsyncEngine, Re
     blocking = create_client(settings.valkey_url, socket_timeout=LEDGER_SILENT_S)
     stack.push_async_callback(blocking.aclose)
     return engine, valkey, blocking
+
+
+def _failing(health: Mapping[str, LoopHealth]) -> dict[str, str]:
+    """Return the errors of the loops that do not work, by name."""
+    return {name: loop.error for name, loop in health.items() if loop.error}
 
 
 def _skew(timekeeper: TimeKeeper) -> dict[str, str]:

@@ -7,7 +7,7 @@ from operator import add
 import numpy as np
 
 from app.experiments.metrics import Metric, Proportion, QuantileOf
-from app.experiments.model import Definition
+from app.experiments.model import Experiment
 from app.ledger.units.measures import CellTotals, Sums, measures_of
 from app.ledger.units.metric_totals import moments_of, totals_of
 from bandits.arms import Arms, BetaArms, NormalArms
@@ -22,18 +22,19 @@ _PRIOR_SHAPE = 2.0
 
 
 def moments_of_cells(
-    definition: Definition, cells: Sequence[tuple[int, CellTotals]]
+    experiment: Experiment, cells: Sequence[tuple[int, CellTotals]]
 ) -> dict[str, tuple[MeanTotals, ...]]:
-    """Add up cells by variant for every metric but quantiles."""
-    measures = measures_of(definition.metrics, definition.plan, definition.stickiness)
+    """Add up cells by variant for every metric but quantiles and those that are still measured."""
+    definition, layouts = experiment.definition, experiment.layouts
+    measures = measures_of(definition.metrics, definition.plan, definition.stickiness, layouts)
     if measures is None:
         return {}
     of_variant = [CellTotals.none(measures)] * len(definition.variants)
     for variant, totals in cells:
-        of_variant[variant] += totals
+        of_variant[variant] += measures.converted(totals, measures.beside)
     moments = {}
     for number, metric in enumerate(measures.metrics):
-        if not isinstance(metric.measure, QuantileOf):
+        if not isinstance(metric.measure, QuantileOf) and metric.key not in measures.unfinished:
             moments[metric.key] = tuple(_moments(metric, totals.metrics[number]) for totals in of_variant)
     return moments
 

@@ -319,7 +319,7 @@ async def _read_moments(connection: AsyncConnection, experiment: Experiment) -> 
     if definition.plan.crossovers == "exclude":
         statement = statement.where(~metric_totals.c.crossed)
     cells = [(row.variant, CellTotals.from_bytes(row.body)) for row in await connection.execute(statement)]
-    return moments_of_cells(definition, cells)
+    return moments_of_cells(experiment, cells)
 
 
 async def read_earlier(connection: AsyncConnection, experiment: Experiment) -> tuple[VariantTotals, ...]:

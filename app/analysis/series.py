@@ -15,16 +15,15 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from app.analysis import limits
+from app.analysis.descriptive import described
 from app.core.errors import InvalidInput
-from app.experiments.metrics import Metric, QuantileOf
+from app.experiments.metrics import Metric
 from app.experiments.model import Experiment
 from app.ledger.units.measures import CellTotals, Measures
-from app.ledger.units.metric_totals import MetricTotals, moments_of, totals_of
+from app.ledger.units.metric_totals import totals_of
 from app.ledger.units.series import Kept
 from stats.errors import InsufficientData
-from stats.quantiles import QuantileSketch, quantile
 from stats.seasonality import SeasonalBaseline, fit_baseline
-from stats.totals import JointTotals
 
 DAY_S = 86_400
 
@@ -147,7 +146,7 @@ def series_of(
     for row in rows:
         if row.variant < len(variants) and not (row.crossed and measures.plan.crossovers == "exclude"):
             at, by_step = row.minute * 60 // steps.step_s * steps.step_s, by_variant[row.variant]
-            totals = CellTotals.from_bytes(row.body)
+            totals = measures.converted(CellTotals.from_bytes(row.body), beside=0)
             by_step[at] = by_step[at] + totals if at in by_step else totals
     made = [
         Series(
@@ -174,23 +173,9 @@ def _points(metric: Metric, number: int, by_step: Mapping[int, CellTotals]) -> l
     for at, totals in sorted(by_step.items()):
         if totals.units:
             known = totals_of(metric, totals.metrics[number])
-            n, value, error = (0, None, None) if known is None else _described(metric, known)
+            n, value, error = (0, None, None) if known is None else described(metric, known)
             points.append(Point(at=_time(at), units=totals.units, n=n, value=value, standard_error=error))
     return points
-
-
-def _described(metric: Metric, totals: MetricTotals) -> tuple[int, float | None, float | None]:
-    """Return the number of units, the metric and its standard error."""
-    if isinstance(totals, QuantileSketch):
-        assert isinstance(metric.measure, QuantileOf)
-        return totals.n, quantile(totals, metric.measure.q), None
-    try:
-        moments = moments_of(metric, totals)
-    except InsufficientData:  # a ratio with the denominator 0, or of one unit
-        by = totals.mean[1] if isinstance(totals, JointTotals) else 0.0
-        return totals.n, totals.mean[0] / by if isinstance(totals, JointTotals) and by else None, None
-    error = (moments.variance / moments.n) ** 0.5 if moments.n > 1 else None
-    return moments.n, moments.mean, error
 
 
 def _adjusted(series: Series) -> Series:

@@ -27,7 +27,7 @@ from app.core import telemetry
 from app.core.choices import refusal
 from app.core.clock import Clock, SystemClock
 from app.core.computing import Computing
-from app.core.errors import InvalidInput, NotFound, Unavailable, UnprocessableInput
+from app.core.errors import Conflict, InvalidInput, NotFound, Unavailable, UnprocessableInput
 from app.experiments.metrics import Metric
 from app.experiments.model import Experiment
 from app.experiments.service import ExperimentService
@@ -161,6 +161,8 @@ class AnalysisService:
         if not chosen:
             known = [measured.key for measured in measures.metrics]
             raise InvalidInput(refusal(repr(metric), known), field="metric")
+        if metric in measures.unfinished:
+            raise Conflict(f"{metric!r} is still being measured: see GET /experiments/{key}/metrics")
         steps = Steps.of(since, until, step_s, now=_CLOCK.now())
         (series,) = await self._series(experiment, measures, chosen, steps, seasonal=seasonal)
         return series
@@ -171,7 +173,8 @@ class AnalysisService:
         if measures is None:
             return []
         steps = Steps.of(None, None, step_s, now=_CLOCK.now())
-        return await self._series(experiment, measures, measures.metrics, steps, seasonal=False)
+        complete = [metric for metric in measures.metrics if metric.key not in measures.unfinished]
+        return await self._series(experiment, measures, complete, steps, seasonal=False)
 
     async def _series(
         self,
@@ -194,7 +197,9 @@ class AnalysisService:
         if totals of a unit cannot be read, and Unavailable while other requests compute.
         """
         experiment = await self._experiments.get(key)
-        kept, measures = _kept_measures(experiment), measured_of(experiment.definition)
+        kept, measures = _kept_measures(experiment), measured_of(experiment)
+        if measures.unfinished:
+            raise Conflict(f"metrics of {key} are still being measured: see GET /experiments/{key}/metrics")
         arrived = await self._store.arrived(experiment, measures, by_unit=kept is not None)
         stored = await self._store.observed(experiment)
         work = partial(
@@ -210,8 +215,8 @@ class AnalysisService:
 
 
 def _kept_measures(experiment: Experiment) -> Measures | None:
-    definition = experiment.definition
-    return measures_of(definition.metrics, definition.plan, definition.stickiness)
+    definition, layouts = experiment.definition, experiment.layouts
+    return measures_of(definition.metrics, definition.plan, definition.stickiness, layouts)
 
 
 async def _parts(
@@ -317,7 +322,7 @@ async def read(experiment: Experiment, store: AnalysisStore, lag: Lag) -> tuple[
         lag_events, warnings = await lag(), []
     except Unavailable as error:
         lag_events, warnings = None, [f"lag_events is unknown: {error.detail}"]
-    stored = await store.stored(experiment)
+    experiment, stored = await store.stored(experiment)
     # In a thread, so that other requests do not wait for statistics.
     status = await asyncio.to_thread(stored.status, experiment, lag_events=lag_events, warnings=warnings)
     return status, stored.wanted

@@ -9,6 +9,7 @@ import msgspec
 from app.analysis.coverage import Coverage
 from app.experiments.model import Definition
 from app.experiments.signals import SignalUse, nearest, signals_of
+from app.experiments.warnings import never_sent
 
 WARNINGS_MAX: Final = 10
 """Most warnings of one experiment; the rarest names are left out first."""
@@ -117,13 +118,23 @@ def report_of(definition: Definition, assignments: int, totals: Sequence[SignalT
     )
 
 
-def warnings_of(definition: Definition, totals: Sequence[SignalTotals]) -> list[str]:
-    """Return at most `WARNINGS_MAX` warnings about lost feedback, the most serious first."""
+def warnings_of(definition: Definition, totals: Sequence[SignalTotals], assignments: int = 0) -> list[str]:
+    """Return at most `WARNINGS_MAX` warnings about lost feedback, the most serious first.
+
+    `assignments` are those whose outcome is known; 0: none is missed.
+    """
     uses = signals_of(definition.reward, definition.metrics)
     read = [signal for signal in totals if signal.signal in uses]
     unread = [signal for signal in totals if signal.signal not in uses and signal.seen]
     unread.sort(key=lambda signal: -signal.seen)
-    warnings = [*_of_units(read), *_of_names(unread, uses), *_of_values(read, uses), *_of_times(read)]
+    unsent = never_sent(definition, {signal.signal: signal.seen for signal in totals}, assignments)
+    warnings = [
+        *unsent,
+        *_of_units(read),
+        *_of_names(unread, uses),
+        *_of_values(read, uses),
+        *_of_times(read),
+    ]
     return warnings[:WARNINGS_MAX]
 
 

@@ -35,6 +35,7 @@ from app.analysis.tables import readouts
 from app.assignment.bucketing import WHOLE
 from app.core.clock import Clock, SystemClock
 from app.core.errors import Conflict
+from app.experiments.metric_history_store import read_backfill, read_changes
 from app.experiments.model import Experiment
 from app.experiments.store import experiment_of
 from app.experiments.tables import experiments, publications
@@ -64,11 +65,14 @@ class AnalysisStore:
         self.log = LogStore(engine)
         """The log of assignments and signals."""
 
-    async def stored(self, experiment: Experiment) -> Stored:
-        """Return totals and allocations of an experiment."""
+    async def stored(self, experiment: Experiment) -> tuple[Experiment, Stored]:
+        """Return an experiment with its totals and allocations, all of one moment."""
         async with self._engine.connect() as connection:
             await connection.execution_options(isolation_level="REPEATABLE READ")
-            return await read_stored(connection, experiment)
+            chosen = select(experiments).where(experiments.c.id == experiment.id)
+            row = (await connection.execute(chosen)).one_or_none()
+            present = experiment if row is None else experiment_of(row)
+            return present, await read_stored(connection, present)
 
     async def observed(self, experiment: Experiment) -> StoredTotals:
         """Return the totals of an experiment."""
@@ -110,7 +114,7 @@ class AnalysisStore:
             rows = (await connection.execute(statement.limit(limits.AA_UNITS_MAX + 1))).all()
         sampled, rows = len(rows) > limits.AA_UNITS_MAX, rows[: limits.AA_UNITS_MAX]
         if by_unit:
-            heads = np.array([(*tuple(row[:4]), -1, 0) for row in rows], HEAD)
+            heads = np.array([(*tuple(row[:4]), -1, 0, row.layout) for row in rows], HEAD)
             segments, bodies = [row.segment for row in rows], [row.body for row in rows]
             units, readable = Units.read(heads, segments, bodies, measures)
             if not readable.all():
@@ -227,6 +231,8 @@ async def read_stored(connection: AsyncConnection, experiment: Experiment) -> St
     wanted = select(publications.c.wanted).where(publications.c.experiment_id == experiment.id)
     observed = await read_observed(connection, experiment.id)
     return Stored(
+        metric_changes=await read_changes(connection, experiment.id),
+        backfill=await read_backfill(connection, experiment.id),
         **msgspec.structs.asdict(observed),
         wanted=await connection.scalar(wanted) or 0,
         frozen=await read_freeze(connection, experiment.id),
@@ -252,7 +258,13 @@ def _units_of_control(experiment: Experiment) -> Select[Any]:
     kept = unit_totals.c
     return (
         select(
-            kept.epoch, kept.variant, kept.crossed, func.coalesce(kept.minute, -1), kept.segment, kept.body
+            kept.epoch,
+            kept.variant,
+            kept.crossed,
+            func.coalesce(kept.minute, -1),
+            kept.layout,
+            kept.segment,
+            kept.body,
         )
         .where(kept.experiment_id == experiment.id, kept.variant == experiment.definition.control_index)
         .order_by(kept.epoch, kept.unit_hash, kept.assignment_id)

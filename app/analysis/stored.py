@@ -14,8 +14,9 @@ from app.assignment import bucketing
 from app.experiments.metrics import REWARD, QuantileOf, Ratio
 from app.experiments.model import Experiment, Running
 from app.experiments.policies import FixedPolicy
-from app.ledger.units.measures import REWARD_METRIC, CellTotals, Measures, measures_of
+from app.ledger.units.measures import CellTotals, Measures, measures_of
 from app.ledger.units.metric_totals import totals_of
+from app.ledger.units.strata import REWARDS
 from stats.srm import ArmCounts
 from stats.totals import JointTotals, MeanTotals
 
@@ -84,8 +85,11 @@ class StoredTotals(msgspec.Struct, frozen=True, kw_only=True):
             return self._since(experiment.control_epoch).observed(replace(experiment, control_epoch=1))
         definition = experiment.definition
         keys = [variant.key for variant in definition.variants]
-        measures = measures_of(definition.metrics, definition.plan, definition.stickiness)
-        cells = self._reward_cells(keys) if measures is None else self._unit_cells(keys, measures)
+        measures = measures_of(definition.metrics, definition.plan, definition.stickiness, experiment.layouts)
+        if measures is None or REWARD in measures.unfinished:
+            cells = self._reward_cells(keys)
+        else:
+            cells = self._unit_cells(keys, measures)
         adaptive = any(shares is None for shares in self.epoch_shares.values())
         adaptive = adaptive or not isinstance(experiment.definition.policy, FixedPolicy)
         seen = {cell.variant for cell in cells}
@@ -134,31 +138,37 @@ class StoredTotals(msgspec.Struct, frozen=True, kw_only=True):
     def _unit_cells(self, keys: Sequence[str], measures: Measures) -> list[Cell]:
         """Return the cells, without crossovers or with them in their first variant, as the plan says."""
         cells = []
-        fullest = _fullest(self.units, measures)
-        for cell in self.units:
+        stored = [
+            replace(cell, totals=measures.converted(cell.totals, measures.beside)) for cell in self.units
+        ]
+        fullest = _fullest(stored, measures)
+        for cell in stored:
             if cell.variant >= len(keys) or (cell.crossed and measures.plan.crossovers == "exclude"):
                 continue
             known = {
                 metric.key: totals
                 for metric, sums in zip(measures.metrics, cell.totals.metrics, strict=True)
-                if (totals := totals_of(metric, sums)) is not None
+                if metric.key not in measures.unfinished and (totals := totals_of(metric, sums)) is not None
             }
             joint = None if fullest is None else known.get(fullest)
             before = None
             if isinstance(joint, JointTotals) and joint.dimension > 1:
                 before = joint.select(*range(1, joint.dimension))
-            cells.append(Cell(cell.epoch, keys[cell.variant], cell.totals.units, known, cell.segment, before))
+            segment = "" if measures.resegmented else cell.segment
+            cells.append(Cell(cell.epoch, keys[cell.variant], cell.totals.units, known, segment, before))
         return _alike(cells, measures)
 
     def _drawn(self, keys: Sequence[str], measures: Measures | None) -> list[DrawnUnits]:
         """Units by the shares that they were drawn with."""
-        metrics = (REWARD_METRIC,) if measures is None else measures.metrics
+        measures = REWARDS if measures is None else measures
         found = []
         for cell in self.strata:
+            stored = measures.converted(cell.totals, beside=1)
             known = {
                 metric.key: totals
-                for metric, sums in zip(metrics, cell.totals.metrics, strict=True)
-                if isinstance(totals := totals_of(metric, sums), JointTotals)
+                for metric, sums in zip(measures.metrics, stored.metrics, strict=True)
+                if metric.key not in measures.unfinished
+                and isinstance(totals := totals_of(metric, sums), JointTotals)
             }
             if cell.variant < len(keys):
                 found.append(DrawnUnits(cell.epoch, cell.stratum, keys[cell.variant], known))

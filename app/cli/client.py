@@ -206,11 +206,8 @@ class WaldClient:
         return await self._call("POST", path, body)
 
     async def upload(self, path: str, body: bytes, media_type: str, *, timeout_s: float) -> bytes:
-        """Return the answer to a file, even if it refuses all lines. Raises like `raw`."""
-        refused = httpx2.codes.UNPROCESSABLE_CONTENT
-        return await self._call(
-            "POST", path, body, answers=(refused,), timeout_s=timeout_s, media_type=media_type
-        )
+        """Return the answer to the bytes of a file. Raises like `raw`."""
+        return await self._call("POST", path, body, timeout_s=timeout_s, media_type=media_type)
 
     async def download(self, path: str, params: dict[str, str], file: BinaryIO) -> None:
         """Write the answer of a GET request to `file`, piece by piece. Raises Refused and Unreachable."""

@@ -8,8 +8,9 @@ from typing import IO, Any, Final, Literal, NamedTuple
 import msgspec
 import rich_click as click
 
+from app.cli import display
 from app.cli.calls import Server, administers_server, reads_server
-from app.cli.client import Refused, WaldClient, read
+from app.cli.client import Refused, WaldClient, path_of, read
 from app.cli.command_line import BadInput, Group
 from app.cli.display.tables import Column, Table
 from app.cli.options import json_option
@@ -55,22 +56,75 @@ def create(*, server: Server, file: IO[bytes], as_json: bool) -> None:
 
     If the definition is wrong, the exit status is 2, and each wrong field has its own line.
     """
-    given = _definition(file)
+    draft = _send(server, "POST", "/experiments", _definition(file))
+    key = _warned(draft)["key"]
+    show(draft, f"{key} is a draft. Start it: wald experiments start {key}", as_json=as_json)
+
+
+def _send(server: Server, method: str, path: str, given: Input, body: Any = None) -> bytes:
+    """Send a definition, or `body` instead. Raises BadInput with a line for each wrong field."""
 
     async def call(client: WaldClient) -> bytes:
         try:
-            return await client.raw("POST", "/experiments", given.body)
+            return await client.raw(method, path, given.body if body is None else body)
         except Refused as refusal:
             if refusal.status not in {400, 413, 422}:
                 raise
             raise BadInput(_explained(given, refusal.problem)) from None
 
-    draft = server.ask(call)
-    view = read(draft, dict[str, Any])
-    key = view["key"]
+    return server.ask(call)
+
+
+def _warned(answer: bytes) -> dict[str, Any]:
+    """Print the warnings about an experiment. Return the experiment."""
+    view = read(answer, dict[str, Any])
     for warning in view.get("warnings", ()):
         err().print(f"warning: {warning}", style="yellow", markup=False)
-    show(draft, f"{key} is a draft. Start it: wald experiments start {key}", as_json=as_json)
+    return view
+
+
+@experiments_command.command("change")
+@administers_server
+@click.argument("experiment")
+@click.argument("file", type=click.File("rb"))
+@click.option("--reason", default="", help="Why it changes; the history of the metrics keeps it.")
+@click.option(
+    "--reopen-plan",
+    is_flag=True,
+    help="Make changed metrics part of the plan. Needs --reason.  [default: they are exploratory]",
+)
+@json_option
+def change(
+    *, server: Server, experiment: str, file: IO[bytes], reason: str, reopen_plan: bool, as_json: bool
+) -> None:
+    """Replace fields of EXPERIMENT by those of the JSON object in FILE; `-` reads standard input.
+
+        wald experiments show summary-prompt > definition.json
+        wald experiments change summary-prompt definition.json --reason "add cost"
+
+    Fields that are equal or left out stay. Changed metrics are measured from the log in the
+    background: `wald experiments metrics EXPERIMENT` shows how far it is.
+    """
+    given = _definition(file)
+    body = given.value | {"reason": reason, "reopen_plan": reopen_plan}
+    answer = _send(server, "PATCH", path_of("experiments", experiment), given, body)
+    view = _warned(answer)
+    text = f"{experiment} has revision {view['revision']}. Metrics: wald experiments metrics {experiment}"
+    show(answer, text, as_json=as_json)
+
+
+@experiments_command.command("metrics", epilog="Example: wald experiments metrics summary-prompt")
+@reads_server
+@click.argument("experiment")
+@json_option
+def metrics(*, server: Server, experiment: str, as_json: bool) -> None:
+    """Show the metrics of EXPERIMENT, who changed them and why, and the progress of a backfill.
+
+    A metric that was added or corrected after the start is *exploratory*: it is not part of the
+    plan. `wald experiments change` with `--reopen-plan` makes it part of the plan.
+    """
+    answer = server.get("experiments", experiment, "metrics")
+    show(answer, lambda: display.metrics.history_report(answer), as_json=as_json)
 
 
 def _definition(file: IO[bytes]) -> Input:

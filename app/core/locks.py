@@ -24,8 +24,26 @@ FIRST_EXPOSURES: Final = 0x44524157  # "DRAW", an experiment: batches take turns
 REVIEWER: Final = 0x57524556  # "WREV", a reviewer: its requests take turns
 SIGNAL_NAMES: Final = 0x57534947  # "WSIG", an experiment: batches take turns
 
+LAYOUTS: Final = 0x574C4159  # "WLAY", group of experiments: a change of metrics excludes the ledger
+
 LOCK_MEMBER: Final[LiteralString] = "SELECT pg_advisory_xact_lock(%s, %s)"
 LOCK_MEMBER_SHARED: Final[LiteralString] = "SELECT pg_advisory_xact_lock_shared(%s, %s)"
+LOCK_MEMBERS_SHARED: Final[LiteralString] = (
+    "SELECT pg_advisory_xact_lock_shared(%s, member) FROM unnest(%s::integer[]) AS member"
+)
+LAYOUT_GROUPS: Final = 64
+LAYOUT_NONE: Final = -1
+"""The member for transactions that read which experiments there are before they know their own."""
+
+
+def layout_group(experiment_id: int) -> int:
+    """Return the member of `LAYOUTS` that an experiment belongs to."""
+    return experiment_id % LAYOUT_GROUPS
+
+
+def member_lock(lock: int, member: int) -> Select[Any]:
+    """Return the statement that takes a member of a lock for the transaction."""
+    return select(func.pg_advisory_xact_lock(lock, member))
 
 
 def transaction_lock(lock: int, name: str | None = None) -> Select[Any]:

@@ -59,6 +59,14 @@ CONTEXT_MISFITS: Final = Counter(
 UNUSABLE_TOTALS: Final = Counter(
     "wald_unusable_totals", "Rows of totals that could not be read: run wald rebuild.", ["table"]
 )
+BACKFILLS: Final = Gauge(
+    "wald_backfills",
+    "Experiments whose changed metrics are still being measured.",
+    multiprocess_mode="mostrecent",
+)
+BACKFILLED: Final = Counter(
+    "wald_backfilled_assignments", "Assignments measured again because metrics have changed."
+)
 REALLOCATIONS: Final = Counter("wald_reallocations", "Allocations computed.", ["result"])
 STREAM_LAG: Final = Gauge(
     "wald_stream_lag_events", "Acknowledged events not yet in the ledger.", multiprocess_mode="mostrecent"

@@ -8,7 +8,9 @@ from typing import Final, Self
 import msgspec
 from msgspec import UnsetType
 
+from app.analysis.descriptive import MetricFigures
 from app.analysis.readout.model import AllocationAt, RolloutStatus, Status, VariantStatus
+from app.experiments.metric_history import Backfill
 from app.experiments.model import Definition, Draft, Experiment, Stopped
 from app.experiments.policies.rule import AdaptivePolicy
 from app.experiments.reward_text import duration, reward_in_words, silence
@@ -87,6 +89,8 @@ class Card(msgspec.Struct, frozen=True):
     scale: Scale | None
     history: History
     rollouts: list[RolloutStatus]  # the newest first
+    figures: list[MetricFigures]
+    backfill: Backfill | None  # None once it has finished
 
     @classmethod
     def of(cls, experiment: Experiment, status: Status, now: datetime) -> Self:
@@ -112,6 +116,8 @@ class Card(msgspec.Struct, frozen=True):
             leader=max(leading or compared, key=lambda row: row.probability_best or 0, default=None),
             scale=_scale(rows),
             history=History.of(experiment, status, now),
+            figures=status.descriptive,
+            backfill=_unfinished(status.backfill),
             rollouts=[] if isinstance(status.rollouts, UnsetType) else status.rollouts,
         )
 
@@ -129,6 +135,10 @@ class Card(msgspec.Struct, frozen=True):
     def share_heading(self) -> str:
         """Heading of the shares. Only a running experiment serves by its present shares."""
         return {"running": "share now", "draft": "first share"}.get(self.state, "last share")
+
+
+def _unfinished(backfill: Backfill | None) -> Backfill | None:
+    return None if backfill is None or backfill.finished_at is not None else backfill
 
 
 def _rows(definition: Definition, variants: Sequence[VariantStatus]) -> list[Row]:

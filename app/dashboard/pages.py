@@ -55,6 +55,13 @@ def _decimal(value: float | None) -> str:
     return MISSING if value is None else f"{value:.3f}"
 
 
+def _figure(value: float | None) -> str:
+    """Return a number with four significant digits, or a whole number with thousands separated."""
+    if value is None:
+        return MISSING
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.4g}"
+
+
 def _bounds(interval: tuple[float, float] | None) -> str:
     return MISSING if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
 
@@ -87,6 +94,7 @@ _TEMPLATES.filters |= {
     "bounds": _bounds,
     "decimal": _decimal,
     "percent": _percent,
+    "figure": _figure,
     "count": _count,
     "minute": _minute,
     "json": _json,

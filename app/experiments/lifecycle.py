@@ -16,8 +16,9 @@ from typing import Final, assert_never
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from app.core.errors import Conflict, FieldError, UnprocessableInput
+from app.core.errors import Conflict, FieldError, InvalidInput, UnprocessableInput
 from app.core.text import Key
+from app.experiments import metric_history
 from app.experiments.catalogue import SignalKind
 from app.experiments.checks import check
 from app.experiments.metrics import Metric
@@ -54,10 +55,12 @@ ALLOWED: Final[dict[StateKind, tuple[str, ...]]] = {
 }
 """The transitions out of each state."""
 
+_MEASURED: Final = frozenset({"metrics", "plan", "reward"})
 _IN_FORCE: Final = frozenset(
     {
         *("description", "variants", "policy", "shadow_policy", "targeting", "overrides"),
         *("signals", "responses"),
+        *_MEASURED,
     }
 )
 _CHANGEABLE: Final[dict[StateKind, frozenset[str]]] = {
@@ -70,7 +73,11 @@ _CHANGEABLE: Final[dict[StateKind, frozenset[str]]] = {
 
 
 class DefinitionChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Fields of a definition to replace, each as a whole; fields that are left out stay."""
+    """Fields of a definition to replace, each as a whole; fields that are left out stay.
+
+    `reopen_plan` makes changed metrics of a running experiment part of the plan; it needs a
+    `reason`. The history of the metrics keeps the reason.
+    """
 
     key: Key | UnsetType = UNSET
     description: Description | UnsetType = UNSET
@@ -87,6 +94,8 @@ class DefinitionChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     layer: LayerRange | UnsetType | None = UNSET
     responses: ResponsePlan | UnsetType = UNSET
     signals: dict[Key, SignalKind] | UnsetType = UNSET
+    reason: Description = ""
+    reopen_plan: bool = False
 
 
 class HeldRange(msgspec.Struct, frozen=True, order=True):
@@ -209,7 +218,8 @@ def change(experiment: Experiment, request: DefinitionChange) -> Experiment:
     refuses. Raises InvalidInput if the changed definition does not fit together.
     """
     before = experiment.definition
-    requested = msgspec.structs.asdict(request).items()
+    fields = msgspec.structs.asdict(request).items()
+    requested = [(field, value) for field, value in fields if field in Definition.__struct_fields__]
     after = msgspec.structs.replace(
         before, **{field: value for field, value in requested if value is not UNSET}
     )
@@ -218,13 +228,20 @@ def change(experiment: Experiment, request: DefinitionChange) -> Experiment:
         for field, _ in requested
         if _as_json(value := getattr(after, field)) != _as_json(getattr(before, field))
     }
-    if not different:
-        return experiment
+    if request.reopen_plan and not request.reason.strip():
+        raise InvalidInput("re-opening the plan needs a reason", field="reason")
     kind = kind_of(experiment.state)
+    if not different:
+        adopts = request.reopen_plan and experiment.exploratory and kind in {"running", "paused"}
+        return msgspec.structs.replace(experiment, planned=None) if adopts else experiment
     if refused := different.keys() - _CHANGEABLE[kind]:
         raise _unchangeable(kind, sorted(refused))
     definition = check(msgspec.structs.replace(before, **different))
-    if not isinstance(experiment.state, Running | Paused) or not different.keys() & {"policy", "variants"}:
+    if not isinstance(experiment.state, Running | Paused):
+        return msgspec.structs.replace(experiment, definition=definition)
+    if different.keys() & _MEASURED:
+        experiment = _measured_differently(experiment, definition, request)
+    if not different.keys() & {"policy", "variants"}:
         return msgspec.structs.replace(experiment, definition=definition)
     check_change(experiment, definition)
     epoch = experiment.epoch + 1
@@ -234,6 +251,20 @@ def change(experiment: Experiment, request: DefinitionChange) -> Experiment:
     return msgspec.structs.replace(
         experiment, definition=definition, epoch=epoch, control_epoch=epoch, held={}
     )
+
+
+def _measured_differently(experiment: Experiment, after: Definition, request: DefinitionChange) -> Experiment:
+    """Return the experiment with the layouts and the plan that follow from changed metrics."""
+    before = experiment.definition
+    metric_history.check_change(experiment, after, reopen=request.reopen_plan)
+    layouts, same_reward = experiment.layouts, before.reward == after.reward
+    measures = [[(metric.key, metric.measure) for metric in side.metrics] for side in (before, after)]
+    if measures[0] != measures[1] or before.plan.segments != after.plan.segments or not same_reward:
+        layouts = layouts.following(
+            before.metrics, before.plan.segments, measured=before.is_measured, same_reward=same_reward
+        )
+    planned = metric_history.planned_after(experiment, reopen=request.reopen_plan)
+    return msgspec.structs.replace(experiment, layouts=layouts, planned=planned)
 
 
 def opens_epoch(before: Experiment, after: Experiment) -> bool:

@@ -9,6 +9,7 @@ from app.core.limits import DESCRIPTION_LENGTH_MAX, UNIT_LENGTH_MAX
 from app.core.text import Key
 from app.experiments import limits
 from app.experiments.catalogue import SignalKind
+from app.experiments.layouts import Layouts
 from app.experiments.metrics import Metric
 from app.experiments.plan import AnalysisPlan
 from app.experiments.policies import Policy, ThompsonPolicy
@@ -86,8 +87,8 @@ class ResponsePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A question with two or more variants. `checks.check` says whether its parts fit together.
 
-    `metrics` and `plan` say how it is judged, and are fixed at the start. Units that meet all
-    conditions of `targeting` take part; `overrides` gives a variant to single units. With a
+    `metrics` and `plan` say how it is judged. Later changes of metrics are marked. Units that meet
+    all conditions of `targeting` take part; `overrides` gives a variant to single units. With a
     `layer`, only units in its range take part, and they are in no other experiment of the layer.
     `shadow_policy` reads the totals that `policy` gathers and is compared with it, but never
     serves. `signals` declares kinds of signals that the catalogue does not have.
@@ -129,6 +130,12 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def reads_silence(self) -> bool:
         """Whether a horizon that passes without a signal gives a metric a value."""
         return any(metric.reads_silence for metric in self.metrics)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the ledger measures units, not only rewards."""
+        declared = self.metrics or self.plan.segments or self.plan.covariates
+        return bool(declared) or self.stickiness != "none"
 
     @property
     def control_index(self) -> int:
@@ -199,7 +206,9 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
 
     `held` are the shares of a rollout, which do not depend on the policy. The other variants share
     the remainder. `killed`: the control is served everywhere, whatever state and policy say.
-    `control_epoch` is the first epoch of the present control: comparisons begin there.
+    `control_epoch` is the first epoch of the present control: comparisons begin there. `layouts`
+    are those of its stored totals. `planned` are the metrics of the plan: those at the start, or
+    when the plan was last re-opened; None: the metrics of the definition.
     """
 
     id: int
@@ -213,6 +222,15 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     held: dict[str, float] = {}
     killed: bool = False
     control_epoch: int = 1
+    layouts: Layouts = Layouts()
+    planned: tuple[Metric, ...] | None = None
+
+    @property
+    def exploratory(self) -> frozenset[str]:
+        """Keys of the metrics that were added or corrected after the start, outside of the plan."""
+        if self.planned is None:
+            return frozenset()
+        return frozenset(metric.key for metric in self.definition.metrics if metric not in self.planned)
 
     @property
     def key(self) -> ExperimentKey:

@@ -3,11 +3,12 @@
 Needs the dependency `experiment_service: ExperimentService`.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Final, Self
+from typing import Annotated, Any, Final, Self
 
 import msgspec
-from litestar import get, patch, post
+from litestar import Request, get, patch, post
 from litestar.params import Parameter
 
 from app.access.guards import requires
@@ -16,6 +17,7 @@ from app.core.limits import PAGE_SIZE, PAGE_SIZE_MAX
 from app.core.text import Key
 from app.experiments.catalogue import CatalogueEntry, entries
 from app.experiments.lifecycle import DefinitionChange, Layer
+from app.experiments.metric_history import MetricHistory
 from app.experiments.model import STATE_KINDS, Definition, Experiment, StateKind, kind_of
 from app.experiments.reward_text import reward_in_words
 from app.experiments.service import ExperimentService
@@ -44,8 +46,8 @@ class ExperimentView(Definition, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, experiment: Experiment) -> Self:
-        """Convert a stored experiment; its salt stays secret."""
+    def of(cls, experiment: Experiment, warnings: Sequence[str] | None = None) -> Self:
+        """Convert a stored experiment; its salt stays secret. None: warnings of its definition."""
         return cls(
             **msgspec.structs.asdict(experiment.definition),
             **msgspec.structs.asdict(experiment.state),
@@ -57,7 +59,7 @@ class ExperimentView(Definition, frozen=True, kw_only=True):
             created_at=experiment.created_at,
             updated_at=experiment.updated_at,
             reward_in_words=reward_in_words(experiment.definition.reward),
-            warnings=tuple(warnings_of(experiment.definition)),
+            warnings=tuple(warnings_of(experiment.definition) if warnings is None else warnings),
         )
 
 
@@ -86,7 +88,8 @@ class SignalCatalogue(msgspec.Struct, frozen=True):
 @post("/experiments", guards=[requires(Scope.ADMIN)], status_code=201)
 async def create_experiment(data: Definition, experiment_service: ExperimentService) -> ExperimentView:
     """Define an experiment; it is a draft until it is started. 409 when the key is taken."""
-    return ExperimentView.of(await experiment_service.create(data))
+    experiment = await experiment_service.create(data)
+    return ExperimentView.of(experiment, await experiment_service.warnings(experiment))
 
 
 @get("/experiments", guards=[requires(Scope.READ)])
@@ -123,15 +126,29 @@ async def get_layer(key: str, experiment_service: ExperimentService) -> Layer:
 
 @patch("/experiments/{key:str}", guards=[requires(Scope.ADMIN)])
 async def change_experiment(
-    key: str, data: DefinitionChange, experiment_service: ExperimentService
+    key: str,
+    data: DefinitionChange,
+    request: Request[Any, Any, Any],
+    experiment_service: ExperimentService,
 ) -> ExperimentView:
     """Replace fields of the definition, each as a whole.
 
     A draft may change in all but its key. A running or paused experiment may change in description,
-    policy (which opens a new epoch), shadow policy, targeting, overrides and signals. A stopped one
-    may change in description, shadow policy and signals. 409 for anything else.
+    policy and variants (which open a new epoch), metrics, segments, reward, shadow policy,
+    targeting, overrides and signals. A stopped one may change in description, shadow policy and
+    signals. 409 for anything else.
+
+    Changed metrics are measured from the log in the background: `GET /experiments/{key}/metrics`.
     """
-    return ExperimentView.of(await experiment_service.change(key, data))
+    by = f"key {request.state.api_key.id}"
+    experiment = await experiment_service.change(key, data, by)
+    return ExperimentView.of(experiment, await experiment_service.warnings(experiment))
+
+
+@get("/experiments/{key:str}/metrics", guards=[requires(Scope.READ)])
+async def metric_history(key: str, experiment_service: ExperimentService) -> MetricHistory:
+    """Read the metrics of an experiment, every change of them after the start, and the backfill."""
+    return await experiment_service.metrics(key)
 
 
 @post("/experiments/{key:str}/start", guards=[requires(Scope.ADMIN)], status_code=200)
@@ -140,7 +157,8 @@ async def start_experiment(key: str, experiment_service: ExperimentService) -> E
 
     409 unless it is a draft whose range of its layer, if any, is free.
     """
-    return ExperimentView.of(await experiment_service.start(key))
+    experiment = await experiment_service.start(key)
+    return ExperimentView.of(experiment, await experiment_service.warnings(experiment))
 
 
 @post("/experiments/{key:str}/pause", guards=[requires(Scope.ADMIN)], status_code=200)
@@ -176,6 +194,7 @@ ROUTES: Final = [
     list_signals,
     get_layer,
     change_experiment,
+    metric_history,
     start_experiment,
     pause_experiment,
     resume_experiment,

@@ -1,7 +1,7 @@
 """Use cases of experiments: define, read, change, and lead through their life."""
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -17,9 +17,22 @@ from app.core.text import Key, is_key
 from app.experiments import lifecycle
 from app.experiments.checks import check, possible
 from app.experiments.lifecycle import DefinitionChange, Layer
+from app.experiments.metric_history import MetricHistory, metric_history_of
+from app.experiments.metric_history_store import UNKNOWN, Author
 from app.experiments.model import STATE_KINDS, Definition, Experiment, State
 from app.experiments.policies import Policy
+from app.experiments.signals import signals_of
 from app.experiments.store import ExperimentStore
+from app.experiments.warnings import ReceivedSignals, warnings_from_log, warnings_of
+
+Received = Callable[[int, Sequence[str]], Awaitable[ReceivedSignals]]
+"""A function that reads what experiments have received of some signals, from a room above this one."""
+
+
+async def nothing_received(_experiment_id: int, _names: Sequence[str]) -> ReceivedSignals:
+    """Return no signals, for a server without a log."""
+    return ReceivedSignals()
+
 
 _LOG = structlog.get_logger(__name__)
 _SALT_BYTES: Final = 16
@@ -33,9 +46,14 @@ class ExperimentService:
     """
 
     def __init__(
-        self, store: ExperimentStore, clock: Clock, on_change: Callable[[int], Awaitable[object]]
+        self,
+        store: ExperimentStore,
+        clock: Clock,
+        on_change: Callable[[int], Awaitable[object]],
+        received: Received = nothing_received,
     ) -> None:
         self._store = store
+        self._received = received
         self._clock = clock
         self._on_change = on_change
 
@@ -51,6 +69,21 @@ class ExperimentService:
         experiment = await self._store.insert(definition, salt=salt, at=self._clock.now())
         await self._announce(experiment)
         return experiment
+
+    async def warnings(self, experiment: Experiment) -> list[str]:
+        """Return what is valid and probably not meant, also by what experiments have received.
+
+        Never raises: if the log cannot be read, the definition alone is checked.
+        """
+        definition = experiment.definition
+        warnings = warnings_of(definition)
+        names = list(signals_of(definition.reward, definition.metrics))
+        try:
+            log = await self._received(experiment.id, names)
+        except Exception as error:  # noqa: BLE001 - warnings never block
+            _LOG.warning("warnings_without_log", experiment=experiment.key, reason=repr(error))
+            return warnings
+        return [*warnings, *warnings_from_log(definition, log)]
 
     async def get(self, key: str) -> Experiment:
         """Return the experiment with this key. Raises NotFound."""
@@ -77,14 +110,23 @@ class ExperimentService:
         found = await self._store.holders(possible(key))
         return lifecycle.ranges(key, found)
 
-    async def change(self, key: str, request: DefinitionChange) -> Experiment:
+    async def change(self, key: str, request: DefinitionChange, by: str | None = None) -> Experiment:
         """Replace some fields of the definition; see `lifecycle.change` for what may change when.
+
+        The history of the metrics names the person, `by`, and the reason of the request.
 
         Raises UnprocessableInput when a new policy starts from an experiment that is not there.
         """
         if request.policy is not UNSET:
             await self._check_warm_start(request.policy)
-        return await self._update(key, lambda experiment, _: lifecycle.change(experiment, request))
+        author = Author(by, request.reason, request.reopen_plan)
+        return await self._update(key, lambda experiment, _: lifecycle.change(experiment, request), author)
+
+    async def metrics(self, key: str) -> MetricHistory:
+        """Return the metrics of an experiment and all changes of them. Raises NotFound."""
+        experiment = await self.get(key)
+        changes, backfill = await self._store.metric_changes.history(experiment.id)
+        return metric_history_of(experiment, changes, backfill)
 
     async def start(self, key: str) -> Experiment:
         """Begin to assign and learn. Raises Conflict unless it is a draft."""
@@ -128,8 +170,10 @@ class ExperimentService:
             key, lambda experiment, at: replace(experiment, state=transition(experiment.state, at))
         )
 
-    async def _update(self, key: str, change: Callable[[Experiment, datetime], Experiment]) -> Experiment:
-        experiment, written = await self._store.update(possible(key), change, self._clock)
+    async def _update(
+        self, key: str, change: Callable[[Experiment, datetime], Experiment], author: Author = UNKNOWN
+    ) -> Experiment:
+        experiment, written = await self._store.update(possible(key), change, self._clock, author)
         if written:
             await self._announce(experiment)
         return experiment

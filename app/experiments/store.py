@@ -1,11 +1,11 @@
 """Storage of experiments in PostgreSQL: definitions, epochs, and due publications."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Row, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, func, insert, null, select, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -14,7 +14,11 @@ from app.core.clock import Clock
 from app.core.errors import Conflict, NotFound
 from app.experiments import limits
 from app.experiments.checks import unknown
+from app.experiments.layouts import Layout, Layouts
 from app.experiments.lifecycle import check_layer, opens_epoch
+from app.experiments.metric_history import check_readers
+from app.experiments.metric_history_store import UNKNOWN, Author, MetricChangesStore, record_change
+from app.experiments.metrics import Metric
 from app.experiments.model import Definition, Draft, Experiment, Running, State
 from app.experiments.publication_store import request_publication
 from app.experiments.tables import epochs, experiments
@@ -22,11 +26,22 @@ from app.experiments.tables import epochs, experiments
 _state_kind = experiments.c.state["kind"].astext
 
 
+Readers = Callable[[AsyncConnection, int], Awaitable[Mapping[str, str]]]
+"""A function that names the rollout that reads each metric of an experiment, from a room above this one."""
+
+
+async def no_readers(_connection: AsyncConnection, _experiment_id: int) -> Mapping[str, str]:
+    """Return no readers, for a server without rollouts."""
+    return {}
+
+
 class ExperimentStore:
     """SQL of experiments. Each method is one transaction."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, readers: Readers = no_readers) -> None:
         self._engine = engine
+        self._readers = readers
+        self.metric_changes = MetricChangesStore(engine)
 
     async def insert(self, definition: Definition, *, salt: bytes, at: datetime) -> Experiment:
         """Insert a draft.
@@ -77,9 +92,16 @@ class ExperimentStore:
             return [experiment_of(row) for row in await connection.execute(statement)]
 
     async def update(
-        self, key: str, change: Callable[[Experiment, datetime], Experiment], clock: Clock
+        self,
+        key: str,
+        change: Callable[[Experiment, datetime], Experiment],
+        clock: Clock,
+        author: Author = UNKNOWN,
     ) -> tuple[Experiment, bool]:
         """Apply `change` under the row's lock; the result, and whether anything was written.
+
+        A change of metrics is recorded with its `author`. It is refused while a rollout reads a
+        metric that it removes.
 
         What starts in a layer starts alone, and only where its range is free: else raises Conflict.
 
@@ -96,6 +118,9 @@ class ExperimentStore:
                 return before, False
             if isinstance(before.state, Draft) and isinstance(changed.state, Running):
                 await _check_layer(connection, changed)
+            if changed.definition.metrics != before.definition.metrics:
+                check_readers(before, changed, await self._readers(connection, before.id))
+            await record_change(connection, before, changed, author, at)
             return await store(connection, before, changed, at), True
 
     async def holders(self, layer: str) -> list[Experiment]:
@@ -148,6 +173,9 @@ async def store(
             killed=after.killed,
             epoch=after.epoch,
             control_epoch=after.control_epoch,
+            layout=after.layouts.present,
+            earlier_layouts=msgspec.to_builtins(after.layouts.earlier),
+            planned=null() if after.planned is None else msgspec.to_builtins(after.planned),
             revision=after.revision,
             updated_at=at,
         )
@@ -180,6 +208,8 @@ def experiment_of(row: Row[Any]) -> Experiment:
         held=row.held,
         killed=row.killed,
         control_epoch=row.control_epoch,
+        layouts=Layouts(row.layout, msgspec.convert(row.earlier_layouts, tuple[Layout, ...])),
+        planned=None if row.planned is None else msgspec.convert(row.planned, tuple[Metric, ...]),
     )
 
 

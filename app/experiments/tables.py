@@ -15,6 +15,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    Uuid,
     func,
     text,
 )
@@ -57,6 +58,21 @@ experiments = Table(
         server_default=text("1"),
         comment="the first epoch of the present control",
     ),
+    Column(
+        "layout",
+        SmallInteger,
+        nullable=False,
+        server_default=text("1"),
+        comment="+1 with every change of what is measured of units",
+    ),
+    Column(
+        "earlier_layouts",
+        JSON,
+        nullable=False,
+        server_default=text("'[]'"),
+        comment="those in which totals may be stored until the backfill has finished",
+    ),
+    Column("planned", JSON, comment="metrics of the plan; null: those of the definition"),
     Column("revision", Integer, nullable=False, server_default=text("1"), comment="+1 with every change"),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
@@ -80,6 +96,38 @@ epochs = Table(
     Column("n_variants", SmallInteger, comment="null: as many as the experiment has now"),
     Column("started_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     PrimaryKeyConstraint("experiment_id", "epoch"),
+)
+
+# Changes of the metrics of an experiment after its start. The first row is what it started with.
+metric_changes = Table(
+    "metric_changes",
+    METADATA,
+    Column("experiment_id", ForeignKey(experiments.c.id, ondelete="CASCADE"), nullable=False),
+    Column("number", Integer, nullable=False, comment="from 1, without a gap"),
+    Column("metrics", JSON, nullable=False, comment="all metrics after the change"),
+    Column("segments", JSON, comment="segments of the plan after the change; null: none"),
+    Column("reward", JSON, nullable=False, comment="the reward after the change"),
+    Column("reopened", Boolean, nullable=False, comment="the change re-opened the plan"),
+    Column("by", Text, comment="null: not known"),
+    Column("reason", Text, nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("experiment_id", "number"),
+)
+
+# The pass over the log after a change of what is measured. The newest change replaces the row.
+backfills = Table(
+    "backfills",
+    METADATA,
+    Column("experiment_id", ForeignKey(experiments.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("unit_hash", BigInteger, nullable=False, comment="everything up to here is measured"),
+    Column("assignment_id", Uuid, nullable=False),
+    Column("done", BigInteger, nullable=False, server_default=text("0"), comment="assignments"),
+    Column("expected", BigInteger, comment="assignments; null: not counted yet"),
+    Column("started_at", DateTime(timezone=True), nullable=False),
+    Column("finished_at", DateTime(timezone=True), comment="null: it goes on"),
+    Column("error", Text, comment="why the last attempt failed; null: it did not"),
+    # What the backfill looks for.
+    Index("ix_backfills_unfinished", "experiment_id", postgresql_where=text("finished_at IS NULL")),
 )
 
 publications = Table(

@@ -19,7 +19,7 @@ from app.judging.reports import Difference, FlipRate, VersionEffect, by_variant,
 from app.judging.store import JudgingStores
 from app.judging.trust import Trust
 from app.judging.trust_service import TrustService
-from stats.calibration import Calibration
+from stats.calibration import Calibration, Recall, Verdict
 from stats.interval import Interval
 
 
@@ -86,6 +86,25 @@ class LengthBias(msgspec.Struct, frozen=True):
     interval: Interval
 
 
+class GateView(msgspec.Struct, frozen=True, kw_only=True):
+    """A decision of the calibration gate; shares of the `matrix` without a human label are null."""
+
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    recalls: tuple[Recall, ...]
+    matrix: tuple[tuple[float | None, ...], ...]
+    agreement: float | None
+    constant: float | None
+    kappa: float | None
+    n_labelled: int
+    more_labels: int | None
+
+    @classmethod
+    def of(cls, decision: Calibration) -> "GateView":
+        """Return the view of a decision."""
+        return msgspec.json.decode(msgspec.json.encode(decision), type=cls)
+
+
 class VersionReport(msgspec.Struct, frozen=True, kw_only=True):
     """A version with its history, its calls, and what its scores say.
 
@@ -98,7 +117,7 @@ class VersionReport(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage
     flip_rate: FlipRate
     length_bias: LengthBias | None
-    calibration: Calibration
+    calibration: GateView
     effects: list[VersionEffect]
     would_change: list[Difference]
 
@@ -140,7 +159,7 @@ class ReportService:
             usage=Usage(**usage._asdict()),
             flip_rate=flip_rate(scores),
             length_bias=None if slope is None else LengthBias(slope.value, slope.interval(alpha=0.05)),
-            calibration=await self._trust.calibration(version),
+            calibration=GateView.of(await self._trust.calibration(version)),
             effects=await self._effects(version),
             would_change=await self._differences(promoted[0], version) if promoted else [],
         )

@@ -10,9 +10,10 @@ from psycopg import AsyncCursor
 
 from app.experiments.publication_store import request_publications
 from app.ledger import limits
+from app.ledger.backfill_store import complete_backfill
 from app.ledger.draws.step import recount_draws
 from app.ledger.learning.step import recount_learned
-from app.ledger.scope import read_rules
+from app.ledger.scope import lock_layouts, read_rules
 from app.ledger.session import sql
 from app.ledger.signals.step import recount_signals
 from app.ledger.store import LedgerStore
@@ -79,9 +80,13 @@ async def _experiment_ids(cursor: AsyncCursor) -> list[int]:
 
 
 async def _recount(store: LedgerStore, experiment_id: int) -> list[Difference]:
-    """Set all totals of an experiment to what its log gives, each table in a transaction of its own."""
+    """Set all totals of an experiment to its log, each table in its own transaction.
+
+    If metrics have changed, the units are measured first.
+    """
+    await complete_backfill(store, experiment_id)
     rules = await store.transact(partial(read_rules, experiment_ids=[experiment_id]))
-    rule, measures = rules.rewards.get(experiment_id), rules.measures.get(experiment_id)
+    rule = rules.rewards.get(experiment_id)
     differences: list[Difference] = []
 
     async def note(table: str, cursor: AsyncCursor, keys: Iterable[tuple[Any, ...]]) -> None:
@@ -91,30 +96,31 @@ async def _recount(store: LedgerStore, experiment_id: int) -> list[Difference]:
         if noted and table in _PUBLISHED:
             await request_publications(cursor, [experiment_id])
 
-    async with store.rebuilding("totals") as cursor:
+    async with store.rebuilding(experiment_id, "totals") as cursor:
         totals = await recount_totals(cursor, experiment_id)
         keys = [(epoch, variant, f"{before} became {after}") for epoch, variant, before, after in totals]
         await note("totals", cursor, keys)
     if rule is not None and rule.learns:
-        async with store.rebuilding("policy_totals") as cursor:
+        async with store.rebuilding(experiment_id, "policy_totals") as cursor:
             await note("policy_totals", cursor, await recount_learned(cursor, experiment_id))
     if experiment_id in rules.drawing:
-        async with store.rebuilding("draws") as cursor:
+        async with store.rebuilding(experiment_id, "draws") as cursor:
             by_unit = rules.drawing[experiment_id]
             await note("draws", cursor, await recount_draws(cursor, experiment_id, by_unit=by_unit))
-    if measures is not None:
-        async with store.rebuilding("metric_totals", "metric_series", "share_totals") as cursor:
+    async with store.rebuilding(experiment_id, "metric_totals", "metric_series", "share_totals") as cursor:
+        rules = await read_rules(cursor, [experiment_id])
+        measures = rules.measures.get(experiment_id)
+        if measures is not None:
             cells, series, strata = await recount_units(cursor, experiment_id, measures)
             keys = [(*key[1:3], key[3] + " crossed over" * key[4]) for key in cells]
             await note("metric_totals", cursor, keys)
             await note("metric_series", cursor, series)
             await note("share_totals", cursor, strata)
-    elif experiment_id in rules.shares:
-        async with store.rebuilding("share_totals") as cursor:
+        elif experiment_id in rules.shares:
             strata = await recount_rewards(cursor, experiment_id, rules.shares[experiment_id])
             await note("share_totals", cursor, strata)
     if rule is not None:
-        async with store.rebuilding("signal_totals") as cursor:
+        async with store.rebuilding(experiment_id, "signal_totals") as cursor:
             names = await recount_signals(cursor, experiment_id, rule.signals)
             await note("signal_totals", cursor, [(None, None, name) for name in names])
     return differences
@@ -139,6 +145,7 @@ async def _revise_range(
     Return the last of them, None if there were none, and whether totals changed.
     """
     unit_hash, assignment_id = after
+    await lock_layouts(cursor, [experiment_id])
     await cursor.execute(
         _AFFECT_RANGE,
         {

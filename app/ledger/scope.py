@@ -1,6 +1,6 @@
 """The step that finds out what a transaction is about: locks of its experiments, and their rules."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final, NamedTuple
 
 import msgspec
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from psycopg import AsyncCursor
 
 from app.core import locks
+from app.experiments.layouts import Layout, Layouts
 from app.experiments.metrics import Metric
 from app.experiments.plan import AnalysisPlan
 from app.experiments.reward import Reward
@@ -54,13 +55,26 @@ class Rules(NamedTuple):
 async def lock_experiments(cursor: AsyncCursor, batch: Batch) -> None:
     """Keep signals by unit and new exposures of one experiment out of concurrent transactions.
 
-    Otherwise an exposure could take over signals that it does not see. Exposures do not exclude each other.
-    Experiments share a bounded number of locks, which are taken in order.
+    Otherwise an exposure could take over signals that it does not see. Exposures do not exclude
+    each other. Experiments share a bounded number of locks, which are taken in order.
     """
     exclusive = {experiment_id % _UNIT_LOCKS for experiment_id in batch.unit_experiment_ids}
     for number in sorted({experiment_id % _UNIT_LOCKS for experiment_id in batch.experiment_ids}):
         statement = locks.LOCK_MEMBER if number in exclusive else locks.LOCK_MEMBER_SHARED
         await cursor.execute(statement, (locks.UNIT_SIGNALS, number))
+
+
+async def lock_layouts(cursor: AsyncCursor, experiment_ids: Iterable[int] | None) -> None:
+    """Lock what is measured of these experiments until the transaction ends; None: of all.
+
+    Call this before the rules are read and before any row is locked.
+    """
+    groups = (
+        range(locks.LAYOUT_NONE, locks.LAYOUT_GROUPS)
+        if experiment_ids is None
+        else sorted({locks.layout_group(experiment_id) for experiment_id in experiment_ids})
+    )
+    await cursor.execute(locks.LOCK_MEMBERS_SHARED, (locks.LAYOUTS, list(groups)))
 
 
 async def read_rules(cursor: AsyncCursor, experiment_ids: Collection[int]) -> Rules:
@@ -69,15 +83,17 @@ async def read_rules(cursor: AsyncCursor, experiment_ids: Collection[int]) -> Ru
     await cursor.execute(_READ_RULES, {"ids": list(experiment_ids), **kinds})
     rewards, measures, drawing, n_variants, shares = {}, {}, {}, {}, {}
     for row in await cursor.fetchall():
-        experiment_id, reward, by_unit, learns, metrics, plan, stickiness, draws, variants, epochs = row
+        experiment_id, reward, by_unit, learns, metrics, plan, stickiness, draws, variants, epochs = row[:10]
+        layouts = Layouts(row[10], msgspec.convert(row[11], tuple[Layout, ...]))
         n_variants[experiment_id] = variants
         definition = msgspec.convert(reward, Reward)
         declared = msgspec.convert(metrics or (), tuple[Metric, ...])
         rewards[experiment_id] = Rule.of(
             definition, by_unit=by_unit, learns=learns, signals=signals_of(definition, declared)
         )
-        if metrics or plan or stickiness != "none":
-            measured = measures_of(declared, msgspec.convert(plan or {}, AnalysisPlan), stickiness)
+        if metrics or plan or stickiness != "none" or layouts.present > 1:
+            declared_plan = msgspec.convert(plan or {}, AnalysisPlan)
+            measured = measures_of(declared, declared_plan, stickiness or "none", layouts)
             if measured is not None:
                 measures[experiment_id] = measured
         if draws:

@@ -16,6 +16,7 @@ from app.ledger import lease as leases
 from app.ledger import limits
 from app.ledger.lease import Lease, Renewal, lock_position, store_position
 from app.ledger.log.batch import Batch, StreamEntry, apart, stage
+from app.ledger.scope import lock_layouts
 from app.ledger.session import prepare
 from app.ledger.signals.tally import SignalTally
 from app.ledger.sweep import sweep
@@ -125,6 +126,10 @@ class LedgerStore:
 
         return await self.transact(work)
 
+    def now(self) -> datetime:
+        """Return the time that all processes share."""
+        return self._clock.now()
+
     async def transact(self, work: Callable[[AsyncCursor], Awaitable[_T]]) -> _T:
         """Run `work` as one transaction, and again if PostgreSQL ended it to resolve a deadlock."""
         for attempts_left in reversed(range(limits.LEDGER_DEADLOCKS_MAX)):
@@ -137,15 +142,23 @@ class LedgerStore:
         raise AssertionError("the last attempt returns or raises")
 
     @asynccontextmanager
-    async def rebuilding(self, *tables: str) -> AsyncIterator[AsyncCursor]:
-        """Open a transaction that may read a whole log and locks `tables` against other writers.
-
-        It sees what others committed before. Other writers wait, and add to what it stores.
-        """
+    async def scanning(self) -> AsyncIterator[AsyncCursor]:
+        """Open a transaction that may read a whole log."""
         async with self._transaction() as cursor:
             await cursor.execute("SET LOCAL statement_timeout = 0")
             for method in ("hashjoin", "mergejoin", "seqscan"):
                 await cursor.execute(f"SET LOCAL enable_{method} = on")
+            yield cursor
+
+    @asynccontextmanager
+    async def rebuilding(self, experiment_id: int, *tables: str) -> AsyncIterator[AsyncCursor]:
+        """Open a transaction that may read a whole log and locks `tables` against other writers.
+
+        It sees what others committed before. Other writers wait, and add to what it stores. What is
+        measured of the experiment does not change meanwhile.
+        """
+        async with self.scanning() as cursor:
+            await lock_layouts(cursor, [experiment_id])
             names = SQL(", ").join(map(Identifier, tables))
             await cursor.execute(SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(names))
             yield cursor

@@ -7,6 +7,7 @@ from psycopg import AsyncCursor
 
 from app.core.limits import CLOCK_JUMP_US
 from app.ledger import limits
+from app.ledger.scope import lock_layouts
 from app.ledger.session import sql
 from app.ledger.transaction import revise_affected
 
@@ -31,6 +32,7 @@ async def sweep(cursor: AsyncCursor, *, now: datetime) -> tuple[int, list[int]]:
     silent_until = min(row[0], now)
     if row[0] - silent_until > timedelta(microseconds=CLOCK_JUMP_US):
         await _take_back(cursor, silent_until)
+    await lock_layouts(cursor, None)
     await cursor.execute("SELECT id FROM experiments WHERE reads_silence")
     reading_silence = [experiment_id for (experiment_id,) in await cursor.fetchall()]
     bounds = {

@@ -204,6 +204,7 @@ unit_totals = Table(
         "stratum", SmallInteger, comment="of its first exposed assignment; null, -1: shares follow no outcome"
     ),
     Column("weight", BigInteger, comment="1 / propensity of its first exposed assignment, nano"),
+    Column("layout", SmallInteger, nullable=False, server_default=text("1"), comment="of the body"),
     Column("body", LargeBinary, nullable=False, comment="covariates and sums of its metrics"),
     PrimaryKeyConstraint("experiment_id", "epoch", "unit_hash", "assignment_id"),
     postgresql_with={"fillfactor": 70},

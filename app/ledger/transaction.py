@@ -15,7 +15,7 @@ from app.ledger.log.batch import Batch, StreamEntry
 from app.ledger.log.step import Logged, lock_affected, log
 from app.ledger.rewards.model import GIVEN, PENDING, Given, differences
 from app.ledger.rewards.step import resolve_rewards, store_rewards
-from app.ledger.scope import Rules, lock_experiments, read_rules
+from app.ledger.scope import Rules, lock_experiments, lock_layouts, read_rules
 from app.ledger.signals.step import add_to_signal_totals
 from app.ledger.signals.tally import SignalTally, uses_of
 from app.ledger.totals.step import add_to_totals
@@ -42,6 +42,7 @@ async def apply(
     # Position: locks the row of the shard.
     watermark_before = await lock_position(cursor, lease)
     # Scope: takes advisory locks of the experiments, and reads their definitions.
+    await lock_layouts(cursor, batch.experiment_ids)
     await lock_experiments(cursor, batch)
     rules = await read_rules(cursor, batch.experiment_ids)
     known = batch.only(rules.rewards)
@@ -111,7 +112,7 @@ async def revise(
     )
     # Strata: of experiments that measure nothing but rewards.
     unmeasured = {key: shares for key, shares in rules.shares.items() if key not in rules.measures}
-    await move_strata(cursor, of_rewards(before, after, unmeasured))
+    await move_strata(cursor, of_rewards(before, after, unmeasured), {})
     # Totals: writes totals, and requests publications.
     counted = await add_to_totals(cursor, differences(before, after))
     experiment_ids = sorted(learned | moved | counted)
@@ -120,7 +121,10 @@ async def revise(
 
 
 async def revise_affected(cursor: AsyncCursor, *, silent_until_us: float = -math.inf) -> list[int]:
-    """Lock and revise the assignments in `affected`. Return the experiments whose totals changed."""
+    """Lock and revise the assignments in `affected`. Return the experiments whose totals changed.
+
+    The caller has locked the layouts of their experiments.
+    """
     assignments = await lock_affected(cursor)
     rules = await read_rules(cursor, np.unique(assignments["experiment_id"]).tolist())
     assignments = assignments[np.isin(assignments["experiment_id"], list(rules.rewards))]

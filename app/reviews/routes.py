@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 import msgspec
-from litestar import Request, Response, get, post, put
+from litestar import Request, get, post, put
 from litestar.exceptions import HTTPException
 from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
 from litestar.params import Parameter
@@ -161,8 +161,9 @@ class _File(Operation):
     """The operation with its body, which Litestar does not decode."""
 
     def __post_init__(self) -> None:
-        text = Schema(type=OpenAPIType.STRING)
+        text, label = Schema(type=OpenAPIType.STRING), Schema(type=OpenAPIType.OBJECT)
         content = {kind: OpenAPIMediaType(schema=text) for kind in ("text/csv", "application/x-ndjson")}
+        content["application/json"] = OpenAPIMediaType(schema=label)  # one line
         self.request_body = RequestBody(content=content, required=True)
 
 
@@ -174,17 +175,12 @@ class _File(Operation):
     request_max_body_size=limits.REVIEW_IMPORT_BYTES_MAX,
     operation_class=_File,
 )
-async def import_reviews(
-    key: str, request: AnyRequest, review_import: ImportService
-) -> Response[ImportReceipt]:
+async def import_reviews(key: str, request: AnyRequest, review_import: ImportService) -> ImportReceipt:
     """Import labels that were made elsewhere: CSV or JSON Lines with response_id, label, reviewer.
 
-    The answer names each line that is wrong. A repeated import changes nothing. 422 if no line is
-    right.
+    The answer names each line that is wrong. A repeated import changes nothing.
     """
-    receipt = await review_import.run(key, await request.body(), _format(request))
-    stored = receipt.imported + receipt.corrected + receipt.unchanged
-    return Response(receipt, status_code=422 if receipt.rejected and not stored else 200)
+    return await review_import.run(key, await request.body(), _format(request))
 
 
 @get("/reviews", guards=[requires(Scope.REVIEW)])

@@ -29,6 +29,7 @@ from app.webhooks.outbox import WebhookOutbox
 _EXAMPLES: Final = text(files(__package__).joinpath("sql/examples.sql").read_text())
 _ENDED_AT = cast(rollouts.c.state["ended_at"].astext, DateTime(timezone=True))
 _ACTIVE = rollouts.c.state["kind"].astext.in_(("running", "paused"))
+_UNENDED = rollouts.c.state["kind"].astext.in_(("draft", "running", "paused"))
 
 
 class Locked(msgspec.Struct, frozen=True):
@@ -307,6 +308,18 @@ class RolloutStore:
             "examples": limit,
         }
         return [str(assignment) for assignment in await locked.connection.scalars(_EXAMPLES, parameters)]
+
+
+async def metric_readers(connection: AsyncConnection, experiment_id: int) -> dict[str, str]:
+    """Return the rollout that decides by each metric of an experiment, by the metric's key."""
+    chosen = select(rollouts.c.id, rollouts.c.plan).where(rollouts.c.experiment_id == experiment_id, _UNENDED)
+    readers: dict[str, str] = {}
+    for row in await connection.execute(chosen.order_by(rollouts.c.id)):
+        plan = msgspec.convert(row.plan, RolloutPlan)
+        decisive = [guardrail.metric.key for guardrail in plan.guardrails]
+        decisive += [] if plan.primary is None else [plan.primary.metric.key]
+        readers |= dict.fromkeys(decisive, f"rollout {row.id}")
+    return readers
 
 
 def _check_possible(rollout_id: int) -> None:

@@ -1,7 +1,9 @@
-"""One experiment key over months: prompts come and go, canaries become the control or go back."""
+"""One experiment key over months: prompts and metrics change, canaries complete or go back."""
 
 import random
 import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -22,6 +24,7 @@ ERRORS = {
     "direction": "lower",
     "margin": {"size": 0.02},
 }
+LIKED = {"key": "liked", "measure": {"kind": "proportion", "signal": "thumbs_up"}}
 PROMPTS = [
     {"key": "v1", "control": True, "payload": {"prompt": "v1"}},
     {"key": "v2", "payload": {"prompt": "v2"}},
@@ -121,6 +124,48 @@ def act(client: httpx2.Client, rollout: str, action: str) -> dict[str, Any]:
     return answer.json()
 
 
+def add_a_metric_while_the_worker_dies(server: Up, client: httpx2.Client, product: Product) -> None:
+    """Add a metric, kill the worker, and check what people see of the metric afterwards."""
+    removed = refusal(client, 409, metrics=[ERRORS, LIKED | {"role": "primary"}])
+    assert "reopen_plan" in removed
+    answer = change(client, metrics=[ERRORS, LIKED], reason="we want to know")
+    assert isinstance(answer["warnings"], list)
+    assert change(client, metrics=[ERRORS, LIKED])["revision"] == answer["revision"]
+    for worker in server.part("worker"):
+        worker.send_signal(signal.SIGKILL)
+    wait_until(lambda: server.part("worker"), within_s=60)
+    product.serve(40)
+    wait_until(lambda: metric_history(client)["backfill"]["finished_at"] is not None, within_s=60)
+    (added,) = metric_history(client)["changes"]
+    assert (added["added"], added["reason"], added["reopened"]) == (["liked"], "we want to know", False)
+    status = product.status()
+    figures = {row["key"]: row for row in status["descriptive"]}
+    assert figures["liked"]["exploratory"] is True
+    assert figures["errors"]["exploratory"] is False
+    for row in figures["liked"]["variants"]:
+        assert row["n"] == product.served[row["variant"]], "every unit is measured, old and new"
+    analysed = {row["key"]: row for row in status["analysis"]["metrics"]}
+    assert analysed["liked"]["exploratory"] is True
+    page = client.get(f"/dashboard/experiments/{KEY}").text
+    assert "exploratory" in page
+    shown = CliRunner().invoke(main, ["status", KEY, "--url", server.url, "--key", server.key])
+    assert "liked (exploratory)" in shown.output
+
+
+def metric_history(client: httpx2.Client) -> dict[str, Any]:
+    return client.get(f"/experiments/{KEY}/metrics").json()
+
+
+def rebuilt(server: Up) -> int:
+    """Return the exit status of `wald rebuild` on the engines of the server."""
+    environment = server.part("worker")[0].environ()
+    urls = (
+        *("--database-url", environment["WALD_DATABASE_URL"]),
+        *("--valkey-url", environment["WALD_VALKEY_URL"]),
+    )
+    return subprocess.run([sys.executable, "-m", "app.cli", "rebuild", *urls], check=False).returncode
+
+
 def test_an_experiment_lives_through_releases_under_one_key(
     server: Up, client: httpx2.Client, product: Product
 ) -> None:
@@ -156,6 +201,8 @@ def test_an_experiment_lives_through_releases_under_one_key(
     assert rows["v2"]["probability_best"] is None
     shown = CliRunner().invoke(main, ["status", KEY, "--url", server.url, "--key", server.key])
     assert "v2 (retired)" in shown.output
+
+    add_a_metric_while_the_worker_dies(server, client, product)
 
     # A canary completes and becomes the control; then the next one is rolled back.
     fixed = {"kind": "fixed", "weights": {"v1": 1, "v3": 0, "v4": 0}}
@@ -197,3 +244,5 @@ def test_an_experiment_lives_through_releases_under_one_key(
     assert [one["key"] for one in versions["versions"] if one["standard"]] == ["v4"]
     exported = client.get(f"/experiments/{KEY}/assignments", headers={"Accept": "text/csv"})
     assert exported.status_code == 200, exported.text
+    assert exported.text.count("\n") == product.served.total() + 1
+    assert rebuilt(server) == 0, "all totals equal those of a rebuild, bit for bit"

@@ -46,6 +46,12 @@ async def test_before_the_first_reward_nothing_is_claimed(client, experiment):
     assert datetime.fromisoformat(body.pop("read_at")) <= datetime.now(UTC)
     assert body.pop("analysis")["recommendation"]["action"] == "wait"
     assert body.pop("conclusion") == "Wait: no unit has come yet."
+    (figures,) = body.pop("descriptive")
+    assert [(row["variant"], row["n"], row["value"]) for row in figures["variants"]] == [
+        ("control", 0, None),
+        ("short", 0, None),
+    ]
+    assert body.pop("backfill") is None
     assert body.pop("assumptions") == [
         (
             "probability_best and expected_loss assume that mean rewards do not drift; "

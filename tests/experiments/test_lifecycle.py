@@ -59,7 +59,7 @@ CHANGES = {
 }
 IN_FORCE = {
     *("description", "variants", "policy", "shadow_policy", "targeting", "overrides"),
-    *("signals", "responses"),
+    *("signals", "responses", "metrics"),
 }
 MUTABLE = {
     "draft": CHANGES.keys() - {"key"},
@@ -111,7 +111,8 @@ def test_the_winner_has_to_be_a_variant():
 
 
 def test_a_change_can_name_every_field_of_a_definition():
-    assert set(DefinitionChange.__struct_fields__) == set(Definition.__struct_fields__)
+    about_the_change = {"reason", "reopen_plan"}
+    assert set(DefinitionChange.__struct_fields__) - about_the_change == set(Definition.__struct_fields__)
     assert CHANGES.keys() == set(Definition.__struct_fields__)
 
 
@@ -133,10 +134,9 @@ def test_each_field_changes_only_while_it_may(state, field):
 def test_a_running_experiment_says_how_to_change_what_it_means():
     with pytest.raises(Conflict) as caught:
         change(experiment(Running(AT)), DefinitionChange(unit="user", reward=Reward(silence=0.5)))
-    assert caught.value.detail == (
-        "reward cannot change while running: stop it and create a new experiment; "
-        "unit cannot change while running: stop it and create a new experiment"
-    )
+    assert caught.value.detail == "unit cannot change while running: stop it and create a new experiment"
+    with pytest.raises(Conflict, match="reopen_plan"):
+        change(experiment(Running(AT)), DefinitionChange(reward=Reward(silence=0.5)))
 
 
 @pytest.mark.parametrize(

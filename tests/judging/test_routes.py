@@ -3,10 +3,11 @@
 from collections.abc import AsyncIterator
 
 import httpx2
+import msgspec
 import pytest
 
 from app.access.model import Scope
-from app.judging.report_service import ReportService
+from app.judging.report_service import ReportService, VersionReport
 from app.judging.routes import ROUTES
 from app.judging.trust_service import TrustService
 from app.reviews.store import ReviewStore
@@ -112,7 +113,9 @@ async def test_two_versions_are_compared_on_the_responses_that_both_scored(
     await judge_all()
     answer = (await http.get(diff, headers=READ)).json()
     assert (answer["compared"], answer["flips"]) == (6, 6)
-    report = (await http.get(f"/judges/right/versions/{first[:6]}", headers=READ)).json()
+    answered = await http.get(f"/judges/right/versions/{first[:6]}", headers=READ)
+    msgspec.json.decode(answered.content, type=VersionReport)  # as the command reads it
+    report = answered.json()
     assert report["usage"]["judged"] >= 6
     assert report["effects"][0]["variants"][0]["mean"] == pytest.approx(0.9)
 

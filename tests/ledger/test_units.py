@@ -98,7 +98,7 @@ def test_units_come_back_from_their_bytes(numbers):
     for stored in (made, made._replace(sums=made.sums.astype(object) * 10**6)):
         heads = np.zeros(len(numbers), HEAD)
         heads["epoch"], heads["minute"] = stored.epochs, stored.minutes
-        heads["stratum"], heads["weight"] = stored.strata, stored.weights
+        heads["stratum"], heads["weight"], heads["layout"] = stored.strata, stored.weights, 1
         names, bodies = ["2"] * len(numbers), stored.bodies()
         read, readable = Units.read(heads, names, bodies, MEASURES)
         assert readable.all()

@@ -14,8 +14,9 @@ from msgspec.structs import replace
 from app.allocation.forgetting import Learned
 from app.allocation.freezes import Freeze
 from app.allocation.model import AllocationPoint, VariantTotals, posteriors, shadow_weights, standing_winner
+from app.analysis.descriptive import MetricFigures, figures_of, measuring
 from app.analysis.observed import Observed
-from app.analysis.readout.analyze import analyze
+from app.analysis.readout.analyze import analyze, metric_readouts
 from app.analysis.readout.beliefs import (
     DriftBelief,
     ModelBelief,
@@ -26,12 +27,13 @@ from app.analysis.readout.beliefs import (
 )
 from app.analysis.readout.conclusion import Beliefs, conclusion_of
 from app.analysis.readout.forecast import Serving
-from app.analysis.readout.record import Readout, Sensitivity
+from app.analysis.readout.record import MetricReadout, Readout, Sensitivity, VariantReadout
 from app.analysis.readout.stopping import stopping
 from app.analysis.signals import SignalTotals, warnings_of
 from app.analysis.stored import StoredTotals, padded
 from app.assignment import bucketing
-from app.experiments.model import Definition, Experiment, Paused, StateKind, Stopped, kind_of
+from app.experiments.metric_history import Backfill, MetricChange, metric_history_of
+from app.experiments.model import Experiment, Paused, StateKind, Stopped, kind_of
 from app.experiments.policies import BestArmPolicy, FixedPolicy, Policy
 from app.experiments.policies.rule import AdaptivePolicy
 from app.experiments.reward_text import reward_in_words
@@ -135,7 +137,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     every look under this policy, and `assumptions` says what it takes for granted. Everything
     acknowledged before `totals_as_of` is in them. `updated_at` is when the allocation in force was
     computed. `frozen`: the policy holds that allocation, because the data are broken. All is as of
-    `read_at`.
+    `read_at`. `descriptive` has the raw figures of every metric, which prove nothing by themselves.
     """
 
     key: str
@@ -160,6 +162,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     allocation_history: list[AllocationAt]
     conclusion: str = ""
     analysis: Readout | None = None
+    descriptive: list[MetricFigures] = []
+    backfill: Backfill | None = None  # the last one, after a change of what is measured
     assumptions: list[str] = []
     rollouts: list[RolloutStatus] | UnsetType = UNSET  # the newest first; left out of statuses that are kept
     reward_in_words: str = ""
@@ -181,6 +185,8 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
     frozen: Freeze | None = None
     learned_epochs: Sequence[int] = ()
     signals: Sequence[SignalTotals] = ()
+    metric_changes: Sequence[MetricChange] = ()
+    backfill: Backfill | None = None
 
     def status(self, experiment: Experiment, *, lag_events: int | None, warnings: list[str]) -> Status:
         """Return the status for people and programs."""
@@ -201,7 +207,7 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
             totals_as_of=self.totals_as_of,
             read_at=self.read_at,
             lag_events=lag_events,
-            warnings=[*warnings, *warnings_of(definition, self.signals)],
+            warnings=[*warnings, *warnings_of(definition, self.signals, self._n_resolved)],
             frozen=self.frozen,
             best_arm=best_arm,
             shadow_policy=self._shadow_policy(experiment, observed),
@@ -213,14 +219,25 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
             allocation_history=history_of(self.history, len(keys)),
             conclusion=_of_state(experiment) + conclusion_of(readout, _beliefs(policy, variants, best_arm)),
             analysis=readout,
+            descriptive=self._descriptive(experiment, readout, observed),
+            backfill=metric_history_of(experiment, self.metric_changes, self.backfill).backfill,
             reward_in_words=reward_in_words(definition.reward),
             assumptions=self._assumptions(experiment),
         )
 
+    @property
+    def _n_resolved(self) -> int:
+        """Number of assignments whose outcome is known."""
+        return sum(total.rewards + total.censored for total in self.totals)
+
     def _readout(self, experiment: Experiment, observed: Observed) -> Readout:
         """Analyze by the plan; with crossovers also by their other treatment."""
-        definition, metrics = experiment.definition, measured_of(experiment.definition).metrics
-        planned = analyze(definition.plan, metrics, observed, self._serving(experiment))
+        definition, metrics = experiment.definition, measured_of(experiment).metrics
+        exploratory = experiment.exploratory
+        metrics = tuple(metric for metric in metrics if metric.key not in exploratory)
+        serving = self._serving(experiment)
+        analyzed = analyze(definition.plan, metrics, observed, serving)
+        planned = self._with_exploratory(experiment, analyzed, observed)
         if not any(cell.crossed for cell in self.units):
             return planned
         other: Literal["exclude", "first"] = "first" if definition.plan.crossovers == "exclude" else "exclude"
@@ -243,6 +260,39 @@ class Stored(StoredTotals, frozen=True, kw_only=True):
                 for variant in metric.variants
                 if not variant.control
             ),
+        )
+
+    def _with_exploratory(self, experiment: Experiment, readout: Readout, observed: Observed) -> Readout:
+        """Add the exploratory metrics, and the reason where a metric is still being measured."""
+        measures, exploratory = measured_of(experiment), experiment.exploratory
+        added = [metric for metric in measures.metrics if metric.key in exploratory]
+        plan = experiment.definition.plan
+        others = [replace(metric, exploratory=True) for metric in metric_readouts(plan, added, observed)]
+        share = 0.0 if self.backfill is None else self.backfill.share
+        shown = [
+            _unmeasured(metric, share) if metric.key in measures.unfinished else metric
+            for metric in (*readout.metrics, *others)
+        ]
+        return replace(readout, metrics=tuple(shown))
+
+    def _descriptive(
+        self, experiment: Experiment, readout: Readout, observed: Observed
+    ) -> list[MetricFigures]:
+        measures = measured_of(experiment)
+        history = metric_history_of(experiment, self.metric_changes, self.backfill)
+        reasons = {
+            metric.key: next((variant.reason for variant in metric.variants if variant.reason), "")
+            for metric in readout.metrics
+            if metric.method is None
+        }
+        return figures_of(
+            measures.metrics,
+            observed,
+            versions={version.key: version for version in history.metrics},
+            unfinished=measures.unfinished,
+            backfill=history.backfill,
+            reasons=reasons,
+            has_covariates=bool(experiment.definition.plan.covariates),
         )
 
     def _serving(self, experiment: Experiment) -> Serving | None:
@@ -385,7 +435,25 @@ def history_of(points: Sequence[AllocationPoint], n_variants: int) -> list[Alloc
     ]
 
 
-def measured_of(definition: Definition) -> Measures:
+def _unmeasured(metric: MetricReadout, share: float) -> MetricReadout:
+    """Return the readout of a metric whose figures are not complete: there are none."""
+    reason = measuring(share)
+    variants = tuple(
+        VariantReadout(
+            variant=variant.variant,
+            control=variant.control,
+            units=0,
+            missing=0,
+            verdict=None if variant.control else "not_enough_data",
+            reason="" if variant.control else reason,
+        )
+        for variant in metric.variants
+    )
+    return replace(metric, variants=variants)
+
+
+def measured_of(experiment: Experiment) -> Measures:
     """Return the measures that the readout shows: at least the reward."""
-    measures = measures_of(definition.metrics, definition.plan, definition.stickiness)
+    definition, layouts = experiment.definition, experiment.layouts
+    measures = measures_of(definition.metrics, definition.plan, definition.stickiness, layouts)
     return Measures.of((), definition.plan) if measures is None else measures

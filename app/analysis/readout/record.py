@@ -66,7 +66,8 @@ class MetricReadout(msgspec.Struct, frozen=True, kw_only=True):
     """One metric: its method with the guarantee, and every variant in the order of the experiment.
 
     `decided_on` names the interval that decides: that of the difference or, with a relative margin,
-    that of the relative difference.
+    that of the relative difference. An `exploratory` metric was added or corrected after the start.
+    It decides nothing: its verdicts are corrected among the exploratory metrics alone.
     """
 
     key: str
@@ -77,6 +78,7 @@ class MetricReadout(msgspec.Struct, frozen=True, kw_only=True):
     guarantee: str | None
     decided_on: Literal["difference", "relative difference"]
     variants: tuple[VariantReadout, ...]
+    exploratory: bool = False
 
 
 class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from app.cli.display import evaluate as evaluate
     from app.cli.display import figures as figures
     from app.cli.display import judge as judge
+    from app.cli.display import metrics as metrics
     from app.cli.display import power as power
     from app.cli.display import quality as quality
     from app.cli.display import readout as readout

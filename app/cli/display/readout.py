@@ -71,7 +71,8 @@ def _heading(metric: MetricReadout) -> Text:
         "differences in percentage points (pp)" if metric.kind == "proportion" else "in the metric's own unit"
     )
     text = Text(visible(metric.key), style="bold")
-    text.append(f"  {metric.kind}, {metric.role}{better}; {unit}", style="not bold")
+    role = f"exploratory {metric.role}" if metric.exploratory else metric.role
+    text.append(f"  {metric.kind}, {role}{better}; {unit}", style="not bold")
     if metric.method:
         text.append(f"\n{metric.method}; {metric.guarantee}", style="not bold dim")
     return text

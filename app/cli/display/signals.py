@@ -12,6 +12,7 @@ from app.analysis.signals import SignalsReport
 from app.cli.client import read
 from app.cli.display.amounts import count, minute, percent
 from app.cli.display.tables import Column, Table, visible
+from app.experiments.reward_text import duration
 from stats.interval import Interval
 
 
@@ -62,8 +63,8 @@ def _coverage(coverage: Coverage) -> Iterator[RenderableType]:
             signal.signal,
             percent(signal.share),
             _percents(signal.share_interval),
-            "" if delay is None else f"{delay.median_s:,.3g} s",
-            "" if delay is None else f"{delay.p90_s:,.3g} s",
+            "" if delay is None else _seconds(delay.median_s),
+            "" if delay is None else _seconds(delay.p90_s),
             "" if comparison is None or comparison.kappa is None else f"{comparison.kappa:.2f}",
         )
     yield table
@@ -103,7 +104,7 @@ def _calibration(coverage: Coverage) -> Iterator[RenderableType]:
         for number, point in enumerate(fit.points):
             around = f"{fit.weight_interval.lower:.2f} to {fit.weight_interval.upper:.2f}"
             table.add(
-                signal.signal if not number else "",
+                signal.signal,
                 f"{point.value:g}",
                 count(point.n),
                 f"{point.score:.2f}",
@@ -118,3 +119,7 @@ def _calibration(coverage: Coverage) -> Iterator[RenderableType]:
 
 def _percents(interval: Interval | None) -> str:
     return "" if interval is None else f"{interval.lower:.1%} to {interval.upper:.1%}"
+
+
+def _seconds(seconds: float) -> str:
+    return duration(float(f"{seconds:.3g}"))

@@ -8,13 +8,16 @@ import msgspec
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from app.analysis.descriptive import MetricFigures
 from app.analysis.readout.record import Readout
 from app.cli.client import Status, read
 from app.cli.display import rollout as rollout_display
+from app.cli.display.metrics import backfill_line, figures_report
 from app.cli.display.pictures import sparkline
 from app.cli.display.readout import readout_report
 from app.cli.display.tables import Picture, Table, visible
 from app.cli.display.variants import variants_table
+from app.experiments.metric_history import Backfill
 from app.rollouts.life import Rollout
 
 _WIDTH_LEAST: Final = 12
@@ -41,6 +44,8 @@ class LiveStatus(Status, frozen=True, kw_only=True):
     allocation_history: tuple[Shares, ...] = ()
     analysis: Readout | None = None
     reward_in_words: str = ""
+    descriptive: tuple[MetricFigures, ...] = ()
+    backfill: Backfill | None = None
 
 
 class Newest(msgspec.Struct, frozen=True):
@@ -56,11 +61,14 @@ def report(answer: bytes, rollouts: bytes) -> RenderableType:
         _head(status),
         *_reward(status),
         *_warnings(status),
+        *backfill_line(status.backfill),
         Text(""),
         _variants(status),
     ]
     if status.analysis is not None:
         parts += [Text(""), readout_report(status.analysis, status.conclusion)]
+    if status.descriptive:
+        parts += [Text(""), *figures_report(status.descriptive)]
     for rollout in read(rollouts, Newest).rollouts:
         parts += [Text(""), rollout_display.rollout_report(rollout)]
     return Group(*parts, Text(""), _foot(status))

@@ -41,11 +41,6 @@ _NAMED: Final = """
     JOIN signal_totals USING (experiment_id, signal)
 """
 _NAMES: Final = "SELECT experiment_id, signal FROM signal_totals WHERE experiment_id = ANY(%s)"
-_STORED: Final = """
-    SELECT signal, ARRAY[counted, waiting, unknown_unit, late, early], out_of_range
-    FROM signal_totals
-    WHERE experiment_id = %s
-"""
 _TOLERANCE: Final = {"tolerance_us": CLOCK_TOLERANCE_US}
 
 Flags = NDArray[np.bool_]
@@ -221,7 +216,7 @@ def admitted(stored: Collection[SignalKey], missing: Iterable[SignalKey], uses: 
 async def recount_signals(
     cursor: AsyncCursor, experiment_id: int, signals: Mapping[str, SignalUse]
 ) -> list[str]:
-    """Set an experiment's totals of signals to what its log gives, under a lock on `signal_totals`.
+    """Set an experiment's totals of signals to its log, by a difference within one snapshot.
 
     Names that have a row keep it. Of the others, names that are read get a row first, then the rest in
     order. Return the names that differed.
@@ -237,13 +232,10 @@ async def recount_signals(
     }
     await cursor.execute(_RECOUNT_SIGNALS, bounds)
     logged: dict[SignalKey, SignalMove] = {}
-    for name, states, *values in await cursor.fetchall():
-        logged[experiment_id, name] = SignalMove(tuple(states), *values)
-    await cursor.execute(_STORED, (experiment_id,))
-    stored = {
-        (experiment_id, name): SignalMove(tuple(states), out_of_range)
-        for name, states, out_of_range in await cursor.fetchall()
-    }
+    stored: dict[SignalKey, SignalMove] = {}
+    for is_kept, name, states, *values in await cursor.fetchall():
+        moves = stored if is_kept else logged
+        moves[experiment_id, name] = SignalMove(tuple(states), *values)
     missing = sorted(logged.keys() - stored.keys(), key=lambda key: (uses(*key) is None, key))
     rows_for = admitted(stored, missing, uses)
     right: dict[SignalKey, SignalMove] = dict.fromkeys(stored, SignalMove())

@@ -1,6 +1,6 @@
 -- Rules of some experiments: the parts of the definition that the ledger reads, and the number of variants. Also whether
 -- signals by unit are logged, an epoch's policy learns more than the totals, or an epoch's shares move. Last come the
--- number of variants and the start of each epoch whose policy is not fixed.
+-- number of variants and the start of each epoch whose policy is not fixed, and the layouts of the totals.
 SELECT
     id, definition -> 'reward', EXISTS (SELECT FROM unit_signals WHERE experiment_id = experiments.id),
     EXISTS (
@@ -24,6 +24,7 @@ SELECT
             )
         FROM epochs
         WHERE experiment_id = experiments.id AND policy ->> 'kind' <> 'fixed'
-    )
+    ),
+    layout, earlier_layouts
 FROM experiments
 WHERE id = ANY(%(ids)s)

@@ -62,10 +62,11 @@ CREATE TEMPORARY TABLE touched_units (
 
 -- New values of touched units. `place` is valid until the end of the transaction, because the unit is locked.
 CREATE TEMPORARY TABLE changed_units (
-    place tid, variant smallint, crossed boolean, minute integer, stratum smallint, weight bigint, segment text, body bytea
+    place tid, variant smallint, crossed boolean, minute integer, stratum smallint, weight bigint, layout smallint,
+    segment text, body bytea
 ) ON COMMIT DELETE ROWS;
 
 CREATE TEMPORARY TABLE new_units (
     experiment_id integer, epoch integer, unit_hash bigint, assignment_id uuid, variant smallint, crossed boolean,
-    minute integer, stratum smallint, weight bigint, segment text, body bytea
+    minute integer, stratum smallint, weight bigint, layout smallint, segment text, body bytea
 ) ON COMMIT DELETE ROWS;

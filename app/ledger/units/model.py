@@ -1,6 +1,7 @@
 """Units of an experiment in columns: signals become sums per unit, and totals per cell. Pure.
 
-Numbers are whole: of 64 bits where all sums are sure to fit, else Python integers (numpy's objects).
+Numbers are whole: of 64 bits where all sums are sure to fit, else Python integers (numpy's
+objects).
 """
 
 import math
@@ -38,6 +39,7 @@ HEAD: Final = np.dtype(
         ("minute", "i4"),
         ("stratum", "i2"),
         ("weight", "i8"),
+        ("layout", "i2"),
     ]
 )
 """Columns of whole numbers of a stored unit. NONE is a null minute or stratum, 0 a null weight."""
@@ -57,15 +59,15 @@ Numbers = NDArray[Any]
 class Units(NamedTuple):
     """Units, each in one epoch: its first variant, and the sums of its assignments to that variant.
 
-    Only the first `UNIT_ASSIGNMENTS_MAX` assignments of the epoch count, by time. So a robot's unit with
-    many assignments does not hold up the ledger, and the choice depends on the set alone.
+    Only the first `UNIT_ASSIGNMENTS_MAX` assignments of the epoch count, by time. So a robot's unit
+    with many assignments does not hold up the ledger, and the choice depends on the set alone.
 
     `segments` are positions in `Measures.segments`. `crossed`: the unit has other variants as well.
     `minutes` are the minutes of first assignments since 1970; NONE if stored before series existed.
-    `strata` are those of the shares of first assignments, and `weights` their 1 / propensity in nanos; NONE
-    and 0 where shares do not follow outcomes (`units.strata`).
-    `covariates`, shape (units, covariates), are in nanos, with MISSING where a covariate is missing.
-    `sums`, shape (units, 2 x metrics), has N and D of each metric in turn.
+    `strata` are those of the shares of first assignments, and `weights` their 1 / propensity in
+    nanos; NONE and 0 where shares do not follow outcomes (`units.strata`). `covariates`, shape
+    (units, covariates), are in nanos, with MISSING where a covariate is missing. `sums`, shape
+    (units, 2 x metrics), has N and D of each metric in turn.
     """
 
     epochs: Numbers
@@ -147,17 +149,14 @@ class Units(NamedTuple):
     ) -> tuple["Units", NDArray[np.bool_]]:
         """Decode stored units. Return them and the mask of readable rows; other rows are zero.
 
-        `heads` has the fields of HEAD.
+        `heads` has the fields of HEAD. Units of an earlier layout have the sums of the metrics that
+        are carried from it; other sums are zero.
         """
-        n_covariates, size = len(measures.plan.covariates), 2 * len(measures.metrics)
+        n_covariates = len(measures.plan.covariates)
         segment_places = {name: place for place, name in enumerate(measures.segments)}
-        body_places = {body: place for place, body in enumerate(dict.fromkeys(bodies))}
-        decoded = [_numbers(body, n_covariates + size) for body in body_places]
-        place = np.array([body_places[body] for body in bodies], np.intp)
-        width = n_covariates + size
-        numbers = _matrix([row or [0] * width for row in decoded], width)[place]
         segment = np.array([segment_places.get(name, NONE) for name in segments], np.int64)
-        readable = np.array([row is not None for row in decoded], np.bool_)[place] & (segment != NONE)
+        numbers, readable = _read_numbers(heads["layout"], bodies, measures)
+        readable &= segment != NONE
         units = cls(
             epochs=heads["epoch"],
             variants=heads["variant"],
@@ -170,6 +169,48 @@ class Units(NamedTuple):
             sums=numbers[:, n_covariates:],
         )
         return units, readable
+
+
+def _read_numbers(
+    layouts: Numbers, bodies: Sequence[bytes], measures: Measures
+) -> tuple[Numbers, NDArray[np.bool_]]:
+    """Return covariates and sums of stored units, shape (units, columns), and the readable ones."""
+    n_covariates, width = len(measures.plan.covariates), len(measures.plan.covariates)
+    width += 2 * len(measures.metrics)
+    readable = np.zeros(len(bodies), np.bool_)
+    parts: list[tuple[NDArray[np.intp], Numbers]] = []
+    for layout in np.unique(layouts).tolist():
+        rows = np.flatnonzero(layouts == layout)
+        source = measures.at(layout)
+        if source is None:
+            continue
+        of_layout = [bodies[row] for row in rows.tolist()]
+        places = {body: place for place, body in enumerate(dict.fromkeys(of_layout))}
+        size = n_covariates + 2 * len(source.metrics)
+        decoded = [_numbers(body, size) for body in places]
+        place = np.array([places[body] for body in of_layout], np.intp)
+        readable[rows] = np.array([row is not None for row in decoded], np.bool_)[place]
+        matrix = _matrix([row or [0] * size for row in decoded], size)
+        if layout != measures.layout:
+            matrix = _carried_columns(matrix, measures, layout)
+        parts.append((rows, matrix[place]))
+    wide = any(matrix.dtype == object for _, matrix in parts)
+    numbers = np.zeros((len(bodies), width), object if wide else np.int64)
+    for rows, matrix in parts:
+        numbers[rows] = matrix
+    return numbers, readable
+
+
+def _carried_columns(numbers: Numbers, measures: Measures, layout: int) -> Numbers:
+    """Return columns of an earlier layout as present ones; 0 where a metric is not carried."""
+    n_covariates = len(measures.plan.covariates)
+    columns = np.zeros((len(numbers), n_covariates + 2 * len(measures.metrics)), numbers.dtype)
+    columns[:, :n_covariates] = numbers[:, :n_covariates]
+    for number, place in enumerate(measures.carried(layout)):
+        if place is not None:
+            to, source = n_covariates + 2 * number, n_covariates + 2 * place
+            columns[:, to : to + 2] = numbers[:, source : source + 2]
+    return columns
 
 
 def _body(numbers: Sequence[int], n_covariates: int) -> bytes:
@@ -210,7 +251,7 @@ class Heads(NamedTuple):
             covariates[:, number] = [_covariate(context.get(name)) for context in known]
         segments = np.zeros(len(known), np.int64)
         if measures.plan.segments is not None:
-            places = {name: place for place, name in enumerate(measures.segments)}
+            places = {name: place for place, name in enumerate(measures.declared_segments)}
             segments[:] = [places[segment_of(measures.plan.segments, context)] for context in known]
         return cls(segments, covariates)
 
@@ -235,9 +276,9 @@ def measure(
 ) -> Units:
     """Measure units from their first exposed assignments, which are in the order of units and time.
 
-    `number` is the number of each assignment's unit, from 0. `given` signals refer to assignments by
-    index; only those in time count. If a deadline is not after `silent_until_us`, silence has its
-    declared value.
+    `number` is the number of each assignment's unit, from 0. `given` signals refer to assignments
+    by index; only those in time count. If a deadline is not after `silent_until_us`, silence has
+    its declared value.
     """
     firsts = starts_of(number)
     variants = assignments["variant"][firsts]
@@ -409,7 +450,10 @@ def _grouped_totals(
     grouped = _Grouped(group_of[measured], len(groups))
     columns = None if beside is None else beside[measured]
     found = zip(*_sums(measures, units.of(measured), signs[measured], grouped, columns), strict=True)
-    totals = [CellTotals(int(count), sums) for count, sums in zip(counts.tolist(), found, strict=True)]
+    totals = [
+        CellTotals(int(count), sums, measures.layout)
+        for count, sums in zip(counts.tolist(), found, strict=True)
+    ]
     return groups.tolist(), totals
 
 
@@ -442,8 +486,8 @@ class _Grouped:
     def moments(self, firsts: Numbers, x: Numbers, y: Numbers, *, large: bool) -> list[list[int]]:
         """Return each group's sums of the columns of `firsts`, then of the products of `x` and `y`.
 
-        Products have more than 64 bits. Unless the factors are `large`, products of their halves are
-        added separately.
+        Products have more than 64 bits. Unless the factors are `large`, products of their halves
+        are added separately.
         """
         if large:
             sums, products = self.sums(firsts, x.astype(object) * y)
@@ -541,8 +585,8 @@ def _measured(
 ) -> tuple[NDArray[np.bool_], Numbers]:
     """Return the mask of units with a value, and the measured values, else 0.
 
-    Values are in nanos; for a quantile they are plain numbers. Columns `beside` the outcome stand for
-    covariates.
+    Values are in nanos; for a quantile they are plain numbers. Columns `beside` the outcome stand
+    for covariates.
     """
     n, d = units.sums[:, 2 * number], units.sums[:, 2 * number + 1]
     known = (n != 0) | (d != 0)

@@ -39,14 +39,14 @@ _STORE_UNIT_TOTALS: Final = sql(__package__, "store_unit_totals")
 _DELETE_GHOST_UNITS: Final = sql(__package__, "delete_ghost_units")
 _READ_UNITS: Final = (
     "SELECT unit_hash, epoch, variant, crossed, coalesce(minute, -1), coalesce(stratum, -1),"
-    " coalesce(weight, 0), segment, body"
+    " coalesce(weight, 0), layout, segment, body"
     " FROM unit_totals WHERE experiment_id = %s"
 )
 _SWEPT_UNTIL: Final = "SELECT (extract(epoch FROM swept_until) * 1000000)::double precision FROM horizons"
 
 _NEW_UNITS: Final = (
     "unit_totals (experiment_id, epoch, unit_hash, assignment_id, variant, crossed, minute, stratum, weight,"
-    " segment, body)"
+    " layout, segment, body)"
 )
 _NO_SUMS: Final = "the sums do not fit the metrics"
 _KEY: Final = np.dtype([("experiment_id", "i4"), ("epoch", "i4"), ("unit_hash", "i8"), ("id", "S16")])
@@ -61,6 +61,7 @@ _STORED: Final = [
     ("minute", ">i4"),
     ("stratum", ">i2"),
     ("weight", ">i8"),
+    ("layout", ">i2"),
     ("segment_length", ">i4"),
     ("body_length", ">i4"),
 ]
@@ -92,11 +93,13 @@ class Part(NamedTuple):
     numbers: slice
     stored: Units
     known: Flags
+    outdated: Flags
+    """Units that were stored in an earlier layout. They are measured from the whole log."""
 
     def moved(self, units: Units) -> Flags:
         """Return the mask of the units that have to be stored."""
-        moved = ~self.known
-        moved[self.known] = self.stored.of(self.known).differ(units.of(self.known))
+        moved = ~self.known | self.outdated
+        moved[self.known] |= self.stored.of(self.known).differ(units.of(self.known))
         return moved
 
 
@@ -119,7 +122,8 @@ class Touched(NamedTuple):
         """Mask of the units about which the log may hold signals that a metric reads."""
         has_signals = self.old.copy()
         for part in self.parts:
-            has_signals[part.numbers] &= ~(part.known & part.stored.without_signals(part.measures))
+            current = part.known & ~part.outdated
+            has_signals[part.numbers] &= ~(current & part.stored.without_signals(part.measures))
         return has_signals
 
 
@@ -157,11 +161,12 @@ async def touch_units(
         # Cells count a unit that is stored again twice, until `wald rebuild` repairs them.
         for key in keys[numbers][places[~readable]].tolist():
             report_unusable("unit_totals", key, _NO_SUMS)
-        known = np.zeros(numbers.stop - numbers.start, np.bool_)
+        known, outdated = np.zeros((2, numbers.stop - numbers.start), np.bool_)
         known[places] = readable
+        outdated[places] = heads["layout"][chosen] != measures[experiment_id].layout
         spread = read.spread(places, len(known))
-        own_shares = shares.get(experiment_id)
-        parts.append(Part(experiment_id, measures[experiment_id], own_shares, numbers, spread, known))
+        rules = measures[experiment_id], shares.get(experiment_id)
+        parts.append(Part(experiment_id, *rules, numbers, spread, known, outdated))
     return Touched(keys, number, has_row, place, old | has_row, parts)
 
 
@@ -219,9 +224,9 @@ async def move_units(
         again = np.flatnonzero(overtaken[touched.number])
         assignments, given, contexts = assignments[again], given.about(again), None
         touched = await touch_units(cursor, assignments, measures, shares, stored=True)
-    await move_cells(cursor, cells(differences))
-    await move_series(cursor, series(differences, measures))
-    await move_strata(cursor, strata)
+    await move_cells(cursor, cells(differences), measures)
+    await move_series(cursor, series(differences, measures), measures)
+    await move_strata(cursor, strata, measures)
     return changed
 
 
@@ -308,7 +313,7 @@ async def _heads(
     unread = np.zeros(len(touched.keys), np.bool_)
     for part in touched.parts:
         if part.measures.reads_contexts:
-            unread[part.numbers] = ~part.known | (contexts is None)
+            unread[part.numbers] = ~part.known | part.outdated | (contexts is None)
     unread[list(known)] = False
     if unread.any():
         await _stage(cursor, touched.keys, np.flatnonzero(unread))
@@ -395,8 +400,11 @@ def _unit_rows(
         encoded = some.bodies()
         raw = {body: rows.raw(body) for body in set(encoded)}
         bodies += [raw[body] for body in encoded]
-        heads.append(np.stack([some.variants, some.crossed, some.minutes, some.strata, some.weights]))
-    variant, crossed, minute, stratum, weight = np.concatenate(heads, axis=1)
+        layouts = np.full(len(some.variants), part.measures.layout)
+        heads.append(
+            np.stack([some.variants, some.crossed, some.minutes, some.strata, some.weights, layouts])
+        )
+    variant, crossed, minute, stratum, weight, layout = np.concatenate(heads, axis=1)
     return rows.rows(
         len(segments),
         segments,
@@ -407,6 +415,7 @@ def _unit_rows(
         minute=(">i4", minute),
         stratum=(">i2", stratum),
         weight=(">i8", weight),
+        layout=(">i2", layout),
     )
 
 
@@ -425,8 +434,8 @@ async def recount_units(
     async with cursor.connection.cursor(name="units") as stored:
         await stored.execute(_READ_UNITS, (experiment_id,))
         while page := await stored.fetchmany(limits.SWEEP_ASSIGNMENTS_MAX):
-            heads = np.array([row[1:7] for row in page], HEAD)
-            units, readable = Units.read(heads, [row[7] for row in page], [row[8] for row in page], measures)
+            heads = np.array([row[1:8] for row in page], HEAD)
+            units, readable = Units.read(heads, [row[8] for row in page], [row[9] for row in page], measures)
             for place in np.flatnonzero(~readable).tolist():
                 report_unusable("unit_totals", (experiment_id, *page[place][:2]), _NO_SUMS)
             by_minute = totals_by_minute(experiment_id, units.of(readable), measures)
@@ -436,6 +445,6 @@ async def recount_units(
                 add(minutes, minute, totals)
             for stratum, totals in totals_by_stratum(experiment_id, units.of(readable), measures).items():
                 add(strata, stratum, totals)
-    differed = await recount_cells(cursor, experiment_id, fresh, CellTotals.none(measures))
-    moved = await recount_series(cursor, experiment_id, minutes)
-    return differed, moved, await recount_strata(cursor, experiment_id, strata)
+    differed = await recount_cells(cursor, experiment_id, fresh, measures)
+    moved = await recount_series(cursor, experiment_id, minutes, measures)
+    return differed, moved, await recount_strata(cursor, experiment_id, strata, measures)

@@ -9,9 +9,9 @@ from psycopg import AsyncCursor
 from app.ledger import limits
 from app.ledger.rewards.model import ASSIGNMENT, NONE
 from app.ledger.session import report_unusable, sql
-from app.ledger.units.measures import CellTotals, UnreadableTotals
+from app.ledger.units.measures import CellTotals, Measures, UnreadableTotals, in_layout, moved
 from app.ledger.units.series import add
-from app.ledger.units.strata import Shares, StratumKey, of_rewards
+from app.ledger.units.strata import REWARDS, Shares, StratumKey, of_rewards
 
 _LOCK_SHARE_TOTALS: Final = sql(__package__, "lock_share_totals")
 _STORE_SHARE_TOTALS: Final = sql(__package__, "store_share_totals")
@@ -23,9 +23,13 @@ _REWARDED: Final = """
 """
 _LOGGED: Final = ("epoch", "variant", "propensity", "assigned_us", "reward")
 _KEY: Final = ("experiment_id", "epoch", "stratum", "variant")
+_BESIDE: Final = 1
+"""1 / propensity stands beside each outcome."""
 
 
-async def move_strata(cursor: AsyncCursor, differences: Mapping[StratumKey, CellTotals]) -> None:
+async def move_strata(
+    cursor: AsyncCursor, differences: Mapping[StratumKey, CellTotals], measures: Mapping[int, Measures]
+) -> None:
     """Add the differences to the strata. Totals that cannot be read stay as they are."""
     if not differences:
         return
@@ -34,22 +38,27 @@ async def move_strata(cursor: AsyncCursor, differences: Mapping[StratumKey, Cell
     for *names, body in await cursor.fetchall():
         key: StratumKey = tuple(names)
         try:
-            moved = CellTotals.from_bytes(body) + differences[key] if body else differences[key]
-            bodies[key] = b"" if moved.empty else moved.to_bytes()
+            total = moved(body, differences[key], measures.get(key[0], REWARDS), _BESIDE)
+            bodies[key] = b"" if total.empty else total.to_bytes()
         except (ValueError, UnreadableTotals) as error:
             report_unusable("share_totals", key, error)
     await _store(cursor, bodies)
 
 
 async def recount_strata(
-    cursor: AsyncCursor, experiment_id: int, fresh: Mapping[StratumKey, CellTotals]
+    cursor: AsyncCursor,
+    experiment_id: int,
+    fresh: Mapping[StratumKey, CellTotals],
+    measures: Measures = REWARDS,
 ) -> list[tuple[int, int]]:
     """Set the strata of an experiment to these, and empty the others. Returns (epoch, variant) that differed.
 
     The caller's lock keeps others from adding to strata.
     """
     await cursor.execute(_READ_SHARE_TOTALS, (experiment_id,))
-    stored: dict[StratumKey, bytes] = {(experiment_id, *row[:3]): row[3] for row in await cursor.fetchall()}
+    stored: dict[StratumKey, bytes] = {
+        (experiment_id, *row[:3]): _in_layout(row[3], measures) for row in await cursor.fetchall()
+    }
     right = {
         key: fresh[key].to_bytes() if key in fresh and not fresh[key].empty else b""
         for key in {*fresh, *stored}
@@ -59,6 +68,27 @@ async def recount_strata(
         await cursor.execute(_LOCK_SHARE_TOTALS, _keys(differed))
         await _store(cursor, {key: right[key] for key in differed})
     return sorted({(key[1], key[3]) for key in differed})
+
+
+async def convert_strata(cursor: AsyncCursor, experiment_id: int, measures: Measures) -> None:
+    """Bring the strata of an experiment that are in an earlier layout into the present one."""
+    await cursor.execute(_READ_SHARE_TOTALS, (experiment_id,))
+    outdated: list[StratumKey] = [
+        (experiment_id, *row[:3]) for row in await cursor.fetchall() if _in_layout(row[3], measures) != row[3]
+    ]
+    if outdated:
+        await cursor.execute(_LOCK_SHARE_TOTALS, _keys(sorted(outdated)))
+        bodies: dict[StratumKey, bytes] = {
+            tuple(names): _in_layout(body, measures) for *names, body in await cursor.fetchall()
+        }
+        await _store(cursor, bodies)
+
+
+def _in_layout(body: bytes, measures: Measures) -> bytes:
+    """Return stored totals in the present layout; no bytes if they are of no units."""
+    converted = in_layout(body, measures, _BESIDE)
+    is_empty = converted != body and CellTotals.from_bytes(converted).empty
+    return b"" if is_empty else converted
 
 
 async def recount_rewards(cursor: AsyncCursor, experiment_id: int, shares: Shares) -> list[tuple[int, int]]:

@@ -1,4 +1,5 @@
--- Count an experiment's signals from its log. One row per name: the number in each state as in the model, the number of
+-- Count an experiment's signals from its log, and read what is kept of them: one statement, so both are of one snapshot.
+-- One row per name: the number in each state as in the model, the number of
 -- values outside the declared range, the smallest and the largest value, and when the last signal came, in microseconds.
 WITH logged AS (
     SELECT
@@ -42,7 +43,7 @@ WITH logged AS (
     WHERE stored.experiment_id = %(experiment_id)s
 )
 SELECT
-    signal,
+    false AS kept, signal,
     ARRAY[
         count(*) FILTER (WHERE state = 0), count(*) FILTER (WHERE state = 1), count(*) FILTER (WHERE state = 2),
         count(*) FILTER (WHERE state = 3), count(*) FILTER (WHERE state = 4)
@@ -53,3 +54,7 @@ FROM logged
 LEFT JOIN unnest(%(named)s::text[], %(lows)s::double precision[], %(highs)s::double precision[])
     AS declared (name, low, high) ON declared.name = logged.signal
 GROUP BY signal
+UNION ALL
+SELECT true, signal, ARRAY[counted, waiting, unknown_unit, late, early], out_of_range, NULL, NULL, NULL
+FROM signal_totals
+WHERE experiment_id = %(experiment_id)s

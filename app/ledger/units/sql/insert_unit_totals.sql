@@ -2,10 +2,10 @@
 -- the keys of the stored units.
 WITH stored AS (
     INSERT INTO unit_totals (
-        experiment_id, epoch, unit_hash, assignment_id, variant, segment, crossed, minute, stratum, weight, body
+        experiment_id, epoch, unit_hash, assignment_id, variant, segment, crossed, minute, stratum, weight, layout, body
     )
     SELECT
-        experiment_id, epoch, unit_hash, assignment_id, variant, segment, crossed, minute, stratum, weight, body
+        experiment_id, epoch, unit_hash, assignment_id, variant, segment, crossed, minute, stratum, weight, layout, body
     FROM new_units
     ON CONFLICT (experiment_id, epoch, unit_hash, assignment_id) DO NOTHING
     RETURNING experiment_id, epoch, unit_hash, assignment_id

@@ -5,6 +5,7 @@ WHERE (experiment_id, minute, span, epoch, variant, crossed) IN (
     SELECT experiment_id, minute, span, epoch, variant, crossed
     FROM metric_series
     WHERE span = %(span)s AND minute < %(before)s
+        AND experiment_id NOT IN (SELECT id FROM experiments WHERE earlier_layouts::text <> '[]')
     ORDER BY minute
     LIMIT %(rows_max)s
     FOR UPDATE SKIP LOCKED
