@@ -10,6 +10,9 @@ from app.analysis.coverage import Coverage
 from app.experiments.model import Definition
 from app.experiments.signals import SignalUse, nearest, signals_of
 from app.experiments.warnings import never_sent
+from app.feedback.model import RESERVED_PREFIX
+from app.responses.signals import is_derived
+from app.reviews.model import SIGNAL as REVIEW
 
 WARNINGS_MAX: Final = 10
 """Most warnings of one experiment; the rarest names are left out first."""
@@ -121,11 +124,16 @@ def report_of(definition: Definition, assignments: int, totals: Sequence[SignalT
 def warnings_of(definition: Definition, totals: Sequence[SignalTotals], assignments: int = 0) -> list[str]:
     """Return at most `WARNINGS_MAX` warnings about lost feedback, the most serious first.
 
-    `assignments` are those whose outcome is known; 0: none is missed.
+    `assignments` are those whose outcome is known; 0: none is missed. Signals that Wald makes itself
+    are not feedback that a client lost, so they may be unread.
     """
     uses = signals_of(definition.reward, definition.metrics)
     read = [signal for signal in totals if signal.signal in uses]
-    unread = [signal for signal in totals if signal.signal not in uses and signal.seen]
+    unread = [
+        signal
+        for signal in totals
+        if signal.signal not in uses and signal.seen and not _is_own(signal.signal)
+    ]
     unread.sort(key=lambda signal: -signal.seen)
     unsent = never_sent(definition, {signal.signal: signal.seen for signal in totals}, assignments)
     warnings = [
@@ -136,6 +144,11 @@ def warnings_of(definition: Definition, totals: Sequence[SignalTotals], assignme
         *_of_times(read),
     ]
     return warnings[:WARNINGS_MAX]
+
+
+def _is_own(name: str) -> bool:
+    """Return whether Wald makes signals of this name, from responses, judges or reviews."""
+    return is_derived(name) or name.startswith(RESERVED_PREFIX) or name == REVIEW
 
 
 def _of_units(read: Sequence[SignalTotals]) -> Iterator[str]:

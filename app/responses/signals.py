@@ -18,6 +18,10 @@ from app.feedback.model import DERIVED_ID, Source
 FINISH_REASON: Final = "finish_reason."
 """Beginning of the names of signals about the finish reason."""
 
+ERROR: Final = "error"
+NUMBERS: Final = ("latency_ms", "tokens_in", "tokens_out", "cost_usd")
+"""Fields of a response that are signals under the same name."""
+
 _NOT_IN_KEY: Final = re.compile(r"[^A-Za-z0-9._-]")
 _REASON_LENGTH_MAX: Final = 64
 _SAME_REASONS: Final = {
@@ -59,8 +63,8 @@ def values(measured: Measured) -> Iterator[tuple[str, float]]:
     `error` is 0 or 1. The finish reason gives 1 for its own name, and 0 for the other finish
     reasons that the experiment reads, so that a share has its denominator.
     """
-    yield "error", float(measured.failed)
-    for name in ("latency_ms", "tokens_in", "tokens_out", "cost_usd"):
+    yield ERROR, float(measured.failed)
+    for name in NUMBERS:
         value = getattr(measured, name)
         if value is not None:
             yield name, float(value)
@@ -70,6 +74,11 @@ def values(measured: Measured) -> Iterator[tuple[str, float]]:
         for name in measured.reads:
             if name.startswith(FINISH_REASON) and name != actual:
                 yield name, 0.0
+
+
+def is_derived(name: str) -> bool:
+    """Return whether responses give signals of this name by themselves."""
+    return name == ERROR or name in NUMBERS or name.startswith(FINISH_REASON)
 
 
 def reason_signal(finish_reason: str) -> str:

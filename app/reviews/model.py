@@ -14,6 +14,9 @@ from app.reviews import limits
 KEY_PREFIX: Final = "key:"
 """Prefix of reviewers who hold an API key."""
 
+SIGNAL: Final = "review"
+"""Name of the signal that the labels of the sample become."""
+
 LABELS: Final = {1: "poor", 2: "acceptable", 3: "good"}
 
 Rate = Annotated[float, msgspec.Meta(ge=0, le=1)]

@@ -15,9 +15,9 @@ from app.core.clock import Clock
 from app.feedback.commit import SignalsCommit
 from app.feedback.entry import TIMES, VALUES, SignalsEntry
 from app.feedback.model import Source
+from app.reviews.model import SIGNAL
 from app.reviews.signal_store import DueSignal, SignalStore
 
-SIGNAL: Final = "review"
 _MICROSECONDS: Final = 1_000_000
 
 

@@ -109,6 +109,13 @@ async def test_signals_need_the_scope_read_and_a_known_experiment(client, experi
     assert (await client.get("/experiments/nothing/signals")).status_code == 404
 
 
+def test_signals_that_wald_makes_itself_may_be_unread():
+    own = ("error", "latency_ms", "cost_usd", "finish_reason.stop", "judge.helpful", "review")
+    assert warnings_of(DEFINITION, [totals(name, 8) for name in own]) == []
+    (warning,) = warnings_of(DEFINITION, [totals("latency", 8)])
+    assert "8 signals 'latency' are not counted" in warning
+
+
 def test_late_and_early_and_waiting_feedback_is_warned_of_where_it_is_much():
     assert warnings_of(DEFINITION, [totals("thumbs_up", 100, late=5, waiting=90)]) == []
     late, early = warnings_of(DEFINITION, [totals("thumbs_up", 10, late=5, early=1)])
