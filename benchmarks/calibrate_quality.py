@@ -6,6 +6,7 @@ that a wrong one can be planted.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -55,7 +56,7 @@ class Stream(NamedTuple):
         score = rng.random(self.n) < np.where(truth, self.sensitivity, self.false_alarm)
         inclusion = np.where(score, self.rate, min(self.rate * self.harder, 1.0))
         human = np.where(rng.random(self.n) < inclusion, truth, np.nan)
-        return score * 1.0, human, inclusion, units
+        return score.astype(np.float64), human, inclusion, units
 
 
 STREAMS: Final = (
@@ -169,7 +170,7 @@ def ever_drifted(after: float, runs: int, seed: int, *, days: int = 60) -> tuple
     """
     rng, delays = generator(seed), []
     for _ in range(runs):
-        calibrated = MeanTotals.from_observations((rng.random(100) < 0.92) * 1.0)
+        calibrated = MeanTotals.from_observations((rng.random(100) < 0.92).astype(np.float64))
         rates = np.where(np.arange(days) < 30, 0.92, after)[:, None]
         later = [MeanTotals.from_observations(day * 1.0) for day in rng.random((days, 10)) < rates]
         looks: Sequence[int] = range(1, days + 1)
@@ -205,7 +206,7 @@ def always_valid(total: PairedTotals) -> bool:
 
 def sign_test(total: PairedTotals) -> bool:
     """Return the planted bug: a sign test for one look, at every look."""
-    return abs(total.wins - total.losses) > 1.96 * np.sqrt(total.decided.n)
+    return abs(total.wins - total.losses) > 1.96 * math.sqrt(total.decided.n)
 
 
 def paired_rows(*, full: bool) -> Iterator[Row]:

@@ -126,6 +126,7 @@ def quality(responses: Responses, name: str, *, draws: int = DRAWS, seed: int = 
     for draw in range(draws):
         rng = np.random.default_rng(SEED + seed + draw)
         covered_at_every_look, first_look = True, LOOKS + 1
+        estimate: PredictionPoweredMean | None = None
         for look, total in enumerate(looks(responses, rng), start=1):
             try:
                 estimate = prediction_powered_mean(total)
@@ -134,6 +135,7 @@ def quality(responses: Responses, name: str, *, draws: int = DRAWS, seed: int = 
                 continue
             first_look = min(first_look, look)
             covered_at_every_look &= sequence.lower <= truth <= sequence.upper
+        assert estimate is not None
         interval = estimate.mean.interval(alpha=0.05)
         alone = estimate.labels_alone.interval(alpha=0.05)
         tally += (
@@ -158,11 +160,12 @@ def difference(responses: Responses, model: str, *, draws: int = DRAWS, seed: in
     for draw in range(draws):
         rngs = [np.random.default_rng((SEED + seed + draw, arm)) for arm in (0, 1)]
         covered_at_every_look, first_look = True, LOOKS + 1
+        estimates: list[PredictionPoweredMean] = []
         for look, totals in enumerate(
             zip(*(looks(arm, rng) for arm, rng in zip(arms, rngs, strict=True)), strict=True), start=1
         ):
             try:
-                estimates: list[PredictionPoweredMean] = [prediction_powered_mean(total) for total in totals]
+                estimates = [prediction_powered_mean(total) for total in totals]
                 sequence = quality_difference_sequence(*estimates, alpha=0.05)
             except InsufficientData:
                 continue
@@ -178,9 +181,8 @@ def difference(responses: Responses, model: str, *, draws: int = DRAWS, seed: in
             covered_at_every_look,
             first_look,
         )
-    return Result(
-        f"{model} - control", *(tally / draws).tolist(), abs(naive - truth) < 1.96 * error, naive - truth
-    )
+    shares: list[float] = [*(tally / draws).tolist(), abs(naive - truth) < 1.96 * error, naive - truth]
+    return Result(f"{model} - control", *shares)
 
 
 def _judge_covers(judge: FloatArray, truth: float) -> bool:

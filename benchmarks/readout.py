@@ -99,7 +99,7 @@ def cells(units: int) -> list[Body]:
     for number, variant in enumerate(VARIANTS):
         for segment in SEGMENTS:
             before = rng.normal(0.5, 0.1, n)
-            measured = measured_of(DEFINITION).metrics
+            measured = measured_of(EXPERIMENT).metrics
             sums = tuple(_sums(metric, before, 1 + 0.01 * number, rng) for metric in measured)
             found.append((variant, segment, CellTotals(n, sums).to_bytes()))
     return found
@@ -152,13 +152,13 @@ def read(bodies: Sequence[Body], *, adaptive: bool) -> Readout:
         epoch_shares={1: None if adaptive else (0.25,) * len(VARIANTS)},
         strata=strata() if adaptive else (),
     )
-    return analyze(PLAN, measured_of(DEFINITION).metrics, stored.observed(EXPERIMENT))
+    return analyze(PLAN, measured_of(EXPERIMENT).metrics, stored.observed(EXPERIMENT))
 
 
 @cache
 def strata() -> list[StratumCell]:
     """Return the largest number of strata, each with a few units and 1 / propensity beside their outcomes."""
-    rng, measured = np.random.default_rng(SEED + 1), measured_of(DEFINITION).metrics
+    rng, measured = np.random.default_rng(SEED + 1), measured_of(EXPERIMENT).metrics
     found = []
     for stratum in range(AGE_STRATA):
         for variant in range(len(VARIANTS)):

@@ -29,7 +29,9 @@ def main() -> None:
     documented = list(docstrings())
     for start in range(0, len(documented), TOGETHER):
         texts.append("\n".join(documented[start : start + TOGETHER]))
-    pieces = [text[start : start + PIECE].encode() for text in texts for start in range(0, len(text), PIECE)]
+    pieces: list[bytes | bytearray | memoryview] = [
+        text[start : start + PIECE].encode() for text in texts for start in range(0, len(text), PIECE)
+    ]
     pieces += [chat.encode() for chat in chats()]
     trained = zstandard.train_dictionary(BYTES, pieces, dict_id=IDENTITY)
     (ROOT / "app/responses/dictionary.zstd").write_bytes(trained.as_bytes())

@@ -156,7 +156,7 @@ class WholePath:
 
     def readout(self, observed: Observed | None = None, plan: AnalysisPlan = PLAN) -> Readout:
         """Return the readout of the status, or that of another plan or other totals."""
-        metrics = measured_of(self.experiment.definition).metrics
+        metrics = measured_of(self.experiment).metrics
         return analyze(plan, metrics, observed or self.observed())
 
     def _units(self) -> list[UnitCell]:

@@ -33,12 +33,20 @@ _COMMANDS: Final = {
         "experiments": ("experiments", "Create, list, start and stop experiments."),
         "status": ("status", "Show how EXPERIMENT is doing and what to do about it."),
         "signals": ("signals", "Show what became of the feedback of EXPERIMENT, by signal."),
-        "quality": ("quality", "Show the quality of each variant, from judges on many and people on few."),
-        "responses": ("responses", "List, show and erase stored responses, and feedback that waits for one."),
         "series": ("series", "Show a metric of EXPERIMENT over time, one line per variant."),
+        "export": (
+            "export",
+            "Download the assignments of EXPERIMENT with propensity, reward, context, signals and metrics.",
+        ),
+    },
+    "Responses": {
+        "responses": ("responses", "List, show and erase stored responses, and feedback that waits for one."),
         "judge": ("judge", "Let judges score responses, and trust them once people agree with them."),
-        "export": ("export", "Download the assignments of EXPERIMENT."),
-        "review": ("review", "Let people label responses, and measure how far they agree."),
+        "review": (
+            "review",
+            "Let people label responses: set up, answer, export, import, and measure agreement.",
+        ),
+        "quality": ("quality", "Show the quality of each variant, from judges on many and people on few."),
     },
     "Roll out": {
         "rollout": ("rollout", "Ramp up a canary in stages; proven harm rolls it back."),
@@ -53,7 +61,10 @@ _COMMANDS: Final = {
     "Plan and analyze": {
         "power": ("power", "Compute how many units an experiment needs, or what it can find."),
         "simulate": ("simulate", "Find the policy for your traffic before you serve a request."),
-        "analyze": ("analyze", "Analyze an experiment from a CSV file with one row per unit."),
+        "analyze": (
+            "analyze",
+            "Analyze an experiment from a CSV file with one row per unit, or with totals per variant.",
+        ),
         "agreement": ("agreement", "Measure how far raters agree beyond chance."),
         "evaluate": (
             "evaluate",

@@ -30,7 +30,7 @@ def quality_command(
     label_cost: float | None,
     as_json: bool,
 ) -> None:
-    """Show the quality of each variant of EXPERIMENT, from judges on many and people on few.
+    """Show the quality of each variant, from judges on many and people on few.
 
         wald quality summary-prompt
 

@@ -163,7 +163,7 @@ def test_the_example_of_the_reference_is_fine():
         (
             {"responses": {"redact": ["emial"]}},
             "responses.redact[0]",
-            "must be one of email, phone, card, api_key, got 'emial'; did you mean 'email'?",
+            "must be one of email, phone, card, iban, api_key, got 'emial'; did you mean 'email'?",
         ),
         (
             {"shadow_policy": {"kind": "lin_ts", "features": [AGE]}},

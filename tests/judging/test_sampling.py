@@ -112,9 +112,9 @@ def weighted_mean(bound, *, seed, stop=False):
             scores.append(float(quality[place]))
             weights.append(1 / drawn.probability)
         spending = Spending(planned=spending.planned + drawn.n, eligible=spending.eligible + n)
-    scores, weights = np.array(scores), np.array(weights)
-    mean = float((weights * scores).sum() / weights.sum())
-    error = math.sqrt(float((weights**2 * (scores - mean) ** 2).sum())) / float(weights.sum())
+    score, weight = np.array(scores), np.array(weights)
+    mean = float((weight * score).sum() / weight.sum())
+    error = math.sqrt(float((weight**2 * (score - mean) ** 2).sum())) / float(weight.sum())
     return mean, float(np.mean(truth)), error
 
 

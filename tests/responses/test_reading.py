@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.experiments.model import Reward
+from app.experiments.reward import Reward
 from app.responses.expiry import believed_day
 from app.responses.expiry_store import ExpiryStore
 from app.responses.limits import EXPIRY_DOUBT_S

@@ -48,16 +48,17 @@ async def test_many_reviewers_at_once_give_each_item_exactly_the_wanted_reviews(
 ):
     """Thirty reviewers race for 40 items of 3; they repeat, skip, release and answer late."""
     await prepared(reviewed, 40, reviewers=3)
-    pool = create_engine(database_url, pool_size=12)
+    pool = create_engine(database_url, pool_size=30)  # two for each reviewer
     service = type(reviewed.service)(
         (reviewed.store, ClaimStore(pool), reviewed.reading, reviewed.responses),
         reviewed.service._experiments,
         reviewed.clock,
     )
 
-    async def work(number: int) -> None:
-        reviewer, random = f"key:{number}", Random(number)
+    async def work(number: int, random: Random) -> int:
+        reviewer, claims = f"key:{number}", 0
         while (shown := await service.claim(reviewer, KEY)) is not None:
+            claims += 1
             again = await service.claim(reviewer, KEY)
             assert (again.item, again.lease) == (shown.item, shown.lease)
             action = random.random()
@@ -75,8 +76,12 @@ async def test_many_reviewers_at_once_give_each_item_exactly_the_wanted_reviews(
                 sent = [service.answer(reviewer, shown.item, shown.lease, answer) for _ in range(2)]
                 for result in await asyncio.gather(*sent, return_exceptions=True):
                     assert not isinstance(result, Exception) or isinstance(result, LeaseEnded)
+        return claims
 
-    await asyncio.gather(*(work(number) for number in range(30)))
+    # A place that is given back after the others have left is claimed in the next round.
+    chances = [Random(number) for number in range(30)]
+    while any(await asyncio.gather(*(work(number, chance) for number, chance in enumerate(chances)))):
+        pass
     await pool.dispose()
     async with engine.connect() as connection:
         rows = list(await connection.execute(text("SELECT item_id, reviewer, label FROM reviews")))

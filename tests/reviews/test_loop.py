@@ -134,7 +134,7 @@ async def sent(valkey: Redis, loops: ReviewLoops) -> list[tuple[str, int, float]
     """Send what is due; the signals that it appended: name, source and value."""
     await valkey.delete(shard_key(0, "events"))
     await loops.send_signals()
-    signals = []
+    signals: list[tuple[str, int, float]] = []
     for _, fields in await valkey.xrange(shard_key(0, "events")):
         entry = decode(fields[b"b"])
         values = memoryview(entry.values).cast("d").tolist()

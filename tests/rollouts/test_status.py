@@ -12,6 +12,8 @@ from app.analysis.store import AnalysisStore
 from app.dashboard.routes import ROUTES as PAGES
 from app.experiments.service import ExperimentService
 from app.experiments.store import ExperimentStore
+from app.quality.service import QualityService
+from app.quality.store import QualityStore
 from app.rollouts.routes import ROUTES
 from tests.rollouts.stored import come, watermark
 from tests.support.api import KEYS, MASTER_KEY, api, bearer, keyring_of_scopes
@@ -30,7 +32,12 @@ async def client(engine, clock, rollouts, experiment) -> AsyncIterator[httpx2.As
 
     experiments = ExperimentService(ExperimentStore(engine), clock, leave_it_due)
     analysis = AnalysisService(experiments, AnalysisStore(engine), no_lag, rollouts=rollouts.statuses)
-    parts = {"experiment_service": experiments, "analysis": analysis, "rollout_service": rollouts}
+    parts = {
+        "experiment_service": experiments,
+        "analysis": analysis,
+        "quality": QualityService(experiments, QualityStore(engine)),
+        "rollout_service": rollouts,
+    }
     async with api([*STATUS, *PAGES, *ROUTES], parts, keyring_of_scopes()) as client:
         client.headers.update(bearer(MASTER_KEY))
         yield client
