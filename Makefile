@@ -7,7 +7,7 @@ DATA ?= .wald
 DEMO ?= --demo
 BENCH ?=
 
-.PHONY: help run test coverage fmt lint bench bench-bandits bench-judging bench-rollouts calibrate lock clean
+.PHONY: help run test test-long coverage fmt lint bench bench-bandits bench-judging bench-rollouts calibrate lock clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 18
@@ -31,8 +31,11 @@ run: $(VENV)/.installed  ## Serve on http://127.0.0.1:$(PORT) with embedded engi
 # pytest-xdist sorts by number of tests; the long files would start last, and others would wait.
 TESTS := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --dist=loadfile --no-loadscope-reorder
 
-test: $(VENV)/.installed  ## Run all tests on real engines
-	$(TESTS)
+test: $(VENV)/.installed  ## Run the tests on real engines
+	$(TESTS) -m "not long"
+
+test-long: $(VENV)/.installed  ## Run the tests that need minutes, because they wait for leases and drift
+	$(TESTS) -m long
 
 coverage: $(VENV)/.installed  ## Run all tests and list the lines that no test ran
 	$(TESTS) --cov --cov-report=term:skip-covered

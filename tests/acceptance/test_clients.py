@@ -83,6 +83,7 @@ def test_a_replay_names_what_is_wrong_with_the_file(running, tmp_path):
 
 
 @pytest.mark.skipif(not SHARED_SCORES.exists(), reason="the WildBench scores are not beside this repository")
+@pytest.mark.long
 def test_a_replay_of_real_judge_scores_earns_more_than_uniform(running):
     passes = 8  # a single one is over before the first rewards have moved the shares
     judge = ("judge", "gpt-4o-2024-05-13")

@@ -147,6 +147,7 @@ def test_a_worker_killed_while_clocks_were_ahead_leaves_no_shard_behind(running:
     assert left_s < 11
 
 
+@pytest.mark.long
 def test_feedback_is_taken_and_counted_after_restarts_with_clocks_that_were_set(
     folder: Path, running: Running
 ) -> None:

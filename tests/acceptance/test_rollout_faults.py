@@ -36,6 +36,7 @@ WHERE wait_event_type = 'Lock' AND query ILIKE 'INSERT INTO webhook_messages%'
 """
 
 
+@pytest.mark.long
 async def test_workers_that_are_killed_or_stopped_while_they_decide_lose_nothing_and_do_nothing_twice(
     tmp_path,
 ):

@@ -5,16 +5,16 @@ from scipy.stats import binom
 from app.experiments.policies import ThompsonPolicy
 from benchmarks.demo import best, ended
 
-RUNS = 8
+RUNS = 5
 
 
 def test_the_demo_ends_with_the_best_prompt_declared():
-    """Of runs that decide in 95 %, 8 have 3 or fewer with probability below 1e-6.
+    """Of runs that decide in 95 %, 5 have none or one with probability 3e-5.
 
     The demo with a floor of 5 %, as it was before, decides in none.
     """
     results = [ended(seed) for seed in range(RUNS)]
-    assert sum(winner == best() for winner, _ in results) > binom.ppf(1e-6, RUNS, 0.95)
+    assert sum(winner == best() for winner, _ in results) >= binom.ppf(1e-4, RUNS, 0.95)
     assert sum(winner not in (best(), None) for winner, _ in results) <= binom.ppf(1 - 1e-6, RUNS, 0.02)
     for winner, sentence in results:
         assert winner is None or f"{winner} is better than every other variant" in sentence

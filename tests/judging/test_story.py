@@ -13,7 +13,7 @@ from tests.support.model_server import ModelServer, model_server
 from tests.support.polling import eventually
 from tests.support.server import Up, up
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.anyio, pytest.mark.long, pytest.mark.timeout(400)]
 KEY, SIGNAL = "answers", "judge.right"
 DEFINITION = {
     "key": KEY,
