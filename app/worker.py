@@ -88,7 +88,7 @@ async def work(settings: Settings) -> None:
         rollouts = RolloutLoops(RolloutService(RolloutStore(engine), clock, reallocation.reallocate))
         rng = random.Random()  # noqa: S311 - for pauses
         signals = await _signals(settings, stack)
-        reviews = _reviews(engine, clock, signals)
+        reviews, judging = _reviews(engine, clock, signals), _judging(engine, clock, signals, stack)
         lag = LedgerLag(engine, valkey, shards=settings.stream_shards)
         analysis = AnalysisLoops(ReadoutKeeper(AnalysisStore(engine), reallocation, lag.events))
 
@@ -125,7 +125,7 @@ async def work(settings: Settings) -> None:
             *analysis.all(),
             *WebhookLoops(_dispatcher(settings, engine, clock, rng)).all(),
             *reviews.all(),
-            *_judging(engine, clock, signals, stack),
+            *judging.all(),
             Loop("lag", measure, pause_s=WORKER_BEAT_S),
             Loop("clock", timekeeper.run, pause_s=CLOCK_SYNC_S),
         ]
@@ -133,7 +133,7 @@ async def work(settings: Settings) -> None:
         starting = await stack.enter_async_context(start.begun(clock, rng))
 
         def errors() -> dict[str, str]:
-            rooms = allocation, rollouts, analysis, reviews, backfills
+            rooms = allocation, rollouts, analysis, reviews, judging, backfills
             of_loops = _failing(starting.health() | loops.health())
             return dict(
                 ChainMap(*(room.errors for room in rooms), start.errors(), of_loops, _skew(timekeeper))
@@ -203,7 +203,9 @@ def _reviews(engine: AsyncEngine, clock: Clock, signals: SignalsCommit) -> Revie
     return ReviewLoops(stores, SignalSender(SignalStore(engine), signals, clock), clock)
 
 
-def _judging(engine: AsyncEngine, clock: Clock, signals: SignalsCommit, stack: AsyncExitStack) -> list[Loop]:
+def _judging(
+    engine: AsyncEngine, clock: Clock, signals: SignalsCommit, stack: AsyncExitStack
+) -> JudgingLoops:
     """Return the loops of judging. The stack closes the judges at its end."""
     stores = JudgingStores.of(engine)
     judges = JudgeHolder(stores.registry, clock)
@@ -213,7 +215,7 @@ def _judging(engine: AsyncEngine, clock: Clock, signals: SignalsCommit, stack: A
         JudgingDispatcher(stores, judges, clock, random.Random()),  # noqa: S311 - for pauses
         JudgeSignalSender(stores.judgements, signals, clock),
         TrustService(stores, ReviewStore(engine), clock),
-    ).all()
+    )
 
 
 def _dispatcher(settings: Settings, engine: AsyncEngine, clock: Clock, rng: random.Random) -> Dispatcher:

@@ -1,15 +1,14 @@
 """The command `wald export`, over HTTP."""
 
-import sys
-from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import rich_click as click
 
 from app.cli.calls import Server, reads_server
 from app.cli.client import path_of
+from app.cli.files.output import whole_file
 from app.cli.options import since_option, until_option
 
 
@@ -57,16 +56,5 @@ def export_command(
     params = {"format": file_format, "exact": str(exact).lower()}
     params |= {name: at.isoformat() for name, at in (("since", since), ("until", until)) if at is not None}
     path = path_of("experiments", experiment, "assignments")
-    to_stdout = str(output) == "-"
-    part = output.with_name(f"{output.name}.part")
-    opened: AbstractContextManager[BinaryIO] = (
-        nullcontext(sys.stdout.buffer) if to_stdout else part.open("wb")
-    )
-    try:
-        with opened as file:
-            server.ask(lambda client: client.download(path, params, file))
-        if not to_stdout:
-            part.replace(output)
-    finally:
-        if not to_stdout:
-            part.unlink(missing_ok=True)
+    with whole_file(output) as file:
+        server.ask(lambda client: client.download(path, params, file))

@@ -1,9 +1,8 @@
 """The commands `wald review`, over HTTP."""
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import rich_click as click
 
@@ -11,6 +10,7 @@ from app.cli import display
 from app.cli.calls import Server, administers_server, reads_server, server_options
 from app.cli.client import WaldClient, path_of, read
 from app.cli.command_line import FAILED, BadInput, Group
+from app.cli.files.output import whole_file
 from app.cli.options import Parsed, json_option
 from app.cli.terminal import err, progress, show
 
@@ -148,19 +148,8 @@ def export_reviews(
     """
     params = {"format": file_format, "content": content, "revisions": str(revisions).lower()}
     path = path_of("experiments", experiment, "reviews", "export")
-    to_stdout = str(output) == "-"
-    part = output.with_name(f"{output.name}.part")
-    opened: AbstractContextManager[BinaryIO] = (
-        nullcontext(sys.stdout.buffer) if to_stdout else part.open("wb")
-    )
-    try:
-        with opened as file:
-            server.ask(lambda client: client.download(path, params, file))
-        if not to_stdout:
-            part.replace(output)
-    finally:
-        if not to_stdout:
-            part.unlink(missing_ok=True)
+    with whole_file(output) as file:
+        server.ask(lambda client: client.download(path, params, file))
 
 
 @review_command.command("import")

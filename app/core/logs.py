@@ -30,6 +30,7 @@ _WITHOUT_LOCALS: Final = structlog.dev.RichTracebackFormatter(show_locals=False)
 """Local variables hold secrets."""
 _IDENTITY: Final = (
     "loop",
+    "item",
     "service",
     "component",
     "engine",

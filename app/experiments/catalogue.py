@@ -86,7 +86,7 @@ CATALOGUE: Final[Mapping[str, SignalKind]] = {
         meaning="The next message of the session corrects the response.",
         direction="lower",
         weight=-0.6,
-        noise="Found by phrases; misses polite corrections and counts some changes of topic.",
+        noise="Phrases miss polite corrections and count some changes of topic.",
     ),
     "retried": SignalKind(
         meaning="The user sent nearly the same prompt again.",

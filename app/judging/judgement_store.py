@@ -8,10 +8,11 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Row, func, insert, literal_column, select, text, update
+from sqlalchemy import Row, Uuid, any_, exists, func, insert, literal, literal_column, select, text, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.experiments.tables import experiments
 from app.jobs.queue_store import Claimed, JobQueue
 from app.judging import limits
 from app.judging.judges.model import Attempt, VersionHash
@@ -275,13 +276,15 @@ class JudgementStore:
             (_J.version_hash == version)
             & (_J.state == State.JUDGED)
             & (_J.repetition == 0)
-            & _J.response_key.in_(keys)
+            # One array: labels may outnumber the 65,535 parameters of a statement.
+            & (_J.response_key == any_(literal(list(keys), postgresql.ARRAY(Uuid))))
         )
         return await self._select(chosen)
 
     async def experiments_of(self, version: VersionHash) -> list[int]:
         """Return the experiments in which a version has judged responses."""
-        statement = select(_J.experiment_id).where(_J.version_hash == version).distinct()
+        judged = exists().where(_J.experiment_id == experiments.c.id, _J.version_hash == version)
+        statement = select(experiments.c.id).where(judged)
         async with self._engine.connect() as connection:
             return sorted((await connection.scalars(statement)).all())
 

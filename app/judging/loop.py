@@ -36,6 +36,11 @@ class JudgingLoops:
             finish_s=limits.JUDGING_FINISH_S,
         )
 
+    @property
+    def errors(self) -> dict[str, str]:
+        """Errors of the rules and judge versions that fail at present, by name."""
+        return {**self._planner.errors, **self._trust.errors}
+
     def all(self) -> list[Loop]:
         """Return the loops."""
         return [

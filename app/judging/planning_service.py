@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from app.core.clock import Clock
+from app.core.items import Items
 from app.core.postgres import Transaction
 from app.core.telemetry import JUDGED_RESPONSES
 from app.experiments.model import Experiment
@@ -37,16 +38,27 @@ class Planner:
         self.stores = stores
         self._clock = clock
         self._toxicity = toxicity
+        self._items = Items("judging rules", "judging_rule_not_planned")
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """Errors of the rules that cannot be planned at present, by name."""
+        return self._items.errors
 
     async def plan(self) -> None:
         """Plan for every rule until it has read all responses."""
-        rules = await self.stores.rules.reading()
-        versions = await self.stores.registry.by_hash([rule.version_hash for rule in rules])
-        experiments = await self.stores.rules.experiments([rule.experiment_id for rule in rules])
+        rules = {f"judging rule {rule.id}": rule for rule in await self.stores.rules.reading()}
+        if not (rules or self.errors):
+            return
+        versions = await self.stores.registry.by_hash([rule.version_hash for rule in rules.values()])
+        experiments = await self.stores.rules.experiments([rule.experiment_id for rule in rules.values()])
         due = await self.stores.rules.with_windows_due(self._clock.now())
-        for rule in rules:
-            experiment = experiments[rule.experiment_id]
-            await self._plan_rule(rule, versions[rule.version_hash], experiment, due=rule.id in due)
+
+        async def plan_rule(rule: JudgingRule) -> None:
+            version, experiment = versions[rule.version_hash], experiments[rule.experiment_id]
+            await self._plan_rule(rule, version, experiment, due=rule.id in due)
+
+        await self._items.each(rules, plan_rule)
 
     async def _plan_rule(
         self, rule: JudgingRule, version: StoredVersion, experiment: Experiment, *, due: bool

@@ -8,6 +8,7 @@ import structlog
 
 from app.core.clock import Clock
 from app.core.errors import Conflict, FieldError
+from app.core.items import Items
 from app.core.postgres import Transaction
 from app.core.text import check_reason
 from app.judging.calibration import Pair, drift, gate, pairs
@@ -37,6 +38,7 @@ class TrustService:
         self._reviews = reviews
         self._clock = clock
         self._outbox = WebhookOutbox()
+        self._items = Items("judge trust", "judge_not_reviewed")
 
     async def pairs(self, version: StoredVersion) -> list[Pair]:
         """Return the responses that people and a version have scored, in all its experiments."""
@@ -105,13 +107,22 @@ class TrustService:
 
     async def review(self) -> None:
         """Calibrate versions whose gate passes, and send back those that have drifted."""
-        for version in await self._stores.registry.all():
-            if version.trust is not Trust.SHADOW:
-                await self._test_drift(version, await self.pairs(version))
-                continue
-            decision = await self.calibration(version)
-            if decision.verdict == "passed":
-                await self._change(version, Event.CALIBRATE, "the gate passed", _evidence(decision))
+        versions = await self._stores.registry.all()
+        names = {f"judge {version.name} {version.hash[:12]}": version for version in versions}
+        await self._items.each(names, self._review)
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """Errors of the versions that cannot be reviewed at present, by name."""
+        return self._items.errors
+
+    async def _review(self, version: StoredVersion) -> None:
+        if version.trust is not Trust.SHADOW:
+            await self._test_drift(version, await self.pairs(version))
+            return
+        decision = await self.calibration(version)
+        if decision.verdict == "passed":
+            await self._change(version, Event.CALIBRATE, "the gate passed", _evidence(decision))
 
     async def _test_drift(self, version: StoredVersion, matched: Sequence[Pair]) -> None:
         result = drift(version.version, matched, version.trust_since)

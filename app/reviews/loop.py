@@ -6,9 +6,9 @@ from time import monotonic
 import structlog
 
 from app.core.clock import Clock
+from app.core.items import Items
 from app.core.loops import Loop
-from app.core.outages import POSTGRES_AWAY
-from app.core.telemetry import DEGRADED, REVIEW_ITEMS, REVIEW_LEASES_ENDED, REVIEWS_SAMPLED
+from app.core.telemetry import REVIEW_ITEMS, REVIEW_LEASES_ENDED, REVIEWS_SAMPLED
 from app.reviews import limits
 from app.reviews.claim_store import ClaimStore
 from app.reviews.lease import LeaseWatch
@@ -23,10 +23,9 @@ _LOG = structlog.get_logger(__name__)
 class ReviewLoops:
     """The loops, which may be cancelled at any point and run in several workers at once.
 
-    `errors` names the experiments whose sample cannot be drawn at present, with the reason. No
-    lease is compared with a clock: a lease ends if this process saw no sign of its reviewer for as
-    long as the lease lasts, by its own counter. So a worker that starts gives every lease its whole
-    time again.
+    No lease is compared with a clock: a lease ends if this process saw no sign of its reviewer for
+    as long as the lease lasts, by its own counter. So a worker that starts gives every lease its
+    whole time again.
     """
 
     def __init__(
@@ -36,12 +35,17 @@ class ReviewLoops:
         clock: Clock,
         counter_s: Callable[[], float] = monotonic,
     ) -> None:
-        self.errors: dict[str, str] = {}
+        self._items = Items("reviews", "review_sample_not_drawn")
         self._sample, self._claims, self._reading = stores
         self._sender = sender
         self._clock = clock
         self._counter_s = counter_s
         self._watch = LeaseWatch()
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """Errors of the experiments whose sample cannot be drawn at present, by name."""
+        return self._items.errors
 
     def all(self) -> list[Loop]:
         """Return the loops."""
@@ -54,18 +58,7 @@ class ReviewLoops:
     async def draw(self) -> None:
         """Draw from all responses that are stored by now, and count the items."""
         names = {f"reviews of experiment {number}": number for number in await self._sample.experiments()}
-        self.errors = {name: error for name, error in self.errors.items() if name in names}
-        for name, experiment_id in names.items():
-            try:
-                await self._draw(experiment_id)
-                self.errors.pop(name, None)
-            except POSTGRES_AWAY:
-                raise
-            except Exception as error:  # noqa: BLE001 - other experiments must not wait for this one
-                if name not in self.errors:
-                    _LOG.error("review_sample_not_drawn", experiment_id=experiment_id, exc_info=error)
-                self.errors[name] = f"{type(error).__name__}: {error}"
-        DEGRADED.labels("reviews").set(bool(self.errors))
+        await self._items.each(names, self._draw)
         counts = await self._reading.counts()
         for queue in Queue:
             for state in ItemState:

@@ -2,30 +2,26 @@
 
 import asyncio
 from collections.abc import Iterable
-from typing import Final
-
-import structlog
 
 from app.allocation.limits import REALLOCATION_INTERVAL_S
+from app.core.items import Items
 from app.core.loops import Loop
-from app.core.outages import POSTGRES_AWAY
-from app.core.telemetry import DEGRADED
 from app.rollouts import limits
 from app.rollouts.service import RolloutService
 
-_LOG: Final = structlog.get_logger(__name__)
-
 
 class RolloutLoops:
-    """The loops, which may be cancelled at any point and run in several workers at once.
-
-    `errors` names the rollouts that cannot be decided at present, with the reason.
-    """
+    """The loops, which may be cancelled at any point and run in several workers at once."""
 
     def __init__(self, rollouts: RolloutService) -> None:
-        self.errors: dict[str, str] = {}
+        self._items = Items("rollouts", "rollout_not_decided")
         self._rollouts = rollouts
         self._wake = asyncio.Event()
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """Errors of the rollouts that cannot be decided at present, by name."""
+        return self._items.errors
 
     def all(self) -> list[Loop]:
         """Return the loops: look at every rollout that is under way, and show the state of all of them."""
@@ -46,15 +42,4 @@ class RolloutLoops:
             pass
         self._wake.clear()
         active = {f"rollout {rollout_id}": rollout_id for rollout_id in await self._rollouts.active()}
-        self.errors = {name: error for name, error in self.errors.items() if name in active}
-        for name, rollout_id in active.items():
-            try:
-                await self._rollouts.look(rollout_id)
-                self.errors.pop(name, None)
-            except POSTGRES_AWAY:
-                raise
-            except Exception as error:  # noqa: BLE001 - other rollouts must not wait for this one
-                if name not in self.errors:
-                    _LOG.error("rollout_not_decided", rollout_id=rollout_id, exc_info=error)
-                self.errors[name] = f"{type(error).__name__}: {error}"
-        DEGRADED.labels("rollouts").set(bool(self.errors))
+        await self._items.each(active, self._rollouts.look)

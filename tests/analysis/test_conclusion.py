@@ -45,7 +45,7 @@ def test_a_bandit_that_has_converged_says_by_how_much_and_asks():
 
 
 def test_a_starved_comparison_says_when_it_ends_and_what_a_floor_buys():
-    """By hand: at .025 and .975 a unit adds .0244 effective units; at .1 and .9 it adds .09."""
+    """A unit adds .0244 effective units at shares of .025 and .975, and .09 at .1 and .9."""
     shown = read(drawn(STARVED, days=3.0), serving=NOW)
     progress, sentence = shown.progress, shown.recommendation.sentence
     assert shown.recommendation.action == "wait"

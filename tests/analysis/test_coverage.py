@@ -80,7 +80,7 @@ def test_says_what_a_copy_predicts():
 
 @pytest.mark.parametrize("per_unit", [1, 8])
 def test_intervals_cover_what_is_true(per_unit):
-    """In at most 5 % of samples an interval may miss; a right one fails in 1 of 10,000 runs.
+    """An interval may miss in at most 5 % of samples; a right one fails here in 1 of 10,000 runs.
 
     Labels of one unit are alike, so an interval that takes them as independent misses far more.
     """

@@ -9,7 +9,7 @@ RUNS = 5
 
 
 def test_the_demo_ends_with_the_best_prompt_declared():
-    """Of runs that decide in 95 %, 5 have none or one with probability 3e-5.
+    """If 95 % of runs end with a winner, 5 runs have none or one with probability 3e-5.
 
     The demo with a floor of 5 %, as it was before, decides in none.
     """

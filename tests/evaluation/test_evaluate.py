@@ -98,7 +98,7 @@ async def test_constant_policies_are_judged_by_the_truth(client, engine, experim
 async def test_a_new_variant_is_judged_only_by_the_time_in_which_it_was_served(
     client, engine, experiment, experiments
 ):
-    """In the 600 rows before, the new variant had no chance. They would count as failures of it."""
+    """The new variant could not be drawn in the first 600 rows, which would count as failures."""
     await experiments.start("summary")
     await stored(engine, experiment, n=600)
     await experiments.change("summary", DefinitionChange(variants=(*VARIANTS, Variant("long"))))

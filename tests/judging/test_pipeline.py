@@ -1,8 +1,11 @@
 """Path from stored responses to scores: planned, claimed, judged and recorded."""
 
+from uuid import UUID
+
 import pytest
 
 from app.core.errors import Conflict, InvalidInput, NotFound, UnprocessableInput
+from app.judging.planning_service import Planner
 from tests.judging.conftest import RULE_JUDGE, decision, llm
 from tests.support import model_server as model
 
@@ -41,6 +44,41 @@ async def test_a_sampled_window_stores_the_probability_of_each_response(
     view = await rules.get("exp", rule.id)
     assert view.funnel.skipped == {"rate": 75}
     assert (view.sampling.nominal, view.sampling.observed) == (25, 25)
+
+
+async def test_a_rule_that_cannot_be_planned_is_named_and_does_not_stop_the_others(
+    use, respond, planner, stores, clock, stored
+):
+    async def broken(texts):
+        raise ValueError("a model without weights")
+
+    failing = await use({**RULE_JUDGE, "name": "first"})
+    await use({**RULE_JUDGE, "name": "second"}, flags={"toxicity": None})
+    await respond(range(10))
+    weightless = Planner(stores, clock, broken)
+    await weightless.plan()
+    assert weightless.errors == {f"judging rule {failing.id}": "ValueError: a model without weights"}
+    assert len(await stored()) == 10
+    await planner.plan()
+    assert len(await stored()) == 20
+    weightless._toxicity = planner._toxicity
+    await weightless.plan()
+    assert weightless.errors == {}
+
+
+async def test_the_scores_of_more_responses_than_a_statement_has_parameters_are_read(
+    use, respond, planner, judge_all, stored, stores
+):
+    await use(RULE_JUDGE)
+    await respond(range(3))
+    await planner.plan()
+    await judge_all()
+    (version,) = {row.version_hash for row in await stored()}
+    known = [row.response_key for row in await stored()]
+    unknown = [UUID(int=number) for number in range(70_000)]
+    scores = await stores.judgements.scores_about(version, [*unknown, *known])
+    assert {score.response_key for score in scores} == set(known)
+    assert await stores.judgements.experiments_of(version) == [1]
 
 
 async def test_flagged_responses_are_judged_at_once_whatever_the_rate(use, respond, planner, stored):

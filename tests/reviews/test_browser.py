@@ -77,6 +77,7 @@ async def signed_in(browser: Browser, server: Served, **options: Any) -> tuple[P
     await page.fill("#key", ADMIN_KEY)
     await page.click("button.primary")
     await page.wait_for_selector(".review")
+    await page.wait_for_load_state("load")  # the page's script has run, so keys have an effect
     return page, complaints
 
 

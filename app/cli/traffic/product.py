@@ -25,7 +25,7 @@ WORTH: Final = {THUMBS_UP: 1.0, COPIED: 0.8, REGENERATED: 0.2, THUMBS_DOWN: 0.0}
 
 HORIZON_S: Final = 60.0
 FLOOR: Final = 0.25
-"""With this exploration floor, `DEMO_REQUESTS` suffice to declare the winner (`benchmarks/demo.py`)."""
+"""Exploration floor with which `DEMO_REQUESTS` declare the winner (`benchmarks/demo.py`)."""
 
 REACTION_S: Final = 0.5  # mean time until an answer is copied or regenerated
 THUMB_S: Final = 2.0  # mean further time until a thumb

@@ -73,7 +73,8 @@ def _score(reward: Reward, name: str, rank: int) -> Score:
 class Composing(NamedTuple):
     """The signals of composite rewards, in the order of their owners.
 
-    `pair` is the position in `scores` of each signal, `combine` the rule of each owner.
+    `pair` is the position in `scores` of each signal. `combine` has the rule of each owner, at the
+    owner's number.
     """
 
     owner: Integers
@@ -82,7 +83,6 @@ class Composing(NamedTuple):
     pair: Integers
     scores: Sequence[Score]
     combine: NDArray[Any]
-    """By owner, for all owners that may occur."""
 
 
 def composed(signals: Composing) -> tuple[Integers, Integers]:
